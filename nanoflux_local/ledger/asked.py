@@ -1,7 +1,7 @@
-"""The questions of earlier runs, which a run can be required to differ from (`RunConfig.novel_against`).
+"""The questions of earlier runs from which a new run's questions must differ (`RunConfig.novel_against`).
 
-For each earlier run, the number of its turns and the hash of their questions are frozen. A run only gains turns, so
-continuing an earlier run changes nothing for the runs that were compared with it.
+For each earlier run, the number of its turns and the hash of their questions are frozen. Turns are only added to a run,
+so continuing an earlier run changes nothing for the runs that were compared with it.
 """
 
 import json
@@ -17,7 +17,7 @@ def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
     """Freeze the questions that these runs have asked so far, by run id.
 
     Raises:
-        NothingMatchedError: there is no such run, or it has no questions yet.
+        NothingMatchedError: a run is unknown or has no questions yet.
     """
     frozen = {}
     for name in runs:

@@ -1,7 +1,8 @@
 """The board: the lists of runs, trainings, evaluations, experiments and examples, read one window at a time.
 
-A ledger may hold thousands of runs and a hundred thousand examples. Each list reads only the keys of all its rows, and
-the rows that are on screen. Whether a worker is alive is not stored in the ledger; `jobs` determines it.
+A ledger may hold thousands of runs and a hundred thousand examples. Each list reads the keys of all its rows, and the
+rows themselves only while they are on screen. Whether a worker is alive is not stored in the ledger; `jobs` determines
+it.
 """
 
 import json
@@ -15,17 +16,17 @@ from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 
 Sort = Literal["run", "training", "evaluation", "experiment"]
-FADES = timedelta(days=1)
-"""How long failed work stays at the top of the board; afterwards its time decides its place."""
+FAILURE_STAYS = timedelta(days=1)
+"""How long failed work stays at the top of the board; after that it is sorted by time."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
 _ENDED = 4
-_WORD = ", ".join(
+_NEWEST_REVIEW = ", ".join(
     f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
     f" ORDER BY id DESC LIMIT 1) AS {name}"
     for column, name in (("nullif(verdict, 'open')", "review"), ("note", "note"))
 )
-"""The newest review of an example."""
-_ALL = """
+"""The columns with the newest review of an example."""
+_ALL_WORK = """
     SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
     UNION ALL SELECT 'evaluation', rowid, status, updated_at FROM evaluations
@@ -59,15 +60,17 @@ class Line:
 
 
 def keys(view: LedgerView, moment: datetime | None = None) -> list[Key]:
-    """All lines by urgency: recent failures, running work, waiting work, then the rest; the newest first in each."""
+    """All lines by urgency: recent failures, running work, waiting work, then the rest; within each group, the newest
+    first.
+    """
     fresh = _fresh_since(moment)
-    rows = sorted(view.rows(_ALL), key=lambda row: str(row["updated_at"]), reverse=True)
+    rows = sorted(view.rows(_ALL_WORK), key=lambda row: str(row["updated_at"]), reverse=True)
     rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
     return [Key(row["sort"], row["row"], row["status"]) for row in rows]
 
 
 def _fresh_since(moment: datetime | None = None) -> str:
-    return ((moment or datetime.now(UTC)) - FADES).isoformat(timespec="milliseconds")
+    return ((moment or datetime.now(UTC)) - FAILURE_STAYS).isoformat(timespec="milliseconds")
 
 
 def is_fresh(updated_at: str) -> bool:
@@ -82,13 +85,18 @@ def _rank(status: str, fresh: bool) -> int:
 
 
 def lines(view: LedgerView, board_keys: Iterable[Key]) -> list[Line]:
-    """The lines of these keys, in order, without those that were deleted since."""
-    readers = {"run": _run, "training": _training, "evaluation": _evaluation, "experiment": _experiment}
+    """The lines of these keys, in order; rows that have been deleted since are skipped."""
+    readers = {
+        "run": _run_line,
+        "training": _training_line,
+        "evaluation": _evaluation_line,
+        "experiment": _experiment_line,
+    }
     board_lines = (readers[key.sort](view, key.row) for key in board_keys)
     return [line for line in board_lines if line is not None]
 
 
-def _run(view: LedgerView, row: int) -> Line | None:
+def _run_line(view: LedgerView, row: int) -> Line | None:
     run = view.row(
         "SELECT id, name, domain, status, message, target, seconds, updated_at,"
         " (SELECT coalesce(sum(kept), 0) FROM turns WHERE run = runs.id) AS kept,"
@@ -104,7 +112,7 @@ def _run(view: LedgerView, row: int) -> Line | None:
     )  # fmt: skip
 
 
-def _training(view: LedgerView, row: int) -> Line | None:
+def _training_line(view: LedgerView, row: int) -> Line | None:
     training = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
     if training is None:
         return None
@@ -124,7 +132,7 @@ def last_step(view: LedgerView, training: str) -> dict[str, Any]:
     return dict(json.loads(event_row["event"])) if event_row else {}
 
 
-def _evaluation(view: LedgerView, row: int) -> Line | None:
+def _evaluation_line(view: LedgerView, row: int) -> Line | None:
     evaluation = view.row(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations WHERE rowid = ?",
@@ -142,7 +150,7 @@ def _evaluation(view: LedgerView, row: int) -> Line | None:
     )  # fmt: skip
 
 
-def _experiment(view: LedgerView, row: int) -> Line | None:
+def _experiment_line(view: LedgerView, row: int) -> Line | None:
     identity = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
     summary = experiment(view, identity["id"]) if identity else None
     if summary is None:
@@ -207,10 +215,10 @@ def _literal(word: str) -> str:
 
 def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The examples with these row ids, their texts shortened."""
-    marks = ",".join("?" * len(row_ids))
+    placeholders = ",".join("?" * len(row_ids))
     rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, passes, tries, substr(question, 1, 400) AS question,"
-        f" substr(answer, 1, 80) AS answer, {_WORD} FROM examples WHERE rowid IN ({marks})",
+        f" substr(answer, 1, 80) AS answer, {_NEWEST_REVIEW} FROM examples WHERE rowid IN ({placeholders})",
         *row_ids,
     )
     return {row["row"]: dict(row) for row in rows}
@@ -219,7 +227,7 @@ def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str
 def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
     """One example with the record of its turn and the tool calls: (kind, request, reply) of each."""
     example = view.row(
-        f"SELECT examples.*, {_WORD}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
+        f"SELECT examples.*, {_NEWEST_REVIEW}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
         row,
     )

@@ -17,7 +17,7 @@ from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Reque
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
 RECENT = 2048
-"""Replies that are also kept in memory, so that replaying a turn reads and parses nothing."""
+"""The number of replies that are also held in memory, so that replaying a turn reads and parses nothing."""
 ROLE: ContextVar[str] = ContextVar("role", default="")
 """The role that makes the current calls. It is not part of a request, since it does not affect the reply; budgets and
 sums use it."""
@@ -28,7 +28,7 @@ as wasted.
 """
 
 EMBED_BATCH = 64
-"""Texts that are embedded concurrently, so that their replies can share a commit."""
+"""The number of texts that are embedded concurrently, so that their replies can share a commit."""
 
 FIRST_REFUSED = 3
 """Refused prompts after which an endpoint that has never answered counts as misconfigured: the refusals are then an
@@ -36,7 +36,9 @@ error of the endpoint, not of the prompts.
 """
 
 TRIAL = "trial"
-"""The role of calls in which the judge judges solutions of known worth: the run's trial uses them, and no turn does."""
+"""The role of the calls of the run's trial, in which the judge judges solutions known to be right or wrong. No turn
+uses them.
+"""
 
 
 @contextmanager
@@ -85,7 +87,7 @@ async def _embed(request: EmbedRequest, call: Call) -> Vector | None:
 
 @dataclass(slots=True)
 class _Pending:
-    """A pending request: its only task, and how many callers wait for it."""
+    """A pending request: the task that sends it, and how many callers wait for the reply."""
 
     task: asyncio.Task[tuple[int, Reply]]
     waiters: int = 0
@@ -93,7 +95,8 @@ class _Pending:
 
 
 class RememberedCalls:
-    """Replies from the ledger, or from an endpoint and then remembered. Equal concurrent requests share one call.
+    """Replies from the ledger, or from an endpoint if the ledger has none; these are then remembered. Equal concurrent
+    requests share one call.
 
     `answers` maps a request's kind to the function that answers it; with an empty mapping (a replay) a request that is
     not remembered is an error. `limiter` bounds the concurrent calls, from sending until their replies are on disk.
@@ -132,8 +135,8 @@ class RememberedCalls:
         return remembered
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
-        """Wait for the one task of a request. A cancelled waiter leaves the task running for the others. A request that
-        nobody waits for any more is not sent; the reply of one that was sent is remembered.
+        """Wait for the task that sends a request, shared by all callers. If a caller is cancelled, the task goes on for
+        the others. A request without callers is not sent; if it was sent already, its reply is remembered.
         """
         key = request.key()
         pending = self._pending.get(key)

@@ -1,4 +1,4 @@
-"""Compaction: compresses the texts of calls (`packing`) in short transactions, and can shrink the file afterwards.
+"""Compaction: compress the texts of calls (`packing`) in short transactions, then optionally shrink the file.
 
 Each transaction moves complete calls, so a kill at any moment leaves every call readable and the rest for the next
 compaction. No text and no hash changes: bytes that are no longer valid text are moved unchanged.
@@ -15,9 +15,9 @@ from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, stored_dictiona
 from nanoflux_local.ledger.store import Ledger, now
 
 BATCH = 1000
-"""Calls in one transaction, which delays a run's writes by some tens of milliseconds."""
+"""The number of calls packed in one transaction, which delays a run's writes by some tens of milliseconds."""
 SAMPLES, WORTH_A_DICTIONARY = 2000, 1000
-"""Calls that a dictionary is trained on, and the number of unpacked calls from which a new one saves space."""
+"""On how many calls a dictionary is trained, and from how many unpacked calls on a new dictionary saves space."""
 
 UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
 
@@ -68,9 +68,9 @@ def file_bytes(path: Path) -> int:
 @contextmanager
 def compaction_lock(path: Path) -> Iterator[None]:
     """Hold the lock that allows one compaction of a ledger at a time. Raises RefusedError if another process has it."""
-    with path.with_suffix(".compact").open("w") as gate:
+    with path.with_suffix(".compact").open("w") as lock_file:
         try:
-            fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RefusedError("another process is compacting this ledger", "wait for it to end") from None
         yield
@@ -111,7 +111,7 @@ def _read_unpacked(ledger: Ledger, last: int) -> Iterator[list[tuple[int, bytes,
 
 
 def _pack(ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]) -> tuple[int, int]:
-    """Move a batch, all or none. Returns the bytes of its texts before and after."""
+    """Pack the calls of a batch, all or none. Returns the bytes of its texts before and after."""
     packed = [(call, dictionary, packer.pack(request), packer.pack(reply)) for call, request, reply in batch]
     with ledger.transaction() as connection:
         connection.executemany("INSERT INTO packs (call, dictionary, request, reply) VALUES (?,?,?,?)", packed)

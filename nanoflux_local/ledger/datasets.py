@@ -1,4 +1,4 @@
-"""Datasets in a ledger: their files, their items, and the former versions that runs use.
+"""Datasets in a ledger: their files, their items, and the replaced versions that runs still use.
 
 A replaced version is kept as `NAME@HASH`, and every existing run is pinned to it.
 """
@@ -15,7 +15,7 @@ Rows = Sequence[tuple[Seed, str]]
 """Items with their splits."""
 
 
-def holds_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
+def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
     """Whether files with this content are part of the dataset."""
     sql = "SELECT 1 FROM dataset_files WHERE dataset = ? AND source_hash = ?"
     return connection.execute(sql, (name, source_hash)).fetchone() is not None

@@ -64,7 +64,7 @@ def write_excerpt(ledger: Path, target: Path, runs: Collection[str], datasets: C
         with translate_sqlite_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
             _delete_others(copy, runs, datasets)
     except BaseException:
-        target.unlink(missing_ok=True)  # it still has rows that must not leave this machine
+        target.unlink(missing_ok=True)  # the file may still have rows that must not leave this machine
         raise
 
 

@@ -1,4 +1,4 @@
-"""Packed texts: the requests and replies of calls, compressed in a separate table and read as if they were not.
+"""Packed texts: the requests and replies of calls, compressed in a separate table, and unpacked whenever they are read.
 
 A call's row keeps every column that is looked up, filtered or summed. Its request and reply, which make up most of a
 ledger, move out of the pages that a run reads. Hashes cover the canonical JSON, so packing changes none. This module
@@ -65,7 +65,7 @@ def train_packing_dictionary(samples: Iterable[bytes]) -> bytes | None:
 
 
 class Packer:
-    """Packs texts with one dictionary, and checks of each that it unpacks to the same bytes."""
+    """Packs texts with one dictionary, and checks that each of them unpacks to the same bytes."""
 
     def __init__(self, dictionary: ZstdCompressionDict | None) -> None:
         self._compressor = ZstdCompressor(level=LEVEL, dict_data=dictionary)

@@ -345,8 +345,8 @@ def m008_experiments(db: Database) -> None:
 
 @migrations()
 def m018_judged(db: Database) -> None:
-    """The judge's verdicts on solutions of known worth, the level of an example's reasoning, and the reviews by people.
-    Reviews are only added; `attempt` is the reviewed one.
+    """The judge's verdicts on solutions known to be right or wrong, the level of an example's reasoning, and the
+    reviews by people. Reviews are only added; `attempt` is the number of the reviewed attempt.
     """
     db.executescript(
         """
@@ -434,7 +434,7 @@ def m021_reasoning(db: Database) -> None:
 
 @migrations()
 def m022_dataset_files(db: Database) -> None:
-    """A dataset may consist of several files, and be replaced: `pinned` names the version that an older run uses."""
+    """A dataset may have several files and may be replaced: `pinned` names the version that an older run uses."""
     db.executescript(
         """
         CREATE TABLE dataset_files (

@@ -60,8 +60,8 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
 def refuse_newer(database: Database, path: Path) -> None:
     """Raise LedgerError if the file has migrations that this version does not define."""
     applied = {migration.name for migration in migrations.applied(database)}
-    ours = {migration.name for migration in migrations._migrations}
-    unknown = sorted(applied - ours)
+    defined = {migration.name for migration in migrations._migrations}
+    unknown = sorted(applied - defined)
     if unknown:
         raise LedgerError(
             f"{path} was written by a newer version of NanoFlux (it has the migration {unknown[-1]})",
@@ -99,15 +99,15 @@ class Ledger:
         return not migrations.pending(self._database)
 
     def _prepare(self) -> None:
-        with self.path.with_suffix(".migrate").open("w") as gate:
+        with self.path.with_suffix(".migrate").open("w") as lock_file:
             # Two processes may open a new ledger at once, and changing the journal mode ignores the busy timeout.
-            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(lock_file, fcntl.LOCK_EX)
             refuse_newer(self._database, self.path)
             self._connection.execute("PRAGMA journal_mode = WAL")
             pending = [migration.name for migration in migrations.pending(self._database)]
             if pending:
                 migrations.apply(self._database)
-            if pending and "m001_calls" not in pending:  # an older ledger was rewritten: its log is as large
+            if pending and "m001_calls" not in pending:  # the rewritten tables are all in the log
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> Self:
@@ -172,7 +172,7 @@ class Ledger:
 
     def remember_all(self, run: str, calls: Sequence[tuple[Request[Any], Reply, str]]) -> list[tuple[int, Reply]]:
         """Commit replies, all or none. Returns the stored replies: if another process committed a reply to the same
-        request first, that one is kept.
+        request first, that reply is kept and returned.
         """
         moment = now()
         with self.transaction() as connection:
@@ -293,7 +293,7 @@ class Ledger:
         )  # fmt: skip
 
     def add_trial(self, run: str, number: int, worth: str, record: dict[str, Any]) -> None:
-        """Commit the judge's verdict on a solution whose worth ("good" or "bad") is known."""
+        """Commit the judge's verdict on a solution known to be right (`worth` "good") or wrong ("bad")."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?)",
@@ -316,7 +316,7 @@ class Ledger:
     def has_dataset(self, name: str, source_hash: str) -> bool:
         """Whether files with this content are already imported as `name`."""
         with self.transaction() as connection:
-            return datasets.holds_files(connection, name, source_hash)
+            return datasets.has_files(connection, name, source_hash)
 
     def refuse_clash(self, name: str, items: datasets.Rows) -> None:
         """Raise UsageError if the dataset already has items of the same split, or with the same ids."""
@@ -349,7 +349,7 @@ class Ledger:
     def create_training(
         self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any], plan: dict[str, Any]
     ) -> None:
-        """Record a training. An existing one keeps its curve and gets the new plan for its remaining steps."""
+        """Record a training. An existing training keeps its curve, and gets the new plan for its remaining steps."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
@@ -379,7 +379,7 @@ class Ledger:
     def start_evaluation(
         self, evaluation: str, model: str, adapter: str, data: str, split: str, settings: dict[str, Any]
     ) -> None:
-        """Record an evaluation. An existing one is unchanged: its id is the hash of its settings."""
+        """Record an evaluation. An existing evaluation is not changed: its id is the hash of its settings."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO evaluations (id, model, adapter, data, split, status, settings, result,"
@@ -468,7 +468,7 @@ class Ledger:
     # Experiments
 
     def create_experiment(self, experiment: str, name: str, scale: str, plan: dict[str, Any]) -> None:
-        """Record an experiment with its cells. An existing one is unchanged."""
+        """Record an experiment with its cells. An existing experiment is not changed."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO experiments VALUES (?,?,?,'created','',?,0.0,?,?)",
@@ -501,7 +501,7 @@ class Ledger:
             )
 
     def start_round(self, series: str, number: int, run: str) -> None:
-        """Record a round before its work starts. An existing one is unchanged."""
+        """Record a round before its work starts. An existing round is not changed."""
         with self.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO rounds VALUES (?,?,?,'','','{}',?)", (series, number, run, now()))
 

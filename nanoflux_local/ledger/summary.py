@@ -15,7 +15,9 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens and dollars of a run's calls; `reasoning_tokens` are the counted part of the completion tokens."""
+    """Tokens and dollars of a run's calls; `reasoning_tokens` are those of the completion tokens that were counted as
+    reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -42,10 +44,10 @@ class AttemptEnd:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run's state and sums. `rules` names its rule set. `seconds` is the time that processes worked on it;
-    `repeatable` is None for runs from before it was recorded. `funnel` maps "attempts" and every outcome to a number of
-    attempts, `faults` the kinds of failed requests, `levels` those of the kept examples' reasoning, `pass_rates` how
-    often the defender answered ("1 of 4") to a number of examples.
+    """A run's state and sums. `rules` names its rule set. `seconds` is the time that processes worked on the run;
+    `repeatable` is None in runs of versions that did not record it. Four mappings count: `funnel` attempts, in all
+    ("attempts") and by outcome; `faults` failed requests by kind; `levels` kept examples by the level of their
+    reasoning; `pass_rates` kept examples by how often the defender answered correctly ("1 of 4").
     """
 
     run: str

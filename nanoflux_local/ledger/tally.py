@@ -1,8 +1,8 @@
 """A tally: running sums over the turns and calls of one run, updated with the rows that were added since.
 
 Turns and calls are only added, so a process that watches a run reads each of them once. The ledger does not store for
-which turn a call was made; it follows from the seed in the request, which is derived from the turn's number (see
-`roles.base.Draw`).
+which turn a call was made. The turn is inferred from the seed in the request, which is derived from the turn's number
+(see `roles.base.Draw`).
 """
 
 import json
@@ -16,9 +16,10 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import derive_seed
 from nanoflux_local.transcript import TurnRecord, turn_from_json
 
-MOST = 500
-"""Turns that one update reads, so that a screen stays responsive while it reads a long run."""
-EVENTS, RECENT_S, LOOKED_AT = 300, 60.0, 400
+TURNS_PER_UPDATE = 500
+"""The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
+EVENTS, RECENT_S, NEWEST_CALLS = 300, 60.0, 400
+"""How many events are kept, over how many seconds speed is averaged, and how many new calls one update locates."""
 STEPS = ("attack", "validation-0", "defence", "evaluation-0")
 
 
@@ -33,7 +34,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class TurnInProgress:
-    """A turn in progress: its attempt, and the step that was answered last ("" if none was)."""
+    """A turn in progress: its current attempt, and the last step that got a reply ("" if none did)."""
 
     turn: int
     attempt: int
@@ -81,16 +82,16 @@ class Tally:
 
     def update(self, view: LedgerView) -> bool:
         """Read the new rows. Returns whether more are waiting."""
-        read = 0
+        turns_read = 0
         for row in list(view.rows(
             "SELECT number, record, at FROM turns WHERE run = ? AND number >= ? ORDER BY number LIMIT ?",
-            self.run, self.turns, MOST,
+            self.run, self.turns, TURNS_PER_UPDATE,
         )):  # fmt: skip
             self._add(turn_from_json(json.loads(row["record"])), row["at"])
-            read += 1
+            turns_read += 1
         self._add_calls(view)
         self._add_faults(view)
-        return read == MOST
+        return turns_read == TURNS_PER_UPDATE
 
     def _add(self, record: TurnRecord, moment: str) -> None:
         self.turns, self.kept = record.number + 1, self.kept + record.kept
@@ -123,12 +124,12 @@ class Tally:
                 " GROUP BY role",
                 self.run, self._last_call, last,
             ):  # fmt: skip
-                used = self.usage.setdefault(row["role"], Usage())
-                used.calls += row["n"]
-                used.prompt_tokens += row["read"]
-                used.completion_tokens += row["written"]
-                used.usd += row["usd"]
-                used.seconds += row["seconds"]
+                usage = self.usage.setdefault(row["role"], Usage())
+                usage.calls += row["n"]
+                usage.prompt_tokens += row["read"]
+                usage.completion_tokens += row["written"]
+                usage.usd += row["usd"]
+                usage.seconds += row["seconds"]
             self._locate_calls(view, last)
             self._last_call = last
         self._samples.append((time.monotonic(), self.tokens))
@@ -137,18 +138,21 @@ class Tally:
 
     def _locate_calls(self, view: LedgerView, last: int) -> None:
         """Note which turns the newest calls were made for."""
-        self._derive_seeds(self.turns + LOOKED_AT // len(STEPS))
+        self._derive_seeds(self.turns + NEWEST_CALLS // len(STEPS))
         for row in view.rows(
             "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
-            self.run, self._last_call, last, LOOKED_AT,
+            self.run, self._last_call, last, NEWEST_CALLS,
         ):  # fmt: skip
-            place = self._steps.get(row["seed"])
-            if place is None or place.turn < self.turns:
+            progress = self._steps.get(row["seed"])
+            if progress is None or progress.turn < self.turns:
                 continue
-            newest = self._newest.get(place.turn)
-            if newest is None or (place.attempt, STEPS.index(place.step)) > (newest.attempt, STEPS.index(newest.step)):
-                self._newest[place.turn] = place
+            newest = self._newest.get(progress.turn)
+            if newest is None or (progress.attempt, STEPS.index(progress.step)) > (
+                newest.attempt,
+                STEPS.index(newest.step),
+            ):
+                self._newest[progress.turn] = progress
 
     def _derive_seeds(self, until: int) -> None:
         """Derive the seeds of the turns below `until`, and drop those of committed turns."""
@@ -157,8 +161,8 @@ class Tally:
                 for step in STEPS:
                     self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = TurnInProgress(turn, attempt, step)
         self._seeded_turns = max(self._seeded_turns, until)
-        if len(self._steps) > 8 * LOOKED_AT * self.attempts:
-            self._steps = {seed: place for seed, place in self._steps.items() if place.turn >= self.turns}
+        if len(self._steps) > 8 * NEWEST_CALLS * self.attempts:
+            self._steps = {seed: progress for seed, progress in self._steps.items() if progress.turn >= self.turns}
 
     def _add_faults(self, view: LedgerView) -> None:
         for row in view.rows(
@@ -170,15 +174,15 @@ class Tally:
 
     @property
     def tokens(self) -> int:
-        return sum(used.prompt_tokens + used.completion_tokens for used in self.usage.values())
+        return sum(usage.prompt_tokens + usage.completion_tokens for usage in self.usage.values())
 
     @property
     def usd(self) -> float:
-        return sum(used.usd for used in self.usage.values())
+        return sum(usage.usd for usage in self.usage.values())
 
     @property
     def tokens_per_s(self) -> float:
-        """The mean over the last minute of updates; 0 before the second update."""
+        """The mean speed over the last minute of updates; 0 before the second update."""
         if len(self._samples) < 2:
             return 0.0
         (start, first), (end, last) = self._samples[0], self._samples[-1]

@@ -13,40 +13,40 @@ from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
-    """One line for each mismatch in a run. Streams: only one row is in memory at a time."""
+    """One line for each mismatch in a run. Rows are read one at a time."""
     stored = view.find_run(run)
-    config = _json(stored["config"])
+    config = _read_json(stored["config"])
     if digest(config) != stored["config_hash"]:
         yield f"run {stored['id']}: the configuration does not match its hash"
     elif stored["status"] == "done":
-        yield from _end(view, stored["id"], config)
+        yield from _verify_end(view, stored["id"], config)
     if stored["environment_hash"] not in (
         "",
-        digest(_json(stored["environment"])),
+        digest(_read_json(stored["environment"])),
     ):  # "": written before environments had a hash
         yield f"run {stored['id']}: the environment does not match its hash"
     for other, frozen in config.get("novel_against", {}).items():
         if digest(list(questions_of(view, other, frozen["turns"]))) != frozen["questions"]:
             yield f"run {stored['id']}: the questions of run {other} are not those recorded when this run started"
-    yield from _calls(view, stored["id"])
-    yield from _turns(view, stored["id"])
-    yield from _seeds(view, stored["id"])
-    yield from _examples(view, stored["id"])
+    yield from _verify_calls(view, stored["id"])
+    yield from _verify_turns(view, stored["id"])
+    yield from _verify_seeds(view, stored["id"])
+    yield from _verify_examples(view, stored["id"])
     for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", stored["id"]):
-        if digest(_json(row["record"])) != row["record_hash"]:
+        if digest(_read_json(row["record"])) != row["record_hash"]:
             yield f"solution {row['number']} of the judge's trial: the record does not match its hash"
 
 
-def _calls(view: LedgerView, run: str) -> Iterator[str]:
-    """The calls made for the run, and those of other runs that its turns use."""
+def _verify_calls(view: LedgerView, run: str) -> Iterator[str]:
+    """Verify the calls made for the run, and those of other runs that its turns use."""
     for row in view.rows(f"SELECT * FROM {CALLS} WHERE run = ?", run):
-        yield from _call(row)
+        yield from _verify_call(row)
     others = (
         "SELECT DISTINCT turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
         " JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? AND calls.run <> ?"
     )
     for row in view.rows(f"SELECT * FROM {CALLS} WHERE id IN ({others})", run, run):
-        yield from _call(row)
+        yield from _verify_call(row)
     for row in view.rows(
         "SELECT turns.number, turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
         " WHERE turns.run = ? AND turn_calls.call NOT IN (SELECT id FROM calls)",
@@ -55,8 +55,8 @@ def _calls(view: LedgerView, run: str) -> Iterator[str]:
         yield f"turn {row['number']}: uses call {row['call']}, which is missing"
 
 
-def _call(row: Row) -> Iterator[str]:
-    request, reply = _json(row["request"]), _json(row["reply"])
+def _verify_call(row: Row) -> Iterator[str]:
+    request, reply = _read_json(row["request"]), _read_json(row["reply"])
     if digest({"kind": row["kind"], **request}) != row["key"]:
         yield f"call {row['id']}: the request does not match its key"
     elif request["endpoint"]["model"] != row["model"]:
@@ -69,7 +69,7 @@ def _call(row: Row) -> Iterator[str]:
             yield f"call {row['id']}: the column {column} differs from the reply"
 
 
-def _turns(view: LedgerView, run: str) -> Iterator[str]:
+def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
     expected = 0
     rows = view.rows(
         "SELECT *, (SELECT count(*) FROM turn_calls WHERE turn = turns.id) AS used FROM turns WHERE run = ?"
@@ -80,7 +80,7 @@ def _turns(view: LedgerView, run: str) -> Iterator[str]:
         if row["number"] != expected:
             yield f"turn {expected}: missing"
         expected = row["number"] + 1
-        record = _json(row["record"])
+        record = _read_json(row["record"])
         if digest(record) != row["record_hash"]:
             yield f"turn {row['number']}: the record does not match its hash"
             continue
@@ -91,12 +91,12 @@ def _turns(view: LedgerView, run: str) -> Iterator[str]:
             yield f"turn {row['number']}: the column attempts differs from the record"
         if row["uses"] != row["used"]:
             yield f"turn {row['number']}: the column uses is {row['uses']}, but the turn uses {row['used']} calls"
-    yield from _fresh(view, run)
+    yield from _verify_fresh(view, run)
 
 
-def _fresh(view: LedgerView, run: str) -> Iterator[str]:
-    """Each call that a run made and used is counted by exactly one of its turns, the first that used it. CROSS JOIN
-    makes SQLite start at a call and its few turns.
+def _verify_fresh(view: LedgerView, run: str) -> Iterator[str]:
+    """Verify that each call which a run made and used is counted by exactly one of its turns, the first that used it.
+    CROSS JOIN makes SQLite start at a call and its few turns.
     """
     counted = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
     used = view.row(
@@ -108,8 +108,8 @@ def _fresh(view: LedgerView, run: str) -> Iterator[str]:
         yield f"run {run}: its turns count {counted['n']} of the run's calls, but use {used['n']}"
 
 
-def _seeds(view: LedgerView, run: str) -> Iterator[str]:
-    """The imported items that served as seeds of the run; built-in seeds are part of the installed version."""
+def _verify_seeds(view: LedgerView, run: str) -> Iterator[str]:
+    """Verify the imported items that served as seeds of the run; built-in seeds are part of the installed version."""
     rows = view.rows(
         "SELECT dataset, id, record, record_hash FROM items WHERE id IN (SELECT seed.value FROM turns,"
         " json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,"
@@ -117,7 +117,7 @@ def _seeds(view: LedgerView, run: str) -> Iterator[str]:
         run,
     )
     for row in rows:
-        if digest(_json(row["record"])) != row["record_hash"]:
+        if digest(_read_json(row["record"])) != row["record_hash"]:
             yield f"item {row['id']} of {row['dataset']}: the record does not match its hash"
 
 
@@ -129,8 +129,8 @@ def _pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
 
 
-def _examples(view: LedgerView, run: str) -> Iterator[str]:
-    """Every kept turn has its example, and every example its kept turn."""
+def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
+    """Verify that every kept turn has its example, and every example its kept turn."""
     rows = view.rows(
         "SELECT examples.*, turns.record AS record FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ?",
@@ -140,7 +140,7 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
         example = Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"])
         if example.hash() != row["content_hash"]:
             yield f"example {row['id']}: the content does not match its hash"
-        record = _json(row["record"]) if row["record"] else {}
+        record = _read_json(row["record"]) if row["record"] else {}
         attack = (record["attempts"][-1].get("attack") or {}) if record.get("attempts") else {}
         recorded = (attack.get("question"), attack.get("solution"), attack.get("answer"), _outcome(record))
         if (record.get("attempts") or [{}])[-1].get("quality"):
@@ -162,8 +162,8 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
         yield f"turn {row['number']}: kept, but its example is missing"
 
 
-def _end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[str]:
-    """A finished run has reached its target or its turn limit; otherwise its last turns were deleted."""
+def _verify_end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[str]:
+    """Verify that a finished run has reached its target or its turn limit; otherwise its last turns were deleted."""
     row = view.row("SELECT count(*) AS turns, coalesce(sum(kept), 0) AS kept FROM turns WHERE run = ?", run)
     if row and row["kept"] < config["target"] and row["turns"] < config["max_turns"]:
         yield f"run {run}: is done, but has only {row['turns']} turns, {row['kept']} of them kept"
@@ -174,7 +174,7 @@ def _outcome(record: dict[str, Any]) -> str:
     return str(attempts[-1].get("outcome"))
 
 
-def _json(text: str) -> dict[str, Any]:
+def _read_json(text: str) -> dict[str, Any]:
     """A stored document; {} if it is no longer JSON, which matches no hash."""
     try:
         value = json.loads(text)

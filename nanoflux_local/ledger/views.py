@@ -22,7 +22,7 @@ LONGEST_REASON = 100
 
 
 class LedgerView:
-    """A ledger opened for reading; a query waits up to `wait_s` seconds for a lock on the file.
+    """A ledger opened for reading. A query waits up to `wait_s` seconds if the file is locked.
 
     Raises:
         LedgerError: the file is not a ledger, or comes from a newer version.
@@ -233,7 +233,9 @@ class LedgerView:
         return int(size[0] * free[0])
 
     def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
-        """(kind, event) of a training's steps and epochs in order. A repeated step counts once."""
+        """(kind, event) of a training's steps and epochs in order. Of a step that was repeated, only the last event is
+        returned.
+        """
         rows = self.rows(
             "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
             " GROUP BY kind, step ORDER BY step, kind DESC",
@@ -267,7 +269,7 @@ class LedgerView:
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:
-    """The ends of the accepted attempts of turns' records, in order."""
+    """The ends of the attempts that `accepts` selects, in the order of the turns."""
     return [
         AttemptEnd(record["number"], attempt["number"], attempt["reason"])
         for record in (json.loads(row["record"]) for row in turns)
@@ -289,7 +291,7 @@ def _text(stored: bytes) -> str:
 
 
 def _read_rules(config: str) -> str:
-    """The rule set in a stored configuration; runs from before there were several have the paper's."""
+    """The rule set in a stored configuration. Runs of versions without rule sets followed the paper's."""
     try:
         return str(json.loads(config).get("rules", "paper"))
     except ValueError:  # damaged, which `run verify` reports

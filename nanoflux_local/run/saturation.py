@@ -49,8 +49,8 @@ class Saturation:
     def advise(self, run: str) -> str:
         """What the user can do."""
         return (
-            f"{ADVICE[self.outcome]}, in a fork; `nanoflux run resume {run}` plays as many attempts again before it"
-            f" pauses (`nanoflux run set {run} pause_when_saturated=0`: never)"
+            f"{ADVICE[self.outcome]}, in a fork; or `nanoflux run resume {run}`, which plays as many attempts again"
+            f" before it pauses (to never pause: `nanoflux run set {run} pause_when_saturated=0`)"
         )
 
 

@@ -1,8 +1,8 @@
 """Causal attention for training on a CPU: torch's forward pass, and a backward pass in a few large products.
 
-Owns one autograd function and its registration with transformers. On a CPU, torch's own backward pass of attention
-takes four times as long as its forward pass (measured at 200 to 500 tokens, bfloat16); recomputing the probabilities
-and multiplying takes about as long as the forward pass. Masked, windowed or cached attention, long rows and GPUs use
+Defines one autograd function and registers it with transformers. On a CPU, torch's own backward pass of attention takes
+four times as long as its forward pass (measured at 200 to 500 tokens, bfloat16); recomputing the probabilities and
+multiplying takes about as long as the forward pass. Masked, windowed or cached attention, long rows and GPUs use
 transformers' own attention.
 """
 
@@ -51,7 +51,7 @@ def attend(
     """transformers' attention interface: (batch, heads, tokens, d) in, (batch, tokens, heads, d) out."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if _needs_transformers(module, query, key, attention_mask, kwargs):
+    if _is_unsupported(module, query, key, attention_mask, kwargs):
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return result
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
@@ -59,13 +59,11 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _needs_transformers(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-) -> bool:
+def _is_unsupported(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
-    whole = mask is None and query.shape[2] == key.shape[2] <= _LONGEST
+    unmasked = mask is None and query.shape[2] == key.shape[2] <= _LONGEST
     extra = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
-    return not (causal and whole and torch.is_grad_enabled() and query.device.type == "cpu") or bool(extra)
+    return not (causal and unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(extra)
 
 
 def register() -> str:

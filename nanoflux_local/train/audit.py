@@ -1,7 +1,7 @@
 """The audit of a training before it starts: tokens, cuts, labels, unusable rows, FLOPs, time and memory.
 
-Owns the rules for which rows can be trained on. Changes nothing and loads no weights; every over-long example that is
-cut is counted here (SPEC §3).
+Decides which rows can be trained on. Changes nothing and loads no weights. Every over-long example that is cut is
+counted here (SPEC §3).
 """
 
 import re
@@ -18,7 +18,7 @@ from nanoflux_local.train.flops import expected_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 
-_KEY = 6  # the first words of a held-out prompt by which it is looked up; few prompts share them
+_KEY_WORDS = 6  # a held-out prompt is looked up by its first words; few prompts share so many
 
 Problem = Literal[
     "wrong role order",
@@ -105,7 +105,7 @@ def prepare_rows(
     usable = select_rows(examples, codec, settings)
     if validation:
         held_out = select_rows(validation, codec, settings)
-        return _drop_twins(usable, held_out, examples), held_out
+        return _drop_validation_rows(usable, held_out, examples), held_out
     contents = list(dict.fromkeys(row.ids for row in usable.rows))
     held_ids = set(split(contents, settings.val_fraction, settings.seed)[1])
     train = tuple(row for row in usable.rows if row.ids not in held_ids)
@@ -118,11 +118,11 @@ def prepare_rows(
     return Selection(train, usable.findings), Selection(held, ())
 
 
-def _drop_twins(usable: Selection, held: Selection, examples: Sequence[TrainingExample]) -> Selection:
+def _drop_validation_rows(usable: Selection, held: Selection, examples: Sequence[TrainingExample]) -> Selection:
     """`usable` without the rows that are also in `held`. Raises DataError if none is left."""
     held_row_by_ids = {row.ids: row.row for row in held.rows}
-    twins = [row for row in usable.rows if row.ids in held_row_by_ids]
-    if len(twins) == len(usable.rows):
+    repeated = [row for row in usable.rows if row.ids in held_row_by_ids]
+    if len(repeated) == len(usable.rows):
         raise DataError("every training row is also a validation row", "pass other rows for training or validation")
     findings = [
         RowFinding(
@@ -132,7 +132,7 @@ def _drop_twins(usable: Selection, held: Selection, examples: Sequence[TrainingE
             f"the same as its row {held_row_by_ids[row.ids]}",
             dropped=True,
         )
-        for row in twins
+        for row in repeated
     ]
     rows = tuple(row for row in usable.rows if row.ids not in held_row_by_ids)
     return Selection(rows, tuple(sorted((*usable.findings, *findings), key=lambda finding: finding.row)))
@@ -257,8 +257,8 @@ def audit(
 ) -> Audit:
     """Report what `lora.train` would do with the same arguments; reads tokenizer, config and weight headers only.
 
-    `held_out` are prompts of an evaluation split: rows that contain one are listed in `leaked`. `source` is reported as
-    it is passed. Raises what `train` would raise for the same rows.
+    `held_out` are prompts of an evaluation split: rows that contain one are listed in `leaked`. `source` is reported
+    unchanged. Raises what `train` would raise for the same rows.
     """
     codec = Codec.load(base_dir)
     usable, held = prepare_rows(settings, examples, validation, codec)
@@ -308,7 +308,7 @@ def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) ->
     prompts_by_start: dict[tuple[str, ...], list[list[str]]] = {}
     for words in map(_words, held_out):
         if words:
-            prompts_by_start.setdefault(tuple(words[:_KEY]), []).append(words)
+            prompts_by_start.setdefault(tuple(words[:_KEY_WORDS]), []).append(words)
     sizes = sorted({len(key) for key in prompts_by_start})
     texts = (_words(" ".join([*(m.content for m in e.prompt), e.completion])) for e in examples)
     return tuple(row for row, text in enumerate(texts) if _contains_prompt(text, prompts_by_start, sizes))

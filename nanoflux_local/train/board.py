@@ -1,6 +1,6 @@
 """TensorBoard, if it is installed: the curves of a training as event files, in addition to the ledger.
 
-Owns the names of the curves. The ledger is authoritative. When a training resumes, TensorBoard discards the steps
+Defines the names of the curves. The ledger is authoritative. When a training resumes, TensorBoard discards the steps
 that are repeated.
 """
 

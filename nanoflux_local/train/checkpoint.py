@@ -1,7 +1,7 @@
 """Checkpoints: the whole state of a training in one file, which is complete or absent.
 
-Owns the file's format and its atomic writing. It needs no random state: every step derives its seed from (seed, step),
-so the position is enough.
+Defines the file's format and writes it atomically. The file needs no random state: every step derives its seed from
+(seed, step), so the number of steps done is enough.
 """
 
 import io

@@ -1,8 +1,8 @@
 """The choice of a run's examples: by the reason they were kept, by quality level, by an SQL expression, and by number.
 
-Owns the query over the ledger and its record. Examples that a reviewer dropped, or that lack a solution of the
-requested origin, are left out and counted. It reads through a view that cannot write; a choice without
-examples is an error.
+Builds the query over the ledger and records it. Examples that a reviewer dropped, or that lack a solution of the
+requested origin, are left out and counted. It reads through a view that cannot write; a choice without examples is an
+error.
 """
 
 import json
@@ -61,8 +61,8 @@ class Choice:
                 f"{self.size} examples are requested, but only {len(items)} match the other conditions",
                 "lower --size, or drop a condition",
             )
-        taken = random.Random(derive_seed(self.seed, "choice")).sample(range(len(items)), self.size or len(items))
-        return [items[index] for index in sorted(taken)]
+        positions = random.Random(derive_seed(self.seed, "choice")).sample(range(len(items)), self.size or len(items))
+        return [items[index] for index in sorted(positions)]
 
 
 def example_of(row: Mapping[str, Any]) -> Example:
@@ -74,7 +74,7 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
     match, and the digest of the chosen ids.
 
     Raises:
-        NothingMatchedError: no example matches, or fewer than its size.
+        NothingMatchedError: no example matches, or fewer match than `size` requests.
         RefusedError: a quality level is requested, and the run's examples have none.
         UsageError: the expression is not valid SQL over the ledger.
     """
@@ -103,7 +103,7 @@ def _leave_out(
     view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
 ) -> tuple[list[sqlite3.Row], dict[str, Any]]:
     """The rows without dropped ones and without those that lack a solution of the requested origin, and the counts of
-    both. A choice that leaves nothing out has an empty record: the ids of earlier trainings stay the same.
+    both. If nothing is left out the record is empty, so that the ids of earlier trainings stay the same.
     """
     record: dict[str, Any] = {}
     dropped = find_dropped_turns(view, run)
@@ -125,7 +125,7 @@ def _leave_out(
 
 
 def find_dropped_turns(view: LedgerView, run: str) -> set[int]:
-    """The turns whose example the newest verdict of some reviewer drops."""
+    """The turns with an example that at least one reviewer dropped in their newest verdict."""
     newest = view.rows(
         "SELECT turn, attempt, verdict, max(id) FROM reviews WHERE run = ? GROUP BY turn, attempt, reviewer", run
     )

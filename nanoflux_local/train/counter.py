@@ -1,6 +1,6 @@
 """Measured FLOPs: torch's own formulas, summed over the products that are executed.
 
-Owns one dispatch mode. Unlike torch's `FlopCounterMode` it does not count by module (which takes a fifth of a step's
+Defines one dispatch mode. Unlike torch's `FlopCounterMode` it does not count by module (which takes a fifth of a step's
 time here), and it includes attention on CPUs and in-place products.
 """
 

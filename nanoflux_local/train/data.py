@@ -1,7 +1,7 @@
 """Training examples and their tokens: the chat template, labels on the completion, batches by length.
 
-Owns the boundary between prompt and completion and the order of batches. Does not decide which examples are usable:
-`audit` names the unusable ones, and `lora` trains on the rest.
+Decides where prompts end and completions begin, and in which order batches come; not which examples are usable: `audit`
+reports the unusable ones, and `lora` trains on the rest.
 """
 
 import random
@@ -25,7 +25,7 @@ _PROBE = "completion"
 _PLACEHOLDER = re.compile(r"\0(\d+)\0")
 """The placeholder of the n-th control token while a template is rendered."""
 _POOL = 8
-"""Batches in a pool, within which rows are sorted by length."""
+"""The number of batches in a pool. Rows are sorted by length within a pool."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Rough time and memory of a training, for the audit.
 
-Owns two estimates and their constants. They are for planning (minutes or hours? does it fit?) and are not guaranteed.
+The estimates help with planning (minutes or hours? does it fit?); they are no guarantee.
 """
 
 import time
@@ -9,17 +9,17 @@ from pathlib import Path
 from nanoflux_local.train.flops import head_weights, parameters, shape, stored_bytes
 from nanoflux_local.train.settings import TrainSettings
 
-_SHARE = 0.55  # share of a training's time spent in matrix products (profiled: SmolLM2-135M on CPU)
-_KEPT = 34  # vectors of hidden size that a layer keeps for the backward pass of each token, including its wider MLP
+_MATRIX_SHARE = 0.55  # share of a training's time spent in matrix products (profiled: SmolLM2-135M on CPU)
+_VECTORS_PER_LAYER = 34  # of hidden size, kept for the backward pass of each token, including the layer's wider MLP
 _LIBRARIES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
-_FOUR_BITS = 0.516  # bytes a weight: half, an 8-bit scale for every 64 weights, a float for every 256 scales
+_FOUR_BITS = 0.516  # bytes per weight: half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
 WITHIN = 1.5
 """The memory estimate is within this factor of the measured peak (docs/log.md); a test checks it."""
 
 
 def estimate_seconds(flops: float, settings: TrainSettings) -> float:
     """Seconds for `flops`, from the speed of a matrix product measured now in the training's precision and device."""
-    return flops / _matrix_speed(settings) / _SHARE
+    return flops / _matrix_speed(settings) / _MATRIX_SHARE
 
 
 def choose_precision(settings: TrainSettings) -> str:
@@ -38,13 +38,13 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, label
     """
     from nanoflux_local.train.model import choose_device
 
-    form, width = shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
-    whole = head_weights(base_dir) if settings.qlora else parameters(base_dir)
-    base = whole * width + (parameters(base_dir) - whole) * _FOUR_BITS
-    kept = form.layers + _KEPT if settings.gradient_checkpointing else form.layers * _KEPT
-    activations = settings.batch * longest * form.hidden * kept * width
-    adapter = 16 * settings.r * form.layers * form.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
-    logits = min(settings.batch * labels, 128) * form.vocabulary * 4 * 2
+    sizes, width = shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
+    unquantized = head_weights(base_dir) if settings.qlora else parameters(base_dir)
+    base = unquantized * width + (parameters(base_dir) - unquantized) * _FOUR_BITS
+    kept = sizes.layers + _VECTORS_PER_LAYER if settings.gradient_checkpointing else sizes.layers * _VECTORS_PER_LAYER
+    activations = settings.batch * longest * sizes.hidden * kept * width
+    adapter = 16 * settings.r * sizes.layers * sizes.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
+    logits = min(settings.batch * labels, 128) * sizes.vocabulary * 4 * 2
     on_cpu = _LIBRARIES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
     return int(base + adapter + activations + logits + on_cpu)
 

@@ -1,6 +1,6 @@
 """Events of a training and its result, as plain frozen records.
 
-Owns the interface between the training loop and its listeners (a ledger, a terminal, a test). Holds no tensors.
+They are the interface between the training loop and its listeners (a ledger, a terminal, a test), and hold no tensors.
 """
 
 from collections.abc import Callable
@@ -55,10 +55,11 @@ OnEvent = Callable[[TrainEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The result of a training. Losses in nats per label token; `tokens` counts all passes, without padding.
+    """The result of a training. Losses are in nats per label token; `tokens` counts all passes, without padding.
 
     `adapter_dir` holds PEFT's two files once `finished`; False means that the training was asked to stop and left a
-    checkpoint. `flops` in the JSON explains the three counts of FLOPs; `flops_explained` has its parts and a "total".
+    checkpoint. In the JSON, the three counts of FLOPs are grouped as `flops`; `flops_explained` has the parts of the
+    expected count and their "total".
     """
 
     finished: bool

@@ -33,8 +33,9 @@ def parameters(base_dir: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """The sizes that decide the FLOPs of a position: weights of all linear layers, of their LoRA pairs and of the head;
-    the width of attention (heads × head size, summed over layers)."""
+    """The sizes that decide the FLOPs of a position: the weights of all linear layers, of their LoRA pairs and of the
+    head, and the width of attention (heads × head size, summed over layers).
+    """
 
     linear: int
     low_rank: int
@@ -54,15 +55,16 @@ class Work:
 def explain_flops(matrices: Matrices, work: Work, checkpointing: bool = False) -> dict[str, float]:
     """The FLOPs expected of a LoRA training, by part, and their sum as "total".
 
-    Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (LoRA saves the 2 of its gradient); a
-    trained pair takes 6; the head takes 4, at label positions only. Per square and width, attention takes 4 forward and
-    10 backward, where its probabilities are recomputed. Gradient checkpointing repeats the forward pass.
+    Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (it needs no gradient of its weights,
+    which would take 2 more); a trained pair takes 6; the head takes 4, at label positions only. Per square and width,
+    attention takes 4 forward and 10 backward, where its probabilities are recomputed. Gradient checkpointing repeats
+    the forward pass.
     """
-    again = 1 if checkpointing else 0
+    repeats = 1 if checkpointing else 0
     parts = {
-        "frozen": (4.0 + 2 * again) * matrices.linear * work.positions,
-        "low_rank": (6.0 + 2 * again) * matrices.low_rank * work.positions,
-        "attention": (14.0 + 4 * again) * matrices.attention * work.squares,
+        "frozen": (4.0 + 2 * repeats) * matrices.linear * work.positions,
+        "low_rank": (6.0 + 2 * repeats) * matrices.low_rank * work.positions,
+        "attention": (14.0 + 4 * repeats) * matrices.attention * work.squares,
         "head": 4.0 * matrices.head * work.labels,
     }
     return parts | {"total": sum(parts.values())}
@@ -70,8 +72,8 @@ def explain_flops(matrices: Matrices, work: Work, checkpointing: bool = False) -
 
 def head_weights(base_dir: Path) -> int:
     """Weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
-    form = shape(base_dir)
-    return form.vocabulary * form.hidden * (1 if form.tied else 2)
+    sizes = shape(base_dir)
+    return sizes.vocabulary * sizes.hidden * (1 if sizes.tied else 2)
 
 
 def stored_bytes(base_dir: Path) -> int:
@@ -135,7 +137,7 @@ def shape(base_dir: Path) -> Shape:
 def expected_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
     """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
     the head, and attention for rows of `length` tokens, forward and backward."""
-    form = shape(base_dir)
-    head = form.vocabulary * form.hidden
+    sizes = shape(base_dir)
+    head = sizes.vocabulary * sizes.hidden
     inner = parameters(base_dir) - head_weights(base_dir)
-    return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * form.hidden * form.layers
+    return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * sizes.hidden * sizes.layers

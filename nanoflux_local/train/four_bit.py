@@ -1,9 +1,8 @@
 """The frozen base in four bits, as in QLoRA: NF4 with double quantisation, through bitsandbytes.
 
-Owns the quantisation config and the unpacking of weights for a product. Refuses with the reason if bitsandbytes cannot
-work here. On a CPU, bitsandbytes repacks a layer at its first use without gradients and then has no backward pass
-through it, so a training would silently lose its gradients after the first validation; `keep_gradients` turns the
-repacking off.
+Builds the quantisation config, and unpacks weights for a product. If bitsandbytes cannot work here, the error says why.
+On a CPU, bitsandbytes repacks a layer at its first use without gradients and then has no backward pass through it, so a
+training would silently lose its gradients after the first validation; `keep_gradients` turns the repacking off.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from nanoflux_models.offline import go_offline
 
 
 def build_quantization(dtype: torch.dtype) -> Any:
-    """The config with which transformers loads a base in four bits that computes in `dtype`.
+    """The config with which transformers loads a base in four bits; its products are computed in `dtype`.
 
     Raises:
         RefusedError: bitsandbytes is not installed, or has no library for this machine.

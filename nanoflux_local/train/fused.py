@@ -1,7 +1,7 @@
 """The two computations that dominate a training's time, written so that nothing is computed twice.
 
-Owns the LoRA layer as one autograd function, and a cross-entropy that never holds more than a slice of the logits.
-Both give the values of the plain formulas up to rounding (tests compare them).
+Defines the LoRA layer as one autograd function, and a cross-entropy that never has more than a slice of the logits in
+memory. Both give the values of the plain formulas up to rounding (tests compare them).
 """
 
 import math
@@ -69,8 +69,8 @@ def draw_dropped(x: Tensor, share: float) -> Tensor:
     1 - share, independently of the others. That is the distribution of one draw per value, with a twentieth of the
     random numbers for a share of 0.05, and indices are kept instead of a mask.
     """
-    darts = int(torch.poisson(torch.tensor(-math.log1p(-share) * x.numel(), dtype=torch.float64)))
-    return torch.randint(x.numel(), (darts,), device=x.device)
+    draws = int(torch.poisson(torch.tensor(-math.log1p(-share) * x.numel(), dtype=torch.float64)))
+    return torch.randint(x.numel(), (draws,), device=x.device)
 
 
 def _zero(x: Tensor, indices: Tensor | None) -> Tensor:
@@ -107,7 +107,9 @@ class HeadLoss(torch.autograd.Function):
 
 
 def fuse(model: nn.Module, adapter: str = "default") -> int:
-    """Run every plain PEFT LoRA layer of `model` as `LoraLinear`; return how many. Other layers keep PEFT's forward."""
+    """Run every plain PEFT LoRA layer of `model` as `LoraLinear`; other layers keep PEFT's forward pass. Returns the
+    number of replaced layers.
+    """
     from peft.tuners.lora.layer import LoraLayer
 
     layers = [m for m in model.modules() if isinstance(m, LoraLayer) and _plain(m, adapter)]

@@ -1,6 +1,7 @@
 """Training in several processes, started by `accelerate launch`; each process resumes the same training.
 
-Owns the command line and the termination of its processes. Machines, devices and ports are configured by accelerate.
+Builds the command line, and ends the processes if this one is stopped. Machines, devices and ports are configured by
+accelerate.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""How likely an untuned model finds a completion: its mean log-probability per token, under teacher forcing.
+"""How likely a completion is under an untuned model: its mean log-probability per token, with teacher forcing.
 
-Owns the scoring and its memory: a score is committed to the ledger, under the hash of model, prompt and completion,
-before it is used, so that a repeated or resumed choice computes no score again.
+A score is committed to the ledger, under the hash of model, prompt and completion, before it is used, so that a
+repeated or resumed choice computes no score again.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 SCORES = "scores"
-"""Stands in the ledger for the run of these calls, which belong to no run."""
+"""The value of the ledger's `run` column for these calls, which belong to no run."""
 BATCH = 8
-"""Completions in one forward pass."""
+"""The number of completions in one forward pass."""
 SLICE = 128
-"""Positions whose logits are held at a time."""
+"""The number of positions whose logits are in memory at a time."""
 OnScore = Callable[[int, int], None]
 """Called with the number of scored groups and their total."""
 

@@ -1,8 +1,8 @@
 """The training loop: LoRA on a frozen base, loss on completions only (paper §3, A.1; SPEC §3).
 
-Owns one training from rows to the adapter's two files. Every source of randomness is seeded: on one machine two runs
-give the same bits, and so does a run that was killed and resumed. Knows no ledger; reports through `on_event`. Stops
-with an error if the loss is not a number.
+Runs one training, from rows to the adapter's two files. Every source of randomness is seeded: on one machine two
+trainings give the same bits, and so does a training that was killed and resumed. It does not use the ledger, but
+reports through `on_event`. Stops with an error if the loss is not a number.
 """
 
 import errno
@@ -95,7 +95,9 @@ def train(
 
 
 def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """Identifies the training of a checkpoint: everything that decides the weights, without how often it is written."""
+    """Identifies the training of a checkpoint: everything that decides the weights, but not how often a checkpoint is
+    written.
+    """
     decisive = settings.model_dump(mode="json", exclude={"checkpoint_every"})
     return digest([decisive, digests, base_identity(base_dir), *([processes] if processes > 1 else [])])
 
@@ -134,7 +136,9 @@ def _describe_checkpoint(out_dir: Path) -> str:
 
 
 _NO_MEMORY = ("allocate memory", "bad_alloc", "could not create a primitive")
-"""Parts of torch's messages for it on a CPU; the last is oneDNN's, which states no reason."""
+"""Parts of the messages by which torch reports exhausted memory on a CPU; the last is from oneDNN, which states no
+reason.
+"""
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -199,7 +203,7 @@ class _Loop:
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
         norm = float(nn.utils.clip_grad_norm_(self.model.trained, self.settings.max_grad_norm))
-        self._check(loss, norm, step)
+        self._require_finite(loss, norm, step)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -228,7 +232,7 @@ class _Loop:
     def _rows_of(self, step: Step) -> list[Encoded]:
         return [self.rows[index] for part in step.parts for index in part]
 
-    def _check(self, loss: float, norm: float, step: Step) -> None:
+    def _require_finite(self, loss: float, norm: float, step: Step) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             rows = sorted(row.row for row in self._rows_of(step))
             self._raise_diverged(f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1} (rows {rows})")

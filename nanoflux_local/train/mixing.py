@@ -1,7 +1,8 @@
-"""Benchmark rows that are mixed into a training: as many as a ratio of its own rows, drawn by the training's seed.
+"""Mixes benchmark rows into a training. Their number is a ratio of the training's own rows; the training's seed draws
+them.
 
-Owns which train items may be drawn: those with a solution that restate no dev or test item, no held-out item and no
-other drawn item.
+Only train items with a solution are drawn, and none that restates a dev or test item, a held-out item or another drawn
+item.
 """
 
 import math
@@ -121,7 +122,9 @@ def _normalize(question: str) -> str:
 def _build_rows(
     home: Home, dataset: str, items: Sequence[Seed], domain: Domain, budgets: dict[str, int]
 ) -> tuple[TrainingExample, ...]:
-    """The items in the run's prompt, or in that of another domain if the run's does not use the benchmark."""
+    """The items as rows with the prompt of the run's domain, or of another domain if the run's does not use the
+    benchmark.
+    """
     if dataset not in (*seed_datasets(domain), *domain.evaluates):
         domain = choose_domain(dataset, home.root)
         budgets = domain.budgets

@@ -1,7 +1,7 @@
 """The model under training: a frozen base, its LoRA weights, and the loss on completions.
 
-Owns loading, precision, padding (none with FlashAttention, which takes rows of any length) and the positions that the
-head is applied to. Knows neither optimizer nor epochs.
+Handles loading, precision, padding (none with FlashAttention, which takes rows of any length) and the positions to
+which the head is applied, but neither the optimizer nor epochs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nanoflux_local.errors import DataError, UsageError
 from nanoflux_local.records import derive_seed
-from nanoflux_local.train.attention import register as attention_name
+from nanoflux_local.train.attention import register as register_attention
 from nanoflux_local.train.data import Encoded
 from nanoflux_local.train.flops import Matrices
 from nanoflux_local.train.four_bit import build_quantization, keep_gradients
@@ -53,7 +53,7 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str
     if name != "auto":
         return name
     if device.type == "cpu":
-        return attention_name()
+        return register_attention()
     from transformers.utils import is_flash_attn_2_available
 
     return "flash_attention_2" if dtype is torch.bfloat16 and is_flash_attn_2_available() else "sdpa"
@@ -95,7 +95,7 @@ class Completions:
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
         attends to padding, and no label is padding. If `padding_free`, the rows are joined into one row whose positions
-        restart at 0 for each, by which the attention separates them.
+        restart at 0 for each of them; from this, the attention tells them apart.
         """
         inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
@@ -114,7 +114,7 @@ class Completions:
         return {"input_ids": ids.to(self.device)}, *self._labels(rows, starts, ids)
 
     def _join_rows(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The same for one row that joins all: ids and positions are (1, tokens)."""
+        """The same as `_pad_rows`, for one row that joins all rows: ids and positions have the shape (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
         positions_in_rows = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
         starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))

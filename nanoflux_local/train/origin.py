@@ -1,6 +1,6 @@
 """The origin of a training's or an export's rows in words: whose solutions they teach, what was left out or mixed in.
 
-Reads the record that `run_rows` and `mixing` leave in the source of a training and in the choice of an export.
+Reads the record that `run_rows` and `mixing` write into the source of a training and the choice of an export.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Rows in a file: JSON lines in the three shapes of other tools, which are also the shapes of a training's own rows.
+"""Training rows in a file: JSON lines in one of three shapes that other tools use too.
 
-Owns the shapes; a row without a known shape is named by file and line. Rows that can be read but not learnt from (an
-empty answer, roles out of order, a lone surrogate) are left to `audit`, which names each by its row.
+A row without a known shape is an error that names the file and the line. Rows that can be read but not learnt from (an
+empty answer, roles out of order, a lone surrogate) are left to `audit`, which reports them by their number.
 """
 
 import json

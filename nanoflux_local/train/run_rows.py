@@ -1,7 +1,6 @@
 """The rows that a run teaches: its chosen examples, each with one of its right solutions.
 
-Owns the choice of the solution under a rule, and its record. What `train` learns and what `export` writes are these
-rows.
+Chooses the solution by a rule, and records the choice. `train` learns these rows, and `export` writes them.
 """
 
 import json
@@ -118,7 +117,7 @@ def _choose_variants(
 
 
 def _score(home: Home, base: str, variants: Sequence[Sequence[RunRow]], on_score: OnScore) -> list[list[float]]:
-    """The likelihood of every variant; an only variant needs none and has 0."""
+    """The likelihood of every variant. A variant without alternatives is not scored and has 0."""
     if not base:
         raise UsageError("--solution likeliest compares solutions under a model", "pass the model with --base")
     from nanoflux_local.train.likelihood import Likelihoods

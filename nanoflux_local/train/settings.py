@@ -1,6 +1,7 @@
 """The settings of one training, with the paper's values as defaults (paper A.1; SPEC §3).
 
-Owns names, ranges and defaults. Refuses unknown keys and values out of range; makes no choice that depends on hardware.
+Defines names, ranges and defaults. Refuses unknown keys and values out of range; makes no choice that depends on
+hardware.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The right solutions of a kept example, and which of them a training learns.
 
 Besides the author's solution, a run records solutions by others that reach the same answer: those of blind solvers and
-the defender's own. Owns their collection from an attempt and the rules that choose among them.
+the defender's own. This module collects them from an attempt, and defines the rules that choose among them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,9 @@
 """Several processes that train one adapter together, on one machine or many, as `accelerate launch` starts them.
 
-Owns their communication: gradients and losses are summed; the first process decides for all about checkpoints and
-stopping. Every process holds the whole base and takes a share of each batch's rows, so settings have the same meaning
-for any number of processes. A process that was started alone imports and exchanges nothing.
+Handles their communication: gradients and losses are summed, and the first process decides for all about checkpoints
+and stopping. Every process holds the whole base and takes a share of each batch's rows, so settings have the same
+meaning for any number of processes. A process that was started alone needs no communication and does not import
+accelerate.
 """
 
 import os

@@ -343,8 +343,8 @@ class _Training:
         return "done", json.loads(canonical_json(result))  # the form that is read from the ledger: lists, not tuples
 
     def _handle_request(self, request: StopRequest) -> None:
-        """Called from the heartbeat's thread. A pause or stop takes effect after the step; "end" interrupts the step as
-        Ctrl-C does, if the main thread trains.
+        """Record a request of another process; called from the heartbeat's thread. A pause or stop takes effect after
+        the step; "end" interrupts the step as Ctrl-C does, if the main thread trains.
         """
         if request:
             self.requests.append(request)
