@@ -123,7 +123,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
 
 
 def _workers(home: Home, ray: str, bar: Bar) -> "Workers":
-    from nanoflux_local.experiments.experiment import Here
+    from nanoflux_local.experiments.experiment import LocalWorkers
 
     def report_status(cell: "Cell", status: str) -> None:
         say(f"{cell.id}: {status}")
@@ -132,7 +132,7 @@ def _workers(home: Home, ray: str, bar: Bar) -> "Workers":
         from nanoflux_local.experiments.on_ray import OnRay
 
         return OnRay(home, ray, report_status)
-    return Here(home, lambda label, done, total: bar.show(done, total, label), report_status)
+    return LocalWorkers(home, lambda label, done, total: bar.show(done, total, label), report_status)
 
 
 @command.command()

@@ -11,8 +11,8 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ReviewerAgreement:
-    """How one person's reviews compare with the judge: counts of their words, of equal judgements among `reviewed`, and
-    Cohen's kappa with its 95% interval (None: undefined).
+    """How one person's reviews compare with the judge: how often they gave each verdict, how often they agreed with the
+    judge among `reviewed`, and Cohen's kappa with its 95% interval (None: undefined).
     """
 
     reviewed: int

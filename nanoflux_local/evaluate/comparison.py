@@ -34,8 +34,9 @@ class Side:
 class Pair:
     """The paired tests of two sides, b minus its base a, over the `n` items that both scored, and the `flips`.
 
-    `holm_p` is McNemar's p corrected over the pairs of one comparison. `paired_t_p` is None without a t-test over runs,
-    `minimum_detectable` if no item differs. `data` names the benchmark in an experiment, which may have several.
+    `holm_p` is McNemar's p corrected over the pairs of one comparison. `paired_t_p` is None without a t-test over runs;
+    `minimum_detectable` is None if all items have the same difference. `data` names the benchmark in an experiment,
+    which may have several.
     """
 
     a: str
@@ -142,7 +143,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
 
 
 def _shares(marks: Marks) -> dict[str, float]:
-    """The share of right replies of each item that has a mark."""
+    """The share of right replies, for each item that has a mark."""
     return {item: sum(repeats) / len(repeats) for item, repeats in marks.items() if repeats}
 
 

@@ -1,4 +1,4 @@
-"""One evaluation: a model, perhaps with an adapter, on the items of a benchmark, several times with other seeds.
+"""One evaluation: a model, with or without an adapter, on the items of a benchmark, repeated with different seeds.
 
 Every reply gets a strict mark and, with a judge, a soft one. An evaluation's id is the hash of everything that
 determines its result, and replies are remembered calls: the same evaluation started again resumes, and a finished one
@@ -42,9 +42,9 @@ from nanoflux_local.roles.defender import defender_messages, reply_budget
 from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.transcript import Seed
 
-AT_ONCE = 64
+MAX_CONCURRENT = 64
 PARTIAL = "partial"
-"""The status of an evaluation that ended with missing replies; the same command asks for them."""
+"""The status of an evaluation that ended with missing replies; the same command requests them."""
 WAIT_S = 0.2
 """Seconds between checks whether another process still runs the same evaluation."""
 
@@ -93,10 +93,10 @@ def format_question(item: Seed) -> str:
 
 def choose_domain(data: str, root: Path | None = None, judged: bool = False, first: str = "") -> Domain:
     """The domain with the prompts and answer format of a benchmark: built-in, or defined in the home at `root`. If
-    several use it, `first` is preferred.
+    several domains use the benchmark, `first` is preferred.
 
     Raises:
-        UsageError: no domain uses this benchmark, or its answers need a judge and there is none.
+        UsageError: no domain uses this benchmark, or its answers are free text and there is no judge to grade them.
     """
     names = domain_names(root)
     for name in sorted(names, key=lambda name: name != first):
@@ -215,7 +215,7 @@ async def _collect_marks(
     marker = _Marker(ledger, calls, plan, shortfall)
     capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
     # No more than the endpoints serve at once, so that few requests are sent before a refusal arrives.
-    slots = asyncio.Semaphore(min(AT_ONCE, capacity))
+    slots = asyncio.Semaphore(min(MAX_CONCURRENT, capacity))
     done, total = 0, len(plan.items) * plan.runs
 
     async def ask(item: Seed, repeat: int) -> tuple[str, int, Marks]:

@@ -1,10 +1,9 @@
 """The items of an evaluation with their marks and replies, and the items that flip between two evaluations.
 
-One rule for the command line, the report and the terminal application. Of two evaluations, the **base** is the
+The command line, the report and the terminal application all follow one rule. Of two evaluations, the **base** is the
 reference: the one without an adapter if only one has none, otherwise the one named first. An item **flips** if its
 share of right replies, over its scored repeats, differs: it is **gained** if the share is higher than in the base and
-**lost** if it is lower. These shares are those that the paired tests compare. Items that one side could not score are
-left out.
+**lost** if it is lower. The paired tests compare the same shares. Items that one side could not score are left out.
 """
 
 import json
@@ -83,7 +82,7 @@ def find_evaluation(view: LedgerView, name: str) -> dict[str, Any]:
     """The row of an evaluation, by its id or the first characters of it; `settings` and `result` are decoded.
 
     Raises:
-        NothingMatchedError: no evaluation, or more than one, has an id that starts so.
+        NothingMatchedError: no evaluation, or more than one, has an id that starts with `name`.
     """
     rows = list(view.rows("SELECT * FROM evaluations WHERE substr(id, 1, ?) = ?", len(name), name)) if name else []
     exact = [row for row in rows if row["id"] == name]
@@ -95,7 +94,7 @@ def find_evaluation(view: LedgerView, name: str) -> dict[str, Any]:
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
-    """Evaluations in the order of a comparison: those without an adapter first, otherwise as named."""
+    """Evaluations in the order of a comparison: those without an adapter first, otherwise in the given order."""
     marks = ",".join("?" * len(evaluations))
     tuned = {row["id"] for row in view.rows(f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({marks})",
                                             *evaluations)}  # fmt: skip
@@ -120,7 +119,7 @@ def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
 
 
 def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
-    """The items of an evaluation, ordered by name."""
+    """The items of an evaluation with their marks, ordered by name."""
     rows = view.rows(
         "SELECT item, verdict, reading FROM evaluation_items WHERE evaluation = ? ORDER BY item, repeat", evaluation
     )

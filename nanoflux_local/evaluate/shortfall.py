@@ -1,7 +1,7 @@
 """The missing replies of an evaluation: each cause with its count, in the order of their first occurrence.
 
-Decides when to stop asking: the endpoint refuses every request, or asks for a longer pause than a call waits. A refused
-prompt or a lost reply affects only its own item.
+Decides when to stop sending requests: when the endpoint refuses every one, or asks for a longer pause than calls may
+wait. A refused prompt or a lost reply affects only its own item.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ from nanoflux_local.errors import EndpointError, EndpointRefusedError
 
 NOT_ASKED = "not asked: the evaluation stopped at the first cause"
 MOST_CAUSES = 20
-"""Causes that are listed separately; without a limit, messages that differ only in a number would fill the ledger."""
+"""The number of causes that are listed separately; without a limit, messages that differ only in a number would fill
+the ledger.
+"""
 OTHER = "other causes"
 
 

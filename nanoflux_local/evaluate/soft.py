@@ -35,7 +35,7 @@ class SoftJudge:
 
     @property
     def decides(self) -> list[Any]:
-        """The settings that determine a mark, apart from the domain's prompts."""
+        """The settings that determine a mark, besides the domain's prompts."""
         reasoning = self.endpoint.context.reasoning
         settings = [asdict(self.endpoint.identity), self.structured, self.reply_tokens]
         return [*settings, reasoning] if reasoning else settings

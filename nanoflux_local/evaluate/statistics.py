@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 FOLDS = 5
 ROUNDING = 1e-12
-"""Differences of accuracies that are closer than this are equal: they differ by rounding alone."""
+"""Differences of accuracies that lie closer together than this count as equal: they differ by rounding alone."""
 PREDICTIONS = 2_000
 """Draws of a judge's sensitivity and specificity behind a predicted share."""
 
@@ -113,10 +113,10 @@ def mcnemar_exact(differences: Sequence[int]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Holm 1979), in the order of `p_values`."""
     adjusted = [0.0] * len(p_values)
-    running = 0.0
+    running_maximum = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(1.0, running)
+        running_maximum = max(running_maximum, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, running_maximum)
     return adjusted
 
 
@@ -175,7 +175,7 @@ def split_folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Prevalence:
-    """A share estimated in spite of the judge's errors, with its 95% interval; both lie in [0, 1]."""
+    """A share that is corrected for the judge's errors, with its 95% interval; both lie in [0, 1]."""
 
     estimate: float
     ci95: tuple[float, float]
@@ -213,10 +213,10 @@ def predict_right_share(
     Each count is (hits, n).
 
     On known solutions the judge accepted some of the `rights` (specificity Sp) and rejected some of the `wrongs`
-    (sensitivity Se). Of unknown questions it let `passed` pass. If a share π of these is right, it lets pass
-    a = π·Sp + (1−π)·(1−Se) of them, and by Bayes' rule ρ = π·Sp / a of what passes is right. Of what passes, `kept`
-    counts the questions that become examples; all wrong ones are taken to be among them, so that (K − (1−ρ)·A) / K of
-    K kept out of A passed are right. Without it, they are taken to be kept regardless of whether they are right.
+    (sensitivity Se). Of unknown questions it let `passed` pass. If a share π of these is right, it lets pass a = π·Sp +
+    (1−π)·(1−Se) of them, and by Bayes' rule ρ = π·Sp / a of what passes is right. Of what passes, `kept` counts the
+    questions that become examples; all wrong ones are assumed to be among them, so that (K − (1−ρ)·A) / K of K kept out
+    of A passed are right. Without `kept`, questions are assumed to be kept regardless of whether they are right.
 
     The intervals are 95% credible ones, the estimates posterior medians: a uniform prior on π, Jeffreys priors on Sp
     and Se, a binomial likelihood of `passed`, and with `kept` a uniform prior on how often right questions are kept.
@@ -259,9 +259,9 @@ def _normal(confidence: float) -> float:
 
 
 def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], seed: int = 0) -> Paired:
-    """Compare two conditions item by item; each item holds one mark per repeat.
+    """Compare two conditions item by item; each item has one mark per repeat.
 
-    Differences are between an item's mean marks, in both tests.
+    Both tests use the difference between an item's mean marks.
     """
     unit = math.lcm(*(len(marks) for marks in (*a, *b)))
     exact = [sum(more) * (unit // len(more)) - sum(less) * (unit // len(less)) for less, more in zip(a, b, strict=True)]

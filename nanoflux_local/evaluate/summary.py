@@ -17,8 +17,8 @@ NOT_RECORDED = "cause not recorded"
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """An accuracy over `n` items that have a mark: mean over items of their repeats, its bootstrap interval, and the
-    standard deviation over runs. `unscored` counts replies without a mark.
+    """An accuracy over `n` items that have a mark: the mean of the items' shares of right replies, its bootstrap
+    interval, and the standard deviation over runs. `unscored` counts replies without a mark.
     """
 
     n: int
@@ -40,7 +40,7 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """An evaluation's outcome. Missing replies count in no accuracy; `causes` says why they are missing.
+    """An evaluation's outcome. Missing replies do not affect the accuracies; `causes` says why they are missing.
 
     `items` is the number of items to be asked. `strict` is None if no answer can be graded without a judge, `soft` is
     None without a judge.
@@ -74,10 +74,10 @@ class EvaluationSummary:
         return not self.causes
 
     def require_whole(self, allow_refused: bool = False) -> None:
-        """Fail if replies are missing; with `allow_refused`, only if asking again could bring them.
+        """Fail if replies are missing; with `allow_refused`, only if another try could get them.
 
         Raises:
-            EndpointError: replies are missing; the message holds the causes.
+            EndpointError: replies are missing; the message states the causes.
         """
         if self.is_whole or (allow_refused and all(cause.refused for cause in self.causes)):
             return
@@ -143,7 +143,7 @@ def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
 
 
 def missing_causes(result: Mapping[str, Any]) -> tuple[Cause, ...]:
-    """Why replies are missing in a result that the ledger stores; empty if none is."""
+    """Why replies are missing in a result that the ledger stores; () if none is missing."""
     if "unscored_reasons" in result:
         return tuple(Cause(**entry) for entry in result["unscored_reasons"])
     return (Cause(NOT_RECORDED, result["unscored"]),) if result["strict"] and result.get("unscored") else ()

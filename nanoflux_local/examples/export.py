@@ -102,8 +102,8 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class _Dataset:
-    """The selected examples, the rows of the file, and the facts for their card. `without_rejected` counts the examples
-    that have no pair, in the preference format.
+    """The selected examples, the rows of the file, and the facts for their card. In the preference format,
+    `without_rejected` counts the examples without a pair.
     """
 
     source: RunRows
@@ -123,8 +123,8 @@ class _Dataset:
             raise NothingMatchedError(f"no chosen example of run {source.run['id']} has a wrong answer to reject", fix)
         names = source.config.get("datasets") or seed_datasets(source.domain)
         seeds = {name: find_licence(name) or UNKNOWN for name in names}
-        without = len(source.rows) - len(used)
-        return cls(replace(source, rows=tuple(used)), rows, without, seeds, _list_models(home, source))
+        without_rejected = len(source.rows) - len(used)
+        return cls(replace(source, rows=tuple(used)), rows, without_rejected, seeds, _list_models(home, source))
 
     def summarize(self, kind: str, out: Path, card: Path, content: bytes) -> ExportSummary:
         columns = [row.columns for row in self.source.rows]
@@ -219,8 +219,8 @@ def _format_pairs(row: RunRow) -> list[Row]:
 
 
 def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[Row]:
-    """The rows of an example, with its id, turn, reason and level, by which its origin can be found, and whose solution
-    it is unless it is the author's. Parquet rows also have question, solution and answer as columns.
+    """The rows of an example. Its id, turn, reason and level make its origin traceable; "origin" is set if the solution
+    is not the author's. Parquet rows also have question, solution and answer as columns.
     """
     parts = ("question", "solution", "answer") if kind == "parquet" else ()
     keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
@@ -316,7 +316,7 @@ The licences of the seeds and of the models apply to the examples made from them
 
 
 def _describe_rows(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
-    """Whose solutions the rows contain, what was left out, and the number of pairs, as far as it is not the default."""
+    """Whose solutions the rows contain, what was left out, and the number of pairs. Defaults are left out."""
     entries = describe_origin(summary.choice)
     if summary.format == PREFERENCE:
         entries.append(("pairs", f"{summary.rows}: a right solution, and each wrong answer of the defender"))

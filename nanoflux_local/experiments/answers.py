@@ -1,7 +1,8 @@
-"""The base model's own answers to train items of a benchmark: which items it solves, and in which words.
+"""The base model's own answers to train items of a benchmark: which items it solves, and how it words the solutions.
 
-A cell of the experiment asks them once, several times an item with different seeds; its evaluation stays in the ledger.
-Conditions then train on the items that the model solves always, sometimes or never, or on its own right solutions.
+One cell of the experiment asks for them, several times per item with different seeds, and stores them in the ledger as
+an evaluation. Conditions then train on the items that the model always, sometimes or never solves, or on its own right
+solutions.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ TEMPERATURE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The model's answers to one item: how many were right of how many, and the text of the right ones."""
+    """The model's answers to one item: how many of the `tries` were right, and the texts of the right ones."""
 
     right: int
     tries: int
@@ -47,7 +48,7 @@ def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, st
     """Let the base model answer train items `tries` times each; returns the evaluation's id as a cell's result.
 
     Raises:
-        NanofluxError: replies are missing; the next start asks for them.
+        NanofluxError: replies are missing; the next start requests them.
     """
     return {"evaluation": asyncio.run(_ask(home, plan, on_step))}
 
@@ -56,16 +57,16 @@ async def _ask(home: Home, plan: GridPlan, on_step: OnStep) -> str:
     scale, items = plan.scale, sampled_items(home, plan)
     endpoint = build_model_endpoint(scale.base, "", home, scale.via, scale.args)
     try:
-        asked = make_plan(
+        evaluation_plan = make_plan(
             endpoint.identity, items[0].dataset, "train", items, scale.tries, TEMPERATURE, root=home.root,
             domain_name=scale.domain, reasoning_tokens=endpoint.context.reasoning,
         )  # fmt: skip
         with Ledger(home.ledger) as ledger:
             on_progress = lambda done, total: on_step("answers", done, total)  # noqa: E731
-            (await evaluate(ledger, endpoint, asked, on_progress)).require_whole(allow_refused=True)
+            (await evaluate(ledger, endpoint, evaluation_plan, on_progress)).require_whole(allow_refused=True)
     finally:
         await endpoint.close()
-    return asked.id
+    return evaluation_plan.id
 
 
 def sampled_items(home: Home, plan: GridPlan) -> list[Seed]:
@@ -103,17 +104,19 @@ def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
 def choose_items(
     condition: Condition, items: Sequence[Seed], answers: dict[str, Answers], domain: Domain
 ) -> list[Seed]:
-    """The items in the condition's band; with `solution` "own", those with a right answer, in the model's words."""
+    """The items that the condition selects by `solved`. With `solution` "own", only items that the model answered
+    right, with the model's solution.
+    """
     chosen = [item for item in items if item.id in answers]
     if condition.solved:
-        chosen = [item for item in chosen if _is_in_band(answers[item.id], condition.solved)]
+        chosen = [item for item in chosen if _matches_solved(answers[item.id], condition.solved)]
     if condition.solution == "author":
         return chosen
     own = ((item, own_solution(domain, answers[item.id])) for item in chosen)
     return [replace(item, solution=solution) for item, solution in own if solution]
 
 
-def _is_in_band(answers: Answers, solved: str) -> bool:
+def _matches_solved(answers: Answers, solved: str) -> bool:
     return answers.right > 0 if solved == "ever" else answers.solved == solved
 
 

@@ -1,7 +1,7 @@
 """Run a cell: generate a run, or do the step of the experiment's kind.
 
-Every step has an id derived from its inputs and is stored in the ledger, so a killed cell resumes from the turns,
-checkpoints and replies it has.
+Every step has an id derived from its inputs and is stored in the ledger, so a killed cell resumes from its committed
+turns, checkpoints and replies.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
 
 Training is counted by `train` (6·N·D and measured). Generation is 2·N tokens for every token that a local model read or
-wrote (Kaplan et al. 2020, §2.1): a forward pass alone, attention left out, as 6·N·D leaves it out. For a model
-of unknown size and for hosted models, only tokens and dollars are reported.
+wrote (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D leaves out too. For a model of unknown
+size and for hosted models, only tokens and dollars are reported.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def times_less(whole: Mapping[str, Any] | None, small: Mapping[str, Any] | None)
     if not whole or not small or not whole.get("flops") or not small.get("flops"):
         return None
     ratios = {f"training_{way}": whole["flops"][way] / small["flops"][way] for way in ("6nd", "measured")}
-    made = small.get("generation")
-    if made and not made["unknown"]:
-        ratios["with_generation"] = whole["flops"]["6nd"] / (small["flops"]["6nd"] + made["flops"])
+    generation = small.get("generation")
+    if generation and not generation["unknown"]:
+        ratios["with_generation"] = whole["flops"]["6nd"] / (small["flops"]["6nd"] + generation["flops"])
     return ratios

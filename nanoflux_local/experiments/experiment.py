@@ -1,7 +1,7 @@
 """Create, run, resume and find experiments. The whole plan is stored first, then its cells run one by one.
 
-One process runs an experiment at a time. A cell whose data is missing (too few examples of a level) is left out with
-its reason and the others run; a failed cell is retried on the next start.
+One process runs an experiment at a time. If the data of a cell is missing (too few examples of a level), the cell is
+left out, its reason is recorded, and the other cells run. A failed cell is retried on the next start.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -40,8 +40,8 @@ class Workers(Protocol):
     def close(self) -> None: ...
 
 
-class Here:
-    """Runs the cells one after another in this process."""
+class LocalWorkers:
+    """Runs cells one after another in this process."""
 
     def __init__(self, home: Home, on_step: OnStep = lambda *_: None, on_start: OnCell = lambda *_: None) -> None:
         self._home, self._on_step, self._on_start = home, on_step, on_start
@@ -59,14 +59,14 @@ class Here:
 
 
 def create(home: Home, plan: GridPlan) -> str:
-    """Store an experiment and return its id; an existing one is not changed."""
+    """Store an experiment and return its id; an existing experiment is not changed."""
     with Ledger(home.ledger) as ledger:
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
     return plan.id
 
 
 def carry_on(home: Home, experiment: str, workers: Workers, on_cell: OnCell = lambda *_: None) -> None:
-    """Run every cell that is not done, runs first.
+    """Run every cell that is not done, starting with the cells that generate runs.
 
     Raises:
         RefusedError: another process runs the experiment.
@@ -91,9 +91,9 @@ class _Execution:
     def play(self, work: Work) -> None:
         with record_job(self.ledger, work) as job:
             with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
-                self._do([cell for cell in self._remaining_cells() if cell.condition in PREPARATION])
+                self._run_cells([cell for cell in self._remaining_cells() if cell.condition in PREPARATION])
                 if not self.failed:  # cells that use a run's examples or the model's answers need them finished
-                    self._do([cell for cell in self._remaining_cells() if cell.condition not in PREPARATION])
+                    self._run_cells([cell for cell in self._remaining_cells() if cell.condition not in PREPARATION])
             ended = status_after(self.requests[-1]) if self.requests else "done"
             job.status = "failed" if self.failed and not self.requests else ended
             job.message = "; ".join(self.failed)
@@ -107,15 +107,15 @@ class _Execution:
         )}  # fmt: skip
         return [cell for cell in self.plan.cells if cell.id not in done]
 
-    def _do(self, cells: Sequence[Cell]) -> None:
+    def _run_cells(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
             self.ledger.set_cell(self.id, cell.id, "waiting")
         for cell, outcome in self.workers.run_cells(self.plan, cells) if cells and not self.requests else ():
-            self._write(cell, outcome)
+            self._record_outcome(cell, outcome)
             if self.requests:
                 return
 
-    def _write(self, cell: Cell, outcome: dict[str, Any] | Exception) -> None:
+    def _record_outcome(self, cell: Cell, outcome: dict[str, Any] | Exception) -> None:
         result = outcome if isinstance(outcome, dict) else {}
         status, message = _outcome(cell, outcome)
         if status == "failed":
@@ -153,7 +153,7 @@ def plan_of(home: Home, experiment: str) -> GridPlan:
 
 
 def find(view: LedgerView, name: str) -> dict[str, Any]:
-    """An experiment by its id, the beginning of its id, or the newest of a grid's name.
+    """An experiment by its id, the beginning of its id, or the name of its grid (the newest experiment of that name).
 
     Raises:
         NothingMatchedError: no experiment matches.

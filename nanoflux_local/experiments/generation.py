@@ -47,7 +47,7 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
     if not run:
         fixed: dict[str, object] = {"seeds": {"min": cell.seed, "max": cell.seed}} if cell.seed else {}
         fixed |= {"rules": cell.rules} if cell.rules else {}
-        # A finished run may miss its target, so a grid that runs unattended plays on where a run would pause.
+        # Grids run unattended, and a run that misses its target can be used: so it plays on instead of pausing.
         defaults = {"target": plan.scale.examples, "pause_when_saturated": 0}
         settings = merge_tables(merge_tables(defaults, plan.scale.run), fixed)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)

@@ -23,27 +23,28 @@ Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
 """The condition of the cells that generate a run; they run before all others."""
 ANSWERS = "answers"
-"""The condition and the id of the cell in which the base model answers train items; it runs before all others too."""
+"""The condition and the id of the cell in which the base model answers train items; it too runs before all others."""
 DEFAULT_RUN = "0"
 """The key of the run with the scale's own rules and the domain's numbers of seed questions."""
 
 
 class Condition(Strict):
-    """One row of the table. `source` is the source of its training rows: none (the base model), the benchmark's train
-    split, or the run; "endpoint" evaluates another model instead. `size` rows are drawn by the training's seed:
-    a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
+    """One row of the table. `source` says where its training rows come from: nowhere ("none": the base model), the
+    benchmark's train split, or the run; "endpoint" evaluates another model instead. `size` rows are drawn by the
+    training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    `benchmark` rows of the scale's `full` at most.
+    Of "all" benchmark rows, at most the scale's `full` are used.
 
-    `rules` names the rule set of the condition's run ("": the scale's settings alone), `solution` the solution that is
-    learnt of each example: the author's, or one of another origin (`train.solutions`). Of a benchmark, "own" is a right
-    answer of the base model, which answers each train item as often as the scale's `tries`; `solved` takes the items
-    that it solves at least once, always, sometimes or never. `mix` adds so many benchmark rows for each row of the run,
-    within `size`. With `equal` "tokens", as many benchmark rows are taken as have the tokens of `size` rows of the run.
+    `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
+    of each example to learn: the author's, or one of another origin (`train.solutions`). For benchmark rows, "own" is a
+    right answer of the base model, which answers each train item as often as the scale's `tries` says, and `solved`
+    selects the items that it solves at least once ("ever"), always, sometimes or never. `mix` is the number of
+    benchmark rows for each row of the run; `size` counts both. With `equal` "tokens", so many benchmark rows are taken
+    that they have as many tokens as `size` rows of the run.
 
-    In experiments on the judge, `code_check` adds the code check to its word; `check` is one check by itself, or "all"
-    for its word with all checks.
+    In experiments on the judge, a condition measures the judge's word alone, with the code check (`code_check`), or
+    with all checks (`check` "all"); any other `check` is measured by itself.
     """
 
     name: str = Field(min_length=1)
@@ -89,13 +90,13 @@ class Frontier(Strict):
 class Scale(Strict):
     """The scale of a grid: models, data, sizes, seeds.
 
-    `run` are settings of the generation, `train` of the trainings. `test` are the benchmarks whose test items are
-    asked, `dev` those whose dev items choose a condition if the grid selects one; `limit` items of each at most
-    (0: all). They are asked in this process, or `via` a vLLM server with these `args`, one that runs or one for each
-    cell: with the adapter next to the weights, or merged into a copy of them (much faster on a CPU). Rows of the
-    benchmark are train items of `benchmark`, or of the domain if it is empty; `full` limits them for conditions
-    that take all (0: no limit). `tries` is how often the base model answers a train item for conditions that depend on
-    its answers, `sampled` how many train items it answers (0: all).
+    `run` has settings of the generation, `train` of the trainings. Models are evaluated on the test items of the
+    benchmarks in `test`; if the grid selects a condition, it does so on the dev items of those in `dev`. At most
+    `limit` items of each are used (0: all). `via` is the kind of endpoint: in this process, or a vLLM server started
+    with `args`, which loads the adapter next to the weights ("vllm") or merged into a copy of them ("merged", much
+    faster on a CPU). Benchmark rows are train items of `benchmark`, or of the domain if that is empty; `full` limits
+    their number in conditions that use "all" (0: no limit). `tries` is how often the base model answers a train item
+    for conditions that depend on its answers, `sampled` how many train items it answers (0: all).
     """
 
     base: str

@@ -1,4 +1,4 @@
-"""The benchmark items of an experiment: those to train on, and those to ask.
+"""The benchmark items of an experiment: those to train on, and those to evaluate on.
 
 Train items that repeat a test item are left out and counted. Dev and test items are never training rows.
 """
@@ -26,7 +26,7 @@ def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed],
 
 
 def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
-    """The items of a benchmark to ask: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
+    """The items of a benchmark to evaluate on: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
 
     Raises:
         NothingMatchedError: no item is left.

@@ -47,16 +47,16 @@ class OnRay:
         """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
-        under_way = {}
+        cell_by_task = {}
         for cell in cells:
-            under_way[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
+            cell_by_task[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
             self._on_start(cell, "submitted")
         try:
-            while under_way:
-                (ended,), _ = self._ray.wait(list(under_way), num_returns=1)
-                yield under_way.pop(ended), self._outcome(ended)
+            while cell_by_task:
+                (ended,), _ = self._ray.wait(list(cell_by_task), num_returns=1)
+                yield cell_by_task.pop(ended), self._outcome(ended)
         finally:
-            for reference in under_way:
+            for reference in cell_by_task:
                 self._ray.cancel(reference, force=True)
 
     def _outcome(self, reference: Any) -> dict[str, Any] | Exception:

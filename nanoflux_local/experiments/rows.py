@@ -50,8 +50,8 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
     if condition.equal == "tokens":
         size = _rows_of_equal_tokens(home, plan, items, domain, load_run_data(home, run, Choice(size=size, seed=seed)))
     whole = condition.size == "all"  # the same rows for every seed, which then varies only the training
-    drawn = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
-    taken = [items[index] for index in sorted(drawn.sample(range(len(items)), size or len(items)))]
+    rng = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
+    drawn_items = [items[index] for index in sorted(rng.sample(range(len(items)), size or len(items)))]
     source: dict[str, Any] = {
         "benchmark": list(plan.scale.benchmark or seed_datasets(domain)),
         "split": "train",
@@ -59,16 +59,16 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
     }
     source |= {"solved": condition.solved} if condition.solved else {}
     if condition.solution != "author":
-        origins = {condition.solution: len(taken)}
+        origins = {condition.solution: len(drawn_items)}
         source["solution"] = {"rule": condition.solution, "without": 0, "origins": origins}
-    source |= {"rows": len(taken), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
-    return TrainingData(_examples(domain, taken), load_validation_examples(home, domain), "", source)
+    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
+    return TrainingData(_examples(domain, drawn_items), load_validation_examples(home, domain), "", source)
 
 
 def _run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
-    """A run's examples. With a mix, `size` counts the benchmark's rows too, so that conditions stay equally large."""
-    own = round(size / (1 + condition.mix))
-    choice = Choice(level=condition.level, size=own, seed=seed, solution=condition.solution)
+    """A run's examples. With a mix, `size` includes the benchmark's rows, so that all conditions are equally large."""
+    run_rows = round(size / (1 + condition.mix))
+    choice = Choice(level=condition.level, size=run_rows, seed=seed, solution=condition.solution)
     datasets = plan.scale.benchmark or seed_datasets(load_domain(plan.scale.domain, home.root))
     mixes = [Mix(dataset, condition.mix / len(datasets)) for dataset in datasets if condition.mix]
     return load_run_data(home, run, choice, plan.scale.base, mixes)
@@ -103,12 +103,12 @@ def _size(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:
     with LedgerView(home.ledger) as view:
         if condition.size == "run":
             return len(choose_rows(view, view.find_run(run)["id"], Choice())[0])
-        return least(view, view.find_run(run)["id"], plan.scale.levels)
+        return count_rarest_level(view, view.find_run(run)["id"], plan.scale.levels)
 
 
-def least(view: LedgerView, run: str, levels: Sequence[int]) -> int:
-    """How many examples the rarest of these quality levels has, among those that occur: the equal size of all. Examples
-    that a reviewer dropped do not count.
+def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int:
+    """How many examples the rarest of these quality levels has. It is the size at which all levels are compared. Levels
+    without examples and examples that a reviewer dropped do not count.
 
     Raises:
         NothingMatchedError: no example has a level.

@@ -9,7 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column: title, width in characters, share of the remaining width, and least table width that shows it."""
+    """A column: its title, its width in characters, its share of the remaining width, whether it is aligned `right`,
+    and the table width from which it is shown.
+    """
 
     title: str
     width: int

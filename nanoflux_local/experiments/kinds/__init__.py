@@ -1,1 +1,1 @@
-"""The kinds of experiments. Each is one module that says how its cells run and how its results read; see `base`."""
+"""The kinds of experiments. Each module runs the cells of one kind and reports their results; see `base`."""

@@ -20,14 +20,16 @@ from nanoflux_local.paths import Home
 from nanoflux_local.suggestions import suggest
 
 CellResult = dict[str, Any]
-"""A cell's result as it is stored in the ledger; a stored one also has `condition`, `seed`, `status` and `message`."""
+"""A cell's result as it is stored in the ledger; when it is read, it also has `condition`, `seed`, `status` and
+`message`.
+"""
 OnStep = Callable[[str, int, int], None]
 """Called with a label of what is counted, the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An experiment as it is read from the ledger. `runs` are its runs by `Condition.run_key`."""
+    """An experiment with its cells and runs as read from the ledger. `runs` are its runs by `Condition.run_key`."""
 
     home: Home
     view: LedgerView
@@ -125,7 +127,7 @@ class ExperimentKind(Protocol):
         ...
 
     def answer(self, results: Mapping[str, Any]) -> list[str]:
-        """The experiment's answer in sentences, none if too few cells are done."""
+        """The experiment's answer in sentences; [] if too few cells are done."""
         ...
 
 

@@ -47,7 +47,7 @@ Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
 RESAMPLES = 2000
 LEAST = 4
-"""The least number of pairs for a meaningful distance of centres."""
+"""The smallest number of pairs for which the distance of the centres is meaningful."""
 
 
 class DiscriminativityKind:
@@ -67,7 +67,7 @@ class DiscriminativityKind:
         return (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        del seed, on_step  # seconds of embedding
+        del seed, on_step  # embedding takes seconds, so there is no progress to report
         return measure_discriminativity(home, plan, condition, runs_of(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
@@ -109,21 +109,21 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
 
 
 def of_run(home: Home, run: str) -> list[Solutions]:
-    """The attacker's validated solution and the defender's failed one, of each example that was kept for that."""
+    """The attacker's validated solution and the defender's wrong one, for each example that was kept because of it."""
     with LedgerView(home.ledger) as view:
         last = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
     return [Solutions(a.attack.solution, a.defence.solution) for a in last if a.attack and a.defence]
 
 
 async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]:
-    """As many train items as the run has such examples, drawn at random among those that the base model fails."""
+    """Solutions to random train items that the base model fails, as many as the run has examples in `of_run`."""
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = train_items(home, plan, domain)
     wanted = len(of_run(home, run))
     drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * wanted))
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
-        asked = make_plan(
+        evaluation_plan = make_plan(
             endpoint.identity,
             drawn[0].dataset,
             "train",
@@ -135,7 +135,7 @@ async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]
             reasoning_tokens=endpoint.context.reasoning,
         )
         with Ledger(home.ledger) as ledger:
-            (await evaluate(ledger, endpoint, asked)).require_whole(allow_refused=True)
+            (await evaluate(ledger, endpoint, evaluation_plan)).require_whole(allow_refused=True)
     finally:
         await endpoint.close()
     references = {item.id: item.solution for item in drawn}
@@ -143,7 +143,7 @@ async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]
         rows = view.rows(
             f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS whole ON whole.id = call"
             " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
-            asked.id,
+            evaluation_plan.id,
         )
         replies = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
     read = [
@@ -163,8 +163,8 @@ async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions
         with Ledger(home.ledger) as ledger:
             calls = RememberedCalls(ledger, plan.id, {"embed": embedder.embed})
             texts = [text for pair in pairs for text in (pair.right, pair.wrong)]
-            asked = [calls.ask(EmbedRequest(embedder.identity, text)) for text in texts]
-            vectors = np.array([reply.vector for _, reply in await asyncio.gather(*asked)], dtype=np.float64)
+            replies = [calls.ask(EmbedRequest(embedder.identity, text)) for text in texts]
+            vectors = np.array([reply.vector for _, reply in await asyncio.gather(*replies)], dtype=np.float64)
             await calls.close()
     finally:
         await embedder.close()
@@ -175,11 +175,11 @@ def distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
     """Distance of the centres and mean distance of the pairs, each with a 95% percentile bootstrap over the pairs."""
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(right), (RESAMPLES, len(right)))
-    apart = 1 - np.sum(right * wrong, axis=1)
+    pair_distances = 1 - np.sum(right * wrong, axis=1)
     centres = [_between(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
     return {
         "centres": {"distance": _between(right.mean(axis=0), wrong.mean(axis=0)), "ci95": _interval(centres)},
-        "each": {"distance": float(apart.mean()), "ci95": _interval(apart[draws].mean(axis=1))},
+        "each": {"distance": float(pair_distances.mean()), "ci95": _interval(pair_distances[draws].mean(axis=1))},
     }
 
 

@@ -1,6 +1,6 @@
 """Experiments on the judge: error rates of its word, of all checks together and of each check, on known solutions.
 
-Reads the judge trial of each run (see `trial`); it asks no judge itself.
+Reads the trial of each run (see `run.trials`), and calls no judge itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ class JudgeKind:
         return (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        del seed, on_step  # one look at the ledger
+        del seed, on_step  # the ledger is read once
         return judge_rates(home, condition, runs_of(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _row(entry: Mapping[str, Any]) -> list[object]:
 
 
 def _counts(caught: Mapping[str, Any], kinds: Sequence[str]) -> str:
-    """The rejected solutions of some kinds and their number, "" if the trial has none."""
+    """How many solutions of some kinds are rejected, as "3 of 4"; "" if the trial has none."""
     shares = [caught[kind] for kind in kinds if kind in caught and caught[kind]["n"]]
     rejected = sum(round(share["share"] * share["n"]) for share in shares)
     return f"{rejected} of {sum(share['n'] for share in shares)}" if shares else ""

@@ -1,6 +1,6 @@
 """Experiments that train: each condition is trained and evaluated, and declared pairs are compared (paper §4-5).
 
-Dev items choose among conditions if the grid asks for it; test items are only ever reported.
+If the grid selects a condition, it does so on dev items; results on test items are only reported.
 """
 
 import asyncio
@@ -131,13 +131,13 @@ def _report_step(event: Any, on_step: OnStep) -> None:
 async def _evaluate_all(
     home: Home, plan: GridPlan, condition: Condition, adapter: str, on_step: OnStep
 ) -> dict[str, dict[str, str]]:
-    """The evaluations' ids by split and benchmark; dev items choose, test items are only ever reported."""
-    asked = {"test": plan.scale.test, "dev": plan.scale.dev}
+    """Evaluate a condition on all benchmarks. Returns the evaluations' ids by split and benchmark."""
+    benchmarks_by_split = {"test": plan.scale.test, "dev": plan.scale.dev}
     endpoint = _endpoint(home, plan, condition, adapter)
     try:
         return {
             split: {data: await _evaluate_split(home, plan, endpoint, data, split, on_step) for data in benchmarks}
-            for split, benchmarks in asked.items()
+            for split, benchmarks in benchmarks_by_split.items()
         }
     finally:
         await endpoint.close()
@@ -148,7 +148,7 @@ async def _evaluate_split(
 ) -> str:
     """Evaluate on one split, unless it is done, and return the evaluation's id."""
     scale, items = plan.scale, asked_items(home, plan, data, split)
-    asked = make_plan(
+    evaluation_plan = make_plan(
         endpoint.identity,
         data,
         split,
@@ -160,12 +160,12 @@ async def _evaluate_split(
         reasoning_tokens=endpoint.context.reasoning,
     )
     with Ledger(home.ledger) as ledger:
-        if ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id) != [("done",)]:
+        if ledger.rows("SELECT status FROM evaluations WHERE id = ?", evaluation_plan.id) != [("done",)]:
             summary = await evaluate(
-                ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total)
+                ledger, endpoint, evaluation_plan, lambda done, total: on_step(f"{split} items", done, total)
             )
             summary.require_whole(allow_refused=True)
-    return asked.id
+    return evaluation_plan.id
 
 
 def _endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) -> Endpoint:
@@ -240,13 +240,13 @@ def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
 
 
 def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
-    """The condition of an `each` that is best on dev, with its accuracy on test: dev chooses, test reports."""
-    among = {
+    """Among the conditions of an `each`, the one with the best accuracy on dev, with its accuracy on test."""
+    candidates = {
         condition.name
         for condition in plan.conditions
         if condition.source == "run" and (condition.level or condition.seed_count or isinstance(condition.size, int))
     }
-    entries = [entry for entry in conditions if entry.condition in among and entry.figures.get("dev")]
+    entries = [entry for entry in conditions if entry.condition in candidates and entry.figures.get("dev")]
     if not plan.grid.select or not entries:
         return None
 
