@@ -102,8 +102,8 @@ def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
 
 
 def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
-    """The base of an evaluation with an adapter: the newest one of the same model without it, over the same items with
-    the same settings. "" without an adapter, or if there is no such evaluation.
+    """The base of an evaluation with an adapter: the newest evaluation of the same model without an adapter, over the
+    same items with the same settings. "" if `row` has no adapter, or if there is no such evaluation.
     """
     if not row["adapter"]:
         return ""

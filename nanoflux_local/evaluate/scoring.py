@@ -1,7 +1,7 @@
 """Strict scoring without a judge (paper A.1): the exact letter, or the number within tolerance.
 
-An "unanswered" reply (no answer could be read) counts as not right, and is also reported separately. An "unscored" one
-(no reply, or a free-text answer, which only a judge can compare) does not count at all.
+An "unanswered" reply (no answer could be read) counts as not right, and is also reported separately. An "unscored"
+reply (none came, or a free-text answer, which only a judge can compare) does not count at all.
 """
 
 from dataclasses import dataclass

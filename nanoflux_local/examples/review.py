@@ -137,9 +137,9 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
                 "pass the home of its run with --home",
             )
         if row["verdict"]:
-            place = judged_by_id[row["id"]]
+            judged = judged_by_id[row["id"]]
             note = storable(row.get("note") or "")[:LONGEST_NOTE]
-            by_run.setdefault(place.run, []).append((place.turn, place.attempt, row["verdict"], note))
+            by_run.setdefault(judged.run, []).append((judged.turn, judged.attempt, row["verdict"], note))
     with Ledger(home.ledger) as ledger:
         for run, reviews in by_run.items():
             ledger.add_reviews(run, reviews, reviewer or default_reviewer(), blind=True)

@@ -45,7 +45,7 @@ class Answers:
 
 
 def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, str]:
-    """Let the base model answer train items `tries` times each; returns the evaluation's id as a cell's result.
+    """Let the base model answer each train item `tries` times. Returns the evaluation's id as a cell's result.
 
     Raises:
         NanofluxError: replies are missing; the next start requests them.

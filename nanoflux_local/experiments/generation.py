@@ -23,7 +23,7 @@ def runs_of(home: Home, plan: GridPlan) -> dict[str, str]:
 
 
 def run_name(plan: GridPlan, cell: Cell) -> str:
-    """The name of a run: a hash of its settings, so that experiments of one scale share a run."""
+    """The name of a run, which contains a hash of its settings."""
     scale = plan.scale
     settings = [
         scale.domain,

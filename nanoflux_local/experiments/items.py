@@ -36,7 +36,7 @@ def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]
     items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
     if not items:
         raise NothingMatchedError(
-            f"every {split} item of benchmark {data} was used by a run",
-            "import more items, or use another benchmark of `nanoflux data list`",
+            f"every {split} item of benchmark {data} repeats a seed of domain {plan.scale.domain}",
+            "import more items, or choose another benchmark from `nanoflux data list`",
         )
     return items[: plan.scale.limit] if plan.scale.limit else items

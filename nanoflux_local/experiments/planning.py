@@ -30,12 +30,13 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"{title}: two conditions have the same name", "put {value} into the names of conditions with each"
+            f"{title}: two conditions have the same name",
+            "put {value} into the name of each condition that sets `each`",
         )
     cells = [
-        *_generations(conditions, run),
+        *_list_generation_cells(conditions, run),
         *([Cell(id=ANSWERS, condition=ANSWERS)] if any(condition.needs_answers for condition in conditions) else []),
-        *(cell for condition in conditions for cell in _cells(condition, grid, scale)),
+        *(cell for condition in conditions for cell in _list_cells(condition, grid, scale)),
     ]
     return GridPlan(
         name=title,
@@ -65,7 +66,7 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
     ]
 
 
-def _generations(conditions: list[Condition], run: str) -> list[Cell]:
+def _list_generation_cells(conditions: list[Condition], run: str) -> list[Cell]:
     """The cells that generate runs: one for each rule set and fixed number of seed questions."""
     needed = {
         (condition.rules, condition.seed_count): condition.run_key for condition in conditions if condition.needs_run
@@ -77,6 +78,6 @@ def _generations(conditions: list[Condition], run: str) -> list[Cell]:
     ]
 
 
-def _cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
+def _list_cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
     seeds = find_kind(grid.kind).seeds(condition, scale)
     return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

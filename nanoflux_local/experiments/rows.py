@@ -34,7 +34,7 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
         RefusedError: it asks for quality levels and the run has none.
     """
     run = runs.get(condition.run_key, "")
-    size = _size(home, plan, condition, run)
+    size = _count_rows(home, plan, condition, run)
     if condition.source == "run":
         return _run_rows(home, plan, condition, run, size, seed)
     domain = load_domain(plan.scale.domain, home.root)
@@ -62,7 +62,7 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
         origins = {condition.solution: len(drawn_items)}
         source["solution"] = {"rule": condition.solution, "without": 0, "origins": origins}
     source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
-    return TrainingData(_examples(domain, drawn_items), load_validation_examples(home, domain), "", source)
+    return TrainingData(_build_examples(domain, drawn_items), load_validation_examples(home, domain), "", source)
 
 
 def _run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
@@ -83,18 +83,18 @@ def _rows_of_equal_tokens(
     def count(rows: Sequence[TrainingExample]) -> int:
         return sum(counter.count(part) for row in rows for part in (*(m.content for m in row.prompt), row.completion))
 
-    mean = count(_examples(domain, items)) / len(items)
+    mean = count(_build_examples(domain, items)) / len(items)
     return max(1, round(count(reference.rows) / mean))
 
 
-def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
+def _build_examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
     return [
         build_training_example(domain, domain.budgets, format_question(item), item.solution, item.answer, item.id)
         for item in items
     ]
 
 
-def _size(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:
+def _count_rows(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:
     """The number of rows of a condition; 0 for all."""
     if isinstance(condition.size, int):
         return condition.size

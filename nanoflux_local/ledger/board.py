@@ -191,8 +191,9 @@ def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:
 
 
 def example_keys(view: LedgerView, run: str = "", words: str = "", reason: str = "") -> "array[int]":
-    """Row ids of the examples that contain all of `words` in their question, solution or answer: of one run in turn
-    order, or of all runs, the newest first."""
+    """The row ids of the examples whose question, solution or answer contains each of the `words`: those of one run in
+    turn order, or those of all runs, the newest first.
+    """
     clauses, values = ["1"], list[object]()
     if run:
         clauses.append("run = ?")

@@ -247,4 +247,4 @@ class TracedCalls:
 def raise_refusal(reply: Reply) -> None:
     """Raise PromptRefusedError if `reply` is a remembered refusal."""
     if isinstance(reply, Refusal):
-        raise PromptRefusedError(reply.refused, reply.detail, "change the prompt, or ask another model")
+        raise PromptRefusedError(reply.refused, reply.detail, "change the prompt, or use another model")

@@ -389,7 +389,7 @@ def m019_evaluations(db: Database) -> None:
 
 @migrations()
 def m020_short_keys(db: Database) -> None:
-    """Keys are hashes, so at a million calls almost every new one touches a different index page. An index of their
+    """Keys are hashes, so at a million calls almost every new key touches a different index page. An index of their
     first ten digits is a fourth as large, and its pages are split a fourth as often. Keys may share these digits: a
     lookup compares the whole key (`packing.WITH_KEY`), and the writer looks a key up before it inserts it.
     """

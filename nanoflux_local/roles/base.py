@@ -17,7 +17,9 @@ T = TypeVar("T")
 MakeRequest = Callable[[int], ChatRequest]
 """Makes the request for a sampling seed."""
 VARIED_TEMPERATURE = 0.7
-"""The temperature for several replies to one prompt if that of the role is 0, at which all of them would be equal."""
+"""The temperature for several replies to one prompt if the role's temperature is 0, at which all replies would be
+equal.
+"""
 _AS_JSON = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."

@@ -1,7 +1,8 @@
 """The judge as a model (paper §3, A.2.3-4): validates attacks and evaluates defences, and is asked again if its
 confidence is low.
 
-It never guesses: a reply without a readable decision and confidence is `Unparsed`, too many doubtful ones are `Doubt`.
+Nothing is guessed: a reply without a readable decision and confidence is `Unparsed`, and too many replies with a low
+confidence are a `Doubt`.
 """
 
 import re

@@ -1,7 +1,6 @@
 """Reads the named sections of a reply, for every role.
 
-A reply is never guessed at: one without a section, or with two different texts for a section that decides, is
-`Unparsed`.
+Nothing is guessed: a reply without a section, or with two different texts for a section that decides, is `Unparsed`.
 """
 
 import json

@@ -168,7 +168,7 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     if config.novel_against:
         with LedgerView(home.ledger) as view:
             questions = load_questions(view, config.novel_against)
-    return Rules(config, source, casts, identities["embedder"], questions, _held_out(config, datasets, home))
+    return Rules(config, source, casts, identities["embedder"], questions, _load_held_out(config, datasets, home))
 
 
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
@@ -186,7 +186,7 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
         )
 
 
-def _held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:
+def _load_held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:
     items = [item for name in config.held_out for item in load_items(home.ledger, name, "test")]
     phrasing = (seed.question for name in datasets for seed in load_items(home.ledger, name, "train")) if items else ()
     return HeldOut(items, phrasing)

@@ -156,10 +156,12 @@ class Purse:
         """
         while True:
             self._refuse_spent_hours()
-            full = next(((account, cap) for account in charged if (cap := account.exceeded_cap(largest_cost))), None)
-            if full is None:
+            exceeded = next(
+                ((account, cap) for account in charged if (cap := account.exceeded_cap(largest_cost))), None
+            )
+            if exceeded is None:
                 break
-            account, cap = full
+            account, cap = exceeded
             if cap == "hours" or not account.in_flight:
                 raise self._budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
             self._settled.clear()

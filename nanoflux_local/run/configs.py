@@ -59,7 +59,7 @@ def find_profile(name: str, home: Home | None = None) -> Path:
         return paths[name]
     if name.endswith(".toml"):
         return Path(name)
-    raise ConfigError(f"there is no profile {name!r}", f"{suggest(name, paths)}, or name a .toml file")
+    raise ConfigError(f"there is no profile {name!r}", f"{suggest(name, paths)}, or pass a .toml file")
 
 
 def profile_paths(home: Home | None) -> dict[str, Path]:

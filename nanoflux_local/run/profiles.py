@@ -87,10 +87,10 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
     except NanofluxError as error:
         return ProfileEntry(name, str(path), own, error.message, {})
     first = path.read_text("utf-8").partition("\n")[0]
-    return ProfileEntry(name, str(path), own, first.lstrip("# ") if first.startswith("#") else "", _models(values))
+    return ProfileEntry(name, str(path), own, first.lstrip("# ") if first.startswith("#") else "", _list_models(values))
 
 
-def _models(values: dict[str, Any]) -> dict[str, str]:
+def _list_models(values: dict[str, Any]) -> dict[str, str]:
     """The model of each role by the profile's tables; the endpoint's name if the table is missing or wrong."""
     roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
     names = {role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)}

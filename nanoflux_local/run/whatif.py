@@ -67,7 +67,7 @@ class Misses:
 
     async def _miss(self, request: Request[Any]) -> Reply:
         self.last = MissingCall(request.kind, ROLE.get())
-        raise ReplayMissError(f"the ledger does not remember a {request.kind} call", "play a fork")
+        raise ReplayMissError(f"the ledger does not remember a {request.kind} call", "fork the run to make the call")
 
 
 @dataclass(slots=True, eq=False)

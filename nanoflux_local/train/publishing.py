@@ -40,8 +40,8 @@ def publish(
         folder = Path(scratch) / "adapter"
         folder.mkdir()
         _copy(result.adapter_dir, folder, base, revision)
-        record = _record(result, settings, base, revision) | dict(extra or {})
-        return seal(folder, adapters_dir, record, _card)
+        record = _build_record(result, settings, base, revision) | dict(extra or {})
+        return seal(folder, adapters_dir, record, _write_card)
 
 
 def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
@@ -52,7 +52,7 @@ def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
     write_atomically(folder / CONFIG, format_json(config).encode())
 
 
-def _record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
+def _build_record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
     record = result.to_json()
     losses = {key: record[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
     counts = ("examples", "validation_examples", "truncated", "dropped", "tokens")
@@ -71,7 +71,7 @@ def _record(result: TrainResult, settings: TrainSettings, base: str, revision: s
     }
 
 
-def _card(manifest: Mapping[str, Any]) -> str:
+def _write_card(manifest: Mapping[str, Any]) -> str:
     """A short model card in the hub's format."""
     settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
     base = manifest["base"]["name"]

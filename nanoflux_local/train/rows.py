@@ -37,7 +37,7 @@ def read_rows(path: Path) -> list[TrainingExample]:
 
 
 def write_rows(path: Path, rows: Sequence[TrainingExample]) -> None:
-    """Write the rows so that `read_rows` returns equal ones. Raises OSError."""
+    """Write the rows so that `read_rows` returns equal rows. Raises OSError."""
     lines = (json.dumps(asdict(row)) for row in rows)  # ASCII, so that a lone surrogate is kept
     write_atomically(path, "".join(line + "\n" for line in lines).encode())
 

@@ -106,7 +106,7 @@ def _refuse_other_towers(chosen: Sequence[str], tower: str, layers: Sequence[str
         raise UsageError(
             f"target_modules match {len(outside)} layers outside the text tower, such as {outside[0]}: vLLM refuses "
             "an adapter of a vision tower",
-            f"name only layers of the text tower: target_modules={_example(tower, layers)!r}",
+            f"choose only layers of the text tower: target_modules={_example(tower, layers)!r}",
         )
 
 

@@ -108,7 +108,7 @@ def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> Trai
     if choice.reason or choice.level or choice.where or choice.solution != "author":
         raise UsageError(
             "rows of a file cannot be chosen by --reason, --level, --where or --solution",
-            "choose by --size, or name a run",
+            "choose by --size, or train on a run",
         )
     all_rows = read_rows(path)
     rows = choice.draw(all_rows)

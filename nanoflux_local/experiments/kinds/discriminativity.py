@@ -101,9 +101,7 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     """
     pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
     if len(pairs) < LEAST:
-        raise NothingMatchedError(
-            f"{len(pairs)} wrong solutions are too few to measure", "generate more examples or increase the runs"
-        )
+        raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate more examples")
     right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
     return {"pairs": len(pairs), **distances(right, wrong)}
 
@@ -176,14 +174,14 @@ def distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(right), (RESAMPLES, len(right)))
     pair_distances = 1 - np.sum(right * wrong, axis=1)
-    centres = [_between(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
+    centres = [_cosine_distance(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
     return {
-        "centres": {"distance": _between(right.mean(axis=0), wrong.mean(axis=0)), "ci95": _interval(centres)},
+        "centres": {"distance": _cosine_distance(right.mean(axis=0), wrong.mean(axis=0)), "ci95": _interval(centres)},
         "each": {"distance": float(pair_distances.mean()), "ci95": _interval(pair_distances[draws].mean(axis=1))},
     }
 
 
-def _between(one: Matrix, other: Matrix) -> float:
+def _cosine_distance(one: Matrix, other: Matrix) -> float:
     return float(1 - one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
@@ -193,11 +191,13 @@ def _interval(values: Sequence[float] | Matrix) -> list[float]:
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:
-    cells = [_distance(entry[name]) for name in ("centres", "each")] if "centres" in entry else ["not done yet", ""]
+    cells = (
+        [_format_distance(entry[name]) for name in ("centres", "each")] if "centres" in entry else ["not done yet", ""]
+    )
     return [entry["title"], entry.get("pairs", ""), *cells]
 
 
-def _distance(measured: Mapping[str, Any]) -> str:
+def _format_distance(measured: Mapping[str, Any]) -> str:
     low, high = measured["ci95"]
     return f"{measured['distance']:.4f} ({low:.4f} to {high:.4f})"
 

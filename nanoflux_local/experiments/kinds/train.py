@@ -71,11 +71,11 @@ class TrainKind:
     def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
         view, scale, done = reading.view, reading.plan.scale, reading.done_cells(condition.name)
         entry: dict[str, Any] = {
-            "test": {data: _accuracy(view, done, "test", data) for data in scale.test} if done else {},
-            "dev": {data: _accuracy(view, done, "dev", data) for data in scale.dev} if done else {},
+            "test": {data: _measure_accuracy(view, done, "test", data) for data in scale.test} if done else {},
+            "dev": {data: _measure_accuracy(view, done, "dev", data) for data in scale.dev} if done else {},
         }
         if done and condition.source in TRAINED:
-            entry |= _training(done)
+            entry |= _summarize_trainings(done)
             if condition.source == "run":
                 entry["generation"] = generation_cost(reading.home, view, reading.runs[condition.run_key])
         return entry
@@ -133,7 +133,7 @@ async def _evaluate_all(
 ) -> dict[str, dict[str, str]]:
     """Evaluate a condition on all benchmarks. Returns the evaluations' ids by split and benchmark."""
     benchmarks_by_split = {"test": plan.scale.test, "dev": plan.scale.dev}
-    endpoint = _endpoint(home, plan, condition, adapter)
+    endpoint = _build_endpoint(home, plan, condition, adapter)
     try:
         return {
             split: {data: await _evaluate_split(home, plan, endpoint, data, split, on_step) for data in benchmarks}
@@ -168,7 +168,7 @@ async def _evaluate_split(
     return evaluation_plan.id
 
 
-def _endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) -> Endpoint:
+def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) -> Endpoint:
     """The endpoint of a condition: the base with the cell's adapter, or the reference model."""
     scale = plan.scale
     if condition.source == "endpoint":
@@ -177,7 +177,7 @@ def _endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) ->
     return build_model_endpoint(scale.base, adapter, home, scale.via, scale.args)
 
 
-def _training(done: Sequence[CellResult]) -> dict[str, Any]:
+def _summarize_trainings(done: Sequence[CellResult]) -> dict[str, Any]:
     """The trainings of a condition: means over the seeds, and the adapters and losses of each."""
     mean = {key: float(np.mean([cell[key] for cell in done])) for key in ("rows", "tokens", "seconds", "truncated")}
     flops = {way: float(np.mean([cell["flops"][way] for cell in done])) for way in ("6nd", "measured")}
@@ -190,7 +190,7 @@ def _training(done: Sequence[CellResult]) -> dict[str, Any]:
     }
 
 
-def _side(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, data: str) -> Side:
+def _load_condition(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, data: str) -> Side:
     """A condition's side of a comparison: each item with its marks under every seed and repeat."""
     sides = [load_side(view, cell[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
@@ -199,9 +199,9 @@ def _side(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, 
     return Side(name, marks, by_seed, sides[0].items)
 
 
-def _accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: str) -> dict[str, Any]:
+def _measure_accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: str) -> dict[str, Any]:
     """Mean over items, its bootstrap interval, the standard deviation over training seeds, and five folds of items."""
-    side = _side(view, "", cells, split, data)
+    side = _load_condition(view, "", cells, split, data)
     rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
     parts = [part for part in split_folds(list(rates)) if part]
     means = [float(np.mean([rates[item] for item in part])) for part in parts]
@@ -233,7 +233,10 @@ def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
         for names in reading.plan.compared:
             sides = [reading.finished_cells(name) for name in names]
             if all(sides):
-                a, b = (_side(reading.view, name, side, "test", data) for name, side in zip(names, sides, strict=True))
+                a, b = (
+                    _load_condition(reading.view, name, side, "test", data)
+                    for name, side in zip(names, sides, strict=True)
+                )
                 with suppress(UsageError):  # a single item cannot be tested
                     pairs.append(compare_sides(a, b, data))
     return correct_pairs(pairs)

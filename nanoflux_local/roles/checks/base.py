@@ -32,7 +32,7 @@ judge, which sees the evidence; "verifies": on what the judge accepted, and the 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
     """What a check is built from. `player` is the judge's endpoint, `solvers` those that write blind solutions;
-    `identities` are the recorded ones, by name.
+    `identities` are those recorded with the run, by name.
     """
 
     config: RunConfig

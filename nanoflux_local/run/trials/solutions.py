@@ -62,13 +62,15 @@ async def build_known_solutions(
     rng = Draw(rules.config.seed, TURN, 0).rng("trial")
     seeds = draw_answered_seeds(rules.seeds, rules.config.judge.trial, rng)
     kinds = list_kinds(rules.config, domain)
-    rights = list(islice(cycle(kind for kind in kinds if kind in RIGHT_KINDS), len(seeds)))
-    faults = list(islice(cycle(kind for kind in kinds if kind not in RIGHT_KINDS), len(seeds)))
-    replies = await collect_replies(rules, domain, faults.count("mistake"), rights.count("own"), call, stopping)
+    right_kinds = list(islice(cycle(kind for kind in kinds if kind in RIGHT_KINDS), len(seeds)))
+    wrong_kinds = list(islice(cycle(kind for kind in kinds if kind not in RIGHT_KINDS), len(seeds)))
+    replies = await collect_replies(
+        rules, domain, wrong_kinds.count("mistake"), right_kinds.count("own"), call, stopping
+    )
     if replies is None:
         return None
-    right = _build_right(seeds, rights, replies)
-    wrong = _build_wrong(rules.config.seed, seeds, faults, replies, rng)
+    right = _build_right(seeds, right_kinds, replies)
+    wrong = _build_wrong(rules.config.seed, seeds, wrong_kinds, replies, rng)
     return sorted([*right, *wrong], key=lambda solution: solution.number)
 
 
@@ -89,16 +91,16 @@ def _build_wrong(
     """The wrong solutions. A seed whose question cannot be broken is replaced by the next one that can."""
     mistakes = iter(replies.mistakes)
     broken: set[tuple[str, Kind]] = set()
-    for place, kind in enumerate(kinds):
-        number = 2 * place + 1
+    for index, kind in enumerate(kinds):
+        number = 2 * index + 1
         if kind in PLANTED:
-            attack = plant_fault(_attack_from_seed(seeds[place]), seeds[place], kind, rng)
-            yield KnownSolution(number, seeds[place].id, kind, attack)
+            attack = plant_fault(_attack_from_seed(seeds[index]), seeds[index], kind, rng)
+            yield KnownSolution(number, seeds[index].id, kind, attack)
         elif kind == "mistake":
             yield from (_solution_from_reply(number, kind, reply) for reply in islice(mistakes, 1))
         else:
             rng_of_solution = Draw(run_seed, TURN, number).rng("trial")
-            for seed in [*seeds[place:], *seeds[:place]]:
+            for seed in [*seeds[index:], *seeds[:index]]:
                 broken_attack = break_question(_attack_from_seed(seed), seed, kind, rng_of_solution)
                 if broken_attack is not None and (seed.id, kind) not in broken:
                     broken.add((seed.id, kind))
