@@ -32,8 +32,9 @@ class ReviewAgreement:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | None:
-    """Nominal alpha over units, each with its observers' values, None for a missing one (Krippendorff 2011,
-    "Computing Krippendorff's Alpha-Reliability"). None if fewer than two values can be paired, or all are equal.
+    """Krippendorff's alpha for nominal data: each unit has its observers' values, with None for a missing value
+    (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"). Returns None if fewer than two values can be
+    paired, or if all are equal.
     """
     coincidences: defaultdict[tuple[Hashable, Hashable], float] = defaultdict(float)
     for unit in units:

@@ -1,8 +1,8 @@
 """One evaluation: a model, with or without an adapter, on the items of a benchmark, repeated with different seeds.
 
-Every reply gets a strict mark and, with a judge, a soft one. An evaluation's id is the hash of everything that
-determines its result, and replies are remembered calls: the same evaluation started again resumes, and a finished one
-costs nothing.
+Every reply gets a strict mark and, if there is a judge, a soft mark. An evaluation's id is the hash of everything that
+determines its result, and replies are remembered calls: if the same evaluation is started again, it resumes; if it is
+finished, it costs nothing.
 """
 
 import asyncio
@@ -153,14 +153,14 @@ class Marks:
 async def evaluate(
     ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None] = lambda *_: None
 ) -> EvaluationSummary:
-    """Ask every item in every repeat, commit each score as it arrives, and summarize.
+    """Send every item in every repeat, commit each score as it arrives, and summarize.
 
     Waits for another process that runs the same evaluation, and then reuses its replies. If replies are missing, the
-    summary covers the scored ones and the evaluation's status is PARTIAL; evaluating again asks only for the rest.
+    summary covers the scored ones and the evaluation's status is PARTIAL; another evaluation requests only the rest.
 
     Raises:
         ConfigError: a request does not fit the endpoint's context.
-        EndpointError: no reply could be scored; the message is the first cause.
+        EndpointError: no reply could be scored; the message states the causes.
     """
     _refuse_overflow(endpoint, plan)
     settings = {"runs": plan.runs, "sampling": asdict(plan.sampling), "seed": plan.seed, "n": len(plan.items)}
@@ -209,12 +209,12 @@ async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
 async def _collect_marks(
     ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None]
 ) -> tuple[dict[str, list[Marks]], Shortfall]:
-    """Ask all items in all repeats; return the marks by item and repeat, and the missing replies."""
+    """Send all items in all repeats. Returns the marks by item and repeat, and the missing replies."""
     shortfall = Shortfall()
     calls = RememberedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
     marker = _Marker(ledger, calls, plan, shortfall)
     capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
-    # No more than the endpoints serve at once, so that few requests are sent before a refusal arrives.
+    # At most as many requests as the endpoints serve at once, so that few are sent before a refusal arrives.
     slots = asyncio.Semaphore(min(MAX_CONCURRENT, capacity))
     done, total = 0, len(plan.items) * plan.runs
 

@@ -1,7 +1,7 @@
 """The items of an evaluation with their marks and replies, and the items that flip between two evaluations.
 
 The command line, the report and the terminal application all follow one rule. Of two evaluations, the **base** is the
-reference: the one without an adapter if only one has none, otherwise the one named first. An item **flips** if its
+reference: the one without an adapter if only one has none, otherwise the first of the two. An item **flips** if its
 share of right replies, over its scored repeats, differs: it is **gained** if the share is higher than in the base and
 **lost** if it is lower. The paired tests compare the same shares. Items that one side could not score are left out.
 """
@@ -145,7 +145,9 @@ def list_flips(view: LedgerView, base: str, other: str) -> list[Flip]:
 
 
 def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Flip]:
-    """The flips between two sets of shares by item: lost items first, the largest change first, then by name."""
+    """The flips between two sets of shares by item: lost items before gained ones, larger changes before smaller ones,
+    then by name.
+    """
     shared = base.keys() & other.keys()
     flips = [Flip(item, base[item], other[item]) for item in shared if base[item] != other[item]]
     return sorted(flips, key=lambda flip: (flip.is_gained, -abs(flip.other - flip.base), flip.item))

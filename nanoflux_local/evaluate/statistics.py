@@ -17,7 +17,7 @@ FOLDS = 5
 ROUNDING = 1e-12
 """Differences of accuracies that lie closer together than this count as equal: they differ by rounding alone."""
 PREDICTIONS = 2_000
-"""Draws of a judge's sensitivity and specificity behind a predicted share."""
+"""The number of draws of a judge's sensitivity and specificity from which a share is predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def minimum_detectable(differences: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class PairedT:
-    """Student's paired t-test of b minus a over runs or seeds: their mean difference with its 95% interval."""
+    """Student's paired t-test of b minus a over runs or seeds, with the mean difference and its 95% interval."""
 
     n: int
     difference: float

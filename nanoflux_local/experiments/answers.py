@@ -121,7 +121,7 @@ def _matches_solved(answers: Answers, solved: str) -> bool:
 
 
 def own_solution(domain: Domain, answers: Answers) -> str:
-    """The solution in the model's first right reply that has one, else ""."""
+    """The solution in the model's first right reply with a SOLUTION section, or "" if no reply has one."""
     for reply in answers.right_replies:
         sections = read_sections(reply, domain.sections.defender)
         if not isinstance(sections, Unparsed) and sections["SOLUTION"].strip():

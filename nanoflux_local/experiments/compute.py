@@ -1,8 +1,8 @@
 """The compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
 
-Training is counted by `train` (6·N·D and measured). Generation is 2·N tokens for every token that a local model read or
-wrote (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D leaves out too. For a model of unknown
-size and for hosted models, only tokens and dollars are reported.
+Training is counted by `train` (6·N·D and measured). Generation takes 2·N FLOPs for every token that a local model read
+or wrote (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D leaves out too. For a model of
+unknown size and for hosted models, only tokens and dollars are reported.
 """
 
 from collections.abc import Mapping

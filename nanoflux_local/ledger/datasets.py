@@ -39,8 +39,8 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: Rows) -> None
 
 
 def set_aside(connection: sqlite3.Connection, name: str) -> str:
-    """Keep the dataset as a former version and pin every existing run to it. Returns the version's name, "" if the
-    dataset does not exist.
+    """Store the dataset as a replaced version, and pin every existing run to it. Returns the version's name, or "" if
+    the dataset does not exist.
     """
     row = connection.execute("SELECT source_hash FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:

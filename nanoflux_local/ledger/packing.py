@@ -1,8 +1,8 @@
 """Packed texts: the requests and replies of calls, compressed in a separate table, and unpacked whenever they are read.
 
 A call's row keeps every column that is looked up, filtered or summed. Its request and reply, which make up most of a
-ledger, move out of the pages that a run reads. Hashes cover the canonical JSON, so packing changes none. This module
-defines the format; `compaction` decides which calls are packed.
+ledger, move out of the pages that a run reads. Hashes are those of the canonical JSON, so packing changes no hash. This
+module defines the format; `compaction` decides which calls are packed.
 """
 
 import sqlite3

@@ -186,7 +186,8 @@ def m005_jobs(db: Database) -> None:
 @migrations()
 def m012_control(db: Database) -> None:
     """A request to a worker to pause or stop is stored in its job's row, so that a later worker does not see it. A
-    call's role lets budgets by role add up its cost."""
+    call's role is stored, so that budgets of a role can add up its costs.
+    """
     db.executescript(
         """
         ALTER TABLE jobs ADD COLUMN wish TEXT NOT NULL DEFAULT '';
@@ -265,11 +266,11 @@ def m016_rounds(db: Database) -> None:
 
 @migrations()
 def m015_size(db: Database) -> None:
-    """For a million calls: a run's summary is read from indexes alone, since a row with its texts fills a page. A
-    turn's row has the outcomes of its attempts, the number of calls it used, and how many of these the run made and
-    used first in this turn (`fresh`). Packed texts are in a separate table; their columns in `calls` are then empty.
-    Environments recorded earlier get no hash: one computed later would prove nothing. CROSS JOIN keeps SQLite from
-    scanning all turns of a run for each of its calls.
+    """Keeps ledgers with a million calls fast. A run's summary is read from indexes alone, since a row with its texts
+    fills a page. A turn's row has the outcomes of its attempts, the number of calls it used, and how many of these the
+    run made and used first in this turn (`fresh`). Packed texts are in a separate table; their columns in `calls` are
+    then empty. Environments recorded earlier get no hash: one computed later would prove nothing. CROSS JOIN keeps
+    SQLite from scanning all turns of a run for each of its calls.
     """
     db.executescript(
         """

@@ -330,7 +330,7 @@ class Ledger:
         imported.
 
         A dataset may be imported one split at a time. With `replace` the new items replace all others of that name; the
-        former version stays for the runs that use it.
+        replaced version stays for the runs that use it.
 
         Raises:
             UsageError: the name has items of the same split, or of the same id, and `replace` is not set.

@@ -54,9 +54,9 @@ class Usage:
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over a run with a given `seed` and at most `attempts` attempts per turn. `similarities` has each
-    question's cosine similarity to the nearest earlier one, `confidences` those of the verdicts, and `kept_by_turn` the
-    number of kept turns up to each committed turn.
+    """The sums over the run `run`, which has the `seed` and at most `attempts` attempts per turn. `similarities` has
+    each question's cosine similarity to the nearest earlier question, `confidences` has those of the verdicts, and
+    `kept_by_turn` has the number of kept turns up to each committed turn.
     """
 
     run: str

@@ -23,7 +23,7 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
     if stored["environment_hash"] not in (
         "",
         digest(_read_json(stored["environment"])),
-    ):  # "": written before environments had a hash
+    ):  # "" was written before environments had a hash
         yield f"run {stored['id']}: the environment does not match its hash"
     for other, frozen in config.get("novel_against", {}).items():
         if digest(list(questions_of(view, other, frozen["turns"]))) != frozen["questions"]:

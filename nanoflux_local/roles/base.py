@@ -1,4 +1,6 @@
-"""What all roles share: the player, the random draws of an attempt, and requests repeated until a reply is readable."""
+"""What all roles share: the player, the random draws of an attempt, and requests that are repeated until a reply is
+readable.
+"""
 
 import random
 from collections.abc import Callable

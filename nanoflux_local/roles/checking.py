@@ -59,7 +59,7 @@ class CheckingJudge:
     ) -> tuple[Verdict | Doubt | Unparsed, tuple[Finding, ...]]:
         """The judge's own verdict, and the findings of all checks, whatever the judge and the other checks conclude.
 
-        A turn stops at the first rejection; to measure the judge and each check separately, all of them are needed.
+        A turn stops at the first rejection; a trial needs all results, to measure the judge and each check separately.
         """
         before = [check for check in self.checks if check.stage != "verifies"]
         findings = {check.name: await check.examine(attack, draw, call) for check in before}

@@ -19,7 +19,7 @@ _LENGTH = re.compile(r"\(at most \d+ tokens\)")
 
 
 def defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
-    """The conversation that the defender sees. The tuned model is trained and evaluated with the same one."""
+    """The conversation that the defender sees. The tuned model is trained and evaluated with the same conversation."""
     messages: list[Message] = []
     for example in domain.examples:
         messages.append(_prompt_message(domain, budgets, example.question, first=not messages))
@@ -33,7 +33,7 @@ def _prompt_message(domain: Domain, budgets: dict[str, int], question: str, firs
 
 
 def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
-    """The most tokens of a whole reply."""
+    """The maximum number of tokens of a whole reply."""
     return sum(budgets.get(name, DEFAULT_BUDGET) for name in domain.sections.defender) + OVERHEAD_TOKENS
 
 

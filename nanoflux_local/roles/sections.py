@@ -51,8 +51,8 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
 
 
 def _best_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
-    """The first reading with every section and a single text for each in `once`; failing that, the first with every
-    section; failing that, the first with any.
+    """The first reading that has every section, and a single text for each in `once`; failing that, the first that has
+    every section; failing that, the first that has any section.
 
     Headings with a colon are tried before bare ones: if they suffice, "**Answer**" alone on a line is text.
     """
@@ -148,7 +148,9 @@ def _heading(names: Names) -> re.Pattern[str]:
 
 @cache
 def _bare_heading(names: Names) -> re.Pattern[str]:
-    """Matches such a line, or a line with nothing but the name, marked as a heading or in capitals."""
+    """Matches a line that opens one of these sections, or a line with nothing but its name, marked as a heading or in
+    capitals.
+    """
     number = r"(?:\d+[.)][ \t*_]*)?"
     spelled, end = _names_pattern(names), r"[ \t]*\r?$"
     marked = rf"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{{2}}|\d+[.)][ \t]*[*_]{{2}})[ \t]*{number}({spelled})[ \t#*_]*{end}"

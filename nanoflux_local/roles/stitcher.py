@@ -82,7 +82,7 @@ def tracing_program(parts: Sequence[Part]) -> str:
     """A program that prints each variable of each part, and decides which links must be fitted.
 
     It prints lines such as `0 rolls 12`, then `link 12 direct`. A positive whole result that is not too large for the
-    next story is linked directly; any other is fitted.
+    next story is linked directly; any other result is fitted.
     """
     program = [_functions(parts), "def show(number, variables):"]
     program += ["    for name, value in variables.items():", "        print(number, name, repr(value))\n\n"]

@@ -1,7 +1,7 @@
 """Budgets: caps on what a run and its roles may spend, enforced by reserving a call's largest possible cost beforehand.
 
 A call reserves the most it could cost; when its reply arrives, its actual cost replaces the reservation. A cap is
-therefore never exceeded, however many calls are in flight. This module knows no prices: each endpoint knows its own.
+therefore never exceeded, however many calls are in flight. Prices are not known here, but by the endpoints.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Reply
 
 PER_MESSAGE = 16
-"""Tokens that a chat template may add to one message."""
+"""The number of tokens that a chat template may add to one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Purse:
         return purse
 
     def set_budget(self, budget: Budget) -> None:
-        """Apply other caps from now on."""
+        """Apply new caps from now on."""
         self.budget = budget
         self._capped = budget != Budget()
         for role in ROLES:

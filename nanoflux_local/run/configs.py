@@ -163,7 +163,7 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     """
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
-    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # profiles suit any domain
+    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile suits any domain
     unknown = [name for name in config.budgets if name not in sections]
     if unknown:
         fix = suggest(unknown[0], sections, "keys there")

@@ -70,8 +70,8 @@ async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NearestAnswer:
-    """The similarity that a speculative turn used for one of its questions; `own` are the questions that the turn asked
-    before.
+    """The similarity that a speculative turn used for one of its questions; `own` are the questions that the turn had
+    asked before.
     """
 
     question: Vector
@@ -266,7 +266,7 @@ class Engine:
         await index_questions_of_other_runs(self._rules, self._index, trace)
         for record in self._committed:
             await index_questions(self._rules, self._index, record, trace)
-        self._committed = []  # only the index is needed from here on, and long runs have many turns
+        self._committed = []  # from here on only the index is needed; the records of a long run take much memory
 
     async def _commit_next_turn(self) -> None:
         record, trace = await self._play_next_turn()
@@ -289,7 +289,7 @@ class Engine:
             raise SaturatedError(saturation.describe(), saturation.advise(self._run))
 
     async def _play_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
-        """The next turn's record under the committed history, and the calls it rests on."""
+        """The next turn's record under the committed history, and the calls that it uses."""
         history, turn = self._index.history(), self._ahead.get(self._turns)
         if turn is not None and turn.task is not None:
             confirmed = turn.confirm(history)

@@ -1,4 +1,5 @@
-"""Held out: the evaluation items that no kept example may repeat, and how a question is found to repeat one.
+"""Held-out items: the evaluation items that no kept example may repeat, and the test whether a question repeats one of
+them.
 
 A question is compared with the items in three ways, the cheapest first: the same words, thirteen equal words in a row,
 and an embedding more similar than θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set with other numbers.
@@ -49,7 +50,9 @@ class HeldOut:
 
     @cached_property
     def _grams(self) -> dict[str, str]:
-        """Indexed on first use: most processes that build a run's rules play no turn, and training sets are large."""
+        """The phrases are indexed on first use: most processes that build a run's rules play no turn, and training sets
+        are large.
+        """
         return _identifying_phrases(self._items, self._phrasing)
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:

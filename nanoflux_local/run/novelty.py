@@ -14,9 +14,7 @@ from nanoflux_local.records import Vector, similarity
 
 Matrix = npt.NDArray[np.float32]
 BLOCK_BYTES = 1 << 24
-"""Rows are stored in blocks of this size, so that the index grows without copying, and no second large matrix is
-needed.
-"""
+"""Rows are stored in blocks of this size, so that the index grows without copying a large matrix."""
 
 
 class NoveltyIndex:

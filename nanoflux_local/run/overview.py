@@ -1,4 +1,4 @@
-"""Everything that `run show` shows about a run, as one typed value."""
+"""Everything that `run show` shows about a run, as one typed object."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -25,7 +25,7 @@ from nanoflux_models.weights import list_installed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MODEL, URL = "MODEL", "http://127.0.0.1:8000/v1"
-"""Placeholders in a new profile for which no server was named."""
+"""Placeholders in a new profile that is written without `--server`."""
 SHOWN = 5
 """Maximum number of listed models in a message."""
 

@@ -1,6 +1,6 @@
 """Rule sets: what a name like "proven" sets, so that one word chooses the checks and the examples that are kept.
 
-A rule set fills in settings between the domain's defaults and the profile's values: a value stated anywhere else wins.
+A rule set takes precedence over the domain's defaults; the profile and the user's settings take precedence over it.
 """
 
 from collections.abc import Mapping

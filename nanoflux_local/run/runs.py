@@ -1,6 +1,6 @@
 """The life cycle of a run: start, play, change, fork, replay.
 
-One process plays a run at a time; a kill at any moment loses only the requests in flight.
+One process plays a run at a time. If it is killed, only the requests in flight are lost.
 """
 
 import asyncio

@@ -11,7 +11,9 @@ from nanoflux_local.config import RunConfig
 from nanoflux_local.transcript import KEPT, Outcome, TurnRecord
 
 NEARLY_ALL = 0.95
-"""A run is saturated if at least this share of its recent attempts has the same outcome."""
+"""A run is saturated if at least this share of its recent attempts has the same outcome, and its target is out of
+reach.
+"""
 
 
 ADVICE: dict[Outcome, str] = {

@@ -2,8 +2,8 @@
 
 If a turn needs a call that was never made, its outcome is unknown: it counts as not kept, the questions it has asked so
 far stay in the history, and the replay continues. The results of later turns rest on that assumption. Nothing is
-written. A setting that changes the requests themselves is refused, since no remembered call could answer; the error
-names the fork that would play it.
+written. A setting that changes the requests themselves is refused, since no remembered call could answer them; the
+error names the command that forks the run with that setting.
 """
 
 import dataclasses

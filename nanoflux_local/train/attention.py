@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "nanoflux_cpu"
-_LONGEST = 1024  # tokens; for longer rows, the matrix of tokens × tokens takes too much memory
+_LONGEST = 1024  # tokens; for longer rows, the matrix of tokens × tokens would take too much memory
 
 
 class CausalAttention(torch.autograd.Function):

@@ -26,8 +26,8 @@ class Choice:
     """Conditions on examples; all must hold. `where` is an SQL expression over the table `examples` and may contain
     sub-queries; `size` of the matching rows are drawn by `seed` and kept in turn order. Empty or 0 sets no condition.
 
-    `solution` decides which solution of an example is learnt; an example without one of its origin does not match.
-    Examples that a reviewer dropped match only with `include_dropped`.
+    `solution` decides which solution of an example is learnt; an example without a solution of the required origin does
+    not match. Examples that a reviewer dropped match only with `include_dropped`.
     """
 
     reason: str = ""

@@ -1,7 +1,7 @@
 """Training examples and their tokens: the chat template, labels on the completion, batches by length.
 
-Decides where prompts end and completions begin, and in which order batches come; not which examples are usable: `audit`
-reports the unusable ones, and `lora` trains on the rest.
+Decides where a prompt ends and its completion begins, and in which order batches come. Which examples are usable is
+decided by `audit`; `lora` trains on those.
 """
 
 import random

@@ -41,7 +41,9 @@ class Step:
 
 
 def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[Step]:
-    """All steps of a training. Settings and lengths alone decide them, so that a step's number is a position."""
+    """All steps of a training. They depend only on the settings and lengths, so that a step's number means the same
+    after a resume.
+    """
     steps: list[Step] = []
     for epoch in range(1, settings.epochs + 1):
         batches = [tuple(batch) for batch in draw_batches(lengths, settings.batch, settings.seed, epoch)]

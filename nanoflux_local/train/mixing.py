@@ -1,5 +1,4 @@
-"""Mixes benchmark rows into a training. Their number is a ratio of the training's own rows; the training's seed draws
-them.
+"""Mixes benchmark rows into a training. Their number is a ratio of the run's rows; they are drawn by a seed.
 
 Only train items with a solution are drawn, and none that restates a dev or test item, a held-out item or another drawn
 item.

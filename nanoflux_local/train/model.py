@@ -49,7 +49,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`auto` is this project's own on a CPU; on a GPU it is FlashAttention if installed and the base is bfloat16."""
+    """`auto` is this project's own attention on a CPU; on a GPU it is FlashAttention if installed and the base is
+    bfloat16.
+    """
     if name != "auto":
         return name
     if device.type == "cpu":
@@ -95,7 +97,7 @@ class Completions:
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
         attends to padding, and no label is padding. If `padding_free`, the rows are joined into one row whose positions
-        restart at 0 for each of them; from this, the attention tells them apart.
+        restart at 0 for each of them; this tells the attention where each row begins.
         """
         inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:

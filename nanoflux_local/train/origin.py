@@ -26,7 +26,7 @@ def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def describe_left_out(record: Mapping[str, Any]) -> list[str]:
-    """A sentence for each reason for which examples were left out."""
+    """A phrase for each reason why examples were left out."""
     sentences = []
     dropped, solution = record.get("dropped"), record.get("solution")
     if dropped and not dropped["included"]:

@@ -28,7 +28,7 @@ OnScore = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class RunRow:
     """A chosen example. `columns` are those of the table `examples`, but solution and answer are those to learn, and
-    "origin" says whose they are unless the author's were asked for. `attempt` is None if it was not needed.
+    "origin" says whose they are (it is missing under the rule "author"). `attempt` is None if it was not loaded.
     """
 
     columns: dict[str, Any]
@@ -68,7 +68,7 @@ def load_run_rows(
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
-        UsageError: "likeliest" is asked for without a model.
+        UsageError: the rule is "likeliest", and there is no `base`.
     """
     with LedgerView(home.ledger) as view:
         run_columns = dict(view.find_run(run))

@@ -89,7 +89,7 @@ def _join_for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 def _matches(target: str, name: str) -> bool:
-    """Whether PEFT would match: an expression matches a whole name, a plain name the end of it."""
+    """Whether PEFT would match this name: an expression matches the whole name, a plain name its end."""
     if not is_expression(target):
         return name == target or name.endswith(f".{target}")
     try:
@@ -137,7 +137,7 @@ def _linear_layers(base: Any) -> tuple[str, ...]:
 
 
 def _embeddings(base: Any) -> tuple[str, ...]:
-    """The embedding layers, which PEFT adapts too if they are named."""
+    """The embedding layers, which PEFT adapts too if a target names them."""
     from torch import nn
 
     return tuple(name for name, module in base.named_modules() if isinstance(module, nn.Embedding))

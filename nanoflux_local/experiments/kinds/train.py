@@ -101,7 +101,7 @@ class TrainKind:
         ]
 
     def answer(self, results: Mapping[str, Any]) -> list[str]:
-        """Each declared pair, and whether it is settled."""
+        """A sentence for each declared pair: its difference, and whether that is settled."""
         titles = {entry["condition"]: entry["title"] for entry in results["conditions"]}
         return [_pair_sentence(pair, titles) for pair in results["pairs"]]
 

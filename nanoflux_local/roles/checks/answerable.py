@@ -117,7 +117,7 @@ def read_premises(text: str, prompt: str) -> Premises | Unparsed:
 
 
 def _read_quotations(text: str) -> tuple[str, ...]:
-    """The texts between quotation marks; a line without any is a quotation as a whole."""
+    """The texts between quotation marks; a line without quotation marks is a quotation as a whole."""
     lines = [_BULLET.sub("", line).strip() for line in text.splitlines() if line.strip()]
     return tuple(dict.fromkeys(quoted for line in lines for quoted in _QUOTED.findall(line) or [line]))
 

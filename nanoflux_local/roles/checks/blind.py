@@ -37,8 +37,8 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The count of some blind solutions. `opposition` is the largest group that agrees on an answer other than the
-    author's; "cannot be answered" counts as an answer.
+    """How often blind solutions agree with the author. `opposition` is the largest group that agrees on an answer other
+    than the author's; "cannot be answered" counts as an answer.
     """
 
     solutions: int
@@ -91,7 +91,9 @@ class BlindCheck:
         )
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Have the question solved until no further solution can change the conclusion. Every solution is evidence."""
+        """Request solutions of the question until no further solution can change the conclusion. Every solution is
+        evidence.
+        """
         del seeds
         assignments = self.assign_solutions()
         exhibits: list[Exhibit] = []

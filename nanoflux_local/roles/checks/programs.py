@@ -17,7 +17,8 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
 LONGEST = 8000
-"""The most characters of a program. A longer one could not be reviewed by a person, and is not parsed."""
+"""The maximum number of characters of a program. A longer program could not be reviewed by a person, and is not parsed.
+"""
 NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
@@ -61,7 +62,7 @@ def validate_form(program: str) -> str | Unparsed:
 
 
 def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
-    """Refuse a program that states its answer: it would agree with any answer that was copied into it."""
+    """Refuse a program that only states its answer: it would agree with any answer that was copied into it."""
     if not any(_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
         return Unparsed("# VARIABLES names no quantity of the problem")
     calculated: set[str] = set()

@@ -20,8 +20,8 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SAME_WORDS = 0.8
 """The share of words in the same order from which a question is a restatement, every number counting as the same word:
-a seed with other numbers is no new question. GSM-Hard differs from GSM8K in its numbers only, and of 300 such pairs
-none is below 0.97; of 600 GSM8K questions and their nearest neighbours among 1,500, 99% are below 0.55.
+a seed with other numbers is no new question. GSM-Hard differs from GSM8K in its numbers only, and none of 300 such
+pairs is below 0.97. Of 600 GSM8K questions, 99% are below 0.55 with their nearest neighbour among 1,500 questions.
 """
 _WORD = re.compile(r"\d[\d,.]*\d|\w+")
 
@@ -49,7 +49,7 @@ class RestatedCheck:
         return cls(context.tool(EMBEDDER, "checks", '["restated"]'), context.config.novelty.question)
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Contradict a question that repeats a seed. The evidence is the most similar seed."""
+        """Contradict a question that repeats a seed. The most similar seed is the evidence."""
         del draw  # nothing is sampled
         if not seeds:
             return Finding(self.name, "not checked", "the question has no seeds")

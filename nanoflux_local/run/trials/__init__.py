@@ -1,1 +1,1 @@
-"""The judge's trial: every run has its judge judge solutions known to be right or wrong, to measure its error rates."""
+"""The trial of a run's judge: it decides on solutions known to be right or wrong, which measures its error rates."""

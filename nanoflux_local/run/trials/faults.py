@@ -1,4 +1,4 @@
-"""Faults that a program plants: a wrong result in a right solution, a quantity of its question removed or changed."""
+"""Faults planted by a program: a wrong result in a right solution, or a question with a removed or changed quantity."""
 
 import random
 import re

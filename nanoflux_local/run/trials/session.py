@@ -1,5 +1,5 @@
-"""Holds a run's trial before its first turn: the judge judges solutions of known correctness, and each check examines
-them.
+"""Holds a run's trial before its first turn: the judge decides on solutions known to be right or wrong, and each check
+examines them.
 """
 
 from collections.abc import Callable
