@@ -1,6 +1,7 @@
-"""Answers as values: reads a number or a letter out of a reply's answer, and says whether two numbers agree.
+"""Reads the number or the option letter that a reply's answer states, and decides whether two numbers agree.
 
-Our own parser: text from a model or a program is never evaluated, unpickled or handed to a symbolic parser.
+The parser is written for this project: text from a model or a program is never evaluated, unpickled or passed to a
+symbolic parser.
 """
 
 import itertools
@@ -16,8 +17,8 @@ from nanoflux_local.reply_end import before_next_turn
 TOLERANCE = 1e-6
 """SPEC §6: |a − b| ≤ 1e-6 · max(1, |b|)."""
 
-LONGEST = 20_000
-"""Characters: a longer text is not searched for an answer."""
+MAX_CHARS = 20_000
+"""A text with more characters is not searched for an answer."""
 _NUMBER = re.compile(
     r"""(?<![\w.])
     (?P<sign>[-+−–](?=[\d.$€£¥])|(?<!\w\s)[-+−](?=\s))?  # a spaced dash after a word is punctuation
@@ -26,7 +27,7 @@ _NUMBER = re.compile(
     (?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![._]*\d)
     (?!k\b)  # 18k is 18 or 18,000
     (?P<exponent>[eE][-+−]?\d+)?
-    (?:\s*/\s*(?P<below>\d+(?:\.\d+)?)(?![.\d]|\s*/\s*\d))?
+    (?:\s*/\s*(?P<denominator>\d+(?:\.\d+)?)(?![.\d]|\s*/\s*\d))?
     (?:[\s-]*(?P<scale>hundred|thousand|million|billion|trillion)s?\b)?
     (?![A-Za-z]\d)  # 0x10, 4x6""",
     re.VERBOSE | re.IGNORECASE,
@@ -37,7 +38,7 @@ _POWER_OF_TEN = re.compile(
     r"((?<=\d)\s*(?:×|x|\*|·|⋅|\\times|\\cdot)\s*)?(?<![\d.])10\s*(?:\^|\*\*)\s*\{?\s*([-+−]?\d+)\s*\}?", re.IGNORECASE
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_RAISED = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPT_RUN = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _LATEX_FRACTION = re.compile(r"\\[cdt]?frac\s*(?:\{\s*([-+−]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}|(\d)\s*(\d)(?!\d))")
 _LATEX_WRAPPER = re.compile(r"\\(?:f?boxed|text|textbf|mathrm|mathbf|left|right)\b|\\[()\[\]]")
@@ -50,7 +51,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
-_DELETED = re.compile(r"~~[^~\n]*~~")
+_STRUCK_OUT = re.compile(r"~~[^~\n]*~~")
 _EMPHASIS = re.compile(r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)")
 _DIGIT = re.compile(r"[\d¼-¾⅐-⅞]")
 _ITEM_ONE = re.compile(r"\W*1[.)]\s+\w")
@@ -63,22 +64,24 @@ _EQUALS = re.compile(r"(?<![<>])=")
 _REASON = re.compile(
     r"\b(?:because|since)\b|\b(?:check|note|verification|human|user|assistant|question)\s*:", re.IGNORECASE
 )
-_FOLLOWS = r"(?!(?:so|therefore|thus|hence|then|giving|making|and|or|to|but|the\s+(?:final\s+)?(?:answer|total))\b)"
+_NOT_CONCLUSION = (
+    r"(?!(?:so|therefore|thus|hence|then|giving|making|and|or|to|but|the\s+(?:final\s+)?(?:answer|total))\b)"
+)
 _REMARK = re.compile(
-    rf"(?<![.\s][A-Za-z])[.!?;]\s+{_FOLLOWS}(?=[A-Za-z(])|\s[—–]\s+{_FOLLOWS}(?=[A-Za-z]{{2}})"
-    rf"|,\s+{_FOLLOWS}(?=[A-Za-z][^\d=]{{0,60}}=)|,?\s+(?:not|rather\s+than|instead\s+of)\b",
+    rf"(?<![.\s][A-Za-z])[.!?;]\s+{_NOT_CONCLUSION}(?=[A-Za-z(])|\s[—–]\s+{_NOT_CONCLUSION}(?=[A-Za-z]{{2}})"
+    rf"|,\s+{_NOT_CONCLUSION}(?=[A-Za-z][^\d=]{{0,60}}=)|,?\s+(?:not|rather\s+than|instead\s+of)\b",
     re.IGNORECASE,
 )
 """Where a remark after a value begins: a next sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so …")."""
 _CHOICE = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
-_LETTERS_ALONE = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
+_ONLY_LETTERS = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
 _MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
 _LINE_MARK = re.compile(r"^[\s(\[*_>-]*([A-J])[*_]{0,3}[.):\]](?=\s|[*_])", re.MULTILINE)
 _VERDICT = re.compile(
     r"(?<!\w)([A-J])\b[^\w\n]*(?:\([^()\n]*\)\s*)?(?:is|was)\s+(?:(?:clearly|definitely|also|the|an?)\s+)*"
     r"(?:(?P<yes>correct|right|true|best|answer)|(?P<no>not|incorrect|wrong|false))\b"
 )
-_OWN_VERDICT = re.compile(
+_OPTION_VERDICT = re.compile(
     r"(?<!\w)([A-J])[*_]{0,3}[.):][ \t]*[^.;\n]{0,200}?(?<![\s(][A-J])\s(?:is|was)\s+"
     r"(?:(?:clearly|definitely|also|the)\s+)*(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong|not\s+(?:correct|right)))\b"
 )
@@ -87,11 +90,11 @@ _SHORT_VERDICT = re.compile(
     r"(?<!\w)([A-J])[*_]{0,3}[.):]\s*[*_]{0,3}(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong))[*_]{0,3}\s*(?=[.,;!\n]|$)",
     re.IGNORECASE,
 )
-_DISMISSED = re.compile(r"\b(?:wrong|incorrect|not|false|because)\b", re.IGNORECASE)
-_TOGETHER = re.compile(r"\W*(?:both|all|neither|none)\b", re.IGNORECASE)
-_FURTHER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)\s*\w|:\s*\w|\s*\(\w)")
-_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑﹣"), "-")
-"""Full-width characters, and hyphens typed as a minus, to ASCII."""
+_EXPLANATION_WORD = re.compile(r"\b(?:wrong|incorrect|not|false|because)\b", re.IGNORECASE)
+_SEVERAL_OPTIONS = re.compile(r"\W*(?:both|all|neither|none)\b", re.IGNORECASE)
+_FURTHER_LETTER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)\s*\w|:\s*\w|\s*\(\w)")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑﹣"), "-")
+"""Translates full-width characters, and hyphens used as minus signs, to ASCII."""
 
 
 def numbers_agree(value: float, expected: float) -> bool:
@@ -113,7 +116,7 @@ def is_below_tolerance(value: float) -> bool:
 def same_number(answer: str, expected: str) -> bool:
     """Whether two answers each state one number, and these agree.
 
-    An expected number below the tolerance is only as precise as it is stated: 5.158e-7 is what 5.158232e-7 rounds to.
+    An expected number below the tolerance may be rounded: 5.158232e-7 agrees with an expected "5.158e-7".
     """
     one, other = read_number(answer), read_number(expected)
     if one is None or other is None:
@@ -124,7 +127,7 @@ def same_number(answer: str, expected: str) -> bool:
 
 
 def _half_unit(text: str) -> float:
-    """Half a unit of the last digit that a number states; 0 for text that is more than a number."""
+    """Half a unit of the last digit of a number; 0 for text that contains anything besides the number."""
     try:
         exponent = Decimal(text.strip()).as_tuple().exponent
     except InvalidOperation:
@@ -152,13 +155,13 @@ def read_number(text: str) -> float | None:
     expression to calculate (9 + 9, roots, π, ±) is not a number, and neither are digits in an unknown notation
     ("1.234.567").
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_CHARS:
         return None
-    text = _DELETED.sub(" ", before_next_turn(text.translate(_WIDE)))
-    line = _ASIDE.sub("", _plain(_deciding_lines(text)))
-    opened = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _end_of_lead(line))
+    text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
+    line = _ASIDE.sub("", _to_plain_spelling(_deciding_lines(text)))
+    opened = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_end(line))
     if opened is None and (boxes := _BOX.findall(text)):
-        values = {_value_after_equals(_plain(box)) for box in boxes}
+        values = {_read_value_after_equals(_to_plain_spelling(box)) for box in boxes}
         return values.pop() if len(values) == 1 else None
     line = _UNEQUAL.split(line)[0]
     number = _NUMBER.search(line)
@@ -167,17 +170,19 @@ def read_number(text: str) -> float | None:
     remark = _REMARK.search(line, opened.end()) if opened else None
     if remark and "=" not in line[: remark.start()]:
         line = line[: remark.start()]
-    return _value_after_equals(line)
+    return _read_value_after_equals(line)
 
 
 def _deciding_lines(text: str) -> str:
-    """The first line with a number; if several lines are bare numbers, all of them, since they are several answers."""
-    lines = [line for line in _equations_joined(text.split("\n")) if _DIGIT.search(line)]
-    bare = list(itertools.takewhile(_is_bare, lines))
+    """The first line with a number. If the text opens with several lines that are only numbers, all of these lines:
+    they are several answers.
+    """
+    lines = [line for line in _join_equations(text.split("\n")) if _DIGIT.search(line)]
+    bare = list(itertools.takewhile(_is_only_number, lines))
     return " ; ".join(bare) if len(bare) > 1 else lines[0] if lines else ""
 
 
-def _equations_joined(lines: Iterable[str]) -> list[str]:
+def _join_equations(lines: Iterable[str]) -> list[str]:
     """The stripped lines without blank ones; lines that break before or after "=" are joined."""
     joined: list[str] = []
     for line in filter(None, map(str.strip, lines)):
@@ -188,18 +193,18 @@ def _equations_joined(lines: Iterable[str]) -> list[str]:
     return joined
 
 
-def _is_bare(line: str) -> bool:
+def _is_only_number(line: str) -> bool:
     match = _NUMBER.search(line)
     return match is not None and re.search(r"\w", line[: match.start()] + line[match.end() :]) is None
 
 
-def _end_of_lead(text: str) -> int:
+def _find_lead_end(text: str) -> int:
     """The index after opening words like "The answer is"."""
     lead = _LEAD.match(text)
     return lead.end() if lead else 0
 
 
-def _value_after_equals(line: str) -> float | None:
+def _read_value_after_equals(line: str) -> float | None:
     """The one number after the last "=" of a line in plain spelling."""
     plain = _UNIT_POWER.sub("", _EQUALS.split(line)[-1])
     if _NOT_EVALUATED.search(plain):
@@ -207,15 +212,15 @@ def _value_after_equals(line: str) -> float | None:
     numbers = list(_NUMBER.finditer(plain))
     if any(_is_operation(plain, one, other) for one, other in itertools.pairwise(numbers)):
         return None
-    distinct = {value for match in numbers if (value := _value(match)) is not None}
+    distinct = {value for match in numbers if (value := _read_value(match)) is not None}
     return distinct.pop() if len(distinct) == 1 else None
 
 
-def _plain(text: str) -> str:
+def _to_plain_spelling(text: str) -> str:
     """The text with LaTeX, raised digits, written fractions and powers of ten in their plain spelling."""
     plain = _EMPHASIS.sub("", " ".join(text.split())).strip("_ ")  # long runs of spaces would be slow to match
     plain = _VULGAR.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", plain).replace("⁄", "/")
-    plain = _RAISED.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", plain)
+    plain = _SUPERSCRIPT_RUN.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", plain)
     plain = re.sub(r"(?<=\d)(?=\\[cdt]?frac)", " ", plain)  # 1\frac{1}{2}
     plain = _LATEX_FRACTION.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]}", plain)
     plain = _LATEX_WRAPPER.sub(" ", plain)
@@ -231,13 +236,13 @@ def _is_operation(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
     return bool(sign) and _OPERATION.fullmatch(sign) is not None
 
 
-def _value(match: re.Match[str]) -> float | None:
+def _read_value(match: re.Match[str]) -> float | None:
     number = float(match["digits"].replace(",", "") + (match["exponent"] or "").replace("−", "-"))
-    if match["below"]:
-        below = Fraction(match["below"])
-        if below == 0:
+    if match["denominator"]:
+        denominator = Fraction(match["denominator"])
+        if denominator == 0:
             return None
-        number = number / float(below)
+        number = number / float(denominator)
     number += float(match["whole"] or 0)
     if match["scale"]:
         number *= _SCALES[match["scale"].lower()]
@@ -247,13 +252,14 @@ def _value(match: re.Match[str]) -> float | None:
 
 
 def read_choice(text: str, letters: str) -> str | None:
-    """The option letter that an answer opens with ("B", "(b)", "B. mitochondria"), or None. `letters` as "ABCD".
+    """The option letter that an answer opens with ("B", "(b)", "B. mitochondria"), or None. `letters` are the options'
+    letters, such as "ABCD".
 
-    Several letters ("A, C") and the options listed again are no answer. "A) is incorrect. B) is correct." states B.
+    Several letters ("A, C") or a repeated list of the options give None. "A) is incorrect. B) is correct." states B.
     """
-    text = _DELETED.sub(" ", before_next_turn(text.translate(_WIDE)))
+    text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")
-    confirmed, denied = _verdicts(plain)
+    confirmed, denied = _find_verdicts(plain)
     stated = _LEAD.sub("", plain)
     match = _CHOICE.match(stated)
     if match is None or match[1].upper() in denied:
@@ -264,35 +270,35 @@ def read_choice(text: str, letters: str) -> str | None:
     if letter not in letters or _are_options_listed(plain, letters):
         return None
     first_line = stated[match.end() :].partition("\n")[0]
-    if _TOGETHER.match(first_line):  # "D. Both A and C" is one answer
+    if _SEVERAL_OPTIONS.match(first_line):  # "D. Both A and C" is one answer
         return letter
-    others = confirmed | set(_FURTHER.findall(first_line)) | _letters_alone(stated, match.end())
+    others = confirmed | set(_FURTHER_LETTER.findall(first_line)) | _find_bare_letters(stated, match.end())
     return None if others & set(letters) - {letter} else letter
 
 
-def _verdicts(text: str) -> tuple[set[str], set[str]]:
+def _find_verdicts(text: str) -> tuple[set[str], set[str]]:
     """The letters that a text calls right, and the letters that it calls wrong."""
-    verdicts = [*_VERDICT.finditer(text), *_OWN_VERDICT.finditer(text)]
+    verdicts = [*_VERDICT.finditer(text), *_OPTION_VERDICT.finditer(text)]
     short = list(_SHORT_VERDICT.finditer(text))
-    if any(each["yes"] for each in short) and any(each["no"] for each in short):  # one alone may be an option's text
+    if any(each["yes"] for each in short) and any(each["no"] for each in short):  # a single one may be an option's text
         verdicts += short
     return {each[1] for each in verdicts if each["yes"]}, {each[1] for each in verdicts if each["no"]}
 
 
 def _are_options_listed(text: str, letters: str) -> bool:
-    """Whether the text lists the options again in their order: line by line, or several on one line.
+    """Whether the text repeats the options in their order: line by line, or several on one line.
 
     "A. ant" before "B. bee is wrong" is an answer and its explanation.
     """
     if _LINE_MARK.findall(text)[:2] == list(letters[:2]):
-        return _DISMISSED.search(text.partition("\n")[2]) is None
+        return _EXPLANATION_WORD.search(text.partition("\n")[2]) is None
     several = min(3, len(letters))
     return any(_MARK.findall(line)[:several] == list(letters[:several]) for line in text.split("\n"))
 
 
-def _letters_alone(text: str, end: int) -> set[str]:
-    """The letters after the first one if the text holds only letters: "A, C"."""
-    alone = _LETTERS_ALONE.fullmatch(text, end)
+def _find_bare_letters(text: str, end: int) -> set[str]:
+    """The letters after the first one if the text contains only letters: "A, C"."""
+    alone = _ONLY_LETTERS.fullmatch(text, end)
     return set(re.findall(r"\b[A-Z]\b", alone[0].upper())) if alone else set()
 
 

@@ -1,6 +1,7 @@
 """The frozen configuration of a run: every setting that decides its result, validated once and stored whole.
 
-Values come from the domain, then the profile, then a file, then `--set`; unknown keys are errors that name the key.
+Values come from the domain, the profile, a file and `--set`; each overrides the ones before it. An unknown key is an
+error that names the key.
 """
 
 import json
@@ -19,13 +20,13 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 
 ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
-"""The name of the built-in programs that can stand for the attacker and the judge."""
+"""The value of `endpoint` that lets a built-in program play the attacker or the judge."""
 
 
 class Strict(BaseModel):
     """Base of every configuration model: frozen, and unknown keys are errors."""
 
-    # An error that repeats its input could repeat a password.
+    # pydantic's errors would otherwise quote the input, which can contain a password.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -56,16 +57,16 @@ class Novelty(Strict):
 class JudgeRules(Strict):
     """How a judge works.
 
-    A judgement below `confidence` is asked again; after `strikes` of them the question is discarded. `code_check` makes
-    a model judge verify what it accepts by a program (paper §3), `fact_check` makes it search for the claims of a
-    question before it judges; `checks` names further checks (`roles.checks`). `trial` is the number of right solutions,
-    and of wrong ones, on which the judge's error rates are measured, `trial_kinds` the kinds of these solutions (empty,
-    as in older runs: planted faults only). `quality` makes it rate the reasoning of kept examples (A.4). `panel` names
+    A judgement below `confidence` is requested again; after `strikes` such judgements the question is discarded. With
+    `code_check`, a model judge verifies what it accepts with a program (paper §3); with `fact_check`, it searches for
+    the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's error rates
+    are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds` (only planted faults if that
+    is empty, as in older runs). With `quality`, the judge rates the reasoning of kept examples (A.4). `panel` lists
     endpoints that judge in addition to the endpoint of the role.
 
-    The check `blind` has `solutions` solutions written from the question alone, at most `programs` of them as programs
-    (where the domain calculates), by the endpoints in `solvers` in turn (none: the judge's); it supports an answer that
-    at least `agreeing` of them give.
+    The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
+    are numbers, at most `programs` of these are programs. The endpoints in `solvers` take turns (the judge's if there
+    are none). The check supports an answer that at least `agreeing` solutions give.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -84,7 +85,7 @@ class JudgeRules(Strict):
     agreeing: int = Field(default=2, ge=1, le=64)
 
     @model_validator(mode="after")
-    def _reachable(self) -> "JudgeRules":
+    def _check_agreement(self) -> "JudgeRules":
         if self.agreeing > self.solutions:
             raise ValueError("agreeing is larger than solutions")
         if not set(self.trial_kinds) - {"own"}:
@@ -93,8 +94,9 @@ class JudgeRules(Strict):
 
 
 class SearchConfig(Strict):
-    """The search engine for the judge's queries: the local corpus, DuckDuckGo, a SearXNG at `url`, or Google's Custom
-    Search with the engine id `cx` and a key in `key_env` or `key_file`. Naming an engine permits requests to its host.
+    """The search engine for the judge's queries: the local corpus, DuckDuckGo, a SearXNG server at `url`, or Google's
+    Custom Search with the engine id `cx` and a key in `key_env` or `key_file`. Choosing an engine permits requests to
+    its host.
     """
 
     engine: Literal["corpus", "duckduckgo", "searxng", "google"] = "corpus"
@@ -117,7 +119,7 @@ class SearchConfig(Strict):
 
 
 class Retries(Strict):
-    """Retry limits: new attempts after rejected questions (paper A.1), and retries of a reply that cannot be read."""
+    """Limits on the new attempts after rejected questions (paper A.1) and on the retries of unreadable replies."""
 
     validation: int = Field(default=5, ge=0)
     parse: int = Field(default=2, ge=0)
@@ -151,7 +153,7 @@ def refuse_secrets(url: str) -> None:
 
 
 class Send(Strict):
-    """Which parameters a server accepts. Those that are not set are derived from the model's name, and from the
+    """Which parameters a server accepts. A setting that is None is derived from the model's name and from the
     parameters that the server refuses.
 
     `seed` may be omitted (false) or shortened ("int32"), `stop` omitted or limited to a number of strings, `max_tokens`
@@ -169,19 +171,21 @@ class Send(Strict):
 
 
 class EndpointConfig(Strict):
-    """A model that plays a role, or an embedder. `interface` names its kind (`endpoints.kinds`).
+    """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`).
 
     For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` says where the
-    API key is; `revision` pins the model if the address does not; `capacity` limits the concurrent requests per server,
-    `timeout_s` is the shortest timeout of a reply; `structured` requests sections as JSON; `send` says which parameters
-    the server accepts. `reasoning_tokens` are allowed in addition to a reply's own tokens, for a model that reasons
-    before it answers; the default is that of the model's manifest, recorded with the run when it starts. Stop strings
-    then end only the answer.
+    API key is; `revision` pins the model if the address does not; `capacity` limits the concurrent requests per server;
+    `timeout_s` is the minimum timeout of a reply; `structured` requests sections as JSON; `send` says which parameters
+    the server accepts.
 
-    Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. `python`, `context` (tokens) and
-    `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and arguments of vLLM;
-    `batch_invariant` makes such a server's replies independent of the other requests in a batch, which needs a GPU of
-    compute capability 8.0.
+    A model that reasons before it answers may use `reasoning_tokens` in addition to the token limit of its reply; the
+    default is that of the model's manifest, recorded with the run when it starts. Stop strings then end only the
+    answer.
+
+    Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. For managed servers, `python` is
+    the interpreter that has vLLM, `context` the maximum length of a conversation in tokens, and `args` are arguments of
+    vLLM; `batch_invariant` makes such a server's replies independent of the other requests in a batch, which needs a
+    GPU of compute capability 8.0.
     """
 
     interface: str
@@ -209,14 +213,14 @@ class EndpointConfig(Strict):
     @model_validator(mode="after")
     def _check_addresses(self) -> "EndpointConfig":
         if self.url and self.urls:
-            raise ValueError("both url and urls are given: name the one address, or all of them in urls")
+            raise ValueError("both url and urls are set: set url to one address, or urls to all of them")
         for url in (self.url, *self.urls):
             refuse_secrets(url)
         return self
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses of its servers; none means the provider's default address."""
+        """The addresses of the endpoint's servers; if empty, the provider's default address is used."""
         return self.urls or ((self.url,) if self.url else ())
 
 
@@ -226,7 +230,7 @@ class RoleSampling(Strict):
 
 
 class RoleConfig(Strict):
-    """The endpoint that plays a role, by its name, or "program"."""
+    """The name of the endpoint that plays a role, or "program"."""
 
     endpoint: str
     sampling: RoleSampling = RoleSampling()
@@ -239,7 +243,7 @@ class Roles(Strict):
 
 
 class Caps(Strict):
-    """Hard caps on US dollars, prompt and completion tokens, and hours; None is no cap.
+    """Hard caps on US dollars, prompt and completion tokens, and hours; None means no cap.
 
     A run's hours are its working time; a role's hours are the total duration of its calls.
     """
@@ -271,23 +275,26 @@ class FrozenQuestions(Strict):
 
 
 LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
-"""The settings that may change while a run is played, since none of them affects the result of a turn."""
+"""The settings that may change while a run is working, since none of them affects the result of a turn."""
 
 
 class RunConfig(Strict):
-    """Everything that decides a run's turns, and the settings that do not (`LIVE`): number, pace and cost of its turns.
+    """Everything that decides the result of a run's turns, and the settings in `LIVE`, which only decide their number,
+    pace and cost.
 
     `budgets` are the token budgets of the defender's sections; `reply_tokens` limits attacks and judgements, whose
-    sections have none. The questions of the runs in `novel_against` count as asked before. Seeds are drawn from the
-    train items of `datasets` (default: the domain's), and no question may repeat a test item of the datasets in
-    `held_out`. The run pauses after `pause_after_unread` attempts in a row without a readable reply at one step from
-    one model, unreadable replies and refused prompts alike; 0 never pauses it.
+    sections have no budgets. The questions of the runs in `novel_against` count as earlier questions. Seeds are drawn
+    from the train items of `datasets` (default: the domain's), and no question may repeat a test item of the datasets
+    in `held_out`.
 
-    `rules` names the set of rules from which its other settings were filled in (`run.rule_sets`). The defender answers
-    each question `samples` times. `keep` says which questions become examples: "failed" those that the defender's first
-    answer fails or solves in a novel way (paper §3), "provable" those that it solves sometimes but not always, and
-    those that it never solves if blind solutions support their answer. The run also pauses after `pause_when_saturated`
-    attempts in a row of which nearly all were rejected for one reason; 0 never pauses it.
+    `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
+    each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
+    first answer gets wrong or solves in a novel way (paper §3); with "provable", those that the defender solves
+    sometimes but not always, and those that it never solves if blind solutions support their answer.
+
+    The run pauses after `pause_after_unread` attempts in a row in which the same step got no readable reply from the
+    same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`
+    attempts in a row of which nearly all were rejected for one reason. With 0 it never pauses.
     """
 
     domain: str
@@ -320,7 +327,7 @@ class RunConfig(Strict):
     held_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _bound(self) -> "RunConfig":
+    def _check_endpoints(self) -> "RunConfig":
         for role in ROLES:
             name = getattr(self.roles, role).endpoint
             if name != PROGRAM and name not in self.endpoints:
@@ -333,7 +340,7 @@ class RunConfig(Strict):
                 if name not in self.endpoints:
                     raise ValueError(f"judge.{key} names {name!r}; {suggest(name, self.endpoints, 'known')}")
         if self.judge.panel and self.roles.judge.endpoint == PROGRAM:
-            raise ValueError("judge.panel: a program that judges needs no panel; name a model for roles.judge.endpoint")
+            raise ValueError("judge.panel: a program that judges needs no panel; set roles.judge.endpoint to a model")
         if self.embedder not in self.endpoints:
             raise ValueError(f"embedder is {self.embedder!r}; {suggest(self.embedder, self.endpoints, 'known')}")
         return self
@@ -354,7 +361,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
-    """Build `model`, or say which key of `where` is wrong.
+    """Build `model` from `values`, which come from `where` (a file or an option, named in errors).
 
     Raises:
         ConfigError: an unknown key, a missing one, or a value out of range.
@@ -372,7 +379,7 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
 
 
 def suggest_key(model: type[BaseModel], key: str) -> str:
-    """The fix for a dotted key that `model` does not have: the nearest key in its table, else that key in others."""
+    """The fix for an unknown dotted key: the most similar key of the same table, or the tables that have such a key."""
     *path, name = key.split(".")
     here = _list_keys(_table_at(model, path))
     elsewhere = [other for other in _list_dotted_keys(model) if other.rpartition(".")[2] == name]
@@ -382,14 +389,14 @@ def suggest_key(model: type[BaseModel], key: str) -> str:
 
 
 def _table_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    """The model of the table at `path`; in a table of tables (`endpoints.NAME`) every name has the same model."""
+    """The model of the table at `path`; all tables in a table of tables (`endpoints.NAME`) have the same model."""
     for part in path:
         model = _table_of(model, part) or model
     return model
 
 
 def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of the table, or of each table, that `key` holds; None if it holds a plain value."""
+    """The model of the table, or of each table, under `key`; None if the value is not a table."""
     field = model.model_fields.get(key)
     kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
@@ -400,7 +407,7 @@ def _list_keys(model: type[BaseModel]) -> list[str]:
 
 
 def _list_dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All keys of `model` and of the tables in it, "NAME" standing for the name of a table in a table of tables."""
+    """All keys of `model` and of the tables in it; "NAME" stands for the name of a table in a table of tables."""
     keys: list[str] = []
     for key, field in model.model_fields.items():
         table = _table_of(model, key)
@@ -459,7 +466,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A nested table as the KEY=VALUE words that `parse_settings` reads, for the commands that messages suggest."""
+    """A nested table as KEY=VALUE arguments, which `parse_settings` reads; for the commands that messages suggest."""
     words: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -477,7 +484,7 @@ def _toml(value: Any) -> str:
 
 
 def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` on top, table by table."""
+    """A copy of `base` in which the values of `over` replace those with the same key; tables are merged recursively."""
     result = dict(base)
     for key, value in over.items():
         former = result.get(key)

@@ -71,7 +71,7 @@ class EndpointError(NanofluxError):
 
 
 class EndpointRefusedError(EndpointError):
-    """An endpoint refuses every request until its user corrects something: a wrong key, an exhausted quota, an unknown
+    """An endpoint refuses every request until the user corrects something: a wrong key, an exhausted quota, an unknown
     model, a missing chat template.
     """
 
@@ -89,7 +89,7 @@ class PromptRefusedError(EndpointError):
 
 
 class BusyError(EndpointError):
-    """An endpoint asks for a longer pause than a call waits."""
+    """An endpoint asks for a longer pause than a call is allowed to wait."""
 
     pauses = True
 
@@ -101,7 +101,9 @@ class UnreadError(NanofluxError):
 
 
 class SaturatedError(NanofluxError):
-    """Nearly all recent attempts were rejected for one reason: the run pauses instead of playing empty turns."""
+    """Nearly all recent attempts were rejected for one reason: the run pauses, since further turns would keep
+    nothing.
+    """
 
     pauses = True
 

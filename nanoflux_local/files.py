@@ -1,4 +1,4 @@
-"""Atomic writes of files and directories: written next to the target, flushed to disk, then renamed."""
+"""Atomic writes of files and directories: they are written next to the target, flushed to disk, then renamed."""
 
 import os
 import tempfile
@@ -56,10 +56,10 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_new(files: dict[Path, bytes]) -> None:
-    """Write new files that belong together: all of them to temporary names, then each renamed, in order. An error
-    removes them all; only a kill between two renames can leave some.
+    """Write new files that belong together: first all of them under temporary names, then each is renamed, in order. An
+    error removes all of them; only a kill between two renames can leave some.
 
-    Raises UsageError if one exists, NanofluxError if one cannot be written.
+    Raises UsageError if one of the files exists, NanofluxError if one cannot be written.
     """
     placed: list[Path] = []
     *_, last = files

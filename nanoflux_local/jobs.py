@@ -39,9 +39,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """A kind of long work: its name in jobs, locks and messages, the table of its rows (id, status, message), that
-    table's column of settings, and the command group with `show` and `resume`. An evaluation has no such group: `eval`
-    with the same arguments resumes it.
+    """A kind of long work: its name in jobs, locks and messages, the ledger table of its rows (id, status, message),
+    the column with its settings, and the command group that has `show` and `resume`. An evaluation has no such group:
+    `eval` with the same arguments resumes it.
     """
 
     name: str
@@ -133,8 +133,8 @@ class ActiveJob:
 
 @contextmanager
 def record_job(ledger: Ledger, work: Work) -> Iterator[ActiveJob]:
-    """Record that this process does some work and, in every case, how that ended: with the status that the block set;
-    after an error "failed", or "paused" if the error `pauses`; else "interrupted".
+    """Record that this process does some work, and the status in which the work ended: the one that the block set;
+    after an error "failed", or "paused" if the error `pauses`; otherwise "interrupted".
     """
     job = ActiveJob(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
     start = time.monotonic()
@@ -283,15 +283,17 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
 
 
 def _seconds_since(job: dict[str, Any] | None, column: str) -> float:
-    """Seconds since a job's time in `column`, by the machine's monotonic clock; 0 unless it runs since this boot."""
+    """Seconds since a job's time in `column`, by the machine's monotonic clock; 0 if the job has ended or is from an
+    earlier boot.
+    """
     if job is None or job["state"] != "running" or job["boot"] != boot_id():
         return 0.0
     return max(0.0, time.monotonic() - float(job[column]))
 
 
 def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
-    """Ask a worker to drain: to commit the work in progress and start nothing new. While it drains, a second "stop"
-    ends it at once, and "stop" replaces an earlier "pause". Returns a sentence for the user.
+    """Ask a worker to drain, that is, to commit the work in progress and start nothing new. While it drains, a second
+    "stop" ends it at once, and "stop" replaces an earlier "pause". Returns a sentence for the user.
     """
     if not has_worker(home, work):
         return _set_idle_status(home, work, request)
@@ -312,7 +314,9 @@ def status_after(request: StopRequest) -> str:
 
 
 def _wait_for_job(home: Home, work: Work) -> dict[str, Any]:
-    """The job of the process that holds the lock, which takes the lock a moment before it records the job."""
+    """The job of the process that holds the lock; waits for it, since a worker takes the lock before it records a
+    job.
+    """
     until = time.monotonic() + LOCK_TRIES * RETRY_S * 10
     while True:
         with LedgerView(home.ledger) as view:

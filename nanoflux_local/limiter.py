@@ -1,4 +1,6 @@
-"""A limiter: how many tasks run a section at once, and in which order others wait. The limit may change at any time."""
+"""A limiter: how many tasks run a section of code at once, and in which order the others wait. The limit may change at
+any time.
+"""
 
 import asyncio
 import heapq
@@ -9,8 +11,8 @@ from types import TracebackType
 
 Rank = Callable[[], tuple[int, ...]]
 RANK: ContextVar[Rank] = ContextVar("rank", default=lambda: ())
-"""The rank of the current task in the queue: the smallest is admitted first, equal ranks in order of arrival. It is
-computed on arrival and again by `Limiter.reorder`. A task that sets none is admitted before all others.
+"""The rank of the current task in the queue: the smallest is admitted first, equal ranks in order of arrival. The rank
+is computed on arrival and again by `Limiter.reorder`. A task without a rank is admitted before all others.
 """
 
 
@@ -39,7 +41,7 @@ class Limiter:
 
     async def __aenter__(self) -> None:
         if self.busy >= self.limit or self._waiting:
-            await self._turn()
+            await self._wait_in_queue()
         else:
             self.busy += 1
 
@@ -48,7 +50,7 @@ class Limiter:
     ) -> None:
         self._leave()
 
-    async def _turn(self) -> None:
+    async def _wait_in_queue(self) -> None:
         """Wait for a slot; a leaving task hands its slot to the next one, so that no later task overtakes."""
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rank = RANK.get()

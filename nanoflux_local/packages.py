@@ -12,8 +12,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 PROJECT = "nanoflux-local"
-_SHORT = 60
-"""Characters: a longer value in the licence field is the licence's text rather than its name."""
+_MAX_NAME_CHARS = 60
+"""A value of the licence field with more characters is the licence's text rather than its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Package:
 
 
 def constraints_file() -> Path:
-    """The file of tested versions: next to this module in a wheel, at the root in a checkout."""
-    carried = Path(__file__).with_name("constraints.txt")
-    return carried if carried.is_file() else Path(__file__).parents[1] / "constraints.txt"
+    """The file of tested versions: next to this module in an installed wheel, at the root in a checkout."""
+    packaged = Path(__file__).with_name("constraints.txt")
+    return packaged if packaged.is_file() else Path(__file__).parents[1] / "constraints.txt"
 
 
 def tested_versions() -> dict[str, str]:
@@ -64,7 +64,7 @@ def unmet_requirements(project: str = PROJECT) -> list[str]:
         except PackageNotFoundError:
             problems.append(f"{name} is not installed")
             continue
-        if not _within(version, specifier):
+        if not _is_within(version, specifier):
             problems.append(f"{name} is {version}, but must be {specifier}")
     return problems
 
@@ -83,13 +83,13 @@ def licence(metadata: Message) -> str:
     """The licence that a package's metadata states, as a short name if possible."""
     stated = metadata.get("License-Expression") or metadata.get("License") or ""
     stated = "" if stated == "UNKNOWN" else stated  # written by old tools for an empty field
-    if stated and "\n" not in stated and len(stated) <= _SHORT:
+    if stated and "\n" not in stated and len(stated) <= _MAX_NAME_CHARS:
         return str(stated)
     classified = [
         line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")
     ]
     first = next((line.strip() for line in stated.splitlines() if line.strip()), "")
-    return " or ".join(classified) or first[:_SHORT] or "not stated"
+    return " or ".join(classified) or first[:_MAX_NAME_CHARS] or "not stated"
 
 
 def normalize_name(name: str) -> str:
@@ -98,10 +98,10 @@ def normalize_name(name: str) -> str:
 
 
 def _metadata(installed: Distribution) -> Message:
-    return installed.metadata  # type: ignore[return-value]  # typed by a protocol, and a Message at run time
+    return installed.metadata  # type: ignore[return-value]  # declared as a protocol, but a Message at run time
 
 
-def _within(version: str, specifier: str) -> bool:
+def _is_within(version: str, specifier: str) -> bool:
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(specifier).contains(version, prereleases=True)

@@ -11,7 +11,7 @@ def default_home() -> Path:
     """`NANOFLUX_HOME`, else the user's XDG data directory.
 
     Raises:
-        UsageError: neither is set, and this user has no home directory.
+        UsageError: `NANOFLUX_HOME` is not set, and this user has no home directory.
     """
     chosen = os.environ.get("NANOFLUX_HOME")
     if chosen:
@@ -43,7 +43,7 @@ def _no_user_home(consequence: str) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The home directory. Other modules take paths from it instead of joining names themselves."""
+    """The home directory. Other modules take paths from this class instead of joining names themselves."""
 
     root: Path
 

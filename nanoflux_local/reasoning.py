@@ -1,7 +1,7 @@
-"""Reasoning blocks: how they are marked in a raw reply, and the reply without them.
+"""Finds and removes the reasoning blocks of raw replies.
 
-Some models put their reasoning into tags or channels; some servers send it separately, and the raw reply then holds it
-in tags.
+Some models put their reasoning into tags or channels. Some servers send the reasoning separately; the raw reply then
+contains it in tags.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 TAGS = ("think", "thinking", "reasoning")
 CUT_IN_REASONING = "cut inside its reasoning"
-"""The reason stated for a reply that reached its token limit before its answer."""
+"""The reason shown for a reply that reached its token limit before its answer."""
 _FURTHER_TAGS = ("thought", "thoughts", "seed:think")
 _SPELLINGS = (
     *((f"<{tag}>", f"</{tag}>") for tag in (*TAGS, *_FURTHER_TAGS)),
@@ -39,8 +39,8 @@ _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[A-Z\s]).*?assistantfinal", re.DOT
 def strip_reasoning(text: str) -> str:
     """Remove the reasoning blocks of a reply; an unclosed block hides everything after it.
 
-    Some chat templates open the block in the prompt, so that the reply holds only its closing tag. If a reply
-    has channels, only the final one is kept.
+    Some chat templates open the block in the prompt, so that the reply contains only the closing tag. If a reply has
+    channels, only the final one is kept.
     """
     visible = _BLOCK.sub("", _final_channel(text))
     closed = _CLOSED.search(visible)
@@ -48,7 +48,7 @@ def strip_reasoning(text: str) -> str:
 
 
 def with_reasoning(reasoning: str, text: str) -> str:
-    """The raw reply for reasoning that was sent separately and the text after it; `strip_reasoning` removes it."""
+    """The raw reply that combines separately sent reasoning with the text after it; `strip_reasoning` undoes this."""
     if not reasoning:
         return text
     tag = next((tag for tag in TAGS if f"</{tag}>" not in reasoning.lower()), TAGS[0])  # reasoning may mention tags
@@ -62,7 +62,7 @@ def find_opening_tag(prompt: str) -> str:
 
 
 def answer_start(text: str) -> int:
-    """The index at which a raw reply's answer begins: after its reasoning and the whitespace behind that. 0 for a
+    """The index at which a raw reply's answer begins: after its reasoning and the whitespace that follows. 0 for a
     reply without reasoning; the length of the text if the reasoning is not closed.
     """
     visible = strip_reasoning(text)
@@ -90,8 +90,8 @@ def _find_stop(text: str, string: str, start: int) -> int:
 
 
 def ends_in_reasoning(text: str, finish: str) -> bool:
-    """Whether a raw reply ended before its answer: it holds only reasoning, or it is empty although it reached its
-    token limit (`finish` "length"), as with servers that count reasoning tokens and do not send them.
+    """Whether a raw reply ended before its answer: it contains only reasoning, or it is empty although it reached its
+    token limit (`finish` "length"), as with servers that count reasoning tokens but do not send them.
     """
     visible = strip_reasoning(text)
     return not visible.strip() and (visible != text or (finish == "length" and not text))

@@ -1,6 +1,6 @@
 """The records that modules exchange: requests, their replies, and how both become bytes and hashes.
 
-A request carries everything that decides its reply, so the ledger can remember the reply under the request's hash.
+A request contains everything that decides its reply, so the ledger can store the reply under the request's hash.
 Records are frozen, flat and plain JSON; this module does no I/O.
 """
 
@@ -50,20 +50,20 @@ def digest(value: Any) -> str:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed drawn from named parts, for instance (run seed, turn, attempt, step, retry)."""
+    """A 63-bit seed derived from its parts, for instance (run seed, turn, attempt, step, retry)."""
     return int.from_bytes(hashlib.sha256(canonical_json(parts).encode()).digest()[:8], "big") >> 1
 
 
 @cache
-def _names(kind: type[object]) -> tuple[str, ...]:
-    """The field names of a record's type; none for other types."""
+def _field_names(kind: type[object]) -> tuple[str, ...]:
+    """The field names of a record's type; empty for other types."""
     return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types. `dataclasses.asdict` would also copy immutable values: an eighth of a call's cost."""
+    """A value in JSON's types. `dataclasses.asdict` would also copy immutable values, at an eighth of a call's cost."""
     kind = value.__class__
-    names = () if kind is str else _names(kind)  # most values in a record are text
+    names = () if kind is str else _field_names(kind)  # most values in a record are text
     if names:
         return {name: plain(getattr(value, name)) for name in names}
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
@@ -145,11 +145,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply(Reply):
-    """A model's reply. `text` is raw: nothing is stripped before it is remembered.
+    """A model's reply. `text` is raw: nothing is stripped before it is stored.
 
-    Token counts are the endpoint's (0 if it reports none); `seconds` is the duration of the request; `usd` its price
-    (0 for local models). `finish` is "length" for a reply cut at `max_tokens` and "refused" for one that the provider
-    broke off; `text` holds what came before. `reasoning_tokens` is the part of the completion tokens spent on
+    Token counts are those of the endpoint (0 if it reports none); `seconds` is the duration of the request; `usd` is
+    its price (0 for local models). `finish` is "length" for a reply cut at `max_tokens`, and "refused" for one that the
+    provider broke off: `text` is then the part before that. `reasoning_tokens` are the completion tokens spent on
     reasoning, 0 if neither the server nor a local tokenizer can count them.
     """
 
@@ -162,7 +162,7 @@ class ChatReply(Reply):
     reasoning_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `reasoning_tokens` if there are none, so that the JSON equals that of ledgers from before the field."""
+        """Omits `reasoning_tokens` if it is 0, so that the JSON equals that of ledgers older than the field."""
         value: dict[str, Any] = plain(self)
         if not self.reasoning_tokens:
             del value["reasoning_tokens"]
@@ -171,9 +171,9 @@ class ChatReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Reply):
-    """Remembered in place of a reply when an endpoint refuses a prompt for good, so that no resume sends it again.
+    """Stored in place of a reply when an endpoint permanently refuses a prompt, so that no resume sends it again.
 
-    `refused` names the cause in a few words ("prompt too long"), `detail` is the provider's message.
+    `refused` is the cause in a few words ("prompt too long"), `detail` the provider's message.
     """
 
     refused: str
@@ -182,7 +182,7 @@ class Refusal(Reply):
 
 @dataclass(frozen=True, slots=True)
 class EmbedReply(Reply):
-    """A unit-length embedding: float32, little-endian, base64; `vector` gives shape (dimensions,)."""
+    """A unit-length embedding: float32, little-endian, base64; `vector` has shape (dimensions,)."""
 
     data: str
 
@@ -204,7 +204,7 @@ def similarity(one: Vector, other: Vector) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PythonReply(Reply):
-    """The result of a sandboxed program. `status` is the sandbox's; `stdout` and `stderr` are only ever text."""
+    """The result of a sandboxed program. `status` is that of the sandbox; `stdout` and `stderr` are always text."""
 
     status: str
     exit_code: int | None
@@ -225,7 +225,7 @@ class CutReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class SearchReply(Reply):
-    """The results of a search as (title, place, snippet), or why there are none."""
+    """The results of a search as (title, place, snippet), or the reason why there are none."""
 
     outcome: SearchOutcome
     detail: str = ""
@@ -238,7 +238,7 @@ class SearchReply(Reply):
 
 
 def costs(reply: Mapping[str, Any]) -> dict[str, float]:
-    """The cost of a reply by its JSON, in the columns over which calls are summed; 0 for what it does not state."""
+    """The costs in a reply's JSON, by the ledger's columns for the costs of calls; 0 for those that the reply omits."""
     return {
         "prompt_tokens": reply.get("prompt_tokens", 0),
         "completion_tokens": reply.get("completion_tokens", 0),
@@ -250,7 +250,7 @@ def costs(reply: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[R]):
-    """Base of the requests. `key()` is the hash under which the ledger remembers the reply."""
+    """Base of the requests. `key()` is the hash under which the ledger stores the reply."""
 
     kind: ClassVar[str]
     reply_type: ClassVar[type[Reply]]
@@ -278,7 +278,7 @@ def _key(request: Request[Any]) -> str:
 class ChatRequest(Request[ChatReply]):
     """One chat completion. `seed` distinguishes repeats, and makes sampling repeatable if the endpoint supports seeds.
 
-    `sections` are the keys of the JSON object that the reply must be, if the endpoint can enforce that.
+    `sections` are the keys of the JSON object that is required as the reply, if the endpoint can enforce that.
     """
 
     kind: ClassVar[str] = "chat"
@@ -291,7 +291,7 @@ class ChatRequest(Request[ChatReply]):
     sections: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `sections` if there are none, so that requests of earlier ledgers keep their keys."""
+        """Omits `sections` if it is empty, so that requests of earlier ledgers keep their keys."""
         value: dict[str, Any] = plain(self)
         if not self.sections:
             del value["sections"]

@@ -1,7 +1,7 @@
 """Removes secrets from messages, log records and tracebacks before they are shown or stored.
 
-Secrets are the keys that were read, the values of environment variables with names such as `API_KEY`, and texts in the
-form of well-known keys. The output of models is never changed.
+Secrets are the API keys that this process has read, the values of environment variables with names such as `API_KEY`,
+and texts in the format of well-known providers' keys. The output of models is never changed.
 """
 
 import logging
@@ -14,10 +14,10 @@ from typing import Any
 
 MARK = "[secret]"
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)\Z", re.IGNORECASE)
-SHORTEST = 8
-"""Characters. Shorter values are probably words, and removing them would make messages unreadable."""
+MIN_CHARS = 8
+"""Values with fewer characters are probably words, and removing them would make messages unreadable."""
 LOOKS_SECRET = re.compile(
-    r"\b(?:sk|pk|rk)-[\w-]{16,}"  # OpenAI, Anthropic and many like them
+    r"\b(?:sk|pk|rk)-[\w-]{16,}"  # OpenAI, Anthropic and many others
     r"|\bhf_[A-Za-z0-9]{16,}"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}"
     r"|\bAKIA[A-Z0-9]{16}\b"
@@ -30,8 +30,8 @@ _registered: set[str] = set()
 
 
 def register_secret(secret: str) -> None:
-    """Remove this text from every later message."""
-    if len(secret) >= SHORTEST:
+    """Remember a secret, which `redact` then removes from every later message."""
+    if len(secret) >= MIN_CHARS:
         _registered.add(secret)
 
 
@@ -53,7 +53,7 @@ def _environment_secrets() -> set[str]:
     return {
         value.strip()
         for name, value in os.environ.items()
-        if SECRET_NAME.search(name) and len(value.strip()) >= SHORTEST
+        if SECRET_NAME.search(name) and len(value.strip()) >= MIN_CHARS
     }
 
 

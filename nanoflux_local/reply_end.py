@@ -26,8 +26,8 @@ _NEXT_SPEAKER, _NEXT_TURN = _next_turn(_SPEAKERS), _next_turn(f"{_SPEAKERS}|{_TA
 def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:
     """The text up to its first control token or invented next turn ("Human:", "Question 2:" at a line's start).
 
-    Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section;
-    `speakers_only` leaves labels of tasks alone, which prose uses too ("Problem: …").
+    Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section
+    instead. With `speakers_only`, labels of tasks end nothing, since prose uses them too ("Problem: …").
     """
     opening = _OPENING.match(text)
     text = text[opening.end() :] if opening else text

@@ -1,9 +1,9 @@
-"""Suggestions for misspelt names and keys: the nearest choice, and all of them."""
+"""Suggestions for misspelt names and keys: the most similar choice, and the list of all choices."""
 
 from collections.abc import Iterable
 
 SIMILARITY = 0.6
-"""Least similarity of a suggestion (difflib's ratio, in [0, 1])."""
+"""Minimum similarity of a suggestion (difflib's ratio, in [0, 1])."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
