@@ -1,6 +1,6 @@
 """The records of a turn: attacks, defences, verdicts, attempts and the examples that result.
 
-Plain frozen records with no behaviour beyond JSON and hashes; an audit of a run reads these.
+They are plain, frozen records with no behaviour beyond JSON and hashes. An audit of a run reads them.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ Step = Literal["attack", "embedding", "validation", "defence", "evaluation"]
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One item of a source benchmark. `options` maps letters to texts and is empty for items without a choice.
+    """One item of a source benchmark. `options` maps letters to texts; it is empty unless the item is multiple-choice.
 
     `program` is Python that prints the answer as its last line, or "" if the item has none.
     """
@@ -47,7 +47,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A question with the attacker's own solution and answer. `notes` holds the domain's further sections."""
+    """A question with the attacker's solution and answer. `notes` are the other sections that the domain requests."""
 
     question: str
     solution: str
@@ -58,7 +58,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """The defender's sections. `cut` names those that exceeded their token budget and were cut there."""
+    """The sections of the defender's reply. `cut` lists those that exceeded their token budget and were cut there."""
 
     solution: str
     answer: str
@@ -79,10 +79,10 @@ class Source:
 class Exhibit:
     """One piece of evidence behind a finding, for people to look at.
 
-    `text` is the program, the query, the quotation or the solution; `outcome` is how it ended (the status of a search,
-    the answer of a program or a solution), `detail` says why. `results` are those of a search. `author` is the name of
-    the endpoint that wrote a program or a solution, `agrees` whether its answer is the attacker's (None: it gave no
-    readable answer, or is compared with none).
+    `text` is the program, the query, the quotation or the solution. `outcome` is the status of a search, or the answer
+    of a program or a solution; `detail` explains it. `results` are those of a search. `author` is the endpoint that
+    wrote a program or a solution; `agrees` says whether its answer equals the attacker's (None if it gave no readable
+    answer or is not compared).
     """
 
     kind: Literal["program", "search", "quotation", "solution"]
@@ -101,7 +101,7 @@ class Exhibit:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check concluded about an attack, why, and the evidence it rests on."""
+    """What one check concluded about an attack, the reason, and the evidence."""
 
     check: str
     conclusion: Conclusion
@@ -111,7 +111,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A panel member's judgement; `positive` is None if it gave none."""
+    """A panel member's judgement; `positive` is None if the member gave none."""
 
     judge: str
     positive: bool | None
@@ -121,11 +121,11 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judgement: VALID/INVALID of an attack, or CORRECT/INCORRECT of a defence (`positive`, the strict reading).
+    """A judgement: whether an attack is VALID, or whether a defence is CORRECT (`positive`, the strict reading).
 
-    `soft` is the lenient reading (None if it was not judged); `confidence` lies in [0, 1]; `asked` counts the
-    evaluations up to the confident one. `findings` are those of the checks, in the order in which they ran; `votes`
-    are those of a panel's members.
+    `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is the
+    number of evaluations until a confident one. `findings` are those of the checks, in the order in which they ran;
+    `votes` are those of a panel's members.
     """
 
     positive: bool
@@ -142,13 +142,15 @@ class Verdict:
 
     @property
     def accepted_by_judge(self) -> bool:
-        """Whether the judge accepted before any check overturned it: checks contradict only what it accepts."""
+        """Whether the judge itself accepted, even if a check overturned that. Checks contradict only what it
+        accepts.
+        """
         return self.positive or any(finding.conclusion == "contradicts" for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well a solution is reasoned (paper A.4): five scores from 1 to 5, their weighted mean, its level."""
+    """How well a solution is reasoned (paper A.4): five scores from 1 to 5, their weighted mean, and the level."""
 
     scores: dict[str, float]
     score: float
@@ -158,8 +160,8 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A further answer of the defender to the same question, drawn with another seed. `right` is whether it is correct,
-    None if it could not be read or judged; `reason` says how that was decided.
+    """A further answer of the defender to the same question, sampled with another seed. `right` says whether it is
+    correct (None if it could not be read or judged), `reason` how that was decided.
     """
 
     defence: Defence | None
@@ -176,9 +178,9 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits. `samples` are the
-    defender's answers after `defence`. The reasoning of kept attempts may have been rated; `unrated` says why it could
-    not be. `refused` is the step whose prompt an endpoint refused for good.
+    """One attempt at a turn's question, and its outcome. Similarities are cosines, rounded to 6 digits. `samples` are
+    the defender's answers after `defence`. `quality` rates the reasoning of a kept attempt; `unrated` says why it could
+    not be rated. `refused` is the step whose prompt an endpoint permanently refused.
     """
 
     number: int
@@ -207,16 +209,16 @@ class Attempt:
         return sum(judged), len(judged)
 
     @property
-    def silent_at(self) -> Step | Literal[""]:
-        """The step that gave no readable reply: its prompt was refused, or its replies could not be read."""
+    def unreadable_step(self) -> Step | Literal[""]:
+        """The step that got no readable reply: its prompt was refused, or the replies could not be read."""
         if self.refused or self.outcome not in ("unparsed", "failed"):
             return self.refused
         parts: dict[Step, object] = {"attack": self.attack, "validation": self.validation, "defence": self.defence}
         return next((step for step, part in parts.items() if part is None), "evaluation")
 
     @property
-    def heard_at(self) -> tuple[Step, ...]:
-        """The steps that gave a readable reply."""
+    def readable_steps(self) -> tuple[Step, ...]:
+        """The steps that got a readable reply."""
         doubted = self.outcome == "low_confidence"
         parts: dict[Step, object] = {
             "attack": self.attack,
@@ -237,7 +239,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn (paper §3). `attacker` and `defender` name the endpoints that played, since these swap roles."""
+    """One turn (paper §3). `attacker` and `defender` are the endpoints that played these roles; endpoints swap
+    roles.
+    """
 
     number: int
     attacker: str
@@ -278,7 +282,7 @@ class Example:
 
     @classmethod
     def of(cls, record: TurnRecord) -> "Example":
-        """The example of a kept turn; its text is the attacker's validated solution (paper §3)."""
+        """The example of a kept turn; its solution is the attacker's validated one (paper §3)."""
         attack = record.last.attack
         if not record.kept or attack is None:
             raise ValueError(f"turn {record.number} was not kept")
@@ -320,8 +324,8 @@ def _sample(value: dict[str, Any]) -> Sample:
 
 
 def verdict_from_json(**value: Any) -> Verdict:
-    """Parse a stored verdict. Verdicts of earlier versions have fewer keys, and one field for each check."""
-    findings = tuple(_finding(finding) for finding in value.pop("findings", ())) or _former_findings(value)
+    """Parse a stored verdict. Verdicts of earlier versions have fewer keys, and a separate field for each check."""
+    findings = tuple(_finding(finding) for finding in value.pop("findings", ())) or _older_findings(value)
     former = ("check", "check_detail", "program", "searches", "lookup")
     value = {key: item for key, item in value.items() if key not in former}
     return Verdict(**{**value, "findings": findings, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})
@@ -335,7 +339,7 @@ def _finding(value: dict[str, Any]) -> Finding:
     return Finding(**{**value, "evidence": evidence})
 
 
-def _former_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
+def _older_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
     """The findings of a verdict from a version that stored one field for each check."""
     findings: list[Finding] = []
     if value.get("lookup"):

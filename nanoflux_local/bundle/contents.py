@@ -1,6 +1,6 @@
 """Gather the contents of a bundle: wheels, weights, benchmarks, profiles, docs, and runs with adapters and reports.
 
-Maps paths in the bundle to files; writes only into its scratch directory.
+`gather` maps paths in the bundle to files; it writes only into its scratch directory.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BundleRequest:
-    """The requested contents by name."""
+    """What a bundle should contain: names of models, datasets, runs and adapters, and paths of other files."""
 
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -56,15 +56,16 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
     python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
-    runs, adapters = _runs(request, home)  # first, so that an unknown name leaves no directory behind
+    # Before mkdir, so that an unknown name leaves no directory behind.
+    runs, adapters = _find_runs_and_adapters(request, home)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {**_weights(request, home), **_profiles(request), **_ledger(request, home, scratch, runs)}
-    files |= _corpus(home, scratch) if request.corpus else {}
-    files |= _domains(home, runs)
+    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(request, home, scratch, runs)}
+    files |= _copy_corpus(home, scratch) if request.corpus else {}
+    files |= _map_domains(home, runs)
     for name in adapters:
-        files |= _tree(home.adapters / name, f"home/adapters/{name}")
+        files |= _map_folder(home.adapters / name, f"home/adapters/{name}")
     for run in runs:
-        files |= _report(home, scratch, run)
+        files |= _write_report(home, scratch, run)
     about: dict[str, Any] = {
         "nanoflux": __version__,
         "models": list(request.models),
@@ -74,10 +75,10 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
     about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
         wheels.collect(scratch / "wheels", request.wheel, request.extras, python, platform)
-        files |= _software(scratch, "") | _tree(docs_folder(), "docs")
+        files |= _map_software(scratch, "") | _map_folder(docs_folder(), "docs")
         if request.vllm:
             wheels.collect_requirements(scratch / "vllm-wheels", request.vllm, python, platform)
-            files |= _software(scratch, "vllm-")
+            files |= _map_software(scratch, "vllm-")
         about |= {"python": python, "platform": platform}
     if not files:
         raise UsageError("the bundle would be empty", "add --model, --data, --profile or --export")
@@ -91,21 +92,21 @@ def docs_folder() -> Path:
     return packaged if packaged.is_dir() else packages.constraints_file().parent / "docs"
 
 
-def _weights(request: BundleRequest, home: Home) -> dict[str, Path]:
+def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name in request.models:
         folder = weights_dir(name, home.root)
         damaged = find_problems(folder)
         if damaged:
             raise DigestMismatchError("; ".join(damaged), f"run `nanoflux models pull {name}`, or import it again")
-        files |= _tree(folder, f"home/weights/{name}")
+        files |= _map_folder(folder, f"home/weights/{name}")
         user_manifest = home.root / "models" / f"{name}.toml"
         if user_manifest.is_file():
             files[f"home/models/{name}.toml"] = user_manifest
     return files
 
 
-def _profiles(request: BundleRequest) -> dict[str, Path]:
+def _map_profiles(request: BundleRequest) -> dict[str, Path]:
     missing = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
     if missing:
         raise UsageError(
@@ -114,8 +115,8 @@ def _profiles(request: BundleRequest) -> dict[str, Path]:
     return {f"home/profiles/{path.name}": path for path in request.profiles}
 
 
-def _runs(request: BundleRequest, home: Home) -> tuple[list[str], list[str]]:
-    """The ids of the requested runs; the requested adapters, and those trained on these runs or used by them."""
+def _find_runs_and_adapters(request: BundleRequest, home: Home) -> tuple[list[str], list[str]]:
+    """The ids of the requested runs, and the adapters that were requested, trained on these runs, or used by them."""
     from nanoflux_local.ledger.views import LedgerView
 
     named = {find_adapter(home.adapters, name).name for name in request.adapters}
@@ -149,7 +150,7 @@ def _list_used_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
     return hashes
 
 
-def _domains(home: Home, runs: list[str]) -> dict[str, Path]:
+def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
     """The user's own domains that these runs used; the runs cannot be replayed without them."""
     from nanoflux_local.domains.own import files_of
     from nanoflux_local.ledger.views import LedgerView
@@ -161,7 +162,7 @@ def _domains(home: Home, runs: list[str]) -> dict[str, Path]:
     return {f"home/domains/{path.name}": path for name in sorted(names) for path in files_of(name, home.root)}
 
 
-def _ledger(request: BundleRequest, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:
+def _write_ledger(request: BundleRequest, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:
     from nanoflux_local.ledger.excerpt import write_excerpt
 
     if not runs and not request.datasets:
@@ -172,7 +173,7 @@ def _ledger(request: BundleRequest, home: Home, scratch: Path, runs: list[str]) 
     return {"home/ledger.db": target}
 
 
-def _corpus(home: Home, scratch: Path) -> dict[str, Path]:
+def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:
     """The search corpus of fact checks."""
     if not home.corpus.is_file():
         raise NothingMatchedError("no search corpus in this home", "add documents with `nanoflux corpus add PATH`")
@@ -182,13 +183,13 @@ def _corpus(home: Home, scratch: Path) -> dict[str, Path]:
     return {"home/corpus.db": target}
 
 
-def _report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
+def _write_report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
     from nanoflux_local.report.run_report import write_report
 
     return {f"home/reports/{run}/index.html": write_report(home.ledger, run, scratch / "reports" / run)}
 
 
-def _software(scratch: Path, prefix: str) -> dict[str, Path]:
+def _map_software(scratch: Path, prefix: str) -> dict[str, Path]:
     """The wheels of one environment, and the requirements file that pins them."""
     folder, requirements = scratch / f"{prefix}wheels", f"{prefix}requirements.txt"
     return {
@@ -203,7 +204,7 @@ def _render_sbom(request: BundleRequest, home: Home, scratch: Path) -> str:
     return sbom.render_sbom([path for folder in folders for path in folder.glob("*.whl")], records)
 
 
-def _tree(folder: Path, name: str) -> dict[str, Path]:
+def _map_folder(folder: Path, name: str) -> dict[str, Path]:
     """The files of a folder; links in it are followed and replaced by their targets."""
     return {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
 

@@ -1,8 +1,8 @@
-"""Read, verify and install a bundle. The bundle's first file contains this module: `python3 FILE install` runs it.
+"""Reads, verifies and installs a bundle. The bundle's first file contains this module: `python3 FILE install` runs it.
 
-It is therefore one file that needs only Python's standard library. Nothing is written before every part and file
-matches the manifest, and the installation appears by one rename. Anything but regular files in the bundle's
-directories is refused.
+The module is therefore self-contained and needs only Python's standard library. It writes nothing until every part
+matches the manifest, and creates the installation with a single rename. It refuses anything but regular files in the
+directories of a bundle.
 """
 
 from __future__ import annotations  # so that an older Python can still print the error
@@ -37,12 +37,14 @@ DIGEST = 64
 HEAD_BYTES = 64 << 20
 BLOCK = 1 << 20
 FOLDERS = ("wheels", "vllm-wheels", "home", "docs")
-LOOSE = ("requirements.txt", "vllm-requirements.txt", "sbom.json")
+TOP_LEVEL_FILES = ("requirements.txt", "vllm-requirements.txt", "sbom.json")
 """Files allowed next to the directories."""
-ROOM = 3
-"""Free space needed to install, as a multiple of the bundle's size: wheels are unpacked next to themselves."""
+SPACE_FACTOR = 3
+"""Free space needed to install software, as a multiple of the bundle's size: each wheel and its unpacked files exist at
+the same time.
+"""
 WRAPPER = """#!/bin/sh
-# NanoFlux Local with the home that came in its bundle; NANOFLUX_HOME names another.
+# Runs NanoFlux Local with the home directory from its bundle, or with the one that NANOFLUX_HOME sets.
 here=$(dirname "$(readlink -f "$0")")
 if [ -x "$here/vllm/bin/python" ]; then export NANOFLUX_VLLM_PYTHON="${NANOFLUX_VLLM_PYTHON:-$here/vllm/bin/python}"; fi
 NANOFLUX_HOME="${NANOFLUX_HOME:-$here/home}" exec "$here/venv/bin/python" -m nanoflux_local.cli "$@"
@@ -88,7 +90,7 @@ class Head:
 
 
 def part_path(head: Path, number: int) -> Path:
-    """The path of a part, next to the head even if that was renamed. Parts are counted from 1."""
+    """The path of a part, which is next to the head and has the head's current name. Parts are counted from 1."""
     return head.with_name(f"{head.name}.{number:03}")
 
 
@@ -96,7 +98,7 @@ def part_path(head: Path, number: int) -> Path:
 
 
 def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
-    """A head: a program for Python, with the manifest in it and its own SHA-256 at its end."""
+    """A head: a Python program that contains the manifest and ends with the head's SHA-256."""
     manifest = {
         **about,
         "format": FORMAT,
@@ -115,10 +117,10 @@ def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Ch
 
 
 def read_head(path: Path) -> Head:
-    """Read the head of a bundle; verify its hash and the paths in it.
+    """Read the head of a bundle; verify its hash and the paths in its manifest.
 
     Raises:
-        BundleError: the file is not a head, or damaged.
+        BundleError: the file is not a head, or it is damaged.
     """
     again = "copy the bundle again from its source"
     try:
@@ -155,24 +157,26 @@ def read_head(path: Path) -> Head:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a file of that name stays inside one of the directories of a bundle."""
+    """Whether a path stays inside one of the directories of a bundle, or is a file allowed next to them."""
     parts = name.split("/")
     plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
-    return plain and (name in LOOSE if len(parts) == 1 else parts[0] in FOLDERS)
+    return plain and (name in TOP_LEVEL_FILES if len(parts) == 1 else parts[0] in FOLDERS)
 
 
 # The parts
 
 
 def find_problems(head: Head) -> list[str]:
-    """The problems of a bundle: a line for each damaged part, else for their contents; empty if it is intact."""
+    """The problems of a bundle, one line each: its damaged parts or, if the parts are intact, the first problem of
+    their contents. Empty if the bundle is intact.
+    """
     damaged_parts = [
         damage for number, total in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), total))
     ]
     if damaged_parts:
         return damaged_parts
     try:
-        for _ in _members(head):
+        for _ in _read_members(head):
             pass
     except BundleError as error:
         return [error.message]
@@ -180,7 +184,7 @@ def find_problems(head: Head) -> list[str]:
 
 
 def _find_damage(path: Path, expected: Checksum) -> str:
-    """The problem of one part, "" if it is intact."""
+    """The problem of one part, "" if the part is intact."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -230,9 +234,9 @@ class _Parts(io.RawIOBase):
         super().close()
 
 
-def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Every file in the parts with its content, which is verified at its end; content that the caller does not
-    read is read here.
+def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Every file in the parts with its content, whose hash is verified after its last block. Content that the caller
+    does not read is still read and verified.
 
     Raises:
         BundleError: a member is not a regular file, is not in the manifest, does not match it, or is missing.
@@ -284,10 +288,10 @@ def sign(head: Path, key: Path) -> Path:
 
 
 def check_signature(head: Path, signers: Path) -> str:
-    """The allowed signer who signed a head.
+    """The signer of a head, one of those in the file `signers`.
 
     Raises:
-        BundleError: none of them did.
+        BundleError: the head has no valid signature of any of them.
     """
     signature = head.with_name(f"{head.name}.sig")
     refused = f"{head}: not signed by a signer in {signers}"
@@ -339,8 +343,10 @@ def install(path: Path, to: Path, report: Report, signers: Path | None = None) -
 
 
 def refuse_damaged(head: Head) -> None:
-    """Raises:
-    BundleError: the bundle is damaged.
+    """Refuse a damaged bundle.
+
+    Raises:
+        BundleError: the bundle is damaged.
     """
     damaged = find_problems(head)
     if damaged:
@@ -358,7 +364,7 @@ def _refuse_unfit(head: Head, to: Path) -> None:
     if head.wheels and not machine.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {machine}, but this machine is {platform.machine()}", fix, 3)
-    size = sum(total.bytes for name, total in head.files.items()) * (ROOM if head.wheels else 1)
+    size = sum(total.bytes for name, total in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
     existing_parent = next(each for each in to.parents if each.exists())
     free = shutil.disk_usage(existing_parent).free
     if free < size:
@@ -369,8 +375,9 @@ def _refuse_unfit(head: Head, to: Path) -> None:
 
 @contextlib.contextmanager
 def _scratch_directory(to: Path) -> Iterator[Path]:
-    """A private scratch directory next to `to`, for one process at a time. It is removed afterwards, with anything that
-    a killed installation left."""
+    """A private scratch directory next to `to`, for one process at a time. It is removed at the end; scratch
+    directories that killed installations left are removed at the start.
+    """
     parent = to.parent
     mask = os.umask(0o077)
     try:
@@ -396,7 +403,7 @@ def _scratch_directory(to: Path) -> Iterator[Path]:
 
 def _unpack(head: Head, scratch: Path) -> None:
     (scratch / "home").mkdir()
-    for name, blocks in _members(head):
+    for name, blocks in _read_members(head):
         target = scratch / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
@@ -405,8 +412,9 @@ def _unpack(head: Head, scratch: Path) -> None:
 
 
 def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
-    """Create the environment of the suite and the separate one of vLLM, which pins other versions. The pip among the
-    wheels installs both, since this Python may have none."""
+    """Create the environment of NanoFlux Local, and a separate one for vLLM, which pins other versions. The pip among
+    the wheels installs both, since this Python may not have pip.
+    """
     pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:
         raise BundleError("the bundle has no wheel of pip", "create the bundle again")
@@ -414,7 +422,7 @@ def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
     if vllm:
         requirements = scratch / "vllm-requirements.txt"
         _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", requirements, "--no-deps")
-        # It prints the reason if torchvision does not load; models that take no images can be served nevertheless.
+        # The script prints the reason if torchvision does not load; models without image input can be served anyway.
         for operators in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
             subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(operators)], check=False)
         shutil.rmtree(scratch / "vllm-wheels")
@@ -444,11 +452,11 @@ def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, requiremen
     _relocate(place, str(scratch).encode(), str(to).encode())
 
 
-def _relocate(place: Path, made: bytes, final: bytes) -> None:
-    """Replace, in the scripts of an environment, the directory it was created in by the one it will be moved to."""
+def _relocate(place: Path, scratch_path: bytes, final: bytes) -> None:
+    """In the scripts of an environment, replace the directory in which it was created by its final directory."""
     for path in [place / "pyvenv.cfg", *(place / "bin").iterdir()]:
         if path.is_file() and not path.is_symlink():
-            path.write_bytes(path.read_bytes().replace(made, final))
+            path.write_bytes(path.read_bytes().replace(scratch_path, final))
 
 
 # The program in the head
@@ -467,20 +475,20 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "verify":
-            _say(verify_bundle(path, options.signers))
+            _print_message(verify_bundle(path, options.signers))
         else:
-            _say(f"installed: {install(path, options.to, _say, options.signers)}")
+            _print_message(f"installed: {install(path, options.to, _print_message, options.signers)}")
     except BundleError as error:
-        _say(f"{path.name}: {error}")
+        _print_message(f"{path.name}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("interrupted; nothing was installed")
+        _print_message("interrupted; nothing was installed")
         return 130
     return 0
 
 
 def verify_bundle(path: Path, signers: Path | None = None) -> str:
-    """Verify a bundle and return a sentence that says so.
+    """Verify a bundle and return a summary of it.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -492,7 +500,7 @@ def verify_bundle(path: Path, signers: Path | None = None) -> str:
     return f"{path}: whole: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{signer}"
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     sys.stderr.write(re.sub(r"[^\n\t -~\xa0-\U0010ffff]", "�", text) + "\n")
 
 

@@ -1,6 +1,6 @@
 """The bill of materials of a bundle: every package and model in it with version, hash and licence, as CycloneDX 1.6.
 
-The same contents give the same document, so it has no serial number and no time.
+The same contents give the same document, so it has no serial number and no timestamp.
 """
 
 import json
@@ -23,13 +23,13 @@ def render_sbom(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
         "specVersion": "1.6",
         "version": 1,
         "metadata": {"component": {"type": "application", "name": PROJECT, "version": __version__}},
-        "components": [*map(_package, sorted(wheels)), *map(_model, models)],
+        "components": [*map(_describe_package, sorted(wheels)), *map(_describe_model, models)],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _package(path: Path) -> dict[str, Any]:
-    metadata = _metadata(path)
+def _describe_package(path: Path) -> dict[str, Any]:
+    metadata = _read_metadata(path)
     name, version = normalize_name(str(metadata["Name"])), str(metadata["Version"])
     return {
         "type": "library",
@@ -41,7 +41,7 @@ def _package(path: Path) -> dict[str, Any]:
     }
 
 
-def _model(record: WeightsRecord) -> dict[str, Any]:
+def _describe_model(record: WeightsRecord) -> dict[str, Any]:
     return {
         "type": "machine-learning-model",
         "name": record.name,
@@ -51,7 +51,7 @@ def _model(record: WeightsRecord) -> dict[str, Any]:
     }
 
 
-def _metadata(path: Path) -> Message:
+def _read_metadata(path: Path) -> Message:
     """The metadata of a wheel."""
     with zipfile.ZipFile(path) as wheel:
         member = next(

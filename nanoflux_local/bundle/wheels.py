@@ -1,7 +1,7 @@
 """The wheels of a bundle: this project and its dependencies, for a platform and a Python, each pinned by its SHA-256.
 
-pip downloads them with its configured index, mirror, proxy and cache; wheels that are already in the directory are not
-fetched again.
+pip downloads them from its configured index or mirror, with its proxy and cache. Wheels that are already in the
+directory are not downloaded again.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from nanoflux_models.child import module_command
 from nanoflux_models.record import sha256_file
 
 OLDEST_GLIBC = {"x86_64": 5}
-"""The first N of the tags `manylinux_2_N`, by machine; 17 for all others."""
+"""The smallest N of the wheel tags `manylinux_2_N`, by machine; 17 for all others."""
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -33,17 +33,20 @@ def this_platform() -> str:
 
 
 def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
-    """Download into `folder`; `wheel` is the project's own, which is built from this checkout if it is None.
+    """Download the project's dependencies into `folder`, next to the project's project_wheel `wheel`, which is built
+    from this checkout if it is None.
 
     Raises:
         NanofluxError: pip could not build or find a wheel.
     """
-    own = str(wheel or _build_wheel(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
-    _download(folder, ["-c", str(constraints_file()), own, "pip"], python, platform)
+    project_wheel = str(wheel or _build_wheel(folder.parent / "project_wheel")) + (
+        f"[{','.join(extras)}]" if extras else ""
+    )
+    _download(folder, ["-c", str(constraints_file()), project_wheel, "pip"], python, platform)
 
 
 def collect_requirements(folder: Path, requirements: Path, python: str, platform: str) -> None:
-    """Download exactly the packages in a requirements file of a whole environment (`pip freeze --all`).
+    """Download exactly the packages in a requirements file that lists a whole environment (`pip freeze --all`).
 
     Raises:
         NanofluxError: pip could not find a wheel.
@@ -53,14 +56,14 @@ def collect_requirements(folder: Path, requirements: Path, python: str, platform
 
 def _download(folder: Path, requirements: Sequence[str], python: str, platform: str) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    words = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *requirements]
+    arguments = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *requirements]
     if (python, platform) != (this_python(), this_platform()):
-        words += [
+        arguments += [
             "--implementation=cp",
             f"--python-version={python}",
             *(f"--platform={tag}" for tag in compatible_tags(platform)),
         ]
-    _pip(words, "the wheels could not be downloaded; those already downloaded are kept")
+    _pip(arguments, "the wheels could not be downloaded; those already downloaded are kept")
 
 
 def pin_wheels(folder: Path) -> str:
@@ -107,8 +110,8 @@ def _build_wheel(folder: Path) -> Path:
     return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
 
 
-def _pip(words: Sequence[str], failure: str) -> None:
-    command = module_command("pip", *words, "--no-input", "--disable-pip-version-check", "--quiet")
+def _pip(arguments: Sequence[str], failure: str) -> None:
+    command = module_command("pip", *arguments, "--no-input", "--disable-pip-version-check", "--quiet")
     process = subprocess.run(
         command,
         env=dict(os.environ),

@@ -1,6 +1,6 @@
-"""Writes a bundle: files into a tar archive, the archive into parts, and finally the head.
+"""Writes a bundle: packs files into a tar archive, splits the archive into parts, and finally writes the head.
 
-Equal files give equal bytes. A bundle without its head is incomplete and is removed by the next attempt.
+The same files give the same bytes. A bundle without its head is incomplete; the next attempt removes its parts.
 """
 
 import hashlib
@@ -51,8 +51,10 @@ def write_bundle(
 
 
 def refuse_existing(head: Path) -> None:
-    """Raises:
-    RefusedError: a file of that name exists.
+    """Refuse to overwrite a bundle.
+
+    Raises:
+        RefusedError: the head exists.
     """
     if head.exists() or head.is_symlink():
         raise RefusedError(f"{head} already exists", "choose another file with -o, or move it away")

@@ -1,5 +1,5 @@
-"""The report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's figures, plots, changed
-items, the cost, and the commands that repeat it.
+"""Writes the report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's figures, plots,
+changed items, the cost, and the commands that repeat the experiment.
 
 The paper's figures are labelled as such and kept separate from measured ones.
 """
@@ -36,7 +36,7 @@ PAIRS = (
 
 
 def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
-    """Write `index.html`, `report.md`, `conditions.csv` and `pairs.csv` into `out`; returns the page's path.
+    """Write `index.html`, `report.md`, `conditions.csv` and `pairs.csv` into `out`. Returns the path of `index.html`.
 
     Raises:
         NothingMatchedError: the experiment is unknown.
@@ -50,7 +50,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
-    """The values that the page shows."""
+    """The values that the report shows."""
     contents = load_results(home, experiment).to_json()
     plan = plan_of(home, experiment)
     kind = find_kind(plan.grid.kind)
@@ -64,16 +64,22 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
         "answer": kind.answer(contents) or [UNFINISHED],
         "table": None if kind.measures_accuracy else {"columns": kind.columns, "rows": kind.rows(contents)},
         "plan": plan.model_dump(mode="json"),
-        "beside": rows_against_paper(contents),
+        "paper_rows": rows_against_paper(contents),
     }
 
 
 def condition_rows(contents: dict[str, Any]) -> Rows:
-    """A row for each condition and benchmark, numbers as numbers."""
+    """A row for each condition and benchmark, with unformatted numbers."""
     rows: Rows = []
     for entry in contents["conditions"]:
-        flops, made = entry.get("flops", {}), entry.get("generation", {})
-        cost = [flops.get("6nd"), flops.get("measured"), _known_flops(made), made.get("tokens"), made.get("usd")]
+        flops, generation = entry.get("flops", {}), entry.get("generation", {})
+        cost = [
+            flops.get("6nd"),
+            flops.get("measured"),
+            _known_flops(generation),
+            generation.get("tokens"),
+            generation.get("usd"),
+        ]
         for data, accuracy in entry.get("test", {}).items():
             folds = accuracy["folds"]
             spread = [accuracy["sd"], folds["sd"] if folds else None]
@@ -82,9 +88,9 @@ def condition_rows(contents: dict[str, Any]) -> Rows:
     return rows
 
 
-def _known_flops(made: dict[str, Any]) -> float | None:
-    """The FLOPs of a generation, None if a model's size is unknown."""
-    return made["flops"] if made and not made["unknown"] else None
+def _known_flops(generation: dict[str, Any]) -> float | None:
+    """The FLOPs of a condition's generation, None if a model's size is unknown."""
+    return generation["flops"] if generation and not generation["unknown"] else None
 
 
 def pair_rows(contents: dict[str, Any]) -> Rows:
@@ -122,16 +128,19 @@ def markdown(contents: dict[str, Any]) -> str:
         parts += ["## Conditions", as_markdown(HEADINGS, rows)]
     if rows := [[_short(value) for value in row] for row in pair_rows(contents)]:
         parts += ["## Paired tests", as_markdown(PAIRS, rows)]
-    if contents["beside"]:
+    if contents["paper_rows"]:
         cells = [
             [row["benchmark"], row["title"], row.get("accuracy"), _short(next(iter(row["measured"].values()), None))]
-            for row in contents["beside"]
+            for row in contents["paper_rows"]
         ]
-        parts += [f"## The paper's figures ({contents['paper']['where']})", "Not measured here; other models and data."]
+        parts += [
+            f"## The paper's figures ({contents['paper']['where']})",
+            "Not measured here: the paper used other models and data.",
+        ]
         parts += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), cells)]
     if contents["left_out"]:
         parts += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())]
-    parts += [f"## Again\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"]
+    parts += [f"## Repeat it\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -142,7 +151,7 @@ def _short(value: object) -> object:
 
 
 def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
-    """The items that changed in the first declared pair, under the first seed of each side."""
+    """The items whose result changed in the first declared pair, in the first seed's evaluation of each side."""
     if not contents["pairs"]:
         return None
     pair = contents["pairs"][0]
@@ -152,8 +161,8 @@ def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
-    """The accuracies of each benchmark, lines over sizes or counts, and the loss curves."""
-    made = []
+    """Bars of the accuracies on each benchmark, lines of accuracy by size or count, and the loss curves."""
+    figures = []
     for data in contents["test"]:
         bars = [
             (entry["title"], entry["test"][data]["mean"], *entry["test"][data]["ci95"])
@@ -161,24 +170,24 @@ def _plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[d
             if entry.get("test")
         ]
         if bars:
-            made.append({"title": f"Strict accuracy on {data}", "svg": plots.accuracies(bars)})
+            figures.append({"title": f"Strict accuracy on {data}", "svg": plots.accuracies(bars)})
         if series := _series(plan, contents, data):
-            made.append(
+            figures.append(
                 {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.lines(series, plan_axis(plan))}
             )
     if curves := _curves(view, contents):
-        made.append({"title": "Losses: lines on training rows, points on dev rows", "svg": plots.losses(*curves)})
-    return made
+        figures.append({"title": "Losses: lines on training rows, points on dev rows", "svg": plots.losses(*curves)})
+    return figures
 
 
 def plan_axis(plan: GridPlan) -> str:
-    """What the grid's `each` counts."""
+    """The label of the horizontal axis: what the grid's `each` varies."""
     words = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
     return next((words[condition.each] for condition in plan.conditions if condition.each), "")
 
 
 def _series(plan: GridPlan, contents: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
-    """The conditions of an `each` as lines, one for each source."""
+    """The accuracies of the conditions that an `each` created, as one line for each source of rows."""
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     series: dict[str, list[tuple[float, float, float, float]]] = {}
     for condition in plan.conditions:
@@ -195,7 +204,9 @@ Curve = list[tuple[float, float]]
 
 
 def _curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
-    """Losses by epoch of each condition's first seed: of the steps, and on dev rows at the ends of epochs."""
+    """The losses of each condition's first seed over epochs: at every step, and on dev rows at the end of each
+    epoch.
+    """
     steps: dict[str, Curve] = {}
     dev: dict[str, Curve] = {}
     for entry in contents["conditions"]:

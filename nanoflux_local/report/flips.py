@@ -1,4 +1,4 @@
-"""The flipped items of a comparison as a page shows them: each with its question, gold answer and both replies."""
+"""Gathers the flipped items of a comparison for a report: each with its question, gold answer and both replies."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from nanoflux_local.evaluate.items import (
 from nanoflux_local.ledger.views import LedgerView
 
 SHOWN = 8
-"""Number of items of each kind on a page; the counts cover all."""
+"""Maximum number of items of each kind on a page; the counts on the page include all items."""
 
 
 def gather_flips(view: LedgerView, base: str, other: str) -> dict[str, Any]:
-    """The items gained and lost from the evaluation `base` to the evaluation `other`, with both sides' replies."""
+    """The items that the evaluation `other` gained and lost against the evaluation `base`, with both sides' replies."""
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
     scored = [{score.item for score in list_items(view, each) if score.scored} for each in (base, other)]
@@ -46,6 +46,6 @@ def gather_flips(view: LedgerView, base: str, other: str) -> dict[str, Any]:
 
 
 def _show_side(record: ItemRecord, share: float) -> dict[str, Any]:
-    """One side of a flip: its share of right replies, and its first reply that has a mark."""
+    """One side of a flip: its share of right replies, and its first scored reply."""
     reply = next(reply for reply in record.replies if reply.mark != "unscored")
     return {"share": f"{share:.0%} right", "verdict": reply.mark, "reading": reply.reading, "reply": reply.text}

@@ -1,4 +1,4 @@
-"""Shared by the reports: a template engine that escapes everything, and files written completely or not at all."""
+"""Shared by the reports: renders templates, escaping everything, and writes files completely or not at all."""
 
 import re
 from contextlib import suppress
@@ -10,7 +10,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.experiments.tables import percent, points
 
 LONGEST = 20_000
-"""Maximum characters of one text on the page: a model may write a line of megabytes."""
+"""Maximum characters of one text on the page, since a model may write a line of megabytes."""
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -28,7 +28,7 @@ def render_page(template: str, values: dict[str, Any]) -> str:
 
 
 def visible(value: object) -> object:
-    """Generated text without control characters for terminals and for the direction of writing."""
+    """Generated text without control characters, including those that change the writing direction."""
     if type(value) is not str:
         return value
     more = f"… ({len(value) - LONGEST:,} characters more: nanoflux examples show)" if len(value) > LONGEST else ""
@@ -39,7 +39,7 @@ def write_whole(target: Path, text: str) -> Path:
     """Write a file completely, or leave the old one unchanged.
 
     Raises:
-        NanofluxError: it cannot be written.
+        NanofluxError: the file cannot be written.
     """
     scratch = target.with_name(f".{target.name}.new")
     try:

@@ -1,4 +1,4 @@
-"""Plots as SVG text for the report, in colours that suit the light and the dark page."""
+"""Plots for the report as SVG text, in colours that suit both the light and the dark page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def _figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
-    """The figure as an <svg> element, the same bytes for the same data."""
+    """The figure as an <svg> element. The same data give the same bytes."""
     import matplotlib
     from matplotlib import pyplot
 
@@ -41,7 +41,7 @@ def _svg(figure: Any) -> str:
 
 
 def loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
-    """Training loss by step and dev loss by epoch's end; both in nats per token."""
+    """Training loss by step, and dev loss at the end of each epoch, both in nats per token."""
     figure, axes = _figure()
     axes.plot([step for step, _ in steps], [loss for _, loss in steps], color=FIRST, linewidth=1, label="training")
     if validation:
@@ -56,30 +56,30 @@ def loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[i
 
 
 def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """(name, accuracy, low, high) as bars with their 95% intervals."""
+    """Rows of (name, accuracy, low, high) as bars with their 95% intervals."""
     figure, axes = _figure(height=0.7 + 0.55 * len(rows))
     names = [name for name, *_ in rows]
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
-    places = range(len(rows))
-    palette = (MUTED, *COLOURS)  # the untuned model, then those of `losses`
-    colours = [palette[index % len(palette)] for index in places]
-    axes.barh(places, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
-    axes.set_yticks(list(places), names)
+    positions = range(len(rows))
+    palette = (MUTED, *COLOURS)  # for the untuned model, then the colours of `losses`
+    colours = [palette[index % len(palette)] for index in positions]
+    axes.barh(positions, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
+    axes.set_yticks(list(positions), names)
     axes.invert_yaxis()
     axes.set_xlim(0, min(1.0, max(0.1, 1.2 * max(high for *_, high in rows))))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
+    axes.set_xlabel("strict accuracy on dev_points-out items, with 95% intervals")
     return _svg(figure)
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
-    """Named series of (place, accuracy, low, high) as lines with their 95% intervals."""
+    """Named series of (x, accuracy, low, high) as lines with their 95% intervals."""
     figure, axes = _figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
-        places, values = [place for place, *_ in points], [value for _, value, _, _ in points]
+        positions, values = [position for position, *_ in points], [value for _, value, _, _ in points]
         errors = [[max(0.0, v - low) for _, v, low, _ in points], [max(0.0, high - v) for _, v, _, high in points]]
-        axes.errorbar(places, values, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name)
+        axes.errorbar(positions, values, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name)
     axes.set_xlabel(horizontal)
     axes.set_ylabel("strict accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -91,12 +91,21 @@ def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], hor
 def losses(
     series: Mapping[str, Sequence[tuple[float, float]]], dev: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
-    """Training loss by epoch for each condition as a line, dev loss at the ends of epochs as points of its colour."""
+    """Training loss by epoch, one line for each condition, and dev loss at the end of each epoch as points of the same
+    colour.
+    """
     figure, axes = _figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1, alpha=0.7, label=name)
-        held = dev.get(name, ())
-        axes.plot([x for x, _ in held], [y for _, y in held], color=colour, marker="o", linestyle="--", linewidth=1)
+        dev_points = dev.get(name, ())
+        axes.plot(
+            [x for x, _ in dev_points],
+            [y for _, y in dev_points],
+            color=colour,
+            marker="o",
+            linestyle="--",
+            linewidth=1,
+        )
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss (nats per token)")
     axes.set_ylim(bottom=0)

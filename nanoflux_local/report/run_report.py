@@ -1,5 +1,6 @@
-"""The report of a run: the result, the outcomes of attempts, the curves, the comparison, three examples, and the
-commands that repeat it."""
+"""Writes the report of a run: the result, the outcomes of attempts, the curves, the comparison, three examples, and the
+commands that repeat the run.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +21,7 @@ SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
     "novelty_rejected": "too similar to an earlier question",
-    "contaminated": "repeats a held-out evaluation item",
+    "contaminated": "repeats a dev_losses-out evaluation item",
     "invalid": "failed validation",
     "low_confidence": "the judge remained in doubt",
     "defender_right": "solved by the defender in a familiar way",
@@ -32,7 +33,7 @@ OUTCOME_TEXT = {
 
 
 def write_report(ledger: Path, run: str, out: Path) -> Path:
-    """Write `out/index.html` for a run, whole or not at all, and return its path.
+    """Write `out/index.html` for a run, completely or not at all, and return its path.
 
     Raises:
         NothingMatchedError: the run is unknown.
@@ -44,7 +45,7 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
 
 
 def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
-    """The values that the page shows."""
+    """The values that the report shows."""
     summary = view.summarize_run(run)
     row = view.find_run(run)
     training = _training(view, summary.run)
@@ -69,7 +70,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
 
 
 def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
-    """The number of examples by pass rate; "" if the defender answered each question once."""
+    """How many examples have each pass rate, as text; "" if the defender answered each question only once."""
     if not set(count_by_rate) - {"0 of 1", "1 of 1"}:
         return ""
     return ", ".join(f"{rate} for {count}" for rate, count in count_by_rate.items())
@@ -91,18 +92,18 @@ def _training(view: LedgerView, run: str) -> dict[str, Any] | None:
         return None
     events = view.training_curve(row["id"])
     steps = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
-    held = [(e["step"], e["val_loss"]) for kind, e in events if kind == "epoch" and e["val_loss"] is not None]
+    dev_losses = [(e["step"], e["val_loss"]) for kind, e in events if kind == "epoch" and e["val_loss"] is not None]
     return {
         "adapter": row["adapter"],
         "base": row["base"],
         "settings": json.loads(row["settings"]),
         "result": json.loads(row["result"]),
-        "plot": plots.loss_curves(steps, held),
+        "plot": plots.loss_curves(steps, dev_losses),
     }
 
 
 def _evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
-    """The tuned model's newest evaluation and the untuned one's over the same items; untuned first."""
+    """The newest evaluation of the tuned model, preceded by the untuned model's evaluation of the same items."""
     if not adapter:
         return []
     tuned = view.row(
@@ -129,7 +130,7 @@ def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str
 
 
 def _examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
-    """Examples from the beginning, the middle and the end of the run, each with the turn that made it."""
+    """Examples from the beginning, the middle and the end of the run, each with its turn."""
     rows = list(view.rows(
         "SELECT examples.id, examples.reason, turns.record FROM examples JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn",

@@ -1,4 +1,4 @@
-"""Tables as CSV that no spreadsheet reads as formulas, and as Markdown with escaped cells."""
+"""Tables as CSV without text that a spreadsheet would evaluate, and as Markdown with escaped cells."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 
 
 def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """RFC 4180. Text that a spreadsheet would evaluate gets a leading apostrophe; numbers stay numbers."""
+    """A table in CSV (RFC 4180). Text that a spreadsheet would evaluate gets a leading apostrophe; numbers do not."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(headings)

@@ -36,12 +36,12 @@ class Streaks:
         a resumed run plays `limit` more attempts before it pauses again), else None. With a limit of 0, returns None.
         """
         for attempt in record.attempts:
-            for step in attempt.heard_at:
+            for step in attempt.readable_steps:
                 place = (step, _player(record, step))
                 self._attempts[place] = self._reported[place] = 0
-            if attempt.silent_at:
-                self._attempts[attempt.silent_at, _player(record, attempt.silent_at)] += 1
-        last = record.last.silent_at
+            if attempt.unreadable_step:
+                self._attempts[attempt.unreadable_step, _player(record, attempt.unreadable_step)] += 1
+        last = record.last.unreadable_step
         if not last or not limit:
             return None
         place = (last, _player(record, last))
@@ -59,4 +59,4 @@ def _player(record: TurnRecord, step: Step) -> str:
 
 def heard_anything(record: TurnRecord) -> bool:
     """Whether any attempt of a turn got a reply that could be read."""
-    return any(attempt.heard_at for attempt in record.attempts)
+    return any(attempt.readable_steps for attempt in record.attempts)

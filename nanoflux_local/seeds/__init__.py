@@ -1,1 +1,1 @@
-"""Where seed questions come from: the built-in templates and items, and benchmark files imported into the ledger."""
+"""The sources of seed questions: the built-in templates and items, and benchmark files imported into the ledger."""

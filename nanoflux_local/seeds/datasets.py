@@ -22,8 +22,8 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     """The items of one split.
 
     Raises:
-        NothingMatchedError: the benchmark is neither built in nor imported, or its split has no items.
-        UsageError: there is no such split.
+        NothingMatchedError: the benchmark is neither built in nor imported, or this split of it has no items.
+        UsageError: `split` is not the name of a split.
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", f"choose one of: {', '.join(SPLITS)}")
@@ -43,15 +43,15 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
 
 
 def items_here(ledger: Path, dataset: str, split: str) -> list[Seed]:
-    """The items of one split, [] if the benchmark or its split is missing."""
+    """The items of one split; [] if the ledger has no such benchmark or split."""
     with suppress(NothingMatchedError):
         return load_items(ledger, dataset, split)
     return []
 
 
 def seed_datasets(domain: Domain) -> tuple[str, ...]:
-    """The benchmarks that a domain's runs draw seeds from: those that the domain's file lists, in that order, and
-    then those whose modules name the domain.
+    """The benchmarks from which a domain's runs draw seeds: those that the domain's file lists, in that order, then
+    those whose modules list the domain.
     """
     others = (name for name, each in all_benchmarks().items() if domain.name in each.domains)
     return tuple(dict.fromkeys([*domain.datasets, *others]))
@@ -64,7 +64,9 @@ def find_licence(dataset: str) -> str:
 
 
 def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Those of `datasets` that have train items; all of them if none has, so that the error names the first one."""
+    """Those of `datasets` that have train items. If none has any, all of them, so that a later error names the
+    first.
+    """
     present = tuple(name for name in datasets if _has_items(ledger, name, "train"))
     missing = [name for name in datasets if name not in present]
     if present and missing:
@@ -116,7 +118,7 @@ def _train_templates(datasets: Sequence[str]) -> list[Template]:
 
 
 def seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
-    """Seeds from the train splits of `datasets` only. `chained`: the stitching attacker will chain them."""
+    """A source of seeds from the train splits of `datasets`. `chained` says that the stitching attacker chains them."""
     templates = _train_templates(datasets)
     if templates:
         return StarterTemplates(templates)

@@ -1,7 +1,7 @@
-"""The model hub's copies of the benchmarks, fetched only if a user asks for one and allows the host.
+"""Downloads benchmarks from the model hub, if the user requests one and allows connections to the host.
 
-The hub's own client fetches them in a separate, guarded process. A mirror (HF_ENDPOINT) and a token therefore work as
-usual, and this process keeps its own offline switches.
+The hub's own client downloads them in a separate, guarded process. A mirror (HF_ENDPOINT) and a token therefore work as
+usual, and this process keeps its offline switches.
 """
 
 import os
@@ -23,7 +23,7 @@ HUB = "https://huggingface.co"
 
 
 def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Path], str]:
-    """Fetch a benchmark's files into the folder `target`: the files, and "REPO@COMMIT" as their source.
+    """Fetch a benchmark's files into the folder `target`. Returns their paths, and "REPO@COMMIT" as their source.
 
     Raises:
         UsageError: the hub has no such benchmark.
@@ -32,7 +32,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     """
     source = _find_source(dataset)
     _refuse_outside(dataset, source)
-    # Xet is native code, which the guard cannot see; colours have no place in an error.
+    # Xet is native code, which bypasses the guard; colour codes would end up in error messages.
     environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
@@ -44,12 +44,12 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
     redirect = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
     if redirect:
-        raise _refusal(f"{source.repo} redirects to {redirect[1]}", redirect[1])
+        raise _build_refusal(f"{source.repo} redirects to {redirect[1]}", redirect[1])
     if process.returncode or not files:
-        reason = "\n".join(process.stderr.strip().splitlines()[-3:]) or "it has no file of a benchmark's layout"
+        reason = "\n".join(process.stderr.strip().splitlines()[-3:]) or "it has none of the benchmark's files"
         raise NanofluxError(
             f"{source.repo} could not be fetched: {reason}",
-            "correct the cause above; or download the files yourself and name them",
+            "correct the cause above; or download the files yourself and pass their paths",
         )
     return files, f"{source.repo}@{_read_commit(target)}"
 
@@ -61,13 +61,13 @@ def _find_source(dataset: str) -> HubSource:
         return benchmark.hub
     message = f"{dataset!r} is not on the model hub"
     if benchmark is not None:
-        raise UsageError(message, f"download it from {benchmark.homepage} and name its files")
+        raise UsageError(message, f"download it from {benchmark.homepage} and pass the paths of its files")
     on_hub = (name for name, each in benchmarks.items() if each.hub)
-    raise UsageError(message, f"choose one of {', '.join(on_hub)}; or name the files")
+    raise UsageError(message, f"choose one of {', '.join(on_hub)}; or pass the paths of files")
 
 
 def _refuse_outside(dataset: str, source: HubSource) -> None:
-    """Ask the guard before starting the process, so that the refusal is this command's and not a traceback."""
+    """Ask the guard before starting the process, so that a refusal is an error of this command and not a traceback."""
     host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname or ""
     refused = False
     try:
@@ -76,16 +76,18 @@ def _refuse_outside(dataset: str, source: HubSource) -> None:
         refused = True
     except OSError as error:
         raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
-    if refused:  # outside the except clause: the guard's own advice is for endpoints and must not be chained
-        raise _refusal(f"{dataset} is published on {host} ({source.repo})", host)
+    if (
+        refused
+    ):  # outside the except clause, since the guard's error, whose advice is for endpoints, must not be chained
+        raise _build_refusal(f"{dataset} is published on {host} ({source.repo})", host)
 
 
-def _refusal(reason: str, host: str) -> RefusedError:
+def _build_refusal(reason: str, host: str) -> RefusedError:
     allowed = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
     return RefusedError(
-        f"{reason}, and this machine connects only to the hosts that you name",
-        f"allow it: {VARIABLE}={','.join([*allowed, host])}; or name your mirror in HF_ENDPOINT; "
-        "or download the files elsewhere and name them",
+        f"{reason}, and this machine connects only to the hosts that you allow",
+        f"allow it: {VARIABLE}={','.join([*allowed, host])}; or set HF_ENDPOINT to your mirror; "
+        "or download the files elsewhere and pass their paths",
     )
 
 

@@ -1,4 +1,6 @@
-"""Importing: a benchmark's files are read, their programs checked, and their items stored in the ledger, or none is."""
+"""Imports a benchmark: reads its files, checks the programs of its items, and stores all of the items, or none, in the
+ledger.
+"""
 
 import asyncio
 import hashlib
@@ -13,20 +15,20 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
-from nanoflux_local.seeds.reading import Placed, Reading, bad_row, read_benchmark
+from nanoflux_local.seeds.reading import PlacedItem, Reading, bad_row, read_benchmark
 from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
 from nanoflux_local.tools.python_check import PythonTool
 
 OnProgram = Callable[[int, int], None]
-"""Called with how many programs have been checked, and how many there are."""
+"""Called with the number of programs that have been checked, and the number of all programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """Files to import: in the format of `dataset`, under `name`, from `source` (shown in `data list`).
+    """Files to import. They have the format of `dataset` and are stored under `name`; `source` is shown in `data list`.
 
-    `skip_bad` leaves bad rows out. `hashed` splits by the questions' words. `replace` replaces the items that the name
-    has.
+    `skip_bad` leaves bad rows out. `hashed` splits the items by the words of their questions. `replace` replaces the
+    items that are stored under the name.
     """
 
     dataset: str
@@ -40,9 +42,9 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
-    """An import's result. `imported` is False if these very files had been imported before.
+    """An import's result. `imported` is False if the same files had been imported before.
 
-    `restated` counts, by another benchmark and its split, the items that restate one of its questions.
+    `restated` maps each other benchmark and split to the number of imported items that restate one of its questions.
     """
 
     dataset: str
@@ -55,7 +57,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
     """Read the files, check the programs of their items in the sandbox, and store the items: all of them, or none.
 
     Raises:
-        UsageError: `dataset` or `name` is refused, or the files hold no items.
+        UsageError: `dataset` or `name` is refused, or the files contain no items.
         DataError: a file cannot be read, a row is bad, or a program contradicts its item.
         RefusedError: the sandbox cannot contain a program here.
     """
@@ -67,9 +69,11 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 
 
 def _store(home: Home, request: ImportRequest, reading: Reading, on_program: OnProgram) -> bool:
-    """Check the programs and store the items; False, without doing either, if these very files are stored already."""
+    """Check the programs and store the items. Returns False, without doing either, if the same files were imported
+    before.
+    """
     content = content_hash(request.paths)
-    if request.hashed or reading.skipped:  # other items or splits are other content
+    if request.hashed or reading.skipped:  # the same files then give other items or splits
         content = digest([content, "hashed" if request.hashed else "official", len(reading.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
         if ledger.has_dataset(request.name, content):
@@ -82,7 +86,7 @@ def _store(home: Home, request: ImportRequest, reading: Reading, on_program: OnP
         return ledger.import_dataset(request.name, request.source, content, items, skipped, replace=request.replace)
 
 
-async def _check_in_sandbox(items: Sequence[Placed], on_program: OnProgram) -> None:
+async def _check_in_sandbox(items: Sequence[PlacedItem], on_program: OnProgram) -> None:
     programs = [item for item in items if item.seed.program]
     if not programs:
         return
@@ -101,7 +105,7 @@ async def _check_in_sandbox(items: Sequence[Placed], on_program: OnProgram) -> N
         await tool.close()
 
 
-async def check_programs(items: Iterable[Placed], run: Answer, sandbox: Identity) -> None:
+async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Identity) -> None:
     """Run the programs of items in the sandbox and compare each number with its item's answer.
 
     Raises:
@@ -121,7 +125,9 @@ async def check_programs(items: Iterable[Placed], run: Answer, sandbox: Identity
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
-    """By other imported benchmark and its split: how many items of `dataset` restate one of its questions; no zeros."""
+    """How many items of `dataset` restate a question of each other imported benchmark, by benchmark and split, without
+    zeros.
+    """
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [stem(item.question) for item in view.items(dataset)]
@@ -132,7 +138,7 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
 
 
 def content_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 of the bytes of several files, or of folders of them, in any order."""
+    """SHA-256 of the content of files, or of folders of `.arrow` files, whatever their order."""
     files = [file for path in paths for file in (sorted(path.glob("*.arrow")) if path.is_dir() else [path])]
     hashes = sorted(file_hash(file) for file in files)
     return hashes[0] if len(hashes) == 1 else digest(hashes)

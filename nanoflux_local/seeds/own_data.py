@@ -1,4 +1,4 @@
-"""Own data: the rows of a user's file (docs/how-to/domains.md), under any name that is not a benchmark's."""
+"""Parses own data: the rows of a user's file (docs/how-to/domains.md), imported under a name that is not a benchmark's."""
 
 import json
 import math
@@ -15,11 +15,11 @@ from nanoflux_local.seeds.splits import SPLITS
 LETTERS = "ABCDEFGHIJ"
 KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-"""The names that own data can have."""
+"""Valid names of own data."""
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """A question, an answer and any other key of `KEYS`; options may also be in columns A to J."""
+    """A row with a question, an answer and any of the other `KEYS`. Options may also be in columns A to J."""
     del file
     cells = {key: value for key, value in row.items() if value is not None and value != ""}
     unknown = next((key for key in cells if key not in (*KEYS, *LETTERS)), None)
@@ -38,10 +38,10 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def _read_answer(answer: Any, is_choice: bool) -> Any:
-    """The answer; a number becomes a text with all its digits, and a text keeps its spelling.
+    """The answer. A number becomes a text with all its digits; a text keeps its spelling.
 
     Raises:
-        BadRowError: it is NaN, infinite, or too large for a double.
+        BadRowError: the answer is NaN, infinite, or too large for a double.
     """
     if isinstance(answer, int | float | Decimal) and not isinstance(answer, bool):
         try:
@@ -54,7 +54,7 @@ def _read_answer(answer: Any, is_choice: bool) -> Any:
 
 
 def _read_options(row: Mapping[str, Any]) -> dict[str, str]:
-    """The options under the key `options`, as a table or as JSON in a cell, or in columns A, B, C …"""
+    """The options: from the key `options`, as a table or as JSON text, or from the columns A, B, C …"""
     options = row.get("options", {letter: str(row[letter]) for letter in LETTERS if letter in row})
     if isinstance(options, str):
         try:

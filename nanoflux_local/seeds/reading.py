@@ -20,7 +20,7 @@ from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
 
 
-class Placed(NamedTuple):
+class PlacedItem(NamedTuple):
     """An item with its place in the files ("FILE, line 3") and its split."""
 
     place: str
@@ -44,7 +44,7 @@ class Reading:
     answers so close to 0 that they are compared relatively (SPEC §6).
     """
 
-    items: list[Placed] = field(default_factory=list)
+    items: list[PlacedItem] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     blank: int = 0
     contradictory: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def read_benchmark(
             if row.question:
                 seed = _build_seed(name, row, official, number, numbers)
                 split = hashed_split(row.question) if hashed else _choose_split(form, row, official)
-                reading.items.append(Placed(place, seed, split))
+                reading.items.append(PlacedItem(place, seed, split))
     _apply_labels(name, reading, {} if hashed else labels)
     _refuse_repeated_ids(reading.items)
     _settle_contradictions(reading, form is OWN_FORMAT, skip_bad)
@@ -179,14 +179,14 @@ def _apply_labels(dataset: str, reading: Reading, labels: dict[str, PlacedRow]) 
     for number, (place, seed, _) in enumerate(reading.items):
         label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
         split = label_of_item.row.split if label_of_item else hashed_split(seed.question, CARVED_SHARES)
-        reading.items[number] = Placed(place, seed, split)
+        reading.items[number] = PlacedItem(place, seed, split)
 
 
 def _settle_contradictions(reading: Reading, refuses: bool, skip_bad: bool) -> None:
     """Find questions that are repeated with another answer. In own data the row is bad (`refuses`); benchmarks are
     published with such rows, so they are only reported."""
-    first: dict[tuple[str, ...], Placed] = {}
-    consistent: list[Placed] = []
+    first: dict[tuple[str, ...], PlacedItem] = {}
+    consistent: list[PlacedItem] = []
     for placed in reading.items:
         seed = placed.seed
         key = (" ".join(seed.question.casefold().split()), *sorted(seed.options.values()))
@@ -215,7 +215,7 @@ def _is_below_tolerance(seed: Seed) -> bool:
     return not seed.options and is_below_tolerance(float_or_none(seed.answer) or 0)
 
 
-def _refuse_repeated_ids(items: Sequence[Placed]) -> None:
+def _refuse_repeated_ids(items: Sequence[PlacedItem]) -> None:
     places: dict[str, str] = {}
     for place, seed, _ in items:
         if seed.id in places:

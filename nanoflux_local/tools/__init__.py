@@ -1,1 +1,1 @@
-"""What a judge can check with: Python in the sandbox."""
+"""The tools with which a judge checks: Python in the sandbox, and search."""

@@ -1,6 +1,7 @@
 """The local search engine: a lab's documents in an SQLite full-text index, for fact checks without a network.
 
-Owns the file `corpus.db` of a home. Adding is all or nothing. A file that is added again replaces its former content.
+Reads and writes the file `corpus.db` in the home directory. Documents are added all together or not at all. Adding a
+file again replaces its former content.
 """
 
 import re
@@ -29,9 +30,9 @@ CREATE VIRTUAL TABLE IF NOT EXISTS passages USING fts5 (
 );
 """
 SNIPPET_TOKENS = 48
-MOST_WORDS = 16
-STEPS = 10_000
-"""Instructions of SQLite's virtual machine between two checks of the time limit."""
+MAX_QUERY_WORDS = 16
+STEPS_BETWEEN_CHECKS = 10_000
+"""Number of SQLite virtual machine instructions between two checks of the time limit."""
 _COMMON = frozenset([
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "how", "in", "is", "it",
     "its", "not", "of", "on", "or", "that", "the", "their", "this", "to", "was", "were", "what", "when",
@@ -41,7 +42,7 @@ _COMMON = frozenset([
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A passage that matches a query: its document's title, its place, and the words around the matches."""
+    """A passage that matches a query: its title, its place in the document, and the words around the matches."""
 
     title: str
     place: str
@@ -89,11 +90,12 @@ class Corpus:
             raise DataError(f"{self.path}: {error}", "move the file away and add the documents again") from error
 
     def add(self, paths: Sequence[Path]) -> dict[str, int]:
-        """Add documents, all or nothing. Returns how many were added, replaced and unchanged, and all passages.
+        """Add documents, all of them or none. Returns how many were added, replaced and unchanged, and the number of
+        passages in the corpus.
 
         Raises:
-            DataError: a file is missing or is not of the format that its suffix names.
-            NothingMatchedError: a directory holds no documents.
+            DataError: a file is missing, or is not in the format of its suffix.
+            NothingMatchedError: a directory contains no documents.
         """
         counts = {"added": 0, "replaced": 0, "unchanged": 0, "passages": 0}
         with self._translate_errors():
@@ -129,27 +131,28 @@ class Corpus:
         return "replaced" if stored else "added"
 
     def documents(self) -> list[dict[str, Any]]:
-        """Its documents, ordered by source, each with its hash and number of passages."""
+        """The documents, ordered by source, each with its hash and number of passages."""
         with self._translate_errors():
             rows = self._connection.execute("SELECT source, sha256, size FROM documents ORDER BY source")
             return [dict(zip(("source", "sha256", "passages"), row, strict=True)) for row in rows]
 
     def digest(self) -> str:
-        """A hash of the names and contents of its documents: everything that decides the results of a search."""
+        """A hash of the names and contents of the documents: everything that decides the results of a search."""
         return digest([[Path(each["source"]).name, each["sha256"]] for each in self.documents()])[:16]
 
     def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
-        """The best passages with a word of the query (with two, if it has three or more), by BM25 with titles twice.
+        """The best passages that contain a word of the query, or two words if the query has three or more. They are
+        ranked by BM25; words in titles count twice.
 
         Raises:
             TimeoutError: the search took longer than `timeout_s`.
-            UsageError: the query holds no word.
+            UsageError: the query contains no word.
         """
         until = time.monotonic() + timeout_s
         words = terms(query)
         if not words:
             raise UsageError(f"the query {query!r} holds no word to search for", "search for a word")
-        self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
+        self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS_BETWEEN_CHECKS)
         with self._translate_errors():
             rows = self._connection.execute(
                 f"SELECT passages.title, documents.source, passages.place,"
@@ -165,11 +168,13 @@ class Corpus:
 
 
 def _match_expression(words: Sequence[str]) -> str:
-    """The FTS5 query. Of three or more words two must match: "body" alone is no match for "Lewy body dementia"."""
+    """The FTS5 query. Of three or more words, two must match, since "body" alone says little about "Lewy body
+    dementia".
+    """
     quoted = [f'"{word}"' for word in words]
     if len(quoted) < 3:
         return " OR ".join(quoted)
-    return " OR ".join(f"({one} AND {other})" for one, other in combinations(quoted[:MOST_WORDS], 2))
+    return " OR ".join(f"({one} AND {other})" for one, other in combinations(quoted[:MAX_QUERY_WORDS], 2))
 
 
 def terms(query: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""Splits documents into passages to search: plain text, Markdown, HTML, PDF and JSON Lines, by the file's suffix.
+"""Splits documents into passages for the search. The file's suffix decides how a document is read: as plain text,
+Markdown, HTML, PDF or JSON Lines.
 
-Reads only text: no script is run, and no link or image is followed. A file that is not of its suffix's format, or too
-large to read in bounded memory, is refused, and the error names it.
+Only text is read: no script is run, and no link or image is loaded. A file that is not in the format of its suffix, or
+is too large, is refused with an error that names it.
 """
 
 import hashlib
@@ -17,14 +18,14 @@ from nanoflux_local.errors import DataError, NothingMatchedError
 from nanoflux_local.records import storable
 from nanoflux_local.text_files import EncodingError, decode_utf8
 
-LARGEST = 64 * 2**20
-"""The largest file that is read, in bytes."""
+MAX_BYTES = 64 * 2**20
+"""Maximum size of a file, in bytes."""
 WORDS = 180
-"""The most words of a passage. It consists of whole paragraphs; a longer paragraph is cut between sentences."""
-TEXTS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
-TITLES = ("title", "name", "question", "id")
-UNREAD = ("script", "style", "head", "template", "noscript")
-BLOCKS = ("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "br", "table", "pre")
+"""Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is cut between sentences."""
+TEXT_KEYS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
+TITLE_KEYS = ("title", "name", "question", "id")
+SKIPPED_TAGS = ("script", "style", "head", "template", "noscript")
+BLOCK_TAGS = ("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "br", "table", "pre")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         DataError: a file is missing, or its suffix is not supported.
-        NothingMatchedError: a directory holds no documents.
+        NothingMatchedError: a directory contains no documents.
     """
     files: list[Path] = []
     for path in paths:
@@ -58,7 +59,7 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
             inside = [
                 entry
                 for entry in sorted(path.rglob("*"))
-                if entry.suffix.lower() in READERS and entry.is_file() and not _hidden(entry.relative_to(path))
+                if entry.suffix.lower() in READERS and entry.is_file() and not _is_hidden(entry.relative_to(path))
             ]
             if not inside:
                 raise NothingMatchedError(
@@ -66,7 +67,7 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
                 )
             files += inside
         elif not path.exists():
-            raise DataError(f"{path}: there is no such file", "name files or directories of documents")
+            raise DataError(f"{path}: there is no such file", "pass files or directories of documents")
         elif path.suffix.lower() not in READERS:
             raise DataError(
                 f"{path}: its suffix is not supported",
@@ -77,7 +78,7 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -85,12 +86,12 @@ def read_document(path: Path) -> Document:
     """Read a file and split it into passages.
 
     Raises:
-        DataError: the file cannot be read, is too large, or is not of its suffix's format.
+        DataError: the file cannot be read, is too large, or is not in the format of its suffix.
     """
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_BYTES:
             raise DataError(
-                f"{path}: larger than {LARGEST // 2**20} MiB", "split the file and add the parts; nothing was added"
+                f"{path}: larger than {MAX_BYTES // 2**20} MiB", "split the file and add the parts; nothing was added"
             )
         content = path.read_bytes()
     except OSError as error:
@@ -111,15 +112,15 @@ def _decode_text(path: Path, content: bytes) -> str:
 
 
 def _read_text(path: Path, content: bytes) -> Iterator[Passage]:
-    yield from _parts(path.stem, _decode_text(path, content))
+    yield from _group_into_passages(path.stem, _decode_text(path, content))
 
 
 def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
-    """Passages titled by the heading above them."""
+    """Passages, each with the heading above it as its title."""
     title, section = path.stem, list[str]()
     for line in [*_decode_text(path, content).splitlines(), "# "]:
         if re.match(r"#{1,6}\s", line):
-            yield from _parts(title, "\n".join(section))
+            yield from _group_into_passages(title, "\n".join(section))
             title, section = line.lstrip("#").strip(" #") or path.stem, []
         else:
             section.append(line)
@@ -132,28 +133,28 @@ class _Text(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self.title: list[str] = []
-        self._open_unread: list[str] = []
+        self._open_skipped_tags: list[str] = []
         self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del attrs
         self._in_title = tag == "title"
-        if tag in UNREAD:
-            self._open_unread.append(tag)
-        elif tag in BLOCKS:
+        if tag in SKIPPED_TAGS:
+            self._open_skipped_tags.append(tag)
+        elif tag in BLOCK_TAGS:
             self.parts.append("\n\n")
 
     def handle_endtag(self, tag: str) -> None:
         self._in_title = False
-        if tag in self._open_unread:
-            del self._open_unread[self._open_unread.index(tag) :]
-        elif tag in BLOCKS:
+        if tag in self._open_skipped_tags:
+            del self._open_skipped_tags[self._open_skipped_tags.index(tag) :]
+        elif tag in BLOCK_TAGS:
             self.parts.append("\n\n")
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
             self.title.append(data)
-        elif not self._open_unread:
+        elif not self._open_skipped_tags:
             self.parts.append(data)
 
 
@@ -161,17 +162,17 @@ def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
     page = _Text()
     page.feed(_decode_text(path, content))
     page.close()
-    yield from _parts(" ".join("".join(page.title).split()) or path.stem, "".join(page.parts))
+    yield from _group_into_passages(" ".join("".join(page.title).split()) or path.stem, "".join(page.parts))
 
 
 def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
-    """The text of each page; a scanned page without text gives none."""
+    """Passages of each page; a scanned page without text gives none."""
     import io
     import logging
 
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it logs a warning for each irregular byte
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # pypdf logs a warning for each irregular byte
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
         pages = [page.extract_text() for page in reader.pages]
@@ -181,12 +182,12 @@ def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
             f"{path}: not a readable PDF: {error}"[:300], "repair the file or leave it out; nothing was added"
         ) from None
     for number, text in enumerate(pages, 1):
-        for passage in _parts(title, storable(text)):
+        for passage in _group_into_passages(title, storable(text)):
             yield Passage(passage.title, f"page {number}", passage.text)
 
 
 def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
-    """One object per line, with its text under one of the keys in `TEXTS`."""
+    """Passages of each line's object, whose text is under one or more of the keys in `TEXT_KEYS`."""
     for number, line in enumerate(_decode_text(path, content).splitlines(), 1):
         if not line.strip():
             continue
@@ -194,25 +195,25 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             raise DataError(f"{path}, line {number}: not valid JSON", "correct the line; nothing was added") from None
-        texts = _texts_of(row, TEXTS) if isinstance(row, dict) else []
+        texts = _find_texts(row, TEXT_KEYS) if isinstance(row, dict) else []
         if not texts:
-            keys = ", ".join(TEXTS)
+            keys = ", ".join(TEXT_KEYS)
             raise DataError(
                 f"{path}, line {number}: the object has no text",
                 f"add a text under one of the keys {keys}; nothing was added",
             )
-        title = (_texts_of(row, TITLES) or [path.stem])[0]
-        for passage in _parts(" ".join(title.split())[:200], "\n".join(texts)):
+        title = (_find_texts(row, TITLE_KEYS) or [path.stem])[0]
+        for passage in _group_into_passages(" ".join(title.split())[:200], "\n".join(texts)):
             yield Passage(passage.title, f"line {number}", passage.text)
 
 
-def _texts_of(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
+def _find_texts(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
     return [storable(row[key]) for key in keys if isinstance(row.get(key), str) and row[key].strip()]
 
 
-def _parts(title: str, text: str) -> Iterator[Passage]:
+def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
     """Group the text's paragraphs into passages of at most `WORDS` words."""
-    pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _pieces(paragraph.split())]
+    pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _cut_paragraph(paragraph.split())]
     number, words = 1, list[str]()
     for piece in [*pieces, []]:
         if words and (not piece or len(words) + len(piece) > WORDS):
@@ -221,8 +222,8 @@ def _parts(title: str, text: str) -> Iterator[Passage]:
         words += piece
 
 
-def _pieces(words: list[str]) -> Iterator[list[str]]:
-    """A paragraph, cut after the last sentence that fits if it is longer than `WORDS` words."""
+def _cut_paragraph(words: list[str]) -> Iterator[list[str]]:
+    """A paragraph in pieces of at most `WORDS` words, each cut after the last sentence that fits."""
     while len(words) > WORDS:
         ends = [place for place in range(WORDS // 2, WORDS) if words[place].endswith((".", "!", "?"))]
         cut = ends[-1] + 1 if ends else WORDS

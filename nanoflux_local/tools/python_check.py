@@ -1,4 +1,4 @@
-"""Runs the programs of judges and attackers in the sandbox; each run answers a remembered call."""
+"""Runs the programs of judges and attackers in the sandbox; each run answers a call that the ledger stores."""
 
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
@@ -6,7 +6,7 @@ from nanoflux_sandbox import Limits, Sandbox
 
 
 class PythonTool:
-    """Runs programs in one sandbox. Without isolation it refuses to run any."""
+    """Runs programs in one sandbox. If this machine cannot isolate programs, it refuses to run them."""
 
     def __init__(self, workers: int | None = None) -> None:
         self._sandbox = Sandbox(workers=workers)
@@ -29,7 +29,8 @@ class PythonTool:
         result = await self._sandbox.run(request.code, Limits(wall_s=request.wall_s))
         if result.status == "unavailable":
             raise RefusedError(
-                f"the sandbox is unavailable: {result.detail}", "run nanoflux sandbox check, and repair what it names"
+                f"the sandbox is unavailable: {result.detail}",
+                "run `nanoflux sandbox check` and correct the problems that it reports",
             )
         return PythonReply(
             result.status,

@@ -1,8 +1,8 @@
 """Search engines for the judge: the local corpus, DuckDuckGo, a lab's SearXNG, Google's Custom Search.
 
-Every search ends as a reply: results, no results, timeout, refused by the guard, or failed. Only a fault that would
-repeat in every search, such as a wrong key, ends the run. Naming an engine in the configuration is the consent for its
-host.
+Every search ends with a reply: results, no results, a timeout, a refusal by the guard, or a failure. Only a fault that
+would repeat in every search, such as a wrong key, ends the run. Choosing an engine in the configuration permits
+connections to its host.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
 REFUSED_KEYS = (401, 403)
 LONGEST = 600
-"""The most characters of a snippet, since a page may be of any length."""
+"""Maximum characters of a snippet, since an engine may return text of any length."""
 
 
 class SearchTool(Protocol):
-    """Answers queries. `identity` holds what decides its answers, as far as this machine can see it."""
+    """Answers queries. `identity` records everything known on this machine that decides the answers."""
 
     identity: Identity
 
@@ -55,7 +55,7 @@ def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
 
 
 async def run_search(search: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
-    """Run a search and report its end as a reply.
+    """Run a search and return its result, or the way in which it failed, as a reply.
 
     Raises:
         EndpointError: the engine refuses the key, so that every other query would fail as well.
@@ -103,7 +103,7 @@ class CorpusSearch:
 
 
 class DuckDuckGo:
-    """Searches with the library `ddgs`, which reads the engine's page. Its native code connects past the guard."""
+    """Searches with the library `ddgs`, which reads the engine's web page. Its native code bypasses the guard."""
 
     def __init__(self) -> None:
         try:
@@ -133,7 +133,7 @@ class DuckDuckGo:
         return
 
 
-class _Served:
+class _HttpEngine:
     """Base of the engines that answer in JSON over HTTP."""
 
     def __init__(self, name: str, url: str, key: Key, variant: str) -> None:
@@ -163,7 +163,7 @@ class _Served:
         return
 
 
-class SearXNG(_Served):
+class SearXNG(_HttpEngine):
     """A SearXNG instance that allows the JSON format (`search.formats` in its settings)."""
 
     def __init__(self, url: str, key: Key) -> None:
@@ -179,7 +179,7 @@ class SearXNG(_Served):
         return await run_search(find_results, request.timeout_s, self._key)
 
 
-class Google(_Served):
+class Google(_HttpEngine):
     """Google's Custom Search JSON API. The key is sent in a header, so that no address contains it."""
 
     def __init__(self, url: str, cx: str, key: Key) -> None:
@@ -197,7 +197,7 @@ class Google(_Served):
 
 
 def _read_results(entries: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
-    """The results in an engine's answer; entries of another shape are skipped."""
+    """The results in an engine's answer; entries that are not objects or have no address are skipped."""
     rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
     results = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]
     return [(title, place, snippet) for title, place, snippet in results if place][:top]
