@@ -1,4 +1,6 @@
-"""A part: a seed question taken to pieces so that a chain can be built of several (concept stitching, paper §3)."""
+"""Parts: seed questions, split into pieces so that several can be chained into one question (concept stitching,
+paper §3).
+"""
 
 import ast
 import re
@@ -16,11 +18,11 @@ _ALLOWED = (
 class Part:
     """One link of a chain.
 
-    `before` and `after` are the text around the slot, the one quantity that an earlier result can replace (`slot`
-    is its variable, "" for a part that can only come first; `value` what stands there otherwise). `ask` is the
-    question if it stands apart from the facts, `result` a noun phrase for the answer or "". `statements` are
+    The slot is the quantity in the text that an earlier part's result can replace. `before` and `after` are the text
+    around it, `value` is its original text, and `slot` its variable ("" for a part that can only come first). `ask` is
+    the question if the text has it apart from the facts, `result` a noun phrase for the answer or "". `statements` are
     assignments (variable, expression) in order, the last one to `answer`; `lines` explain them, with variables as
-    {placeholders}. `fits` means that the story makes sense with an earlier result of any size.
+    {placeholders}. `fits` means that the story makes sense with any earlier result that was put into the slot.
     """
 
     seed: str
@@ -40,10 +42,10 @@ class Part:
 
 
 def take_apart(seed: str, question: str, code: str) -> list[Part]:
-    """One part per slot of a question whose program is a straight line of assignments; empty if none can be made.
+    """One part for each possible slot of a question whose program only consists of assignments; empty if it has none.
 
-    A slot is a whole number above 1 that stands exactly once in the question and once in the program, and that the
-    answer depends on: a result that replaced an idle quantity would link nothing.
+    A slot is a whole number above 1 that occurs exactly once in the question and once in the program. The answer must
+    depend on it; otherwise the earlier result in its place would have no effect.
     """
     statements = straight_line(code)
     if statements is None:
@@ -52,22 +54,24 @@ def take_apart(seed: str, question: str, code: str) -> list[Part]:
     for _, expression in statements:
         for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", expression):
             counts[number] = counts.get(number, 0) + 1
-    lines = tuple(_line(name, expression) for name, expression in statements if not _is_plain(expression))
+    lines = tuple(
+        _explain_assignment(name, expression) for name, expression in statements if not _is_number_or_name(expression)
+    )
     parts, needed = [], _find_needed(statements)
     for name, expression in statements:
         if name not in needed or not re.fullmatch(r"\d+", expression) or int(expression) < 2 or counts[expression] != 1:
             continue
-        spot = _only_place(question, int(expression))
-        if spot is not None:
-            before, after = question[: spot[0]], question[spot[1] :]
+        span = _find_only_place(question, int(expression))
+        if span is not None:
+            before, after = question[: span[0]], question[span[1] :]
             parts.append(
-                Part(seed, before, after, "", "", name, question[slice(*spot)], statements, lines, fits=False)
+                Part(seed, before, after, "", "", name, question[slice(*span)], statements, lines, fits=False)
             )  # fmt: skip
     return parts
 
 
 def _find_needed(statements: tuple[tuple[str, str], ...]) -> set[str]:
-    """The variables that the answer is calculated from, directly or through others."""
+    """The variables from which the answer is calculated, directly or through others."""
     needed = {"answer"}
     for name, expression in reversed(statements):
         if name in needed:
@@ -76,13 +80,18 @@ def _find_needed(statements: tuple[tuple[str, str], ...]) -> set[str]:
 
 
 def straight_line(code: str) -> tuple[tuple[str, str], ...] | None:
-    """The assignments of `def solution()`, ending in one to `answer`; None if it does anything else.
+    """The assignments of `def solution()`, the last one to `answer`; None if the function does anything else.
 
-    What follows the function (a line that prints its result) is not looked at.
+    Code after the function, such as a line that prints its result, is ignored.
     """
     try:
         body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # the last two are raised for code that is nested too deep
         return None
     if not body or not isinstance(body[0], ast.FunctionDef):
         return None
@@ -90,19 +99,19 @@ def straight_line(code: str) -> tuple[tuple[str, str], ...] | None:
     for node in body[0].body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
-        if isinstance(node, ast.Return) and node.value is not None and _simple(node.value):
+        if isinstance(node, ast.Return) and node.value is not None and _is_arithmetic(node.value):
             return (*statements, ("answer", ast.unparse(node.value))) if node is body[0].body[-1] else None
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
             return None
         name = node.targets[0].id
-        if name == "answer" or any(name == earlier for earlier, _ in statements) or not _simple(node.value):
+        if name == "answer" or any(name == earlier for earlier, _ in statements) or not _is_arithmetic(node.value):
             return None
         statements.append((name, ast.unparse(node.value)))
     return None
 
 
-def _simple(expression: ast.expr) -> bool:
-    """Arithmetic over numbers and names, and calls of a few functions on such."""
+def _is_arithmetic(expression: ast.expr) -> bool:
+    """Whether an expression is arithmetic over numbers, names, and calls of a few functions."""
     for node in ast.walk(expression):
         if not isinstance(node, _ALLOWED):
             return False
@@ -113,13 +122,15 @@ def _simple(expression: ast.expr) -> bool:
     return True
 
 
-def _is_plain(expression: str) -> bool:
-    """A bare number or a bare name: nothing to explain."""
+def _is_number_or_name(expression: str) -> bool:
+    """Whether an expression is only a number or a name, so that there is nothing to explain."""
     return re.fullmatch(r"-?[\d.]+|\w+", expression) is not None
 
 
-def _line(name: str, expression: str) -> str:
-    """`eggs_sold = {eggs} - {eaten} = {eggs_sold}`: the calculation with its numbers, under the name's words."""
+def _explain_assignment(name: str, expression: str) -> str:
+    """The explanation of an assignment: `eggs_sold = eggs - eaten` gives "Eggs sold = {eggs} - {eaten} =
+    {eggs_sold}.".
+    """
     tree = ast.parse(expression, mode="eval")
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id not in _FUNCTIONS:
@@ -128,8 +139,8 @@ def _line(name: str, expression: str) -> str:
     return f"{words[0].upper()}{words[1:]} = {ast.unparse(tree)} = {{{name}}}."
 
 
-def _only_place(question: str, number: int) -> tuple[int, int] | None:
-    """Where `number` stands in the text, with or without thousands separators; None unless exactly once."""
+def _find_only_place(question: str, number: int) -> tuple[int, int] | None:
+    """The span of `number` in the text, with or without thousands separators; None unless it occurs exactly once."""
     grouped = f"{number:,}"
     alone = rf"(?<![\w.,])(?<!\d[/:])(?:{number}|{re.escape(grouped)})(?![\w%]|[.,/:]\d)"
     places = [match.span() for match in re.finditer(alone, question)]
@@ -137,5 +148,5 @@ def _only_place(question: str, number: int) -> tuple[int, int] | None:
 
 
 def fill(line: str, variables: dict[str, float]) -> str:
-    """A line with its placeholders replaced by plain numbers."""
+    """A line with its placeholders replaced by the variables' numbers."""
     return line.format_map({name: plain_number(value) for name, value in variables.items()})

@@ -1,6 +1,6 @@
-"""Reading: the files of a benchmark become items with their splits. A bad row refuses the files and is named.
+"""Reads the files of a benchmark as items with their splits. A bad row is an error that names the row.
 
-Running the programs that items carry and storing the items is `importing`'s part.
+`importing` then runs the items' programs and stores the items.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from nanoflux_local.transcript import Seed
 
 
 class PlacedItem(NamedTuple):
-    """An item with its place in the files ("FILE, line 3") and its split."""
+    """An item with the place where it was read ("FILE, line 3") and its split."""
 
     place: str
     seed: Seed
@@ -29,7 +29,7 @@ class PlacedItem(NamedTuple):
 
 
 class PlacedRow(NamedTuple):
-    """A parsed row with its place in the files and its number in its file, which counts from 1."""
+    """A parsed row with its place in the files and its number in its file, counted from 1."""
 
     place: str
     number: int
@@ -38,10 +38,11 @@ class PlacedRow(NamedTuple):
 
 @dataclass(slots=True)
 class Reading:
-    """The content of a benchmark's files. `skipped` are bad rows, each with its place and reason.
+    """The content of a benchmark's files. `skipped` are the bad rows, each with its place and the reason; `blank` is
+    the number of rows without content.
 
-    `contradictory` are rows that repeat an earlier question with another answer; `below_tolerance` are the places of
-    answers so close to 0 that they are compared relatively (SPEC §6).
+    `contradictory` are rows that repeat an earlier question with another answer. `below_tolerance` are the places of
+    answers that are so close to 0 that they are compared by relative difference (SPEC §6).
     """
 
     items: list[PlacedItem] = field(default_factory=list)
@@ -56,28 +57,28 @@ def read_benchmark(
 ) -> Reading:
     """All items of a benchmark's files, in the order of `paths`; nothing is stored.
 
-    `hashed` splits by the questions' words even if the files are official splits. `name` is the name that the items are
-    imported under, if it is not `dataset`.
+    `hashed` splits the items by the words of their questions even if the files are official splits. `name` is the name
+    under which the items are imported, if it differs from `dataset`.
 
     Raises:
         UsageError: `dataset` cannot be imported, or two items have the same id.
-        DataError: a file cannot be read, or holds a bad row and `skip_bad` is not set.
+        DataError: a file cannot be read, or it has a bad row and `skip_bad` is not set.
     """
-    form, name = find_format(dataset), check_name(dataset, name)
+    file_format, name = find_format(dataset), check_name(dataset, name)
     reading, numbers = Reading(), Counter[str]()
     labels: dict[str, PlacedRow] = {}
     for path in _split_paths(paths):
-        placed_rows = _read_file(form, path, reading, skip_bad)
+        placed_rows = _read_file(file_format, path, reading, skip_bad)
         labels |= {placed.row.id: placed for placed in placed_rows if not placed.row.question}
-        official = file_split(path) if form.official_splits else ""
+        official = file_split(path) if file_format.official_splits else ""
         for place, number, row in placed_rows:
             if row.question:
-                seed = _build_seed(name, row, official, number, numbers)
-                split = hashed_split(row.question) if hashed else _choose_split(form, row, official)
+                seed = _build_item(name, row, official, number, numbers)
+                split = hashed_split(row.question) if hashed else _choose_split(file_format, row, official)
                 reading.items.append(PlacedItem(place, seed, split))
     _apply_labels(name, reading, {} if hashed else labels)
     _refuse_repeated_ids(reading.items)
-    _settle_contradictions(reading, form is OWN_FORMAT, skip_bad)
+    _settle_contradictions(reading, file_format is OWN_FORMAT, skip_bad)
     reading.below_tolerance = [place for place, seed, _ in reading.items if _is_below_tolerance(seed)]
     return reading
 
@@ -86,7 +87,7 @@ def find_format(dataset: str) -> Format:
     """The format of a benchmark's files, or that of own data.
 
     Raises:
-        UsageError: own data cannot have this name, or the name is so close to a benchmark's that it is probably a slip.
+        UsageError: own data cannot have this name, or the name is probably a misspelt benchmark.
     """
     benchmarks = importable_benchmarks()
     if dataset in benchmarks:
@@ -103,10 +104,10 @@ def find_format(dataset: str) -> Format:
 
 
 def check_name(dataset: str, name: str) -> str:
-    """The name that a dataset's items are imported under: `name`, or `dataset` if `name` is "".
+    """The name under which a dataset's items are imported: `name`, or `dataset` if `name` is "".
 
     Raises:
-        UsageError: own data cannot have this name, or it is another benchmark's.
+        UsageError: own data cannot have this name, or the name is that of another benchmark.
     """
     if name in ("", dataset):
         return dataset
@@ -119,48 +120,48 @@ def check_name(dataset: str, name: str) -> str:
 
 
 def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files; a folder that holds one folder for each saved split is replaced by these."""
+    """The paths; a folder that contains one folder for each saved split is replaced by those folders."""
     for path in paths:
         splits = sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
         yield from splits or [path]
 
 
-def _read_file(form: Format, path: Path, reading: Reading, skip_bad: bool) -> list[PlacedRow]:
+def _read_file(file_format: Format, path: Path, reading: Reading, skip_bad: bool) -> list[PlacedRow]:
     """The parsed rows of one file; bad rows and blank ones are counted in `reading`."""
     placed_rows = []
-    for row in read_rows(path, form.columns, form.row_element):
+    for row in read_rows(path, file_format.columns, file_format.row_element):
         place = f"{path}, {row.place}"
         try:
             if row.problem:
                 raise BadRowError(row.problem)
-            placed_rows.append(PlacedRow(place, row.number, form.parse_row(row.values, path.name)))
+            placed_rows.append(PlacedRow(place, row.number, file_format.parse_row(row.values, path.name)))
         except BlankRowError:
             reading.blank += 1
         except BadRowError as error:
             if not skip_bad:
                 raise bad_row(place, str(error)) from error
             reading.skipped.append(f"{place}: {error}")
-    if form.finish_file is None:
+    if file_format.finish_file is None:
         return placed_rows
     try:
-        finished = form.finish_file([placed.row for placed in placed_rows], path.name)
+        finished = file_format.finish_file([placed.row for placed in placed_rows], path.name)
     except BadRowError as error:
         fail(path, str(error))
     return [placed._replace(row=row) for placed, row in zip(placed_rows, finished, strict=True)]
 
 
-def _build_seed(dataset: str, row: ParsedRow, official: str, number: int, numbers: Counter[str]) -> Seed:
-    """An item whose id does not depend on the layout of its file: the row's id, or its number in its split."""
+def _build_item(dataset: str, row: ParsedRow, official: str, number: int, numbers: Counter[str]) -> Seed:
+    """An item. Its id, made from the row's id or its number in the split, does not depend on the layout of the file."""
     prefix = "-".join(filter(None, (dataset, row.group, official)))
-    if row.group:  # rows of several subjects share a file on the hub, and have one each officially
+    if row.group:  # several subjects share a file on the hub, but have separate official files
         numbers[prefix] += 1
         number = numbers[prefix]
     name = f"{dataset}-{row.id}" if row.id else f"{prefix}-{number}"
     return Seed(name, dataset, row.question, row.answer, row.solution, row.program, row.options)
 
 
-def _choose_split(form: Format, row: ParsedRow, official: str) -> str:
-    if official == "train" and form.carves_dev:
+def _choose_split(file_format: Format, row: ParsedRow, official: str) -> str:
+    if official == "train" and file_format.carves_dev:
         return hashed_split(row.question, CARVED_SHARES)
     return row.split or official or hashed_split(row.question)
 
@@ -183,8 +184,9 @@ def _apply_labels(dataset: str, reading: Reading, labels: dict[str, PlacedRow]) 
 
 
 def _settle_contradictions(reading: Reading, refuses: bool, skip_bad: bool) -> None:
-    """Find questions that are repeated with another answer. In own data the row is bad (`refuses`); benchmarks are
-    published with such rows, so they are only reported."""
+    """Find questions that are repeated with another answer. In own data such a row is bad (`refuses`). Some benchmarks
+    are published with such rows, so there they are only reported.
+    """
     first: dict[tuple[str, ...], PlacedItem] = {}
     consistent: list[PlacedItem] = []
     for placed in reading.items:
@@ -219,10 +221,10 @@ def _refuse_repeated_ids(items: Sequence[PlacedItem]) -> None:
     places: dict[str, str] = {}
     for place, seed, _ in items:
         if seed.id in places:
-            raise UsageError(f"{place}: the item {seed.id!r} is in {places[seed.id]} too", "name each file once")
+            raise UsageError(f"{place}: the item {seed.id!r} is in {places[seed.id]} too", "pass each file once")
         places[seed.id] = place
 
 
 def bad_row(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
-    """The error for a row that refuses the whole import."""
+    """The error for a bad row, which stops the whole import."""
     return DataError(f"{place}: {reason}", fix)

@@ -1,6 +1,6 @@
-"""What one row of a benchmark's files says, and how its cells are read.
+"""The content of one row of a benchmark's files, and functions that read its cells.
 
-A parser turns a row into a `ParsedRow`, or raises the reason why it cannot.
+A benchmark's parser turns a row into a `ParsedRow`, or raises `BadRowError` with the reason why it cannot.
 """
 
 from collections.abc import Mapping
@@ -9,18 +9,19 @@ from typing import Any
 
 
 class BadRowError(Exception):
-    """A row that does not have its benchmark's layout; the text is the reason."""
+    """A row that does not have its benchmark's layout; the message is the reason."""
 
 
 class BlankRowError(Exception):
-    """A row without content: it is counted, and is not an error."""
+    """A row without content, which is counted rather than reported as an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """The content of a row. `id` is the benchmark's own id, "" if rows have none; `group` a part of the benchmark.
+    """The content of a row. `id` is the benchmark's id, "" if rows have none; `group` is a part of the benchmark, such
+    as a subject.
 
-    A row without a question is a label: it assigns the item with that id to `split` and repeats its answer.
+    A row without a question is a label: it assigns the item with the same id to `split` and repeats its answer.
     """
 
     question: str
@@ -37,7 +38,7 @@ def required_text(row: Mapping[str, Any], *names: str) -> str:
     """The text under the first of `names` that the row has, stripped.
 
     Raises:
-        BadRowError: the row has none of the keys, or the value is not a text, or is empty.
+        BadRowError: the row has none of the keys, or the value is not a text or is empty.
     """
     name = next((name for name in names if name in row), names[0])
     value = row.get(name)

@@ -13,7 +13,7 @@ from nanoflux_local.transcript import Seed
 
 CHAIN_TRIES = 200
 LINK_RANGE = 8
-"""A starter story bears an earlier result of at most this many times its slot's largest own value."""
+"""A starter story accepts an earlier result in its slot up to this multiple of the slot's largest drawn value."""
 
 T = TypeVar("T")
 
@@ -22,18 +22,20 @@ class SeedSource(Protocol):
     """Draws uniformly without replacement (paper §3; SPEC §1)."""
 
     def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
-        """`count` different seeds, none of whose ids is in `without` while enough others are left."""
+        """`count` different seeds; none has an id in `without`, unless too few others are left."""
         ...
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """The seeds as parts in an order in which each result can feed the next; None where no order was found."""
+        """The seeds as parts, ordered so that each result can be a quantity of the next part; None if no order was
+        found.
+        """
         ...
 
 
 class Items:
     """The training items of benchmarks; with `chained`, only those whose programs can be a part of a chain.
 
-    Several benchmarks give about as many seeds each, whatever their sizes (paper §4: MultiMedQA's seven).
+    Each of several benchmarks gives about the same number of seeds, whatever its size (paper §4: MultiMedQA's seven).
     """
 
     def __init__(self, items: Sequence[Seed], chained: bool = False) -> None:
@@ -44,7 +46,8 @@ class Items:
                 self._pools.setdefault(item.dataset, []).append(item)
         if not self._pools:
             raise NothingMatchedError(
-                "there are no training items to draw seeds from", "see `nanoflux data list`; import DATASET PATH"
+                "there are no training items to draw seeds from",
+                "see `nanoflux data list`, and import a benchmark with `nanoflux data import DATASET PATH`",
             )
 
     def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
@@ -53,14 +56,16 @@ class Items:
             return tuple(_sample(pool, [item.id for item in pool], count, rng, without))
         drawn = [
             seed
-            for name, share in self._shares(count, rng).items()
+            for name, share in self._divide_among_benchmarks(count, rng).items()
             for seed in _sample(self._pools[name], [item.id for item in self._pools[name]], share, rng, without)
         ]
         return tuple(rng.sample(drawn, count))
 
-    def _shares(self, count: int, rng: random.Random) -> dict[str, int]:
-        """How many seeds each benchmark gives: one each in turn, in a newly drawn order, while it has any left."""
-        _refuse_more(count, sum(map(len, self._pools.values())))
+    def _divide_among_benchmarks(self, count: int, rng: random.Random) -> dict[str, int]:
+        """How many seeds each benchmark gives. In a random order, the benchmarks take turns giving one seed, until
+        `count` is reached; a benchmark with no seeds left is skipped.
+        """
+        _refuse_shortage(count, sum(map(len, self._pools.values())))
         shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)
         turns = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
         while sum(shares.values()) < count:
@@ -73,7 +78,7 @@ class Items:
 
 
 class StarterTemplates:
-    """The training templates of the starter domain; each seed is a template with numbers drawn for it."""
+    """The training templates of the starter domain; each seed is a template with drawn numbers."""
 
     def __init__(self, templates: Sequence[Template]) -> None:
         self._templates = {template.id: template for template in templates}
@@ -83,7 +88,7 @@ class StarterTemplates:
         return tuple(instance(self._templates[name], rng) for name in _sample(ids, ids, count, rng, without))
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """Draw new numbers until each story admits the result before it."""
+        """Draw new numbers until each story makes sense with the result of the one before it."""
         templates = [self._templates[seed.id] for seed in seeds]
         for _ in range(CHAIN_TRIES):
             parts = self._try_chain(rng.sample(templates, len(templates)), rng)
@@ -107,21 +112,22 @@ class StarterTemplates:
 
 
 def template_part(template: Template, values: dict[str, float], slot: str) -> Part:
-    """A template with its numbers, open at `slot`."""
+    """A template with these values as a part with the given slot."""
     before, after = template.question_text({**values, slot: "\0"}).split("\0")
-    givens = [(name, str(value)) for name, value in values.items()]
+    assignments = [(name, str(value)) for name, value in values.items()]
     steps = [tuple(map(str.strip, line.split("=", 1))) for line in template.program.strip().splitlines()]
     return Part(
         template.id, before, after, template.ask, template.result, slot, str(values[slot]),
-        tuple(givens) + tuple((name, expression) for name, expression in steps), template.solution, fits=True,
+        tuple(assignments) + tuple((name, expression) for name, expression in steps), template.solution, fits=True,
     )  # fmt: skip
 
 
 def instance(
     template: Template, rng: random.Random, number: int | None = None, share: float = 1.0, dataset: str = "starter"
 ) -> Seed:
-    """A template with numbers drawn for it, as a question by itself; `number` tells several draws apart, `share` is
-    that of `Template.draw`, `dataset` the benchmark that the question belongs to."""
+    """A template with drawn numbers, as a question by itself. `number` distinguishes several draws in the seed's id,
+    `share` is that of `Template.draw`, and `dataset` is the benchmark to which the question belongs.
+    """
     values = template.draw(rng, share)
     variables = template.solve(values)
     program = "\n".join([*(f"{name} = {value}" for name, value in values.items()), template.program, "print(answer)"])
@@ -135,15 +141,15 @@ def instance(
     )
 
 
-def _refuse_more(count: int, there_are: int) -> None:
-    if count > there_are:
+def _refuse_shortage(count: int, available: int) -> None:
+    if count > available:
         raise NothingMatchedError(
-            f"a question asks for {count} seeds, but there are only {there_are}",
+            f"a question asks for {count} seeds, but there are only {available}",
             "lower seeds.max, or import more data",
         )
 
 
 def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
-    _refuse_more(count, len(pool))
+    _refuse_shortage(count, len(pool))
     fresh = [item for item, name in zip(pool, ids, strict=True) if name not in without]
     return rng.sample(fresh if len(fresh) >= count else list(pool), count)

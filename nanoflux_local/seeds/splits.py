@@ -1,4 +1,4 @@
-"""Splits: which split an item belongs to, and which questions restate each other."""
+"""Decides to which split an item belongs, and which questions restate each other."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ def file_split(path: Path) -> str:
 
 
 def hashed_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
-    """A split that depends only on the question's words. Numbers do not count, so restated questions stay together."""
+    """A split that depends only on the question's words. Numbers are ignored, so restated questions stay together."""
     position = derive_seed("split", stem(question)) / 2**63
     for split, share in shares:
         if position < share:
@@ -36,6 +36,6 @@ def stem(question: str) -> str:
 
 
 def count_restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
-    """How many of `stems` are those of a question in `others`: GSM-Hard restates GSM8K's test set."""
+    """How many of `stems` are the stem of a question in `others`. For instance, GSM-Hard restates GSM8K's test set."""
     other_stems = {stem(other.question) for other in others}
     return sum(each in other_stems for each in stems)

@@ -1,7 +1,8 @@
-"""Tables: the rows of a data file, whatever its layout, in bounded memory.
+"""Reads the rows of data files in bounded memory.
 
-JSON Lines (also under a `.json` name), one JSON array or object, CSV, XML, XLSX, Parquet, and folders that the
-`datasets` library saved. Knows nothing of benchmarks: a row is a mapping, with its place for messages.
+It reads JSON Lines (including files with a `.json` name), one JSON array or object, CSV, XML, XLSX, Parquet, and
+folders that the `datasets` library saved. It is independent of any benchmark: a row is a mapping, with its place for
+messages.
 """
 
 import codecs
@@ -19,18 +20,20 @@ from nanoflux_local.text_files import encoding_by_mark
 
 MAX_LINE_BYTES = 4 * 2**20
 MAX_WHOLE_BYTES = 64 * 2**20
-"""Of a layout that can only be read whole: one JSON value, XML."""
+"""Maximum size of a file that can only be read as a whole: a single JSON value or XML."""
 MAX_UNPACKED_BYTES = 256 * 2**20
-"""Of a workbook, and of one row group of a Parquet file, after decompression."""
+"""Maximum size of a workbook, or of one row group of a Parquet file, after decompression."""
 BATCH = 1000
 LONGEST_INTEGER = 400
-"""Digits: no double holds as many."""
+"""Maximum digits of an integer; no double is as large as a longer one."""
 _QUESTION_KEYS = ("question", "input")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `place` names it ("line 3"), `number` counts from 1; `problem` says why it has no `values`."""
+    """One row. `place` is where it is ("line 3"), `number` counts rows from 1, and `problem` says why it has no
+    `values`.
+    """
 
     place: str
     number: int
@@ -41,30 +44,31 @@ class Row:
 def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Iterator[Row]:
     """The rows of a file, or of a saved folder of one split.
 
-    `columns` name the cells of a CSV file that has no header; `element` is the XML element that is a row.
+    `columns` are the names of the columns if a CSV file has no header; `element` is the XML element that is a row.
 
     Raises:
-        DataError: the file cannot be read as what its name and first bytes say it is; rows before are not taken back.
+        DataError: the file is not in the format that its name and first bytes announce. Rows before the fault have been
+            yielded by then.
     """
     try:
-        yield from _reader(path, columns, element)
+        yield from _choose_reader(path, columns, element)
     except OSError as error:
         fail(path, error.strerror or str(error), "pass a file that exists and can be read")
 
 
-def _reader(path: Path, columns: Sequence[str], element: str) -> Iterator[Row]:
+def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator[Row]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        return _arrow_folder(path)
+        return _read_arrow_folder(path)
     if suffix == ".csv":
-        return _csv(path, columns)
+        return _read_csv(path, columns)
     if suffix == ".xlsx":
-        return _xlsx(path)
+        return _read_xlsx(path)
     if suffix == ".xml":
-        return _xml(path, element)
+        return _read_xml(path, element)
     if suffix == ".parquet":
-        return _parquet(path)
-    return _json_lines(path) if _is_lines(path) else _json_whole(path)
+        return _read_parquet(path)
+    return _read_json_lines(path) if _is_json_lines(path) else _read_json_value(path)
 
 
 def fail(path: Path, reason: str, fix: str = "correct the file; nothing was imported") -> NoReturn:
@@ -72,8 +76,10 @@ def fail(path: Path, reason: str, fix: str = "correct the file; nothing was impo
     raise DataError(f"{path}: {reason}", fix)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, one in memory at a time; one that is too long comes cut, a byte over the limit."""
+def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, with only one in memory at a time. A line that is too long is cut to one byte more than
+    the limit.
+    """
     with path.open("rb") as file:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE_BYTES + 1)
@@ -96,8 +102,8 @@ def _refuse_encoding(path: Path, content: bytes) -> None:
         fail(path, f"the file is {encoding}, not {kind} in UTF-8", fix)
 
 
-class _Ambiguous(dict[str, Any]):
-    """An object with a key that is given twice: nobody can say which value is meant."""
+class _ObjectWithRepeatedKey(dict[str, Any]):
+    """An object that has the same key twice, so that it is unclear which value is meant."""
 
     key: str
 
@@ -105,38 +111,38 @@ class _Ambiguous(dict[str, Any]):
 def _parse(content: bytes) -> Any:
     """A JSON value. Raises ValueError with the reason if it is not valid."""
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_build_object, parse_int=_parse_integer)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
-    ambiguous = _Ambiguous(values)
-    ambiguous.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-    return ambiguous
+    repeated = _ObjectWithRepeatedKey(values)
+    repeated.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+    return repeated
 
 
-def _whole_number(digits: str) -> int | float:
-    """A whole number; one beyond every double is infinite, as 1e999 is."""
+def _parse_integer(digits: str) -> int | float:
+    """A whole number; if it is larger than every double, infinity, as for 1e999."""
     return int(digits) if len(digits) <= LONGEST_INTEGER else float(digits)
 
 
-def _key_given_twice(value: Any) -> str:
-    """The key that stands twice in an object or in an object inside it, or ""."""
-    if isinstance(value, _Ambiguous):
+def _find_repeated_key(value: Any) -> str:
+    """The key that occurs twice in an object, or in an object inside it; "" if there is none."""
+    if isinstance(value, _ObjectWithRepeatedKey):
         return value.key
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_key_given_twice, inner)), "")
+    return next(filter(None, map(_find_repeated_key, inner)), "")
 
 
-def _is_lines(path: Path) -> bool:
-    """Whether a file is JSON Lines: by its name, or because its first line is a row and no table of rows."""
+def _is_json_lines(path: Path) -> bool:
+    """Whether a file is JSON Lines: by its name, or because its first line is a row and not a table of rows."""
     if path.suffix.lower() != ".json":
         return True
-    first = next((line for _, line in _lines(path) if line.strip()), b"")
+    first = next((line for _, line in _read_lines(path) if line.strip()), b"")
     try:
         value = _parse(first)
     except ValueError:
@@ -147,33 +153,35 @@ def _is_lines(path: Path) -> bool:
     return is_row or not all(isinstance(entry, dict | str) for entry in value.values())
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _read_json_lines(path: Path) -> Iterator[Row]:
     rows = 0
-    for number, line in _lines(path):
+    for number, line in _read_lines(path):
         if line.strip():
             rows += 1
-            yield _json_row(f"line {number}", rows, line)
+            yield _parse_json_row(f"line {number}", rows, line)
 
 
-def _json_row(place: str, number: int, line: bytes) -> Row:
+def _parse_json_row(place: str, number: int, line: bytes) -> Row:
     if len(line) > MAX_LINE_BYTES:
         return Row(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
         value = _parse(line)
     except ValueError as error:
         return Row(place, number, problem=f"not JSON in UTF-8: {error}")
-    return _row(place, number, value)
+    return _build_row(place, number, value)
 
 
-def _row(place: str, number: int, value: Any) -> Row:
+def _build_row(place: str, number: int, value: Any) -> Row:
     if not isinstance(value, dict):
         return Row(place, number, problem="not a JSON object")
-    twice = _key_given_twice(value)
+    twice = _find_repeated_key(value)
     return Row(place, number, problem=f"the key {twice!r} is given twice") if twice else Row(place, number, value)
 
 
-def _json_whole(path: Path) -> Iterator[Row]:
-    """One array of objects, or one object whose keys name its rows: they are given as the value of `""`."""
+def _read_json_value(path: Path) -> Iterator[Row]:
+    """The rows of one array of objects, or of one object that maps names to rows; a row has its name under the key
+    `""`.
+    """
     _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
     try:
         content = path.read_bytes()
@@ -184,12 +192,12 @@ def _json_whole(path: Path) -> Iterator[Row]:
     if isinstance(value, list):
         entries: Iterable[tuple[str, Any]] = ((f"entry {number}", entry) for number, entry in enumerate(value, 1))
     else:
-        if isinstance(value, _Ambiguous):
+        if isinstance(value, _ObjectWithRepeatedKey):
             fail(path, f"the key {value.key!r} is given twice")
         named = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
         entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in named)
     for number, (place, entry) in enumerate(entries, 1):
-        yield _row(place, number, entry)
+        yield _build_row(place, number, entry)
 
 
 def _as_object(entry: Any) -> dict[str, Any]:
@@ -201,10 +209,12 @@ def _refuse_larger(path: Path, size: int, limit: int) -> None:
         fail(path, f"{size} bytes are more than the {limit} that can be read at once", "split the file")
 
 
-def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """A header is recognised by its holding no cell that is longer than a name or empty, and by `columns`."""
+def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a CSV file. Its first row is the header, unless the file has the headerless layout `columns`: that
+    many cells, and no cell called "question" or "answer" in the first row.
+    """
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader(_csv_lines(path), strict=True)
+    reader = csv.reader(_decode_csv_lines(path), strict=True)
     header: Sequence[str] = ()
     number = 0
     try:
@@ -215,7 +225,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                     continue
             if cells:
                 number += 1
-                yield _csv_row(f"line {reader.line_num}", number, header, cells)
+                yield _build_csv_row(f"line {reader.line_num}", number, header, cells)
     except csv.Error as error:
         fail(path, f"line {reader.line_num}: not CSV: {error}")
 
@@ -224,8 +234,8 @@ def _is_header(cells: Sequence[str]) -> bool:
     return any(cell.strip().casefold() in ("question", "answer") for cell in cells)
 
 
-def _csv_lines(path: Path) -> Iterator[str]:
-    for number, line in _lines(path):
+def _decode_csv_lines(path: Path) -> Iterator[str]:
+    for number, line in _read_lines(path):
         if len(line) > MAX_LINE_BYTES:
             fail(path, f"line {number}: longer than {MAX_LINE_BYTES} bytes")
         try:
@@ -234,14 +244,14 @@ def _csv_lines(path: Path) -> Iterator[str]:
             fail(path, f"line {number}: not UTF-8: {error}")
 
 
-def _csv_row(place: str, number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
+def _build_csv_row(place: str, number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
     if len(cells) != len(header):
-        return Row(place, number, problem=f"{len(cells)} cells where {len(header)} are expected")
+        return Row(place, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
     return Row(place, number, dict(zip(header, cells, strict=True)))
 
 
-def _xlsx(path: Path) -> Iterator[Row]:
-    """The first sheet of a workbook; its first row is the header."""
+def _read_xlsx(path: Path) -> Iterator[Row]:
+    """The rows of a workbook's first sheet, whose first row is the header."""
     import openpyxl
 
     try:
@@ -257,14 +267,14 @@ def _xlsx(path: Path) -> Iterator[Row]:
             values = dict(zip(header, cells, strict=False))
             if any(cell is not None for cell in cells):
                 yield Row(f"row {number + 1}", number, values)
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError) as error:  # XML's is a SyntaxError
+    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError) as error:  # bad XML raises SyntaxError
         fail(path, f"not an XLSX workbook: {error}")
     finally:
         book.close()
 
 
-def _xml(path: Path, element: str) -> Iterator[Row]:
-    """Each `element` as the value of `""`. Entities and external references are refused."""
+def _read_xml(path: Path, element: str) -> Iterator[Row]:
+    """A row for each `element`, which is the value of its key `""`. Entities and external references are refused."""
     from xml.etree.ElementTree import ParseError
 
     from defusedxml import DefusedXmlException
@@ -276,12 +286,12 @@ def _xml(path: Path, element: str) -> Iterator[Row]:
     except ParseError as error:
         fail(path, f"not XML: {error}")
     except (DefusedXmlException, ValueError, LookupError) as error:
-        fail(path, f"XML that is not read: {error}")
+        fail(path, f"XML with entities or external references, or in an unknown encoding: {error}")
     for number, node in enumerate(tree.iter(element), 1):
         yield Row(f"{element} {number}", number, {"": node})
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -289,15 +299,15 @@ def _parquet(path: Path) -> Iterator[Row]:
         file = pyarrow.parquet.ParquetFile(path)
         groups = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
         _refuse_larger(path, max(groups, default=0), MAX_UNPACKED_BYTES)
-        yield from _arrow_rows(file.iter_batches(BATCH))
+        yield from _read_batches(file.iter_batches(BATCH))
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the file itself, not what is in it
+        if isinstance(error, OSError) and error.errno is not None:  # the file cannot be read, whatever its content
             raise
         fail(path, f"not a Parquet file: {str(error).strip()}")
 
 
-def _arrow_folder(path: Path) -> Iterator[Row]:
-    """A split that the `datasets` library saved: its `.arrow` files in order."""
+def _read_arrow_folder(path: Path) -> Iterator[Row]:
+    """The rows of a split that the `datasets` library saved: those of its `.arrow` files in order."""
     import pyarrow
 
     files = sorted(path.glob("*.arrow"))
@@ -307,12 +317,12 @@ def _arrow_folder(path: Path) -> Iterator[Row]:
     for file in files:
         try:
             with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as batches:
-                yield from _arrow_rows(batches, numbers)
+                yield from _read_batches(batches, numbers)
         except pyarrow.ArrowException as error:
             fail(file, f"not an Arrow stream: {error}")
 
 
-def _arrow_rows(batches: Iterable[Any], numbers: Iterator[int] | None = None) -> Iterator[Row]:
+def _read_batches(batches: Iterable[Any], numbers: Iterator[int] | None = None) -> Iterator[Row]:
     numbers = numbers or itertools.count(1)
     for batch in batches:
         for values in batch.to_pylist():

@@ -1,1 +1,1 @@
-"""Every benchmark, one module each: `base` says what such a module holds."""
+"""The benchmarks, one module each; `base` describes what such a module contains."""

@@ -1,7 +1,7 @@
-"""What a benchmark is, and which ones exist: every module of this package with a `BENCHMARK` is one.
+"""The definition of a benchmark, and the list of all benchmarks: every module of this package with a `BENCHMARK`.
 
-A module says everything about its benchmark: how its rows are read, where its files are published, its licence, its
-size and the domains whose runs draw seeds from it. Importing, `data list`, dataset cards and runs need no more.
+A module contains everything about its benchmark: how its rows are read, where its files are published, its licence, its
+size, and the domains whose runs draw seeds from it. To add a benchmark, it is enough to add a module.
 """
 
 import pkgutil
@@ -21,10 +21,10 @@ OWN_WORK = "Apache-2.0 (written for this project)"
 class Format:
     """How the files of a dataset are read.
 
-    With `official_splits`, a file's name says which split it is; with `carves_dev`, these files have no dev split, so
-    one is taken from train. `columns` name the cells of a CSV file without a header, `row_element` is the XML element
-    that is a row. `finish_file` corrects rows once all rows of their file have been read; its second argument, like
-    that of `parse_row`, is the file's name. Both raise `BadRowError`.
+    With `official_splits`, a file's name says which split it is; with `carves_dev`, there is no official dev split, so
+    one is taken from train. `columns` are the names of the columns if a CSV file has no header; `row_element` is the
+    XML element that is a row. `finish_file` corrects rows once all rows of their file have been read; its second
+    argument, like that of `parse_row`, is the file's name. Both functions may raise `BadRowError`.
     """
 
     parse_row: Callable[[Mapping[str, Any], str], ParsedRow]
@@ -37,7 +37,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A dataset repository of the model hub, and the files in it that hold labelled items."""
+    """A dataset repository on the model hub, and the patterns of the files in it that contain labelled items."""
 
     repo: str
     files: tuple[str, ...] = ("*.parquet", "*.jsonl", "*.csv")
@@ -48,9 +48,9 @@ class HubSource:
 class Benchmark:
     """A benchmark that users import.
 
-    `licence` is "" if its publisher states none. `counts` are the labelled items of its official splits, as far as they
-    are recorded; the key is "" if the files are not splits. `domains` are the built-in domains whose runs draw seeds
-    from its train split. `hub` is None if the model hub has no copy; `homepage` then says where the files are.
+    `licence` is "" if the publisher states none. `counts` are the numbers of labelled items by official split, if they
+    are recorded here; the key is "" if the files are not splits. `domains` are the built-in domains whose runs draw
+    seeds from the train split. `hub` is None if the model hub has no copy; `homepage` then says where the files are.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class BuiltInBenchmark:
-    """A benchmark that ships with the package; `items` returns those of one split, always the same ones."""
+    """A benchmark that ships with the package; `items` returns the items of one split, always the same ones."""
 
     name: str
     items: Callable[[str], list[Seed]]
@@ -74,7 +74,7 @@ class BuiltInBenchmark:
 
 @cache
 def all_benchmarks() -> Mapping[str, Benchmark | BuiltInBenchmark]:
-    """Every benchmark by name, in the order of the names."""
+    """Every benchmark by name, sorted by name."""
     package = __name__.rpartition(".")[0]
     paths = import_module(package).__path__
     modules = [import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(paths)]

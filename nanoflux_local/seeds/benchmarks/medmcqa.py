@@ -9,24 +9,24 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, optional_text, req
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question, opa … opd, cop, exp, id}. `cop` stays the answer until `settle_answers` has seen all rows."""
+    """{question, opa … opd, cop, exp, id}. The answer is `cop`, until `settle_answers` replaces it by a letter."""
     del file
     options = {letter: required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
     cop = row.get("cop")
     if not isinstance(cop, int) or isinstance(cop, bool):
         raise BadRowError("key 'cop' is missing or is not an integer")
     if not 0 <= cop <= 4:
-        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file carries no answers")
+        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file has no answers")
     question, solution = required_text(row, "question"), optional_text(row, "exp")
     return ParsedRow(question, str(cop), solution, options=options, id=required_text(row, "id"))
 
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
-    """Replace `cop` by a letter. It counts from 1 in the official files and from 0 on the hub: a 4 or a 0 decides, and
-    without either the file's layout does.
+    """Replace each `cop` by a letter. `cop` counts from 1 in the official files and from 0 on the hub: a 4 or a 0 in
+    any row decides which it is, otherwise the file's format does.
 
     Raises:
-        BadRowError: the file holds both a 0 and a 4.
+        BadRowError: the file has both a 0 and a 4.
     """
     answers = {row.answer for row in rows}
     if {"0", "4"} <= answers:
@@ -38,7 +38,7 @@ def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
 BENCHMARK = Benchmark(
     name="medmcqa",
     format=Format(parse_row, official_splits=True, finish_file=settle_answers),
-    hub=HubSource("openlifescienceai/medmcqa", ("data/train-*", "data/validation-*")),  # its test has no labels
+    hub=HubSource("openlifescienceai/medmcqa", ("data/train-*", "data/validation-*")),  # the test split has no labels
     licence="MIT (its page on the hub says Apache-2.0)",
     counts={"dev": 4183},
     domains=("multimedqa",),

@@ -10,7 +10,7 @@ LETTERS = "ABCDE"
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question, options: letter → text (or a list of {key, value}), answer_idx: letter, answer: its text}."""
+    """{question, options: letter → text (or a list of {key, value}), answer_idx: letter, answer: the option's text}."""
     del file
     options = row.get("options")
     if isinstance(options, list):

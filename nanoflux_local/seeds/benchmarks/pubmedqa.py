@@ -27,7 +27,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def _letter(row: Mapping[str, Any], key: str) -> str:
-    """The letter of the option whose word stands under `key`."""
+    """The letter of the option whose word is the value of `key`."""
     word = required_text(row, key).casefold()
     letter = next((letter for letter, option in OPTIONS.items() if option == word), None)
     if letter is None:

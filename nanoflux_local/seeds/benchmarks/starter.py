@@ -13,7 +13,7 @@ DRAWS = 4
 
 
 def starter_items(split: str) -> list[Seed]:
-    """Every template of a split with its numbers drawn several times; always the same list."""
+    """Every template of a split, with several draws of its numbers; always the same list."""
     return [
         instance(template, random.Random(derive_seed("starter", template.id, number)), number)
         for number in range(DRAWS)

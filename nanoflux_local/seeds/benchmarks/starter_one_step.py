@@ -14,7 +14,7 @@ DRAWS = 2
 
 
 def one_step_items(split: str) -> list[Seed]:
-    """Every one-step story of a split with its numbers drawn twice; always the same list."""
+    """Every one-step story of a split, with two draws of its numbers; always the same list."""
     return [
         instance(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
         for number in range(DRAWS)
