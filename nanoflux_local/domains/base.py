@@ -1,7 +1,7 @@
 """A domain: the kind of questions a run generates, with its benchmarks, seed counts, thresholds, sections and prompts.
 
-A domain is a file `catalog/NAME.toml` with the templates `prompts/*.md`; it may name other prompt files than the shared
-ones. This module loads the built-in domains; `own` loads a user's.
+A domain is a file `catalog/NAME.toml` and the prompt templates `prompts/*.md`, which all domains share unless a domain
+replaces one by another file. This module loads the built-in domains; `own` loads those of a user.
 """
 
 import tomllib
@@ -23,7 +23,7 @@ PROMPTS = (
 
 
 class Sections(Strict):
-    """The sections that each role's reply must hold, in the order in which they are asked for."""
+    """The sections that each role's reply must contain, in the order in which they are requested."""
 
     attacker: tuple[str, ...] = ("QUESTION", "SOLUTION", "ANSWER", "REFLECTION")
     defender: tuple[str, ...] = ("ANALYSIS", "SOLUTION", "ANSWER")
@@ -39,8 +39,8 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """The paper's thresholds; they belong to text-embedding-3-small and other embedders bring their own (SPEC §6),
-    unless `embedder` names the model that these were calibrated for.
+    """The paper's thresholds. They apply to text-embedding-3-small; every other embedder has its own thresholds
+    (SPEC §6), unless `embedder` is the model for which these thresholds were calibrated.
     """
 
     question: float = Field(ge=-1, le=1)
@@ -49,14 +49,16 @@ class PaperNovelty(Strict):
 
 
 class WorkedExample(Strict):
-    """A solved problem shown to the defender, for models too small to follow a description of the reply's form."""
+    """A solved problem shown to the defender, for models too small to follow a description of the reply's sections."""
 
     question: str
     sections: dict[str, str]
 
 
 class WorkedAttack(Strict):
-    """A new problem made of some material, shown to attackers too small to work from a description alone."""
+    """A new problem built from some material, shown to attackers that are too small to work from a description
+    alone.
+    """
 
     material: tuple[str, ...]
     sections: dict[str, str]
@@ -65,11 +67,12 @@ class WorkedAttack(Strict):
 class Domain(Strict):
     """The content of a domain's file, with its prompt templates (name → text).
 
-    Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way, and
-    `free_text` are those of both that need a judge to grade their answers. `tags` are the XML elements of a solution;
-    `rubric` lists the criteria for its reasoning. With `code_check` the judge verifies each solution by a program that
-    it writes; `trial` is the number of known solutions, right and with a planted fault, that measure its error rates;
-    `quality` rates the reasoning of kept examples, and `fact_check` looks up the facts that questions claim.
+    Seeds come from `datasets`. `evaluates` are further benchmarks that are prompted and scored in the same way;
+    `free_text` are those of both lists whose answers only a judge can grade. `tags` are the XML elements of a solution;
+    `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program that verifies each
+    solution. `trial` is the number of right solutions, and of wrong ones, on which the judge's error rates are
+    measured. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts
+    that questions claim.
     """
 
     name: str
@@ -99,7 +102,7 @@ class Domain(Strict):
 
     @property
     def answer_rule(self) -> str:
-        """The sentence that tells a model how to write an answer that can be read by machine."""
+        """The sentence in prompts that says how to write an answer that a program can read."""
         if self.answer == "number":
             return "The answer is one number, written alone, without a unit."
         if self.answer == "choice":
@@ -108,8 +111,8 @@ class Domain(Strict):
 
     @property
     def trial_kinds(self) -> tuple[TrialKind, ...]:
-        """The kinds of known solutions that a program can make or mark here: replies need answers that are numbers or
-        letters, and only questions with numbers have quantities to remove and to change.
+        """The kinds of known solutions that a program can create or grade for this domain. Grading needs answers that
+        are numbers or letters; only questions with numerical answers have quantities that can be removed or changed.
         """
         if self.answer == "text":
             return ("slip", "answer")
@@ -119,7 +122,9 @@ class Domain(Strict):
 
     @property
     def hash(self) -> str:
-        """The digest of what shapes the requests, except the prompts and what a run's configuration records."""
+        """The digest of everything that shapes the requests, except the prompts and the values that a run's
+        configuration records.
+        """
         recorded_elsewhere = {
             "seeds",
             "novelty",
@@ -142,7 +147,7 @@ class Domain(Strict):
         return self.model_copy(update={"letters": letters}) if letters else self
 
     def defaults(self) -> dict[str, Any]:
-        """What a domain contributes to a run's configuration."""
+        """The values that a domain contributes to a run's configuration."""
         return {
             "domain": self.name,
             "seeds": self.seeds.model_dump(),
@@ -165,7 +170,7 @@ class Domain(Strict):
 
 @cache
 def _template(text: str) -> Any:
-    from jinja2 import StrictUndefined  # deferred: most commands render nothing
+    from jinja2 import StrictUndefined  # deferred: most commands render no prompt
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     return ImmutableSandboxedEnvironment(

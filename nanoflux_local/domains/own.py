@@ -1,7 +1,8 @@
-"""A user's domains: `<home>/domains/NAME.toml` with prompt files in the same folder; the rest is inherited.
+"""Loads a user's domains: `<home>/domains/NAME.toml` with prompt files in the same folder. Values and prompts that are
+missing there are inherited.
 
-A file is checked completely when it is loaded. An unknown key, a prompt that is no template or uses an unknown
-variable, and a missing section are errors that name the file.
+A file is checked completely when it is loaded. An unknown key, an invalid template, an unknown variable in a prompt,
+and a missing section are errors that name the file.
 """
 
 import re
@@ -29,14 +30,14 @@ VARIABLES = {
     "blind_program": {"question"},
     "answerable": {"question"},
 }
-"""The variables of each prompt besides `domain`."""
-NEEDED = {
+"""The variables that each prompt may use in addition to `domain`."""
+REQUIRED_SECTIONS = {
     "attacker": {"QUESTION", "SOLUTION", "ANSWER"},
     "defender": {"SOLUTION", "ANSWER"},
     "validation": {"DECISION", "CONFIDENCE", "EXPLANATION"},
     "evaluation": {"REASONING QUALITY", "DECISION", "CONFIDENCE", "EXPLANATION"},
 }
-"""The sections that the program reads from each role's reply."""
+"""The sections that every domain needs, since the roles read them from the replies."""
 
 
 def domain_names(root: Path | None = None) -> list[str]:
@@ -49,7 +50,7 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
     """A built-in domain, or one of the home at `root`.
 
     Raises:
-        ConfigError: no domain has this name (the fix lists the names), or its file is wrong.
+        ConfigError: no domain has this name (the fix lists the names), or its file has an error.
     """
     if name in built_in():
         return load_built_in(name)
@@ -60,7 +61,7 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
 
 
 def files_of(name: str, root: Path) -> list[Path]:
-    """The files of a domain of the home; none for a built-in one."""
+    """The files of a domain in the home at `root`; empty for a built-in domain."""
     if name in built_in():
         return []
     path = root / "domains" / f"{name}.toml"
@@ -95,7 +96,7 @@ def render_prompt(domain: Domain, prompt: str) -> str:
     """A prompt filled in with a small example, for display.
 
     Raises:
-        ConfigError: there is no such prompt.
+        ConfigError: `prompt` is not the name of a prompt.
     """
     if prompt not in PROMPTS:
         raise ConfigError(f"unknown prompt {prompt!r}", f"choose one of: {', '.join(PROMPTS)}")
@@ -116,7 +117,9 @@ def _shared_prompts() -> dict[str, str]:
 
 def _prompt_files(path: Path, files: Any) -> list[tuple[str, str]]:
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-        raise ConfigError(f"{path}: prompt_files is no table of file names", 'write for instance attacker = "mine.md"')
+        raise ConfigError(
+            f"{path}: prompt_files is not a table of file names", 'write for instance attacker = "mine.md"'
+        )
     unknown = [prompt for prompt in files if prompt not in PROMPTS]
     if unknown:
         fix = suggest(unknown[0], PROMPTS, "keys there")
@@ -125,7 +128,7 @@ def _prompt_files(path: Path, files: Any) -> list[tuple[str, str]]:
 
 
 def _read_prompt(path: Path, prompt: str, file: str) -> str:
-    """A prompt's text, checked to be a template that uses only its variables."""
+    """A prompt's text, after checking that it is a template and uses only the prompt's variables."""
     import jinja2
     from jinja2 import meta
 
@@ -133,7 +136,7 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
     if source.parent != path.parent:
         raise ConfigError(
             f"{path}: prompt_files.{prompt}: {file!r} is in another folder",
-            "put it next to the domain's file",
+            "put the prompt file next to the domain's file",
         )
     try:
         text = read_utf8(source)
@@ -152,7 +155,7 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
 
 
 def _check_sections(path: Path, domain: Domain) -> None:
-    for role, needed in NEEDED.items():
+    for role, needed in REQUIRED_SECTIONS.items():
         missing = sorted(needed - set(getattr(domain.sections, role)))
         if missing:
             raise ConfigError(f"{path}: sections.{role} lacks {missing[0]}", f"it needs {', '.join(sorted(needed))}")

@@ -1,1 +1,1 @@
-"""Profiles: which endpoint plays which role. One TOML file each."""
+"""The built-in profiles. Each is a TOML file that defines endpoints and assigns one to each role."""

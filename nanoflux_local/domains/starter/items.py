@@ -1,16 +1,16 @@
-"""The multiple-choice items of the starter domain: genetics and medicine, written for this project.
+"""Reads the multiple-choice items of the starter domains, genetics and medicine, which were written for this project.
 
-Owns `genetics.jsonl` (five options) and `medicine.jsonl` (four options), one JSON object a line:
+The files are `genetics.jsonl` (five options) and `medicine.jsonl` (four options), with one JSON object per line:
 
     id        unique in its file, kebab-case, begins with the file's name
     split     "train", "dev" or "test"
-    question  the question alone, without options
-    options   the texts under the letters "A", "B", ... without a gap
+    question  the question without the options
+    options   the options' texts under the letters "A", "B", ... without a gap
     answer    the letter of the right option
     solution  two to four sentences of reasoning that mention no letter of an option
     source    where the fact can be looked up
 
-Rows with unknown or missing keys are refused. How options are shown in prompts is up to the domain.
+Rows with unknown or missing keys are refused. The domain decides how prompts show the options.
 """
 
 import json
@@ -32,7 +32,7 @@ _KEYS = frozenset({*_TEXTS, "options"})
 
 @dataclass(frozen=True, slots=True)
 class ChoiceItem:
-    """One multiple-choice question with its reasoning and its source."""
+    """One multiple-choice question with its solution and source."""
 
     id: str
     split: Split

@@ -1,9 +1,9 @@
-"""The stories of the starter domain: word problems composed of a plot and a situation, each a template like any other.
+"""Composes the stories of the starter domain: word problems made of a plot and a situation. A story is a `Template`.
 
-A plot states what happens and what is asked (`stories/plots.toml`), a situation to whom it happens and with which
-objects (`stories/situations.toml`). Every plot is composed with every situation, so two stories differ in what happens,
-in the objects or in both, never in their numbers alone. A situation belongs to one split. Plots that are `held_out`
-have no train stories, so the test split also asks for kinds of problems that no seed shows.
+A plot states what happens and what is asked (`stories/plots.toml`); a situation states to whom it happens and with
+which objects (`stories/situations.toml`). Every plot is combined with every situation, so two stories differ in the
+plot, in the objects or in both, never only in their numbers. A situation belongs to one split. Plots that are
+`held_out` have no train stories, so the test split also contains kinds of problems that no seed shows.
 """
 
 import re
@@ -33,17 +33,18 @@ def load_stories() -> tuple[Template, ...]:
 
 
 def load_one_step_stories() -> tuple[Template, ...]:
-    """The stories of level 1."""
+    """The stories with a single step."""
     return tuple(story for story in load_stories() if story.steps == 1)
 
 
 def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: int) -> Template:
-    """One plot in one situation. `turn` rotates the situation's objects and people and the plot's wordings.
+    """One plot in one situation. The number `turn` selects from the situation's objects and people and from the plot's
+    wordings, in rotation.
 
     Raises:
         DataError: the plot uses an unknown word, or its program, texts and quantities disagree.
     """
-    words = _words(situation, turn)
+    words = _choose_words(situation, turn)
     row = {key: value for key, value in plot.items() if key not in ("texts", "held_out")}
     row |= {"text": plot["texts"][turn % len(plot["texts"])], "unit": plot.get("unit", _PLURAL)}
     row |= {key: _fill_words(row[key], words) for key in ("text", "ask", "result", "unit")}
@@ -52,7 +53,7 @@ def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: i
     return build_template(f"{situation['id']}.toml", row)
 
 
-def _words(situation: Mapping[str, Any], turn: int) -> dict[str, str]:
+def _choose_words(situation: Mapping[str, Any], turn: int) -> dict[str, str]:
     item, items = situation["objects"][turn % len(situation["objects"])]
     people = situation["people"]
     who, other, third = (people[(turn + step) % len(people)] for step in range(3))

@@ -1,25 +1,25 @@
-"""The arithmetic templates of the starter domain: their schema, their loading, and drawing questions from them.
+"""The arithmetic templates of the starter domain: loads and checks them, and draws questions from them.
 
-Owns `arithmetic/*.toml`, one file per setting, each a list of `[[template]]` tables:
+The files are `arithmetic/*.toml`, one per setting. Each is a list of `[[template]]` tables:
 
     id        unique over all files, kebab-case
-    split     "train", "dev" or "test"; a template belongs to one split with all its draws
+    split     "train", "dev" or "test"; all questions drawn from a template belong to its split
     steps     1 to 5: the number of statements of `program` and of lines of `solution`
     text      the facts; every quantity appears in it as `{name}`
-    ask       the question alone, without placeholders
+    ask       the question without the facts and without placeholders
     result    a noun phrase for the answer: "Call {result} A." and "What is {result}?" both read well
     unit      what the answer counts
     program   assignments over the quantities, the last one to `answer`
     solution  one sentence per step; placeholders are quantities and program variables
-    where     optional expression over quantities and program variables; a draw that breaks it is drawn again
+    where     optional condition over quantities and program variables; numbers are drawn again until it holds
     quantities.NAME = { low, high, step = 1, link = false }
 
-`link = true` lets the result of an earlier part take the place of the quantity, in the text under a name such as "A".
-Such a value may lie outside low..high; it is judged by `Template.admits` alone: every quantity is a positive integer,
-every program variable is positive with at most two decimals, and `where` holds.
+`link = true` lets the result of an earlier part replace the quantity; the text then shows a name such as "A". Such a
+value may lie outside low..high. Only `Template.admits` checks it: every quantity must be a positive integer, every
+program variable must be positive with at most two decimals, and `where` must hold.
 
-Unknown keys, names and placeholders are refused at loading. The attacker decides which templates follow each other and
-under which names.
+Unknown keys, names and placeholders are refused when a file is loaded. The attacker chooses the order of the linked
+templates and the names of their results.
 """
 
 import ast
@@ -88,7 +88,7 @@ class Template:
     def draw(self, rng: random.Random, share: float = 1.0) -> dict[str, int]:
         """Values for all quantities that the template admits; the same generator state gives the same values.
 
-        `share` in (0, 1] keeps to the lower part of every range, for problems with smaller numbers.
+        `share` in (0, 1] restricts the draw to the lower part of every range, for problems with smaller numbers.
         """
         for _ in range(_DRAWS):
             values = {q.name: q.draw(rng, share) for q in self.quantities}
@@ -100,14 +100,14 @@ class Template:
         )
 
     def solve(self, values: Mapping[str, Number]) -> dict[str, Number]:
-        """All quantities and program variables, among them `answer`.
+        """All quantities and program variables, including `answer`.
 
-        Runs the program in this process with no builtins: programs are this package's own text, never a model's.
+        Runs the program in this process, without builtins: the programs are part of this package and never a model's.
         """
         variables: dict[str, Any] = {"__builtins__": {}, **values}
         exec(_compile(self.program, "exec"), variables)
         del variables["__builtins__"]
-        return {name: _tidy(value) for name, value in variables.items()}
+        return {name: _remove_noise(value) for name, value in variables.items()}
 
     def admits(self, values: Mapping[str, Number]) -> bool:
         """Whether the story makes sense with these values; see the module's docstring for the rule."""
@@ -118,7 +118,7 @@ class Template:
             holds = bool(eval(_compile(self.where, "eval"), {"__builtins__": {}, **variables}))
         except ArithmeticError:  # a linked value can make a divisor zero
             return False
-        return holds and all(value > 0 and _short(value) for value in variables.values())
+        return holds and all(value > 0 and _has_two_decimals(value) for value in variables.values())
 
     def question_text(self, values: Mapping[str, object]) -> str:
         """The facts with the slots filled, by numbers or by names such as "A"."""
@@ -131,7 +131,7 @@ class Template:
 
 @cache
 def load_templates() -> tuple[Template, ...]:
-    """All templates of the package, settings in alphabetical order."""
+    """All templates of the package, in alphabetical order of their settings."""
     folder = resources.files(__package__) / "arithmetic"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     templates: list[Template] = []
@@ -139,14 +139,14 @@ def load_templates() -> tuple[Template, ...]:
     for file in files:
         for template in parse_templates(file.name, file.read_text(encoding="utf-8")):
             if template.id in seen:
-                raise _fault(file.name, template.id, "id", "is used twice")
+                raise _build_error(file.name, template.id, "id", "is used twice")
             seen.add(template.id)
             templates.append(template)
     return tuple(templates)
 
 
 def parse_templates(file: str, content: str) -> tuple[Template, ...]:
-    """The templates of one TOML text; `file` names it in errors and, without its ending, the setting."""
+    """The templates of one TOML text. `file` is its name in errors and, without the suffix, the name of the setting."""
     try:
         tables = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
@@ -158,7 +158,7 @@ def parse_templates(file: str, content: str) -> tuple[Template, ...]:
 
 
 def build_template(file: str, row: Mapping[str, Any]) -> Template:
-    """One template from its table; `file` names it in errors and, without its ending, the setting.
+    """One template from its table. `file` is its name in errors and, without the suffix, the name of the setting.
 
     Raises:
         DataError: a key is unknown, missing or wrong, or the texts, program and quantities disagree.
@@ -167,10 +167,10 @@ def build_template(file: str, row: Mapping[str, Any]) -> Template:
 
     def check(holds: bool, key: str, problem: str) -> None:
         if not holds:
-            raise _fault(file, name, key, problem)
+            raise _build_error(file, name, key, problem)
 
     _check_keys(row, check)
-    quantities = tuple(_quantity(slot, table, check) for slot, table in row["quantities"].items())
+    quantities = tuple(_parse_quantity(slot, table, check) for slot, table in row["quantities"].items())
     check(any(quantity.link for quantity in quantities), "quantities", "no quantity has link = true")
     template = Template(
         **{key: row[key] for key in _TEXTS},
@@ -204,7 +204,7 @@ def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
     check(isinstance(row["quantities"], dict), "quantities", "must be a table")
 
 
-def _quantity(name: str, table: Any, check: _Check) -> Quantity:
+def _parse_quantity(name: str, table: Any, check: _Check) -> Quantity:
     key = f"quantities.{name}"
     check(isinstance(table, dict), key, "must be a table")
     check(name.isidentifier() and name not in {"answer", "True", "False", "None"}, key, "cannot be used as a name")
@@ -226,17 +226,17 @@ def _check_program(template: Template, check: _Check) -> None:
     statements = _parse(template.program, "exec", "program", check).body
     check(len(statements) == template.steps, "program", "must have one statement per step")
     for statement in statements:
-        assigned = _assigned_name(statement)
+        assigned = _find_assigned_name(statement)
         check(assigned is not None and assigned not in names, "program", "must assign a new name in every statement")
         _check_names(statement, names | {str(assigned)}, "program", check)
         names.add(str(assigned))
-    check(_assigned_name(statements[-1]) == "answer", "program", "must end by setting answer")
+    check(_find_assigned_name(statements[-1]) == "answer", "program", "must end by setting answer")
     _check_names(_parse(template.where, "eval", "where", check), names, "where", check)
-    check(_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_join_names(slots)}")
+    check(_find_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_join_names(slots)}")
     for key in ("ask", "result", "unit"):
-        check(not _placeholders(getattr(template, key), key, check), key, "must have no placeholder")
+        check(not _find_placeholders(getattr(template, key), key, check), key, "must have no placeholder")
     for line in template.solution:
-        unknown = _placeholders(line, "solution", check) - names
+        unknown = _find_placeholders(line, "solution", check) - names
         check(not unknown, "solution", f"has the unknown placeholder {_join_names(unknown)}")
 
 
@@ -248,7 +248,7 @@ def _parse(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) 
         raise
 
 
-def _assigned_name(statement: ast.stmt) -> str | None:
+def _find_assigned_name(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
         return target.id if isinstance(target, ast.Name) else None
@@ -260,7 +260,7 @@ def _check_names(tree: ast.AST, allowed: set[str], key: str, check: _Check) -> N
     check(not unknown, key, f"uses the unknown name {_join_names(unknown)}")
 
 
-def _placeholders(text: str, key: str, check: _Check) -> set[str]:
+def _find_placeholders(text: str, key: str, check: _Check) -> set[str]:
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
     except ValueError as error:
@@ -269,7 +269,7 @@ def _placeholders(text: str, key: str, check: _Check) -> set[str]:
     return fields
 
 
-def _fault(file: str, template: str, key: str, problem: str) -> DataError:
+def _build_error(file: str, template: str, key: str, problem: str) -> DataError:
     return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "correct the file; nothing was loaded")
 
 
@@ -286,13 +286,13 @@ def _fill(text: str, values: Mapping[str, object]) -> str:
     return text.format_map(shown)
 
 
-def _tidy(value: Number) -> Number:
-    """Whole floats become integers, and the noise of binary fractions goes: 33.3 + 66.6 is 99.9."""
+def _remove_noise(value: Number) -> Number:
+    """The value without floating-point noise (33.3 + 66.6 gives 99.9), as an integer if it is whole."""
     rounded = round(value, 6)
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def _short(value: Number) -> bool:
+def _has_two_decimals(value: Number) -> bool:
     return abs(value - round(value, 2)) < 1e-6
 
 
