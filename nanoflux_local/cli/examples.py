@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from nanoflux_local.examples.lineage import Lineage
     from nanoflux_local.transcript import Exhibit
 
-WORDS = ("keep", "drop", "fix", "open")
-"""A copy of the verdicts in `review`, so that `--help` does not import it."""
-SHOWN_TEXT = 60
-"""Maximum characters of a call's outcome in the table of calls."""
+VERDICTS = ("keep", "drop", "fix", "open")
+"""The verdicts of a reviewer: a copy of those in `examples.review`, so that `--help` does not import that module."""
+MAX_OUTCOME_CHARS = 60
+"""Maximum characters of an outcome in the table of calls."""
 
 
 @click.group(name="examples")
@@ -54,11 +54,13 @@ def list_examples(run: str, as_json: bool) -> None:
         return
     if not examples:
         raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
-    several = any(row["pass_rate"][1] != 1 for row in examples)  # with one answer each, the reason says as much
+    shows_pass_rate = any(
+        row["pass_rate"][1] != 1 for row in examples
+    )  # with a single answer each, the reason already shows it
     print_table(
-        ("id", "turn", "reason", *(["pass rate"] if several else []), "level", "review", "answer", "question"),
+        ("id", "turn", "reason", *(["pass rate"] if shows_pass_rate else []), "level", "review", "answer", "question"),
         [
-            [row["id"], row["turn"], row["reason"], *([format_pass_rate(*row["pass_rate"])] if several else []),
+            [row["id"], row["turn"], row["reason"], *([format_pass_rate(*row["pass_rate"])] if shows_pass_rate else []),
              f"L{row['level']}" if row["level"] else "", " ".join(dict.fromkeys(row["reviews"].values())),
              row["answer"], row["question"][:60].replace("\n", " ")]
             for row in examples
@@ -122,11 +124,11 @@ def show(example: str, as_json: bool) -> None:
 
 
 def _show_lineage(lineage: "Lineage") -> None:
-    """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
+    """Print the calls in their order, the trainings that used the example, and the nearest held-out items."""
     click.echo("\nCalls of this turn (--json prints them in full):")
     print_table(
         ("call", "role", "kind", "model", "outcome"),
-        [[call.call, call.role, call.kind, call.model, call.outcome[:SHOWN_TEXT]] for call in lineage.calls],
+        [[call.call, call.role, call.kind, call.model, call.outcome[:MAX_OUTCOME_CHARS]] for call in lineage.calls],
     )
     for training in lineage.trainings:
         click.echo(f"trained on by {training.id} ({training.status}), adapter {training.adapter[:16] or 'none'}")
@@ -165,7 +167,7 @@ def format_pass_rate(passes: int | None, tries: int | None) -> str:
 
 
 def _describe_samples(attempt: dict[str, Any], passes: int, tries: int) -> str:
-    """The pass rate and every further answer in one line each; "" if the defender answered once."""
+    """The pass rate, and a line for each further answer; "" if the defender answered only once."""
     if not attempt.get("samples"):
         return ""
     marks = {True: "right", False: "wrong", None: "not judged"}
@@ -189,7 +191,7 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
 @click.option(
     "--verdict",
     required=True,
-    type=click.Choice(WORDS),
+    type=click.Choice(VERDICTS),
     help="Your verdict: keep, drop, fix (keep once corrected), or open to withdraw an earlier verdict.",
 )
 @click.option("--note", default="", help="Reason for the verdict.")

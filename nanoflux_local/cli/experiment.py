@@ -35,14 +35,16 @@ def list_experiments(as_json: bool) -> None:
     from nanoflux_local.experiments.grid import grids, load_grid
 
     home = current_home()
-    shipped = [
+    built_in_grids = [
         {"grid": name, "title": grid.title, "scales": list(grid.scales)} for name, grid in map(load_grid, grids())
     ]
     experiments = load_experiments(home) if home.ledger.exists() else []
     if as_json:
-        print_json({"grids": shipped, "experiments": experiments})
+        print_json({"grids": built_in_grids, "experiments": experiments})
         return
-    print_table(("grid", "scales", "title"), [[row["grid"], ", ".join(row["scales"]), row["title"]] for row in shipped])
+    print_table(
+        ("grid", "scales", "title"), [[row["grid"], ", ".join(row["scales"]), row["title"]] for row in built_in_grids]
+    )
     if experiments:
         click.echo()
         print_table(
@@ -113,7 +115,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     say(f"{experiment}: {cells} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
-    workers = _workers(home, ray, bar)
+    workers = _make_workers(home, ray, bar)
     try:
         lifecycle.carry_on(home, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
     finally:
@@ -122,7 +124,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     _show(home, experiment, as_json)
 
 
-def _workers(home: Home, ray: str, bar: Bar) -> "Workers":
+def _make_workers(home: Home, ray: str, bar: Bar) -> "Workers":
     from nanoflux_local.experiments.experiment import LocalWorkers
 
     def report_status(cell: "Cell", status: str) -> None:

@@ -1,4 +1,6 @@
-"""The command `nanoflux`: imports only the subcommand that is called; turns failures into messages and exit codes."""
+"""The command `nanoflux`. It imports only the subcommand that is called, and turns failures into messages and exit
+codes.
+"""
 
 import importlib
 import io
@@ -41,7 +43,7 @@ NOUNS = {
 }
 
 
-class Nouns(click.Group):
+class LazyGroup(click.Group):
     """A group that imports a subcommand only when it is called, so that `--help` stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -59,7 +61,9 @@ class Nouns(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command, or name the nearest one; click knows only commands that are imported."""
+        """Find a command, or suggest the most similar one. click itself could suggest only commands that are
+        imported.
+        """
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -75,7 +79,7 @@ class Nouns(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in NOUNS.items()])
 
 
-@click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nanoflux")
 @click.option(
     "--home",
@@ -106,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # print a replacement for characters the terminal cannot encode
-    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries' notes to their developers, not to users
+    warnings.filterwarnings("ignore", category=FutureWarning)  # meant for the developers of libraries, not for users
     try:
         code = nanoflux.main(arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -137,7 +141,7 @@ def _report_failure(error: Exception) -> int:
 
 
 def _report_refused_hosts(code: object) -> None:
-    """Name the hosts that a library tried to reach while it swallowed the refusal."""
+    """Report the hosts to which a library tried to connect and whose refusal it ignored."""
     guard = sys.modules.get("nanoflux_models.guard")
     hosts = guard.refused_hosts() if guard and code != RefusedError.exit_code else []
     if hosts:

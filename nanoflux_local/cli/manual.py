@@ -1,6 +1,6 @@
-"""The page of all commands, written from the commands themselves: `python -m nanoflux_local.cli.manual`.
+"""Generates the page of all commands: `python -m nanoflux_local.cli.manual`.
 
-Owns the layout of the page; the texts are the commands' help texts.
+The texts of the page are the commands' help texts; this module defines the layout.
 """
 
 from collections.abc import Iterator
@@ -19,27 +19,30 @@ document on stdout; progress and messages go to stderr.
 
 def manual() -> str:
     """The page, in Markdown."""
-    return "\n".join([HEAD, *_pages(nanoflux.make_context("nanoflux", [], resilient_parsing=True), 2)]).rstrip() + "\n"
+    return (
+        "\n".join([HEAD, *_render_sections(nanoflux.make_context("nanoflux", [], resilient_parsing=True), 2)]).rstrip()
+        + "\n"
+    )
 
 
-def _pages(context: click.Context, level: int) -> Iterator[str]:
-    """A command's section, then those of its subcommands."""
+def _render_sections(context: click.Context, level: int) -> Iterator[str]:
+    """The section of a command, followed by the sections of its subcommands."""
     command, name = context.command, context.command_path
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield f"{'#' * min(level, 3)} {name}\n\n{_format_paragraphs(command.help or '')}\n\n```\n{usage}\n```\n"
-    rows = list(_rows(command, context))
+    rows = list(_list_options(command, context))
     if rows:
         yield "| option | meaning |\n|---|---|"
-        yield from (f"| `{_cell(option)}` | {_cell(meaning)} |" for option, meaning in rows)
+        yield from (f"| `{_escape_cell(option)}` | {_escape_cell(meaning)} |" for option, meaning in rows)
         yield ""
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
-            below = command.get_command(context, each)
-            assert below is not None  # it was listed
-            yield from _pages(click.Context(below, parent=context, info_name=each), level + 1)
+            subcommand = command.get_command(context, each)
+            assert subcommand is not None  # its name comes from list_commands
+            yield from _render_sections(click.Context(subcommand, parent=context, info_name=each), level + 1)
 
 
-def _rows(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+def _list_options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
     for parameter in command.get_params(context):
         row = parameter.get_help_record(context)
         if row is not None and "--help" not in row[0]:
@@ -52,7 +55,7 @@ def _format_paragraphs(text: str) -> str:
     return "\n".join(lines).replace("<", "&lt;")
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 

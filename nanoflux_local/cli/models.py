@@ -71,14 +71,14 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 class TransferBar:
-    """Progress of a download: MiB done of MiB in all, and the mean rate."""
+    """Progress of a download: downloaded and total MiB, and the mean rate."""
 
     def __init__(self, label: str) -> None:
         self._bar = Bar(label)
         self._start: tuple[float, int] | None = None
 
     def show(self, done: int, total: int) -> None:
-        """Show `done` of `total` bytes; both include bytes of an earlier, interrupted download."""
+        """Show `done` of `total` bytes; both include the bytes of an earlier, interrupted download."""
         now = time.monotonic()
         start_s, start_bytes = self._start = self._start or (now, done)
         rate = (done - start_bytes) / 2**20 / max(now - start_s, 1e-3)

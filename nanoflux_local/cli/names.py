@@ -1,7 +1,7 @@
 """Parameter types for names (of runs, domains, profiles, …) that a shell can complete.
 
-They accept any text: the commands check names themselves. Completion reads the home without writing to it, and offers
-nothing if something cannot be read.
+The types accept any text; the commands check the names. Completion reads the home without writing to it, and offers
+nothing if the home cannot be read.
 """
 
 import os
@@ -16,7 +16,7 @@ from nanoflux_local.paths import Home
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-MOST = 200
+MAX_COMPLETIONS = 200
 """Maximum number of completions; the newest names come first."""
 
 
@@ -38,11 +38,11 @@ class Name(click.ParamType[str]):
             names = [name for name in dict.fromkeys(self._list_names(current_home())) if name.startswith(incomplete)]
         except Exception:  # noqa: BLE001 - a message would land in the middle of the user's command line
             return []
-        return [CompletionItem(name) for name in names[:MOST]]
+        return [CompletionItem(name) for name in names[:MAX_COMPLETIONS]]
 
 
 def _list_column(sql: str) -> Callable[[Home], list[str]]:
-    """A function that lists the values of a query of one column."""
+    """A function that runs a query with one column and lists its values."""
 
     def list_names(home: Home) -> list[str]:
         from nanoflux_local.ledger.views import LedgerView

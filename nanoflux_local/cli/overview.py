@@ -1,4 +1,4 @@
-"""The overview of a run, as `nanoflux run show`, `run start` and `run resume` print it."""
+"""Prints the overview of a run, for `nanoflux run show`, `run start` and `run resume`."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nanoflux_local.run.overview import RunOverview
     from nanoflux_local.run.trials.result import TrialResult
 
-SHOWN = 10
+MAX_LISTED = 10
 """Maximum number of attempts or reasons in a table; `--json` prints all of them."""
 
 
@@ -44,7 +44,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         ("status", f"{run.status} {run.message}".strip()),
         ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
         *((f"  {outcome.replace('_', ' ')}", count) for outcome, count in run.funnel.items()),
-        *((f"  turn {attempt.turn}", attempt.reason) for attempt in run.contaminated[:SHOWN]),
+        *((f"  turn {attempt.turn}", attempt.reason) for attempt in run.contaminated[:MAX_LISTED]),
         *_reason_rows("unread replies", overview.unread),
         *_reason_rows("refused prompts", overview.refused),
         *_reasoning_cut_rows(len(run.cut_in_reasoning)),
@@ -65,7 +65,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
 
 
 def _describe_usage(run: "RunSummary") -> str:
-    """Prompt and completion tokens, and how many of the completion tokens were reasoning if the endpoints report it."""
+    """The prompt and completion tokens and, if the endpoints report it, how many completion tokens were reasoning."""
     usage = run.usage
     reasoning = f", of them {usage.reasoning_tokens} in reasoning" if usage.reasoning_tokens else ""
     return f"{usage.prompt_tokens} read, {usage.completion_tokens} written{reasoning}"
@@ -78,10 +78,10 @@ def _describe_dollars(run: "RunSummary") -> str:
 
 
 def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str, object]]:
-    """Why attempts had no readable reply, most frequent reasons first."""
+    """The reasons why attempts had no readable reply, the most frequent ones first."""
     if not count_by_reason:
         return []
-    rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:SHOWN]]
+    rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:MAX_LISTED]]
     return [(title, str(sum(count_by_reason.values()))), *rows]
 
 
@@ -90,7 +90,7 @@ def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
-    """How often the defender answered the kept examples correctly, unless it answered each only once."""
+    """How often the defender answered the kept examples correctly; empty if it answered each only once."""
     if not set(pass_rates) - {"0 of 1", "1 of 1"}:
         return []
     return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
@@ -117,7 +117,9 @@ def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
 
 
 def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
-    """The judge's error rates on solutions whose correctness is certain, without and with its checks if it has any."""
+    """The judge's error rates on solutions that are known to be right or wrong: without its checks, and with them if it
+    has any.
+    """
     if trial is None:
         return []
     unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""

@@ -27,7 +27,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     from nanoflux_models.manifest import list_manifests
 
     sizes = _parse_gpu_sizes(gpus)
-    workload_by_model = _workloads(profile, sequences, context)
+    workload_by_model = _load_workloads(profile, sequences, context)
     manifests = list_manifests(current_home().root)
     weights_gib = {m.name: m.memory.weights_gib for m in manifests if m.memory and m.kind == "chat"}
     smaller = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
@@ -64,13 +64,13 @@ _MARGINS = {
 
 
 def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -> None:
-    """Print which model goes on which GPU, and what limits the requests."""
+    """Print which model goes on which GPU, and how many concurrent requests fit."""
     print_table(
         ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
          "takes turns"),
         [(s.name, ",".join(map(str, s.gpus)), s.tensor, f"{s.utilisation:.2f}", f"{s.weights_gib:.1f}",
           f"{s.lora_gib:.1f}" if s.lora_gib else "none", f"{s.kv_gib:.1f}", f"{s.overhead_gib:.1f}",
-          _requests(s, workload_by_model[s.name]), s.shares or "no") for s in result.servers],
+          _format_requests(s, workload_by_model[s.name]), s.shares or "no") for s in result.servers],
     )  # fmt: skip
     say(
         f"GiB of memory. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
@@ -88,13 +88,13 @@ def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -
         say(f"Taking turns (vLLM's sleep mode) keeps {result.ram_gib:.1f} GiB of weights in the machine's memory.")
 
 
-def _requests(server: Server, asked: "Workload") -> str:
+def _format_requests(server: Server, asked: "Workload") -> str:
     return f"{min(server.requests, asked.sequences)}/{asked.sequences} x {asked.context}"
 
 
-def _workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
-    """The workload of each model that managed vLLM serves for the profile's roles, judge panel and solvers. A model
-    that several of them use is one server.
+def _load_workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
+    """The workload of each model that a managed vLLM server runs for the profile's roles, judge panel or solvers.
+    Several of them that use the same model share one server.
     """
     from nanoflux_local.config import EndpointConfig, validate_model
     from nanoflux_local.endpoints.build import check_endpoint
@@ -103,16 +103,16 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
 
     values = load_profile(profile, current_home())
     tables = (values, values.get("without_programs", {}))
-    bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
+    used_endpoints = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
     judges = [table.get("judge", {}) for table in tables]
-    bound += [name for judge in judges for key in ("panel", "solvers") for name in judge.get(key, ())]
+    used_endpoints += [name for judge in judges for key in ("panel", "solvers") for name in judge.get(key, ())]
     endpoints = values.get("endpoints", {})
-    chosen = []
-    for name in [name for name in dict.fromkeys(bound) if name in endpoints]:
+    configs = []
+    for name in [name for name in dict.fromkeys(used_endpoints) if name in endpoints]:
         where = f"profile {profile}: endpoints.{name}"
-        chosen.append(validate_model(EndpointConfig, endpoints[name], where))
-        check_endpoint(chosen[-1], where)
-    by_model = workloads(chosen, values.get("concurrency", CONCURRENCY), current_home())
+        configs.append(validate_model(EndpointConfig, endpoints[name], where))
+        check_endpoint(configs[-1], where)
+    by_model = workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
     return {
         name: replace(each, sequences=sequences or each.sequences, context=context or each.context)
         for name, each in by_model.items()
@@ -131,13 +131,13 @@ def _detect_gpu_sizes() -> list[float]:
     if not survey.gpus:
         reason = survey.problem or "nvidia-smi lists none"
         raise UsageError(f"no GPU on this machine: {reason}", fix)
-    unstated = "; ".join(
-        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.stated}" for gpu in survey.unstated
+    unreported = "; ".join(
+        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.stated}" for gpu in survey.unreported
     )
-    if len(survey.unstated) == len(survey.gpus):
-        raise UsageError(unstated, fix)
-    if unstated:
-        say(f"{unstated}. The plan leaves it out; {fix}")
+    if len(survey.unreported) == len(survey.gpus):
+        raise UsageError(unreported, fix)
+    if unreported:
+        say(f"{unreported}. The plan leaves it out; {fix}")
     return list_gpus()
 
 

@@ -1,4 +1,4 @@
-"""`nanoflux run start --dry-run` and `run show --config`: a run's configuration, and what the run would take."""
+"""`nanoflux run start --dry-run` and `run show --config`: print a run's configuration and what the run would cost."""
 
 import json
 from collections.abc import Sequence
@@ -113,7 +113,9 @@ def describe_span(span: "Span", unit: int, digits: int) -> str:
 
 
 def show_config(home: Home, run: str, as_json: bool) -> None:
-    """Print the stored configuration of a run as TOML that `run start --config` reads, and its changed addresses."""
+    """Print the stored configuration of a run as TOML, which `run start --config` reads, and the changes of
+    addresses.
+    """
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.sources import render_toml
 

@@ -78,7 +78,7 @@ def resume(series: str, detach: bool, as_json: bool) -> None:
 
 
 def play(home: Home, series: str, detach: bool) -> None:
-    """Play a series in this process, or in a separate one."""
+    """Play a series in this process or, with `detach`, in a separate one."""
     from nanoflux_local import jobs
     from nanoflux_local.run import rounds
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
 
 FLAGS = {"target": "--examples", "max_turns": "--max-turns", "seed": "--seed", "concurrency": "--concurrency"}
-"""The option of each setting that has one."""
+"""The command-line options of the settings that have one."""
 
 
 @click.group(name="run")
@@ -208,7 +208,7 @@ def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _play_or_detach(home: Home, run: str, detach: bool) -> None:
-    """Play a run in this process, or in a separate one."""
+    """Play a run in this process or, with `detach`, in a separate one."""
     if not detach:
         play(home, run)
         return
@@ -291,7 +291,7 @@ def play(home: Home, run: str) -> None:
 def _interrupt(*_: object) -> None:
     """Handle SIGTERM like Ctrl-C, which asyncio turns into a cancellation.
 
-    Background jobs of a shell ignore SIGINT; in them, the interrupt is raised directly.
+    Background jobs of a shell ignore SIGINT, so there the interrupt is raised directly.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 FOLLOW_S = 0.3
 
 
-def _supervisor(home: Home) -> Supervisor:
-    """The supervisor of this home's servers, after ending processes that a crash left behind."""
+def _open_supervisor(home: Home) -> Supervisor:
+    """Open the supervisor of this home's servers, and end processes that a crash has left behind."""
     supervisor = Supervisor(home.root)
-    for swept in supervisor.sweep():
-        say(f"ended leftover processes of the server {swept.name}")
+    for leftover in supervisor.sweep():
+        say(f"ended leftover processes of the server {leftover.name}")
     return supervisor
 
 
@@ -68,7 +68,7 @@ def serve(
     from nanoflux_local.config import EndpointConfig
 
     home = current_home().prepare()
-    supervisor = _supervisor(home)
+    supervisor = _open_supervisor(home)
     folders = [find_adapter(home.adapters, adapter) for adapter in adapters]
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
     if folders and lora is False:
@@ -76,7 +76,7 @@ def serve(
     record = _start_server(supervisor, home, config, folders, name, port, gpu_memory, lora=lora, owned=False)
     try:
         for folder in folders:
-            record = _load(supervisor, record, folder, home)
+            record = _load_and_probe(supervisor, record, folder, home)
     except BaseException:
         supervisor.stop(record)
         raise
@@ -99,7 +99,9 @@ def _start_server(
     lora: bool | None = None,
     owned: bool,
 ) -> ServerRecord:
-    """Start a server and wait until it is ready; it has memory for `folders`, and with `lora` for later adapters."""
+    """Start a server and wait until it is ready. It reserves memory for the adapters in `folders` and, with `lora`, for
+    adapters that are loaded later.
+    """
     from dataclasses import replace
 
     from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, choose_rank, make_launch, require_lora
@@ -125,8 +127,10 @@ def _start_server(
 
 
 def _takes_adapters(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
-    """Whether to reserve memory for adapters: the user's choice, else no for a mixture of experts (vLLM for CPUs
-    crashes on its adapters, and on GPUs their buffers take 0.8 GiB for gpt-oss-20b)."""
+    """Whether to reserve memory for adapters: the user's choice, else whether the manifest has LoRA targets. By default
+    no memory is reserved for a mixture of experts: vLLM for CPUs crashes on its adapters, and on GPUs their buffers
+    take 0.8 GiB for gpt-oss-20b.
+    """
     from nanoflux_models.architecture import has_experts
     from nanoflux_models.weights import weights_dir
 
@@ -135,7 +139,7 @@ def _takes_adapters(manifest: "Manifest", home: Home, lora: bool | None) -> bool
     return manifest.lora is not None and not has_experts(weights_dir(manifest.name, home.root))
 
 
-def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
+def _load_and_probe(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
     """Load an adapter on a server and probe it.
 
     Raises:
@@ -165,7 +169,7 @@ def _probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
 @with_json
 def ps(as_json: bool) -> None:
     """List the servers of this home and their state."""
-    servers = [_describe_server(record) for record in _supervisor(current_home()).servers()]
+    servers = [_describe_server(record) for record in _open_supervisor(current_home()).servers()]
     if as_json:
         print_json(servers)
         return
@@ -230,7 +234,7 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
 
 
 def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
-    """Yield lines as they are appended, until the server has ended."""
+    """Yield lines as they are appended to the log, until the server has ended."""
     from nanoflux_models.server_record import find
 
     with path.open("r", encoding="utf-8", errors="replace") as file:
@@ -252,7 +256,7 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Stop the servers NAMES with their child processes, and wait until their ports are free."""
     if bool(names) == everything:
         raise UsageError("stop needs either names of servers or --all", "list servers with `nanoflux models ps`")
-    supervisor = _supervisor(current_home())
+    supervisor = _open_supervisor(current_home())
     chosen = supervisor.servers() if everything else [supervisor.find(name) for name in names]
     for record in chosen:
         supervisor.stop(record)
@@ -281,7 +285,7 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     home = current_home().prepare()
     folder = find_adapter(home.adapters, adapter)
     base = read_adapter(folder).base.name
-    supervisor = _supervisor(home)
+    supervisor = _open_supervisor(home)
     running = next(
         (r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive and r.rank), None
     )

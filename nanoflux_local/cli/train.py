@@ -1,4 +1,4 @@
-"""`nanoflux train`: LoRA on a run's kept examples, or on the rows of a file."""
+"""`nanoflux train`: trains a LoRA adapter on a run's kept examples, or on the rows of a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nanoflux_local.train.summary import TrainingOutcome, TrainingSummary
     from nanoflux_local.train.trainings import TrainingData
 
-SHOWN = 20
+MAX_LISTED = 20
 """Maximum number of findings in a table; `--json` prints all of them."""
 
 
@@ -91,21 +91,23 @@ def command(
             "--launch and --detach cannot be combined", "use --launch alone, and detach it with your shell or scheduler"
         )
     home = common.current_home()
-    stated = parse_train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
-    chosen = trainings.apply_manifest_targets(home, base, stated)
-    rows = _data(home, run, data, build_choice(choice, chosen.seed), base, mixes)
+    stated_settings = parse_train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
+    all_settings = trainings.apply_manifest_targets(home, base, stated_settings)
+    rows = _load_data(home, run, data, build_choice(choice, all_settings.seed), base, mixes)
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
 
-        report = audit(chosen, rows.rows, rows.validation, weights_dir(base, home.root), rows.held_out, rows.source)
+        report = audit(
+            all_settings, rows.rows, rows.validation, weights_dir(base, home.root), rows.held_out, rows.source
+        )
         show_audit(report, as_json)
         return
     board = str(Path(tensorboard).absolute()) if tensorboard else ""
-    train_and_report(home, trainings.create_training(home, base, chosen, rows, board), detach, as_json, launch)
+    train_and_report(home, trainings.create_training(home, base, all_settings, rows, board), detach, as_json, launch)
 
 
-def _data(
+def _load_data(
     home: Home, run: str | None, file: Path | None, choice: "Choice", base: str, mixes: Sequence[str]
 ) -> "TrainingData":
     from nanoflux_local.train import trainings
@@ -179,7 +181,7 @@ def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | 
 
 
 def report_step(bar: Bar, event: "TrainEvent") -> None:
-    """Show a step as progress; other events go to the ledger only."""
+    """Show the progress of a step; other events are only stored in the ledger."""
     from nanoflux_local.train.events import StepEvent
 
     if isinstance(event, StepEvent):
@@ -269,8 +271,8 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
     lines = [str(finding) for finding in audit.findings]
     lines += [f"validation {finding}" for finding in audit.validation_findings]
     lines += [f"row {row}: holds a question of the test split" for row in audit.leaked]
-    for line in lines[:SHOWN]:
+    for line in lines[:MAX_LISTED]:
         click.echo(plain(line))
-    if len(lines) > SHOWN:
-        click.echo(f"… and {len(lines) - SHOWN} more; --json prints all of them")
+    if len(lines) > MAX_LISTED:
+        click.echo(f"… and {len(lines) - MAX_LISTED} more; --json prints all of them")
     click.echo(f"\nThe first example as the model sees it:\n{plain(audit.rendered)}")

@@ -91,7 +91,7 @@ def test_corpus_search_limits_results(corpus: Corpus) -> None:
 
 
 def test_corpus_search_times_out(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nanoflux_local.tools.corpus.STEPS", 1)
+    monkeypatch.setattr("nanoflux_local.tools.corpus.STEPS_BETWEEN_CHECKS", 1)
     with pytest.raises(TimeoutError):
         corpus.search("the insulin node", 5, timeout_s=-1)
 
