@@ -1,8 +1,8 @@
 """The application: its tabs, its keys, and the watch that refreshes the visible screen.
 
-The watch checks a few times a second whether the ledger has changed and refreshes the screen only then. The more time a
-refresh takes, the longer the next one waits, so that watching a run does not slow it down. The wait is limited to a few
-seconds, and a screen whose content is older says so.
+The watch checks a few times a second whether the ledger has changed, and refreshes the screen only then. The more
+processor time a refresh takes, the longer the pause before the next one, so that watching a run does not slow the run
+down. The pause is limited to a few seconds; a screen with older content shows the time of that content.
 """
 
 import asyncio
@@ -32,14 +32,16 @@ from nanoflux_tui.theme import DARK, LIGHT, THEMES
 from nanoflux_tui.widgets.bars import TABS
 
 POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
-"""How often to check, the shortest and the longest time between two refreshes, and their share of one core."""
+"""Seconds between two checks; seconds between two refreshes, at least and (without any change) at most; the share of
+one core that refreshes may use.
+"""
 LONGEST_PAUSE_S = 4.0
-"""The longest wait after an expensive refresh; the share of a core may then be exceeded."""
+"""Maximum pause after an expensive refresh, in seconds, even if refreshes then exceed their share of a core."""
 AGE_CHECK_S = 1.0
 
 
 def _build_screen(mode: str) -> BaseScreen:
-    """A tab's screen. Its module is imported on the first visit: the first frame needs only Home."""
+    """The screen of a tab. Its module is imported on the first visit, since the first frame needs only Home."""
     module = import_module(f"nanoflux_tui.screens.{mode}")
     screen: BaseScreen = getattr(module, f"{mode.title()}Screen")()
     return screen
@@ -178,7 +180,7 @@ class NanofluxApp(BaseApp):
     def _handle_exception(self, error: Exception) -> None:
         """End the application after an internal error: the user sees a message, the traceback goes to the log."""
         self._log_traceback(error)
-        if self.is_headless:  # a test gets the exception itself
+        if self.is_headless:  # in tests, the exception is raised
             super()._handle_exception(error)
             return
         self.exit(

@@ -1,4 +1,4 @@
-"""The base of the application and of its screens: a screen shows what the ledger holds and keeps it up to date."""
+"""The base classes of the application and of its screens. A screen shows content of the ledger and keeps it up to date."""
 
 import asyncio
 import time
@@ -25,11 +25,11 @@ from nanoflux_tui.widgets.bars import AgeBar, ErrorBar, TopBar
 
 T = TypeVar("T")
 STALE_S = 5.0
-"""A screen whose content is older than this says so."""
+"""Seconds after which a screen shows the time of its content."""
 
 
 class BaseApp(App[None]):
-    """What a screen may use of the application that shows it."""
+    """The part of the application that screens may use."""
 
     def __init__(self, home: Home) -> None:
         super().__init__()
@@ -38,11 +38,11 @@ class BaseApp(App[None]):
         self.commands = CommandRunner(home)
 
     def action_go(self, mode: str) -> None:
-        """Switch to a tab and close every screen that is open above the tab's own."""
+        """Switch to a tab, and close all screens that are open above the tab's first screen."""
         raise NotImplementedError
 
     def build_guide(self) -> Sequence[Widget]:
-        """Widgets that every screen shows above its footer: none, except in the tour."""
+        """The widgets that every screen shows above its footer; only the tour has any."""
         return ()
 
     def show_failure(self, failure: CommandResult | NanofluxError) -> None:
@@ -55,7 +55,8 @@ class BaseApp(App[None]):
 
 
 class BaseScreen(Screen[None]):
-    """Base of the screens. A subclass names the `mode` it belongs to, composes its body and reads the ledger in `load`.
+    """Base of the screens. A subclass sets `mode` to the tab to which it belongs, composes its body, and reads the
+    ledger in `load`.
 
     `HELP` is the text that `?` shows above the screen's keys.
     """
@@ -74,7 +75,7 @@ class BaseScreen(Screen[None]):
         self._refresh_lock = asyncio.Lock()
         self._is_mounted = False
         self._current_s, self._current_at = time.monotonic(), datetime.now()
-        """When the ledger was last known to hold what the screen shows."""
+        """When the screen's content was last known to be that of the ledger."""
 
     def compose(self) -> ComposeResult:
         yield TopBar(self.mode, str(self.home.root))
@@ -148,7 +149,7 @@ class BaseScreen(Screen[None]):
                 self._current_s, self._current_at = started_s, started_at
 
     def mark_current(self) -> None:
-        """Note that the ledger has not changed since the screen was refreshed."""
+        """Record that the screen's content is current, since the ledger has not changed."""
         if not self._refresh_lock.locked():
             self._current_s, self._current_at = time.monotonic(), datetime.now()
 

@@ -1,7 +1,8 @@
-"""Starts the commands of `nanoflux`: the application acts only through commands that a user could type.
+"""Starts `nanoflux` commands. The application acts only through commands that a user could type.
 
-The application waits for a short command and shows its failure. A long one is started in the background: it gets its
-own session, outlives the application, and writes its messages to a file in the home's `logs` directory.
+The application waits for a short command, and shows an error if it fails. A long command is started in the background:
+it runs in a separate session, outlives the application, and writes its messages to a file in the home's `logs`
+directory.
 """
 
 import asyncio
@@ -50,15 +51,15 @@ class BackgroundCommand:
     log: Path
     words: tuple[str, ...]
     reported: bool = False
-    """Whether the application has shown its failure."""
+    """Whether the application has shown that the command failed."""
 
     @property
     def code(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """The exit code, or None while the command runs."""
         return self.process.poll()
 
     def read_last_lines(self, count: int = 1) -> str:
-        """The last lines of its log."""
+        """The last lines of the command's log."""
         try:
             text = self.log.read_bytes()[-TAIL:].decode("utf-8", "replace")
         except OSError:
@@ -78,10 +79,13 @@ class CommandRunner:
         return module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
 
     async def run(self, *words: str, read_only: bool = False) -> CommandResult:
-        """Run a command and wait for it. If the wait is cancelled, a `read_only` command is terminated; any other
-        continues, as it would in another terminal.
+        """Run a command and wait for it. If the wait is cancelled, a `read_only` command is terminated; other commands
+        continue, as they would in another terminal.
         """
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:  # no pipe that could fill up
+        with (
+            tempfile.TemporaryFile() as stdout,
+            tempfile.TemporaryFile() as stderr,
+        ):  # files, since a pipe could fill up
             process = subprocess.Popen(
                 self._build_argv(words), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
                 env={**os.environ, "NO_COLOR": "1"},

@@ -1,8 +1,8 @@
-"""Shortens the delay with which Textual reports Escape.
+"""Shortens the delay with which Textual reports the Escape key.
 
-A terminal starts other keys with the same byte, so Textual waits ESCDELAY milliseconds for the rest of a sequence, but
-checks the time only ten times a second. The selector here checks more often. A later Textual that reads keys in another
-way is not affected.
+The sequences of other keys start with the same byte, so Textual waits ESCDELAY milliseconds for the rest of a sequence,
+but it checks the time only ten times a second. The selector in this module checks more often. A later version of
+Textual that reads keys in another way is not affected.
 """
 
 import os
@@ -18,7 +18,7 @@ class _Selector(selectors.SelectSelector):
 
 
 def shorten_escape_delay() -> None:
-    """Apply to applications that are imported and started after this call, on Unix terminals."""
+    """Shorten the delay in applications that are imported and started after this call, on Unix terminals."""
     os.environ.setdefault("ESCDELAY", "25")
     from textual.drivers import linux_driver
 

@@ -1,6 +1,6 @@
 """Reads the ledger in a separate thread, so that no screen waits for a disk.
 
-The reader opens the ledger read-only, opens it again after it was replaced or repaired, and detects cheaply whether
+The reader opens the ledger read-only, reopens it after it was replaced or repaired, and detects at low cost whether
 anything has changed.
 """
 
@@ -16,7 +16,7 @@ from nanoflux_local.ledger.views import LedgerView
 
 T = TypeVar("T")
 WAIT_S = 1.0
-"""How long a query waits for a process that has locked the file; the next refresh tries again."""
+"""Seconds that a query waits while another process has locked the file; the next refresh tries again."""
 
 
 class LedgerReader:
@@ -32,13 +32,13 @@ class LedgerReader:
         """The result of `query`.
 
         Raises:
-            NothingMatchedError: there is no ledger, or no longer one.
+            NothingMatchedError: there is no ledger, or it has been removed.
             LedgerError: the ledger cannot be read.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, query)
 
     async def version(self) -> tuple[object, ...]:
-        """A value that stays equal until somebody writes to the ledger; also defined without a ledger."""
+        """A value that changes only when a process writes to the ledger. It is also defined if there is no ledger."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read_version)
 
     def close(self) -> None:

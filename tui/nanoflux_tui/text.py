@@ -1,7 +1,7 @@
-"""Formats text for the screen: everything that a model, a file or a server wrote passes through here.
+"""Formats text for the screen. Everything that a model, a file or a server wrote passes through this module.
 
-Control characters, which a terminal would execute, become a mark. Very long text is cut, with a note of how much is
-missing.
+Control characters, which a terminal would execute, are replaced by a mark. Very long text is cut; a note says how much
+is missing.
 """
 
 import math
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 MAX_CHARACTERS = 20_000
-"""Characters of one text on the screen: a model may write a megabyte, and nobody reads it here."""
+"""Maximum characters of one text on the screen, since a model may write a megabyte."""
 MAX_LINE = 400
 TAB = "    "
 
 
 def sanitize(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text without terminal escapes, other control characters and marks that change its direction."""
+    """The text without terminal escapes, other control characters, and marks that change the writing direction."""
     cut = text[:limit]
     clean = "".join(
         character if character.isprintable() or character == "\n" else TAB if character == "\t" else "�"

@@ -1,4 +1,4 @@
-"""Two themes, and a mark and a word for every status, so that no information depends on colour alone."""
+"""The two themes, and a mark and a word for every status, so that no information depends on colour alone."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-"""The guided tour: the application on a temporary home, in which scripted models generate a real run.
+"""The guided tour: the application on a temporary home directory, in which scripted models play a real run.
 
-It needs no weights, no key and no network, and leaves no files.
+The tour needs no weights, API keys or network, and leaves no files.
 """
 
 import shutil
@@ -38,7 +38,7 @@ SCRIPTED = (
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One stop of the tour: the action that shows it, and its text."""
+    """One stop of the tour: the action that opens its screen, and its text."""
 
     go: Callable[["TourApp"], object]
     text: str
@@ -161,7 +161,7 @@ STOPS = (
 
 
 def run_tour(light: bool = False) -> int:
-    """Run the tour and delete its home. Returns the application's exit code."""
+    """Run the tour and delete its home directory. Returns the application's exit code."""
     root = Path(tempfile.mkdtemp(prefix="nanoflux-tour-"))
     home = Home(root).prepare()
     app = TourApp(home, light)
@@ -181,5 +181,5 @@ def _end_runs(home: Home) -> None:
         for run in runs:
             while has_worker(home, run) and time.monotonic() < deadline:
                 with suppress(NanofluxError):
-                    request_stop(home, run, "stop")  # the second request ends it at once
+                    request_stop(home, run, "stop")  # the second request ends the run at once
                 time.sleep(0.1)

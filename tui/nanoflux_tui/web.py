@@ -1,7 +1,7 @@
 """Serves the application to a browser on this machine: textual-serve on loopback, protected by a token.
 
-The first request must carry the token of this start; a cookie carries it from then on. Pages of other sites can neither
-read nor connect, and the page itself loads nothing from other hosts.
+Every start creates a new token. The first request must contain it in its address; later ones send it in a cookie. Pages
+of other sites can neither read this page nor connect to it, and the page loads nothing from other hosts.
 """
 
 import hmac
@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gate:
-    """Rejects every request without the token of this start."""
+    """Rejects every request that does not contain the token of this start."""
 
     def __init__(self, token: str, port: int) -> None:
         self._token = token
@@ -58,7 +58,7 @@ class Gate:
 
 
 class LocalServer(Server):
-    """textual-serve behind the gate, with a page that loads no font from the internet."""
+    """textual-serve behind a `Gate`, with a page that loads no fonts from the internet."""
 
     def __init__(self, command: str, port: int, token: str) -> None:
         super().__init__(command, HOST, port, "NanoFlux", templates_path=str(PAGES))
@@ -96,7 +96,7 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
 
 
 def _find_free_port(port: int) -> int:
-    """`port` if it can be bound; 0 selects a free one."""
+    """`port` if it can be bound; for 0, a free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""The dialogs above a screen: a confirmation, a few values, a longer text, the help."""
+"""The dialogs that open above a screen: a confirmation, a form with a few values, a longer text, and the help."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Field:
 
     @property
     def widget_id(self) -> str:
-        """The id of its widget."""
+        """The id of the field's widget."""
         return f"f-{self.key.replace('.', '-')}"
 
 
@@ -158,7 +158,9 @@ def _build_help(screen: BaseScreen) -> Text:
 
 
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
-    """The application's keys, or the screen's own, including those that the footer does not show."""
+    """The keys of the application if `everywhere`, else those of the screen, even those that the footer does not
+    show.
+    """
     descriptions: dict[str, str] = {}
     own = {binding.key for binding in Binding.make_bindings(type(screen).BINDINGS)}
     for active in screen.active_bindings.values():

@@ -82,7 +82,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         self.query_one("#flips").display = len(self._marked_ids) == 2
 
     def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
-        """All evaluations; running ones with the state of their workers."""
+        """All evaluations; those that are recorded as running get the state of their workers."""
         return [
             {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
             if row["status"] == "running"
@@ -115,7 +115,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         ]
 
     def _format_mean(self, row: dict[str, Any]) -> str | Text:
-        """The strict mean; a partial evaluation gets its mark here too, as the state column may be hidden."""
+        """The strict mean. A partial evaluation is also marked here, since the state column may be hidden."""
         mean: float = row["result"]["strict"]["mean"]
         if row["status"] != PARTIAL:
             return f"{mean:.1%}"

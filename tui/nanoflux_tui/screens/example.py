@@ -214,7 +214,7 @@ a note) is added to the ledger and changes nothing that was recorded."""
         self._save_review(*self._undo_stack.pop())
 
     def _push_undo(self, example: dict[str, Any]) -> None:
-        """Remember the current review, which undo restores; without one, undo restores `open`."""
+        """Save the current review for `action_undo`; an example without a review is restored as `open`."""
         self._undo_stack.append((example["id"], example.get("review") or "open", example.get("note") or ""))
 
     @work(group="review", exit_on_error=False)
@@ -233,7 +233,7 @@ def _format_outcome(attempt: dict[str, Any]) -> str:
 
 
 def _list_samples(attempt: dict[str, Any]) -> str:
-    """The defender's further answers in one line each, with whether they are right."""
+    """The defender's further answers, each with whether it is right."""
     words = {True: "right", False: "wrong", None: "not judged"}
     answers = [
         f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({words[sample['right']]})"

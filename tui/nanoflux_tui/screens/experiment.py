@@ -213,7 +213,7 @@ cell by cell; after an interruption it resumes at its next cell."""
 
 
 def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:
-    """How many cells are settled, and how many failed or were left out."""
+    """A bar of the cells that are no longer waiting, and how many of them failed or were left out."""
     cells = experiment["cells"]
     done, total = board.count_settled(cells), sum(cells.values())
     text = Text.assemble((draw_bar(done, total, width), style), f" {done}/{total} cells")

@@ -1,4 +1,4 @@
-"""Experiments: their progress, the form for a new one, and the grids to choose from."""
+"""Experiments: their progress, the form that starts an experiment, and the available grids."""
 
 import asyncio
 from collections.abc import Sequence
@@ -146,7 +146,7 @@ def _list_experiments(view: LedgerView) -> list[str]:
 
 
 def _list_grids() -> list[tuple[str, str]]:
-    """The bundled grids, each with its title."""
+    """The built-in grids, each with its title."""
     from nanoflux_local.experiments.grid import grids, load_grid
 
     return [(name, grid.title) for name, grid in map(load_grid, grids())]

@@ -1,4 +1,4 @@
-"""The base of the forms: rows of words with input fields between them, which read like a sentence."""
+"""The base of the forms, whose rows of words and input fields read like sentences."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -32,6 +32,8 @@ class FormScreen(BaseScreen):
 
 
 def build_select(options: Sequence[str], value: str, name: str) -> Select[str]:
-    """A list to choose from. It starts at `value`, or at the first option if `value` is none of the options."""
+    """A list to choose from. Initially `value` is selected, or the first option if `value` is not one of the
+    options.
+    """
     selected = value if value in options else options[0]
     return Select([(option, option) for option in options], value=selected, allow_blank=False, compact=True, id=name)

@@ -1,4 +1,4 @@
-"""Home: everything that runs, waits or failed; what needs attention comes first."""
+"""Home: all work that is running, waiting or failed; work that needs attention comes first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +30,12 @@ A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
 KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
-"""The kinds of work that a separate process does, by their names on the board."""
+"""The kinds of work that separate processes do, by their names on the board."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
-    """A server's key among the keys of the board."""
+    """The key of a server in the table, whose other keys are those of the board."""
 
     name: str
     sort: str = "server"
@@ -89,7 +89,9 @@ and the rest by time. Enter opens a line."""
         self._show_details()
 
     def _keys(self, view: LedgerView) -> list[board.Key]:
-        """The board's keys. Work whose process has died is interrupted; if that is recent, it comes first."""
+        """The keys of the board. Work whose process has died gets the status `interrupted`; if it is recent, it comes
+        first.
+        """
         keys = list[board.Key]()
         for key in board.keys(view):
             if key.status == "running" and key.sort in KINDS:
@@ -180,7 +182,7 @@ and the rest by time. Enter opens a line."""
         if entry is None:
             return
         if entry.sort == "run":
-            from nanoflux_tui.screens.run import RunScreen  # deferred: the first frame does not need it
+            from nanoflux_tui.screens.run import RunScreen  # deferred, since the first frame does not need it
 
             self.app.push_screen(RunScreen(entry.id))
         elif entry.sort == "experiment":

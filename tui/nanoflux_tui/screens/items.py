@@ -1,4 +1,4 @@
-"""The items of an evaluation: those that flip against its base first; Enter shows an item with both replies."""
+"""The items of an evaluation, first those that flip against its base. Enter shows an item with both sides' replies."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

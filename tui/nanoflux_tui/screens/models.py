@@ -1,4 +1,4 @@
-"""Servers with their state, the GPUs, the models with their weights, and downloads in progress."""
+"""Models: the servers with their state, the GPUs, the models with their weights, and the downloads in progress."""
 
 import asyncio
 import shutil

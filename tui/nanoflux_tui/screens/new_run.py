@@ -26,7 +26,7 @@ DEFAULTS = {"examples": "24", "max-turns": "1000", "seed": "0"}
 
 
 class NewRunScreen(FormScreen):
-    """The form. Once the run has started, the run's screen replaces it."""
+    """The form. Once the run has started, the screen of the run replaces the form."""
 
     AUTO_FOCUS = "#domain"
     mode = "home"
@@ -131,7 +131,7 @@ cost. Ctrl+S starts the run in a separate process."""
 
     @work(group="check", exclusive=True, exit_on_error=False)
     async def _check(self) -> None:
-        """Show the first error of the input. Writes nothing and loads no model."""
+        """Show the first error of the input, if there is one. Writes nothing and loads no model."""
         words = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command(words), 1_000)}")
         await asyncio.sleep(TYPING_PAUSE_S)
@@ -183,7 +183,7 @@ cost. Ctrl+S starts the run in a separate process."""
         return parse_settings([*words, *self.value("settings").split()])
 
     def _update_endpoints(self, names: tuple[str, ...]) -> None:
-        """List the profile's endpoints for each role; a program can attack and judge."""
+        """Offer the profile's endpoints for each role, and for the attacker and the judge also a program."""
         if names == self._endpoints:
             return
         self._endpoints = names
@@ -234,7 +234,9 @@ cost. Ctrl+S starts the run in a separate process."""
         self._starting = False
         started = result.json()
         if result.ok and started:
-            self.app.call_later(self.app.switch_screen, RunScreen(started["run"]))  # this ends the worker
+            self.app.call_later(
+                self.app.switch_screen, RunScreen(started["run"])
+            )  # switching the screen ends this worker
             return
         self.application.show_failure(result)
         text = Text.assemble(("✗ The run did not start.", self.colours["error"]), f"\n{sanitize(result.stderr, 1_500)}")

@@ -27,12 +27,12 @@ SOLUTIONS = {
     "that is shortest": "shortest",
     "that is likeliest": "likeliest",
 }
-"""The choices of the right solution to learn, and the values of `--solution`."""
+"""The choices of the solution to learn, with their values of `--solution`."""
 TYPING_PAUSE_S = 0.4
 
 
 class NewTrainingScreen(FormScreen):
-    """The form. Training starts only after the audit was shown."""
+    """The form. Training can start only after the audit was shown."""
 
     AUTO_FOCUS = "#run"
     mode = "training"
@@ -91,7 +91,9 @@ Ctrl+S starts the training in a separate process."""
             yield Panel("Audit", id="audit-result")
 
     def _list_bases(self) -> list[str]:
-        """The installed chat models; if there is none, the small default, whose audit reports the missing weights."""
+        """The installed chat models. If there are none, the small default model, whose audit reports that its weights
+        are missing.
+        """
         installed = {record.name for record in list_installed(self.home.root)}
         names = [m.name for m in list_manifests(self.home.root) if m.kind == "chat" and m.name in installed]
         return names or ["smollm2-135m"]
@@ -105,7 +107,7 @@ Ctrl+S starts the training in a separate process."""
         words = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command([*words, '--detach']), 1_000)}")
         self.query_one("#train", Button).disabled = words != self._finished_audit or self._starting
-        if words != self._requested_audit:  # a refresh does not restart the audit that runs
+        if words != self._requested_audit:  # a refresh does not restart a running audit
             self._requested_audit = words
             self._run_audit()
 

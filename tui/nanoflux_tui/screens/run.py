@@ -25,11 +25,13 @@ from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.panel import Panel
 
 FORECAST_S = 15.0
-"""The shortest time between two forecasts: a forecast costs more than the rest of the screen."""
+"""Minimum seconds between two forecasts, since a forecast costs more than the rest of the screen."""
 MAX_TURN_LINES = 8
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 SOLUTIONS = ("author", "solver", "own", "shortest")
-"""The solutions that an export offers; the likeliest one needs a model, which the command line takes."""
+"""The solutions that the export form offers. The likeliest solution needs a model, so only the command line offers
+it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ in progress and keep their results; a second stop ends the run at once."""
         return state, more
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
-        """Make a new forecast and read the trial again if turns have finished since the last, old enough forecast."""
+        """Update the forecast and the trial if turns have finished since the last forecast and that is old enough."""
         if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
             return
         fresh = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)

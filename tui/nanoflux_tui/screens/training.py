@@ -27,8 +27,8 @@ from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-POINTS = 400
-"""The most points of a drawn curve: more than a terminal has columns."""
+MAX_POINTS = 400
+"""Maximum points of a drawn curve, which is more than a terminal has columns."""
 
 
 class TrainingScreen(BaseScreen):
@@ -174,7 +174,7 @@ replies of its base. m shows an adapter's full record."""
         plot.display = bool(steps)
         if not steps:
             return
-        every = max(1, len(steps) // POINTS)
+        every = max(1, len(steps) // MAX_POINTS)
         shown = steps[::every]
         plt = plot.plt
         plt.clear_data()

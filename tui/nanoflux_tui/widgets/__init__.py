@@ -1,1 +1,1 @@
-"""The widgets and drawings that screens are composed of."""
+"""The widgets and charts of which screens are composed."""

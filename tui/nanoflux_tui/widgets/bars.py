@@ -1,4 +1,4 @@
-"""The bars around every screen: the tabs, the current error, and the text of the tour."""
+"""The bars above and below every screen: the tabs, the current error, the age of the content, and the tour's text."""
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -24,7 +24,7 @@ class Tab(Static):
 
 
 class TopBar(Horizontal):
-    """The application's name, the tabs, and the home whose ledger is shown."""
+    """The application's name, the tabs, and the home directory whose ledger is shown."""
 
     DEFAULT_CSS = """
     TopBar { height: 1; background: $surface; dock: top; }
@@ -87,7 +87,7 @@ class AgeBar(Static):
     """
 
     def show_time(self, time: str) -> None:
-        """Show that the content is as of `time` (hh:mm:ss); "" hides the bar."""
+        """Show `time` (hh:mm:ss) as the time of the screen's content; "" hides the bar."""
         self.set_class(bool(time), "shown")
         if time:
             self.update(f"◷ As of {time}: the next refresh is late, for instance because the machine is busy.")

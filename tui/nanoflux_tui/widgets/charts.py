@@ -1,4 +1,4 @@
-"""Charts made of characters: each is a function of figures and a width, and labels what it shows."""
+"""Charts made of characters. Each function turns values into a labelled chart, most of them for a given width."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,11 +29,11 @@ NEXT_STEPS = {
     "defence": "judging the reply",
     "evaluation-0": "finishing",
 }
-"""What a turn does after its last answered step."""
+"""What a turn is doing, by the last of its steps that has been answered."""
 
 
 def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> Text:
-    """How many attempts ended in each outcome, with their shares; kept ones first."""
+    """The number and share of attempts with each outcome, kept ones first."""
     text = Text()
     total = sum(outcomes.values())
     if not total:
@@ -58,8 +58,8 @@ def draw_histogram(
     rows: int = 5,
     below: bool = False,
 ) -> Text:
-    """How often each value from `low` to `high` occurs; values outside count at the edges. `mark` is a threshold:
-    the bars above it (or below it, with `below`) get another colour.
+    """A histogram of values from `low` to `high`; values outside are counted at the edges. `mark` is a threshold: the
+    bars above it (or below it, with `below`) get another colour.
     """
     if not len(values):
         return Text("Nothing has been measured yet.", style=colours["muted"])
@@ -89,7 +89,7 @@ def draw_histogram(
 def draw_turns(
     turns: Sequence[TurnInProgress], tally: Tally, names: tuple[str, str], colours: Colours, width: int
 ) -> Text:
-    """A line for each turn in progress: who attacks, who defends, and the current step."""
+    """A line for each turn in progress: its attacker, its defender, and its current step."""
     text = Text()
     for turn in turns:
         attacker, defender = tally.players.get(turn.turn % 2, names)

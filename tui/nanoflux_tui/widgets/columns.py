@@ -12,7 +12,9 @@ Cells = Sequence[str | Text]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, its least width, its share of the spare width, and the least table width that shows it."""
+    """A column: its title, its minimum width, its share of the spare width, and the minimum width of a table that shows
+    it. With `right`, its cells are aligned to the right.
+    """
 
     title: str
     width: int
@@ -22,7 +24,9 @@ class Column:
 
 
 def format_row(columns: Sequence[Column], cells: Cells, width: int, mark: str = "") -> Text:
-    """One row after its mark, each cell cut or padded to its column. Cells that match no column are all shown."""
+    """One row after its mark, with each cell cut or padded to the width of its column. If there are more or fewer cells
+    than columns, no cell is hidden.
+    """
     whole = Text(mark, end="")
     for cell, (column, column_width) in zip(
         _select_visible_cells(columns, cells, width), _compute_widths(columns, width, len(mark)), strict=False
@@ -48,7 +52,7 @@ def format_table(columns: Sequence[Column], rows: Sequence[Cells], width: int, h
 
 
 def _compute_widths(columns: Sequence[Column], width: int, mark: int) -> list[tuple[Column, int]]:
-    """The columns that are shown at this table width, each with its own width."""
+    """The columns that a table of this width shows, each with its width."""
     shown = [column for column in columns if width >= column.from_width]
     spare = max(0, width - mark - sum(column.width + 2 for column in shown))
     shares = sum(column.share for column in shown)

@@ -1,6 +1,7 @@
-"""A table for any number of rows: it gets all keys, and fetches only the rows that are visible.
+"""A table for any number of rows: it has the keys of all rows, and fetches only the rows that are visible.
 
-It does not depend on the content of a row. A page of rows is fetched when it becomes visible and kept while it is near.
+The table does not depend on the content of a row. A page of rows is fetched when it becomes visible; the latest pages
+are kept.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -18,12 +19,14 @@ from textual.strip import Strip
 from nanoflux_tui.widgets.columns import Cells, Column, format_row
 
 PAGE, PAGES = 64, 12
-"""Rows of a page, and how many pages are kept."""
+"""The number of rows of a page, and the number of pages that are kept."""
 Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
 
 
 class WindowTable(ScrollView, can_focus=True):
-    """Rows by key. `fetch` returns the cells of some keys, in their order; `empty` is shown if there are no keys."""
+    """Shows rows by their keys. `fetch` returns the cells of some keys, in the order of the keys; the text `empty` is
+    shown if there are no keys.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor", "table--faint"}
     DEFAULT_CSS = """
@@ -78,20 +81,20 @@ class WindowTable(ScrollView, can_focus=True):
         return self._keys[self.cursor] if 0 <= self.cursor < len(self._keys) else None
 
     async def show(self, keys: Sequence[Hashable]) -> None:
-        """Show these keys, or fetch the same keys again. The visible rows are fetched before anything is drawn; the
-        cursor stays on its key if that is still near.
+        """Show the rows of these keys, or refresh them if the keys are the same. The visible rows are fetched before
+        anything is drawn. The cursor stays on its key if the key is still nearby.
         """
         first, last = self._find_visible_range(len(keys))
         visible = keys[first:last]
         rows = dict(enumerate(await self._fetch(visible), first)) if len(visible) else {}
-        cursor_key = self.key  # read now: the cursor may have moved while the rows were fetched
+        cursor_key = self.key  # not before the fetch, during which the cursor may have moved
         self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         self.cursor = self._find_row(cursor_key)
         self.refresh()
 
     def _find_row(self, key: Hashable) -> int:
-        """The row of the key that was under the cursor: searched only nearby, as there may be 100,000 rows."""
+        """The row of the key that was under the cursor. Only nearby rows are searched, since there may be 100,000."""
         position: int = self.cursor
         last = max(0, len(self._keys) - 1)
         near: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
@@ -129,7 +132,7 @@ class WindowTable(ScrollView, can_focus=True):
         return Strip(whole.render(self.app.console)).adjust_cell_length(width)
 
     def _request_page(self, page: int) -> None:
-        """Fetch a page in a worker, unless that was requested already; its rows are drawn when they arrive."""
+        """Fetch a page in a worker, unless it was already requested. Its rows are drawn when they arrive."""
         if page not in self._requested:
             self._requested.add(page)
             self.run_worker(self._load(page), group=f"{self.id}-{page}", exit_on_error=False)
