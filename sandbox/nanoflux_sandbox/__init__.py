@@ -1,17 +1,19 @@
 """Runs untrusted Python programs in isolation, within milliseconds.
 
-Covered: a program cannot read, write, list or look at any file, reach any network, start or signal
-any process or thread, use more time, memory or output than its `Limits`, see another program, or change anything in
-the caller but the text of its own output. The Linux kernel enforces it (namespaces, Landlock, seccomp, resource
-limits), not an inspection of the code, so `ctypes` and raw system calls gain nothing. No root, daemon or container is
-needed.
+What the sandbox guarantees: a program cannot read, write, list or inspect any file, reach any network, start or signal
+any process or thread, exceed the time, memory or output of its `Limits`, or see another program. The only effect that
+it can have on its caller is the text that it prints. The Linux kernel enforces this (with namespaces, Landlock, seccomp
+and resource limits); the code is not inspected, so `ctypes` and raw system calls gain nothing. No root, daemon or
+container is needed.
 
-Not covered: kernel vulnerabilities in the roughly forty allowed system calls, side channels through timing or CPU
-caches, and the caller's use of the text that a program prints. A program can read the versions and paths of the
-libraries, and the time. Requires Linux 5.13 or later on x86_64 or aarch64; elsewhere every run is `unavailable`.
+What it does not guarantee: protection from kernel vulnerabilities in the roughly forty allowed system calls, from side
+channels through timing or CPU caches, and from careless use of the text that a program prints. A program can read the
+versions and paths of the libraries, and the time.
 
-Uses only the standard library. Programs can import numpy, sympy and mpmath if these are installed; the caller's process
-never imports them.
+It requires Linux 5.13 or later on x86_64 or aarch64; elsewhere the status of every run is `unavailable`.
+
+The sandbox uses only the standard library. Programs can import numpy, sympy and mpmath if these are installed; the
+caller's process never imports them for that.
 """
 
 from nanoflux_sandbox.pool import Sandbox

@@ -1,4 +1,5 @@
-"""`python -m nanoflux_sandbox run FILE [--wall S] | check | bench`, each with `--json`: the sandbox without NanoFlux.
+"""The command line of the sandbox without NanoFlux: `python -m nanoflux_sandbox run FILE [--wall S] | check | bench`,
+each with `--json`.
 
 Exit codes: 0 done, 1 the program failed, 2 wrong usage, 3 this machine cannot isolate a program.
 """

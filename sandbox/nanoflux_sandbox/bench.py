@@ -1,4 +1,6 @@
-"""Measures the sandbox: the overhead of a call (in a row, apart, two at once), a small solve, and a cold start."""
+"""Measures the sandbox: the overhead of a call (one after another, with pauses, and two at once), the time of a small
+sympy program, and that of a cold start.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from nanoflux_sandbox.records import SandboxError
 _TINY = "print(1)"
 _SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
-_APART_S = 0.02
-"""Seconds between two programs, long enough for the next guest to be forked, as between two programs of a judge."""
+_PAUSE_S = 0.02
+"""Seconds between two programs, as between two programs of a judge: long enough for the next guest to be forked."""
 
 
 async def measure(calls: int = 200) -> dict[str, Any]:
@@ -27,7 +29,7 @@ async def measure(calls: int = 200) -> dict[str, Any]:
         cold_ms = (time.perf_counter() - start) * 1000
         series = {
             "overhead": await _time_calls(sandbox, _TINY, calls),
-            "spare_waiting": await _time_calls(sandbox, _TINY, calls, _APART_S),
+            "spare_waiting": await _time_calls(sandbox, _TINY, calls, _PAUSE_S),
             "two_at_once": await _time_two_at_once(sandbox, _TINY, calls),
             "solve": await _time_calls(sandbox, _SOLVE, calls),
         }
@@ -40,10 +42,10 @@ async def measure(calls: int = 200) -> dict[str, Any]:
         }
 
 
-async def _time_calls(sandbox: Sandbox, program: str, calls: int, apart_s: float = 0.0) -> list[float]:
+async def _time_calls(sandbox: Sandbox, program: str, calls: int, pause_s: float = 0.0) -> list[float]:
     times = []
     for _ in range(calls):
-        await asyncio.sleep(apart_s)
+        await asyncio.sleep(pause_s)
         start = time.perf_counter()
         result = await sandbox.run(program)
         times.append((time.perf_counter() - start) * 1000)

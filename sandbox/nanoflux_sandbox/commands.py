@@ -1,6 +1,6 @@
 """The commands of the sandbox, as functions that take plain values and return the document that `--json` prints.
 
-`nanoflux sandbox` and `python -m nanoflux_sandbox` call these. None raises an error because of what a program does.
+`nanoflux sandbox` and `python -m nanoflux_sandbox` call them. Nothing that a program does makes them raise an error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ async def _run_once(sandbox: Sandbox, code: str, limits: Limits) -> Result:
 def check() -> dict[str, Any]:
     """Probe this machine, then run the conformance suite on the tier that works.
 
-    `cases` counts the suite's cases and the failed ones; each failure is also listed in `reasons` and clears `safe`.
+    `cases` has the number of cases and of failures. Each failure is listed in `reasons`; with any failure, `safe` is
+    false.
     """
     report = probe().as_dict()
     failures, count = run_in_thread(conformance.find_failures(report["backend"])) if report["safe"] else ([], 0)
@@ -53,7 +54,7 @@ def check() -> dict[str, Any]:
 
 
 def bench(calls: int = 200) -> dict[str, Any]:
-    """Measure the overhead of a call (in a row, apart, two at once), a small solve and a cold start (milliseconds)."""
+    """Measure, in milliseconds, the overhead of `calls` calls, the time of a small sympy program, and a cold start."""
     return run_in_thread(measuring.measure(calls))
 
 

@@ -1,7 +1,7 @@
 """The conformance suite that `sandbox check` runs on the user's machine: programs with their required outcomes.
 
-Half of them are attacks that succeed in a plain Python process; the others are ordinary work, whose output must match
-exactly. Each is a `Case`; `find_failures` runs them all and describes those that failed.
+Half of the programs are attacks that succeed in a plain Python process; the others are ordinary work, whose output must
+match exactly. Each is a `Case`; `find_failures` runs all cases and describes those that failed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Case:
     needs: str = ""
 
     def describe_failure(self, result: Result) -> str:
-        """How `result` differs from the required outcome; empty if it does not."""
+        """How `result` differs from the required outcome; "" if it does not differ."""
         if result.status != self.status:
             return f"{self.name}: status {result.status} instead of {self.status} ({result.detail})"
         if self.stdout is not None and result.stdout != self.stdout:
@@ -108,10 +108,10 @@ ORDINARY = (
 
 
 async def find_failures(backend: str) -> tuple[list[str], int]:
-    """Run every case on `backend` whose library is there. Returns what did not hold, and how many cases ran."""
+    """Run on `backend` every case whose library is installed. Returns the failures, and how many cases ran."""
     async with Sandbox(backend=backend) as sandbox:
         libraries = (await sandbox.identity()).libraries
         cases = [case for case in (*ATTACKS, *ORDINARY) if not case.needs or case.needs in libraries]
         results = await asyncio.gather(*(sandbox.run(case.code, case.limits) for case in cases))
-    complaints = (case.describe_failure(result) for case, result in zip(cases, results, strict=True))
-    return [complaint for complaint in complaints if complaint], len(cases)
+    failures = (case.describe_failure(result) for case, result in zip(cases, results, strict=True))
+    return [failure for failure in failures if failure], len(cases)

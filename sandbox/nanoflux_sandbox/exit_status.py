@@ -1,7 +1,7 @@
-"""Derives a program's status from how its guest ended: outside the guest, from the kernel's report.
+"""Derives the status of a program from the kernel's report on how its guest ended.
 
-Only one fact comes from the program's own output: whether its uncaught exception was a MemoryError. A program that
-fakes this only changes the name of its own failure.
+Only one fact comes from the program's output: whether its uncaught exception was a MemoryError. A program that fakes
+this only changes the name of its own failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|O
 
 
 class GuestExit(NamedTuple):
-    """How a guest ended: its wait status, processor seconds, and whether it was killed for exceeding its time."""
+    """How a guest ended: its wait status, its processor seconds, and whether it was killed at its deadline."""
 
     status: int
     cpu_s: float
@@ -33,7 +33,7 @@ class ProgramStatus(NamedTuple):
 
 
 def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> ProgramStatus:
-    """How a guest's program ended; `over` means that its output was cut."""
+    """How a guest's program ended; `over` says whether its output exceeded the limits."""
     if over:
         return ProgramStatus(
             "output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines"

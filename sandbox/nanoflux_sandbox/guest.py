@@ -1,8 +1,8 @@
 """The guest: a fork of the warm process that isolates itself, receives one program, runs it and exits.
 
-The order matters: every layer is active before the program is parsed. The guest reports this with two bytes on its
-output: one when it waits for a program, one when the system call filter is active. A guest that cannot isolate itself
-writes nothing and exits.
+The order matters: every layer must be active before the program is parsed. The guest confirms this with two bytes on
+its output: one when it waits for a program, and one when the system call filter is active. A guest that cannot isolate
+itself writes nothing and exits.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nanoflux_sandbox.kernel import landlock, libc, privileges, seccomp
 
 READY, ENCLOSED = b"r", b"e"
 HEADER = struct.Struct("=QQQ")
-"""Sent before the source: its length, the memory limit (both bytes), the processor time limit (seconds)."""
+"""Sent before the source: its length in bytes, the memory limit in bytes, and the processor time limit in seconds."""
 
 _CLOSE_RANGE = 436
-_CANNOT_ENCLOSE = 111
+_ISOLATION_FAILED = 111
 
 
 class GuestSetup:
@@ -38,7 +38,9 @@ class GuestSetup:
 
 
 def prepare() -> None:
-    """Set the state of the warm process that every guest inherits: seeds, streams, names, a neutral environment."""
+    """Set the state of the warm process that every guest inherits: seeds, streams, program name, neutral
+    environment.
+    """
     _seed_generators()
     _open_streams()
     os.environ.clear()
@@ -48,7 +50,7 @@ def prepare() -> None:
     sys.executable = ""
     atexit._clear()
     gc.collect()
-    gc.freeze()  # collections in a guest leave the shared memory alone
+    gc.freeze()  # so that collections in a guest do not write to, and thereby copy, the shared memory
 
 
 def _seed_generators() -> None:
@@ -61,12 +63,12 @@ def _seed_generators() -> None:
 
 def run_guest(setup: GuestSetup, descriptors: list[int]) -> NoReturn:
     """Run one program on `descriptors` (input, output, error output) and exit. Never returns, never raises."""
-    exit_process, code = os._exit, _CANNOT_ENCLOSE
+    exit_process, code = os._exit, _ISOLATION_FAILED
     try:
-        _keep_only(descriptors)
+        _keep_only_descriptors(descriptors)
         _isolate(setup)
         os.write(1, READY)
-        source = _receive(setup)
+        source = _receive_source(setup)
         setup.filter.apply()
         os.write(1, ENCLOSED)
         code = 1
@@ -75,14 +77,14 @@ def run_guest(setup: GuestSetup, descriptors: list[int]) -> NoReturn:
         exit_process(code)
 
 
-def _keep_only(descriptors: list[int]) -> None:
+def _keep_only_descriptors(descriptors: list[int]) -> None:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number, inheritable=False)
     libc.system_call("close_range", _CLOSE_RANGE, 3, 0x7FFFFFFF, 0)
 
 
 def _open_streams() -> None:
-    """Open the streams on unused pipes, which each guest replaces: opening them in the guest would cost 0.4 ms."""
+    """Open the streams on unused pipes. Each guest replaces the pipes; opening the streams there would cost 0.4 ms."""
     read_end, write_end = os.pipe()
     for number, descriptor in enumerate((read_end, write_end, write_end)):
         os.dup2(descriptor, number, inheritable=False)
@@ -101,7 +103,7 @@ def _isolate(setup: GuestSetup) -> None:
     privileges.drop_capabilities()
 
 
-def _receive(setup: GuestSetup) -> bytes:
+def _receive_source(setup: GuestSetup) -> bytes:
     size, memory_bytes, cpu_s = HEADER.unpack(_read_exactly(HEADER.size))
     source = _read_exactly(size)
     privileges.limit_resources(setup.mapped_bytes + memory_bytes, cpu_s)

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from importlib.machinery import BuiltinImporter, ModuleSpec
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return text.split()
 
 
-STANDARD = _words(
+STANDARD = _split_words(
     """
 abc argparse array ast asyncio atexit base64 binascii bisect builtins bz2 calendar cmath codecs collections
 collections.abc colorsys concurrent.futures contextlib contextvars copy copyreg csv ctypes ctypes.util dataclasses
@@ -36,7 +36,7 @@ typing unicodedata unittest urllib.error urllib.parse urllib.request uuid warnin
 """
 )
 
-ENCODINGS = _words(
+ENCODINGS = _split_words(
     """
 ascii latin_1 utf_8 utf_8_sig utf_16 utf_16_le utf_16_be utf_32 utf_32_le utf_32_be utf_7 cp1252 cp437 iso8859_15
 idna punycode hex_codec base64_codec rot_13 unicode_escape raw_unicode_escape quopri_codec zlib_codec
@@ -45,14 +45,14 @@ idna punycode hex_codec base64_codec rot_13 unicode_escape raw_unicode_escape qu
 
 THIRD_PARTY = ("numpy", "sympy", "mpmath")
 
-_NUMPY = _words("linalg random fft polynomial ma testing char rec ctypeslib exceptions dtypes typing")
-_SYMPY = _words(
+_NUMPY = _split_words("linalg random fft polynomial ma testing char rec ctypeslib exceptions dtypes typing")
+_SYMPY = _split_words(
     """
 algebras assumptions calculus combinatorics concrete core discrete functions geometry holonomic integrals logic
 matrices ntheory polys printing series sets simplify solvers stats strategies tensor unify utilities vector
 """
 )
-_SYMPY_SINGLE_MODULES = _words(
+_SYMPY_SINGLE_MODULES = _split_words(
     """
 parsing.sympy_parser physics.units physics.units.systems printing.latex printing.pretty
 printing.str printing.pycode
@@ -99,10 +99,10 @@ raise ValueError("a typical failure")
 
 def load() -> dict[str, str]:
     """Import everything that a program may import. Returns the versions of the installed third-party libraries."""
-    versions = {name: _version(name) for name in THIRD_PARTY if importlib.util.find_spec(name)}
+    versions = {name: _read_version(name) for name in THIRD_PARTY if importlib.util.find_spec(name)}
     sys.meta_path.insert(0, _PackageBlocker())
     encodings = (f"encodings.{name}" for name in ENCODINGS)
-    for name in (*STANDARD, *encodings, *_parts(versions), *_PRIVATE):
+    for name in (*STANDARD, *encodings, *_list_parts(versions), *_PRIVATE):
         with contextlib.suppress(ImportError), warnings.catch_warnings():  # missing or deprecated parts
             warnings.simplefilter("ignore")
             importlib.import_module(name)
@@ -110,7 +110,7 @@ def load() -> dict[str, str]:
 
 
 class _PackageBlocker:
-    """Refuses other packages while loading: parts of sympy would import torch and scipy if these are installed."""
+    """Refuses other packages while loading: parts of sympy would import torch and scipy if they are installed."""
 
     def find_spec(self, name: str, *_: object) -> None:
         top = name.partition(".")[0]
@@ -121,27 +121,27 @@ class _PackageBlocker:
 _PRIVATE = ("_strptime", "_pydecimal", "_pyio", "numpy.random._pickle")
 
 
-def _version(name: str) -> str:
+def _read_version(name: str) -> str:
     return str(getattr(importlib.import_module(name), "__version__", "unknown"))
 
 
-def _parts(versions: dict[str, str]) -> Iterator[str]:
+def _list_parts(versions: dict[str, str]) -> Iterator[str]:
     if "numpy" in versions:
         yield from (f"numpy.{part}" for part in _NUMPY)
     if "sympy" in versions:
         yield from (f"sympy.{part}" for part in _SYMPY_SINGLE_MODULES)
         for part in _SYMPY:
-            yield from _modules_below(f"sympy.{part}")
+            yield from _list_modules_below(f"sympy.{part}")
 
 
-def _modules_below(package: str) -> Iterator[str]:
+def _list_modules_below(package: str) -> Iterator[str]:
     module = importlib.import_module(package)
     for submodule in pkgutil.iter_modules(getattr(module, "__path__", []), f"{package}."):
         if submodule.name.rpartition(".")[2].startswith(_SKIPPED):
             continue
         yield submodule.name
         if submodule.ispkg:
-            yield from _modules_below(submodule.name)
+            yield from _list_modules_below(submodule.name)
 
 
 def restrict_imports(versions: dict[str, str]) -> None:
@@ -164,14 +164,14 @@ class _ImportRefusal:
 
 
 _UNUSABLE = frozenset(
-    _words(
+    _split_words(
         """
 asyncio ctypes ctypes.util fcntl glob mmap multiprocessing multiprocessing.popen_fork runpy select selectors shutil
 socket subprocess tempfile urllib.error urllib.request
 """
     )
 )
-"""Loaded because other modules need them, but not listed: the kernel refuses what they do."""
+"""Modules that are loaded because others need them, but are not listed, since the kernel refuses what they do."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Reads the two output pipes of a guest, up to a budget of bytes and lines.
 
-The guest itself writes the first two bytes before it parses the program: see `guest.READY` and `guest.ENCLOSED`.
+The first two bytes come from the guest, before it parses the program: see `guest.READY` and `guest.ENCLOSED`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ class Output:
             self._loop.add_reader(descriptor, self._read, descriptor)
 
     def allow(self, size: int, lines: int, on_over: Callable[[], None]) -> None:
-        """Set the budget to `size` bytes and `lines` lines; output past either is cut, and `on_over` is called once."""
+        """Set the budget to `size` bytes and `lines` lines. Output beyond either is cut, and `on_over` is called
+        once.
+        """
         self._bytes, self._lines, self._on_over = size + len(_GREETING) - len(self._buffers[self._out]), lines, on_over
 
     @property
     def enclosed(self) -> bool:
-        """Whether the guest reported that its filter was active before it parsed the program."""
+        """Whether the guest confirmed that its filter was active before it parsed the program."""
         return self._buffers[self._out].startswith(_GREETING)
 
     @property

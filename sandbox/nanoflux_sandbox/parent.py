@@ -1,6 +1,6 @@
-"""The caller's side of one warm process: starts it, requests guests, receives how each ended, ends it.
+"""The caller's side of one warm process: starts it, requests guests, receives how each guest ended, and ends it.
 
-Owns the child process and the control socket. Does not depend on pools or on the meaning of a result.
+A `Parent` holds the child process and the control socket. It knows nothing about pools or the meaning of a result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "
 
 
 class WarmProcessError(Exception):
-    """The warm process ended, or never became ready; the message says why."""
+    """The warm process ended, or did not become ready; the message says why."""
 
 
 class WarmReport(NamedTuple):
@@ -59,11 +59,11 @@ class Parent:
 
     @property
     def pid(self) -> int:
-        """Process id of the child that was started (the warm process itself, or the one that waits for it)."""
+        """Process id of the started child: the warm process, or the process that waits for it in its PID namespace."""
         return self._process.pid
 
     async def warm(self) -> WarmReport:
-        """Wait until it can fork guests. Raises WarmProcessError with the reason if it cannot."""
+        """Wait until the warm process can fork guests. Raises WarmProcessError with the reason if it cannot."""
         try:
             return await asyncio.wait_for(asyncio.shield(self._warm), START_S)
         except TimeoutError:
@@ -71,7 +71,7 @@ class Parent:
             raise WarmProcessError(f"the warm process took longer than {START_S:.0f} s to start") from None
 
     def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[GuestExit]]:
-        """Request a guest on `descriptors`. Returns its number and a future of its end, which may raise
+        """Request a guest on `descriptors`. Returns its number and a future for how it ends, which may raise
         WarmProcessError.
         """
         number = next(self._numbers)
@@ -123,7 +123,7 @@ class Parent:
                 self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
-        """Treat the warm process as dead: kill it and raise WarmProcessError in everything that waits for it."""
+        """Treat the warm process as dead: kill it, and raise WarmProcessError in everything that waits for a guest."""
         if self.alive:
             self.alive = False
             self._loop.remove_reader(self._control)
@@ -143,7 +143,7 @@ class Parent:
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    """Mark the exception as retrieved, even if nothing awaits the future any more."""
+    """Mark the exception as retrieved, since nothing may await the future any more."""
     if not future.cancelled():
         future.exception()
 

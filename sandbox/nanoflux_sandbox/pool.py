@@ -13,7 +13,7 @@ from nanoflux_sandbox.records import Limits, Result, SandboxError, SandboxIdenti
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _ATTEMPTS = 3
-"""How often a program is tried if the warm process fails. A retry is safe: programs have no side effects."""
+"""How often a program is tried if the warm process fails. Retries are safe, since programs have no side effects."""
 
 _MAX_SPARES = 4
 _DEFAULT = Limits()
@@ -22,10 +22,12 @@ _DEFAULT = Limits()
 class Sandbox:
     """Runs programs, at most `workers` at once (None: one for each processor), inside the layers of `backend`.
 
-    `backend` is `auto` (the strongest tier that works on this machine) or one tier by name, which may have fewer
-    layers, for example `linux:seccomp`; a tier that does not work is `unavailable`, never replaced by a weaker one.
-    `spares` is the number of guests that are forked in advance (None: one for each worker, at most four; each takes
-    a few MB). The sandbox starts on first use and belongs to that event loop until it is closed.
+    `backend` is `auto` (the strongest tier that works on this machine) or the name of a tier, which may have fewer
+    layers, for example `linux:seccomp`. A named tier that does not work is never replaced by a weaker one; the status
+    of every run is then `unavailable`. `spares` is the number of guests that are forked in advance (None: one for each
+    worker, at most four; each takes a few MB). The sandbox starts on first use, and belongs to the event loop of that
+    use until it is closed.
+
     Raises ValueError for an unknown backend or fewer than one worker.
     """
 
@@ -54,7 +56,7 @@ class Sandbox:
                 return _build_refusal("unavailable", str(refusal), supply.tier)
 
     async def identity(self) -> SandboxIdentity:
-        """What determines results: tier, versions, seeds. Raises SandboxError if no tier works on this machine."""
+        """Everything that determines results: tier, versions, seeds. Raises SandboxError if no tier works here."""
         supply = self._open_supply()
         try:
             await supply.start()
@@ -86,7 +88,7 @@ class Sandbox:
 
     @property
     def starts(self) -> int:
-        """How many warm processes were started; more than one means that some were replaced."""
+        """How many warm processes were started; more than one means that some failed and were replaced."""
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:

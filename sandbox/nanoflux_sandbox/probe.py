@@ -1,6 +1,6 @@
-"""Determines which layers this machine can enforce, by starting each tier and attacking it.
+"""Determines which layers this machine can enforce, by starting tiers and attacking them.
 
-Works with and without a running event loop; takes one or two cold starts.
+It works with and without a running event loop, and takes the time of one or two cold starts if an automatic tier works.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _LAYER_BY_LAYER = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
 
 
 def probe() -> LayerReport:
-    """Start the sandbox as `auto` would; if that is not the strongest tier, report which layers are missing and why."""
+    """Start the sandbox with the backend `auto`. Unless this gives the strongest tier, report which layers are missing
+    and why.
+    """
     return run_in_thread(_probe())
 
 

@@ -1,4 +1,4 @@
-"""One guest, as its caller sees it: receives a program, runs it within its limits, returns the result."""
+"""The caller's side of one guest: sends it a program, waits within the limits, and returns the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from nanoflux_sandbox.parent import Parent, WarmProcessError
 from nanoflux_sandbox.records import Limits, Result
 
 GRACE_S = 0.4
-"""Seconds past its limit after which a result is returned, even if the warm process has not ended the program."""
+"""Seconds past a program's limit after which a result is returned, even if the warm process has not ended the program.
+"""
 
 STALL_S = 10.0
 """Seconds that a fork or an overdue end may take before the warm process is considered stalled."""
@@ -24,7 +25,7 @@ _HEADER = struct.Struct("=QQQ")  # equals `guest.HEADER`, which the caller does 
 
 
 class Program:
-    """A guest that waits for a program and then runs it. Await `ready`, then `run` it once or `drop` it."""
+    """A guest that waits for a program. Await `ready`; then call `run` once, or `drop` the guest."""
 
     def __init__(self, parent: Parent) -> None:
         self._loop = asyncio.get_running_loop()
@@ -45,7 +46,7 @@ class Program:
         return self._parent.alive and not self._end.done()
 
     async def ready(self) -> None:
-        """Wait until the guest has isolated itself. Raises WarmProcessError if it ended instead."""
+        """Wait until the guest has isolated itself. Raises WarmProcessError if it ends without that."""
         futures = (self._output.ready, self._end)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
@@ -55,8 +56,8 @@ class Program:
             raise WarmProcessError("a guest could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
-        """Run `source` to its end or its limits. Raises WarmProcessError if not the program, but its host process
-        failed.
+        """Run `source` to its end or its limits. Raises WarmProcessError if the warm process failed, rather than the
+        program.
         """
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
         start = time.monotonic()

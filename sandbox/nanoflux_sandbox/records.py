@@ -1,7 +1,7 @@
 """The records of the sandbox: the `Limits` of a program, its `Result`, and the `SandboxIdentity` that determines
 results.
 
-Frozen dataclasses whose only behaviour is validation.
+They are frozen dataclasses whose only behaviour is validation and conversion to JSON types.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ Status = Literal["ok", "error", "timeout", "memory", "output", "killed", "unavai
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The resources that one program may use. It gets none of any resource that is not listed.
+    """The resources that one program may use. It may not use any resource that is not listed.
 
     A program is one process with one thread, three descriptors (an empty input and two pipes) and no file system: it
     can create no process, thread, file or socket, so these need no limit.
     """
 
     wall_s: float = 5.0
-    """Seconds from the start of the program to its end; past it the status is `timeout`."""
+    """Seconds from the start of the program to its end; after that, the status is `timeout`."""
     cpu_s: float | None = None
-    """Seconds of processor time, rounded up to whole ones (status `timeout`). None: as `wall_s`."""
+    """Seconds of processor time, rounded up to whole seconds (status `timeout`). None: the same as `wall_s`."""
     memory_mb: int = 512
     """MiB of address space beyond what the warm interpreter already maps (status `memory`)."""
     output_bytes: int = 256 * 1024
@@ -31,7 +31,7 @@ class Limits:
     output_lines: int = 10_000
     """Lines of output and error output together; the rest is cut off and the status is `output`."""
     source_bytes: int = 1024 * 1024
-    """Bytes of the program's source in UTF-8; a longer one is not started (status `error`)."""
+    """Bytes of the program's source in UTF-8; a program with a longer source is not started (status `error`)."""
 
     def __post_init__(self) -> None:
         """Reject limits that are not positive and finite. Raises ValueError."""
@@ -43,21 +43,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one program. Only `stdout` and `stderr` contain text of the program, safe to display."""
+    """The outcome of one program. Only `stdout` and `stderr` contain text from the program; it is safe to display."""
 
     status: Status
     exit_code: int | None
-    """The program's own exit code; None if it did not exit by itself."""
+    """The program's exit code; None if it did not exit by itself."""
     stdout: str
     stderr: str
     truncated: bool
     """Whether some output was cut off."""
     wall_s: float
-    """Seconds that the caller waited, without queueing."""
+    """Seconds that the caller waited, excluding the time in the queue."""
     backend: str
     """The layers that isolated the program, for example `linux:namespaces+landlock+seccomp`."""
     detail: str = ""
-    """Why the status is not `ok`, in one sentence of the sandbox."""
+    """Why the status is not `ok`: one sentence written by the sandbox."""
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON types."""
@@ -66,13 +66,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class SandboxIdentity:
-    """What determines the results of a program: equal identities give equal results for equal sources."""
+    """Everything that determines the results of a program: with equal identities, equal sources give equal results."""
 
     backend: str
     python: str
     machine: str
     libraries: dict[str, str]
-    """Version of each third-party library that a program may import; a missing one is absent."""
+    """Version of each third-party library that a program may import; libraries that are not installed are absent."""
     hash_seed: int = 0
     random_seed: int = 0
     locale: str = "C.UTF-8"

@@ -1,6 +1,6 @@
-"""Runs one program as a script: `__main__`, tracebacks of uncaught exceptions, the exit code.
+"""Runs one program as a script: as `__main__`, with tracebacks of uncaught exceptions and an exit code.
 
-This runs inside the guest, in the program's own interpreter, and protects nothing: a program that tampers with it
+This code runs inside the guest, in the program's own interpreter. It protects nothing: a program that tampers with it
 affects only its own result.
 """
 
@@ -18,7 +18,7 @@ NAME = "program.py"
 
 
 def run(source: str) -> int:
-    """Run `source` as `__main__` to its end, exit functions and finalizers included. Returns the exit code."""
+    """Run `source` as `__main__` to its end, including exit functions and finalizers. Returns the exit code."""
     linecache.cache[NAME] = (len(source), None, [f"{line}\n" for line in source.split("\n")], NAME)
     code = _run_source(source)
     with contextlib.suppress(BaseException):

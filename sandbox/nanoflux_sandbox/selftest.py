@@ -1,6 +1,6 @@
-"""The self-test that every warm process must pass before it runs a program: two short attacks and a sum.
+"""The self-test that every warm process must pass before it runs a program: two short attacks and a calculation.
 
-Each layer verifies itself when it is applied; this test verifies from inside a guest what a program can do.
+Each layer verifies itself when it is applied; this test verifies, from inside a guest, what a program can do.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ print("could trace")
 
 
 async def verify(parent: Parent, backend: str) -> None:
-    """Attack from inside a guest of `parent`. Raises WarmProcessError with the attack that succeeded."""
+    """Attack from inside a guest of `parent`. Raises WarmProcessError, which names the attack, if one succeeds."""
     token = secrets.token_hex(8)
     forbidden = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
     if (forbidden.status, forbidden.stdout) != ("ok", f"{token} 42\n"):

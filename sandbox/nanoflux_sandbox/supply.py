@@ -1,4 +1,4 @@
-"""Supplies guests: starts, tests and replaces the warm process that forks them, and keeps a few spares."""
+"""Supplies guests: starts, tests and replaces the warm process that forks them, and keeps a few spare guests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnavailableError(Exception):
 
 
 class Supply:
-    """Ready guests from the first of the given tiers that works. Belongs to the running event loop."""
+    """Supplies guests of the first of the given tiers that works. Belongs to the running event loop."""
 
     def __init__(self, candidates: tuple[str, ...], spares: int) -> None:
         self._candidates = candidates
@@ -40,7 +40,7 @@ class Supply:
         return self._parent.pid if self._parent is not None else None
 
     async def start(self) -> Parent:
-        """The live warm process, started if there is none. Raises UnavailableError if no tier works."""
+        """The live warm process, which is started if necessary. Raises UnavailableError if no tier works."""
         async with self._starting:
             if self._refusal is not None:
                 raise self._refusal
@@ -64,13 +64,13 @@ class Supply:
                 self.starts += 1
                 return parent
         refusal = UnavailableError(reasons)
-        if not self.tier:  # it has never worked on this machine, so do not try again
+        if not self.tier:  # no tier has ever worked on this machine, so do not try again
             self._refusal = refusal
         raise refusal
 
     async def take(self) -> Program:
-        """A guest that waits for a program. Raises UnavailableError, or WarmProcessError if the warm process just
-        failed.
+        """A guest that waits for a program. Raises UnavailableError if no tier works, and WarmProcessError if the warm
+        process fails.
         """
         parent = await self.start()
         program = self._take_spare() or Program(parent)
@@ -92,8 +92,8 @@ class Supply:
         return None
 
     def restock(self) -> None:
-        """Fork one more spare guest, if one is missing. Best after a program has ended: a concurrent fork of the same
-        memory doubles the time that the end of a program takes.
+        """Fork a spare guest if there are fewer than configured. It is best to call this after a program has ended: a
+        fork of the same memory during the end of a program doubles the time that this end takes.
         """
         parent = self._parent
         if parent is not None and parent.alive and len(self._spares) < self._max_spares:

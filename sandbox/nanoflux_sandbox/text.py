@@ -1,7 +1,7 @@
 """Makes the output of an untrusted program safe to store and to display.
 
 Control characters could move a terminal's cursor, change its title or hide a line; direction overrides and invisible
-tags could disguise text. Each becomes a visible escape; newline and tab stay.
+tags could disguise text. Each of them becomes a visible escape; newlines and tabs stay.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ _INVISIBLE = [0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080)]
 _SURROGATES = range(0xD800, 0xE000)
 
 
-def _visible(code: int) -> str:
+def _format_escape(code: int) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-_ESCAPES = {code: _visible(code) for code in (*_CONTROLS, *_SEPARATORS, *_DIRECTIONS, *_INVISIBLE, *_SURROGATES)}
+_ESCAPES = {code: _format_escape(code) for code in (*_CONTROLS, *_SEPARATORS, *_DIRECTIONS, *_INVISIBLE, *_SURROGATES)}
 
 
 def harmless(text: str) -> str:
-    """`text` with every control, direction and invisible character as a visible escape; `\\r\\n` becomes `\\n`."""
+    """The text with a visible escape for each control, direction or invisible character; `\\r\\n` becomes `\\n`."""
     return text.replace("\r\n", "\n").translate(_ESCAPES)
 
 
 def decode_output(raw: bytes) -> str:
-    """The harmless text of a program's output, decoded as UTF-8 with U+FFFD for invalid bytes. Raises nothing."""
+    """A program's output as harmless text, decoded as UTF-8 with U+FFFD for invalid bytes. Never raises an error."""
     return harmless(raw.decode("utf-8", "replace"))

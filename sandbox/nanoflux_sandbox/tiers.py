@@ -1,4 +1,4 @@
-"""The tiers of isolation by name, strongest first, and the tiers that a setting allows."""
+"""The tiers of isolation: their names, strongest first, and the tiers that a setting allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 LAYERS = ("namespaces", "landlock", "seccomp")
 
 AUTOMATIC = ("namespaces+landlock+seccomp", "landlock+seccomp")
-"""The tiers that `auto` tries in turn; each isolates a program by itself."""
+"""The tiers that `auto` tries in this order; each isolates programs completely."""
 
 EXPLICIT = ("namespaces+seccomp", "seccomp")
 """Tiers with fewer layers, used only if named explicitly; every result names its tier."""
@@ -30,7 +30,7 @@ def full_name(tier: str) -> str:
 
 
 def explain_unsupported() -> str:
-    """Why this operating system supports no tier; empty if it does."""
+    """Why this operating system supports no tier; "" if it supports them."""
     if sys.platform != "linux":
         return f"there is no backend for {sys.platform}; the sandbox needs Linux"
     return ""

@@ -1,8 +1,8 @@
 """The warm process: imports the libraries once, isolates itself, then forks a guest for each request of the caller.
 
-Programs and outputs pass directly between caller and guest, so a fork carries nothing from one program to the next. The
-warm process enforces the wall time and reports the end of each guest to the caller, on a socket that no guest holds. It
-exits when the caller does.
+Programs and their outputs pass directly between caller and guest, never through the warm process, so no fork inherits
+anything from an earlier program. The warm process enforces the wall time, and reports the end of each guest to the
+caller on a socket that no guest has. It exits when the caller exits.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class _Guest:
     late: bool = False
 
 
-class _Keeper:
-    """Forks, times and reaps guests on the caller's orders."""
+class _GuestForker:
+    """Forks, times and reaps guests, as the caller requests."""
 
     def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
         self._control = control
@@ -45,14 +45,14 @@ class _Keeper:
         self._events.register(caller, select.POLLIN)
 
     def serve(self) -> None:
-        """Handle orders until the caller closes the socket or exits."""
+        """Handle requests until the caller closes the socket or exits."""
         while True:
             for descriptor, _ in self._events.poll(self._poll_timeout_ms()):
                 if descriptor == self._caller:
                     return
                 if descriptor != self._control.fileno():
                     self._reap(descriptor)
-                elif not self._handle_order():
+                elif not self._handle_request():
                     return
             self._kill_late_guests()
 
@@ -60,22 +60,22 @@ class _Keeper:
         nearest = min((g.deadline for g in self._guests.values() if not g.late), default=float("inf"))
         return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) * 1000 + 1
 
-    def _handle_order(self) -> bool:
+    def _handle_request(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
         if not message:
             return False
-        order = json.loads(message)
-        if order["do"] == "fork":
-            self._fork(order["guest"], descriptors)
+        request = json.loads(message)
+        if request["do"] == "fork":
+            self._fork(request["guest"], descriptors)
             return True
         for child in self._guests.values():
-            if child.number == order["guest"]:
-                self._apply_order(child, order)
+            if child.number == request["guest"]:
+                self._apply_request(child, request)
         return True
 
-    def _apply_order(self, child: _Guest, order: dict[str, Any]) -> None:
-        if order["do"] == "start":
-            child.deadline = time.monotonic() + order["wall_s"]
+    def _apply_request(self, child: _Guest, request: dict[str, Any]) -> None:
+        if request["do"] == "start":
+            child.deadline = time.monotonic() + request["wall_s"]
         else:
             os.kill(child.pid, signal.SIGKILL)
 
@@ -115,19 +115,19 @@ def send(control: socket.socket, **message: Any) -> None:
 
 
 def main() -> None:
-    """Run the warm process: `argv` holds the control socket, the caller's pid and the layers to apply."""
+    """Run the warm process. `argv` has the control socket, the caller's pid and the layers to apply."""
     number, caller_pid, names = sys.argv[1:]
     control = socket.socket(fileno=int(number))
     try:
         caller = os.pidfd_open(int(caller_pid))
         versions = _load()
-        keeper = _isolate(control, caller, frozenset(names.split("+")))
+        forker = _isolate(control, caller, frozenset(names.split("+")))
     except Exception as error:  # noqa: BLE001 (the caller must learn of any error, as no program can run)
         send(control, do="failed", reason=f"{type(error).__name__}: {error}")
         return
     python = ".".join(str(part) for part in sys.version_info[:3])
     send(control, do="warm", python=python, machine=os.uname().machine, libraries=versions)
-    keeper.serve()
+    forker.serve()
     os._exit(0)  # the PID namespace, or each guest's parent-death signal, ends the remaining guests
 
 
@@ -140,23 +140,23 @@ def _load() -> dict[str, str]:
     return versions
 
 
-def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _Keeper:
+def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _GuestForker:
     privileges.no_new_privileges()
     privileges.drop_root()
     if "namespaces" in layers:
         namespaces.enter()
     privileges.die_with_parent(
         signal.SIGKILL
-    )  # works even if this process is stopped and cannot notice its caller's exit
+    )  # works even while this process is stopped and cannot notice that its caller exits
     if "namespaces" in layers:
         _continue_as_first_process(control)
-    keeper = _Keeper(control, caller, layers)  # reads /proc, which the next line removes
+    forker = _GuestForker(control, caller, layers)  # reads /proc, which the next line removes
     if "namespaces" in layers:
         namespaces.empty_root()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     if "landlock" in layers:
         landlock.deny_everything()
-    return keeper
+    return forker
 
 
 def _continue_as_first_process(control: socket.socket) -> None:

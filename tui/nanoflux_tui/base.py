@@ -1,4 +1,6 @@
-"""The base classes of the application and of its screens. A screen shows content of the ledger and keeps it up to date."""
+"""The base classes of the application and of its screens. A screen shows content of the ledger and keeps it up to
+date.
+"""
 
 import asyncio
 import time

@@ -23,4 +23,4 @@ def shorten_escape_delay() -> None:
     from textual.drivers import linux_driver
 
     replacement = SimpleNamespace(SelectSelector=_Selector, EVENT_READ=selectors.EVENT_READ)
-    setattr(linux_driver, "selectors", replacement)  # noqa: B010 - a name in Textual's module
+    setattr(linux_driver, "selectors", replacement)  # noqa: B010 - replaces a name in Textual's module

@@ -1,5 +1,5 @@
-"""The layers that the Linux kernel enforces, one file for each; standard library and libc only.
+"""The layers that the Linux kernel enforces, one module for each, with only the standard library and libc.
 
-Imported in the warm process, never in the caller's. Each layer is applied completely, or an OSError says why it could
-not be.
+The modules are imported in the warm process, never in the caller. Each layer is applied completely, or an OSError says
+why that is not possible.
 """

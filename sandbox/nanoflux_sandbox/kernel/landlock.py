@@ -1,7 +1,8 @@
-"""Landlock without any rule: no file, TCP port, outside socket or process for this process and its children.
+"""Landlock without any rule: this process and its children cannot access files, TCP ports, or the sockets and processes
+outside.
 
-It applies to what is opened afterwards; open descriptors keep working. Rights that are newer than the kernel's Landlock
-version are omitted.
+It applies to everything that is opened afterwards; open descriptors keep working. Rights that the kernel's Landlock
+version does not know are omitted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SCOPE_SINCE, _SCOPES = 6, 0b11  # abstract unix sockets, signals
 
 
 def version() -> int:
-    """The Landlock version of this kernel. Raises OSError if it has none."""
+    """The Landlock version of this kernel. Raises OSError if the kernel has no Landlock."""
     return system_call("landlock_create_ruleset", _CREATE_RULESET, None, 0, _GET_VERSION)
 
 

@@ -45,8 +45,8 @@ def prctl(option: int, *arguments: Argument) -> int:
 
 
 def fork() -> int:
-    """fork(2) without Python's work in the child, which touches, and so copies, two hundred pages of memory.
+    """fork(2) without the work that Python does in the child, which would write to, and so copy, two hundred pages.
 
-    Only for a process with one thread whose child needs no new random seed. Raises OSError if it fails.
+    Use it only in a process with one thread whose child needs no new random seed. Raises OSError if it fails.
     """
     return _check_outcome("fork", _HOLDING_THE_LOCK.fork())

@@ -1,7 +1,7 @@
 """Namespaces: a program sees no other user, process, network, host name or file.
 
-The root is an empty, read-only tmpfs: everything that a program may import is already in memory, so not even the
-interpreter is needed. Each program gets its own PID namespace inside that of the warm process.
+The root is an empty, read-only tmpfs: everything that a program may import is already in memory, so not even the files
+of the interpreter are needed. Each program gets a separate PID namespace inside that of the warm process.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _ANY_FOLDER = b"/tmp"
 def enter() -> None:
     """Move this process into new namespaces; its next child is the first of a new PID namespace.
 
-    Inside, the process is `nobody` with capabilities over the namespaces only. Raises OSError if the kernel, its
-    settings or a security module refuse.
+    Inside, the process is `nobody` and has capabilities only over the namespaces. Raises OSError if the kernel, its
+    settings or a security module refuses.
     """
     user, group = os.geteuid(), os.getegid()
     libc.prctl(libc.PR_SET_DUMPABLE, 1)  # otherwise /proc/self would belong to root after a change of user
@@ -52,7 +52,7 @@ def empty_root() -> None:
 
 
 def open_pid_namespace() -> int:
-    """A descriptor of this process's PID namespace, to return to after each fork."""
+    """A descriptor of this process's PID namespace, for returning to it after each fork."""
     return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
 

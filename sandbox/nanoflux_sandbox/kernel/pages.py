@@ -1,6 +1,6 @@
-"""Larger pages for the warm process, so that forking it and ending the fork take a third of the time.
+"""Moves the memory of the warm process to larger pages, so that forking it and ending a fork take a third of the time.
 
-An optional speed-up: kernels before 6.1, or without transparent huge pages, work without it.
+This is an optional speed-up: kernels before 6.1, or without transparent huge pages, work without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _private_ranges() -> Iterator[tuple[int, int]]:
 
 
 def collapse() -> None:
-    """Move this process's private memory to huge pages, as far as the kernel supports it. Raises nothing."""
+    """Move this process's private memory to huge pages, as far as the kernel supports it. Never raises an error."""
     for start, end in _private_ranges():
         first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
         with contextlib.suppress(OSError):

@@ -16,12 +16,14 @@ _LAST_CAPABILITY = 63
 
 
 def no_new_privileges() -> None:
-    """Keep this process and its children from gaining privileges, as Landlock and seccomp require. Raises OSError."""
+    """Prevent this process and its children from gaining privileges; Landlock and seccomp require this. Raises
+    OSError.
+    """
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process `signal_number` when its parent dies."""
+    """Make the kernel send `signal_number` to this process when its parent dies."""
     libc.prctl(libc.PR_SET_PDEATHSIG, signal_number)
 
 
@@ -38,7 +40,7 @@ def drop_root() -> None:
 
 def _drop_bounding_set() -> None:
     for capability in range(_LAST_CAPABILITY + 1):
-        with contextlib.suppress(OSError):  # unknown to this kernel, or not permitted: no_new_privs covers both
+        with contextlib.suppress(OSError):  # unknown to this kernel or not permitted; no_new_privs covers both cases
             libc.prctl(libc.PR_CAPBSET_DROP, capability)
 
 
@@ -52,7 +54,9 @@ def drop_capabilities() -> None:
 
 
 def limit_resources(memory_bytes: int, cpu_s: int) -> None:
-    """Set the hard limits of one program: bytes of address space, seconds of CPU time, and zero for the rest."""
+    """Set the hard limits of one program: address space in bytes, CPU time in seconds, three descriptors, and zero for
+    core dumps, file sizes, locked memory, message queues and processes.
+    """
     nothing = (
         resource.RLIMIT_CORE,
         resource.RLIMIT_FSIZE,

@@ -1,7 +1,7 @@
-"""The system call filter as hand-written BPF: about forty calls are allowed, all others are refused.
+"""The system call filter, as hand-written BPF: about forty calls are allowed, all others are refused.
 
-This layer suffices by itself: a filtered program can open nothing, create no process, thread or socket, and write only
-to its two pipes. Architectures without a table in `syscalls` are refused.
+This layer is sufficient by itself: a filtered program can open nothing, can create no process, thread or socket, and
+can write only to its two pipes. Architectures without a table in `syscalls` are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _X32_NUMBERS = 0x40000000
 
 
 class ArgumentCondition(NamedTuple):
-    """The low word of argument `argument`, under `mask`, must be one of `values`."""
+    """A condition for a call: the low word of argument number `argument`, masked with `mask`, is one of `values`."""
 
     argument: int
     mask: int
@@ -32,7 +32,7 @@ class ArgumentCondition(NamedTuple):
 
 _WORD = 0xFFFFFFFF
 _NOT_EXECUTABLE = ArgumentCondition(2, 4, (0,))  # PROT_EXEC: no new machine code
-_NO_HUGE_PAGES = ArgumentCondition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that our limits do not count
+_NO_HUGE_PAGES = ArgumentCondition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that the limits do not count
 
 CONDITIONS: dict[str, tuple[ArgumentCondition, ...]] = {
     "read": (ArgumentCondition(0, _WORD, (0,)),),
@@ -52,48 +52,48 @@ class _Step(NamedTuple):
     value: int
 
 
-def _answer(value: int) -> _Step:
+def _return_value(value: int) -> _Step:
     return _Step(_RETURN, 0, 0, value)
 
 
 def _refuse(number: int = errno.EPERM) -> _Step:
-    return _answer(_ERRNO | number)
+    return _return_value(_ERRNO | number)
 
 
 def _steps_if_equal(number: int, body: list[_Step]) -> list[_Step]:
     return [_Step(_IF_EQUAL, 0, len(body), number), *body]
 
 
-def _under(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Step]:
+def _check_arguments(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Step]:
     for argument, mask, values in conditions:
         yield _Step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
         yield _Step(_AND, 0, 0, mask)
         for position, value in enumerate(values):
             yield _Step(_IF_EQUAL, len(values) - position, 0, value)
         yield _refuse()
-    yield _answer(_ALLOW)
+    yield _return_value(_ALLOW)
 
 
-def _steps(machine: str) -> Iterator[_Step]:
+def _build_steps(machine: str) -> Iterator[_Step]:
     yield _Step(_LOAD, 0, 0, _ARCHITECTURE_AT)
     yield _Step(_IF_EQUAL, 1, 0, syscalls.ARCHITECTURES[machine])
-    yield _answer(_KILL)
+    yield _return_value(_KILL)
     yield _Step(_LOAD, 0, 0, _NUMBER_AT)
     if machine == "x86_64":
         yield _Step(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
-        yield _answer(_KILL)
+        yield _return_value(_KILL)
     for name, numbers in syscalls.CONDITIONAL.items():
-        yield from _steps_if_equal(_existing(numbers, machine), list(_under(CONDITIONS[name])))
+        yield from _steps_if_equal(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
     for outcome, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
         for entry in table.values():
             if (number := syscalls.number(entry, machine)) is not None:
-                yield from _steps_if_equal(number, [_answer(outcome)])
+                yield from _steps_if_equal(number, [_return_value(outcome)])
     for name, numbers in syscalls.ANSWERED.items():
-        yield from _steps_if_equal(_existing(numbers, machine), [_refuse(ANSWERS[name])])
+        yield from _steps_if_equal(_find_number(numbers, machine), [_refuse(ANSWERS[name])])
     yield _refuse()
 
 
-def _existing(numbers: tuple[int, int], machine: str) -> int:
+def _find_number(numbers: tuple[int, int], machine: str) -> int:
     number = syscalls.number(numbers, machine)
     assert number is not None
     return number
@@ -104,11 +104,11 @@ def compile_filter(machine: str = "") -> bytes:
     machine = machine or platform.machine()
     if machine not in syscalls.ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no system call table for {machine!r} machines")
-    return b"".join(struct.pack("=HBBI", *step) for step in _steps(machine))
+    return b"".join(struct.pack("=HBBI", *step) for step in _build_steps(machine))
 
 
 class Filter:
-    """The compiled filter, laid out once so that applying it takes one call."""
+    """The compiled filter, stored in memory once, so that a guest can apply it with a single call."""
 
     def __init__(self, program: bytes) -> None:
         self._program = ctypes.create_string_buffer(program, len(program))

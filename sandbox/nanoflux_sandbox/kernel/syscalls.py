@@ -130,9 +130,9 @@ DEADLY: dict[str, tuple[int | None, int | None]] = {
     "syslog": (103, 116),
     "vhangup": (153, 58),
 }
-"""Calls that no legitimate program makes: they kill the program."""
+"""Calls that no legitimate program makes. A program that makes one is killed."""
 
 
-def number(names: tuple[int | None, int | None], machine: str) -> int | None:
-    """The number of one entry of the tables on `machine`."""
-    return names[_X86_64 if machine == "x86_64" else _AARCH64]
+def number(entry: tuple[int | None, int | None], machine: str) -> int | None:
+    """The number of a table's entry on `machine`; None if the call does not exist there."""
+    return entry[_X86_64 if machine == "x86_64" else _AARCH64]
