@@ -33,15 +33,13 @@ def this_platform() -> str:
 
 
 def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
-    """Download the project's dependencies into `folder`, next to the project's project_wheel `wheel`, which is built
+    """Download the project's dependencies into `folder`, next to the project's own `wheel`, which is built
     from this checkout if it is None.
 
     Raises:
         NanofluxError: pip could not build or find a wheel.
     """
-    project_wheel = str(wheel or _build_wheel(folder.parent / "project_wheel")) + (
-        f"[{','.join(extras)}]" if extras else ""
-    )
+    project_wheel = str(wheel or _build_wheel(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
     _download(folder, ["-c", str(constraints_file()), project_wheel, "pip"], python, platform)
 
 

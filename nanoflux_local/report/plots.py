@@ -69,7 +69,7 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     axes.invert_yaxis()
     axes.set_xlim(0, min(1.0, max(0.1, 1.2 * max(high for *_, high in rows))))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("strict accuracy on dev_points-out items, with 95% intervals")
+    axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
     return _svg(figure)
 
 

@@ -21,7 +21,7 @@ SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
     "novelty_rejected": "too similar to an earlier question",
-    "contaminated": "repeats a dev_losses-out evaluation item",
+    "contaminated": "repeats a held-out evaluation item",
     "invalid": "failed validation",
     "low_confidence": "the judge remained in doubt",
     "defender_right": "solved by the defender in a familiar way",

@@ -25,7 +25,7 @@ MAX_UNPACKED_BYTES = 256 * 2**20
 """Maximum size of a workbook, or of one row group of a Parquet file, after decompression."""
 BATCH = 1000
 LONGEST_INTEGER = 400
-"""Maximum digits of an integer; no double is as large as a longer one."""
+"""Maximum digits of an integer that is read exactly; longer integers are beyond the range of a double."""
 _QUESTION_KEYS = ("question", "input")
 
 

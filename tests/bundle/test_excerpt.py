@@ -62,7 +62,7 @@ def test_excerpt_includes_trainings_and_evaluations_of_a_run(home: Home, tmp_pat
 def test_bundle_includes_only_the_adapters_of_a_run(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "_report", lambda *_: {})  # its results here are made up
+    monkeypatch.setattr(contents, "_write_report", lambda *_: {})  # its results here are made up
     gathered = gather(BundleRequest(runs=("mine",), software=False), home, tmp_path / "scratch")
     adapters = [name for name in gathered.files if name.startswith("home/adapters/")]
     assert adapters == [f"home/adapters/{'a' * 64}/adapter_model.safetensors"]

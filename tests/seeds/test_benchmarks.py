@@ -343,7 +343,7 @@ MALFORMED = {
     "Parquet that is none": ("gsm8k", "x.parquet", b"PAR1 no", "not a Parquet file"),
     "JSON cut off": ("pubmedqa", "x.json", b'{"1": {"QUESTION": "', "not JSON in UTF-8"),
     "CSV in Latin-1": ("mmlu", "anatomy_test.csv", b"caf\xe9,1,2,3,4,A\n", "line 1: not UTF-8"),
-    "CSV with a cell too few": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,A\nQ?,1,2,A\n", "line 2: 4 cells where 6"),
+    "CSV with a cell too few": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,A\nQ?,1,2,A\n", "line 2: 4 cells, but 6"),
     "CSV with one endless line": ("mmlu", "anatomy_test.csv", lambda: b"x" * (5 * 2**20), "line 1: longer than"),
     "subject of no medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
     "answer that is no option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is not one of the options"),

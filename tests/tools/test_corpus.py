@@ -131,7 +131,7 @@ def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: s
 
 
 def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "LARGEST", 10)
+    monkeypatch.setattr(documents, "MAX_BYTES", 10)
     with pytest.raises(DataError, match="larger than"):
         read_document(folder / "insulin.txt")
 

@@ -16,7 +16,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     if not isinstance(cop, int) or isinstance(cop, bool):
         raise BadRowError("key 'cop' is missing or is not an integer")
     if not 0 <= cop <= 4:
-        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file has no answers")
+        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file carries no answers")
     question, solution = required_text(row, "question"), optional_text(row, "exp")
     return ParsedRow(question, str(cop), solution, options=options, id=required_text(row, "id"))
 
