@@ -101,9 +101,7 @@ class UnreadError(NanofluxError):
 
 
 class SaturatedError(NanofluxError):
-    """Nearly all recent attempts were rejected for one reason: the run pauses, since further turns would keep
-    nothing.
-    """
+    """Nearly all recent attempts were rejected for one reason: the run pauses before it plays more such turns."""
 
     pauses = True
 

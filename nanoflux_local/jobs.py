@@ -283,9 +283,7 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
 
 
 def _seconds_since(job: dict[str, Any] | None, column: str) -> float:
-    """Seconds since a job's time in `column`, by the machine's monotonic clock; 0 if the job has ended or is from an
-    earlier boot.
-    """
+    """Seconds since a job's time in `column`, by the monotonic clock; 0 if it has ended or is from an earlier boot."""
     if job is None or job["state"] != "running" or job["boot"] != boot_id():
         return 0.0
     return max(0.0, time.monotonic() - float(job[column]))
@@ -314,9 +312,7 @@ def status_after(request: StopRequest) -> str:
 
 
 def _wait_for_job(home: Home, work: Work) -> dict[str, Any]:
-    """The job of the process that holds the lock; waits for it, since a worker takes the lock before it records a
-    job.
-    """
+    """Wait for the job of the process that holds the lock: a worker takes the lock before it records its job."""
     until = time.monotonic() + LOCK_TRIES * RETRY_S * 10
     while True:
         with LedgerView(home.ledger) as view:

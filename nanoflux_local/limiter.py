@@ -1,6 +1,4 @@
-"""A limiter: how many tasks run a section of code at once, and in which order the others wait. The limit may change at
-any time.
-"""
+"""Limits how many tasks run a section of code at once, and orders those that wait. The limit may change at any time."""
 
 import asyncio
 import heapq

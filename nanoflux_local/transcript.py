@@ -142,9 +142,7 @@ class Verdict:
 
     @property
     def accepted_by_judge(self) -> bool:
-        """Whether the judge itself accepted, even if a check overturned that. Checks contradict only what it
-        accepts.
-        """
+        """Whether the judge itself accepted; a check that contradicts can only have overturned an acceptance."""
         return self.positive or any(finding.conclusion == "contradicts" for finding in self.findings)
 
 
@@ -239,9 +237,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn (paper §3). `attacker` and `defender` are the endpoints that played these roles; endpoints swap
-    roles.
-    """
+    """One turn (paper §3). `attacker` and `defender` are the endpoints that played these roles in this turn."""
 
     number: int
     attacker: str

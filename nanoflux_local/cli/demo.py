@@ -71,9 +71,7 @@ def _generate(home: Home) -> str:
 
 
 def _train_both(home: Home, run: str) -> dict[str, str]:
-    """Train one adapter on the run's examples, and one on the same number of random train items. Returns the adapters
-    by condition.
-    """
+    """Train an adapter on the run's examples and one on as many random train items. Returns them by condition."""
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows
     from nanoflux_local.train.settings import parse_train_settings

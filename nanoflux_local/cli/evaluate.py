@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 class AdapterKind(click.ParamType[str]):
-    """The name of an endpoint kind that supports adapters. Kinds are imported only to parse a value or show the
-    help.
-    """
+    """The name of an endpoint kind that supports adapters. Kinds are imported only when they are needed."""
 
     name = "kind"
 

@@ -1,6 +1,4 @@
-"""The command `nanoflux`. It imports only the subcommand that is called, and turns failures into messages and exit
-codes.
-"""
+"""The command `nanoflux`: imports only the called subcommand, and turns failures into messages and exit codes."""
 
 import importlib
 import io
@@ -61,9 +59,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command, or suggest the most similar one. click itself could suggest only commands that are
-        imported.
-        """
+        """Find a command, or suggest the most similar one: click alone would suggest only imported commands."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

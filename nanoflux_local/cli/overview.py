@@ -117,9 +117,7 @@ def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
 
 
 def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
-    """The judge's error rates on solutions that are known to be right or wrong: without its checks, and with them if it
-    has any.
-    """
+    """The judge's error rates on known solutions: without its checks, and with them if it has any."""
     if trial is None:
         return []
     unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""

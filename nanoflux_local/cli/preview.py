@@ -113,9 +113,7 @@ def describe_span(span: "Span", unit: int, digits: int) -> str:
 
 
 def show_config(home: Home, run: str, as_json: bool) -> None:
-    """Print the stored configuration of a run as TOML, which `run start --config` reads, and the changes of
-    addresses.
-    """
+    """Print a run's stored configuration as TOML for `run start --config`, and the changes of its addresses."""
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.sources import render_toml
 

@@ -56,9 +56,7 @@ class WorkedExample(Strict):
 
 
 class WorkedAttack(Strict):
-    """A new problem built from some material, shown to attackers that are too small to work from a description
-    alone.
-    """
+    """A new problem built from some material, for attackers that are too small to follow a description."""
 
     material: tuple[str, ...]
     sections: dict[str, str]
@@ -122,9 +120,7 @@ class Domain(Strict):
 
     @property
     def hash(self) -> str:
-        """The digest of everything that shapes the requests, except the prompts and the values that a run's
-        configuration records.
-        """
+        """The digest of everything that shapes requests, without the prompts and a run's recorded settings."""
         recorded_elsewhere = {
             "seeds",
             "novelty",

@@ -204,9 +204,7 @@ Curve = list[tuple[float, float]]
 
 
 def _curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
-    """The losses of each condition's first seed over epochs: at every step, and on dev rows at the end of each
-    epoch.
-    """
+    """The losses over epochs, for each condition's first seed: of each step, and on dev rows after each epoch."""
     steps: dict[str, Curve] = {}
     dev: dict[str, Curve] = {}
     for entry in contents["conditions"]:

@@ -91,9 +91,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], hor
 def losses(
     series: Mapping[str, Sequence[tuple[float, float]]], dev: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
-    """Training loss by epoch, one line for each condition, and dev loss at the end of each epoch as points of the same
-    colour.
-    """
+    """Training loss by epoch as one line for each condition; its dev loss after each epoch as points."""
     figure, axes = _figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1, alpha=0.7, label=name)

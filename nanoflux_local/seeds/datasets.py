@@ -64,9 +64,7 @@ def find_licence(dataset: str) -> str:
 
 
 def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Those of `datasets` that have train items. If none has any, all of them, so that a later error names the
-    first.
-    """
+    """Those of `datasets` that have train items; if none has, all of them, so that a later error names the first."""
     present = tuple(name for name in datasets if _has_items(ledger, name, "train"))
     missing = [name for name in datasets if name not in present]
     if present and missing:

@@ -1,6 +1,4 @@
-"""Imports a benchmark: reads its files, checks the programs of its items, and stores all of the items, or none, in the
-ledger.
-"""
+"""Imports a benchmark: reads its files, checks its programs, and stores all of its items in the ledger, or none."""
 
 import asyncio
 import hashlib
@@ -69,9 +67,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 
 
 def _store(home: Home, request: ImportRequest, reading: Reading, on_program: OnProgram) -> bool:
-    """Check the programs and store the items. Returns False, without doing either, if the same files were imported
-    before.
-    """
+    """Check the programs and store the items. Returns False, without either, if the files are already imported."""
     content = content_hash(request.paths)
     if request.hashed or reading.skipped:  # the same files then give other items or splits
         content = digest([content, "hashed" if request.hashed else "official", len(reading.skipped)])
@@ -125,9 +121,7 @@ async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Iden
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
-    """How many items of `dataset` restate a question of each other imported benchmark, by benchmark and split, without
-    zeros.
-    """
+    """By other benchmark and split: how many of its questions the items of `dataset` restate; zeros are left out."""
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [stem(item.question) for item in view.items(dataset)]

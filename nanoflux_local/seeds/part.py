@@ -1,6 +1,4 @@
-"""Parts: seed questions, split into pieces so that several can be chained into one question (concept stitching,
-paper §3).
-"""
+"""Parts: seed questions, split into pieces that can be chained into a new question (concept stitching, paper §3)."""
 
 import ast
 import re

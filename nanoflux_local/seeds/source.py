@@ -26,9 +26,7 @@ class SeedSource(Protocol):
         ...
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """The seeds as parts, ordered so that each result can be a quantity of the next part; None if no order was
-        found.
-        """
+        """The seeds as parts, ordered so that each can use the result before it; None if no order was found."""
         ...
 
 

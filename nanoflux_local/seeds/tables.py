@@ -31,9 +31,7 @@ _QUESTION_KEYS = ("question", "input")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `place` is where it is ("line 3"), `number` counts rows from 1, and `problem` says why it has no
-    `values`.
-    """
+    """One row. `place` is its position ("line 3"), `number` counts from 1, `problem` says why `values` is empty."""
 
     place: str
     number: int
@@ -77,9 +75,7 @@ def fail(path: Path, reason: str, fix: str = "correct the file; nothing was impo
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, with only one in memory at a time. A line that is too long is cut to one byte more than
-    the limit.
-    """
+    """Numbered lines, one in memory at a time. A line that is too long is cut to one byte more than the limit."""
     with path.open("rb") as file:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE_BYTES + 1)
@@ -179,9 +175,7 @@ def _build_row(place: str, number: int, value: Any) -> Row:
 
 
 def _read_json_value(path: Path) -> Iterator[Row]:
-    """The rows of one array of objects, or of one object that maps names to rows; a row has its name under the key
-    `""`.
-    """
+    """The rows of an array of objects, or of an object that maps names to rows (the name is the value of `""`)."""
     _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
     try:
         content = path.read_bytes()

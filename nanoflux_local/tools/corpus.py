@@ -168,9 +168,7 @@ class Corpus:
 
 
 def _match_expression(words: Sequence[str]) -> str:
-    """The FTS5 query. Of three or more words, two must match, since "body" alone says little about "Lewy body
-    dementia".
-    """
+    """The FTS5 query. Of three or more words, two must match: "body" says little about "Lewy body dementia"."""
     quoted = [f'"{word}"' for word in words]
     if len(quoted) < 3:
         return " OR ".join(quoted)

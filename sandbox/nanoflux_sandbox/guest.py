@@ -38,9 +38,7 @@ class GuestSetup:
 
 
 def prepare() -> None:
-    """Set the state of the warm process that every guest inherits: seeds, streams, program name, neutral
-    environment.
-    """
+    """Set the state that every guest inherits from the warm process: seeds, streams, program name, environment."""
     _seed_generators()
     _open_streams()
     os.environ.clear()

@@ -30,9 +30,7 @@ class Output:
             self._loop.add_reader(descriptor, self._read, descriptor)
 
     def allow(self, size: int, lines: int, on_over: Callable[[], None]) -> None:
-        """Set the budget to `size` bytes and `lines` lines. Output beyond either is cut, and `on_over` is called
-        once.
-        """
+        """Set the budget in bytes and lines. Output beyond either is cut, and `on_over` is called once."""
         self._bytes, self._lines, self._on_over = size + len(_GREETING) - len(self._buffers[self._out]), lines, on_over
 
     @property

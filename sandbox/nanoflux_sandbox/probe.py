@@ -21,9 +21,7 @@ _LAYER_BY_LAYER = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
 
 
 def probe() -> LayerReport:
-    """Start the sandbox with the backend `auto`. Unless this gives the strongest tier, report which layers are missing
-    and why.
-    """
+    """Start the sandbox as `auto` does; unless it gets the strongest tier, report which layers are missing and why."""
     return run_in_thread(_probe())
 
 

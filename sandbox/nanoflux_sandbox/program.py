@@ -56,9 +56,7 @@ class Program:
             raise WarmProcessError("a guest could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
-        """Run `source` to its end or its limits. Raises WarmProcessError if the warm process failed, rather than the
-        program.
-        """
+        """Run `source` to its end or its limits. Raises WarmProcessError if the warm process fails."""
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
         start = time.monotonic()
         self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))

@@ -69,9 +69,7 @@ class Supply:
         raise refusal
 
     async def take(self) -> Program:
-        """A guest that waits for a program. Raises UnavailableError if no tier works, and WarmProcessError if the warm
-        process fails.
-        """
+        """A guest that waits for a program. Raises UnavailableError or, if the warm process fails, WarmProcessError."""
         parent = await self.start()
         program = self._take_spare() or Program(parent)
         try:

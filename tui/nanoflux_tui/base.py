@@ -1,6 +1,4 @@
-"""The base classes of the application and of its screens. A screen shows content of the ledger and keeps it up to
-date.
-"""
+"""The base classes of the application and of its screens, which show the current content of the ledger."""
 
 import asyncio
 import time

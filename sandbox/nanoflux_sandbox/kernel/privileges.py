@@ -16,9 +16,7 @@ _LAST_CAPABILITY = 63
 
 
 def no_new_privileges() -> None:
-    """Prevent this process and its children from gaining privileges; Landlock and seccomp require this. Raises
-    OSError.
-    """
+    """Keep this process and its children from gaining privileges; Landlock and seccomp require it. Raises OSError."""
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 
 

@@ -158,9 +158,7 @@ def _build_help(screen: BaseScreen) -> Text:
 
 
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
-    """The keys of the application if `everywhere`, else those of the screen, even those that the footer does not
-    show.
-    """
+    """The keys of the application (`everywhere`) or of the screen, including those that the footer hides."""
     descriptions: dict[str, str] = {}
     own = {binding.key for binding in Binding.make_bindings(type(screen).BINDINGS)}
     for active in screen.active_bindings.values():

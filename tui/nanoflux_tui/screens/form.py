@@ -32,8 +32,6 @@ class FormScreen(BaseScreen):
 
 
 def build_select(options: Sequence[str], value: str, name: str) -> Select[str]:
-    """A list to choose from. Initially `value` is selected, or the first option if `value` is not one of the
-    options.
-    """
+    """A list to choose from. At first, `value` is selected, or the first option if `value` is not an option."""
     selected = value if value in options else options[0]
     return Select([(option, option) for option in options], value=selected, allow_blank=False, compact=True, id=name)

@@ -89,9 +89,7 @@ and the rest by time. Enter opens a line."""
         self._show_details()
 
     def _keys(self, view: LedgerView) -> list[board.Key]:
-        """The keys of the board. Work whose process has died gets the status `interrupted`; if it is recent, it comes
-        first.
-        """
+        """The board's keys. Work whose process died is `interrupted` and, if it changed recently, comes first."""
         keys = list[board.Key]()
         for key in board.keys(view):
             if key.status == "running" and key.sort in KINDS:

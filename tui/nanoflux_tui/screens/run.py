@@ -29,9 +29,7 @@ FORECAST_S = 15.0
 MAX_TURN_LINES = 8
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 SOLUTIONS = ("author", "solver", "own", "shortest")
-"""The solutions that the export form offers. The likeliest solution needs a model, so only the command line offers
-it.
-"""
+"""The solutions that the form offers. The likeliest one needs a model and is offered by the command line only."""
 
 
 @dataclass(frozen=True, slots=True)

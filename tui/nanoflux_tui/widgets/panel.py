@@ -11,9 +11,7 @@ Draw = Callable[[int], Text]
 
 
 class Panel(Widget):
-    """Shows the text that a function returns for the panel's width; `show` sets the function and, if given, the
-    title.
-    """
+    """Shows the text that a function returns for the panel's width. `show` sets the function and the title."""
 
     DEFAULT_CSS = """
     Panel { height: auto; border: round $border; border-title-color: $secondary; border-title-style: bold;
