@@ -158,7 +158,7 @@ def read_number(text: str) -> float | None:
     if len(text) > MAX_CHARS:
         return None
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
-    line = _ASIDE.sub("", _to_plain_spelling(_deciding_lines(text)))
+    line = _ASIDE.sub("", _to_plain_spelling(_find_deciding_lines(text)))
     opened = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_end(line))
     if opened is None and (boxes := _BOX.findall(text)):
         values = {_read_value_after_equals(_to_plain_spelling(box)) for box in boxes}
@@ -173,7 +173,7 @@ def read_number(text: str) -> float | None:
     return _read_value_after_equals(line)
 
 
-def _deciding_lines(text: str) -> str:
+def _find_deciding_lines(text: str) -> str:
     """The first line with a number. If the text opens with several lines that are only numbers, all of these lines:
     they are several answers.
     """

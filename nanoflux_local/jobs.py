@@ -223,7 +223,7 @@ def heartbeat_thread(ledger: Path, job: int, work: Work, on_request: Callable[[S
         raise failures[0]
 
 
-def running_work(home: Home, view: LedgerView) -> list[Work]:
+def list_running_work(home: Home, view: LedgerView) -> list[Work]:
     """All work that has a worker."""
     kinds = {kind.name: kind for kind in (RUN, TRAINING, EVALUATION, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")

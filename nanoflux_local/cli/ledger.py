@@ -52,7 +52,7 @@ def compact(as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        active = jobs.running_work(home, view)
+        active = jobs.list_running_work(home, view)
     bar = Bar("packed")
     try:
         result = compact_ledger(home.ledger, not active, bar.show)

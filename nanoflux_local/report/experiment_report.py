@@ -170,13 +170,15 @@ def _plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[d
             if entry.get("test")
         ]
         if bars:
-            figures.append({"title": f"Strict accuracy on {data}", "svg": plots.accuracies(bars)})
+            figures.append({"title": f"Strict accuracy on {data}", "svg": plots.draw_accuracies(bars)})
         if series := _series(plan, contents, data):
             figures.append(
-                {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.lines(series, plan_axis(plan))}
+                {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.draw_lines(series, plan_axis(plan))}
             )
     if curves := _curves(view, contents):
-        figures.append({"title": "Losses: lines on training rows, points on dev rows", "svg": plots.losses(*curves)})
+        figures.append(
+            {"title": "Losses: lines on training rows, points on dev rows", "svg": plots.draw_losses(*curves)}
+        )
     return figures
 
 

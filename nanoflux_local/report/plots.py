@@ -40,7 +40,7 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
+def draw_loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
     """Training loss by step, and dev loss at the end of each epoch, both in nats per token."""
     figure, axes = _figure()
     axes.plot([step for step, _ in steps], [loss for _, loss in steps], color=FIRST, linewidth=1, label="training")
@@ -55,14 +55,14 @@ def loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[i
     return _svg(figure)
 
 
-def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
+def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Rows of (name, accuracy, low, high) as bars with their 95% intervals."""
     figure, axes = _figure(height=0.7 + 0.55 * len(rows))
     names = [name for name, *_ in rows]
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
     positions = range(len(rows))
-    palette = (MUTED, *COLOURS)  # for the untuned model, then the colours of `losses`
+    palette = (MUTED, *COLOURS)  # for the untuned model, then the colours of `draw_losses`
     colours = [palette[index % len(palette)] for index in positions]
     axes.barh(positions, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(positions), names)
@@ -73,7 +73,7 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     return _svg(figure)
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
+def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
     """Named series of (x, accuracy, low, high) as lines with their 95% intervals."""
     figure, axes = _figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
@@ -88,7 +88,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], hor
     return _svg(figure)
 
 
-def losses(
+def draw_losses(
     series: Mapping[str, Sequence[tuple[float, float]]], dev: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
     """Training loss by epoch as one line for each condition; its dev loss after each epoch as points."""

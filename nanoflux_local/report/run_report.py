@@ -64,7 +64,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),
         "flips": gather_flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
-        "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
+        "accuracy_plot": plots.draw_accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
         "examples": _examples(view, summary.run),
     }
 
@@ -98,7 +98,7 @@ def _training(view: LedgerView, run: str) -> dict[str, Any] | None:
         "base": row["base"],
         "settings": json.loads(row["settings"]),
         "result": json.loads(row["result"]),
-        "plot": plots.loss_curves(steps, dev_losses),
+        "plot": plots.draw_loss_curves(steps, dev_losses),
     }
 
 

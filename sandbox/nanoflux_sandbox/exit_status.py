@@ -32,9 +32,9 @@ class ProgramStatus(NamedTuple):
     detail: str = ""
 
 
-def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> ProgramStatus:
-    """How a guest's program ended; `over` says whether its output exceeded the limits."""
-    if over:
+def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, exceeded: bool, stderr: str) -> ProgramStatus:
+    """How a guest's program ended; `exceeded` says whether its output exceeded the limits."""
+    if exceeded:
         return ProgramStatus(
             "output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines"
         )

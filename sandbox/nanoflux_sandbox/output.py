@@ -23,15 +23,19 @@ class Output:
         self._out, self._err = out, err
         self._buffers = {out: bytearray(), err: bytearray()}
         self._bytes, self._lines = len(_GREETING), 0
-        self._on_over: Callable[[], None] = lambda: None
-        self.over = False
+        self._on_exceeded: Callable[[], None] = lambda: None
+        self.exceeded = False
         self.ready: asyncio.Future[None] = self._loop.create_future()
         for descriptor in self._buffers:
             self._loop.add_reader(descriptor, self._read, descriptor)
 
-    def allow(self, size: int, lines: int, on_over: Callable[[], None]) -> None:
-        """Set the budget in bytes and lines. Output beyond either is cut, and `on_over` is called once."""
-        self._bytes, self._lines, self._on_over = size + len(_GREETING) - len(self._buffers[self._out]), lines, on_over
+    def allow(self, size: int, lines: int, on_exceeded: Callable[[], None]) -> None:
+        """Set the budget in bytes and lines. Output beyond either is cut, and `on_exceeded` is called once."""
+        self._bytes, self._lines, self._on_exceeded = (
+            size + len(_GREETING) - len(self._buffers[self._out]),
+            lines,
+            on_exceeded,
+        )
 
     @property
     def enclosed(self) -> bool:
@@ -65,7 +69,7 @@ class Output:
             self._loop.remove_reader(descriptor)
             return False
         self._append(self._buffers[descriptor], raw)
-        return not self.over
+        return not self.exceeded
 
     def _append(self, buffer: bytearray, raw: bytes) -> None:
         kept = raw[: self._bytes]
@@ -74,8 +78,8 @@ class Output:
         buffer += kept
         self._bytes -= len(kept)
         self._lines -= kept.count(b"\n")
-        if len(kept) < len(raw) and not self.over:
-            self.over = True
-            self._on_over()
+        if len(kept) < len(raw) and not self.exceeded:
+            self.exceeded = True
+            self._on_exceeded()
         if not self.ready.done():
             self.ready.set_result(None)

@@ -62,7 +62,7 @@ class Parent:
         """Process id of the started child: the warm process, or the process that waits for it in its PID namespace."""
         return self._process.pid
 
-    async def warm(self) -> WarmReport:
+    async def wait_until_warm(self) -> WarmReport:
         """Wait until the warm process can fork guests. Raises WarmProcessError with the reason if it cannot."""
         try:
             return await asyncio.wait_for(asyncio.shield(self._warm), START_S)

@@ -56,7 +56,7 @@ async def _test_layers() -> dict[str, bool]:
 async def _works(tier: str) -> bool:
     parent = Parent(tier)
     try:
-        await parent.warm()
+        await parent.wait_until_warm()
         await selftest.verify(parent, tiers.full_name(tier))
     except WarmProcessError:
         return False

@@ -71,7 +71,7 @@ class Program:
             exit_code=program.exit_code,
             stdout=self._output.stdout,
             stderr=self._output.stderr,
-            truncated=self._output.over,
+            truncated=self._output.exceeded,
             wall_s=wall_s,
             backend=backend,
             detail=program.detail,
@@ -84,7 +84,7 @@ class Program:
         if end is None:
             self._loop.call_later(STALL_S, self._give_up_if_silent)
             return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
-        return classify_exit(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
+        return classify_exit(end, limits, cpu_limit_s, self._output.exceeded, self._output.stderr)
 
     async def _wait_for_end(self, timeout_s: float) -> GuestExit | None:
         await asyncio.wait((self._end,), timeout=timeout_s)

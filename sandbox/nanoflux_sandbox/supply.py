@@ -54,7 +54,7 @@ class Supply:
         for tier in () if reasons else self._candidates:
             parent = Parent(tier)
             try:
-                self.warm = await parent.warm()
+                self.warm = await parent.wait_until_warm()
                 await selftest.verify(parent, tiers.full_name(tier))
             except WarmProcessError as error:
                 reasons.append(f"{tiers.full_name(tier)}: {error}")
