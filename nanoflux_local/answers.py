@@ -230,7 +230,7 @@ def _to_plain_spelling(text: str) -> str:
 
 
 def _is_operation(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
-    """Whether only an arithmetic operator stands between two numbers."""
+    """Whether there is only an arithmetic operator between two numbers."""
     between = text[one.end() : other.start()].strip()
     sign = between or (other["sign"] or "").strip()
     return bool(sign) and _OPERATION.fullmatch(sign) is not None

@@ -66,7 +66,7 @@ class JudgeRules(Strict):
 
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
     are numbers, at most `programs` of these are programs. The endpoints in `solvers` take turns (the judge's if there
-    are none). The check supports an answer that at least `agreeing` solutions give.
+    are none). The check supports an answer that at least `agreeing` solutions give, one of them a program if any are.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)

@@ -40,7 +40,7 @@ def canonical_json(value: Any) -> str:
 
 
 def storable(text: str) -> str:
-    """The text with "?" for each lone surrogate: JSON can escape one, but no UTF-8 file can hold it."""
+    """The text with "?" for each lone surrogate: JSON can escape a surrogate, but no UTF-8 file can contain one."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -115,7 +115,7 @@ class Identity:
 class Fault:
     """One failed request to a server: its kind, a message for people, and the raw text of an unusable reply.
 
-    `tokens` and `usd` are what it may have cost: servers also charge for replies that never arrived whole.
+    `tokens` and `usd` are what it may have cost: servers also charge for replies that did not arrive completely.
     """
 
     model: str

@@ -78,18 +78,18 @@ def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -
         "each server that sleeps on it."
     )
     for server in result.servers:
-        asked = workload_by_model[server.name]
-        if server.requests < asked.sequences:
+        workload = workload_by_model[server.name]
+        if server.requests < workload.sequences:
             say(
-                f"{server.name}: {server.requests} of the {asked.sequences} requests at once fit if all fill their "
-                f"{asked.context} tokens; vLLM queues the others."
+                f"{server.name}: {server.requests} of the {workload.sequences} requests at once fit if all fill their "
+                f"{workload.context} tokens; vLLM queues the others."
             )
     if result.ram_gib:
         say(f"Taking turns (vLLM's sleep mode) keeps {result.ram_gib:.1f} GiB of weights in the machine's memory.")
 
 
-def _format_requests(server: Server, asked: "Workload") -> str:
-    return f"{min(server.requests, asked.sequences)}/{asked.sequences} x {asked.context}"
+def _format_requests(server: Server, workload: "Workload") -> str:
+    return f"{min(server.requests, workload.sequences)}/{workload.sequences} x {workload.context}"
 
 
 def _load_workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":

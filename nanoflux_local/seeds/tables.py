@@ -70,7 +70,7 @@ def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator
 
 
 def fail(path: Path, reason: str, fix: str = "correct the file; nothing was imported") -> NoReturn:
-    """Refuse a whole file."""
+    """Refuse the whole file."""
     raise DataError(f"{path}: {reason}", fix)
 
 
@@ -122,7 +122,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_integer(digits: str) -> int | float:
-    """A whole number; if it is larger than every double, infinity, as for 1e999."""
+    """An integer, or infinity (as for 1e999) if it is larger than every double."""
     return int(digits) if len(digits) <= LONGEST_INTEGER else float(digits)
 
 
