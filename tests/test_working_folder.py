@@ -99,7 +99,8 @@ def test_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, m
     nowhere = "http://127.0.0.1:9"
     closed = {"PIP_INDEX_URL": f"{nowhere}/simple", "PIP_RETRIES": "0", "HF_ENDPOINT": nowhere, "PIP_NO_CACHE_DIR": "1"}
     done = cli(hostile_folder, tmp_path, "models", "pull", model, **closed)
-    assert done.returncode == 1 and re.search("could not be downloaded|connection to .* failed", done.stderr), done.stderr
+    assert done.returncode == 1
+    assert re.search("could not be downloaded|connection to .* failed", done.stderr), done.stderr
 
 
 def test_guard_check_ignores_the_working_folder(hostile_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,9 +132,9 @@ def _detect_gpu_sizes() -> list[float]:
         reason = survey.problem or "nvidia-smi lists none"
         raise UsageError(f"no GPU on this machine: {reason}", fix)
     unreported = "; ".join(
-        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.stated}" for gpu in survey.unreported
+        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.stated}" for gpu in survey.unstated
     )
-    if len(survey.unreported) == len(survey.gpus):
+    if len(survey.unstated) == len(survey.gpus):
         raise UsageError(unreported, fix)
     if unreported:
         say(f"{unreported}. The plan leaves it out; {fix}")
