@@ -208,5 +208,5 @@ def test_gguf_refuses_unknown_tokenizers(tiny_base: Path, tmp_path: Path) -> Non
     tokenizer = json.loads(file.read_text())
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
     file.write_text(json.dumps(tokenizer))
-    with pytest.raises(NanofluxError, match="no name for"):
+    with pytest.raises(NanofluxError, match="its pre-tokenizer is neither"):
         gguf_file.write_gguf(tmp_path / "model", tmp_path / "x.gguf", "x")
