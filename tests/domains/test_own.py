@@ -112,7 +112,7 @@ WRONG = {
     "no such base": ('extends = "poetry"', {}, "extends: there is no domain 'poetry'"),
     "threshold out of range": (PLAIN.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
     "unknown prompt": (PLAIN + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
-    "no file names": (PLAIN + "prompt_files = 'a.md'", {}, "prompt_files is no table"),
+    "no file names": (PLAIN + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
     "prompt not there": (PLAIN + ATTACKER, {}, "No such file"),
     "no template": (PLAIN + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
     "prompt from elsewhere": (PLAIN + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder"),
