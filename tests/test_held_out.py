@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanoflux_local.cli.overview import SHOWN, show_run
+from nanoflux_local.cli.overview import MAX_LISTED, show_run
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.store import Ledger
@@ -153,7 +153,7 @@ def test_run_show_names_each_held_out_hit(
     result = play(home)
     show_run(home, result["run"], False)
     shown = capfd.readouterr().out
-    hits = [f"turn {hit['turn']}" for hit in result["contaminated"][:SHOWN]]
+    hits = [f"turn {hit['turn']}" for hit in result["contaminated"][:MAX_LISTED]]
     assert hits and [line.split("  ")[1] for line in shown.splitlines() if "repeats genomebench" in line] == hits
 
 
