@@ -39,7 +39,7 @@ def split_words(line: str) -> list[str]:
 def unknown_words(words: list[str]) -> list[str]:
     """The subcommands and options of a command line that do not exist."""
     command: click.Command = nanoflux
-    context = click.Context(nanoflux, info_name="nanoflux")
+    context = click.Context(nanoflux, info_name="nanoflux", **nanoflux.context_settings)
     while words and isinstance(command, click.Group):
         subcommand = command.get_command(context, words[0])
         if subcommand is None:
