@@ -92,6 +92,12 @@ class JudgeRules(Strict):
             raise ValueError("trial_kinds names no kind of wrong solution")
         return self
 
+    @property
+    def check_names(self) -> frozenset[str]:
+        """The enabled checks: those in `checks`, and those that `code_check` and `fact_check` enable."""
+        switches = {"code": self.code_check, "facts": self.fact_check}
+        return frozenset(self.checks) | {name for name, enabled in switches.items() if enabled}
+
 
 class SearchConfig(Strict):
     """The search engine for the judge's queries: the local corpus, DuckDuckGo, a SearXNG server at `url`, or Google's

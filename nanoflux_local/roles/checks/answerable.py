@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
@@ -54,11 +53,6 @@ class AnswerableCheck:
     domain: Domain
     player: Player
     retries: int
-
-    @classmethod
-    def is_enabled(cls, rules: JudgeRules) -> bool:
-        """Whether "answerable" is among `judge.checks`."""
-        return cls.name in rules.checks
 
     @classmethod
     def build(cls, context: CheckContext) -> "AnswerableCheck":

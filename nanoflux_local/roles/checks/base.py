@@ -65,11 +65,6 @@ class Check(Protocol):
     objection: ClassVar[str]
 
     @classmethod
-    def is_enabled(cls, rules: JudgeRules) -> bool:
-        """Whether a run with these rules uses the check."""
-        ...
-
-    @classmethod
     def build(cls, context: CheckContext) -> "Check":
         """The check of one run.
 
@@ -107,7 +102,7 @@ def enabled_checks(rules: JudgeRules) -> list[type[Check]]:
     unknown = [name for name in rules.checks if name not in kinds]
     if unknown:
         raise ConfigError(f"judge.checks: there is no check {unknown[0]!r}", f"choose from: {', '.join(kinds)}")
-    return [kind for kind in kinds.values() if kind.is_enabled(rules)]
+    return [kind for name, kind in kinds.items() if name in rules.check_names]
 
 
 def needed_tools(rules: JudgeRules) -> set[str]:

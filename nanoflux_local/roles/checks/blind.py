@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
@@ -70,11 +69,6 @@ class BlindCheck:
     solutions: int
     programs: int
     agreeing: int
-
-    @classmethod
-    def is_enabled(cls, rules: JudgeRules) -> bool:
-        """Whether "blind" is among `judge.checks`."""
-        return cls.name in rules.checks
 
     @classmethod
     def build(cls, context: CheckContext) -> "BlindCheck":

@@ -7,7 +7,6 @@ program never does. A program that fails or computes nothing gives "not checked"
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, Message
@@ -36,11 +35,6 @@ class CodeCheck:
     sandbox: Identity
     wall_s: float
     retries: int
-
-    @classmethod
-    def is_enabled(cls, rules: JudgeRules) -> bool:
-        """`judge.code_check`, or "code" among `judge.checks`."""
-        return rules.code_check or cls.name in rules.checks
 
     @classmethod
     def build(cls, context: CheckContext) -> "CodeCheck":

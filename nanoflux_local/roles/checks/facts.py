@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
@@ -47,11 +46,6 @@ class FactCheck:
     top: int
     timeout_s: float
     retries: int
-
-    @classmethod
-    def is_enabled(cls, rules: JudgeRules) -> bool:
-        """`judge.fact_check`, or "facts" among `judge.checks`."""
-        return rules.fact_check or cls.name in rules.checks
 
     @classmethod
     def build(cls, context: CheckContext) -> "FactCheck":

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import ClassVar
 
-from nanoflux_local.config import JudgeRules
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
@@ -38,11 +37,6 @@ class RestatedCheck:
 
     embedder: Identity
     threshold: float
-
-    @classmethod
-    def is_enabled(cls, rules: JudgeRules) -> bool:
-        """Whether "restated" is among `judge.checks`."""
-        return cls.name in rules.checks
 
     @classmethod
     def build(cls, context: CheckContext) -> "RestatedCheck":
