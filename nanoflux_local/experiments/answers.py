@@ -10,17 +10,17 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.experiments.evaluations import evaluate_items
 from nanoflux_local.experiments.grid import ANSWERS, Condition, GridPlan
 from nanoflux_local.experiments.items import train_items
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.packing import CALLS
-from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
@@ -57,16 +57,19 @@ async def _ask(home: Home, plan: GridPlan, on_step: OnStep) -> str:
     scale, items = plan.scale, sampled_items(home, plan)
     endpoint = build_model_endpoint(scale.base, "", home, scale.via, scale.args)
     try:
-        evaluation_plan = make_plan(
-            endpoint.identity, items[0].dataset, "train", items, scale.tries, TEMPERATURE, root=home.root,
-            domain_name=scale.domain, reasoning_tokens=endpoint.context.reasoning,
-        )  # fmt: skip
-        with Ledger(home.ledger) as ledger:
-            on_progress = lambda done, total: on_step("answers", done, total)  # noqa: E731
-            (await evaluate(ledger, endpoint, evaluation_plan, on_progress)).require_whole(allow_refused=True)
+        return await evaluate_items(
+            home,
+            plan,
+            endpoint,
+            items[0].dataset,
+            "train",
+            items,
+            scale.tries,
+            TEMPERATURE,
+            partial(on_step, "answers"),
+        )
     finally:
         await endpoint.close()
-    return evaluation_plan.id
 
 
 def sampled_items(home: Home, plan: GridPlan) -> list[Seed]:

@@ -6,6 +6,7 @@ If the grid selects a condition, it does so on dev items; results on test items 
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,9 @@ from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
 from nanoflux_local.evaluate.comparison import Pair, Side, compare_sides, correct_pairs, load_side
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import accuracy_interval, split_folds, t_interval
 from nanoflux_local.experiments.compute import generation_cost, times_less
+from nanoflux_local.experiments.evaluations import evaluate_items
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
 from nanoflux_local.experiments.items import asked_items
@@ -31,7 +32,6 @@ from nanoflux_local.experiments.kinds.base import (
 )
 from nanoflux_local.experiments.rows import rows_of
 from nanoflux_local.experiments.tables import TableColumn, points
-from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs
@@ -146,26 +146,10 @@ async def _evaluate_all(
 async def _evaluate_split(
     home: Home, plan: GridPlan, endpoint: Endpoint, data: str, split: str, on_step: OnStep
 ) -> str:
-    """Evaluate on one split, unless it is done, and return the evaluation's id."""
+    """Evaluate on one split and return the evaluation's id."""
     scale, items = plan.scale, asked_items(home, plan, data, split)
-    evaluation_plan = make_plan(
-        endpoint.identity,
-        data,
-        split,
-        items,
-        scale.runs,
-        scale.temperature,
-        root=home.root,
-        domain_name=scale.domain,
-        reasoning_tokens=endpoint.context.reasoning,
-    )
-    with Ledger(home.ledger) as ledger:
-        if ledger.rows("SELECT status FROM evaluations WHERE id = ?", evaluation_plan.id) != [("done",)]:
-            summary = await evaluate(
-                ledger, endpoint, evaluation_plan, lambda done, total: on_step(f"{split} items", done, total)
-            )
-            summary.require_whole(allow_refused=True)
-    return evaluation_plan.id
+    on_progress = partial(on_step, f"{split} items")
+    return await evaluate_items(home, plan, endpoint, data, split, items, scale.runs, scale.temperature, on_progress)
 
 
 def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) -> Endpoint:
