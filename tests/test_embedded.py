@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.cli.evaluate import evaluate
+from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -17,7 +18,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.run import configs, runs
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.train.trainings import load_run_examples, load_validation_examples, train_adapter
+from nanoflux_local.train.trainings import load_run_data, load_validation_examples, train_adapter
 
 pytestmark = pytest.mark.real_model
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -54,10 +55,10 @@ def test_concurrency_does_not_change_the_dataset(home: Home) -> None:
 
 def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: Path) -> None:
     run = str(generate(home, target=4, concurrency=16)["run"])
-    name, domain, rows = load_run_examples(home, run)
-    held = load_validation_examples(home, domain)[:2]
+    data = load_run_data(home, run)
+    held = load_validation_examples(home, load_built_in("starter"))[:2]
     settings = TrainSettings(epochs=2)
-    trained = train_adapter(home, name, "smollm2-135m", settings, rows, held, lambda _: None)
+    trained = train_adapter(home, data.run, "smollm2-135m", settings, data.rows, held, lambda _: None)
     assert trained.val_loss is not None and trained.initial_val_loss is not None
     assert trained.val_loss < trained.initial_val_loss
 

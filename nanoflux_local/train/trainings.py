@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.domains.base import Domain, load_built_in
-from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.jobs import (
@@ -114,12 +113,6 @@ def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> Trai
     rows = choice.draw(all_rows)
     source = {"file": path.name, "matched": len(all_rows), "size": choice.size, "seed": choice.seed, "rows": len(rows)}
     return TrainingData(rows, source=source, held_out=_list_all_test_questions(home))
-
-
-def load_run_examples(home: Home, run: str) -> tuple[str, Domain, list[TrainingExample]]:
-    """A run's id, its domain, and its kept examples as training rows."""
-    data = load_run_data(home, run)
-    return data.run, load_domain(data.source["domain"], home.root), list(data.rows)
 
 
 def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
