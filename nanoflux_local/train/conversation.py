@@ -1,9 +1,11 @@
 """The conversation that a row teaches: the defender's prompt, and a solution with its answer as the completion."""
 
 from nanoflux_local.domains.base import Domain
+from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.sections import sections_text
 from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.transcript import Seed
 
 
 def build_training_example(
@@ -11,6 +13,12 @@ def build_training_example(
 ) -> TrainingExample:
     """A row with the prompt that the defender sees. `name` is the row's id."""
     return TrainingExample(defender_messages(domain, budgets, question), format_completion(solution, answer), name)
+
+
+def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> TrainingExample:
+    """A benchmark item with its own solution as a row; its prompt offers the letters of the item's options."""
+    lettered = domain.with_letters(item.options)
+    return build_training_example(lettered, budgets, format_question(item), item.solution, item.answer, item.id)
 
 
 def format_completion(solution: str, answer: str) -> str:

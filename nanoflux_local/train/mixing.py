@@ -12,12 +12,12 @@ from typing import Any
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.errors import NothingMatchedError, UsageError
-from nanoflux_local.evaluate.evaluation import choose_domain, format_question
+from nanoflux_local.evaluate.evaluation import choose_domain
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
 from nanoflux_local.seeds.splits import stem
-from nanoflux_local.train.conversation import build_training_example
+from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.transcript import Seed
 
@@ -127,9 +127,4 @@ def _build_rows(
     if dataset not in (*seed_datasets(domain), *domain.evaluates):
         domain = choose_domain(dataset, home.root)
         budgets = domain.budgets
-    return tuple(
-        build_training_example(
-            domain.with_letters(item.options), budgets, format_question(item), item.solution, item.answer, item.id
-        )
-        for item in items
-    )
+    return tuple(build_item_example(domain, budgets, item) for item in items)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.domains.base import Domain, load_built_in
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, RefusedError, UsageError
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.jobs import (
     TRAINING,
     StopRequest,
@@ -35,7 +34,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.seeds.datasets import items_here, seed_datasets
 from nanoflux_local.train.choice import Choice
-from nanoflux_local.train.conversation import build_training_example
+from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.mixing import Mix, draw_mixed_rows
 from nanoflux_local.train.rows import read_rows, write_rows
@@ -120,17 +119,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
     rows: list[TrainingExample] = []
     for dataset in seed_datasets(domain):
         items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
-        rows += [
-            build_training_example(
-                domain.with_letters(item.options),
-                domain.budgets,
-                format_question(item),
-                item.solution,
-                item.answer,
-                item.id,
-            )
-            for item in items[:VALIDATION_ITEMS]
-        ]
+        rows += [build_item_example(domain, domain.budgets, item) for item in items[:VALIDATION_ITEMS]]
     return rows
 
 
