@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from nanoflux_local.domains.base import Domain
@@ -107,8 +108,8 @@ def _train_templates(datasets: Sequence[str]) -> list[Template]:
     """The train templates of the starter domain if all of `datasets` are drawn from templates, else []."""
     sources: dict[str, Callable[[], tuple[Template, ...]]] = {
         "starter": load_templates,
-        "starter-stories": load_stories,
-        "starter-one-step": load_one_step_stories,
+        "starter-stories": partial(load_stories, "train"),
+        "starter-one-step": partial(load_one_step_stories, "train"),
     }
     if not set(datasets) <= set(sources):
         return []

@@ -21,20 +21,20 @@ _PLURAL = "<items>"
 
 
 @cache
-def load_stories() -> tuple[Template, ...]:
-    """All stories, situation by situation."""
+def load_stories(split: str = "") -> tuple[Template, ...]:
+    """All stories, or those of one split, situation by situation."""
     plots, situations = _read_tables("plots.toml", "plot"), _read_tables("situations.toml", "situation")
     return tuple(
         compose_story(situation, plot, row + column)
         for row, situation in enumerate(situations)
         for column, plot in enumerate(plots)
-        if situation["split"] != "train" or not plot.get("held_out")
+        if split in ("", situation["split"]) and not (situation["split"] == "train" and plot.get("held_out"))
     )
 
 
-def load_one_step_stories() -> tuple[Template, ...]:
-    """The stories with a single step."""
-    return tuple(story for story in load_stories() if story.steps == 1)
+def load_one_step_stories(split: str = "") -> tuple[Template, ...]:
+    """The stories with a single step, all or those of one split."""
+    return tuple(story for story in load_stories(split) if story.steps == 1)
 
 
 def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: int) -> Template:

@@ -27,7 +27,7 @@ import random
 import re
 import string
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -223,15 +223,16 @@ def _check_program(template: Template, check: _Check) -> None:
     """Check that every name is defined before its use, so that no draw fails later."""
     slots = {quantity.name for quantity in template.quantities}
     names = set(slots)
-    statements = _parse(template.program, "exec", "program", check).body
+    statements = _parse(template.program, "exec", "program", check)
     check(len(statements) == template.steps, "program", "must have one statement per step")
     for statement in statements:
-        assigned = _find_assigned_name(statement)
+        assigned = statement.assigned
         check(assigned is not None and assigned not in names, "program", "must assign a new name in every statement")
         _check_names(statement, names | {str(assigned)}, "program", check)
         names.add(str(assigned))
-    check(_find_assigned_name(statements[-1]) == "answer", "program", "must end by setting answer")
-    _check_names(_parse(template.where, "eval", "where", check), names, "where", check)
+    check(statements[-1].assigned == "answer", "program", "must end by setting answer")
+    (condition,) = _parse(template.where, "eval", "where", check)
+    _check_names(condition, names, "where", check)
     check(_find_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_join_names(slots)}")
     for key in ("ask", "result", "unit"):
         check(not _find_placeholders(getattr(template, key), key, check), key, "must have no placeholder")
@@ -240,23 +241,43 @@ def _check_program(template: Template, check: _Check) -> None:
         check(not unknown, "solution", f"has the unknown placeholder {_join_names(unknown)}")
 
 
-def _parse(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """A statement of a program, or a condition: the one name that it assigns, if it does, and all names that occur."""
+
+    assigned: str | None
+    names: frozenset[str]
+
+
+def _parse(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> tuple[_Statement, ...]:
     try:
-        return ast.parse(source, mode=mode)
+        return _parse_source(source, mode)
     except SyntaxError as error:
         check(False, key, f"is not Python: {error.msg}")
         raise
 
 
-def _find_assigned_name(statement: ast.stmt) -> str | None:
+@cache
+def _parse_source(source: str, mode: Literal["exec", "eval"]) -> tuple[_Statement, ...]:
+    """The statements of a source text. Cached, since all stories of a plot have the same program."""
+    tree = ast.parse(source, mode=mode)
+    parts = tree.body if isinstance(tree, ast.Module) else [tree]
+    return tuple(_Statement(_find_assigned_name(part), _find_names(part)) for part in parts)
+
+
+def _find_assigned_name(statement: ast.AST) -> str | None:
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
         return target.id if isinstance(target, ast.Name) else None
     return None
 
 
-def _check_names(tree: ast.AST, allowed: set[str], key: str, check: _Check) -> None:
-    unknown = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - allowed
+def _find_names(tree: ast.AST) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
+def _check_names(statement: _Statement, allowed: set[str], key: str, check: _Check) -> None:
+    unknown = statement.names - allowed
     check(not unknown, key, f"uses the unknown name {_join_names(unknown)}")
 
 
@@ -273,7 +294,7 @@ def _build_error(file: str, template: str, key: str, problem: str) -> DataError:
     return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "correct the file; nothing was loaded")
 
 
-def _join_names(names: set[str]) -> str:
+def _join_names(names: Set[str]) -> str:
     return ", ".join(sorted(names))
 
 
