@@ -196,6 +196,10 @@ class Attempt:
     refused: Step | Literal[""] = ""
     samples: tuple[Sample, ...] = ()
 
+    def finding(self, check: str) -> Finding | None:
+        """The finding of a check about the question, or None if that check did not run."""
+        return self.validation.finding(check) if self.validation else None
+
     @property
     def pass_rate(self) -> tuple[int, int] | None:
         """(k, n): the defender answered k of n times correctly, the first defence included; answers that could not be

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nanoflux_local.config import PROGRAM, JudgeRules, RunConfig
+from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.roles.checks.base import enabled_checks
 
@@ -139,19 +139,12 @@ def count_missing(
 def added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
     """How many more calls a turn makes with `new` settings than with `old` ones, at most, by kind and role."""
     calls: Counter[MissingCall] = Counter()
-    names, old_names = ({kind.name for kind in enabled_checks(config.judge)} for config in (new, old))
     if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
-        for name in names - old_names:
-            calls.update(check_calls(name, new.judge))
+        for check in enabled_checks(new.judge):
+            if check.name not in old.judge.check_names:
+                calls.update(
+                    {MissingCall(kind, "judge"): count for kind, count in check.count_calls(new.judge).items()}
+                )
     added = {call: float(count) for call, count in calls.items()}
     further_defences = max(0, new.samples - old.samples) * recorded.defence_calls
     return {**added, DEFENCE: further_defences} if further_defences else added
-
-
-def check_calls(name: str, rules: JudgeRules) -> dict[MissingCall, int]:
-    """The calls that a check adds to a validation, at most, by kind and role."""
-    if name == "blind":
-        return {MissingCall("chat", "judge"): rules.solutions, MissingCall("python", "judge"): rules.programs}
-    if name == "restated":
-        return {MissingCall("embed", "judge"): 2}
-    return {MissingCall("chat", "judge"): 1}

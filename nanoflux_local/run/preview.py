@@ -19,7 +19,6 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import enabled_checks
 from nanoflux_local.run.binding import bind, rules_for
 from nanoflux_local.run.forecast import ENOUGH_KEPT, ENOUGH_TURNS, Forecast, RunPosition, Span, newest_turns, predict
-from nanoflux_local.run.missing import MissingCall, check_calls
 from nanoflux_local.run.overflow import refuse_overflows, typical_requests
 from nanoflux_local.seeds.datasets import seed_datasets, seed_source
 from nanoflux_models.errors import ModelsError
@@ -28,7 +27,6 @@ from nanoflux_models.placement import Placement
 
 BYTES_PER_TOKEN = 4
 """Roughly the bytes of English text in a token: an estimate for prompts, not a bound."""
-JUDGE_CHAT = MissingCall("chat", "judge")
 EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
 """The settings that must be equal for an earlier run to predict a new one, besides the models."""
 
@@ -122,7 +120,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     source = seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
     seeds = source.draw(config.seeds.max, Random(0), set())
     judges = max(1, len(config.judge.panel) + 1)
-    checks = sum(check_calls(kind.name, config.judge).get(JUDGE_CHAT, 0) for kind in enabled_checks(config.judge))
+    checks = sum(check.count_calls(config.judge).get("chat", 0) for check in enabled_checks(config.judge))
     count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges + checks}  # validation and evaluation
     costs: dict[str, RoleCost] = {}
     for role, name, messages, answer in typical_requests(config, domain, seeds):

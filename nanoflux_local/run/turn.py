@@ -216,7 +216,7 @@ def decide_by_pass_rate(cast: Cast, attempt: Attempt) -> Attempt:
         return replace(attempt, outcome="defender_right")
     if passes or is_proven(cast, attempt):
         return replace(attempt, outcome="kept_failed")
-    finding = attempt.validation.finding("blind") if attempt.validation else None
+    finding = attempt.finding("blind")
     reason = finding.reason if finding else "no blind solutions were written"
     return replace(attempt, outcome="unproven", reason=f"0 of {tries} answers are right; {reason}")
 
@@ -225,7 +225,7 @@ def is_proven(cast: Cast, attempt: Attempt) -> bool:
     """Whether the attacker's answer was reached without its solution: by blind solutions, or by a judge that is a
     program and computes the answer.
     """
-    finding = attempt.validation.finding("blind") if attempt.validation else None
+    finding = attempt.finding("blind")
     return cast.judge.name == PROGRAM or (finding is not None and finding.conclusion == "supports")
 
 

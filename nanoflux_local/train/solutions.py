@@ -43,7 +43,7 @@ def right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") ->
 def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[RightSolution]:
     if attempt.attack is not None:
         yield RightSolution("author", attempt.attack.solution, attempt.attack.answer, attacker)
-    finding = attempt.validation.finding(BLIND) if attempt.validation else None
+    finding = attempt.finding(BLIND)
     for exhibit in finding.evidence if finding else ():
         if exhibit.kind == "solution" and exhibit.agrees:
             yield RightSolution("solver", exhibit.text, exhibit.outcome, exhibit.author)

@@ -7,10 +7,11 @@ question. Whether the answer is right is left to other checks.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
@@ -57,6 +58,11 @@ class AnswerableCheck:
     @classmethod
     def build(cls, context: CheckContext) -> "AnswerableCheck":
         return cls(context.domain, context.player, context.config.retries.parse)
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        del rules
+        return {"chat": 1}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Contradict a question that lacks something or contradicts itself. The quotations are the evidence."""

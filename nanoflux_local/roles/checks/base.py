@@ -73,6 +73,11 @@ class Check(Protocol):
         """
         ...
 
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        """The calls that the check adds to a validation, by kind of request: an estimate of the run's cost."""
+        ...
+
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Examine an attack that was built from `seeds`; a known solution of the trial has none.
 

@@ -6,10 +6,11 @@ conclusion. A solution that cannot be read counts neither for nor against the au
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
@@ -83,6 +84,11 @@ class BlindCheck:
             programs=programs,
             agreeing=rules.agreeing,
         )
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        """All solutions, although the check stops once the conclusion is certain."""
+        return {"chat": rules.solutions, "python": rules.programs}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Request solutions of the question until no further solution can change the conclusion. Every solution is

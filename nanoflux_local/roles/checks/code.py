@@ -4,9 +4,11 @@ The program repeats the solution's steps, starting from the problem's quantities
 program never does. A program that fails or computes nothing gives "not checked" with the reason.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, Message
@@ -40,6 +42,11 @@ class CodeCheck:
     def build(cls, context: CheckContext) -> "CodeCheck":
         config, sandbox = context.config, context.tool(SANDBOX, "code_check")
         return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        del rules
+        return {"chat": 1}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Compare the author's answer with the one that the solution's steps give (SPEC §2). The last program is the

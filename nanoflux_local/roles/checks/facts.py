@@ -6,9 +6,11 @@ judge and in the finding.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
@@ -54,6 +56,11 @@ class FactCheck:
         return cls(
             context.domain, context.player, engine, search.queries, search.top, search.timeout_s, config.retries.parse
         )
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        del rules
+        return {"chat": 1}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Search for the judge's queries. The searches are the evidence; the judge draws the conclusion."""

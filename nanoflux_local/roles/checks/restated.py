@@ -6,10 +6,12 @@ seeds to be compared with.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import ClassVar
 
+from nanoflux_local.config import JudgeRules
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
@@ -41,6 +43,11 @@ class RestatedCheck:
     @classmethod
     def build(cls, context: CheckContext) -> "RestatedCheck":
         return cls(context.tool(EMBEDDER, "checks", '["restated"]'), context.config.novelty.question)
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        del rules
+        return {"embed": 2}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Contradict a question that repeats a seed. The most similar seed is the evidence."""
