@@ -1,5 +1,6 @@
 """`nanoflux eval list / show / items`: the evaluations of this home, their items, and the items that flip."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,7 @@ from nanoflux_local.paths import Home
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nanoflux_local.evaluate.items import Flip, ItemRecord, ItemScore
+    from nanoflux_local.evaluate.items import Flip, ItemRecord
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.transcript import Seed
 
@@ -144,7 +145,7 @@ def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
 
     scores, questions = list_items(view, evaluation), load_questions(view, evaluation)
     if as_json:
-        print_json({"eval": evaluation, "items": [_item_json(score) for score in scores]})
+        print_json({"eval": evaluation, "items": [asdict(score) for score in scores]})
         return
     if not scores:
         raise NothingMatchedError(f"evaluation {evaluation} has no replies yet", "run the same `nanoflux eval` again")
@@ -156,16 +157,6 @@ def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
             for score in scores
         ],
     )  # fmt: skip
-
-
-def _item_json(score: "ItemScore") -> dict[str, Any]:
-    return {
-        "item": score.item,
-        "right": score.right,
-        "scored": score.scored,
-        "asked": score.asked,
-        "readings": list(score.readings),
-    }
 
 
 def _shorten_question(questions: "Mapping[str, Seed]", item: str) -> str:
