@@ -1,6 +1,7 @@
 """Forecasts: that their intervals hold what they say they hold, and that they say nothing too early or too late."""
 
 import asyncio
+import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,22 @@ def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
     _, again = play(home, max_turns=30)
     assert again["calls"]["made"] == 0
     assert again["forecast"]["tokens"] == first["forecast"]["tokens"]
+
+
+@pytest.mark.parametrize("working", [True, False], ids=["stall", "pause"])
+def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, working: bool) -> None:
+    run, summary = play(home, max_turns=30)
+    later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
+    with sqlite3.connect(home.ledger) as connection:
+        middle = connection.execute("SELECT at FROM turns WHERE number = 15").fetchone()[0]
+        for table in ("turns", "calls"):
+            connection.execute(f"UPDATE {table} SET at = {later} WHERE at >= ?", (middle,))
+        connection.execute("UPDATE runs SET seconds = seconds + ?", (7200.0 if working else 0.0,))
+    connection.close()
+    with LedgerView(home.ledger) as view:
+        position = forecast.RunPosition.of(view.summarize_run(run))
+        prediction = asdict(forecast.forecast(view, position))
+    assert prediction["seconds"]["expected"] == pytest.approx(summary["forecast"]["seconds"]["expected"], rel=0.2)
 
 
 def test_forecast_is_withheld_after_a_few_turns(home: Home) -> None:

@@ -1,26 +1,24 @@
 """A tally: running sums over the turns and calls of one run, updated with the rows that were added since.
 
-Turns and calls are only added, so a process that watches a run reads each of them once. The ledger does not store for
-which turn a call was made. The turn is inferred from the seed in the request, which is derived from the turn's number
-(see `roles.base.Draw`).
+Turns and calls are only added, so a process that watches a run reads each of them once. The turn for which a call was
+made is inferred from the seed in its request (see `turn_steps`).
 """
 
 import json
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from nanoflux_local.ledger.turn_steps import TurnInProgress, TurnStep, derive_milestones
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.records import derive_seed
 from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 TURNS_PER_UPDATE = 500
 """The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
 EVENTS, RECENT_S, NEWEST_CALLS = 300, 60.0, 400
 """How many events are kept, over how many seconds speed is averaged, and how many new calls one update locates."""
-STEPS = ("attack", "validation-0", "defence", "evaluation-0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +28,6 @@ class Event:
     time: str
     kind: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class TurnInProgress:
-    """A turn in progress: its current attempt, and the last step that got a reply ("" if none did)."""
-
-    turn: int
-    attempt: int
-    step: str
 
 
 @dataclass(slots=True)
@@ -54,14 +43,15 @@ class Usage:
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over the run `run`, which has the `seed` and at most `attempts` attempts per turn. `similarities` has
-    each question's cosine similarity to the nearest earlier question, `confidences` has those of the verdicts, and
-    `kept_by_turn` has the number of kept turns up to each committed turn.
+    """The sums over the run `run`, which has the `seed`, at most `attempts` attempts per turn, and the `steps` in each
+    of them. `similarities` has each question's cosine similarity to the nearest earlier question, `confidences` has
+    those of the verdicts, and `kept_by_turn` has the number of kept turns up to each committed turn.
     """
 
     run: str
     seed: int = 0
     attempts: int = 1
+    steps: Sequence[TurnStep] = ()
     turns: int = 0
     kept: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -76,7 +66,7 @@ class Tally:
     _last_call: int = 0
     _last_fault: int = 0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
-    _steps: dict[int, TurnInProgress] = field(default_factory=dict)
+    _milestones: dict[int, TurnInProgress] = field(default_factory=dict)
     _seeded_turns: int = 0
     _newest: dict[int, TurnInProgress] = field(default_factory=dict)
 
@@ -137,32 +127,29 @@ class Tally:
             self._samples.popleft()
 
     def _locate_calls(self, view: LedgerView, last: int) -> None:
-        """Note which turns the newest calls were made for."""
-        self._derive_seeds(self.turns + NEWEST_CALLS // len(STEPS))
+        """Note the progress that the newest calls show."""
+        if not self.steps:
+            return
+        self._derive_milestones(self.turns + NEWEST_CALLS // len(self.steps))
         for row in view.rows(
             "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
             self.run, self._last_call, last, NEWEST_CALLS,
         ):  # fmt: skip
-            progress = self._steps.get(row["seed"])
+            progress = self._milestones.get(row["seed"])
             if progress is None or progress.turn < self.turns:
                 continue
             newest = self._newest.get(progress.turn)
-            if newest is None or (progress.attempt, STEPS.index(progress.step)) > (
-                newest.attempt,
-                STEPS.index(newest.step),
-            ):
+            if newest is None or (progress.attempt, progress.answered) > (newest.attempt, newest.answered):
                 self._newest[progress.turn] = progress
 
-    def _derive_seeds(self, until: int) -> None:
-        """Derive the seeds of the turns below `until`, and drop those of committed turns."""
+    def _derive_milestones(self, until: int) -> None:
+        """Derive the milestones of the turns below `until`, and drop those of committed turns."""
         for turn in range(max(self._seeded_turns, self.turns), until):
-            for attempt in range(self.attempts):
-                for step in STEPS:
-                    self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = TurnInProgress(turn, attempt, step)
+            self._milestones.update(derive_milestones(self.steps, self.seed, turn, self.attempts))
         self._seeded_turns = max(self._seeded_turns, until)
-        if len(self._steps) > 8 * NEWEST_CALLS * self.attempts:
-            self._steps = {seed: progress for seed, progress in self._steps.items() if progress.turn >= self.turns}
+        if len(self._milestones) > 8 * NEWEST_CALLS * self.attempts:
+            self._milestones = {seed: each for seed, each in self._milestones.items() if each.turn >= self.turns}
 
     def _add_faults(self, view: LedgerView) -> None:
         for row in view.rows(
@@ -191,7 +178,7 @@ class Tally:
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
         """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
         for turn in sorted({*range(self.turns, self.turns + width), *self._newest}):
-            yield self._newest.get(turn, TurnInProgress(turn, 0, ""))
+            yield self._newest.get(turn, TurnInProgress(turn, 0, 0))
 
 
 def _describe_turn(record: TurnRecord) -> str:

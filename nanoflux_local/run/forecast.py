@@ -7,17 +7,20 @@ The forecast is the median of the simulated totals; the interval runs from their
 
 A turn costs the tokens and dollars of the calls that it uses, as if none were remembered, times the run's ratio of
 calls made to calls used, since speculative turns waste some. The seconds of a turn's calls are scaled so that their
-mean is the run's mean wall time of a turn. Changes during a run (a judge that slows down, questions that run out) are
+mean is the mean wall time of these turns without pauses and stalls: gaps in which no reply arrives and no turn is
+committed. Changes during a run (a judge that slows down, questions that run out) are
 not modelled; only the newest turns count, so that the forecast follows them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nanoflux_local.ledger.calls import EARLIER, TRIAL
 from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 
@@ -26,6 +29,10 @@ NEWEST, DRAWS = 500, 4_000
 ENOUGH_TURNS, ENOUGH_KEPT = 8, 3
 """With fewer turns or kept examples than these, an interval would say more about the prior than about the run."""
 LEVEL = 0.9
+STALL_S, STALL_CALLS = 30.0, 10.0
+"""A gap without a reply or a committed turn is a pause or a stall if it is longer than this many seconds, and than this
+many times the median duration of a call.
+"""
 COSTS = ("seconds", "tokens", "usd")
 ENDED = "the run has ended"
 
@@ -102,9 +109,10 @@ def newest_turns(view: LedgerView, position: RunPosition) -> Turns:
     """The newest turns of a run in any order, with their costs scaled as the module docstring says."""
     rows = list(
         view.rows(
-            "SELECT newest.kept, coalesce(sum(calls.seconds), 0.0) AS seconds, coalesce(sum(calls.usd), 0.0) AS usd,"
+            "SELECT newest.kept, newest.at, coalesce(sum(calls.seconds), 0.0) AS seconds,"
+            " coalesce(sum(calls.usd), 0.0) AS usd,"
             " coalesce(sum(calls.prompt_tokens + calls.completion_tokens), 0) AS tokens"
-            " FROM (SELECT id, kept FROM turns WHERE run = ? ORDER BY number DESC LIMIT ?) AS newest"
+            " FROM (SELECT id, kept, at FROM turns WHERE run = ? ORDER BY number DESC LIMIT ?) AS newest"
             " LEFT JOIN turn_calls ON turn_calls.turn = newest.id LEFT JOIN calls ON calls.id = turn_calls.call"
             " GROUP BY newest.id",
             position.run,
@@ -113,9 +121,39 @@ def newest_turns(view: LedgerView, position: RunPosition) -> Turns:
     )
     costs = np.array([[row[name] for name in COSTS] for row in rows], dtype=np.float64).reshape(-1, len(COSTS))
     if len(costs):
-        costs[:, 0] = _scale_to_wall_time(costs[:, 0], position.seconds / position.turns)
+        wall_s = measure_wall_time(view, position, [row["at"] for row in rows])
+        costs[:, 0] = _scale_to_wall_time(costs[:, 0], wall_s / len(costs))
         costs[:, 1:] *= _waste_factor(position)
     return Turns(np.array([bool(row["kept"]) for row in rows]), costs)
+
+
+def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence[str]) -> float:
+    """Seconds in which the turns that were committed at these times were played, without pauses and stalls.
+
+    If these are all turns of the run, their time begins with its first call, otherwise with the first commit.
+    """
+    since = "" if len(commits) == position.turns else min(commits)
+    calls = list(_calls_since(view, position.run, since))
+    moments = [_read_moment(moment) for moment in (*commits, *(moment for moment, _ in calls))]
+    if calls and not since:
+        first, seconds = calls[-1]
+        moments.append(_read_moment(first) - seconds)
+    median = float(np.median([seconds for _, seconds in calls])) if calls else 0.0
+    gaps = np.diff(np.sort(moments))
+    return float(gaps[gaps <= max(STALL_S, STALL_CALLS * median)].sum())
+
+
+def _calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
+    """The times and durations of the turns' calls that were answered since a time, the newest first."""
+    sql = "SELECT at, seconds FROM calls WHERE run = ? AND role NOT IN (?, ?) ORDER BY id DESC"
+    for row in view.rows(sql, run, EARLIER, TRIAL):
+        if row["at"] < since:
+            return
+        yield row["at"], row["seconds"]
+
+
+def _read_moment(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def _scale_to_wall_time(seconds: Floats, mean: float) -> Floats:

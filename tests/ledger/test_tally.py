@@ -4,10 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.ledger.tally import Tally, TurnInProgress
+from nanoflux_local.ledger.tally import Tally
+from nanoflux_local.ledger.turn_steps import TurnInProgress, TurnStep
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, derive_seed
 from nanoflux_local.transcript import TurnRecord
+
+STEPS = tuple(
+    TurnStep(name, role, "", "", ((name, 0),), ((name, 0),))
+    for name, role in (("attack", "attacker"), ("validation-0", "judge"))
+)
 
 
 def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
@@ -22,12 +28,12 @@ def test_turns_in_progress_are_those_with_replies_and_the_next(
     add_call(ledger, 1, 0, "attack")
     add_call(ledger, 1, 8, "validation-0")  # of a run whose turns may have more attempts than the usual six
     add_call(ledger, 5, 0, "attack")
-    tally = Tally("run", seed=7, attempts=9)
+    tally = Tally("run", seed=7, attempts=9, steps=STEPS)
     with LedgerView(path) as view:
         assert not tally.update(view)
         assert list(tally.list_turns_in_progress(2)) == [
-            TurnInProgress(1, 8, "validation-0"), TurnInProgress(2, 0, ""), TurnInProgress(5, 0, "attack")
+            TurnInProgress(1, 8, 2), TurnInProgress(2, 0, 0), TurnInProgress(5, 0, 1)
         ]  # fmt: skip
         ledger.commit_turn("run", turn(1, "kept_failed"), [])
         tally.update(view)
-    assert list(tally.list_turns_in_progress(1)) == [TurnInProgress(2, 0, ""), TurnInProgress(5, 0, "attack")]
+    assert list(tally.list_turns_in_progress(1)) == [TurnInProgress(2, 0, 0), TurnInProgress(5, 0, 1)]

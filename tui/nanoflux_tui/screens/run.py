@@ -14,6 +14,7 @@ from nanoflux_local.jobs import RUN, Work, Worker, check_work
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
+from nanoflux_local.run.steps import load_steps
 from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
@@ -117,6 +118,8 @@ in progress and keep their results; a second stop ends the run at once."""
         config = json.loads(row["config"])
         self._tally.seed = int(config.get("seed", 0))
         self._tally.attempts = 1 + int(config["retries"]["validation"])
+        if row["status"] == "running" and not self._tally.steps:
+            self._tally.steps = load_steps(self.home, config)
         more = self._tally.update(view)
         current = check_work(self.home, view, Work(RUN, row["id"]), row)
         state = RunState(row, config, current.status, current.message, current.seconds, current.worker)
@@ -203,7 +206,7 @@ in progress and keep their results; a second stop ends the run at once."""
             f"Turns in progress, {concurrency} concurrent requests{more}" if concurrency else "Turns in progress",
         )
         self.query_one("#outcomes", Panel).show(lambda width: charts.draw_outcomes(tally.outcomes, colours, width))
-        self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours))
+        self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours, state.seconds))
         trial = self.query_one("#trial", Panel)
         trial.display = self._trial is not None
         if self._trial is not None:

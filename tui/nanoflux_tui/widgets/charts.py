@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from nanoflux_local.evaluate.items import RULE, Flip
-from nanoflux_local.ledger.tally import STEPS, Event, Tally, TurnInProgress
+from nanoflux_local.ledger.tally import Event, Tally
+from nanoflux_local.ledger.turn_steps import TurnInProgress
 from nanoflux_local.run.trials.result import TrialResult, describe_share
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
 from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
@@ -22,14 +23,6 @@ MARKS = {
     "low_confidence": "?",
     "unproven": "?",
 }
-NEXT_STEPS = {
-    "": "writing a question",
-    "attack": "validating",
-    "validation-0": "solving",
-    "defence": "judging the reply",
-    "evaluation-0": "finishing",
-}
-"""What a turn is doing, by the last of its steps that has been answered."""
 
 
 def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> Text:
@@ -89,18 +82,30 @@ def draw_histogram(
 def draw_turns(
     turns: Sequence[TurnInProgress], tally: Tally, names: tuple[str, str], colours: Colours, width: int
 ) -> Text:
-    """A line for each turn in progress: its attacker, its defender, and its current step."""
+    """A line for each turn in progress: its progress, the role at work with its endpoint, and what that role does.
+    `names` are the attacker's and the defender's endpoint before the first turn has been committed.
+    """
     text = Text()
     for turn in turns:
-        attacker, defender = tally.players.get(turn.turn % 2, names)
-        action = NEXT_STEPS[turn.step]
-        done = STEPS.index(turn.step) + 1 if turn.step else 0
         text.append(f"{turn.turn:>5}  ")
-        text.append("●" * done, style=colours["success"])
-        text.append("○" * (len(STEPS) - done), style=colours["muted"])
+        text.append("●" * turn.answered, style=colours["success"])
+        text.append("○" * (len(tally.steps) - turn.answered), style=colours["muted"])
         tries = f"try {turn.attempt + 1}, " if turn.attempt else ""
-        text.append(f"  {format_line(f'{tries}{action}: {attacker} → {defender}', max(10, width - 14))}\n")
+        action = _describe_action(turn, tally, names)
+        text.append(f"  {format_line(f'{tries}{action}', max(10, width - 10 - len(tally.steps)))}\n")
     return text[:-1]
+
+
+def _describe_action(turn: TurnInProgress, tally: Tally, names: tuple[str, str]) -> str:
+    """Who works on a turn, and on what: its next step, since its earlier steps have been answered."""
+    if not tally.steps:
+        return "in progress"
+    if turn.answered >= len(tally.steps):
+        return "answered; to be committed after the turns before it" if turn.turn > tally.turns else "to be committed"
+    step = tally.steps[turn.answered]
+    players = dict(zip(("attacker", "defender"), tally.players.get(turn.turn % 2, names), strict=True))
+    endpoint = step.endpoint or players.get(step.role, "")
+    return f"{step.role} {endpoint}: {step.action}"
 
 
 def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int) -> Text:
@@ -115,8 +120,8 @@ def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int
     return text[:-1] if latest else Text("No events yet.", style=colours["muted"])
 
 
-def draw_usage(tally: Tally, colours: Colours) -> Text:
-    """Calls, tokens, time and cost of each role."""
+def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
+    """Calls, tokens, model time and cost of each role, and how many requests ran in parallel in `worked_s` seconds."""
     if not tally.usage:
         return Text("No call has been answered yet.", style=colours["muted"])
     head = f"{'role':<9}{'calls':>7}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
@@ -127,7 +132,17 @@ def draw_usage(tally: Tally, colours: Colours) -> Text:
             f"{format_line(role or 'embedder', 8):<9}{format_count(used.calls):>7}{prompt:>7}{output:>8}"
             f"{format_duration(used.seconds):>7}{used.usd:>8.2f}\n"
         )
-    return text[:-1]
+    text.append(_describe_model_time(tally, worked_s), style=colours["muted"])
+    return text
+
+
+def _describe_model_time(tally: Tally, worked_s: float) -> str:
+    """The sum of all calls' times, which exceeds the working time if requests run in parallel."""
+    total = sum(used.seconds for used in tally.usage.values())
+    summed = f"model time {format_duration(total)}, summed over all requests"
+    if worked_s <= 0:
+        return summed
+    return f"{summed}: {total / worked_s:.1f} of them in parallel on average in {format_duration(worked_s)}"
 
 
 def draw_trial(trial: TrialResult, colours: Colours) -> Text:

@@ -1,0 +1,67 @@
+"""The steps of an attempt that ask a model, and the requests that belong to each, recognised by their seeds.
+
+The ledger does not store for which turn a call was made. The seed in a request is derived from the run's seed, the
+turn, the attempt and the step (see `roles.base.Draw`), so the call is placed by deriving the seeds of all steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from nanoflux_local.records import derive_seed
+
+Draw = tuple[str | int, ...]
+"""What distinguishes the seeds of an attempt: the name of a draw, its retry and, from the second answer on, its sample.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStep:
+    """One step of an attempt: its name, the role it belongs to (or the check), the endpoint that is asked ("" if the
+    turn's record names it), and what that model does. The step's requests have the seeds of `draws`; a reply to one of
+    `milestones` ends the step, unless that reply is unreadable or unsure.
+    """
+
+    name: str
+    role: str
+    endpoint: str
+    action: str
+    draws: tuple[Draw, ...]
+    milestones: tuple[Draw, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnInProgress:
+    """A turn in progress: its current attempt, and how many of the attempt's steps have been answered."""
+
+    turn: int
+    attempt: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlace:
+    """The attempt, the step and the draw for which a call was made."""
+
+    attempt: int
+    step: TurnStep
+    draw: Draw
+
+
+def place_seeds(steps: Sequence[TurnStep], run_seed: int, turn: int, attempts: int) -> dict[int, CallPlace]:
+    """The seeds of all requests that a turn with this number of attempts may send, each with its place."""
+    return {
+        derive_seed(run_seed, turn, attempt, *draw): CallPlace(attempt, step, draw)
+        for attempt in range(attempts)
+        for step in steps
+        for draw in step.draws
+    }
+
+
+def derive_milestones(
+    steps: Sequence[TurnStep], run_seed: int, turn: int, attempts: int
+) -> Iterator[tuple[int, TurnInProgress]]:
+    """The seeds of the requests whose replies end a step, each with the progress that such a reply shows."""
+    for attempt in range(attempts):
+        for answered, step in enumerate(steps, 1):
+            for draw in step.milestones:
+                yield derive_seed(run_seed, turn, attempt, *draw), TurnInProgress(turn, attempt, answered)

@@ -1,0 +1,82 @@
+"""The steps of a turn: which request belongs to which attempt and step, and whom a run's screen shows at work."""
+
+import asyncio
+import json
+from collections import defaultdict
+
+import pytest
+from rich.text import Text
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.tally import Tally, Usage
+from nanoflux_local.ledger.turn_steps import TurnInProgress, place_seeds
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
+from nanoflux_local.run.steps import load_steps, plan_steps
+from nanoflux_tui.theme import Colours
+from nanoflux_tui.widgets.charts import draw_turns, draw_usage
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("steps")).prepare()
+
+
+def test_every_request_of_a_run_belongs_to_a_step_of_its_role(home: Home) -> None:
+    settings = {"max_turns": 25, "seed": 7, "seeds": {"min": 2}, "samples": 2, "judge": {"quality": True, "strikes": 2}}
+
+    async def generate() -> str:
+        run = await runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home))
+        await runs.carry_on(home, run)
+        return run
+
+    run = asyncio.run(generate())
+    roles_by_step = defaultdict(set)
+    with LedgerView(home.ledger) as view:
+        steps = load_steps(home, json.loads(view.find_run(run)["config"]))
+        for record in view.turn_records(run):
+            places = place_seeds(steps, 7, record.number, len(record.attempts))
+            sql = (
+                f"SELECT role, json_extract(request, '$.seed') AS seed FROM {CALLS} AS calls JOIN turn_calls"
+                " ON turn_calls.call = calls.id JOIN turns ON turns.id = turn_calls.turn"
+                " WHERE turns.run = ? AND number = ? AND kind = 'chat' ORDER BY position"
+            )
+            calls = list(view.rows(sql, run, record.number))
+            attempts = [places[call["seed"]].attempt for call in calls]
+            assert attempts == sorted(attempts) and set(attempts) == set(range(len(record.attempts)))
+            for call in calls:
+                roles_by_step[places[call["seed"]].step.name].add(call["role"])
+    assert roles_by_step["attack"] == {"attacker"} and roles_by_step["defence"] == {"defender"}
+    assert roles_by_step["validation"] == roles_by_step["evaluation"] == roles_by_step["quality"] == {"judge"}
+    assert {"defender"} <= roles_by_step["samples"] <= {"defender", "judge"}
+
+
+def draw_turn(home: Home, domain: str, profile: str, answered: int, **settings: object) -> str:
+    config = configs.resolve(domain, profile, settings, home)
+    tally = Tally("run", steps=plan_steps(config, load_domain(config.domain, home.root)))
+    names = (config.roles.attacker.endpoint, config.roles.defender.endpoint)
+    return draw_turns([TurnInProgress(3, 0, answered)], tally, names, Colours({}), 100).plain
+
+
+def test_turn_of_the_default_profile_shows_its_defender_at_work(home: Home) -> None:
+    assert "○  defender smollm2: solving the question" in draw_turn(home, "starter", "embedded", 0)
+    assert "●  answered; to be committed after the turns before it" in draw_turn(home, "starter", "embedded", 1)
+
+
+def test_turn_shows_the_role_or_the_check_at_work(home: Home) -> None:
+    judge = {"checks": ["answerable", "blind"], "solutions": 3}
+    actions = [
+        draw_turn(home, "starter-genetics", "scripted", answered, judge=judge).split()[2:4] for answered in range(6)
+    ]
+    assert actions == [
+        ["attacker", "duelist-a:"], ["judge", "arbiter:"], ["answerability", "check"], ["blind", "check"],
+        ["defender", "duelist-b:"], ["judge", "arbiter:"],
+    ]  # fmt: skip
+
+
+def test_summed_model_time_states_how_many_requests_ran_in_parallel() -> None:
+    tally = Tally("run", usage={"defender": Usage(calls=30, seconds=240.0), "judge": Usage(calls=30, seconds=60.0)})
+    drawn: Text = draw_usage(tally, Colours({}), 20.0)
+    assert "model time 5 min, summed over all requests: 15.0 of them in parallel on average in 20 s" in drawn.plain
