@@ -9,7 +9,6 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.local.tokens import TokenCounter
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.experiments.answers import choose_items, load_answers
 from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.items import train_items
@@ -18,7 +17,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.train.choice import Choice, choose_rows, find_dropped_turns
-from nanoflux_local.train.conversation import build_training_example
+from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.mixing import Mix
 from nanoflux_local.train.trainings import TrainingData, load_run_data, load_validation_examples
@@ -88,10 +87,7 @@ def _rows_of_equal_tokens(
 
 
 def _build_examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
-    return [
-        build_training_example(domain, domain.budgets, format_question(item), item.solution, item.answer, item.id)
-        for item in items
-    ]
+    return [build_item_example(domain, domain.budgets, item) for item in items]
 
 
 def _count_rows(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:

@@ -29,6 +29,7 @@ from nanoflux_local.rehearsal.steps import Report, StepSkipped
 from nanoflux_local.rehearsal.teaching import list_phrases, teach
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
+from nanoflux_local.run.rule_sets import PAPER, RULE_SETS
 from nanoflux_local.seeds.datasets import load_items, seed_datasets, seed_source
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
@@ -46,12 +47,18 @@ DOMAIN = "starter"
 ITEMS = 20
 GPU_GIB = 40.0
 """The GPU size for which a profile is planned on a machine without GPUs."""
-OVERRIDES = {
-    "target": 2,
-    "max_turns": 4,
-    "concurrency": 4,
-    "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
-}
+OVERRIDES = merge_tables(
+    RULE_SETS[PAPER],
+    {
+        "rules": PAPER,
+        "target": 2,
+        "max_turns": 4,
+        "concurrency": 4,
+        "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
+    },
+)
+"""The settings of a rehearsed run. No check is enabled, since the stand-ins have learnt no replies to the prompts of
+checks."""
 WIDER = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
 """The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, which only a
 wider model can learn."""

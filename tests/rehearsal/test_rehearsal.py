@@ -12,6 +12,7 @@ import pytest
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.full_size import Load, measure_all
 from nanoflux_local.rehearsal.steps import Report
+from nanoflux_local.run.configs import find_profile
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import CATALOG
 
@@ -179,6 +180,17 @@ def test_full_size_measures_a_dummy_load_at_tiny_size(
         "sleep and wake": "skipped", "stop": "passed",
     }  # fmt: skip
     assert any("completion tokens/s over 4 concurrent requests" in step.detail for step in report.steps)
+
+
+def test_profile_with_checks_is_rehearsed_without_them(tmp_path: Path, vllm_python: str) -> None:
+    """All models are hosted ones, so that no server is started."""
+    profile = tmp_path / "hosted.toml"
+    keys = 'rules = "proven"\nsamples = 2\nkeep = "provable"\njudge = { checks = ["blind"], solvers = ["claude"] }\n'
+    profile.write_text(keys + find_profile("hosted").read_text())
+    code, document, said = run_rehearsal(tmp_path / "home", vllm_python, str(profile))
+    assert code == 0, said
+    outcomes = {step["name"]: step["outcome"] for step in document["steps"]}
+    assert outcomes["turns"] == outcomes["export"] == "passed", document
 
 
 def test_profiles_in_process_need_no_rehearsal(tmp_path: Path, vllm_python: str) -> None:

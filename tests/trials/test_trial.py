@@ -76,13 +76,14 @@ def hold(tmp_path: Path) -> Any:
     """Holds a trial of four right and four wrong solutions twice, and returns its result."""
     count = iter(range(100))
 
-    def hold(accept: Any, check: Check | None = None, concurrency: int = 1) -> TrialResult:
+    def hold(accept: Any, check: Check | None = None, concurrency: int = 1, enabled: Any = None) -> TrialResult:
         judge, path = Judge(accept), tmp_path / f"{next(count)}.db"
         settings = {"seed": 5, "concurrency": concurrency, "judge": {"trial": 4, "trial_kinds": ["slip", "answer"]}}
         if check:
-            settings["judge"] |= {"checks": ["code"]}
+            settings["judge"] |= enabled or {"checks": ["code"]}
         config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
-        rules = rules_for(config, {**IDENTITIES, "sandbox": Identity("python", "sandbox")}, Home(tmp_path))
+        tools = {"sandbox": Identity("python", "sandbox"), "search": Identity("search", "corpus")}
+        rules = rules_for(config, {**IDENTITIES, **tools}, Home(tmp_path))
         cast = Cast(rules.cast(0).attacker, rules.cast(0).defender, CheckingJudge(judge, (check,)) if check else judge)
         rules = replace(rules, seeds=Items(SEEDS), casts=[cast])
         with Ledger(path) as ledger:
@@ -122,6 +123,13 @@ def test_trial_rates_the_judge_with_and_without_checks(hold: Any) -> None:
     assert list(result.checks) == ["units"] and result.checks["units"].concluded == 8
     assert shares(result.checks["units"]) == (1, 1)
     assert hold(lambda attack: word(True)).with_check is None
+
+
+@pytest.mark.parametrize("enabled", [{"code_check": True}, {"fact_check": True}, {"checks": ["restated"]}])
+def test_trial_rates_the_judge_with_checks_however_they_are_enabled(hold: Any, enabled: Any) -> None:
+    check = Check(lambda attack: "supports" if is_right(attack) else "contradicts")
+    result = hold(lambda attack: word(True), check, enabled=enabled)
+    assert shares(result.without_check) == (0, 1) and shares(result.with_check) == (1, 1)
 
 
 def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:

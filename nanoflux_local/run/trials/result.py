@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nanoflux_local.config import PROGRAM, JudgeRules, validate_model
 from nanoflux_local.evaluate.statistics import Prevalence, predict_right_share, wilson
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.trials.solutions import PLANTED, RIGHT_KINDS
@@ -175,8 +176,8 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     if not judged:
         return None
     config = json.loads(view.find_run(run)["config"])
-    checks = config["judge"].get("code_check", False) or config["judge"].get("checks")
-    has_checks = bool(checks) and config["roles"]["judge"]["endpoint"] != "program"
+    rules = validate_model(JudgeRules, config["judge"], f"run {run}: judge")
+    has_checks = bool(rules.check_names) and config["roles"]["judge"]["endpoint"] != PROGRAM
     rates = measure_rates(judged, lambda solution: solution.accepted)
     return TrialResult(
         solutions=len(judged),

@@ -1,0 +1,48 @@
+"""The training rows that an experiment takes from a benchmark."""
+
+from pathlib import Path
+
+from nanoflux_local.evaluate.evaluation import make_plan as make_evaluation_plan
+from nanoflux_local.experiments.grid import Condition
+from nanoflux_local.experiments.planning import make_plan
+from nanoflux_local.experiments.rows import rows_of
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Identity
+from nanoflux_local.transcript import Seed
+
+GRID = """
+title = "Rows of items with three, four and five options"
+question = "Which letters does a prompt offer?"
+[[conditions]]
+name = "full"
+source = "benchmark"
+[scales.tiny]
+base = "tiny"
+domain = "multimedqa"
+benchmark = ["medqa"]
+test = ["medqa"]
+"""
+
+
+def make_item(letters: str, split: str) -> Seed:
+    options = {letter: f"remedy {letter}" for letter in letters}
+    question = f"Which remedy of {split} list {letters} helps?"
+    return Seed(f"{split}-{letters}", "medqa", question, letters[-1], f"The last of {len(letters)}.", options=options)
+
+
+def test_benchmark_rows_have_the_prompt_of_their_evaluation(tmp_path: Path) -> None:
+    """MedQA has items of four options and of five, PubMedQA of three."""
+    home = Home(tmp_path / "home").prepare()
+    items = [make_item(letters, "train") for letters in ("ABC", "ABCD", "ABCDE")]
+    with Ledger(home.ledger) as ledger:
+        placed = [*((item, "train") for item in items), (make_item("ABCD", "test"), "test")]
+        ledger.import_dataset("medqa", "medqa", "content", placed, 0)
+    (tmp_path / "grid.toml").write_text(GRID)
+    plan = make_plan(str(tmp_path / "grid.toml"), "tiny")
+    rows = rows_of(home, plan, Condition(name="full", source="benchmark"), 0, {}).rows
+    evaluation = make_evaluation_plan(Identity("scripted", "m"), "medqa", "train", items, 1, 0.0)
+    assert [row.id for row in rows] == [item.id for item in items]
+    for row, item in zip(rows, items, strict=True):
+        assert f"({', '.join(item.options)})" in row.prompt[-1].content
+        assert row.prompt == evaluation.request(item, 0).messages
