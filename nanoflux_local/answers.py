@@ -25,7 +25,7 @@ _NUMBER = re.compile(
     \s*(?P<money>[$€£¥]?)\s*(?P<sign2>[-+−]?)
     (?:(?P<whole>\d+)\s+(?=\d+\s*/\s*\d))?  # 1 1/2
     (?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![._]*\d)
-    (?!k\b)  # 18k is 18 or 18,000
+    (?!k\b)  # 18k is ambiguous: 18 or 18,000
     (?P<exponent>[eE][-+−]?\d+)?
     (?:\s*/\s*(?P<denominator>\d+(?:\.\d+)?)(?![.\d]|\s*/\s*\d))?
     (?:[\s-]*(?P<scale>hundred|thousand|million|billion|trillion)s?\b)?
@@ -55,6 +55,7 @@ _STRUCK_OUT = re.compile(r"~~[^~\n]*~~")
 _EMPHASIS = re.compile(r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)")
 _DIGIT = re.compile(r"[\d¼-¾⅐-⅞]")
 _ITEM_ONE = re.compile(r"\W*1[.)]\s+\w")
+"""The first item of a numbered list, whose number is not an answer."""
 _ASIDE = re.compile(
     r"(?<=[^\s*×·/+\-−=^(])\s+\((?!\s*or\b)(?![\d\s.,$]*[-+−*×·/][\d\s.,$+*×·/−-]*\))[^()]*\)(?!\s*[-+−*×·/^\d])"
 )
@@ -118,12 +119,12 @@ def same_number(answer: str, expected: str) -> bool:
 
     An expected number below the tolerance may be rounded: 5.158232e-7 agrees with an expected "5.158e-7".
     """
-    one, other = read_number(answer), read_number(expected)
-    if one is None or other is None:
+    value, expected_value = read_number(answer), read_number(expected)
+    if value is None or expected_value is None:
         return False
-    if is_below_tolerance(other) and math.isfinite(one):
-        return numbers_agree(one, other) or abs(one - other) <= _half_unit(expected)
-    return numbers_agree(one, other)
+    if is_below_tolerance(expected_value) and math.isfinite(value):
+        return numbers_agree(value, expected_value) or abs(value - expected_value) <= _half_unit(expected)
+    return numbers_agree(value, expected_value)
 
 
 def _half_unit(text: str) -> float:
@@ -147,8 +148,8 @@ def read_number(text: str) -> float | None:
     """The one number that an answer states, or None if it states none or several different ones.
 
     The first line with a number decides, and on that line the first value: a next turn, control tokens, remarks in
-    brackets and checks after it are ignored. "3 * 4 = 12" states the value after the last "=" of the line. Text that
-    does not open with a value states the value in its box (\\boxed).
+    brackets and checks after it are ignored. "3 * 4 = 12" states the value after the last "=" of the line. If the text
+    does not open with a value but has a box (\\boxed), the value in the box is read.
 
     Understands signs, thousands separators, decimals, fractions and mixed numbers, scientific notation, "2.5 million",
     money and LaTeX, in ASCII and full-width characters; units and words around the number are ignored. An
@@ -159,15 +160,15 @@ def read_number(text: str) -> float | None:
         return None
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
     line = _ASIDE.sub("", _to_plain_spelling(_find_deciding_lines(text)))
-    opened = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_end(line))
-    if opened is None and (boxes := _BOX.findall(text)):
+    first_value = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_end(line))
+    if first_value is None and (boxes := _BOX.findall(text)):
         values = {_read_value_after_equals(_to_plain_spelling(box)) for box in boxes}
         return values.pop() if len(values) == 1 else None
     line = _UNEQUAL.split(line)[0]
     number = _NUMBER.search(line)
     reason = _REASON.search(line, number.end()) if number else None
     line = line[: reason.start()] if reason else line
-    remark = _REMARK.search(line, opened.end()) if opened else None
+    remark = _REMARK.search(line, first_value.end()) if first_value else None
     if remark and "=" not in line[: remark.start()]:
         line = line[: remark.start()]
     return _read_value_after_equals(line)
@@ -217,7 +218,7 @@ def _read_value_after_equals(line: str) -> float | None:
 
 
 def _to_plain_spelling(text: str) -> str:
-    """The text with LaTeX, raised digits, written fractions and powers of ten in their plain spelling."""
+    """The text with LaTeX, superscripts, fraction characters and powers of ten in their plain spelling."""
     plain = _EMPHASIS.sub("", " ".join(text.split())).strip("_ ")  # long runs of spaces would be slow to match
     plain = _VULGAR.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", plain).replace("⁄", "/")
     plain = _SUPERSCRIPT_RUN.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", plain)
@@ -260,19 +261,19 @@ def read_choice(text: str, letters: str) -> str | None:
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")
     confirmed, denied = _find_verdicts(plain)
-    stated = _LEAD.sub("", plain)
-    match = _CHOICE.match(stated)
+    answer = _LEAD.sub("", plain)
+    match = _CHOICE.match(answer)
     if match is None or match[1].upper() in denied:
-        opens = match or _VERDICT.match(stated)
-        letter = confirmed.pop() if opens and len(confirmed) == 1 else ""
+        opening = match or _VERDICT.match(answer)
+        letter = confirmed.pop() if opening and len(confirmed) == 1 else ""
         return letter if letter and letter in letters and letter not in denied else None
     letter = match[1].upper()
     if letter not in letters or _are_options_listed(plain, letters):
         return None
-    first_line = stated[match.end() :].partition("\n")[0]
+    first_line = answer[match.end() :].partition("\n")[0]
     if _SEVERAL_OPTIONS.match(first_line):  # "D. Both A and C" is one answer
         return letter
-    others = confirmed | set(_FURTHER_LETTER.findall(first_line)) | _find_bare_letters(stated, match.end())
+    others = confirmed | set(_FURTHER_LETTER.findall(first_line)) | _find_bare_letters(answer, match.end())
     return None if others & set(letters) - {letter} else letter
 
 
@@ -280,9 +281,9 @@ def _find_verdicts(text: str) -> tuple[set[str], set[str]]:
     """The letters that a text calls right, and the letters that it calls wrong."""
     verdicts = [*_VERDICT.finditer(text), *_OPTION_VERDICT.finditer(text)]
     short = list(_SHORT_VERDICT.finditer(text))
-    if any(each["yes"] for each in short) and any(each["no"] for each in short):  # a single one may be an option's text
+    if any(match["yes"] for match in short) and any(match["no"] for match in short):  # one alone may be an option
         verdicts += short
-    return {each[1] for each in verdicts if each["yes"]}, {each[1] for each in verdicts if each["no"]}
+    return {match[1] for match in verdicts if match["yes"]}, {match[1] for match in verdicts if match["no"]}
 
 
 def _are_options_listed(text: str, letters: str) -> bool:
@@ -297,9 +298,9 @@ def _are_options_listed(text: str, letters: str) -> bool:
 
 
 def _find_bare_letters(text: str, end: int) -> set[str]:
-    """The letters after the first one if the text contains only letters: "A, C"."""
-    alone = _ONLY_LETTERS.fullmatch(text, end)
-    return set(re.findall(r"\b[A-Z]\b", alone[0].upper())) if alone else set()
+    """The option letters after `end` if the rest of the text contains only letters: the "C" of "A, C"."""
+    rest = _ONLY_LETTERS.fullmatch(text, end)
+    return set(re.findall(r"\b[A-Z]\b", rest[0].upper())) if rest else set()
 
 
 def plain_number(x: float) -> str:

@@ -1,4 +1,4 @@
-"""The frozen configuration of a run: every setting that decides its result, validated once and stored whole.
+"""The frozen configuration of a run: every setting that decides its result. It is validated once and stored in full.
 
 Values come from the domain, the profile, a file and `--set`; each overrides the ones before it. An unknown key is an
 error that names the key.
@@ -60,13 +60,14 @@ class JudgeRules(Strict):
     A judgement below `confidence` is requested again; after `strikes` such judgements the question is discarded. With
     `code_check`, a model judge verifies what it accepts with a program (paper §3); with `fact_check`, it searches for
     the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's error rates
-    are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds` (only planted faults if that
-    is empty, as in older runs). With `quality`, the judge rates the reasoning of kept examples (A.4). `panel` lists
-    endpoints that judge in addition to the endpoint of the role.
+    are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds`. With `quality`, the judge
+    rates the reasoning of kept examples (A.4). `panel` lists endpoints that judge in addition to the endpoint of the
+    role.
 
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
-    are numbers, at most `programs` of these are programs. The endpoints in `solvers` take turns (the judge's if there
-    are none). The check supports an answer that at least `agreeing` solutions give, one of them a program if any are.
+    are numbers, at most `programs` of these are programs. The endpoints in `solvers` write them in turn; if `solvers`
+    is empty, the judge's endpoint writes all of them. The check supports an answer that at least `agreeing` solutions
+    give; if there are programs, one of these solutions must be a program.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -163,8 +164,9 @@ class Send(Strict):
     parameters that the server refuses.
 
     `seed` may be omitted (false) or shortened ("int32"), `stop` omitted or limited to a number of strings, `max_tokens`
-    sent under its other name; `temperature_with_top_p = false` sends only the one of the two that differs from its
-    default; `system = false` moves the system message's text to the beginning of the first user message.
+    sent under its other name. With `temperature_with_top_p = false`, only one of the two parameters is sent: the one
+    that differs from its default. `system = false` moves the system message's text to the beginning of the first user
+    message.
     """
 
     seed: bool | Literal["int32"] | None = None
@@ -295,12 +297,12 @@ class RunConfig(Strict):
 
     `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
-    first answer gets wrong or solves in a novel way (paper §3); with "provable", those that the defender solves
-    sometimes but not always, and those that it never solves if blind solutions support their answer.
+    first answer gets wrong or solves in a novel way (paper §3). With "provable", those that the defender solves
+    sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
 
     The run pauses after `pause_after_unread` attempts in a row in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`
-    attempts in a row of which nearly all were rejected for one reason. With 0 it never pauses.
+    attempts in a row of which nearly all were rejected for one reason. 0 switches either pause off.
     """
 
     domain: str
@@ -376,7 +378,7 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         errors = error.errors()  # a misspelt key is also missing under its right name: report the misspelling
-        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+        first = next((detail for detail in errors if detail["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key)) from error
@@ -387,21 +389,21 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
 def suggest_key(model: type[BaseModel], key: str) -> str:
     """The fix for an unknown dotted key: the most similar key of the same table, or the tables that have such a key."""
     *path, name = key.split(".")
-    here = _list_keys(_table_at(model, path))
-    elsewhere = [other for other in _list_dotted_keys(model) if other.rpartition(".")[2] == name]
-    if not nearest(name, here) and elsewhere:
-        return f"did you mean {' or '.join(map(repr, elsewhere[:4]))}? keys there: {', '.join(here)}"
-    return suggest(name, here, "keys there")
+    keys_of_table = _list_keys(_find_table(model, path))
+    same_name = [other for other in _list_dotted_keys(model) if other.rpartition(".")[2] == name]
+    if not nearest(name, keys_of_table) and same_name:
+        return f"did you mean {' or '.join(map(repr, same_name[:4]))}? keys there: {', '.join(keys_of_table)}"
+    return suggest(name, keys_of_table, "keys there")
 
 
-def _table_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+def _find_table(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     """The model of the table at `path`; all tables in a table of tables (`endpoints.NAME`) have the same model."""
     for part in path:
-        model = _table_of(model, part) or model
+        model = _find_subtable(model, part) or model
     return model
 
 
-def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+def _find_subtable(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """The model of the table, or of each table, under `key`; None if the value is not a table."""
     field = model.model_fields.get(key)
     kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
@@ -416,11 +418,11 @@ def _list_dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     """All keys of `model` and of the tables in it; "NAME" stands for the name of a table in a table of tables."""
     keys: list[str] = []
     for key, field in model.model_fields.items():
-        table = _table_of(model, key)
+        table = _find_subtable(model, key)
         keys.append(f"{prefix}{key}")
         if table is not None:
-            many = field.annotation is not table and get_origin(field.annotation) is dict
-            keys += _list_dotted_keys(table, f"{prefix}{key}.{'NAME.' if many else ''}")
+            has_named_tables = field.annotation is not table and get_origin(field.annotation) is dict
+            keys += _list_dotted_keys(table, f"{prefix}{key}.{'NAME.' if has_named_tables else ''}")
     return keys
 
 
@@ -473,28 +475,31 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
 
 def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """A nested table as KEY=VALUE arguments, which `parse_settings` reads; for the commands that messages suggest."""
-    words: list[str] = []
+    arguments: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            words += format_settings(value, f"{prefix}{key}.")
+            arguments += format_settings(value, f"{prefix}{key}.")
         else:
-            words.append(f"{prefix}{key}={_toml(value)}")
-    return words
+            arguments.append(f"{prefix}{key}={_toml(value)}")
+    return arguments
 
 
 def _toml(value: Any) -> str:
-    """A JSON value as TOML: numbers, booleans, strings and lists are spelled alike, and a word needs no quotes."""
+    """A JSON value as TOML, which writes numbers, booleans, strings and lists as JSON does; single words are not
+    quoted.
+    """
     if isinstance(value, str) and parse_setting(f"key={value}") == {"key": value}:
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
-def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `base` in which the values of `over` replace those with the same key; tables are merged recursively."""
-    result = dict(base)
-    for key, value in over.items():
-        former = result.get(key)
-        result[key] = (
-            merge_tables(former, value) if isinstance(former, Mapping) and isinstance(value, Mapping) else value
-        )
+def merge_tables(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `base` with the values of `overrides`; tables with the same key are merged recursively."""
+    result: dict[str, Any] = dict(base)
+    for key, value in overrides.items():
+        base_value = result.get(key)
+        if isinstance(base_value, Mapping) and isinstance(value, Mapping):
+            result[key] = merge_tables(base_value, value)
+        else:
+            result[key] = value
     return result

@@ -26,11 +26,12 @@ from nanoflux_models.child import module_command
 StopRequest = Literal["", "pause", "stop", "end"]
 """What a worker is asked to do: nothing, pause, stop after the work in progress, or end at once."""
 LOCK_TRIES, RETRY_S = 10, 0.02
-"""Tries at a lock and seconds between them: `has_worker` holds the lock for a moment, so one failed try proves nothing.
+"""How often a lock is tried, and the seconds between two tries. One failed try does not mean that there is a worker:
+`has_worker` also holds the lock for a moment.
 """
 POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
-"""Seconds between two polls for stop requests, between two heartbeats, and without one until a worker counts as
-stalled.
+"""Seconds between two polls for stop requests; between two heartbeats; and since the last heartbeat until a worker
+counts as stalled.
 """
 LAUNCH_S = 60.0
 """Seconds that a detached worker may take to start."""
@@ -249,8 +250,8 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """The current state of some work: what its row says, corrected by the state of its process. `seconds` is the
-    working time so far.
+    """The current state of some work: the status in its row, corrected if its process is dead or silent. `seconds` is
+    the working time so far.
     """
 
     status: str
@@ -275,7 +276,7 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
         fix = "resume it" if work.kind.command else "run the same command again to resume"
         status, message = "interrupted", f"its process ended; {fix}"
     elif status == "running" and silence_s > STALLED_S:
-        status, message = "stalled", f"its process has given no sign of life for {silence_s:.0f} s"
+        status, message = "stalled", f"its process has sent no heartbeat for {silence_s:.0f} s"
     if job is None or not has_process:
         return WorkState(status, message, seconds)
     worker = Worker(job["pid"], job["heartbeat_at"], job["wish"])
@@ -313,13 +314,13 @@ def status_after(request: StopRequest) -> str:
 
 def _wait_for_job(home: Home, work: Work) -> dict[str, Any]:
     """Wait for the job of the process that holds the lock: a worker takes the lock before it records its job."""
-    until = time.monotonic() + LOCK_TRIES * RETRY_S * 10
+    deadline = time.monotonic() + LOCK_TRIES * RETRY_S * 10
     while True:
         with LedgerView(home.ledger) as view:
             job = current_job(view, work)
         if job and job["state"] == "running" and job["boot"] == boot_id() and Path(f"/proc/{job['pid']}").exists():
             return job
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise RefusedError(f"the worker of {work} is still starting", "try again in a moment")
         time.sleep(RETRY_S)
 
@@ -354,13 +355,13 @@ def launch(home: Home, work: Work) -> int:
         log.chmod(0o600)
         log_start = file.tell()
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-    until = time.monotonic() + LAUNCH_S
+    deadline = time.monotonic() + LAUNCH_S
     while not _has_started(home, work, worker.pid):
         code = worker.poll()
         if code is not None and not _has_started(home, work, worker.pid):
             tail = log.read_text(errors="replace")[log_start:].strip()[-500:]
             raise NanofluxError(f"the worker of {work} ended at once with exit code {code}: {tail}", f"read {log}")
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise NanofluxError(f"the worker of {work} (pid {worker.pid}) has not started yet", f"read {log}")
         time.sleep(RETRY_S)
     return worker.pid

@@ -81,15 +81,15 @@ def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def licence(metadata: Message) -> str:
     """The licence that a package's metadata states, as a short name if possible."""
-    stated = metadata.get("License-Expression") or metadata.get("License") or ""
-    stated = "" if stated == "UNKNOWN" else stated  # written by old tools for an empty field
-    if stated and "\n" not in stated and len(stated) <= _MAX_NAME_CHARS:
-        return str(stated)
+    licence_field = metadata.get("License-Expression") or metadata.get("License") or ""
+    licence_field = "" if licence_field == "UNKNOWN" else licence_field  # written by old tools for an empty field
+    if licence_field and "\n" not in licence_field and len(licence_field) <= _MAX_NAME_CHARS:
+        return str(licence_field)
     classified = [
         line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")
     ]
-    first = next((line.strip() for line in stated.splitlines() if line.strip()), "")
-    return " or ".join(classified) or first[:_MAX_NAME_CHARS] or "not stated"
+    first = next((line.strip() for line in licence_field.splitlines() if line.strip()), "")
+    return " or ".join(classified) or first[:_MAX_NAME_CHARS] or "not licence_field"
 
 
 def normalize_name(name: str) -> str:

@@ -27,7 +27,7 @@ def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: b
     """The text up to its first control token or invented next turn ("Human:", "Question 2:" at a line's start).
 
     Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section
-    instead. With `speakers_only`, labels of tasks end nothing, since prose uses them too ("Problem: …").
+    instead. With `speakers_only`, labels of tasks do not end the text, since prose uses them too ("Problem: …").
     """
     opening = _OPENING.match(text)
     text = text[opening.end() :] if opening else text

@@ -142,7 +142,9 @@ class Verdict:
 
     @property
     def accepted_by_judge(self) -> bool:
-        """Whether the judge itself accepted; a check that contradicts can only have overturned an acceptance."""
+        """Whether the judge accepted before the checks were applied. If a check contradicts, it is assumed to have
+        overturned an acceptance.
+        """
         return self.positive or any(finding.conclusion == "contradicts" for finding in self.findings)
 
 
@@ -158,8 +160,8 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A further answer of the defender to the same question, sampled with another seed. `right` says whether it is
-    correct (None if it could not be read or judged), `reason` how that was decided.
+    """A further answer of the defender to the same question, sampled with another seed. `right` states whether it is
+    correct (None if it could not be read or judged), and `reason` states how this was decided.
     """
 
     defence: Defence | None
@@ -169,7 +171,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """The judge stayed below the required confidence in every evaluation: no judgement."""
+    """There is no judgement, because the judge stayed below the required confidence in every evaluation."""
 
     confidences: tuple[float, ...]
 

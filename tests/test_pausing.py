@@ -52,10 +52,10 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
     url, server = fake_server(Chaos({"rate_limited": 1.0}, retry_after_s=43200))
     home = Home(tmp_path)
     run = begin(home, url, concurrency=concurrency, max_turns=4)
-    with pytest.raises(BusyError, match="asks to be left alone until"):
+    with pytest.raises(BusyError, match="asks for a pause until"):
         play(home, run)
     paused = show(home, run)
-    assert paused["status"] == "paused" and "asks to be left alone until" in paused["message"]
+    assert paused["status"] == "paused" and "asks for a pause until" in paused["message"]
     server.chaos.rates = {}
     assert play(home, run)["status"] == "done"
 

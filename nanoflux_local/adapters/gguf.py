@@ -1,8 +1,8 @@
 """Writes a merged model as one GGUF file, for llama.cpp and programs built on it.
 
-Models of the Llama architecture are written with the `gguf` package, which maps tensor names and reads the vocabulary;
-PyPI has no maintained converter. Other architectures are refused, and so are scaled rotary positions, biases, and a
-tokenizer whose pre-tokenizer is not one of `_PRE_TOKENIZERS`. The file is kept only if transformers reads the same
+Models of the Llama architecture are written with the `gguf` package, which maps tensor names and reads the vocabulary
+(PyPI has no maintained converter). Other architectures are refused, and so are scaled rotary positions, biases, and
+tokenizers whose pre-tokenizer is not one of `_PRE_TOKENIZERS`. The file is kept only if transformers reads the same
 weights and the same tokens back from it.
 """
 
@@ -21,11 +21,11 @@ from nanoflux_models.convert import PROBE, convert_gguf
 from nanoflux_models.errors import ModelsError
 
 _FIX = "export safetensors, or `adapters merge` and convert the folder with llama.cpp's convert_hf_to_gguf.py"
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 # llama.cpp's names of the pre-tokenizers in tokenizer.json.
 _PRE_TOKENIZERS = {
-    "gpt-2": [_BYTES],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
+    "gpt-2": [_BYTE_LEVEL],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
 }
 
 
@@ -42,7 +42,7 @@ def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord
         record = merge(adapter, base, merged)
         file = folder / f"{adapter.base.name}-{adapter.id}.gguf"
         write_gguf(merged, file, file.stem)
-        _check_reads_back(merged, file, Path(scratch) / "read")
+        _check_round_trip(merged, file, Path(scratch) / "read")
         (merged / RECORD).rename(folder / RECORD)
         (merged / CARD).rename(folder / CARD)
     return record, target / file.name
@@ -59,8 +59,8 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     _refuse_unsupported(config)
     writer = GGUFWriter(file, "llama")
-    _describe(writer, config, name)
-    _describe_vocabulary(writer, model, int(config["vocab_size"]))
+    _write_hyperparameters(writer, config, name)
+    _write_vocabulary(writer, model, int(config["vocab_size"]))
     tensors = _Tensors(model, config)
     for tensor in tensors.names:
         writer.add_tensor_info(*tensors.describe(tensor))
@@ -85,7 +85,7 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
             raise UsageError(f"this model cannot be written as GGUF: {reason}", _FIX)
 
 
-def _describe(writer: Any, config: dict[str, Any], name: str) -> None:
+def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> None:
     rope = config.get("rope_parameters") or {}
     heads = int(config["num_attention_heads"])
     width = int(config.get("head_dim") or config["hidden_size"] // heads)
@@ -105,7 +105,7 @@ def _describe(writer: Any, config: dict[str, Any], name: str) -> None:
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
 
 
-def _describe_vocabulary(writer: Any, model: Path, size: int) -> None:
+def _write_vocabulary(writer: Any, model: Path, size: int) -> None:
     from gguf import SpecialVocab, TokenType
     from transformers import AutoTokenizer
 
@@ -191,7 +191,7 @@ def _interleave_halves(weight: Any, heads: int) -> Any:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
+def _check_round_trip(model: Path, file: Path, scratch: Path) -> None:
     """Refuse a file from which `models import` would not read the same weights in bf16 and the same tokens."""
     import torch
     from transformers import AutoTokenizer
@@ -201,11 +201,11 @@ def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
     except ModelsError as error:
         raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
     written, read = dict(_read_weights(model)), dict(_read_weights(scratch))
-    same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
+    is_same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
     tokens_written, tokens_read = (
         AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE) for folder in (model, scratch)
     )
-    if not same or tokens_written != tokens_read:
+    if not is_same or tokens_written != tokens_read:
         raise NanofluxError("the GGUF file does not read back as the model that was written", _FIX)
 
 

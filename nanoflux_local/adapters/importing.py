@@ -1,5 +1,5 @@
-"""Imports adapters from other trainers: checks a PEFT folder against its installed base, and seals it like an adapter
-that was trained here.
+"""Imports adapters from other trainers: checks a PEFT folder against its installed base, and stores it under its hash
+like an adapter that was trained here.
 
 This module decides which adapters are accepted: those that PEFT in this process, a merge and vLLM all apply in the same
 way. PEFT lists the tensors that the config requires on the base (built without weights), and the file must contain
@@ -65,7 +65,7 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     config = _read_config(source)
     refuse_unusable(config)
     hint = str(config.get("base_model_name_or_path") or "")
-    base = base or _hinted_base(hint, home)
+    base = base or _find_hinted_base(hint, home)
     folder = weights_dir(base, home)
     _compare_tensors(source, config, folder, base)
     revision = read_record(folder).revision
@@ -114,7 +114,7 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
 
 
 def _read_config(source: Path) -> dict[str, Any]:
-    """Read the config of a PEFT LoRA folder with safetensors. Raises DataError if the folder is none."""
+    """Read the config of a PEFT folder. Raises DataError if the folder is not a LoRA stored as safetensors."""
     if not source.is_dir():
         raise DataError(f"{source} is not a folder", f"pass the folder with {CONFIG} and {WEIGHTS}")
     if not (source / WEIGHTS).is_file():
@@ -141,7 +141,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _hinted_base(hint: str, home: Path) -> str:
+def _find_hinted_base(hint: str, home: Path) -> str:
     """The installed model that a config's `base_model_name_or_path` (`hint`) names, by its name here or on the hub.
 
     Raises:
@@ -169,12 +169,16 @@ def _is_hinted(name: str, hint: str, home: Path) -> bool:
 
 
 def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: str) -> None:
-    """Refuse an adapter whose tensors are not those that its config requires on `base`. Raises DataError."""
+    """Refuse an adapter unless its tensors are those that its config requires on `base`. Raises DataError."""
     shapes = _read_saved_shapes(source / WEIGHTS)
-    others = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
-    if others:
-        kind = "embedding layers" if all("embed" in tensor for tensor in others) else "tensors other than its LoRA"
-        raise DataError(f"the adapter also contains {kind}, which vLLM does not serve: {_name_some(others)}", _MERGE)
+    other_tensors = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
+    if other_tensors:
+        kind = (
+            "embedding layers" if all("embed" in tensor for tensor in other_tensors) else "tensors other than its LoRA"
+        )
+        raise DataError(
+            f"the adapter also contains {kind}, which vLLM does not serve: {_format_tensors(other_tensors)}", _MERGE
+        )
     required = _list_required_shapes(config, base, name)
     differences = [
         f"{tensor} is {_format_shape(shapes[tensor])}, {name} requires {_format_shape(required[tensor])}"
@@ -186,7 +190,7 @@ def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: 
         f"tensors for layers that {name} lacks": sorted(shapes.keys() - required.keys()),
         "no tensors for": sorted(required.keys() - shapes.keys()),
     }
-    reasons = [f"{problem}: {_name_some(tensors)}" for problem, tensors in problems.items() if tensors]
+    reasons = [f"{problem}: {_format_tensors(tensors)}" for problem, tensors in problems.items() if tensors]
     if reasons:
         raise DataError(
             f"the adapter was not trained on {name}: it has {'; '.join(reasons)}",
@@ -238,7 +242,7 @@ def _format_shape(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _name_some(tensors: Sequence[str]) -> str:
+def _format_tensors(tensors: Sequence[str]) -> str:
     more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
     return ", ".join(tensor.removeprefix("base_model.model.") for tensor in tensors[:SHOWN]) + more
 

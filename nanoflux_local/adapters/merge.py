@@ -1,4 +1,4 @@
-"""Merges an adapter into its base: writes a model folder that loads like any other, with a record of its parts.
+"""Merges an adapter into its base: writes a model folder that loads like any other, with a record of base and adapter.
 
 PEFT does the arithmetic; this module checks and records the result. It refuses a base other than the one on which the
 adapter was trained, quantised weights, and a merged model whose output differs from that of base and adapter. A refusal
@@ -139,15 +139,18 @@ def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck
     with _hide_progress_bars(), torch.no_grad():
         ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE, return_tensors="pt")["input_ids"]
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).eval()
-        untuned = _log_probabilities(model, ids)
-        tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-        adapted = _log_probabilities(tuned, ids)
+        base_output = _compute_log_probabilities(model, ids)
+        peft_model = PeftModel.from_pretrained(model, str(adapter)).eval()
+        adapter_output = _compute_log_probabilities(peft_model, ids)
         try:
-            merged = tuned.merge_and_unload(safe_merge=True)
+            merged = peft_model.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise UsageError(f"the adapter cannot be merged: {error}", "serve base and adapter together") from error
         check = _check_distances(
-            str(merged.dtype).removeprefix("torch."), untuned, adapted, _log_probabilities(merged, ids)
+            str(merged.dtype).removeprefix("torch."),
+            base_output,
+            adapter_output,
+            _compute_log_probabilities(merged, ids),
         )
         merged.save_pretrained(str(folder))
     for path in folder.iterdir():
@@ -155,15 +158,18 @@ def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck
     return check
 
 
-def _log_probabilities(model: Any, ids: Any) -> Any:
+def _compute_log_probabilities(model: Any, ids: Any) -> Any:
     return model(input_ids=ids).logits[0].float().log_softmax(-1)
 
 
-def _check_distances(dtype: str, untuned: Any, adapted: Any, merged: Any) -> MergeCheck:
-    """Measure the distance of the merged model from base and adapter, and that of base and adapter from the base alone.
-    Raises RefusedError if the first is larger than rounding explains.
+def _check_distances(dtype: str, base_output: Any, adapter_output: Any, merged_output: Any) -> MergeCheck:
+    """Measure how far the output of the unmerged adapter is from that of the merged model and from that of the base.
+    Raises RefusedError if the distance from the merged model is larger than rounding explains.
     """
-    distance, effect = (float((adapted.exp() * (adapted - other)).sum(-1).mean()) for other in (merged, untuned))
+    distance, effect = (
+        float((adapter_output.exp() * (adapter_output - other)).sum(-1).mean())
+        for other in (merged_output, base_output)
+    )
     tolerance = TOLERANCE.get(dtype, 0.02)
     if not distance <= tolerance:
         problem = (

@@ -1,4 +1,4 @@
-"""Reads the rank that a server must allow for a LoRA: the highest rank of its layers, from PEFT's config."""
+"""Reads the highest rank of a LoRA's layers from PEFT's config; a server must allow at least this rank."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The directory of adapters: each adapter is a folder in PEFT's format with a record, named by the hash of its content.
 
-Reads and writes these folders and their manifests. An adapter is never overwritten: its folder is created by one
-rename, and the content can be checked against the folder's name.
+This module reads and writes these folders and their manifests. An adapter is never overwritten: its folder is created
+by one rename, and its content can be checked against the folder's name.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Gather the contents of a bundle: wheels, weights, benchmarks, profiles, docs, and runs with adapters and reports.
+"""Gathers the contents of a bundle: wheels, weights, benchmarks, profiles, docs, and runs with adapters and reports.
 
 `gather` maps paths in the bundle to files; it writes only into its scratch directory.
 """

@@ -1,7 +1,7 @@
 """Reads, verifies and installs a bundle. The bundle's first file contains this module: `python3 FILE install` runs it.
 
 The module is therefore self-contained and needs only Python's standard library. It writes nothing until every part
-matches the manifest, and creates the installation with a single rename. It refuses anything but regular files in the
+matches the manifest, and creates the installation with a single rename. It accepts only regular files, and only in the
 directories of a bundle.
 """
 
@@ -108,10 +108,10 @@ def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Ch
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     buffer = io.BytesIO()
     buffer.write(b"#!/usr/bin/env python3\n")
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
         for name, content in (("__main__.py", Path(__file__).read_text("utf-8")), ("manifest.json", text)):
-            packed.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
-        packed.comment = PREFIX + b"0" * DIGEST
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+        archive.comment = PREFIX + b"0" * DIGEST
     unsealed = buffer.getvalue()[:-DIGEST]
     return unsealed + hashlib.sha256(unsealed).hexdigest().encode()
 
@@ -122,7 +122,7 @@ def read_head(path: Path) -> Head:
     Raises:
         BundleError: the file is not a head, or it is damaged.
     """
-    again = "copy the bundle again from its source"
+    fix_copy = "copy the bundle fix_copy from its source"
     try:
         with path.open("rb") as file:
             content = file.read(HEAD_BYTES)
@@ -131,20 +131,20 @@ def read_head(path: Path) -> Head:
             f"{path}: cannot be read: {error.strerror}", "pass the first file of the bundle", 2
         ) from error
     if content[-DIGEST - len(PREFIX) : -DIGEST] != PREFIX:
-        raise BundleError(f"{path}: not the first file of a bundle, or truncated", again)
+        raise BundleError(f"{path}: not the first file of a bundle, or truncated", fix_copy)
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
-        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", again)
+        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", fix_copy)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            manifest = json.loads(packed.read("manifest.json"))
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
         head = Head(
             path,
             {key: value for key, value in manifest.items() if key not in ("parts", "files")},
             tuple(Checksum(int(part["bytes"]), str(part["sha256"])) for part in manifest["parts"]),
-            {str(name): Checksum(int(each["bytes"]), str(each["sha256"])) for name, each in manifest["files"].items()},
+            {str(name): Checksum(int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()},
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: its manifest cannot be read: {error}", again) from error
+        raise BundleError(f"{path}: its manifest cannot be read: {error}", fix_copy) from error
     if head.about.get("format") != FORMAT:
         fix = "install the bundle with the version of NanoFlux that created it"
         raise BundleError(f"{path}: bundle format {head.about.get('format')} is not supported, only {FORMAT}", fix)
@@ -192,12 +192,12 @@ def _find_damage(path: Path, expected: Checksum) -> str:
         if status.st_size != expected.bytes:
             return f"{path}: has {status.st_size} bytes, should have {expected.bytes}"
         with path.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
+            is_same = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
     except FileNotFoundError:
         return f"{path}: missing"
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
-    return "" if same else f"{path}: damaged: its SHA-256 differs from the manifest"
+    return "" if is_same else f"{path}: damaged: its SHA-256 differs from the manifest"
 
 
 class _Parts(io.RawIOBase):
@@ -235,8 +235,8 @@ class _Parts(io.RawIOBase):
 
 
 def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Every file in the parts with its content, whose hash is verified after its last block. Content that the caller
-    does not read is still read and verified.
+    """Yield every file in the parts with the blocks of its content. A file's hash is verified after the last block.
+    Blocks that the caller does not read are read and verified too.
 
     Raises:
         BundleError: a member is not a regular file, is not in the manifest, does not match it, or is missing.
@@ -248,7 +248,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
             fix = "do not use this bundle: it was created this way and did not get damaged in transit"
             raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
 
-        def content(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
+        def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
             total = hashlib.sha256()
             while block := file.read(BLOCK):
                 total.update(block)
@@ -264,7 +264,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
                     if member.name not in missing:
                         refuse(f"{member.name!r} is not in the manifest, or appears twice")
                     missing.remove(member.name)
-                    blocks = content(member, archive.extractfile(member))
+                    blocks = read_blocks(member, archive.extractfile(member))
                     yield member.name, blocks
                     for _ in blocks:
                         pass
@@ -283,35 +283,35 @@ def sign(head: Path, key: Path) -> Path:
     """Sign a head, and thereby all its files, with an SSH key; the signature is written next to it."""
     signature = head.with_name(f"{head.name}.sig")
     signature.unlink(missing_ok=True)
-    _ssh(["sign", "-f", str(key), "-n", NAMESPACE, str(head)], "the bundle could not be signed")
+    _run_ssh_keygen(["sign", "-f", str(key), "-n", NAMESPACE, str(head)], "the bundle could not be signed")
     return signature
 
 
 def check_signature(head: Path, signers: Path) -> str:
-    """The signer of a head, one of those in the file `signers`.
+    """The signer of a head. Only the signers in the file `signers` are accepted.
 
     Raises:
-        BundleError: the head has no valid signature of any of them.
+        BundleError: the head has no valid signature of one of these signers.
     """
     signature = head.with_name(f"{head.name}.sig")
-    refused = f"{head}: not signed by a signer in {signers}"
-    signer = _ssh(["find-principals", "-s", str(signature), "-f", str(signers)], refused).split()[0]
-    words = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
-    _ssh(["verify", *words], refused, head)
+    problem = f"{head}: not signed by a signer in {signers}"
+    signer = _run_ssh_keygen(["find-principals", "-s", str(signature), "-f", str(signers)], problem).split()[0]
+    arguments = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
+    _run_ssh_keygen(["verify", *arguments], problem, head)
     return signer
 
 
-def _ssh(words: list[str], refused: str, source: Path | None = None) -> str:
+def _run_ssh_keygen(arguments: list[str], problem: str, source: Path | None = None) -> str:
     try:
         with source.open("rb") if source else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
             process = subprocess.run(
-                ["ssh-keygen", "-Y", *words], stdin=file, capture_output=True, text=True, check=False
+                ["ssh-keygen", "-Y", *arguments], stdin=file, capture_output=True, text=True, check=False
             )
     except OSError as error:
-        raise BundleError(f"{refused}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
+        raise BundleError(f"{problem}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
     if process.returncode:
         raise BundleError(
-            f"{refused}: {process.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3
+            f"{problem}: {process.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3
         )
     return process.stdout
 
@@ -365,7 +365,7 @@ def _refuse_unfit(head: Head, to: Path) -> None:
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {machine}, but this machine is {platform.machine()}", fix, 3)
     size = sum(total.bytes for name, total in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
-    existing_parent = next(each for each in to.parents if each.exists())
+    existing_parent = next(parent for parent in to.parents if parent.exists())
     free = shutil.disk_usage(existing_parent).free
     if free < size:
         raise BundleError(
@@ -432,12 +432,12 @@ def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
     wrapper.chmod(0o700)
 
 
-def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
+def _make_environment(folder: Path, to: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
     """Create a virtual environment with the packages of a requirements file."""
-    scratch = place.parent
-    venv.EnvBuilder(symlinks=True).create(place)
+    scratch = folder.parent
+    venv.EnvBuilder(symlinks=True).create(folder)
     command = [
-        str(place / "bin/python"), "-I", str(pip / "pip"), "--isolated", "install", "--quiet", "--no-index",
+        str(folder / "bin/python"), "-I", str(pip / "pip"), "--isolated", "install", "--quiet", "--no-index",
         "--find-links", str(wheels), "--require-hashes", "--no-compile", "--no-cache-dir", "--no-input",
         "--disable-pip-version-check", *options, "-r", str(requirements),
     ]  # fmt: skip
@@ -449,12 +449,12 @@ def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, requiremen
             f"pip could not install the wheels:\n{tail}",
             "create a bundle for this machine with --python and --platform",
         )
-    _relocate(place, str(scratch).encode(), str(to).encode())
+    _relocate(folder, str(scratch).encode(), str(to).encode())
 
 
-def _relocate(place: Path, scratch_path: bytes, final: bytes) -> None:
+def _relocate(folder: Path, scratch_path: bytes, final: bytes) -> None:
     """In the scripts of an environment, replace the directory in which it was created by its final directory."""
-    for path in [place / "pyvenv.cfg", *(place / "bin").iterdir()]:
+    for path in [folder / "pyvenv.cfg", *(folder / "bin").iterdir()]:
         if path.is_file() and not path.is_symlink():
             path.write_bytes(path.read_bytes().replace(scratch_path, final))
 

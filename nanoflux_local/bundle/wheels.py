@@ -68,7 +68,7 @@ def pin_wheels(folder: Path) -> str:
     """Requirements that pin each wheel of a directory by its version and SHA-256.
 
     Raises:
-        RefusedError: the directory has two versions of a package, one of them left from another bundle.
+        RefusedError: the directory has two versions of a package, for example one that an earlier bundle left.
     """
     lines: dict[str, str] = {}
     for path in sorted(folder.glob("*.whl")):
@@ -82,7 +82,7 @@ def pin_wheels(folder: Path) -> str:
 
 
 def compatible_tags(platform: str) -> list[str]:
-    """The platform tags whose wheels run on `platform`, including those for an older C library.
+    """The platform tags whose wheels run on `platform`, including tags for older C libraries.
 
     Raises:
         UsageError: `platform` is not a wheel platform.

@@ -1,1 +1,1 @@
-"""The command line, one file per noun. It shows and asks; what it does lies in the rooms below."""
+"""The command line, one file per group of commands. It parses options and prints results."""

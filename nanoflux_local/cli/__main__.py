@@ -1,4 +1,4 @@
-"""`python -m nanoflux_local.cli`: the command line where no script is installed."""
+"""`python -m nanoflux_local.cli`: the command line without the installed script."""
 
 from nanoflux_local.cli.main import main
 

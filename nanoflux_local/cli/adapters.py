@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, flops_line, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, describe_flops, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import ADAPTER
 from nanoflux_local.errors import NothingMatchedError
 
@@ -34,7 +34,8 @@ def list_all(as_json: bool) -> None:
         return
     if not adapters:
         raise NothingMatchedError("there are no adapters", "train one with `nanoflux train RUN --base smollm2-135m`")
-    print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), [_list_cells(each) for each in adapters])
+    rows = [_list_cells(adapter) for adapter in adapters]
+    print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), rows)
     for adapter in adapters:
         if isinstance(adapter, DamagedAdapter):
             say(adapter.problem)
@@ -87,7 +88,7 @@ def _describe_trained(adapter: "Adapter") -> Fields:
         ("training", f"{training.steps} steps, {training.epochs} epochs, rate {training.learning_rate:g}"),
         ("seed", training.seed),
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in training.dev_losses) or "–"),
-        ("FLOPs", flops_line(dict(training.flops))),
+        ("FLOPs", describe_flops(dict(training.flops))),
         ("seconds", f"{training.seconds:.0f} on {training.device} in {training.dtype}"),
         ("last probe", _describe_probe(adapter.probe)),
         ("versions", ", ".join(f"{name} {version}" for name, version in adapter.versions.items())),

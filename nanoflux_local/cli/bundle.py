@@ -81,12 +81,12 @@ def create(
 
     refuse_existing(out)
     scratch = out.with_name(f"{out.name}.making")
-    wanted = BundleRequest(
+    request = BundleRequest(
         models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or "", adapters
     )
     if software:
         say("collecting wheels; this takes minutes the first time")
-    contents = gather(wanted, current_home(), scratch)
+    contents = gather(request, current_home(), scratch)
     bar = Bar("packed")
     try:
         head = write_bundle(

@@ -49,8 +49,8 @@ def with_choice(function: F) -> F:
             type=click.Choice(SOLUTION_RULES),
             default="author",
             show_default=True,
-            help="The right solution to learn: the author's, a blind solver's, the defender's own, or of all the "
-            "shortest or the one that the untuned model finds likeliest.",
+            help="Right solution to learn: the author's, a blind solver's, the defender's own, the shortest, or the "
+            "one that the untuned model finds likeliest.",
         ),
         click.option("--include-dropped", is_flag=True, help="Include examples that a reviewer dropped."),
     )
@@ -115,8 +115,10 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def flops_line(flops: dict[str, Any]) -> str:
-    """The measured FLOPs, and as shares of the 6ND estimate: these FLOPs and those that the architecture predicts."""
+def describe_flops(flops: dict[str, Any]) -> str:
+    """The measured FLOPs, and their ratio to the 6ND estimate; also the ratio of the FLOPs that the architecture
+    predicts.
+    """
     line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
     total = flops.get("explained", {}).get("total")  # missing in records of older versions
     return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
@@ -140,7 +142,7 @@ class Bar:
             click.echo(
                 f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(note)}\x1b[K", err=True, nl=False
             )
-        elif int(share * 10) != self._last_tenth:  # differs, and not larger, since a new step restarts at 0
+        elif int(share * 10) != self._last_tenth:  # not `>`, since a new step restarts at 0
             self._last_tenth = int(share * 10)
             click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
 

@@ -40,12 +40,14 @@ def search(query: str, top: int, as_json: bool) -> None:
     with Corpus(current_home().corpus) as corpus:
         passages = corpus.search(query, top)
     if as_json:
-        print_json([{"title": each.title, "place": each.place, "snippet": each.snippet} for each in passages])
+        print_json(
+            [{"title": passage.title, "place": passage.place, "snippet": passage.snippet} for passage in passages]
+        )
         return
     if not passages:
         raise NothingMatchedError(f"no passage of the corpus matches {query!r}", "search for other words")
-    for each in passages:
-        click.echo(plain(f"{each.title} ({each.place})\n    {each.snippet}\n"))
+    for passage in passages:
+        click.echo(plain(f"{passage.title} ({passage.place})\n    {passage.snippet}\n"))
 
 
 @command.command()
@@ -59,5 +61,5 @@ def show(as_json: bool) -> None:
     if as_json:
         print_json(documents)
         return
-    rows = [(each["sha256"][:12], each["passages"], each["source"]) for each in documents]
+    rows = [(document["sha256"][:12], document["passages"], document["source"]) for document in documents]
     print_table(("sha256", "passages", "source"), rows)

@@ -31,8 +31,8 @@ def command() -> None:
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
               help="Take splits from the files' names, or from a hash of each question's words.")  # fmt: skip
 @click.option("--as", "name", default="", help="Name to import it under, instead of DATASET.")
-@click.option("--replace", "replaces", is_flag=True, help="Replace all items that the name has; earlier runs "
-              "keep reading the former items.")  # fmt: skip
+@click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; earlier runs "
+              "keep using the former items.")  # fmt: skip
 @with_json
 def import_(
     dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, name: str,
@@ -41,7 +41,7 @@ def import_(
     """Import DATASET from its official files or those of the model hub: all of them, or none. Its splits may be
     imported one after another; importing the same files again changes nothing."""
     if hub == bool(paths) or (revision and not hub):
-        raise click.UsageError("Name the files of DATASET, or give --hub (and with it --revision) alone.")
+        raise click.UsageError("Pass either the files of DATASET or --hub; --revision needs --hub.")
     from nanoflux_local.seeds.importing import ImportRequest
 
     names = ", ".join(path.name for path in paths)
@@ -110,8 +110,8 @@ def list_data(as_json: bool) -> None:
     from nanoflux_local.seeds.splits import SPLITS
 
     entries: list[dict[str, Any]] = [
-        {"name": name, "source": "built in", "splits": {split: len(each.items(split)) for split in SPLITS}}
-        for name, each in built_in_benchmarks().items()
+        {"name": name, "source": "built in", "splits": {split: len(benchmark.items(split)) for split in SPLITS}}
+        for name, benchmark in built_in_benchmarks().items()
     ]
     if current_home().ledger.exists():
         with LedgerView(current_home().ledger) as view:

@@ -71,7 +71,9 @@ def _generate(home: Home) -> str:
 
 
 def _train_both(home: Home, run: str) -> dict[str, str]:
-    """Train an adapter on the run's examples and one on as many random train items. Returns them by condition."""
+    """Train one adapter on the run's examples and another on as many random train items. Return the adapters' hashes
+    by condition.
+    """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows
     from nanoflux_local.train.settings import parse_train_settings
@@ -130,8 +132,8 @@ def _compare(home: Home, adapters: dict[str, str]) -> None:
 def describe_difference(pair: "Pair") -> str:
     """The difference of a pair in percentage points with its interval, and whether the interval excludes zero."""
     low, high = pair.ci95
-    settled = "excludes" if low > 0 or high < 0 else "includes"
-    interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, which {settled} zero"
+    verb = "excludes" if low > 0 or high < 0 else "includes"
+    interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, which {verb} zero"
     return f"{100 * pair.difference:+.1f} points ({interval})"
 
 

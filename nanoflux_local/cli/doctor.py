@@ -51,10 +51,13 @@ def _print_licences(as_json: bool) -> None:
         return
     print_table(
         ("name", "version", "licence"),
-        [[each["name"], each["version"] or "missing", each["licence"]] for each in packages],
+        [[package["name"], package["version"] or "missing", package["licence"]] for package in packages],
     )
     click.echo()
     print_table(
         ("model", "licence"),
-        [[each["name"], f"{each['licence']}{' (must be accepted first)' if each['gated'] else ''}"] for each in models],
+        [
+            [model["name"], f"{model['licence']}{' (must be accepted first)' if model['gated'] else ''}"]
+            for model in models
+        ],
     )

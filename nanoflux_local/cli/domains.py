@@ -26,7 +26,7 @@ def list_domains(as_json: bool) -> None:
         return
     print_table(
         ("domain", "answer", "benchmarks", "title"),
-        [(each["name"], each["answer"], ", ".join(each["datasets"]), each["title"]) for each in entries],
+        [(entry["name"], entry["answer"], ", ".join(entry["datasets"]), entry["title"]) for entry in entries],
     )
 
 

@@ -136,8 +136,8 @@ def command(
             return _build_profile_endpoint(home, profile, endpoint, reasoning_tokens)
         return _build_model(home, model, adapter, via, args, reasoning_tokens)
 
-    soft = _build_judge(home, profile, judge) if mode == "soft" else None
-    summary = evaluate_endpoint(home, build, data, split, limit, runs, temperature, soft, domain)
+    soft_judge = _build_judge(home, profile, judge) if mode == "soft" else None
+    summary = evaluate_endpoint(home, build, data, split, limit, runs, temperature, soft_judge, domain)
     if judge_errors and summary.soft:
         summary = replace(summary, corrected=_correct(home, judge_errors, summary.soft, summary.judge))
     if as_json:
@@ -223,9 +223,9 @@ def _soft_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
     if summary.soft is None:
         return []
     rows = [("soft", f"{summary.soft.mean:.1%}, {summary.soft.unscored} unscored, judged by {summary.judge}")]
-    if value := summary.corrected:
-        low, high = value.ci95
-        text = f"{value.estimate:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {value.run}"
+    if corrected := summary.corrected:
+        low, high = corrected.ci95
+        text = f"{corrected.estimate:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {corrected.run}"
         rows.append(("soft, corrected", text))
     return rows
 
@@ -336,5 +336,5 @@ def _build_judge(home: Home, profile: str, name: str) -> "SoftJudge":
     return SoftJudge(name or "judge", endpoint, config.structured)
 
 
-for each in (evaluations.list_evaluations, evaluations.show, evaluations.items):
-    command.add_command(each)
+for subcommand in (evaluations.list_evaluations, evaluations.show, evaluations.items):
+    command.add_command(subcommand)

@@ -43,9 +43,9 @@ def list_evaluations(as_json: bool) -> None:
     print_table(
         ("eval", "model", "adapter", "data", "items", "runs", "correct", "95% interval", "status"),
         [
-            [each["eval"], each["model"], each["adapter"][:12] or "none", f"{each['data']} {each['split']}",
-             each["items"], each["runs"], *_accuracy_cells(each["strict"]), each["status"]]
-            for each in evaluations
+            [entry["eval"], entry["model"], entry["adapter"][:12] or "none", f"{entry['data']} {entry['split']}",
+             entry["items"], entry["runs"], *_accuracy_cells(entry["strict"]), entry["status"]]
+            for entry in evaluations
         ],
     )  # fmt: skip
 
@@ -227,6 +227,12 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
 
 def _replies_json(record: "ItemRecord") -> list[dict[str, Any]]:
     return [
-        {"run": each.repeat, "mark": each.mark, "soft": each.soft or None, "reading": each.reading, "reply": each.text}
-        for each in record.replies
+        {
+            "run": reply.repeat,
+            "mark": reply.mark,
+            "soft": reply.soft or None,
+            "reading": reply.reading,
+            "reply": reply.text,
+        }
+        for reply in record.replies
     ]

@@ -44,19 +44,18 @@ def list_examples(run: str, as_json: bool) -> None:
         )]  # fmt: skip
         reviews = reviews_of(view, name)
     for row in examples:
-        last = len(row.pop("attempts").split()) - 1
+        last_attempt = len(row.pop("attempts").split()) - 1
         row["pass_rate"] = [row.pop("passes"), row.pop("tries")]
         row["reviews"] = {
-            reviewer: review["verdict"] for reviewer, review in reviews.get((row["turn"], last), {}).items()
+            reviewer: review["verdict"] for reviewer, review in reviews.get((row["turn"], last_attempt), {}).items()
         }
     if as_json:
         print_json(examples)
         return
     if not examples:
         raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
-    shows_pass_rate = any(
-        row["pass_rate"][1] != 1 for row in examples
-    )  # with a single answer each, the reason already shows it
+    # If the defender answered each question once, the column "reason" already shows the result.
+    shows_pass_rate = any(row["pass_rate"][1] != 1 for row in examples)
     print_table(
         ("id", "turn", "reason", *(["pass rate"] if shows_pass_rate else []), "level", "review", "answer", "question"),
         [
@@ -101,18 +100,21 @@ def show(example: str, as_json: bool) -> None:
         entry = {"id": row["id"], "run": row["run"], "level": row["level"], "pass_rate": pass_rate, "reviews": reviews}
         print_json({**entry, "turn": record, "lineage": lineage.to_json()})
         return
-    last = record["attempts"][-1]
-    click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last['outcome']}")
-    click.echo(plain(f"seeds: {', '.join(last['seeds'])}"))
+    attempt = record["attempts"][-1]
+    click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {attempt['outcome']}")
+    click.echo(plain(f"seeds: {', '.join(attempt['seeds'])}"))
     for title, text in (
-        ("Question", last["attack"]["question"]),
-        (f"Solution by {record['attacker']}", last["attack"]["solution"]),
-        ("Answer", last["attack"]["answer"]),
-        (f"Validation by {record['judge']}", _describe_validation(last["validation"])),
-        (f"Reply of {record['defender']}", f"{last['defence']['solution']}\n= {last['defence']['answer']}"),
-        (f"Verdict of {record['judge']}", last["evaluation"]["explanation"]),
-        (f"All answers of {record['defender']}", _describe_samples(last, row["passes"], row["tries"])),
-        ("Reasoning", _describe_quality(last)),
+        ("Question", attempt["attack"]["question"]),
+        (f"Solution by {record['attacker']}", attempt["attack"]["solution"]),
+        ("Answer", attempt["attack"]["answer"]),
+        (f"Validation by {record['judge']}", _describe_validation(attempt["validation"])),
+        (
+            f"Reply of {record['defender']}",
+            f"{attempt['defence']['solution']}\n= {attempt['defence']['answer']}",
+        ),
+        (f"Verdict of {record['judge']}", attempt["evaluation"]["explanation"]),
+        (f"All answers of {record['defender']}", _describe_samples(attempt, row["passes"], row["tries"])),
+        ("Reasoning", _describe_quality(attempt)),
         (
             "Reviews",
             "\n".join(f"{name}: {review['verdict']} {review['note']}".strip() for name, review in reviews.items()),
@@ -145,8 +147,8 @@ def _describe_validation(verdict: dict[str, Any]) -> str:
     for finding in validation.findings:
         lines.append(f"{finding.check.capitalize()} check: {finding.conclusion}. {finding.reason}".rstrip(". "))
         lines += [_describe_exhibit(exhibit) for exhibit in finding.evidence]
-    words = {True: "accepts", False: "rejects", None: "does not judge"}
-    lines += [f"  {vote.judge} {words[vote.positive]}: {vote.explanation}" for vote in validation.votes]
+    verbs = {True: "accepts", False: "rejects", None: "does not judge"}
+    lines += [f"  {vote.judge} {verbs[vote.positive]}: {vote.explanation}" for vote in validation.votes]
     return "\n".join(lines)
 
 

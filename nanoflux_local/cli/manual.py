@@ -36,10 +36,10 @@ def _render_sections(context: click.Context, level: int) -> Iterator[str]:
         yield from (f"| `{_escape_cell(option)}` | {_escape_cell(meaning)} |" for option, meaning in rows)
         yield ""
     if isinstance(command, click.Group):
-        for each in command.list_commands(context):
-            subcommand = command.get_command(context, each)
+        for subcommand_name in command.list_commands(context):
+            subcommand = command.get_command(context, subcommand_name)
             assert subcommand is not None  # its name comes from list_commands
-            yield from _render_sections(click.Context(subcommand, parent=context, info_name=each), level + 1)
+            yield from _render_sections(click.Context(subcommand, parent=context, info_name=subcommand_name), level + 1)
 
 
 def _list_options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:

@@ -131,11 +131,11 @@ def verify(name: str | None, as_json: bool) -> None:
     from nanoflux_models.weights import verify as check
 
     names = [name] if name else [record.name for record in list_installed(current_home().root)]
-    problems = {each: check(each, current_home().root) for each in names}
+    problems = {model: check(model, current_home().root) for model in names}
     if as_json:
         print_json(problems)
-    for each, faults in problems.items():
-        say(f"{each}: {'intact' if not faults else '; '.join(faults)}")
+    for model, faults in problems.items():
+        say(f"{model}: {'intact' if not faults else '; '.join(faults)}")
     if any(problems.values()):
         raise NanofluxError(
             f"weights are damaged: {', '.join(name for name, faults in problems.items() if faults)}",
@@ -143,5 +143,5 @@ def verify(name: str | None, as_json: bool) -> None:
         )
 
 
-for each in (plan, rehearse, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):
-    command.add_command(each)
+for subcommand in (plan, rehearse, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):
+    command.add_command(subcommand)

@@ -67,7 +67,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
 def _describe_usage(run: "RunSummary") -> str:
     """The prompt and completion tokens and, if the endpoints report it, how many completion tokens were reasoning."""
     usage = run.usage
-    reasoning = f", of them {usage.reasoning_tokens} in reasoning" if usage.reasoning_tokens else ""
+    reasoning = f", {usage.reasoning_tokens} of them in reasoning" if usage.reasoning_tokens else ""
     return f"{usage.prompt_tokens} read, {usage.completion_tokens} written{reasoning}"
 
 
@@ -126,7 +126,7 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
     else:
         rows = [
             ("judge's trial", f"{trial.solutions} known solutions{unjudged}"),
-            ("  its word alone", trial.without_check.describe()),
+            ("  without the checks", trial.without_check.describe()),
             ("  with the checks", trial.with_check.describe()),
         ]
     rows += [

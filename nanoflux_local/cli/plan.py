@@ -29,12 +29,17 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     sizes = _parse_gpu_sizes(gpus)
     workload_by_model = _load_workloads(profile, sequences, context)
     manifests = list_manifests(current_home().root)
-    weights_gib = {m.name: m.memory.weights_gib for m in manifests if m.memory and m.kind == "chat"}
+    weights_gib = {
+        manifest.name: manifest.memory.weights_gib
+        for manifest in manifests
+        if manifest.memory and manifest.kind == "chat"
+    }
     smaller = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
     result = plan_servers(workload_by_model.values(), sizes, smaller, whole=True)
     if as_json:
         asked = {
-            name: {"sequences": each.sequences, "context": each.context} for name, each in workload_by_model.items()
+            name: {"sequences": workload.sequences, "context": workload.context}
+            for name, workload in workload_by_model.items()
         }
         print_json(
             {
@@ -68,9 +73,11 @@ def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -
     print_table(
         ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
          "takes turns"),
-        [(s.name, ",".join(map(str, s.gpus)), s.tensor, f"{s.utilisation:.2f}", f"{s.weights_gib:.1f}",
-          f"{s.lora_gib:.1f}" if s.lora_gib else "none", f"{s.kv_gib:.1f}", f"{s.overhead_gib:.1f}",
-          _format_requests(s, workload_by_model[s.name]), s.shares or "no") for s in result.servers],
+        [(server.name, ",".join(map(str, server.gpus)), server.tensor, f"{server.utilisation:.2f}",
+          f"{server.weights_gib:.1f}", f"{server.lora_gib:.1f}" if server.lora_gib else "none",
+          f"{server.kv_gib:.1f}", f"{server.overhead_gib:.1f}",
+          _format_requests(server, workload_by_model[server.name]), server.shares or "no")
+         for server in result.servers],
     )  # fmt: skip
     say(
         f"GiB of memory. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
@@ -93,12 +100,12 @@ def _format_requests(server: Server, workload: "Workload") -> str:
 
 
 def _load_workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
-    """The workload of each model that a managed vLLM server runs for the profile's roles, judge panel or solvers.
-    Several of them that use the same model share one server.
+    """The workload of each model that a managed vLLM server runs for the profile's roles, judge panel or solvers. Those
+    with the same model share one server.
     """
     from nanoflux_local.config import EndpointConfig, validate_model
     from nanoflux_local.endpoints.build import check_endpoint
-    from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
+    from nanoflux_local.endpoints.managed.launches import CONCURRENCY, collect_workloads
     from nanoflux_local.run.configs import load_profile
 
     values = load_profile(profile, current_home())
@@ -112,10 +119,10 @@ def _load_workloads(profile: str, sequences: int | None, context: int | None) ->
         where = f"profile {profile}: endpoints.{name}"
         configs.append(validate_model(EndpointConfig, endpoints[name], where))
         check_endpoint(configs[-1], where)
-    by_model = workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
+    by_model = collect_workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
     return {
-        name: replace(each, sequences=sequences or each.sequences, context=context or each.context)
-        for name, each in by_model.items()
+        name: replace(workload, sequences=sequences or workload.sequences, context=context or workload.context)
+        for name, workload in by_model.items()
     }
 
 

@@ -49,13 +49,15 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
 
 
 def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
-    """Print the settings that are neither defaults nor from `base`, the run that a fork starts from."""
+    """Print the settings whose source is neither the defaults nor `base`, the run that a fork starts from."""
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
-    shown = [each for each in settings if each.source not in (DEFAULT, base) and not HASHES.fullmatch(each.key)]
+    shown = [
+        setting for setting in settings if setting.source not in (DEFAULT, base) and not HASHES.fullmatch(setting.key)
+    ]
     print_table(
         ("setting", "value", "source"),
-        [[each.key, json.dumps(each.value, ensure_ascii=False), each.source] for each in shown],
+        [[setting.key, json.dumps(setting.value, ensure_ascii=False), setting.source] for setting in shown],
     )
     others = f"as in {base}" if base.startswith("run ") else "at their defaults, or hashes"
     click.echo(f"… and {len(settings) - len(shown)} settings {others} (--json prints all of them)\n")

@@ -61,13 +61,13 @@ def show(profile: str, as_json: bool) -> None:
 def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None:
     """Write a new commented profile NAME into NANOFLUX_HOME/profiles, to be edited.
 
-    Without options it is for two servers, with placeholders for their models and addresses.
+    Without options, the profile is for two servers and has placeholders for their models and addresses.
     """
     from nanoflux_local.run.profiles import ServerAddress, write_profile
 
     if servers and copied:
         raise click.UsageError("--server and --copy cannot be combined.")
-    path = write_profile(current_home().prepare(), name, [ServerAddress.parse(each) for each in servers], copied)
+    path = write_profile(current_home().prepare(), name, [ServerAddress.parse(server) for server in servers], copied)
     if as_json:
         print_json({"profile": name, "path": str(path)})
         return
@@ -88,13 +88,14 @@ def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
     from nanoflux_local.run.profiles import check_profile
 
     checks = []
-    for each in check_profile(profile, domain, current_home(), connect):
-        checks.append(each)
+    for profile_check in check_profile(profile, domain, current_home(), connect):
+        checks.append(profile_check)
         if not as_json:
-            _print_check(each)
-    problems = sum(not each.ok for each in checks)
+            _print_check(profile_check)
+    problems = sum(not profile_check.ok for profile_check in checks)
     if as_json:
-        print_json({"profile": profile, "ok": not problems, "checks": [asdict(each) for each in checks]})
+        entries = [asdict(profile_check) for profile_check in checks]
+        print_json({"profile": profile, "ok": not problems, "checks": entries})
     if problems:
         raise NanofluxError(
             f"profile {profile}: {problems} of {len(checks)} checks failed", "follow the lines marked fix"

@@ -25,7 +25,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
     profiles use is rehearsed once. Exit code 1 if a step failed.
     """
     end_at_sigterm()
-    reports = _measure_full_size(profiles) if full_size else _walk(profiles, keep)
+    reports = _measure_full_size(profiles) if full_size else _rehearse(profiles, keep)
     if as_json:
         documents = [report.to_json() for report in reports]
         print_json(documents[0] if len(documents) == 1 else documents)
@@ -37,7 +37,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
         )
 
 
-def _walk(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
+def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
     from nanoflux_local.rehearsal.stage import Stage
     from nanoflux_local.rehearsal.walk import rehearse_all
 

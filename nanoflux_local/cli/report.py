@@ -29,12 +29,12 @@ def command(name: str, out: Path | None) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         try:
-            subject, of_run = str(view.find_run(name)["id"]), True
+            subject, is_run = str(view.find_run(name)["id"]), True
         except NothingMatchedError as missing:
             try:
-                subject, of_run = str(find(view, name)["id"]), False
+                subject, is_run = str(find(view, name)["id"]), False
             except NothingMatchedError:
                 raise missing from None
     folder = out or home.reports / subject
-    page = write_report(home.ledger, subject, folder) if of_run else write_experiment_report(home, subject, folder)
+    page = write_report(home.ledger, subject, folder) if is_run else write_experiment_report(home, subject, folder)
     click.echo(page)

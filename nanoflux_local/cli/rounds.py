@@ -35,8 +35,8 @@ def list_series(as_json: bool) -> None:
         print_json([summary.to_json() for summary in summaries])
         return
     rows = [
-        [each.series, each.name, each.status, f"{len(each.rounds)} of {each.of}", each.adapter or "–"]
-        for each in summaries
+        [summary.series, summary.name, summary.status, f"{len(summary.rounds)} of {summary.of}", summary.adapter or "–"]
+        for summary in summaries
     ]
     print_table(("series", "name", "status", "rounds", "adapter"), rows)
 
@@ -61,14 +61,14 @@ def pause(series: str) -> None:
 def stop(series: str) -> None:
     """Stop a series after the turns and training steps in progress; a second stop ends it at once.
 
-    Both lose nothing: `rounds resume` continues the series.
+    Nothing is lost in either case: `rounds resume` continues the series.
     """
     _request_end(series, "stop")
 
 
 @command.command()
 @click.argument("series")
-@click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @with_json
 def resume(series: str, detach: bool, as_json: bool) -> None:
     """Resume a series where it stopped."""

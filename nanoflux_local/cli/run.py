@@ -65,8 +65,8 @@ def command() -> None:
     help="Run whose questions count as already asked; repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(1), metavar="N",
-              help="Train the defender on the kept examples and play again: up to N rounds, while dev accuracy "
-              "rises.")  # fmt: skip
+              help="Train the defender on the kept examples and start the next run: up to N rounds, while dev "
+              "accuracy rises.")  # fmt: skip
 @click.option("--dev", default="", metavar="DATASET", help="Benchmark whose dev items measure each round.")
 @click.option("--dev-items", type=click.IntRange(1), help="Number of dev items [default: all].")
 @click.option(
@@ -75,7 +75,7 @@ def command() -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Print settings with their sources, GPU plan and expected cost; start nothing."
 )
-@click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8; repeatable."
 )
@@ -129,9 +129,12 @@ def start(
     else:
         config = configs.resolve(str(domain), profile or "embedded", overrides, home)
     if dry_run:
-        named = str(overrides.get("rules", ""))
-        lower = run_layers(fork, home, named) if fork else base_layers(str(domain), profile or "embedded", home, named)
-        show_preview(home, config, [*lower, *layers], as_json)
+        rule_set = str(overrides.get("rules", ""))
+        if fork:
+            lower_layers = run_layers(fork, home, rule_set)
+        else:
+            lower_layers = base_layers(str(domain), profile or "embedded", home, rule_set)
+        show_preview(home, config, [*lower_layers, *layers], as_json)
         return
     if numbers["rounds"]:
         options = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
@@ -146,7 +149,7 @@ def start(
 
 @command.command()
 @click.argument("run", type=RUN)
-@click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Setting to change first, e.g. endpoints.judge.url=http://host:8000/v1; repeatable.")  # fmt: skip
 @with_json
@@ -229,7 +232,10 @@ def pause(run: str, as_json: bool) -> None:
 @click.argument("run", type=RUN)
 @with_json
 def stop(run: str, as_json: bool) -> None:
-    """Commit the turns in progress and end; a second stop ends at once. Both lose nothing; `resume` continues."""
+    """Commit the turns in progress and end the run; a second stop ends it at once.
+
+    Nothing is lost in either case: `run resume` continues the run.
+    """
     _request_end(run, "stop", as_json)
 
 
@@ -402,7 +408,7 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     if as_json:
         print_json(asdict(what_if))
         return
-    rows = [("comes", example) for example in what_if.come] + [("goes", example) for example in what_if.go]
+    rows = [("added", example) for example in what_if.come] + [("dropped", example) for example in what_if.go]
     print_table(
         ("example", "turn", "reason", "question"),
         [(change, example.turn, example.reason, example.question) for change, example in rows],

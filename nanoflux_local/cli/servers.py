@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nanoflux_models.probe_record import Probe
 
 FOLLOW_S = 0.3
+"""Seconds between two reads of a followed log, and between two tries to take the turn for starting a server."""
 
 
 def _open_supervisor(home: Home) -> Supervisor:
@@ -115,8 +116,8 @@ def _start_server(
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)
     launch = make_launch(config, home, seat, sleeps=False, rank=rank)
-    for node, words in enumerate(launch.other_nodes(), start=1):
-        say(f"start on machine {node}: {shlex.join(words)}")
+    for node, arguments in enumerate(launch.other_nodes(), start=1):
+        say(f"start on machine {node}: {shlex.join(arguments)}")
     while not (turn := supervisor.take_turn()):
         time.sleep(FOLLOW_S)
     with turn:
@@ -287,7 +288,12 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     base = read_adapter(folder).base.name
     supervisor = _open_supervisor(home)
     running = next(
-        (r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive and r.rank), None
+        (
+            server
+            for server in supervisor.servers()
+            if server.model == base and server.owner is None and server.alive and server.rank
+        ),
+        None,
     )
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
     record = running or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", owned=True)

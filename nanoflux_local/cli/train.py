@@ -10,8 +10,8 @@ from nanoflux_local.cli import common
 from nanoflux_local.cli.common import (
     Bar,
     build_choice,
+    describe_flops,
     end_at_sigterm,
-    flops_line,
     launch_detached,
     plain,
     print_json,
@@ -80,7 +80,7 @@ def command(
 ) -> None:
     """Train a LoRA adapter for BASE on the kept examples of RUN, or on the rows of a file (paper §3, A.1).
 
-    The same command again resumes a training that was stopped or killed.
+    Run the same command again to resume a training that was stopped or killed.
     """
     from nanoflux_local.config import parse_settings
     from nanoflux_local.train import trainings
@@ -199,7 +199,7 @@ def show_training(outcome: "TrainingOutcome") -> None:
             ("steps", f"{outcome.steps} over {outcome.tokens} tokens, {outcome.tokens_per_s:.0f} tokens/s"),
             ("train loss", f"{outcome.train_loss:.3f}"),
             ("dev loss", "none" if after is None or before is None else f"{before:.3f} before, {after:.3f} after"),
-            ("FLOPs", flops_line(dict(outcome.flops))),
+            ("FLOPs", describe_flops(dict(outcome.flops))),
             ("seconds", f"{outcome.seconds:.0f}"),
         ],
     )

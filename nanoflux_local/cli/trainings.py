@@ -33,9 +33,9 @@ def list_all(as_json: bool) -> None:
     print_table(
         ("training", "base", "rows", "status", "step", "steps", "adapter"),
         [
-            [each.training, each.base, each.run or each.source.get("file", ""), each.status,
-             each.step, each.steps, each.adapter[:16]]
-            for each in summaries
+            [summary.training, summary.base, summary.run or summary.source.get("file", ""), summary.status,
+             summary.step, summary.steps, summary.adapter[:16]]
+            for summary in summaries
         ],
     )  # fmt: skip
 

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of `nanoflux doctor`.
-
-    If a check is `ok` and has a fix, the fix is optional advice.
-    """
+    """One line of `nanoflux doctor`. The fix of a check that is `ok` is optional advice."""
 
     name: str
     ok: bool

@@ -9,7 +9,7 @@ from nanoflux_models.gpus import Survey, survey_gpus
 GIB = 2**30
 CORES, MEMORY_GIB = 2, 6
 """The cores and the memory that the embedded default model needs."""
-NVIDIA, DISPLAY = "0x10de", ("0x0300", "0x0302")
+NVIDIA_VENDOR, DISPLAY_CLASSES = "0x10de", ("0x0300", "0x0302")
 """The vendor code and the class codes of a GPU on the PCI bus."""
 
 
@@ -45,8 +45,8 @@ def check_gpus() -> Check:
             "run nvidia-smi to see whether it hangs, then restart the driver or the machine",
         )
     if cards:
-        fix = "install NVIDIA's driver (in a container also its container toolkit) and check with nvidia-smi"
-        return Check("gpus", False, f"{cards} NVIDIA cards, but no working driver", fix)
+        fix = "install NVIDIA_VENDOR's driver (in a container also its container toolkit) and check with nvidia-smi"
+        return Check("gpus", False, f"{cards} NVIDIA_VENDOR cards, but no working driver", fix)
     return Check("gpus", True, "none; small models run on the processors")
 
 
@@ -61,7 +61,7 @@ def _suggest_gpus_fix(survey: Survey) -> str:
 def _count_cards() -> int:
     devices = Path("/sys/bus/pci/devices")
     return sum(
-        _read_text(device / "vendor") == NVIDIA and _read_text(device / "class").startswith(DISPLAY)
+        _read_text(device / "vendor") == NVIDIA_VENDOR and _read_text(device / "class").startswith(DISPLAY_CLASSES)
         for device in (devices.iterdir() if devices.is_dir() else ())
     )
 

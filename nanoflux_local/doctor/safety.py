@@ -11,9 +11,9 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.offline import SETTINGS, guard_environment
 from nanoflux_models.supervisor import Supervisor, free_port
 
-ELSEWHERE = "192.0.2.1"
+UNREACHABLE = "192.0.2.1"
 """An address that is reserved for documentation (RFC 5737), so no host has it."""
-_TRY = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{ELSEWHERE}', 9))"
+_CONNECT = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNREACHABLE}', 9))"
 """Connects a datagram socket, which sends nothing even without the guard."""
 
 
@@ -71,14 +71,16 @@ def check_ports(home: Home) -> Check:
 
 
 def _child_refuses() -> bool:
-    """Whether a child process refuses a connection to another machine; hosts that the user allowed are left out."""
-    closed = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
-    done = subprocess.run(
-        python_command("-c", _TRY),
-        env=guard_environment(closed),
+    """Whether a child process refuses a connection to another machine. Hosts that the user allowed do not matter: the
+    child runs without them.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
+    process = subprocess.run(
+        python_command("-c", _CONNECT),
+        env=guard_environment(environment),
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    return f"refused to reach {ELSEWHERE}" in done.stderr
+    return f"refused to reach {UNREACHABLE}" in process.stderr

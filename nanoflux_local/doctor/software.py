@@ -20,11 +20,14 @@ MAX_LISTED = 6
 
 def check_python() -> Check:
     """Check the version of the running interpreter."""
-    here = sys.version_info[:2]
+    running = sys.version_info[:2]
     interpreter = f"{sys.version.split()[0]} at {sys.executable}"
     newest = ".".join(map(str, NEWEST_TESTED))
     return Check(
-        "python", True, interpreter, "" if here <= NEWEST_TESTED else f"use Python {newest} or older, which are tested"
+        "python",
+        True,
+        interpreter,
+        "" if running <= NEWEST_TESTED else f"use Python {newest} or older: newer versions are not tested",
     )
 
 
@@ -59,7 +62,7 @@ def check_vllm(home: Home) -> Check:
             f"run `make vllm`, or set {VARIABLE} to a Python with vLLM for CUDA",
         )
     try:
-        models = [each for each in list_manifests(home.root) if each.kind == "chat"]
+        models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]
     except ModelsError as error:
         return Check("vllm", True, summary, error.fix)
     reasons = find_unservable(interpreter, models)
@@ -79,18 +82,18 @@ def check_versions() -> Check:
     the tested one is only reported as advice.
     """
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
-    broken, here, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
-    broken += [f"{each.name} is missing" for each in here if not each.version and each.name in pins]
+    broken, needed, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
+    broken += [f"{package.name} is missing" for package in needed if not package.version and package.name in pins]
     if broken:
         return Check("versions", False, _list_some(list(dict.fromkeys(broken))), fix)
-    other = [
-        f"{each.name} {each.version} (tested: {pins[each.name]})"
-        for each in here
-        if each.name in pins and each.version.partition("+")[0] != pins[each.name].partition("+")[0]
+    untested = [
+        f"{package.name} {package.version} (tested: {pins[package.name]})"
+        for package in needed
+        if package.name in pins and package.version.partition("+")[0] != pins[package.name].partition("+")[0]
     ]
-    if other:
-        return Check("versions", True, f"of {len(here)} packages, {_list_some(other)}", fix)
-    return Check("versions", True, f"{len(here)} packages, all in tested versions")
+    if untested:
+        return Check("versions", True, f"{len(needed)} packages, in untested versions: {_list_some(untested)}", fix)
+    return Check("versions", True, f"{len(needed)} packages, all in tested versions")
 
 
 def _list_some(parts: list[str]) -> str:

@@ -39,8 +39,8 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """The paper's thresholds. They apply to text-embedding-3-small; every other embedder has its own thresholds
-    (SPEC §6), unless `embedder` is the model for which these thresholds were calibrated.
+    """Thresholds for the embedder with which they were calibrated: the model `embedder`, or the paper's
+    text-embedding-3-small. Every other embedder has its own thresholds (SPEC §6).
     """
 
     question: float = Field(ge=-1, le=1)
@@ -49,14 +49,14 @@ class PaperNovelty(Strict):
 
 
 class WorkedExample(Strict):
-    """A solved problem shown to the defender, for models too small to follow a description of the reply's sections."""
+    """A solved problem shown to the defender: small models cannot follow a mere description of the reply's sections."""
 
     question: str
     sections: dict[str, str]
 
 
 class WorkedAttack(Strict):
-    """A new problem built from some material, for attackers that are too small to follow a description."""
+    """A new problem built from material, shown to the attacker: small models cannot follow a mere description."""
 
     material: tuple[str, ...]
     sections: dict[str, str]

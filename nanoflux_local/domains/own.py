@@ -1,5 +1,5 @@
-"""Loads a user's domains: `<home>/domains/NAME.toml` with prompt files in the same folder. Values and prompts that are
-missing there are inherited.
+"""Loads a user's domains: `<home>/domains/NAME.toml` with prompt files in the same folder. Missing values and prompts
+are inherited from the domain that the file `extends`.
 
 A file is checked completely when it is loaded. An unknown key, an invalid template, an unknown variable in a prompt,
 and a missing section are errors that name the file.
@@ -42,8 +42,11 @@ REQUIRED_SECTIONS = {
 
 def domain_names(root: Path | None = None) -> list[str]:
     """The names of all domains: the built-in ones, then those of the home at `root`."""
-    own = sorted((root / "domains").glob("*.toml")) if root else []
-    return [*built_in(), *(path.stem for path in own if NAME.fullmatch(path.stem) and path.stem not in built_in())]
+    user_files = sorted((root / "domains").glob("*.toml")) if root else []
+    return [
+        *built_in(),
+        *(path.stem for path in user_files if NAME.fullmatch(path.stem) and path.stem not in built_in()),
+    ]
 
 
 def load_domain(name: str, root: Path | None = None) -> Domain:
@@ -79,11 +82,11 @@ def _read_domain(name: str, path: Path) -> Domain:
     domain = extend_domain(inherited, values, name, texts, str(path))
     _check_sections(path, domain)
     for prompt in texts:
-        _try_prompt(path.parent / files[prompt], domain, prompt)
+        _check_prompt_renders(path.parent / files[prompt], domain, prompt)
     return domain
 
 
-def _try_prompt(source: Path, domain: Domain, prompt: str) -> None:
+def _check_prompt_renders(source: Path, domain: Domain, prompt: str) -> None:
     import jinja2
 
     try:
@@ -147,10 +150,10 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
         ) from error
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
-    foreign = sorted(needed - {"domain"} - VARIABLES[prompt])
-    if foreign:
+    unknown_names = sorted(needed - {"domain"} - VARIABLES[prompt])
+    if unknown_names:
         names = ", ".join(sorted({"domain", *VARIABLES[prompt]}))
-        raise ConfigError(f"{source}: uses the unknown variable {foreign[0]!r}", f"its variables are: {names}")
+        raise ConfigError(f"{source}: uses the unknown variable {unknown_names[0]!r}", f"its variables are: {names}")
     return text
 
 

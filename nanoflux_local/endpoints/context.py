@@ -1,7 +1,7 @@
-"""A model's context length, and whether prompt, thoughts and answer fit into it together.
+"""A model's context length, and whether prompt, reasoning and answer fit into it together.
 
-If they do not fit, a server silently gives the reply fewer tokens than requested, and a thinking model is cut off
-within its thoughts. So the sum is checked before the first request.
+If they do not fit, a server silently gives the reply fewer tokens than requested, and a reasoning model is cut off
+inside its reasoning. So the sum is checked before the first request.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ BYTES_PER_TOKEN = 4
 @dataclass(frozen=True, slots=True)
 class Context:
     """An endpoint's context: `tokens` is the limit on prompt and reply together (0: unknown). `reasoning` is the number
-    of tokens that a reply may spend on thoughts, in addition to its answer's tokens (0: the model does not think).
+    of tokens that a reply may spend on reasoning, in addition to its answer's tokens (0: the model does not reason).
     """
 
     tokens: int = 0

@@ -54,7 +54,7 @@ class FakeServer:
         self.chaos = chaos or Chaos()
         self.requests = self.hung_up = 0
         self.waiting = self.cache = 0.0
-        """The values that the server reports as vLLM's metrics: waiting requests, and the used share of the cache."""
+        """The values that the server reports as vLLM's metrics: waiting requests, and the share of the cache in use."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -122,8 +122,8 @@ class FakeServer:
         return _send(writer, 200, answer)
 
     async def _stall(self, reader: asyncio.StreamReader) -> bool:
-        """Wait for `stall_s`; return whether the client is still connected. A waiting client sends nothing, so that any
-        read means that it closed the connection.
+        """Wait for `stall_s`; return whether the client is still connected. A waiting client sends nothing, so a read
+        that returns means that the client closed the connection.
         """
         try:
             async with asyncio.timeout(self.chaos.stall_s):
@@ -142,7 +142,7 @@ class FakeServer:
         request = READERS[path](body)
         text = self._script(request.prompt, random.Random(derive_seed(request.model, request.prompt, request.seed)))
         if request.keys:
-            text = _as_object(text, request.keys)
+            text = _to_json_object(text, request.keys)
         thoughts = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
         reply = Reply(text, thoughts, len(request.prompt.split()), len(text.split()))
         return json.dumps(WRITERS[path](request, reply)).encode()
@@ -159,7 +159,7 @@ def _send(
     writer.write(head.encode() + content[:cut])
 
 
-def _as_object(text: str, keys: tuple[str, ...]) -> str:
+def _to_json_object(text: str, keys: tuple[str, ...]) -> str:
     """Turn a reply with headings into the requested JSON object; return a reply without those headings unchanged."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
@@ -171,17 +171,17 @@ def _as_object(text: str, keys: tuple[str, ...]) -> str:
 
 def _read_chat_request(body: Json) -> ParsedRequest:
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-    return ParsedRequest(body["model"], _last_text(body["messages"]), str(body.get("seed")), _keys(schema))
+    return ParsedRequest(body["model"], _last_text(body["messages"]), str(body.get("seed")), _required_keys(schema))
 
 
 def _read_responses_request(body: Json) -> ParsedRequest:
     schema = body.get("text", {}).get("format", {}).get("schema", {})
-    return ParsedRequest(body["model"], _last_text(body["input"]), "", _keys(schema))
+    return ParsedRequest(body["model"], _last_text(body["input"]), "", _required_keys(schema))
 
 
 def _read_messages_request(body: Json) -> ParsedRequest:
     schema = body.get("output_config", {}).get("format", {}).get("schema", {})
-    return ParsedRequest(body["model"], _last_text(body["messages"]), "", _keys(schema))
+    return ParsedRequest(body["model"], _last_text(body["messages"]), "", _required_keys(schema))
 
 
 def _last_text(messages: list[Json]) -> str:
@@ -189,7 +189,7 @@ def _last_text(messages: list[Json]) -> str:
     return read_content(messages[-1]["content"]).text or ""
 
 
-def _keys(schema: Json) -> tuple[str, ...]:
+def _required_keys(schema: Json) -> tuple[str, ...]:
     return tuple(schema.get("required", ()))
 
 

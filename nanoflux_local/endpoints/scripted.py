@@ -74,7 +74,7 @@ class HashingEmbedder:
 
 
 def duel(prompt: str, rng: random.Random) -> str:
-    """The default script. It recognises the role by the sections that the prompt requests."""
+    """The default script. It recognises the role that it plays by the sections that the prompt requests."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
     if "ORGANIZATION:" in prompt:

@@ -1,4 +1,4 @@
-"""Agreement beyond chance: Krippendorff's alpha of a panel, Cohen's kappa of a judge and a person with its interval."""
+"""Agreement beyond chance: Krippendorff's alpha of a panel, and Cohen's kappa of a judge and a person."""
 
 import math
 from collections import Counter, defaultdict
@@ -32,9 +32,10 @@ class ReviewAgreement:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | None:
-    """Krippendorff's alpha for nominal data: each unit has its observers' values, with None for a missing value
-    (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"). Returns None if fewer than two values can be
-    paired, or if all are equal.
+    """Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
+
+    Each unit has one value per observer, None if it is missing. Returns None if fewer than two values can be paired, or
+    if all are equal.
     """
     coincidences: defaultdict[tuple[Hashable, Hashable], float] = defaultdict(float)
     for unit in units:
@@ -56,7 +57,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
 
 def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tuple[float, float]] | None:
     """Kappa of two raters and its 95% interval by the large-sample standard error (Fleiss, Cohen and Everitt 1969,
-    formula 13). None if chance agreement is certain, which leaves kappa undefined.
+    formula 13). None if kappa is undefined, because the raters would agree by chance alone.
     """
     n = len(pairs)
     labels = sorted({label for pair in pairs for label in pair}, key=repr)

@@ -22,7 +22,7 @@ Marks = Mapping[str, Sequence[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a comparison: its marks, the accuracy of each of its runs, and a digest of the items asked."""
+    """One side of a comparison: its marks, the accuracy of each of its runs, and a digest of all its items."""
 
     name: str
     marks: Marks
@@ -64,7 +64,7 @@ class Pair:
         return len(self.flips) - self.gained
 
     def as_json(self) -> dict[str, Any]:
-        """A pair of `experiment show --json`; with `data` if it names a benchmark."""
+        """A pair in `experiment show --json`; `data` is left out if it names no benchmark."""
         values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}
         data, _ = values.pop("data"), values.pop("flips")
         return {"data": data, **values} if data else values
@@ -80,7 +80,10 @@ class Comparison:
         """What `compare --json` prints."""
         return {
             "pairs": [
-                {**pair.as_json(), "flips": [{"item": f.item, "a": f.base, "b": f.other} for f in pair.flips]}
+                {
+                    **pair.as_json(),
+                    "flips": [{"item": flip.item, "a": flip.base, "b": flip.other} for flip in pair.flips],
+                }
                 for pair in self.pairs
             ]
         }
@@ -89,7 +92,8 @@ class Comparison:
 def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> Comparison:
     """Compare all pairs of evaluations with paired tests and Holm's correction over these pairs.
 
-    Evaluations without an adapter come first, so that a tuned model is compared with its base whatever the order.
+    Evaluations without an adapter come first, so that they are the bases of tuned models, in whatever order they are
+    named.
     Evaluations with missing replies are refused unless `partial`; their missing items are then left out on both sides.
 
     Raises:
@@ -113,9 +117,9 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         UsageError: the items differ, or there is only one.
     """
     shared = sorted(a.marks.keys() & b.marks.keys())
-    asked = a.marks.keys() | b.marks.keys()
-    same = a.items == b.items if a.items and b.items else len(shared) == len(asked)
-    if not same or not shared:
+    all_items = a.marks.keys() | b.marks.keys()
+    have_same_items = a.items == b.items if a.items and b.items else len(shared) == len(all_items)
+    if not have_same_items or not shared:
         raise UsageError(
             f"evaluations {a.name} and {b.name} have different items", "evaluate both with the same --data and --limit"
         )
@@ -135,7 +139,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         mcnemar_p=paired.mcnemar_p,
         minimum_detectable=paired.minimum_detectable,
         paired_t_p=over_runs.p if over_runs else None,
-        left_out=len(asked) - len(shared),
+        left_out=len(all_items) - len(shared),
         holm_p=paired.mcnemar_p,
         data=data,
         flips=tuple(find_flips(_shares(a.marks), _shares(b.marks))),

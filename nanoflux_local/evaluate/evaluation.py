@@ -1,8 +1,8 @@
 """One evaluation: a model, with or without an adapter, on the items of a benchmark, repeated with different seeds.
 
 Every reply gets a strict mark and, if there is a judge, a soft mark. An evaluation's id is the hash of everything that
-determines its result, and replies are remembered calls: if the same evaluation is started again, it resumes; if it is
-finished, it costs nothing.
+determines its result, and the ledger remembers every reply. So if the same evaluation is started again, it resumes; if
+it was finished, it makes no requests.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from nanoflux_local.transcript import Seed
 
 MAX_CONCURRENT = 64
 PARTIAL = "partial"
-"""The status of an evaluation that ended with missing replies; the same command requests them."""
+"""The status of an evaluation that ended with missing replies; the same command run again requests them."""
 WAIT_S = 0.2
 """Seconds between checks whether another process still runs the same evaluation."""
 
@@ -73,12 +73,12 @@ class EvaluationPlan:
     def id(self) -> str:
         items = [digest(asdict(item)) for item in self.items]
         prompt = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
-        decides = [asdict(self.identity), self.data, self.split, items, self.runs, asdict(self.sampling), self.seed]
+        settings = [asdict(self.identity), self.data, self.split, items, self.runs, asdict(self.sampling), self.seed]
         if self.judge:
             prompt += [
                 digest([self.judge.decides, self.domain.prompts["evaluation"], self.domain.prompts["confidence"]])
             ]
-        return digest([*decides, prompt])[:12]
+        return digest([*settings, prompt])[:12]
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the same conversation as the defender's in a run."""
@@ -87,7 +87,7 @@ class EvaluationPlan:
 
 
 def format_question(item: Seed) -> str:
-    """The question, followed by its options."""
+    """The question and its options, one option per line."""
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
@@ -153,10 +153,10 @@ class Marks:
 async def evaluate(
     ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None] = lambda *_: None
 ) -> EvaluationSummary:
-    """Send every item in every repeat, commit each score as it arrives, and summarize.
+    """Request every item in every repeat, commit each score as it arrives, and summarize the scores.
 
-    Waits for another process that runs the same evaluation, and then reuses its replies. If replies are missing, the
-    summary covers the scored ones and the evaluation's status is PARTIAL; another evaluation requests only the rest.
+    If another process runs the same evaluation, wait for it and reuse its replies. If replies are missing, the summary
+    covers the scored ones and the evaluation's status is PARTIAL; another call requests only the missing ones.
 
     Raises:
         ConfigError: a request does not fit the endpoint's context.

@@ -29,7 +29,7 @@ NO_QUESTION = "(the benchmark is no longer in this home)"
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """The marks of one item: `right` of `scored` replies; `asked` includes replies without a mark."""
+    """The marks of one item: `right` of `scored` replies are right; `asked` also counts replies without a mark."""
 
     item: str
     right: int
@@ -94,7 +94,7 @@ def find_evaluation(view: LedgerView, name: str) -> dict[str, Any]:
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
-    """Evaluations in the order of a comparison: those without an adapter first, otherwise in the given order."""
+    """Evaluations in the order of a comparison: those without an adapter first, otherwise in their present order."""
     marks = ",".join("?" * len(evaluations))
     tuned = {row["id"] for row in view.rows(f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({marks})",
                                             *evaluations)}  # fmt: skip
@@ -154,7 +154,7 @@ def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Fl
 
 
 def load_questions(view: LedgerView, evaluation: str) -> dict[str, Seed]:
-    """The asked items by name, if their benchmark is still in this home."""
+    """The items of an evaluation by id; empty if their benchmark is no longer in this home."""
     row = find_evaluation(view, evaluation)
     return {item.id: item for item in items_here(view.path, row["data"], row["split"])}
 

@@ -1,7 +1,7 @@
 """Strict scoring without a judge (paper A.1): the exact letter, or the number within tolerance.
 
-An "unanswered" reply (no answer could be read) counts as not right, and is also reported separately. An "unscored"
-reply (none came, or a free-text answer, which only a judge can compare) does not count at all.
+An "unanswered" reply, from which no answer can be read, counts as not right and is also reported separately. "unscored"
+means that no reply came, or that its answer is free text, which only a judge can compare; it does not count at all.
 """
 
 from dataclasses import dataclass
@@ -33,5 +33,5 @@ def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     reading = plain_answer(domain, sections["ANSWER"])
     if reading is None:
         return Score("", "unanswered")
-    same = same_answer(domain, reading, item.answer)
-    return Score(reading, "unscored" if same is None else "right" if same else "wrong")
+    is_right = same_answer(domain, reading, item.answer)
+    return Score(reading, "unscored" if is_right is None else "right" if is_right else "wrong")

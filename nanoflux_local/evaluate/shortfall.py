@@ -1,7 +1,7 @@
 """The missing replies of an evaluation: each cause with its count, in the order of their first occurrence.
 
-Decides when to stop sending requests: when the endpoint refuses every one, or asks for a longer pause than calls may
-wait. A refused prompt or a lost reply affects only its own item.
+`Shortfall` also decides when to stop sending requests: when the endpoint refuses every one, or asks for a longer pause
+than calls may wait. A refused prompt or a lost reply affects only its own item.
 """
 
 from collections.abc import Sequence

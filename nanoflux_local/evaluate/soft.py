@@ -1,6 +1,6 @@
 """Soft scoring (paper §3): a judge's verdict on a reply, which accepts sound reasoning with minor slips.
 
-A reply without a clear verdict (unreadable, or in doubt to the end) is "unscored": neither right nor wrong.
+If the judge's verdict cannot be read or stays in doubt, the reply is "unscored": neither right nor wrong.
 """
 
 from dataclasses import asdict, dataclass

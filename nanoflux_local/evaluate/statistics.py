@@ -15,9 +15,9 @@ CONFIDENCE = 0.95
 POWER = 0.8
 FOLDS = 5
 ROUNDING = 1e-12
-"""Differences of accuracies that lie closer together than this count as equal: they differ by rounding alone."""
+"""Differences of accuracies count as equal if they are closer than this, since they then differ by rounding alone."""
 PREDICTIONS = 2_000
-"""The number of draws of a judge's sensitivity and specificity from which a share is predicted."""
+"""How many pairs of sensitivity and specificity are drawn to predict a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,9 @@ class PairedT:
 
 
 def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
-    """Student's t-test over paired runs (paper §5; Student 1908). None without two pairs whose differences differ."""
+    """Student's t-test over paired runs (paper §5; Student 1908). None for fewer than two pairs, or if all pairs have
+    the same difference.
+    """
     from scipy.stats import ttest_rel
 
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
@@ -188,8 +190,9 @@ def correct_prevalence(
 
     The judge called `positives` of `n` replies right. It accepted `rights_accepted` of `rights` items known to be right
     (sensitivity) and rejected `wrongs_rejected` of `wrongs` items known to be wrong (specificity). The estimate is
-    (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71), its interval is
-    the normal one with the variance of all three shares (ibid., eq. 6). None if the judge is no better than chance.
+    (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71). Its interval is the
+    normal approximation with the variance of all three shares (ibid., eq. 6). None if the judge is no better than
+    chance.
     """
     p, sensitivity, specificity = positives / n, rights_accepted / rights, wrongs_rejected / wrongs
     youden = sensitivity + specificity - 1
@@ -209,17 +212,19 @@ def correct_prevalence(
 def predict_right_share(
     rights: tuple[int, int], wrongs: tuple[int, int], passed: tuple[int, int], kept: tuple[int, int] | None = None
 ) -> tuple[Prevalence, Prevalence]:
-    """The share of right questions among those that an erring judge lets pass, and among those of them that are kept.
-    Each count is (hits, n).
+    """Estimate the share of right questions among those that a fallible judge accepts, and among the accepted questions
+    that are kept. Each count is (hits, n).
 
-    On known solutions the judge accepted some of the `rights` (specificity Sp) and rejected some of the `wrongs`
-    (sensitivity Se). Of unknown questions it let `passed` pass. If a share π of these is right, it lets pass a = π·Sp +
-    (1−π)·(1−Se) of them, and by Bayes' rule ρ = π·Sp / a of what passes is right. Of what passes, `kept` counts the
-    questions that become examples; all wrong ones are assumed to be among them, so that (K − (1−ρ)·A) / K of K kept out
-    of A passed are right. Without `kept`, questions are assumed to be kept regardless of whether they are right.
+    On known solutions, the judge accepted some of the `rights` (specificity Sp) and rejected some of the `wrongs`
+    (sensitivity Se). Of unknown questions, it accepted `passed`. If a share π of these questions is right, the judge
+    accepts the share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule ρ = π·Sp / a of the accepted questions are right.
+    `kept` counts the accepted questions that become examples. It is assumed that these include all wrong ones, so that
+    (K − (1−ρ)·A) / K of K kept out of A accepted questions are right. Without `kept`, it is assumed that right and
+    wrong questions are kept equally often.
 
-    The intervals are 95% credible ones, the estimates posterior medians: a uniform prior on π, Jeffreys priors on Sp
-    and Se, a binomial likelihood of `passed`, and with `kept` a uniform prior on how often right questions are kept.
+    The estimates are posterior medians with 95% credible intervals. The priors are uniform on π and Jeffreys on Sp and
+    Se, and the likelihood of `passed` is binomial; with `kept`, the prior on how often right questions are kept is
+    uniform.
     """
     rng = np.random.default_rng(0)
     specificity, sensitivity = (
@@ -244,7 +249,7 @@ def _summarize_posterior(values: Floats, weights: Floats) -> Prevalence:
 
 
 def _weighted_quantiles(values: Floats, weights: Floats) -> list[float]:
-    """The lower end, the middle and the upper end of the central 95% of weighted values."""
+    """The 2.5%, 50% and 97.5% quantiles of weighted values."""
     order = np.argsort(values, axis=None)
     cumulated = np.cumsum(weights.ravel()[order])
     tail = (1 - CONFIDENCE) / 2

@@ -1,1 +1,1 @@
-"""The kept examples of a run: their export, their review and their lineage."""
+"""The kept examples of a run: export, review and lineage."""

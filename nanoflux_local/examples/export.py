@@ -1,4 +1,4 @@
-"""Export a run's kept examples as a dataset: one file in a format that trainers read, and its card.
+"""Exports a run's kept examples as a dataset: one file in a format that trainers read, and its card.
 
 The rows are those that `train` uses, so training on the file equals training on the run. Existing files are not
 overwritten; text that is not valid UTF-8 or looks like a secret is refused, not changed.
@@ -41,9 +41,9 @@ PREFERENCE = "preference"
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """An exported file, as `export --json` prints it. `rows` and `data_digest` are those of the file, `examples`
-    and `digest` those of the examples in it. `without_rejected` counts examples without a preference pair; `seeds` and
-    `models` map names to licences.
+    """An exported file, as `export --json` prints it. `rows` and `data_digest` describe the file, `examples` and
+    `digest` the examples in it. `without_rejected` counts examples without a preference pair; `seeds` and `models` map
+    names to licences.
     """
 
     run: str
@@ -115,9 +115,9 @@ class _Dataset:
     @classmethod
     def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
         rated = any(row.columns["tries"] != 1 for row in source.rows)
-        shaped = [_shape_rows(kind, row, rated) for row in source.rows]
-        used = [row for row, parts in zip(source.rows, shaped, strict=True) if parts]
-        rows = [part for parts in shaped for part in parts]
+        rows_by_example = [_shape_rows(kind, row, rated) for row in source.rows]
+        used = [example for example, rows in zip(source.rows, rows_by_example, strict=True) if rows]
+        rows = [row for rows in rows_by_example for row in rows]
         if not rows:
             fix = "export another format; runs with --set samples=N record more answers of the defender"
             raise NothingMatchedError(f"no chosen example of run {source.run['id']} has a wrong answer to reject", fix)
@@ -226,7 +226,7 @@ def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[Row]:
     keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
     shaped = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
     columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if rated else {})
-    return [{**columns, **each} for each in shaped]
+    return [{**columns, **messages} for messages in shaped]
 
 
 def _encode_rows(kind: str, rows: Sequence[Row]) -> bytes:
@@ -316,7 +316,9 @@ The licences of the seeds and of the models apply to the examples made from them
 
 
 def _describe_rows(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
-    """Whose solutions the rows contain, what was left out, and the number of pairs. Defaults are left out."""
+    """Entries of the card: whose solutions the rows contain, the number of pairs, and the examples left out. Defaults
+    are not mentioned.
+    """
     entries = describe_origin(summary.choice)
     if summary.format == PREFERENCE:
         entries.append(("pairs", f"{summary.rows}: a right solution, and each wrong answer of the defender"))

@@ -1,5 +1,5 @@
 """The lineage of a kept example: its seeds, the calls that produced it, the trainings that used it, and the held-out
-items nearest to it. Reads the ledger and the rows of trainings; calls no model.
+items nearest to it. This module reads the ledger and the rows of trainings, and calls no model.
 """
 
 import json

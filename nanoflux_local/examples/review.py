@@ -1,4 +1,5 @@
-"""People's reviews of the judge's decisions: of one example or, blind, of many, and the agreement with the judge.
+"""People's reviews of the judge's decisions: reviews of single examples, blind reviews of many, and the agreement with
+the judge.
 
 A blind export contains accepted and rejected questions, shuffled and without verdicts, so that agreement can be
 compared with chance. Reviews are only added; if one person reviews a question several times, the newest counts.
@@ -80,10 +81,10 @@ def record_review(
         attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
         assert attempts is not None
     stored_note = storable(note)[:LONGEST_NOTE]
-    last = len(attempts["attempts"].split()) - 1
+    last_attempt = len(attempts["attempts"].split()) - 1
     with Ledger(home.ledger) as ledger:
         ledger.add_reviews(
-            row["run"], [(row["turn"], last, verdict, stored_note)], reviewer or default_reviewer(), blind=False
+            row["run"], [(row["turn"], last_attempt, verdict, stored_note)], reviewer or default_reviewer(), blind=False
         )
     return {
         "example": row["id"],
@@ -110,9 +111,9 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
         )
     chosen = random.Random(derive_seed(seed, "blind")).sample(judged, size or len(judged))
     rows = [
-        {"id": each.id, "question": each.question, "solution": each.solution, "answer": each.answer, "verdict": "",
-         "note": ""}
-        for each in chosen
+        {"id": judged_question.id, "question": judged_question.question, "solution": judged_question.solution,
+         "answer": judged_question.answer, "verdict": "", "note": ""}
+        for judged_question in chosen
     ]  # fmt: skip
     write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
     return {"run": judged[0].run, "questions": len(rows), "file": str(out)}
@@ -127,8 +128,10 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
     rows = _read_filled_rows(path)
     with LedgerView(home.ledger) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
-        wanted = {row["id"] for _, row in rows}
-        judged_by_id = {each.id: each for run in runs for each in list_judged_questions(view, run) if each.id in wanted}
+        ids = {row["id"] for _, row in rows}
+        judged_by_id = {
+            judged.id: judged for run in runs for judged in list_judged_questions(view, run) if judged.id in ids
+        }
     by_run: dict[str, list[tuple[int, int, str, str]]] = {}
     for number, row in rows:
         if row["id"] not in judged_by_id:
@@ -195,7 +198,7 @@ def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
     reviews = reviews_of(view, run)
     if not reviews:
         return None
-    accepted = {(each.turn, each.attempt): each.accepted for each in list_judged_questions(view, run)}
+    accepted = {(judged.turn, judged.attempt): judged.accepted for judged in list_judged_questions(view, run)}
     people = sorted({name for verdicts in reviews.values() for name in verdicts})
     return ReviewAgreement({name: _compare_with_judge(name, reviews, accepted) for name in people})
 

@@ -1,8 +1,8 @@
 """The base model's own answers to train items of a benchmark: which items it solves, and how it words the solutions.
 
-One cell of the experiment asks for them, several times per item with different seeds, and stores them in the ledger as
-an evaluation. Conditions then train on the items that the model always, sometimes or never solves, or on its own right
-solutions.
+One cell of the experiment lets the model answer each item several times with different seeds, and stores the answers in
+the ledger as an evaluation. Conditions then train on the items that the model always, sometimes or never solves, or on
+its own right solutions.
 """
 
 import asyncio
@@ -50,10 +50,10 @@ def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, st
     Raises:
         NanofluxError: replies are missing; the next start requests them.
     """
-    return {"evaluation": asyncio.run(_ask(home, plan, on_step))}
+    return {"evaluation": asyncio.run(_evaluate_train_items(home, plan, on_step))}
 
 
-async def _ask(home: Home, plan: GridPlan, on_step: OnStep) -> str:
+async def _evaluate_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> str:
     scale, items = plan.scale, sampled_items(home, plan)
     endpoint = build_model_endpoint(scale.base, "", home, scale.via, scale.args)
     try:

@@ -1,4 +1,4 @@
-"""Run a cell: generate a run, or do the step of the experiment's kind.
+"""Runs one cell: generates a run, lets the base model answer train items, or does the work of the experiment's kind.
 
 Every step has an id derived from its inputs and is stored in the ledger, so a killed cell resumes from its committed
 turns, checkpoints and replies.

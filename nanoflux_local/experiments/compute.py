@@ -44,8 +44,8 @@ def _parameters(home: Home, model: str) -> int:
 
 
 def times_less(whole: Mapping[str, Any] | None, small: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """How many times less compute `small` took than `whole` (figures of two conditions), training alone and with
-    generation; None if one of them was not trained. There is no figure with generation if a model's size is unknown.
+    """How many times less compute the condition `small` took than the condition `whole`, for training alone and
+    including generation. None if one of them was not trained; without "with_generation" if a model's size is unknown.
     """
     if not whole or not small or not whole.get("flops") or not small.get("flops"):
         return None

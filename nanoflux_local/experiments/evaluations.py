@@ -21,7 +21,7 @@ async def evaluate_items(
     temperature: float,
     on_progress: Callable[[int, int], None],
 ) -> str:
-    """Evaluate an endpoint on items of one benchmark, unless that is done, and return the evaluation's id.
+    """Evaluate an endpoint on items of one benchmark, unless this evaluation is done, and return its id.
 
     Raises:
         NanofluxError: replies are missing; the next start requests them.

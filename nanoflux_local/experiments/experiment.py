@@ -1,4 +1,4 @@
-"""Create, run, resume and find experiments. The whole plan is stored first, then its cells run one by one.
+"""Creates, runs, resumes and finds experiments. The complete plan is stored first, then its cells run one by one.
 
 One process runs an experiment at a time. If the data of a cell is missing (too few examples of a level), the cell is
 left out, its reason is recorded, and the other cells run. A failed cell is retried on the next start.
@@ -75,7 +75,7 @@ def carry_on(home: Home, experiment: str, workers: Workers, on_cell: OnCell = la
     work = Work(EXPERIMENT, experiment)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
         ledger.close_dead_jobs(EXPERIMENT.name, EXPERIMENT.table, experiment)
-        _Execution(home, ledger, experiment, workers, on_cell).play(work)
+        _Execution(home, ledger, experiment, workers, on_cell).run(work)
 
 
 class _Execution:
@@ -88,14 +88,14 @@ class _Execution:
         self.requests: list[StopRequest] = []
         self.failed: list[str] = []
 
-    def play(self, work: Work) -> None:
+    def run(self, work: Work) -> None:
         with record_job(self.ledger, work) as job:
             with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
                 self._run_cells([cell for cell in self._remaining_cells() if cell.condition in PREPARATION])
-                if not self.failed:  # cells that use a run's examples or the model's answers need them finished
+                if not self.failed:  # the other cells need finished runs and answers
                     self._run_cells([cell for cell in self._remaining_cells() if cell.condition not in PREPARATION])
-            ended = status_after(self.requests[-1]) if self.requests else "done"
-            job.status = "failed" if self.failed and not self.requests else ended
+            status = status_after(self.requests[-1]) if self.requests else "done"
+            job.status = "failed" if self.failed and not self.requests else status
             job.message = "; ".join(self.failed)
         if self.failed:
             fix = "fix the causes, then run the same command again to resume"
@@ -117,7 +117,7 @@ class _Execution:
 
     def _record_outcome(self, cell: Cell, outcome: dict[str, Any] | Exception) -> None:
         result = outcome if isinstance(outcome, dict) else {}
-        status, message = _outcome(cell, outcome)
+        status, message = _classify_outcome(cell, outcome)
         if status == "failed":
             self.failed.append(f"{cell.id}: {message.splitlines()[0]}")
         self.ledger.set_cell(self.id, cell.id, status, message, result)
@@ -128,7 +128,7 @@ class _Execution:
             self.requests.append(request)
 
 
-def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]:
+def _classify_outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]:
     """(status, message) of a cell. An error without a message for users is a defect and is raised."""
     if isinstance(outcome, dict):
         return "done", ""

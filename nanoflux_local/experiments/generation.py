@@ -23,7 +23,7 @@ def runs_of(home: Home, plan: GridPlan) -> dict[str, str]:
 
 
 def run_name(plan: GridPlan, cell: Cell) -> str:
-    """The name of a run, which contains a hash of its settings."""
+    """The name of a cell's run; it contains a hash of the run's settings."""
     scale = plan.scale
     settings = [
         scale.domain,
@@ -47,7 +47,7 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
     if not run:
         fixed: dict[str, object] = {"seeds": {"min": cell.seed, "max": cell.seed}} if cell.seed else {}
         fixed |= {"rules": cell.rules} if cell.rules else {}
-        # Grids run unattended, and a run that misses its target can be used: so it plays on instead of pausing.
+        # Grids run unattended, and a run that misses its target is still useful, so it never pauses when saturated.
         defaults = {"target": plan.scale.examples, "pause_when_saturated": 0}
         settings = merge_tables(merge_tables(defaults, plan.scale.run), fixed)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)

@@ -23,7 +23,7 @@ Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
 """The condition of the cells that generate a run; they run before all others."""
 ANSWERS = "answers"
-"""The condition and the id of the cell in which the base model answers train items; it too runs before all others."""
+"""The condition and the id of the cell in which the base model answers train items; it also runs before the others."""
 DEFAULT_RUN = "0"
 """The key of the run with the scale's own rules and the domain's numbers of seed questions."""
 
@@ -37,14 +37,14 @@ class Condition(Strict):
     Of "all" benchmark rows, at most the scale's `full` are used.
 
     `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
-    of each example to learn: the author's, or one of another origin (`train.solutions`). For benchmark rows, "own" is a
-    right answer of the base model, which answers each train item as often as the scale's `tries` says, and `solved`
-    selects the items that it solves at least once ("ever"), always, sometimes or never. `mix` is the number of
-    benchmark rows for each row of the run; `size` counts both. With `equal` "tokens", so many benchmark rows are taken
-    that they have as many tokens as `size` rows of the run.
+    of each example to learn: the author's, or one of another origin (`train.solutions`). For benchmark rows, the base
+    model answers each train item `tries` times (a setting of the scale): the `solution` "own" is one of its right
+    answers, and `solved` selects the items that it solves at least once ("ever"), always, sometimes or never. `mix` is
+    the number of benchmark rows for each row of the run; `size` counts both. With `equal` "tokens", the benchmark rows
+    together have as many tokens as `size` rows of the run.
 
-    In experiments on the judge, a condition measures the judge's word alone, with the code check (`code_check`), or
-    with all checks (`check` "all"); any other `check` is measured by itself.
+    In experiments on the judge, a condition measures the judge's own verdicts, its verdicts with the code check
+    (`code_check`), or those with all checks (`check` "all"); any other `check` is measured by itself.
     """
 
     name: str = Field(min_length=1)
@@ -64,7 +64,7 @@ class Condition(Strict):
 
     @property
     def run_key(self) -> str:
-        """What distinguishes the condition's run from the experiment's other runs."""
+        """The key of the condition's run among the experiment's runs."""
         return (
             f"{self.rules}-{self.seed_count}" if self.rules and self.seed_count else self.rules or str(self.seed_count)
         )
@@ -95,8 +95,8 @@ class Scale(Strict):
     `limit` items of each are used (0: all). `via` is the kind of endpoint: in this process, or a vLLM server started
     with `args`, which loads the adapter next to the weights ("vllm") or merged into a copy of them ("merged", much
     faster on a CPU). Benchmark rows are train items of `benchmark`, or of the domain if that is empty; `full` limits
-    their number in conditions that use "all" (0: no limit). `tries` is how often the base model answers a train item
-    for conditions that depend on its answers, `sampled` how many train items it answers (0: all).
+    their number in conditions that use "all" (0: no limit). For conditions that depend on the base model's answers, it
+    answers each of `sampled` train items (0: all) `tries` times.
     """
 
     base: str
@@ -136,8 +136,8 @@ class Scale(Strict):
 class Grid(Strict):
     """One experiment: its question, its conditions, and the pairs that answer it (b minus a).
 
-    `paper` names the paper's figures that are shown next to it. `select` lets dev accuracy choose among the conditions
-    that an `each` expands to.
+    `paper` names the paper's figures that are shown next to the results. With `select`, dev accuracy chooses one of the
+    conditions to which an `each` expands.
     """
 
     title: str
@@ -189,9 +189,9 @@ class GridPlan(Strict):
         """The declared pairs whose conditions both exist; "{value}" stands for each value in turn."""
         names = {condition.name for condition in self.conditions}
         pairs = [
-            (one.replace("{value}", value), other.replace("{value}", value))
-            for one, other in self.grid.compare
-            for value in (self._values() if "{value}" in one + other else [""])
+            (a.replace("{value}", value), b.replace("{value}", value))
+            for a, b in self.grid.compare
+            for value in (self._values() if "{value}" in a + b else [""])
         ]
         return [pair for pair in dict.fromkeys(pairs) if set(pair) <= names]
 

@@ -14,11 +14,11 @@ from nanoflux_local.transcript import Seed
 
 
 def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
-    """The benchmark's train items with a solution, and how many were left out because they repeat a test item."""
+    """The benchmark's train items with a solution, and the number of those left out because they repeat a test item."""
     datasets = plan.scale.benchmark or seed_datasets(domain)
     items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
-    held = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
-    kept = [item for item in items if stem(item.question) not in held]
+    test_stems = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
+    kept = [item for item in items if stem(item.question) not in test_stems]
     if not kept:
         fix = "set another `benchmark` in the grid: training needs solutions"
         raise NothingMatchedError(f"no train item of {', '.join(datasets)} has a solution", fix)
@@ -26,14 +26,14 @@ def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed],
 
 
 def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
-    """The items of a benchmark to evaluate on: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
+    """The items of a benchmark to evaluate on: those that do not repeat a seed of the domain (GSM-Hard restates GSM8K).
 
     Raises:
         NothingMatchedError: no item is left.
     """
     seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
-    seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
-    items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
+    seed_stems = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
+    items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seed_stems]
     if not items:
         raise NothingMatchedError(
             f"every {split} item of benchmark {data} repeats a seed of domain {plan.scale.domain}",

@@ -1,8 +1,8 @@
-"""Run cells on a Ray cluster: each cell is a task, and Ray retries it on another worker if its node is lost.
+"""Runs cells on a Ray cluster: each cell is a task, and Ray retries it on another worker if its node is lost.
 
-Never starts a cluster, since Ray's ports are open to its network. All nodes must see the home under the same path, on a
-file system with working locks for SQLite. Several nodes on one machine share such a file system; network file systems
-often have no working locks.
+NanoFlux never starts a cluster, since Ray's ports are open to the network. All nodes must see the home under the same
+path, on a file system with working locks for SQLite. Nodes on one machine share such a file system; network file
+systems often have no working locks.
 """
 
 import contextlib

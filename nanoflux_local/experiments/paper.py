@@ -16,5 +16,5 @@ def paper_figures(table: str, domain: str) -> dict[str, Any] | None:
     if figures is None:
         return None
     rows = figures["rows"]
-    own = [row for row in rows if row["benchmark"] == BENCHMARKS.get(domain)]
-    return {"where": figures["where"], "rows": own or rows}
+    rows_of_domain = [row for row in rows if row["benchmark"] == BENCHMARKS.get(domain)]
+    return {"where": figures["where"], "rows": rows_of_domain or rows}

@@ -1,4 +1,4 @@
-"""Plan a grid at one scale: expand its conditions and list their cells."""
+"""Plans a grid at one scale: expands its conditions and lists their cells."""
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.experiments.grid import (

@@ -30,7 +30,7 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
 
     Raises:
         NothingMatchedError: there are fewer rows than the condition asks for.
-        RefusedError: it asks for quality levels and the run has none.
+        RefusedError: the condition asks for quality levels, but the run has none.
     """
     run = runs.get(condition.run_key, "")
     size = _count_rows(home, plan, condition, run)
@@ -48,8 +48,8 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
         )
     if condition.equal == "tokens":
         size = _rows_of_equal_tokens(home, plan, items, domain, load_run_data(home, run, Choice(size=size, seed=seed)))
-    whole = condition.size == "all"  # the same rows for every seed, which then varies only the training
-    rng = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
+    uses_all = condition.size == "all"  # then the rows are the same for every seed, and only the training varies
+    rng = random.Random(derive_seed(0 if uses_all else seed, "random", plan.scale.domain))
     drawn_items = [items[index] for index in sorted(rng.sample(range(len(items)), size or len(items)))]
     source: dict[str, Any] = {
         "benchmark": list(plan.scale.benchmark or seed_datasets(domain)),
@@ -60,7 +60,7 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
     if condition.solution != "author":
         origins = {condition.solution: len(drawn_items)}
         source["solution"] = {"rule": condition.solution, "without": 0, "origins": origins}
-    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
+    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated, "seed": 0 if uses_all else seed}
     return TrainingData(_build_examples(domain, drawn_items), load_validation_examples(home, domain), "", source)
 
 
@@ -80,7 +80,8 @@ def _rows_of_equal_tokens(
     counter = TokenCounter(weights_dir(plan.scale.base, home.root))
 
     def count(rows: Sequence[TrainingExample]) -> int:
-        return sum(counter.count(part) for row in rows for part in (*(m.content for m in row.prompt), row.completion))
+        texts = (text for row in rows for text in (*(message.content for message in row.prompt), row.completion))
+        return sum(map(counter.count, texts))
 
     mean = count(_build_examples(domain, items)) / len(items)
     return max(1, round(count(reference.rows) / mean))
@@ -103,7 +104,7 @@ def _count_rows(home: Home, plan: GridPlan, condition: Condition, run: str) -> i
 
 
 def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int:
-    """How many examples the rarest of these quality levels has. It is the size at which all levels are compared. Levels
+    """The number of examples of the rarest of these quality levels: the size at which all levels are compared. Levels
     without examples and examples that a reviewer dropped do not count.
 
     Raises:

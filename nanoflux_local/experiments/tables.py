@@ -1,5 +1,5 @@
 """Table columns, cells and sentences for experiments and comparisons, shared by the command line, the terminal
-application and the report. Depends on neither a terminal nor HTML.
+application and the report. It depends neither on a terminal nor on HTML.
 """
 
 from collections.abc import Mapping, Sequence

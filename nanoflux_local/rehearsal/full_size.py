@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from nanoflux_local.config import EndpointConfig, RunConfig
-from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, plan_servers, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage, managed_endpoints, scripted_embedder
@@ -70,7 +70,7 @@ def _measure(profile: str, stage: Stage, report: Report, load: Load) -> None:
         return
     config = configs[0]
     managed = managed_endpoints(config)
-    models = list(workloads(managed.values(), config.concurrency, stage.home).values())
+    models = list(collect_workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
     seats = assign_seats(models, whole=True) if models else {}

@@ -15,7 +15,13 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.endpoints.kinds.base import adapter_kinds, find_kind
-from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, build_managed, plan_servers, workloads
+from nanoflux_local.endpoints.managed.launches import (
+    Workload,
+    assign_seats,
+    build_managed,
+    collect_workloads,
+    plan_servers,
+)
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.examples.export import export
@@ -154,7 +160,7 @@ def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
 
 
 def _workloads(state: _Profile, stage: Stage) -> list[Workload]:
-    return list(workloads(state.managed.values(), state.config.concurrency, stage.home).values())
+    return list(collect_workloads(state.managed.values(), state.config.concurrency, stage.home).values())
 
 
 def _plan_servers(models: list[Workload]) -> str:

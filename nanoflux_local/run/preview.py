@@ -12,7 +12,7 @@ from typing import Any
 
 from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.endpoints.managed.launches import Workload, plan_servers, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, collect_workloads, plan_servers
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -139,7 +139,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
     """Place the servers that the run would start on this machine's GPUs; None if it starts none."""
     players = [config.endpoints[name] for name in config.players]
-    demands = workloads(players, config.concurrency, home)
+    demands = collect_workloads(players, config.concurrency, home)
     if not demands:
         return None
     gpus = tuple(list_gpus())

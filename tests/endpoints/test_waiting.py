@@ -45,7 +45,7 @@ def test_server_that_asks_for_too_long_a_pause_ends_every_call_at_once(busy, cal
     busy.more_headers = {"Retry-After": "43200"}
     outcomes = ask(calls, busy.url)
     assert all(isinstance(outcome, BusyError) and outcome.pauses for outcome in outcomes)
-    message = f"{busy.url} asks to be left alone until .*: it answered {status}: Rate limit reached: tokens per day"
+    message = f"{busy.url} asks for a pause until .*: it answered {status}: Rate limit reached: tokens per day"
     with pytest.raises(BusyError, match=message):
         raise outcomes[0]
     assert len(busy.bodies) <= calls

@@ -161,9 +161,9 @@ def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broke
     [
         (("liveqa", "--hub"), "github.com/abachaa/LiveQA"),
         (("pharmacy", "--hub"), "'pharmacy' is not on the model hub"),
-        (("gsm8k",), "Name the files of DATASET, or give --hub"),
-        (("gsm8k", "x.jsonl", "--hub"), "Name the files of DATASET, or give --hub"),
-        (("gsm8k", "x.jsonl", "--revision", "main"), "Name the files of DATASET, or give --hub"),
+        (("gsm8k",), "Pass either the files of DATASET or --hub"),
+        (("gsm8k", "x.jsonl", "--hub"), "Pass either the files of DATASET or --hub"),
+        (("gsm8k", "x.jsonl", "--revision", "main"), "Pass either the files of DATASET or --hub"),
     ],
 )
 def test_impossible_hub_requests_are_wrong_usage(nanoflux, arguments, said):

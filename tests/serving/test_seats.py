@@ -12,8 +12,8 @@ from nanoflux_local.endpoints.managed.launches import (
     assign_seats,
     build_managed,
     choose_rank,
+    collect_workloads,
     make_launch,
-    workloads,
 )
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
@@ -48,22 +48,22 @@ def endpoint(**more: object) -> EndpointConfig:
 
 def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
     pair = [endpoint(capacity=16), endpoint(capacity=16, context=4096), EndpointConfig(interface="scripted", model="x")]
-    wanted = workloads(pair, 24, home)
+    wanted = collect_workloads(pair, 24, home)
     assert list(wanted) == [SMALL]
     assert (wanted[SMALL].sequences, wanted[SMALL].context, wanted[SMALL].rank) == (24, 8192, 0)
-    assert workloads([endpoint(capacity=4)], 24, home)[SMALL].sequences == 4
+    assert collect_workloads([endpoint(capacity=4)], 24, home)[SMALL].sequences == 4
 
 
 def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
     thinker = {"model": "qwen3-32b-awq"}
-    assert workloads([endpoint(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
-    assert workloads([endpoint(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
-    assert workloads([endpoint(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
+    assert collect_workloads([endpoint(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
+    assert collect_workloads([endpoint(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
+    assert collect_workloads([endpoint(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
 
 
 def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = endpoint(capacity=12, context=4096, python=vllm_python)
-    seat, group = assign_seats(workloads([config], 32, home).values(), whole=True)[SMALL]
+    seat, group = assign_seats(collect_workloads([config], 32, home).values(), whole=True)[SMALL]
     words = make_launch(config, home, seat, sleeps=False).command(8000)
     options = {word: value for word, value in pairwise(words) if word.startswith("--")}
     assert group == "" and seat.gpus == (0,)

@@ -14,8 +14,8 @@ The files are `arithmetic/*.toml`, one per setting. Each is a list of `[[templat
     where     optional condition over quantities and program variables; numbers are drawn again until it holds
     quantities.NAME = { low, high, step = 1, link = false }
 
-`link = true` lets the result of an earlier part replace the quantity; the text then shows a name such as "A". Such a
-value may lie outside low..high. Only `Template.admits` checks it: every quantity must be a positive integer, every
+`link = true` lets the result of an earlier part replace the quantity; the text then shows a name such as "A". A linked
+value may lie outside low..high, but must pass `Template.admits`: every quantity must be a positive integer, every
 program variable must be positive with at most two decimals, and `where` must hold.
 
 Unknown keys, names and placeholders are refused when a file is loaded. The attacker chooses the order of the linked
@@ -91,7 +91,7 @@ class Template:
         `share` in (0, 1] restricts the draw to the lower part of every range, for problems with smaller numbers.
         """
         for _ in range(_DRAWS):
-            values = {q.name: q.draw(rng, share) for q in self.quantities}
+            values = {quantity.name: quantity.draw(rng, share) for quantity in self.quantities}
             if self.admits(values):
                 return values
         raise DataError(
@@ -303,8 +303,10 @@ def _is_count(value: Any) -> bool:
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:
-    shown = {name: plain_number(v) if isinstance(v, int | float) else str(v) for name, v in values.items()}
-    return text.format_map(shown)
+    texts = {
+        name: plain_number(value) if isinstance(value, int | float) else str(value) for name, value in values.items()
+    }
+    return text.format_map(texts)
 
 
 def _remove_noise(value: Number) -> Number:

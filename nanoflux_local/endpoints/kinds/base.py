@@ -62,9 +62,9 @@ class EndpointKind:
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
         """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run at once; 0: no limit. Returns the endpoints by name, and the groups by name:
-        endpoints of one group take turns on a GPU. A group is returned only if the placement needs one that the profile
-        does not state.
+        At most `concurrency` requests run at once; 0: no limit. Returns two mappings from the endpoints' names: to the
+        endpoints, and to their groups. Endpoints of one group take turns on a GPU. The second mapping has only groups
+        that the placement needs and the profile does not state.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 

@@ -26,9 +26,9 @@ Load = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 @dataclass(eq=False)
 class Job:
-    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `prompt` and `limit` are
-    the numbers of prompt tokens and of the reply's tokens at most. `opening_tag` is the tag with which the prompt opens
-    the reply's reasoning; the reply's text starts with this tag.
+    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `prompt` is the number of
+    prompt tokens, and `limit` the maximum number of the reply's tokens. `opening_tag` is the tag with which the prompt
+    opens the reply's reasoning; the reply's text starts with this tag.
     """
 
     request: ChatRequest

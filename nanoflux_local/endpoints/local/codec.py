@@ -1,7 +1,7 @@
-"""Converts messages to token ids, and token ids to text, with a model's tokenizer and chat template. Loads no weights.
+"""Converts messages to token ids, and token ids to text, with a model's tokenizer and chat template.
 
-Also determines the tokens that end a reply, and searches replies for stop strings. Transformers is imported when a
-codec is created.
+It also determines the tokens that end a reply, and searches replies for stop strings. It loads no weights; transformers
+is imported when a codec is created.
 """
 
 import json
@@ -18,11 +18,11 @@ from nanoflux_models.offline import go_offline
 # Tokens that end a turn in common chat formats. Not every model's configuration lists the token that it uses.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>")
 
-# Tokens that separate thoughts from the answer. They remain in the text even if the tokenizer declares them special.
+# Tokens that separate reasoning from the answer. They remain in the text even if the tokenizer declares them special.
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 MIN_SHARED = 48
-"""The number of tokens from which a shared beginning of prompts is worth caching."""
+"""The smallest number of tokens for which a shared beginning of prompts is worth caching."""
 OPENING_TOKENS = 16
 """The number of tokens at a prompt's end that are searched for a tag that opens the reasoning."""
 NO_TEMPLATE = "use the model's chat version (-it, -instruct), or import it again with --chat-template FILE"
@@ -58,8 +58,8 @@ class ChatCodec:
         return list(ids)
 
     def count_shared(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
-        """Count the tokens of the conversation before its last question: instructions and worked examples, with which
-        other prompts begin too. 0 if that part is missing or short. The result depends only on the messages.
+        """Count the tokens of the conversation before its last question: instructions and worked examples, which other
+        prompts share. 0 if that part is missing or short. The result depends only on the messages.
         """
         question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
         before = messages[:question]
@@ -69,8 +69,8 @@ class ChatCodec:
             shared = self._tokenizer.apply_chat_template(self._chat(before), return_dict=False)
         except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
             return 0
-        same = len(shared) < len(ids) and list(shared) == list(ids[: len(shared)])
-        return len(shared) if same and len(shared) >= MIN_SHARED else 0
+        is_prefix = len(shared) < len(ids) and list(shared) == list(ids[: len(shared)])
+        return len(shared) if is_prefix and len(shared) >= MIN_SHARED else 0
 
     def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
         """The tag at the end of a prompt that opens the reply's reasoning; "" if there is none."""
@@ -79,8 +79,8 @@ class ChatCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Special tokens are omitted, except those that mark reasoning; spaces are not cleaned up."""
         skip = self._hidden is None
-        shown = [each for each in ids if self._hidden is None or each not in self._hidden]
-        return str(self._tokenizer.decode(shown, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+        visible = [number for number in ids if self._hidden is None or number not in self._hidden]
+        return str(self._tokenizer.decode(visible, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
 
     def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
         """The text before the answer's first stop string, if the newest token completed one; else None. `opening_tag`

@@ -1,4 +1,4 @@
-"""The local embedder: sentence vectors from a weights folder, one text at a time. Downloads nothing.
+"""The local embedder: sentence vectors from a weights folder, one text at a time. It downloads nothing.
 
 Texts are not batched, so that a vector depends only on its text. A text that is longer than the model's input is split
 into windows, and the vectors of the windows are averaged, so that the whole text counts.
@@ -36,7 +36,7 @@ class LocalEmbedder:
 
     @property
     def dimensions(self) -> int:
-        """The number of a vector's elements."""
+        """The number of elements of a vector."""
         with self._lock:
             return int(self._model.get_embedding_dimension())
 
@@ -46,15 +46,15 @@ class LocalEmbedder:
         Raises:
             EndpointError: the model cannot be loaded.
         """
-        return EmbedReply.of(await asyncio.to_thread(self._vector, request.text))
+        return EmbedReply.of(await asyncio.to_thread(self._embed_text, request.text))
 
     async def close(self) -> None:
         return
 
-    def _vector(self, text: str) -> Vector:
+    def _embed_text(self, text: str) -> Vector:
         clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         with self._lock:
-            vectors = [self._encode(window) for window in self._windows(clean)]
+            vectors = [self._encode(window) for window in self._split_windows(clean)]
         if len(vectors) == 1:
             return vectors[0]
         mean = np.mean(np.stack(vectors), axis=0, dtype=np.float64)
@@ -64,7 +64,7 @@ class LocalEmbedder:
         vector = self._model.encode(text, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vector, dtype=np.float32)
 
-    def _windows(self, text: str) -> Iterator[str]:
+    def _split_windows(self, text: str) -> Iterator[str]:
         """Split a text at token boundaries into windows of the model's input length."""
         tokenizer = self._model.tokenizer
         size = self._model.max_seq_length - tokenizer.num_special_tokens_to_add()

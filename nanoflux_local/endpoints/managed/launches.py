@@ -30,11 +30,11 @@ from nanoflux_models.weights import weights_dir
 SEQUENCES, CONTEXT = 8, 4096
 """KV-cache memory is planned by default for this many concurrent requests, of this many tokens each."""
 CONCURRENCY = 8
-"""Concurrent requests of a run whose profile does not set their number."""
+"""The number of concurrent requests of a run whose profile does not set it."""
 ADAPTER_SHARE = 0.021
 """The size of the buffers for two adapters of rank 16, as a share of the model's size in bfloat16. Measured for a
 mixture of experts (gpt-oss-20b, 0.8 GiB), which needs the largest share; dense models need less than half of it."""
-INVARIANT_FROM = 8.0
+MIN_CAPABILITY = 8.0
 """The lowest compute capability for which vLLM has batch-invariant kernels."""
 
 
@@ -88,11 +88,11 @@ class Workload:
         """
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return Seat(sequences=self.sequences)
-        few = max(CONTEXT * SEQUENCES // self.context, 1)
-        return Seat(kv_gib=replace(self, sequences=min(few, self.sequences)).demand.kv_gib, sequences=self.sequences)
+        planned = min(max(CONTEXT * SEQUENCES // self.context, 1), self.sequences)
+        return Seat(kv_gib=replace(self, sequences=planned).demand.kv_gib, sequences=self.sequences)
 
 
-def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
+def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
     """The workloads of the endpoints on managed servers, by model; endpoints of the same model share one server.
 
     Raises:
@@ -122,9 +122,11 @@ def served_context(config: EndpointConfig, manifest: Manifest) -> int:
     return min(config.context or CONTEXT_WITHOUT_REASONING + reasoning, manifest.context)
 
 
-def _stated_context(config: EndpointConfig) -> int:
+def _required_context(config: EndpointConfig) -> int:
     """The context that an endpoint's settings require; 0 if any server of its model suffices."""
-    return config.context or (CONTEXT_WITHOUT_REASONING + reasoning if (reasoning := config.reasoning_tokens) else 0)
+    if config.context or not config.reasoning_tokens:
+        return config.context
+    return CONTEXT_WITHOUT_REASONING + config.reasoning_tokens
 
 
 def plan_servers(
@@ -135,8 +137,8 @@ def plan_servers(
     context: int = CONTEXT,
     whole: bool = False,
 ) -> Placement:
-    """Plan which model runs on which GPU. A model given by its manifest is planned for `sequences` requests of
-    `context` tokens. With `whole`, the servers share all memory of each GPU, even if they need less.
+    """Plan which model runs on which GPU. A model passed as a manifest is planned for `sequences` requests of `context`
+    tokens. With `whole`, the servers share all memory of each GPU, even if they need less.
 
     Raises:
         ConfigError: a manifest has no [memory], or its model spans several machines.
@@ -157,18 +159,18 @@ def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> 
     Raises:
         NanofluxError: the models do not fit.
     """
-    by_name = {each.manifest.name: each for each in map(_as_workload, models)}
+    by_name = {workload.manifest.name: workload for workload in map(_as_workload, models)}
     gpus = list_gpus()
     if not gpus:
-        return {name: (each.cpu_seat, each.shares) for name, each in by_name.items()}
-    on_this_machine = [each for each in by_name.values() if each.manifest.parallel.nodes == 1]
+        return {name: (workload.cpu_seat, workload.shares) for name, workload in by_name.items()}
+    on_this_machine = [workload for workload in by_name.values() if workload.manifest.parallel.nodes == 1]
     placement = plan_servers(on_this_machine, gpus, whole=whole)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "what would fit: " + "; ".join(placement.would_fit))
     placed: dict[str, tuple[Seat, str]] = {
         server.name: (_make_seat(server, by_name[server.name].sequences), server.shares) for server in placement.servers
     }
-    return {name: placed.get(name, (Seat(sequences=each.sequences), "")) for name, each in by_name.items()}
+    return {name: placed.get(name, (Seat(sequences=workload.sequences), "")) for name, workload in by_name.items()}
 
 
 def _make_seat(server: Server, sequences: int) -> Seat:
@@ -178,12 +180,12 @@ def _make_seat(server: Server, sequences: int) -> Seat:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers. Returns them by name, and by name the group in which each endpoint takes
-    turns on a GPU ("": none).
+    """Build the endpoints on managed servers. Returns two mappings from the endpoints' names: to the endpoints, and to
+    the groups in which they take turns on a GPU ("": none).
 
-    At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). A group that a profile
-    sets as `shares` is used if the placement requires none. Endpoints of one model share a server, which takes adapters
-    if one of the endpoints has an adapter.
+    At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's group is
+    the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one model
+    share a server, which takes adapters if one of the endpoints has an adapter.
 
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
@@ -192,11 +194,15 @@ def build_managed(
     managed = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
     if not managed:
         return {}, groups
-    by_model = workloads(managed.values(), concurrency or sum(each.capacity for each in managed.values()), home)
+    concurrency = concurrency or sum(config.capacity for config in managed.values())
+    by_model = collect_workloads(managed.values(), concurrency, home)
     for config in managed.values():
         if config.adapter:
             require_lora(by_model[config.model].manifest, home)
-    contexts = {model: max(_stated_context(c) for c in managed.values() if c.model == model) for model in by_model}
+    contexts = {
+        model: max(_required_context(config) for config in managed.values() if config.model == model)
+        for model in by_model
+    }
     seats, fleet, built = assign_seats(by_model.values(), whole=True), Fleet(home.root), {}
     for name, config in managed.items():
         seat, group = seats[config.model]
@@ -214,7 +220,7 @@ def _stated_reasoning(config: EndpointConfig) -> int | None:
 
 
 def require_lora(manifest: Manifest, home: Home) -> None:
-    """Require that a model's manifest names the modules that adapters change.
+    """Refuse a model whose manifest does not name the modules that adapters change.
 
     Raises:
         ConfigError: the manifest names none.
@@ -243,7 +249,7 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
         weights=weights,
         interpreter=interpreter,
         seat=seat,
-        context=_stated_context(config),
+        context=_required_context(config),
         rank=rank,
         sleeps=sleeps,
         args=config.args,
@@ -253,14 +259,14 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
 
 
 def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
-    """Require that vLLM has batch-invariant kernels for this device. Raises RefusedError if it has none."""
-    fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {INVARIANT_FROM} or higher (A100)"
+    """Raise RefusedError if vLLM has no batch-invariant kernels for this device."""
+    fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {MIN_CAPABILITY} or higher (A100)"
     if interpreter.for_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
     lowest = min(compute_capabilities(), default=0.0)
-    if lowest < INVARIANT_FROM:
+    if lowest < MIN_CAPABILITY:
         stated = f"a GPU has compute capability {lowest}" if lowest else "no GPU states its compute capability"
-        raise RefusedError(f"batch_invariant: {stated}; {INVARIANT_FROM} is needed", fix)
+        raise RefusedError(f"batch_invariant: {stated}; {MIN_CAPABILITY} is needed", fix)
 
 
 def choose_rank(adapters: Iterable[Path]) -> int:

@@ -22,8 +22,8 @@ from nanoflux_models.manifest import load_manifest as load_model
 
 
 class MergedCopy:
-    """A copy of an adapter's base with the adapter merged into it. Created unless it exists; the last process that
-    calls `release` removes it.
+    """A copy of an adapter's base with the adapter merged into it. The first process creates the copy, and the last one
+    that calls `release` removes it.
 
     Raises:
         RefusedError: the adapter has no effect, the merged model disagrees with base and adapter, or the base has

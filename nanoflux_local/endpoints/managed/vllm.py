@@ -2,8 +2,8 @@
 
 The server is found or started when the first request arrives, so a run whose calls are all in its ledger starts none. A
 server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded under its content hash
-and probed before the first request. A thinking model's stop strings are not sent, since vLLM would apply them to the
-thoughts; instead, the client applies them to the answer. The other requests of a batch can change a reply, so the
+and probed before the first request. A reasoning model's stop strings are not sent, since vLLM would apply them to the
+reasoning; instead, the client applies them to the answer. The other requests of a batch can change a reply, so the
 endpoint is repeatable only if its server is batch-invariant, which is tested.
 """
 
@@ -94,7 +94,7 @@ class VllmEndpoint:
             await self._check_adapter(ServerClient(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
-        """Put the server to sleep, which frees its GPU."""
+        """Put the server to sleep; this frees its GPU."""
         record, _ = await self._server.up()
         await _in_thread(ServerClient(record.url).sleep)
 

@@ -1,9 +1,10 @@
 """Time-sharing: endpoints that share one GPU answer in waves; all but one of them sleep.
 
-A swap takes seconds, so endpoints are swapped only once per wave. Requests for a sleeping endpoint wait until the awake
-endpoint has no request in flight and has received none for a short while. Then the endpoint with the most waiting
-requests is woken; in a tie, the one with the oldest request. The engine plays turns concurrently, so a wave answers the
-same step of many turns. Waves do not change replies, so their order does not affect the dataset.
+A wave is a period in which one endpoint is awake. A swap takes seconds, so endpoints are swapped only once per wave:
+requests for a sleeping endpoint wait until the awake endpoint has no request in flight and has received none for a
+short while. Then the endpoint with the most waiting requests is woken; in a tie, the one with the oldest request. The
+engine plays turns concurrently, so a wave answers the same step of many turns. Waves do not change replies, so their
+order does not affect the dataset.
 
 This module starts no server and does not retry: if a swap fails, the requests that wait for it fail.
 """
@@ -158,7 +159,7 @@ class TimeShared:
             EndpointError: no usable reply was received, or the model could not be woken.
         """
         await self.gpu.enter(self.inner)
-        with _leaving_at_end(self.gpu):
+        with _leave_at_end(self.gpu):
             return await self.inner.chat(request)
 
     def count_tokens(self, text: str) -> int | None:
@@ -170,7 +171,7 @@ class TimeShared:
 
 
 @contextmanager
-def _leaving_at_end(gpu: SharedGpu) -> Iterator[None]:
+def _leave_at_end(gpu: SharedGpu) -> Iterator[None]:
     try:
         yield
     finally:
@@ -194,5 +195,5 @@ def take_turns(
         if not isinstance(endpoint, Sleeper):
             fix = "remove the key: only servers that NanoFlux manages can sleep"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
-        result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # its attributes are read-only, which suffices
+        result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # a cast, since its attributes are read-only
     return result

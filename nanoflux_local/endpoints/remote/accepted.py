@@ -20,7 +20,7 @@ INT32_SEEDS = 2**31 - 1
 """Shortened seeds are below this number."""
 STOP_LIMIT = 4
 """The number of stop strings that every server accepts, even if it limits their number."""
-_PREFIX = r"^(?:.*[./]|ft:)?"  # the name of a gateway, provider or region: azure/…, us.anthropic.…
+_PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
 _OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
 _CLAUDE = re.compile(_PREFIX + r"claude-")
 _CLAUDE_SAMPLED = re.compile(
@@ -77,9 +77,9 @@ class Accepted:
 
 
 def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> Accepted:
-    """The parameters that the server of a model accepts, judged by the model's name; all if the name is unknown. A
-    thinking model is sent no stop strings, since its server would apply them to the thoughts. The switches in `send`
-    override both rules.
+    """The parameters that the server of a model accepts, judged by the model's name; all if the name is unknown. Stop
+    strings are not sent to a reasoning model, since its server would apply them to the reasoning. The switches in
+    `send` override both rules.
     """
     accepted = Accepted()
     if _OPENAI_REASONING.match(model):
@@ -115,8 +115,8 @@ def learn_from_refusal(refusal: ErrorBody, accepted: Accepted, request: ChatRequ
         and request.sampling.stop
         and (_STOP.search(words) or {"stop", "stop_sequences"} & {*refusal.params})
     ):
-        many = accepted.stop is True and not unsupported and len(request.sampling.stop) > STOP_LIMIT
-        changes["stop"] = STOP_LIMIT if many else False
+        may_limit = accepted.stop is True and not unsupported and len(request.sampling.stop) > STOP_LIMIT
+        changes["stop"] = STOP_LIMIT if may_limit else False
     if accepted.system and _NO_SYSTEM.search(words) and any(message.role == "system" for message in request.messages):
         changes["system"] = False
     return changes

@@ -58,9 +58,8 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         }
         if system:
             body["system"] = system
-        stop = accepted.stops(
-            tuple(string for string in sampling.stop if string.strip())
-        )  # the server refuses blank stop strings
+        # The server refuses blank stop strings.
+        stop = accepted.stops(tuple(string for string in sampling.stop if string.strip()))
         if stop:
             body["stop_sequences"] = stop
         if request.sections:

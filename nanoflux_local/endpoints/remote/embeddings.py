@@ -19,8 +19,7 @@ DEFAULT_URL = "https://api.openai.com/v1"
 
 
 class ServedEmbedder:
-    """Unit-length float32 vectors of texts. Each text is a separate request, so that its vector depends on no other
-    text.
+    """Unit-length float32 vectors of texts. Each text is sent separately, so that its vector depends on no other text.
 
     Raises:
         ConfigError: a key is missing, or an address is not a base URL.

@@ -1,5 +1,4 @@
-"""The gauge of a local server: adapts the server's concurrency limit (its lane) to vLLM's metrics, which report waiting
-requests and cache usage.
+"""Adapts the concurrency limit of a local server to vLLM's metrics, which report waiting requests and cache usage.
 
 A server without these metrics is queried only once.
 """
@@ -12,13 +11,16 @@ from typing import Any
 from nanoflux_local.endpoints.remote.replicas import Replica
 
 EVERY_S = 1.0
+"""The minimum number of seconds between two readings of the metrics."""
 TIMEOUT_S = 5.0
 FULL_CACHE = 0.95
-"""The used share of the cache from which requests evict each other."""
+"""The share of the cache in use above which requests evict each other."""
 LONG_QUEUE = 0.25
 """The share of sent requests that may wait at the server. Some should wait, so that the server is never idle."""
 SETTLE_S = 0.5
-"""A queue must persist this long to count: when replies of one length end together, new requests arrive together."""
+"""A queue counts only if it lasts this long: replies of equal length end together, and then many new requests arrive at
+once.
+"""
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 

@@ -14,7 +14,7 @@ from nanoflux_local.redaction import register_secret
 
 
 class Key:
-    """A server's key, printed only as "[key]"; `text` is the key itself, "" if the server needs none."""
+    """A server's key; it is printed as "[key]". `text` is the key itself, or "" if the server needs none."""
 
     __slots__ = ("text",)
 

@@ -1,7 +1,7 @@
 """Checks that a private server's list of models contains the model of its endpoint.
 
 The ledger stores replies by address and model, so a different model behind the same address would go unnoticed. Only
-servers on this machine or in a private network are queried. A server that has no list is not reported.
+servers on this machine or in a private network are queried. A server without a list of models is not reported.
 """
 
 import asyncio
@@ -25,8 +25,13 @@ SHOWN = 3
 
 async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
     """One line for each server whose list lacks the model of its endpoint. `endpoints` maps names to endpoints."""
-    served = ((name, each) for name, each in endpoints.items() if isinstance(each, OpenAIChatEndpoint))
-    checks = [_check_server(name, each, url) for name, each in served for url in each.service.urls if is_private(url)]
+    checks = [
+        _check_server(name, endpoint, url)
+        for name, endpoint in endpoints.items()
+        if isinstance(endpoint, OpenAIChatEndpoint)
+        for url in endpoint.service.urls
+        if is_private(url)
+    ]
     return [line for line in await asyncio.gather(*checks) if line]
 
 
@@ -40,7 +45,9 @@ async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> st
 
 
 async def _fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists; empty if it lists none, or if the query fails: its requests report that."""
+    """The models that a server lists. Empty if it lists none, or if the query fails: then the first request reports the
+    failure.
+    """
     try:
         return await fetch_listing(url, key)
     except EndpointError:

@@ -1,8 +1,8 @@
-"""Networking: reads which proxy and which certificates the environment sets for a server.
+"""Reads which proxy and which certificates the environment sets for a server.
 
-A variable with an unusable value is refused before the first request, by an error that names the variable. Inside a
-client, it would cause an ImportError, or an error about a missing file that does not state the path. Requests to
-servers on this machine never use a proxy.
+A variable with an unusable value is refused before the first request, with an error that names the variable. Otherwise
+the client would raise an ImportError, or an error about a missing file without the file's path. Requests to servers on
+this machine never use a proxy.
 """
 
 import importlib.util

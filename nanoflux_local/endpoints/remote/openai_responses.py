@@ -56,7 +56,8 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
             raise ValueError(NO_TEXT)
         messages = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
         thoughts = [_read_thoughts(item) for item in output if value_at(item, "type") == "reasoning"]
-        text, refusal = "".join(each.text or "" for each in messages), "".join(each.refusal for each in messages)
+        text = "".join(message.text or "" for message in messages)
+        refusal = "".join(message.refusal for message in messages)
         if not text and not refusal:
             calls = [item for item in output if str(value_at(item, "type")).endswith("_call")]
             check_tool_call(None, calls)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from nanoflux_local.limiter import Limiter
 
 FIRST = 10.0
-"""Before the first measurement, the timeout is this multiple of the minimum: weights may still be loading."""
+"""Before the first measurement, the timeout is this multiple of the minimum, since weights may still be loading."""
 MULTIPLE = 4.0
 """A reply's time per token may be this multiple of the slowest recent time per token."""
 FEWEST_TOKENS = 64
@@ -68,8 +68,7 @@ class Speed:
 
 
 class Lane(Limiter):
-    """The limiter of one server: allows at most `limit` concurrent requests, and adapts `limit` between 1 and
-    `capacity`.
+    """Limits one server to `limit` concurrent requests, and adapts `limit` between 1 and `capacity`.
 
     Every answer raises the limit a little, and a busy response halves it (additive increase, multiplicative decrease).
     Requests that were in flight together halve it only once.

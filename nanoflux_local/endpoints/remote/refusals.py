@@ -1,4 +1,4 @@
-"""Refusals: recognises errors that permanently refuse one prompt, but not other prompts.
+"""Recognises errors that permanently refuse one prompt, but not other prompts.
 
 Other permanent errors (a wrong key, no credit, an unknown model) concern every prompt and end the run. If a provider's
 wording is not recognised, a rejected request counts as a refusal of its prompt; `ledger.calls` and `streaks` detect a
@@ -34,9 +34,9 @@ _FILTERED = re.compile(
     re.IGNORECASE,
 )
 _LARGER_THAN_THE_RATE = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
-"""A single prompt exceeds the tokens per minute. Waiting does not help, although OpenAI sends status 429."""
+"""The message if one prompt exceeds the tokens per minute. Waiting does not help, although OpenAI sends status 429."""
 _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
-"""A prompt is too long, as servers report it with status 500 (llama.cpp before 2025)."""
+"""The message with which some servers refuse a prompt that is too long under status 500 (llama.cpp before 2025)."""
 
 
 def find_refusal_cause(fault: ClassifiedFault) -> str:

@@ -1,4 +1,4 @@
-"""Replicas: several servers of one model that share its requests as one endpoint.
+"""Several servers of one model (replicas) that share its requests as one endpoint.
 
 A request goes to the least loaded free replica. A failed replica is skipped for a while and then tried again; a replica
 that asks for a pause is skipped until the pause ends.

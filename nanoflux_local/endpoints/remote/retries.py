@@ -1,4 +1,4 @@
-"""Retries: whether and when a failed request is sent again. The SDKs' own retries are off.
+"""Decides whether and when a failed request is sent again. The SDKs' own retries are off.
 
 The time that a call waits for busy servers is limited, and so is the number of its failures. Each pause is drawn at
 random between zero and a bound that doubles, so that requests which failed together are not retried together.
@@ -13,7 +13,7 @@ from nanoflux_local.endpoints.remote.replicas import Replica
 ATTEMPTS = 12
 """A call fails after this many failed requests, which take about a minute and a half with the pauses between them."""
 FIRST_ATTEMPTS = 4
-"""The same number for a server that was never reached: its address is probably wrong."""
+"""The number of attempts for a server that was never reached, since its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
 """After this many replies without text, the empty reply is accepted as the model's reply."""
 PATIENCE_S = 3600.0

@@ -55,9 +55,9 @@ class ServedEndpoint(ABC):
     """A model behind one address, or behind several addresses that share its requests.
 
     `key_env` or `key_file` names where the key is; both are "" if no key is needed. `revision` replaces the addresses
-    in the identity. A model whose `context` has reasoning tokens is sent no stop strings, since its server would apply
-    them to the thoughts; instead, the client applies them to the answer. `send` states which parameters the server
-    accepts, if neither the model's name nor the server's refusals show that.
+    in the identity. Stop strings are not sent to a model whose `context` has reasoning tokens, since its server would
+    apply them to the reasoning; instead, the client applies them to the answer. `send` states which parameters the
+    server accepts, if neither the model's name nor the server's refusals show that.
 
     Raises:
         ConfigError: a key or an address is missing, or an address is not a base URL.
@@ -197,9 +197,7 @@ class ServedEndpoint(ABC):
     @staticmethod
     @abstractmethod
     def sdk() -> ModuleType:
-        """Import the SDK and return it. This takes half a second, so it happens only with the first request: most
-        commands send none.
-        """
+        """Import the SDK and return it. The import takes half a second, so it is deferred to the first request."""
 
     @staticmethod
     @abstractmethod

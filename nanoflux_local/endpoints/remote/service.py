@@ -1,4 +1,4 @@
-"""A service: sends the requests of one endpoint to its servers, in any protocol.
+"""Sends the requests of one endpoint to its servers, in any protocol.
 
 For each request, it picks a replica, waits for a slot, sends the request with a timeout, reports every fault, and
 retries while `Patience` allows. The caller's `attempt` writes the request and reads the response.
@@ -26,7 +26,7 @@ from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
 BILLED = ("timeout", "reset", "garbled")
-"""Faults after which the server may charge for the request, since it may have completed it."""
+"""Faults after which the server may still charge, since it may have completed the request."""
 T = TypeVar("T")
 Attempt = Callable[[Any, float], Awaitable[T]]
 """Sends one request through a client within a timeout in seconds, and reads the reply."""
@@ -119,7 +119,7 @@ class Service:
         wait = patience.wait(pause_s)
         if wait is None:
             raise BusyError(
-                f"{replica.url} asks to be left alone until {local_time(pause_s)}: it {replica.pause_message}",
+                f"{replica.url} asks for a pause until {local_time(pause_s)}: it {replica.pause_message}",
                 "resume after that with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
             )
         self._waits.note(replica.url, replica.pause_message, wait, patience.waited_s)

@@ -1,8 +1,8 @@
 """Reads replies of many shapes: JSON in any wrapping, content as text or as parts, and every finish reason.
 
-Each protocol defines one shape, but servers and gateways send many. Readable shapes are read, an error that arrives
-with status 200 is raised as that error, and everything else raises a ValueError. Only the clients know the keys of
-their protocols.
+Each protocol defines one shape, but servers and gateways send many. This module reads every shape that it can, raises
+an error that arrives with status 200 as that error, and raises ValueError for everything else. The keys of a protocol
+are in its client.
 """
 
 import json
@@ -51,27 +51,27 @@ def load_json(response: Any) -> Any:
     while text.startswith(":"):  # a comment of an event stream, sent to keep the connection open
         text = text.partition("\n")[2].lstrip()
     if text.startswith(("data:", "event:")):
-        return _join_events(list(_events(text)), is_complete="[DONE]" in text)
+        return _join_events(list(_parse_events(text)), is_complete="[DONE]" in text)
     if text.startswith("<"):
         title = read_error(response.content).words
         if response.headers.get("content-type", "").startswith("text/html"):
             raise WebPageError(title, str(response.request.url))
         raise ValueError(f"a web page: {title}")
-    return _loads(text)
+    return _parse_json(text)
 
 
-def _loads(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < MAX_DIGITS else None)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
 
 
-def _events(text: str) -> Iterator[dict[str, Any]]:
+def _parse_events(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data and data != "[DONE]":
-            event = _loads(data)
+            event = _parse_json(data)
             if isinstance(event, dict):
                 yield event
 
@@ -122,22 +122,22 @@ def read_content(content: Any) -> Content:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else "text"
         if kind == "refusal":
-            refusals += _texts(part.get("refusal"))
+            refusals += _collect_texts(part.get("refusal"))
         elif kind in _THOUGHTS:
-            thoughts += _texts(part)
+            thoughts += _collect_texts(part)
         elif isinstance(part, str) or isinstance(part.get("text"), str):
             texts.append(part if isinstance(part, str) else part["text"])
     return Content("".join(texts) if texts else None, "\n".join(thoughts), "".join(refusals))
 
 
-def _texts(value: Any) -> list[str]:
+def _collect_texts(value: Any) -> list[str]:
     """The texts inside a part, which may contain further parts."""
     if isinstance(value, str):
         return [value] if value else []
     if isinstance(value, list):
-        return [text for entry in value for text in _texts(entry)]
+        return [text for entry in value for text in _collect_texts(entry)]
     if isinstance(value, dict):
-        return next((texts for key in _INNER if (texts := _texts(value.get(key)))), [])
+        return next((texts for key in _INNER if (texts := _collect_texts(value.get(key)))), [])
     return []
 
 

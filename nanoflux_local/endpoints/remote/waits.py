@@ -1,6 +1,6 @@
-"""Waits: reports that a call waits for a server, why, and until when, so that the user sees why a run pauses.
+"""Reports that a call waits for a server, why, and until when, so that the user sees why a run pauses.
 
-Many calls can wait for the same server, and one pause can follow another. A line from time to time covers all of them.
+Many calls can wait for the same server, and one pause can follow another, so one line now and then covers all of them.
 """
 
 import logging
@@ -16,7 +16,7 @@ Report = Callable[[str], None]
 LONG_S = 5.0
 """A call's wait is reported once the call has waited this many seconds in total."""
 AGAIN_S = 30.0
-"""The minimum number of seconds between two reports on one endpoint, unless its wait becomes longer."""
+"""The minimum number of seconds between two reports on one endpoint, unless the wait becomes longer."""
 
 
 def log_wait(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The protocol of a kind of experiment and the registry: every module of this package with a `KIND` is one.
+"""The protocol of experiment kinds, and their registry: every module of this package with a `KIND` defines one.
 
 A grid names its kind. Planning, running, `experiment show`, the report and the terminal application ask the kind for
 everything that differs between experiments.
@@ -24,7 +24,7 @@ CellResult = dict[str, Any]
 `message`.
 """
 OnStep = Callable[[str, int, int], None]
-"""Called with a label of what is counted, the number done, and the total."""
+"""Called with the name of the counted things ("steps", "items"), the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Reading:
 
     def finished_cells(self, condition: str) -> list[CellResult]:
         """The cells of a condition if all of them are done, else an empty list."""
-        own = [cell for cell in self.cells.values() if cell["condition"] == condition]
-        return own if own and all(cell["status"] == "done" for cell in own) else []
+        cells = [cell for cell in self.cells.values() if cell["condition"] == condition]
+        return cells if cells and all(cell["status"] == "done" for cell in cells) else []
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionEntry:
-    """A condition of an experiment with what its kind measured: `figures` are the kind's keys of its JSON entry."""
+    """A condition of an experiment. `figures` are the measurements of its kind, under the keys of the JSON entry."""
 
     condition: str
     title: str
@@ -59,8 +59,8 @@ class ConditionEntry:
 
     def to_json(self) -> dict[str, Any]:
         """The entry in `experiment show --json`."""
-        own = {"condition": self.condition, "title": self.title, "source": self.source, "seeds": list(self.seeds)}
-        return {**own, **self.figures}
+        entry = {"condition": self.condition, "title": self.title, "source": self.source, "seeds": list(self.seeds)}
+        return {**entry, **self.figures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,9 @@ class ChosenCondition:
 
 @dataclass(frozen=True, slots=True)
 class ConditionComparison:
-    """What a kind concludes from all conditions. `less_compute` are ratios of compute by what they count."""
+    """What a kind concludes from all conditions. `less_compute` maps names such as "with_generation" to ratios of
+    compute.
+    """
 
     pairs: tuple[Pair, ...] = ()
     chosen: ChosenCondition | None = None

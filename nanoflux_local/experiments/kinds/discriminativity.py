@@ -1,8 +1,8 @@
 """Example discriminativity (paper §5): the distance between right and wrong solutions to the same questions.
 
 Right solutions are the references; wrong ones are a model's replies that were scored as wrong. The distance is one
-minus the cosine: between the two clusters' centres as in the paper, and in addition within each question's pair, since
-centres move apart with the topics of the questions and pairs do not.
+minus the cosine. It is measured between the two clusters' centres, as in the paper, and also within each question's
+pair, because the topics of the questions influence the distance of the centres, but not that of a pair.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ from nanoflux_local.run import configs
 Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
 RESAMPLES = 2000
-LEAST = 4
+MIN_PAIRS = 4
 """The smallest number of pairs for which the distance of the centres is meaningful."""
 
 
@@ -100,25 +100,31 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
         NothingMatchedError: too few wrong solutions.
     """
     pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
-    if len(pairs) < LEAST:
+    if len(pairs) < MIN_PAIRS:
         raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate more examples")
     right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
     return {"pairs": len(pairs), **distances(right, wrong)}
 
 
 def of_run(home: Home, run: str) -> list[Solutions]:
-    """The attacker's validated solution and the defender's wrong one, for each example that was kept because of it."""
+    """For each example that was kept because the defender failed it, the attacker's validated solution and the
+    defender's wrong one.
+    """
     with LedgerView(home.ledger) as view:
-        last = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
-    return [Solutions(a.attack.solution, a.defence.solution) for a in last if a.attack and a.defence]
+        attempts = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
+    return [
+        Solutions(attempt.attack.solution, attempt.defence.solution)
+        for attempt in attempts
+        if attempt.attack and attempt.defence
+    ]
 
 
 async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]:
     """Solutions to random train items that the base model fails, as many as the run has examples in `of_run`."""
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = train_items(home, plan, domain)
-    wanted = len(of_run(home, run))
-    drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * wanted))
+    count = len(of_run(home, run))
+    drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * count))
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
         evaluation_plan = make_plan(
@@ -144,12 +150,12 @@ async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]
             evaluation_plan.id,
         )
         replies = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
-    read = [
+    solutions = [
         Solutions(references[item], sections["SOLUTION"])
         for item, sections in replies
         if not isinstance(sections, Unparsed)
     ]
-    return read[:wanted]
+    return solutions[:count]
 
 
 async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
@@ -203,10 +209,10 @@ def _format_distance(measured: Mapping[str, Any]) -> str:
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:
-    centres, each = entry["centres"], entry["each"]
+    centres, pairs = entry["centres"], entry["each"]
     low, high = centres["ci95"]
     between = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
-    return f"{entry['title']}: {between}, {each['distance']:.4f} within pairs, over {entry['pairs']} questions."
+    return f"{entry['title']}: {between}, {pairs['distance']:.4f} within pairs, over {entry['pairs']} questions."
 
 
 KIND: ExperimentKind = DiscriminativityKind()

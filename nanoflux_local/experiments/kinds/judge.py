@@ -1,6 +1,6 @@
-"""Experiments on the judge: error rates of its word, of all checks together and of each check, on known solutions.
+"""Experiments on the judge: the error rates of the judge alone, with its checks, and of each check on known solutions.
 
-Reads the trial of each run (see `run.trials`), and calls no judge itself.
+This module reads the trial of each run (see `run.trials`), and calls no judge itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measur
 KEYS = ("rates", "solutions", "unjudged", "findings")
 BROKEN = ("removed", "changed")
 ALL = "all"
-"""The `check` of a condition that combines the judge's word with all checks."""
+"""The `check` of a condition that combines the judge's own verdict with all checks."""
 
 
 class JudgeKind:
-    """Reads the judge's error rates off the trial of a run."""
+    """Reads the judge's error rates from the trial of a run."""
 
     name: ClassVar[str] = "judge"
     measures_accuracy: ClassVar[bool] = False
@@ -58,7 +58,7 @@ class JudgeKind:
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
     def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
-        del reading, entries  # two verdicts of one judge on the same solutions are not a pair of conditions
+        del reading, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
@@ -69,8 +69,8 @@ class JudgeKind:
 
 
 def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
-    """The rates of a condition's rule in a run's trial, with Wilson intervals. A check by itself accepts what it does
-    not contradict; `findings` counts its conclusions by kind of solution.
+    """The rates of a condition's rule in a run's trial, with Wilson intervals. A check by itself accepts every solution
+    that it does not contradict; `findings` counts its conclusions by kind of solution.
 
     Raises:
         NothingMatchedError: the run has no judge trial, or its judge lacks the checks.
@@ -97,7 +97,7 @@ def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
 
 
 def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
-    """How a condition accepts a solution: by the judge's word, and perhaps by its checks."""
+    """The rule by which a condition accepts a solution: the judge's own verdict, with or without checks."""
     if condition.check == ALL:
         return lambda solution: solution.accepted
     checks = ("code",) if condition.code_check else ()

@@ -101,7 +101,7 @@ class TrainKind:
         ]
 
     def answer(self, results: Mapping[str, Any]) -> list[str]:
-        """A sentence for each declared pair: its difference, and whether that is settled."""
+        """A sentence for each declared pair: its difference, and whether the difference is settled."""
         titles = {entry["condition"]: entry["title"] for entry in results["conditions"]}
         return [_pair_sentence(pair, titles) for pair in results["pairs"]]
 
@@ -113,13 +113,13 @@ def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int,
     training = trainings.create_training(home, plan.scale.base, settings, rows)
     outcome = trainings.resume_training(home, training, lambda event: _report_step(event, on_step))
     if isinstance(outcome, TrainingSummary):
-        raise KeyboardInterrupt  # the training was asked to pause or stop, and this cell ends with it
-    kept = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
+        raise KeyboardInterrupt  # the training was asked to pause or stop, so this cell ends too
+    keys = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
     return {
         "training": training,
         "rows": len(rows.rows),
         "source": rows.source,
-        **{key: outcome.document.get(key) for key in kept},
+        **{key: outcome.document.get(key) for key in keys},
     }
 
 
@@ -227,7 +227,7 @@ def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
 
 
 def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
-    """Among the conditions of an `each`, the one with the best accuracy on dev, with its accuracy on test."""
+    """The condition with the best accuracy on dev, among those to which an `each` expands, and its accuracy on test."""
     candidates = {
         condition.name
         for condition in plan.conditions
@@ -237,21 +237,21 @@ def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> Chos
     if not plan.grid.select or not entries:
         return None
 
-    def on_dev(entry: ConditionEntry) -> float:
+    def average_dev(entry: ConditionEntry) -> float:
         return float(np.mean([accuracy["mean"] for accuracy in entry.figures["dev"].values()]))
 
-    best = max(entries, key=on_dev)
+    best = max(entries, key=average_dev)
     test = {data: accuracy["mean"] for data, accuracy in best.figures["test"].items()}
-    return ChosenCondition(best.condition, best.title, on_dev(best), test)
+    return ChosenCondition(best.condition, best.title, average_dev(best), test)
 
 
 def _pair_sentence(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
     low, high = pair["ci95"]
-    settled = low > 0 or high < 0
+    is_settled = low > 0 or high < 0
     verdict = (
-        "the interval excludes zero" if settled else "the interval includes zero, so the difference is not settled"
+        "the interval excludes zero" if is_settled else "the interval includes zero, so the difference is not settled"
     )
-    if settled and pair["holm_p"] >= 0.05:
+    if is_settled and pair["holm_p"] >= 0.05:
         verdict += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
     difference = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
     return f"{titles[pair['b']]} against {titles[pair['a']]}: {difference}; {verdict}."
