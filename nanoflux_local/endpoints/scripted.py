@@ -84,7 +84,7 @@ def duel(prompt: str, rng: random.Random) -> str:
         return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_VERBS)}")
     if "CONTRADICTION:" in prompt:
         return _premises(prompt, rng)
-    if "# VARIABLES" in prompt:
+    if "# VARIABLES" in prompt or "Python program" in prompt:
         return _program(prompt, rng)
     if "VALID or INVALID" in prompt:
         return _judgement(rng, "VALID", "INVALID", 0.85, "VERIFICATION: each step was done again.")
@@ -140,7 +140,7 @@ def _evaluation(prompt: str, rng: random.Random) -> str:
 
 
 def _program(prompt: str, rng: random.Random) -> str:
-    """A judge's program for the calculation in `_attack`. One program in eight forgets the gift, and one in eight
+    """A program for the calculation in `_attack`. One program in eight forgets the gift, and one in eight
     calculates nothing.
     """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]

@@ -55,7 +55,7 @@ SHOWN = {
     "claims": [ATTACK.question, ATTACK.solution, ATTACK.answer, "QUERIES:", "at most 5"],
     "code": [ATTACK.question, ATTACK.solution, "it is no Python", "# VARIABLES", "# STEPS", "# CHECK"],
     "blind": [ATTACK.question, "SOLUTION:", "ANSWER:"],
-    "blind_program": [ATTACK.question, "# VARIABLES", "# STEPS", "# CHECK"],
+    "blind_program": [ATTACK.question, "Python program", "CODE:"],
     "answerable": [ATTACK.question, "ASKED:", "GIVEN:", "MISSING:", "CONTRADICTION:"],
 }
 SHORT = ("gsmhard-short", "starter")

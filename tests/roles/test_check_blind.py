@@ -29,7 +29,7 @@ def words(answer: str) -> str:
 
 
 def program(answer: str) -> str:
-    return f"CODE:\n```python\n# VARIABLES\none = 1\n# STEPS\nresult = one * {answer}\n# CHECK\nanswer = result\n```"
+    return f"CODE:\n```python\none = 1\nresult = one * {answer}\nprint(result)\n```"
 
 
 class Solvers:
@@ -45,19 +45,19 @@ class Solvers:
             self.ran.append(request)
             mark = request.code.rpartition("print('")[2].partition("'")[0]
             value = request.code.partition("one * ")[2].partition("\n")[0]
-            return PythonReply(self.status, 0, f"{mark} {value}\n", "Traceback\nKeyError: 1", False, "b")
+            return PythonReply(self.status, 0, f"{value}\n{mark} \n", "Traceback\nKeyError: 1", False, "b")
         self.asked.append(request)
         answer = self.answers.pop(0)
         if answer == "refused":
             raise PromptRefusedError("prompt too long", "shorten it")
         if answer == BROKEN or CANNOT in answer:
             return ChatReply(answer, "stop")
-        return ChatReply(program(answer) if "# VARIABLES" in request.messages[-1].content else words(answer), "stop")
+        return ChatReply(program(answer) if "Python program" in request.messages[-1].content else words(answer), "stop")
 
     @property
     def methods(self) -> str:
         """p for each program and w for each solution in words that was asked for."""
-        return "".join("p" if "# VARIABLES" in request.messages[-1].content else "w" for request in self.asked)
+        return "".join("p" if "Python program" in request.messages[-1].content else "w" for request in self.asked)
 
 
 def player(name: str) -> Player:
@@ -124,7 +124,7 @@ async def test_blind_check_keeps_every_solution_as_evidence():
     solvers = Solvers(["42", "no", f"CODE: {CANNOT}: no rows", "41"])
     first, second, third, fourth = (await blind(names=("one", "two")).examine(ATTACK, DRAW, solvers)).evidence
     assert (first.kind, first.outcome, first.agrees, first.author) == ("program", "42", True, "one")
-    assert first.text.startswith("# VARIABLES") and "one * 42" in first.text
+    assert first.text.startswith("one = 1") and "one * 42" in first.text
     assert second == Exhibit("solution", "no", "", "missing section ANSWER", author="two", agrees=None)
     assert third == Exhibit("program", f"{CANNOT}: no rows", CANNOT, "no rows", author="two", agrees=False)
     assert fourth == Exhibit("solution", "step by step to 41", "41", author="one", agrees=False)

@@ -18,7 +18,7 @@ from nanoflux_local.records import ChatReply, Identity, Message, storable
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, Stage
-from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
+from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
@@ -128,15 +128,15 @@ class BlindCheck:
         reply = await self._ask("blind_program", ("CODE",), question, solver, seed, call)
         if isinstance(reply, Refused):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
-        program = solver.find_cut(reply) or read_program(reply)
-        if isinstance(program, str) and program != NONE and self.sandbox is not None:
-            printed = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
+        program = solver.find_cut(reply) or read_free_program(reply)
+        if isinstance(program, str) and self.sandbox is not None:
+            printed = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
             answer, detail = _outcome(printed)
-            return Exhibit("program", program, plain_answer(self.domain, answer) or "", detail, author=solver.name)
+            return Exhibit("program", program, answer, detail, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
         sections = read_sections(text, ("CODE",))
         text = text if isinstance(sections, Unparsed) else sections["CODE"]
-        unread = program if isinstance(program, Unparsed) else Unparsed("it calculates nothing")
+        unread = program if isinstance(program, Unparsed) else Unparsed("no sandbox runs programs")
         answer, detail = _outcome(read_unanswerable(text) or unread)
         return Exhibit("program", text, answer, detail, author=solver.name)
 

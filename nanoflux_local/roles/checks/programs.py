@@ -33,32 +33,43 @@ def read_program(reply: ChatReply) -> str | Unparsed:
 
     Blocks without a part are remarks or output. A program may be split over several blocks, each with its parts.
     """
+    code = extract_code(reply)
+    if isinstance(code, Unparsed):
+        return code
+    program = "\n".join([block for block in code if _PART.search(block)] or code)
+    return NONE if program.strip(" .#*\n").upper() == NONE else validate_form(program)
+
+
+def extract_code(reply: ChatReply) -> list[str] | Unparsed:
+    """The code blocks of a reply in their order; if it has none, its section CODE or its whole text as one block."""
     text = strip_reasoning(storable(reply.text))
     sections = read_sections(text, ("CODE",))
     code = text if isinstance(sections, Unparsed) or _BLOCK.search(text) else sections["CODE"]
     blocks = _BLOCK.findall(f"{code}\n")
-    blocks = [block for block in blocks if _PART.search(block)] or blocks
     if not blocks and reply.finish == "length":
         return Unparsed("it is too long and was cut off")
-    program = "\n".join(blocks) or code.strip().partition("\n```")[0].strip(
-        " `\n"
-    )  # a closing fence without an opening one
-    return NONE if program.strip(" .#*\n").upper() == NONE else validate_form(program)
+    unopened = code.strip().partition("\n```")[0].strip(" `\n")  # a closing fence without an opening one
+    return blocks or [unopened]
 
 
 def validate_form(program: str) -> str | Unparsed:
     """The program, if its parts are in order and it calculates its answer from names. It is parsed here, never run."""
-    if len(program) > LONGEST:
-        return Unparsed(f"it is longer than {LONGEST} characters")
     headings = list(_PART.finditer(program))
     marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in headings}
     if tuple(marks) != PARTS or len(headings) != len(PARTS):
         return Unparsed(f"the comment lines {', '.join(f'# {part}' for part in PARTS)} must open its parts, in order")
+    tree = parse_code(program)
+    return tree if isinstance(tree, Unparsed) else _refuse_stated_answer(program, tree, marks)
+
+
+def parse_code(program: str) -> ast.Module | Unparsed:
+    """The syntax tree of a program, or why it has none."""
+    if len(program) > LONGEST:
+        return Unparsed(f"it is longer than {LONGEST} characters")
     try:
-        tree = ast.parse(program)
+        return ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return Unparsed(f"it is no Python: {error}"[:200])
-    return _refuse_stated_answer(program, tree, marks)
 
 
 def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:

@@ -1,0 +1,70 @@
+"""Programs of any form that compute an answer from the question alone: read from a reply, run in the sandbox, and their
+answer read from the output.
+
+A program of the code check repeats a solution, so its form shows that it copies no result. A program that never saw a
+solution has none to copy: it only has to calculate something and to print its answer.
+"""
+
+import ast
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest, digest
+from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.checks.programs import extract_code, parse_code
+from nanoflux_local.roles.sections import Unparsed
+
+_ARITHMETIC = (ast.BinOp, ast.AugAssign, ast.Compare)
+
+
+def read_free_program(reply: ChatReply) -> str | Unparsed:
+    """Read the program of a reply. Blocks that are no Python, or calculate nothing, are remarks or output."""
+    blocks = extract_code(reply)
+    if isinstance(blocks, Unparsed):
+        return blocks
+    trees = [(block, parse_code(block)) for block in blocks]
+    programs = [block for block, tree in trees if isinstance(tree, ast.Module) and _calculates(tree)]
+    if programs:
+        return "\n".join(programs)
+    faults = [tree for _, tree in trees if isinstance(tree, Unparsed)]
+    return faults[0] if faults else Unparsed("it calculates nothing")
+
+
+async def run_free_program(
+    program: str, domain: Domain, sandbox: Identity, wall_s: float, call: Call
+) -> str | Unparsed:
+    """Run a program in the sandbox. Returns the answer on the last line that it printed, or in `answer` if it printed
+    none; or why it gave none.
+    """
+    reply = await call(PythonRequest(sandbox, _print_variable(program), wall_s))
+    return _read_answer(program, domain, reply)
+
+
+def _calculates(tree: ast.Module) -> bool:
+    return any(isinstance(node, _ARITHMETIC) or _is_computing_call(node) for node in ast.walk(tree))
+
+
+def _is_computing_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id == "print")
+
+
+def _print_variable(program: str) -> str:
+    """The program with a last line that prints the variable `answer`, if it is set, after a mark."""
+    return f"{program}\n\nprint()\nprint({_mark(program)!r}, globals().get('answer', ''))\n"
+
+
+def _mark(program: str) -> str:
+    return f"answer-{digest(program)[:16]}"
+
+
+def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unparsed:
+    if reply.status != "ok":
+        last_words = reply.stderr.strip().splitlines()[-1:] or ["no message"]
+        return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
+    *printed, last = ["", *(line for line in reply.stdout.splitlines() if line.strip())]
+    mark, _, variable = last.partition(" ")
+    if mark != _mark(program):
+        return Unparsed("it ended before its answer was read")
+    text = printed[-1] or variable
+    answer = plain_answer(domain, text)
+    return Unparsed(f"it prints {text[:80]!r}, which is no {domain.answer}") if answer is None else answer

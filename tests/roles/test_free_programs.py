@@ -1,0 +1,80 @@
+"""Programs of any form: how they are read from replies, and how the sandbox's output gives their answer."""
+
+import asyncio
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.records import ChatReply
+from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.tools.python_check import PythonTool
+
+GSMHARD = load_domain("gsmhard")
+READ = {
+    "CODE:\n```python\nprint(6 * 7)\n```": "print(6 * 7)",
+    "```python\na = 6\nprint(a * 7)\n```\nOutput:\n```\n42\n```": "a = 6\nprint(a * 7)",
+    "a = 6\nprint(a * 7)\n```\n\nThis prints 42.": "a = 6\nprint(a * 7)",
+    "```\nThe total:\n```\n```py\nprint(sum([6, 7]))\n```": "print(sum([6, 7]))",
+    "```python\na = 6\n```\nthen\n```python\nprint(a * 7)\n```": "print(a * 7)",
+}
+UNREAD = {
+    "CODE:\n```python\nprint(42)\n```": "it calculates nothing",
+    "The answer is 42.": "it is no Python",
+    "total = 6 *": "it is no Python",
+    "": "it calculates nothing",
+}
+
+
+@pytest.mark.parametrize(("text", "program"), READ.items())
+def test_free_program_is_read(text, program):
+    read = read_free_program(ChatReply(text, "stop"))
+    assert isinstance(read, str) and read.strip() == program
+
+
+@pytest.mark.parametrize(("text", "reason"), UNREAD.items())
+def test_free_program_without_calculation_is_refused(text, reason):
+    read = read_free_program(ChatReply(text, "stop"))
+    assert isinstance(read, Unparsed) and reason in read.reason
+
+
+def test_free_program_that_was_cut_off_is_refused():
+    read = read_free_program(ChatReply("CODE: a = 6 * 7", "length"))
+    assert isinstance(read, Unparsed) and "cut off" in read.reason
+
+
+def run(programs: list[str]) -> list[str | Unparsed]:
+    """The answers that programs give in the real sandbox."""
+
+    async def run_all() -> list[str | Unparsed]:
+        tool = PythonTool(workers=1)
+        try:
+            identity = await tool.identity()
+            return [await run_free_program(program, GSMHARD, identity, 10.0, tool.run) for program in programs]
+        finally:
+            await tool.close()
+
+    return asyncio.run(run_all())
+
+
+ANSWERS = {
+    "a = 6\nprint(a * 7)": "42",
+    "a = 6\nprint(a)\nprint(f'Total: ${a * 7:.2f}')": "42",
+    "answer = 6 * 7": "42",
+    "a = 6 * 7\nanswer = a\nprint(a / 4)": "10.5",
+    "def solve():\n    print(6 * 7)\nsolve()": "42",
+}
+FAULTS = {
+    "a = 6 * 7": "it prints '', which is no number",
+    "print('x' * 3)": "it prints 'xxx', which is no number",
+    "print(6 * 7)\nraise SystemExit(0)": "it ended before its answer was read",
+    "print(1 / 0)": "it ended with error: ZeroDivisionError: division by zero",
+}
+
+
+def test_free_programs_give_their_last_printed_line_or_answer():
+    assert run(list(ANSWERS)) == list(ANSWERS.values())
+
+
+def test_free_programs_without_an_answer_say_why():
+    assert [getattr(result, "reason", result) for result in run(list(FAULTS))] == list(FAULTS.values())
