@@ -51,7 +51,7 @@ COMMANDS = [
     ("compare",), ("experiment",), ("experiment", "list"), ("experiment", "run"), ("experiment", "show"),
     ("experiment", "stop"), ("experiment", "resume"),
     ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
-    ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"),
+    ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"), ("bundle", "merge"),
     ("rounds",), ("rounds", "list"), ("rounds", "show"), ("rounds", "pause"), ("rounds", "stop"), ("rounds", "resume"),
     ("tui",), ("completion",), ("completion", "install"), ("completion", "show"),
     ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),

@@ -1,5 +1,7 @@
-"""Imports adapters from other trainers: checks a PEFT folder against its installed base, and stores it under its hash
-like an adapter that was trained here.
+"""Imports adapters: checks a PEFT folder against its installed base, and stores it under its hash like an adapter that
+was trained here.
+
+An adapter that another home exported keeps its hash and its record.
 
 This module decides which adapters are accepted: those that PEFT in this process, a merge and vLLM all apply in the same
 way. PEFT lists the tensors that the config requires on the base (built without weights), and the file must contain
@@ -16,7 +18,8 @@ from typing import Any
 
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
 from nanoflux_local.adapters.rank import highest_rank
-from nanoflux_local.adapters.store import MANIFEST, package_versions, seal
+from nanoflux_local.adapters.record import Adapter, BaseModel
+from nanoflux_local.adapters.store import CARD, MANIFEST, package_versions, place, read_adapter, seal
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.files import write_atomically
 from nanoflux_models.errors import ModelsError
@@ -52,10 +55,10 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record of the import; return the new folder.
 
     `base` is an installed model; if it is "", the adapter's config must name an installed model as its base. The source
-    is not changed.
+    is not changed. An exported adapter keeps its own record if its base is installed in the recorded revision.
 
     Raises:
-        UsageError: `name` could be mistaken for a path or a pattern.
+        UsageError: `name` could be mistaken for a path or a pattern, or the adapter keeps the name in its own record.
         DataError: the folder is not a PEFT LoRA, cannot be used here, or was not trained on that base.
         NothingMatchedError: `base` is "", and the config names no installed model.
         ModelsError: the base is not installed.
@@ -70,9 +73,12 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     _compare_tensors(source, config, folder, base)
     revision = read_record(folder).revision
     adapters_dir.mkdir(parents=True, exist_ok=True)
+    exported = read_adapter(source) if (source / MANIFEST).is_file() else None
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
         new_adapter = Path(scratch) / "adapter"
         new_adapter.mkdir()
+        if exported and exported.base == BaseModel(base, revision):
+            return _restore(exported, new_adapter, adapters_dir, name)
         shutil.copyfile(source / WEIGHTS, new_adapter / WEIGHTS)
         new_config = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
         write_atomically(new_adapter / CONFIG, (json.dumps(new_config, indent=2, sort_keys=True) + "\n").encode())
@@ -84,6 +90,17 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
             "versions": package_versions(),
         }
         return seal(new_adapter, adapters_dir, record, _write_card)
+
+
+def _restore(exported: Adapter, new_adapter: Path, adapters_dir: Path, name: str) -> Path:
+    """Seal an exported adapter with the record that it brings."""
+    if name:
+        raise UsageError(
+            f"adapter {exported.id} was exported by NanoFlux and keeps its own record", "import it without --name"
+        )
+    for each in (WEIGHTS, CONFIG, MANIFEST, CARD):
+        shutil.copyfile(exported.folder / each, new_adapter / each)
+    return place(new_adapter, adapters_dir / read_adapter(new_adapter).hash)
 
 
 def _drop_folders(hint: str) -> str:

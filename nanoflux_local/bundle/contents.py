@@ -4,28 +4,33 @@
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nanoflux_local import __version__, packages
-from nanoflux_local.adapters.store import find_adapter
+from nanoflux_local.adapters.record import Adapter
+from nanoflux_local.adapters.store import find_adapter, list_adapters
 from nanoflux_local.bundle import sbom, wheels
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, UsageError
+from nanoflux_local.evaluate.items import find_evaluation
 from nanoflux_local.ledger.backup import back_up
+from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.errors import DigestMismatchError
+from nanoflux_models.probe_record import PROBE
 from nanoflux_models.record import find_problems, read_record
 from nanoflux_models.weights import weights_dir
-
-if TYPE_CHECKING:
-    from nanoflux_local.ledger.views import LedgerView
 
 
 @dataclass(frozen=True, slots=True)
 class BundleRequest:
-    """What a bundle should contain: names of models, datasets, runs and adapters, and paths of other files."""
+    """What a bundle should contain: names of models, datasets, runs, adapters and evaluations, and paths of other
+    files. `work` adds all runs, adapters and evaluations.
+    """
 
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -39,6 +44,8 @@ class BundleRequest:
     python: str = ""
     platform: str = ""
     adapters: tuple[str, ...] = ()
+    evaluations: tuple[str, ...] = ()
+    work: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +63,22 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
     python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
-    # Before mkdir, so that an unknown name leaves no directory behind.
-    runs, adapters = _find_runs_and_adapters(request, home)
+    wanted = _find_wanted(request, home)  # before mkdir, so that an unknown name leaves no directory behind
+    runs, adapters = list(wanted.runs), sorted(wanted.adapters)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(request, home, scratch, runs)}
+    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, wanted)}
     files |= _copy_corpus(home, scratch) if request.corpus else {}
     files |= _map_domains(home, runs)
     for name in adapters:
-        files |= _map_folder(home.adapters / name, f"home/adapters/{name}")
-    for run in runs:
+        files |= _map_adapter(home, name)
+    for run in runs if request.runs else ():  # those of `work` can be written from the merged ledger
         files |= _write_report(home, scratch, run)
     about: dict[str, Any] = {
         "nanoflux": __version__,
         "models": list(request.models),
         "runs": runs,
         "adapters": adapters,
+        "evaluations": list(wanted.evaluations),
     }
     about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
@@ -81,7 +89,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
             files |= _map_software(scratch, "vllm-")
         about |= {"python": python, "platform": platform}
     if not files:
-        raise UsageError("the bundle would be empty", "add --model, --data, --profile or --export")
+        raise UsageError("the bundle would be empty", "add --model, --data, --profile, --export or --work")
     files["sbom.json"] = _write_text(scratch / "sbom.json", _render_sbom(request, home, scratch))
     return Contents(files, about)
 
@@ -115,32 +123,57 @@ def _map_profiles(request: BundleRequest) -> dict[str, Path]:
     return {f"home/profiles/{path.name}": path for path in request.profiles}
 
 
-def _find_runs_and_adapters(request: BundleRequest, home: Home) -> tuple[list[str], list[str]]:
-    """The ids of the requested runs, and the adapters that were requested, trained on these runs, or used by them."""
-    from nanoflux_local.ledger.views import LedgerView
-
-    named = {find_adapter(home.adapters, name).name for name in request.adapters}
-    if not request.runs and not request.datasets:
-        return [], sorted(named)
+def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
+    """The requested runs, datasets, adapters and evaluations, with the runs from which the requested runs had to differ
+    and the adapters that were trained on the runs or used by them.
+    """
+    adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
+    if request.work:
+        adapters |= {each.hash for each in list_adapters(home.adapters) if isinstance(each, Adapter)}
+    if not (request.runs or request.datasets or request.evaluations or (request.work and home.ledger.exists())):
+        return Wanted(adapters=adapters)
     with LedgerView(home.ledger) as view:
-        imported = {entry["name"] for entry in view.datasets()}
-        for name in request.datasets:
-            if name not in imported:
-                choices = ", ".join(sorted(imported)) or "(none imported)"
-                fix = f"choose one of: {choices}; the wheel has the built-in ones"
-                raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
+        _refuse_unknown_datasets(view, request.datasets)
         runs = [view.find_run(name)["id"] for name in request.runs]
-        trained = [
-            row["adapter"]
-            for run in runs
-            for row in view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
-        ]
-        used = [name for run in runs for name in _list_used_adapters(view, run, home)]
-    present = {name for name in (*trained, *used) if (home.adapters / name).is_dir()}
-    return list(dict.fromkeys(runs)), sorted(named | present)
+        evaluations = [find_evaluation(view, name)["id"] for name in request.evaluations]
+        if request.work:
+            runs += [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid")]
+            evaluations += [row["id"] for row in view.rows("SELECT id FROM evaluations ORDER BY rowid")]
+        runs = _add_earlier_runs(view, runs)
+        linked = [name for run in runs for name in _list_linked_adapters(view, run, home)]
+    present = {name for name in linked if (home.adapters / name).is_dir()}
+    return Wanted(runs, request.datasets, adapters | present, list(dict.fromkeys(evaluations)))
 
 
-def _list_used_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
+def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
+    imported = {entry["name"] for entry in view.datasets()}
+    for name in names:
+        if name not in imported:
+            choices = ", ".join(sorted(imported)) or "(none imported)"
+            fix = f"choose one of: {choices}; the wheel has the built-in ones"
+            raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
+
+
+def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
+    """The runs, and those whose questions theirs had to differ from; they cannot be verified without these."""
+    ordered = dict.fromkeys(runs)
+    queue = list(ordered)
+    while queue:
+        config = json.loads(view.find_run(queue.pop())["config"])
+        others = [run for run in config.get("novel_against", {}) if run not in ordered]
+        earlier = [run for run in others if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
+        ordered |= dict.fromkeys(earlier)
+        queue += earlier
+    return list(ordered)
+
+
+def _list_linked_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
+    """The hashes of the adapters that were trained on a run, and of those that its endpoints name."""
+    trained = view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
+    return [*(row["adapter"] for row in trained), *_list_used_adapters(view, run, home)]
+
+
+def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
     """The hashes of the adapters that a run's endpoints name; those that no longer exist are skipped."""
     endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {}).values()
     hashes = []
@@ -153,7 +186,6 @@ def _list_used_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
 def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
     """The user's own domains that these runs used; the runs cannot be replayed without them."""
     from nanoflux_local.domains.own import files_of
-    from nanoflux_local.ledger.views import LedgerView
 
     if not runs:
         return {}
@@ -162,14 +194,18 @@ def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
     return {f"home/domains/{path.name}": path for name in sorted(names) for path in files_of(name, home.root)}
 
 
-def _write_ledger(request: BundleRequest, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:
-    from nanoflux_local.ledger.excerpt import write_excerpt
+def _map_adapter(home: Home, name: str) -> dict[str, Path]:
+    """The files of an adapter without the outcome of its last probe, which is valid on this machine only."""
+    files = _map_folder(home.adapters / name, f"home/adapters/{name}")
+    return {path: file for path, file in files.items() if file.name != PROBE}
 
-    if not runs and not request.datasets:
+
+def _write_ledger(home: Home, scratch: Path, wanted: Wanted) -> dict[str, Path]:
+    if not home.ledger.exists() or not any((wanted.runs, wanted.datasets, wanted.adapters, wanted.evaluations)):
         return {}
     target = scratch / "ledger.db"
     target.unlink(missing_ok=True)
-    write_excerpt(home.ledger, target, runs, request.datasets)
+    write_excerpt(home.ledger, target, wanted)
     return {"home/ledger.db": target}
 
 

@@ -334,7 +334,7 @@ def install(path: Path, to: Path, report: Report, signers: Path | None = None) -
     refuse_damaged(head)
     with _scratch_directory(to) as scratch:
         report("unpacking")
-        _unpack(head, scratch)
+        unpack(head, scratch)
         if head.wheels:
             report("installing the wheels")
             _make_environments(scratch, to, "vllm-requirements.txt" in head.files)
@@ -401,9 +401,12 @@ def _scratch_directory(to: Path) -> Iterator[Path]:
         os.umask(mask)
 
 
-def _unpack(head: Head, scratch: Path) -> None:
+def unpack(head: Head, scratch: Path, prefix: str = "") -> None:
+    """Write the files whose names start with `prefix` into `scratch`, and verify the hash of every file."""
     (scratch / "home").mkdir()
     for name, blocks in _read_members(head):
+        if not name.startswith(prefix):
+            continue
         target = scratch / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:

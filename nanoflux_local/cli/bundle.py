@@ -1,12 +1,14 @@
-"""`nanoflux bundle`: create, verify and install bundles for machines without internet."""
+"""`nanoflux bundle`: create, verify, install and merge bundles for machines without internet."""
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import Bar, current_home, print_json, say, with_json
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -25,7 +27,7 @@ class Size(click.ParamType[int]):
 
 @click.group(name="bundle")
 def command() -> None:
-    """Create, verify and install bundles: archives in parts that carry software, weights, data, runs and adapters."""
+    """Create, verify, install and merge bundles: archives in parts that carry software, weights, data and work."""
 
 
 @command.command()
@@ -40,7 +42,15 @@ def command() -> None:
 @click.option(
     "--export", "runs", multiple=True, metavar="RUN", help="Run to include with its adapters and report; repeatable."
 )
-@click.option("--adapter", "adapters", multiple=True, metavar="HASH", help="Adapter to include; repeatable.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="HASH",
+    help="Adapter to include with its training and evaluations; repeatable.",
+)
+@click.option("--evaluation", "evaluations", multiple=True, metavar="ID", help="Evaluation to include; repeatable.")
+@click.option("--work", is_flag=True, help="Include all runs, adapters and evaluations, and no software.")
 @click.option("--software/--no-software", default=True, show_default=True, help="Whether to include wheels and docs.")
 @click.option("--wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Wheel of this project [default: built from the checkout].")  # fmt: skip
@@ -70,7 +80,7 @@ def command() -> None:
 @with_json
 def create(
     out: Path, models: tuple[str, ...], datasets: tuple[str, ...], corpus: bool, profiles: tuple[Path, ...],
-    runs: tuple[str, ...], adapters: tuple[str, ...],
+    runs: tuple[str, ...], adapters: tuple[str, ...], evaluations: tuple[str, ...], work: bool,
     software: bool, wheel: Path | None, extras: tuple[str, ...], vllm: Path | None, python: str | None,
     platform: str | None, part_size: int, sign: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -81,16 +91,18 @@ def create(
 
     refuse_existing(out)
     scratch = out.with_name(f"{out.name}.making")
+    software = software and not work
     request = BundleRequest(
-        models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or "", adapters
-    )
+        models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or "", adapters,
+        evaluations, work,
+    )  # fmt: skip
     if software:
         say("collecting wheels; this takes minutes the first time")
     contents = gather(request, current_home(), scratch)
-    bar = Bar("packed")
+    bar = Bar("packed", "MiB")
     try:
         head = write_bundle(
-            out, contents.files, contents.about, part_size, lambda done, total: bar.show(done >> 20, total >> 20, "MiB")
+            out, contents.files, contents.about, part_size, lambda done, total: bar.show(done >> 20, total >> 20)
         )
     finally:
         bar.close()
@@ -101,9 +113,12 @@ def create(
         names = [head.part(number).name for number in range(1, len(head.parts) + 1)]
         size = sum(part.bytes for part in head.parts)
         print_json({"bundle": str(out), "parts": names, "files": len(head.files), "bytes": size, **contents.about})
-    else:
-        say(installer.verify_bundle(out))
+        return
+    say(installer.verify_bundle(out))
+    if software:
         say(f"copy it with its parts, then run on the other machine: python3 {out.name} install")
+    else:
+        say(f"copy it with its parts, then run on the other machine: nanoflux bundle merge {out.name}")
 
 
 @command.command()
@@ -137,3 +152,33 @@ def install(file: Path, to: Path, signers: Path | None) -> None:
     from nanoflux_local.bundle import installer
 
     say(f"installed: {installer.install(file, to, say, signers)}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--skip-conflicts", is_flag=True, help="Merge the rest if parts differ from those in this home.")
+@click.option("--signers", type=click.Path(path_type=Path, exists=True), help="Allowed signers file (see ssh-keygen).")
+@with_json
+def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool) -> None:
+    """Merge the bundle FILE into this home: add its runs, adapters, evaluations and data, and overwrite nothing.
+
+    A part that differs from the one of the same name here is a conflict: the command names it, and adds nothing unless
+    --skip-conflicts is set. Software in the bundle is not installed.
+    """
+    from nanoflux_local.bundle import installer
+    from nanoflux_local.bundle.merging import merge_bundle
+
+    if signers:
+        say(f"signed by {installer.check_signature(file, signers)}")
+    result = merge_bundle(file, current_home(), skip_conflicts, say)
+    if as_json:
+        print_json({"bundle": str(file), **result.to_json()})
+        return
+    left_out = Counter(conflict.kind for conflict in result.conflicts)
+    kinds = dict.fromkeys([*result.added, *result.present, *left_out])
+    print_table(
+        ("kind", "added", "already here", "left out"),
+        [(kind, len(result.added.get(kind, ())), len(result.present.get(kind, ())), left_out[kind]) for kind in kinds],
+    )
+    for conflict in result.conflicts:
+        say(f"left out: {conflict}")

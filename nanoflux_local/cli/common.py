@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -122,34 +121,3 @@ def describe_flops(flops: dict[str, Any]) -> str:
     line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
     total = flops.get("explained", {}).get("total")  # missing in records of older versions
     return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
-
-
-class Bar:
-    """Progress on stderr: a bar on a terminal, otherwise one line for every tenth of the work."""
-
-    WIDTH = 24
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._terminal = sys.stderr.isatty()
-        self._last_tenth = -1
-
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """Show `done` of `total`, with a note after it."""
-        share = min(1.0, done / total) if total else 1.0
-        if self._terminal:
-            filled = "█" * int(share * self.WIDTH)
-            click.echo(
-                f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(note)}\x1b[K", err=True, nl=False
-            )
-        elif int(share * 10) != self._last_tenth:  # not `>`, since a new step restarts at 0
-            self._last_tenth = int(share * 10)
-            click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
-
-    def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        click.echo(f"\r\x1b[K{plain(text)}" if self._terminal else plain(text), err=True)
-
-    def close(self) -> None:
-        if self._terminal:
-            click.echo(err=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
@@ -60,7 +61,7 @@ def import_(
 def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
     from nanoflux_local.seeds.importing import import_benchmark
 
-    bar = Bar("checking programs")
+    bar = Bar("checking programs", "programs")
     with ExitStack() as stack:
 
         def show_progress(checked: int, total: int) -> None:

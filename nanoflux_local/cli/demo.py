@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import Bar, current_home, say
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, say
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _train(home: Home, data: "TrainingData", settings: "TrainSettings") -> str:
     from nanoflux_local.cli.train import report_step, show_training
     from nanoflux_local.train.trainings import train_adapter
 
-    bar = Bar("training")
+    bar = Bar("training", "steps")
     try:
         outcome = train_adapter(
             home, data.run, MODEL, settings, data.rows, data.validation, lambda event: report_step(bar, event),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli import evaluations
-from nanoflux_local.cli.common import Bar, current_home, print_json, print_table, with_json
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, print_json, print_table, with_json
 from nanoflux_local.cli.names import ADAPTER, DATASET, DOMAIN, MODEL, PROFILE
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
@@ -291,7 +292,7 @@ def evaluate_endpoint(
         raise UsageError(
             f"no domain {domain!r} uses the benchmark {data!r}", "list domains with `nanoflux domains list`"
         )
-    bar = Bar(f"evaluating on {data}")
+    bar = Bar(f"evaluating on {data}", "replies")
 
     async def run_plan() -> "EvaluationSummary":
         endpoint = build()

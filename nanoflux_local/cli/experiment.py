@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
-    Bar,
     current_home,
     end_at_sigterm,
     launch_detached,

@@ -5,25 +5,26 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import (
-    Bar,
-    build_choice,
-    current_home,
-    print_json,
-    print_table,
-    say,
-    with_choice,
-    with_json,
-)
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import build_choice, current_home, print_json, print_table, say, with_choice, with_json
 from nanoflux_local.cli.names import RUN
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
+TRAINERS = ("trl", "llama-factory", "axolotl")
+"""A copy of the names in `examples.trainers`, so that `--help` does not import that module."""
 
 
 @click.command(name="export")
 @click.argument("run", type=RUN)
 @click.option(
     "--format", "kind", type=click.Choice(FORMATS), default="chat", show_default=True, help="Format of the rows."
+)
+@click.option(
+    "--for",
+    "trainer",
+    type=click.Choice(TRAINERS),
+    default=None,
+    help="Also write the file that describes the rows to this trainer, and print its command.",
 )
 @click.option(
     "-o",
@@ -38,7 +39,9 @@ FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed that draws the examples of --size."
 )
 @with_json
-def command(run: str, kind: str, out: Path, base: str, seed: int, as_json: bool, **choice: Any) -> None:
+def command(
+    run: str, kind: str, trainer: str | None, out: Path, base: str, seed: int, as_json: bool, **choice: Any
+) -> None:
     """Write the kept examples of RUN as a dataset in the form `train` uses, with a card on how they were made.
 
     Existing files are not overwritten, and a failed export leaves no partial file.
@@ -46,9 +49,10 @@ def command(run: str, kind: str, out: Path, base: str, seed: int, as_json: bool,
     from nanoflux_local.examples.export import export
     from nanoflux_local.train.origin import describe_left_out
 
-    bar = Bar("comparing solutions")
+    bar = Bar("comparing solutions", "solutions")
     try:
-        summary = export(current_home(), run, kind, out, build_choice(choice, seed), base, bar.show)
+        summary = export(current_home(), run, kind, out, build_choice(choice, seed), base, bar.show,
+                         trainer or "")  # fmt: skip
     finally:
         bar.close()
     for sentence in describe_left_out(summary.choice):
@@ -64,3 +68,5 @@ def command(run: str, kind: str, out: Path, base: str, seed: int, as_json: bool,
         [("rows", f"{summary.rows} ({counts})"), ("digest", summary.digest), ("SHA-256", summary.sha256)],
     )
     say(f"card: {summary.card}")
+    if summary.command:
+        say(f"for {trainer}: {summary.description}; in its folder, run: {summary.command}")

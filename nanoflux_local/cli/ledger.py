@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import Bar, current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 
 
 @click.group(name="ledger")
@@ -53,7 +54,7 @@ def compact(as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         active = jobs.list_running_work(home, view)
-    bar = Bar("packed")
+    bar = Bar("packed", "calls")
     try:
         result = compact_ledger(home.ledger, not active, bar.show)
     finally:
@@ -86,7 +87,7 @@ def backup(file: Path, as_json: bool) -> None:
     path = current_home().ledger
     with LedgerView(path):  # an unreadable ledger fails here, before anything is written
         pass
-    bar = Bar("copied")
+    bar = Bar("copied", "pages")
     try:
         size = back_up(path, file, bar.show)
     finally:

@@ -1,16 +1,19 @@
 """`nanoflux models`: manage model weights and vLLM servers."""
 
-import time
 from pathlib import Path
 
 import click
 
 from nanoflux_local.cli import servers
-from nanoflux_local.cli.common import Bar, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import MODEL
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
+
+TRANSFER_LINE_S = 5.0
+"""Seconds between lines without a terminal; the terminal application shows the last one."""
 
 
 @click.group(name="models")
@@ -71,21 +74,19 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 class TransferBar:
-    """Progress of a download: downloaded and total MiB, and the mean rate."""
+    """Progress of a download in MiB, which includes the bytes of an earlier, interrupted one."""
 
     def __init__(self, label: str) -> None:
-        self._bar = Bar(label)
-        self._start: tuple[float, int] | None = None
+        self._bar = Bar(label, "MiB", TRANSFER_LINE_S)
+        self._is_shown = False
 
     def show(self, done: int, total: int) -> None:
-        """Show `done` of `total` bytes; both include the bytes of an earlier, interrupted download."""
-        now = time.monotonic()
-        start_s, start_bytes = self._start = self._start or (now, done)
-        rate = (done - start_bytes) / 2**20 / max(now - start_s, 1e-3)
-        self._bar.show(done >> 20, total >> 20, f"MiB, {rate:.1f} MiB/s")
+        """Show `done` of `total` bytes."""
+        self._is_shown = True
+        self._bar.show(done >> 20, total >> 20)
 
     def close(self) -> None:
-        if self._start:
+        if self._is_shown:
             self._bar.close()
 
 

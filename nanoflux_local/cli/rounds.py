@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import click
 
+from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
-    Bar,
     current_home,
     end_at_sigterm,
     launch_detached,

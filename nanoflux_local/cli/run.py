@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nanoflux_local.cli.common import Bar, current_home, launch_detached, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.cli.common import current_home, launch_detached, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
 from nanoflux_local.cli.overview import show_run
 from nanoflux_local.errors import LedgerError, NothingMatchedError

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli import common
+from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
-    Bar,
     build_choice,
     describe_flops,
     end_at_sigterm,
@@ -119,7 +119,7 @@ def _load_data(
             "train needs either a run or --data FILE", "write `nanoflux train RUN` or `nanoflux train --data FILE`"
         )
     if run is not None:
-        bar = Bar("comparing solutions")
+        bar = Bar("comparing solutions", "solutions")
         try:
             rows = trainings.load_run_data(home, run, choice, base, [parse_mix(mix) for mix in mixes], bar.show)
         finally:
@@ -171,7 +171,7 @@ def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | 
     end_at_sigterm()
     if launch:
         return trainings.launch_processes(home, training, launch)
-    bar = Bar(training)
+    bar = Bar(training, "steps")
     if not is_follower():
         say(f"{training}; stop with Ctrl-C, resume with `nanoflux trainings resume {training}`")
     try:

@@ -1,4 +1,5 @@
-"""Exports a run's kept examples as a dataset: one file in a format that trainers read, and its card.
+"""Exports a run's kept examples as a dataset: one file in a format that trainers read, its card, and for some trainers
+a file that describes the data.
 
 The rows are those that `train` uses, so training on the file equals training on the run. Existing files are not
 overwritten; text that is not valid UTF-8 or looks like a secret is refused, not changed.
@@ -16,6 +17,7 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
+from nanoflux_local.examples.trainers import PREFERENCE, Trainer, find_trainer
 from nanoflux_local.files import write_new
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
@@ -35,15 +37,14 @@ from nanoflux_models.weights import weights_dir
 
 Row = dict[str, Any]
 UNKNOWN = "unknown; ask the publisher"
-PREFERENCE = "preference"
-"""The format of preference pairs, which has a row for each wrong answer of the defender."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
     """An exported file, as `export --json` prints it. `rows` and `data_digest` describe the file, `examples` and
     `digest` the examples in it. `without_rejected` counts examples without a preference pair; `seeds` and `models` map
-    names to licences.
+    names to licences. `description` is the file that describes the data to a trainer, and `command` what starts the
+    trainer in its folder; both are "" without one.
     """
 
     run: str
@@ -64,6 +65,8 @@ class ExportSummary:
     file: str
     sha256: str
     card: str
+    description: str = ""
+    command: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,27 +80,42 @@ def export(
     choice: Choice | None = None,
     base: str = "",
     on_score: OnScore = lambda _done, _total: None,
+    trainer_name: str = "",
 ) -> ExportSummary:
     """Write the kept examples of a run, all or a selection, to `out` and their card next to it. `base` is the model
-    under which "likeliest" compares solutions.
+    under which "likeliest" compares solutions. For a trainer, also write the file that describes the data to it.
 
     Raises:
         NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none
             with a wrong answer for a preference pair.
-        UsageError: the file or its card exists, or the format is unknown.
+        UsageError: one of the files exists, the format or the trainer is unknown, or the trainer does not read the
+            format.
         RefusedError: an example seems to contain a secret.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown format {kind!r}", f"choose one of: {', '.join(KINDS)}")
+    trainer = find_trainer(trainer_name) if trainer_name else None
+    if trainer:
+        trainer.check_format(kind)
     card = out.with_suffix(".md")
     if card == out:
         raise UsageError(f"{out} is the path of the card itself", "choose a file name that does not end in .md")
     source = load_run_rows(home, run, choice or Choice(), base, kind == PREFERENCE, on_score)
     dataset = _Dataset.read(home, kind, source)
-    content = _encode_rows(kind, dataset.rows)
+    rows = [trainer.adapt(row) for row in dataset.rows] if trainer else dataset.rows
+    content = _encode_rows(kind, rows)
     summary = dataset.summarize(kind, out, card, content)
-    write_new({card: _write_card(dataset, summary, out.name).encode(), out: content})
+    files: dict[Path, bytes] = {}
+    if trainer:
+        summary = _add_trainer(summary, trainer, out)
+        files[Path(summary.description)] = trainer.describe(out, kind, rows).encode()
+    write_new({**files, card: _write_card(dataset, summary, out.name).encode(), out: content})
     return summary
+
+
+def _add_trainer(summary: ExportSummary, trainer: Trainer, out: Path) -> ExportSummary:
+    description = str(trainer.description_path(out))
+    return replace(summary, description=description, command=trainer.command(out, summary.format))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +284,9 @@ def _write_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
     """The card in the hub's format, so that it can serve as README.md of a dataset there."""
     loader = "parquet" if summary.format == "parquet" else "json"
     train = f"\nor `nanoflux train --data {name} --base MODEL`.\n"
-    if summary.format == PREFERENCE:
+    if summary.command:
+        train = f"\nor, in this folder: `{summary.command}`\n"
+    elif summary.format == PREFERENCE:
         train = "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
     train = "" if loader == "parquet" else train
     source, environment = dataset.source, json.loads(dataset.source.run["environment"])

@@ -1,4 +1,5 @@
-"""An excerpt: a ledger with only some runs and benchmarks, and everything needed to verify and replay them.
+"""An excerpt: a ledger with only some runs, adapters, evaluations and benchmarks, and everything needed to verify and
+replay the runs.
 
 It is a checked backup from which the other rows are deleted; the ledger itself is only read. Jobs, series and
 experiments are left out, since they belong to the machine that worked on them.
@@ -7,6 +8,7 @@ experiments are left out, since they belong to the machine that worked on them.
 import sqlite3
 from collections.abc import Collection
 from contextlib import closing
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanoflux_local.ledger.backup import back_up
@@ -16,7 +18,9 @@ _SEEDS = """SELECT dataset FROM items WHERE id IN (
     SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
     json_each(attempt.value, '$.seeds') AS seed)"""
 _HELD_OUT = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') AS held"
-_KEPT_EVALUATIONS = """SELECT id FROM evaluations WHERE adapter IN adapters UNION
+_KEPT_TRAININGS = "SELECT id FROM trainings WHERE run IN wanted_runs OR adapter IN wanted_adapters"
+_KEPT_EVALUATIONS = """SELECT name AS id FROM wanted_evaluations UNION
+    SELECT id FROM evaluations WHERE adapter IN adapters UNION
     SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
     WHERE base.adapter = '' AND tuned.adapter IN adapters"""
 DELETIONS = f"""
@@ -28,9 +32,9 @@ DELETE FROM trials WHERE run NOT IN wanted_runs;
 DELETE FROM reviews WHERE run NOT IN wanted_runs;
 DELETE FROM pinned WHERE run NOT IN wanted_runs;
 DELETE FROM runs WHERE id NOT IN wanted_runs;
-DELETE FROM training_events WHERE training NOT IN (SELECT id FROM trainings WHERE run IN wanted_runs);
-DELETE FROM trainings WHERE run NOT IN wanted_runs;
-CREATE TEMP TABLE adapters AS SELECT adapter FROM trainings WHERE adapter != '';
+DELETE FROM training_events WHERE training NOT IN ({_KEPT_TRAININGS});
+DELETE FROM trainings WHERE id NOT IN ({_KEPT_TRAININGS});
+CREATE TEMP TABLE adapters AS SELECT adapter FROM trainings WHERE adapter != '' UNION SELECT name FROM wanted_adapters;
 CREATE TEMP TABLE kept_evaluations AS {_KEPT_EVALUATIONS};
 DELETE FROM evaluation_items WHERE evaluation NOT IN kept_evaluations;
 DELETE FROM evaluations WHERE id NOT IN kept_evaluations;
@@ -52,8 +56,20 @@ DELETE FROM jobs;
 """
 
 
-def write_excerpt(ledger: Path, target: Path, runs: Collection[str], datasets: Collection[str]) -> None:
-    """Write the excerpt as a new ledger; `runs` are ids.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an excerpt contains: ids of runs and evaluations, hashes of adapters (with their trainings and evaluations),
+    and names of datasets.
+    """
+
+    runs: Collection[str] = ()
+    datasets: Collection[str] = ()
+    adapters: Collection[str] = ()
+    evaluations: Collection[str] = ()
+
+
+def write_excerpt(ledger: Path, target: Path, wanted: Wanted) -> None:
+    """Write the excerpt as a new ledger.
 
     Raises:
         RefusedError: `target` exists.
@@ -62,16 +78,17 @@ def write_excerpt(ledger: Path, target: Path, runs: Collection[str], datasets: C
     back_up(ledger, target)
     try:
         with translate_sqlite_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
-            _delete_others(copy, runs, datasets)
+            _delete_others(copy, wanted)
     except BaseException:
         target.unlink(missing_ok=True)  # the file may still have rows that must not leave this machine
         raise
 
 
-def _delete_others(copy: sqlite3.Connection, runs: Collection[str], datasets: Collection[str]) -> None:
+def _delete_others(copy: sqlite3.Connection, wanted: Wanted) -> None:
     copy.execute("PRAGMA temp_store = MEMORY")
-    for table, names in (("wanted_runs", runs), ("wanted_datasets", datasets)):
-        copy.execute(f"CREATE TEMP TABLE {table} (name TEXT PRIMARY KEY)")
-        copy.executemany(f"INSERT INTO {table} VALUES (?)", [(name,) for name in names])
+    for each in fields(wanted):
+        copy.execute(f"CREATE TEMP TABLE wanted_{each.name} (name TEXT PRIMARY KEY)")
+        names = {(name,) for name in getattr(wanted, each.name)}
+        copy.executemany(f"INSERT INTO wanted_{each.name} VALUES (?)", names)
     copy.executescript(DELETIONS)
     copy.execute("VACUUM")  # removes the deleted rows from the file itself

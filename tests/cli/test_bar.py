@@ -1,12 +1,25 @@
-"""Progress without a terminal: one line for every tenth of the work, in each step."""
+"""Progress: one line for every tenth of the work without a terminal, and the rate and the time left once they are
+known.
+"""
 
 import pytest
 
-from nanoflux_local.cli.common import Bar
+from nanoflux_local.cli.bar import Bar
+from nanoflux_local.rate import RateMeter, format_rate
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = Bar("series")
+    bar = Bar("series", clock=Clock())
     for step, total in (("examples", 20), ("steps", 4)):
         for done in range(1, total + 1):
             bar.show(done, total, step)
@@ -15,3 +28,39 @@ def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]
         "series 1/20 examples", *(f"series {done}/20 examples" for done in range(2, 21, 2))
     ]  # fmt: skip
     assert [line for line in lines if "steps" in line] == [f"series {done}/4 steps" for done in range(1, 5)]
+
+
+def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    bar = Bar("training", "steps", clock=clock)
+    for done in range(11):
+        bar.show(done, 100, "loss 1.0")
+        clock.now_s += 4
+    assert capsys.readouterr().err.splitlines() == [
+        "training 0/100 steps, loss 1.0",
+        "training 10/100 steps, loss 1.0, 4 s each, 6 min left",
+    ]
+
+
+def test_bar_prints_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    bar = Bar("downloading", "MiB", every_s=5.0, clock=clock)
+    for done in (0, 1, 2, 30):
+        bar.show(done, 1000)
+        clock.now_s += 3
+    assert capsys.readouterr().err.splitlines() == [
+        "downloading 0/1000 MiB",
+        "downloading 2/1000 MiB, 0.3 MiB/s, 50 min left",
+    ]
+
+
+def test_rate_restarts_with_a_new_piece_of_work() -> None:
+    clock = Clock()
+    meter = RateMeter(clock)
+    assert meter.report(5, 10) is None, "what was done before the first report took an unknown time"
+    clock.now_s += 1
+    assert meter.report(7, 10) is None, "too early"
+    clock.now_s += 3
+    assert meter.report(9, 10) == 1.0
+    assert meter.report(0, 10) is None
+    assert format_rate(None, 5) == "" and format_rate(1.0, 0, "steps") == "1.0 steps/s"

@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+import yaml
 
 from nanoflux_local import files
-from nanoflux_local.cli.export import FORMATS
+from nanoflux_local.cli.export import FORMATS, TRAINERS
 from nanoflux_local.errors import DataError
 from nanoflux_local.examples import export as dataset
+from nanoflux_local.examples import trainers
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Message
@@ -37,8 +39,8 @@ def change(home: Path, sql: str, *values: object) -> None:
     ledger.close()
 
 
-def test_help_offers_every_format() -> None:
-    assert dataset.KINDS == FORMATS
+def test_help_offers_every_format_and_trainer() -> None:
+    assert dataset.KINDS == FORMATS and tuple(trainers.TRAINERS) == TRAINERS
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -57,6 +59,56 @@ def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, called: 
     assert len(keys) == 1 and {"id", "turn", "reason"} < set(*keys), "one table: every row has the same keys"
     named = called(home, "examples", "show", rows[0].id, "--json")
     assert json.loads(named.out)["id"] == rows[0].id, "a row leads back to the turn that made it"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "kind"), [(name, kind) for name, each in trainers.TRAINERS.items() for kind in each.formats]
+)
+def test_export_for_a_trainer_describes_the_rows(
+    home: Path, tmp_path: Path, called: Callable[..., Any], trainer: str, kind: str
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    ended = called(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(out), "--json")
+    assert ended.code == 0, ended.err
+    exported = json.loads(ended.out)
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    description = yaml.safe_load(Path(exported["description"]).read_text("utf-8"))
+    file, columns = READERS[trainer](description)
+    assert (
+        Path(exported["description"]).parent / file == out and exported["command"] in out.with_suffix(".md").read_text()
+    )
+    assert rows and all(columns <= set(row) for row in rows)
+    answers = [row[key] for row in rows for key in ("chosen", "rejected") if kind == "preference"]
+    assert {type(answer) for answer in answers} <= {dict if trainer == "llama-factory" else list}
+    again = called(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(tmp_path / "b.jsonl"))
+    assert again.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
+
+
+def read_axolotl(description: dict[str, Any]) -> tuple[str, set[str]]:
+    (entry,) = description["datasets"]
+    return entry["path"], {entry["field_messages"], *(("chosen", "rejected") if description.get("rl") == "dpo" else ())}
+
+
+def read_trl(description: dict[str, Any]) -> tuple[str, set[str]]:
+    (entry,) = description["datasets"]
+    return entry["data_files"], set(entry["columns"])
+
+
+def read_llama_factory(description: dict[str, Any]) -> tuple[str, set[str]]:
+    (entry,) = description.values()
+    return entry["file_name"], set(entry["columns"].values())
+
+
+READERS = {"trl": read_trl, "llama-factory": read_llama_factory, "axolotl": read_axolotl}
+"""Read the file and its columns from each trainer's description."""
+
+
+def test_export_refuses_formats_that_the_trainer_cannot_read(
+    home: Path, tmp_path: Path, called: Callable[..., Any]
+) -> None:
+    ended = called(home, "export", "tour", "--format", "parquet", "--for", "axolotl", "-o", str(tmp_path / "rows"))
+    assert ended.code == 2 and "axolotl does not read the format 'parquet'" in ended.err
+    assert not list(tmp_path.glob("rows*"))
 
 
 def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:

@@ -243,7 +243,7 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
     ranges = [(request.path.rpartition("/")[2], request.range) for request in hub.requests if request.range]
     assert ranges == [("model.safetensors", f"bytes={reached}-")] and reached >= 1 << 20
     assert installed_files(tmp_path / "weights" / "own") == hash_wanted(files)
-    assert f"downloading own {reached >> 20}/25 MiB, 0.0 MiB/s" in done.stderr and "\r" not in done.stderr
+    assert f"downloading own {reached >> 20}/25 MiB" in done.stderr and "\r" not in done.stderr
 
 
 def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) -> None:

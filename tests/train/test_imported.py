@@ -153,6 +153,19 @@ def test_import_asks_for_the_base_without_a_usable_hint(
         import_adapter(foreign(base_name="other/model"), home, tmp_path / "adapters")
 
 
+def test_exported_adapter_keeps_its_hash_and_record(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
+    first = read_adapter(import_adapter(foreign(), home, tmp_path / "adapters", "tiny", "mine"))
+    export_peft(first, tmp_path / "exported")
+    second = read_adapter(import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere"))
+    assert (second.hash, second.manifest) == (first.hash, first.manifest) and second.folder != first.folder
+    with pytest.raises(UsageError, match="keeps its own record"):
+        import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere", name="other")
+    config = tmp_path / "exported" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 16', '"lora_alpha": 99'))
+    with pytest.raises(DataError, match="do not match its manifest"):
+        import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere")
+
+
 def test_server_rank_is_the_highest_of_all_layers(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
     folder = import_adapter(foreign(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
     assert choose_rank([folder]) == 64

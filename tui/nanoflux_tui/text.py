@@ -9,6 +9,8 @@ import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from nanoflux_local.rate import format_seconds
+
 MAX_CHARACTERS = 20_000
 """Maximum characters of one text on the screen, since a model may write a megabyte."""
 MAX_LINE = 400
@@ -35,13 +37,7 @@ def format_line(text: object, limit: int = MAX_LINE) -> str:
 
 def format_duration(seconds: float | None) -> str:
     """Seconds in a readable unit: 45 s, 12 min, 3.5 h, 2.1 d."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5_400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
+    return "–" if seconds is None or not math.isfinite(seconds) else format_seconds(seconds)
 
 
 def format_count(number: float) -> str:

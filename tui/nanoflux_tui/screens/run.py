@@ -29,6 +29,8 @@ FORECAST_S = 15.0
 """Minimum seconds between two forecasts, since a forecast costs more than the rest of the screen."""
 MAX_TURN_LINES = 8
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
+ANY_TRAINER = "any"
+TRAINERS = (ANY_TRAINER, "trl", "llama-factory", "axolotl")
 SOLUTIONS = ("author", "solver", "own", "shortest")
 """The solutions that the form offers. The likeliest one needs a model and is offered by the command line only."""
 
@@ -286,6 +288,7 @@ in progress and keep their results; a second stop ends the run at once."""
         path = str(self.home.root / "exports" / f"{self.run_id}.jsonl")
         fields = (
             Field("format", "format", "chat", options=FORMATS),
+            Field("for", "for the trainer", ANY_TRAINER, options=TRAINERS),
             Field("solution", "solution", SOLUTIONS[0], options=SOLUTIONS),
             Field("path", "file", path),
         )
@@ -295,8 +298,10 @@ in progress and keep their results; a second stop ends the run at once."""
         if values:
             folder = self.home.root / "exports"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.run_command("export", self.run_id, "--format", values["format"], "--solution", values["solution"],
-                    "-o", values["path"], success=f"Wrote {values['path']}")  # fmt: skip
+            trainer = () if values["for"] == ANY_TRAINER else ("--for", values["for"])
+            self.run_command("export", self.run_id, "--format", values["format"], *trainer, "--solution",
+                             values["solution"], "-o", values["path"],
+                             success="" if trainer else f"Wrote {values['path']}")  # fmt: skip
 
     def action_report(self) -> None:
         self.write_report(self.run_id)

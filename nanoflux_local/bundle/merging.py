@@ -1,0 +1,180 @@
+"""Merges a bundle into an existing home: its runs, trainings, evaluations, adapters, domains and other files.
+
+Nothing is overwritten. Adapters and calls are identified by their hashes, everything else by its name and its content.
+What differs from the part of the same name here is a conflict. With a conflict nothing is merged, unless the caller
+asks to leave the conflicting parts out. No file of a bundle is executed.
+"""
+
+import filecmp
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.adapters.store import read_adapter
+from nanoflux_local.bundle import installer
+from nanoflux_local.errors import DataError, NanofluxError, RefusedError
+from nanoflux_local.ledger.merging import Conflict, merge_rows
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+LEDGER, ADAPTERS, REPORTS = "ledger.db", "adapters", "reports"
+MERGED = {ADAPTERS: "adapter", REPORTS: "report", "domains": "domain file", "profiles": "profile",
+          "models": "model manifest", "weights": "model", "corpus.db": "search corpus"}  # fmt: skip
+"""What a bundle may bring next to its ledger, and how messages call it."""
+SHOWN = 3
+"""Maximum number of problems in a message."""
+
+
+@dataclass(slots=True)
+class BundleMerge:
+    """What was added, what was here already, and what was left out: names by kind ("run", "adapter", …)."""
+
+    added: dict[str, list[str]] = field(default_factory=dict)
+    present: dict[str, list[str]] = field(default_factory=dict)
+    conflicts: list[Conflict] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        left_out = [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in self.conflicts]
+        return {"added": self.added, "present": self.present, "conflicts": left_out}
+
+
+def merge_bundle(
+    path: Path, home: Home, skip_conflicts: bool = False, report: Callable[[str], None] = lambda _: None
+) -> BundleMerge:
+    """Merge the `home` of a bundle into `home`, all or nothing; with `skip_conflicts`, all but the conflicting parts.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        DataError: an adapter or a run in it does not match its hashes.
+        RefusedError: a part conflicts with one in this home, or the bundle has a file of an unknown kind.
+        LedgerError: one of the ledgers cannot be used.
+    """
+    head = installer.read_head(path)
+    report(f"checking {len(head.parts)} parts")
+    installer.refuse_damaged(head)
+    _refuse_unmergeable(head)
+    home.prepare()
+    with _unpack_home(head, home) as unpacked:
+        merge = BundleMerge()
+        moves = dict(_plan_moves(unpacked, home, merge))
+        with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
+            if (unpacked / LEDGER).is_file():
+                _merge_ledger(unpacked / LEDGER, connection, merge, report)
+            if merge.conflicts and not skip_conflicts:
+                raise _refuse_conflicts(path, merge.conflicts)
+            for source, target in moves.items():  # before the rows that refer to these files are committed
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                source.rename(target)
+    return merge
+
+
+def _refuse_unmergeable(head: installer.Head) -> None:
+    for name in head.files:
+        folder, _, rest = name.partition("/")
+        if folder == "home" and rest.split("/")[0] not in {LEDGER, *MERGED}:
+            raise RefusedError(f"{head.path} has {name!r}, which cannot be merged", "do not use this bundle")
+
+
+@contextmanager
+def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
+    """The `home` of a bundle in a scratch directory on the disk of this home."""
+    size = sum(total.bytes for name, total in head.files.items() if name.startswith("home/"))
+    free = shutil.disk_usage(home.root).free
+    if free < size:
+        raise NanofluxError(f"{home.root}: {free >> 20} MiB free, but {size >> 20} MiB needed", "free some disk space")
+    mask = os.umask(0o077)
+    try:
+        with tempfile.TemporaryDirectory(dir=home.root, prefix=".merge-") as scratch:
+            installer.unpack(head, Path(scratch), "home/")
+            yield Path(scratch) / "home"
+    except OSError as error:
+        raise NanofluxError(
+            f"{error.filename or home.root}: {error.strerror or error}",
+            "free some disk space or correct the permissions, then merge again; what was added stays",
+        ) from error
+    finally:
+        os.umask(mask)
+
+
+def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tuple[Path, Path]]:
+    """The files and folders that this home lacks, each with its place here. Records what is here already, and what
+    conflicts.
+    """
+    for source in sorted(_list_parts(unpacked)):
+        name = source.relative_to(unpacked)
+        kind, target = MERGED[name.parts[0]], home.root / name
+        if name.parts[0] == ADAPTERS:
+            _refuse_damaged_adapter(source)
+        if not target.exists():
+            merge.added.setdefault(kind, []).append(source.name)
+            yield source, target
+        elif reason := _find_difference(name.parts[0], source, target):
+            merge.conflicts.append(Conflict(kind, source.name, reason))
+        else:
+            merge.present.setdefault(kind, []).append(source.name)
+
+
+def _list_parts(unpacked: Path) -> Iterator[Path]:
+    """What is added as a whole: each entry of the folders in `MERGED`, and the search corpus."""
+    for path in unpacked.iterdir():
+        if path.is_dir():
+            yield from path.iterdir()
+        elif path.name != LEDGER:
+            yield path
+
+
+def _refuse_damaged_adapter(folder: Path) -> None:
+    if read_adapter(folder).hash != folder.name:
+        raise DataError(f"adapter {folder.name} in the bundle does not match its hash", "create the bundle again")
+
+
+def _find_difference(kind: str, source: Path, target: Path) -> str:
+    """How a part differs from the one of the same name here; "" if it does not, or if only its description differs."""
+    if kind == REPORTS:
+        return ""  # can be written again from the ledger
+    if kind == ADAPTERS:
+        try:
+            read_adapter(target)
+        except DataError as error:
+            return error.message
+        return ""
+    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+    differing = [path for path in files if not _is_same(path, target / path.relative_to(source))]
+    return f"{target} has other content" if differing else ""
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(path, other, shallow=False)
+
+
+def _merge_ledger(source: Path, connection: Any, merge: BundleMerge, report: Callable[[str], None]) -> None:
+    with LedgerView(source) as view:
+        runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
+        if runs:
+            report(f"verifying {len(runs)} runs")
+        for run in runs:
+            if problems := list(verify_run(view, run)):
+                more = f"; {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+                raise DataError(
+                    f"run {run} in the bundle does not match its hashes: {'; '.join(problems[:SHOWN])}{more}",
+                    "check the run where it was made with `nanoflux run verify`, then create the bundle again",
+                )
+        rows = merge_rows(connection, view)
+    merge.added |= rows.added
+    merge.present |= rows.present
+    merge.conflicts += rows.conflicts
+
+
+def _refuse_conflicts(path: Path, conflicts: list[Conflict]) -> RefusedError:
+    lines = "\n".join(f"  {conflict}" for conflict in conflicts)
+    return RefusedError(
+        f"{path} conflicts with this home, and nothing is overwritten:\n{lines}",
+        "leave these out with --skip-conflicts, or merge into another home with --home",
+    )

@@ -1,0 +1,51 @@
+"""Progress on stderr: how much of the work is done, its rate, and the time that it still needs."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from nanoflux_local.cli.common import plain
+from nanoflux_local.rate import RateMeter, format_rate
+
+MINUTE_S = 60.0
+
+
+class Bar:
+    """A bar on a terminal; otherwise one line for every tenth of the work, and after `every_s` seconds without a line.
+
+    `unit` is what is counted ("steps", "MiB"); "" if the note after the counts says so.
+    """
+
+    WIDTH = 24
+
+    def __init__(
+        self, label: str, unit: str = "", every_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._label, self._unit, self._every_s, self._clock = label, unit, every_s, clock
+        self._terminal = sys.stderr.isatty()
+        self._meter = RateMeter(clock)
+        self._last_tenth, self._last_line_s = -1, 0.0
+
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total` with a note, the rate, and the time left."""
+        share = min(1.0, done / total) if total else 1.0
+        rate = self._meter.report(done, total)
+        text = ", ".join(filter(None, (self._unit, note, format_rate(rate, total - done, self._unit))))
+        if self._terminal:
+            filled = "█" * int(share * self.WIDTH)
+            line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
+            click.echo(f"{line}\x1b[K", err=True, nl=False)
+        elif int(share * 10) != self._last_tenth or self._clock() - self._last_line_s >= self._every_s:
+            # Not a larger tenth, but another one, since a new step restarts at 0.
+            self._last_tenth, self._last_line_s = int(share * 10), self._clock()
+            click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        click.echo(f"\r\x1b[K{plain(text)}" if self._terminal else plain(text), err=True)
+
+    def close(self) -> None:
+        if self._terminal:
+            click.echo(err=True)

@@ -1,0 +1,149 @@
+"""Other trainers that read exported files: the formats that each reads, and the file that describes the data to it.
+
+The descriptions follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its folder,
+so that the folder can be moved.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.errors import UsageError
+
+Row = dict[str, Any]
+CHAT, PROMPT_COMPLETION, ALPACA, PREFERENCE = "chat", "prompt-completion", "alpaca", "preference"
+COLUMNS = {
+    CHAT: ("messages",),
+    PROMPT_COMPLETION: ("prompt", "completion"),
+    PREFERENCE: ("prompt", "chosen", "rejected"),
+}
+"""The columns of a format that a trainer reads; the others say where a row comes from."""
+ROLE_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
+}
+"""LLaMA-Factory's names for the keys and the roles of a message."""
+ALPACA_COLUMNS = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    "system": "system",
+    "history": "history",
+}
+"""The alpaca format's keys by LLaMA-Factory's names for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """A trainer with the formats that it reads.
+
+    `description` is the name of the file that describes the data; `{stem}` stands for the exported file's name without
+    its suffix. `describe` gives the text of this file from the exported file, the format and its rows; `command` the
+    command that trains, from the exported file and the format. `adapt` changes a row to what the trainer expects.
+    """
+
+    title: str
+    formats: tuple[str, ...]
+    description: str
+    describe: Callable[[Path, str, Sequence[Row]], str]
+    command: Callable[[Path, str], str]
+    adapt: Callable[[Row], Row] = dict
+
+    def check_format(self, kind: str) -> None:
+        """Raise UsageError if the trainer does not read a format."""
+        if kind not in self.formats:
+            formats = ", ".join(self.formats)
+            raise UsageError(f"{self.title} does not read the format {kind!r}", f"choose one of: {formats}")
+
+    def description_path(self, out: Path) -> Path:
+        """The path of the description, next to the exported file."""
+        return out.with_name(self.description.format(stem=out.stem))
+
+
+def find_trainer(name: str) -> Trainer:
+    """A trainer by its name. Raises UsageError if the name is unknown."""
+    if name not in TRAINERS:
+        raise UsageError(f"unknown trainer {name!r}", f"choose one of: {', '.join(TRAINERS)}")
+    return TRAINERS[name]
+
+
+def _describe_to_trl(out: Path, kind: str, _rows: Sequence[Row]) -> str:
+    return f"""\
+# Data for TRL. Run in this folder:
+# {_trl_command(out, kind)}
+datasets:
+  - path: json
+    data_files: {json.dumps(out.name)}
+    columns: [{", ".join(COLUMNS[kind])}]
+"""
+
+
+def _trl_command(out: Path, kind: str) -> str:
+    method = "dpo" if kind == PREFERENCE else "sft"
+    return f"trl {method} --config {out.stem}.trl.yaml --model_name_or_path MODEL --output_dir DIR"
+
+
+def _describe_to_axolotl(out: Path, kind: str, _rows: Sequence[Row]) -> str:
+    pairs = kind == PREFERENCE
+    return f"""\
+# Data for axolotl. Add base_model and the settings of the training, then run in this folder:
+# {_axolotl_command(out, kind)}
+{"rl: dpo" if pairs else "chat_template: tokenizer_default"}
+datasets:
+  - path: {json.dumps(out.name)}
+    ds_type: json
+    split: train
+    type: {"chat_template.default" if pairs else "chat_template"}
+    field_messages: {"prompt" if pairs else "messages"}
+"""
+
+
+def _axolotl_command(out: Path, _kind: str) -> str:
+    return f"axolotl train {out.stem}.axolotl.yaml"
+
+
+def _describe_to_llama_factory(out: Path, kind: str, rows: Sequence[Row]) -> str:
+    """A `dataset_info.json` with one dataset, named like the exported file."""
+    entry: dict[str, Any] = {"file_name": out.name}
+    if kind == ALPACA:
+        present = {key for row in rows for key in row}
+        columns = {name: key for name, key in ALPACA_COLUMNS.items() if key in present}
+        entry |= {"formatting": "alpaca", "columns": columns}
+    elif kind == PREFERENCE:
+        columns = {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}
+        entry |= {"formatting": "sharegpt", "ranking": True, "columns": columns, "tags": ROLE_TAGS}
+    else:
+        entry |= {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": ROLE_TAGS}
+    return json.dumps({out.stem: entry}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _llama_factory_command(out: Path, kind: str) -> str:
+    stage = "dpo" if kind == PREFERENCE else "sft"
+    return (
+        f"llamafactory-cli train --stage {stage} --do_train --finetuning_type lora --dataset_dir . --dataset {out.stem}"
+        " --model_name_or_path MODEL --template TEMPLATE --output_dir DIR"
+    )
+
+
+def _unwrap_answers(row: Row) -> Row:
+    """A preference pair whose answers are messages; LLaMA-Factory ignores lists with one message."""
+    return {key: value[-1] if key in ("chosen", "rejected") else value for key, value in row.items()}
+
+
+TRAINERS = {
+    "trl": Trainer("TRL", (CHAT, PROMPT_COMPLETION, PREFERENCE), "{stem}.trl.yaml", _describe_to_trl, _trl_command),
+    "llama-factory": Trainer(
+        "LLaMA-Factory",
+        (CHAT, ALPACA, PREFERENCE),
+        "dataset_info.json",
+        _describe_to_llama_factory,
+        _llama_factory_command,
+        _unwrap_answers,
+    ),
+    "axolotl": Trainer("axolotl", (CHAT, PREFERENCE), "{stem}.axolotl.yaml", _describe_to_axolotl, _axolotl_command),
+}

@@ -1,0 +1,283 @@
+"""Merging: adds the runs, trainings and evaluations of another ledger to this one, and overwrites nothing.
+
+Calls are identified by the hashes of their requests, everything else by its id and its content. What both ledgers have
+is left unchanged. A run, training or evaluation that differs from the one of the same id here is a conflict: it is left
+out and named.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanoflux_local.ledger.datasets import free_name
+from nanoflux_local.ledger.packing import CALLS, WITH_KEY
+from nanoflux_local.ledger.views import LedgerView
+
+DURATIONS = ("seconds", "usd", "wall_s")
+"""The keys of a reply that differ when the same reply is computed twice."""
+COUNT_FRESH = """
+UPDATE turns SET fresh = (
+    SELECT count(DISTINCT calls.id) FROM turn_calls CROSS JOIN calls ON calls.id = turn_calls.call
+    WHERE turn_calls.turn = turns.id AND calls.run = turns.run AND NOT EXISTS (
+        SELECT 1 FROM turn_calls AS others CROSS JOIN turns AS earlier ON earlier.id = others.turn
+        WHERE others.call = calls.id AND earlier.run = turns.run AND earlier.number < turns.number
+    )
+) WHERE run = ?
+"""
+"""Counts for each turn the calls that its run made and first used in it (the column `fresh`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A part of the other ledger that was left out, and why."""
+
+    kind: str
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.reason}"
+
+
+@dataclass(slots=True)
+class LedgerMerge:
+    """The names of what was added, of what was here already, and the conflicts. Reviews are named by run and turn."""
+
+    added: dict[str, list[str]] = field(default_factory=dict)
+    present: dict[str, list[str]] = field(default_factory=dict)
+    conflicts: list[Conflict] = field(default_factory=list)
+
+
+class _DifferenceError(Exception):
+    """A part differs from the one of the same id here; the message states the difference."""
+
+
+def merge_rows(connection: sqlite3.Connection, source: LedgerView) -> LedgerMerge:
+    """Add what `source` has and this ledger lacks. `connection` is that of a writer, inside a transaction."""
+    merger = _Merger(connection, source)
+    merger.add_datasets()
+    merger.add_each("run", "runs", merger.add_run)
+    merger.add_each("training", "trainings", merger.add_training)
+    merger.add_each("evaluation", "evaluations", merger.add_evaluation)
+    merger.add_reviews()
+    return merger.merge
+
+
+class _Merger:
+    """One merge. `_versions` maps the name of each dataset in the source to its name here."""
+
+    def __init__(self, connection: sqlite3.Connection, source: LedgerView) -> None:
+        self._connection, self._source = connection, source
+        self._versions: dict[str, str] = {}
+        self._columns: dict[str, str] = {}
+        self.merge = LedgerMerge()
+
+    def add_each(self, kind: str, table: str, add: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Call `add` with each row of a table, in order; a row that differs from the one here is left out completely.
+        `add` returns whether it added anything.
+        """
+        for row in list(self._source.rows(f"SELECT * FROM {table} ORDER BY rowid")):
+            try:
+                with _savepoint(self._connection):
+                    added = add(dict(row))
+            except _DifferenceError as difference:
+                self.merge.conflicts.append(Conflict(kind, row["id"], str(difference)))
+            else:
+                self._record(kind, row["id"], added)
+
+    def _record(self, kind: str, name: str, added: bool) -> None:
+        (self.merge.added if added else self.merge.present).setdefault(kind, []).append(name)
+
+    # Datasets
+
+    def add_datasets(self) -> None:
+        """Add the datasets. One that has other items here is added as a version, like a replaced dataset."""
+        for row in self._source.rows("SELECT * FROM datasets ORDER BY rowid"):
+            name, items = row["name"], _list_items(self._source.rows, row["name"])
+            version = self._find_dataset(name, items)
+            self._versions[name] = version or self._name_dataset(name, row["source_hash"])
+            if not version:
+                self._copy("datasets", [{**dict(row), "name": self._versions[name]}])
+                for table in ("items", "dataset_files"):
+                    rows = self._source.rows(f"SELECT * FROM {table} WHERE dataset = ?", name)
+                    self._copy(table, ({**dict(each), "dataset": self._versions[name]} for each in rows))
+            self._record("dataset", self._versions[name], not version)
+
+    def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
+        """The dataset here that has these items: `name` itself or a version of it; "" if none has."""
+        original = name.partition("@")[0]
+        names = self._rows(
+            "SELECT name FROM datasets WHERE name = ? OR substr(name, 1, ?) = ? ORDER BY name",
+            original,
+            len(original) + 1,
+            f"{original}@",
+        )
+        return next((each for (each,) in names if _list_items(self._rows, each) == items), "")
+
+    def _name_dataset(self, name: str, source_hash: str) -> str:
+        """The name under which to add a dataset: its own, or that of a version if its own is taken."""
+        taken = self._rows("SELECT 1 FROM datasets WHERE name = ?", name)
+        return free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if taken else name
+
+    # Runs
+
+    def add_run(self, run: Mapping[str, Any]) -> bool:
+        """Add a run with its turns, calls, examples, faults and trial."""
+        name = run["id"]
+        if here := self._rows("SELECT config_hash FROM runs WHERE id = ?", name):
+            self._compare_runs(run, here[0][0])
+            return False
+        self._copy("runs", [run])
+        calls, reused = self._add_calls(
+            "run = ?1 OR id IN (SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?1)",
+            name,
+            "SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?",
+        )
+        for turn in self._source.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", name):
+            new_turn = self._insert("turns", {**dict(turn), "id": None})
+            uses = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
+            self._copy("turn_calls", ({"turn": new_turn, "position": position, "call": calls[call]}
+                                      for position, call in uses))  # fmt: skip
+        if reused:  # these calls belong to other runs here, so no turn of this run counts them
+            self._connection.execute(COUNT_FRESH, (name,))
+        for table in ("examples", "trials", "faults"):
+            rows = self._source.rows(f"SELECT * FROM {table} WHERE run = ?", name)
+            self._copy(table, ({**dict(row), "id": None} if table == "faults" else dict(row) for row in rows))
+        self._pin(name)
+        return True
+
+    def _compare_runs(self, run: Mapping[str, Any], config_hash: str) -> None:
+        """Raise _DifferenceError if a run differs from the one of the same id here in more than its status."""
+        if run["config_hash"] != config_hash:
+            raise _DifferenceError("a run of this id with other settings is here")
+        turns = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
+        there, here = list(map(tuple, self._source.rows(turns, run["id"]))), self._rows(turns, run["id"])
+        if there != here:
+            raise _DifferenceError(f"its {len(there)} turns are not the {len(here)} turns that are here")
+
+    def _pin(self, run: str) -> None:
+        """Pin a new run to those datasets whose names stand for other items here."""
+        pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
+        stored = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
+        pinned |= {name: self._versions.get(version, version) for name, version in stored}
+        self._copy("pinned", ({"run": run, "dataset": name, "version": each} for name, each in pinned.items()))
+
+    def add_reviews(self) -> None:
+        """Add the reviews that are not here, also those of runs that were here already."""
+        columns = ("run", "turn", "attempt", "reviewer", "verdict", "note", "blind", "at")
+        here = set(self._rows(f"SELECT {', '.join(columns)} FROM reviews"))
+        runs = {*self.merge.added.get("run", ()), *self.merge.present.get("run", ())}
+        for row in self._source.rows(f"SELECT {', '.join(columns)} FROM reviews ORDER BY id"):
+            if row["run"] in runs:
+                added = tuple(row) not in here
+                if added:
+                    self._copy("reviews", [dict(row)])
+                self._record("review", f"{row['run']} turn {row['turn']}", added)
+
+    # Trainings and evaluations
+
+    def add_training(self, training: Mapping[str, Any]) -> bool:
+        """Add a training with its curve."""
+        keys = ("run", "base", "adapter", "data_hash", "settings")
+        here = self._rows(f"SELECT {', '.join(keys)} FROM trainings WHERE id = ?", training["id"])
+        if here:
+            differences = [key for key, value in zip(keys, here[0], strict=True) if value != training[key]]
+            if differences:
+                raise _DifferenceError(f"a training of this id is here, with another {', '.join(differences)}")
+            return False
+        self._copy("trainings", [training])
+        events = self._source.rows("SELECT * FROM training_events WHERE training = ? ORDER BY id", training["id"])
+        self._copy("training_events", ({**dict(event), "id": None} for event in events))
+        return True
+
+    def add_evaluation(self, evaluation: Mapping[str, Any]) -> bool:
+        """Add an evaluation with its items and calls."""
+        name = evaluation["id"]
+        marks = "SELECT repeat, item, reading, verdict, soft FROM evaluation_items WHERE evaluation = ?"
+        if self._rows("SELECT 1 FROM evaluations WHERE id = ?", name):
+            there, here = set(map(tuple, self._source.rows(marks, name))), set(self._rows(marks, name))
+            if there != here:
+                raise _DifferenceError(f"{len(there ^ here)} of its marks differ from those here")
+            return False
+        self._copy("evaluations", [evaluation])
+        used = "SELECT call FROM evaluation_items WHERE evaluation = ?"
+        calls, _ = self._add_calls(f"run = ?1 OR id IN ({used}1)", name, used)
+        items = self._source.rows("SELECT * FROM evaluation_items WHERE evaluation = ?", name)
+        self._copy("evaluation_items", ({**dict(item), "call": calls[item["call"]]} for item in items))
+        return True
+
+    # Calls
+
+    def _add_calls(self, condition: str, name: str, used: str) -> tuple[dict[int, int], bool]:
+        """Add the calls that match `condition`. Returns their ids here by their ids in the source, and whether some
+        were here already.
+
+        Raises _DifferenceError if one of the `used` calls has another reply here.
+        """
+        needed = {row[0] for row in self._source.rows(used, name)}
+        calls, reused, differences = {}, False, 0
+        for row in self._source.rows(f"SELECT * FROM {CALLS} WHERE {condition} ORDER BY id", name):
+            here = self._rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", row["key"])
+            if here:
+                calls[row["id"]], reused = here[0][0], True
+                differences += row["id"] in needed and _without_durations(row["reply"]) != _without_durations(
+                    here[0][1]
+                )
+            else:
+                calls[row["id"]] = self._insert("calls", {**dict(row), "id": None})
+        if differences:
+            raise _DifferenceError(f"{differences} of its calls have other replies here")
+        return calls, reused
+
+    # Rows
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> int:
+        number = self._connection.execute(self._statement(table), row).lastrowid
+        assert number is not None
+        return number
+
+    def _copy(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._connection.executemany(self._statement(table), ({"id": None, **row} for row in rows))
+
+    def _statement(self, table: str) -> str:
+        """The statement that inserts a row; generated columns are left out."""
+        if table not in self._columns:
+            names = [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
+            values = ", ".join(f":{name}" for name in names)
+            self._columns[table] = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"
+        return self._columns[table]
+
+
+def _list_items(rows: Callable[..., Iterable[Any]], dataset: str) -> list[tuple[Any, ...]]:
+    """The items of a dataset in order, by id, split and hash."""
+    sql = "SELECT id, split, record_hash FROM items WHERE dataset = ? ORDER BY position"
+    return [tuple(row) for row in rows(sql, dataset)]
+
+
+def _without_durations(reply: str) -> Any:
+    """A reply without the time and money that it cost."""
+    try:
+        value = json.loads(reply)
+    except ValueError:
+        return reply
+    return {key: each for key, each in value.items() if key not in DURATIONS}
+
+
+@contextmanager
+def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """A part of a transaction that is undone if the block raises."""
+    connection.execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+            connection.execute("ROLLBACK TO part")
+            connection.execute("RELEASE part")
+        raise
+    connection.execute("RELEASE part")

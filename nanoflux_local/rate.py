@@ -1,0 +1,48 @@
+"""Rates of work, and the time that the rest needs at that rate. Keeps no more than the start of the work."""
+
+import time
+from collections.abc import Callable
+
+STEADY_S = 2.0
+"""A rate over a shorter time would say more about the start than about the work."""
+SLOW = 0.5
+"""Below this rate per second, the seconds of each one are easier to read."""
+MEASURES = ("MiB",)
+"""Units of an amount, of which no single one can be named."""
+
+
+class RateMeter:
+    """The mean rate of a piece of work. A smaller count or another total starts a new piece."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start_s, self._start_done, self._done, self._total = 0.0, 0, -1, -1
+
+    def report(self, done: int, total: int) -> float | None:
+        """The rate per second, from the first report of this piece to this one; None if it is too early to say."""
+        now_s = self._clock()
+        if done < self._done or total != self._total or self._done < 0:
+            self._start_s, self._start_done, self._total = now_s, done, total
+        self._done = done
+        elapsed_s, gained = now_s - self._start_s, done - self._start_done
+        return gained / elapsed_s if gained and elapsed_s >= STEADY_S else None
+
+
+def format_rate(rate_per_s: float | None, left: float, unit: str = "") -> str:
+    """A rate and the time left: "1.2 steps/s, 40 s left", "14 s each, 5 min left"; "" without a rate."""
+    if not rate_per_s:
+        return ""
+    if rate_per_s < SLOW and unit not in MEASURES:
+        rate = f"{format_seconds(1 / rate_per_s)} each"
+    else:
+        rate = f"{rate_per_s:,.1f} {unit}/s" if unit else f"{rate_per_s:,.1f}/s"
+    return f"{rate}, {format_seconds(left / rate_per_s)} left" if left > 0 else rate
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds in a readable unit: 45 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"

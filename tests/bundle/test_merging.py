@@ -1,0 +1,237 @@
+"""Bundles with only work: they are merged into a home that has work already, and nothing is overwritten."""
+
+import asyncio
+import hashlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.adapters.store import read_adapter, seal
+from nanoflux_local.bundle.contents import BundleRequest, gather
+from nanoflux_local.bundle.merging import merge_bundle
+from nanoflux_local.bundle.writer import write_bundle
+from nanoflux_local.errors import DataError, RefusedError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
+from nanoflux_local.run import configs, runs
+from nanoflux_local.transcript import Seed
+
+
+def play(home: Home, name: str, seed: int, **settings: object) -> str:
+    """Generate a small scripted run until it is done."""
+    config = configs.resolve(
+        "starter-genetics", "scripted", {"seeds": {"min": 2}, "max_turns": 6, "seed": seed, **settings}, home
+    )
+
+    async def generate() -> str:
+        run = await runs.start(home, config, name)
+        await runs.carry_on(home, run)
+        return run
+
+    return asyncio.run(generate())
+
+
+def add_adapter(home: Home, run: str, weights: bytes) -> str:
+    """Seal an adapter that was trained on a run, with its training and an evaluation; return its hash."""
+    made = home.root / "made"
+    made.mkdir()
+    (made / "adapter_config.json").write_text("{}")
+    (made / "adapter_model.safetensors").write_bytes(weights)
+    record = {"schema": 1, "base": {"name": "base", "revision": ""}, "imported": {"name": "mine", "base_hint": ""},
+              "settings": {"r": 8, "alpha": 32.0, "dropout": 0.0}, "versions": {}}  # fmt: skip
+    home.adapters.mkdir(exist_ok=True)
+    adapter = seal(made, home.adapters, record, lambda _: "card").name
+    (home.adapters / adapter / "probe.json").write_text('{"passed": true, "verdict": "it works", "at": "today"}')
+    with Ledger(home.ledger) as ledger:
+        training = f"train-{run}"
+        ledger.create_training(training, run, "base", "data", {"epochs": 1}, {})
+        ledger.add_training_event(training, "step", 1, {"step": 1, "loss": 1.0})
+        ledger.finish_training(training, "done", adapter, {})
+        ledger.start_evaluation(f"e-{run}", "base", adapter, "starter", "test", {"runs": 1})
+        request = ChatRequest(Identity("scripted", "base", adapter=adapter), (Message("user", "2 + 2?"),))
+        call, _ = ledger.remember(f"e-{run}", request, ChatReply("4", "stop", seconds=0.5))
+        ledger.add_evaluation_item(f"e-{run}", 0, "item", call, "4", "right")
+        ledger.finish_evaluation(f"e-{run}", "done", {})
+    return adapter
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a run, its review, an adapter that was trained on it, and an evaluation."""
+    home = Home(tmp_path_factory.mktemp("lab") / "home").prepare()
+    run = play(home, "lab", 7)
+    with Ledger(home.ledger) as ledger:
+        ledger.add_reviews(run, [(0, 0, "keep", "clear")], "ada", blind=False)
+    add_adapter(home, run, b"lab")
+    return home
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Callable[..., Path]:
+    """`pack(home)`: a bundle with all work of a home."""
+
+    def write(home: Home, **request: object) -> Path:
+        number = len(list(tmp_path.glob("*.pyz")))
+        contents = gather(BundleRequest(software=False, **(request or {"work": True})), home, tmp_path / f"s{number}")
+        return write_bundle(tmp_path / f"{number}.pyz", contents.files, contents.about, 1 << 30).path
+
+    return write
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Home:
+    """Another home, with another run."""
+    home = Home(tmp_path / "office").prepare()
+    play(home, "office", 8)
+    return home
+
+
+def read_column(home: Home, sql: str) -> list[object]:
+    with closing(sqlite3.connect(home.ledger)) as ledger:
+        return [row[0] for row in ledger.execute(sql)]
+
+
+def find_problems(home: Home) -> list[str]:
+    with LedgerView(home.ledger) as view:
+        return [problem for run in read_column(home, "SELECT id FROM runs") for problem in verify_run(view, str(run))]
+
+
+def digest_rows(home: Home) -> dict[str, str]:
+    """A hash of the rows of each table."""
+    with closing(sqlite3.connect(home.ledger)) as ledger:
+        tables = [name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        rows_by_table = {table: ledger.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    return {table: hashlib.sha256(repr(rows).encode()).hexdigest() for table, rows in rows_by_table.items()}
+
+
+def invoke(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+    own = read_column(office, "SELECT id FROM runs")
+    merged = invoke(office, "bundle", "merge", str(pack(lab)), "--json")
+    assert merged.returncode == 0, merged.stderr
+    (run,) = read_column(lab, "SELECT id FROM runs")
+    added = json.loads(merged.stdout)["added"]
+    (adapter,) = added["adapter"]
+    assert (added["run"], added["training"], added["evaluation"]) == ([run], [f"train-{run}"], [f"e-{run}"])
+    assert set(read_column(office, "SELECT id FROM runs")) == {*own, run} and find_problems(office) == []
+    assert read_column(office, "SELECT note FROM reviews") == ["clear"]
+    events = "SELECT event FROM training_events"
+    assert read_column(office, events) == read_column(lab, events)
+    assert read_adapter(office.adapters / adapter).probe is None, "a probe is valid on the machine that made it"
+    with LedgerView(lab.ledger) as there, LedgerView(office.ledger) as here:
+        assert here.summarize_run(str(run)) == there.summarize_run(str(run))
+    assert invoke(office, "run", "replay", str(run)).returncode == 0
+    back = Home(lab.root.parent / "copy")
+    shutil.copytree(lab.root, back.root)
+    merge = merge_bundle(pack(office), back)
+    assert merge.added["run"] == own and merge.present["run"] == [run] and find_problems(back) == []
+
+
+def test_repeated_merge_adds_only_later_reviews(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+    merge_bundle(pack(lab), office)
+    before = digest_rows(office)
+    again = merge_bundle(pack(lab), office)
+    assert again.added == {} and again.conflicts == [] and digest_rows(office) == before
+    copy = Home(lab.root.parent / "reviewed")
+    shutil.copytree(lab.root, copy.root)
+    (run,) = read_column(lab, "SELECT id FROM runs")
+    with Ledger(copy.ledger) as ledger:
+        ledger.add_reviews(str(run), [(0, 0, "drop", "wrong")], "bo", blind=True)
+    assert merge_bundle(pack(copy), office).added == {"review": [f"{run} turn 0"]}
+    assert read_column(office, "SELECT reviewer FROM reviews ORDER BY id") == ["ada", "bo"]
+
+
+def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+    bundle = pack(lab)
+    (run,) = read_column(lab, "SELECT id FROM runs")
+    with Ledger(office.ledger) as ledger:
+        ledger.create_run(str(run), "other", {"domain": "starter", "target": 1, "max_turns": 1}, {})
+    before = digest_rows(office)
+    refused = invoke(office, "bundle", "merge", str(bundle))
+    assert refused.returncode == 3 and f"run {run}: a run of this id with other settings is here" in refused.stderr
+    assert digest_rows(office) == before and not office.adapters.exists()
+    assert not list(office.root.glob(".merge-*"))
+    skipped = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
+    assert skipped.returncode == 0 and f"left out: run {run}" in skipped.stderr
+    assert read_column(office, "SELECT id FROM evaluations") == [f"e-{run}"]
+    assert read_column(office, "SELECT count(*) FROM turns WHERE run = '" + str(run) + "'") == [0]
+
+
+def test_merged_run_shares_calls_made_here(tmp_path: Path, pack: Callable[..., Path]) -> None:
+    homes = [Home(tmp_path / name).prepare() for name in ("one", "two")]
+    first, second = (play(home, "same", 7) for home in homes)
+    calls = read_column(homes[0], "SELECT count(*) FROM calls")
+    merge = merge_bundle(pack(homes[1]), homes[0])
+    assert merge.added["run"] == [second] and read_column(homes[0], "SELECT count(*) FROM calls") == calls
+    assert find_problems(homes[0]) == []
+    with LedgerView(homes[0].ledger) as view:
+        assert view.examples(first) == view.examples(second)
+
+
+def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Path, pack: Callable[..., Path]) -> None:
+    homes = [Home(tmp_path / name).prepare() for name in ("one", "two")]
+    for home in homes:
+        play(home, "same", 7)
+    with Ledger(homes[0].ledger) as ledger, ledger.transaction() as connection:
+        used = "SELECT min(call) FROM turn_calls"
+        connection.execute(f"UPDATE calls SET reply = json_set(reply, '$.text', 'other') WHERE id = ({used})")
+    with pytest.raises(RefusedError, match="1 of its calls have other replies here"):
+        merge_bundle(pack(homes[1]), homes[0])
+
+
+def test_dataset_with_other_items_becomes_a_version(tmp_path: Path, lab: Home, pack: Callable[..., Path]) -> None:
+    there, here = Home(tmp_path / "there"), Home(tmp_path / "here").prepare()
+    shutil.copytree(lab.root, there.root)
+    for home, question in ((there, "How many are 2 and 3?"), (here, "How many are 4 and 5?")):
+        with Ledger(home.ledger) as ledger:
+            ledger.import_dataset("ours", "ours.jsonl", question, [(Seed("ours-1", "ours", question, "5"), "train")], 0)
+    bundle = pack(there, work=True, datasets=("ours",))
+    (version,) = merge_bundle(bundle, here).added["dataset"]
+    assert version.startswith("ours@") and merge_bundle(bundle, here).present["dataset"] == [version]
+    with LedgerView(here.ledger) as view:
+        (run,) = read_column(there, "SELECT id FROM runs")
+        assert view.pinned_versions(str(run)) == {"ours": version}
+        assert view.items("ours", "train")[0].question == "How many are 4 and 5?"
+        assert view.items(version, "train")[0].question == "How many are 2 and 3?"
+
+
+def test_merge_refuses_a_changed_run_and_unexpected_files(
+    tmp_path: Path, lab: Home, office: Home, pack: Callable[..., Path], forged: Callable[..., Path]
+) -> None:
+    changed = Home(tmp_path / "changed")
+    shutil.copytree(lab.root, changed.root)
+    with closing(sqlite3.connect(changed.ledger)) as ledger, ledger:
+        ledger.execute("UPDATE turns SET record = replace(record, 'a', 'e') WHERE number = 0")
+    before = digest_rows(office)
+    with pytest.raises(DataError, match="does not match its hashes: turn 0"):
+        merge_bundle(pack(changed), office)
+    name = "home/locks/run.lock"
+    with pytest.raises(RefusedError, match="locks"):
+        merge_bundle(forged([(tarfile.TarInfo(name), b"x")], {name: b"x"}), office)
+    assert digest_rows(office) == before
+
+
+def test_adapter_is_bundled_with_its_training_and_evaluation(
+    lab: Home, tmp_path: Path, pack: Callable[..., Path]
+) -> None:
+    (run,) = read_column(lab, "SELECT id FROM runs")
+    here = Home(tmp_path / "here").prepare()
+    added = merge_bundle(pack(lab, adapters=("mine",)), here).added
+    assert set(added) == {"adapter", "training", "evaluation"} and added["evaluation"] == [f"e-{run}"]
+    added = merge_bundle(pack(lab, evaluations=(f"e-{run}",)), Home(tmp_path / "third").prepare()).added
+    assert added == {"evaluation": [f"e-{run}"]}
