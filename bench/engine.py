@@ -32,7 +32,7 @@ from nanoflux_local.run import configs, runs
 
 SUPPORT = Path(__file__).with_name("support")
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}, "pause_when_saturated": 0}
-LONGEST = """
+SLOWEST_TURN = """
     SELECT max(spent) FROM (
         SELECT sum(calls.seconds) AS spent FROM turns JOIN turn_calls ON turn_calls.turn = turns.id
         JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? GROUP BY turns.id)
@@ -66,10 +66,10 @@ def play(options: argparse.Namespace, url: str) -> dict[str, Any]:
 
             del openai
         wall, processor = time.perf_counter(), cpu_seconds()
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
         wall, processor = time.perf_counter() - wall, cpu_seconds() - processor
         with LedgerView(home.ledger) as view:
-            ((longest,),) = view.rows(LONGEST, run)
+            ((longest,),) = view.rows(SLOWEST_TURN, run)
             return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.summarize_run(run).to_json()}
 
 

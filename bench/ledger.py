@@ -44,7 +44,7 @@ def play(home: Home, turns: int, seed: int, name: str = "") -> str:
 
     async def start_and_finish() -> str:
         run = await runs.start(home, config, name)
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     return asyncio.run(start_and_finish())

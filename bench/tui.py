@@ -101,7 +101,7 @@ def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
     async def start_and_finish() -> tuple[str, float]:
         run = await runs.start(home, config)
         start = time.perf_counter()
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run, time.perf_counter() - start
 
     return asyncio.run(start_and_finish())

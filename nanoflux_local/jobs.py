@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.ledger.store import Ledger, Table
+from nanoflux_local.ledger.store import Ledger, WorkTable
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.child import module_command
@@ -46,7 +46,7 @@ class JobKind:
     """
 
     name: str
-    table: Table
+    table: WorkTable
     settings: str
     command: str
 

@@ -25,7 +25,7 @@ OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
 Conclusion = Literal["supports", "contradicts", "not checked"]
-Step = Literal["attack", "embedding", "validation", "defence", "evaluation"]
+AttemptStep = Literal["attack", "embedding", "validation", "defence", "evaluation"]
 """The steps of an attempt that send requests to an endpoint."""
 
 
@@ -195,7 +195,7 @@ class Attempt:
     solution_similarity: float | None = None
     quality: Quality | None = None
     unrated: str = ""
-    refused: Step | Literal[""] = ""
+    refused: AttemptStep | Literal[""] = ""
     samples: tuple[Sample, ...] = ()
 
     def finding(self, check: str) -> Finding | None:
@@ -213,18 +213,22 @@ class Attempt:
         return sum(judged), len(judged)
 
     @property
-    def unreadable_step(self) -> Step | Literal[""]:
+    def unreadable_step(self) -> AttemptStep | Literal[""]:
         """The step that got no readable reply: its prompt was refused, or the replies could not be read."""
         if self.refused or self.outcome not in ("unparsed", "failed"):
             return self.refused
-        parts: dict[Step, object] = {"attack": self.attack, "validation": self.validation, "defence": self.defence}
+        parts: dict[AttemptStep, object] = {
+            "attack": self.attack,
+            "validation": self.validation,
+            "defence": self.defence,
+        }
         return next((step for step, part in parts.items() if part is None), "evaluation")
 
     @property
-    def readable_steps(self) -> tuple[Step, ...]:
+    def readable_steps(self) -> tuple[AttemptStep, ...]:
         """The steps that got a readable reply."""
         doubted = self.outcome == "low_confidence"
-        parts: dict[Step, object] = {
+        parts: dict[AttemptStep, object] = {
             "attack": self.attack,
             "embedding": self.attack is not None and self.refused != "embedding",
             "validation": self.validation or (doubted and self.defence is None),

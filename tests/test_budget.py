@@ -34,10 +34,10 @@ def summary(home: Home, run: str) -> dict[str, Any]:
 def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
     free, capped = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
     expected = start(free)
-    asyncio.run(runs.carry_on(free, expected))
+    asyncio.run(runs.play(free, expected))
     run = start(capped, budget=budget)
     with pytest.raises(BudgetError, match="tokens") as refused:
-        asyncio.run(runs.carry_on(capped, run))
+        asyncio.run(runs.play(capped, run))
     assert refused.value.exit_code == 3
     paused = summary(capped, run)
     assert paused["status"] == "paused" and "budget." in paused["message"]
@@ -50,7 +50,7 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     assert spent["judge"] <= budget.get("roles", {}).get("judge", {}).get("tokens", 10**9)
     assert spent["judge"] > 0 and spent["attacker"] > 0
     runs.change(capped, run, {"budget": {"tokens": 10**9, "roles": {"judge": {"tokens": 10**9}}}})
-    asyncio.run(runs.carry_on(capped, run))
+    asyncio.run(runs.play(capped, run))
     assert summary(capped, run)["digest"] == summary(free, expected)["digest"]
 
 
@@ -164,5 +164,5 @@ def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
         budget={"usd": 0.0001},
     )
     with pytest.raises(BudgetError, match=r"budget\.usd"):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     assert summary(home, run)["status"] == "paused"

@@ -53,7 +53,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def engine(self, before: Before) -> AsyncIterator[Engine]:
-        """The engine as `carry_on` builds it, with `before` awaited ahead of every call that goes out."""
+        """The engine as `runs.play` builds it, with `before` awaited ahead of every call that goes out."""
         config, identities, committed = runs.load_run(self.home, self.run)
         bound = binding.bind(config, self.home)
 

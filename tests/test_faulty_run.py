@@ -21,7 +21,7 @@ PRICE = {"prompt": 1000, "completion": 1000}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.002)
-    monkeypatch.setattr(retries, "LONGEST_S", 0.02)
+    monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.02)
 
 
 def endpoints_at(url: str, **more: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def start(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
 
 def play(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
     run = start(home, endpoints, **settings)
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return summary(home, run)
 
 
@@ -129,7 +129,7 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
         if progress.turns == 15:
             fake_server.again(dying, one)
 
-    asyncio.run(runs.carry_on(home, run, on_progress))
+    asyncio.run(runs.play(home, run, on_progress))
     result = summary(home, run)
     assert result["digest"] == expected["digest"]
     assert set(result["faults"]) <= {"unreachable", "reset", "timeout"} and result["faults"]
@@ -144,17 +144,17 @@ def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: 
     home = Home(tmp_path)
     run = start(home, endpoints_at(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
     with pytest.raises(BudgetError, match=r"budget\.usd = 30"):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     stopped = summary(home, run)
     assert stopped["status"] == "paused" and stopped["calls"]["made"] == 0
     assert 1 <= stopped["faults"]["reset"] == server.requests < 12
     assert 0 < stopped["lost"]["usd"] <= 30.0 and stopped["lost"]["tokens"] > 0
     with pytest.raises(BudgetError):  # what was lost is remembered: a new start has no more to spend
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     assert server.requests == stopped["faults"]["reset"]
     server.chaos.rates.clear()
     runs.change(home, run, {"budget": {"usd": 1000.0}})
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     assert summary(home, run)["status"] == "done"
 
 
@@ -164,7 +164,7 @@ def test_role_budget_counts_only_the_lost_attempts_of_the_role(tmp_path: Path, f
     caps = {"roles": {"judge": {"tokens": 40_000}}}
     run = start(home, endpoints_at(url), max_turns=400, concurrency=1, budget=caps)
     with pytest.raises(BudgetError, match=r"roles\.judge\.tokens"):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT role, sum(tokens) AS n FROM (SELECT role, tokens FROM faults UNION ALL SELECT role,"
                          " prompt_tokens + completion_tokens AS tokens FROM calls) GROUP BY role")  # fmt: skip

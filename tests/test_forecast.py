@@ -51,7 +51,7 @@ def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     runs.change(home, run, {"max_turns": 1000, "target": 200})
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run)

@@ -89,7 +89,7 @@ SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds"
 def play(home: Home, **changes: Any) -> dict[str, Any]:
     config = configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
@@ -220,6 +220,6 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     run = asyncio.run(runs.start(home, configs.resolve("mine", "scripted", {"max_turns": 2}, home)))
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
     with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
-    asyncio.run(runs.carry_on(home, run))  # which a run's own configuration holds
+    asyncio.run(runs.play(home, run))  # which a run's own configuration holds

@@ -27,7 +27,7 @@ SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries"
 
 def play(home: Home, **settings: Any) -> str:
     run = asyncio.run(runs.start(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return run
 
 
@@ -148,4 +148,4 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
     with pytest.raises(RefusedError, match="search is not what this run was started with"):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))

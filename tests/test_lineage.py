@@ -19,7 +19,7 @@ def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, question FROM examples")
         assert row is not None

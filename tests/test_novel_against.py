@@ -33,7 +33,7 @@ def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, 
 
     async def play() -> str:
         run = await runs.start(home, config, name)
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     return asyncio.run(play())
@@ -79,7 +79,7 @@ def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Hom
     runs.change(home, first, {"max_turns": 20})
     runs.change(home, against, {"max_turns": 12})
     for run in (first, against):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     other = play(home, "other", turns=12, seed=4, novel_against=config_of(home, against)["novel_against"])
     assert summary(home, against)["digest"] == summary(home, other)["digest"] != before
     assert problems(home, against) == []
@@ -115,7 +115,7 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
         home, against
     )
     with pytest.raises(RefusedError, match=f"the questions of run {first} are not those recorded"):
-        asyncio.run(runs.carry_on(home, against))
+        asyncio.run(runs.play(home, against))
 
 
 def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:

@@ -27,7 +27,7 @@ KEY = "sk-0123456789abcdef0123456789"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_S", 0.01)
+    monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.01)
 
 
 def begin(home: Home, url: str, **settings: Any) -> str:
@@ -38,7 +38,7 @@ def begin(home: Home, url: str, **settings: Any) -> str:
 
 
 def play(home: Home, run: str) -> dict[str, Any]:
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return show(home, run)
 
 

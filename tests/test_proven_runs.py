@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {"rules": "proven", "max_turns": 30, "seed": 5, "retr
 def play(home: Home, **settings: Any) -> str:
     config = configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return run
 
 

@@ -57,7 +57,7 @@ def begin(home: Home, url: str, **settings: Any) -> str:
 
 
 def play(home: Home, run: str, **more: Any) -> dict[str, Any]:
-    asyncio.run(runs.carry_on(home, run, **more))
+    asyncio.run(runs.play(home, run, **more))
     return show(home, run)
 
 

@@ -46,14 +46,14 @@ def mark_helpful(home: Home, series: str) -> None:
 @pytest.mark.real_model
 def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home) -> None:
     series = rounds.create(home, plan(home))
-    rounds.carry_on(home, series)
+    rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
     (first,) = summary.rounds
     assert (summary.status, summary.adapter) == ("done", ""), "no better than before, so it is not used"
     assert "round 1 did not help" in summary.message
     assert first.kept == 3 and first.helped is False and first.after["mean"] <= first.before["mean"]
     mark_helpful(home, series)
-    rounds.carry_on(home, series)
+    rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
     first, second = summary.rounds
     assert summary.adapter == first.adapter and second.kept == 3
@@ -78,10 +78,10 @@ def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: py
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rounds.carry_on(home, series, interrupt_after_one)
+        rounds.play(home, series, interrupt_after_one)
     summary = rounds.summarize_series(home, series)
     assert summary.status == "interrupted" and summary.rounds[0].kept >= 1
-    rounds.carry_on(home, series)
+    rounds.play(home, series)
     resumed = rounds.summarize_series(home, series)
     assert resumed.status == "done" and len(resumed.rounds) == 1
     assert resumed.rounds[0].run == summary.rounds[0].run and resumed.rounds[0].kept == 3
@@ -99,7 +99,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
             asked.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
             time.sleep(1)  # the worker looks a few times a second
 
-    rounds.carry_on(home, series, pausing)
+    rounds.play(home, series, pausing)
     summary = rounds.summarize_series(home, series)
     assert "drains" in asked[0] and summary.status == "paused"
     assert summary.rounds[0].adapter == ""

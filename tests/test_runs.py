@@ -43,7 +43,7 @@ def start(home: Home, name: str = "", **settings: Any) -> str:
 
 def play(home: Home, name: str = "", **settings: Any) -> str:
     run = start(home, name, **settings)
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return run
 
 
@@ -141,11 +141,11 @@ def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: 
 
     monkeypatch.setattr(ScriptedEndpoint, "chat", breaking)
     with pytest.raises(EndpointError):
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     failed = summary(home, run)
     assert (failed["status"], failed["message"]) == ("failed", "http://127.0.0.1:1 does not answer")
     assert 0 < failed["turns"] < 20
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     result = summary(home, run)
     assert (result["status"], result["message"], result["turns"]) == ("done", "", 20)
     assert result["seconds"] > failed["seconds"]
@@ -160,13 +160,13 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
         def cancel() -> None:  # at the first committed turn, however fast the machine is
             task.cancel()
 
-        task = asyncio.create_task(runs.carry_on(home, run, lambda _: cancel()))
+        task = asyncio.create_task(runs.play(home, run, lambda _: cancel()))
         await task
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancel_soon())
     assert summary(home, run)["status"] == "interrupted"
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     assert summary(home, run)["status"] == "done"
 
 
@@ -180,7 +180,7 @@ def test_run_is_played_by_one_worker(home: Home) -> None:
         assert jobs.has_worker(home, jobs.Work(jobs.RUN, run))
         assert not jobs.has_worker(home, jobs.Work(jobs.RUN, "another"))
         with pytest.raises(RefusedError, match="another process is working on") as refused:
-            asyncio.run(runs.carry_on(home, run))
+            asyncio.run(runs.play(home, run))
         assert refused.value.exit_code == 3
         assert summary(home, run)["turns"] == 0
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
@@ -212,7 +212,7 @@ def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
     run = start(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
 
 
 def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
     there.root.mkdir()
     there.ledger.write_bytes(home.ledger.read_bytes())
     assert not jobs.has_worker(there, jobs.Work(jobs.RUN, run))
-    asyncio.run(runs.carry_on(there, run))
+    asyncio.run(runs.play(there, run))
     assert summary(there, run)["status"] == "done"
 
 
@@ -242,9 +242,9 @@ def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(kind, "__init__", init_with_revision)
         with pytest.raises(RefusedError, match=f"^({named}) is not what this run was started with.*revision='2'"):
-            asyncio.run(runs.carry_on(home, run))
+            asyncio.run(runs.play(home, run))
     assert summary(home, run)["status"] == "created" and rows(home, "SELECT * FROM calls") == []
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
 
 
 def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.Monk
     domain = binding.load_domain("starter-genetics")
     other = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
     monkeypatch.setattr(binding, "load_domain", lambda *_: other)
-    for work in (runs.carry_on, runs.replay):
+    for work in (runs.play, runs.replay):
         with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' is not the one"):
             asyncio.run(work(home, run))
 

@@ -24,12 +24,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(tmp_path_factory.mktemp("steps")).prepare()
 
 
-def test_every_request_of_a_run_belongs_to_a_step_of_its_role(home: Home) -> None:
+def test_requests_of_a_run_belong_to_a_step_of_their_role(home: Home) -> None:
     settings = {"max_turns": 25, "seed": 7, "seeds": {"min": 2}, "samples": 2, "judge": {"quality": True, "strikes": 2}}
 
     async def generate() -> str:
         run = await runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home))
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     run = asyncio.run(generate())

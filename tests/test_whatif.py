@@ -30,7 +30,7 @@ def start(home: Home, **settings: Any) -> str:
 
 def play(home: Home, **settings: Any) -> str:
     run = start(home, **settings)
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return run
 
 
@@ -134,7 +134,7 @@ def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home
     kept = {record.number for record in records(home, run) if record.kept}
     assert kept <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
     fork = asyncio.run(runs.start(home, runs.fork_config(home, run, PROVABLE), forked_from=run))
-    asyncio.run(runs.carry_on(home, fork))
+    asyncio.run(runs.play(home, fork))
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(fork)
     made = summary.usage.prompt_tokens + summary.usage.completion_tokens
@@ -157,6 +157,6 @@ def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
     run = start(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):
         ask(home, run, novelty={"question": 0.4})
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with pytest.raises(ConfigError, match="unknown key"):
         ask(home, run, noveltee={"question": 0.4})

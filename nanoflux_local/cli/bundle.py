@@ -13,7 +13,7 @@ from nanoflux_local.cli.common import current_home, print_json, print_table, say
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-class Size(click.ParamType[int]):
+class ByteSize(click.ParamType[int]):
     """A size in bytes, or a number with the suffix K, M or G."""
 
     name = "size"
@@ -72,7 +72,7 @@ def command() -> None:
     help="Wheel platform of the target machine, e.g. manylinux_2_28_x86_64 [default: this machine's].",
 )
 @click.option(
-    "--part-size", type=Size(), default="2G", show_default=True, help="Size of a part; FAT32 needs less than 4G."
+    "--part-size", type=ByteSize(), default="2G", show_default=True, help="Size of a part; FAT32 needs less than 4G."
 )
 @click.option(
     "--sign", type=click.Path(path_type=Path, exists=True), help="SSH key that signs the bundle, into FILE.sig."

@@ -117,7 +117,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     bar = Bar(experiment)
     workers = _make_workers(home, ray, bar)
     try:
-        lifecycle.carry_on(home, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
+        lifecycle.run_remaining_cells(home, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
     finally:
         workers.close()
         bar.close()

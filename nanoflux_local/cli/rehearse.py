@@ -8,7 +8,7 @@ from nanoflux_local.cli.common import current_home, end_at_sigterm, plain, print
 from nanoflux_local.errors import NanofluxError
 
 if TYPE_CHECKING:
-    from nanoflux_local.rehearsal.steps import Report, Step
+    from nanoflux_local.rehearsal.steps import RehearsalReport, RehearsalStep
 
 
 @click.command("rehearse")
@@ -37,7 +37,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
         )
 
 
-def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
+def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[RehearsalReport]":
     from nanoflux_local.rehearsal.stage import Stage
     from nanoflux_local.rehearsal.walk import rehearse_all
 
@@ -52,7 +52,7 @@ def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
     return reports
 
 
-def _measure_full_size(profiles: tuple[str, ...]) -> "list[Report]":
+def _measure_full_size(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
     from nanoflux_local.rehearsal.full_size import measure_all
 
     reports = _make_reports(profiles)
@@ -60,14 +60,14 @@ def _measure_full_size(profiles: tuple[str, ...]) -> "list[Report]":
     return reports
 
 
-def _make_reports(profiles: tuple[str, ...]) -> "list[Report]":
-    from nanoflux_local.rehearsal.steps import Report
+def _make_reports(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
+    from nanoflux_local.rehearsal.steps import RehearsalReport
 
     return [
-        Report(profile, lambda step, profile=profile: _show(profile, step))  # type: ignore[misc]
+        RehearsalReport(profile, lambda step, profile=profile: _show(profile, step))  # type: ignore[misc]
         for profile in dict.fromkeys(profiles)
     ]
 
 
-def _show(profile: str, step: "Step") -> None:
+def _show(profile: str, step: "RehearsalStep") -> None:
     say(plain(f"{profile}: {step} ({step.seconds:.0f} s)"))

@@ -290,7 +290,7 @@ def play(home: Home, run: str) -> None:
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        asyncio.run(runs.carry_on(home, run, show_progress, bar.note))
+        asyncio.run(runs.play(home, run, show_progress, bar.note))
     finally:
         bar.close()
 

@@ -147,7 +147,7 @@ def train_and_report(home: Home, training: str, detach: bool, as_json: bool, lau
         launch_detached(home, jobs.Work(jobs.TRAINING, training))
         result: TrainingOutcome | TrainingSummary = trainings.summarize_training(home, training)
     else:
-        result = carry_on(home, training, launch)
+        result = train_with_progress(home, training, launch)
     if count_processes() == 1:
         _show_result(result, as_json)
 
@@ -163,7 +163,7 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
         show_training(result)
 
 
-def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
+def train_with_progress(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
     """Train with a progress bar; Ctrl-C and SIGTERM end the training and keep its last checkpoint."""
     from nanoflux_local.train import trainings
     from nanoflux_local.train.team import is_follower

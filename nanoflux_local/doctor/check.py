@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class MachineCheck:
     """One line of `nanoflux doctor`. The fix of a check that is `ok` is optional advice."""
 
     name: str

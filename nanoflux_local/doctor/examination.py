@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from nanoflux_local.doctor import machine, possessions, safety, software
-from nanoflux_local.doctor.check import Check
+from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 
 
-def examine(home: Home) -> Iterator[Check]:
+def examine(home: Home) -> Iterator[MachineCheck]:
     """Yield each check as it finishes. Together, the checks take a few seconds."""
     yield machine.check_processors()
     yield machine.check_memory()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from nanoflux_local.doctor.check import Check
+from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_models.gpus import Survey, survey_gpus
 
 GIB = 2**30
@@ -13,7 +13,7 @@ NVIDIA_VENDOR, DISPLAY_CLASSES = "0x10de", ("0x0300", "0x0302")
 """The vendor code and the class codes of a GPU on the PCI bus."""
 
 
-def check_processors() -> Check:
+def check_processors() -> MachineCheck:
     """Check the number of processor cores that this process may use."""
     count = len(os.sched_getaffinity(0))
     fix = (
@@ -21,33 +21,33 @@ def check_processors() -> Check:
         if count >= CORES
         else f"expect slow runs, or use a machine with {CORES} cores, which the embedded default is tuned for"
     )
-    return Check("processors", True, f"{count} cores", fix)
+    return MachineCheck("processors", True, f"{count} cores", fix)
 
 
-def check_memory() -> Check:
+def check_memory() -> MachineCheck:
     """Check the machine's memory, or the limit of its container."""
     gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _memory_limit()) / GIB
     fix = "" if gib >= MEMORY_GIB else f"use a machine with {MEMORY_GIB} GiB, which training the embedded default needs"
-    return Check("memory", not fix, f"{gib:.1f} GiB", fix)
+    return MachineCheck("memory", not fix, f"{gib:.1f} GiB", fix)
 
 
-def check_gpus() -> Check:
+def check_gpus() -> MachineCheck:
     """Check the GPUs that the driver lists. A card without a driver is a problem; a machine without a card is fine."""
     survey, cards = survey_gpus(), _count_cards()
     if survey.gpus:
         summary = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
-        return Check("gpus", not survey.problem, summary, _suggest_gpus_fix(survey))
+        return MachineCheck("gpus", not survey.problem, summary, _suggest_gpus_fix(survey))
     if survey.hangs:
-        return Check(
+        return MachineCheck(
             "gpus",
             False,
             survey.problem,
             "run nvidia-smi to see whether it hangs, then restart the driver or the machine",
         )
     if cards:
-        fix = "install NVIDIA_VENDOR's driver (in a container also its container toolkit) and check with nvidia-smi"
-        return Check("gpus", False, f"{cards} NVIDIA_VENDOR cards, but no working driver", fix)
-    return Check("gpus", True, "none; small models run on the processors")
+        fix = "install NVIDIA's driver (in a container also its container toolkit) and check with nvidia-smi"
+        return MachineCheck("gpus", False, f"{cards} NVIDIA cards, but no working driver", fix)
+    return MachineCheck("gpus", True, "none; small models run on the processors")
 
 
 def _suggest_gpus_fix(survey: Survey) -> str:

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from nanoflux_local.doctor.check import Check
+from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_models.record import RECORD, WeightsRecord, find_problems
@@ -19,54 +19,56 @@ REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ce
 """Network file systems, on which SQLite's locks are unreliable."""
 
 
-def check_home(home: Home) -> Check:
+def check_home(home: Home) -> MachineCheck:
     """Check that the home is private to its owner, writable and on a local disk."""
     root = home.root
     if not root.exists():
         creatable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
         fix = "" if creatable else "choose another home with --home or NANOFLUX_HOME"
         state = f"{root} does not exist yet" + ("" if creatable else " and cannot be created")
-        return Check("home", creatable, state, fix)
+        return MachineCheck("home", creatable, state, fix)
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
-        return Check("home", False, f"{root} is accessible to other users (mode {mode:04o})", f"run `chmod 700 {root}`")
+        return MachineCheck(
+            "home", False, f"{root} is accessible to other users (mode {mode:04o})", f"run `chmod 700 {root}`"
+        )
     if not os.access(root, os.W_OK | os.X_OK):
-        return Check(
+        return MachineCheck(
             "home", False, f"{root} is not writable", "fix its permissions, or choose another home with --home"
         )
     kind = _file_system(root)
     if kind in REMOTE:
         fix = "choose a home on a local disk: SQLite's locks are unreliable on a network file system"
-        return Check("home", False, f"{root} is on a {kind} file system", fix)
-    return Check("home", True, f"{root}, private")
+        return MachineCheck("home", False, f"{root} is on a {kind} file system", fix)
+    return MachineCheck("home", True, f"{root}, private")
 
 
-def check_disk(home: Home) -> Check:
+def check_disk(home: Home) -> MachineCheck:
     """Check the free space on the disk of the home."""
     free = shutil.disk_usage(_nearest_existing(home.root)).free / GIB
     fix = "" if free >= FREE_GIB else f"free {FREE_GIB:.0f} GiB, or choose a home on another disk"
-    return Check("disk", not fix, f"{free:.1f} GiB free", fix)
+    return MachineCheck("disk", not fix, f"{free:.1f} GiB free", fix)
 
 
-def check_ledger(home: Home) -> Check:
+def check_ledger(home: Home) -> MachineCheck:
     """Check that the ledger opens and has this version's schema."""
     if not home.ledger.exists():
-        return Check("ledger", True, "none yet")
+        return MachineCheck("ledger", True, "none yet")
     from nanoflux_local.ledger.views import LedgerView
 
     try:
         with LedgerView(home.ledger) as view:
             runs = view.contents()["runs"]
     except NanofluxError as error:
-        return Check("ledger", False, error.message, error.fix)
-    return Check("ledger", True, f"{runs} runs, {home.ledger.stat().st_size / 2**20:.1f} MiB")
+        return MachineCheck("ledger", False, error.message, error.fix)
+    return MachineCheck("ledger", True, f"{runs} runs, {home.ledger.stat().st_size / 2**20:.1f} MiB")
 
 
-def check_weights(home: Home) -> Check:
+def check_weights(home: Home) -> MachineCheck:
     """Compare each model's files with the hashes in its record."""
     names = sorted(path.parent.name for path in (home.root / "weights").glob(f"[!.]*/{RECORD}"))
     if not names:
-        return Check("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
+        return MachineCheck("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
     records = list_installed(home.root)
     size = sum(file.bytes for record in records for file in record.files.values()) / GIB
     hashed = size <= HASHED_GIB
@@ -76,11 +78,11 @@ def check_weights(home: Home) -> Check:
         faults += find_problems(folder) if hashed else _list_wrong_sizes(folder, record)
     if faults:
         damaged = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
-        return Check(
+        return MachineCheck(
             "weights", False, damaged, "pull or import them again; `nanoflux models verify` lists every damaged file"
         )
     summary = "all hashes match" if hashed else "all sizes match; `nanoflux models verify` checks the hashes"
-    return Check("weights", True, f"{', '.join(names)}: {summary}")
+    return MachineCheck("weights", True, f"{', '.join(names)}: {summary}")
 
 
 def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from nanoflux_local.doctor.check import Check
+from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models import guard as network_guard
 from nanoflux_models.child import python_command
@@ -17,7 +17,7 @@ _CONNECT = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNR
 """Connects a datagram socket, which sends nothing even without the guard."""
 
 
-def check_sandbox() -> Check:
+def check_sandbox() -> MachineCheck:
     """Check which isolation layers withstand a probe."""
     from nanoflux_sandbox.probe import probe
 
@@ -27,47 +27,49 @@ def check_sandbox() -> Check:
     layers = f"{', '.join(working) or 'no layer'} {'hold' if len(working) > 1 else 'holds'}"
     layers += f"; missing: {', '.join(missing)}" if missing else ""
     fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing else ""
-    return Check("sandbox", bool(report["safe"]), layers, fix)
+    return MachineCheck("sandbox", bool(report["safe"]), layers, fix)
 
 
-def check_guard() -> Check:
+def check_guard() -> MachineCheck:
     """Check that this process has the network guard, that the offline switches of libraries are set, and that the guard
     also works in child processes.
     """
     if not network_guard.is_installed():
-        return Check("guard", False, "this process has no network guard", "start it as `nanoflux`")
+        return MachineCheck("guard", False, "this process has no network guard", "start it as `nanoflux`")
     unset = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
     if unset:
-        return Check(
+        return MachineCheck(
             "guard", False, f"offline switches of libraries are not set: {', '.join(unset)}", "start it as `nanoflux`"
         )
     if not _child_refuses():
         fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
-        return Check("guard", False, "a guarded child process can reach other machines", fix)
+        return MachineCheck("guard", False, "a guarded child process can reach other machines", fix)
     hosts = network_guard.allowed_hosts()
     if hosts:
         fix = f"unset {network_guard.VARIABLE} to block these hosts again"
-        return Check("guard", True, f"open: loopback, and {', '.join(hosts)}", fix)
-    return Check("guard", True, "open: loopback only, until a profile names a host")
+        return MachineCheck("guard", True, f"open: loopback, and {', '.join(hosts)}", fix)
+    return MachineCheck("guard", True, "open: loopback only, until a profile names a host")
 
 
-def check_ports(home: Home) -> Check:
+def check_ports(home: Home) -> MachineCheck:
     """Check that loopback has free ports, and that the recorded servers are running."""
     try:
         free_port()
     except (ModelsError, OSError) as error:
-        return Check("ports", False, f"cannot listen on loopback: {error}", "bring it up with `ip link set lo up`")
+        return MachineCheck(
+            "ports", False, f"cannot listen on loopback: {error}", "bring it up with `ip link set lo up`"
+        )
     servers = Supervisor(home.root).servers()
     dead = [server.name for server in servers if not server.alive]
     alive = [f"{server.name} on {server.port}" for server in servers if server.alive]
     if dead:
-        return Check(
+        return MachineCheck(
             "ports",
             False,
             f"servers that ended unexpectedly: {', '.join(dead)}",
             f"run `nanoflux models stop {dead[0]}`",
         )
-    return Check("ports", True, f"loopback; servers: {', '.join(alive) or 'none'}")
+    return MachineCheck("ports", True, f"loopback; servers: {', '.join(alive) or 'none'}")
 
 
 def _child_refuses() -> bool:

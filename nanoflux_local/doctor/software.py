@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from nanoflux_local import packages
-from nanoflux_local.doctor.check import Check
+from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models.abilities import find_unservable
 from nanoflux_models.errors import ModelsError
@@ -18,12 +18,12 @@ MAX_LISTED = 6
 """The maximum number of packages that a line lists; the rest are counted."""
 
 
-def check_python() -> Check:
+def check_python() -> MachineCheck:
     """Check the version of the running interpreter."""
     running = sys.version_info[:2]
     interpreter = f"{sys.version.split()[0]} at {sys.executable}"
     newest = ".".join(map(str, NEWEST_TESTED))
-    return Check(
+    return MachineCheck(
         "python",
         True,
         interpreter,
@@ -31,31 +31,33 @@ def check_python() -> Check:
     )
 
 
-def check_torch() -> Check:
+def check_torch() -> MachineCheck:
     """Check the version of torch, and whether it supports this machine's GPUs. The version is read from the package
     metadata, since importing torch is slow.
     """
     try:
         installed = version("torch")
     except PackageNotFoundError:
-        return Check("torch", False, "not installed", f"run `pip install -c {packages.constraints_file()} torch`")
+        return MachineCheck(
+            "torch", False, "not installed", f"run `pip install -c {packages.constraints_file()} torch`"
+        )
     if installed.endswith("+cpu") and describe_gpus():
-        return Check("torch", False, f"{installed}, which sees no GPU", "install a CUDA build of torch")
-    return Check("torch", True, installed)
+        return MachineCheck("torch", False, f"{installed}, which sees no GPU", "install a CUDA build of torch")
+    return MachineCheck("torch", True, installed)
 
 
-def check_vllm(home: Home) -> Check:
+def check_vllm(home: Home) -> MachineCheck:
     """Check the build of vLLM, and which models it cannot serve. vLLM is required only if an interpreter for it was
     configured.
     """
     try:
         interpreter = find_interpreter()
     except ModelsError as error:
-        return Check("vllm", not os.environ.get(VARIABLE), error.message, error.fix)
+        return MachineCheck("vllm", not os.environ.get(VARIABLE), error.message, error.fix)
     build = "for CPUs" if interpreter.for_cpu else "for GPUs"
     summary = f"{interpreter.vllm} {build} with torch {interpreter.torch} at {interpreter.path}"
     if interpreter.for_cpu and describe_gpus():
-        return Check(
+        return MachineCheck(
             "vllm",
             False,
             f"{summary}, which sees no GPU",
@@ -64,12 +66,12 @@ def check_vllm(home: Home) -> Check:
     try:
         models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]
     except ModelsError as error:
-        return Check("vllm", True, summary, error.fix)
+        return MachineCheck("vllm", True, summary, error.fix)
     reasons = find_unservable(interpreter, models)
     if not reasons:
-        return Check("vllm", True, f"{summary}, serves all {len(models)} chat models of the catalog")
+        return MachineCheck("vllm", True, f"{summary}, serves all {len(models)} chat models of the catalog")
     limits = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
-    return Check(
+    return MachineCheck(
         "vllm",
         True,
         f"{summary}, serves the catalog's chat models, but {limits}",
@@ -77,7 +79,7 @@ def check_vllm(home: Home) -> Check:
     )
 
 
-def check_versions() -> Check:
+def check_versions() -> MachineCheck:
     """Check the packages. Missing packages and unsupported versions are problems; a supported version that differs from
     the tested one is only reported as advice.
     """
@@ -85,15 +87,17 @@ def check_versions() -> Check:
     broken, needed, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
     broken += [f"{package.name} is missing" for package in needed if not package.version and package.name in pins]
     if broken:
-        return Check("versions", False, _list_some(list(dict.fromkeys(broken))), fix)
+        return MachineCheck("versions", False, _list_some(list(dict.fromkeys(broken))), fix)
     untested = [
         f"{package.name} {package.version} (tested: {pins[package.name]})"
         for package in needed
         if package.name in pins and package.version.partition("+")[0] != pins[package.name].partition("+")[0]
     ]
     if untested:
-        return Check("versions", True, f"{len(needed)} packages, in untested versions: {_list_some(untested)}", fix)
-    return Check("versions", True, f"{len(needed)} packages, all in tested versions")
+        return MachineCheck(
+            "versions", True, f"{len(needed)} packages, in untested versions: {_list_some(untested)}", fix
+        )
+    return MachineCheck("versions", True, f"{len(needed)} packages, all in tested versions")
 
 
 def _list_some(parts: list[str]) -> str:

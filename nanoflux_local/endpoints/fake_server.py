@@ -38,7 +38,7 @@ class ParsedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class FakeReply:
     """A reply, independent of the protocol."""
 
     text: str
@@ -112,7 +112,7 @@ class FakeServer:
         if trouble == "garbled":
             return _send(writer, 200, rng.choice([*GARBAGE, answer[: len(answer) // 2]]))
         if trouble == "empty":
-            return _send(writer, 200, WRITERS[path](ParsedRequest("", "", "", ()), Reply("", "", 1, 0)))
+            return _send(writer, 200, WRITERS[path](ParsedRequest("", "", "", ()), FakeReply("", "", 1, 0)))
         if trouble == "reset":
             _send(writer, 200, answer, cut=len(answer) // 2)
             await writer.drain()
@@ -144,7 +144,7 @@ class FakeServer:
         if request.keys:
             text = _to_json_object(text, request.keys)
         thoughts = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
-        reply = Reply(text, thoughts, len(request.prompt.split()), len(text.split()))
+        reply = FakeReply(text, thoughts, len(request.prompt.split()), len(text.split()))
         return json.dumps(WRITERS[path](request, reply)).encode()
 
 
@@ -193,7 +193,7 @@ def _required_keys(schema: Json) -> tuple[str, ...]:
     return tuple(schema.get("required", ()))
 
 
-def _chat_reply(request: ParsedRequest, reply: Reply) -> Json:
+def _chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
     message = {"role": "assistant", "content": reply.text, "reasoning": reply.thoughts or None}
     total = reply.prompt_tokens + reply.completion_tokens
     usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, "total_tokens": total}
@@ -202,7 +202,7 @@ def _chat_reply(request: ParsedRequest, reply: Reply) -> Json:
             "usage": usage}  # fmt: skip
 
 
-def _responses_reply(request: ParsedRequest, reply: Reply) -> Json:
+def _responses_reply(request: ParsedRequest, reply: FakeReply) -> Json:
     thoughts = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.thoughts}]}
     content = [{"type": "output_text", "text": reply.text, "annotations": []}]
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
@@ -213,7 +213,7 @@ def _responses_reply(request: ParsedRequest, reply: Reply) -> Json:
             "output": output, "usage": usage}  # fmt: skip
 
 
-def _messages_reply(request: ParsedRequest, reply: Reply) -> Json:
+def _messages_reply(request: ParsedRequest, reply: FakeReply) -> Json:
     thoughts = {"type": "thinking", "thinking": reply.thoughts, "signature": "s"}
     text = {"type": "text", "text": reply.text}
     content = [thoughts, text] if reply.thoughts else [text]
@@ -227,7 +227,7 @@ READERS: dict[str, Callable[[Json], ParsedRequest]] = {
     "/v1/responses": _read_responses_request,
     "/v1/messages": _read_messages_request,
 }
-WRITERS: dict[str, Callable[[ParsedRequest, Reply], Json]] = {
+WRITERS: dict[str, Callable[[ParsedRequest, FakeReply], Json]] = {
     "/v1/chat/completions": _chat_reply,
     "/v1/responses": _responses_reply,
     "/v1/messages": _messages_reply,

@@ -16,7 +16,7 @@ from nanoflux_local.evaluate.statistics import compare_paired, holm, paired_t
 from nanoflux_local.evaluate.summary import describe_missing, missing_causes
 from nanoflux_local.ledger.views import LedgerView
 
-Marks = Mapping[str, Sequence[bool]]
+ItemMarks = Mapping[str, Sequence[bool]]
 """Items with one mark for each repeat that was scored."""
 
 
@@ -25,7 +25,7 @@ class Side:
     """One side of a comparison: its marks, the accuracy of each of its runs, and a digest of all its items."""
 
     name: str
-    marks: Marks
+    marks: ItemMarks
     by_run: tuple[float, ...] = ()
     items: str = ""
 
@@ -146,7 +146,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
     )
 
 
-def _shares(marks: Marks) -> dict[str, float]:
+def _shares(marks: ItemMarks) -> dict[str, float]:
     """The share of right replies, for each item that has a mark."""
     return {item: sum(repeats) / len(repeats) for item, repeats in marks.items() if repeats}
 

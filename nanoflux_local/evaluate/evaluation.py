@@ -140,7 +140,7 @@ def make_plan(
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class ReplyMarks:
     """The two marks of one reply; `soft` is "" without a judge. `cut` means that the reply ended inside its reasoning
     and is therefore unanswered.
     """
@@ -208,7 +208,7 @@ async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
 
 async def _collect_marks(
     ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None]
-) -> tuple[dict[str, list[Marks]], Shortfall]:
+) -> tuple[dict[str, list[ReplyMarks]], Shortfall]:
     """Send all items in all repeats. Returns the marks by item and repeat, and the missing replies."""
     shortfall = Shortfall()
     calls = RememberedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
@@ -218,12 +218,12 @@ async def _collect_marks(
     slots = asyncio.Semaphore(min(MAX_CONCURRENT, capacity))
     done, total = 0, len(plan.items) * plan.runs
 
-    async def ask(item: Seed, repeat: int) -> tuple[str, int, Marks]:
+    async def ask(item: Seed, repeat: int) -> tuple[str, int, ReplyMarks]:
         nonlocal done
         async with slots:
             if shortfall.stops:
                 shortfall.skip()
-                return item.id, repeat, Marks("unscored")
+                return item.id, repeat, ReplyMarks("unscored")
             marks_of_reply = await marker.mark(item, repeat)
         done += 1
         on_progress(done, total)
@@ -233,7 +233,7 @@ async def _collect_marks(
         scores = await asyncio.gather(*(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items))
     finally:
         await marker.calls.close()
-    marks: dict[str, list[Marks]] = {item.id: [Marks("unscored")] * plan.runs for item in plan.items}
+    marks: dict[str, list[ReplyMarks]] = {item.id: [ReplyMarks("unscored")] * plan.runs for item in plan.items}
     for item_id, repeat, marks_of_reply in scores:
         marks[item_id][repeat] = marks_of_reply
     return marks, shortfall
@@ -259,12 +259,12 @@ class _Marker:
     plan: EvaluationPlan
     shortfall: Shortfall
 
-    async def mark(self, item: Seed, repeat: int) -> Marks:
+    async def mark(self, item: Seed, repeat: int) -> ReplyMarks:
         try:
             call, reply = await self.calls.ask(self.plan.request(item, repeat))
         except EndpointError as error:
             self.shortfall.add(error)
-            return Marks("unscored")
+            return ReplyMarks("unscored")
         score = score_reply(self.plan.domain, reply.text, item)
         soft: Mark | Literal[""] = ""
         if judge := self.plan.judge:
@@ -275,13 +275,13 @@ class _Marker:
                 self.shortfall.add(error)
                 soft = "unscored"
         self.ledger.add_evaluation_item(self.plan.id, repeat, item.id, call, score.reading, score.mark, soft)
-        return Marks(score.mark, soft, ends_in_reasoning(storable(reply.text), reply.finish))
+        return ReplyMarks(score.mark, soft, ends_in_reasoning(storable(reply.text), reply.finish))
 
     async def _call(self, request: Request[R]) -> R:
         return (await self.calls.ask(request))[1]
 
 
-def summarize(plan: EvaluationPlan, marks: dict[str, list[Marks]], shortfall: Shortfall) -> EvaluationSummary:
+def summarize(plan: EvaluationPlan, marks: dict[str, list[ReplyMarks]], shortfall: Shortfall) -> EvaluationSummary:
     """Summarize the marks of each item by repeat, and the missing replies.
 
     Raises:

@@ -16,7 +16,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.datasets import items_here
+from nanoflux_local.seeds.datasets import load_available_items
 from nanoflux_local.transcript import Seed
 
 RULE = (
@@ -156,7 +156,7 @@ def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Fl
 def load_questions(view: LedgerView, evaluation: str) -> dict[str, Seed]:
     """The items of an evaluation by id; empty if their benchmark is no longer in this home."""
     row = find_evaluation(view, evaluation)
-    return {item.id: item for item in items_here(view.path, row["data"], row["split"])}
+    return {item.id: item for item in load_available_items(view.path, row["data"], row["split"])}
 
 
 def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[str, Seed] | None = None) -> ItemRecord:

@@ -18,7 +18,7 @@ OTHER = "other causes"
 
 
 @dataclass(slots=True)
-class Cause:
+class ShortfallCause:
     """Why `count` replies are missing. `refused`: the endpoint refuses these prompts, so asking again does not help."""
 
     reason: str
@@ -30,7 +30,7 @@ class Shortfall:
     """The causes of missing replies, counted while an evaluation runs."""
 
     def __init__(self) -> None:
-        self._causes: dict[str, Cause] = {}
+        self._causes: dict[str, ShortfallCause] = {}
         self.first: EndpointError | None = None
         self.stops = False
         """Whether further requests would fail too."""
@@ -48,18 +48,18 @@ class Shortfall:
         self._count(NOT_ASKED)
 
     def _count(self, reason: str, refused: bool = False) -> None:
-        self._causes.setdefault(reason, Cause(reason, refused=refused)).count += 1
+        self._causes.setdefault(reason, ShortfallCause(reason, refused=refused)).count += 1
 
     @property
     def missing(self) -> int:
         return sum(cause.count for cause in self._causes.values())
 
     @property
-    def causes(self) -> tuple[Cause, ...]:
+    def causes(self) -> tuple[ShortfallCause, ...]:
         """The causes in the order of their first occurrence."""
         return tuple(replace(cause) for cause in self._causes.values())
 
 
-def describe_causes(causes: Sequence[Cause]) -> str:
+def describe_causes(causes: Sequence[ShortfallCause]) -> str:
     """The causes with their counts, in one line of text."""
     return "; ".join(f"{cause.reason} ({cause.count})" for cause in causes)

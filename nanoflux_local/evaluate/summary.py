@@ -8,7 +8,7 @@ import numpy as np
 
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.evaluate.scoring import Mark
-from nanoflux_local.evaluate.shortfall import Cause, describe_causes
+from nanoflux_local.evaluate.shortfall import ShortfallCause, describe_causes
 from nanoflux_local.evaluate.statistics import accuracy_interval
 
 NOT_RECORDED = "cause not recorded"
@@ -60,7 +60,7 @@ class EvaluationSummary:
     cut_in_reasoning: int
     reasoning_tokens: int
     unscored: int
-    causes: tuple[Cause, ...]
+    causes: tuple[ShortfallCause, ...]
     corrected: Correction | None = None
 
     @property
@@ -142,13 +142,13 @@ def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
     )
 
 
-def missing_causes(result: Mapping[str, Any]) -> tuple[Cause, ...]:
+def missing_causes(result: Mapping[str, Any]) -> tuple[ShortfallCause, ...]:
     """Why replies are missing in a result that the ledger stores; () if none is missing."""
     if "unscored_reasons" in result:
-        return tuple(Cause(**entry) for entry in result["unscored_reasons"])
-    return (Cause(NOT_RECORDED, result["unscored"]),) if result["strict"] and result.get("unscored") else ()
+        return tuple(ShortfallCause(**entry) for entry in result["unscored_reasons"])
+    return (ShortfallCause(NOT_RECORDED, result["unscored"]),) if result["strict"] and result.get("unscored") else ()
 
 
-def describe_missing(causes: Sequence[Cause]) -> str:
+def describe_missing(causes: Sequence[ShortfallCause]) -> str:
     """How many replies are missing, and why."""
     return f"{sum(cause.count for cause in causes)} replies are missing: {describe_causes(causes)}"

@@ -35,7 +35,7 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
-Row = dict[str, Any]
+ExportRow = dict[str, Any]
 UNKNOWN = "unknown; ask the publisher"
 
 
@@ -125,7 +125,7 @@ class _Dataset:
     """
 
     source: RunRows
-    rows: list[Row]
+    rows: list[ExportRow]
     without_rejected: int
     seeds: Mapping[str, str]
     models: Mapping[str, str]
@@ -196,17 +196,17 @@ def _list_models(home: Home, source: RunRows) -> dict[str, str]:
     return licences
 
 
-def _format_chat(example: TrainingExample) -> Row:
+def _format_chat(example: TrainingExample) -> ExportRow:
     answer = {"role": "assistant", "content": example.completion}
     return {"messages": [*(asdict(message) for message in example.prompt), answer]}
 
 
-def _format_prompt_completion(example: TrainingExample) -> Row:
+def _format_prompt_completion(example: TrainingExample) -> ExportRow:
     messages = _format_chat(example)["messages"]
     return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
-def _format_alpaca(example: TrainingExample) -> Row:
+def _format_alpaca(example: TrainingExample) -> ExportRow:
     """One question and its answer; a system message and earlier messages have separate keys."""
     system = [message.content for message in example.prompt[:1] if message.role == "system"]
     *earlier, last = [message.content for message in example.prompt[len(system) :]]
@@ -215,7 +215,7 @@ def _format_alpaca(example: TrainingExample) -> Row:
     return {**extra_keys, "instruction": last, "input": "", "output": example.completion}
 
 
-FORMATS: dict[str, Callable[[TrainingExample], Row]] = {
+FORMATS: dict[str, Callable[[TrainingExample], ExportRow]] = {
     "chat": _format_chat,
     "prompt-completion": _format_prompt_completion,
     "alpaca": _format_alpaca,
@@ -224,7 +224,7 @@ FORMATS: dict[str, Callable[[TrainingExample], Row]] = {
 KINDS = (*FORMATS, PREFERENCE)
 
 
-def _format_pairs(row: RunRow) -> list[Row]:
+def _format_pairs(row: RunRow) -> list[ExportRow]:
     """A pair for each wrong answer of the defender: the solution to learn is chosen, the wrong answer rejected."""
     assert row.attempt is not None, "pairs need the attempt's defences"
     prompt, chosen = _format_prompt_completion(row.example).values()
@@ -236,7 +236,7 @@ def _format_pairs(row: RunRow) -> list[Row]:
     ]
 
 
-def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[Row]:
+def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[ExportRow]:
     """The rows of an example. Its id, turn, reason and level make its origin traceable; "origin" is set if the solution
     is not the author's. Parquet rows also have question, solution and answer as columns.
     """
@@ -247,16 +247,16 @@ def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[Row]:
     return [{**columns, **messages} for messages in shaped]
 
 
-def _encode_rows(kind: str, rows: Sequence[Row]) -> bytes:
+def _encode_rows(kind: str, rows: Sequence[ExportRow]) -> bytes:
     lines = [_encode_line(row) for row in rows]
     return _encode_parquet(rows) if kind == "parquet" else b"".join(lines)
 
 
-def _pass_rate(row: Mapping[str, Any]) -> Row:
+def _pass_rate(row: Mapping[str, Any]) -> ExportRow:
     return {"pass_rate": [row["passes"], row["tries"]]}
 
 
-def _encode_line(row: Row) -> bytes:
+def _encode_line(row: ExportRow) -> bytes:
     """One row as JSON in UTF-8. U+2028 and U+2029 are escaped: JSON allows them, but some readers split lines there."""
     text = json.dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     fix = f"leave it out with --where \"id <> '{row['id']}'\""
@@ -271,7 +271,7 @@ def _encode_line(row: Row) -> bytes:
         raise DataError(f"example {row['id']} contains a lone surrogate, which UTF-8 cannot encode", fix) from error
 
 
-def _encode_parquet(rows: Sequence[Row]) -> bytes:
+def _encode_parquet(rows: Sequence[ExportRow]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 

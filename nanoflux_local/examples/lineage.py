@@ -13,7 +13,7 @@ from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, similarity
-from nanoflux_local.seeds.datasets import items_here
+from nanoflux_local.seeds.datasets import load_available_items
 from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import TRAIN
 
@@ -179,7 +179,7 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
     measured = [
         (similarity(question_vector, vector), item)
         for dataset in held_out
-        for item in items_here(home.ledger, dataset, "test")  # a run may have been moved here without its benchmarks
+        for item in load_available_items(home.ledger, dataset, "test")  # a moved run may lack its benchmarks here
         if (vector := _load_vector(view, identity, item.question)) is not None
     ]
     nearest = sorted(measured, key=lambda pair: (-pair[0], pair[1].id))[:NEAR]

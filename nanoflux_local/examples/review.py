@@ -26,7 +26,7 @@ ReviewVerdict = Literal["keep", "drop", "fix"]
 VERDICTS: tuple[ReviewVerdict, ...] = ("keep", "drop", "fix")
 WITHDRAWN = "open"
 """The verdict that withdraws a reviewer's earlier verdict; the earlier one stays in the ledger."""
-LONGEST_NOTE = 10_000
+MAX_NOTE_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def record_review(
             )
         attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
         assert attempts is not None
-    stored_note = storable(note)[:LONGEST_NOTE]
+    stored_note = storable(note)[:MAX_NOTE_CHARACTERS]
     last_attempt = len(attempts["attempts"].split()) - 1
     with Ledger(home.ledger) as ledger:
         ledger.add_reviews(
@@ -141,7 +141,7 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
             )
         if row["verdict"]:
             judged = judged_by_id[row["id"]]
-            note = storable(row.get("note") or "")[:LONGEST_NOTE]
+            note = storable(row.get("note") or "")[:MAX_NOTE_CHARACTERS]
             by_run.setdefault(judged.run, []).append((judged.turn, judged.attempt, row["verdict"], note))
     with Ledger(home.ledger) as ledger:
         for run, reviews in by_run.items():

@@ -65,7 +65,7 @@ def create(home: Home, plan: GridPlan) -> str:
     return plan.id
 
 
-def carry_on(home: Home, experiment: str, workers: Workers, on_cell: OnCell = lambda *_: None) -> None:
+def run_remaining_cells(home: Home, experiment: str, workers: Workers, on_cell: OnCell = lambda *_: None) -> None:
     """Run every cell that is not done, starting with the cells that generate runs.
 
     Raises:

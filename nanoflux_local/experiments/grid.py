@@ -16,7 +16,7 @@ from nanoflux_local.records import digest
 from nanoflux_local.suggestions import suggest
 from nanoflux_local.train.solutions import SolutionRule
 
-Source = Literal["none", "benchmark", "run", "endpoint"]
+RowSource = Literal["none", "benchmark", "run", "endpoint"]
 Solved = Literal["", "ever", "always", "sometimes", "never"]
 Scaled = Literal["", "sizes", "seed_counts", "levels"]
 Size = int | Literal["all", "run", "least"]
@@ -49,7 +49,7 @@ class Condition(Strict):
 
     name: str = Field(min_length=1)
     title: str = ""
-    source: Source = "none"
+    source: RowSource = "none"
     each: Scaled = ""
     size: Size = "all"
     level: int = Field(default=0, ge=0, le=5)

@@ -8,7 +8,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.paths import Home
-from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
+from nanoflux_local.seeds.datasets import load_available_items, load_items, seed_datasets
 from nanoflux_local.seeds.splits import stem
 from nanoflux_local.transcript import Seed
 
@@ -32,7 +32,8 @@ def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]
         NothingMatchedError: no item is left.
     """
     seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
-    seed_stems = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
+    seed_items = (item for dataset in seeds for item in load_available_items(home.ledger, dataset, "train"))
+    seed_stems = {stem(item.question) for item in seed_items}
     items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seed_stems]
     if not items:
         raise NothingMatchedError(

@@ -15,7 +15,7 @@ from nanoflux_local.experiments.kinds.base import (
     ConditionComparison,
     ConditionEntry,
     ExperimentKind,
-    Reading,
+    RecordedExperiment,
     find_kind,
 )
 from nanoflux_local.experiments.paper import paper_figures
@@ -68,15 +68,15 @@ def load_results(home: Home, name: str) -> ExperimentResults:
         row = find(view, name)
         plan = GridPlan.model_validate_json(row["plan"])
         kind, cells, runs = find_kind(plan.grid.kind), cells_of(view, row["id"]), runs_of(home, plan)
-        reading = Reading(home, view, plan, cells, runs)
-        entries = tuple(_build_entry(kind, reading, condition) for condition in plan.conditions)
-        comparison = kind.comparison(reading, entries)
+        experiment = RecordedExperiment(home, view, plan, cells, runs)
+        entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
+        comparison = kind.comparison(experiment, entries)
     paper = paper_figures(plan.grid.paper, plan.scale.domain)
     return ExperimentResults(stored, plan, runs, entries, comparison, cells, paper)
 
 
-def _build_entry(kind: ExperimentKind, reading: Reading, condition: Condition) -> ConditionEntry:
-    seeds = tuple(cell["seed"] for cell in reading.done_cells(condition.name))
+def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:
+    seeds = tuple(cell["seed"] for cell in experiment.done_cells(condition.name))
     title = condition.title or condition.name
-    figures = kind.condition_entry(reading, condition)
+    figures = kind.condition_entry(experiment, condition)
     return ConditionEntry(condition.name, title, condition.source, seeds, figures)

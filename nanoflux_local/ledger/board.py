@@ -35,7 +35,7 @@ _ALL_WORK = """
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class LineKey:
     """One line of the board: a table's row, and the status that decides its place."""
 
     sort: Sort
@@ -59,14 +59,14 @@ class Line:
     updated_at: str
 
 
-def keys(view: LedgerView, moment: datetime | None = None) -> list[Key]:
+def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
     """All lines by urgency: recent failures, running work, waiting work, then the rest; within each group, the newest
     first.
     """
     fresh = _fresh_since(moment)
     rows = sorted(view.rows(_ALL_WORK), key=lambda row: str(row["updated_at"]), reverse=True)
     rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
-    return [Key(row["sort"], row["row"], row["status"]) for row in rows]
+    return [LineKey(row["sort"], row["row"], row["status"]) for row in rows]
 
 
 def _fresh_since(moment: datetime | None = None) -> str:
@@ -84,7 +84,7 @@ def _rank(status: str, fresh: bool) -> int:
     return _RANKS.get(status, _ENDED)
 
 
-def lines(view: LedgerView, board_keys: Iterable[Key]) -> list[Line]:
+def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[Line]:
     """The lines of these keys, in order; rows that have been deleted since are skipped."""
     readers = {
         "run": _run_line,

@@ -11,7 +11,7 @@ from nanoflux_local.errors import UsageError
 from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.transcript import Seed
 
-Rows = Sequence[tuple[Seed, str]]
+SplitItems = Sequence[tuple[Seed, str]]
 """Items with their splits."""
 
 
@@ -21,7 +21,7 @@ def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bo
     return connection.execute(sql, (name, source_hash)).fetchone() is not None
 
 
-def refuse_clash(connection: sqlite3.Connection, name: str, items: Rows) -> None:
+def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -> None:
     """Raise UsageError if the dataset already has items of the same split, or an item with the same id."""
     row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -62,7 +62,7 @@ def add_files(
     name: str,
     source: str,
     source_hash: str,
-    items: Rows,
+    items: SplitItems,
     skipped: int,
     moment: str,
 ) -> None:

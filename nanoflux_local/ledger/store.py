@@ -26,7 +26,7 @@ from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Attempt, Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
-Table = Literal["runs", "trainings", "evaluations", "series", "experiments"]
+WorkTable = Literal["runs", "trainings", "evaluations", "series", "experiments"]
 """Tables whose rows have a status, a message and the seconds of work spent on them."""
 
 
@@ -239,13 +239,13 @@ class Ledger:
         """Set a run's status and message, and add `seconds` to its working time."""
         self.set_status("runs", run, status, message, seconds)
 
-    def set_status(self, table: Table, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
+    def set_status(self, table: WorkTable, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
         """Set the status and message of a row of `table`, and add `seconds` to its working time."""
         with self.transaction() as connection:
             self._set_status(connection, table, subject, status, message, seconds)
 
     def _set_status(
-        self, connection: sqlite3.Connection, table: Table, subject: str, status: str, message: str, seconds: float
+        self, connection: sqlite3.Connection, table: WorkTable, subject: str, status: str, message: str, seconds: float
     ) -> None:
         connection.execute(
             f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
@@ -318,13 +318,13 @@ class Ledger:
         with self.transaction() as connection:
             return datasets.has_files(connection, name, source_hash)
 
-    def refuse_clash(self, name: str, items: datasets.Rows) -> None:
+    def refuse_clash(self, name: str, items: datasets.SplitItems) -> None:
         """Raise UsageError if the dataset already has items of the same split, or with the same ids."""
         with self.transaction() as connection:
             datasets.refuse_clash(connection, name, items)
 
     def import_dataset(
-        self, name: str, source: str, source_hash: str, items: datasets.Rows, skipped: int, replace: bool = False
+        self, name: str, source: str, source_hash: str, items: datasets.SplitItems, skipped: int, replace: bool = False
     ) -> bool:
         """Store a benchmark's items with their splits, all or none. Returns False if the same content is already
         imported.
@@ -405,7 +405,7 @@ class Ledger:
 
     # Jobs
 
-    def start_job(self, kind: str, subject: str, pid: int, boot: str, table: Table | None = None) -> int:
+    def start_job(self, kind: str, subject: str, pid: int, boot: str, table: WorkTable | None = None) -> int:
         """Record a process that works on `subject`; `boot` identifies the current boot of the machine. With `table`,
         the subject's row there is set to "running" in the same transaction.
         """
@@ -427,7 +427,7 @@ class Ledger:
                 "UPDATE jobs SET heartbeat_at = ?, beat_s = ? WHERE id = ?", (now(), time.monotonic(), job)
             )
 
-    def close_dead_jobs(self, kind: str, table: Table, subject: str) -> None:
+    def close_dead_jobs(self, kind: str, table: WorkTable, subject: str) -> None:
         """Close the jobs of killed processes and add their time up to the last heartbeat. Call only while holding the
         subject's lock, which proves that they have ended.
         """

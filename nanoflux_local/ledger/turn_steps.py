@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nanoflux_local.records import derive_seed
 
-Draw = tuple[str | int, ...]
+DrawKey = tuple[str | int, ...]
 """What distinguishes the seeds of an attempt: the name of a draw, its retry and, from the second answer on, its sample.
 """
 
@@ -25,8 +25,8 @@ class TurnStep:
     role: str
     endpoint: str
     action: str
-    draws: tuple[Draw, ...]
-    milestones: tuple[Draw, ...]
+    draws: tuple[DrawKey, ...]
+    milestones: tuple[DrawKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class CallPlace:
 
     attempt: int
     step: TurnStep
-    draw: Draw
+    draw: DrawKey
 
 
 def place_seeds(steps: Sequence[TurnStep], run_seed: int, turn: int, attempts: int) -> dict[int, CallPlace]:

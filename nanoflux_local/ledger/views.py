@@ -18,7 +18,7 @@ from nanoflux_local.ledger.summary import AttemptEnd, CallCounts, LostCost, RunS
 from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
 
-LONGEST_REASON = 100
+MAX_REASON_CHARACTERS = 100
 
 
 class LedgerView:
@@ -282,7 +282,7 @@ def _short_reason(reason: str, kind: str) -> str:
     """A reason without the parts that differ between attempts: numbers, quotations, a provider's text."""
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])
-    return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:LONGEST_REASON]
+    return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:MAX_REASON_CHARACTERS]
 
 
 def _text(stored: bytes) -> str:

@@ -16,7 +16,7 @@ from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, co
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage, managed_endpoints, scripted_embedder
-from nanoflux_local.rehearsal.steps import Report, StepSkipped
+from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpus, query_gpus
 from nanoflux_models.launch import Launch, Seat
@@ -29,7 +29,7 @@ DUMMY = ("--load-format", "dummy")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RequestLoad:
     """The load on each server: the prompt and completion tokens of each concurrent request.
 
     With `tiny`, models of a stand-in's size are served on a machine without GPUs: the steps are the same, but the
@@ -41,13 +41,13 @@ class Load:
     tiny: bool = False
 
 
-def measure_all(user: Home, reports: Sequence[Report], load: Load | None = None) -> None:
+def measure_all(user: Home, reports: Sequence[RehearsalReport], load: RequestLoad | None = None) -> None:
     """Measure several profiles, one after another, in a scratch home.
 
     Raises:
         RefusedError: this machine has no GPU.
     """
-    load = load or Load()
+    load = load or RequestLoad()
     if not list_gpus() and not load.tiny:
         fix = "run it on a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
         raise RefusedError("a rehearsal at full size needs a GPU, and this machine has none", fix)
@@ -59,7 +59,7 @@ def measure_all(user: Home, reports: Sequence[Report], load: Load | None = None)
             stage.clear()
 
 
-def _measure(profile: str, stage: Stage, report: Report, load: Load) -> None:
+def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestLoad) -> None:
     configs: list[RunConfig] = []
 
     def configure() -> str:
@@ -79,7 +79,7 @@ def _measure(profile: str, stage: Stage, report: Report, load: Load) -> None:
     report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
 
 
-def _plan(models: Sequence[Workload], load: Load) -> str:
+def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
     if not models:
         raise StepSkipped("this profile serves no model on this machine")
     if load.tiny:
@@ -93,7 +93,12 @@ def _plan(models: Sequence[Workload], load: Load) -> str:
 
 
 def _measure_model(
-    endpoint: EndpointConfig, seat: tuple[Seat, str], requests: int, stage: Stage, report: Report, load: Load
+    endpoint: EndpointConfig,
+    seat: tuple[Seat, str],
+    requests: int,
+    stage: Stage,
+    report: RehearsalReport,
+    load: RequestLoad,
 ) -> None:
     """Measure the start, memory, speed and waking of one model. `seat` is its seat with its group; a model that shares
     its GPU sleeps afterwards.
@@ -115,7 +120,7 @@ def _measure_model(
     report.perform("sleep and wake", model, lambda: _measure_waking(launches[0], stage))
 
 
-def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage, load: Load) -> Launch:
+def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage, load: RequestLoad) -> Launch:
     _install_without_weights(load_manifest(endpoint.model, stage.home.root), stage, load)
     stage.interpreter()
     args = (*endpoint.args, *DUMMY, *(LEAN if load.tiny else ()))
@@ -123,7 +128,7 @@ def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage,
     return replace(launch, context=1024, sleeps=False) if load.tiny else launch
 
 
-def _install_without_weights(manifest: Manifest, stage: Stage, load: Load) -> None:
+def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad) -> None:
     """Install the model's folder without weights under the model's name, with the record that a launch reads."""
     family = family_of(manifest.architecture, manifest.name)
     folder = stage.home.root / "weights" / manifest.name
@@ -175,7 +180,7 @@ def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
     return figures
 
 
-def _measure_throughput(model: str, requests: int, stage: Stage, load: Load) -> str:
+def _measure_throughput(model: str, requests: int, stage: Stage, load: RequestLoad) -> str:
     """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
     client = ServerClient(stage.servers[model].url)
     prompts = [[7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(requests)]

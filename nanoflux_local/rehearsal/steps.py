@@ -13,7 +13,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_models.errors import ModelsError
 from nanoflux_sandbox.records import SandboxError
 
-Outcome = Literal["passed", "skipped", "failed"]
+StepOutcome = Literal["passed", "skipped", "failed"]
 
 
 class StepSkipped(Exception):
@@ -21,14 +21,14 @@ class StepSkipped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RehearsalStep:
     """One line of a rehearsal's report. `model` is "" for a step of the whole profile; `detail` is the result, or the
     reason why the step was skipped or failed.
     """
 
     name: str
     model: str
-    outcome: Outcome
+    outcome: StepOutcome
     detail: str
     seconds: float
 
@@ -38,13 +38,13 @@ class Step:
 
 
 @dataclass(slots=True)
-class Report:
+class RehearsalReport:
     """The steps of one profile. `on_start` is called when a step starts, and `on_step` when it ends."""
 
     profile: str
-    on_step: Callable[[Step], None] = lambda _: None
+    on_step: Callable[[RehearsalStep], None] = lambda _: None
     on_start: Callable[[str], None] = lambda _: None
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RehearsalStep] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -55,21 +55,21 @@ class Report:
         self.on_start(f"{name} {model}".rstrip())
         start = time.monotonic()
         outcome, detail = _run_step(work)
-        self._add(Step(name, model, outcome, detail, round(time.monotonic() - start, 1)))
+        self._add(RehearsalStep(name, model, outcome, detail, round(time.monotonic() - start, 1)))
         return outcome == "passed"
 
     def skip(self, name: str, model: str, reason: str) -> None:
-        self._add(Step(name, model, "skipped", reason, 0.0))
+        self._add(RehearsalStep(name, model, "skipped", reason, 0.0))
 
     def to_json(self) -> dict[str, Any]:
         return {"profile": self.profile, "steps": [asdict(step) for step in self.steps], "ok": self.ok}
 
-    def _add(self, step: Step) -> None:
+    def _add(self, step: RehearsalStep) -> None:
         self.steps.append(step)
         self.on_step(step)
 
 
-def _run_step(work: Callable[[], str]) -> tuple[Outcome, str]:
+def _run_step(work: Callable[[], str]) -> tuple[StepOutcome, str]:
     try:
         return "passed", work()
     except StepSkipped as skipped:

@@ -40,8 +40,8 @@ print("\\n" + json.dumps([prompts, written]))
 """
 """A program that renders chats as vLLM does for gpt-oss: with a preamble that contains the date, and without the chat
 template."""
-Chat = list[dict[str, str]]
-Encode = Callable[[list[Chat], list[str]], tuple[list[list[int]], list[list[int]]]]
+Conversation = list[dict[str, str]]
+Encode = Callable[[list[Conversation], list[str]], tuple[list[list[int]], list[list[int]]]]
 """Encodes chats and replies as token ids."""
 
 
@@ -103,7 +103,7 @@ def _has_separate_head(family: Family) -> bool:
 
 
 def _template_encoder(tokenizer: Any) -> Encode:
-    def encode(chats: list[Chat], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+    def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         prompts = [
             list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats
         ]
@@ -113,7 +113,7 @@ def _template_encoder(tokenizer: Any) -> Encode:
 
 
 def _harmony_encoder(python: Path) -> Encode:
-    def encode(chats: list[Chat], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+    def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         done = subprocess.run(
             [str(python), "-P", "-c", _ENCODE],
             input=json.dumps([chats, replies]), capture_output=True, text=True, check=False, cwd="/", timeout=300,

@@ -31,7 +31,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatRequest, Message, Sampling
 from nanoflux_local.rehearsal.lessons import GREETING, THOUGHTS, Lesson, write_lessons
 from nanoflux_local.rehearsal.stage import Stage, managed_endpoints
-from nanoflux_local.rehearsal.steps import Report, StepSkipped
+from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.rehearsal.teaching import list_phrases, teach
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
@@ -89,7 +89,7 @@ class _Profile:
     adapter: str = ""
 
 
-def rehearse(profile: str, stage: Stage, report: Report) -> None:
+def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
     """Rehearse one profile; the steps are added to `report`."""
     state = _configure(profile, stage, report)
     if state is None:
@@ -109,7 +109,7 @@ def rehearse(profile: str, stage: Stage, report: Report) -> None:
         report.perform("sleep and wake", model, lambda model=model: _sleep_and_wake(state, stage, model))  # type: ignore[misc]
 
 
-def rehearse_all(stage: Stage, reports: Sequence[Report]) -> None:
+def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
     """Rehearse several profiles on one stage, and stop its servers at the end."""
     for report in reports:
         with suppress(NanofluxError, ModelsError):  # the profile's first step reports the error
@@ -121,7 +121,7 @@ def rehearse_all(stage: Stage, reports: Sequence[Report]) -> None:
         report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
 
 
-def _configure(profile: str, stage: Stage, report: Report) -> _Profile | None:
+def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _Profile | None:
     """Resolve and plan the profile; None if its configuration fails."""
     state: _Profile | None = None
 
@@ -180,7 +180,7 @@ def _plan_servers(models: list[Workload]) -> str:
     return f"{len(chosen)} × {chosen[0]:g} GiB GPUs {origin} hold {len(models)} models at full size{turns}"
 
 
-def _perform_once(stage: Stage, report: Report, name: str, model: str, work: Callable[[], str]) -> bool:
+def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, work: Callable[[], str]) -> bool:
     """Perform a step that depends only on the model. It is performed for the first profile with this model; later
     profiles report the same result.
     """
@@ -222,7 +222,7 @@ def _write_lessons(state: _Profile, stage: Stage, model: str, number: int) -> li
     return write_lessons(state.config, domain, source, number, items)
 
 
-def _perform_stand_in(state: _Profile, stage: Stage, report: Report, model: str) -> bool:
+def _perform_stand_in(state: _Profile, stage: Stage, report: RehearsalReport, model: str) -> bool:
     return _perform_once(stage, report, "stand-in", model, lambda: _make_stand_in(state, stage, model))
 
 
@@ -232,7 +232,7 @@ def _start_run(state: _Profile, stage: Stage) -> str:
     return "the requests fit the models' contexts"
 
 
-def _perform_serve(state: _Profile, stage: Stage, report: Report, model: str) -> bool:
+def _perform_serve(state: _Profile, stage: Stage, report: RehearsalReport, model: str) -> bool:
     return report.perform("serve", model, lambda: _start_and_chat(state, stage, model))
 
 
@@ -262,7 +262,7 @@ def _start_and_chat(state: _Profile, stage: Stage, model: str) -> str:
 
 def _play(state: _Profile, stage: Stage) -> str:
     """Play a few turns, in which every role gets requests and both players attack once."""
-    asyncio.run(runs.carry_on(stage.home, state.run))
+    asyncio.run(runs.play(stage.home, state.run))
     with LedgerView(stage.home.ledger) as view:
         summary = view.summarize_run(state.run)
     if not summary.kept:
@@ -282,7 +282,7 @@ def _export(state: _Profile, stage: Stage) -> str:
     return f"{export(stage.home, state.run, 'chat', out).rows} rows"
 
 
-def _train_and_compare(state: _Profile, stage: Stage, report: Report) -> None:
+def _train_and_compare(state: _Profile, stage: Stage, report: RehearsalReport) -> None:
     base = state.base
     if not base:
         for name in ("train", "load", "evaluate"):

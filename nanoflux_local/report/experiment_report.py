@@ -23,7 +23,7 @@ from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.report.run_report import list_outcomes
 from nanoflux_local.report.tables import as_csv, as_markdown
 
-Rows = list[list[object]]
+TableRows = list[list[object]]
 UNFINISHED = "Too few cells are done to answer the question yet."
 HEADINGS = (
     "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
@@ -68,9 +68,9 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     }
 
 
-def condition_rows(contents: dict[str, Any]) -> Rows:
+def condition_rows(contents: dict[str, Any]) -> TableRows:
     """A row for each condition and benchmark, with unformatted numbers."""
-    rows: Rows = []
+    rows: TableRows = []
     for entry in contents["conditions"]:
         flops, generation = entry.get("flops", {}), entry.get("generation", {})
         cost = [
@@ -93,7 +93,7 @@ def _known_flops(generation: dict[str, Any]) -> float | None:
     return generation["flops"] if generation and not generation["unknown"] else None
 
 
-def pair_rows(contents: dict[str, Any]) -> Rows:
+def pair_rows(contents: dict[str, Any]) -> TableRows:
     """A row for each declared pair that can be tested."""
     titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
     keys = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")

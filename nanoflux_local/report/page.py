@@ -9,7 +9,7 @@ from typing import Any
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.experiments.tables import percent, points
 
-LONGEST = 20_000
+MAX_CHARACTERS = 20_000
 """Maximum characters of one text on the page, since a model may write a line of megabytes."""
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -31,8 +31,9 @@ def visible(value: object) -> object:
     """Generated text without control characters, including those that change the writing direction."""
     if type(value) is not str:
         return value
-    more = f"… ({len(value) - LONGEST:,} characters more: nanoflux examples show)" if len(value) > LONGEST else ""
-    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) + more
+    cut = len(value) - MAX_CHARACTERS
+    more = f"… ({cut:,} characters more: nanoflux examples show)" if cut > 0 else ""
+    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + more
 
 
 def write_whole(target: Path, text: str) -> Path:

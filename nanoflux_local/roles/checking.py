@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.checks.base import Check, Stage
+from nanoflux_local.roles.checks.base import Check, CheckStage
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, Seed, Verdict
 
@@ -69,11 +69,11 @@ class CheckingJudge:
             findings[check.name] = await check.examine(attack, draw, call)
         return verdict, tuple(findings.values())
 
-    def _checks_at(self, stage: Stage) -> list[Check]:
+    def _checks_at(self, stage: CheckStage) -> list[Check]:
         return [check for check in self.checks if check.stage == stage]
 
     async def _examine(
-        self, stage: Stage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
+        self, stage: CheckStage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
     ) -> tuple[list[Finding], Check | None]:
         """The findings of a stage's checks, and the check that contradicts the attack, if any; the checks after it do
         not run.
@@ -89,7 +89,7 @@ class CheckingJudge:
                 objector = check
         return findings, objector
 
-    def _skip(self, stages: Sequence[Stage], rejected_by: str) -> list[Finding]:
+    def _skip(self, stages: Sequence[CheckStage], rejected_by: str) -> list[Finding]:
         return [_skip_check(check, rejected_by) for stage in stages for check in self._checks_at(stage)]
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:

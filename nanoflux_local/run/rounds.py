@@ -40,7 +40,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import runs
 from nanoflux_local.run.binding import bind
 from nanoflux_local.run.configs import derive_config
-from nanoflux_local.seeds.datasets import items_here, load_items
+from nanoflux_local.seeds.datasets import load_available_items, load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.transcript import Seed
@@ -71,7 +71,7 @@ class Rounds(Strict):
 
 
 def create(home: Home, settings: Rounds) -> str:
-    """Create a series and return its id; `carry_on` plays it.
+    """Create a series and return its id; `play` plays it.
 
     Raises:
         UsageError: the defender takes no adapter, or there are no dev items.
@@ -89,7 +89,7 @@ def create(home: Home, settings: Rounds) -> str:
     return series
 
 
-def carry_on(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
+def play(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
     """Play the remaining rounds, until a round does not help.
 
     Raises:
@@ -189,7 +189,7 @@ class _SeriesWorker:
 
     def _generate(self, number: int, run: str) -> None:
         label = f"round {number + 1}: examples"
-        asyncio.run(runs.carry_on(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
+        asyncio.run(runs.play(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
 
     def _train(self, number: int, training: str) -> None:
         def report_step(event: Any) -> None:
@@ -377,6 +377,6 @@ def choose_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
         UsageError: no benchmark has dev items.
     """
     for name in datasets:
-        if items_here(home.ledger, name, "dev"):
+        if load_available_items(home.ledger, name, "dev"):
             return name
     raise UsageError(f"no installed benchmark of {config.domain} has dev items", "pass one with --dev, or import one")

@@ -39,7 +39,7 @@ NAMES_DATASETS = ("datasets", "held_out")
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `carry_on` plays it. Missing weights, missing data or a sandbox that cannot
+    """Create a run and return its id; `play` plays it. Missing weights, missing data or a sandbox that cannot
     isolate programs is reported before anything is written. `forked_from` is the run that a fork came from.
 
     Raises:
@@ -58,7 +58,7 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
     return run
 
 
-async def carry_on(
+async def play(
     home: Home,
     run: str,
     on_progress: Callable[[RunProgress], None] = lambda _: None,
@@ -89,7 +89,7 @@ async def carry_on(
 
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
-                await _play(ledger, run, engine, purse, config)
+                await _play_turns(ledger, run, engine, purse, config)
         finally:
             await bound.close()
 
@@ -107,7 +107,7 @@ def _bound_costs(bound: Bound) -> Callable[[ChatRequest], Cost]:
     return bound_cost
 
 
-async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse, config: RunConfig) -> None:
+async def _play_turns(ledger: Ledger, run: str, engine: Engine, purse: Purse, config: RunConfig) -> None:
     """Play a run and record its status and its job, even if it fails. The fix of an endpoint's error gets the commands
     for this run.
     """
@@ -153,7 +153,7 @@ async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purs
 
 
 def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration of `run` with changes. Calls are remembered by their requests, so `carry_on` takes the replies
+    """The configuration of `run` with changes. Calls are remembered by their requests, so `play` takes the replies
     to all requests that the changes do not affect from the ledger.
 
     Raises:

@@ -11,9 +11,9 @@ from nanoflux_local.config import PROGRAM, RunConfig, validate_model
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.ledger.turn_steps import Draw, TurnStep
+from nanoflux_local.ledger.turn_steps import DrawKey, TurnStep
 from nanoflux_local.paths import Home
-from nanoflux_local.roles.checks.base import Check, Stage, enabled_checks
+from nanoflux_local.roles.checks.base import Check, CheckStage, enabled_checks
 from nanoflux_local.roles.checks.blind import BlindCheck
 
 CHECK_DRAWS = {"facts": "claims"}
@@ -39,8 +39,8 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
     judges, panel = judge != PROGRAM, " + ".join((judge, *config.judge.panel))
     last_section = domain.sections.defender[-1]
     steps: list[TurnStep] = []
-    draws: list[Draw]
-    milestones: list[Draw]
+    draws: list[DrawKey]
+    milestones: list[DrawKey]
     if config.roles.attacker.endpoint != PROGRAM:
         steps.append(_step("attack", "attacker", "", "writing a question", [("attack", 0)]))
     if judges:
@@ -65,13 +65,13 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
 
 
 def _step(
-    name: str, role: str, endpoint: str, action: str, draws: Sequence[Draw], milestones: Sequence[Draw] = ()
+    name: str, role: str, endpoint: str, action: str, draws: Sequence[DrawKey], milestones: Sequence[DrawKey] = ()
 ) -> TurnStep:
     """A step that, without `milestones`, the reply to its first request ends."""
     return TurnStep(name, role, endpoint, action, tuple(draws), tuple(milestones or draws[:1]))
 
 
-def _check_steps(config: RunConfig, stages: tuple[Stage, ...]) -> list[TurnStep]:
+def _check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
     kinds = [kind for stage in stages for kind in enabled_checks(config.judge) if kind.stage == stage]
     return [_check_step(config, kind) for kind in kinds if kind.count_calls(config.judge).get("chat")]
@@ -81,19 +81,19 @@ def _check_step(config: RunConfig, kind: type[Check]) -> TurnStep:
     """A check that asks several times can conclude once more than half of its replies have arrived."""
     asks = kind.count_calls(config.judge)["chat"]
     name = CHECK_DRAWS.get(kind.name, kind.name)
-    draws: list[Draw] = [(name, number) for number in range(max(asks, config.retries.parse + 1))]
+    draws: list[DrawKey] = [(name, number) for number in range(max(asks, config.retries.parse + 1))]
     solvers = config.judge.solvers if kind.name == BlindCheck.name else ()
     endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
     return _step(kind.name, kind.title, endpoint, "checking the question", draws, [(name, asks // 2)])
 
 
-def _judge_draws(config: RunConfig, name: str) -> list[Draw]:
+def _judge_draws(config: RunConfig, name: str) -> list[DrawKey]:
     """The draws of a judgement, which is requested again while its confidence is low or it cannot be read."""
     retries = range(config.retries.parse + 1)
     return [(f"{name}-{strike}", retry) for strike in range(config.judge.strikes) for retry in retries]
 
 
-def _defence_draws(config: RunConfig, sections: Sequence[str]) -> list[Draw]:
+def _defence_draws(config: RunConfig, sections: Sequence[str]) -> list[DrawKey]:
     """The draws of a defence: of one request for all sections, and of one request for each."""
     names = ("defence", *(f"defence-{section}" for section in sections))
     return [(name, retry) for name in names for retry in range(config.retries.parse + 1)]

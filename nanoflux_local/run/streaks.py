@@ -7,10 +7,10 @@ after any number of stops.
 from collections import Counter
 from dataclasses import dataclass
 
-from nanoflux_local.transcript import Step, TurnRecord
+from nanoflux_local.transcript import AttemptStep, TurnRecord
 
 EMBEDDER = "the embedder"
-Place = tuple[Step, str]
+Place = tuple[AttemptStep, str]
 """A step of an attempt and the name of its player."""
 
 
@@ -18,7 +18,7 @@ Place = tuple[Step, str]
 class Streak:
     """`attempts` in a row got no readable reply from `player` at `step`; `reason` is that of the last attempt."""
 
-    step: Step
+    step: AttemptStep
     player: str
     attempts: int
     reason: str
@@ -52,7 +52,7 @@ class Streaks:
         return Streak(last, place[1], attempts, record.last.reason)
 
 
-def _player(record: TurnRecord, step: Step) -> str:
+def _player(record: TurnRecord, step: AttemptStep) -> str:
     players = {"attack": record.attacker, "embedding": EMBEDDER, "defence": record.defender}
     return players.get(step, record.judge)
 

@@ -20,12 +20,12 @@ from nanoflux_local.transcript import (
     KEPT,
     Attack,
     Attempt,
+    AttemptStep,
     Defence,
     Doubt,
     Quality,
     Sample,
     Seed,
-    Step,
     TurnRecord,
     Verdict,
 )
@@ -261,7 +261,7 @@ def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], re
     return end_unread(attempt, step, result)
 
 
-def end_unread(attempt: Attempt, step: Step, result: Unparsed) -> Attempt:
+def end_unread(attempt: Attempt, step: AttemptStep, result: Unparsed) -> Attempt:
     """End an attempt at a step whose reply could not be read or whose prompt the endpoint refused.
 
     An unreadable attack ends only the attempt, since the next attack may be readable. Everything else fails the turn.

@@ -43,7 +43,7 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     return items
 
 
-def items_here(ledger: Path, dataset: str, split: str) -> list[Seed]:
+def load_available_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     """The items of one split; [] if the ledger has no such benchmark or split."""
     with suppress(NothingMatchedError):
         return load_items(ledger, dataset, split)
@@ -73,7 +73,7 @@ def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
     return present or tuple(datasets)
 
 
-def held_out_here(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
+def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
     """Those of `evaluated` whose imported test items no generated question may repeat.
 
     A benchmark whose test items are restated by seeds in `datasets` cannot be held out: a warning names it, because no

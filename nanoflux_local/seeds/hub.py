@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.seeds.benchmarks.base import HubSource, importable_benchmarks
+from nanoflux_local.seeds.benchmarks.base import HubDataset, importable_benchmarks
 from nanoflux_models.child import module_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.fetch import read_commit
@@ -54,7 +54,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     return files, f"{source.repo}@{_read_commit(target)}"
 
 
-def _find_source(dataset: str) -> HubSource:
+def _find_source(dataset: str) -> HubDataset:
     benchmarks = importable_benchmarks()
     benchmark = benchmarks.get(dataset)
     if benchmark is not None and benchmark.hub is not None:
@@ -66,7 +66,7 @@ def _find_source(dataset: str) -> HubSource:
     raise UsageError(message, f"choose one of {', '.join(on_hub)}; or pass the paths of files")
 
 
-def _refuse_outside(dataset: str, source: HubSource) -> None:
+def _refuse_outside(dataset: str, source: HubDataset) -> None:
     """Ask the guard before starting the process, so that a refusal is an error of this command and not a traceback."""
     host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname or ""
     refused = False

@@ -13,7 +13,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
-from nanoflux_local.seeds.reading import PlacedItem, Reading, bad_row, read_benchmark
+from nanoflux_local.seeds.reading import BenchmarkContent, PlacedItem, bad_row, read_benchmark
 from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
 from nanoflux_local.tools.python_check import PythonTool
 
@@ -46,7 +46,7 @@ class ImportSummary:
     """
 
     dataset: str
-    reading: Reading
+    reading: BenchmarkContent
     imported: bool
     restated: dict[str, dict[str, int]]
 
@@ -66,7 +66,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
     return ImportSummary(request.name, reading, imported, _count_restated_by_dataset(home, request.name))
 
 
-def _store(home: Home, request: ImportRequest, reading: Reading, on_program: OnProgram) -> bool:
+def _store(home: Home, request: ImportRequest, reading: BenchmarkContent, on_program: OnProgram) -> bool:
     """Check the programs and store the items. Returns False, without either, if the files are already imported."""
     content = content_hash(request.paths)
     if request.hashed or reading.skipped:  # the same files then give other items or splits

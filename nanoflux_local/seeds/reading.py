@@ -37,7 +37,7 @@ class PlacedRow(NamedTuple):
 
 
 @dataclass(slots=True)
-class Reading:
+class BenchmarkContent:
     """The content of a benchmark's files. `skipped` are the bad rows, each with its place and the reason; `blank` is
     the number of rows without content.
 
@@ -54,7 +54,7 @@ class Reading:
 
 def read_benchmark(
     dataset: str, paths: Sequence[Path], skip_bad: bool = False, hashed: bool = False, name: str = ""
-) -> Reading:
+) -> BenchmarkContent:
     """All items of a benchmark's files, in the order of `paths`; nothing is stored.
 
     `hashed` splits the items by the words of their questions even if the files are official splits. `name` is the name
@@ -65,7 +65,7 @@ def read_benchmark(
         DataError: a file cannot be read, or it has a bad row and `skip_bad` is not set.
     """
     file_format, name = find_format(dataset), check_name(dataset, name)
-    reading, numbers = Reading(), Counter[str]()
+    reading, numbers = BenchmarkContent(), Counter[str]()
     labels: dict[str, PlacedRow] = {}
     for path in _split_paths(paths):
         placed_rows = _read_file(file_format, path, reading, skip_bad)
@@ -126,7 +126,7 @@ def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
         yield from splits or [path]
 
 
-def _read_file(file_format: Format, path: Path, reading: Reading, skip_bad: bool) -> list[PlacedRow]:
+def _read_file(file_format: Format, path: Path, reading: BenchmarkContent, skip_bad: bool) -> list[PlacedRow]:
     """The parsed rows of one file; bad rows and blank ones are counted in `reading`."""
     placed_rows = []
     for row in read_rows(path, file_format.columns, file_format.row_element):
@@ -166,7 +166,7 @@ def _choose_split(file_format: Format, row: ParsedRow, official: str) -> str:
     return row.split or official or hashed_split(row.question)
 
 
-def _apply_labels(dataset: str, reading: Reading, labels: dict[str, PlacedRow]) -> None:
+def _apply_labels(dataset: str, reading: BenchmarkContent, labels: dict[str, PlacedRow]) -> None:
     """Put labelled items into the split that their label names, and all others into train and dev."""
     if not labels:
         return
@@ -183,7 +183,7 @@ def _apply_labels(dataset: str, reading: Reading, labels: dict[str, PlacedRow]) 
         reading.items[number] = PlacedItem(place, seed, split)
 
 
-def _settle_contradictions(reading: Reading, refuses: bool, skip_bad: bool) -> None:
+def _settle_contradictions(reading: BenchmarkContent, refuses: bool, skip_bad: bool) -> None:
     """Find questions that are repeated with another answer. In own data such a row is bad (`refuses`). Some benchmarks
     are published with such rows, so there they are only reported.
     """

@@ -24,13 +24,13 @@ MAX_WHOLE_BYTES = 64 * 2**20
 MAX_UNPACKED_BYTES = 256 * 2**20
 """Maximum size of a workbook, or of one row group of a Parquet file, after decompression."""
 BATCH = 1000
-LONGEST_INTEGER = 400
+MAX_INTEGER_DIGITS = 400
 """Maximum digits of an integer that is read exactly; longer integers are beyond the range of a double."""
 _QUESTION_KEYS = ("question", "input")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One row. `place` is its position ("line 3"), `number` counts from 1, `problem` says why `values` is empty."""
 
     place: str
@@ -39,7 +39,7 @@ class Row:
     problem: str = ""
 
 
-def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Iterator[Row]:
+def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Iterator[TableRow]:
     """The rows of a file, or of a saved folder of one split.
 
     `columns` are the names of the columns if a CSV file has no header; `element` is the XML element that is a row.
@@ -54,7 +54,7 @@ def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Ite
         fail(path, error.strerror or str(error), "pass a file that exists and can be read")
 
 
-def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator[Row]:
+def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator[TableRow]:
     suffix = path.suffix.lower()
     if path.is_dir():
         return _read_arrow_folder(path)
@@ -123,7 +123,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse_integer(digits: str) -> int | float:
     """An integer, or infinity (as for 1e999) if it is larger than every double."""
-    return int(digits) if len(digits) <= LONGEST_INTEGER else float(digits)
+    return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else float(digits)
 
 
 def _find_repeated_key(value: Any) -> str:
@@ -149,7 +149,7 @@ def _is_json_lines(path: Path) -> bool:
     return is_row or not all(isinstance(entry, dict | str) for entry in value.values())
 
 
-def _read_json_lines(path: Path) -> Iterator[Row]:
+def _read_json_lines(path: Path) -> Iterator[TableRow]:
     rows = 0
     for number, line in _read_lines(path):
         if line.strip():
@@ -157,24 +157,28 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
             yield _parse_json_row(f"line {number}", rows, line)
 
 
-def _parse_json_row(place: str, number: int, line: bytes) -> Row:
+def _parse_json_row(place: str, number: int, line: bytes) -> TableRow:
     if len(line) > MAX_LINE_BYTES:
-        return Row(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
+        return TableRow(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
         value = _parse(line)
     except ValueError as error:
-        return Row(place, number, problem=f"not JSON in UTF-8: {error}")
+        return TableRow(place, number, problem=f"not JSON in UTF-8: {error}")
     return _build_row(place, number, value)
 
 
-def _build_row(place: str, number: int, value: Any) -> Row:
+def _build_row(place: str, number: int, value: Any) -> TableRow:
     if not isinstance(value, dict):
-        return Row(place, number, problem="not a JSON object")
+        return TableRow(place, number, problem="not a JSON object")
     twice = _find_repeated_key(value)
-    return Row(place, number, problem=f"the key {twice!r} is given twice") if twice else Row(place, number, value)
+    return (
+        TableRow(place, number, problem=f"the key {twice!r} is given twice")
+        if twice
+        else TableRow(place, number, value)
+    )
 
 
-def _read_json_value(path: Path) -> Iterator[Row]:
+def _read_json_value(path: Path) -> Iterator[TableRow]:
     """The rows of an array of objects, or of an object that maps names to rows (the name is the value of `""`)."""
     _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
     try:
@@ -203,7 +207,7 @@ def _refuse_larger(path: Path, size: int, limit: int) -> None:
         fail(path, f"{size} bytes are more than the {limit} that can be read at once", "split the file")
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     """The rows of a CSV file. Its first row is the header, unless the file has the headerless layout `columns`: that
     many cells, and no cell called "question" or "answer" in the first row.
     """
@@ -238,13 +242,13 @@ def _decode_csv_lines(path: Path) -> Iterator[str]:
             fail(path, f"line {number}: not UTF-8: {error}")
 
 
-def _build_csv_row(place: str, number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
+def _build_csv_row(place: str, number: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
     if len(cells) != len(header):
-        return Row(place, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
-    return Row(place, number, dict(zip(header, cells, strict=True)))
+        return TableRow(place, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
+    return TableRow(place, number, dict(zip(header, cells, strict=True)))
 
 
-def _read_xlsx(path: Path) -> Iterator[Row]:
+def _read_xlsx(path: Path) -> Iterator[TableRow]:
     """The rows of a workbook's first sheet, whose first row is the header."""
     import openpyxl
 
@@ -260,14 +264,14 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
         for number, cells in enumerate(sheet, 1):
             values = dict(zip(header, cells, strict=False))
             if any(cell is not None for cell in cells):
-                yield Row(f"row {number + 1}", number, values)
+                yield TableRow(f"row {number + 1}", number, values)
     except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError) as error:  # bad XML raises SyntaxError
         fail(path, f"not an XLSX workbook: {error}")
     finally:
         book.close()
 
 
-def _read_xml(path: Path, element: str) -> Iterator[Row]:
+def _read_xml(path: Path, element: str) -> Iterator[TableRow]:
     """A row for each `element`, which is the value of its key `""`. Entities and external references are refused."""
     from xml.etree.ElementTree import ParseError
 
@@ -282,10 +286,10 @@ def _read_xml(path: Path, element: str) -> Iterator[Row]:
     except (DefusedXmlException, ValueError, LookupError) as error:
         fail(path, f"XML with entities or external references, or in an unknown encoding: {error}")
     for number, node in enumerate(tree.iter(element), 1):
-        yield Row(f"{element} {number}", number, {"": node})
+        yield TableRow(f"{element} {number}", number, {"": node})
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[TableRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -300,7 +304,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         fail(path, f"not a Parquet file: {str(error).strip()}")
 
 
-def _read_arrow_folder(path: Path) -> Iterator[Row]:
+def _read_arrow_folder(path: Path) -> Iterator[TableRow]:
     """The rows of a split that the `datasets` library saved: those of its `.arrow` files in order."""
     import pyarrow
 
@@ -316,9 +320,9 @@ def _read_arrow_folder(path: Path) -> Iterator[Row]:
             fail(file, f"not an Arrow stream: {error}")
 
 
-def _read_batches(batches: Iterable[Any], numbers: Iterator[int] | None = None) -> Iterator[Row]:
+def _read_batches(batches: Iterable[Any], numbers: Iterator[int] | None = None) -> Iterator[TableRow]:
     numbers = numbers or itertools.count(1)
     for batch in batches:
         for values in batch.to_pylist():
             number = next(numbers)
-            yield Row(f"row {number}", number, values)
+            yield TableRow(f"row {number}", number, values)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from nanoflux_local.config import SearchConfig
-from nanoflux_local.endpoints.remote.keys import Key, read_key
+from nanoflux_local.endpoints.remote.keys import ApiKey, read_key
 from nanoflux_local.endpoints.remote.network import check_network, http_options
 from nanoflux_local.errors import ConfigError, EndpointError, UsageError
 from nanoflux_local.records import Identity, SearchReply, SearchRequest
@@ -21,11 +21,11 @@ from nanoflux_local.redaction import redact
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_models import guard
 
-Result = tuple[str, str, str]
+SearchResult = tuple[str, str, str]
 GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
 REFUSED_KEYS = (401, 403)
-LONGEST = 600
+MAX_SNIPPET_CHARACTERS = 600
 """Maximum characters of a snippet, since an engine may return text of any length."""
 
 
@@ -54,7 +54,7 @@ def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
     return SearXNG(config.url, key) if config.engine == "searxng" else Google(config.url or GOOGLE, config.cx, key)
 
 
-async def run_search(search: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
+async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeout_s: float, key: ApiKey) -> SearchReply:
     """Run a search and return its result, or the way in which it failed, as a reply.
 
     Raises:
@@ -62,8 +62,8 @@ async def run_search(search: Callable[[], Awaitable[list[Result]]], timeout_s: f
     """
     start = time.monotonic()
 
-    def reply(outcome: Any, detail: str = "", results: list[Result] | None = None) -> SearchReply:
-        shortened = tuple((title, place, snippet[:LONGEST]) for title, place, snippet in results or ())
+    def reply(outcome: Any, detail: str = "", results: list[SearchResult] | None = None) -> SearchReply:
+        shortened = tuple((title, place, snippet[:MAX_SNIPPET_CHARACTERS]) for title, place, snippet in results or ())
         return SearchReply(outcome, key.mask(redact(detail))[:300], shortened, round(time.monotonic() - start, 3))
 
     try:
@@ -89,14 +89,14 @@ class CorpusSearch:
         self.identity = Identity("search", "corpus", self._corpus.digest())
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        async def find_results() -> list[Result]:
+        async def find_results() -> list[SearchResult]:
             try:
                 passages = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
             except UsageError:
                 return []
             return [(each.title, each.place, each.snippet) for each in passages]
 
-        return await run_search(find_results, request.timeout_s + 1, Key())  # the index enforces the time limit itself
+        return await run_search(find_results, request.timeout_s + 1, ApiKey())  # the index enforces the limit itself
 
     async def close(self) -> None:
         self._corpus.close()
@@ -116,7 +116,7 @@ class DuckDuckGo:
         self.identity = Identity("search", "duckduckgo")
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        def query_engine() -> list[Result]:
+        def query_engine() -> list[SearchResult]:
             try:
                 hits = self._ddgs.DDGS(timeout=max(1, round(request.timeout_s))).text(
                     request.query, max_results=request.top, backend="duckduckgo"
@@ -127,7 +127,7 @@ class DuckDuckGo:
                 raise
             return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in hits]
 
-        return await run_search(lambda: asyncio.to_thread(query_engine), request.timeout_s, Key())
+        return await run_search(lambda: asyncio.to_thread(query_engine), request.timeout_s, ApiKey())
 
     async def close(self) -> None:
         return
@@ -136,7 +136,7 @@ class DuckDuckGo:
 class _HttpEngine:
     """Base of the engines that answer in JSON over HTTP."""
 
-    def __init__(self, name: str, url: str, key: Key, variant: str) -> None:
+    def __init__(self, name: str, url: str, key: ApiKey, variant: str) -> None:
         self._url, self._key = url.rstrip("/"), key
         check_network(self._url)
         guard.allow(url)
@@ -166,11 +166,11 @@ class _HttpEngine:
 class SearXNG(_HttpEngine):
     """A SearXNG instance that allows the JSON format (`search.formats` in its settings)."""
 
-    def __init__(self, url: str, key: Key) -> None:
+    def __init__(self, url: str, key: ApiKey) -> None:
         super().__init__("searxng", url, key, urlsplit(url).netloc)
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        async def find_results() -> list[Result]:
+        async def find_results() -> list[SearchResult]:
             headers = {"Authorization": f"Bearer {self._key.text}"} if self._key else {}
             query = {"q": request.query, "format": "json"}
             body = await self._get("/search", query, headers, request.timeout_s)
@@ -182,12 +182,12 @@ class SearXNG(_HttpEngine):
 class Google(_HttpEngine):
     """Google's Custom Search JSON API. The key is sent in a header, so that no address contains it."""
 
-    def __init__(self, url: str, cx: str, key: Key) -> None:
+    def __init__(self, url: str, cx: str, key: ApiKey) -> None:
         self._cx = cx
         super().__init__("google", url, key, cx)
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        async def find_results() -> list[Result]:
+        async def find_results() -> list[SearchResult]:
             query = {"q": request.query, "cx": self._cx, "num": min(10, request.top)}
             headers = {"X-Goog-Api-Key": self._key.text}
             body = await self._get("/customsearch/v1", query, headers, request.timeout_s)
@@ -196,7 +196,7 @@ class Google(_HttpEngine):
         return await run_search(find_results, request.timeout_s, self._key)
 
 
-def _read_results(entries: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
+def _read_results(entries: Any, keys: tuple[str, str, str], top: int) -> list[SearchResult]:
     """The results in an engine's answer; entries that are not objects or have no address are skipped."""
     rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
     results = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "nanoflux_cpu"
-_LONGEST = 1024  # tokens; for longer rows, the matrix of tokens × tokens would take too much memory
+_MAX_TOKENS = 1024  # tokens; for longer rows, the matrix of tokens × tokens would take too much memory
 
 
 class CausalAttention(torch.autograd.Function):
@@ -61,7 +61,7 @@ def attend(
 
 def _is_unsupported(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
-    unmasked = mask is None and query.shape[2] == key.shape[2] <= _LONGEST
+    unmasked = mask is None and query.shape[2] == key.shape[2] <= _MAX_TOKENS
     extra = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
     return not (causal and unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(extra)
 

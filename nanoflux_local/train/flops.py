@@ -44,7 +44,7 @@ class Matrices:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TrainingVolume:
     """The amount of data a training processes: positions with padding, their squares (rows × longest²), labels."""
 
     positions: int
@@ -52,7 +52,7 @@ class Work:
     labels: int
 
 
-def explain_flops(matrices: Matrices, work: Work, checkpointing: bool = False) -> dict[str, float]:
+def explain_flops(matrices: Matrices, work: TrainingVolume, checkpointing: bool = False) -> dict[str, float]:
     """The FLOPs expected of a LoRA training, by part, and their sum as "total".
 
     Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (it needs no gradient of its weights,

@@ -24,7 +24,7 @@ from nanoflux_local.train.audit import Selection, prepare_rows
 from nanoflux_local.train.counter import FlopCounter
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, draw_batches
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainResult
-from nanoflux_local.train.flops import Work, base_identity, explain_flops, parameters, six_nd
+from nanoflux_local.train.flops import TrainingVolume, base_identity, explain_flops, parameters, six_nd
 from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
@@ -32,7 +32,7 @@ from nanoflux_local.train.team import Team, join_team
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class OptimizerStep:
     """One optimizer step: its epoch (from 1), the rows of each forward pass, and whether it ends the epoch."""
 
     epoch: int
@@ -40,16 +40,16 @@ class Step:
     last: bool
 
 
-def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[Step]:
+def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[OptimizerStep]:
     """All steps of a training. They depend only on the settings and lengths, so that a step's number means the same
     after a resume.
     """
-    steps: list[Step] = []
+    steps: list[OptimizerStep] = []
     for epoch in range(1, settings.epochs + 1):
         batches = [tuple(batch) for batch in draw_batches(lengths, settings.batch, settings.seed, epoch)]
         size = settings.gradient_accumulation
         parts = [tuple(batches[start : start + size]) for start in range(0, len(batches), size)]
-        steps += [Step(epoch, part, last=number == len(parts)) for number, part in enumerate(parts, 1)]
+        steps += [OptimizerStep(epoch, part, last=number == len(parts)) for number, part in enumerate(parts, 1)]
     return steps
 
 
@@ -196,7 +196,7 @@ class _Loop:
         if step.last or self.progress.step % self.settings.checkpoint_every == 0:
             self._save()
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: OptimizerStep) -> None:
         """Do one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
@@ -219,7 +219,7 @@ class _Loop:
         progress.losses.append(loss)
         self.on_event(StepEvent(progress.step, len(self.steps), step.epoch, loss, rate, norm, tokens, tokens / seconds))
 
-    def _accumulate(self, step: Step) -> float:
+    def _accumulate(self, step: OptimizerStep) -> float:
         """Gradients of the mean loss over all label tokens of the step; returns that loss."""
         labels, total = sum(row.labels for row in self._rows_of(step)), 0.0
         for part in step.parts:
@@ -231,10 +231,10 @@ class _Loop:
         self.team.sum_gradients(self.model.trained)
         return self.team.sum_values(total) / labels
 
-    def _rows_of(self, step: Step) -> list[Encoded]:
+    def _rows_of(self, step: OptimizerStep) -> list[Encoded]:
         return [self.rows[index] for part in step.parts for index in part]
 
-    def _require_finite(self, loss: float, norm: float, step: Step) -> None:
+    def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             rows = sorted(row.row for row in self._rows_of(step))
             self._raise_diverged(f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1} (rows {rows})")
@@ -299,12 +299,12 @@ class _Loop:
         weights = self.progress.best_weights or lora_weights(self.model.peft)
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
-    def _work(self) -> Work:
+    def _work(self) -> TrainingVolume:
         """The amount of data that the steps so far put through the model, with padding."""
         parts = [part for step in self.steps[: self.progress.step] for part in step.parts]
         row_groups = [[self.rows[index] for index in share] for part in parts for share in self.team.all_shares(part)]
         padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
-        return Work(
+        return TrainingVolume(
             positions=sum(count * longest for count, longest in padded),
             squares=sum(count * longest**2 for count, longest in padded),
             labels=sum(row.labels for rows in row_groups for row in rows),

@@ -15,7 +15,7 @@ from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.evaluate.evaluation import choose_domain
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
-from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
+from nanoflux_local.seeds.datasets import load_available_items, load_items, seed_datasets
 from nanoflux_local.seeds.splits import stem
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -101,7 +101,7 @@ def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) ->
 
 
 def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
-    items = (item for name in datasets for split in splits for item in items_here(home.ledger, name, split))
+    items = (item for name in datasets for split in splits for item in load_available_items(home.ledger, name, split))
     return {stem(item.question) for item in items}
 
 

@@ -32,7 +32,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
-from nanoflux_local.seeds.datasets import items_here, seed_datasets
+from nanoflux_local.seeds.datasets import load_available_items, seed_datasets
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -118,7 +118,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
     """Items of the domain's dev split that have a solution; never test items. [] if there are none."""
     rows: list[TrainingExample] = []
     for dataset in seed_datasets(domain):
-        items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
+        items = [item for item in load_available_items(home.ledger, dataset, "dev") if item.solution]
         rows += [build_item_example(domain, domain.budgets, item) for item in items[:VALIDATION_ITEMS]]
     return rows
 
@@ -126,7 +126,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
 def list_held_out_questions(home: Home, domain: Domain) -> list[str]:
     """The questions of the test splits on which an adapter of this domain is evaluated, if they are imported."""
     names = (*seed_datasets(domain), *domain.evaluates)
-    return [item.question for name in names for item in items_here(home.ledger, name, "test")]
+    return [item.question for name in names for item in load_available_items(home.ledger, name, "test")]
 
 
 def _list_all_test_questions(home: Home) -> list[str]:

@@ -36,7 +36,7 @@ def play(home: Home, name: str, seed: int, **settings: object) -> str:
 
     async def generate() -> str:
         run = await runs.start(home, config, name)
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     return asyncio.run(generate())

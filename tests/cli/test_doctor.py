@@ -15,7 +15,7 @@ import pytest
 
 from nanoflux_local import packages
 from nanoflux_local.doctor import machine, possessions, safety, software
-from nanoflux_local.doctor.check import Check
+from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models.offline import SETTINGS
 
@@ -121,7 +121,7 @@ def test_doctor_compares_only_sizes_of_large_weights(
 def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    assert machine.check_gpus() == Check("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
+    assert machine.check_gpus() == MachineCheck("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
     monkeypatch.setattr(software, "version", lambda _: "2.13.0+cpu")
     assert not software.check_torch().ok and "CUDA" in software.check_torch().fix
     monkeypatch.setattr(software, "version", lambda _: "2.13.0+cu130")

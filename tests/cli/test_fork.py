@@ -23,7 +23,7 @@ def home(tmp_path: Path) -> Home:
 
 def play(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
     run = asyncio.run(runs.start(home, config, forked_from=forked_from))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from nanoflux_local.report.page import LONGEST
+from nanoflux_local.report.page import MAX_CHARACTERS
 
 HARM = (
     "=cmd|' /C calc'!A0 <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -106,7 +106,7 @@ def test_report_of_a_huge_line_stays_small(
     assert ended.code == 0, ended.err
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;" in page and "<script" not in page and not ACTING.search(page)
-    assert len(page) < 10 * LONGEST
+    assert len(page) < 10 * MAX_CHARACTERS
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     judge = {"checks": ["units", "code"], "trial": 2}
     config = configs.resolve("starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         verdicts = [a.validation for record in view.turn_records(run) for a in record.attempts if a.validation]
         trial = summarize_trial(view, run)
@@ -120,7 +120,7 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
     }
     config = configs.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["calls"]["made"] > 0
     assert asyncio.run(runs.replay(home, run)).same

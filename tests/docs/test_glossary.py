@@ -30,7 +30,7 @@ def _class_type(node: ast.ClassDef) -> str:
         return "protocol"
     if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
         return "dataclass"
-    return "model" if bases & {"BaseModel", "Strict", "Caps", "Table"} else "class"
+    return "model" if bases & {"BaseModel", "Strict", "Caps", "ManifestTable"} else "class"
 
 
 def test_glossary_has_thirty_to_fifty_different_terms() -> None:

@@ -9,4 +9,4 @@ from nanoflux_local.endpoints.remote import retries
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts; the number of attempts is unchanged."""
     monkeypatch.setattr(retries, "BASE_S", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_S", 0.01)
+    monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.01)

@@ -230,10 +230,10 @@ def test_key_is_in_no_row_log_or_error(
     refused = answer()[0] != 200
     if refused:
         with pytest.raises(EndpointError, match=r"answered 401: .*\[secret\]") as error:
-            asyncio.run(runs.carry_on(home, run))
+            asyncio.run(runs.play(home, run))
         assert KEY not in str(error.value)
     else:
-        asyncio.run(runs.carry_on(home, run))
+        asyncio.run(runs.play(home, run))
     assert f"Bearer {KEY}" in {headers["authorization"] for headers in server.headers}
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["status"] == ("failed" if refused else "done")

@@ -66,7 +66,7 @@ def test_busy_server_is_asked_again_after_its_retry_after(client: Any, server: A
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_busy_responses_use_up_no_attempts_but_failures_do(client: Any, server: Any, monkeypatch) -> None:
-    for name, value in (("BASE_S", 0.001), ("LONGEST_S", 0.002), ("ATTEMPTS", 2)):
+    for name, value in (("BASE_S", 0.001), ("MAX_PAUSE_S", 0.002), ("ATTEMPTS", 2)):
         monkeypatch.setattr(retries, name, value)
     server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD))
     assert ask(client("m", server.url)).text == "yes"

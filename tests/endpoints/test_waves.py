@@ -130,7 +130,7 @@ def play(root: Path, **settings: Any) -> dict[str, Any]:
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 

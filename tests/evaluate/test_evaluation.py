@@ -13,7 +13,7 @@ from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import EndpointError, EndpointRefusedError, RefusedError, UsageError
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.evaluate.evaluation import choose_domain, evaluate, make_plan
-from nanoflux_local.evaluate.shortfall import Cause
+from nanoflux_local.evaluate.shortfall import ShortfallCause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, WorkState, check_work
@@ -135,7 +135,7 @@ async def test_require_whole_allows_only_refused_prompts(tmp_path):
         partial = await evaluate(ledger, endpoint, plan)
         with pytest.raises(EndpointError, match="is partial: 1 replies are missing: no reply"):
             partial.require_whole(allow_refused=True)
-        refused = replace(partial, causes=(Cause("too long", 1, refused=True),))
+        refused = replace(partial, causes=(ShortfallCause("too long", 1, refused=True),))
         refused.require_whole(allow_refused=True)
         with pytest.raises(EndpointError, match="too long"):
             refused.require_whole()

@@ -20,7 +20,7 @@ from nanoflux_local.evaluate.items import (
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
-from nanoflux_local.seeds.datasets import items_here
+from nanoflux_local.seeds.datasets import load_available_items
 
 SETTINGS = {"n": 4, "runs": 2, "items": "same"}
 MARKS = {
@@ -35,7 +35,7 @@ NAMES = {"r": "right", "w": "wrong", "?": "unscored"}
 def view(tmp_path: Path):
     """Three evaluations of four items in two runs: item d has no mark in the base."""
     path = tmp_path / "ledger.db"
-    questions = [item.id for item in items_here(path, "starter-easy", "test")[:4]]
+    questions = [item.id for item in load_available_items(path, "starter-easy", "test")[:4]]
     item_by_letter = dict(zip("abcd", questions, strict=True))
     with Ledger(path) as ledger:
         for evaluation, (adapter, marks) in MARKS.items():

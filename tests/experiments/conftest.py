@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.experiments.experiment import LocalWorkers, carry_on, create
+from nanoflux_local.experiments.experiment import LocalWorkers, create, run_remaining_cells
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.views import LedgerView
@@ -106,5 +106,5 @@ def killed(new_lab, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, st
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT id, at FROM cells WHERE experiment = ? AND status = 'done'", plan.id)
         before = {row["id"]: row["at"] for row in rows}
-    carry_on(home, create(home, plan), LocalWorkers(home))
+    run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     return home, before

@@ -5,7 +5,14 @@ import pytest
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.experiments import cells
-from nanoflux_local.experiments.experiment import LocalWorkers, carry_on, cells_of, create, find, list_experiments
+from nanoflux_local.experiments.experiment import (
+    LocalWorkers,
+    cells_of,
+    create,
+    find,
+    list_experiments,
+    run_remaining_cells,
+)
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds import train
 from nanoflux_local.experiments.results import load_results
@@ -97,7 +104,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: GridPlan,
         raise NothingMatchedError("99 examples are requested, but only 3 match the other conditions", "")
 
     monkeypatch.setattr(train, "train_condition", train_condition)
-    carry_on(home, create(home, plan), LocalWorkers(home))
+    run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     assert called == ["run-99", "run-99"]
     (listed,) = list_experiments(home)
     assert listed["status"] == "done" and listed["cells"] == {"done": 8, "left out": 2}
@@ -120,12 +127,12 @@ def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, pl
     monkeypatch.setattr(train, "train_condition", train_condition)
     monkeypatch.setattr(train, "_evaluate_split", evaluate_split)
     with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
-        carry_on(home, create(home, plan), LocalWorkers(home))
+        run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
         states = {cell: entry["status"] for cell, entry in cells_of(view, plan.id).items()}
         assert find(view, plan.id)["status"] == "failed"
     assert states.pop("random-1") == "failed" and set(states.values()) == {"done"}
     broken.clear()
-    carry_on(home, create(home, plan), LocalWorkers(home))
+    run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
         assert find(view, plan.id)["status"] == "done"

@@ -41,7 +41,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     judge = {"trial": 3, "code_check": True}
     config = configs.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return home, run
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.experiments.experiment import carry_on, create
+from nanoflux_local.experiments.experiment import create, run_remaining_cells
 from nanoflux_local.experiments.grid import Cell, GridPlan
 from nanoflux_local.experiments.results import load_results
 
@@ -54,7 +54,7 @@ def test_cell_of_a_lost_node_is_repeated_with_equal_results(
         if cell.id.startswith("random"):  # its other cells are under way
             cluster.remove_node(lost, allow_graceful=False) if lost in cluster.worker_nodes else None
 
-    carry_on(home, create(home, plan), workers, on_cell)
+    run_remaining_cells(home, create(home, plan), workers, on_cell)
     workers.close()
     assert lost not in cluster.worker_nodes and sorted(ended) == sorted(cell.id for cell in plan.cells)
     assert table(load_results(home, "small").to_json()) == table(load_results(killed[0], "small").to_json())

@@ -71,7 +71,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
     async def play() -> str:
         run = await runs.start(home, config, "tour")
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     return Played(home, asyncio.run(play()))

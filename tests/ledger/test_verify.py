@@ -141,7 +141,7 @@ def test_verify_covers_calls_reused_from_other_runs(played) -> None:
     async def play(name: str, seed: int) -> None:
         settings = {**recorded, "max_turns": 3, "seed": seed}
         config = configs.resolve("starter-genetics", "scripted", settings, played.home)
-        await runs.carry_on(played.home, await runs.start(played.home, config, name))
+        await runs.play(played.home, await runs.start(played.home, config, name))
 
     asyncio.run(play("same", 7))
     asyncio.run(play("unlike", 8))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.full_size import Load, measure_all
-from nanoflux_local.rehearsal.steps import Report
+from nanoflux_local.rehearsal.full_size import RequestLoad, measure_all
+from nanoflux_local.rehearsal.steps import RehearsalReport
 from nanoflux_local.run.configs import find_profile
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import CATALOG
@@ -171,8 +171,8 @@ def test_full_size_measures_a_dummy_load_at_tiny_size(
     tmp_path: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, vllm_python)
-    report = Report(str(write_profile(tmp_path, context=1024)))
-    measure_all(Home(tmp_path / "home"), [report], Load(prompt_tokens=16, reply_tokens=4, tiny=True))
+    report = RehearsalReport(str(write_profile(tmp_path, context=1024)))
+    measure_all(Home(tmp_path / "home"), [report], RequestLoad(prompt_tokens=16, reply_tokens=4, tiny=True))
     outcomes = {step.name: step.outcome for step in report.steps}
     assert report.ok, report.steps
     assert outcomes == {

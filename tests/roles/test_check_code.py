@@ -8,7 +8,7 @@ from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonReque
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.roles.checks.code import CodeCheck
-from nanoflux_local.roles.checks.programs import LONGEST, print_answer, read_program
+from nanoflux_local.roles.checks.programs import MAX_PROGRAM_CHARACTERS, print_answer, read_program
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Finding
@@ -77,7 +77,7 @@ UNREADABLE = {
     program(check="answer = rows"): "not from a bare value",
     program(check="result = eggs"): "not from a bare value",
     program(check="answer = eggs\nanswer = 42"): "not from a bare value",
-    program(check="answer = eggs\n" + "#" * LONGEST): "longer than",
+    program(check="answer = eggs\n" + "#" * MAX_PROGRAM_CHARACTERS): "longer than",
 }
 
 

@@ -7,7 +7,7 @@ from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.records import ChatReply, Identity, SearchReply, SearchRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.checks.facts import LONGEST_QUERY, FactCheck
+from nanoflux_local.roles.checks.facts import MAX_QUERY_CHARACTERS, FactCheck
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.transcript import Attack, Attempt, Exhibit, Source, TurnRecord, turn_from_json
 
@@ -64,9 +64,9 @@ async def test_fact_queries_are_limited_in_number_and_length(player):
     outside = Outside("QUERIES:\nfound\nnothing\ntimeout")
     finding = await facts(player, queries=2).examine(ATTACK, DRAW, outside)
     assert len(finding.evidence) == 2 and finding.reason == "2 searches: 1 found, 1 found nothing"
-    ENDS["w" * LONGEST_QUERY] = FOUND
+    ENDS["w" * MAX_QUERY_CHARACTERS] = FOUND
     await facts(player).examine(ATTACK, DRAW, long := Outside("QUERIES: " + "w" * 999))
-    assert len(long.searches[0].query) == LONGEST_QUERY
+    assert len(long.searches[0].query) == MAX_QUERY_CHARACTERS
 
 
 async def test_search_outcomes_reach_verdict_and_judge(player):

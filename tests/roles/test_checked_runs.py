@@ -27,7 +27,7 @@ SETTINGS = {
 def play(home: Home, concurrency: int) -> str:
     config = configs.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return run
 
 

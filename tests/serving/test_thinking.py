@@ -54,7 +54,7 @@ Wait, could that be wrong? Checking again, backwards, gives exactly what came ou
 Good: both ways agree, therefore an answer can follow now in whatever form was asked."""
 """Hardly a word occurs twice: the last words then determine the next one, which is learned in seconds."""
 DOMAINS = ("starter", "gsmhard")
-STEPS, BATCH, RATE, LONGEST = 200, 4, 4e-3, 560
+STEPS, BATCH, RATE, MAX_ROW_TOKENS = 200, 4, 4e-3, 560
 RECIPE = 1
 """Incremented when the lesson changes in a way that the constants do not show."""
 
@@ -62,7 +62,7 @@ RECIPE = 1
 def taught(home: Path, architecture: str) -> Path:
     """The folder of a taught stand-in of this architecture in the hub's layout; it is taught on the first call."""
     recipe = json.dumps(
-        [RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, LONGEST, write_answer(7), _prompts()[:2]]
+        [RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, MAX_ROW_TOKENS, write_answer(7), _prompts()[:2]]
     )
     folder = home / "stand-ins" / f"thinker-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
@@ -122,7 +122,7 @@ def _teach(architecture: str, folder: Path) -> None:
 def _batches(tokenizer, prompts, write, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
     """Batches of rows of equal length: the end of a prompt, and the reply, which is the only part that is learned."""
     for _ in range(STEPS):
-        length, rows = rng.choice((180, 280, LONGEST)), []
+        length, rows = rng.choice((180, 280, MAX_ROW_TOKENS)), []
         for _ in range(BATCH):
             prompt = tokenizer.apply_chat_template(rng.choice(prompts), add_generation_prompt=True, return_dict=False)
             text = write(THOUGHTS, write_answer(rng.randrange(10, 100)))
@@ -217,7 +217,7 @@ def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, A
 
     async def start_and_play() -> str:
         run = await runs.start(home, config)
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     run = asyncio.run(start_and_play())

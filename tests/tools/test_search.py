@@ -15,7 +15,7 @@ from nanoflux_local.config import SearchConfig
 from nanoflux_local.errors import ConfigError, EndpointError, NothingMatchedError
 from nanoflux_local.records import SearchReply, SearchRequest
 from nanoflux_local.tools.corpus import Corpus
-from nanoflux_local.tools.search import LONGEST, CorpusSearch, DuckDuckGo, search_tool
+from nanoflux_local.tools.search import MAX_SNIPPET_CHARACTERS, CorpusSearch, DuckDuckGo, search_tool
 
 KEY = "canary-search-key-77"
 
@@ -85,7 +85,7 @@ async def test_search_results_have_sources_and_limit(served: Any, engine: Engine
     )
     reply = await ask(served, top=2)
     assert reply.outcome == "found"
-    assert reply.results == (("One", "http://a", "said twice"), ("Two", "http://b", "x" * LONGEST))
+    assert reply.results == (("One", "http://a", "said twice"), ("Two", "http://b", "x" * MAX_SNIPPET_CHARACTERS))
     path, query, headers = engine.asked[0]
     assert query["q"] == ["heart rate"] and KEY not in str(query) + path
     assert KEY in headers.get("x-goog-api-key", "") + headers.get("authorization", "")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.flops import Matrices, Work, explain_flops, parameters
+from nanoflux_local.train.flops import Matrices, TrainingVolume, explain_flops, parameters
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.model import Completions
 from nanoflux_local.train.settings import TrainSettings
@@ -46,9 +46,9 @@ def test_measured_flops_agree_with_6nd_of_the_real_model(
 
 
 def test_expected_flops_of_each_part() -> None:
-    parts = explain_flops(Matrices(linear=1000, low_rank=0, head=0, attention=0), Work(7, 0, 0))
+    parts = explain_flops(Matrices(linear=1000, low_rank=0, head=0, attention=0), TrainingVolume(7, 0, 0))
     assert parts["total"] == parts["frozen"] == 4 * 1000 * 7
-    whole = explain_flops(Matrices(1000, 10, 500, 20), Work(7, 49, 3), checkpointing=True)
+    whole = explain_flops(Matrices(1000, 10, 500, 20), TrainingVolume(7, 49, 3), checkpointing=True)
     assert whole == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
 
 

@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A run of the starter domain, and GSM8K with a repeated train item and some that restate a test item."""
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     config = configs.resolve("starter", "scripted", {"target": 4, "max_turns": 40, "seed": 7}, home)
-    asyncio.run(runs.carry_on(home, asyncio.run(runs.start(home, config))))
+    asyncio.run(runs.play(home, asyncio.run(runs.start(home, config))))
     restating = [TEST.replace("7", str(count)) for count in range(8, 12)]
     files = {"train": [*TRAIN, TRAIN[0], *restating], "test": [TEST]}
     for split, questions in files.items():

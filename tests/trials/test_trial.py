@@ -189,7 +189,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     judge = {"trial": 10, "code_check": True}
     config = configs.resolve("starter", "scripted", {"max_turns": 12, "seed": 7, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return home, run
 
 

@@ -31,7 +31,7 @@ def play(home: Home, name: str, turns: int, target: int, seed: int) -> str:
 
     async def generate() -> str:
         run = await runs.start(home, config, name)
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     return asyncio.run(generate())

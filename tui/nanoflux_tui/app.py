@@ -35,7 +35,7 @@ POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
 """Seconds between two checks; seconds between two refreshes, at least and (without any change) at most; the share of
 one core that refreshes may use.
 """
-LONGEST_PAUSE_S = 4.0
+MAX_REFRESH_PAUSE_S = 4.0
 """Maximum pause after an expensive refresh, in seconds, even if refreshes then exceed their share of a core."""
 AGE_CHECK_S = 1.0
 
@@ -99,7 +99,7 @@ class NanofluxApp(BaseApp):
             await asyncio.sleep(POLL_S)
             self._report_background_failures()
             since = time.monotonic() - refreshed_at
-            if since < min(max(MIN_PAUSE_S, cost / CPU_SHARE), LONGEST_PAUSE_S):
+            if since < min(max(MIN_PAUSE_S, cost / CPU_SHARE), MAX_REFRESH_PAUSE_S):
                 continue
             version = await self.reader.version()
             if version == seen and since < MAX_PAUSE_S:

@@ -21,7 +21,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Finish
 if TYPE_CHECKING:
     from nanoflux_local.endpoints.local.decoder import Decoder
 
-Load = Callable[[], "tuple[Decoder, ChatCodec]"]
+LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class Job:
 class Batcher:
     """Accepts requests from any thread; `load` is called once, in the worker thread, with the first request."""
 
-    def __init__(self, rows: int, load: Load) -> None:
+    def __init__(self, rows: int, load: LoadDecoder) -> None:
         self._load = load
         self._waiting: deque[Job] = deque()
         self._live: list[Job | None] = [None] * rows

@@ -34,7 +34,7 @@ MIN_EFFECT = 1e-4
 """The smallest change of a logit, in float32, that counts as an adapter's effect; an adapter of zeros changes none."""
 
 
-class Rows:
+class CacheRows:
     """The KV cache of every row and layer, and the filled length of each row.
 
     `fill` appends a prompt to the row `filling`; `append` adds one position to each row in a decoding step.
@@ -150,11 +150,11 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    nanoflux_rows: Rows | None = None,
+    nanoflux_rows: CacheRows | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over `Rows`, with the signature that transformers expects; `attention_mask` is always None here."""
+    """Attention over `CacheRows`, with the signature that transformers expects; `attention_mask` is None here."""
     assert nanoflux_rows is not None and attention_mask is None
     layer, device, length = int(module.layer_idx), query.device, query.shape[2]  # type: ignore[arg-type]
     mask: torch.Tensor | None
@@ -196,7 +196,7 @@ class Decoder:
                 f"{folder.name} caps attention logits, which this decoder does not support", "serve it with vLLM"
             )
         self.context = int(config.max_position_embeddings)
-        self.rows = Rows(rows)
+        self.rows = CacheRows(rows)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         if self.device.type == "cpu" and dtype == "bfloat16":
             pack_linears(self.model)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import Accepted
-from nanoflux_local.endpoints.remote.keys import Key
+from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
@@ -34,7 +34,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         return anthropic
 
     @staticmethod
-    def connect(url: str, key: Key) -> Any:
+    def connect(url: str, key: ApiKey) -> Any:
         import anthropic
 
         base = url.rstrip("/").removesuffix("/v1")  # the SDK appends /v1

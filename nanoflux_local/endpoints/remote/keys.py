@@ -1,6 +1,6 @@
 """Reads API keys from the environment, or from a file that only its owner can read; never from the command line.
 
-A key's text exists only inside a `Key`. Servers repeat keys in their messages, so every message passes through
+A key's text exists only inside an `ApiKey`. Servers repeat keys in their messages, so every message passes through
 `Key.mask` before it is stored or shown.
 """
 
@@ -13,7 +13,7 @@ from nanoflux_local.paths import expand_user
 from nanoflux_local.redaction import register_secret
 
 
-class Key:
+class ApiKey:
     """A server's key; it is printed as "[key]". `text` is the key itself, or "" if the server needs none."""
 
     __slots__ = ("text",)
@@ -33,7 +33,7 @@ class Key:
         return message.replace(self.text, "[key]") if self.text else message
 
 
-def read_key(variable: str = "", file: str = "") -> Key:
+def read_key(variable: str = "", file: str = "") -> ApiKey:
     """Read the key from the environment variable `variable` or from `file`; without either, the key is empty.
 
     Raises:
@@ -46,8 +46,8 @@ def read_key(variable: str = "", file: str = "") -> Key:
         if not key:
             fix = "export it, or change the endpoint's key_env"
             raise ConfigError(f"the environment variable {variable} is not set", fix)
-        return Key(key)
-    return Key(_read_key_file(expand_user(file))) if file else Key()
+        return ApiKey(key)
+    return ApiKey(_read_key_file(expand_user(file))) if file else ApiKey()
 
 
 def _read_key_file(path: Path) -> str:

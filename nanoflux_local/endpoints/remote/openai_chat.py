@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import Accepted
-from nanoflux_local.endpoints.remote.keys import Key
+from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
@@ -37,7 +37,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
         return openai
 
     @staticmethod
-    def connect(url: str, key: Key) -> Any:
+    def connect(url: str, key: ApiKey) -> Any:
         import openai
 
         client = openai.AsyncOpenAI(base_url=url, api_key=key.text or "none", **client_options(openai, url))

@@ -11,7 +11,7 @@ from typing import Any
 from nanoflux_local.endpoints.remote.pace import Lane
 
 BACKOFF_S = 2.0
-LONGEST_BACKOFF_S = 60.0
+MAX_BACKOFF_S = 60.0
 
 
 class Replica:
@@ -43,7 +43,7 @@ class Replica:
 
     def note_failure(self) -> None:
         """Skip this replica for a time that doubles with each consecutive failure."""
-        self.retry_at = time.monotonic() + min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** min(self._failed, 16))
+        self.retry_at = time.monotonic() + min(MAX_BACKOFF_S, BACKOFF_S * 2 ** min(self._failed, 16))
         self._failed += 1
 
 

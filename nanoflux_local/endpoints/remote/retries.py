@@ -19,7 +19,7 @@ EMPTY_ATTEMPTS = 6
 PATIENCE_S = 3600.0
 """The total time that one call waits for busy servers."""
 BASE_S = 0.5
-LONGEST_S = 30.0
+MAX_PAUSE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -75,4 +75,4 @@ class Patience:
         return pause if self._busy_s <= PATIENCE_S else None
 
     def _draw_pause(self, doublings: int) -> float:
-        return self._random.uniform(0, min(LONGEST_S, BASE_S * 2 ** min(doublings, 16)))
+        return self._random.uniform(0, min(MAX_PAUSE_S, BASE_S * 2 ** min(doublings, 16)))

@@ -21,7 +21,7 @@ from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
 from nanoflux_local.endpoints.remote.accepted import Accepted, accepted_by, format_change, learn_from_refusal
 from nanoflux_local.endpoints.remote.error_body import read_error
-from nanoflux_local.endpoints.remote.keys import Key, read_key
+from nanoflux_local.endpoints.remote.keys import ApiKey, read_key
 from nanoflux_local.endpoints.remote.network import http_options
 from nanoflux_local.endpoints.remote.service import AttemptBounds, Service
 from nanoflux_local.endpoints.remote.shapes import load_json
@@ -201,7 +201,7 @@ class ServedEndpoint(ABC):
 
     @staticmethod
     @abstractmethod
-    def connect(url: str, key: Key) -> Any:
+    def connect(url: str, key: ApiKey) -> Any:
         """Make a client of the SDK for an address."""
 
     @staticmethod

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from nanoflux_local.endpoints.faults import FAULT_LISTENER, MAX_RAW, ClassifiedFault, classify_error
 from nanoflux_local.endpoints.remote.gauge import Gauge
-from nanoflux_local.endpoints.remote.keys import Key
+from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.network import check_network, proxy_for
 from nanoflux_local.endpoints.remote.pace import Speed
 from nanoflux_local.endpoints.remote.refusals import find_refusal_cause
@@ -28,7 +28,7 @@ from nanoflux_models import guard
 BILLED = ("timeout", "reset", "garbled")
 """Faults after which the server may still charge, since it may have completed the request."""
 T = TypeVar("T")
-Attempt = Callable[[Any, float], Awaitable[T]]
+SendRequest = Callable[[Any, float], Awaitable[T]]
 """Sends one request through a client within a timeout in seconds, and reads the reply."""
 
 
@@ -56,9 +56,9 @@ class Service:
         self,
         model: str,
         urls: Sequence[str],
-        key: Key,
+        key: ApiKey,
         sdk: Callable[[], ModuleType],
-        connect: Callable[[str, Key], Any],
+        connect: Callable[[str, ApiKey], Any],
         capacity: int,
         timeout_s: float,
         gauged: bool = False,
@@ -75,7 +75,7 @@ class Service:
         self._gauges: list[Gauge] = []
         self._waits = Waits()
 
-    async def ask(self, attempt: Attempt[T], bounds: AttemptBounds) -> T:
+    async def ask(self, attempt: SendRequest[T], bounds: AttemptBounds) -> T:
         """Call `attempt` until it returns a reply, retrying after faults.
 
         Raises:
@@ -125,7 +125,9 @@ class Service:
         self._waits.note(replica.url, replica.pause_message, wait, patience.waited_s)
         await asyncio.sleep(wait)
 
-    async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
+    async def _attempt(
+        self, attempt: SendRequest[T], replica: Replica, tokens: int, limit_s: float
+    ) -> T | ClassifiedFault:
         """Return the reply, or the classified fault. The SDK's exception is not raised, since it may contain a key."""
         try:
             async with self._speed.time_limit(tokens, limit_s):

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from nanoflux_local.redaction import redact
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 LONG_S = 5.0
 """A call's wait is reported once the call has waited this many seconds in total."""
 AGAIN_S = 30.0
@@ -24,11 +24,11 @@ def log_wait(text: str) -> None:
     logging.getLogger(__name__).warning("%s", text)
 
 
-REPORT: ContextVar[Report] = ContextVar("report", default=log_wait)
+REPORT: ContextVar[ReportLine] = ContextVar("report", default=log_wait)
 
 
 @contextmanager
-def reporting_waits(report: Report) -> Iterator[None]:
+def reporting_waits(report: ReportLine) -> Iterator[None]:
     """Report waits inside the block, and in tasks that are started there, by calling `report` with one line for each.
     If endpoints share a server, a wait for it is reported only once.
     """

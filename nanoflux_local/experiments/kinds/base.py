@@ -28,7 +28,7 @@ OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RecordedExperiment:
     """An experiment with its cells and runs as read from the ledger. `runs` are its runs by `Condition.run_key`."""
 
     home: Home
@@ -116,11 +116,11 @@ class ExperimentKind(Protocol):
         """
         ...
 
-    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
         """The keys that this kind adds to a condition's entry in `experiment show --json`."""
         ...
 
-    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         """Compare the conditions."""
         ...
 

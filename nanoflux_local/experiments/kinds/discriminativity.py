@@ -31,7 +31,7 @@ from nanoflux_local.experiments.kinds.base import (
     ConditionEntry,
     ExperimentKind,
     OnStep,
-    Reading,
+    RecordedExperiment,
 )
 from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.calls import RememberedCalls
@@ -70,12 +70,12 @@ class DiscriminativityKind:
         del seed, on_step  # embedding takes seconds, so there is no progress to report
         return measure_discriminativity(home, plan, condition, runs_of(home, plan)[DEFAULT_RUN])
 
-    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
-        done = reading.done_cells(condition.name)
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+        done = experiment.done_cells(condition.name)
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
-    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
-        del reading, entries  # the conditions have different questions and cannot be paired
+    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+        del experiment, entries  # the conditions have different questions and cannot be paired
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:

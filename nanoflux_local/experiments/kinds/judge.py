@@ -17,7 +17,7 @@ from nanoflux_local.experiments.kinds.base import (
     ConditionEntry,
     ExperimentKind,
     OnStep,
-    Reading,
+    RecordedExperiment,
 )
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
@@ -53,12 +53,12 @@ class JudgeKind:
         del seed, on_step  # the ledger is read once
         return judge_rates(home, condition, runs_of(home, plan)[DEFAULT_RUN])
 
-    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
-        done = reading.done_cells(condition.name)
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+        done = experiment.done_cells(condition.name)
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
-    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
-        del reading, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
+    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+        del experiment, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:

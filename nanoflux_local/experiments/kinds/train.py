@@ -28,7 +28,7 @@ from nanoflux_local.experiments.kinds.base import (
     ConditionEntry,
     ExperimentKind,
     OnStep,
-    Reading,
+    RecordedExperiment,
 )
 from nanoflux_local.experiments.rows import rows_of
 from nanoflux_local.experiments.tables import TableColumn, points
@@ -68,8 +68,8 @@ class TrainKind:
             result = train_condition(home, plan, condition, seed, on_step)
         return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
 
-    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
-        view, scale, done = reading.view, reading.plan.scale, reading.done_cells(condition.name)
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+        view, scale, done = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
         entry: dict[str, Any] = {
             "test": {data: _measure_accuracy(view, done, "test", data) for data in scale.test} if done else {},
             "dev": {data: _measure_accuracy(view, done, "dev", data) for data in scale.dev} if done else {},
@@ -77,14 +77,14 @@ class TrainKind:
         if done and condition.source in TRAINED:
             entry |= _summarize_trainings(done)
             if condition.source == "run":
-                entry["generation"] = generation_cost(reading.home, view, reading.runs[condition.run_key])
+                entry["generation"] = generation_cost(experiment.home, view, experiment.runs[condition.run_key])
         return entry
 
-    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         figures = {entry.condition: entry.figures for entry in entries}
         return ConditionComparison(
-            _compare_pairs(reading),
-            _choose_on_dev(reading.plan, entries),
+            _compare_pairs(experiment),
+            _choose_on_dev(experiment.plan, entries),
             times_less(figures.get("full"), figures.get("run")),
         )
 
@@ -210,15 +210,15 @@ def _accuracy_cells(accuracy: dict[str, Any] | None) -> list[object]:
     return [accuracy["n"], f"{accuracy['mean']:.1%}", f"{low:.1%} to {high:.1%}", spread]
 
 
-def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
+def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
     """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
     pairs: list[Pair] = []
-    for data in reading.plan.scale.test:
-        for names in reading.plan.compared:
-            sides = [reading.finished_cells(name) for name in names]
+    for data in experiment.plan.scale.test:
+        for names in experiment.plan.compared:
+            sides = [experiment.finished_cells(name) for name in names]
             if all(sides):
                 a, b = (
-                    _load_condition(reading.view, name, side, "test", data)
+                    _load_condition(experiment.view, name, side, "test", data)
                     for name, side in zip(names, sides, strict=True)
                 )
                 with suppress(UsageError):  # a single item cannot be tested

@@ -16,7 +16,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
-from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
@@ -47,7 +47,7 @@ class AnswerableCheck:
 
     name: ClassVar[str] = "answerable"
     title: ClassVar[str] = "answerability check"
-    stage: ClassVar[Stage] = "verifies"
+    stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "it cannot be answered"
 

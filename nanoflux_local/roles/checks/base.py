@@ -23,7 +23,7 @@ SANDBOX = "sandbox"
 SEARCH = "search"
 EMBEDDER = "embedder"
 """The names under which a run records the identities of the sandbox, of its search engine and of its embedder."""
-Stage = Literal["screens", "informs", "verifies"]
+CheckStage = Literal["screens", "informs", "verifies"]
 """When a check runs. "screens": before the judge, which is not asked about a contradicted attack; "informs": before the
 judge, which sees the evidence; "verifies": on what the judge accepted, and the judge never sees the findings.
 """
@@ -60,7 +60,7 @@ class Check(Protocol):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    stage: ClassVar[Stage]
+    stage: ClassVar[CheckStage]
     tools: ClassVar[tuple[str, ...]]
     objection: ClassVar[str]
 

@@ -17,7 +17,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, storable
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player, ask
-from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
@@ -36,7 +36,7 @@ class Unanswerable:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Agreement:
     """How often blind solutions agree with the author. `opposition` is the largest group that agrees on an answer other
     than the author's; "cannot be answered" counts as an answer.
     """
@@ -59,7 +59,7 @@ class BlindCheck:
 
     name: ClassVar[str] = "blind"
     title: ClassVar[str] = "blind check"
-    stage: ClassVar[Stage] = "verifies"
+    stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
     objection: ClassVar[str] = "blind solutions disagree"
 
@@ -102,9 +102,9 @@ class BlindCheck:
             solve = self._write_program if is_program else self._write_words
             exhibit = await solve(attack.question, solver, draw.seed("blind", len(exhibits)), call)
             exhibits.append(self._compare(exhibit, attack.answer))
-        tally = self._count(exhibits)
-        conclusion = self._conclude(tally)
-        return Finding(self.name, conclusion, _explain(conclusion, tally, attack.answer), tuple(exhibits))
+        agreement = self._count(exhibits)
+        conclusion = self._conclude(agreement)
+        return Finding(self.name, conclusion, _explain(conclusion, agreement, attack.answer), tuple(exhibits))
 
     def assign_solutions(self) -> list[tuple[bool, Player]]:
         """Whether each solution is a program, and who writes it. Programs and words alternate and start at different
@@ -161,11 +161,11 @@ class BlindCheck:
             return replace(exhibit, agrees=True)
         return replace(exhibit, detail="it is worded differently")
 
-    def _count(self, exhibits: Sequence[Exhibit]) -> Tally:
+    def _count(self, exhibits: Sequence[Exhibit]) -> Agreement:
         agreeing = [exhibit for exhibit in exhibits if exhibit.agrees]
         others = [exhibit for exhibit in exhibits if exhibit.agrees is False]
         groups = [tuple(other for other in others if self._is_same(other.outcome, one.outcome)) for one in others]
-        return Tally(
+        return Agreement(
             solutions=len(exhibits),
             agreeing=len(agreeing),
             agreeing_programs=sum(exhibit.kind == "program" for exhibit in agreeing),
@@ -176,39 +176,39 @@ class BlindCheck:
     def _is_same(self, answer: str, other: str) -> bool:
         return answer == other or (CANNOT not in (answer, other) and same_answer(self.domain, answer, other) is True)
 
-    def _conclude(self, tally: Tally) -> Conclusion:
-        if 2 * len(tally.opposition) > self.solutions:
+    def _conclude(self, agreement: Agreement) -> Conclusion:
+        if 2 * len(agreement.opposition) > self.solutions:
             return "contradicts"
-        enough = tally.agreeing >= self.agreeing and (tally.agreeing_programs or not self.programs)
+        enough = agreement.agreeing >= self.agreeing and (agreement.agreeing_programs or not self.programs)
         return "supports" if enough else "not checked"
 
     def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
         """Whether the conclusion stays the same, whatever the remaining solutions say."""
-        tally = self._count(exhibits)
-        conclusion = self._conclude(tally)
-        could_contradict = 2 * (len(tally.opposition) + len(remaining)) > self.solutions
+        agreement = self._count(exhibits)
+        conclusion = self._conclude(agreement)
+        could_contradict = 2 * (len(agreement.opposition) + len(remaining)) > self.solutions
         if conclusion == "contradicts" or not remaining:
             return True
         if conclusion == "supports":
             return not could_contradict
         program_possible = (
-            tally.agreeing_programs or not self.programs or any(is_program for is_program, _ in remaining)
+            agreement.agreeing_programs or not self.programs or any(is_program for is_program, _ in remaining)
         )
-        could_support = tally.agreeing + len(remaining) >= self.agreeing and program_possible
+        could_support = agreement.agreeing + len(remaining) >= self.agreeing and program_possible
         return not could_contradict and not could_support
 
 
-def _explain(conclusion: Conclusion, tally: Tally, expected: str) -> str:
-    total = f"of {tally.solutions} blind solutions"
+def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str:
+    total = f"of {agreement.solutions} blind solutions"
     if conclusion == "supports":
-        return f"{tally.agreeing} {total} give {expected[:80]}, {tally.agreeing_programs} of them by a program"
+        return f"{agreement.agreeing} {total} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
     if conclusion == "contradicts":
-        first = tally.opposition[0]
+        first = agreement.opposition[0]
         if first.outcome == CANNOT:
-            return f"{len(tally.opposition)} {total} say that the question cannot be answered: {first.detail}"
-        return f"{len(tally.opposition)} {total} give {first.outcome[:80]}, the author says {expected[:80]}"
-    unread = tally.solutions - tally.agreeing - tally.disagreeing
-    return f"{tally.agreeing} {total} agree, {tally.disagreeing} disagree and {unread} could not be read"
+            return f"{len(agreement.opposition)} {total} say that the question cannot be answered: {first.detail}"
+        return f"{len(agreement.opposition)} {total} give {first.outcome[:80]}, the author says {expected[:80]}"
+    unread = agreement.solutions - agreement.agreeing - agreement.disagreeing
+    return f"{agreement.agreeing} {total} agree, {agreement.disagreeing} disagree and {unread} could not be read"
 
 
 def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:

@@ -13,7 +13,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, Message
 from nanoflux_local.roles.base import Draw, Player, ask
-from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed
@@ -28,7 +28,7 @@ class CodeCheck:
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"
-    stage: ClassVar[Stage] = "verifies"
+    stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
     objection: ClassVar[str] = "the program disagrees"
 

@@ -15,11 +15,11 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
-from nanoflux_local.roles.checks.base import SEARCH, Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import SEARCH, Check, CheckContext, CheckStage
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed, Source
 
-LONGEST_QUERY = 200
+MAX_QUERY_CHARACTERS = 200
 _SEPARATOR = re.compile(r"\s*[;,]\s+")
 _MARK = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 OUTCOME_WORDS: dict[SearchOutcome, str] = {
@@ -37,7 +37,7 @@ class FactCheck:
 
     name: ClassVar[str] = "facts"
     title: ClassVar[str] = "fact check"
-    stage: ClassVar[Stage] = "informs"
+    stage: ClassVar[CheckStage] = "informs"
     tools: ClassVar[tuple[str, ...]] = (SEARCH,)
     objection: ClassVar[str] = "the facts disagree"
 
@@ -93,7 +93,7 @@ class FactCheck:
         ):  # small models list all queries on one line
             lines = listed
         lines = [_MARK.sub("", line).strip(' \t*"`') for line in lines]
-        queries = tuple(dict.fromkeys(line[:LONGEST_QUERY] for line in lines if line))
+        queries = tuple(dict.fromkeys(line[:MAX_QUERY_CHARACTERS] for line in lines if line))
         return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]
 
 

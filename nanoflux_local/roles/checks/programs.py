@@ -16,7 +16,7 @@ from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
-LONGEST = 8000
+MAX_PROGRAM_CHARACTERS = 8000
 """The maximum number of characters of a program. A longer program could not be reviewed by a person, and is not parsed.
 """
 NONE = "NONE"
@@ -64,8 +64,8 @@ def validate_form(program: str) -> str | Unparsed:
 
 def parse_code(program: str) -> ast.Module | Unparsed:
     """The syntax tree of a program, or why it has none."""
-    if len(program) > LONGEST:
-        return Unparsed(f"it is longer than {LONGEST} characters")
+    if len(program) > MAX_PROGRAM_CHARACTERS:
+        return Unparsed(f"it is longer than {MAX_PROGRAM_CHARACTERS} characters")
     try:
         return ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

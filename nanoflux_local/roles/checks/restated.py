@@ -16,7 +16,7 @@ from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, CheckStage
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SAME_WORDS = 0.8
@@ -33,7 +33,7 @@ class RestatedCheck:
 
     name: ClassVar[str] = "restated"
     title: ClassVar[str] = "restatement check"
-    stage: ClassVar[Stage] = "screens"
+    stage: ClassVar[CheckStage] = "screens"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "it restates a seed"
 

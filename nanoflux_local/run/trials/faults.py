@@ -35,7 +35,7 @@ _AFTER_AMOUNT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class StatedNumber:
     """A number in a question: its span, its text with its currency or percent sign, and its value."""
 
     start: int
@@ -76,12 +76,12 @@ def _replace_result(right: Attack, wrong: str) -> str:
     return right.solution[: matches[-1].start()] + wrong + right.solution[matches[-1].end() :]
 
 
-def find_quantities(seed: Seed) -> list[Quantity]:
+def find_quantities(seed: Seed) -> list[StatedNumber]:
     """The quantities that the solution needs from the question. Each occurs once in the question, the solution
     calculates with it, and it is not the result of a calculation; so nothing else in the question implies it.
     """
     quantities = [
-        Quantity(match.start(), match.end(), match[0], _value(match[0].strip("$%")))
+        StatedNumber(match.start(), match.end(), match[0], _value(match[0].strip("$%")))
         for match in _QUANTITY.finditer(seed.question)
     ]
     values = [quantity.value for quantity in quantities]
@@ -113,7 +113,7 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     return seed.question[: quantity.start] + words + seed.question[quantity.end :]
 
 
-def _indefinite(question: str, quantity: Quantity) -> str:
+def _indefinite(question: str, quantity: StatedNumber) -> str:
     """The words that can stand for a quantity, "" if none can."""
     before, after = question[: quantity.start], question[quantity.end :]
     previous = re.search(r"([A-Za-z']+)\s+$", before)

@@ -20,9 +20,9 @@ from nanoflux_local.run.trials.replies import TURN, MarkedReply, Replies, collec
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Seed
 
-Kind = Literal["reference"] | TrialKind
-RIGHT_KINDS: tuple[Kind, ...] = ("reference", "own")
-PLANTED: tuple[Kind, ...] = ("slip", "answer")
+SolutionKind = Literal["reference"] | TrialKind
+RIGHT_KINDS: tuple[SolutionKind, ...] = ("reference", "own")
+PLANTED: tuple[SolutionKind, ...] = ("slip", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class KnownSolution:
 
     number: int
     seed: str
-    kind: Kind
+    kind: SolutionKind
     attack: Attack
     author: str = ""
 
@@ -40,11 +40,11 @@ class KnownSolution:
         return self.kind in RIGHT_KINDS
 
 
-def list_kinds(config: RunConfig, domain: Domain) -> tuple[Kind, ...]:
+def list_kinds(config: RunConfig, domain: Domain) -> tuple[SolutionKind, ...]:
     """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions, so its trial
     has planted faults only: the other kinds have no program, or one that their fault does not affect.
     """
-    kinds: tuple[Kind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
+    kinds: tuple[SolutionKind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
     if config.roles.judge.endpoint == PROGRAM:
         kinds = tuple(kind for kind in kinds if kind in PLANTED) or PLANTED
     return ("reference", *kinds)
@@ -74,7 +74,7 @@ async def build_known_solutions(
     return sorted([*right, *wrong], key=lambda solution: solution.number)
 
 
-def _build_right(seeds: Sequence[Seed], kinds: Sequence[Kind], replies: Replies) -> Iterator[KnownSolution]:
+def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies) -> Iterator[KnownSolution]:
     """The right solutions. If the models gave too few right replies, the dataset's solutions replace them."""
     own = iter(replies.rights)
     for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
@@ -86,11 +86,11 @@ def _build_right(seeds: Sequence[Seed], kinds: Sequence[Kind], replies: Replies)
 
 
 def _build_wrong(
-    run_seed: int, seeds: Sequence[Seed], kinds: Sequence[Kind], replies: Replies, rng: random.Random
+    run_seed: int, seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies, rng: random.Random
 ) -> Iterator[KnownSolution]:
     """The wrong solutions. A seed whose question cannot be broken is replaced by the next one that can."""
     mistakes = iter(replies.mistakes)
-    broken: set[tuple[str, Kind]] = set()
+    broken: set[tuple[str, SolutionKind]] = set()
     for index, kind in enumerate(kinds):
         number = 2 * index + 1
         if kind in PLANTED:
@@ -108,7 +108,7 @@ def _build_wrong(
                     break
 
 
-def _solution_from_reply(number: int, kind: Kind, reply: MarkedReply) -> KnownSolution:
+def _solution_from_reply(number: int, kind: SolutionKind, reply: MarkedReply) -> KnownSolution:
     return KnownSolution(number, reply.seed, kind, reply.attack, reply.author)
 
 

@@ -36,7 +36,7 @@ class Format:
 
 
 @dataclass(frozen=True, slots=True)
-class HubSource:
+class HubDataset:
     """A dataset repository on the model hub, and the patterns of the files in it that contain labelled items."""
 
     repo: str
@@ -55,7 +55,7 @@ class Benchmark:
 
     name: str
     format: Format
-    hub: HubSource | None = None
+    hub: HubDataset | None = None
     homepage: str = ""
     licence: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)

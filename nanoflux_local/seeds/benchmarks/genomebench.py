@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
 
 _OPTIONS_LINE = re.compile(r"please choose one of the following options:?", re.IGNORECASE)
@@ -32,7 +32,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 BENCHMARK = Benchmark(
     name="genomebench",
     format=Format(parse_row, official_splits=True, carves_dev=True),
-    hub=HubSource("Mingyin0312/Genome-Bench", revision="bfa17fbb35fe6b75d80d77d2308081d309ba618e"),
+    hub=HubDataset("Mingyin0312/Genome-Bench", revision="bfa17fbb35fe6b75d80d77d2308081d309ba618e"),
     counts={"train": 2671, "test": 661},
     domains=("genomebench",),
 )

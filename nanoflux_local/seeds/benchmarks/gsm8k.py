@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.answers import answer_number, read_number
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
 
 
@@ -23,7 +23,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 BENCHMARK = Benchmark(
     name="gsm8k",
     format=Format(parse_row, official_splits=True, carves_dev=True),
-    hub=HubSource("openai/gsm8k", ("main/*.parquet",)),
+    hub=HubDataset("openai/gsm8k", ("main/*.parquet",)),
     licence="MIT",
     counts={"train": 7473, "test": 1319},
 )

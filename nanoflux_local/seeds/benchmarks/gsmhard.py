@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.answers import answer_number
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
 
 LARGEST_TARGET = 1e300
@@ -24,7 +24,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 BENCHMARK = Benchmark(
     name="gsmhard",
     format=Format(parse_row),
-    hub=HubSource("reasoning-machines/gsm-hard"),
+    hub=HubDataset("reasoning-machines/gsm-hard"),
     licence="MIT (says its page on the hub)",
     counts={"": 1319},
     domains=("gsmhard", "gsmhard-short"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
 
 
@@ -22,7 +22,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 BENCHMARK = Benchmark(
     name="healthsearchqa",
     format=Format(parse_row),
-    hub=HubSource("katielink/healthsearchqa"),
+    hub=HubDataset("katielink/healthsearchqa"),
     counts={"": 3173},
     domains=("multimedqa",),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, optional_text, required_text
 
 
@@ -38,7 +38,7 @@ def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
 BENCHMARK = Benchmark(
     name="medmcqa",
     format=Format(parse_row, official_splits=True, finish_file=settle_answers),
-    hub=HubSource("openlifescienceai/medmcqa", ("data/train-*", "data/validation-*")),  # the test split has no labels
+    hub=HubDataset("openlifescienceai/medmcqa", ("data/train-*", "data/validation-*")),  # the test split has no labels
     licence="MIT (its page on the hub says Apache-2.0)",
     counts={"dev": 4183},
     domains=("multimedqa",),

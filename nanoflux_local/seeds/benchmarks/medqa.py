@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, required_text
 
 LETTERS = "ABCDE"
@@ -25,7 +25,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 BENCHMARK = Benchmark(
     name="medqa",
     format=Format(parse_row, official_splits=True),
-    hub=HubSource("GBaker/MedQA-USMLE-4-options"),
+    hub=HubDataset("GBaker/MedQA-USMLE-4-options"),
     licence="MIT",
     counts={"test": 1273},
     domains=("multimedqa",),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, optional_text, required_text
 
 SUBJECTS = (
@@ -31,7 +31,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 BENCHMARK = Benchmark(
     name="mmlu",
     format=Format(parse_row, official_splits=True, columns=("question", "A", "B", "C", "D", "answer")),
-    hub=HubSource("cais/mmlu", tuple(f"{subject}/*.parquet" for subject in SUBJECTS)),
+    hub=HubDataset("cais/mmlu", tuple(f"{subject}/*.parquet" for subject in SUBJECTS)),
     licence="MIT",
     counts={"test": 1089},
     domains=("multimedqa",),

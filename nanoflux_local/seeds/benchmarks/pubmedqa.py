@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, optional_text, required_text
 
 OPTIONS = {"A": "yes", "B": "no", "C": "maybe"}
@@ -38,7 +38,7 @@ def _letter(row: Mapping[str, Any], key: str) -> str:
 BENCHMARK = Benchmark(
     name="pubmedqa",
     format=Format(parse_row),
-    hub=HubSource("qiaojin/PubMedQA", ("pqa_labeled/*.parquet",)),
+    hub=HubDataset("qiaojin/PubMedQA", ("pqa_labeled/*.parquet",)),
     licence="MIT",
     counts={"": 1000},
     domains=("multimedqa",),

@@ -79,8 +79,8 @@ and the rest by time. Enter opens a line."""
         yield Panel(id="about", classes="plain foot")
 
     async def load(self) -> None:
-        board_keys = await self.read_ledger(self._keys) or list[board.Key]()
-        keys: list[board.Key | ServerKey] = list(board_keys)
+        board_keys = await self.read_ledger(self._keys) or list[board.LineKey]()
+        keys: list[board.LineKey | ServerKey] = list(board_keys)
         servers = records(self.home.root)
         position = sum(key.status in (*BROKEN, "running") for key in board_keys)
         keys[position:position] = [ServerKey(server.name) for server in servers]
@@ -88,9 +88,9 @@ and the rest by time. Enter opens a line."""
         await self.query_one(WindowTable).show(keys)
         self._show_details()
 
-    def _keys(self, view: LedgerView) -> list[board.Key]:
+    def _keys(self, view: LedgerView) -> list[board.LineKey]:
         """The board's keys. Work whose process died is `interrupted` and, if it changed recently, comes first."""
-        keys = list[board.Key]()
+        keys = list[board.LineKey]()
         for key in board.keys(view):
             if key.status == "running" and key.sort in KINDS:
                 kind = KINDS[key.sort]
@@ -103,9 +103,9 @@ and the rest by time. Enter opens a line."""
             keys.append(key)
         return keys
 
-    async def _rows(self, keys: Sequence[board.Key | ServerKey]) -> list[Cells]:
+    async def _rows(self, keys: Sequence[board.LineKey | ServerKey]) -> list[Cells]:
         servers = {server.name: server for server in records(self.home.root)}
-        board_keys = [key for key in keys if isinstance(key, board.Key)]
+        board_keys = [key for key in keys if isinstance(key, board.LineKey)]
         lines = dict[object, board.Line](await self.read_ledger(lambda view: self._read_lines(view, board_keys)) or [])
         for key in keys:
             if isinstance(key, ServerKey) and key.name in servers:
@@ -113,7 +113,7 @@ and the rest by time. Enter opens a line."""
         self._lines.update(lines)
         return [self._format_cells(lines[key]) if key in lines else ["deleted"] for key in keys]
 
-    def _read_lines(self, view: LedgerView, keys: Sequence[board.Key]) -> list[tuple[object, board.Line]]:
+    def _read_lines(self, view: LedgerView, keys: Sequence[board.LineKey]) -> list[tuple[object, board.Line]]:
         lines: list[tuple[object, board.Line]] = []
         for key in keys:
             for board_line in board.lines(view, [key]):

@@ -7,7 +7,7 @@ from textual.app import RenderResult
 from textual.geometry import Size
 from textual.widget import Widget
 
-Draw = Callable[[int], Text]
+DrawText = Callable[[int], Text]
 
 
 class Panel(Widget):
@@ -22,9 +22,9 @@ class Panel(Widget):
     def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.border_title = title
-        self._draw: Draw = lambda _: Text("")
+        self._draw: DrawText = lambda _: Text("")
 
-    def show(self, draw: Draw | Text | str, title: str | None = None) -> None:
+    def show(self, draw: DrawText | Text | str, title: str | None = None) -> None:
         if isinstance(draw, str):
             draw = Text(draw)
         self._draw = (lambda _, text=draw: text) if isinstance(draw, Text) else draw  # type: ignore[misc]
