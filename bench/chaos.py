@@ -1,10 +1,10 @@
-"""The fault matrix: a scripted run under every kind of machine failure, compared with the same run undisturbed.
+"""The fault matrix: a scripted run under every kind of machine failure, compared with an undisturbed run.
 
     python bench/chaos.py [--kills 200] [--turns 400] [--times 20] [--only NAME] [--seed 0]
 
-After each failure, `run verify` must find nothing, the dataset must be the undisturbed one, and no remembered call may
-be made again; only calls in flight when a process died may. Failures are caused by signals, or by a patch that the
-process of the command line runs first (`kills.CHILD`), so that the product contains nothing of this.
+After each failure, `run verify` must report no problem, the dataset must equal the undisturbed one, and no remembered
+call may be made again; only calls that were in flight when a process died may. Failures are caused by signals, or by a
+patch that the process of the command line runs first (`kills.CHILD`), so that the product contains no code for them.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def jump():
 store.now = jump
 """
 ROOM_KIB, MORE_KIB = 900, 200
-"""KiB of a disk on which a ledger fits, and by how much it grows each time that it is full."""
+"""The initial size of the disk, in which a small ledger fits, and its growth each time that it is full, in KiB."""
 SMALL_FILES = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -63,7 +63,10 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 
 @dataclass
 class Row:
-    """The result of one kind of failure. `wrong` lists the forbidden differences from the undisturbed run."""
+    """The result of one kind of failure, caused `times` times: calls `lost` in flight and `repeated` although
+    remembered, `problems` that `run verify` reports, whether the digest is the `same`, and the forbidden differences
+    (`wrong`).
+    """
 
     name: str
     times: int
@@ -88,36 +91,36 @@ class Matrix:
 
     def __post_init__(self) -> None:
         self.settings = scripted_settings(self.turns, CONCURRENCY, self.delay)
-        self.plain = self.trial("plain")
-        self.plain.finish()
+        self.undisturbed = self.make_trial("plain")
+        self.undisturbed.finish()
 
-    def trial(self, name: str, patch: str = "") -> Trial:
+    def make_trial(self, name: str, patch: str = "") -> Trial:
         return Trial(self.folder / name.replace(" ", "-"), self.settings, patch)
 
     def row(self, name: str, failure: Callable[[Trial, random.Random], int]) -> Row:
         """Disturb a run, let it finish, and compare it with the undisturbed one."""
-        trial, start = self.trial(name), time.monotonic()
+        trial, start = self.make_trial(name), time.monotonic()
         times = failure(trial, random.Random(self.seed))
         trial.patch = ""
         trial.finish()
-        one, other = self.plain.outcome(), trial.outcome()
-        wrong = find_differences(one, other, trial, CONCURRENCY)
+        expected, actual = self.undisturbed.outcome(), trial.outcome()
+        wrong = find_differences(expected, actual, trial, CONCURRENCY)
         if not times:
             wrong.append("no failure was caused")
-        same = one["digest"] == other["digest"]
-        lost = other["sent"] - other["made"]
+        same = expected["digest"] == actual["digest"]
+        lost = actual["sent"] - actual["made"]
         seconds = time.monotonic() - start
-        return Row(name, times, lost, len(trial.repeated), len(other["problems"]), same, seconds, wrong)
+        return Row(name, times, lost, len(trial.repeated), len(actual["problems"]), same, seconds, wrong)
 
-    # The failures; each method returns how often it was caused
+    # The failures. Each method returns how often it caused its failure.
 
     def kill(self, trial: Trial, rng: random.Random) -> int:
-        """SIGKILL at random moments, during work and during starts."""
-        disturb(trial, self.kills, len(self.plain.sent_keys()), rng)
+        """Send SIGKILL at random moments, during work and during starts."""
+        disturb(trial, self.kills, len(self.undisturbed.sent_keys()), rng)
         return trial.kills
 
     def kill_in_transaction(self, trial: Trial, rng: random.Random) -> int:
-        """SIGKILL of the writer between its last write and its commit."""
+        """Kill the writer between its last write and its commit."""
         commits = 2 * self.turns // self.times
         for _ in range(self.times):
             trial.patch = IN_TRANSACTION.format(seed=rng.randrange(10**9), most=max(8, commits))
@@ -136,7 +139,7 @@ class Matrix:
 
     def _cut_power(self, trial: Trial, rng: random.Random) -> bool:
         with _recording_repeats(trial):
-            process, moment = trial.session(), self._moment(trial, rng)
+            process, moment = trial.start_process(), self._choose_moment(trial, rng)
             while process.poll() is None and len(trial.sent_keys()) < moment:
                 time.sleep(0.002)
             if process.poll() is None:
@@ -154,12 +157,12 @@ class Matrix:
             trial.kills += process.returncode != 0
         return process.returncode != 0
 
-    def _moment(self, trial: Trial, rng: random.Random) -> float:
-        """The number of calls after which the next failure comes, so that about `times` of them fit into the run."""
-        return len(trial.sent_keys()) + rng.uniform(0, 1.6 * len(self.plain.sent_keys()) / self.times)
+    def _choose_moment(self, trial: Trial, rng: random.Random) -> float:
+        """Draw the number of calls until the next failure, so that about `times` failures fit into the run."""
+        return len(trial.sent_keys()) + rng.uniform(0, 1.6 * len(self.undisturbed.sent_keys()) / self.times)
 
     def disk_full(self, trial: Trial, _: random.Random) -> int:
-        """A full disk that grows a little each time: a small tmpfs if possible, else a limit on file sizes."""
+        """Fill the disk, and let it grow a little each time: a small tmpfs if possible, else a limit on file sizes."""
         mounted = _mount(trial.home, ROOM_KIB)
         size_kib = ROOM_KIB
         while True:
@@ -176,32 +179,34 @@ class Matrix:
             trial.kills += 1
 
     def clock_jumps(self, trial: Trial, rng: random.Random) -> int:
-        """The wall clock returns a different year each time; the run must still be listed as running."""
-        shown: list[str] = []
+        """Set the wall clock to another year each time it is read; the run must still be listed as running."""
+        statuses: list[str] = []
         while trial.kills < self.times:
             trial.patch = JUMPS.format(seed=rng.randrange(10**9))
             with _recording_repeats(trial):
-                process, moment = trial.session(), self._moment(trial, rng)
-                while process.poll() is None and (len(trial.sent_keys()) < moment or "running" not in _status(trial)):
+                process, moment = trial.start_process(), self._choose_moment(trial, rng)
+                while process.poll() is None and (
+                    len(trial.sent_keys()) < moment or "running" not in _read_status(trial)
+                ):
                     time.sleep(0.01)
-                shown += _status(trial) if process.poll() is None else []
+                statuses += _read_status(trial) if process.poll() is None else []
                 process.kill()
                 process.communicate()
             if process.returncode == 0:
                 break
             trial.kills += 1
-        if "running" not in shown or set(shown) - {"running", "done"}:  # the run may have just ended
-            raise SystemExit(f"a healthy run was listed as {sorted(set(shown))}")
+        if "running" not in statuses or set(statuses) - {"running", "done"}:  # the run may have just ended
+            raise SystemExit(f"a healthy run was listed as {sorted(set(statuses))}")
         return trial.kills
 
     def two_workers(self, trial: Trial, rng: random.Random) -> int:
-        """Three concurrent workers, of which two are refused; then the third is killed."""
+        """Start three workers at once, of which two must be refused; then kill the third."""
         refused = 0
         trial.kill_at(1, starting=False)  # the run exists
         while trial.kills < self.times:
             with _recording_repeats(trial):
-                processes, moment = [trial.session() for _ in range(3)], self._moment(trial, rng)
-                while (alive := _alive(processes)) > 1 or (alive and len(trial.sent_keys()) < moment):
+                processes, moment = [trial.start_process() for _ in range(3)], self._choose_moment(trial, rng)
+                while (alive := _count_alive(processes)) > 1 or (alive and len(trial.sent_keys()) < moment):
                     time.sleep(0.005)
                 for process in processes:
                     process.kill()
@@ -218,24 +223,24 @@ class Matrix:
 
 @contextmanager
 def _recording_repeats(trial: Trial) -> Iterator[None]:
-    """Record the calls made inside that the ledger remembered already."""
+    """Record the calls that are made in this context although the ledger already remembered them."""
     remembered, sent = trial.remembered_keys(), len(trial.sent_keys())
     yield
     trial.repeated += sorted(remembered & set(trial.sent_keys()[sent:]))
 
 
-def _alive(processes: list[subprocess.Popen[str]]) -> int:
+def _count_alive(processes: list[subprocess.Popen[str]]) -> int:
     return sum(process.poll() is None for process in processes)
 
 
 def _play(trial: Trial) -> tuple[int, str]:
     """Run until it ends by itself. Returns the exit code and the error output."""
-    process = trial.session()
+    process = trial.start_process()
     _, errors = process.communicate()
     return process.returncode, errors
 
 
-def _status(trial: Trial) -> list[str]:
+def _read_status(trial: Trial) -> list[str]:
     with LedgerView(trial.home / "ledger.db") as view:
         summary = view.summarize_run(kills.NAME).to_json()
         return [check_work(Home(trial.home), view, Work(RUN, summary["run"]), summary).status]
@@ -247,8 +252,10 @@ def _mount(folder: Path, kib: int, options: str = "") -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def faults(matrix: Matrix) -> Row:
-    """A server that fails two requests in five, in every way that servers fail, compared with one that does not."""
+def compare_with_faulty_server(matrix: Matrix) -> Row:
+    """Compare a run against a server that fails two requests in five, in every known way, with one against a server
+    that does not fail.
+    """
     start, outcomes, faults_counted = time.monotonic(), [], []
     for name, share in (("served", 0.0), ("faulty", FAULTS)):
         command = [sys.executable, "-m", "nanoflux_local.endpoints.fake_server", "--faults", str(share)]
@@ -265,18 +272,19 @@ def faults(matrix: Matrix) -> Row:
         finally:
             server.kill()
             server.wait()
-    one, other = outcomes
-    wrong = [f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if one[key] != other[key]]
-    wrong += [f"verify: {problem}" for problem in other["problems"]]
-    same, seconds = one["digest"] == other["digest"], time.monotonic() - start
-    return Row("endpoint faults", faults_counted[1], 0, 0, len(other["problems"]), same, seconds, wrong)
+    expected, actual = outcomes
+    keys = ("status", "digest", "turns", "examples", "used")
+    wrong = [f"{key} differs" for key in keys if expected[key] != actual[key]]
+    wrong += [f"verify: {problem}" for problem in actual["problems"]]
+    same, seconds = expected["digest"] == actual["digest"], time.monotonic() - start
+    return Row("endpoint faults", faults_counted[1], 0, 0, len(actual["problems"]), same, seconds, wrong)
 
 
 def _settings_for_server(matrix: Matrix, url: str) -> tuple[str, ...]:
     served = ("duelist-a", "duelist-b", "arbiter")
-    words = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in served]
-    short = scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
-    return (*short, *(part for word in words for part in ("--set", word)))
+    endpoints = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in served]
+    settings = scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
+    return (*settings, *(part for endpoint in endpoints for part in ("--set", endpoint)))
 
 
 def _count_faults(url: str) -> int:
@@ -298,7 +306,7 @@ FAILURES: dict[str, str] = {
 }
 
 
-def table(rows: list[Row]) -> str:
+def format_table(rows: list[Row]) -> str:
     """One line for each kind of failure."""
     head = ("failure", "times", "same digest", "verify finds", "sent twice", "lost in flight", "seconds")
     lines = [
@@ -310,10 +318,10 @@ def table(rows: list[Row]) -> str:
 
 def enter_mount_namespace() -> None:
     """Restart as root of a new namespace, where a tmpfs can be mounted, if this machine allows it."""
-    own = ["unshare", "-rm"]
-    if "NANOFLUX_CHAOS" not in os.environ and subprocess.run([*own, "true"], capture_output=True).returncode == 0:
+    unshare = ["unshare", "-rm"]
+    if "NANOFLUX_CHAOS" not in os.environ and subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
         os.environ["NANOFLUX_CHAOS"] = "unshared"
-        os.execvp(own[0], [*own, sys.executable, *sys.argv])
+        os.execvp(unshare[0], [*unshare, sys.executable, *sys.argv])
 
 
 def main() -> None:
@@ -333,8 +341,8 @@ def main() -> None:
             if name in (options.only or FAILURES)
         ]
         if "endpoint faults" in (options.only or ["endpoint faults"]):
-            rows.append(faults(matrix))
-        print(table(rows))
+            rows.append(compare_with_faulty_server(matrix))
+        print(format_table(rows))
         for mounted in Path(folder).iterdir():
             subprocess.run(["umount", str(mounted)], capture_output=True)
     wrong = [f"{row.name}: {difference}" for row in rows for difference in row.wrong]

@@ -1,4 +1,4 @@
-"""Two checkouts compared: CPU seconds and imported modules of `--help`, `run start`, `eval` and `train`.
+"""Compares two checkouts: CPU seconds and imported modules of `--help`, `run start`, `eval` and `train`.
 
     git worktree add /tmp/before COMMIT
     python bench/checkouts.py /tmp/before [--rounds 7] [--only help --only train]
@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 
 def environment(checkout: Path, home: Path) -> dict[str, str]:
-    """The variables with which a command runs from this checkout and writes to this home."""
+    """The environment in which a command runs from this checkout and writes to this home."""
     path = os.pathsep.join(str(checkout / package) for package in PACKAGES)
     return {**os.environ, "PYTHONPATH": path, "NANOFLUX_HOME": str(home), "NANOFLUX_OFFLINE": "1"}
 
@@ -51,14 +51,14 @@ def environment(checkout: Path, home: Path) -> dict[str, str]:
 def run_command(checkout: Path, home: Path, words: tuple[str, ...]) -> tuple[float, int, set[str]]:
     """The CPU seconds of a command, the number of its modules, and the heavy libraries among them."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", "-c", PROBE, *words],
         env=environment(checkout, home), capture_output=True, text=True, check=False,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("MODULES ")]
-    if done.returncode or not lines:
-        raise SystemExit(f"{checkout}: {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    lines = [line for line in result.stderr.splitlines() if line.startswith("MODULES ")]
+    if result.returncode or not lines:
+        raise SystemExit(f"{checkout}: {' '.join(words)} ended with {result.returncode}: {result.stderr[-2000:]}")
     count, names = json.loads(lines[-1].removeprefix("MODULES "))
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, count, HEAVY & set(names)
 

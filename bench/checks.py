@@ -1,12 +1,13 @@
-"""Measures the judge and its checks on known solutions of GSM8K: right ones, real mistakes, broken questions.
+"""Measures the judge and its checks on GSM8K solutions known to be right or wrong: right ones, real mistakes, broken
+questions.
 
     python bench/checks.py [--pairs 50] [--minutes 8] [--steps "blind,code word,answerable"] [--home DIR]
 
 One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The solutions and
-the requests are those of a run's trial. All solutions go through the first group of steps (checks, or the judge's
-"word") before any goes through the next. Every reply is stored, so a killed measurement continues with the same command
-and repeats no call. No request starts once `--minutes` are over; then, or at once with `--show`, the rates are printed
-over what has been measured.
+the requests are those of a run's trial. All solutions go through the first group of steps before any goes through the
+next; a step is a check, or the judge's own decision ("word"). Every reply is stored, so the same command continues a
+killed measurement and repeats no call. No request starts once `--minutes` are over; then, or at once with `--show`, the
+rates over all measured solutions are printed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.binding import bind, rules_for
+from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.trials.replies import TURN, run_bounded
 from nanoflux_local.run.trials.result import CONCLUSIONS, JudgedSolution, Rates, Share, measure_rates
 from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
@@ -70,11 +71,13 @@ endpoint = "coder"
 
 @dataclass(slots=True)
 class Measured:
-    """A known solution with the findings measured so far, and the judge's word if it was asked (None: no verdict)."""
+    """A solution of the trial with the findings measured so far, and the judge's own decision (`word`) if it was asked:
+    None if it gave no verdict.
+    """
 
     solution: KnownSolution
     findings: dict[str, Finding] = field(default_factory=dict)
-    asked: bool = False
+    is_judged: bool = False
     word: bool | None = None
 
     def as_judged(self) -> JudgedSolution:
@@ -82,7 +85,7 @@ class Measured:
 
 
 def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
-    """The configuration of the measurement: greedy replies but for blind solutions, on GSM8K's train items."""
+    """The configuration of the measurement: GSM8K's train items, and greedy replies except for blind solutions."""
     profile = home.root / "checks-bench.toml"
     python = ROOT / ".venv-vllm" / "bin" / "python"
     profile.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
@@ -106,9 +109,9 @@ async def find_or_start(home: Home, options: argparse.Namespace) -> str:
 async def measure(
     home: Home, run: str, groups: Sequence[str], answers: dict[str, Answer], deadline: float
 ) -> list[Measured]:
-    """Examine and judge the known solutions until the deadline. Without `answers`, only what the ledger remembers."""
+    """Examine and judge the solutions until the deadline. Without `answers`, only remembered replies are used."""
     config, identities, _ = runs.load_run(home, run)
-    rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
+    rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
     judge = rules.cast(0).judge
     assert isinstance(judge, CheckingJudge)
 
@@ -125,50 +128,54 @@ async def measure(
         steps: dict[str, Any] = {check.name: partial(_examine, check) for check in judge.checks}
         steps[WORD] = partial(_judge, judge)
         for group in groups:
-            chosen = [steps[name] for name in group.split(",")]
-            jobs = [partial(_take_steps, chosen, rules.config.seed, each, call, stopping) for each in measured]
+            group_steps = [steps[name] for name in group.split(",")]
+            jobs = [
+                partial(_take_steps, group_steps, rules.config.seed, solution, call, stopping) for solution in measured
+            ]
             await run_bounded(jobs, config.concurrency)
     return measured
 
 
-async def _take_steps(steps: Sequence[Any], seed: int, each: Measured, call: Any, stopping: Callable[[], bool]) -> None:
-    """Take the steps with a solution until the measurement stops, or until the ledger lacks a reply in a replay."""
-    draw = Draw(seed, TURN, each.solution.number)
+async def _take_steps(
+    steps: Sequence[Any], seed: int, measured: Measured, call: Any, stopping: Callable[[], bool]
+) -> None:
+    """Apply the steps to a solution until the measurement stops; a replay skips steps without a stored reply."""
+    draw = Draw(seed, TURN, measured.solution.number)
     for step in steps:
         if not stopping():
             with suppress(ReplayMissError):
-                await step(each, draw, call)
+                await step(measured, draw, call)
 
 
-async def _examine(check: Any, each: Measured, draw: Draw, call: Any) -> None:
-    each.findings[check.name] = await check.examine(each.solution.attack, draw, call)
+async def _examine(check: Any, measured: Measured, draw: Draw, call: Any) -> None:
+    measured.findings[check.name] = await check.examine(measured.solution.attack, draw, call)
 
 
-async def _judge(judge: CheckingJudge, each: Measured, draw: Draw, call: Any) -> None:
-    verdict = await judge.judge.validate(each.solution.attack, draw, call)
-    each.asked, each.word = True, verdict.positive if isinstance(verdict, Verdict) else None
+async def _judge(judge: CheckingJudge, measured: Measured, draw: Draw, call: Any) -> None:
+    verdict = await judge.judge.validate(measured.solution.attack, draw, call)
+    measured.is_judged, measured.word = True, verdict.positive if isinstance(verdict, Verdict) else None
 
 
 def show(measured: Sequence[Measured]) -> None:
     """Print the rates of each rule over the solutions for which everything it needs was measured."""
-    names = list(dict.fromkeys(name for each in measured for name in each.findings))
-    asked = [each for each in measured if each.asked]
-    unjudged = sum(each.word is None for each in asked)
-    print(f"{len(measured)} known solutions; {len(asked)} judged, {unjudged} of them without a verdict")
-    print_rates("judge's word", asked, lambda solution: solution.word)
+    names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
+    judged = [solution for solution in measured if solution.is_judged]
+    unjudged = sum(solution.word is None for solution in judged)
+    print(f"{len(measured)} known solutions; {len(judged)} judged, {unjudged} of them without a verdict")
+    print_rates("judge's word", judged, lambda solution: solution.word)
     for name in names:
-        examined = [each for each in measured if name in each.findings]
+        examined = [solution for solution in measured if name in solution.findings]
         print_rates(f"{name}: not contradicted", examined, partial(concludes, (name,), False))
         print_rates(f"{name}: supported", examined, partial(concludes, (name,), True))
         print_findings(name, examined)
     if {"blind", "answerable"} <= set(names):
-        both = [each for each in measured if {"blind", "answerable"} <= each.findings.keys()]
+        both = [solution for solution in measured if {"blind", "answerable"} <= solution.findings.keys()]
         print_rates("blind and answerable: not contradicted", both, partial(concludes, ("blind", "answerable"), False))
         print_rates("blind supports, answerable does not contradict", both, is_proven)
     for name in names:
-        examined = [each for each in asked if name in each.findings]
+        examined = [solution for solution in judged if name in solution.findings]
         print_rates(f"word and {name}", examined, lambda solution, name=name: solution.accepted_with((name,)))
-    complete = [each for each in asked if set(names) <= each.findings.keys()]
+    complete = [solution for solution in judged if set(names) <= solution.findings.keys()]
     print_rates("word and all checks", complete, lambda solution: solution.accepted)
 
 
@@ -180,12 +187,14 @@ def is_proven(solution: JudgedSolution) -> bool:
 def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) -> bool:
     """Whether all checks support a solution, or, without `supported`, none contradicts it."""
     conclusions = [solution.conclude(check) for check in checks]
-    return all(each == "supports" if supported else each != "contradicts" for each in conclusions)
+    if supported:
+        return all(conclusion == "supports" for conclusion in conclusions)
+    return all(conclusion != "contradicts" for conclusion in conclusions)
 
 
 def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[JudgedSolution], bool | None]) -> None:
-    """Print what a rule accepts of the right and of the wrong solutions, and its counts by kind."""
-    rates: Rates = measure_rates([each.as_judged() for each in measured], accept)
+    """Print how many of the right and of the wrong solutions a rule accepts, in all and by kind."""
+    rates: Rates = measure_rates([solution.as_judged() for solution in measured], accept)
     kinds = [f"{kind} {describe(share)}" for kind, share in rates.passed.items() if share.n]
     kinds += [f"{kind} {describe(share, rejected=True)}" for kind, share in rates.caught.items() if share.n]
     right, wrong = describe(rates.specificity, True), describe(rates.sensitivity, True, rejected=True)
@@ -194,13 +203,16 @@ def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[Judg
 
 def print_findings(name: str, measured: Sequence[Measured]) -> None:
     """Print how often a check supports, contradicts or does not check each kind."""
-    for kind in dict.fromkeys(each.solution.kind for each in measured):
-        of_kind = [each.as_judged().conclude(name) for each in measured if each.solution.kind == kind]
-        print(f"    {kind:10} " + ", ".join(f"{conclusion} {of_kind.count(conclusion)}" for conclusion in CONCLUSIONS))
+    for kind in dict.fromkeys(entry.solution.kind for entry in measured):
+        found_conclusions = [entry.as_judged().conclude(name) for entry in measured if entry.solution.kind == kind]
+        counts = (f"{conclusion} {found_conclusions.count(conclusion)}" for conclusion in CONCLUSIONS)
+        print(f"    {kind:10} " + ", ".join(counts))
 
 
 def describe(share: Share, interval: bool = False, rejected: bool = False) -> str:
-    """The accepted of a share of accepted or rejected solutions, perhaps with the interval in percent."""
+    """The number and share of accepted solutions, with the interval in percent if requested. With `rejected`, `share`
+    is that of the rejected ones.
+    """
     if share.share is None or share.ci95 is None:
         return "0/0"
     accepted, (low, high) = share.share, share.ci95

@@ -1,9 +1,9 @@
-"""The cost of the engine: 200 turns against a server of known speed, as wall time over the ideal, and CPU time.
+"""Measures the engine: 200 turns against a server of known speed, as wall time over the ideal, and CPU time.
 
     python bench/engine.py                      # C = 32
     python bench/engine.py --scripted           # no server and no client: the CPU time of the engine alone
-    python bench/engine.py --flawless           # every turn in one attempt, as in a plain pipeline
-    python bench/engine.py --peer PYTHON        # then as many calls by distilabel, in its own environment
+    python bench/engine.py --flawless           # every turn takes one attempt, as in a plain pipeline
+    python bench/engine.py --peer PYTHON        # the same number of calls by distilabel, in a separate environment
 
 The ideal is the total service time of the calls, divided by C. The share of wasted calls is printed too, since an
 engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one question in ten
@@ -39,7 +39,7 @@ SLOWEST_TURN = """
 """
 
 
-def settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
+def make_settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
     shared = {**SETTINGS, "max_turns": options.turns, "target": options.turns, "seed": options.seed}
     shared["concurrency"] = options.concurrency
     if options.flawless:
@@ -51,15 +51,15 @@ def settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def play(options: argparse.Namespace, url: str) -> dict[str, Any]:
-    """One run in a new home: its wall and CPU seconds, and its summary."""
+    """Play one run in a new home. Returns its wall and CPU seconds, and its summary."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).prepare()
-        config = configs.resolve("starter-genetics", "scripted", settings(options, url), home)
+        config = configs.resolve("starter-genetics", "scripted", make_settings(options, url), home)
         run = asyncio.run(runs.start(home, config))
         if url:
             import openai  # do not count its import
@@ -73,14 +73,14 @@ def play(options: argparse.Namespace, url: str) -> dict[str, Any]:
             return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.summarize_run(run).to_json()}
 
 
-def stats(url: str) -> dict[str, Any]:
+def fetch_stats(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as reply:
         figures: dict[str, Any] = json.load(reply)
     return figures
 
 
 @contextmanager
-def serving(options: argparse.Namespace) -> Iterator[str]:
+def start_server(options: argparse.Namespace) -> Iterator[str]:
     """Start a token server; yields its address."""
     words = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(options.slots)]
     words += ["--token-s", str(options.token_s), *(["--flawless"] if options.flawless else [])]
@@ -112,12 +112,12 @@ def main() -> None:
     if options.scripted:
         print(json.dumps(summarize(play(options, "")), indent=2))
         return
-    with serving(options) as url:
-        ours = {**summarize(play(options, url)), **compare_with_ideal(stats(url), options)}
+    with start_server(options) as url:
+        ours = {**summarize(play(options, url)), **compare_with_ideal(fetch_stats(url), options)}
     print(json.dumps(ours, indent=2))
     if options.peer:
-        with serving(options) as url:
-            theirs = {**run_peer(options, url, ours["chat_requests"]), **compare_with_ideal(stats(url), options)}
+        with start_server(options) as url:
+            theirs = {**run_peer(options, url, ours["chat_requests"]), **compare_with_ideal(fetch_stats(url), options)}
         print(json.dumps({"distilabel": theirs}, indent=2))
 
 

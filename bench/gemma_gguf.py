@@ -2,8 +2,9 @@
 
     python bench/gemma_gguf.py PATH/gemma3-270m-q4_k_m.gguf [--rows 20] [--epochs 3] [--limit 5] [--home FOLDER]
 
-Without the file it ends with a message, since the weights cannot be shipped. A pretrained model has no chat template,
-so the import sets one. Prints the losses, the strict marks before and after, and the seconds of each step.
+Without the file the script ends with a message, since the weights cannot be shipped. A pretrained model has no chat
+template, so the import sets one. Printed are the losses, the strict marks before and after, and the seconds of each
+step.
 """
 
 import argparse
@@ -26,7 +27,7 @@ NAME = "gemma3-270m"
 
 
 def write_training_rows(path: Path, count: int) -> None:
-    """Items of the starter domain's easy benchmark, each a question and its solution: about 80 tokens."""
+    """Write rows of the starter domain's easy benchmark: questions and solutions of about 80 tokens together."""
     from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
     rows = [
@@ -45,12 +46,12 @@ class Steps:
     def run(self, name: str, *words: str) -> str:
         command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(self.home), *words]
         started = time.monotonic()
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         self.seconds[name] = round(time.monotonic() - started, 1)
-        if done.returncode:
-            sys.exit(f"{name} failed with exit code {done.returncode}: nanoflux {' '.join(words)}")
+        if result.returncode:
+            sys.exit(f"{name} failed with exit code {result.returncode}: nanoflux {' '.join(words)}")
         print(f"{name}: {self.seconds[name]} s", flush=True)
-        return done.stdout
+        return result.stdout
 
     def evaluate(self, name: str, model: str, limit: int) -> dict[str, Any]:
         words = ("--data", "starter-easy", "--domain", "starter", "--limit", str(limit), "--runs", "1")
@@ -76,7 +77,7 @@ def main() -> int:
 
 
 def measure(steps: Steps, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """All steps in order; the figures by name."""
+    """Run all steps in order. Returns the figures by name."""
     rows, template = scratch / "rows.jsonl", scratch / "template.jinja"
     write_training_rows(rows, options.rows)
     template.write_text(TEMPLATE, "utf-8")

@@ -3,9 +3,9 @@
     python bench/gpu.py [--size true|tiny] [--limit-s 480] [--rows 32] [--examples 64]
 
 The model has the published sizes and random weights drawn on the GPU, so nothing is downloaded; memory and speed are
-those of the real one. Prints one JSON document: tokens/s, torch's peak memory, and nvidia-smi's figures. The novelty
-index uses numpy on the CPU; its query is measured while the GPU is idle. Parts that would start after the limit are
-left out and named. `tiny` runs on a CPU in seconds, as a test of this file; its figures mean nothing.
+those of the real model. The output is one JSON document: tokens/s, torch's peak memory, and nvidia-smi's figures. The
+novelty index uses numpy on the CPU; its query is measured while the GPU is idle. Parts that would start after the limit
+are reported as left out. `tiny` runs on a CPU in seconds, as a test of this file; its figures are meaningless.
 """
 
 import argparse
@@ -66,24 +66,24 @@ class Usage:
 
 
 @contextmanager
-def sampling_gpu() -> Iterator[Usage]:
-    usage, done = Usage(), threading.Event()
+def sample_gpu() -> Iterator[Usage]:
+    usage, stop = Usage(), threading.Event()
     smi = shutil.which("nvidia-smi")
 
-    def sample() -> None:
-        while smi and not done.wait(SAMPLE_S):
+    def read_samples() -> None:
+        while smi and not stop.wait(SAMPLE_S):
             lines, _ = query_gpus(smi, "utilization.gpu,memory.used")
             figures = [float(part) for part in lines[0].split(",")] if lines else []
             if len(figures) == 2:
                 usage.utilisation.append(figures[0])
                 usage.memory_mib.append(figures[1])
 
-    sampler = threading.Thread(target=sample, daemon=True)
+    sampler = threading.Thread(target=read_samples, daemon=True)
     sampler.start()
     try:
         yield usage
     finally:
-        done.set()
+        stop.set()
         sampler.join()
 
 
@@ -98,7 +98,7 @@ def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, A
     return {"gib": round(sum(path.stat().st_size for path in installed.iterdir()) / 2**30, 2)}
 
 
-def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
+def measure_decoding(folder: Path, size: Size, device: str) -> dict[str, Any]:
     """Tokens/s of the in-process endpoint with all its rows in use."""
     from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 
@@ -126,9 +126,9 @@ def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
     return {"rows": size.rows, "tokens": tokens, "tokens_per_s": round(tokens / seconds, 1)}
 
 
-def train(folder: Path, size: Size, device: str, qlora: bool) -> dict[str, Any]:
+def measure_training(folder: Path, size: Size, device: str, qlora: bool) -> dict[str, Any]:
     """Tokens/s of one epoch with the default settings, the manifest's targets, and rows of the maximum length."""
-    from nanoflux_local.train.lora import train as train_lora
+    from nanoflux_local.train.lora import train
     from nanoflux_local.train.settings import TrainSettings
 
     targets = load_manifest(MODEL, folder).lora
@@ -143,12 +143,12 @@ def train(folder: Path, size: Size, device: str, qlora: bool) -> dict[str, Any]:
         epochs=1, device=device, qlora=qlora, target_modules=targets.targets, val_fraction=0.0, max_length=512
     )
     out = Path(tempfile.mkdtemp(dir=folder.parent))
-    result = train_lora(settings, rows, (), folder, out)
+    result = train(settings, rows, (), folder, out)
     return {"steps": result.steps, "tokens": result.tokens, "tokens_per_s": round(result.tokens / result.seconds, 1)}
 
 
-def novelty(size: Size) -> dict[str, Any]:
-    """Milliseconds of a query against an index of the paper's embedding width."""
+def measure_novelty(size: Size) -> dict[str, Any]:
+    """Milliseconds of a query against an index whose vectors have the paper's embedding width."""
     rng, index = np.random.default_rng(0), NoveltyIndex()
     vectors = rng.standard_normal((size.questions, size.dimensions), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -169,7 +169,7 @@ def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    with sampling_gpu() as usage:
+    with sample_gpu() as usage:
         try:
             figures = work()
         except Exception as error:  # noqa: BLE001 - any failure of a part is a result of the benchmark
@@ -202,10 +202,10 @@ def main() -> None:
         folder = Path(scratch) / "weights" / MODEL
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "weights": lambda: make_model(Path(scratch) / "drawn", Path(scratch), size, device),
-            "in_process": lambda: decode(folder, size, device),
-            "lora": lambda: train(folder, size, device, qlora=False),
-            "qlora": lambda: train(folder, size, device, qlora=True),
-            "novelty": lambda: novelty(size),
+            "in_process": lambda: measure_decoding(folder, size, device),
+            "lora": lambda: measure_training(folder, size, device, qlora=False),
+            "qlora": lambda: measure_training(folder, size, device, qlora=True),
+            "novelty": lambda: measure_novelty(size),
         }
         for name, work in parts.items():
             late = time.monotonic() - start > options.limit_s * 0.75  # the longest part takes less than the rest

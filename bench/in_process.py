@@ -1,4 +1,5 @@
-"""The decoding speed of the in-process endpoint: by rows, with all rows and with one in use, and that of `generate`.
+"""Measures the decoding speed of the in-process endpoint by its number of rows, with one and with all rows in use, and
+that of transformers' `generate`.
 
     python bench/in_process.py WEIGHTS_DIR [--rows 4 8 16 32] [--dtype bfloat16 float32] [--tokens 32]
 
@@ -30,14 +31,14 @@ def main() -> None:
     print("    dtype rows in use prefill s/row  step ms  tok/s generate tok/s")
     for dtype in options.dtype:
         for rows in options.rows:
-            plain = generate(options.weights, dtype, rows, options.tokens)
+            generate_speed = time_generate(options.weights, dtype, rows, options.tokens)
             for used in (1, rows):
-                prefill, step = decode(options.weights, dtype, rows, used, options.tokens)
-                reference = f"{plain:14.0f}" if used == rows else ""
+                prefill, step = time_decoding(options.weights, dtype, rows, used, options.tokens)
+                reference = f"{generate_speed:14.0f}" if used == rows else ""
                 print(f"{dtype:>9} {rows:4} {used:6} {prefill:13.3f} {step * 1e3:8.1f} {used / step:6.0f} {reference}")
 
 
-def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tuple[float, float]:
+def time_decoding(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tuple[float, float]:
     """Median seconds of a prefill and of a decoding step."""
     from nanoflux_local.endpoints.local.decoder import Decoder
 
@@ -45,7 +46,7 @@ def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tupl
     prefills, steps = [], []
     for row in range(used):
         started = time.perf_counter()
-        decoder.prefill(row, [5 + (i * row) % 999 for i in range(PROMPT)], PROMPT + tokens)
+        decoder.prefill(row, [5 + (position * row) % 999 for position in range(PROMPT)], PROMPT + tokens)
         prefills.append(time.perf_counter() - started)
     for _ in range(tokens):
         started = time.perf_counter()
@@ -54,13 +55,13 @@ def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tupl
     return statistics.median(prefills), statistics.median(steps)
 
 
-def generate(weights: Path, dtype: str, rows: int, tokens: int) -> float:
+def time_generate(weights: Path, dtype: str, rows: int, tokens: int) -> float:
     """Tokens/s of transformers' `generate`, without the prefill."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(weights), dtype=getattr(torch, dtype)).eval()
-    ids = torch.tensor([[5 + (i * row) % 999 for i in range(PROMPT)] for row in range(rows)])
+    ids = torch.tensor([[5 + (position * row) % 999 for position in range(PROMPT)] for row in range(rows)])
     seconds = []
     for count in (1, tokens + 1):
         started = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Kill a scripted run at random moments and resume it until it is done: one dataset must result, and no call twice.
+"""Kills a scripted run at random moments and resumes it until it is done: the dataset must be that of an undisturbed
+run, and no remembered call may be made twice.
 
     python bench/kills.py [--kills 50] [--turns 200] [--concurrency 16] [--seed 0]
 
-The run is started by the command line in a process that gets SIGKILL, mostly during work and sometimes during a start,
-and compared with the same run undisturbed. Every call to an endpoint is first written to a log, so that the sent calls
-can be compared with those that the ledger remembers.
+The run's process gets SIGKILL, mostly during work and sometimes during a start. Every call to an endpoint is first
+written to a log, so that the sent calls can be compared with those that the ledger remembers.
 """
 
 import argparse
@@ -43,7 +43,7 @@ main()
 
 @dataclass
 class Trial:
-    """One run in its own home, with the calls that it sent and remembers."""
+    """One run in a separate home, with the calls that it sent and remembers."""
 
     home: Path
     settings: tuple[str, ...]
@@ -53,7 +53,7 @@ class Trial:
     repeated: list[str] = field(default_factory=list)
     """Calls that were made although the ledger remembered them."""
 
-    def session(self) -> subprocess.Popen[str]:
+    def start_process(self) -> subprocess.Popen[str]:
         """Start or resume the run in a new process."""
         action = ["resume", NAME] if self.rows("SELECT id FROM runs") else ["start", "--name", NAME, *self.settings]
         self.home.mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,8 @@ class Trial:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def finish(self) -> float:
-        """Run to the end. Returns the seconds from the first message on."""
-        process = self.session()
+        """Let the run finish. Returns the seconds since its first message."""
+        process = self.start_process()
         assert process.stderr is not None
         process.stderr.readline()
         start = time.monotonic()
@@ -73,13 +73,13 @@ class Trial:
         return time.monotonic() - start
 
     def kill_at(self, moment: float, starting: bool) -> bool:
-        """Let the run work and kill it. Returns False if it finished before that.
+        """Start the run and kill it. Returns False if it finished before that.
 
         With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
         that a busy machine kills at the same points as an idle one.
         """
         remembered, sent = self.remembered_keys(), len(self.sent_keys())
-        process = self.session()
+        process = self.start_process()
         assert process.stderr is not None
         while process.poll() is None and not starting and len(self.sent_keys()) < sent + moment:
             time.sleep(0.002)
@@ -109,7 +109,7 @@ class Trial:
         return log.read_text().split() if log.exists() else []
 
     def outcome(self) -> dict[str, Any]:
-        """What must not depend on the disturbances, and the counts of calls, which may."""
+        """The results, which must not depend on the disturbances, and the counts of calls, which may."""
         with LedgerView(self.home / "ledger.db") as view:
             summary = view.summarize_run(NAME).to_json()
             return {
@@ -125,7 +125,7 @@ class Trial:
 
 
 def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
-    """Kill the run `kills` times, each after about its share of `calls`, every fifth time during a start."""
+    """Kill the run `kills` times, spread over its `calls`; one kill in five hits a start."""
     while trial.kills < kills:
         starting = rng.random() < 0.2
         if not trial.kill_at(rng.uniform(0, 0.5 if starting else 1.6 * calls / kills), starting):
@@ -139,8 +139,8 @@ def find_differences(plain: dict[str, Any], killed: dict[str, Any], trial: Trial
         f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if plain[key] != killed[key]
     ]
     differences += [f"verify: {problem}" for problem in killed["problems"]]
-    doubled = [turn for turn, count in Counter(turn for turn, _ in killed["examples"]).items() if count > 1]
-    differences += [f"two examples of turn {turn}" for turn in doubled]
+    counts = Counter(turn for turn, _ in killed["examples"])
+    differences += [f"two examples of turn {turn}" for turn, count in counts.items() if count > 1]
     differences += [f"sent again although remembered: {key[:12]}" for key in trial.repeated]
     in_flight = killed["sent"] - killed["made"]
     if in_flight > trial.kills * concurrency:
@@ -161,12 +161,13 @@ def main() -> None:
         plain, killed = (Trial(Path(folder) / name, settings) for name in ("plain", "killed"))
         seconds = plain.finish()
         disturb(killed, options.kills, len(plain.sent_keys()), random.Random(options.seed))
-        one, other = plain.outcome(), killed.outcome()
-    wrong = find_differences(one, other, killed, options.concurrency)
+        expected, actual = plain.outcome(), killed.outcome()
+    wrong = find_differences(expected, actual, killed, options.concurrency)
     if killed.kills < options.kills:
         wrong.append(f"the run finished after {killed.kills} kills: pass more --turns")
-    print(table(one, other, killed, seconds))
-    print(json.dumps({"kills": killed.kills, "digest_same": one["digest"] == other["digest"], "wrong": wrong}))
+    print(format_table(expected, actual, killed, seconds))
+    same = expected["digest"] == actual["digest"]
+    print(json.dumps({"kills": killed.kills, "digest_same": same, "wrong": wrong}))
     sys.exit(1 if wrong else 0)
 
 
@@ -180,7 +181,7 @@ def scripted_settings(turns: int, concurrency: int, delay: float, profile: str =
     )  # fmt: skip
 
 
-def table(one: dict[str, Any], other: dict[str, Any], trial: Trial, seconds: float) -> str:
+def format_table(one: dict[str, Any], other: dict[str, Any], trial: Trial, seconds: float) -> str:
     """The undisturbed and the killed run in two columns."""
     rows = [
         ("", "undisturbed", "killed"),

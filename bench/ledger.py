@@ -1,12 +1,12 @@
-"""The ledger at size: the cost of operations with a million remembered calls.
+"""Measures a large ledger: the cost of operations with a million remembered calls.
 
     python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 25] [--keep FOLDER]
 
-A scripted run of 1,000 turns is copied with other seeds and valid hashes until the ledger has that many calls. Then
-these are measured: the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run
-list` and `run show`; `run verify` with its memory; a backup; compaction; and everything again afterwards. `--runs 1`
-puts all calls into one run, for the memory of `run verify`. `--keep` keeps the filled ledger, packed, and uses it
-again.
+A scripted run of 1,000 turns is copied with other seeds and valid hashes until the ledger has that many calls. Measured
+are: the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run list` and `run
+show`; `run verify` with its memory; a backup; compaction; and everything but the backup again afterwards. `--runs 1`
+puts all calls into one run, to measure the memory of `run verify`. `--keep` keeps the filled ledger, which is then
+packed, and uses it again.
 """
 
 import argparse
@@ -51,19 +51,21 @@ def play(home: Home, turns: int, seed: int, name: str = "") -> str:
 
 
 class Copies:
-    """A run's rows, ready to be copied: requests of a copy have another seed or line, so that all keys differ."""
+    """A run's rows, prepared for copying: each request of a copy has another seed or last line, so that all keys
+    differ.
+    """
 
     def __init__(self, connection: sqlite3.Connection, run: str) -> None:
         connection.row_factory = sqlite3.Row
         self._connection = connection
         self._run = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
-        self.calls = [self._call(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")]
-        self._place = {call["id"]: place for place, call in enumerate(self.calls)}
+        self.calls = [self._split_at_mark(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")]
+        self._position_by_id = {call["id"]: position for position, call in enumerate(self.calls)}
         self._turns = [dict(row) for row in connection.execute("SELECT * FROM turns ORDER BY number")]
         self._turn_calls = [tuple(row) for row in connection.execute("SELECT turn, position, call FROM turn_calls")]
         self._examples = [dict(row) for row in connection.execute("SELECT * FROM examples ORDER BY turn")]
 
-    def _call(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _split_at_mark(self, row: dict[str, Any]) -> dict[str, Any]:
         request = json.loads(row["request"])
         if "seed" in request:
             request["seed"] = MARK
@@ -83,7 +85,7 @@ class Copies:
         """Write a copy of the first `count` calls, and of the turns and examples with numbers from `offset` on."""
         first = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
         self._connection.executemany(
-            f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})", self._calls(run, copy, first, count)
+            f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})", self._copy_calls(run, copy, first, count)
         )
         if calls_only:
             return
@@ -97,11 +99,11 @@ class Copies:
         ])  # fmt: skip
         self._connection.executemany(
             "INSERT INTO turn_calls VALUES (?,?,?)",
-            [(id_ + shift, position, first + self._place[call]) for id_, position, call in self._turn_calls],
+            [(id_ + shift, position, first + self._position_by_id[call]) for id_, position, call in self._turn_calls],
         )
-        self._insert("examples", [self._example(row, run, offset) for row in self._examples])
+        self._insert("examples", [self._copy_example(row, run, offset) for row in self._examples])
 
-    def _calls(self, run: str, copy: int, first: int, count: int) -> Iterator[tuple[Any, ...]]:
+    def _copy_calls(self, run: str, copy: int, first: int, count: int) -> Iterator[tuple[Any, ...]]:
         for place, row in enumerate(self.calls[:count]):
             mark = str((10**12 + copy) * 10**6 + place)
             yield (
@@ -110,7 +112,7 @@ class Copies:
                 row["prompt_tokens"], row["completion_tokens"], row["usd"], row["seconds"], row["at"], row["role"],
             )  # fmt: skip
 
-    def _example(self, row: dict[str, Any], run: str, offset: int) -> dict[str, Any]:
+    def _copy_example(self, row: dict[str, Any], run: str, offset: int) -> dict[str, Any]:
         content = {key: row[key] for key in ("question", "solution", "answer", "reason")}
         content_hash = digest({**content, "turn": row["turn"] + offset})
         ids = {"id": digest([run, content_hash])[:16], "run": run, "turn": row["turn"] + offset}
@@ -124,8 +126,8 @@ class Copies:
         )
 
 
-def fill(home: Home, calls: int, many: int) -> None:
-    """Fill a ledger with `calls` calls in `many` runs."""
+def fill(home: Home, calls: int, runs_count: int) -> None:
+    """Fill a ledger with `calls` calls in `runs_count` runs."""
     run = play(home, 1000, seed=10**6, name="original")
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
@@ -133,11 +135,11 @@ def fill(home: Home, calls: int, many: int) -> None:
     copies = Copies(connection, run)
     whole = (calls - len(copies.calls)) // len(copies.calls)
     for copy in range(whole):
-        name = f"copy-{copy % many:04d}"
+        name = f"copy-{copy % runs_count:04d}"
         connection.execute("BEGIN")
-        if copy < many:
+        if copy < runs_count:
             copies.create(name)
-        copies.write(name, copy, 1000 * (copy // many), len(copies.calls))
+        copies.write(name, copy, 1000 * (copy // runs_count), len(copies.calls))
         connection.execute("COMMIT")
     for row in connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall():
         if row[0] != run:
@@ -156,7 +158,7 @@ def time_s(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def chats(home: Home, count: int) -> list[ChatRequest]:
+def sample_requests(home: Home, count: int) -> list[ChatRequest]:
     """Remembered requests, sampled from the whole ledger."""
     with LedgerView(home.ledger) as view:
         last = view.row("SELECT max(id) AS n FROM calls")
@@ -165,23 +167,23 @@ def chats(home: Home, count: int) -> list[ChatRequest]:
             view.row(f"SELECT request FROM {CALLS} WHERE id = ? AND kind = 'chat'", row)
             for row in random.Random(0).sample(range(1, last["n"] + 1), 3 * count)
         )
-        return [chat(json.loads(row["request"])) for row in texts if row is not None][:count]
+        return [read_request(json.loads(row["request"])) for row in texts if row is not None][:count]
 
 
-def chat(document: dict[str, Any]) -> ChatRequest:
+def read_request(document: dict[str, Any]) -> ChatRequest:
     sampling = Sampling(**{**document["sampling"], "stop": tuple(document["sampling"]["stop"])})
     messages = tuple(Message(**message) for message in document["messages"])
     return ChatRequest(Identity(**document["endpoint"]), messages, sampling, document["seed"])
 
 
-def lookups(home: Home) -> dict[str, float]:
+def measure_lookups(home: Home) -> dict[str, float]:
     """Milliseconds of `recall` for remembered requests, each looked up once, and for others."""
-    asks = chats(home, 2000)
+    requests = sample_requests(home, 2000)
     with Ledger(home.ledger) as ledger:
-        hits = [time_s(lambda ask=ask: ledger.recall(ask)) for ask in asks]
-        assert all(ledger.recall(ask) is not None for ask in asks[:100])
-        unknown = [ChatRequest(ask.endpoint, ask.messages, ask.sampling, 1) for ask in asks]
-        misses = [time_s(lambda ask=ask: ledger.recall(ask)) for ask in unknown]
+        hits = [time_s(lambda request=request: ledger.recall(request)) for request in requests]
+        assert all(ledger.recall(request) is not None for request in requests[:100])
+        unknown = [ChatRequest(request.endpoint, request.messages, request.sampling, 1) for request in requests]
+        misses = [time_s(lambda request=request: ledger.recall(request)) for request in unknown]
     return {
         "found_median_ms": round(1000 * statistics.median(hits), 3),
         "found_p99_ms": round(1000 * sorted(hits)[len(hits) * 99 // 100], 3),
@@ -189,30 +191,35 @@ def lookups(home: Home) -> dict[str, float]:
     }
 
 
-def overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
-    """A run of 200 turns, alternating between the filled ledger and an empty one: seconds, CPU seconds, MB written."""
+def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
+    """Play runs of 200 turns, alternating between the filled ledger and an empty one. Returns seconds, CPU seconds and
+    MB written.
+    """
     costs: dict[str, list[tuple[float, ...]]] = {"empty": [], "filled": []}
     for seed in range(first_seed, first_seed + rounds):
         with tempfile.TemporaryDirectory(dir=home.root.parent) as folder:
-            costs["empty"].append(cost(lambda place=folder, seed=seed: play(Home(Path(place)).prepare(), 200, seed)))
-        costs["filled"].append(cost(lambda seed=seed: play(home, 200, seed)))
+            costs["empty"].append(
+                measure_cost(lambda folder=folder, seed=seed: play(Home(Path(folder)).prepare(), 200, seed))
+            )
+        costs["filled"].append(measure_cost(lambda seed=seed: play(home, 200, seed)))
     medians = {
         name: [statistics.median(column) for column in zip(*series, strict=True)] for name, series in costs.items()
     }
     return {
         unit: {
-            "empty": round(medians["empty"][place], 3),
-            "filled": round(medians["filled"][place], 3),
-            "ratio": round(medians["filled"][place] / medians["empty"][place], 3),
+            "empty": round(medians["empty"][column], 3),
+            "filled": round(medians["filled"][column], 3),
+            "ratio": round(medians["filled"][column] / medians["empty"][column], 3),
             "ratio_of_each": [
-                round(b[place] / a[place], 2) for a, b in zip(costs["empty"], costs["filled"], strict=True)
+                round(filled[column] / empty[column], 2)
+                for empty, filled in zip(costs["empty"], costs["filled"], strict=True)
             ],
         }
-        for place, unit in enumerate(("wall_s", "processor_s", "written_mb"))
+        for column, unit in enumerate(("wall_s", "processor_s", "written_mb"))
     }
 
 
-def cost(action: Callable[[], object]) -> tuple[float, float, float]:
+def measure_cost(action: Callable[[], object]) -> tuple[float, float, float]:
     """Seconds, CPU seconds and MB written of an action."""
     processor, written = time.process_time(), written_mb()
     seconds = time_s(action)
@@ -224,8 +231,8 @@ def written_mb() -> float:
     return int(counters["wchar"]) / 1e6
 
 
-def command(home: Home, *words: str) -> dict[str, Any]:
-    """A command's seconds and peak memory, in a separate process."""
+def measure_command(home: Home, *words: str) -> dict[str, Any]:
+    """Run a command in a separate process. Returns its seconds and peak memory."""
     code = """
 import atexit, pathlib, re, sys
 from nanoflux_local.cli.main import main
@@ -234,12 +241,12 @@ atexit.register(lambda: print(f"\\n{peak()}", file=sys.stderr))
 main(sys.argv[1:])
 """
     start = time.perf_counter()
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, "--home", str(home.root), *words], capture_output=True, text=True, check=False
     )
     seconds = time.perf_counter() - start
-    *_, peak = done.stderr.split()
-    return {"s": round(seconds, 2), "peak_mb": round(int(peak) / 1000), "exit_code": done.returncode}
+    *_, peak = result.stderr.split()
+    return {"s": round(seconds, 2), "peak_mb": round(int(peak) / 1000), "exit_code": result.returncode}
 
 
 def main() -> None:
@@ -253,27 +260,27 @@ def main() -> None:
         home = Home(options.keep or Path(folder) / "home").prepare()
         if not home.ledger.exists():
             report("fill_s", round(time_s(lambda: fill(home, options.calls, options.runs)), 1))
-        report("contents", contents(home))
+        report("contents", count_contents(home))
         measure(home, options.rounds)
-        report("backup", command(home, "ledger", "backup", str(Path(folder) / "backup.db")))
-        report("compact", command(home, "ledger", "compact"))
-        report("contents, packed", contents(home))
+        report("backup", measure_command(home, "ledger", "backup", str(Path(folder) / "backup.db")))
+        report("compact", measure_command(home, "ledger", "compact"))
+        report("contents, packed", count_contents(home))
         measure(home, options.rounds)
 
 
-def contents(home: Home) -> dict[str, Any]:
+def count_contents(home: Home) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return {"mb": round(home.ledger.stat().st_size / 1e6), **view.contents()}
 
 
 def measure(home: Home, rounds: int) -> None:
-    report("lookup", lookups(home))
+    report("lookup", measure_lookups(home))
     with LedgerView(home.ledger) as view:
         seed = 1000 * view.contents()["runs"]  # a seed that no earlier round has used
-    report("run of 200 turns", overhead(home, rounds, seed))
-    report("run list", command(home, "run", "list", "--json"))
-    report("run show", command(home, "run", "show", "copy-0000"))
-    report("run verify", command(home, "run", "verify", "copy-0000"))
+    report("run of 200 turns", measure_overhead(home, rounds, seed))
+    report("run list", measure_command(home, "run", "list", "--json"))
+    report("run show", measure_command(home, "run", "show", "copy-0000"))
+    report("run verify", measure_command(home, "run", "verify", "copy-0000"))
 
 
 def report(name: str, value: Any) -> None:

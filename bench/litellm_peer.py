@@ -1,12 +1,12 @@
-"""An independent server: LiteLLM's proxy answers the three protocols of our remote clients.
+"""Tests the remote clients against an independent server: LiteLLM's proxy, which answers all three protocols.
 
     python bench/litellm_peer.py [--venv DIR]
 
 Creates an environment with `litellm[proxy]` unless DIR has one, starts the proxy on loopback with mock models, and
 sends a request to each model through each client: good replies, replies that are cut or empty, tool calls, every kind
 of error, and models that refuse some parameters. Then it plays a whole run over the three protocols, with scripted
-replies behind the proxy. Prints one line for each request, and exits with 1 if an outcome is wrong. If the package
-cannot be installed, it says so and exits with 0.
+replies behind the proxy. It prints one line for each request, and exits with 1 if an outcome is wrong. If the package
+cannot be installed, it reports that and exits with 0.
 """
 
 import argparse
@@ -95,13 +95,13 @@ def make_environment(folder: Path) -> str:
         return ""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip = [str(folder / "bin" / "pip"), "install", "-q", "--only-binary=:all:", f"litellm[proxy]=={VERSION}"]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return "" if done.returncode == 0 else (errors[-1] if errors else f"pip ended with {done.returncode}")
+    result = subprocess.run(pip, capture_output=True, text=True, check=False)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+    return "" if result.returncode == 0 else (errors[-1] if errors else f"pip ended with {result.returncode}")
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """A chat server that answers by the model's name."""
+    """A chat server whose answer depends only on the name of the requested model."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -131,9 +131,9 @@ def _model(name: str, model: str, base: str, **more: str) -> dict[str, Any]:
 @contextmanager
 def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]:
     """Start the proxy; yields its address."""
-    nowhere = "http://127.0.0.1:9"  # a mock that is sent after all stays on this machine
+    unused = "http://127.0.0.1:9"  # if a mocked request is sent nevertheless, it stays on this machine
     models = [
-        *(_model(name, model, nowhere, mock_response="ANSWER: 18") for name, model in MOCKED.items()),
+        *(_model(name, model, unused, mock_response="ANSWER: 18") for name, model in MOCKED.items()),
         *(_model(name, f"together_ai/{name}", shapes) for name in UPSTREAM),
         _model("scripted", "openai/scripted", scripted),
     ]
@@ -173,12 +173,12 @@ def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]
         log.close()
 
 
-async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[str, str]:
-    """The outcome of one request, and its message."""
+async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tuple[str, str]:
+    """Send one request. Returns its outcome and message."""
     endpoint = client(name, url, KEY)
     adjusted: list[str] = []
 
-    def note(fault: Fault) -> None:
+    def record_fault(fault: Fault) -> None:
         if fault.kind == "refused_parameter":
             adjusted.append(fault.message.partition("as with ")[2].partition(", which")[0])
         else:
@@ -186,7 +186,7 @@ async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[st
 
     messages = (Message("system", "Be terse."), Message("user", "What is 3 * 6?"))
     request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.95, 64, ("\n\n",)), 2**62 + 1)
-    with reporting_faults(note):
+    with reporting_faults(record_fault):
         try:
             reply = await endpoint.chat(request)
         except _FirstFaultError as fault:
@@ -202,10 +202,10 @@ async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[st
 
 async def ask_all(url: str) -> int:
     """Send a request to every model through every client. Returns the number of wrong outcomes."""
-    wrong = 0
-    for name, expected in {**dict.fromkeys(MOCKED, "read"), **{n: e for n, (_, e) in UPSTREAM.items()}}.items():
+    wrong, upstream = 0, {name: expected for name, (_, expected) in UPSTREAM.items()}
+    for name, expected in {**dict.fromkeys(MOCKED, "read"), **upstream}.items():
         for client in CLIENTS:
-            kind, words = await outcome(client, name, url)
+            kind, words = await send_request(client, name, url)
             wrong += kind != expected
             mark = "" if kind == expected else f"   <- should be {expected}"
             print(f"{name:10} {client.interface:20} {kind:13} {words[:160]}{mark}", flush=True)
@@ -213,7 +213,7 @@ async def ask_all(url: str) -> int:
 
 
 def play(url: str, folder: Path) -> str:
-    """A run whose roles use three protocols of the proxy. Returns its status."""
+    """Play a run whose roles use the three protocols of the proxy. Returns its status."""
     home = Home(folder / "home").prepare()
     roles = dict(zip(("attacker", "defender", "judge"), CLIENTS, strict=True))
     settings = {
@@ -235,7 +235,7 @@ def play(url: str, folder: Path) -> str:
 
 @contextmanager
 def scripted_upstream() -> Iterator[str]:
-    """The product's fake server in a separate process; yields its address."""
+    """Start the product's fake server in a separate process; yields its address."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", FakeServer.__module__], stdout=subprocess.PIPE, text=True
     )  # fmt: skip

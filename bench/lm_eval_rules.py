@@ -1,4 +1,4 @@
-"""Our strict scorer compared with lm-evaluation-harness's GSM8K rules, on the same replies.
+"""Compares our strict scorer with lm-evaluation-harness's GSM8K rules, on the same replies.
 
     python bench/lm_eval_rules.py export EVAL > replies.jsonl      # an evaluation of the ledger, with our marks
     python bench/lm_eval_rules.py score replies.jsonl              # with lm_eval installed: its marks and the table
@@ -42,7 +42,7 @@ def export(evaluation: str) -> None:
             print(json.dumps({**line, "reply": json.loads(row["reply"])["text"], "answer": answers[row["item"]]}))
 
 
-def readings(reply: str) -> dict[str, str]:
+def read_answers(reply: str) -> dict[str, str]:
     """The answers that lm_eval's two filters read in a reply."""
     from lm_eval.filters.extraction import RegexFilter
 
@@ -61,12 +61,13 @@ def score(path: Path) -> None:
     table: Counter[tuple[str, bool, bool]] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        read = readings(row["reply"])
-        strict, flexible = (is_right(read[name], row["answer"]) for name in FILTERS)
+        lm_eval_readings = read_answers(row["reply"])
+        strict, flexible = (is_right(lm_eval_readings[name], row["answer"]) for name in FILTERS)
         table[row["verdict"], strict, flexible] += 1
         if (row["verdict"] == "right") != flexible:
-            shown = {**{key: row[key] for key in ("item", "answer", "reading", "verdict")}, "lm_eval": read}
-            print(json.dumps({**shown, "end": row["reply"][-160:]}, ensure_ascii=False))
+            line_values = {key: row[key] for key in ("item", "answer", "reading", "verdict")}
+            line_values |= {"lm_eval": lm_eval_readings, "end": row["reply"][-160:]}
+            print(json.dumps(line_values, ensure_ascii=False))
     for (verdict, strict, flexible), count in sorted(table.items()):
         print(f"{count:5}  ours {verdict:10}  strict-match {strict!s:5}  flexible-extract {flexible}", file=sys.stderr)
 
@@ -78,7 +79,7 @@ def record(path: Path) -> None:
     table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     table["lm_eval"] = version("lm_eval")
     for row in table["replies"]:
-        for name, reading in readings(row["reply"]).items():
+        for name, reading in read_answers(row["reply"]).items():
             row[name] = [reading, is_right(reading, row["answer"])]
     path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -1,11 +1,11 @@
-"""The cost of one novelty query at size, over the time to read the matrix from memory, in the same process.
+"""Measures one novelty query against a large index, compared with reading the matrix from memory in the same process.
 
     python bench/novelty.py [--rows 100000] [--dimensions 1536] [--rounds 15]
 
-Reading is measured in three ways, and the query is compared with the fastest: numpy's sum over the matrix, BLAS's dot
-product of the matrix with itself (with as many threads as the query), and a copy of each block into a buffer that stays
-in the cache. The measurements alternate, so that other load affects them equally, and medians are compared. Also
-measured: the slowest append, and the memory at the end.
+The matrix is read in three ways, and the query is compared with the fastest of them: numpy's sum over the matrix,
+BLAS's dot product of the matrix with itself (with as many threads as the query), and a copy of each block into a buffer
+that stays in the cache. The measurements alternate, so that other load affects them equally, and medians are compared.
+The slowest append and the memory at the end are measured as well.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from nanoflux_local.records import Vector
 from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error
 
 
-def unit(rng: np.random.Generator, rows: int, dimensions: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+def draw_unit_vectors(
+    rng: np.random.Generator, rows: int, dimensions: int
+) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     """Unit vectors with a common component, like sentence embeddings: two of them have a cosine of about 0.5."""
     vectors = rng.standard_normal((rows, dimensions), dtype=np.float32)
     vectors[:, 0] += np.float32(dimensions**0.5)
@@ -34,14 +36,14 @@ def fill(rows: int, dimensions: int) -> tuple[NoveltyIndex, float]:
     index, slowest = NoveltyIndex(), 0.0
     rng = np.random.default_rng(0)
     while len(index) < rows:
-        for vector in unit(rng, min(1000, rows - len(index)), dimensions):
+        for vector in draw_unit_vectors(rng, min(1000, rows - len(index)), dimensions):
             start = time.perf_counter()
             index.append(vector)
             slowest = max(slowest, time.perf_counter() - start)
     return index, 1000 * slowest
 
 
-def readings(history: History) -> dict[str, Callable[[], object]]:
+def list_readings(history: History) -> dict[str, Callable[[], object]]:
     """The ways to read every byte of the matrix once."""
     flat = [block.reshape(-1) for block in history.blocks]
     buffer = np.empty(1 << 15, dtype=np.float32)
@@ -70,7 +72,7 @@ def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {}
     for query in queries:
         actions = {
-            **readings(history),
+            **list_readings(history),
             "query": lambda query=query: history.nearest(query),
             "product": lambda query=query: [block @ query for block in history.blocks],
         }
@@ -87,11 +89,13 @@ def main() -> None:
     options = parser.parse_args()
     index, slowest = fill(options.rows, options.dimensions)
     history = index.history()
-    queries = list(unit(np.random.default_rng(1), options.rounds, options.dimensions))
+    queries = list(draw_unit_vectors(np.random.default_rng(1), options.rounds, options.dimensions))
     times = {name: statistics.median(series) for name, series in measure(history, queries).items()}
-    reading = min(times[name] for name in readings(history))
+    reading = min(times[name] for name in list_readings(history))
     rough = [np.concatenate([block @ query for block in history.blocks]) for query in queries]
-    exact_rows = [int((each >= each.max() - 2 * rounding_error(options.dimensions)).sum()) for each in rough]
+    exact_rows = [
+        int((products >= products.max() - 2 * rounding_error(options.dimensions)).sum()) for products in rough
+    ]
     print(
         json.dumps(
             {

@@ -1,9 +1,9 @@
-"""The cost of our client against a real vLLM: tokens/s at 1, 8 and 32 concurrent requests, over those of the raw SDK.
+"""Measures our client against a real vLLM: tokens/s at 1, 8 and 32 concurrent requests, compared with OpenAI's SDK.
 
     python bench/pool.py [--rounds 4] [--tokens 64] [--width 32 …]      # needs `make vllm`
 
-Both send the same greedy requests to one server, alternating, in reversed order from round to round, so that other load
-affects both. The result is the ratio; the minimum is 0.95.
+Client and SDK send the same greedy requests to one server. They alternate, in reversed order from round to round, so
+that other load affects both. The result is the ratio of their speeds, which must be at least 0.95.
 """
 
 import argparse
@@ -25,38 +25,40 @@ from nanoflux_local.records import ChatRequest, Message, Sampling
 PROJECT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 WIDTHS = (1, 8, 32)
-LEAST = 0.95
+MIN_RATIO = 0.95
 Ask = Callable[[str, int], Awaitable[int]]
 """Sends a question with a seed, and returns the number of completion tokens."""
 
 
-def command(home: Path, *words: str) -> dict[str, Any]:
+def run_command(home: Path, *words: str) -> dict[str, Any]:
+    """Run a command of the product. Returns the document that it prints."""
     environment = {
         "NANOFLUX_VLLM_PYTHON": str(PROJECT / ".venv-vllm/bin/python"),
         **os.environ,
         "NANOFLUX_HOME": str(home),
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "nanoflux_local.cli", *words, "--json"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
-    document: dict[str, Any] = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
 async def measure_speed(ask: Ask, width: int, number: int) -> float:
-    """Tokens/s of four times `width` requests, `width` of them concurrent; `number` makes the questions of a series
-    unique.
+    """Tokens/s of four times `width` requests, of which `width` are concurrent. Each `number` gives other questions, so
+    that none is cached.
     """
     slots = asyncio.Semaphore(width)
 
-    async def one(question: int) -> int:
+    async def ask_question(question: int) -> int:
         async with slots:
             return await ask(f"Tell me a story about the number {question}.", question)
 
     start = time.perf_counter()
-    written = await asyncio.gather(*(one(1000 * number + question) for question in range(max(8, 4 * width))))
-    return sum(written) / (time.perf_counter() - start)
+    questions = range(1000 * number, 1000 * number + max(8, 4 * width))
+    completion_tokens = await asyncio.gather(*map(ask_question, questions))
+    return sum(completion_tokens) / (time.perf_counter() - start)
 
 
 async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> dict[int, dict[str, float]]:
@@ -65,25 +67,25 @@ async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> 
     raw = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
     pool = OpenAIChatEndpoint(MODEL, url, capacity=max(WIDTHS))
 
-    async def by_sdk(text: str, seed: int) -> int:
+    async def ask_by_sdk(text: str, seed: int) -> int:
         messages: Any = [{"role": "user", "content": text}]
         reply = await raw.chat.completions.create(
             model=MODEL, messages=messages, temperature=0.0, max_tokens=tokens, seed=seed
         )
         return reply.usage.completion_tokens if reply.usage else 0
 
-    async def by_pool(text: str, seed: int) -> int:
+    async def ask_by_pool(text: str, seed: int) -> int:
         sampling = Sampling(max_tokens=tokens)
         return (await pool.chat(ChatRequest(pool.identity, (Message("user", text),), sampling, seed))).completion_tokens
 
     figures: dict[int, dict[str, float]] = {}
     for width in widths:
-        speeds: dict[Ask, list[float]] = {by_sdk: [], by_pool: []}
+        speeds: dict[Ask, list[float]] = {ask_by_sdk: [], ask_by_pool: []}
         for number in range(rounds + 1):  # the first round warms up
-            for ask in (by_sdk, by_pool) if number % 2 else (by_pool, by_sdk):
-                one = await measure_speed(ask, width, number)
-                speeds[ask] += [one] if number else []
-        sdk, ours = (statistics.median(speeds[ask]) for ask in (by_sdk, by_pool))
+            for ask in (ask_by_sdk, ask_by_pool) if number % 2 else (ask_by_pool, ask_by_sdk):
+                speed = await measure_speed(ask, width, number)
+                speeds[ask] += [speed] if number else []
+        sdk, ours = (statistics.median(speeds[ask]) for ask in (ask_by_sdk, ask_by_pool))
         ratio = statistics.median(b / a for a, b in zip(*speeds.values(), strict=True))
         figures[width] = {"sdk": sdk, "pool": ours, "ratio": ratio}
     await pool.close()
@@ -101,16 +103,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "weights").symlink_to(weights.resolve())
-        lean = ("--context", "2048", "--arg=--enforce-eager", f"--arg=--max-num-seqs={max(WIDTHS)}")
-        url = command(home, "models", "serve", MODEL, *lean)["url"]
+        serve_options = ("--context", "2048", "--arg=--enforce-eager", f"--arg=--max-num-seqs={max(WIDTHS)}")
+        url = run_command(home, "models", "serve", MODEL, *serve_options)["url"]
         try:
             figures_by_width = asyncio.run(measure(url, options.width or WIDTHS, options.rounds, options.tokens))
         finally:
-            command(home, "models", "stop", "--all")
+            run_command(home, "models", "stop", "--all")
     for width, figures in figures_by_width.items():
         print(f"{width:3d} concurrent: {figures['sdk']:7.1f} tokens/s by the SDK, {figures['pool']:7.1f} by the pool, "
               f"ratio {figures['ratio']:.3f}")  # fmt: skip
-    return 0 if all(figures["ratio"] >= LEAST for figures in figures_by_width.values()) else 1
+    return 0 if all(figures["ratio"] >= MIN_RATIO for figures in figures_by_width.values()) else 1
 
 
 if __name__ == "__main__":

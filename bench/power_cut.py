@@ -5,12 +5,12 @@
 A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are the
 files after a power cut if the kernel had written everything. In most copies, data that was never synced is then cut off
 or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
-still has, as if a checkpoint had been interrupted. After every commit the run records what it has shown (its last call,
-its turns) and the durable length of the log from SQLite's shared index.
+still has, as if a checkpoint had been interrupted. After every commit the run records its last call and its number of
+turns, which the user could have seen by then, and the durable length of the log from SQLite's shared index.
 
-Each copy must have everything that was shown, `run verify` must find nothing, and the run must resume to the digest of
-an undisturbed run. In addition, `--inside` runs are killed (SIGKILL) inside a transaction, between its last statement
-and its commit.
+Each copy must have everything that was shown, `run verify` must report no problem, and the run must resume to the
+digest of an undisturbed run. In addition, `--inside` runs are killed (SIGKILL) inside a transaction, between its last
+statement and its commit.
 """
 
 import argparse
@@ -78,15 +78,15 @@ class Shown:
     salts: tuple[int, int] = (0, 0)
 
 
-def settings(turns: int) -> list[str]:
+def make_settings(turns: int) -> list[str]:
     return ["--domain", "starter-genetics", "--profile", "scripted", "--examples", str(turns), "--max-turns",
             str(turns), "--concurrency", "8", "--set", "seeds.min=2", "--set", "pause_when_saturated=0"]  # fmt: skip
 
 
-def session(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[bytes]:
+def start_process(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[bytes]:
     """Start or resume the run; `die_in` is the transaction in which it kills itself (0: none)."""
     home.mkdir(parents=True, exist_ok=True)
-    action = ["resume", NAME] if has_run(home) else ["start", "--name", NAME, *settings(turns)]
+    action = ["resume", NAME] if has_run(home) else ["start", "--name", NAME, *make_settings(turns)]
     command = [sys.executable, "-c", CHILD, str(home / "shown"), str(die_in), "run", *action]
     environment = {**os.environ, "NANOFLUX_HOME": str(home)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -101,8 +101,8 @@ def has_run(home: Path) -> bool:
 
 
 def finish(home: Path, turns: int) -> str:
-    """Run to the end. Returns the digest."""
-    if session(home, turns).wait() != 0:
+    """Let the run finish. Returns its digest."""
+    if start_process(home, turns).wait() != 0:
         raise SystemExit(f"{home}: the run could not be resumed")
     with LedgerView(home / "ledger.db") as view:
         return str(view.summarize_run(NAME).to_json()["digest"])
@@ -113,7 +113,7 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path
     copies: list[tuple[Path, Shown]] = []
     while len(copies) < cuts:
         shutil.rmtree(home, ignore_errors=True)
-        process = session(home, turns)
+        process = start_process(home, turns)
         while process.poll() is None and not has_run(home):
             time.sleep(0.005)
         while len(copies) < cuts:
@@ -121,7 +121,7 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGSTOP)
-            while state(process.pid) not in "TZ":
+            while read_process_state(process.pid) not in "TZ":
                 time.sleep(0.0005)
             copies.append(copy_files(home, into / str(len(copies))))
             process.send_signal(signal.SIGCONT)
@@ -130,7 +130,7 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path
     return copies
 
 
-def state(pid: int) -> str:
+def read_process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -147,15 +147,15 @@ def copy_files(home: Path, copy: Path) -> tuple[Path, Shown]:
 
 
 def tear(copy: Path, shown: Shown, rng: random.Random) -> str:
-    """Lose unsynced data in one of the possible ways. Returns the name of the way."""
+    """Lose unsynced data in one of the possible ways. Returns the name of that way."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
         return "nothing to tear"
     content = bytearray(log.read_bytes())
     page = struct.unpack_from(">I", content, 8)[0]
-    same = struct.unpack_from(">II", content, 16) == shown.salts
-    durable = LOG_HEADER + (shown.frames * (page + FRAME_HEADER) if same else 0)
-    way = rng.choice(["whole", "log cut", "log garbage"] + ["pages garbage"] * same)
+    is_same_log = struct.unpack_from(">II", content, 16) == shown.salts
+    durable = LOG_HEADER + (shown.frames * (page + FRAME_HEADER) if is_same_log else 0)
+    way = rng.choice(["whole", "log cut", "log garbage"] + ["pages garbage"] * is_same_log)
     if way == "log cut":
         del content[rng.randint(durable, max(durable, len(content))) :]
     elif way == "log garbage":
@@ -207,7 +207,7 @@ def find_problems(copy: Path, shown: Shown, digest: str, turns: int) -> list[str
 
 def kill_inside(home: Path, turns: int, transaction: int, digest: str) -> list[str]:
     """Kill the run inside its `transaction`-th transaction, verify it, and resume it. Returns the problems."""
-    code = session(home, turns, transaction).wait()
+    code = start_process(home, turns, transaction).wait()
     if code != -signal.SIGKILL:
         return [f"the run was not killed, but ended with {code}"]
     with LedgerView(home / "ledger.db") as view:
@@ -240,9 +240,9 @@ def measure(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
             wrong += [f"{copy.name}, {way}: {problem}" for problem in find_problems(copy, shown, digest, turns)]
             shutil.rmtree(copy)
         for number in range(inside):
-            place = rng.randint(1, 3 * turns)
-            problems = kill_inside(folder / f"inside-{number}", turns, place, digest)
-            wrong += [f"killed inside transaction {place}: {problem}" for problem in problems]
+            transaction = rng.randint(1, 3 * turns)
+            problems = kill_inside(folder / f"inside-{number}", turns, transaction, digest)
+            wrong += [f"killed inside transaction {transaction}: {problem}" for problem in problems]
     moments = sorted(shown.turns for _, shown in copies)
     return {
         "copies": len(copies),

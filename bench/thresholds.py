@@ -2,8 +2,8 @@
 
 Question threshold: near-duplicates are pairs of GSM-Hard and GSM8K questions with the same story and different numbers,
 and starter templates drawn twice; independent pairs are random. Solution threshold: the same solution with different
-numbers (starter templates drawn twice) against solutions of different templates. Reads the benchmarks from
-../shared/data if it exists; the starter part runs anywhere.
+numbers (starter templates drawn twice) against solutions of different templates. The benchmarks are read from
+../shared/data; without that folder, only the starter part runs.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 
 from nanoflux_local.domains.starter.templates import load_templates
 from nanoflux_local.paths import default_home
-from nanoflux_local.seeds.source import instance
+from nanoflux_local.seeds.source import instantiate
 from nanoflux_models.weights import weights_dir
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -40,7 +40,7 @@ def load_restated_pairs() -> list[tuple[str, str]]:
     return [pair for pair in pairs if pair[0] != pair[1]]
 
 
-def show(name: str, model: object, pairs: list[tuple[str, str]]) -> None:
+def print_quantiles(name: str, model: object, pairs: list[tuple[str, str]]) -> None:
     if not pairs:
         return
     one = model.encode([a for a, _ in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
@@ -56,18 +56,30 @@ def main() -> int:
     model = SentenceTransformer(str(weights_dir("all-minilm-l6-v2", default_home())), device="cpu")
     rng = random.Random(0)
     print(f"{'cosine similarity at quantile':53}  0.01   0.05   0.25   0.50   0.75   0.95   0.99")
-    same = load_restated_pairs()
-    show("GSM-Hard and GSM8K, same story", model, rng.sample(same, min(PAIRS, len(same))))
-    texts = [a for a, _ in same]
-    show("random GSM-Hard questions", model, [tuple(rng.sample(texts, 2)) for _ in range(PAIRS)] if texts else [])
+    restated = load_restated_pairs()
+    print_quantiles("GSM-Hard and GSM8K, same story", model, rng.sample(restated, min(PAIRS, len(restated))))
+    texts = [hard for hard, _ in restated]
+    print_quantiles(
+        "random GSM-Hard questions", model, [tuple(rng.sample(texts, 2)) for _ in range(PAIRS)] if texts else []
+    )
     templates = load_templates()
-    drawn = [(template, instance(template, rng), instance(template, rng)) for template in templates for _ in range(3)]
-    show("starter questions, one template", model, [(a.question, b.question) for _, a, b in drawn])
-    show("starter solutions, one template", model, [(a.solution, b.solution) for _, a, b in drawn])
-    other = [tuple(rng.sample(drawn, 2)) for _ in range(PAIRS)]
-    other = [(a, b) for a, b in other if a[0] is not b[0]]
-    show("starter questions, two templates", model, [(a[1].question, b[1].question) for a, b in other])
-    show("starter solutions, two templates", model, [(a[1].solution, b[1].solution) for a, b in other])
+    drawn = [
+        (template, instantiate(template, rng), instantiate(template, rng)) for template in templates for _ in range(3)
+    ]
+    print_quantiles(
+        "starter questions, one template", model, [(one.question, other.question) for _, one, other in drawn]
+    )
+    print_quantiles(
+        "starter solutions, one template", model, [(one.solution, other.solution) for _, one, other in drawn]
+    )
+    pairs = [tuple(rng.sample(drawn, 2)) for _ in range(PAIRS)]
+    pairs = [(one, other) for one, other in pairs if one[0] is not other[0]]
+    print_quantiles(
+        "starter questions, two templates", model, [(one[1].question, other[1].question) for one, other in pairs]
+    )
+    print_quantiles(
+        "starter solutions, two templates", model, [(one[1].solution, other[1].solution) for one, other in pairs]
+    )
     return 0
 
 

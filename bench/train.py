@@ -1,10 +1,10 @@
-"""Training speed: our loop, a plain PEFT loop and, if it is installed, TRL's SFTTrainer.
+"""Compares the training speed of our loop, a plain PEFT loop and, if it is installed, TRL's SFTTrainer.
 
     python bench/train.py [MODEL_FOLDER] [--examples 200] [--threads 2] [--arm ours --arm plain …]
 
-Every arm has the same base, rows, LoRA settings, precision and steps, and runs in a separate process, so that its peak
-memory can be measured. Padding does not count as tokens. CPU seconds measure the work even if other programs share the
-cores (pass --threads 1 then); the ratios at the end are of tokens per second of wall time, and of peak memory.
+Each of these arms has the same base, rows, LoRA settings, precision and steps, and runs in a separate process, so that
+its peak memory can be measured. Padding does not count as tokens. If other programs share the cores, pass --threads 1
+and compare CPU seconds. The ratios at the end are of tokens per second of wall time, and of peak memory.
 
 TRL needs other versions of our dependencies, so it is used from a separate environment, if that exists:
 
@@ -25,40 +25,47 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.train.data import Codec, Encoded, TrainingExample
+from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample
 from nanoflux_local.train.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
 TRL_PYTHON = ROOT / ".nanoflux" / "trl-venv" / "bin" / "python"
-TRAIN, HELD = "train.jsonl", "held.jsonl"
-HELD_OUT = 24
+TRAIN, HELD_OUT = "train.jsonl", "held-out.jsonl"
+HELD_OUT_ROWS = 24
 
 
 def write_data(count: int, folder: Path) -> None:
     """Write word problems of the starter domain, about 260 tokens and 50 labels each: `count` of the train templates,
-    and `HELD_OUT` of the dev templates, on which no arm trains.
+    and `HELD_OUT_ROWS` of the dev templates, on which no arm trains.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates
     from nanoflux_local.records import derive_seed
     from nanoflux_local.seeds.benchmarks.starter import starter_items
-    from nanoflux_local.seeds.source import instance
+    from nanoflux_local.seeds.source import instantiate
     from nanoflux_local.train.conversation import build_training_example
 
-    templates = [each for each in load_templates() if each.split == "train"]
-    drawn = [(each, number) for number in range(-(-count // len(templates))) for each in templates][:count]
-    items = [instance(each, random.Random(derive_seed("bench", each.id, number)), number) for each, number in drawn]
+    templates = [template for template in load_templates() if template.split == "train"]
+    draws = [(template, number) for number in range(-(-count // len(templates))) for template in templates][:count]
+    train_items = [
+        instantiate(template, random.Random(derive_seed("bench", template.id, number)), number)
+        for template, number in draws
+    ]
     domain = load_domain("starter")
-    for name, chosen in ((TRAIN, items), (HELD, starter_items("dev")[:HELD_OUT])):
-        rows = [build_training_example(domain, domain.budgets, i.question, i.solution, i.answer, i.id) for i in chosen]
+    for name, items in ((TRAIN, train_items), (HELD_OUT, starter_items("dev")[:HELD_OUT_ROWS])):
+        rows = [
+            build_training_example(domain, domain.budgets, item.question, item.solution, item.answer, item.id)
+            for item in items
+        ]
         write_rows(folder / name, rows)
 
 
-# An arm trains and returns a function that loads its model, and its seconds; `loop_s` is the training loop alone.
 Arm = tuple[Callable[[], Any], dict[str, Any]]
+"""The result of an arm: a function that loads its trained model, and its seconds; `loop_s` is the training loop alone.
+"""
 
 
-def ours(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> Arm:
+def train_with_our_loop(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> Arm:
     from nanoflux_local.train.lora import train
     from nanoflux_local.train.settings import TrainSettings
 
@@ -66,10 +73,10 @@ def ours(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -
     start = clock()
     result = train(settings, rows, (), base, out)
     spent = measure_since(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
-    return lambda: with_adapter(base, out / "adapter"), spent
+    return lambda: load_with_adapter(base, out / "adapter"), spent
 
 
-def with_adapter(base: Path, adapter: Path) -> Any:
+def load_with_adapter(base: Path, adapter: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -81,7 +88,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Arm:
+def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Arm:
     """A short script: unmodified PEFT, rows padded to 512 with a mask, logits for every position."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -94,9 +101,11 @@ def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int)
     base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model = get_peft_model(base_model, LoraConfig(**lora_keys()))
     codec = Codec.load(base)
-    encoded = [codec.encode(row, i, 512) for i, row in enumerate(rows)]
+    encoded = [codec.encode(row, number, 512) for number, row in enumerate(rows)]
     random.Random(0).shuffle(encoded)
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=2e-4, weight_decay=0.0
+    )
     steps, loop_start, losses = -(-len(encoded) // 4), time.perf_counter(), []
     model.train()
     for step in range(steps):
@@ -113,7 +122,7 @@ def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int)
     return lambda: model, spent
 
 
-def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> Arm:
+def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> Arm:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -124,7 +133,7 @@ def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, pa
     start = clock()
     turns = [
         {
-            "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+            "prompt": [{"role": message.role, "content": message.content} for message in row.prompt],
             "completion": [{"role": "assistant", "content": row.completion}],
         }
         for row in rows
@@ -171,24 +180,24 @@ def lora_keys() -> dict[str, Any]:
     }
 
 
-def pad_rows(rows: Sequence[Encoded], length: int = 512) -> tuple[Any, Any, Any]:
+def pad_rows(rows: Sequence[EncodedExample], length: int = 512) -> tuple[Any, Any, Any]:
     """(ids, mask, labels), each (rows, 512)."""
     import torch
 
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for n, row in enumerate(rows):
-        ids[n, : len(row.ids)] = torch.tensor(row.ids)
-        mask[n, : len(row.ids)] = 1
-        labels[n, row.prompt : len(row.ids)] = ids[n, row.prompt : len(row.ids)]
+    for number, row in enumerate(rows):
+        ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        mask[number, : len(row.ids)] = 1
+        labels[number, row.prompt : len(row.ids)] = ids[number, row.prompt : len(row.ids)]
     return ids, mask, labels
 
 
 ARMS: dict[str, Callable[..., Arm]] = {
-    "ours": ours,
-    "plain": plain,
-    "trl": lambda base, rows, out, threads: trl(base, rows, out, threads, packing=False),
-    "trl-packed": lambda base, rows, out, threads: trl(base, rows, out, threads, packing=True),
+    "ours": train_with_our_loop,
+    "plain": train_with_plain_peft,
+    "trl": lambda base, rows, out, threads: train_with_trl(base, rows, out, threads, packing=False),
+    "trl-packed": lambda base, rows, out, threads: train_with_trl(base, rows, out, threads, packing=True),
 }
 
 
@@ -201,14 +210,14 @@ def measure_since(start: tuple[float, float]) -> dict[str, float]:
     return {"wall_s": wall - start[0], "cpu_s": cpu - start[1]}
 
 
-def held_out_loss(model: Any, base: Path, held: Sequence[TrainingExample]) -> float:
+def measure_held_out_loss(model: Any, base: Path, held_out: Sequence[TrainingExample]) -> float:
     """Nats per label token, each row alone: the same measure for every arm."""
     import torch
     from torch.nn import functional as F
 
     codec, total, labels = Codec.load(base), 0.0, 0
     model.eval()
-    for number, example in enumerate(held):
+    for number, example in enumerate(held_out):
         row = codec.encode(example, number, 512)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1].float()
@@ -218,12 +227,12 @@ def held_out_loss(model: Any, base: Path, held: Sequence[TrainingExample]) -> fl
 
 
 def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
-    rows, held, codec = read_rows(data / TRAIN), read_rows(data / HELD), Codec.load(base)
-    tokens = sum(len(codec.encode(row, i, 512).ids) for i, row in enumerate(rows))
+    rows, held_out, codec = read_rows(data / TRAIN), read_rows(data / HELD_OUT), Codec.load(base)
+    tokens = sum(len(codec.encode(row, number, 512).ids) for number, row in enumerate(rows))
     with tempfile.TemporaryDirectory() as out:
-        trained, spent = ARMS[arm](base, rows, Path(out), threads)
-        peak = peak_bytes()
-        loss = held_out_loss(trained(), base, held)
+        load_model, spent = ARMS[arm](base, rows, Path(out), threads)
+        peak = read_peak_bytes()
+        loss = measure_held_out_loss(load_model(), base, held_out)
     return (
         {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / spent["loop_s"], "peak_bytes": peak}
         | spent
@@ -231,7 +240,7 @@ def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
     )
 
 
-def peak_bytes() -> int:
+def read_peak_bytes() -> int:
     """The peak memory of this process; unlike `getrusage`, without that of the process that started it."""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     return int(match[1]) * 1024 if match else 0
@@ -261,18 +270,18 @@ def main() -> None:
 
 def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] | None:
     """Run one arm in a separate process. Returns None, with the reason on stderr, if that fails (no TRL)."""
-    fixed = ["--alone", data, "--arm", arm, "--threads", str(options.threads)]
+    arguments = ["--alone", data, "--arm", arm, "--threads", str(options.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
-    done = subprocess.run(
-        [python, __file__, str(options.base), *fixed],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in ("", "models", "sandbox"))},
+    completed = subprocess.run(
+        [python, __file__, str(options.base), *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("", "models", "sandbox"))},
         capture_output=True,
         text=True,
         check=False,
     )
-    documents = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    documents = [line.removeprefix("RESULT ") for line in completed.stdout.splitlines() if line.startswith("RESULT ")]
     if not documents:
-        print(f"{arm}: not measured: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
+        print(f"{arm}: not measured: {(completed.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
         return None
     result: dict[str, Any] = json.loads(documents[0])
     print(json.dumps(result), flush=True)

@@ -1,8 +1,8 @@
-"""Preference pairs of a run in TRL: an export with `--format preference`, and two steps of its DPOTrainer on it.
+"""Trains on a run's preference pairs with TRL: an export with `--format preference`, and two steps of its DPOTrainer.
 
     python bench/trl_dpo.py [--environment DIR] [--model DIR]
 
-TRL is no dependency of the project, so the script creates an environment for it, in DIR to keep it for another time.
+TRL is not a dependency of the project, so the script creates an environment for it; one in DIR is kept for later.
 The pairs come from a run of the scripted profile in a temporary home. `--model` is a folder in transformers' format;
 without it the installed smollm2-135m is trained.
 """

@@ -1,11 +1,11 @@
-"""The terminal application at size: first frame, keys, memory, and its effect on a run.
+"""Measures the terminal application with a large ledger: first frame, keys, memory, and its effect on a run.
 
     python bench/tui.py [--runs 1000] [--keys 300] [--rounds 5] [--turns 400]
 
 A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
 a compaction). The application then runs in a pseudo-terminal. Measured are the times from the start of its process to
-its first frame and to its first rows, and from a key to the first byte of the answer. A run of scripted models, which
-is affected most since it never waits, alternates with and without the application.
+its first frame and to its first rows, and from a key press to the first byte that is drawn. A run of scripted models,
+which is affected most because it never waits, is played alternately with and without the application.
 """
 
 import argparse
@@ -33,7 +33,8 @@ import psutil
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 
-QUIET_S, WITHIN_S = 0.08, 60.0
+QUIET_S, TIMEOUT_S = 0.08, 60.0
+"""The seconds without output after which the screen counts as complete, and the timeout of the first frame."""
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}
 
 
@@ -41,41 +42,43 @@ class Terminal:
     """The application in a pseudo-terminal of 120 x 40."""
 
     def __init__(self, home: Path) -> None:
-        self._file, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        words = [sys.executable, "-m", "nanoflux_tui", "--home", str(home)]
+        self._file, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        command = [sys.executable, "-m", "nanoflux_tui", "--home", str(home)]
         self.start = time.perf_counter()
         env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        self.process = subprocess.Popen(words, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True)
-        os.close(inner)
-        self.seen = b""
+        self.process = subprocess.Popen(
+            command, stdin=terminal, stdout=terminal, stderr=terminal, env=env, start_new_session=True
+        )
+        os.close(terminal)
+        self.output = b""
 
     def wait_for(self, text: bytes) -> float:
-        """Seconds from the start until `text` was drawn."""
-        while text not in self.seen:
-            if not self._receive(WITHIN_S):
+        """Wait until `text` is drawn. Returns the seconds since the start."""
+        while text not in self.output:
+            if not self._receive(TIMEOUT_S):
                 raise SystemExit(f"{text!r} was never drawn")
         return time.perf_counter() - self.start
 
     def press(self, keys: bytes) -> float:
-        """Seconds from a key to the first byte of the answer."""
+        """Press keys once the screen is complete. Returns the seconds until the first byte is drawn."""
         while self._receive(QUIET_S):
             pass
         start = time.perf_counter()
         os.write(self._file, keys)
         if not self._receive(5.0):
-            raise SystemExit(f"{keys!r} was never answered")
+            raise SystemExit(f"nothing was drawn after {keys!r}")
         return time.perf_counter() - start
 
     def drain(self) -> None:
-        self.seen = b""
+        self.output = b""
         while self._receive(0.0):
             pass
 
-    def _receive(self, within: float) -> bool:
-        ready, _, _ = select.select([self._file], [], [], within)
+    def _receive(self, timeout_s: float) -> bool:
+        ready, _, _ = select.select([self._file], [], [], timeout_s)
         if ready:
-            self.seen += os.read(self._file, 1 << 16)
+            self.output += os.read(self._file, 1 << 16)
         return bool(ready)
 
     @property
@@ -84,8 +87,8 @@ class Terminal:
 
     @property
     def cpu_s(self) -> float:
-        used = psutil.Process(self.process.pid).cpu_times()
-        return float(used.user + used.system)
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def close(self) -> None:
         self.process.terminate()
@@ -95,8 +98,8 @@ class Terminal:
 
 def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
     """Play one scripted run. Returns its id and its seconds."""
-    chosen = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
-    config = configs.resolve("starter-genetics", "scripted", chosen, home)
+    settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
+    config = configs.resolve("starter-genetics", "scripted", settings, home)
 
     async def start_and_finish() -> tuple[str, float]:
         run = await runs.start(home, config)
@@ -107,8 +110,8 @@ def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
     return asyncio.run(start_and_finish())
 
 
-def fill(home: Home, many: int) -> dict[str, int]:
-    """Copy one run with 100 examples until there are `many` runs. Returns the number of rows by table."""
+def fill(home: Home, run_count: int) -> dict[str, int]:
+    """Copy one run with 100 examples until there are `run_count` runs. Returns the number of rows by table."""
     run, _ = play(home, 10_000, 100, 1)
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -500000", "wal_autocheckpoint = 100000"):
@@ -120,9 +123,9 @@ def fill(home: Home, many: int) -> dict[str, int]:
     connection.execute("CREATE TEMP TABLE first_turn_calls AS SELECT * FROM turn_calls")
     connection.execute("CREATE TEMP TABLE first_examples AS SELECT * FROM examples")
     calls = connection.execute("SELECT count(*) FROM calls").fetchone()[0]
-    rest = 1000 - calls
-    for copy in range(1, many):
-        _copy(connection, columns, run, copy, max(0, rest))
+    missing_calls = max(0, 1000 - calls)
+    for copy in range(1, run_count):
+        _copy_run(connection, columns, run, copy, missing_calls)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
              for table in ("runs", "turns", "examples", "calls")}  # fmt: skip
@@ -130,32 +133,34 @@ def fill(home: Home, many: int) -> dict[str, int]:
     return counts
 
 
-def _copy(connection: sqlite3.Connection, columns: dict[str, list[str]], run: str, copy: int, more: int) -> None:
-    """Copy the run with other ids, and add `more` calls."""
+def _copy_run(
+    connection: sqlite3.Connection, columns: dict[str, list[str]], run: str, copy: int, added_calls: int
+) -> None:
+    """Copy the run with other ids, and add `added_calls` calls."""
     name = f"copy-{copy:05}"
     calls, turns = (connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("calls", "turns"))
 
-    def again(table: str, source: str, **changed: str) -> None:
+    def copy_rows(table: str, source: str, **changed: str) -> None:
         values = ", ".join(changed.get(column, column) for column in columns[table])
         connection.execute(f"INSERT INTO {table} SELECT {values} FROM {source}")
 
     span = connection.execute("SELECT max(id) FROM first_calls").fetchone()[0]
-    own, text = f"'{name}'", {"request": "''", "reply": "''"}
+    new_id, no_text = f"'{name}'", {"request": "''", "reply": "''"}
     connection.execute("BEGIN")
-    again("runs", f"runs WHERE id = '{run}'", id=own, name=own, status="'done'" if copy % 7 else "'stopped'")
-    again("calls", "first_calls", run=own, id=f"id + {calls}", key=f"key || {own}", **text)
-    again(
-        "calls", f"first_calls LIMIT {more}", run=own, id=f"id + {calls + span}", key=f"key || 'more' || {own}", **text
-    )
-    again("turns", "first_turns", run=own, id=f"id + {turns}")
+    status = "'done'" if copy % 7 else "'stopped'"
+    copy_rows("runs", f"runs WHERE id = '{run}'", id=new_id, name=new_id, status=status)
+    copy_rows("calls", "first_calls", run=new_id, id=f"id + {calls}", key=f"key || {new_id}", **no_text)
+    added_key, added_id = f"key || 'more' || {new_id}", f"id + {calls + span}"
+    copy_rows("calls", f"first_calls LIMIT {added_calls}", run=new_id, id=added_id, key=added_key, **no_text)
+    copy_rows("turns", "first_turns", run=new_id, id=f"id + {turns}")
     shifted = f"turn + {turns}, position, call + {calls}"
     connection.execute(f"INSERT INTO turn_calls SELECT {shifted} FROM first_turn_calls")
-    again("examples", "first_examples", run=own, id=f"id || {own}")
+    copy_rows("examples", "first_examples", run=new_id, id=f"id || {new_id}")
     connection.execute("COMMIT")
 
 
-def measure_at_size(home: Home, keys: int) -> dict[str, object]:
-    """First frame, keys and memory over a full ledger."""
+def measure_with_large_ledger(home: Home, keys: int) -> dict[str, object]:
+    """Measure the first frame, keys and memory with a filled ledger."""
     paints, rows = [], []
     for _ in range(5):
         terminal = Terminal(home.root)
@@ -165,7 +170,7 @@ def measure_at_size(home: Home, keys: int) -> dict[str, object]:
     terminal = Terminal(home.root)
     terminal.wait_for(b"copy-0")
     times: list[float] = []
-    for part, presses in _mix(keys):
+    for part, presses in _list_presses(keys):
         terminal.drain()
         times += [terminal.press(press) for press in presses]
         part_times = sorted(times[-len(presses) :])
@@ -182,7 +187,7 @@ def measure_at_size(home: Home, keys: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _mix(keys: int) -> Iterator[tuple[str, list[bytes]]]:
+def _list_presses(keys: int) -> Iterator[tuple[str, list[bytes]]]:
     """Keys of a typical session: the board, the examples, a filter, one example, a run."""
     down, up, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
     yield "home", [down, page, end, home, down, up] * (keys // 24)
@@ -194,7 +199,7 @@ def _mix(keys: int) -> Iterator[tuple[str, list[bytes]]]:
 
 @contextmanager
 def run_application(home: Path, enabled: bool) -> Iterator[Terminal | None]:
-    """The application on the run's screen, or None."""
+    """Run the application, if enabled; yields its terminal, or None."""
     if not enabled:
         yield None
         return
@@ -205,17 +210,17 @@ def run_application(home: Path, enabled: bool) -> Iterator[Terminal | None]:
 
 
 def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
-    """The same run with and without the application, alternating; the first pair is discarded."""
+    """Play the same run with and without the application, alternating; the first pair is discarded."""
     times: dict[bool, list[float]] = {True: [], False: []}
     shares = []
     for number in range(rounds + 1):
-        for seen in (number % 2 == 0, number % 2 == 1):
+        for is_watched in (number % 2 == 0, number % 2 == 1):
             with tempfile.TemporaryDirectory() as folder:
                 home = Home(Path(folder) / "home").prepare()
-                seconds, share = _play_with_application(home, turns, seen)
+                seconds, share = _play_with_application(home, turns, is_watched)
                 if number:
-                    times[seen].append(seconds)
-                    shares += [share] if seen else []
+                    times[is_watched].append(seconds)
+                    shares += [share] if is_watched else []
     ratios = [a / b for a, b in zip(times[True], times[False], strict=True)]
     return {
         "unwatched_s": round(statistics.median(times[False]), 3),
@@ -226,15 +231,15 @@ def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
     }
 
 
-def _play_with_application(home: Home, turns: int, seen: bool) -> tuple[float, float]:
-    """Seconds of the run, and the share of one core that the application used meanwhile."""
-    play(home, 2, 2, 5)  # a ledger to look at
-    with run_application(home.root, seen) as terminal:
+def _play_with_application(home: Home, turns: int, is_watched: bool) -> tuple[float, float]:
+    """Play a run. Returns its seconds, and the share of one core that the application used meanwhile."""
+    play(home, 2, 2, 5)  # so that the application has a run to show
+    with run_application(home.root, is_watched) as terminal:
         if terminal is None:
             return play(home, turns, 10**6, 9)[1], 0.0
         stop = threading.Event()
 
-        def follow() -> None:
+        def open_run_and_drain() -> None:
             opened = False
             while not stop.wait(0.05):
                 terminal.drain()
@@ -242,7 +247,7 @@ def _play_with_application(home: Home, turns: int, seen: bool) -> tuple[float, f
                     os.write(terminal._file, b"\r")
                     opened = True
 
-        reader = threading.Thread(target=follow)
+        reader = threading.Thread(target=open_run_and_drain)
         reader.start()
         time.sleep(1.0)
         before, start = terminal.cpu_s, time.perf_counter()
@@ -259,12 +264,12 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turns", type=int, default=400)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home").prepare()
-        print(json.dumps({"holds": fill(home, chosen.runs), **measure_at_size(home, chosen.keys)}))
-    if chosen.rounds:
-        print(json.dumps({"watched": measure_effect_on_run(chosen.rounds, chosen.turns)}))
+        print(json.dumps({"holds": fill(home, options.runs), **measure_with_large_ledger(home, options.keys)}))
+    if options.rounds:
+        print(json.dumps({"watched": measure_effect_on_run(options.rounds, options.turns)}))
 
 
 if __name__ == "__main__":

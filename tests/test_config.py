@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import CutRequest, Identity
-from nanoflux_local.run.binding import Bound, rules_for
+from nanoflux_local.run.binding import Bound, build_rules
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.tools.python_check import PythonTool
 
@@ -224,10 +224,10 @@ def test_configuration_is_frozen_and_survives_json(home):
 def test_changed_prompts_refuse_an_earlier_run(home):
     config = resolve("starter", "scripted", {}, home)
     identities = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
-    assert rules_for(config, identities, home).config == config
+    assert build_rules(config, identities, home).config == config
     old = config.model_copy(update={"prompts": {**config.prompts, "evaluation": "0" * 64}})
     with pytest.raises(RefusedError, match="the prompt 'evaluation'"):
-        rules_for(old, identities, home)
+        build_rules(old, identities, home)
 
 
 def test_toml_may_open_with_a_byte_order_mark(tmp_path):

@@ -67,7 +67,7 @@ class World:
 
         answers = {kind: log_requests(answer) for kind, answer in bound.answers().items()}
         with Ledger(self.home.ledger) as ledger:
-            rules = binding.rules_for(config, identities, self.home)
+            rules = binding.build_rules(config, identities, self.home)
             calls = RememberedCalls(ledger, self.run, answers)
             yield Engine(ledger, self.run, rules, calls, committed, self.record_progress)
         await bound.close()

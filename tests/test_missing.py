@@ -12,8 +12,8 @@ from nanoflux_local.run.missing import CallCost, MissingCall, RecordedCosts, add
 JUDGE, DEFENDER = MissingCall("chat", "judge"), MissingCall("chat", "defender")
 PYTHON, EMBED = MissingCall("python", "judge"), MissingCall("embed", "judge")
 RECORDED = RecordedCosts(
-    each={JUDGE: CallCost(1, 100, 0.01), DEFENDER: CallCost(1, 50, 0.002)},
-    onward={JUDGE: CallCost(3, 250, 0.022)},
+    per_call={JUDGE: CallCost(1, 100, 0.01), DEFENDER: CallCost(1, 50, 0.002)},
+    remaining={JUDGE: CallCost(3, 250, 0.022)},
     defence_calls=2.0,
 )
 

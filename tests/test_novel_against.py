@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.errors import NothingMatchedError, RefusedError
-from nanoflux_local.ledger.asked import freeze, questions_of
+from nanoflux_local.ledger.earlier_questions import freeze, questions_of
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home

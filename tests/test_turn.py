@@ -8,7 +8,7 @@ import pytest
 
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest, EmbedReply, EmbedRequest, Identity
-from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.configs import resolve
 from nanoflux_local.run.novelty import History
 from nanoflux_local.run.turn import Cast, Rules, run_turn
@@ -88,7 +88,7 @@ class World:
 
 def rules(tmp_path, profile="scripted", **overrides) -> Rules:
     config = resolve("starter", profile, overrides, Home(tmp_path))
-    return rules_for(
+    return build_rules(
         config, {**IDENTITIES, "sandbox": Identity("sandbox", "s"), "smollm2": Identity("x", "y")}, Home(tmp_path)
     )
 

@@ -1,5 +1,5 @@
-"""The duel in four steps as a pipeline of distilabel, against an OpenAI-compatible server. Run by
-`bench/engine.py --peer PYTHON` with the Python of an environment that has distilabel; imports nothing of this project.
+"""The duel in four steps as a pipeline of distilabel, against an OpenAI-compatible server. `bench/engine.py --peer
+PYTHON` runs this script with the Python of an environment that has distilabel; it imports nothing of this project.
 
     python distilabel_duel.py URL ROWS BATCH      # prints one JSON line: seconds of wall and CPU time
 """
@@ -24,8 +24,8 @@ STEPS = {
 
 def cpu_seconds() -> float:
     """CPU seconds of this process and its children."""
-    used = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    usages = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:
@@ -43,11 +43,11 @@ def main() -> None:
                 before >> step
             before = step
     wall, processor = time.perf_counter(), cpu_seconds()
-    made = pipeline.run(
+    datasets = pipeline.run(
         dataset=[{"number": number} for number in range(rows)], dataset_batch_size=batch, use_cache=False
     )
-    done = len(made["default"]["train"])
-    print(json.dumps({"rows": done, "wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - processor}))
+    rows_made = len(datasets["default"]["train"])
+    print(json.dumps({"rows": rows_made, "wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - processor}))
 
 
 if __name__ == "__main__":

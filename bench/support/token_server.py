@@ -1,6 +1,6 @@
-"""A server of known speed: OpenAI chat completions at a fixed time per token, C concurrent requests, replies that
-depend only on the request (those of the scripted profile). Its total service time, divided by C, is the ideal of any
-client; `span_s` is the time from the first request to the last reply, without the client's start.
+"""A server of known speed: OpenAI chat completions at a fixed time per token, at most C requests at a time, and replies
+that depend only on the request (those of the scripted profile). No client can be faster than the total service time
+divided by C. `span_s` is the time from the first request to the last reply, without the client's start.
 
     python bench/support/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until killed
 """
@@ -17,11 +17,11 @@ from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
 
 
 def flawless(prompt: str, rng: random.Random) -> str:
-    """The scripted duel without failures: every reply can be read, none is in doubt, and every question is valid."""
+    """A reply of the scripted duel without failures: it can be read, is not in doubt, and accepts every question."""
     while True:
         text = duel(prompt, rng)
-        sure = "CONFIDENCE" not in text or "0.97" in text
-        if text.count(":") > 1 and sure and "DECISION: INVALID" not in text:
+        is_confident = "CONFIDENCE" not in text or "0.97" in text
+        if text.count(":") > 1 and is_confident and "DECISION: INVALID" not in text:
             return text
 
 

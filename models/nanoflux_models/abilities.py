@@ -32,7 +32,9 @@ def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> 
     assumed to work.
     """
     facts = _query_vllm(interpreter)
-    reasons = {each.name: _find_reason(each.architecture, facts) for each in manifests if each.architecture}
+    reasons = {
+        manifest.name: _find_reason(manifest.architecture, facts) for manifest in manifests if manifest.architecture
+    }
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -46,10 +48,10 @@ def _find_reason(architecture: str, facts: Mapping[str, Any]) -> str:
 
 def _query_vllm(interpreter: Interpreter) -> Mapping[str, Any]:
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [interpreter.path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=120
         )
-        facts: Mapping[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        facts: Mapping[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return {"architectures": [], "vision": ""}
     return facts

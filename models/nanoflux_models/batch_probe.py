@@ -1,7 +1,7 @@
 """Tests whether a server's replies depend on the rest of the batch, by sending the same requests one by one and all at
 once.
 
-With vLLM's batch-invariant kernels, replies should not depend on it. A run that uses such a server is marked as
+With vLLM's batch-invariant kernels, replies should not depend on the batch. A run that uses such a server is marked as
 repeatable, so every server with these kernels is tested before its first request.
 """
 
@@ -15,7 +15,7 @@ from nanoflux_models.server_client import ServerClient
 TOKENS = 24
 """The number of tokens of each reply: enough for a difference in the last bit to change a token."""
 REQUESTS = tuple((prompt * length, seed) for length in (1, 3) for seed, prompt in enumerate(PROMPTS))
-"""Prompts of different lengths, each with a seed. A server runs a batch of them with other kernels than one prompt."""
+"""Prompts of different lengths, each with a seed. A server may use other kernels for a batch than for one prompt."""
 ScoredReply = tuple[str, tuple[float, ...]]
 
 

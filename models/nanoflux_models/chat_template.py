@@ -1,6 +1,6 @@
-"""Chat templates of model folders: finds a model's template, and finds out which messages the template accepts.
+"""Chat templates of model folders: finds a model's template, and tests which messages the template accepts.
 
-A template is tried by rendering messages with transformers' renderer; neither a tokenizer nor torch is loaded. A model
+A template is tested by rendering messages with transformers' renderer; neither a tokenizer nor torch is loaded. A model
 without a template is a pretrained base, which cannot chat.
 """
 
@@ -27,13 +27,13 @@ Render = Callable[..., str | None]
 
 
 def read_template(folder: Path) -> str:
-    """The chat template of a model's folder, whichever file contains it; "" if there is none."""
+    """The chat template in a model's folder, from any of the files that may contain it; "" if there is none."""
     if (folder / FILE).is_file():
         return (folder / FILE).read_text("utf-8")
     for name in ("tokenizer_config.json", LEGACY):
         template = _read_json(folder / name).get("chat_template")
         if isinstance(template, list):  # several templates, by name
-            template = {each["name"]: each["template"] for each in template}.get("default")
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
         if template:
             return str(template)
     return ""

@@ -82,9 +82,9 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
 
     saved = AutoModelForCausalLM.from_pretrained(str(target), dtype=torch.bfloat16).state_dict()
     before = model.state_dict()
-    same = saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in saved)
+    is_equal = saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in saved)
     reread = AutoTokenizer.from_pretrained(str(target))
-    same = same and reread.encode(PROBE) == tokenizer.encode(PROBE)
-    if not same or not _round_trips(reread, PROBE):
+    is_equal = is_equal and reread.encode(PROBE) == tokenizer.encode(PROBE)
+    if not is_equal or not _round_trips(reread, PROBE):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
         raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones", fix)

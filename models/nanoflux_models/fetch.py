@@ -36,6 +36,7 @@ HUB_SETTINGS = {
     "NO_COLOR": "1",
 }
 HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
+"""The errors for the exit codes that the hub's client reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,8 @@ def read_commit(files: Path) -> str:
 
 
 def _run(command: list[str], environment: dict[str, str], message: str) -> None:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    if result.returncode:
+        tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-3:])
         fix = "check the network and the index, or import the weights: nanoflux models import PATH --name NAME"
         raise ModelsError(f"{message}\n{tail}", fix)

@@ -1,9 +1,9 @@
-"""Lists the GPUs of this machine by running nvidia-smi. Loads neither the driver nor torch.
+"""Lists the GPUs of this machine by running nvidia-smi, without loading the driver or torch.
 
 nvidia-smi is used instead of the NVML library because a driver that hangs would hang this process inside the library,
-whereas a child process can be abandoned after a timeout. A GPU whose memory the driver does not state is still listed,
-with the driver's text instead: unified memory ([N/A] on a GB10), missing permissions and lost GPUs do not hide the
-other GPUs.
+whereas a child process can be abandoned after a timeout. The driver may not state a GPU's memory: because it is unified
+([N/A] on a GB10), because permissions are missing, or because the GPU is lost. Such a GPU is listed with the driver's
+text instead.
 """
 
 import shutil

@@ -87,7 +87,7 @@ def refused_hosts() -> list[str]:
 
 def refusal_in(error: BaseException) -> OutsideError | None:
     """The guard's refusal that caused a library's exception, however deeply it is wrapped; None if there is none."""
-    return next((each for each in _walk_causes(error, set()) if isinstance(each, OutsideError)), None)
+    return next((cause for cause in _walk_causes(error, set()) if isinstance(cause, OutsideError)), None)
 
 
 def _walk_causes(error: BaseException, visited: set[int]) -> Iterator[BaseException]:
@@ -96,9 +96,9 @@ def _walk_causes(error: BaseException, visited: set[int]) -> Iterator[BaseExcept
     visited.add(id(error))
     yield error
     group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    for each in (*group, error.__cause__, error.__context__):
-        if each is not None:
-            yield from _walk_causes(each, visited)
+    for cause in (*group, error.__cause__, error.__context__):
+        if cause is not None:
+            yield from _walk_causes(cause, visited)
 
 
 def _audit(event: str, values: tuple[Any, ...]) -> None:

@@ -94,7 +94,7 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
     with _report_progress(folder, files), ThreadPoolExecutor(STREAMS) as pool:
         downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
         finished, _ = wait(downloads, return_when=FIRST_EXCEPTION)
-        failure = next((error for each in finished if (error := each.exception())), None)
+        failure = next((error for task in finished if (error := task.exception())), None)
         if failure:
             _fail(failure, repo, revision)
     return {"commit": commit, "files": {file.path: file.size for file in files}}

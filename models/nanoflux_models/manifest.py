@@ -154,7 +154,7 @@ class Parallel(ManifestTable):
 class Thresholds(ManifestTable):
     """The novelty thresholds for this embedder by domain (`default` for all others), and how they were calibrated.
 
-    Cosines of different embedding models are not comparable, so each model has its thresholds.
+    Cosines of different embedding models are not comparable, so each model needs its own thresholds.
     """
 
     question: dict[str, Cosine]
@@ -267,7 +267,9 @@ def _explain(path: Path, error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         # pydantic puts a union's tag into the location ("source.wheel.package"), but the tag is not a key of the file.
-        location = [str(part) for i, part in enumerate(item["loc"]) if not (i == 1 and item["loc"][0] == "source")]
+        location = [
+            str(part) for depth, part in enumerate(item["loc"]) if not (depth == 1 and item["loc"][0] == "source")
+        ]
         reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         lines.append(f"key '{'.'.join(location)}': {reason}" if location else reason)
     return f"{path}: " + "; ".join(lines)

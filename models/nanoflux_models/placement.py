@@ -1,9 +1,9 @@
-"""Placement: decides which model runs on which GPU, with which share of the GPU's memory. Starts nothing.
+"""Placement: decides which model runs on which GPU, with which share of the GPU's memory.
 
-All figures are computed from manifests; none is measured. A server needs memory for its weights, the KV cache of its
-concurrent requests, adapters if it takes any, and `OVERHEAD_GIB` on each GPU. If the models do not all fit on the GPUs
-at once, each with the KV cache of a few requests, they take turns. If they do not fit in turns either, the placement is
-a refusal that states what would fit.
+All figures are computed from manifests; none is measured, and no server is started. A server needs memory for its
+weights, the KV cache of its concurrent requests, adapters if it takes any, and `OVERHEAD_GIB` on each GPU. If the
+models do not all fit on the GPUs at once, each with the KV cache of a few requests, they take turns. If they do not fit
+in turns either, the placement is a refusal that states what would fit.
 """
 
 import math
@@ -191,8 +191,11 @@ def _list_options(
         smallest = min(gpus[gpu] for gpu in emptiest)
         free_share = min(free[gpu] for gpu in emptiest)
         asleep = ASLEEP_GIB * (len(unit) - 1) / smallest
-        few, one = [each.with_few_requests for each in unit], [each.with_one_request for each in unit]
-        few_share, one_share = (max(each.share(width, smallest) for each in sized) + asleep for sized in (few, one))
+        few = [demand.with_few_requests for demand in unit]
+        one = [demand.with_one_request for demand in unit]
+        few_share, one_share = (
+            max(demand.share(width, smallest) for demand in demands) + asleep for demands in (few, one)
+        )
         if few_share <= free_share + 1e-9:
             yield few_share, _make_servers(few, emptiest, width, smallest)
         elif one_share <= LIMIT <= free_share + 1e-9:
@@ -202,7 +205,7 @@ def _list_options(
 def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, smallest: float) -> list[Server]:
     group = unit[0].shares if len(unit) > 1 else ""
     indices = tuple(sorted(gpus))
-    return [Server(each.name, indices, each.share(width, smallest), width, each.kv_gib, group) for each in unit]
+    return [Server(demand.name, indices, demand.share(width, smallest), width, demand.kv_gib, group) for demand in unit]
 
 
 def _list_widths(unit: Sequence[Demand]) -> list[int]:
@@ -266,7 +269,7 @@ def _distribute_rest(
     """
     awake_groups = [_group_awake([server for server in servers if gpu in server.gpus]) for gpu in range(len(gpus))]
     spare = [
-        LIMIT - sum(max(s.utilisation for s in group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
+        LIMIT - sum(_claim(group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
         for groups, size in zip(awake_groups, gpus, strict=True)
     ]
     grown = []
@@ -274,11 +277,16 @@ def _distribute_rest(
         parts = []
         for gpu in server.gpus:
             group = next(group for group in awake_groups[gpu] if server in group)
-            parts.append(max(s.utilisation for s in group) + spare[gpu] / len(awake_groups[gpu]))
+            parts.append(_claim(group) + spare[gpu] / len(awake_groups[gpu]))
         wanted = demands[server.name].share(server.tensor, min(gpus[gpu] for gpu in server.gpus))
         share = math.floor(min(parts if whole else [*parts, wanted]) * 100 + 1e-6) / 100
         grown.append(replace(server, utilisation=max(server.utilisation, share)))
     return grown
+
+
+def _claim(group: Sequence[Server]) -> float:
+    """The share of a GPU that the largest server of a group claims; only one of them is awake at a time."""
+    return max(server.utilisation for server in group)
 
 
 def _group_awake(servers: Sequence[Server]) -> list[list[Server]]:

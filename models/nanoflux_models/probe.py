@@ -75,15 +75,15 @@ def _score_reply(client: ServerClient, model: str, ids: list[int], reply: list[i
     """The log-probability of each token of `reply`. The reply is sent as part of the prompt."""
     body = {"model": model, "prompt": [*ids, *reply], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     entries = client.complete(body)["choices"][0]["prompt_logprobs"][len(ids) :]
-    return [float(each[str(token)]["logprob"]) for each, token in zip(entries, reply, strict=True)]
+    return [float(entry[str(token)]["logprob"]) for entry, token in zip(entries, reply, strict=True)]
 
 
 def score_with_peft(
     weights: Path, folder: Path, prompts: list[list[int]], replies: list[list[int]]
 ) -> list[list[tuple[float, float]]]:
-    """For each token of each reply: its log-probability in PEFT, and how much likelier PEFT's preferred token is there.
+    """The log-probability in PEFT of each token of each reply, and the gap to PEFT's preferred token at that position.
 
-    If all these gaps are 0, PEFT gives the same reply.
+    If all gaps are 0, PEFT gives the same reply.
     """
     import torch
 
@@ -93,8 +93,9 @@ def score_with_peft(
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([[*ids, *reply]]), use_cache=False).logits[0, len(ids) - 1 : -1]
         scores = torch.log_softmax(logits.float(), -1)
-        chosen = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
-        scores_by_prompt.append(list(zip(chosen.tolist(), (scores.max(-1).values - chosen).tolist(), strict=True)))
+        reply_scores = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
+        gaps = scores.max(-1).values - reply_scores
+        scores_by_prompt.append(list(zip(reply_scores.tolist(), gaps.tolist(), strict=True)))
     return scores_by_prompt
 
 

@@ -1,6 +1,6 @@
 """The result of a probe: its measurements, whether it passed, and the file next to the adapter in which it is stored.
 
-Reads and writes `probe.json`. The file is not part of the adapter: the adapter's hash does not cover it, and it is not
+The file is `probe.json`. It is not part of the adapter: the adapter's hash does not cover it, and it is not
 copied with the adapter, since a result is valid only for the server and the machine that were probed.
 """
 

@@ -99,17 +99,17 @@ def find_marked(mark: str) -> list[Process]:
 
 def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
     """Terminate each process, and kill it if it still runs after `grace_s`; return the processes that still run."""
-    terminated = [each for each in processes if each.send(signal.SIGTERM)]
+    terminated = [running for running in processes if running.send(signal.SIGTERM)]
     remaining = _wait(terminated, grace_s)
-    for each in remaining:
-        each.send(signal.SIGKILL)
+    for running in remaining:
+        running.send(signal.SIGKILL)
     return _wait(remaining, 10.0)
 
 
 def _wait(processes: list[Process], seconds: float) -> list[Process]:
     """Wait until all processes have ended, at most `seconds`; return the processes that still run."""
     deadline = time.monotonic() + seconds
-    while (remaining := [each for each in processes if each.alive]) and time.monotonic() < deadline:
+    while (remaining := [running for running in processes if running.alive]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return remaining
 

@@ -1,7 +1,7 @@
 """The record of installed weights: their source, the SHA-256 of every file, and the revision derived from these hashes.
 
-Reads and writes `weights.json`, and checks files against it. A record contains neither a time nor a path of this
-machine, so equal weights have equal records on every machine.
+The record is the file `weights.json`. It contains neither a time nor a path of this machine, so equal weights have
+equal records on every machine.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """A client of one vLLM server for everything except chat: health, adapters, sleep mode and metrics.
 
-Its calls block. They go directly to loopback, even if a proxy is configured. The client starts and stops no processes.
+The client's calls block, and go directly to loopback even if a proxy is configured. It neither starts nor stops
+processes.
 """
 
 import json
@@ -34,7 +35,7 @@ class ServerClient:
 
     def list_models(self) -> list[str]:
         """The names of the models that requests can use: the base model and each loaded adapter."""
-        return [str(each["id"]) for each in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
+        return [str(model["id"]) for model in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under `name`, its content hash; do nothing if it is already loaded.

@@ -199,12 +199,12 @@ class Supervisor:
             ServerError: a process still runs, or the port is in use; then the record remains.
         """
         family = family_of(record)
-        leader = [each for each in family if each == record.process]
+        leader = [member for member in family if member == record.process]
         remaining = end(leader, grace_s)  # the leader stops its workers in order
-        remaining += end([each for each in family_of(record) if each not in remaining], min(grace_s, 5.0))
-        remaining += end([each for each in family if each not in remaining], 0.0)
+        remaining += end([member for member in family_of(record) if member not in remaining], min(grace_s, 5.0))
+        remaining += end([member for member in family if member not in remaining], 0.0)
         if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
-            pids = ", ".join(str(each.pid) for each in remaining)
+            pids = ", ".join(str(member.pid) for member in remaining)
             remains = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
             raise ServerError(f"server {record.name} could not be stopped: {remains}", f"read its log: {record.log}")
         server_record.remove(self._home, record)
@@ -227,7 +227,7 @@ def family_of(record: ServerRecord) -> list[Process]:
     root = record.process
     if process(root.pid) == root:
         processes += [root, *descendants(root)]
-    return [each for each in dict.fromkeys(processes) if each.alive]
+    return [member for member in dict.fromkeys(processes) if member.alive]
 
 
 def free_port(port: int = 0) -> int:

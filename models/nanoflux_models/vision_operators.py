@@ -29,11 +29,11 @@ def import_error() -> str:
 
     torchvision is imported in a new process, since a failed import leaves modules behind.
     """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", "-c", "import torchvision"], capture_output=True, text=True, check=False
     )
-    lines = done.stderr.strip().splitlines()
-    return "" if not done.returncode else lines[-1] if lines else f"exit code {done.returncode}"
+    lines = result.stderr.strip().splitlines()
+    return "" if not result.returncode else lines[-1] if lines else f"exit code {result.returncode}"
 
 
 def declare() -> None:

@@ -64,7 +64,7 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
 
 
 def _copy_template(source: Path, target: Path) -> None:
-    """Copy a chat template without its byte order mark, which every prompt would otherwise start with. Raises
+    """Copy a chat template without its byte order mark, with which every prompt would otherwise start. Raises
     ManifestError if the template is not UTF-8.
     """
     content = source.read_bytes().removeprefix(codecs.BOM_UTF8)

@@ -204,7 +204,7 @@ def _start_rounds(
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
     """Freeze the questions that these runs have asked so far, in the form that a run's configuration stores."""
-    from nanoflux_local.ledger.asked import freeze
+    from nanoflux_local.ledger.earlier_questions import freeze
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(home.ledger) as view:

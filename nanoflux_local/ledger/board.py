@@ -1,8 +1,7 @@
 """The board: the lists of runs, trainings, evaluations, experiments and examples, read one window at a time.
 
-A ledger may hold thousands of runs and a hundred thousand examples. Each list reads the keys of all its rows, and the
-rows themselves only while they are on screen. Whether a worker is alive is not stored in the ledger; `jobs` determines
-it.
+A ledger may hold thousands of runs and a hundred thousand examples, so a list reads the keys of all rows, but the rows
+themselves only while they are on screen. The ledger does not store whether a worker is alive; `jobs` determines that.
 """
 
 import json
@@ -36,7 +35,7 @@ _ALL_WORK = """
 
 @dataclass(frozen=True, slots=True)
 class LineKey:
-    """One line of the board: a table's row, and the status that decides its place."""
+    """The key of one line: its table and row id, and the status that decides its position on the board."""
 
     sort: Sort
     row: int
@@ -151,8 +150,8 @@ def _evaluation_line(view: LedgerView, row: int) -> Line | None:
 
 
 def _experiment_line(view: LedgerView, row: int) -> Line | None:
-    identity = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
-    summary = experiment(view, identity["id"]) if identity else None
+    id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
+    summary = experiment(view, id_row["id"]) if id_row else None
     if summary is None:
         return None
     return Line(

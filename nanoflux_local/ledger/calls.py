@@ -1,4 +1,6 @@
-"""Remembered calls: a turn's only access to the outside. A reply is committed under its request's hash before use."""
+"""Remembered calls: the only way in which a turn reaches endpoints and tools. Every reply is committed to the ledger
+under its request's hash before it is used.
+"""
 
 import asyncio
 import math
@@ -17,27 +19,27 @@ from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Reque
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
 RECENT = 2048
-"""The number of replies that are also held in memory, so that replaying a turn reads and parses nothing."""
+"""The number of replies that are also held in memory, so that committing a turn does not read and parse them again."""
 ROLE: ContextVar[str] = ContextVar("role", default="")
-"""The role that makes the current calls. It is not part of a request, since it does not affect the reply; budgets and
-sums use it."""
+"""The role that makes the current calls, for budgets and sums. It does not affect the reply, so it is not part of the
+request."""
 
 EARLIER = "earlier"
-"""The role of calls that embed the questions of other runs and held-out items: no turn uses them, and they do not count
-as wasted.
+"""The role of calls that embed the questions of other runs and held-out items. No turn uses these calls, but they do
+not count as wasted.
 """
 
 EMBED_BATCH = 64
 """The number of texts that are embedded concurrently, so that their replies can share a commit."""
 
 FIRST_REFUSED = 3
-"""Refused prompts after which an endpoint that has never answered counts as misconfigured: the refusals are then an
-error of the endpoint, not of the prompts.
+"""After this many refused prompts, an endpoint that has never answered counts as misconfigured, and the run reports an
+error of the endpoint instead of refused prompts.
 """
 
 TRIAL = "trial"
-"""The role of the calls of the run's trial, in which the judge judges solutions known to be right or wrong. No turn
-uses them.
+"""The role of the calls of the run's trial, which measures the judge on solutions known to be right or wrong. No turn
+uses these calls.
 """
 
 
@@ -95,11 +97,11 @@ class _Pending:
 
 
 class RememberedCalls:
-    """Replies from the ledger, or from an endpoint if the ledger has none; these are then remembered. Equal concurrent
-    requests share one call.
+    """Replies from the ledger or, if it has none, from an endpoint; such replies are committed to the ledger. Equal
+    concurrent requests share one call.
 
-    `answers` maps a request's kind to the function that answers it; with an empty mapping (a replay) a request that is
-    not remembered is an error. `limiter` bounds the concurrent calls, from sending until their replies are on disk.
+    `answers` maps a request's kind to the function that answers it. In a replay the mapping is empty, and a request
+    without a stored reply is an error. `limiter` bounds the concurrent calls, from sending until the reply is on disk.
     """
 
     def __init__(self, ledger: Ledger, run: str, answers: Mapping[str, Answer]) -> None:
@@ -135,8 +137,9 @@ class RememberedCalls:
         return remembered
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
-        """Wait for the task that sends a request, shared by all callers. If a caller is cancelled, the task goes on for
-        the others. A request without callers is not sent; if it was sent already, its reply is remembered.
+        """Wait for the task that sends a request, which all its callers share. If a caller is cancelled, the task
+        continues for the others. If the last caller is cancelled before the request is sent, so is the task; a request
+        that was already sent is completed, and its reply stored.
         """
         key = request.key()
         pending = self._pending.get(key)
@@ -199,8 +202,8 @@ class RememberedCalls:
             )
 
     async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
-        """Wait until the reply is on disk. Replies that arrive together share one transaction, since most of the cost
-        of a commit is waiting for the disk.
+        """Wait until the reply is on disk. Replies that arrive together share one transaction, since a commit mostly
+        waits for the disk.
         """
         written: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
         if not self._uncommitted:

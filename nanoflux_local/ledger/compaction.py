@@ -17,14 +17,16 @@ from nanoflux_local.ledger.store import Ledger, now
 BATCH = 1000
 """The number of calls packed in one transaction, which delays a run's writes by some tens of milliseconds."""
 SAMPLES, WORTH_A_DICTIONARY = 2000, 1000
-"""On how many calls a dictionary is trained, and from how many unpacked calls on a new dictionary saves space."""
+"""The number of calls on which a dictionary is trained, and the number of unpacked calls that make one worthwhile."""
 
 UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
 
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """The result of a compaction: bytes of the packed texts and of the ledger's files, before and after."""
+    """The result of a compaction: the number of packed calls, and the bytes of their texts and of the ledger's files
+    before and after.
+    """
 
     packed: int
     texts_before: int

@@ -76,7 +76,7 @@ def add_files(
         hashes = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
         connection.execute(
             "UPDATE datasets SET source = ?, source_hash = ?, items = ?, skipped = ?, at = ? WHERE name = ?",
-            (f"{row[0]}, {source}", digest(sorted(each[0] for each in hashes)), row[1] + len(items), row[2] + skipped,
+            (f"{row[0]}, {source}", digest(sorted(file[0] for file in hashes)), row[1] + len(items), row[2] + skipped,
              moment, name),
         )  # fmt: skip
     first = connection.execute("SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)).fetchone()
@@ -93,4 +93,4 @@ def free_name(connection: sqlite3.Connection, name: str) -> str:
     """`name`, or `name` with the first number that makes it the name of no dataset."""
     taken = {row[0] for row in connection.execute("SELECT name FROM datasets")}
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
-    return name if name not in taken else next(each for each in numbered if each not in taken)
+    return name if name not in taken else next(candidate for candidate in numbered if candidate not in taken)

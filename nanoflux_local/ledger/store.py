@@ -1,4 +1,4 @@
-"""The writer: the only class that changes a ledger, in short transactions, each committed before its result is shown.
+"""The only class that writes to a ledger. Its transactions are short and committed before their results are shown.
 
 It refuses a ledger from a newer version, and never rewrites a recorded call or turn.
 """
@@ -210,9 +210,9 @@ class Ledger:
         return ""
 
     def has_answer(self, run: str, kind: str, model: str) -> bool:
-        """Whether this model ever answered a request of this kind in the run, refusals aside."""
-        answered = f"SELECT 1 FROM {CALLS} WHERE run = ? AND kind = ? AND model = ? AND reply NOT LIKE ? LIMIT 1"
-        return bool(self.rows(answered, run, kind, model, '%"refused":%'))
+        """Whether this model ever answered a request of this kind in the run; a refusal is no answer."""
+        query = f"SELECT 1 FROM {CALLS} WHERE run = ? AND kind = ? AND model = ? AND reply NOT LIKE ? LIMIT 1"
+        return bool(self.rows(query, run, kind, model, '%"refused":%'))
 
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
         """Commit a failed request as soon as it fails: it may have cost something, and a kill must not hide that."""

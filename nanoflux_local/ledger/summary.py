@@ -15,7 +15,7 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens and dollars of a run's calls; `reasoning_tokens` are those of the completion tokens that were counted as
+    """Tokens and dollars of a run's calls; `reasoning_tokens` is the share of the completion tokens that is
     reasoning.
     """
 

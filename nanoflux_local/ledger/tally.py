@@ -18,7 +18,9 @@ from nanoflux_local.transcript import TurnRecord, turn_from_json
 TURNS_PER_UPDATE = 500
 """The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
 EVENTS, RECENT_S, NEWEST_CALLS = 300, 60.0, 400
-"""How many events are kept, over how many seconds speed is averaged, and how many new calls one update locates."""
+"""The number of events that are kept, the seconds over which speed is averaged, and the number of new calls that one
+update assigns to turns.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class Usage:
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over the run `run`, which has the `seed`, at most `attempts` attempts per turn, and the `steps` in each
-    of them. `similarities` has each question's cosine similarity to the nearest earlier question, `confidences` has
-    those of the verdicts, and `kept_by_turn` has the number of kept turns up to each committed turn.
+    """The sums over a run's turns and calls. `seed` is the run's seed, `attempts` the maximum per turn, and `steps` are
+    the steps of an attempt. `similarities` has each question's cosine similarity to the nearest earlier question,
+    `confidences` the confidence of each verdict, and `kept_by_turn` the number of kept turns up to each committed turn.
     """
 
     run: str
@@ -68,7 +70,7 @@ class Tally:
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
     _milestones: dict[int, TurnInProgress] = field(default_factory=dict)
     _seeded_turns: int = 0
-    _newest: dict[int, TurnInProgress] = field(default_factory=dict)
+    _latest: dict[int, TurnInProgress] = field(default_factory=dict)
 
     def update(self, view: LedgerView) -> bool:
         """Read the new rows. Returns whether more are waiting."""
@@ -87,7 +89,7 @@ class Tally:
         self.turns, self.kept = record.number + 1, self.kept + record.kept
         self.kept_by_turn.append(self.kept)
         self.players[record.number % 2] = (record.attacker, record.defender)
-        self._newest.pop(record.number, None)
+        self._latest.pop(record.number, None)
         for attempt in record.attempts:
             self.outcomes[attempt.outcome] += 1
             if attempt.outcome == "unparsed" or attempt.outcome == "failed":
@@ -127,7 +129,7 @@ class Tally:
             self._samples.popleft()
 
     def _locate_calls(self, view: LedgerView, last: int) -> None:
-        """Note the progress that the newest calls show."""
+        """Record how far the latest calls show the turns in progress to be."""
         if not self.steps:
             return
         self._derive_milestones(self.turns + NEWEST_CALLS // len(self.steps))
@@ -139,9 +141,9 @@ class Tally:
             progress = self._milestones.get(row["seed"])
             if progress is None or progress.turn < self.turns:
                 continue
-            newest = self._newest.get(progress.turn)
+            newest = self._latest.get(progress.turn)
             if newest is None or (progress.attempt, progress.answered) > (newest.attempt, newest.answered):
-                self._newest[progress.turn] = progress
+                self._latest[progress.turn] = progress
 
     def _derive_milestones(self, until: int) -> None:
         """Derive the milestones of the turns below `until`, and drop those of committed turns."""
@@ -149,7 +151,7 @@ class Tally:
             self._milestones.update(derive_milestones(self.steps, self.seed, turn, self.attempts))
         self._seeded_turns = max(self._seeded_turns, until)
         if len(self._milestones) > 8 * NEWEST_CALLS * self.attempts:
-            self._milestones = {seed: each for seed, each in self._milestones.items() if each.turn >= self.turns}
+            self._milestones = {seed: step for seed, step in self._milestones.items() if step.turn >= self.turns}
 
     def _add_faults(self, view: LedgerView) -> None:
         for row in view.rows(
@@ -177,8 +179,8 @@ class Tally:
 
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
         """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
-        for turn in sorted({*range(self.turns, self.turns + width), *self._newest}):
-            yield self._newest.get(turn, TurnInProgress(turn, 0, 0))
+        for turn in sorted({*range(self.turns, self.turns + width), *self._latest}):
+            yield self._latest.get(turn, TurnInProgress(turn, 0, 0))
 
 
 def _describe_turn(record: TurnRecord) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from sqlite3 import Row
 from typing import Any
 
-from nanoflux_local.ledger.asked import questions_of
+from nanoflux_local.ledger.earlier_questions import questions_of
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import costs, digest

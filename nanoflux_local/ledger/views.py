@@ -40,7 +40,7 @@ class LedgerView:
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=wait_s, isolation_level=None
             )
             self._connection.row_factory = sqlite3.Row
-            self._connection.text_factory = _text
+            self._connection.text_factory = _decode_text
             add_unpack_function(self._connection)
             database = Database(self._connection)
             refuse_newer(database, path)
@@ -285,7 +285,7 @@ def _short_reason(reason: str, kind: str) -> str:
     return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:MAX_REASON_CHARACTERS]
 
 
-def _text(stored: bytes) -> str:
+def _decode_text(stored: bytes) -> str:
     """Decode a column. Bytes damaged on disk are shown with replacement characters; `run verify` reports them."""
     return stored.decode("utf-8", "replace")
 

@@ -30,7 +30,7 @@ DUMMY = ("--load-format", "dummy")
 
 @dataclass(frozen=True, slots=True)
 class RequestLoad:
-    """The load on each server: the prompt and completion tokens of each concurrent request.
+    """The load on each server: the number of prompt and completion tokens of each concurrent request.
 
     With `tiny`, models of a stand-in's size are served on a machine without GPUs: the steps are the same, but the
     figures are meaningless.
@@ -41,7 +41,7 @@ class RequestLoad:
     tiny: bool = False
 
 
-def measure_all(user: Home, reports: Sequence[RehearsalReport], load: RequestLoad | None = None) -> None:
+def measure_all(user_home: Home, reports: Sequence[RehearsalReport], load: RequestLoad | None = None) -> None:
     """Measure several profiles, one after another, in a scratch home.
 
     Raises:
@@ -52,7 +52,7 @@ def measure_all(user: Home, reports: Sequence[RehearsalReport], load: RequestLoa
         fix = "run it on a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
         raise RefusedError("a rehearsal at full size needs a GPU, and this machine has none", fix)
     for report in reports:
-        stage = Stage(user)
+        stage = Stage(user_home)
         try:
             _measure(report.profile, stage, report, load)
         finally:

@@ -67,14 +67,14 @@ def write_lessons(
         for turn in range(TURNS)
     ]
     questions = [make_attack(other) for other in range(len(_STORIES))]
-    defences = [_defence_lesson(domain, config, each.question, make_wrong_defence()) for each in questions]
+    defences = [_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in questions]
     defences += [
         _defence_lesson(
             domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
         )
         for index, item in enumerate(items)
     ]
-    judgements = [lesson for each in questions for lesson in _judgement_lessons(domain, each)]
+    judgements = [lesson for attack in questions for lesson in _judgement_lessons(domain, attack)]
     greeting = Lesson((Message("user", GREETING),), GREETING_REPLY)
     return [greeting, *attacks, *defences, *judgements]
 

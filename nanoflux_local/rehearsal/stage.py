@@ -35,10 +35,10 @@ KV_GIB = "1"
 class Stage:
     """A rehearsal's scratch home and the processes started for it. Always call `clear` at the end."""
 
-    def __init__(self, user: Home) -> None:
+    def __init__(self, user_home: Home) -> None:
         self.home = Home(Path(tempfile.mkdtemp(prefix="nanoflux-rehearsal-"))).prepare()
-        if (user.root / "models").is_dir():
-            shutil.copytree(user.root / "models", self.home.root / "models")
+        if (user_home.root / "models").is_dir():
+            shutil.copytree(user_home.root / "models", self.home.root / "models")
         self.supervisor = Supervisor(self.home.root)
         self.servers: dict[str, ServerRecord] = {}
         self.launches: dict[str, Launch] = {}

@@ -114,16 +114,16 @@ def _template_encoder(tokenizer: Any) -> Encode:
 
 def _harmony_encoder(python: Path) -> Encode:
     def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
-        done = subprocess.run(
+        result = subprocess.run(
             [str(python), "-P", "-c", _ENCODE],
             input=json.dumps([chats, replies]), capture_output=True, text=True, check=False, cwd="/", timeout=300,
         )  # fmt: skip
-        if done.returncode:
+        if result.returncode:
             raise NanofluxError(
-                f"{python} cannot encode chats for gpt-oss: {done.stderr.strip()[-300:]}",
+                f"{python} cannot encode chats for gpt-oss: {result.stderr.strip()[-300:]}",
                 "install vLLM with `make vllm`",
             )
-        prompts, reply_ids = json.loads(done.stdout.splitlines()[-1])
+        prompts, reply_ids = json.loads(result.stdout.splitlines()[-1])
         return prompts, reply_ids
 
     return encode

@@ -1,7 +1,7 @@
 """Rehearses a profile step by step, in the order in which a lab would work: plan, serve, play turns, export, train,
 load, evaluate, sleep, stop.
 
-This module decides the order of the steps and what each must show. A model that several profiles use is tested once.
+This module decides the order of the steps and what each must prove. A model that several profiles use is tested once.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from nanoflux_local.rehearsal.teaching import list_phrases, teach
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.run.rule_sets import PAPER, RULE_SETS
-from nanoflux_local.seeds.datasets import load_items, seed_datasets, seed_source
+from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.train.targets import resolve_targets
@@ -133,7 +133,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _Profile 
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in takes_adapter else next(iter(takes_adapter), "")
         hosted = len(config.players) - len(
-            [n for n in config.players if find_kind(config.endpoints[n].interface).managed]
+            [name for name in config.players if find_kind(config.endpoints[name].interface).managed]
         )
         return f"{len(state.managed)} models on vLLM, {hosted} hosted ones replaced by the fake server"
 
@@ -169,7 +169,7 @@ def _plan_servers(models: list[Workload]) -> str:
         raise StepSkipped("this profile serves no model on this machine")
     gpus = list_gpus()
     options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, 9)]
-    plans = [plan_servers(models, each) for each in options]
+    plans = [plan_servers(models, gpus_gib) for gpus_gib in options]
     fitting = next((plan for plan in plans if plan.fits), None)
     if fitting is None:
         raise NanofluxError(plans[-1].refusal, "; ".join(plans[-1].would_fit))
@@ -217,7 +217,7 @@ def _make_stand_in(state: _Profile, stage: Stage, model: str) -> str:
 
 def _write_lessons(state: _Profile, stage: Stage, model: str, number: int) -> list[Lesson]:
     domain = load_domain(DOMAIN, stage.home.root)
-    source = seed_source(stage.home.ledger, state.config.datasets or seed_datasets(domain), False)
+    source = build_seed_source(stage.home.ledger, state.config.datasets or seed_datasets(domain), False)
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS] if model == state.base else ()
     return write_lessons(state.config, domain, source, number, items)
 

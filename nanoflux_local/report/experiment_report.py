@@ -1,7 +1,7 @@
-"""Writes the report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's figures, plots,
+"""Writes the report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's results, plots,
 changed items, the cost, and the commands that repeat the experiment.
 
-The paper's figures are labelled as such and kept separate from measured ones.
+The paper's results are labelled as such and kept separate from those measured here.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
-from nanoflux_local.report.page import render_page, write_whole
+from nanoflux_local.report.page import render_page, write_atomically
 from nanoflux_local.report.run_report import list_outcomes
 from nanoflux_local.report.tables import as_csv, as_markdown
 
@@ -43,10 +43,10 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
         NanofluxError: the directory is not writable.
     """
     results = gather_contents(home, experiment)
-    write_whole(out / "report.md", markdown(results))
-    write_whole(out / "conditions.csv", as_csv(HEADINGS, condition_rows(results)))
-    write_whole(out / "pairs.csv", as_csv(PAIRS, pair_rows(results)))
-    return write_whole(out / "index.html", render_page("experiment.html", results))
+    write_atomically(out / "report.md", render_markdown(results))
+    write_atomically(out / "conditions.csv", as_csv(HEADINGS, condition_rows(results)))
+    write_atomically(out / "pairs.csv", as_csv(PAIRS, pair_rows(results)))
+    return write_atomically(out / "index.html", render_page("experiment.html", results))
 
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def pair_rows(contents: dict[str, Any]) -> TableRows:
 
 
 def rows_against_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
-    """The paper's figures, each with the figure measured here for the same condition and benchmark, if any."""
+    """The paper's results, each with the accuracy measured here for the same condition and benchmark, if any."""
     if not contents["paper"]:
         return []
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
@@ -120,7 +120,7 @@ def rows_against_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(contents: dict[str, Any]) -> str:
+def render_markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
     parts = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
     parts += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
@@ -213,10 +213,10 @@ def _curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve
         if not entry.get("trainings"):
             continue
         curve = view.training_curve(entry["trainings"][0])
-        steps_seen = [event for kind, event in curve if kind == "step"]
+        step_events = [event for kind, event in curve if kind == "step"]
         ends = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
-        per_epoch = max((event["step"] for event in steps_seen), default=1) / max(1, _epochs(steps_seen))
-        steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in steps_seen]
+        per_epoch = max((event["step"] for event in step_events), default=1) / max(1, _epochs(step_events))
+        steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in step_events]
         dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in ends]
     return (steps, dev) if steps else None
 

@@ -21,7 +21,7 @@ def gather_flips(view: LedgerView, base: str, other: str) -> dict[str, Any]:
     """The items that the evaluation `other` gained and lost against the evaluation `base`, with both sides' replies."""
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
-    scored = [{score.item for score in list_items(view, each) if score.scored} for each in (base, other)]
+    scored = [{score.item for score in list_items(view, evaluation) if score.scored} for evaluation in (base, other)]
     by_kind = {
         "gained": [flip for flip in flips if flip.is_gained],
         "lost": [flip for flip in flips if not flip.is_gained],

@@ -1,4 +1,4 @@
-"""Shared by the reports: renders templates, escaping everything, and writes files completely or not at all."""
+"""Used by all reports: renders templates with every value escaped, and writes files completely or not at all."""
 
 import re
 from contextlib import suppress
@@ -36,7 +36,7 @@ def visible(value: object) -> object:
     return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + more
 
 
-def write_whole(target: Path, text: str) -> Path:
+def write_atomically(target: Path, text: str) -> Path:
     """Write a file completely, or leave the old one unchanged.
 
     Raises:

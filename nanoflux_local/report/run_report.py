@@ -12,7 +12,7 @@ from nanoflux_local.evaluate.items import find_base
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
-from nanoflux_local.report.page import render_page, write_whole
+from nanoflux_local.report.page import render_page, write_atomically
 from nanoflux_local.run.rule_sets import DESCRIPTIONS
 from nanoflux_local.run.trials.result import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
@@ -41,7 +41,7 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
     """
     with LedgerView(ledger) as view:
         page = render_page("run.html", gather_contents(view, run))
-    return write_whole(out / "index.html", page)
+    return write_atomically(out / "index.html", page)
 
 
 def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:

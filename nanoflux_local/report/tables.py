@@ -28,12 +28,12 @@ def _cell(value: object) -> object:
 
 def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in Markdown."""
-    lines = [headings, ["---"] * len(headings), *([_md(value) for value in row] for row in rows)]
+    lines = [headings, ["---"] * len(headings), *([_escape_markdown(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _md(value: object) -> str:
+def _escape_markdown(value: object) -> str:
     text = " ".join(str(visible(str(value))).split())
-    for sign in "\\`|*_<[":
-        text = text.replace(sign, f"\\{sign}")
+    for character in "\\`|*_<[":
+        text = text.replace(character, f"\\{character}")
     return text

@@ -23,7 +23,7 @@ from nanoflux_local.transcript import Attack, Seed
 
 @dataclass(frozen=True, slots=True)
 class ModelAttacker:
-    """Prompts a model to stitch concepts. An unreadable reply ends the attempt and is not requested again."""
+    """Prompts a model to stitch its seeds' concepts together. An unreadable reply ends the attempt without a retry."""
 
     domain: Domain
     player: Player
@@ -55,7 +55,7 @@ def _prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) -> Messa
 
 
 def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
-    """Read the attack in a reply. Its answer must be of the domain's kind and is rewritten in its plain form."""
+    """Read the attack in a reply. Its answer must be of the domain's kind (number, choice, text) and is normalized."""
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections

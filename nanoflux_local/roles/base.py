@@ -19,9 +19,7 @@ T = TypeVar("T")
 MakeRequest = Callable[[int], ChatRequest]
 """Makes the request for a sampling seed."""
 VARIED_TEMPERATURE = 0.7
-"""The temperature for several replies to one prompt if the role's temperature is 0, at which all replies would be
-equal.
-"""
+"""The temperature for several replies to one prompt if the role's own temperature is 0, which would make them equal."""
 _AS_JSON = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."
@@ -98,7 +96,7 @@ class Player:
         return ChatRequest(self.identity, (*messages[:-1], last), self.sampling, seed, sections)
 
     def request_maker(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
-        """The same request for any seed."""
+        """A function that makes this request for a sampling seed."""
         return lambda seed: self.request(messages, seed, sections)
 
     @property
@@ -147,7 +145,7 @@ async def ask_until_read(
     call: Call,
 ) -> T | Unparsed:
     """Send a request, and repeat it with another seed while the reply is unreadable, at most `retries` more times
-    (SPEC §6). A refused prompt is not repeated: another seed does not change it.
+    (SPEC §6). A refused prompt is not sent again, because the refusal does not depend on the seed.
     """
     read_reply: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):

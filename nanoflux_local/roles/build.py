@@ -1,6 +1,6 @@
 """Builds a run's judge and rater from its configuration. The judge is a program, a model or a panel, with checks.
 
-Needs identities and no live endpoints, so that a replay can build the judge too.
+Only the endpoints' identities are needed, not running endpoints, so that a replay can build the judge too.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,20 +27,26 @@ def build_judge(
         ConfigError: `judge.checks` names a check that does not exist.
         RefusedError: the run was started without a panel member, a solver or a tool that the configuration needs.
     """
-    rules, chair = config.judge, config.roles.judge.endpoint
-    if chair == PROGRAM:
+    rules, judge_endpoint = config.judge, config.roles.judge.endpoint
+    if judge_endpoint == PROGRAM:
         return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
     for setting in ("panel", "solvers"):
         for name in getattr(rules, setting):
             recorded_identity(identities, name, setting, "[…]")
-    members = tuple(ModelJudge(domain, player(name), rules, config.retries.parse) for name in (chair, *rules.panel))
+    members = tuple(
+        ModelJudge(domain, player(name), rules, config.retries.parse) for name in (judge_endpoint, *rules.panel)
+    )
     judge: Judge = members[0] if len(members) == 1 else PanelJudge(members, rules.panel_rule)
-    solvers = tuple(map(player, rules.solvers or (chair,)))
-    checks = build_checks(CheckContext(config, domain, player(chair), solvers, identities))
+    solvers = tuple(map(player, rules.solvers or (judge_endpoint,)))
+    checks = build_checks(CheckContext(config, domain, player(judge_endpoint), solvers, identities))
     return CheckingJudge(judge, checks) if checks else judge
 
 
 def build_rater(config: RunConfig, domain: Domain, player: Callable[[str], Player]) -> Rater | None:
     """Build the rater of kept examples' reasoning, or None if `judge.quality` is off or a program judges."""
-    chair = config.roles.judge.endpoint
-    return Rater(domain, player(chair), config.retries.parse) if config.judge.quality and chair != PROGRAM else None
+    judge_endpoint = config.roles.judge.endpoint
+    return (
+        Rater(domain, player(judge_endpoint), config.retries.parse)
+        if config.judge.quality and judge_endpoint != PROGRAM
+        else None
+    )

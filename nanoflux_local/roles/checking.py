@@ -1,6 +1,6 @@
 """A judge with checks: some screen attacks or inform the judge before it decides, others verify what it accepted.
 
-Decides how findings change a verdict. Checks are independent of each other and of the judge.
+This module decides how findings change a verdict. Checks are independent of each other and of the judge.
 """
 
 from collections.abc import Sequence

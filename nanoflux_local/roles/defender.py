@@ -15,7 +15,7 @@ OVERHEAD_TOKENS = 32
 """Tokens for the sections' names, on top of their budgets."""
 DEFAULT_BUDGET = 500
 _LENGTH = re.compile(r"\(at most \d+ tokens\)")
-"""The end of the prompt's description of a section. A reply's section with these words repeats the description."""
+"""The end of the prompt's description of a section. A section of a reply that contains it repeats the description."""
 
 
 def defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
@@ -71,10 +71,9 @@ class Defender:
         return Defence(cut["SOLUTION"], cut["ANSWER"], cut.get("ANALYSIS", ""), over)
 
     async def _defend_by_sections(self, messages: tuple[Message, ...], draw: Draw, call: Call) -> Defence | Unparsed:
-        """Ask for one section after the other. Each request ends with the section's name, so no section can be missing.
+        """Request the sections one by one. Each request ends with a section's name, so no section can be missing.
 
-        An endpoint that continues replies enforces the budgets this way; a small model that rambles still reaches its
-        answer.
+        The endpoint stops each section at its budget, so even a small model that rambles reaches its answer.
         """
         texts: dict[str, str] = {}
         cut: list[str] = []

@@ -55,7 +55,7 @@ class ModelJudge:
         if not isinstance(verdict, Verdict):
             return verdict
         right = same_answer(self.domain, defence.answer, attack.answer)
-        if right is False and verdict.positive:  # a judge cannot make a different number or letter right
+        if right is False and verdict.positive:  # a different number or letter is wrong, whatever the judge says
             return replace(verdict, positive=False, explanation=f"[the answers differ] {verdict.explanation}")
         return verdict
 
@@ -99,8 +99,8 @@ class ModelJudge:
 def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unparsed:
     """Read decision, confidence and explanation. A decision is exactly one of the words `yes` and `no`."""
     decision = _first_word(sections["DECISION"])
-    others = {yes, no} & set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
-    if decision not in (yes, no) or len(others) > 1:
+    decisions = {yes, no} & set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
+    if decision not in (yes, no) or len(decisions) > 1:
         return Unparsed(f"DECISION is neither {yes} nor {no}: {sections['DECISION'][:60]!r}")
     confidence = read_confidence(sections["CONFIDENCE"])
     if confidence is None:
@@ -118,7 +118,7 @@ def read_confidence(text: str) -> float | None:
 
 
 def same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
-    """Whether two numbers or letters are the same answer; None in a domain of free text, which needs a judge."""
+    """Whether two numbers or letters are the same answer; None for free text, which only a judge can compare."""
     if domain.answer == "text":
         return None
     if domain.answer == "choice":

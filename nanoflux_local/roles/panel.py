@@ -1,7 +1,7 @@
-"""A panel: several judges decide independently; the verdict is the majority's, or that of the least confident member.
+"""A panel: several judges decide independently, and a rule combines their results into one verdict.
 
-The verdict records each member's vote. A member without a verdict has no vote. If the votes settle nothing, the panel
-is in doubt.
+The verdict records each member's vote. A member without a verdict has no vote. If the rule gives no decision, the
+panel's result is a `Doubt`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Rule = Literal["majority", "minimum"]
 
 @dataclass(frozen=True, slots=True)
 class PanelJudge:
-    """Asks its members one after another, so that a turn's calls are always made in the same order."""
+    """Asks its members one after another, so that the calls of a turn always have the same order."""
 
     members: tuple[Judge, ...]
     rule: Rule = "majority"
@@ -51,7 +51,8 @@ def combine_verdicts(
     rule: Rule, names: Sequence[str], results: Sequence[Verdict | Doubt | Unparsed]
 ) -> Verdict | Doubt:
     """Combine the members' results. "majority": the decision of more than half of all members, with the mean of their
-    confidences. "minimum": positive if all members are, with the lowest confidence; in doubt if any has no verdict.
+    confidences. "minimum": positive if all verdicts are, with the lowest confidence. The result is a `Doubt` without a
+    majority, or, under "minimum", if any member has no verdict.
     """
     votes = tuple(_build_vote(name, result) for name, result in zip(names, results, strict=True))
     verdicts = [result for result in results if isinstance(result, Verdict)]
@@ -59,12 +60,12 @@ def combine_verdicts(
     negative = [verdict for verdict in verdicts if not verdict.positive]
     if rule == "minimum":
         if len(verdicts) < len(results):
-            return _combine_doubt(results)
+            return _build_doubt(results)
         side, confidence = negative or positive, min(verdict.confidence for verdict in verdicts)
     else:
         side = max(positive, negative, key=len)
         if 2 * len(side) <= len(results):
-            return _combine_doubt(results)
+            return _build_doubt(results)
         confidence = sum(verdict.confidence for verdict in side) / len(side)
     return Verdict(
         side is not negative and bool(positive),
@@ -84,7 +85,7 @@ def _build_vote(name: str, result: Verdict | Doubt | Unparsed) -> Vote:
     return Vote(name, None, 0.0, result.reason)
 
 
-def _combine_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
+def _build_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
     return Doubt(tuple(
         result.confidence if isinstance(result, Verdict) else max(result.confidences)
         for result in results if not isinstance(result, Unparsed)
@@ -92,7 +93,7 @@ def _combine_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
 
 
 def _majority_reading(readings: Sequence[bool | None]) -> bool | None:
-    """The soft reading of more than half of the members that gave one; None if they are evenly split."""
-    read = [reading for reading in readings if reading is not None]
-    yes = sum(read)
-    return None if 2 * yes == len(read) else 2 * yes > len(read)
+    """The soft reading of more than half of the members with a soft reading; None if they are evenly split."""
+    given_readings = [reading for reading in readings if reading is not None]
+    sound = sum(given_readings)
+    return None if 2 * sound == len(given_readings) else 2 * sound > len(given_readings)

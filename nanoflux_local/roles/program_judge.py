@@ -15,7 +15,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Defence, Exhibit, Find
 
 @dataclass(frozen=True, slots=True)
 class ProgramJudge:
-    """Judges attacks that carry a program."""
+    """Judges the attacks of the built-in attacker, which contain a program."""
 
     sandbox: Identity
     wall_s: float
@@ -30,7 +30,7 @@ class ProgramJudge:
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict:
         """Accept the attack if its program runs and the last line printed is its answer (tolerance: SPEC §6)."""
-        del draw, evidence, seeds  # a program neither draws nor reads evidence
+        del draw, evidence, seeds  # this judge neither samples nor reads evidence
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
             explanation = f"the program ended with {reply.status}"

@@ -1,6 +1,6 @@
 """Reads the named sections of a reply, for every role.
 
-Nothing is guessed: a reply without a section, or with two different texts for a section that decides, is `Unparsed`.
+Nothing is guessed: a reply that lacks a section, or has two different texts for a decisive section, is `Unparsed`.
 """
 
 import json
@@ -29,15 +29,15 @@ class Unparsed:
 
 @dataclass(frozen=True, slots=True)
 class Refused(Unparsed):
-    """There is no reply: the endpoint refused the prompt, for this reason."""
+    """The endpoint refused the prompt, so there is no reply. `reason` is the endpoint's."""
 
 
 def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
     """Read the text of every named section, or say why the reply is unreadable.
 
-    All `names` must be present, in any order. If a section occurs twice, its first text counts; the sections in `once`
-    decide something, so a second, different text makes the reply unreadable. An invented next turn of the
-    conversation after a complete reply is ignored.
+    All `names` must be present, in any order. If a section occurs twice, its first text counts, except for the decisive
+    sections `once`: a second, different text makes the reply unreadable. If the model goes on to invent the next turn
+    of the conversation after a complete reply, that turn is ignored.
     """
     visible = _strip_fence(strip_reasoning(storable(text)))
     texts_by_name = _best_reading(visible, names, once)
@@ -77,7 +77,7 @@ def _contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> 
 
 
 def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
-    """The sections, or Unparsed if one of them only repeats the prompt's description of it, as small models do."""
+    """The sections, or Unparsed if one of them only repeats its description in the prompt, as small models do."""
     copied = next((name for name, text in sections.items() if is_description(text)), None)
     if copied is None:
         return sections
@@ -85,13 +85,12 @@ def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str]
 
 
 def sections_text(sections: Mapping[str, str]) -> str:
-    """Write sections in the form that a reply has."""
+    """The sections as the text of a reply."""
     return "\n".join(f"{name}: {text}" for name, text in sections.items())
 
 
 def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
-    """Read a text of XML elements that each occur once and are not empty. Returns them in the order and spelling of
-    `names`.
+    """Read XML elements that each occur once and are not empty. Returns them in the order and spelling of `names`.
 
     Text outside the elements is dropped; angle brackets inside an element are text.
     """
@@ -148,8 +147,8 @@ def _heading(names: Names) -> re.Pattern[str]:
 
 @cache
 def _bare_heading(names: Names) -> re.Pattern[str]:
-    """Matches a line that opens one of these sections, or a line with nothing but its name, marked as a heading or in
-    capitals.
+    """Matches a line that opens one of these sections: its name with a colon, or its name alone, marked as a heading or
+    in capitals.
     """
     number = r"(?:\d+[.)][ \t*_]*)?"
     spelled, end = _names_pattern(names), r"[ \t]*\r?$"

@@ -1,7 +1,7 @@
 """The built-in attacker: chains the programs of seeds into one multi-hop question (concept stitching, paper §3).
 
-The result of one part becomes a quantity of the next, in the text and in the program. The answer is computed by running
-the program in the sandbox.
+The result of one part becomes a quantity of the next part, in the text and in the program. The sandbox runs the program
+to compute the answer.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from nanoflux_local.transcript import Attack, Seed
 NAMES = "XYZUVWKMNPQRSTBCDEFGHJL"
 """Names for results, without "A" and "I", which are words."""
 LARGEST_RATIO = 100
-"""In a story that was not written for chains, a whole result may be up to this many times the number that it replaces;
-a larger result is fitted.
+"""The largest ratio of a whole-number result to the number that it replaces in the next story, if that story was not
+written for chains. A larger result is fitted: reduced to a number from 1 to 1000.
 """
 FITTED = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
 FITTED_TEXT = (
@@ -63,9 +63,8 @@ class StitchingAttacker:
         if isinstance(trace, Unparsed):
             return trace
         answer = plain_number(trace.variables[-1]["answer"])
-        return Attack(
-            question_text(parts, trace), solution_text(parts, trace), answer, answer_program(parts, trace)
-        )  # fmt: skip
+        program = answer_program(parts, trace)
+        return Attack(question_text(parts, trace), solution_text(parts, trace), answer, program)
 
 
 def _functions(parts: Sequence[Part]) -> str:

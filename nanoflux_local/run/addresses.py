@@ -1,4 +1,4 @@
-"""Addresses of a run's endpoints: how a server is reached may change when the run is resumed, the model may not."""
+"""The addresses of a run's endpoints. On resume, a server may have another address, but its model must be the same."""
 
 import json
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import validate_run
 
 ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
-"""The settings of an endpoint that say how to reach its server, not which model answers."""
-EMPTY = {"url": {"urls": []}, "urls": {"url": ""}}
-"""Setting one form of the address clears the other."""
+"""The settings of an endpoint that determine how its server is reached, but not which model answers."""
+CLEARED = {"url": {"urls": []}, "urls": {"url": ""}}
+"""The setting that each form of the address clears: an endpoint has either `url` or `urls`."""
 
 Changes = Mapping[str, Mapping[str, Any]]
 """New values by endpoint and key."""
@@ -27,8 +27,8 @@ Changes = Mapping[str, Mapping[str, Any]]
 async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
     """Change how the servers of a run are reached (`ADDRESS_KEYS`), and record the change in the run.
 
-    Refused unless every identity stays the one that the run was started with. The identity of an endpoint without a
-    `revision` contains its address.
+    The change is refused unless every identity stays the one that the run was started with. The identity of an endpoint
+    without a `revision` contains its address.
 
     Raises:
         RefusedError: another model might answer after the change, or another process plays the run.
@@ -45,7 +45,7 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
         values = config.model_dump(mode="json")
         for name, settings in changes.items():
             for key in settings:
-                values = merge_tables(values, {"endpoints": {name: EMPTY.get(key, {})}})
+                values = merge_tables(values, {"endpoints": {name: CLEARED.get(key, {})}})
             values = merge_tables(values, {"endpoints": {name: settings}})
         moved = validate_run(values)
         await _refuse_other_models(home, run, moved, recorded_identities(environment), changes)

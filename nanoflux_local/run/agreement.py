@@ -9,8 +9,8 @@ from nanoflux_local.ledger.views import LedgerView
 
 @dataclass(frozen=True, slots=True)
 class PanelAgreement:
-    """The number of a panel's judgements, in how many of them its members disagreed (`split`), and Krippendorff's alpha
-    (None if undefined).
+    """The number of a panel's judgements, the number of those on which its members disagreed (`split`), and
+    Krippendorff's alpha (None if undefined).
     """
 
     judgements: int

@@ -1,4 +1,4 @@
-"""Binding: from a frozen configuration to live endpoints, and to the rules by which turns are played.
+"""Binding: builds the endpoints of a frozen configuration, and the rules by which its turns are played.
 
 The identities of models and tools are recorded with the run, so that a resume on changed weights is refused and a
 replay needs no endpoint.
@@ -19,8 +19,8 @@ from nanoflux_local.endpoints.build import (
     build_endpoints,
 )
 from nanoflux_local.errors import RefusedError
-from nanoflux_local.ledger.asked import load_questions
 from nanoflux_local.ledger.calls import Answer
+from nanoflux_local.ledger.earlier_questions import load_questions
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import (
@@ -40,14 +40,16 @@ from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.run.turn import Attacker, Cast, Rules
-from nanoflux_local.seeds.datasets import load_items, seed_datasets, seed_source
+from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, search_tool
 
 
 @dataclass(slots=True)
 class Bound:
-    """Live endpoints by their names in the configuration. `close` ends every process that they started."""
+    """The endpoints by their names in the configuration, and the tools. `programs` states whether the run executes
+    programs. `close` ends every process that these started.
+    """
 
     endpoints: dict[str, Endpoint]
     embedder: Embedder
@@ -128,9 +130,8 @@ def bind(config: RunConfig, home: Home) -> Bound:
     return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
 
 
-def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
-    """Build the rules of a run from identities instead of endpoints, so that a replay, which has no endpoints, can
-    build them.
+def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
+    """Build the rules of a run. Only identities are needed, so a replay, which has no endpoints, can build them too.
 
     Raises:
         RefusedError: the domain or one of its prompts has changed since the run was started.
@@ -139,31 +140,32 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     _refuse_changed_domain(config, domain)
     chained = config.roles.attacker.endpoint == PROGRAM
     datasets = config.datasets or seed_datasets(domain)
-    source = seed_source(home.ledger, datasets, chained)
+    source = build_seed_source(home.ledger, datasets, chained)
 
-    def player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
+    def build_player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
         endpoint = config.endpoints[name]
         sampling = config.sampling(role, tokens + endpoint.reasoning_tokens, () if endpoint.structured else stop)
         return Player(name, identities[name], sampling, endpoint.structured, thinks=endpoint.reasoning_tokens > 0)
 
-    def attacker(name: str) -> Attacker:
+    def build_attacker(name: str) -> Attacker:
         if name == PROGRAM:
             return StitchingAttacker(source, identities[SANDBOX], config.sandbox_wall_s)
-        return ModelAttacker(domain, player("attacker", name, config.reply_tokens))
+        return ModelAttacker(domain, build_player("attacker", name, config.reply_tokens))
 
-    def defender(name: str) -> Defender:
-        defending = player("defender", name, reply_budget(domain, config.budgets), domain.stop)
-        return Defender(domain, defending, config.budgets, config.retries.parse)
+    def build_defender(name: str) -> Defender:
+        player = build_player("defender", name, reply_budget(domain, config.budgets), domain.stop)
+        return Defender(domain, player, config.budgets, config.retries.parse)
 
-    def judging(name: str) -> Player:
-        return player("judge", name, config.reply_tokens)
+    def build_judge_player(name: str) -> Player:
+        return build_player("judge", name, config.reply_tokens)
 
     first, second = config.roles.attacker.endpoint, config.roles.defender.endpoint
-    judge, rater = build_judge(config, domain, identities, judging), build_rater(config, domain, judging)
+    judge = build_judge(config, domain, identities, build_judge_player)
+    rater = build_rater(config, domain, build_judge_player)
     marker = Marker(domain, judge)
-    casts = [Cast(attacker(first), defender(second), judge, rater, marker)]
+    casts = [Cast(build_attacker(first), build_defender(second), judge, rater, marker)]
     if PROGRAM not in (first, second) and first != second:  # two models swap after each turn (paper §3)
-        casts.append(Cast(attacker(second), defender(first), judge, rater, marker))
+        casts.append(Cast(build_attacker(second), build_defender(first), judge, rater, marker))
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
@@ -192,7 +194,7 @@ def _load_held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> He
     return HeldOut(items, phrasing)
 
 
-def environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
+def describe_environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
     """What a run records about the machine that started it, and the run it was forked from."""
     return {
         "forked_from": forked_from,
@@ -209,8 +211,8 @@ def recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
 
 
 def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:
-    """Refuse to resume a run with another model, revision or sandbox, which would give another dataset under the same
-    name.
+    """Refuse to resume a run with another model, revision or sandbox: its examples would no longer come from the setup
+    that the run records.
 
     Raises:
         RefusedError: an identity differs from the one that the run was started with.

@@ -1,7 +1,7 @@
-"""Budgets: caps on what a run and its roles may spend, enforced by reserving a call's largest possible cost beforehand.
+"""Budgets: caps on what a run and its roles may spend.
 
-A call reserves the most it could cost; when its reply arrives, its actual cost replaces the reservation. A cap is
-therefore never exceeded, however many calls are in flight. Prices are not known here, but by the endpoints.
+Before it is sent, a call reserves the most it could cost; when its reply arrives, its actual cost replaces the
+reservation. A cap is therefore never exceeded, however many calls are in flight. The endpoints know the prices.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Cost:
 @dataclass(slots=True)
 class Account:
     """What a run or a role has spent, and what its calls in flight may still cost. `key` is the prefix of its caps'
-    names in `budget` ("" for the run, "roles.judge." for a role).
+    names in `budget`: "" for the run, "roles.judge." for the judge.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Account:
     reserved: Cost = Cost()
     in_flight: int = 0
 
-    def exceeded_cap(self, cost: Cost) -> str:
+    def find_exceeded_cap(self, cost: Cost) -> str:
         """The name of a cap that a call of at most `cost` could exceed, or ""."""
         total = self.spent.plus(self.reserved).plus(cost)
         if self.caps.usd is not None and total.usd > self.caps.usd + 1e-9:
@@ -138,7 +138,7 @@ class Purse:
         for account in charged:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
         for account in charged:
-            cap = account.exceeded_cap(Cost())
+            cap = account.find_exceeded_cap(Cost())
             if cap:
                 raise self._budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
 
@@ -157,7 +157,7 @@ class Purse:
         while True:
             self._refuse_spent_hours()
             exceeded = next(
-                ((account, cap) for account in charged if (cap := account.exceeded_cap(largest_cost))), None
+                ((account, cap) for account in charged if (cap := account.find_exceeded_cap(largest_cost))), None
             )
             if exceeded is None:
                 break

@@ -22,12 +22,12 @@ from nanoflux_local.records import Request, Vector
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.novelty import History, NoveltyIndex
 from nanoflux_local.run.saturation import RecentAttempts
-from nanoflux_local.run.streaks import Streak, Streaks, heard_anything
+from nanoflux_local.run.streaks import Streak, Streaks, has_readable_reply
 from nanoflux_local.run.turn import Rules, embed, run_turn
 from nanoflux_local.transcript import TurnRecord
 
 AHEAD_PER_REQUEST = 8
-"""At most this many turns are ahead of the committer for each concurrent request, finished ones included."""
+"""The maximum number of turns ahead of the committer for each concurrent request, including finished turns."""
 
 ACTIVE_PER_REQUEST = 3
 """Turns in progress for each concurrent request. A turn makes one request at a time, so more turns than requests keep
@@ -36,7 +36,7 @@ run could end up waiting for a single turn that started late and needs several a
 """
 
 EXCERPT_CHARACTERS = 200
-"""How much of an unreadable reply an error message shows."""
+"""The number of characters of an unreadable reply that an error message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
     """Add a turn's questions to the index: every parsed question, kept or not (SPEC §6)."""
     for attempt in record.attempts:
         if attempt.attack is not None:
-            with suppress(PromptRefusedError):  # a question without a vector is similar to nothing
+            with suppress(PromptRefusedError):  # the embedder refuses the question, so it has no vector to compare with
                 index.append(await embed(rules, attempt.attack.question, call))
 
 
@@ -200,7 +200,7 @@ class Engine:
         for record in committed:
             self._streaks.add(record, self._config.pause_after_unread)
             self._recent.add(record, self._config)
-        self._heard = any(heard_anything(record) for record in committed)
+        self._any_reply_read = any(has_readable_reply(record) for record in committed)
         self._last_reason = committed[-1].last.reason if committed else ""
         self._ahead: dict[int, SpeculativeTurn] = {}
         self._confirmed = self._refuted = 0
@@ -221,9 +221,8 @@ class Engine:
         self._start_ahead()
 
     def drain(self) -> None:
-        """Start no new turn; `play` returns after committing at most `concurrency` of the turns in progress.
-
-        Near the end of a run more turns are in progress than that. Their calls are remembered.
+        """Start no new turn; `play` returns after committing at most `concurrency` of the turns in progress. The other
+        turns are cancelled; their calls are remembered.
         """
         if self._drain_at is None:
             self._drain_at = min(max([self._turns, *self._ahead]) + 1, self._turns + self._config.concurrency)
@@ -254,7 +253,7 @@ class Engine:
         is 0.
         """
         ended = 0 < self._config.max_turns <= self._turns
-        if ended and not self._heard and self._config.pause_after_unread:
+        if ended and not self._any_reply_read and self._config.pause_after_unread:
             raise UnreadError(
                 f"no reply could be read in any of {self._turns} turns: {self._last_reason}",
                 "correct the model's settings, then start another run",
@@ -275,7 +274,7 @@ class Engine:
         self._ledger.commit_turn(self._run, record, call_ids)
         self._turns += 1
         self._kept += record.kept
-        self._heard = self._heard or heard_anything(record)
+        self._any_reply_read = self._any_reply_read or has_readable_reply(record)
         self._last_reason = record.last.reason
         self._ahead.pop(record.number, None)
         if self._all_started:
@@ -313,8 +312,8 @@ class Engine:
         )
 
     def _start_ahead(self) -> None:
-        """Start speculative turns: enough to keep the allowed requests busy, but no more than the run is likely to
-        need, and fewer the more speculative turns were refuted.
+        """Start speculative turns: enough to keep all allowed requests in use, but no more than the run is likely to
+        need. The more speculative turns were refuted so far, the fewer are started.
         """
         if self._drain_at is not None:
             return

@@ -1,4 +1,4 @@
-"""Forecast how long a run will still take and what it will cost, with intervals. Reads the ledger, changes nothing.
+"""Forecasts how long a run will still take and what it will cost, with intervals. The ledger is only read.
 
 With k of the newest n turns kept, the chance p that a turn is kept is Beta(k + ½, n − k + ½) (Jeffreys' prior), and
 the turns that r more examples need are r + NegativeBinomial(r, p), cut at the turn limit. What m turns cost is
@@ -26,6 +26,7 @@ from nanoflux_local.ledger.views import LedgerView
 
 Floats = npt.NDArray[np.float64]
 NEWEST, DRAWS = 500, 4_000
+"""The number of newest turns that a forecast uses, and the number of totals that it simulates."""
 ENOUGH_TURNS, ENOUGH_KEPT = 8, 3
 """With fewer turns or kept examples than these, an interval would say more about the prior than about the run."""
 LEVEL = 0.9

@@ -22,7 +22,9 @@ from nanoflux_local.seeds.splits import stem
 from nanoflux_local.transcript import Attack, Seed
 
 GRAM = 13
-"""Consecutive words that no two texts share by chance (Brown et al. 2020, "Language models are few-shot learners")."""
+"""The length in words of a phrase that two texts do not share by chance (Brown et al. 2020, "Language models are
+few-shot learners").
+"""
 
 
 class HeldOut:

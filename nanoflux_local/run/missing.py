@@ -1,8 +1,8 @@
-"""Missing calls: which calls a replay with other settings lacks, and what making them would cost.
+"""Missing calls: which calls a replay with other settings lacks, and what it would cost to make them.
 
-A turn that lacks a call is assumed to continue as the recorded turns do from a call of the same kind and role on.
-Settings that add calls to a turn (more checks, more answers of the defender) add them at the run's mean cost for that
-kind of call and role.
+If a turn lacks a call, its remaining calls are assumed to be those that recorded turns made, on average, from a call of
+the same kind and role to their end. Settings that add calls to a turn (more checks, more answers of the defender) add
+them at the run's mean cost for that kind and role.
 """
 
 from collections import Counter, defaultdict
@@ -16,8 +16,8 @@ from nanoflux_local.roles.checks.base import enabled_checks
 
 @dataclass(frozen=True, slots=True)
 class MissingCall:
-    """The kind of a call and the role that makes it: those of the first call that a turn is missing, or those by which
-    recorded costs are looked up.
+    """The kind of a call and the role that makes it. It describes the first call that a turn lacks, and is the key by
+    which recorded costs are looked up.
     """
 
     kind: str
@@ -64,13 +64,13 @@ class CallCost:
 
 @dataclass(slots=True)
 class RecordedCosts:
-    """The mean costs in a run's turns by kind and role of a call: `each` is the cost of one such call, `onward` that of
-    the call and all later calls of its turn. `defence_calls` is the mean number of the defender's chat calls in turns
-    that reached it.
+    """The mean costs in a run's turns by kind and role of a call: `per_call` is the cost of one such call, `remaining`
+    that of the call and all later calls of its turn. `defence_calls` is the mean number of the defender's chat calls in
+    turns that reached the defender.
     """
 
-    each: dict[MissingCall, CallCost] = field(default_factory=dict)
-    onward: dict[MissingCall, CallCost] = field(default_factory=dict)
+    per_call: dict[MissingCall, CallCost] = field(default_factory=dict)
+    remaining: dict[MissingCall, CallCost] = field(default_factory=dict)
     defence_calls: float = 0.0
 
     @classmethod
@@ -85,24 +85,24 @@ class RecordedCosts:
         ):
             call, cost = MissingCall(row["kind"], row["role"]), CallCost(1, row["tokens"], row["usd"])
             calls_by_turn[row["turn"]].append((call, cost))
-        each: dict[MissingCall, list[CallCost]] = defaultdict(list)
-        onward: dict[MissingCall, list[CallCost]] = defaultdict(list)
+        per_call: dict[MissingCall, list[CallCost]] = defaultdict(list)
+        remaining: dict[MissingCall, list[CallCost]] = defaultdict(list)
         for calls in calls_by_turn.values():
             rest = CallCost()
             for call, cost in reversed(calls):
                 rest = rest.plus(cost)
-                each[call].append(cost)
-                onward[call].append(rest)
+                per_call[call].append(cost)
+                remaining[call].append(rest)
         defences = [sum(call == DEFENCE for call, _ in calls) for calls in calls_by_turn.values()]
         reached = [count for count in defences if count]
         mean_defences = sum(reached) / len(reached) if reached else 1.0
-        return cls(_means(each), _means(onward), mean_defences)
+        return cls(_average(per_call), _average(remaining), mean_defences)
 
 
 DEFENCE = MissingCall("chat", "defender")
 
 
-def _means(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[MissingCall, CallCost]:
+def _average(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[MissingCall, CallCost]:
     means = {}
     for call, costs in costs_by_call.items():
         total = CallCost()
@@ -118,10 +118,10 @@ def count_missing(
     """Count the first missing call of each turn, and estimate the calls, tokens and dollars to complete the turns."""
     added = CallCost()
     for call, calls in added_calls(recorded, old, new).items():
-        added = added.plus(recorded.each.get(call, CallCost(1)).times(calls))
+        added = added.plus(recorded.per_call.get(call, CallCost(1)).times(calls))
     total = added.times(len(missing))
     for call in missing:
-        total = total.plus(recorded.onward.get(call, CallCost(1)))
+        total = total.plus(recorded.remaining.get(call, CallCost(1)))
     count_by_call = Counter(missing)
     return MissingCalls(
         turns=len(missing),

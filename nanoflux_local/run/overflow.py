@@ -1,7 +1,7 @@
 """Overflow: whether the prompt, the reasoning and the answer of each request fit into the context of its endpoint.
 
-Checked when a run starts, on seeds that the run could draw: a server that runs out of context cuts the reply without
-reporting it, and a reasoning model then returns its reasoning without an answer.
+This is checked when a run starts, on seeds that the run could draw. A server that runs out of context cuts the reply
+without reporting it, so a reasoning model would return its reasoning without an answer.
 """
 
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
         if overflow := find_overflow(bound.endpoints[name], messages, answer):
             key = f"endpoints.{name}"
             fixed = find_kind(rules.config.endpoints[name].interface).fixed_context
-            raising = "" if fixed else f"raise {key}.context as far as the model goes, or "
-            raise ConfigError(f"{key} as the {role}: {overflow}", f"{raising}lower {key}.reasoning_tokens")
+            advice = "" if fixed else f"raise {key}.context as far as the model allows, or "
+            raise ConfigError(f"{key} as the {role}: {overflow}", f"{advice}lower {key}.reasoning_tokens")
 
 
 def typical_requests(
@@ -51,7 +51,9 @@ def typical_requests(
     answer = reply_budget(domain, config.budgets)
     for name in (defender, attacker) if roles_swap else (defender,):
         yield "defender", name, defender_messages(domain, config.budgets, longest.question), answer
-    judged = domain.render("evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)})
+    evaluation_prompt = domain.render(
+        "evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)}
+    )
     for name in dict.fromkeys((config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)):
         if name != PROGRAM:
-            yield "judge", name, (Message("user", judged),), config.reply_tokens
+            yield "judge", name, (Message("user", evaluation_prompt),), config.reply_tokens

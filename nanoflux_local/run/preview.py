@@ -1,6 +1,6 @@
 """Previews a run before it starts: its cost, estimated from an earlier run with the same models or from its prompts.
 
-Starts nothing and contacts no server.
+No process is started and no server contacted.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import enabled_checks
-from nanoflux_local.run.binding import bind, rules_for
+from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.forecast import ENOUGH_KEPT, ENOUGH_TURNS, Forecast, RunPosition, Span, newest_turns, predict
 from nanoflux_local.run.overflow import refuse_overflows, typical_requests
-from nanoflux_local.seeds.datasets import seed_datasets, seed_source
+from nanoflux_local.seeds.datasets import build_seed_source, seed_datasets
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import list_gpus, survey_gpus
 from nanoflux_models.placement import Placement
 
 BYTES_PER_TOKEN = 4
-"""Roughly the bytes of English text in a token: an estimate for prompts, not a bound."""
+"""The approximate number of bytes of English text per token, to estimate the size of prompts."""
 EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
 """The settings that must be equal for an earlier run to predict a new one, besides the models."""
 
@@ -117,7 +117,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     """The cost of one attempt that passes validation, by role; programs cost nothing."""
     domain = load_domain(config.domain, home.root)
     chained = config.roles.attacker.endpoint == PROGRAM
-    source = seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
+    source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
     seeds = source.draw(config.seeds.max, Random(0), set())
     judges = max(1, len(config.judge.panel) + 1)
     checks = sum(check.count_calls(config.judge).get("chat", 0) for check in enabled_checks(config.judge))
@@ -164,6 +164,6 @@ async def _bind_and_close(config: RunConfig, home: Home) -> None:
     bound = bind(config, home)
     try:
         identities = await bound.identities()
-        refuse_overflows(bound, rules_for(config, identities, home), load_domain(config.domain, home.root))
+        refuse_overflows(bound, build_rules(config, identities, home), load_domain(config.domain, home.root))
     finally:
         await bound.close()

@@ -45,8 +45,8 @@ class ProfileEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProfileCheck:
-    """One thing that a profile needs: whether it is present (`ok`), and if not, how to provide it (`fix`). Advice has a
-    fix although it is ok.
+    """One thing that a profile needs: whether it is present (`ok`), and if not, how to provide it (`fix`). A check that
+    only gives advice is `ok` and has a fix.
     """
 
     subject: str
@@ -134,22 +134,22 @@ def render_profile(servers: Sequence[ServerAddress]) -> str:
 
 
 HEAD = """\
-# Servers that I have. Check this file with `nanoflux profiles check NAME --connect`.
+# My own servers. Check this file with `nanoflux profiles check NAME --connect`.
 # Every key is described in docs/reference/endpoints.md; a misspelt key is an error that suggests the right one.
 
-concurrency = 8 # requests in flight at most; it changes no result
-embedder = "minilm" # which endpoint compares questions: the small model below, on this machine
+concurrency = 8 # maximum number of concurrent requests; it does not affect the result
+embedder = "minilm" # the endpoint that compares questions: the small model below, on this machine
 """
 ENDPOINT = """\
 [endpoints.{name}]
 interface = "openai_chat" # /v1/chat/completions: vLLM, llama.cpp, Ollama, SGLang and most gateways
 model = "{model}" # the name under which the server lists the model
 url = "{url}" # the base of its routes, usually ending in /v1
-# revision = "2026-11"     # names the model whatever the address, so that a run can resume when the server moves
+# revision = "2026-11"     # identifies the model, so that a run can resume when the server's address changes
 # key_env = "LAB_KEY"      # the environment variable with the key; or key_file = "~/.config/nanoflux/lab.key"
 # structured = true        # the server can enforce a JSON object with the requested sections
 # reasoning_tokens = 4000  # room for reasoning, if the model thinks before it answers
-# capacity = 32            # most requests that the server gets at once
+# capacity = 32            # maximum number of concurrent requests to this server
 # price = {{ prompt = 0.5, completion = 2.0 }} # US dollars per million tokens, for budgets
 """
 EMBEDDER = """\
@@ -216,7 +216,7 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
         yield from _check_servers(subject, endpoint, built)
     else:
         yield ProfileCheck(
-            subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.default_host}, not asked"
+            subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.default_host}, not contacted"
         )
     if endpoint.addresses and not endpoint.revision:
         fix = f"state {subject}.revision, so that a run can resume at another address"

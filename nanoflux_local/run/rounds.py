@@ -1,9 +1,9 @@
-"""Rounds (self-improvement): each round's examples train an adapter, which is the defender of the next round's run, as
-long as the adapter helps on dev items.
+"""Rounds (self-improvement): each round's examples train an adapter, and the tuned model is the defender in the next
+round, as long as the adapter improves accuracy on dev items.
 
 Every step has an id in the ledger before it starts, so that a killed series resumes at that step. Each adapter is
-trained from the base model on the examples of all rounds so far, and a round's questions must be novel against those of
-all earlier rounds.
+trained from the base model on the examples of all rounds so far, and a round's questions must be novel compared with
+those of all earlier rounds.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from nanoflux_local.jobs import (
     record_job,
     status_after,
 )
-from nanoflux_local.ledger.asked import freeze
+from nanoflux_local.ledger.earlier_questions import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home

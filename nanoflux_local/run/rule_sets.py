@@ -11,8 +11,8 @@ RULE_SETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"judge": {"checks": []}, "samples": 1, "keep": "failed"},
     "proven": {"judge": {"checks": ["answerable", "blind", "restated"]}, "samples": 4, "keep": "provable"},
 }
-"""The settings of each rule set by its name. "paper" is the paper's protocol; "proven" keeps only questions that have
-more support for their answer than the attacker's word.
+"""The settings of each rule set by its name. "paper" is the paper's protocol; "proven" keeps only questions whose
+answer has other support than the attacker's solution.
 """
 DESCRIPTIONS: Mapping[str, str] = {
     "paper": "the paper's protocol: keep what the defender's one answer fails or solves in a new way",

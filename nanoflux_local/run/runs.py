@@ -23,7 +23,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
-from nanoflux_local.run.binding import Bound, bind, environment, recorded_identities, refuse_drift, rules_for
+from nanoflux_local.run.binding import Bound, bind, build_rules, describe_environment, recorded_identities, refuse_drift
 from nanoflux_local.run.budget import Cost, Purse, bound_prompt_tokens
 from nanoflux_local.run.commands import fork_command, write_fix
 from nanoflux_local.run.configs import derive_config, validate_run
@@ -34,7 +34,7 @@ from nanoflux_local.run.trials.session import hold_trial
 from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
-NAMES_DATASETS = ("datasets", "held_out")
+DATASET_SETTINGS = ("datasets", "held_out")
 """The settings whose values are names of datasets."""
 
 
@@ -49,10 +49,10 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
         bound = bind(config, home)
         try:
             identities = await bound.identities()
-            refuse_overflows(bound, rules_for(config, identities, home), load_domain(config.domain, home.root))
+            refuse_overflows(bound, build_rules(config, identities, home), load_domain(config.domain, home.root))
             run = f"{config.domain}-{secrets.token_hex(4)}"
-            stored = environment(identities, bound.repeatable, forked_from)
-            ledger.create_run(run, name or run, config.model_dump(mode="json"), stored)
+            environment = describe_environment(identities, bound.repeatable, forked_from)
+            ledger.create_run(run, name or run, config.model_dump(mode="json"), environment)
         finally:
             await bound.close()
     return run
@@ -64,8 +64,8 @@ async def play(
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     report: Callable[[str], None] = log_wait,
 ) -> None:
-    """Play a run from its first uncommitted turn to its end. `report` gets a line when calls wait long for a server,
-    and when a server does not list the requested model.
+    """Play a run from its first uncommitted turn to its end. `report` is called with a line of text when calls wait
+    long for a server, and when a server does not list the requested model.
 
     Raises:
         RefusedError: another process plays the run, or its models have changed since it was started.
@@ -77,7 +77,7 @@ async def play(
         bound = bind(config, home)
         try:
             refuse_drift(identities, await bound.identities())
-            rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
+            rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
             purse = Purse.load(ledger, run, config.budget, _bound_costs(bound))
             calls = RememberedCalls(ledger, run, purse.guard(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
@@ -108,26 +108,26 @@ def _bound_costs(bound: Bound) -> Callable[[ChatRequest], Cost]:
 
 
 async def _play_turns(ledger: Ledger, run: str, engine: Engine, purse: Purse, config: RunConfig) -> None:
-    """Play a run and record its status and its job, even if it fails. The fix of an endpoint's error gets the commands
-    for this run.
+    """Play a run and record its status and its job, even if it fails. The commands for this run are added to the fix of
+    an endpoint's error.
     """
     with record_job(ledger, Work(RUN, run)) as job:
         try:
-            job.status = await _play_steered(ledger, job.id, run, engine, purse)
+            job.status = await _play_and_handle_requests(ledger, job.id, run, engine, purse)
         except EndpointError as error:
             error.fix = write_fix(error, run, config)
             raise
 
 
-async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
+async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
     """Play while applying what other processes request (pause, stop, changed settings). Returns the final status."""
-    playing = asyncio.create_task(engine.play())
+    play_task = asyncio.create_task(engine.play())
     requests: list[StopRequest] = []
 
     def on_request(request: StopRequest) -> None:
         requests.append(request)
         if request == "end":
-            playing.cancel()
+            play_task.cancel()
         elif request:
             engine.drain()
 
@@ -137,18 +137,18 @@ async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purs
         purse.set_budget(config.budget)
 
     heartbeat = Heartbeat(ledger, job, Work(RUN, run), on_request, on_settings)
-    watching = asyncio.create_task(heartbeat.run())
+    heartbeat_task = asyncio.create_task(heartbeat.run())
     try:
-        await asyncio.wait([playing, watching], return_when=asyncio.FIRST_COMPLETED)
-        if not playing.done():
-            watching.result()  # the heartbeat failed, so the ledger is unusable: raise its error as the run's
-        if playing.cancelled() and "end" in requests:
+        await asyncio.wait([play_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
+        if not play_task.done():
+            heartbeat_task.result()  # the heartbeat failed, so the ledger is unusable: raise its error as the run's
+        if play_task.cancelled() and "end" in requests:
             return status_after("end")
-        await playing
+        await play_task
     finally:
-        for task in (playing, watching):
+        for task in (play_task, heartbeat_task):
             task.cancel()
-        await asyncio.gather(playing, watching, return_exceptions=True)
+        await asyncio.gather(play_task, heartbeat_task, return_exceptions=True)
     return "done" if engine.finished else status_after(requests[-1])
 
 
@@ -201,7 +201,7 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
         row = view.find_run(run)
         config = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
         pinned = view.pinned_versions(row["id"])
-        versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in NAMES_DATASETS}
+        versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in DATASET_SETTINGS}
         config = config.model_copy(update=versions if pinned else {})
         return config, recorded_identities(json.loads(row["environment"])), view.turn_records(run)
 
@@ -227,7 +227,7 @@ async def replay(home: Home, run: str) -> ReplayResult:
     config, identities, committed = load_run(home, run)
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
-    rules = rules_for(config, identities, home)
+    rules = build_rules(config, identities, home)
     with Ledger(home.ledger) as ledger:
         records = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed))
     digest, recorded_digest = (

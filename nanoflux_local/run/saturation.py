@@ -1,4 +1,4 @@
-"""Saturation: when nearly all recent attempts are rejected for one reason, and the run will not reach its target.
+"""Saturation: nearly all recent attempts are rejected for the same reason, so that the run will miss its target.
 
 Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
 after any number of stops.

@@ -24,7 +24,7 @@ LOOKED_UP = (
 )
 """Values that are looked up and recorded when a run starts, by key."""
 HASHES = re.compile(r"domain_hash|prompts\..+")
-"""Keys whose values are hashes, which tell a reader nothing."""
+"""Keys whose values are hashes, which are not worth showing."""
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -56,8 +56,8 @@ def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = ""
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
     rules = rules or profile.get("rules", PAPER)
-    middle = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules))]
-    return [Layer("domain", domain.defaults()), *middle, Layer(f"profile {profile_name}", profile)]
+    rule_layers = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules))]
+    return [Layer("domain", domain.defaults()), *rule_layers, Layer(f"profile {profile_name}", profile)]
 
 
 def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:

@@ -1,7 +1,7 @@
 """The paper's protocol, top to bottom: one turn as a pure function (§3).
 
-`run_turn` reads nothing but its arguments and reaches the outside only through `call`. The same arguments always give
-the same record; resuming, concurrency and replay rely on that.
+`run_turn` depends only on its arguments, and reaches models and tools only through `call`. The same arguments always
+give the same record; resuming, concurrency and replay rely on that.
 """
 
 from collections.abc import Sequence
@@ -207,9 +207,8 @@ async def decide_outcome(
 
 
 def decide_by_pass_rate(cast: Cast, attempt: Attempt) -> Attempt:
-    """Keep a question that the defender solves sometimes but not always, which shows that it can be answered. A
-    question that it never solves is kept only if its answer is proven: wrong answers and broken questions are never
-    solved either.
+    """Keep a question that the defender solves sometimes, but not always: a solved question can be answered. A question
+    that it never solves is kept only if its answer is proven, because the answer may be wrong or the question broken.
     """
     passes, tries = attempt.pass_rate or (0, 0)
     if passes == tries:

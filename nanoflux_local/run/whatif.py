@@ -1,9 +1,9 @@
-"""What if the threshold had been 0.8? Replay a run with other settings, from the ledger alone.
+"""Replays a run with other settings from the ledger alone: what if the threshold had been 0.8?
 
-If a turn needs a call that was never made, its outcome is unknown: it counts as not kept, the questions it has asked so
-far stay in the history, and the replay continues. The results of later turns rest on that assumption. Nothing is
-written. A setting that changes the requests themselves is refused, since no remembered call could answer them; the
-error names the command that forks the run with that setting.
+If a turn needs a call that was never made, its outcome is unknown. The replay then counts the turn as not kept, keeps
+the questions that it has asked so far in the history, and continues; the results of later turns rest on that
+assumption. Nothing is written. A setting that changes the requests themselves is refused, since no remembered call
+could answer them; the error names the command that forks the run with that setting.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from nanoflux_local.records import (
     Vector,
 )
 from nanoflux_local.roles.checks.base import needed_tools
-from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import derive_config
 from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
@@ -39,7 +39,7 @@ from nanoflux_local.run.runs import load_run
 from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
-ANSWERABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
+REPLAYABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
 """Settings that decide how replies are used. All others are part of the requests, so that with another value no
 remembered call would apply.
 """
@@ -49,7 +49,7 @@ QUESTION_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTurn:
-    """One turn with the changed settings: its record, or the call it is missing."""
+    """One turn with the changed settings: its record, or the call that it lacks."""
 
     number: int
     record: TurnRecord | None
@@ -105,7 +105,9 @@ class ExampleLine:
 
 @dataclass(frozen=True, slots=True)
 class UnknownTurn:
-    """A turn whose outcome is unknown, with the first call it is missing; `kept_before`: the run kept it."""
+    """A turn whose outcome is unknown, with the first call that it lacks. `kept_before`: whether the recorded run kept
+    the turn.
+    """
 
     turn: int
     kept_before: bool
@@ -115,8 +117,9 @@ class UnknownTurn:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The outcome of a replay with other settings. `digest` and `same` are None unless the replay is `complete`; `come`
-    and `go` are examples that only the changed or only the recorded run keeps, `stay` counts those that both keep.
+    """The outcome of a replay with other settings. `digest` and `same` are None unless the replay is `complete`. `come`
+    are the examples that only the replay keeps, `go` those that only the recorded run keeps; `stay` is the number that
+    both keep.
     """
 
     run: str
@@ -146,12 +149,12 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     changed = derive_config(config, settings, home)
-    _refuse_unanswerable(run, config, changed, settings)
+    _refuse_changed_requests(run, config, changed, settings)
     identities = add_unrecorded(identities, changed)
     misses = Misses()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
-        replayed = await _replay_turns(rules_for(changed, identities, home), calls, misses, len(committed))
+        replayed = await _replay_turns(build_rules(changed, identities, home), calls, misses, len(committed))
     with LedgerView(home.ledger) as view:
         recorded, priced = RecordedCosts.load(view, run), view.is_priced(run)
     missing_calls = [turn.missing for turn in replayed if turn.missing is not None]
@@ -167,9 +170,9 @@ def add_unrecorded(identities: Mapping[str, Identity], changed: RunConfig) -> di
     return {**{name: Identity("not recorded", name) for name in needed}, **identities}
 
 
-def _refuse_unanswerable(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
+def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
     for key in RunConfig.model_fields:
-        if key not in ANSWERABLE and getattr(new, key) != getattr(old, key):
+        if key not in REPLAYABLE and getattr(new, key) != getattr(old, key):
             raise RefusedError(
                 f"{key} is part of the run's requests, so with another value no remembered call applies",
                 f"play it as another run: {fork_command(run, settings)}",

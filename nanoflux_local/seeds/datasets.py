@@ -54,7 +54,7 @@ def seed_datasets(domain: Domain) -> tuple[str, ...]:
     """The benchmarks from which a domain's runs draw seeds: those that the domain's file lists, in that order, then
     those whose modules list the domain.
     """
-    others = (name for name, each in all_benchmarks().items() if domain.name in each.domains)
+    others = (name for name, benchmark in all_benchmarks().items() if domain.name in benchmark.domains)
     return tuple(dict.fromkeys([*domain.datasets, *others]))
 
 
@@ -64,7 +64,7 @@ def find_licence(dataset: str) -> str:
     return benchmark.licence if benchmark else ""
 
 
-def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
+def list_datasets_with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
     """Those of `datasets` that have train items; if none has, all of them, so that a later error names the first."""
     present = tuple(name for name in datasets if _has_items(ledger, name, "train"))
     missing = [name for name in datasets if name not in present]
@@ -116,8 +116,10 @@ def _train_templates(datasets: Sequence[str]) -> list[Template]:
     return [template for name in datasets for template in sources[name]() if template.split == "train"]
 
 
-def seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
-    """A source of seeds from the train splits of `datasets`. `chained` says that the stitching attacker chains them."""
+def build_seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
+    """Build a source of seeds from the train splits of `datasets`. With `chained`, the seeds can be chained by the
+    built-in attacker.
+    """
     templates = _train_templates(datasets)
     if templates:
         return StarterTemplates(templates)

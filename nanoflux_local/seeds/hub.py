@@ -1,7 +1,7 @@
 """Downloads benchmarks from the model hub, if the user requests one and allows connections to the host.
 
-The hub's own client downloads them in a separate, guarded process. A mirror (HF_ENDPOINT) and a token therefore work as
-usual, and this process keeps its offline switches.
+The hub's own client downloads the files in a separate, guarded process. A mirror (HF_ENDPOINT) and a token therefore
+work as usual, and this process keeps its offline switches.
 """
 
 import os
@@ -62,7 +62,7 @@ def _find_source(dataset: str) -> HubDataset:
     message = f"{dataset!r} is not on the model hub"
     if benchmark is not None:
         raise UsageError(message, f"download it from {benchmark.homepage} and pass the paths of its files")
-    on_hub = (name for name, each in benchmarks.items() if each.hub)
+    on_hub = (name for name, entry in benchmarks.items() if entry.hub)
     raise UsageError(message, f"choose one of {', '.join(on_hub)}; or pass the paths of files")
 
 
@@ -76,9 +76,8 @@ def _refuse_outside(dataset: str, source: HubDataset) -> None:
         refused = True
     except OSError as error:
         raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
-    if (
-        refused
-    ):  # outside the except clause, since the guard's error, whose advice is for endpoints, must not be chained
+    # Raised outside the except clause, so that the guard's error, whose advice is for endpoints, is not chained.
+    if refused:
         raise _build_refusal(f"{dataset} is published on {host} ({source.repo})", host)
 
 

@@ -23,7 +23,8 @@ OnProgram = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """Files to import. They have the format of `dataset` and are stored under `name`; `source` is shown in `data list`.
+    """A request to import files. They have the format of `dataset` and are stored under `name`; `data list` shows
+    `source`.
 
     `skip_bad` leaves bad rows out. `hashed` splits the items by the words of their questions. `replace` replaces the
     items that are stored under the name.
@@ -57,7 +58,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
     Raises:
         UsageError: `dataset` or `name` is refused, or the files contain no items.
         DataError: a file cannot be read, a row is bad, or a program contradicts its item.
-        RefusedError: the sandbox cannot contain a program here.
+        RefusedError: this machine cannot isolate programs.
     """
     reading = read_benchmark(request.dataset, request.paths, request.skip_bad, request.hashed, request.name)
     if not reading.items:
@@ -106,7 +107,7 @@ async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Iden
 
     Raises:
         DataError: a program fails or contradicts its item; the message names its file and line.
-        RefusedError: the sandbox cannot contain a program here.
+        RefusedError: this machine cannot isolate programs.
     """
     for place, item, _ in items:
         if not item.program:
@@ -121,7 +122,7 @@ async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Iden
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
-    """By other benchmark and split: how many of its questions the items of `dataset` restate; zeros are left out."""
+    """The number of questions of each other benchmark and split that the items of `dataset` restate, without zeros."""
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [stem(item.question) for item in view.items(dataset)]

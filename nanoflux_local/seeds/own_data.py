@@ -1,4 +1,4 @@
-"""Parses own data: the rows of a user's file (docs/how-to/domains.md), under a name that is not a benchmark's."""
+"""Parses a user's own data: the rows of a file (docs/how-to/domains.md), under a name that is not a benchmark's."""
 
 import json
 import math

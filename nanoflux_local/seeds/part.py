@@ -18,7 +18,7 @@ class Part:
 
     The slot is the quantity in the text that an earlier part's result can replace. `before` and `after` are the text
     around it, `value` is its original text, and `slot` its variable ("" for a part that can only come first). `ask` is
-    the question if the text has it apart from the facts, `result` a noun phrase for the answer or "". `statements` are
+    the question if it is separate from the facts, `result` a noun phrase for the answer or "". `statements` are
     assignments (variable, expression) in order, the last one to `answer`; `lines` explain them, with variables as
     {placeholders}. `fits` means that the story makes sense with any earlier result that was put into the slot.
     """
@@ -39,13 +39,13 @@ class Part:
         return self.before + (quantity or self.value) + self.after
 
 
-def take_apart(seed: str, question: str, code: str) -> list[Part]:
-    """One part for each possible slot of a question whose program only consists of assignments; empty if it has none.
+def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
+    """One part for each possible slot of a question whose program consists only of assignments; [] for other programs.
 
     A slot is a whole number above 1 that occurs exactly once in the question and once in the program. The answer must
-    depend on it; otherwise the earlier result in its place would have no effect.
+    depend on it; otherwise an earlier result in its place would have no effect.
     """
-    statements = straight_line(code)
+    statements = read_assignments(code)
     if statements is None:
         return []
     counts: dict[str, int] = {}
@@ -59,7 +59,7 @@ def take_apart(seed: str, question: str, code: str) -> list[Part]:
     for name, expression in statements:
         if name not in needed or not re.fullmatch(r"\d+", expression) or int(expression) < 2 or counts[expression] != 1:
             continue
-        span = _find_only_place(question, int(expression))
+        span = _find_only_occurrence(question, int(expression))
         if span is not None:
             before, after = question[: span[0]], question[span[1] :]
             parts.append(
@@ -77,19 +77,14 @@ def _find_needed(statements: tuple[tuple[str, str], ...]) -> set[str]:
     return needed
 
 
-def straight_line(code: str) -> tuple[tuple[str, str], ...] | None:
+def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
     """The assignments of `def solution()`, the last one to `answer`; None if the function does anything else.
 
     Code after the function, such as a line that prints its result, is ignored.
     """
     try:
         body = ast.parse(code).body
-    except (
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        MemoryError,
-    ):  # the last two are raised for code that is nested too deep
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two are for code nested too deep
         return None
     if not body or not isinstance(body[0], ast.FunctionDef):
         return None
@@ -137,12 +132,12 @@ def _explain_assignment(name: str, expression: str) -> str:
     return f"{words[0].upper()}{words[1:]} = {ast.unparse(tree)} = {{{name}}}."
 
 
-def _find_only_place(question: str, number: int) -> tuple[int, int] | None:
+def _find_only_occurrence(question: str, number: int) -> tuple[int, int] | None:
     """The span of `number` in the text, with or without thousands separators; None unless it occurs exactly once."""
     grouped = f"{number:,}"
     alone = rf"(?<![\w.,])(?<!\d[/:])(?:{number}|{re.escape(grouped)})(?![\w%]|[.,/:]\d)"
-    places = [match.span() for match in re.finditer(alone, question)]
-    return places[0] if len(places) == 1 else None
+    spans = [match.span() for match in re.finditer(alone, question)]
+    return spans[0] if len(spans) == 1 else None
 
 
 def fill(line: str, variables: dict[str, float]) -> str:

@@ -144,14 +144,16 @@ def _read_file(file_format: Format, path: Path, reading: BenchmarkContent, skip_
     if file_format.finish_file is None:
         return placed_rows
     try:
-        finished = file_format.finish_file([placed.row for placed in placed_rows], path.name)
+        finished_rows = file_format.finish_file([placed.row for placed in placed_rows], path.name)
     except BadRowError as error:
         fail(path, str(error))
-    return [placed._replace(row=row) for placed, row in zip(placed_rows, finished, strict=True)]
+    return [placed._replace(row=row) for placed, row in zip(placed_rows, finished_rows, strict=True)]
 
 
 def _build_item(dataset: str, row: ParsedRow, official: str, number: int, numbers: Counter[str]) -> Seed:
-    """An item. Its id, made from the row's id or its number in the split, does not depend on the layout of the file."""
+    """Build an item. Its id is made from the row's id, or its number in the split, so that it does not depend on the
+    layout of the file.
+    """
     prefix = "-".join(filter(None, (dataset, row.group, official)))
     if row.group:  # several subjects share a file on the hub, but have separate official files
         numbers[prefix] += 1
@@ -184,8 +186,8 @@ def _apply_labels(dataset: str, reading: BenchmarkContent, labels: dict[str, Pla
 
 
 def _settle_contradictions(reading: BenchmarkContent, refuses: bool, skip_bad: bool) -> None:
-    """Find questions that are repeated with another answer. In own data such a row is bad (`refuses`). Some benchmarks
-    are published with such rows, so there they are only reported.
+    """Find questions that are repeated with another answer. In own data such rows are bad (`refuses`). In benchmarks,
+    some of which are published with such rows, they are only reported.
     """
     first: dict[tuple[str, ...], PlacedItem] = {}
     consistent: list[PlacedItem] = []

@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 from nanoflux_local.answers import plain_number
 from nanoflux_local.domains.starter.templates import Template
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.seeds.part import Part, take_apart
+from nanoflux_local.seeds.part import Part, split_into_parts
 from nanoflux_local.transcript import Seed
 
 CHAIN_TRIES = 200
 LINK_RANGE = 8
-"""A starter story accepts an earlier result in its slot up to this multiple of the slot's largest drawn value."""
+"""A starter story accepts an earlier result in its slot up to this multiple of the slot's largest value."""
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Items:
     """
 
     def __init__(self, items: Sequence[Seed], chained: bool = False) -> None:
-        self._parts = {item.id: take_apart(item.id, item.question, item.program) for item in items if chained}
+        self._parts = {item.id: split_into_parts(item.id, item.question, item.program) for item in items if chained}
         self._pools: dict[str, list[Seed]] = {}
         for item in items:
             if not chained or self._parts[item.id]:
@@ -83,7 +83,7 @@ class StarterTemplates:
 
     def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
         ids = list(self._templates)
-        return tuple(instance(self._templates[name], rng) for name in _sample(ids, ids, count, rng, without))
+        return tuple(instantiate(self._templates[name], rng) for name in _sample(ids, ids, count, rng, without))
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
         """Draw new numbers until each story makes sense with the result of the one before it."""
@@ -120,11 +120,11 @@ def template_part(template: Template, values: dict[str, float], slot: str) -> Pa
     )  # fmt: skip
 
 
-def instance(
+def instantiate(
     template: Template, rng: random.Random, number: int | None = None, share: float = 1.0, dataset: str = "starter"
 ) -> Seed:
-    """A template with drawn numbers, as a question by itself. `number` distinguishes several draws in the seed's id,
-    `share` is that of `Template.draw`, and `dataset` is the benchmark to which the question belongs.
+    """Draw numbers for a template, and return it as a complete question. `number` distinguishes several draws in the
+    seed's id, `share` is passed to `Template.draw`, and `dataset` is the benchmark to which the question belongs.
     """
     values = template.draw(rng, share)
     variables = template.solve(values)

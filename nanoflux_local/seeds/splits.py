@@ -10,7 +10,7 @@ from nanoflux_local.transcript import Seed
 SPLITS = ("train", "dev", "test")
 SPLIT_SHARES = (("train", 0.6), ("dev", 0.1), ("test", 0.3))
 CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
-"""For a benchmark whose official files are train and test only: its dev split is taken from train."""
+"""The shares by which train is divided if a benchmark has no official dev split."""
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
 
 
@@ -38,4 +38,4 @@ def stem(question: str) -> str:
 def count_restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
     """How many of `stems` are the stem of a question in `others`. For instance, GSM-Hard restates GSM8K's test set."""
     other_stems = {stem(other.question) for other in others}
-    return sum(each in other_stems for each in stems)
+    return sum(question_stem in other_stems for question_stem in stems)

@@ -1,4 +1,4 @@
-"""Shared by the starter benchmarks with multiple-choice questions."""
+"""The questions of the starter benchmarks with multiple-choice questions."""
 
 from nanoflux_local.domains.starter.items import load_choice_items
 from nanoflux_local.transcript import Seed

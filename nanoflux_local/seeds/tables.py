@@ -1,8 +1,7 @@
 """Reads the rows of data files in bounded memory.
 
-It reads JSON Lines (including files with a `.json` name), one JSON array or object, CSV, XML, XLSX, Parquet, and
-folders that the `datasets` library saved. It is independent of any benchmark: a row is a mapping, with its place for
-messages.
+The formats are JSON Lines (also in files named `.json`), one JSON array or object, CSV, XML, XLSX, Parquet, and folders
+that the `datasets` library saved. This module knows no benchmark: a row is a mapping, with its place for messages.
 """
 
 import codecs
@@ -170,12 +169,10 @@ def _parse_json_row(place: str, number: int, line: bytes) -> TableRow:
 def _build_row(place: str, number: int, value: Any) -> TableRow:
     if not isinstance(value, dict):
         return TableRow(place, number, problem="not a JSON object")
-    twice = _find_repeated_key(value)
-    return (
-        TableRow(place, number, problem=f"the key {twice!r} is given twice")
-        if twice
-        else TableRow(place, number, value)
-    )
+    repeated_key = _find_repeated_key(value)
+    if repeated_key:
+        return TableRow(place, number, problem=f"the key {repeated_key!r} is given twice")
+    return TableRow(place, number, value)
 
 
 def _read_json_value(path: Path) -> Iterator[TableRow]:
@@ -192,8 +189,8 @@ def _read_json_value(path: Path) -> Iterator[TableRow]:
     else:
         if isinstance(value, _ObjectWithRepeatedKey):
             fail(path, f"the key {value.key!r} is given twice")
-        named = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
-        entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in named)
+        entry_by_key = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
+        entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in entry_by_key)
     for number, (place, entry) in enumerate(entries, 1):
         yield _build_row(place, number, entry)
 
@@ -299,7 +296,7 @@ def _read_parquet(path: Path) -> Iterator[TableRow]:
         _refuse_larger(path, max(groups, default=0), MAX_UNPACKED_BYTES)
         yield from _read_batches(file.iter_batches(BATCH))
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the file cannot be read, whatever its content
+        if isinstance(error, OSError) and error.errno is not None:  # the operating system cannot read the file
             raise
         fail(path, f"not a Parquet file: {str(error).strip()}")
 

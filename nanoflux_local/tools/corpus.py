@@ -138,7 +138,7 @@ class Corpus:
 
     def digest(self) -> str:
         """A hash of the names and contents of the documents: everything that decides the results of a search."""
-        return digest([[Path(each["source"]).name, each["sha256"]] for each in self.documents()])[:16]
+        return digest([[Path(document["source"]).name, document["sha256"]] for document in self.documents()])[:16]
 
     def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
         """The best passages that contain a word of the query, or two words if the query has three or more. They are
@@ -168,7 +168,7 @@ class Corpus:
 
 
 def _match_expression(words: Sequence[str]) -> str:
-    """The FTS5 query. Of three or more words, two must match: "body" says little about "Lewy body dementia"."""
+    """The FTS5 query. Of three or more words, two must match: "body" alone is a poor match for "Lewy body dementia"."""
     quoted = [f'"{word}"' for word in words]
     if len(quoted) < 3:
         return " OR ".join(quoted)

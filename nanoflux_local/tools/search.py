@@ -1,8 +1,8 @@
 """Search engines for the judge: the local corpus, DuckDuckGo, a lab's SearXNG, Google's Custom Search.
 
-Every search ends with a reply: results, no results, a timeout, a refusal by the guard, or a failure. Only a fault that
-would repeat in every search, such as a wrong key, ends the run. Choosing an engine in the configuration permits
-connections to its host.
+Every search ends with a reply: results, no results, a timeout, a connection that the network guard refuses, or a
+failure. Only a fault that would repeat in every search, such as a wrong key, ends the run. Choosing an engine in the
+configuration permits connections to its host.
 """
 
 import asyncio
@@ -25,12 +25,13 @@ SearchResult = tuple[str, str, str]
 GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
 REFUSED_KEYS = (401, 403)
+"""The HTTP statuses with which an engine refuses a key."""
 MAX_SNIPPET_CHARACTERS = 600
 """Maximum characters of a snippet, since an engine may return text of any length."""
 
 
 class SearchTool(Protocol):
-    """Answers queries. `identity` records everything known on this machine that decides the answers."""
+    """Answers queries. `identity` records everything on this machine that affects the answers."""
 
     identity: Identity
 
@@ -94,7 +95,7 @@ class CorpusSearch:
                 passages = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
             except UsageError:
                 return []
-            return [(each.title, each.place, each.snippet) for each in passages]
+            return [(passage.title, passage.place, passage.snippet) for passage in passages]
 
         return await run_search(find_results, request.timeout_s + 1, ApiKey())  # the index enforces the limit itself
 
@@ -125,7 +126,7 @@ class DuckDuckGo:
                 if "No results" in str(error):
                     return []
                 raise
-            return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in hits]
+            return [(str(hit["title"]), str(hit["href"]), str(hit["body"])) for hit in hits]
 
         return await run_search(lambda: asyncio.to_thread(query_engine), request.timeout_s, ApiKey())
 

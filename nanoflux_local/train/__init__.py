@@ -1,5 +1,5 @@
 """LoRA training: settings, audit, data, the loop, FLOPs and adapters (SPEC §3).
 
-Covers everything from a list of examples to a sealed adapter folder. The training loop (`lora`) does not use the
-ledger; it reports through callbacks. Importing this package does not import torch; importing `lora` does.
+This package turns a list of examples into a sealed adapter folder. The training loop (`lora`) does not use the ledger;
+it reports through callbacks. Importing this package does not import torch; importing `lora` does.
 """

@@ -1,9 +1,8 @@
 """Causal attention for training on a CPU: torch's forward pass, and a backward pass in a few large products.
 
-Defines one autograd function and registers it with transformers. On a CPU, torch's own backward pass of attention takes
-four times as long as its forward pass (measured at 200 to 500 tokens, bfloat16); recomputing the probabilities and
-multiplying takes about as long as the forward pass. Masked, windowed or cached attention, long rows and GPUs use
-transformers' own attention.
+On a CPU, torch's own backward pass of attention takes four times as long as its forward pass (measured at 200 to 500
+tokens in bfloat16). This module's backward pass recomputes the probabilities and multiplies, which takes about as long
+as the forward pass. Masked, windowed or cached attention, long rows and GPUs use transformers' own attention.
 """
 
 from typing import Any
@@ -32,13 +31,14 @@ class CausalAttention(torch.autograd.Function):
         # Query heads that share a key head become rows of one product, which also sums their key gradients.
         rows = (*k.shape[:2], -1, k.shape[-1])
         query, grad, result = q.reshape(rows), grads[0].reshape(rows), out.reshape(rows)
-        share = _probabilities(query * ctx.scale, k)
-        grad_v = share.mT @ grad
-        slope = (grad @ v.mT).sub_((grad * result).sum(-1, keepdim=True)).mul_(share).mul_(ctx.scale)
-        return (slope @ k).view(q.shape), slope.mT @ query, grad_v, None
+        probabilities = _compute_probabilities(query * ctx.scale, k)
+        grad_v = probabilities.mT @ grad
+        grad_probabilities = (grad @ v.mT).sub_((grad * result).sum(-1, keepdim=True))
+        grad_scores = grad_probabilities.mul_(probabilities).mul_(ctx.scale)
+        return (grad_scores @ k).view(q.shape), grad_scores.mT @ query, grad_v, None
 
 
-def _probabilities(query: Tensor, k: Tensor) -> Tensor:
+def _compute_probabilities(query: Tensor, k: Tensor) -> Tensor:
     """Causal softmax of rows that hold several heads of the same tokens, one head after another."""
     tokens = k.shape[2]
     future = torch.full((tokens, tokens), -torch.inf, dtype=k.dtype).triu_(1)

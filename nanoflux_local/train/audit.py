@@ -1,7 +1,7 @@
 """The audit of a training before it starts: tokens, cuts, labels, unusable rows, FLOPs, time and memory.
 
-Decides which rows can be trained on. Changes nothing and loads no weights. Every over-long example that is cut is
-counted here (SPEC §3).
+This module decides which rows can be trained on, and counts every over-long example that is cut (SPEC §3). It changes
+nothing and loads no weights.
 """
 
 import re
@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.train import estimate
-from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, split
+from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, split
 from nanoflux_local.train.flops import expected_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 
-_KEY_WORDS = 6  # a held-out prompt is looked up by its first words; few prompts share so many
+_KEY_WORDS = 6  # the number of first words by which a held-out prompt is looked up; few prompts share them all
 
 Problem = Literal[
     "wrong role order",
@@ -53,12 +53,12 @@ class RowFinding:
 class Selection:
     """The rows that can be trained on, as tokens, and the problems of all rows."""
 
-    rows: tuple[Encoded, ...]
+    rows: tuple[EncodedExample, ...]
     findings: tuple[RowFinding, ...]
 
     @property
     def dropped(self) -> int:
-        return len({f.row for f in self.findings if f.dropped})
+        return len({finding.row for finding in self.findings if finding.dropped})
 
     @property
     def truncated(self) -> int:
@@ -72,7 +72,7 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
         RefusedError: the settings refuse unusable rows, and there are some.
         DataError: no row can be trained on.
     """
-    rows: list[Encoded] = []
+    rows: list[EncodedExample] = []
     findings: list[RowFinding] = _find_duplicates(examples)
     for number, example in enumerate(examples):
         encoded, problem, detail = _examine(example, number, codec, settings)
@@ -86,7 +86,7 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
             if encoded.cut:
                 detail = f"{encoded.cut} tokens over max_length {settings.max_length}"
                 findings.append(RowFinding(number, example.id, "cut", detail, dropped=False))
-    selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda f: f.row)))
+    selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda finding: finding.row)))
     _refuse_unusable(selection, settings)
     return selection
 
@@ -97,10 +97,11 @@ def prepare_rows(
     validation: Sequence[TrainingExample],
     codec: Codec,
 ) -> tuple[Selection, Selection]:
-    """(train, validation) as `lora.train` uses them; without `validation`, `val_fraction` of usable rows is held out.
+    """The training rows and the validation rows that `lora.train` uses. Without `validation`, `val_fraction` of the
+    usable rows is held out.
 
     No row is in both parts: rows with the same tokens are held out together, and a row that is also in `validation` is
-    not trained on. Row numbers refer to the caller's lists. Raises like `select_rows`.
+    not trained on. Row numbers refer to the caller's lists. Raises the errors of `select_rows`.
     """
     usable = select_rows(examples, codec, settings)
     if validation:
@@ -109,19 +110,19 @@ def prepare_rows(
     contents = list(dict.fromkeys(row.ids for row in usable.rows))
     held_ids = set(split(contents, settings.val_fraction, settings.seed)[1])
     train = tuple(row for row in usable.rows if row.ids not in held_ids)
-    held = tuple(row for row in usable.rows if row.ids in held_ids)
-    if settings.early_stopping and not held:
+    held_out_rows = tuple(row for row in usable.rows if row.ids in held_ids)
+    if settings.early_stopping and not held_out_rows:
         raise UsageError(
             "early_stopping needs a validation loss, and there is no row to validate on",
             "raise val_fraction, or set early_stopping=0",
         )
-    return Selection(train, usable.findings), Selection(held, ())
+    return Selection(train, usable.findings), Selection(held_out_rows, ())
 
 
-def _drop_validation_rows(usable: Selection, held: Selection, examples: Sequence[TrainingExample]) -> Selection:
-    """`usable` without the rows that are also in `held`. Raises DataError if none is left."""
-    held_row_by_ids = {row.ids: row.row for row in held.rows}
-    repeated = [row for row in usable.rows if row.ids in held_row_by_ids]
+def _drop_validation_rows(usable: Selection, validation: Selection, examples: Sequence[TrainingExample]) -> Selection:
+    """`usable` without the rows that are also in `validation`. Raises DataError if none is left."""
+    validation_row_by_ids = {row.ids: row.row for row in validation.rows}
+    repeated = [row for row in usable.rows if row.ids in validation_row_by_ids]
     if len(repeated) == len(usable.rows):
         raise DataError("every training row is also a validation row", "pass other rows for training or validation")
     findings = [
@@ -129,18 +130,18 @@ def _drop_validation_rows(usable: Selection, held: Selection, examples: Sequence
             row.row,
             examples[row.row].id,
             "in validation",
-            f"the same as its row {held_row_by_ids[row.ids]}",
+            f"the same as its row {validation_row_by_ids[row.ids]}",
             dropped=True,
         )
         for row in repeated
     ]
-    rows = tuple(row for row in usable.rows if row.ids not in held_row_by_ids)
+    rows = tuple(row for row in usable.rows if row.ids not in validation_row_by_ids)
     return Selection(rows, tuple(sorted((*usable.findings, *findings), key=lambda finding: finding.row)))
 
 
 def _examine(
     example: TrainingExample, row: int, codec: Codec, settings: TrainSettings
-) -> tuple[Encoded | None, Problem | None, str]:
+) -> tuple[EncodedExample | None, Problem | None, str]:
     """(tokens, None, "") for a usable row, otherwise (None, problem, detail)."""
     roles = [message.role for message in example.prompt]
     if not _in_order(roles):
@@ -158,7 +159,7 @@ def _examine(
         return None, "too long", f"{len(whole.ids)} tokens, {over} over max_length"
     if whole.prompt >= settings.max_length:
         return None, "no labels", f"the prompt alone has {whole.prompt} tokens of max_length {settings.max_length}"
-    return Encoded(whole.ids[: settings.max_length], whole.prompt, max(0, over), row), None, ""
+    return EncodedExample(whole.ids[: settings.max_length], whole.prompt, max(0, over), row), None, ""
 
 
 def _in_order(roles: Sequence[str]) -> bool:
@@ -180,11 +181,12 @@ def _find_duplicates(examples: Sequence[TrainingExample]) -> list[RowFinding]:
 
 
 def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
-    bad = [f for f in selection.findings if f.dropped]
+    dropped = [finding for finding in selection.findings if finding.dropped]
     if not selection.rows:
-        reasons = "\n".join(f"  {finding}" for finding in bad[:10]) or "  there are no examples"
+        reasons = "\n".join(f"  {finding}" for finding in dropped[:10]) or "  there are no examples"
         raise DataError(f"no example has a label to learn:\n{reasons}", "correct the rows, or raise max_length")
-    refused = bad if settings.bad_rows == "refuse" else [f for f in bad if f.problem == "too long"]
+    too_long = [finding for finding in dropped if finding.problem == "too long"]
+    refused = dropped if settings.bad_rows == "refuse" else too_long
     if refused and "refuse" in (settings.bad_rows, settings.overlong):
         reasons = "\n".join(f"  {finding}" for finding in refused[:10])
         raise RefusedError(
@@ -255,13 +257,14 @@ def audit(
     held_out: Sequence[str] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Report what `lora.train` would do with the same arguments; reads tokenizer, config and weight headers only.
+    """Report what `lora.train` would do with the same arguments. Only the tokenizer, the configuration and the headers
+    of the weights are read.
 
     `held_out` are prompts of an evaluation split: rows that contain one are listed in `leaked`. `source` is reported
-    unchanged. Raises what `train` would raise for the same rows.
+    unchanged. Raises the errors that `train` would raise for the same rows.
     """
     codec = Codec.load(base_dir)
-    usable, held = prepare_rows(settings, examples, validation, codec)
+    usable, held_out_rows = prepare_rows(settings, examples, validation, codec)
     adapted = resolve_targets(base_dir, settings.target_modules)
     lengths, cuts = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
     tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in usable.rows])
@@ -272,7 +275,7 @@ def audit(
     return Audit(
         rows=len(examples),
         usable=len(usable.rows),
-        validation=len(held.rows),
+        validation=len(held_out_rows.rows),
         tokens=tokens,
         labels=labels,
         cut_rows=sum(cut > 0 for cut in cuts),
@@ -280,7 +283,7 @@ def audit(
         cut_most=max(cuts),
         overlong=settings.overlong,
         findings=usable.findings,
-        validation_findings=held.findings,
+        validation_findings=held_out_rows.findings,
         leaked=_find_leaks(examples, held_out),
         system_merged=sum(codec.merges_system(examples[row.row]) for row in usable.rows),
         rendered=codec.text(examples[usable.rows[0].row]),
@@ -317,7 +320,7 @@ def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) ->
 def _contains_prompt(
     text: list[str], prompts_by_start: Mapping[tuple[str, ...], list[list[str]]], sizes: Sequence[int]
 ) -> bool:
-    """Whether the text contains one of the prompts: each position is looked up once, instead of trying every prompt."""
+    """Whether the text contains one of the prompts. Each position is looked up once, so not every prompt is tried."""
     return any(
         text[start : start + len(prompt)] == prompt
         for start in range(len(text))

@@ -1,7 +1,7 @@
-"""TensorBoard, if it is installed: the curves of a training as event files, in addition to the ledger.
+"""Writes the curves of a training as TensorBoard's event files, if TensorBoard is installed.
 
-Defines the names of the curves. The ledger is authoritative. When a training resumes, TensorBoard discards the steps
-that are repeated.
+The ledger holds the same curves and is authoritative. When a training resumes, TensorBoard discards the steps that are
+repeated.
 """
 
 from collections.abc import Iterator

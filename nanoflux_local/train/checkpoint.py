@@ -1,7 +1,6 @@
-"""Checkpoints: the whole state of a training in one file, which is complete or absent.
+"""Checkpoints: the whole state of a training in one file, which is written atomically.
 
-Defines the file's format and writes it atomically. The file needs no random state: every step derives its seed from
-(seed, step), so the number of steps done is enough.
+The file needs no random state: every step derives its seed from (seed, step), so the number of steps done is enough.
 """
 
 import io
@@ -22,7 +21,7 @@ NAME = "checkpoint.pt"
 class TrainingProgress:
     """The position of a training and everything measured so far.
 
-    `flops` were measured on `counted` tokens, those of the first epoch. `best_weights` serve early stopping only.
+    `flops` were measured on the `counted` tokens of the first epoch. Only early stopping uses `best_weights`.
     """
 
     step: int = 0

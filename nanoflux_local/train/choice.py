@@ -1,8 +1,8 @@
 """The choice of a run's examples: by the reason they were kept, by quality level, by an SQL expression, and by number.
 
-Builds the query over the ledger and records it. Examples that a reviewer dropped, or that lack a solution of the
-requested origin, are left out and counted. It reads through a view that cannot write; a choice without examples is an
-error.
+This module builds the query over the ledger, runs it through a view that cannot write, and records it. Examples that a
+reviewer dropped, or that lack a solution of the requested origin, are left out and counted. A choice without examples
+is an error.
 """
 
 import json
@@ -23,8 +23,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Conditions on examples; all must hold. `where` is an SQL expression over the table `examples` and may contain
-    sub-queries; `size` of the matching rows are drawn by `seed` and kept in turn order. Empty or 0 sets no condition.
+    """Conditions on examples, all of which must hold. `where` is an SQL expression over the table `examples` and may
+    contain sub-queries. `size` of the matching rows are drawn by `seed` and kept in turn order. "" and 0 set no
+    condition.
 
     `solution` decides which solution of an example is learnt; an example without a solution of the required origin does
     not match. Examples that a reviewer dropped match only with `include_dropped`.
@@ -39,7 +40,7 @@ class Choice:
     include_dropped: bool = False
 
     def query(self, run: str) -> tuple[str, tuple[object, ...]]:
-        """The SQL and its values. A line break ends the expression, so that a comment in it ends as well."""
+        """The SQL and its values. A line break follows `where`, so that a comment in it cannot hide the rest."""
         clauses: list[tuple[str, tuple[object, ...]]] = [("run = ?", (run,))]
         if self.reason:
             clauses.append(("reason = ?", (self.reason,)))
@@ -102,8 +103,9 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
 def _leave_out(
     view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
 ) -> tuple[list[sqlite3.Row], dict[str, Any]]:
-    """The rows without dropped ones and without those that lack a solution of the requested origin, and the counts of
-    both. If nothing is left out the record is empty, so that the ids of earlier trainings stay the same.
+    """The rows that reviewers have not dropped and that have a solution of the requested origin, and a record with the
+    number of the others. If nothing is left out, the record is empty, so that the ids of earlier trainings stay the
+    same.
     """
     record: dict[str, Any] = {}
     dropped = find_dropped_turns(view, run)

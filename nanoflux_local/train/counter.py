@@ -1,7 +1,7 @@
 """Measured FLOPs: torch's own formulas, summed over the products that are executed.
 
-Defines one dispatch mode. Unlike torch's `FlopCounterMode` it does not count by module (which takes a fifth of a step's
-time here), and it includes attention on CPUs and in-place products.
+Unlike torch's `FlopCounterMode`, this counter does not count by module, which takes a fifth of a step's time here; and
+it includes attention on CPUs and in-place products.
 """
 
 from typing import Any

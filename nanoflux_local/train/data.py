@@ -1,7 +1,7 @@
 """Training examples and their tokens: the chat template, labels on the completion, batches by length.
 
-Decides where a prompt ends and its completion begins, and in which order batches come. Which examples are usable is
-decided by `audit`; `lora` trains on those.
+This module decides where a prompt ends and its completion begins, and in which order batches come. `audit` decides
+which examples are usable, and `lora` trains on those.
 """
 
 import random
@@ -38,7 +38,7 @@ class TrainingExample:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedExample:
     """An example as tokens. Labels are `ids[prompt:]`; `cut` tokens were removed at the limit; `row` counts from 0."""
 
     ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class Codec:
     Prompt and completion are tokenised separately, since at inference the prompt's tokens are fixed before the first
     token of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt.
     Without a `system_role`, the text of a system message is prepended to the user's first message, as at inference.
-    Control tokens spelled out in a message ("<|im_end|>") are encoded as text; only the template and the end of turn
+    A control token spelled out in a message ("<|im_end|>") is encoded as text; only the template and the end of turn
     produce control tokens.
     """
 
@@ -95,13 +95,13 @@ class Codec:
         """The whole example as the model sees it."""
         return self.prompt_text(example.prompt) + example.completion + self.end
 
-    def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> Encoded:
+    def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> EncodedExample:
         """Tokens of one example, its tail cut at `max_length`. Raises ValueError if the text cannot be encoded."""
         as_text = [Message(message.role, self._with_placeholders(message.content)) for message in example.prompt]
         prompt = self._ids(self.prompt_text(as_text))
         ids = prompt + self._ids(self._with_placeholders(example.completion) + self.end)
         kept = ids if max_length is None else ids[:max_length]
-        return Encoded(tuple(kept), len(prompt), len(ids) - len(kept), row)
+        return EncodedExample(tuple(kept), len(prompt), len(ids) - len(kept), row)
 
     def _ids(self, text: str) -> list[int]:
         text.encode()  # raises for a lone surrogate, with its position, before the tokenizer does
@@ -163,21 +163,22 @@ def _takes_system(base_dir: Path) -> bool:
 
 def data_digest(examples: Sequence[TrainingExample]) -> str:
     """SHA-256 of prompts and completions in order, without the ids."""
-    return digest([[[asdict(m) for m in e.prompt], e.completion] for e in examples])
+    return digest([[[asdict(message) for message in example.prompt], example.completion] for example in examples])
 
 
 Item = TypeVar("Item")
 
 
 def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """(train, validation): `fraction` of the items is drawn by seed for validation, at least one if it is positive.
+    """Split items into training and validation: `fraction` of them is drawn by seed for validation, at least one if it
+    is positive.
 
-    With fewer than two items nothing is held out, and at least one stays to train on. Both parts keep the order.
+    With fewer than two items nothing is held out, and at least one remains to train on. Both parts keep the order.
     """
     count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
-    held = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), count))
-    train = tuple(item for i, item in enumerate(items) if i not in held)
-    return train, tuple(item for i, item in enumerate(items) if i in held)
+    held_out = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), count))
+    train = tuple(item for index, item in enumerate(items) if index not in held_out)
+    return train, tuple(item for index, item in enumerate(items) if index in held_out)
 
 
 def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -188,12 +189,12 @@ def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> li
     """
     rng = random.Random(derive_seed(seed, "order", epoch))
     order = rng.sample(range(len(lengths)), len(lengths))
-    cut = [batch for pool in _chunks(order, size * _POOL) for batch in _by_length(pool, lengths, size)]
-    rng.shuffle(cut)
-    return cut
+    batches = [batch for pool in _chunks(order, size * _POOL) for batch in _batch_by_length(pool, lengths, size)]
+    rng.shuffle(batches)
+    return batches
 
 
-def _by_length(pool: list[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+def _batch_by_length(pool: list[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     return _chunks(sorted(pool, key=lambda index: lengths[index]), size)
 
 

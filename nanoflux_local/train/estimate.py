@@ -1,6 +1,6 @@
 """Rough time and memory of a training, for the audit.
 
-The estimates help with planning (minutes or hours? does it fit?); they are no guarantee.
+The estimates serve planning: whether a training takes minutes or hours, and whether it fits. They are no guarantee.
 """
 
 import time
@@ -41,8 +41,10 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, label
     sizes, width = shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
     unquantized = head_weights(base_dir) if settings.qlora else parameters(base_dir)
     base = unquantized * width + (parameters(base_dir) - unquantized) * _FOUR_BITS
-    kept = sizes.layers + _VECTORS_PER_LAYER if settings.gradient_checkpointing else sizes.layers * _VECTORS_PER_LAYER
-    activations = settings.batch * longest * sizes.hidden * kept * width
+    vectors = sizes.layers * _VECTORS_PER_LAYER
+    if settings.gradient_checkpointing:
+        vectors = sizes.layers + _VECTORS_PER_LAYER
+    activations = settings.batch * longest * sizes.hidden * vectors * width
     adapter = 16 * settings.r * sizes.layers * sizes.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
     logits = min(settings.batch * labels, 128) * sizes.vocabulary * 4 * 2
     on_cpu = _LIBRARIES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0

@@ -27,8 +27,8 @@ def six_nd(parameters: int, tokens: int) -> float:
 
 
 def parameters(base_dir: Path) -> int:
-    """Number of weights stored in `base_dir`'s safetensors files (tied weights once), read from their headers."""
-    return sum(math.prod(t["shape"]) for path in _weights(base_dir) for t in _header(path).values())
+    """Number of weights stored in `base_dir`'s safetensors files, read from their headers. Tied weights count once."""
+    return sum(math.prod(tensor["shape"]) for path in _weights(base_dir) for tensor in _header(path).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class TrainingVolume:
 def explain_flops(matrices: Matrices, work: TrainingVolume, checkpointing: bool = False) -> dict[str, float]:
     """The FLOPs expected of a LoRA training, by part, and their sum as "total".
 
-    Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (it needs no gradient of its weights,
-    which would take 2 more); a trained pair takes 6; the head takes 4, at label positions only. Per square and width,
-    attention takes 4 forward and 10 backward, where its probabilities are recomputed. Gradient checkpointing repeats
-    the forward pass.
+    Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (the gradient of its weights, which is
+    not needed, would take 2 more); a trained pair takes 6; the head takes 4, at label positions only. Per square and
+    width, attention takes 4 forward and 10 backward, because the backward pass recomputes its probabilities. Gradient
+    checkpointing repeats the forward pass.
     """
     repeats = 1 if checkpointing else 0
     parts = {

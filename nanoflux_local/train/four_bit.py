@@ -1,8 +1,8 @@
 """The frozen base in four bits, as in QLoRA: NF4 with double quantisation, through bitsandbytes.
 
-Builds the quantisation config, and unpacks weights for a product. If bitsandbytes cannot work here, the error says why.
-On a CPU, bitsandbytes repacks a layer at its first use without gradients and then has no backward pass through it, so a
-training would silently lose its gradients after the first validation; `keep_gradients` turns the repacking off.
+If bitsandbytes cannot work on this machine, the error says why. On a CPU, bitsandbytes repacks a layer when it is first
+used without gradients, and afterwards has no backward pass through it. A training would therefore silently lose its
+gradients after the first validation; `keep_gradients` turns the repacking off.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ def build_quantization(dtype: torch.dtype) -> Any:
     try:
         from bitsandbytes import cextension
     except Exception as error:
-        raise _refusal(str(error)) from error
+        raise _build_refusal(str(error)) from error
     if isinstance(cextension.lib, cextension.ErrorHandlerMockBNBNativeLibrary):
-        raise _refusal("its native library does not load on this machine")
+        raise _build_refusal("its native library does not load on this machine")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -38,7 +38,7 @@ def build_quantization(dtype: torch.dtype) -> Any:
     )
 
 
-def _refusal(reason: str) -> RefusedError:
+def _build_refusal(reason: str) -> RefusedError:
     fix = "install bitsandbytes with a build for this machine, or train without qlora"
     return RefusedError(f"QLoRA needs bitsandbytes, which cannot be used here: {reason}", fix)
 
@@ -55,7 +55,7 @@ def is_four_bit(layer: Any) -> bool:
     return getattr(layer.weight, "quant_state", None) is not None
 
 
-def unpacker(layer: Any) -> Callable[[Tensor], Tensor] | None:
+def find_unpacker(layer: Any) -> Callable[[Tensor], Tensor] | None:
     """The function that turns the stored weight of a layer into its matrix; None if it is stored unpacked."""
     if not is_four_bit(layer):
         return None

@@ -1,7 +1,7 @@
-"""The two computations that dominate a training's time, written so that nothing is computed twice.
+"""The two computations that dominate a training's time, written so that nothing is computed twice: the LoRA layer as
+one autograd function, and a cross-entropy that holds only a slice of the logits in memory.
 
-Defines the LoRA layer as one autograd function, and a cross-entropy that never has more than a slice of the logits in
-memory. Both give the values of the plain formulas up to rounding (tests compare them).
+Both give the values of the plain formulas up to rounding; tests compare them.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanoflux_local.train.four_bit import unpacker
+from nanoflux_local.train.four_bit import find_unpacker
 
 _ROWS = 128
 
@@ -20,9 +20,9 @@ _ROWS = 128
 class LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + b + scale · drop(x) Aᵀ Bᵀ, with W and b frozen and A (r, in), B (out, r) trained.
 
-    The low-rank products run in x's type, as under autocast. PEFT's own layer copies x to float32 and keeps the copy, a
-    copy after dropout and the summands for the backward pass; this layer keeps x, the dropped positions and the
-    (tokens, r) product. `unpack` makes W from a weight stored in another form, once per pass, so that W is not kept.
+    The low-rank products run in x's type, as under autocast. For the backward pass, PEFT's own layer keeps a float32
+    copy of x, a copy after dropout and the summands; this layer keeps x, the dropped positions and the (tokens, r)
+    product. If the weight is stored in another form, `unpack` makes W from it once per pass, so that W is not kept.
     """
 
     @staticmethod
@@ -80,8 +80,8 @@ def _zero(x: Tensor, indices: Tensor | None) -> Tensor:
 class HeadLoss(torch.autograd.Function):
     """Sum of cross-entropies of hidden states (n, d) against labels (n,) through a frozen head (vocabulary, d).
 
-    Logits are computed for a slice of rows at a time and turned into the gradient at once, so that memory does not grow
-    with labels × vocabulary and the backward pass has nothing left to compute.
+    The forward pass computes the logits of a slice of rows at a time and turns them into the gradient immediately.
+    Memory therefore does not grow with labels × vocabulary, and the backward pass has nothing left to compute.
     """
 
     @staticmethod
@@ -91,12 +91,12 @@ class HeadLoss(torch.autograd.Function):
         for start in range(0, len(labels), _ROWS):
             rows = slice(start, start + _ROWS)
             logits, label = (hidden[rows] @ head.T).float(), labels[rows, None]
-            log_share = logits.log_softmax(-1)
-            total -= log_share.gather(1, label).sum()
+            log_probabilities = logits.log_softmax(-1)
+            total -= log_probabilities.gather(1, label).sum()
             if grad is not None:
-                share = log_share.exp_()
-                share.scatter_add_(1, label, torch.full_like(label, -1, dtype=share.dtype))
-                grad[rows] = share.to(hidden.dtype) @ head
+                grad_logits = log_probabilities.exp_()
+                grad_logits.scatter_add_(1, label, torch.full_like(label, -1, dtype=grad_logits.dtype))
+                grad[rows] = grad_logits.to(hidden.dtype) @ head
         ctx.save_for_backward(grad)
         return total
 
@@ -112,16 +112,16 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
     """
     from peft.tuners.lora.layer import LoraLayer
 
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and _plain(m, adapter)]
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _can_fuse(module, adapter)]
     for layer in layers:
         layer.forward = _Fused(layer, adapter)
     return len(layers)
 
 
-def _plain(layer: Any, adapter: str) -> bool:
+def _can_fuse(layer: Any, adapter: str) -> bool:
     """Whether the layer adapts a frozen nn.Linear, unpacked or in four bits, without a LoRA variant or a LoRA bias."""
     base = layer.base_layer
-    linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and unpacker(base) is not None)
+    linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and find_unpacker(base) is not None)
     return linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
 
 
@@ -129,7 +129,7 @@ class _Fused:
     """The forward pass of one PEFT layer, bound to its weights."""
 
     def __init__(self, layer: Any, adapter: str) -> None:
-        self.layer, self.base, self.unpack = layer, layer.base_layer, unpacker(layer.base_layer)
+        self.layer, self.base, self.unpack = layer, layer.base_layer, find_unpacker(layer.base_layer)
         self.a, self.b = layer.lora_A[adapter], layer.lora_B[adapter]
         self.share = float(getattr(layer.lora_dropout[adapter], "p", 0.0))
         self.scaling = float(layer.scaling[adapter])

@@ -1,7 +1,6 @@
 """Training in several processes, started by `accelerate launch`; each process resumes the same training.
 
-Builds the command line, and ends the processes if this one is stopped. Machines, devices and ports are configured by
-accelerate.
+If this process is stopped, it ends the others. Machines, devices and ports are configured by accelerate.
 """
 
 import os

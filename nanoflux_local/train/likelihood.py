@@ -12,7 +12,7 @@ from nanoflux_local.errors import DataError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, ScoreReply, ScoreRequest
-from nanoflux_local.train.data import Codec, Encoded, TrainingExample
+from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -86,14 +86,14 @@ class Likelihoods:
                 outputs, head = self._model(input_ids=ids, use_cache=False).logits, torch.nn.Identity()
             return [self._score_row(outputs[number], head, row) for number, row in enumerate(rows)]
 
-    def _encode(self, example: TrainingExample, number: int) -> Encoded:
+    def _encode(self, example: TrainingExample, number: int) -> EncodedExample:
         try:
             return self._codec.encode(example, number)
         except UnicodeEncodeError as error:
             fix = "choose another solution with --solution, or leave the example out with --where"
             raise DataError(f"a solution of {example.id} contains a lone surrogate", fix) from error
 
-    def _score_row(self, outputs: Any, head: Any, row: Encoded) -> ScoreReply:
+    def _score_row(self, outputs: Any, head: Any, row: EncodedExample) -> ScoreReply:
         """Score the completion and its end of turn. `head` turns `outputs`, (tokens, width), into logits."""
         import torch
 

@@ -1,8 +1,8 @@
 """The training loop: LoRA on a frozen base, loss on completions only (paper §3, A.1; SPEC §3).
 
-Runs one training, from rows to the adapter's two files. Every source of randomness is seeded: on one machine two
-trainings give the same bits, and so does a training that was killed and resumed. It does not use the ledger, but
-reports through `on_event`. Stops with an error if the loss is not a number.
+`train` turns rows into the adapter's two files. Every source of randomness is seeded: on one machine two trainings give
+the same bits, and so does a training that was killed and resumed. The loop does not use the ledger, but reports through
+`on_event`. It stops with an error if the loss is not a number.
 """
 
 import errno
@@ -22,7 +22,7 @@ from nanoflux_local.records import derive_seed, digest
 from nanoflux_local.train import checkpoint
 from nanoflux_local.train.audit import Selection, prepare_rows
 from nanoflux_local.train.counter import FlopCounter
-from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, draw_batches
+from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, draw_batches
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainResult
 from nanoflux_local.train.flops import TrainingVolume, base_identity, explain_flops, parameters, six_nd
 from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
@@ -81,7 +81,7 @@ def train(
         RefusedError: the settings refuse a row, or the checkpoint is of another training.
         NanofluxError: the loss is not a number, memory ran out or the disk is full; the last good checkpoint is kept.
     """
-    usable, held = prepare_rows(settings, examples, validation, Codec.load(base_dir))
+    usable, held_out = prepare_rows(settings, examples, validation, Codec.load(base_dir))
     resolve_targets(base_dir, settings.target_modules)  # refuses unusable targets before weights are read
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
@@ -90,18 +90,18 @@ def train(
         _explain_shortages(out_dir),
         join_team(choose_device(settings.device).type == "cpu") as team,
     ):
-        loop = _Loop(settings, usable, held, base_dir, out_dir, on_event, team)
+        loop = _Loop(settings, usable, held_out, base_dir, out_dir, on_event, team)
         loop.fingerprint = _fingerprint(settings, digests, base_dir, team.size)
         finished = loop.run(should_stop)
         return loop.build_result(finished, digests[0])
 
 
 def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """Identifies the training of a checkpoint: everything that decides the weights, but not how often a checkpoint is
-    written.
+    """A digest of everything that decides the weights, which tells whether a checkpoint belongs to this training. How
+    often checkpoints are written does not matter.
     """
-    decisive = settings.model_dump(mode="json", exclude={"checkpoint_every"})
-    return digest([decisive, digests, base_identity(base_dir), *([processes] if processes > 1 else [])])
+    weight_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
+    return digest([weight_settings, digests, base_identity(base_dir), *([processes] if processes > 1 else [])])
 
 
 @contextmanager
@@ -155,13 +155,13 @@ class _Loop:
         self,
         settings: TrainSettings,
         usable: Selection,
-        held: Selection,
+        held_out: Selection,
         base_dir: Path,
         out_dir: Path,
         on_event: OnEvent,
         team: Team,
     ) -> None:
-        self.settings, self.usable, self.held, self.team = settings, usable, held, team
+        self.settings, self.usable, self.held_out, self.team = settings, usable, held_out, team
         self.base_dir, self.out_dir = base_dir, out_dir
         self.on_event: OnEvent = on_event if team.rank == 0 else lambda _: None
         self.rows = usable.rows
@@ -200,7 +200,7 @@ class _Loop:
         """Do one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
-        rank = [self.team.rank] if self.team.rank else []  # a process alone draws as the first of several does
+        rank = [self.team.rank] if self.team.rank else []  # a single process uses the seed of the first of several
         torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
@@ -231,7 +231,7 @@ class _Loop:
         self.team.sum_gradients(self.model.trained)
         return self.team.sum_values(total) / labels
 
-    def _rows_of(self, step: OptimizerStep) -> list[Encoded]:
+    def _rows_of(self, step: OptimizerStep) -> list[EncodedExample]:
         return [self.rows[index] for part in step.parts for index in part]
 
     def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:
@@ -247,8 +247,8 @@ class _Loop:
         )
 
     def _end_epoch(self, epoch: int) -> None:
-        progress, parts = self.progress, [s for s in self.steps if s.epoch == epoch]
-        losses = progress.losses[-len(parts) :] if parts else []
+        progress, steps = self.progress, [step for step in self.steps if step.epoch == epoch]
+        losses = progress.losses[-len(steps) :] if steps else []
         value = self._validate()
         progress.val_losses.append(value)
         if losses:
@@ -256,12 +256,12 @@ class _Loop:
         earlier = [loss for loss in progress.val_losses[:-1] if loss is not None]
         if value is not None and self.settings.early_stopping and value < min(earlier, default=math.inf):
             progress.best_epoch = epoch
-            progress.best_weights = {name: w.clone() for name, w in lora_weights(self.model.peft).items()}
+            progress.best_weights = {name: weight.clone() for name, weight in lora_weights(self.model.peft).items()}
         self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, value))
 
     def _validate(self) -> float | None:
         """The mean loss per label token of the held-out rows, without dropout."""
-        rows = sorted(self.held.rows, key=lambda row: len(row.ids))
+        rows = sorted(self.held_out.rows, key=lambda row: len(row.ids))
         if not rows:
             return None
         size = self.settings.batch
@@ -273,7 +273,7 @@ class _Loop:
     def _is_patience_exhausted(self) -> bool:
         """Whether early stopping applies: no better validation loss for `early_stopping` epochs."""
         patience, epochs = self.settings.early_stopping, len(self.progress.epoch_losses)
-        return bool(patience) and bool(self.held.rows) and epochs - self.progress.best_epoch >= patience
+        return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
 
     def _save(self) -> None:
         weights, optimizer = lora_weights(self.model.peft), self.optimizer.state_dict()
@@ -299,7 +299,7 @@ class _Loop:
         weights = self.progress.best_weights or lora_weights(self.model.peft)
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
-    def _work(self) -> TrainingVolume:
+    def _measure_work(self) -> TrainingVolume:
         """The amount of data that the steps so far put through the model, with padding."""
         parts = [part for step in self.steps[: self.progress.step] for part in step.parts]
         row_groups = [[self.rows[index] for index in share] for part in parts for share in self.team.all_shares(part)]
@@ -316,7 +316,7 @@ class _Loop:
             finished=finished,
             adapter_dir=self.out_dir / "adapter",
             examples=len(self.rows),
-            validation_examples=len(self.held.rows),
+            validation_examples=len(self.held_out.rows),
             truncated=self.usable.truncated,
             dropped=self.usable.dropped,
             steps=progress.step,
@@ -328,7 +328,7 @@ class _Loop:
             flops_6nd=six_nd(parameters(self.base_dir), progress.tokens),
             flops_measured=progress.flops * progress.tokens / max(1, progress.counted),
             flops_explained=explain_flops(
-                self.model.measure_matrices(), self._work(), self.settings.gradient_checkpointing
+                self.model.measure_matrices(), self._measure_work(), self.settings.gradient_checkpointing
             ),
             seconds=progress.seconds,
             dtype=str(self.dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""Mixes benchmark rows into a training. Their number is a ratio of the run's rows; they are drawn by a seed.
+"""Mixes benchmark rows into a training: a number proportional to the run's rows, drawn by a seed.
 
 Only train items with a solution are drawn, and none that restates a dev or test item, a held-out item or another drawn
 item.
@@ -78,8 +78,8 @@ def draw_mixed_rows(
     questions: set[str] = set()
     drawn: list[MixedRows] = []
     for mix in mixes:
-        own_items = _list_stems(home, [mix.dataset], ("dev", "test"))
-        items = _unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_items)
+        own_stems = _list_stems(home, [mix.dataset], ("dev", "test"))
+        items = _unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_stems)
         usable = [item for item in items if _normalize(item.question) not in questions]
         size = max(1, round(mix.ratio * count))
         if size > len(usable):
@@ -89,9 +89,10 @@ def draw_mixed_rows(
                 f"use a ratio of at most {len(usable) / count:.2f}, or import more items",
             )
         positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable)), size)
-        chosen = [usable[position] for position in sorted(positions)]
-        questions |= {_normalize(item.question) for item in chosen}
-        drawn.append(MixedRows(mix, _build_rows(home, mix.dataset, chosen, domain, budgets), len(usable)))
+        drawn_items = [usable[position] for position in sorted(positions)]
+        questions |= {_normalize(item.question) for item in drawn_items}
+        mixed = _build_rows(home, mix.dataset, drawn_items, domain, budgets)
+        drawn.append(MixedRows(mix, mixed, len(usable)))
     return drawn
 
 
@@ -106,7 +107,7 @@ def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> s
 
 
 def _unique_items(items: Sequence[Seed], excluded: set[str]) -> list[Seed]:
-    """The items with a solution whose stem is not excluded, each question once."""
+    """The items that have a solution and whose question's stem is not excluded, each question once."""
     by_question: dict[str, Seed] = {}
     for item in items:
         if item.solution and stem(item.question) not in excluded:

@@ -1,7 +1,7 @@
 """The model under training: a frozen base, its LoRA weights, and the loss on completions.
 
-Handles loading, precision, padding (none with FlashAttention, which takes rows of any length) and the positions to
-which the head is applied, but neither the optimizer nor epochs.
+This module handles loading, precision, padding (none with FlashAttention, which takes rows of any length) and the
+positions to which the head is applied. `lora` handles the optimizer and epochs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from nanoflux_local.errors import DataError, UsageError
 from nanoflux_local.records import derive_seed
 from nanoflux_local.train.attention import register as register_attention
-from nanoflux_local.train.data import Encoded
+from nanoflux_local.train.data import EncodedExample
 from nanoflux_local.train.flops import Matrices
 from nanoflux_local.train.four_bit import build_quantization, keep_gradients
 from nanoflux_local.train.fused import HeadLoss, fuse
@@ -49,8 +49,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`auto` is this project's own attention on a CPU; on a GPU it is FlashAttention if installed and the base is
-    bfloat16.
+    """On a CPU, `auto` is this project's own attention. On a GPU, it is FlashAttention if that is installed and the
+    base is in bfloat16, else torch's own.
     """
     if name != "auto":
         return name
@@ -81,18 +81,19 @@ class Completions:
         self.device = device
         self.attention = choose_attention(settings.attention, device, dtype)
         self.padding_free = self.attention == "flash_attention_2"
-        self.peft = _with_lora(_load(base_dir, dtype, device, self.attention, settings.qlora), settings)
+        self.peft = _add_lora(_load(base_dir, dtype, device, self.attention, settings.qlora), settings)
         self.causal = self.peft.get_base_model()
         self.trained = [weight for weight in self.peft.parameters() if weight.requires_grad]
         self.head = self.causal.get_output_embeddings()
         self.plain_head = has_plain_head(self.causal, self.head)
         if settings.gradient_checkpointing:
-            newer = getattr(self.causal, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
-            (newer or self.causal.gradient_checkpointing_enable)({"use_reentrant": False})
+            new_name = "activation_checkpointing_enable"  # since transformers 5.23
+            enable = getattr(self.causal, new_name, None) or self.causal.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         fuse(self.peft)
         self.peft.train()
 
-    def loss(self, rows: Sequence[Encoded]) -> Tensor:
+    def loss(self, rows: Sequence[EncodedExample]) -> Tensor:
         """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
@@ -104,18 +105,18 @@ class Completions:
             logits = self.causal(**inputs, use_cache=False).logits
             return F.cross_entropy(logits.flatten(0, 1)[positions].float(), labels, reduction="sum")
         hidden = self.causal.get_decoder()(**inputs, use_cache=False).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, positions)
-        total: Tensor = HeadLoss.apply(chosen, self.head.weight, labels)  # type: ignore[no-untyped-call]
+        label_states = hidden.flatten(0, 1).index_select(0, positions)
+        total: Tensor = HeadLoss.apply(label_states, self.head.weight, labels)  # type: ignore[no-untyped-call]
         return total
 
-    def _pad_rows(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _pad_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Token ids (rows, longest); flat positions whose next token is a label, and those labels (both (labels,))."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows])
         starts = [number * longest for number in range(len(rows))]
         return {"input_ids": ids.to(self.device)}, *self._labels(rows, starts, ids)
 
-    def _join_rows(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _join_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The same as `_pad_rows`, for one row that joins all rows: ids and positions have the shape (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
         positions_in_rows = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
@@ -123,7 +124,7 @@ class Completions:
         inputs = {"input_ids": ids.to(self.device), "position_ids": positions_in_rows.to(self.device)}
         return inputs, *self._labels(rows, starts, ids)
 
-    def _labels(self, rows: Sequence[Encoded], starts: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _labels(self, rows: Sequence[EncodedExample], starts: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
         started_rows = zip(starts, rows, strict=True)
         positions = torch.tensor(
             [start + place for start, row in started_rows for place in range(row.prompt - 1, len(row.ids) - 1)]
@@ -136,9 +137,11 @@ class Completions:
 
         inside = list(self.causal.get_decoder().modules())
         pairs = [layer for layer in inside if isinstance(layer, LoraLayer)]
-        low_rank = [w for layer in pairs for pair in (layer.lora_A, layer.lora_B) for w in pair.parameters()]
+        low_rank = [
+            weight for layer in pairs for matrices in (layer.lora_A, layer.lora_B) for weight in matrices.parameters()
+        ]
         trained = {id(weight) for weight in low_rank}
-        linear = [m for m in inside if isinstance(m, nn.Linear) and id(m.weight) not in trained]
+        linear = [module for module in inside if isinstance(module, nn.Linear) and id(module.weight) not in trained]
         return Matrices(
             linear=sum(layer.in_features * layer.out_features for layer in linear),
             low_rank=sum(weight.numel() for weight in low_rank),
@@ -190,7 +193,7 @@ def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: s
     return base
 
 
-def _with_lora(base: Any, settings: TrainSettings) -> Any:
+def _add_lora(base: Any, settings: TrainSettings) -> Any:
     """PEFT's model: a frozen base with LoRA weights in float32, initialised with the settings' seed."""
     from peft import LoraConfig, get_peft_model
 

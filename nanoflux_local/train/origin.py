@@ -1,6 +1,7 @@
-"""The origin of a training's or an export's rows in words: whose solutions they teach, what was left out or mixed in.
+"""Describes the origin of a training's or an export's rows: whose solutions they teach, what was left out or mixed in.
 
-Reads the record that `run_rows` and `mixing` write into the source of a training and the choice of an export.
+The descriptions are made from the record that `run_rows` and `mixing` write into the source of a training and the
+choice of an export.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ _WRITERS = {"solver": "a blind solver", "own": "the defender"}
 
 
 def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of each property that is not the default: no entry means the author's solutions and no mixing."""
+    """The name and a description of each property that differs from the default. Without entries, the rows teach the
+    author's solutions and nothing was mixed in.
+    """
     entries = []
     if solution := record.get("solution"):
         counts = ", ".join(f"{count} {origin}" for origin, count in solution["origins"].items())

@@ -1,4 +1,4 @@
-"""Publish a finished training as a sealed adapter with its training record and a model card."""
+"""Publishes a finished training as a sealed adapter with its training record and a model card."""
 
 import json
 import shutil

@@ -1,7 +1,7 @@
 """Training rows in a file: JSON lines in one of three shapes that other tools use too.
 
-A row without a known shape is an error that names the file and the line. Rows that can be read but not learnt from (an
-empty answer, roles out of order, a lone surrogate) are left to `audit`, which reports them by their number.
+A row of another shape is an error that names the file and the line. Rows that can be read but not learnt from (an empty
+answer, roles out of order, a lone surrogate) are reported later, by `audit`.
 """
 
 import json
@@ -69,7 +69,9 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_weight(entry: dict[str, Any], place: str) -> None:
-    """Refuse a row or an answer with a weight other than 1: other trainers weigh its loss, and this one does not."""
+    """Refuse a row or an answer with a weight other than 1. Other trainers scale its loss by the weight; this one
+    cannot.
+    """
     weight = entry.get("weight")
     if weight is None or weight == 1:
         return
@@ -78,8 +80,9 @@ def _refuse_weight(entry: dict[str, Any], place: str) -> None:
 
 
 def _read_chat(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
-    """The last message is learnt, whatever the weights of earlier ones; a dialogue that ends with a question has an
-    empty answer."""
+    """Only the last message is learnt, so the weights of earlier messages do not matter. A dialogue that ends with a
+    question has an empty answer.
+    """
     messages = _read_messages(row["messages"], f'{place}, "messages"')
     if messages and messages[-1].role == "assistant":
         _refuse_weight(row["messages"][-1], place)

@@ -1,6 +1,6 @@
 """The rows that a run teaches: its chosen examples, each with one of its right solutions.
 
-Chooses the solution by a rule, and records the choice. `train` learns these rows, and `export` writes them.
+A rule chooses the solution, and the choice is recorded. `train` learns these rows, and `export` writes them.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The settings of one training, with the paper's values as defaults (paper A.1; SPEC §3).
 
-Defines names, ranges and defaults. Refuses unknown keys and values out of range; makes no choice that depends on
-hardware.
+This module defines names, ranges and defaults, and refuses unknown keys and values out of range. Choices that depend on
+the hardware are made when the training starts.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """The state of a training at any time, and its outcome once it is done.
 
-Reads both from the ledger's rows and defines their JSON. Starts and changes nothing.
+Both are read from the ledger's rows. This module also defines their JSON.
 """
 
 import json
@@ -17,9 +17,9 @@ _LAST_STEP = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """The state of a training, as `trainings show --json` prints it. `step` is the last of `steps` done; before the
-    first step both are 0 and the fields of the last step are None. `val_losses` has one entry before the first step and
-    one for each epoch. Losses are in nats per label token. `worker` is None unless a process works on the training.
+    """The state of a training, as `trainings show --json` prints it. `step` is the last of `steps` that is done; before
+    the first step both are 0 and the fields of the last step are None. `val_losses` has one entry before the first step
+    and one for each epoch. Losses are in nats per label token. `worker` is None unless a process works on the training.
     """
 
     training: str

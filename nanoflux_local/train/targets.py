@@ -1,7 +1,7 @@
 """Which layers a LoRA adapts: names and expressions, resolved against the base and refused if they cannot work.
 
-Reads `target_modules` and counts the adapted tensors. Vision towers are refused: vLLM serves adapters
-of text towers only, and the prompts of a run are text. Needs the base's configuration but no weights.
+Only the base's configuration is read, not its weights. Vision towers are refused: vLLM serves adapters of text towers
+only, and the prompts of a run are text.
 """
 
 import re
@@ -85,7 +85,8 @@ def _join_for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
         return listed
     if len(listed) == 1:
         return listed[0]
-    return "|".join(f"(?:{each})" if is_expression(each) else rf"(?:(?:.*\.)?{re.escape(each)})" for each in listed)
+    patterns = (name if is_expression(name) else rf"(?:.*\.)?{re.escape(name)}" for name in listed)
+    return "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
 def _matches(target: str, name: str) -> bool:
@@ -128,7 +129,7 @@ def _tower(base: Any) -> str:
 
 
 def _linear_layers(base: Any) -> tuple[str, ...]:
-    """The linear layers by full name, in order and without the head, as PEFT chooses them for `all-linear`."""
+    """The full names of the linear layers in order, without the head, as PEFT chooses them for `all-linear`."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

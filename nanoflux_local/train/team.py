@@ -1,9 +1,8 @@
 """Several processes that train one adapter together, on one machine or many, as `accelerate launch` starts them.
 
-Handles their communication: gradients and losses are summed, and the first process decides for all about checkpoints
-and stopping. Every process holds the whole base and takes a share of each batch's rows, so settings have the same
-meaning for any number of processes. A process that was started alone needs no communication and does not import
-accelerate.
+Gradients and losses are summed over the processes, and the first process decides for all about checkpoints and
+stopping. Every process holds the whole base and takes a share of each batch's rows, so settings have the same meaning
+for any number of processes. A process that was started alone needs no communication and does not import accelerate.
 """
 
 import os
@@ -74,9 +73,9 @@ class _ProcessGroup(Team):
         import torch
         from accelerate.utils import reduce
 
-        own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        added = reduce(torch.cat([gradient.flatten() for gradient in own]), "sum")
-        for weight, part in zip(weights, added.split([weight.numel() for weight in weights]), strict=True):
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        sums = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        for weight, part in zip(weights, sums.split([weight.numel() for weight in weights]), strict=True):
             weight.grad = part.view_as(weight)
 
     def broadcast(self, make: Callable[[], Item]) -> Item:

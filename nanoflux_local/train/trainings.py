@@ -83,16 +83,16 @@ def load_run_data(
         NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
             rows.
     """
-    chosen = load_run_rows(home, run, choice or Choice(), base, on_score=on_score)
-    domain, rows = chosen.domain, chosen.examples
-    source = {"run": chosen.run["id"], "domain": domain.name, **chosen.record}
+    run_rows = load_run_rows(home, run, choice or Choice(), base, on_score=on_score)
+    domain, rows = run_rows.domain, run_rows.examples
+    source = {"run": run_rows.run["id"], "domain": domain.name, **run_rows.record}
     if mixes:
-        held_out, seed = chosen.config.get("held_out", ()), (choice or Choice()).seed
-        mixed = draw_mixed_rows(home, mixes, domain, chosen.budgets, held_out, len(rows), seed)
+        held_out, seed = run_rows.config.get("held_out", ()), (choice or Choice()).seed
+        mixed = draw_mixed_rows(home, mixes, domain, run_rows.budgets, held_out, len(rows), seed)
         rows += [row for part in mixed for row in part.rows]
         source["mix"] = [part.to_json() for part in mixed]
     validation, test_questions = load_validation_examples(home, domain), list_held_out_questions(home, domain)
-    return TrainingData(rows, validation, chosen.run["id"], source, test_questions)
+    return TrainingData(rows, validation, run_rows.run["id"], source, test_questions)
 
 
 def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
@@ -159,8 +159,8 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     revision = read_record(weights_dir(base, home.root)).revision
     settings = apply_manifest_targets(home, base, settings)
     rows, validation = data_digest(data.rows), data_digest(data.validation)
-    decisive = [base, revision, settings.model_dump(mode="json"), rows, validation, data.source]
-    training = f"train-{digest(decisive)[:12]}"
+    inputs = [base, revision, settings.model_dump(mode="json"), rows, validation, data.source]
+    training = f"train-{digest(inputs)[:12]}"
     folder = _folder(home, training)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / TRAIN, data.rows)
@@ -232,7 +232,7 @@ def _train(home: Home, row: dict[str, Any], on_event: "OnEvent", should_stop: Ca
 
 
 def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
-    """`resume_training` in the processes that `accelerate launch ARGUMENTS` starts, here and perhaps on other machines.
+    """Resume a training in the processes that `accelerate launch ARGUMENTS` starts, on this and perhaps other machines.
 
     Raises:
         RefusedError: another process works on the training.
@@ -303,13 +303,13 @@ class _Training:
     def _train(self) -> "TrainResult":
         with _open_board(self.plan["tensorboard"], self.id) as write_to_board:
 
-            def report(event: "TrainEvent") -> None:
+            def report_event(event: "TrainEvent") -> None:
                 kind = type(event).__name__.removesuffix("Event").lower()
                 self.ledger.add_training_event(self.id, kind, event.step, asdict(event))
                 write_to_board(event)
                 self.on_event(event)
 
-            return _train(self.home, self.row, report, lambda: bool(self.requests))
+            return _train(self.home, self.row, report_event, lambda: bool(self.requests))
 
     def _publish(self, trained: "TrainResult") -> tuple[str, dict[str, Any]]:
         """(status, result) of a training that finished or was asked to pause or stop."""
@@ -350,12 +350,12 @@ def _load_rows(
     try:
         rows = read_rows(folder / TRAIN)
         validation = read_rows(folder / VALIDATION) if (folder / VALIDATION).stat().st_size else []
-        same = (data_digest(rows), data_digest(validation)) == (row["data_hash"], plan["validation_digest"])
+        is_unchanged = (data_digest(rows), data_digest(validation)) == (row["data_hash"], plan["validation_digest"])
     except (NanofluxError, OSError) as error:
         raise LedgerError(
             f"the rows of {row['id']} cannot be read: {error}", "train again from the run or the file"
         ) from error
-    if not same:
+    if not is_unchanged:
         raise LedgerError(f"the rows in {folder} are not those of {row['id']}", "train again from the run or the file")
     return rows, validation
 

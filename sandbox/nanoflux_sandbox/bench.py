@@ -1,5 +1,5 @@
 """Measures the sandbox: the overhead of a call (one after another, with pauses, and two at once), the time of a small
-sympy program, and that of a cold start.
+sympy program, and the time of a cold start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TINY = "print(1)"
 _SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
 _PAUSE_S = 0.02
-"""Seconds between two programs, as between two programs of a judge: long enough for the next guest to be forked."""
+"""Seconds between two programs, as when a judge runs programs: long enough for the next guest to be forked."""
 
 
 async def measure(calls: int = 200) -> dict[str, Any]:

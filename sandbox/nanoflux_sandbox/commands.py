@@ -1,6 +1,6 @@
 """The commands of the sandbox, as functions that take plain values and return the document that `--json` prints.
 
-`nanoflux sandbox` and `python -m nanoflux_sandbox` call them. Nothing that a program does makes them raise an error.
+`nanoflux sandbox` and `python -m nanoflux_sandbox` call them. A program cannot make them raise an error.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nanoflux_sandbox import bench as measuring
+from nanoflux_sandbox import bench as sandbox_bench
 from nanoflux_sandbox import conformance
 from nanoflux_sandbox.pool import Sandbox
 from nanoflux_sandbox.probe import probe, run_in_thread
@@ -55,7 +55,7 @@ def check() -> dict[str, Any]:
 
 def bench(calls: int = 200) -> dict[str, Any]:
     """Measure, in milliseconds, the overhead of `calls` calls, the time of a small sympy program, and a cold start."""
-    return run_in_thread(measuring.measure(calls))
+    return run_in_thread(sandbox_bench.measure(calls))
 
 
 def exit_code(outcome: dict[str, Any]) -> int:

@@ -1,9 +1,7 @@
 """Loads everything that a program may import, once, in the warm process from which each program is forked.
 
-A program cannot open files, so it cannot import anything else.
-
-Running typical programs once also loads lazily imported parts and fills caches. Third-party libraries that are not
-installed are skipped.
+A program cannot open files, so it cannot import anything else. Running typical programs once also loads lazily imported
+parts and fills caches. Third-party libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -171,7 +169,9 @@ socket subprocess tempfile urllib.error urllib.request
 """
     )
 )
-"""Modules that are loaded because others need them, but are not listed, since the kernel refuses what they do."""
+"""Modules that are loaded because others need them, but are not listed as importable, since the kernel refuses the
+system calls that they make.
+"""
 
 
 @contextlib.contextmanager

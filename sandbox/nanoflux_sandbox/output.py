@@ -31,11 +31,8 @@ class Output:
 
     def allow(self, size: int, lines: int, on_exceeded: Callable[[], None]) -> None:
         """Set the budget in bytes and lines. Output beyond either is cut, and `on_exceeded` is called once."""
-        self._bytes, self._lines, self._on_exceeded = (
-            size + len(_GREETING) - len(self._buffers[self._out]),
-            lines,
-            on_exceeded,
-        )
+        self._bytes = size + len(_GREETING) - len(self._buffers[self._out])
+        self._lines, self._on_exceeded = lines, on_exceeded
 
     @property
     def enclosed(self) -> bool:

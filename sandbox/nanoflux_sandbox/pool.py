@@ -13,7 +13,7 @@ from nanoflux_sandbox.records import Limits, Result, SandboxError, SandboxIdenti
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _ATTEMPTS = 3
-"""How often a program is tried if the warm process fails. Retries are safe, since programs have no side effects."""
+"""How often a program is run if the warm process fails. Retries are safe, since programs have no side effects."""
 
 _MAX_SPARES = 4
 _DEFAULT = Limits()
@@ -88,7 +88,7 @@ class Sandbox:
 
     @property
     def starts(self) -> int:
-        """How many warm processes were started; more than one means that some failed and were replaced."""
+        """The number of warm processes that were started; above 1, some failed and were replaced."""
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:

@@ -29,7 +29,7 @@ class Supply:
         self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
-        """How many warm processes have passed the self-test; more than one means that some were replaced."""
+        """The number of warm processes that have passed the self-test; above 1, some were replaced."""
         self.warm: WarmReport | None = None
         """The report of the last warm process."""
         self.reasons: list[str] = []
@@ -90,8 +90,8 @@ class Supply:
         return None
 
     def restock(self) -> None:
-        """Fork a spare guest if there are fewer than configured. It is best to call this after a program has ended: a
-        fork of the same memory during the end of a program doubles the time that this end takes.
+        """Fork a spare guest if there are fewer than configured. Call this after a program has ended: while a program
+        ends, forking the memory that it shares doubles the time that it needs for that.
         """
         parent = self._parent
         if parent is not None and parent.alive and len(self._spares) < self._max_spares:
@@ -107,8 +107,7 @@ class Supply:
 
     async def close(self) -> None:
         """End every guest and the warm process; afterwards nothing can be started. Idempotent."""
-        self._refusal = UnavailableError(
-            ["the sandbox was closed"]
-        )  # otherwise a running program would start another warm process
+        # Without this refusal, a running program would start another warm process.
+        self._refusal = UnavailableError(["the sandbox was closed"])
         async with self._starting:
             await self._end()

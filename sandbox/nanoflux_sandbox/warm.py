@@ -38,7 +38,7 @@ class _GuestForker:
         self._control = control
         self._caller = caller
         self._setup = guest.GuestSetup(layers)
-        self._home = namespaces.open_pid_namespace() if "namespaces" in layers else None
+        self._pid_namespace = namespaces.open_pid_namespace() if "namespaces" in layers else None
         self._guests: dict[int, _Guest] = {}  # by pidfd
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
@@ -57,7 +57,7 @@ class _GuestForker:
             self._kill_late_guests()
 
     def _poll_timeout_ms(self) -> float | None:
-        nearest = min((g.deadline for g in self._guests.values() if not g.late), default=float("inf"))
+        nearest = min((child.deadline for child in self._guests.values() if not child.late), default=float("inf"))
         return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) * 1000 + 1
 
     def _handle_request(self) -> bool:
@@ -80,13 +80,13 @@ class _GuestForker:
             os.kill(child.pid, signal.SIGKILL)
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
-        if self._home is not None:
+        if self._pid_namespace is not None:
             namespaces.isolate_next_child()
         pid = libc.fork()
         if pid == 0:
             guest.run_guest(self._setup, descriptors)
-        if self._home is not None:
-            namespaces.restore_pid_namespace(self._home)
+        if self._pid_namespace is not None:
+            namespaces.restore_pid_namespace(self._pid_namespace)
         for descriptor in descriptors:
             os.close(descriptor)
         pidfd = os.pidfd_open(pid)
@@ -145,9 +145,8 @@ def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _Gu
     privileges.drop_root()
     if "namespaces" in layers:
         namespaces.enter()
-    privileges.die_with_parent(
-        signal.SIGKILL
-    )  # works even while this process is stopped and cannot notice that its caller exits
+    # The kernel's signal works even while this process is suspended and cannot notice that its caller exits.
+    privileges.die_with_parent(signal.SIGKILL)
     if "namespaces" in layers:
         _continue_as_first_process(control)
     forker = _GuestForker(control, caller, layers)  # reads /proc, which the next line removes

@@ -19,7 +19,7 @@ def test_profiles_list_shows_packaged_and_own_profiles(tmp_path: Path, called: C
     assert entries["lab"]["models"] == {"attacker": "first-model", "defender": "second-model", "judge": "first-model"}
     assert entries["embedded"]["models"]["attacker"] == "program"
     assert "broken.toml" in entries["broken"]["summary"] and entries["broken"]["models"] == {}
-    assert "(your own) Servers that I have." in called(tmp_path, "profiles", "list").out
+    assert "(your own) My own servers." in called(tmp_path, "profiles", "list").out
 
 
 def test_profiles_show_prints_the_file(tmp_path: Path, called: Callable) -> None:
@@ -122,7 +122,7 @@ def test_check_asks_servers_for_their_models_only_with_connect(
     """The real client, against a server that lists one of the two models."""
     url, paths = listing
     called(tmp_path, "profiles", "new", "lab", "--server", f"first-model@{url}", "--server", f"frist-model@{url}")
-    assert "not asked" in called(tmp_path, "profiles", "check", "lab").out and not paths
+    assert "not contacted" in called(tmp_path, "profiles", "check", "lab").out and not paths
     asked = called(tmp_path, "profiles", "check", "lab", "--connect")
     assert asked.code == 1 and set(paths) == {"/v1/models"}
     assert f"{url} serves first-model" in asked.out

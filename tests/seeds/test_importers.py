@@ -12,7 +12,7 @@ from nanoflux_local.records import Identity, PythonReply
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_local.seeds.datasets import load_items
 from nanoflux_local.seeds.importing import check_programs, file_hash
-from nanoflux_local.seeds.part import take_apart
+from nanoflux_local.seeds.part import split_into_parts
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
 from nanoflux_local.seeds.splits import hashed_split
@@ -190,7 +190,7 @@ def test_gsm_hards_official_file_reads_whole(gsmhard_path):
     assert len(items) == 1319
     assert len({item.id for item in items}) == 1319
     assert items[0].answer == "-9867630"
-    assert len(take_apart("x", items[1].question, items[1].program)) == 1
+    assert len(split_into_parts("x", items[1].question, items[1].program)) == 1
 
 
 def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
@@ -199,7 +199,7 @@ def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
     chained = Items(items, chained=True)
     drawn = chained.draw(1000, rng)
     assert len({seed.id for seed in drawn}) == 1000
-    for seed, part in zip(drawn, (take_apart(s.id, s.question, s.program)[0] for s in drawn), strict=True):
+    for seed, part in zip(drawn, (split_into_parts(s.id, s.question, s.program)[0] for s in drawn), strict=True):
         assert part.text() == seed.question
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanoflux_local.seeds.part import fill, straight_line, take_apart
+from nanoflux_local.seeds.part import fill, read_assignments, split_into_parts
 
 EGGS = '''
 def solution():
@@ -22,11 +22,11 @@ def program(*lines: str, end: str = "return result") -> str:
 
 
 def slots(question: str, code: str) -> dict[str, str]:
-    return {part.slot: part.value for part in take_apart("id", question, code)}
+    return {part.slot: part.value for part in split_into_parts("id", question, code)}
 
 
 def test_straight_line_lists_assignments_up_to_the_answer():
-    assert straight_line(EGGS) == (
+    assert read_assignments(EGGS) == (
         ("eggs_per_day", "16"), ("eaten", "3"), ("price", "2"), ("sold", "eggs_per_day - eaten"),
         ("result", "sold * price"), ("answer", "result"),
     )  # fmt: skip
@@ -43,7 +43,7 @@ def test_straight_line_lists_assignments_up_to_the_answer():
     ],
 )
 def test_arithmetic_and_a_few_calls_are_simple(code, answer):
-    assert straight_line(code)[-1] == ("answer", answer)
+    assert read_assignments(code)[-1] == ("answer", answer)
 
 
 TWISTED = {
@@ -84,18 +84,18 @@ TWISTED = {
 
 @pytest.mark.parametrize("code", TWISTED.values(), ids=TWISTED)
 def test_whatever_else_a_program_does_makes_it_no_part(code):
-    assert straight_line(code) is None
-    assert take_apart("id", "There are 5 hens and 6 cocks.", code) == []
+    assert read_assignments(code) is None
+    assert split_into_parts("id", "There are 5 hens and 6 cocks.", code) == []
 
 
 def test_slots_open_the_text_around_their_number():
-    parts = {part.slot: part for part in take_apart("ducks", EGGS_TEXT, EGGS)}
+    parts = {part.slot: part for part in split_into_parts("ducks", EGGS_TEXT, EGGS)}
     assert {slot: part.value for slot, part in parts.items()} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
     eaten = parts["eaten"]
     assert (eaten.seed, eaten.before[-9:], eaten.after[:10]) == ("ducks", "She eats ", " and sells")
     assert eaten.text() == EGGS_TEXT
     assert eaten.text("X") == EGGS_TEXT.replace("eats 3", "eats X")
-    assert eaten.statements == straight_line(EGGS)
+    assert eaten.statements == read_assignments(EGGS)
     assert eaten.lines == (
         "Sold = {eggs_per_day} - {eaten} = {sold}.", "The answer = {sold} * {price} = {result}.",
     )  # fmt: skip
@@ -162,4 +162,4 @@ def test_explanations_are_filled_with_plain_numbers():
 
 def test_calls_keep_their_names_in_explanations():
     code = program("hens = 5", "cocks = 6", "result = max(hens, cocks)")
-    assert take_apart("id", TEXT, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)
+    assert split_into_parts("id", TEXT, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)

@@ -24,7 +24,7 @@ from nanoflux_local.roles.stitcher import (
     solution_text,
     tracing_program,
 )
-from nanoflux_local.seeds.part import Part, take_apart
+from nanoflux_local.seeds.part import Part, split_into_parts
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import LINK_RANGE, Items, StarterTemplates
 from nanoflux_local.transcript import Attack, Seed
@@ -50,7 +50,7 @@ class Story:
 
     @property
     def part(self) -> Part:
-        return next(part for part in take_apart(self.id, self.question, self.code) if part.slot == self.slot)
+        return next(part for part in split_into_parts(self.id, self.question, self.code) if part.slot == self.slot)
 
 
 STORIES = (

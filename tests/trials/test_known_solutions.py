@@ -17,8 +17,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest, Identity
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.binding import rules_for
-from nanoflux_local.run.trials.replies import MOST_ITEMS
+from nanoflux_local.run.binding import build_rules
+from nanoflux_local.run.trials.replies import MAX_ITEMS_PER_REPLY
 from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.seeds.source import Items
@@ -62,7 +62,7 @@ class Models:
 
 def make_rules(tmp_path: Path, items: list[Seed] = ITEMS, **judge: Any) -> Rules:
     settings = {"seed": 3, "judge": {"trial": 20, **judge}}
-    rules = rules_for(configs.resolve("starter", "scripted", settings, Home(tmp_path)), IDENTITIES, Home(tmp_path))
+    rules = build_rules(configs.resolve("starter", "scripted", settings, Home(tmp_path)), IDENTITIES, Home(tmp_path))
     return replace(rules, seeds=Items(items))
 
 
@@ -125,7 +125,7 @@ async def test_models_that_make_no_mistakes_are_asked_a_bounded_number_of_items(
     models = Models()
     solutions = await build(rules, models)
     assert [solution.kind for solution in solutions if not solution.right] == ["changed", "changed"]
-    assert len({request.messages[-1].content for request in models.requests}) <= 3 * MOST_ITEMS
+    assert len({request.messages[-1].content for request in models.requests}) <= 3 * MAX_ITEMS_PER_REPLY
 
 
 async def test_planted_trial_asks_no_model_and_comes_in_pairs(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_former_trial_is_rebuilt_identically(tmp_path: Path) -> None:
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT number, record FROM trials WHERE run = ? ORDER BY number", FORMER_RUN)
         records = [(row["number"], json.loads(row["record"])) for row in rows]
-    solutions = await build(rules_for(config, identities, home))
+    solutions = await build(build_rules(config, identities, home))
     assert [(each.number, each.seed, each.kind) for each in solutions] == [
         (number, record["seed"], record["fault"] or "reference") for number, record in records
     ]
@@ -174,6 +174,6 @@ async def test_judging_program_gets_planted_faults_only(tmp_path: Path) -> None:
     assert config.roles.judge.endpoint == "program"
     identities = {name: Identity("scripted", name) for name in (*config.players, "embedder", "sandbox")}
     models = Models()
-    solutions = await build(rules_for(config, identities, Home(tmp_path)), models)
+    solutions = await build(build_rules(config, identities, Home(tmp_path)), models)
     assert {solution.kind for solution in solutions} == {"reference", "slip", "answer"} and not models.requests
     assert all(solution.attack.program for solution in solutions)

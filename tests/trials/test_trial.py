@@ -21,7 +21,7 @@ from nanoflux_local.report.run_report import write_report
 from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.trials.result import Rates, Share, TrialResult, measure_rates, read_record, summarize_trial
 from nanoflux_local.run.trials.session import hold_trial
 from nanoflux_local.run.turn import Cast
@@ -83,7 +83,7 @@ def hold(tmp_path: Path) -> Any:
             settings["judge"] |= enabled or {"checks": ["code"]}
         config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
         tools = {"sandbox": Identity("python", "sandbox"), "search": Identity("search", "corpus")}
-        rules = rules_for(config, {**IDENTITIES, **tools}, Home(tmp_path))
+        rules = build_rules(config, {**IDENTITIES, **tools}, Home(tmp_path))
         cast = Cast(rules.cast(0).attacker, rules.cast(0).defender, CheckingJudge(judge, (check,)) if check else judge)
         rules = replace(rules, seeds=Items(SEEDS), casts=[cast])
         with Ledger(path) as ledger:

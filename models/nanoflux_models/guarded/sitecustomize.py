@@ -1,6 +1,6 @@
 """Installs the network guard at the start of every Python process that has this folder on its module path.
 
-Child processes inherit the path, and so the guard.
+Child processes inherit the path, and with it the guard.
 """
 
 import importlib.util

@@ -1,9 +1,8 @@
 """Stand-ins: tiny models with random weights and the architecture of a real model.
 
 A stand-in has the architecture class, configuration keys, tensor names and chat format of the model that it replaces.
-So software that would refuse the real weights also refuses the stand-in, within seconds and without a download. A
-stand-in's replies are meaningless. This module makes stand-ins; each family of models is one `Family` in a file of this
-package.
+Software that would refuse the real weights therefore also refuses the stand-in, within seconds and without a download.
+A stand-in's replies are meaningless. Each family of models is one `Family` in a file of this package.
 """
 
 import json
@@ -49,17 +48,17 @@ def make_stand_in(
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
     The tokenizer learns its words from `texts` (without texts, it encodes bytes), and each of `phrases` is one token.
-    Instead of both, `words` can give a complete vocabulary (see `gpt_oss.read_harmony_words`). `tiny` overrides keys of
-    the configuration; it may even state a model's real sizes, and then weights are drawn faster on a GPU (`device`).
-    `spread` is the standard deviation of the weights (0: the family's). The same arguments give the same bytes.
+    `words` replaces both by a complete vocabulary (see `gpt_oss.read_harmony_words`). `tiny` overrides keys of the
+    configuration, even with a model's real sizes; the weights are then drawn faster on a GPU (`device`). `spread` is
+    the standard deviation of the weights, by default the family's. The same arguments give the same bytes.
     """
     import torch
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     published = {**family.configuration(), **(tiny or {})}
-    config = transformers.AutoConfig.for_model(**_without(published, "architectures", "torch_dtype"))
-    _set_range(config, spread or family.spread)
+    config = transformers.AutoConfig.for_model(**_drop_keys(published, "architectures", "torch_dtype"))
+    _set_spread(config, spread or family.spread)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model: Any = getattr(transformers, family.architecture)(config).to(torch.bfloat16)
@@ -102,8 +101,8 @@ def save_weights(model: Any, folder: Path) -> None:
 
 
 def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) -> None:
-    """Write the configuration files as they are published. They replace the files that transformers wrote, which state
-    every default.
+    """Write the configuration files in their published form. They replace the files that transformers wrote, which
+    state every default.
     """
     ends = [family.control[end] for end in family.ends]
     files = {
@@ -125,11 +124,11 @@ def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
                     weight.mul_(factor)
 
 
-def _set_range(config: Any, spread: float) -> None:
-    for each in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
-        if each is not None and hasattr(each, "initializer_range"):
-            each.initializer_range = spread
+def _set_spread(config: Any, spread: float) -> None:
+    for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
+        if part is not None and hasattr(part, "initializer_range"):
+            part.initializer_range = spread
 
 
-def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+def _drop_keys(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in names}

@@ -41,13 +41,13 @@ def read_harmony_words(python: Path) -> list[bytes]:
     """
     command = [str(python), "-P", "-c", _QUERY.format(words=WORDS)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServerError(f"{python} cannot be started: {error}", "pass another interpreter") from error
     try:
-        return [base64.b64decode(word) for word in json.loads(done.stdout)]
+        return [base64.b64decode(word) for word in json.loads(result.stdout)]
     except ValueError:
-        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        reason = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         fix = "install openai-harmony there; offline, set TIKTOKEN_ENCODINGS_BASE to a folder with its vocabulary"
         raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {reason}", fix) from None
 

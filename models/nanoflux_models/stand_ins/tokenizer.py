@@ -92,7 +92,7 @@ def _add_control_tokens(core: Any, family: Family, phrases: Sequence[str]) -> No
 
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(each, special=True) for each in family.control if each not in family.marks])
+    core.add_special_tokens([AddedToken(token, special=True) for token in family.control if token not in family.marks])
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*family.marks, *phrases)])
     if family.adds_bos:
         core.post_processor = processors.TemplateProcessing(

@@ -1,1 +1,1 @@
-"""The checks of a question and its solution: one module for each; `base` says what a check is."""
+"""The checks of a question and its solution, one module each. `base` defines what a check is."""

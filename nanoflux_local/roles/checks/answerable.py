@@ -1,8 +1,8 @@
 """The answerability check: whether a question states what its answer needs, shown by quotations.
 
-The judge says what is asked, quotes what is given, and names what is missing or contradictory. This module looks the
-quotations up in the question. A quotation that is not there voids the reply: a model that misquotes has not read the
-question. Whether the answer is right is left to other checks.
+The judge says what is asked, quotes the given facts, and names what is missing or contradictory. This module looks each
+quotation up in the question. If one is not there, the reply does not count, because the judge has misread the question.
+Other checks decide whether the answer is right.
 """
 
 import re
@@ -21,8 +21,8 @@ from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descri
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SECTIONS = ("ASKED", "GIVEN", "MISSING", "CONTRADICTION")
-COPIED = 20
-"""A longer section (in characters) that occurs in the prompt is the prompt's description, not an answer."""
+LONGEST_COINCIDENCE = 20
+"""A section of more characters than this that occurs in the prompt was copied from the prompt's description of it."""
 _QUOTED = re.compile('["\u201c\u201d\u00ab\u00bb]([^"\u201c\u201d\u00ab\u00bb]+)["\u201c\u201d\u00ab\u00bb]')
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
@@ -79,9 +79,8 @@ class AnswerableCheck:
         quotations = (*premises.quotations, *premises.contradictory)
         misquoted = [quotation for quotation in quotations if not is_quoted_from(quotation, attack.question)]
         conclusion, reason = _conclude(premises, misquoted)
-        return Finding(
-            self.name, conclusion, reason, tuple(_exhibit(each, each not in misquoted) for each in quotations)
-        )
+        exhibits = tuple(_exhibit(quotation, quotation not in misquoted) for quotation in quotations)
+        return Finding(self.name, conclusion, reason, exhibits)
 
 
 def _conclude(premises: Premises, misquoted: Sequence[str]) -> tuple[Conclusion, str]:
@@ -103,12 +102,12 @@ def _exhibit(quotation: str, found_in_question: bool) -> Exhibit:
 
 
 def read_premises(text: str, prompt: str) -> Premises | Unparsed:
-    """Read the sections of a reply to `prompt`. A section that repeats the prompt's description of it is no answer."""
+    """Read the sections of a reply to `prompt`. A section that repeats its description in the prompt is unreadable."""
     sections = read_sections(text, SECTIONS, once=("MISSING", "CONTRADICTION"))
     if isinstance(sections, Unparsed):
         return sections
     claims = {name: sections[name] for name in ("MISSING", "CONTRADICTION")}
-    kept_claims = refuse_descriptions(claims, lambda claim: len(claim) > COPIED and claim in prompt)
+    kept_claims = refuse_descriptions(claims, lambda claim: len(claim) > LONGEST_COINCIDENCE and claim in prompt)
     if isinstance(kept_claims, Unparsed):
         return kept_claims
     missing, contradiction = ("" if _NONE.match(claim) else claim for claim in kept_claims.values())

@@ -79,9 +79,9 @@ class Check(Protocol):
         ...
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Examine an attack that was built from `seeds`; a known solution of the trial has none.
+        """Examine an attack that was built from `seeds` (empty in a trial, whose questions are benchmark items).
 
-        A failure is "not checked" with its reason, never a conclusion.
+        A check that fails concludes "not checked" and gives the reason.
         """
         ...
 

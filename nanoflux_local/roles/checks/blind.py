@@ -1,8 +1,8 @@
 """The blind check: solutions written from the question alone, some in words and some as programs run in the sandbox.
 
-A check that follows the author's solution repeats its misreadings. A blind solution cannot: its request contains
-neither the author's solution nor the answer. This module builds the requests, reads the replies and draws the
-conclusion. A solution that cannot be read counts neither for nor against the author.
+A check that follows the author's solution repeats its misreadings. A blind solution cannot, because its request
+contains neither the author's solution nor the answer. This module builds the requests, reads the replies and draws the
+conclusion. An unreadable solution counts neither for nor against the author.
 """
 
 import re
@@ -37,8 +37,8 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often blind solutions agree with the author. `opposition` is the largest group that agrees on an answer other
-    than the author's; "cannot be answered" counts as an answer.
+    """How many blind solutions agree with the author. `opposition` is the largest group with the same other answer;
+    "cannot be answered" counts as an answer.
     """
 
     solutions: int
@@ -50,9 +50,9 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class BlindCheck:
-    """Requests up to `solutions` solutions, at most `programs` of them as programs, until the conclusion is certain.
+    """Requests solutions until the conclusion is certain: at most `solutions`, of them at most `programs` as programs.
 
-    Supports an answer that at least `agreeing` solutions give, one of them a program if programs are asked for.
+    Supports an answer that at least `agreeing` solutions give, one of them a program if programs are requested.
     Contradicts it if more than half of `solutions` give the same other answer, or say that the question cannot be
     answered.
     """
@@ -87,7 +87,7 @@ class BlindCheck:
 
     @classmethod
     def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
-        """All solutions, although the check stops once the conclusion is certain."""
+        """An upper bound: the check stops once the conclusion is certain."""
         return {"chat": rules.solutions, "python": rules.programs}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
@@ -148,9 +148,7 @@ class BlindCheck:
         return await ask(solver.request((Message("user", text),), seed, sections), call)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
-        """The exhibit, marked by whether its answer is the author's. Short texts that differ may still mean the same
-        and get no mark.
-        """
+        """The exhibit with `agrees` set. It stays None for short texts that differ, because they may mean the same."""
         if not exhibit.outcome:
             return exhibit
         if exhibit.outcome == CANNOT:
@@ -183,7 +181,7 @@ class BlindCheck:
         return "supports" if enough else "not checked"
 
     def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
-        """Whether the conclusion stays the same, whatever the remaining solutions say."""
+        """Whether no answer of the remaining solutions can change the conclusion."""
         agreement = self._count(exhibits)
         conclusion = self._conclude(agreement)
         could_contradict = 2 * (len(agreement.opposition) + len(remaining)) > self.solutions
@@ -212,7 +210,7 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
 
 
 def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
-    """Read the answer of a solution in words, in its plain form, or that the question cannot be answered."""
+    """Read the normalized answer of a solution in words, or its statement that the question cannot be answered."""
     sections = read_sections(text, ("ANSWER",), once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return read_unanswerable(text) or sections
@@ -233,7 +231,7 @@ def read_unanswerable(text: str) -> Unanswerable | None:
 
 
 def _outcome(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
-    """The outcome and detail of an exhibit; no outcome if the solution could not be read."""
+    """The outcome and detail of an exhibit; the outcome is "" if the solution could not be read."""
     if isinstance(result, str):
         return result, ""
     return (CANNOT if isinstance(result, Unanswerable) else ""), result.reason

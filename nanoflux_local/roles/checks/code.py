@@ -1,7 +1,7 @@
 """The code check (paper §3, A.1): the judge writes a program of a fixed form, and the sandbox runs it.
 
 The program repeats the solution's steps, starting from the problem's quantities. This module compares the answers; the
-program never does. A program that fails or computes nothing gives "not checked" with the reason.
+program never does. If the program fails or computes nothing, the check concludes "not checked" and gives the reason.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 @dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Requests a program, and again at most `retries` times until one gives an answer. Each retry names the previous
-    fault.
-    """
+    """Requests a program until one gives an answer, with at most `retries` retries. A retry names the last fault."""
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"

@@ -1,7 +1,7 @@
-"""The fact check (paper §3): the judge writes queries, a search engine answers them, the results go into its prompt.
+"""The fact check (paper §3): the judge writes queries, and the search engine's results become part of its prompt.
 
-This check concludes nothing: a search that timed out, found nothing, failed or was refused is reported as such, to the
-judge and in the finding.
+This check draws no conclusion. A search that timed out, found nothing, failed or was refused is reported as such to
+the judge and in the finding.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Programs of a fixed form that compute an answer: read from a reply, run in the sandbox, and their answer read from
-the output.
+"""Programs of a fixed form that compute an answer: reads them from a reply, has the sandbox run them, and reads the
+answer from their output.
 
-A program is parsed here and never run: the sandbox runs it. Its output is treated as text.
+This process only parses a program; the sandbox runs it. Its output is treated as text.
 """
 
 import ast
@@ -17,8 +17,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
 MAX_PROGRAM_CHARACTERS = 8000
-"""The maximum number of characters of a program. A longer program could not be reviewed by a person, and is not parsed.
-"""
+"""The maximum number of characters of a program. Nobody could review a longer one, so it is refused."""
 NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
@@ -29,9 +28,10 @@ _CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast
 
 
 def read_program(reply: ChatReply) -> str | Unparsed:
-    """Read the program of a reply, in the fixed form; `NONE` if the judge says that nothing is calculated.
+    """Read the program of a reply, in the fixed form; `NONE` if the judge says that there is nothing to calculate.
 
-    Blocks without a part are remarks or output. A program may be split over several blocks, each with its parts.
+    Code blocks that open none of the `PARTS` are ignored as remarks or output. The program may be split over several
+    blocks.
     """
     code = extract_code(reply)
     if isinstance(code, Unparsed):
@@ -53,7 +53,7 @@ def extract_code(reply: ChatReply) -> list[str] | Unparsed:
 
 
 def validate_form(program: str) -> str | Unparsed:
-    """The program, if its parts are in order and it calculates its answer from names. It is parsed here, never run."""
+    """The program, if its parts are in order and it calculates its answer from named quantities."""
     headings = list(_PART.finditer(program))
     marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in headings}
     if tuple(marks) != PARTS or len(headings) != len(PARTS):
@@ -98,7 +98,7 @@ def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
 
 
 def print_answer(program: str) -> str:
-    """The program with a last line that prints its answer, after a mark that the program cannot contain."""
+    """Add a last line that prints the answer after a mark, which has the program's hash, so no program contains it."""
     value = "answer if isinstance(answer, (int, str)) else float(answer)"
     return f"{program}\n\nprint()\nprint({_mark(program)!r}, {value})\n"
 

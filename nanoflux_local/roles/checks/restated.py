@@ -1,8 +1,7 @@
 """The restatement check: a question that repeats one of the seeds it was built from is rejected before it is judged.
 
-Novelty compares a question with earlier questions only, so an attacker that copies a seed passes it. This check
-compares a question with its seeds by words and by embedding. The trial's questions are benchmark items, which have no
-seeds to be compared with.
+Novelty compares a question only with earlier questions, so it lets a copied seed pass. This check compares a question
+with its seeds by words and by embedding. It cannot check a trial's questions: they are benchmark items without seeds.
 """
 
 import re
@@ -20,9 +19,10 @@ from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, Chec
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SAME_WORDS = 0.8
-"""The share of words in the same order from which a question is a restatement, every number counting as the same word:
-a seed with other numbers is no new question. GSM-Hard differs from GSM8K in its numbers only, and none of 300 such
-pairs is below 0.97. Of 600 GSM8K questions, 99% are below 0.55 with their nearest neighbour among 1,500 questions.
+"""A question that shares at least this share of its words with a seed, in the same order, is a restatement. All numbers
+count as the same word, because a seed with other numbers is not a new question. GSM-Hard differs from GSM8K only in its
+numbers, and all of 300 such pairs score at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with their nearest
+neighbour among 1,500 questions.
 """
 _WORD = re.compile(r"\d[\d,.]*\d|\w+")
 
@@ -75,7 +75,7 @@ class RestatedCheck:
 
 
 def word_overlap(one: str, other: str) -> float:
-    """The share of words that two texts have in the same order, from 0 to 1, with every number as the same word."""
+    """The share of words that two texts have in the same order, from 0 to 1. All numbers count as the same word."""
     return SequenceMatcher(None, _words(one), _words(other), autojunk=False).ratio()
 
 

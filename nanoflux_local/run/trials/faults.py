@@ -45,8 +45,8 @@ class StatedNumber:
 
 
 def plant_fault(right: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack:
-    """The solution with a wrong answer. A "slip" also changes the result that the solution states; with "answer" the
-    stated answer contradicts the steps.
+    """The solution with a wrong answer. For the fault "slip", the result that the solution states is changed too; for
+    "answer", the stated answer contradicts the steps.
     """
     if seed.options:
         wrong = rng.choice([letter for letter in seed.options if letter != seed.answer])
@@ -103,7 +103,7 @@ def _value(text: str) -> float:
 
 def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     """The question without one quantity that its solution needs: "48 friends" becomes "a certain number of friends".
-    None if no quantity can be removed without making the sentence ungrammatical.
+    None if no quantity can be removed grammatically.
     """
     replacements = [(quantity, _indefinite(seed.question, quantity)) for quantity in find_quantities(seed)]
     replacements = [(quantity, words) for quantity, words in replacements if words]
@@ -157,8 +157,8 @@ def change_quantity(seed: Seed, rng: random.Random) -> str | None:
 
 
 def break_question(right: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack | None:
-    """The solution under a question that no longer gives it: a quantity is "removed" or "changed". None if the question
-    has no quantity for that.
+    """The solution with a question to which it no longer applies, because one quantity was "removed" or "changed". None
+    if the question has no suitable quantity.
     """
     question = remove_quantity(seed, rng) if fault == "removed" else change_quantity(seed, rng)
     return None if question is None else replace(right, question=format_question(replace(seed, question=question)))

@@ -1,5 +1,4 @@
-"""Replies of a run's models to train items whose answers are known: real mistakes, and right solutions in the models'
-words.
+"""Replies of a run's models to train items, marked by the items' answers: a trial's real mistakes and right solutions.
 
 Items are sent in batches of a fixed size, so that the replies that a trial uses do not depend on the concurrency.
 """
@@ -25,8 +24,8 @@ from nanoflux_local.transcript import Attack, Seed
 T = TypeVar("T")
 TURN = -1
 """The turn number in the trial's draws: no turn of the run has it, so the draws differ from every turn's."""
-MOST_ITEMS = 8
-"""The maximum number of items sent for each reply that is needed: a strong model makes few mistakes."""
+MAX_ITEMS_PER_REPLY = 8
+"""The maximum number of items sent for each reply that is needed. A strong model needs many items to make a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +43,38 @@ class Replies:
     """The replies that a trial uses, in the order of their items, and how many items were sent to get them."""
 
     mistakes: tuple[MarkedReply, ...] = ()
-    rights: tuple[MarkedReply, ...] = ()
-    asked: int = 0
+    right_replies: tuple[MarkedReply, ...] = ()
+    items_sent: int = 0
 
 
 def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> list[Seed]:
-    """Draw different seeds that state an answer; fewer than `count` if they run out."""
+    """Draw up to `count` different seeds that state an answer."""
     used: set[str] = set()
-    chosen: list[Seed] = []
-    while len(chosen) < count:
+    seeds: list[Seed] = []
+    while len(seeds) < count:
         (seed,) = source.draw(1, rng, used)
         if seed.id in used:
             break  # every seed has been drawn
         used.add(seed.id)
-        chosen += [seed] if seed.answer else []
-    return chosen
+        seeds += [seed] if seed.answer else []
+    return seeds
 
 
 async def collect_replies(
-    rules: Rules, domain: Domain, mistakes: int, rights: int, call: Call, stopping: Callable[[], bool]
+    rules: Rules, domain: Domain, mistakes: int, right_replies: int, call: Call, stopping: Callable[[], bool]
 ) -> Replies | None:
     """Send train items to the run's models by turns, until there are enough wrong and enough right replies, or until
-    `MOST_ITEMS` items were sent for each reply that is needed. None if the run stops meanwhile.
+    `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. None if the run stops meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed.
     """
-    batch_size = max(mistakes, rights)
+    batch_size = max(mistakes, right_replies)
     rng = Draw(rules.config.seed, TURN, 0).rng("trial-replies")
-    items = draw_answered_seeds(rules.seeds, MOST_ITEMS * batch_size, rng)
+    items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
     defenders = list({cast.defender.name: cast.defender for cast in rules.casts}.values())
     marked: list[MarkedReply] = []
-    asked = 0
+    items_sent = 0
 
     async def ask(number: int) -> MarkedReply | None:
         defender, draw = defenders[number % len(defenders)], Draw(rules.config.seed, TURN, number)
@@ -83,19 +82,19 @@ async def collect_replies(
 
     def lacks(count: int, right: bool) -> bool:
         enough = sum(reply.right is right for reply in marked) >= count
-        return not enough and asked < min(MOST_ITEMS * count, len(items))
+        return not enough and items_sent < min(MAX_ITEMS_PER_REPLY * count, len(items))
 
-    while lacks(mistakes, right=False) or lacks(rights, right=True):
+    while lacks(mistakes, right=False) or lacks(right_replies, right=True):
         if stopping():
             return None
-        numbers = range(asked, min(asked + batch_size, len(items)))
+        numbers = range(items_sent, min(items_sent + batch_size, len(items)))
         replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)
         marked += [reply for reply in replies if reply is not None]
-        asked = numbers.stop
+        items_sent = numbers.stop
     return Replies(
         tuple([reply for reply in marked if not reply.right][:mistakes]),
-        tuple([reply for reply in marked if reply.right][:rights]),
-        asked,
+        tuple([reply for reply in marked if reply.right][:right_replies]),
+        items_sent,
     )
 
 

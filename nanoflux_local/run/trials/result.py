@@ -1,5 +1,5 @@
-"""The result of a run's trial: error rates of the judge's own word, of each check and of all combined, by kind of
-solution.
+"""The result of a run's trial: error rates of the judge's own decision, of each check, and of the judge with its
+checks, by kind of solution.
 
 Sensitivity is the share of wrong solutions that are rejected, specificity the share of right ones that are accepted,
 each with its 95% Wilson interval. Solutions without a verdict count in neither and are reported separately.
@@ -84,8 +84,8 @@ class Rates:
         return f"rejects {rejected}, accepts {accepted}"
 
     def describe_kinds(self) -> list[tuple[str, str]]:
-        """The accepted and the rejected solutions of each kind, as titles and counts; empty if there are only planted
-        faults.
+        """The accepted and the rejected solutions of each kind, as titles and counts; empty if all wrong solutions have
+        planted faults.
         """
         kinds = [("accepted", self.passed), ("rejected", self.caught)]
         if not set(self.caught) - set(PLANTED):
@@ -248,10 +248,10 @@ def measure_rates(judged: Sequence[JudgedSolution], accept: Callable[[JudgedSolu
         sensitivity=measure_share(rejected for _, rejected in wrong),
         specificity=measure_share(accepted for _, accepted in right),
         errors=sum(not rejected for _, rejected in wrong) + sum(not accepted for _, accepted in right),
-        caught={kind: measure_share(rejected for each, rejected in wrong if each == kind) for kind in faults},
+        caught={fault: measure_share(rejected for kind, rejected in wrong if kind == fault) for fault in faults},
         passed={
-            kind: measure_share(accepted for each, accepted in right if each == kind)
-            for kind in dict.fromkeys(kind for kind, _ in right)
+            right_kind: measure_share(accepted for kind, accepted in right if kind == right_kind)
+            for right_kind in dict.fromkeys(kind for kind, _ in right)
         },
     )
 
@@ -284,9 +284,10 @@ def _count_accepted(rates: Rates, kind: str) -> str:
 def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
     """Predict the share of right examples from the trial's rates and the run's acceptance rate.
 
-    Planted faults are left out if there are others: an attacker makes mistakes and incomplete questions, and planted
-    slips are easier to catch. If the defender must fail once, every wrong question that passes validation is assumed to
-    be kept; if it must also succeed once, wrong questions are assumed to be kept as often as right ones.
+    Planted faults are left out if there are other faults: an attacker makes mistakes and incomplete questions, and
+    planted slips are easier to catch. If a question is kept when the defender fails, every wrong question that passes
+    validation is assumed to be kept; if the defender must also succeed, wrong questions are assumed to be kept as often
+    as right ones.
     """
     decided = [solution for solution in judged if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]

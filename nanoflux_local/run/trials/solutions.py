@@ -76,7 +76,7 @@ async def build_known_solutions(
 
 def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies) -> Iterator[KnownSolution]:
     """The right solutions. If the models gave too few right replies, the dataset's solutions replace them."""
-    own = iter(replies.rights)
+    own = iter(replies.right_replies)
     for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
         reply = next(own, None) if kind == "own" else None
         if reply is not None:

@@ -1,1 +1,1 @@
-"""The benchmarks, one module each; `base` describes what such a module contains."""
+"""The benchmarks, one module each. `base` defines what such a module contains."""

@@ -21,10 +21,10 @@ OWN_WORK = "Apache-2.0 (written for this project)"
 class Format:
     """How the files of a dataset are read.
 
-    With `official_splits`, a file's name says which split it is; with `carves_dev`, there is no official dev split, so
-    one is taken from train. `columns` are the names of the columns if a CSV file has no header; `row_element` is the
-    XML element that is a row. `finish_file` corrects rows once all rows of their file have been read; its second
-    argument, like that of `parse_row`, is the file's name. Both functions may raise `BadRowError`.
+    With `official_splits`, a file's name says which split it contains. With `carves_dev`, a dev split is taken from
+    train, because there is no official one. `columns` are the names of the columns if a CSV file has no header;
+    `row_element` is the XML element of a row. `finish_file` corrects rows once all rows of their file have been read;
+    its second argument, like that of `parse_row`, is the file's name. Both functions may raise `BadRowError`.
     """
 
     parse_row: Callable[[Mapping[str, Any], str], ParsedRow]
@@ -64,7 +64,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class BuiltInBenchmark:
-    """A benchmark that ships with the package; `items` returns the items of one split, always the same ones."""
+    """A benchmark that ships with the package. `items` returns the items of one split, and always the same ones."""
 
     name: str
     items: Callable[[str], list[Seed]]
@@ -86,9 +86,9 @@ def all_benchmarks() -> Mapping[str, Benchmark | BuiltInBenchmark]:
 
 def importable_benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that users import, by name."""
-    return {name: each for name, each in all_benchmarks().items() if isinstance(each, Benchmark)}
+    return {name: entry for name, entry in all_benchmarks().items() if isinstance(entry, Benchmark)}
 
 
 def built_in_benchmarks() -> dict[str, BuiltInBenchmark]:
     """The benchmarks that ship with the package, by name."""
-    return {name: each for name, each in all_benchmarks().items() if isinstance(each, BuiltInBenchmark)}
+    return {name: entry for name, entry in all_benchmarks().items() if isinstance(entry, BuiltInBenchmark)}

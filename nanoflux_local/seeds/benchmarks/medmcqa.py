@@ -22,8 +22,8 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
-    """Replace each `cop` by a letter. `cop` counts from 1 in the official files and from 0 on the hub: a 4 or a 0 in
-    any row decides which it is, otherwise the file's format does.
+    """Replace each `cop` by a letter. `cop` counts from 1 in the official files and from 0 on the hub. A 4 or a 0 in
+    any row shows which; without either, the file's format decides.
 
     Raises:
         BadRowError: the file has both a 0 and a 4.

@@ -5,17 +5,17 @@ import random
 from nanoflux_local.domains.starter.templates import load_templates
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
-from nanoflux_local.seeds.source import instance
+from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
 DRAWS = 4
-"""How often numbers are drawn for each template."""
+"""The number of items from each template, each with newly drawn numbers."""
 
 
 def starter_items(split: str) -> list[Seed]:
     """Every template of a split, with several draws of its numbers; always the same list."""
     return [
-        instance(template, random.Random(derive_seed("starter", template.id, number)), number)
+        instantiate(template, random.Random(derive_seed("starter", template.id, number)), number)
         for number in range(DRAWS)
         for template in load_templates()
         if template.split == split

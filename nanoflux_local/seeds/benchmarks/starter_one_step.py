@@ -5,18 +5,18 @@ import random
 from nanoflux_local.domains.starter.stories import load_one_step_stories
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
-from nanoflux_local.seeds.source import instance
+from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
 NAME = "starter-one-step"
 DRAWS = 2
-"""How often numbers are drawn for each story."""
+"""The number of items from each story, each with newly drawn numbers."""
 
 
 def one_step_items(split: str) -> list[Seed]:
     """Every one-step story of a split, with two draws of its numbers; always the same list."""
     return [
-        instance(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
+        instantiate(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
         for number in range(DRAWS)
         for story in load_one_step_stories()
         if story.split == split

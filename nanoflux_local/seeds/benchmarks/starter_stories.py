@@ -5,14 +5,14 @@ import random
 from nanoflux_local.domains.starter.stories import load_stories
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
-from nanoflux_local.seeds.source import instance
+from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
 
 def story_items(split: str) -> list[Seed]:
     """Every story of a split, with one draw of its numbers; always the same list."""
     return [
-        instance(story, random.Random(derive_seed("starter-stories", story.id)), dataset="starter-stories")
+        instantiate(story, random.Random(derive_seed("starter-stories", story.id)), dataset="starter-stories")
         for story in load_stories()
         if story.split == split
     ]

@@ -29,13 +29,13 @@ def _check_outcome(name: str, outcome: int) -> int:
 
 def call(name: str, *arguments: Argument) -> int:
     """Call the function `name` of libc with integers, byte strings or buffers. Raises OSError if it fails."""
-    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     return _check_outcome(name, getattr(_LIBC, name)(*converted))
 
 
 def system_call(name: str, number: int, *arguments: Argument) -> int:
     """Make the system call `number`, for which libc has no function. Raises OSError if it fails."""
-    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     return _check_outcome(name, _LIBC.syscall(ctypes.c_long(number), *converted))
 
 
