@@ -7,6 +7,7 @@ saved files. Torch and transformers are imported when a conversion runs.
 import json
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,22 @@ from nanoflux_models.offline import go_offline
 
 # A text that different tokenizers split in different ways: digits, spaces, line ends, accents.
 PROBE = "Add 12345 and 6.5:\n\n 3  apples, it's 50% – naïve.\n"
+STEPS = 3
+"""The steps of a conversion: reading, writing, checking."""
 VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
 """Keys under which libraries store their version, a path, or how the files were loaded."""
 
 
-def convert_gguf(gguf: Path, target: Path) -> None:
-    """Write `target` (a new folder): model.safetensors in bf16, config, tokenizer and chat template."""
+def convert_gguf(gguf: Path, target: Path, on_step: Callable[[int, str], None] = lambda _step, _name: None) -> None:
+    """Write `target` (a new folder): model.safetensors in bf16, config, tokenizer and chat template.
+
+    `on_step` is called at the start of each of the `STEPS` steps, with its number from 1 and its name.
+    """
     go_offline()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    on_step(1, "reading")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
@@ -37,12 +44,14 @@ def convert_gguf(gguf: Path, target: Path) -> None:
         fix = "import the safetensors folder of the same model instead"
         raise ManifestError(f"{gguf.name}: transformers cannot read this GGUF: {error}", fix) from error
     _fix_pre_tokenizer(tokenizer, gguf)
+    on_step(2, "writing")
     model.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
     for path in target.iterdir():
         path.chmod(0o644)
     for path in target.glob("*config.json"):
         _drop_volatile(path)
+    on_step(3, "checking")
     _check_loads(target, model, tokenizer)
 
 

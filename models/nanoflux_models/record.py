@@ -42,6 +42,11 @@ class WeightsRecord(BaseModel):
     files: dict[str, FileRecord]
     revision: str
 
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(each.bytes for each in self.files.values())
+
 
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file, in hex."""

@@ -18,7 +18,7 @@ from typing import Any
 from nanoflux_models.adopt import adopt_folder
 from nanoflux_models.chat_template import FILE as TEMPLATE
 from nanoflux_models.chat_template import read_template
-from nanoflux_models.convert import convert_gguf
+from nanoflux_models.convert import STEPS, convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
 from nanoflux_models.fetch import Progress, Transfer, fetch
 from nanoflux_models.imported import manifest_for, save_manifest, summary
@@ -185,7 +185,7 @@ def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple
         return files, {}
     progress(f"converting {ggufs[0].name} to bf16 safetensors")
     target = scratch / "converted"
-    convert_gguf(ggufs[0], target)
+    convert_gguf(ggufs[0], target, lambda step, name: progress(f"converting {step}/{STEPS} {name}"))
     return target, {path.name: sha256_file(path) for path in ggufs}
 
 

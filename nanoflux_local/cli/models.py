@@ -36,6 +36,7 @@ def list_models(as_json: bool) -> None:
             "licence": manifest.licence,
             "installed": manifest.name in installed,
             "revision": installed[manifest.name].revision if manifest.name in installed else "",
+            "bytes": installed[manifest.name].bytes if manifest.name in installed else 0,
             "description": manifest.description,
         }
         for manifest in list_manifests(current_home().root)
@@ -44,12 +45,13 @@ def list_models(as_json: bool) -> None:
         print_json(entries)
         return
     print_table(
-        ("name", "kind", "installed", "licence", "description"),
+        ("name", "kind", "installed", "GiB", "licence", "description"),
         [
             [
                 entry["name"],
                 entry["kind"],
                 "yes" if entry["installed"] else "no",
+                f"{installed[str(entry['name'])].bytes / 2**30:.1f}" if entry["installed"] else "",
                 entry["licence"],
                 entry["description"],
             ]

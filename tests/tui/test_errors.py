@@ -20,7 +20,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_tui.screens.example import ExampleScreen
 from nanoflux_tui.screens.run import RunScreen
-from nanoflux_tui.text import format_line, sanitize
+from nanoflux_tui.text import format_line, format_pace, sanitize
 
 Drive = Callable[..., None]
 HOSTILE = (
@@ -264,3 +264,9 @@ def test_application_writes_no_ledger_and_imports_no_torch(home: Home) -> None:
 def _dump(home: Home) -> list[Any]:
     with sqlite3.connect(home.ledger) as connection:
         return list(connection.iterdump())
+
+
+def test_pace_states_rate_and_time_left() -> None:
+    assert format_pace(10, 40, 25.0, "steps") == "2 s each, 75 s left"
+    assert format_pace(10, 40, 5.0, "steps") == "2.0 steps/s, 15 s left"
+    assert format_pace(0, 40, 25.0) == format_pace(1, 40, 1.0) == ""

@@ -17,6 +17,7 @@ import pytest
 from nanoflux_local import packages
 from nanoflux_local.experiments.results import load_results
 from nanoflux_local.paths import Home
+from nanoflux_models.machine import Gauges
 from nanoflux_tui.commands import CommandResult, CommandRunner
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets import bars
@@ -37,6 +38,8 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     connection.close()
     monkeypatch.setattr("nanoflux_tui.screens.home.format_age", lambda _: "5 min")
     monkeypatch.setattr("nanoflux_tui.screens.models._query_gpus", lambda: [["NVIDIA A100", "20480", "40960", "87"]])
+    gauges = Gauges(0.45, 16, 12 << 30, 64 << 30, 700 << 30, 1000 << 30)
+    monkeypatch.setattr("nanoflux_tui.screens.models._read_gauges", lambda _: gauges)
     original = bars.TopBar.__init__
     monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original(bar, mode, "~/nanoflux"))
 

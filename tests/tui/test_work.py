@@ -3,6 +3,7 @@ resumed, a training, an evaluation, a server, a plan, weights, reports."""
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from nanoflux_models.server_record import records
 from nanoflux_models.supervisor import Supervisor
 from nanoflux_models.weights import import_path
 from nanoflux_tui.app import NanofluxApp
+from nanoflux_tui.commands import BackgroundCommand
 from nanoflux_tui.screens.experiment import ExperimentScreen
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.window_table import WindowTable
@@ -150,6 +152,26 @@ def test_training_and_evaluation_start_from_their_forms_and_finish(drive: Drive,
         await driver.wait_until(lambda: "tiny" in driver.text and driver.text.count("✓ done") == 3)
 
     drive(home, flow, size=(120, 40))
+
+
+def test_models_room_shows_gauges_and_the_progress_of_commands(drive: Drive, empty: Home, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    line = "downloading own 120/500 MiB, 12.3 MiB/s, 31 s left"
+    with log.open("wb") as file:
+        process = subprocess.Popen(["sh", "-c", f"echo installing; echo '{line}'; exec sleep 600"], stdout=file)
+
+    async def flow(driver: Any) -> None:
+        driver.app.commands.background.append(BackgroundCommand("pulling own", process, log, ()))
+        await driver.press("5")
+        await driver.wait_for(
+            "memory ━", "GiB free", "● running  pulling own  ━━━───", " 120/500 MiB, 12.3 MiB/s, 31 s left"
+        )
+
+    try:
+        drive(empty, flow, size=(80, 24))
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_model_is_planned_pulled_verified_served_and_stopped(

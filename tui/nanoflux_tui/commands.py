@@ -8,6 +8,7 @@ directory.
 import asyncio
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,22 @@ from nanoflux_models.child import module_command
 from nanoflux_tui.text import sanitize
 
 TAIL, POLL_S = 4_000, 0.03
+_PROGRESS = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A line of progress of a command: `done` of `total`, and a note with the unit, the rate and the time left."""
+
+    done: int
+    total: int
+    note: str
+
+    @classmethod
+    def parse(cls, line: str) -> "Progress | None":
+        """The progress that a line states, or None if it states none."""
+        match = _PROGRESS.fullmatch(line)
+        return cls(int(match["done"]), int(match["total"]), match["note"]) if match and int(match["total"]) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,10 @@ class BackgroundCommand:
     def code(self) -> int | None:
         """The exit code, or None while the command runs."""
         return self.process.poll()
+
+    def read_progress(self) -> Progress | None:
+        """The progress that the command's last line states, or None."""
+        return Progress.parse(self.read_last_lines())
 
     def read_last_lines(self, count: int = 1) -> str:
         """The last lines of the command's log."""

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from nanoflux_local.rate import format_seconds
+from nanoflux_local.rate import STEADY_S, format_rate, format_seconds
 
 MAX_CHARACTERS = 20_000
 """Maximum characters of one text on the screen, since a model may write a megabyte."""
@@ -38,6 +38,13 @@ def format_line(text: object, limit: int = MAX_LINE) -> str:
 def format_duration(seconds: float | None) -> str:
     """Seconds in a readable unit: 45 s, 12 min, 3.5 h, 2.1 d."""
     return "–" if seconds is None or not math.isfinite(seconds) else format_seconds(seconds)
+
+
+def format_pace(done: int, total: int, seconds: float, unit: str = "") -> str:
+    """The mean rate of work that took `seconds` so far, and the time left: "0.4 steps/s, 25 s left"; "" if it is too
+    early to say.
+    """
+    return format_rate(done / seconds, total - done, unit) if done and seconds >= STEADY_S else ""
 
 
 def format_count(number: float) -> str:

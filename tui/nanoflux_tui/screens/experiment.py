@@ -22,7 +22,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog
-from nanoflux_tui.text import format_duration, format_line, sanitize
+from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
 from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column, format_table
@@ -149,7 +149,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         text.append(f"  {experiment['id']}\n", style=colours["muted"])
         text.append(f"{format_line(experiment['question'], 300)}\n")
         text.append_text(format_progress(experiment, min(40, max(8, width - 50)), colours["primary"]))
-        text.append(f"   worked {format_duration(experiment['seconds'])}")
+        text.append(f"   worked {format_duration(experiment['seconds'])}{format_time_left(experiment)}")
         if experiment["message"]:
             text.append(f"\n{format_line(experiment['message'], 400)}", style=colours["error"])
         return text
@@ -220,6 +220,15 @@ def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:
     for status in ("failed", "left out"):
         text.append(f", {cells[status]} {status}" if cells.get(status) else "")
     return text
+
+
+def format_time_left(experiment: dict[str, Any]) -> str:
+    """The time per cell and the time left while an experiment runs: ", 40 s each, 3 min left"; otherwise ""."""
+    cells = experiment["cells"]
+    if experiment["status"] != "running":
+        return ""
+    pace = format_pace(board.count_settled(cells), sum(cells.values()), experiment["seconds"], "cells")
+    return f", {pace}" if pace else ""
 
 
 def _format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:

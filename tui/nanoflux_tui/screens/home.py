@@ -138,7 +138,7 @@ and the rest by time. Enter opens a line."""
                 (draw_bar(entry.done, entry.total, 10), colours["primary"]),
                 f" {format_count(entry.done)}/{format_count(entry.total)}",
             )
-        rate = entry.done / entry.seconds * 3600 if entry.seconds and entry.sort == "run" else 0.0
+        rate = entry.done / entry.seconds * 3600 if entry.seconds else 0.0
         left = format_duration((entry.total - entry.done) / rate * 3600) if rate and entry.status == "running" else ""
         return [
             colours.format_status(entry.status),

@@ -1,4 +1,6 @@
-"""Models: the servers with their state, the GPUs, the models with their weights, and the downloads in progress."""
+"""Models: the servers with their state, this machine's gauges, the models with their weights, and the commands in
+progress: downloads, conversions and servers that start.
+"""
 
 import asyncio
 import shutil
@@ -13,11 +15,13 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 
 from nanoflux_local.run.configs import list_profiles
 from nanoflux_models.gpus import query_gpus, survey_gpus
-from nanoflux_models.manifest import list_manifests
+from nanoflux_models.machine import Gauges, MachineMeter
+from nanoflux_models.manifest import Manifest, list_manifests
+from nanoflux_models.record import WeightsRecord
 from nanoflux_models.server_record import log_path, records
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.commands import CommandResult
+from nanoflux_tui.commands import BackgroundCommand, CommandResult
 from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import draw_bar
@@ -26,16 +30,21 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 TAIL = 16_000
+GIB = 2**30
+NEARLY_FULL = 0.9
+"""The share of a memory or disk from which its gauge is a warning."""
 GPU_FIELDS = "name,memory.used,memory.total,utilization.gpu"
 
 
 class ModelsScreen(BaseScreen):
-    """Servers, weights, GPUs and background commands."""
+    """Servers, weights, the machine's gauges and background commands."""
 
     mode = "models"
     HELP = """vLLM servers started from this home, and the models with a manifest. Serve starts a server for the
 selected model and leaves it running. Plan shows which model of a profile goes on which GPU, without
-starting anything. Pull downloads and checks weights; verify hashes every byte of them again."""
+starting anything. Pull downloads and checks weights; verify hashes every byte of them again. Below are
+the gauges of this machine and the progress of downloads, conversions and starting servers; press Tab
+until that panel is marked, then scroll it with the arrow keys."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "serve", "Serve"),
         Binding("x", "stop", "Stop"),
@@ -56,6 +65,7 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
         super().__init__()
         self._weights: dict[str, Cells] = {}
         self._servers: dict[str, Cells] = {}
+        self._meter: MachineMeter | None = None
 
     def compose_body(self) -> ComposeResult:
         servers = (
@@ -68,6 +78,7 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
         weights = (
             Column("model", 22, share=1),
             Column("installed", 9),
+            Column("GiB", 6, right=True, from_width=48),
             Column("kind", 8, from_width=66),
             Column("licence", 14, from_width=84),
             Column("description", 20, share=3),
@@ -75,7 +86,7 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
         with Horizontal(), Vertical(id="lists"):
             yield WindowTable(servers, self._server_rows, id="servers")
             yield WindowTable(weights, self._weight_rows, id="weights")
-            with VerticalScroll(id="now", can_focus=False):
+            with VerticalScroll(id="now"):
                 yield Panel("This machine", id="machine")
 
     def on_mount(self) -> None:
@@ -83,16 +94,10 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
         self.query_one("#weights").focus()
 
     async def load(self) -> None:
-        installed = {record.name for record in list_installed(self.home.root)}
+        installed = {record.name: record for record in list_installed(self.home.root)}
         self._weights = {
-            m.name: [
-                m.name,
-                "✓ yes" if m.name in installed else "· no",
-                m.kind,
-                m.licence,
-                format_line(m.description, 200),
-            ]
-            for m in list_manifests(self.home.root)
+            manifest.name: _format_weights(manifest, installed.get(manifest.name))
+            for manifest in list_manifests(self.home.root)
         }
         self._servers = {
             record.name: [
@@ -104,8 +109,10 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
         self.query_one("#servers").display = bool(self._servers)
         await self.query_one("#servers", WindowTable).show(list(self._servers))
         await self.query_one("#weights", WindowTable).show(list(self._weights))
+        self._meter = self._meter or MachineMeter(self.home.root)
+        gauges = _read_gauges(self._meter)
         gpus = await asyncio.to_thread(_query_gpus)
-        self.query_one("#machine", Panel).show(self._format_machine(gpus))
+        self.query_one("#machine", Panel).show(lambda width: self._format_machine(gauges, gpus, width))
 
     async def _server_rows(self, keys: Sequence[str]) -> list[Cells]:
         return [self._servers.get(key, ["deleted"]) for key in keys]
@@ -113,26 +120,69 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
     async def _weight_rows(self, keys: Sequence[str]) -> list[Cells]:
         return [self._weights.get(key, ["deleted"]) for key in keys]
 
-    def _format_machine(self, gpus: list[list[str]]) -> Text:
-        text, colours = Text(), self.colours
-        if not self._servers:
-            text.append("No server is running. Press s to serve the selected model; this needs vLLM.\n")
-        for index, (name, used, total, busy) in enumerate(gpus):
-            text.append(f"GPU {index} {format_line(name, 30)}  ")
-            if used.isdigit() and total.isdigit():
-                text.append(draw_bar(float(used), float(total), 20), style=colours["primary"])
-                text.append(f" {float(used) / 1024:.1f} of {float(total) / 1024:.1f} GiB, ")
-            else:
-                text.append(f"memory not reported ({format_line(total, 30)}), ")
-            text.append(f"{format_line(busy, 30)}% busy\n")
+    def _format_machine(self, gauges: Gauges, gpus: list[list[str]], width: int) -> Text:
+        """The gauges, the commands in progress, the GPUs, and the commands that ended last."""
+        text = self._format_gauges(gauges, width)
+        for command in self.commands.background:
+            if command.code is None:
+                text.append_text(self._format_command(command))
+        for index, gpu in enumerate(gpus):
+            text.append_text(self._format_gpu(index, *gpu))
         if not gpus:
             text.append("No GPU was found. Small models run on the CPU, in the process of the run.\n")
+        if not self._servers:
+            text.append("No server is running. Press s to serve the selected model; this needs vLLM.\n")
         for command in self.commands.background[-6:]:
-            code = command.code
-            status = colours.format_status("running" if code is None else "done" if code == 0 else "failed")
-            text.append_text(status)
-            text.append(f"  {format_line(command.label, 60)}: {command.read_last_lines()}\n")
+            if command.code is not None:
+                text.append_text(self._format_command(command))
         text.rstrip()
+        return text
+
+    def _format_gauges(self, gauges: Gauges, width: int) -> Text:
+        bar_width = 6 if width < 100 else 14
+        parts = list[tuple[str, float, float, str]]()
+        if gauges.busy is not None:
+            parts.append(("CPU", gauges.busy, 1.0, f"{gauges.busy:.0%} of {gauges.cores}"))
+        if gauges.memory_total:
+            note = f"{gauges.memory_used / GIB:.1f}/{gauges.memory_total / GIB:.0f} GiB"
+            parts.append(("memory", gauges.memory_used, gauges.memory_total, note))
+        if gauges.disk_total:
+            note = f"{(gauges.disk_total - gauges.disk_used) / GIB:.0f} GiB free"
+            parts.append(("disk", gauges.disk_used, gauges.disk_total, note))
+        text = Text()
+        for label, used, total, note in parts:
+            text.append(f"{label} ").append(draw_bar(used, total, bar_width), style=self._choose_colour(used / total))
+            text.append(f" {note}  ")
+        text.append("\n" if parts else "")
+        return text
+
+    def _choose_colour(self, share: float) -> str:
+        return self.colours["warning" if share > NEARLY_FULL else "primary"]
+
+    def _format_gpu(self, index: int, name: str, used: str, total: str, busy: str) -> Text:
+        """One GPU's memory and utilisation; the driver's words for what it does not state."""
+        text = Text(f"GPU {index} {format_line(name, 30)}  ")
+        if used.isdigit() and total.isdigit():
+            text.append(draw_bar(float(used), float(total), 12), style=self._choose_colour(float(used) / float(total)))
+            text.append(f" {float(used) / 1024:.1f}/{float(total) / 1024:.1f} GiB  ")
+        else:
+            text.append(f"memory not reported ({format_line(total, 30)})  ")
+        if busy.isdigit():
+            text.append(draw_bar(float(busy), 100.0, 8), style=self.colours["primary"])
+        text.append(f" {format_line(busy, 30)}% busy\n")
+        return text
+
+    def _format_command(self, command: BackgroundCommand) -> Text:
+        """The state of a background command, with a bar while it reports progress."""
+        code = command.code
+        text = self.colours.format_status("running" if code is None else "done" if code == 0 else "failed")
+        text.append(f"  {format_line(command.label, 60)}")
+        progress = command.read_progress() if code is None else None
+        if progress is None:
+            text.append(f": {command.read_last_lines()}\n")
+            return text
+        text.append("  ").append(draw_bar(progress.done, progress.total, 12), style=self.colours["primary"])
+        text.append(f" {progress.done}/{progress.total} {format_line(progress.note, 100)}\n")
         return text
 
     def _selected_model(self) -> str:
@@ -210,6 +260,23 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
     async def _show_plan(self, words: list[str]) -> None:
         result: CommandResult = await self.commands.run(*words)
         self.app.push_screen(TextDialog(" ".join(words), sanitize(f"{result.stdout}\n{result.stderr}".strip())))
+
+
+def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:
+    """A model's row. Its size is that of its files, or until it is installed, that of its weights in memory."""
+    estimate = f"~{manifest.memory.weights_gib:.1f}" if manifest.memory else "–"
+    return [
+        manifest.name,
+        "✓ yes" if record else "· no",
+        f"{record.bytes / GIB:.1f}" if record else estimate,
+        manifest.kind,
+        manifest.licence,
+        format_line(manifest.description, 200),
+    ]
+
+
+def _read_gauges(meter: MachineMeter) -> Gauges:
+    return meter.read()
 
 
 def _query_gpus() -> list[list[str]]:

@@ -21,7 +21,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog, TextDialog
 from nanoflux_tui.screens.new_training import NewTrainingScreen
-from nanoflux_tui.text import format_duration, format_line, sanitize
+from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
 from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
@@ -162,6 +162,9 @@ replies of its base. m shows an adapter's full record."""
         folder = self.home.root / "trainings" / training["id"]
         checkpoints = len(list(folder.glob("checkpoint*"))) if folder.is_dir() else 0
         text.append(f"\n{loss or 'no step yet'}  worked {format_duration(training['seconds'])}")
+        if training["status"] == "running":
+            pace = format_pace(training.get("step", 0), training.get("steps", 0), training["seconds"], "steps")
+            text.append(f"  {pace}" if pace else "")
         text.append(f"  {checkpoints} checkpoint{'s' if checkpoints != 1 else ''}" if checkpoints else "")
         if training["message"]:
             text.append(f"\n{format_line(training['message'], 300)}", style=self.colours["error"])

@@ -1,0 +1,69 @@
+"""Gauges of this machine: how busy its processors are, and how much of its memory and of a disk is used.
+
+Reads /proc and the file system, and needs no package. GPUs are not covered: see `gpus`.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """One reading. `busy` is the share of the processors' time since the previous reading that they worked, None in the
+    first reading; all sizes are in bytes, and 0 if this system does not state them.
+    """
+
+    busy: float | None
+    cores: int
+    memory_used: int
+    memory_total: int
+    disk_used: int
+    disk_total: int
+
+
+class MachineMeter:
+    """Reads the gauges, with the disk that holds `folder`."""
+
+    def __init__(self, folder: Path, proc: Path = PROC) -> None:
+        self._folder, self._proc = folder, proc
+        self._previous: tuple[int, int] | None = None
+
+    def read(self) -> Gauges:
+        """Read all gauges now."""
+        memory_used, memory_total = _read_memory(self._proc / "meminfo")
+        disk_used = disk_total = 0
+        with suppress(OSError):
+            disk = shutil.disk_usage(self._folder)
+            disk_used, disk_total = disk.used, disk.total
+        return Gauges(self._measure_busy(), os.cpu_count() or 1, memory_used, memory_total, disk_used, disk_total)
+
+    def _measure_busy(self) -> float | None:
+        previous, self._previous = self._previous, _read_ticks(self._proc / "stat")
+        if previous is None or self._previous is None:
+            return None
+        busy, total = (now - before for now, before in zip(self._previous, previous, strict=True))
+        return min(1.0, max(0.0, busy / total)) if total > 0 else None
+
+
+def _read_ticks(path: Path) -> tuple[int, int] | None:
+    """The ticks that all processors worked and that passed, since the system started; None if they are not stated."""
+    with suppress(OSError, ValueError):
+        user, nice, system, idle, waiting, *others = map(int, path.read_text("ascii").partition("\n")[0].split()[1:9])
+        busy = user + nice + system + sum(others)
+        return busy, busy + idle + waiting
+    return None
+
+
+def _read_memory(path: Path) -> tuple[int, int]:
+    """The used and the total memory in bytes. Memory that can be freed at once counts as unused."""
+    with suppress(OSError, ValueError, KeyError):
+        kib = {key: int(value.split()[0]) for key, _, value in (
+            line.partition(":") for line in path.read_text("ascii").splitlines()
+        )}  # fmt: skip
+        return (kib["MemTotal"] - kib["MemAvailable"]) * 1024, kib["MemTotal"] * 1024
+    return 0, 0

@@ -1,0 +1,32 @@
+"""Gauges of the machine: read from files in the form of Linux's, and from this machine."""
+
+from pathlib import Path
+
+from nanoflux_models.machine import MachineMeter
+
+MEMORY = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    250 kB\nHugePages_Total:       0\n"
+
+
+def write_ticks(proc: Path, user: int, idle: int) -> None:
+    (proc / "stat").write_text(f"cpu  {user} 0 50 {idle} 0 0 0 0 0 0\ncpu0 1 2 3 4\n")
+
+
+def test_gauges_report_use_since_the_previous_reading(tmp_path: Path) -> None:
+    write_ticks(tmp_path, 100, 850)
+    (tmp_path / "meminfo").write_text(MEMORY)
+    meter = MachineMeter(tmp_path, tmp_path)
+    first = meter.read()
+    assert first.busy is None and (first.memory_used, first.memory_total) == (750 * 1024, 1000 * 1024)
+    assert 0 < first.disk_used < first.disk_total
+    write_ticks(tmp_path, 130, 920)
+    assert meter.read().busy == 0.3
+
+
+def test_gauges_are_empty_on_a_system_that_states_nothing(tmp_path: Path) -> None:
+    gauges = MachineMeter(tmp_path / "missing", tmp_path).read()
+    assert (gauges.busy, gauges.memory_total, gauges.disk_total) == (None, 0, 0) and gauges.cores >= 1
+
+
+def test_gauges_of_this_machine_are_plausible(tmp_path: Path) -> None:
+    gauges = MachineMeter(tmp_path).read()
+    assert 0 < gauges.memory_used < gauges.memory_total
