@@ -1,4 +1,4 @@
-"""Shared by the tests of bundles: small bundles, whole or harmful, and wheels made on the spot."""
+"""Fixtures for the tests of bundles: a small bundle, forged bundles, and a folder of small wheels."""
 
 import ensurepip
 import hashlib
@@ -25,39 +25,39 @@ ABOUT = {"nanoflux": "0.1.0", "models": ["small"]}
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle of four files in several parts, alone in its folder."""
-    source, place = tmp_path / "source", tmp_path / "medium"
-    place.mkdir()
+    source, folder = tmp_path / "source", tmp_path / "medium"
+    folder.mkdir()
     files = {}
     for name, content in CONTENT.items():
         files[name] = source / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_bytes(content)
-    write_bundle(place / "lab.pyz", files, ABOUT, 4000)
-    return place / "lab.pyz"
+    write_bundle(folder / "lab.pyz", files, ABOUT, 4000)
+    return folder / "lab.pyz"
 
 
 @pytest.fixture
-def forged(tmp_path: Path) -> Callable[..., Path]:
-    """`forged(entries, named)`: a bundle whose every hash is right, of whatever its maker put into it."""
+def forge_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Create a bundle of any archive entries with correct hashes: `forge_bundle(entries, contents)`."""
 
-    def make(entries: list[tuple[tarfile.TarInfo, bytes]], named: dict[str, bytes]) -> Path:
-        place = tmp_path / "medium"
-        place.mkdir(exist_ok=True)
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
+    def forge(entries: list[tuple[tarfile.TarInfo, bytes]], contents: dict[str, bytes]) -> Path:
+        folder = tmp_path / "medium"
+        folder.mkdir(exist_ok=True)
+        archive_bytes = io.BytesIO()
+        with tarfile.open(fileobj=archive_bytes, mode="w") as archive:
             for entry, content in entries:
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
-        head = place / "forged.pyz"
-        installer.part_path(head, 1).write_bytes(packed.getvalue())
-        sums = {name: _sum(content) for name, content in named.items()}
-        head.write_bytes(installer.head_bytes(ABOUT, [_sum(packed.getvalue())], sums))
+        head = folder / "forged.pyz"
+        installer.part_path(head, 1).write_bytes(archive_bytes.getvalue())
+        checksums = {name: _checksum(content) for name, content in contents.items()}
+        head.write_bytes(installer.head_bytes(ABOUT, [_checksum(archive_bytes.getvalue())], checksums))
         return head
 
-    return make
+    return forge
 
 
-def _sum(content: bytes) -> installer.Checksum:
+def _checksum(content: bytes) -> installer.Checksum:
     return installer.Checksum(len(content), hashlib.sha256(content).hexdigest())
 
 
@@ -68,7 +68,7 @@ def wheelhouse(tmp_path: Path) -> Path:
     folder.mkdir()
     pip = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"), None)
     if pip is None:
-        pytest.skip("this Python carries no wheel of pip (Debian strips ensurepip)")
+        pytest.skip("this Python has no wheel of pip (Debian strips ensurepip)")
     (folder / pip.name).write_bytes(pip.read_bytes())
     code = "import os, needed\nby = os.environ.get('NANOFLUX_VLLM_PYTHON')\n"
     code += "print(os.environ['NANOFLUX_HOME'], needed.WORD, *(['by', by] if by else []))\n"
@@ -78,18 +78,18 @@ def wheelhouse(tmp_path: Path) -> Path:
         "nanoflux_local/cli/__main__.py": code,
     }
     needs = "Requires-Dist: needed\nProvides-Extra: more\nRequires-Dist: more; extra == 'more'\n"
-    _wheel(folder, "nanoflux-local", modules, needs + "License-Expression: Apache-2.0\n")
-    _wheel(folder, "more", {"more.py": ""}, "License: MIT\n")
-    _wheel(folder, "needed", {"needed.py": "WORD = 'found'\n"}, "License: MIT © Zoë\n")
+    _write_wheel(folder, "nanoflux-local", modules, needs + "License-Expression: Apache-2.0\n")
+    _write_wheel(folder, "more", {"more.py": ""}, "License: MIT\n")
+    _write_wheel(folder, "needed", {"needed.py": "WORD = 'found'\n"}, "License: MIT © Zoë\n")
     return folder
 
 
-def _wheel(folder: Path, name: str, modules: dict[str, str], more: str) -> None:
+def _write_wheel(folder: Path, name: str, modules: dict[str, str], metadata: str) -> None:
     stem = f"{name.replace('-', '_')}-0.1.0"
     info = f"{stem}.dist-info"
     files = {
         **modules,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n{more}",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n{metadata}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])

@@ -1,5 +1,7 @@
-"""`bundle create`: software, weights and benchmarks on the way in, runs on the way out; what it carries is bare of the
-rest. Wheels come from a folder that plays the index."""
+"""`bundle create` packs software, weights and benchmarks for a lab, and runs to take out of it, without unrelated data.
+
+Wheels come from a folder instead of a package index.
+"""
 
 import json
 import os
@@ -31,91 +33,99 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`nanoflux` in a separate process; `index` is the only directory from which its pip installs."""
 
     def run(home: Path, *words: str, index: Path | None = None) -> subprocess.CompletedProcess[str]:
-        more = {"NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index or "")}
+        variables = {"NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index or "")}
         return subprocess.run(
-            [*COMMAND, *words], env={**os.environ, **more}, capture_output=True, text=True, timeout=300
+            [*COMMAND, *words], env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
         )
 
     return run
 
 
-def alone(*words: str, cwd: Path) -> list[str]:
-    """A command prefix for an empty network namespace; skips if none can be made."""
+def run_without_network(*words: str, cwd: Path) -> list[str]:
+    """Run a command in an empty network namespace and return its output lines; skip if no namespace can be created."""
     unshare = shutil.which("unshare")
     prefix = [str(unshare), "-rn"]
     if unshare is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("no network namespace can be made here (unshare -rn)")
-    clear = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8"}
-    done = subprocess.run([*prefix, *words], cwd=cwd, env=clear, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8"}
+    result = subprocess.run([*prefix, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.splitlines()
 
 
 def test_bundled_software_works_without_network(command: Callable[..., Any], wheelhouse: Path, tmp_path: Path) -> None:
-    out, own = tmp_path / "medium" / "lab.pyz", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    out, project_wheel = tmp_path / "medium" / "lab.pyz", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
     out.parent.mkdir()
-    done = command(
-        tmp_path / "home", "bundle", "create", "-o", str(out), "--wheel", str(own), "--part-size", "1M", "--json",
-        index=wheelhouse,
+    result = command(
+        tmp_path / "home", "bundle", "create", "-o", str(out), "--wheel", str(project_wheel),
+        "--part-size", "1M", "--json", index=wheelhouse,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    created = json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    created = json.loads(result.stdout)
     assert created["python"] == wheels.this_python() and len(created["parts"]) > 1
-    assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *created["parts"]], "no scratch is left"
-    alone(sys._base_executable, "-I", str(out), "install", "--to", "lab", cwd=tmp_path)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *created["parts"]], (
+        "temporary files were left"
+    )
+    run_without_network(sys._base_executable, "-I", str(out), "install", "--to", "lab", cwd=tmp_path)
     lab = tmp_path / "lab"
-    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found"]
-    assert alone(str(lab / "venv/bin/pip"), "list", "--format=freeze", cwd=tmp_path)[:2] == [
+    assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found"]
+    assert run_without_network(str(lab / "venv/bin/pip"), "list", "--format=freeze", cwd=tmp_path)[:2] == [
         "nanoflux-local==0.1.0", "needed==0.1.0",
     ]  # fmt: skip
     assert (lab / "docs" / "explanation" / "sandbox.md").is_file() and not (lab / "wheels").exists()
     components = json.loads((lab / "sbom.json").read_text())["components"]
-    assert [(each["name"], each["licenses"][0]["license"]["name"]) for each in components][:2] == [
+    assert [(entry["name"], entry["licenses"][0]["license"]["name"]) for entry in components][:2] == [
         ("nanoflux-local", "Apache-2.0"), ("needed", "MIT © Zoë"),
     ]  # fmt: skip
-    made = [path for path in (lab / "venv").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert not [path for path in made if b".lab.making-" in path.read_bytes()], "the scratch folder is not named"
+    installed_files = [path for path in (lab / "venv").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert not [path for path in installed_files if b".lab.making-" in path.read_bytes()], (
+        "a file contains the path of the temporary folder"
+    )
 
 
 def test_bundled_vllm_gets_a_separate_environment(
     command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
 ) -> None:
-    listed, own = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
-    listed.write_text("needed==0.1.0\n")
+    package_list, project_wheel = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    package_list.write_text("needed==0.1.0\n")
     words = (
         "bundle",
         "create",
         "-o",
         str(tmp_path / "lab.pyz"),
         "--wheel",
-        str(own),
+        str(project_wheel),
         "--vllm",
-        str(listed),
+        str(package_list),
         "--extra",
         "more",
     )
-    done = command(tmp_path / "home", *words, index=wheelhouse)
-    assert done.returncode == 0, done.stderr
+    result = command(tmp_path / "home", *words, index=wheelhouse)
+    assert result.returncode == 0, result.stderr
     lab = tmp_path / "lab"
-    alone(sys._base_executable, "-I", str(tmp_path / "lab.pyz"), "install", "--to", "lab", cwd=tmp_path)
-    assert alone(str(lab / "vllm/bin/python"), "-c", "import needed; print(needed.WORD)", cwd=tmp_path) == ["found"]
+    run_without_network(sys._base_executable, "-I", str(tmp_path / "lab.pyz"), "install", "--to", "lab", cwd=tmp_path)
+    assert run_without_network(
+        str(lab / "vllm/bin/python"), "-c", "import needed; print(needed.WORD)", cwd=tmp_path
+    ) == ["found"]
     assert not (lab / "vllm-wheels").exists()
     assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
         "needed-0.1.0.dist-info"
-    ], "nothing but what the list names"
-    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"]
-    packed = json.loads((lab / "sbom.json").read_text())["components"]
-    assert "more" in {each["name"] for each in packed}, "what the extra needs"
+    ], "only the listed packages are installed"
+    assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [
+        f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"
+    ]
+    components = json.loads((lab / "sbom.json").read_text())["components"]
+    assert "more" in {entry["name"] for entry in components}, "the bill of materials includes the packages of the extra"
 
 
 def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_path: Path) -> None:
     home, words = tmp_path / "home", ("bundle", "create", "-o", str(tmp_path / "lab.pyz"), "--no-software", "--corpus")
-    refused = command(home, *words)
-    assert refused.returncode == 4 and "corpus add" in refused.stderr and not list(tmp_path.glob("lab.pyz"))
+    refusal = command(home, *words)
+    assert refusal.returncode == 4 and "corpus add" in refusal.stderr and not list(tmp_path.glob("lab.pyz"))
     (tmp_path / "facts.txt").write_text("Aspirin inhibits cyclooxygenase irreversibly.\n")
     assert command(home, "corpus", "add", str(tmp_path / "facts.txt")).returncode == 0
-    done = command(home, *words)
-    assert done.returncode == 0, done.stderr
+    result = command(home, *words)
+    assert result.returncode == 0, result.stderr
     installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
     search = command(tmp_path / "lab" / "home", "corpus", "search", "aspirin cyclooxygenase")
     assert search.returncode == 0 and "irreversibly" in search.stdout, search.stderr
@@ -147,10 +157,10 @@ def test_install_refuses_a_bundle_for_another_machine(key: str, value: str, whee
 def test_downloaded_wheels_are_not_fetched_again(
     wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    project_wheel = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
-    arguments = (tmp_path / "wheels", own, (), wheels.this_python(), wheels.this_platform())
+    arguments = (tmp_path / "wheels", project_wheel, (), wheels.this_python(), wheels.this_platform())
     wheels.collect(*arguments)
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     wheels.collect(*arguments)
@@ -181,13 +191,13 @@ def test_compatible_tags_include_older_platforms() -> None:
 def test_equal_files_give_equal_bundles(tmp_path: Path) -> None:
     source = tmp_path / "x"
     source.write_bytes(b"1" * 5000)
-    made = []
+    bundles = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_bundle(tmp_path / name / "lab.pyz", {"home/x": source, "docs/y": source}, {}, 4000)
         os.utime(source, (1, 1))
-        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
-    assert made[0] == made[1] and len(made[0]) > 3
+        bundles.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert bundles[0] == bundles[1] and len(bundles[0]) > 3
     with pytest.raises(RefusedError, match="exists"):
         write_bundle(tmp_path / "a" / "lab.pyz", {"home/x": source}, {}, 4000)
 
@@ -210,27 +220,29 @@ def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
     ]
 
 
-# Runs travel out
+# Bundles that export runs
 
 
 def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     for name, seed in (("tour", "7"), ("other", "8")):
-        done = command(home, *SCRIPTED, "--max-turns", "6", "--seed", seed, "--name", name)
-        assert done.returncode == 0, done.stderr
-    shown = json.loads(command(home, "run", "show", "tour", "--json").stdout)
-    hidden = json.loads(command(home, "run", "show", "other", "--json").stdout)["run"]
-    done = command(home, "bundle", "create", "-o", str(out), "--no-software", "--export", "tour")
-    assert done.returncode == 0, done.stderr
+        result = command(home, *SCRIPTED, "--max-turns", "6", "--seed", seed, "--name", name)
+        assert result.returncode == 0, result.stderr
+    summary = json.loads(command(home, "run", "show", "tour", "--json").stdout)
+    other_run = json.loads(command(home, "run", "show", "other", "--json").stdout)["run"]
+    result = command(home, "bundle", "create", "-o", str(out), "--no-software", "--export", "tour")
+    assert result.returncode == 0, result.stderr
     assert command(home, "bundle", "install", str(out), "--to", str(tmp_path / "in")).returncode == 0
-    there = tmp_path / "in" / "home"
-    assert json.loads(command(there, "run", "show", "tour", "--json").stdout)["digest"] == shown["digest"]
+    installed_home = tmp_path / "in" / "home"
+    assert json.loads(command(installed_home, "run", "show", "tour", "--json").stdout)["digest"] == summary["digest"]
     for check in ("verify", "replay"):
-        done = command(there, "run", check, "tour")
-        assert done.returncode == 0, done.stderr
-    assert [run["name"] for run in json.loads(command(there, "run", "list", "--json").stdout)] == ["tour"]
-    assert hidden.encode() not in (there / "ledger.db").read_bytes(), "nothing of the other run is in the file"
-    assert (there / "reports" / shown["run"] / "index.html").is_file()
+        result = command(installed_home, "run", check, "tour")
+        assert result.returncode == 0, result.stderr
+    assert [run["name"] for run in json.loads(command(installed_home, "run", "list", "--json").stdout)] == ["tour"]
+    assert other_run.encode() not in (installed_home / "ledger.db").read_bytes(), (
+        "the file contains a part of the other run"
+    )
+    assert (installed_home / "reports" / summary["run"] / "index.html").is_file()
 
 
 def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -240,9 +252,9 @@ def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], t
     (folder / "ours.md").write_text("{{ question }}")
     (folder / "secret.toml").write_text('extends = "starter-genetics"\n')
     words = ["ours" if word == "starter-genetics" else word for word in SCRIPTED]
-    done = command(lab, *words, "--max-turns", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    run = json.loads(done.stdout)["run"]
+    result = command(lab, *words, "--max-turns", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    run = json.loads(result.stdout)["run"]
     files_by_name = contents.gather(
         contents.BundleRequest(runs=(run,), software=False), Home(lab), tmp_path / "scratch"
     ).files
@@ -253,43 +265,43 @@ def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], t
 
 
 def test_bundle_takes_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
-    home, made = Home(tmp_path / "home").prepare(), tmp_path / "made"
-    made.mkdir()
+    home, source = Home(tmp_path / "home").prepare(), tmp_path / "made"
+    source.mkdir()
     home.adapters.mkdir()
-    (made / "adapter_config.json").write_text("{}")
-    (made / "adapter_model.safetensors").write_bytes(b"weights")
-    folder = seal(made, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
+    (source / "adapter_config.json").write_text("{}")
+    (source / "adapter_model.safetensors").write_bytes(b"weights")
+    folder = seal(source, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
     for name in ("mine", folder.name[:10]):
-        wanted = contents.BundleRequest(adapters=(name,), software=False)
-        gathered = contents.gather(wanted, home, tmp_path / name)
-        assert gathered.about["adapters"] == [folder.name]
-        assert f"home/adapters/{folder.name}/adapter_model.safetensors" in gathered.files
+        request = contents.BundleRequest(adapters=(name,), software=False)
+        bundle_contents = contents.gather(request, home, tmp_path / name)
+        assert bundle_contents.about["adapters"] == [folder.name]
+        assert f"home/adapters/{folder.name}/adapter_model.safetensors" in bundle_contents.files
 
 
 def test_bundled_benchmark_is_installed(command: Callable[..., Any], tmp_path: Path) -> None:
     home, rows = tmp_path / "home", tmp_path / "gsmhardv2.jsonl"
     item = {"input": "How many are 2 and 3?", "code": "def solution():\n    return 5\n", "target": 5.0}
     rows.write_text(json.dumps(item) + "\n")
-    done = command(home, "data", "import", "gsmhard", str(rows))
-    assert done.returncode == 0, done.stderr
+    result = command(home, "data", "import", "gsmhard", str(rows))
+    assert result.returncode == 0, result.stderr
     out = tmp_path / "in.pyz"
-    done = command(home, "bundle", "create", "-o", str(out), "--no-software", "--data", "gsmhard")
-    assert done.returncode == 0, done.stderr
+    result = command(home, "bundle", "create", "-o", str(out), "--no-software", "--data", "gsmhard")
+    assert result.returncode == 0, result.stderr
     installer.install(out, tmp_path / "lab", lambda _: None)
-    done = command(tmp_path / "lab" / "home", "data", "list", "--json")
-    assert "gsmhard" in [each["name"] for each in json.loads(done.stdout)]
+    result = command(tmp_path / "lab" / "home", "data", "list", "--json")
+    assert "gsmhard" in [entry["name"] for entry in json.loads(result.stdout)]
 
 
 def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_path: Path) -> None:
-    own, out = tmp_path / "ours.toml", tmp_path / "in.pyz"
-    own.write_text((files("nanoflux_local.profiles") / "scripted.toml").read_text())
-    done = command(tmp_path / "home", "bundle", "create", "-o", str(out), "--no-software", "--profile", str(own))
-    assert done.returncode == 0, done.stderr
+    profile, out = tmp_path / "ours.toml", tmp_path / "in.pyz"
+    profile.write_text((files("nanoflux_local.profiles") / "scripted.toml").read_text())
+    result = command(tmp_path / "home", "bundle", "create", "-o", str(out), "--no-software", "--profile", str(profile))
+    assert result.returncode == 0, result.stderr
     lab = tmp_path / "lab" / "home"
     installer.install(out, tmp_path / "lab", lambda _: None)
     words = ("run", "start", "--domain", "starter-genetics", "--set", "seeds.min=2", "--max-turns", "1")
-    done = command(lab, *words, "--profile", "ours")
-    assert done.returncode == 0, done.stderr
+    result = command(lab, *words, "--profile", "ours")
+    assert result.returncode == 0, result.stderr
     unknown = command(lab, *words, "--profile", "theirs")
     assert unknown.returncode == 2 and "ours" in unknown.stderr and "scripted" in unknown.stderr
 
@@ -297,15 +309,15 @@ def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_p
 def test_create_refuses_missing_contents(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     assert command(home, *SCRIPTED, "--max-turns", "1").returncode == 0
-    asked = [
+    missing = [
         ("--export", "nobody", 4),
         ("--data", "nothing", 4),
         ("--model", "smollm2-135m", 4),
         ("--profile", "no", 2),
     ]
-    for option, name, code in (*asked, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
-        done = command(home, "bundle", "create", "-o", str(out), "--no-software", option, name)
-        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    for option, name, code in (*missing, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
+        result = command(home, "bundle", "create", "-o", str(out), "--no-software", option, name)
+        assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
         assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))
 
 
@@ -325,5 +337,5 @@ def test_bill_of_materials_is_reproducible_cyclonedx(wheelhouse: Path) -> None:
     assert text == sbom.render_sbom(wheelhouse.glob("*.whl"), [])
     bill = json.loads(text)
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
-    (needed,) = [each for each in bill["components"] if each["name"] == "needed"]
+    (needed,) = [entry for entry in bill["components"] if entry["name"] == "needed"]
     assert needed["purl"] == "pkg:pypi/needed@0.1.0" and len(needed["hashes"][0]["content"]) == 64

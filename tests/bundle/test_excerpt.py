@@ -1,4 +1,4 @@
-"""An excerpt of a ledger: what a run rests on goes with it, and no word of anything else."""
+"""An excerpt of a ledger contains everything that belongs to a run, and no text of other runs."""
 
 import sqlite3
 from contextlib import closing
@@ -21,25 +21,25 @@ SECRET = "what the other run was about"
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """Two runs, each with a training, its adapter, and evaluations of it and of the untuned model."""
-    place = Home(tmp_path / "home").prepare()
-    with Ledger(place.ledger) as ledger:
+    home = Home(tmp_path / "home").prepare()
+    with Ledger(home.ledger) as ledger:
         for run, adapter, note in (("mine", "a" * 64, "my own"), ("theirs", "b" * 64, SECRET)):
             ledger.create_run(run, run, {"domain": "starter", "target": 1, "max_turns": 1, "note": note}, {})
             ledger.create_training(f"t-{run}", run, "base", adapter, {"note": note}, {})
             ledger.add_training_event(f"t-{run}", "step", 1, {"step": 1, "loss": 1.0, "note": note})
             ledger.finish_training(f"t-{run}", "done", adapter, {"note": note})
-            (place.adapters / adapter).mkdir(parents=True)
-            (place.adapters / adapter / "adapter_model.safetensors").write_text(note)
+            (home.adapters / adapter).mkdir(parents=True)
+            (home.adapters / adapter / "adapter_model.safetensors").write_text(note)
             for name, model, tuned in (("base", "m", ""), ("tuned", "m", adapter), ("lone", f"m-{run}", "")):
                 ledger.start_evaluation(f"e-{run}-{name}", model, tuned, f"data-{run}", "test", {"runs": 1})
                 request = ChatRequest(Identity("scripted", "m", adapter=tuned), (Message("user", f"{note} {name}"),))
                 call, _ = ledger.remember(f"e-{run}-{name}", request, ChatReply(note, "stop"))
                 ledger.add_evaluation_item(f"e-{run}-{name}", 0, "item", call, note, "right")
                 ledger.finish_evaluation(f"e-{run}-{name}", "done", {"note": note})
-    return place
+    return home
 
 
-def column(path: Path, sql: str) -> list[str]:
+def read_column(path: Path, sql: str) -> list[str]:
     with closing(sqlite3.connect(path)) as ledger:
         return sorted(row[0] for row in ledger.execute(sql))
 
@@ -47,12 +47,12 @@ def column(path: Path, sql: str) -> list[str]:
 def test_excerpt_includes_trainings_and_evaluations_of_a_run(home: Home, tmp_path: Path) -> None:
     target = tmp_path / "excerpt.db"
     write_excerpt(home.ledger, target, Wanted(["mine"]))
-    assert column(target, "SELECT id FROM runs") == ["mine"]
-    assert column(target, "SELECT id FROM trainings") == ["t-mine"]
-    assert column(target, "SELECT training FROM training_events") == ["t-mine"]
-    assert column(target, "SELECT id FROM evaluations") == ["e-mine-base", "e-mine-tuned"]
-    assert column(target, "SELECT evaluation FROM evaluation_items") == ["e-mine-base", "e-mine-tuned"]
-    assert len(column(target, "SELECT id FROM calls")) == 2
+    assert read_column(target, "SELECT id FROM runs") == ["mine"]
+    assert read_column(target, "SELECT id FROM trainings") == ["t-mine"]
+    assert read_column(target, "SELECT training FROM training_events") == ["t-mine"]
+    assert read_column(target, "SELECT id FROM evaluations") == ["e-mine-base", "e-mine-tuned"]
+    assert read_column(target, "SELECT evaluation FROM evaluation_items") == ["e-mine-base", "e-mine-tuned"]
+    assert len(read_column(target, "SELECT id FROM calls")) == 2
     assert SECRET.encode() in home.ledger.read_bytes() and SECRET.encode() not in target.read_bytes()
     with closing(sqlite3.connect(target)) as ledger:
         assert ledger.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -62,11 +62,11 @@ def test_excerpt_includes_trainings_and_evaluations_of_a_run(home: Home, tmp_pat
 def test_bundle_includes_only_the_adapters_of_a_run(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "_write_report", lambda *_: {})  # its results here are made up
-    gathered = gather(BundleRequest(runs=("mine",), software=False), home, tmp_path / "scratch")
-    adapters = [name for name in gathered.files if name.startswith("home/adapters/")]
+    monkeypatch.setattr(contents, "_write_report", lambda *_: {})  # the results in this test are invented
+    bundle_contents = gather(BundleRequest(runs=("mine",), software=False), home, tmp_path / "scratch")
+    adapters = [name for name in bundle_contents.files if name.startswith("home/adapters/")]
     assert adapters == [f"home/adapters/{'a' * 64}/adapter_model.safetensors"]
-    assert gathered.about["adapters"] == ["a" * 64] and gathered.about["runs"] == ["mine"]
+    assert bundle_contents.about["adapters"] == ["a" * 64] and bundle_contents.about["runs"] == ["mine"]
 
 
 def test_failed_excerpt_leaves_no_copy(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,7 @@ def test_dataset_with_other_items_becomes_a_version(tmp_path: Path, lab: Home, p
 
 
 def test_merge_refuses_a_changed_run_and_unexpected_files(
-    tmp_path: Path, lab: Home, office: Home, pack: Callable[..., Path], forged: Callable[..., Path]
+    tmp_path: Path, lab: Home, office: Home, pack: Callable[..., Path], forge_bundle: Callable[..., Path]
 ) -> None:
     changed = Home(tmp_path / "changed")
     shutil.copytree(lab.root, changed.root)
@@ -222,7 +222,7 @@ def test_merge_refuses_a_changed_run_and_unexpected_files(
         merge_bundle(pack(changed), office)
     name = "home/locks/run.lock"
     with pytest.raises(RefusedError, match="locks"):
-        merge_bundle(forged([(tarfile.TarInfo(name), b"x")], {name: b"x"}), office)
+        merge_bundle(forge_bundle([(tarfile.TarInfo(name), b"x")], {name: b"x"}), office)
     assert digest_rows(office) == before
 
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of the command line: `nanoflux` in a subprocess or in this process, and a home with a run."""
+"""Fixtures for the tests of the command line: `nanoflux` in a subprocess or in this process, and a home with a run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "script
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """A finished command: its exit code and output."""
 
     code: int
@@ -32,57 +32,57 @@ class Ended:
         return json.loads(self.out)
 
 
-def environment(home: Path | str, **more: str) -> dict[str, str]:
+def make_environment(home: Path | str, **variables: str) -> dict[str, str]:
     """This process's environment without proxies and Python settings that would change a command's behaviour."""
-    dropped = ("_PROXY", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
-    kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(dropped)}
-    return {**kept, "NANOFLUX_HOME": str(home), **more}
+    removed_suffixes = ("_PROXY", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
+    inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(removed_suffixes)}
+    return {**inherited, "NANOFLUX_HOME": str(home), **variables}
 
 
-def run_command(home: Path | str, *arguments: str, prefix: tuple[str, ...] = (), **more: str) -> Ended:
-    done = subprocess.run(
+def run_command(home: Path | str, *arguments: str, prefix: tuple[str, ...] = (), **variables: str) -> CommandResult:
+    result = subprocess.run(
         [*prefix, *COMMAND, *arguments],
-        env=environment(home, **more),
+        env=make_environment(home, **variables),
         capture_output=True,
         text=True,
         errors="replace",
         timeout=300,  # a generated line of several megabytes takes long
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return CommandResult(result.returncode, result.stdout, result.stderr)
 
 
 @pytest.fixture(scope="session")
-def nanoflux() -> Callable[..., Ended]:
+def nanoflux() -> Callable[..., CommandResult]:
     """Run a command in a subprocess: `nanoflux(home, "run", "list", VARIABLE="value")`."""
     return run_command
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Run a command in this process, which saves the imports: `called(home, "run", "list")`."""
+def invoke(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    """Run a command in this process, which saves the imports: `invoke(home, "run", "list")`."""
 
-    def call(home: Path, *arguments: str) -> Ended:
+    def call(home: Path, *arguments: str) -> CommandResult:
         monkeypatch.setenv("NANOFLUX_HOME", str(home))
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as result:
             main(list(arguments))
-        return Ended(int(ended.value.code or 0), *capfd.readouterr())
+        return CommandResult(int(result.value.code or 0), *capfd.readouterr())
 
     return call
 
 
 @pytest.fixture(scope="session")
-def background() -> Callable[..., subprocess.Popen[str]]:
+def start_in_background() -> Callable[..., subprocess.Popen[str]]:
     """Start a command in a subprocess without waiting for it."""
 
     def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-        return subprocess.Popen([*COMMAND, *arguments], env=environment(home), **pipes)
+        return subprocess.Popen([*COMMAND, *arguments], env=make_environment(home), **pipes)
 
     return start
 
 
 @pytest.fixture(scope="session")
-def together() -> Callable[..., list[Any]]:
+def call_concurrently() -> Callable[..., list[Any]]:
     """Call a function for each of several arguments, a few at a time."""
 
     def call(function: Callable[..., Any], arguments: Any) -> list[Any]:
@@ -93,7 +93,7 @@ def together() -> Callable[..., list[Any]]:
 
 
 @pytest.fixture(scope="session")
-def scripted() -> tuple[str, ...]:
+def scripted_start() -> tuple[str, ...]:
     """The first words of a command that starts a run without a model."""
     return SCRIPTED
 
@@ -102,8 +102,8 @@ def scripted() -> tuple[str, ...]:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one finished run, named "tour"."""
     home = tmp_path_factory.mktemp("tour") / "home"
-    ended = run_command(home, *SCRIPTED, "--max-turns", "12", "--seed", "7", "--name", "tour")
-    assert ended.code == 0, ended.err
+    result = run_command(home, *SCRIPTED, "--max-turns", "12", "--seed", "7", "--name", "tour")
+    assert result.code == 0, result.err
     return home
 
 
@@ -112,3 +112,15 @@ def home(original: Path, tmp_path: Path) -> Path:
     """A copy of the home `original` that the test may change."""
     shutil.copytree(original, tmp_path / "home")
     return tmp_path / "home"
+
+
+@pytest.fixture
+def called(invoke: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
+    """The former name of `invoke`."""
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def scripted() -> tuple[str, ...]:
+    """The former name of `scripted_start`."""
+    return SCRIPTED

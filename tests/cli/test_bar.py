@@ -21,20 +21,20 @@ class Clock:
 def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar("series", clock=Clock())
     for step, total in (("examples", 20), ("steps", 4)):
-        for done in range(1, total + 1):
-            bar.show(done, total, step)
+        for count in range(1, total + 1):
+            bar.show(count, total, step)
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "examples" in line] == [
-        "series 1/20 examples", *(f"series {done}/20 examples" for done in range(2, 21, 2))
+        "series 1/20 examples", *(f"series {count}/20 examples" for count in range(2, 21, 2))
     ]  # fmt: skip
-    assert [line for line in lines if "steps" in line] == [f"series {done}/4 steps" for done in range(1, 5)]
+    assert [line for line in lines if "steps" in line] == [f"series {count}/4 steps" for count in range(1, 5)]
 
 
 def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     bar = Bar("training", "steps", clock=clock)
-    for done in range(11):
-        bar.show(done, 100, "loss 1.0")
+    for count in range(11):
+        bar.show(count, 100, "loss 1.0")
         clock.now_s += 4
     assert capsys.readouterr().err.splitlines() == [
         "training 0/100 steps, loss 1.0",
@@ -45,8 +45,8 @@ def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> Non
 def test_bar_prints_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     bar = Bar("downloading", "MiB", every_s=5.0, clock=clock)
-    for done in (0, 1, 2, 30):
-        bar.show(done, 1000)
+    for count in (0, 1, 2, 30):
+        bar.show(count, 1000)
         clock.now_s += 3
     assert capsys.readouterr().err.splitlines() == [
         "downloading 0/1000 MiB",

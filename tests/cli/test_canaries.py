@@ -1,4 +1,4 @@
-"""Six kinds of secrets, given to hosted endpoints that fail and repeat them, appear nowhere afterwards."""
+"""Hosted endpoints fail and repeat six kinds of secrets in their errors; no file or output may contain one."""
 
 import json
 import threading
@@ -22,14 +22,14 @@ CANARIES = (*ENVIRONMENT.values(), IN_FILE)
 
 
 @pytest.fixture
-def parrot() -> Iterator[tuple[str, list[str]]]:
-    """A server that refuses every request, repeats each secret, and notes what it was sent."""
-    heard: list[str] = []
+def repeating_server() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that refuses every request and repeats each secret, and the headers that it received."""
+    received_headers: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
-            heard.append(str(self.headers))
+            received_headers.append(str(self.headers))
             message = f"Incorrect API key provided: {' and '.join(CANARIES)} in {self.headers}"
             body = json.dumps({"error": {"message": message, "type": "authentication_error", "code": message}}).encode()
             self.send_response(401, "No " + CANARIES[0])
@@ -45,17 +45,17 @@ def parrot() -> Iterator[tuple[str, list[str]]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
+    yield f"http://127.0.0.1:{server.server_port}", received_headers
     server.shutdown()
     server.server_close()
 
 
 def wait_for_end(show: Callable[[], Any]) -> Any:
     """The output of the command once no process works on the run."""
-    until = time.monotonic() + 90
-    while (shown := show()).json["status"] in ("running", "stalled") and time.monotonic() < until:
+    deadline = time.monotonic() + 90
+    while (result := show()).json["status"] in ("running", "stalled") and time.monotonic() < deadline:
         time.sleep(0.2)
-    return shown
+    return result
 
 
 @pytest.mark.parametrize(
@@ -68,39 +68,43 @@ def wait_for_end(show: Callable[[], Any]) -> Any:
     ],
 )
 def test_secrets_stay_out_of_all_files_after_endpoint_errors(
-    role: str, interface: str, parrot: tuple[str, list[str]], nanoflux: Callable[..., Any],
-    scripted: tuple[str, ...], tmp_path: Path
+    role: str, interface: str, repeating_server: tuple[str, list[str]], nanoflux: Callable[..., Any],
+    scripted_start: tuple[str, ...], tmp_path: Path
 ) -> None:  # fmt: skip
-    url, heard = parrot
+    url, received_headers = repeating_server
     key = tmp_path / "key"
     key.write_text(IN_FILE)
     key.chmod(0o600)
-    place = f'key_file = "{key}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
+    key_setting = f'key_file = "{key}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
     config = tmp_path / "hosted.toml"
-    hosted = f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{place}\n'
-    engine = f'[judge]\nfact_check = true\n[search]\nengine = "{interface}"\nurl = "{url}"\ncx = "c"\n{place}\n'
-    config.write_text(engine if role == "search" else f'{hosted}[roles.{role}]\nendpoint = "hosted"\n')
+    endpoint_table = f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{key_setting}\n'
+    search_tables = (
+        f'[judge]\nfact_check = true\n[search]\nengine = "{interface}"\nurl = "{url}"\ncx = "c"\n{key_setting}\n'
+    )
+    config.write_text(search_tables if role == "search" else f'{endpoint_table}[roles.{role}]\nendpoint = "hosted"\n')
     home, out, bundle = tmp_path / "home", tmp_path / "report", tmp_path / "bundle" / "out.pyz"
     bundle.parent.mkdir()
-    shown = [
-        nanoflux(home, *scripted, "--max-turns", "9", "--name", "r", "--config", str(config), **ENVIRONMENT),
+    results = [
+        nanoflux(home, *scripted_start, "--max-turns", "9", "--name", "r", "--config", str(config), **ENVIRONMENT),
         nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT),
         wait_for_end(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
         nanoflux(home, "run", "show", "r", **ENVIRONMENT),
         nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT),
         nanoflux(home, "bundle", "create", "-o", str(bundle), "--no-software", "--export", "r", **ENVIRONMENT),
     ]
-    sent = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
-    assert heard and any(sent in headers for headers in heard), "the key was sent, and came back"
+    expected_key = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
+    assert received_headers and any(expected_key in headers for headers in received_headers), (
+        "the server did not receive the key"
+    )
     message = "refuses the request" if role == "search" else "Incorrect API key"
-    assert shown[0].code == 1 and message in shown[0].err
-    assert shown[2].json["status"] == "failed" and message in shown[2].json["message"]
-    for each in shown:
-        assert not [secret for secret in CANARIES if secret in each.out + each.err]
-    assert shown[-1].code == 0, shown[-1].err
+    assert results[0].code == 1 and message in results[0].err
+    assert results[2].json["status"] == "failed" and message in results[2].json["message"]
+    for result in results:
+        assert not [secret for secret in CANARIES if secret in result.out + result.err]
+    assert results[-1].code == 0, results[-1].err
     files = [path for folder in (home, out, bundle.parent) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 3
     for path in files:
         content = path.read_bytes()
         assert not [secret for secret in CANARIES if secret.encode() in content], path
-        assert path.stat().st_mode & 0o077 == 0, f"{path} is for others too"
+        assert path.stat().st_mode & 0o077 == 0, f"{path} is accessible to other users"

@@ -20,7 +20,7 @@ def chaos() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
-    # Slow replies, so that the run still goes on when a process starts late on a busy machine.
+    # Slow replies, so that the run is still in progress when a process starts late on a busy machine.
     return chaos.Matrix(tmp_path_factory.mktemp("chaos"), turns=30, times=TIMES, kills=TIMES, seed=0, delay=0.1)
 
 
@@ -28,6 +28,6 @@ def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> objec
 def test_run_under_faults_gives_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # a limit on files fills up too, and needs no right
+    monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # limits the file size instead, which needs no privilege
     row = matrix.row(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
     assert row.times >= 1 and row.same and row.wrong == []

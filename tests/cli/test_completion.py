@@ -20,70 +20,70 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 @pytest.fixture
-def script(tmp_path: Path, called: Callable, monkeypatch: pytest.MonkeyPatch) -> Path:
+def script(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The script that `completion install` installs for bash."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("SHELL", "/bin/bash")
-    installed = called(tmp_path, "completion", "install", "--json")
-    path = Path(installed.json["path"])
+    result = invoke(tmp_path, "completion", "install", "--json")
+    path = Path(result.json["path"])
     assert path == tmp_path / "data" / "bash-completion" / "completions" / "nanoflux"
-    assert str(path) in installed.err
+    assert str(path) in result.err
     return path
 
 
-def complete(script: Path, *words: str, home: Path | str = "/nowhere") -> list[str]:
+def complete_words(script: Path, *words: str, home: Path | str = "/nowhere") -> list[str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", COMPLETE, "bash", str(script), "nanoflux", *words],
         env={**os.environ, "PATH": path, "NANOFLUX_HOME": str(home)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [line.split(",")[-1] for line in done.stdout.split()]
+    assert result.returncode == 0, result.stderr
+    return [line.split(",")[-1] for line in result.stdout.split()]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_installed_script_completes_commands_and_options(script: Path) -> None:
-    assert complete(script, "adap") == ["adapters"]
-    assert complete(script, "run", "re") == ["replay", "resume"]
-    assert "--max-turns" in complete(script, "run", "start", "--max")
-    assert complete(script, "eval", "it") == ["items"]
+    assert complete_words(script, "adap") == ["adapters"]
+    assert complete_words(script, "run", "re") == ["replay", "resume"]
+    assert "--max-turns" in complete_words(script, "run", "start", "--max")
+    assert complete_words(script, "eval", "it") == ["items"]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_installed_script_completes_names_of_the_home(script: Path, original: Path) -> None:
-    assert complete(script, "run", "show", "to", home=original) == ["tour"]
-    assert complete(script, "--home", str(original), "run", "show", "to") == ["tour"]
-    (example, *_) = complete(script, "examples", "show", "", home=original)
+    assert complete_words(script, "run", "show", "to", home=original) == ["tour"]
+    assert complete_words(script, "--home", str(original), "run", "show", "to") == ["tour"]
+    (example, *_) = complete_words(script, "examples", "show", "", home=original)
     assert len(example) == 16
-    assert complete(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
-    assert complete(script, "run", "start", "--profile", "scr") == ["scripted"]
-    assert complete(script, "run", "show", "") == [], "there is no ledger, and no message either"
+    assert complete_words(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
+    assert complete_words(script, "run", "start", "--profile", "scr") == ["scripted"]
+    assert complete_words(script, "run", "show", "") == [], "without a ledger, completion prints nothing"
 
 
 @pytest.mark.parametrize(
-    ("shell", "place"),
+    ("shell", "path"),
     [("zsh", "data/zsh/site-functions/_nanoflux"), ("fish", "config/fish/completions/nanoflux.fish")],
 )
 def test_script_of_other_shells_is_placed_where_they_look(
-    tmp_path: Path, called: Callable, monkeypatch: pytest.MonkeyPatch, shell: str, place: str
+    tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch, shell: str, path: str
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    assert called(tmp_path, "completion", "install", "--shell", shell).code == 0
-    text = (tmp_path / place).read_text("utf-8")
-    assert "_NANOFLUX_COMPLETE" in text and text == called(tmp_path, "completion", "show", "--shell", shell).out
+    assert invoke(tmp_path, "completion", "install", "--shell", shell).code == 0
+    text = (tmp_path / path).read_text("utf-8")
+    assert "_NANOFLUX_COMPLETE" in text and text == invoke(tmp_path, "completion", "show", "--shell", shell).out
 
 
-def test_unknown_shell_is_wrong_usage(tmp_path: Path, called: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_shell_is_wrong_usage(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELL", "/bin/tcsh")
-    ended = called(tmp_path, "completion", "install")
-    assert ended.code == 2 and "no completion for the shell 'tcsh'" in ended.err and "--shell" in ended.err
+    result = invoke(tmp_path, "completion", "install")
+    assert result.code == 2 and "no completion for the shell 'tcsh'" in result.err and "--shell" in result.err
     monkeypatch.delenv("SHELL")
-    assert "SHELL is not set" in called(tmp_path, "completion", "show").err
+    assert "SHELL is not set" in invoke(tmp_path, "completion", "show").err
 
 
-def test_unwritable_place_is_reported(tmp_path: Path, called: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_place_is_reported(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").write_text("a file")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    ended = called(tmp_path, "completion", "install", "--shell", "bash")
-    assert ended.code == 1 and "cannot be written" in ended.err and "completion show" in ended.err
+    result = invoke(tmp_path, "completion", "install", "--shell", "bash")
+    assert result.code == 1 and "cannot be written" in result.err and "completion show" in result.err

@@ -28,68 +28,71 @@ novelty = { question = 0.9, solution = 0.8, embedder = "hashing-embedder" }
 Command = Callable[..., dict]
 
 
-def rows(path: Path, *pairs: tuple[str, object]) -> Path:
+def write_rows(path: Path, *pairs: tuple[str, object]) -> Path:
     path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in pairs), encoding="utf-8")
     return path
 
 
 @pytest.fixture
-def command(tmp_path: Path, called: Callable) -> Command:
-    """A command's JSON; it must succeed."""
+def command(tmp_path: Path, invoke: Callable) -> Command:
+    """Run a command that must succeed, and return its JSON."""
 
     def run(*arguments: str | Path) -> dict:
-        ended = called(tmp_path / "home", *map(str, arguments), "--json")
-        assert ended.code == 0, ended.err
-        return json.loads(ended.out)
+        result = invoke(tmp_path / "home", *map(str, arguments), "--json")
+        assert result.code == 0, result.err
+        return json.loads(result.out)
 
     return run
 
 
-def splits(command: Command, name: str) -> dict[str, int]:
+def count_splits(command: Command, name: str) -> dict[str, int]:
     return next(entry["splits"] for entry in command("data", "list") if entry["name"] == name)
 
 
-def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, called: Callable) -> None:
-    train, test = rows(tmp_path / "train.jsonl", *QUESTIONS[:3]), rows(tmp_path / "test.jsonl", QUESTIONS[3])
+def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, invoke: Callable) -> None:
+    train, test = (
+        write_rows(tmp_path / "train.jsonl", *QUESTIONS[:3]),
+        write_rows(tmp_path / "test.jsonl", QUESTIONS[3]),
+    )
     assert command("data", "import", "doses", train)["imported"]
     assert command("data", "import", "doses", test)["imported"]
-    assert splits(command, "doses") == {"train": 3, "test": 1}
+    assert count_splits(command, "doses") == {"train": 3, "test": 1}
     for path in (train, test):
-        assert not command("data", "import", "doses", path)["imported"], "the same file again changes nothing"
-    rows(train, *QUESTIONS)
-    ended = called(tmp_path / "home", "data", "import", "doses", str(train))
-    assert ended.code == 2
-    assert "doses already has train items, from other content (train.jsonl, test.jsonl)" in ended.err
-    assert "--replace" in ended.err and "--as NAME" in ended.err
-    assert splits(command, "doses") == {"train": 3, "test": 1}
+        assert not command("data", "import", "doses", path)["imported"], "the same file was imported again"
+    write_rows(train, *QUESTIONS)
+    result = invoke(tmp_path / "home", "data", "import", "doses", str(train))
+    assert result.code == 2
+    assert "doses already has train items, from other content (train.jsonl, test.jsonl)" in result.err
+    assert "--replace" in result.err and "--as NAME" in result.err
+    assert count_splits(command, "doses") == {"train": 3, "test": 1}
 
 
-def test_data_import_under_another_name_keeps_both(tmp_path: Path, command: Command, called: Callable) -> None:
-    train = rows(tmp_path / "train.jsonl", *QUESTIONS)
+def test_data_import_under_another_name_keeps_both(tmp_path: Path, command: Command, invoke: Callable) -> None:
+    train = write_rows(tmp_path / "train.jsonl", *QUESTIONS)
     command("data", "import", "doses", train)
     assert command("data", "import", "doses", train, "--as", "doses-2")["dataset"] == "doses-2"
-    (shown,) = command("data", "show", "doses-2", "--limit", "1")
-    assert (shown["id"], shown["dataset"]) == ("doses-2-train-1", "doses-2")
+    (item,) = command("data", "show", "doses-2", "--limit", "1")
+    assert (item["id"], item["dataset"]) == ("doses-2-train-1", "doses-2")
     for name in ("gsm8k", "starter-doses", "Doses", "../doses"):
-        ended = called(tmp_path / "home", "data", "import", "doses", str(train), "--as", name)
-        assert ended.code == 2 and f"no data can be imported as {name!r}" in ended.err
+        result = invoke(tmp_path / "home", "data", "import", "doses", str(train), "--as", name)
+        assert result.code == 2 and f"no data can be imported as {name!r}" in result.err
 
 
-def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command: Command, called: Callable) -> None:
-    train = rows(tmp_path / "train.jsonl", *QUESTIONS)
+def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command: Command, invoke: Callable) -> None:
+    train = write_rows(tmp_path / "train.jsonl", *QUESTIONS)
     (tmp_path / "home" / "domains").mkdir(parents=True)
     (tmp_path / "home" / "domains" / "doses.toml").write_text(DOMAIN)
     command("data", "import", "doses", train)
     start = ("run", "start", "--domain", "doses", "--profile", "scripted", "--max-turns", "3")
     before = command(*start, "--name", "before", "--seed", "3")
-    (old,) = command("data", "show", "doses", "--limit", "1")
-    rows(train, *((f"{question} Give a whole number.", answer) for question, answer in QUESTIONS))
+    (former_item,) = command("data", "show", "doses", "--limit", "1")
+    write_rows(train, *((f"{question} Give a whole number.", answer) for question, answer in QUESTIONS))
     assert command("data", "import", "doses", train, "--replace")["imported"]
     assert command("data", "show", "doses", "--limit", "1")[0]["question"].endswith("Give a whole number.")
     assert command("run", "replay", "before")["same"]
-    assert called(tmp_path / "home", "run", "verify", "before").code == 0
+    assert invoke(tmp_path / "home", "run", "verify", "before").code == 0
     (version,) = (entry["name"] for entry in command("data", "list") if entry["name"].startswith("doses@"))
-    assert command("data", "show", version, "--limit", "1") == [old]
+    assert command("data", "show", version, "--limit", "1") == [former_item]
     for example in command("examples", "list", "before"):
         for seed in command("examples", "show", example["id"])["lineage"]["seeds"]:
             assert seed["dataset"] == version and not seed["question"].endswith("Give a whole number.")
@@ -98,29 +101,31 @@ def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command
         assert view.pinned_versions(before["run"]) == {"doses": version} and len(view.items(version)) == len(QUESTIONS)
     after = command(*start, "--name", "after", "--seed", "3")
     assert before["run"] != after["run"] and command("run", "replay", "after")["same"]
-    assert not command("data", "import", "doses", train, "--replace")["imported"], "this content is here already"
+    assert not command("data", "import", "doses", train, "--replace")["imported"], "the same content was imported again"
 
 
-def test_data_import_reports_answers_below_tolerance(tmp_path: Path, command: Command, called: Callable) -> None:
-    path = rows(tmp_path / "train.jsonl", ("How much?", 3.2e-7), ("And how much?", 1e-6))
-    ended = called(tmp_path / "home", "data", "import", "doses", str(path))
-    assert f"1 answers are below 1e-6 and compared relatively: {path}, line 1" in ended.err
+def test_data_import_reports_answers_below_tolerance(tmp_path: Path, command: Command, invoke: Callable) -> None:
+    path = write_rows(tmp_path / "train.jsonl", ("How much?", 3.2e-7), ("And how much?", 1e-6))
+    result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
+    assert f"1 answers are below 1e-6 and compared relatively: {path}, line 1" in result.err
     assert command("data", "import", "doses", path)["below_tolerance"] == 1
 
 
-def test_contradictory_question_is_refused_or_left_out(tmp_path: Path, command: Command, called: Callable) -> None:
-    path = rows(tmp_path / "train.jsonl", ("How much?", 5), ("Who?", "he"), ("how  much?", 6), ("Who?", "she"))
-    ended = called(tmp_path / "home", "data", "import", "doses", str(path))
-    assert ended.code == 2
-    assert f"{path}, line 3: the question of {path}, line 1 again, with the answer '6', not '5'" in ended.err
-    result = command("data", "import", "doses", path, "--skip-bad")
-    assert (result["items"], result["skipped"]) == (3, 1), "free texts may say one thing in two ways"
+def test_contradictory_question_is_refused_or_left_out(tmp_path: Path, command: Command, invoke: Callable) -> None:
+    path = write_rows(tmp_path / "train.jsonl", ("How much?", 5), ("Who?", "he"), ("how  much?", 6), ("Who?", "she"))
+    result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
+    assert result.code == 2
+    assert f"{path}, line 3: the question of {path}, line 1 again, with the answer '6', not '5'" in result.err
+    document = command("data", "import", "doses", path, "--skip-bad")
+    assert (document["items"], document["skipped"]) == (3, 1), (
+        "two free texts may have the same meaning, so they do not contradict each other"
+    )
 
 
-def test_benchmark_with_contradictory_answers_is_reported(tmp_path: Path, called: Callable) -> None:
+def test_benchmark_with_contradictory_answers_is_reported(tmp_path: Path, invoke: Callable) -> None:
     row = {"question": "How much?", "answer": "#### 5"}
     path = tmp_path / "train.jsonl"
     path.write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'answer': '#### 6'})}\n")
-    ended = called(tmp_path / "home", "data", "import", "gsm8k", str(path))
-    assert ended.code == 0
-    assert f"contradictory: {path}, line 2: the question of {path}, line 1 again" in ended.err
+    result = invoke(tmp_path / "home", "data", "import", "gsm8k", str(path))
+    assert result.code == 0
+    assert f"contradictory: {path}, line 2: the question of {path}, line 1 again" in result.err

@@ -1,4 +1,4 @@
-"""The demo with a tiny stand-in for its model, a few examples and items, and its sentence on a difference."""
+"""The demo with a tiny model, a few examples and items; and the sentence that describes a difference."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def test_demo_compares_the_untuned_model_with_its_training_and_a_control(
     import_path(tiny_base, "tiny", home.root)
     (home.root / "weights" / minilm_dir.name).symlink_to(minilm_dir)
     monkeypatch.setattr(demo, "MODEL", "tiny")
-    monkeypatch.setattr(demo, "_pull_weights", lambda _: None)  # the stand-in is on no package index
+    monkeypatch.setattr(demo, "_pull_weights", lambda _: None)  # the tiny model is not in a package index
     monkeypatch.setattr(demo, "EXAMPLES", 3)
     monkeypatch.setattr(demo, "ITEMS", 3)
-    done = CliRunner().invoke(nanoflux, ["--home", str(home.root), "demo", "--out", str(tmp_path / "report")])
-    assert done.exit_code == 0, f"{done.output}\n{done.exception}"
+    result = CliRunner().invoke(nanoflux, ["--home", str(home.root), "demo", "--out", str(tmp_path / "report")])
+    assert result.exit_code == 0, f"{result.output}\n{result.exception}"
     for line in ("untuned", "tuned on the run's examples", "tuned on random train items"):
-        assert f"%  {line} (" in done.output
-    assert "tuned on the run's examples against untuned: " in done.output
-    assert "tuned on random train items against tuned on the run's examples: " in done.output
+        assert f"%  {line} (" in result.output
+    assert "tuned on the run's examples against untuned: " in result.output
+    assert "tuned on random train items against tuned on the run's examples: " in result.output
     assert (tmp_path / "report" / "index.html").exists()

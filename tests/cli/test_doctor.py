@@ -26,8 +26,8 @@ NAMES = [
 PROJECT = Path(__file__).parents[2]
 
 
-def stand_in(folder: Path, name: str, text: str) -> Path:
-    """Write a shell program `name` into `folder`, which a test puts first on PATH."""
+def write_program(folder: Path, name: str, text: str) -> Path:
+    """Write a shell program into a folder, which the test puts first on PATH; return the folder."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -35,19 +35,19 @@ def stand_in(folder: Path, name: str, text: str) -> Path:
     return folder
 
 
-def find_check(ended: Any, name: str) -> dict[str, Any]:
-    (check_entry,) = [check for check in ended.json["checks"] if check["name"] == name]
+def find_check(result: Any, name: str) -> dict[str, Any]:
+    (check_entry,) = [check for check in result.json["checks"] if check["name"] == name]
     return dict(check_entry)
 
 
 def test_doctor_prints_every_check_and_creates_no_home(nanoflux: Callable[..., Any], tmp_path: Path) -> None:
-    ended = nanoflux(tmp_path / "home", "doctor", "--json")
-    assert list(ended.json) == ["ok", "checks"]
-    assert [check["name"] for check in ended.json["checks"]] == NAMES
-    assert all(list(check) == ["name", "ok", "found", "fix"] for check in ended.json["checks"])
-    assert ended.json["ok"] is all(check["ok"] for check in ended.json["checks"])
-    assert ended.code == (0 if ended.json["ok"] else 1)
-    assert find_check(ended, "weights")["fix"].startswith("run `nanoflux models pull")
+    result = nanoflux(tmp_path / "home", "doctor", "--json")
+    assert list(result.json) == ["ok", "checks"]
+    assert [check["name"] for check in result.json["checks"]] == NAMES
+    assert all(list(check) == ["name", "ok", "found", "fix"] for check in result.json["checks"])
+    assert result.json["ok"] is all(check["ok"] for check in result.json["checks"])
+    assert result.code == (0 if result.json["ok"] else 1)
+    assert find_check(result, "weights")["fix"].startswith("run `nanoflux models pull")
     assert not (tmp_path / "home").exists()
     lines = nanoflux(tmp_path / "home", "doctor").out.splitlines()
     assert [line.split()[1] for line in lines] == NAMES
@@ -59,8 +59,8 @@ def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[.
     (home / "ledger.db").write_bytes(b"no ledger" * 999)
     (home / "weights" / "broken").mkdir(parents=True)
     (home / "weights" / "broken" / "weights.json").write_text("{}")
-    ended = nanoflux(home, "doctor", "--json", NANOFLUX_VLLM_PYTHON="/usr/bin/false")
-    assert ended.code == 1 and ended.json["ok"] is False
+    result = nanoflux(home, "doctor", "--json", NANOFLUX_VLLM_PYTHON="/usr/bin/false")
+    assert result.code == 1 and result.json["ok"] is False
     expected = {
         "home": ("accessible to other users (mode 0755)", f"chmod 700 {home}"),
         "ledger": ("not a readable ledger", "restore a backup"),
@@ -68,10 +68,10 @@ def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[.
         "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
     }
     for name, (text, fix) in expected.items():
-        check = find_check(ended, name)
+        check = find_check(result, name)
         assert not check["ok"] and text in check["found"] and fix in check["fix"], check
-    shown = nanoflux(home, "doctor")
-    assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in shown.out
+    table = nanoflux(home, "doctor")
+    assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in table.out
 
 
 def test_doctor_reports_an_open_guard_as_a_hint(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_doctor_compares_only_sizes_of_large_weights(
 
 
 def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
+    folder = write_program(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     assert machine.check_gpus() == MachineCheck("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
     monkeypatch.setattr(software, "version", lambda _: "2.13.0+cpu")
@@ -129,7 +129,7 @@ def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
+    folder = write_program(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(machine, "_count_cards", lambda: 2)
     check = machine.check_gpus()
@@ -147,7 +147,7 @@ SMI = {
 
 
 @pytest.mark.parametrize(
-    ("odd", "doctor", "plan", "code"),
+    ("output", "doctor", "plan", "code"),
     [("unified memory", "hint .*GB10, memory not stated .*--gpus", "GPU 0 .NVIDIA GB10. does not report its memory", 2),
      ("one of two", "hint .*A100, 40960 MiB.*; NVIDIA A100, memory not stated", "GPU 1 .*Insufficient Permissions", 0),
      ("one lost", "fix .*GPU that does not answer.*A100, 40960 MiB", "GPU 0 .*Unknown Error", 0),
@@ -156,14 +156,14 @@ SMI = {
      ("hanging", "fix .*did not answer within 10 s", "no GPU on this machine: nvidia-smi did not answer", 2)],
 )  # fmt: skip
 def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
-    nanoflux: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, doctor: str, plan: str, code: int
+    nanoflux: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, doctor: str, plan: str, code: int
 ) -> None:
-    path = f"{stand_in(tmp_path / 'bin', 'nvidia-smi', SMI[odd])}{os.pathsep}{os.environ['PATH']}"
-    planned = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
-    assert planned.code == code and "Traceback" not in planned.err, planned.err
-    assert re.search(plan, planned.err) and "--gpus 40,40" in planned.err, planned.err
-    stated = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
-    assert stated.code == 0
+    path = f"{write_program(tmp_path / 'bin', 'nvidia-smi', SMI[output])}{os.pathsep}{os.environ['PATH']}"
+    result = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
+    assert result.code == code and "Traceback" not in result.err, result.err
+    assert re.search(plan, result.err) and "--gpus 40,40" in result.err, result.err
+    with_stated_memory = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
+    assert with_stated_memory.code == 0
     monkeypatch.setenv("PATH", path)
     check = machine.check_gpus()
     assert re.search(doctor, f"{check.word} {check.state} {check.fix}"), check
@@ -207,8 +207,8 @@ def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Call
     assert {"smollm2-135m": "Apache-2.0"}.items() <= {
         model["name"]: model["licence"] for model in document["models"]
     }.items()
-    shown = nanoflux(home, "doctor", "--licences")
-    assert "gemma-3-4b-it" in shown.out and "must be accepted first" in shown.out and shown.code == 0
+    table = nanoflux(home, "doctor", "--licences")
+    assert "gemma-3-4b-it" in table.out and "must be accepted first" in table.out and table.code == 0
 
 
 @pytest.mark.parametrize(
@@ -236,5 +236,5 @@ def test_wheel_contains_the_tested_versions(tmp_path: Path) -> None:
     script = f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, timeout=120)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        carried = wheel.read("nanoflux_local/constraints.txt")
-    assert carried == (PROJECT / "constraints.txt").read_bytes() == packages.constraints_file().read_bytes()
+        constraints = wheel.read("nanoflux_local/constraints.txt")
+    assert constraints == (PROJECT / "constraints.txt").read_bytes() == packages.constraints_file().read_bytes()

@@ -7,56 +7,56 @@ import pytest
 
 from nanoflux_local.ledger.views import LedgerView
 
-ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
+EVAL = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
 PROMISED = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 
 
-def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, called: Callable) -> None:
-    one = called(tmp_path, *ON, "--endpoint", "duelist-a", "--mode", "soft").json
-    other = called(tmp_path, *ON, "--endpoint", "duelist-b").json
-    assert one.keys() >= PROMISED and (one["n"], one["runs"]) == (6, 2)
-    assert one["soft"]["judge"] == "arbiter" and other["soft"] is None
-    pair = called(tmp_path, "compare", one["eval"], other["eval"], "--json").json["pairs"][0]
-    assert (pair["a"], pair["b"], pair["n"]) == (one["eval"], other["eval"], 6)
+def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, invoke: Callable) -> None:
+    first = invoke(tmp_path, *EVAL, "--endpoint", "duelist-a", "--mode", "soft").json
+    second = invoke(tmp_path, *EVAL, "--endpoint", "duelist-b").json
+    assert first.keys() >= PROMISED and (first["n"], first["runs"]) == (6, 2)
+    assert first["soft"]["judge"] == "arbiter" and second["soft"] is None
+    pair = invoke(tmp_path, "compare", first["eval"], second["eval"], "--json").json["pairs"][0]
+    assert (pair["a"], pair["b"], pair["n"]) == (first["eval"], second["eval"], 6)
 
 
-def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, called: Callable) -> None:
+def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke: Callable) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
     for name, seed, trial in (("tried", 12, 4), ("guessed", 13, 4), ("untried", 7, 0)):
-        called(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
-    soft = (*ON, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
-    trial = called(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]
+        invoke(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
+    soft = (*EVAL, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
+    trial = invoke(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]
     right, wrong = trial["specificity"]["share"], trial["sensitivity"]["share"]
-    assert right + wrong > 1, "a judge that knows something"
-    soft_accuracy = called(tmp_path, *soft, "tried").json["soft"]
+    assert right + wrong > 1, "the judge is no better than chance"
+    soft_accuracy = invoke(tmp_path, *soft, "tried").json["soft"]
     low, high = soft_accuracy["corrected"]["ci95"]
     mean = round(soft_accuracy["mean"] * 6) / 6
     assert soft_accuracy["corrected"]["estimate"] == pytest.approx(
         min(1, max(0, (mean + wrong - 1) / (right + wrong - 1)))
     )
     assert low <= soft_accuracy["corrected"]["estimate"] <= high
-    assert "no better than chance" in called(tmp_path, *soft, "guessed").err
-    assert "has no judge trial" in called(tmp_path, *soft, "untried").err
+    assert "no better than chance" in invoke(tmp_path, *soft, "guessed").err
+    assert "has no judge trial" in invoke(tmp_path, *soft, "untried").err
 
 
-def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, called: Callable) -> None:
+def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable) -> None:
     (tmp_path / "domains").mkdir()
     (tmp_path / "domains" / "bare.toml").write_text(
         'extends = "starter"\nevaluates = ["starter-easy"]\nexamples = []\n'
     )
-    asked = {
-        domain: called(tmp_path, *ON, "--endpoint", "duelist-a", "--domain", domain).json["eval"]
+    evaluation_by_domain = {
+        domain: invoke(tmp_path, *EVAL, "--endpoint", "duelist-a", "--domain", domain).json["eval"]
         for domain in ("starter", "bare")
     }
     with LedgerView(tmp_path / "ledger.db") as view:
-        longest = {
+        longest_prompt = {
             domain: max(len(row["request"]) for row in view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
-            for domain, evaluation in asked.items()
+            for domain, evaluation in evaluation_by_domain.items()
         }
-    assert longest["bare"] < longest["starter"], "without the worked example the prompt is shorter"
+    assert longest_prompt["bare"] < longest_prompt["starter"], "the prompt still has the worked example"
 
 
-def test_eval_names_missing_options_and_items(tmp_path: Path, called: Callable) -> None:
+def test_eval_names_missing_options_and_items(tmp_path: Path, invoke: Callable) -> None:
     for arguments, message in (
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),
@@ -65,5 +65,5 @@ def test_eval_names_missing_options_and_items(tmp_path: Path, called: Callable) 
         (("--model", "m", "--domain", "gsmhard"), "no domain 'gsmhard' uses the benchmark 'starter'"),
         (("--model", "m", "--domain", "nothing"), "no domain 'nothing'"),
     ):
-        ended = called(tmp_path, "eval", "--data", "starter", *arguments)
-        assert ended.code == 2 and message in ended.err
+        result = invoke(tmp_path, "eval", "--data", "starter", *arguments)
+        assert result.code == 2 and message in result.err

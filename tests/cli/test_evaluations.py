@@ -6,43 +6,43 @@ from pathlib import Path
 
 import pytest
 
-ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "12", "--runs", "2", "--json")
+EVAL = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "12", "--runs", "2", "--json")
 
 
 @pytest.fixture
-def evaluations(tmp_path: Path, called: Callable) -> tuple[str, str]:
+def evaluations(tmp_path: Path, invoke: Callable) -> tuple[str, str]:
     """The ids of two evaluations of the same items by different models."""
-    first, second = (called(tmp_path, *ON, "--endpoint", name).json["eval"] for name in ("duelist-a", "duelist-b"))
+    first, second = (invoke(tmp_path, *EVAL, "--endpoint", name).json["eval"] for name in ("duelist-a", "duelist-b"))
     return first, second
 
 
-def test_eval_list_and_show_agree(tmp_path: Path, called: Callable, evaluations: tuple[str, str]) -> None:
-    newest, oldest = called(tmp_path, "eval", "list", "--json").json
+def test_eval_list_and_show_agree(tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]) -> None:
+    newest, oldest = invoke(tmp_path, "eval", "list", "--json").json
     assert (newest["eval"], oldest["eval"]) == evaluations[::-1]
     assert (oldest["model"], oldest["items"], oldest["runs"], oldest["status"]) == ("duelist-a", 12, 2, "done")
-    shown = called(tmp_path, "eval", "show", evaluations[0][:6], "--json").json
-    assert shown["strict"] == oldest["strict"] and shown["n"] == 12 and shown["settings"]["runs"] == 2
-    table = called(tmp_path, "eval", "list").out.splitlines()
+    summary = invoke(tmp_path, "eval", "show", evaluations[0][:6], "--json").json
+    assert summary["strict"] == oldest["strict"] and summary["n"] == 12 and summary["settings"]["runs"] == 2
+    table = invoke(tmp_path, "eval", "list").out.splitlines()
     assert len(table) == 3 and table[2].startswith(evaluations[0])
-    assert "starter-easy test, 12 items, 2 runs" in called(tmp_path, "eval", "show", evaluations[0]).out
+    assert "starter-easy test, 12 items, 2 runs" in invoke(tmp_path, "eval", "show", evaluations[0]).out
 
 
-def test_eval_items_lists_shares_and_replies(tmp_path: Path, called: Callable, evaluations: tuple[str, str]) -> None:
-    document = called(tmp_path, "eval", "items", evaluations[0], "--json").json
+def test_eval_items_lists_shares_and_replies(tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]) -> None:
+    document = invoke(tmp_path, "eval", "items", evaluations[0], "--json").json
     assert len(document["items"]) == 12 and all(item["scored"] == 2 for item in document["items"])
     name = document["items"][0]["item"]
-    item = called(tmp_path, "eval", "items", evaluations[0], "--item", name, "--json").json
+    item = invoke(tmp_path, "eval", "items", evaluations[0], "--item", name, "--json").json
     assert item["question"] and item["answer"] and len(item["replies"][evaluations[0]]) == 2
-    page = called(tmp_path, "eval", "items", evaluations[0], "--item", name).out
+    page = invoke(tmp_path, "eval", "items", evaluations[0], "--item", name).out
     assert item["question"].split("\n")[0] in page and f"Expected: {item['answer']}" in page and "run 2:" in page
 
 
 def test_compare_lists_the_flips_that_eval_items_lists(
-    tmp_path: Path, called: Callable, evaluations: tuple[str, str]
+    tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]
 ) -> None:
     base, other = evaluations
-    (pair,) = called(tmp_path, "compare", base, other, "--json").json["pairs"]
-    flips = called(tmp_path, "eval", "items", base, "--flips", other, "--json").json
+    (pair,) = invoke(tmp_path, "compare", base, other, "--json").json["pairs"]
+    flips = invoke(tmp_path, "eval", "items", base, "--flips", other, "--json").json
     assert (flips["base"], flips["other"]) == (pair["a"], pair["b"]) == (base, other)
     assert pair["flips"] and pair["gained"] + pair["lost"] == len(pair["flips"])
     assert [(f["item"], f["base"], f["other"]) for f in flips["flips"]] == [
@@ -50,32 +50,32 @@ def test_compare_lists_the_flips_that_eval_items_lists(
     ]
     first = flips["flips"][0]
     assert first["question"] and len(first["replies"]["base"]) == len(first["replies"]["other"]) == 2
-    table = called(tmp_path, "compare", base, other)
+    table = invoke(tmp_path, "compare", base, other)
     assert f"{other} against {base} (base)" in table.out and first["item"] in table.out
     assert "is higher than in the base evaluation" in table.err
-    assert first["item"] in called(tmp_path, "eval", "items", base, "--flips", other).out
+    assert first["item"] in invoke(tmp_path, "eval", "items", base, "--flips", other).out
 
 
-def test_eval_items_of_missing_evaluations_exit_with_4(tmp_path: Path, called: Callable) -> None:
-    assert called(tmp_path, "eval", "list").code == 4
-    assert called(tmp_path, "eval", "list", "--json").json == []
-    called(tmp_path, *ON, "--endpoint", "duelist-a")
+def test_eval_items_of_missing_evaluations_exit_with_4(tmp_path: Path, invoke: Callable) -> None:
+    assert invoke(tmp_path, "eval", "list").code == 4
+    assert invoke(tmp_path, "eval", "list", "--json").json == []
+    invoke(tmp_path, *EVAL, "--endpoint", "duelist-a")
     for words in (("show", "nothing"), ("items", "nothing")):
-        ended = called(tmp_path, "eval", *words)
-        assert ended.code == 4 and "eval list" in ended.err
+        result = invoke(tmp_path, "eval", *words)
+        assert result.code == 4 and "eval list" in result.err
 
 
-def test_eval_without_data_is_wrong_usage(tmp_path: Path, called: Callable) -> None:
-    ended = called(tmp_path, "eval", "--model", "m")
-    assert ended.code == 2 and "Missing option '--data'" in ended.err
+def test_eval_without_data_is_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
+    result = invoke(tmp_path, "eval", "--model", "m")
+    assert result.code == 2 and "Missing option '--data'" in result.err
 
 
 def test_killed_evaluation_is_listed_as_interrupted(
-    tmp_path: Path, called: Callable, evaluations: tuple[str, str]
+    tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]
 ) -> None:
-    """The row that a killed process leaves behind: running, without a process."""
+    """A killed process leaves a row with the status `running`, as this test writes it."""
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         connection.execute("UPDATE evaluations SET status = 'running' WHERE id = ?", (evaluations[1],))
     connection.close()
-    assert [each["status"] for each in called(tmp_path, "eval", "list", "--json").json] == ["interrupted", "done"]
-    assert "interrupted" in called(tmp_path, "eval", "show", evaluations[1]).out
+    assert [entry["status"] for entry in invoke(tmp_path, "eval", "list", "--json").json] == ["interrupted", "done"]
+    assert "interrupted" in invoke(tmp_path, "eval", "show", evaluations[1]).out

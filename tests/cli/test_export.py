@@ -33,7 +33,7 @@ DIALOGUE = (
 )
 
 
-def change(home: Path, sql: str, *values: object) -> None:
+def change_ledger(home: Path, sql: str, *values: object) -> None:
     with sqlite3.connect(Home(home).ledger) as ledger:
         ledger.execute(sql, values)
     ledger.close()
@@ -44,33 +44,33 @@ def test_help_offers_every_format_and_trainer() -> None:
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, called: Callable[..., Any], kind: str) -> None:
+def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, invoke: Callable[..., Any], kind: str) -> None:
     out = tmp_path / "new" / "rows.jsonl"
-    ended = called(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
-    assert ended.code == 0, ended.err
-    exported, rows = json.loads(ended.out), read_rows(out)
-    of_run = load_run_data(Home(home), "tour").rows
-    assert [(row.prompt, row.completion) for row in rows] == [(row.prompt, row.completion) for row in of_run]
-    assert exported["data_digest"] == data_digest(rows) == data_digest(of_run)
+    result = invoke(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
+    assert result.code == 0, result.err
+    exported, rows = json.loads(result.out), read_rows(out)
+    run_rows = load_run_data(Home(home), "tour").rows
+    assert [(row.prompt, row.completion) for row in rows] == [(row.prompt, row.completion) for row in run_rows]
+    assert exported["data_digest"] == data_digest(rows) == data_digest(run_rows)
     assert exported["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
-    summary = json.loads(called(home, "run", "show", "tour", "--json").out)
+    summary = json.loads(invoke(home, "run", "show", "tour", "--json").out)
     assert (exported["digest"], exported["rows"]) == (summary["digest"], summary["kept"])
     keys = {tuple(json.loads(line)) for line in out.read_text("utf-8").splitlines()}
-    assert len(keys) == 1 and {"id", "turn", "reason"} < set(*keys), "one table: every row has the same keys"
-    named = called(home, "examples", "show", rows[0].id, "--json")
-    assert json.loads(named.out)["id"] == rows[0].id, "a row leads back to the turn that made it"
+    assert len(keys) == 1 and {"id", "turn", "reason"} < set(*keys), "rows have different keys"
+    example = invoke(home, "examples", "show", rows[0].id, "--json")
+    assert json.loads(example.out)["id"] == rows[0].id, "the id of a row is not the id of its example"
 
 
 @pytest.mark.parametrize(
     ("trainer", "kind"), [(name, kind) for name, each in trainers.TRAINERS.items() for kind in each.formats]
 )
 def test_export_for_a_trainer_describes_the_rows(
-    home: Path, tmp_path: Path, called: Callable[..., Any], trainer: str, kind: str
+    home: Path, tmp_path: Path, invoke: Callable[..., Any], trainer: str, kind: str
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    ended = called(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(out), "--json")
-    assert ended.code == 0, ended.err
-    exported = json.loads(ended.out)
+    result = invoke(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(out), "--json")
+    assert result.code == 0, result.err
+    exported = json.loads(result.out)
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     description = yaml.safe_load(Path(exported["description"]).read_text("utf-8"))
     file, columns = READERS[trainer](description)
@@ -80,7 +80,7 @@ def test_export_for_a_trainer_describes_the_rows(
     assert rows and all(columns <= set(row) for row in rows)
     answers = [row[key] for row in rows for key in ("chosen", "rejected") if kind == "preference"]
     assert {type(answer) for answer in answers} <= {dict if trainer == "llama-factory" else list}
-    again = called(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(tmp_path / "b.jsonl"))
+    again = invoke(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(tmp_path / "b.jsonl"))
     assert again.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
 
 
@@ -104,16 +104,16 @@ READERS = {"trl": read_trl, "llama-factory": read_llama_factory, "axolotl": read
 
 
 def test_export_refuses_formats_that_the_trainer_cannot_read(
-    home: Path, tmp_path: Path, called: Callable[..., Any]
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
-    ended = called(home, "export", "tour", "--format", "parquet", "--for", "axolotl", "-o", str(tmp_path / "rows"))
-    assert ended.code == 2 and "axolotl does not read the format 'parquet'" in ended.err
+    result = invoke(home, "export", "tour", "--format", "parquet", "--for", "axolotl", "-o", str(tmp_path / "rows"))
+    assert result.code == 2 and "axolotl does not read the format 'parquet'" in result.err
     assert not list(tmp_path.glob("rows*"))
 
 
-def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     out = tmp_path / "rows.parquet"
-    assert called(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
+    assert invoke(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
     table = pyarrow.parquet.read_table(out).to_pylist()
     for row, example in zip(table, load_run_data(Home(home), "tour").rows, strict=True):
         assert [Message(**message) for message in row["messages"][:-1]] == list(example.prompt)
@@ -127,15 +127,15 @@ def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, kind: s
     path = tmp_path / "rows.jsonl"
     path.write_bytes(dataset._encode_line({"id": "mine", **dataset.FORMATS[kind](example)}))
     assert read_rows(path) == [example]
-    assert len(path.read_text("utf-8").splitlines()) == 1, "a reader that splits at U+2028 finds whole rows"
+    assert len(path.read_text("utf-8").splitlines()) == 1, "U+2028 is not escaped, so some readers would split the row"
 
 
-def test_card_records_origin_and_choice(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_card_records_origin_and_choice(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     out = tmp_path / "few.jsonl"
     options = ("--reason", "kept_failed", "--where", "turn > 1 OR 'a|b' = ''", "--size", "3", "--seed", "5")
-    ended = called(home, "export", "tour", "-o", str(out), *options, "--json")
-    assert ended.code == 0, ended.err
-    exported, card = json.loads(ended.out), out.with_suffix(".md").read_text("utf-8")
+    result = invoke(home, "export", "tour", "-o", str(out), *options, "--json")
+    assert result.code == 0, result.err
+    exported, card = json.loads(result.out), out.with_suffix(".md").read_text("utf-8")
     assert exported["rows"] == 3 and exported["reasons"] == {"kept_failed": 3} and exported["levels"] == {}
     assert all(json.loads(line)["turn"] > 1 for line in out.read_text("utf-8").splitlines())
     for text in (
@@ -144,21 +144,21 @@ def test_card_records_origin_and_choice(home: Path, tmp_path: Path, called: Call
         "Apache-2.0", 'load_dataset("json", data_files="few.jsonl"', r"'a\|b'",
     ):  # fmt: skip
         assert text in card, text
-    again = tmp_path / "again" / "few.jsonl"
-    assert called(home, "export", "tour", "-o", str(again), *options).code == 0
-    assert (again.read_bytes(), again.with_suffix(".md").read_text("utf-8")) == (out.read_bytes(), card)
+    second_out = tmp_path / "again" / "few.jsonl"
+    assert invoke(home, "export", "tour", "-o", str(second_out), *options).code == 0
+    assert (second_out.read_bytes(), second_out.with_suffix(".md").read_text("utf-8")) == (out.read_bytes(), card)
 
 
-def test_card_counts_levels(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
-    change(home, "UPDATE examples SET level = 3 + (turn > 2)")
+def test_card_counts_levels(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+    change_ledger(home, "UPDATE examples SET level = 3 + (turn > 2)")
     out = tmp_path / "rows.jsonl"
-    exported = json.loads(called(home, "export", "tour", "-o", str(out), "--json").out)
+    exported = json.loads(invoke(home, "export", "tour", "-o", str(out), "--json").out)
     assert set(exported["levels"]) == {"3", "4"} and sum(exported["levels"].values()) == exported["rows"]
     assert {json.loads(line)["level"] for line in out.read_text("utf-8").splitlines()} == {3, 4}
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "error"),
     [
         (("tour", "-o", "rows.md"), 2, "is the path of the card itself"),
         (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl exists"),
@@ -174,8 +174,8 @@ def test_card_counts_levels(home: Path, tmp_path: Path, called: Callable[..., An
     ],
 )  # fmt: skip
 def test_unwritable_export_is_reported_and_leaves_no_file(
-    home: Path, tmp_path: Path, called: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
-    words: tuple[str, ...], code: int, said: str,
+    home: Path, tmp_path: Path, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], code: int, error: str,
 ) -> None:  # fmt: skip
     folder = tmp_path / "out"
     folder.mkdir()
@@ -183,37 +183,39 @@ def test_unwritable_export_is_reported_and_leaves_no_file(
     before = {"taken.jsonl": "mine", "half.md": "mine too"}
     for name, text in before.items():
         Path(name).write_text(text)
-    ended = called(home, "export", *words)
-    assert (ended.code, ended.out) == (code, "") and said in ended.err, ended.err
+    result = invoke(home, "export", *words)
+    assert (result.code, result.out) == (code, "") and error in result.err, result.err
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
 def test_full_disk_leaves_no_export_files(
-    home: Path, tmp_path: Path, called: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = files.write_atomically
+    write_atomically = files.write_atomically
 
-    def full(path: Path, content: bytes) -> None:
+    def fail_if_full(path: Path, content: bytes) -> None:
         if "jsonl" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        kept(path, content)
+        write_atomically(path, content)
 
-    monkeypatch.setattr(files, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", fail_if_full)
     folder = tmp_path / "out"
-    ended = called(home, "export", "tour", "-o", str(folder / "rows.jsonl"))
-    assert ended.code == 1 and "No space left" in ended.err and "no partial output is left" in ended.err
+    result = invoke(home, "export", "tour", "-o", str(folder / "rows.jsonl"))
+    assert result.code == 1 and "No space left" in result.err and "no partial output is left" in result.err
     assert list(folder.iterdir()) == []
 
 
-def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
-    change(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
+def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+    change_ledger(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
     out = tmp_path / "rows.jsonl"
     for kind in FORMATS:
-        ended = called(home, "export", "tour", "--format", kind, "-o", str(out))
-        assert ended.code == 3 and "seems to contain a secret" in ended.err and "sk-abc" not in ended.err
+        result = invoke(home, "export", "tour", "--format", kind, "-o", str(out))
+        assert result.code == 3 and "seems to contain a secret" in result.err and "sk-abc" not in result.err
         assert not out.exists() and not out.with_suffix(".md").exists()
-    left_out = ended.err.split("--where ")[1].strip().strip('"')
-    assert called(home, "export", "tour", "-o", str(out), "--where", left_out).code == 0, "its own advice helps"
+    suggested_condition = result.err.split("--where ")[1].strip().strip('"')
+    assert invoke(home, "export", "tour", "-o", str(out), "--where", suggested_condition).code == 0, (
+        "the suggested condition does not exclude the secret"
+    )
     assert "sk-abc" not in out.read_text("utf-8")
 
 
@@ -223,12 +225,12 @@ def test_export_refuses_a_lone_surrogate() -> None:
 
 
 def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
-    home: Path, tmp_path: Path, called: Callable[..., Any]
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
     out = tmp_path / "pairs.jsonl"
-    ended = called(home, "export", "tour", "--format", "preference", "-o", str(out), "--json")
-    assert ended.code == 0, ended.err
-    exported, pairs = json.loads(ended.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    result = invoke(home, "export", "tour", "--format", "preference", "-o", str(out), "--json")
+    assert result.code == 0, result.err
+    exported, pairs = json.loads(result.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     with LedgerView(Home(home).ledger) as view:
         attempts = {record.number: record.last for record in view.turn_records(exported["run"]) if record.kept}
     failed = {number for number, attempt in attempts.items() if attempt.outcome == "kept_failed"}
@@ -243,59 +245,59 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
         assert attempt.defence.solution in rejected["content"] and rejected["content"] != row.completion
     assert (exported["rows"], exported["examples"]) == (len(pairs), len(failed))
     assert exported["without_rejected"] == len(attempts) - len(failed)
-    assert f"left out: {exported['without_rejected']} without a wrong answer" in ended.err
+    assert f"left out: {exported['without_rejected']} without a wrong answer" in result.err
     card = out.with_suffix(".md").read_text("utf-8")
     assert "DPOTrainer" in card and f"{exported['without_rejected']} without a wrong answer of the defender" in card
-    novel = called(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
-    assert novel.code == 4 and "has a wrong answer to reject" in novel.err
+    without_pairs = invoke(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
+    assert without_pairs.code == 4 and "has a wrong answer to reject" in without_pairs.err
 
 
-def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     out = tmp_path / "own.jsonl"
-    ended = called(home, "export", "tour", "--solution", "own", "-o", str(out), "--json")
-    assert ended.code == 0, ended.err
-    exported, rows = json.loads(ended.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    result = invoke(home, "export", "tour", "--solution", "own", "-o", str(out), "--json")
+    assert result.code == 0, result.err
+    exported, rows = json.loads(result.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     solution = exported["choice"]["solution"]
     assert exported["reasons"] == {"kept_novel": len(rows)} and solution["origins"] == {"own": len(rows)}
     assert all(row["origin"] == "own" for row in rows)
     sentence = f"{solution['without']} of {solution['without'] + len(rows)} without a right solution by the defender"
-    assert sentence in ended.err and sentence in out.with_suffix(".md").read_text("utf-8")
-    without_model = called(home, "export", "tour", "--solution", "likeliest", "-o", str(tmp_path / "x.jsonl"))
+    assert sentence in result.err and sentence in out.with_suffix(".md").read_text("utf-8")
+    without_model = invoke(home, "export", "tour", "--solution", "likeliest", "-o", str(tmp_path / "x.jsonl"))
     assert without_model.code == 2 and "--base" in without_model.err
 
 
 def test_dropped_examples_are_neither_exported_nor_trained_on(
-    home: Path, tmp_path: Path, called: Callable[..., Any]
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
-    names = [example["id"] for example in json.loads(called(home, "examples", "list", "tour", "--json").out)]
-    assert called(home, "examples", "review", names[0], "--verdict", "drop").code == 0
+    names = [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
+    assert invoke(home, "examples", "review", names[0], "--verdict", "drop").code == 0
     out = tmp_path / "kept.jsonl"
-    ended = called(home, "export", "tour", "-o", str(out), "--json")
+    result = invoke(home, "export", "tour", "-o", str(out), "--json")
     assert [json.loads(line)["id"] for line in out.read_text("utf-8").splitlines()] == names[1:]
-    assert "left out: 1 that a reviewer dropped" in ended.err
-    assert json.loads(ended.out)["choice"]["dropped"] == {"included": False, "rows": 1}
-    whole = called(home, "export", "tour", "-o", str(tmp_path / "all.jsonl"), "--include-dropped", "--json")
-    assert json.loads(whole.out)["rows"] == len(names)
+    assert "left out: 1 that a reviewer dropped" in result.err
+    assert json.loads(result.out)["choice"]["dropped"] == {"included": False, "rows": 1}
+    all_rows = invoke(home, "export", "tour", "-o", str(tmp_path / "all.jsonl"), "--include-dropped", "--json")
+    assert json.loads(all_rows.out)["rows"] == len(names)
     assert len(load_run_data(Home(home), "tour").rows) == len(names) - 1
-    assert called(home, "examples", "review", names[0], "--verdict", "open").code == 0
+    assert invoke(home, "examples", "review", names[0], "--verdict", "open").code == 0
     assert len(load_run_data(Home(home), "tour").rows) == len(names)
 
 
-def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
     run = ("run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven")
-    assert called(tmp_path, *run, "--examples", "6", "--seed", "7").code == 0
+    assert invoke(tmp_path, *run, "--examples", "6", "--seed", "7").code == 0
     out = tmp_path / "solver.jsonl"
-    ended = called(tmp_path, "export", "proven", "--solution", "solver", "-o", str(out), "--json")
-    assert ended.code == 0, ended.err
+    result = invoke(tmp_path, "export", "proven", "--solution", "solver", "-o", str(out), "--json")
+    assert result.code == 0, result.err
     with LedgerView(Home(tmp_path).ledger) as view:
         findings = {
             record.number: record.last.validation.finding("blind")
-            for record in view.turn_records(json.loads(ended.out)["run"])
+            for record in view.turn_records(json.loads(result.out)["run"])
             if record.kept and record.last.validation
         }
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     texts = {
-        turn: [each.text for each in finding.evidence if each.kind == "solution" and each.agrees]
+        turn: [exhibit.text for exhibit in finding.evidence if exhibit.kind == "solution" and exhibit.agrees]
         for turn, finding in findings.items()
         if finding
     }

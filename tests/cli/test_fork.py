@@ -1,4 +1,4 @@
-"""Forks: the settings of another run with changes, and reuse of every recorded call that still applies."""
+"""A fork has the settings of another run with changes, and reuses every recorded call that still applies."""
 
 import asyncio
 import json
@@ -28,13 +28,13 @@ def play(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]
         return view.summarize_run(run).to_json()
 
 
-def first(home: Home) -> dict[str, Any]:
+def play_origin(home: Home) -> dict[str, Any]:
     settings = {"max_turns": 20, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     return play(home, configs.resolve("starter-genetics", "scripted", settings, home))
 
 
 def test_fork_sends_only_changed_requests(home: Home) -> None:
-    origin = first(home)
+    origin = play_origin(home)
     changes = {"novelty": {"question": 0.4}}
     fork = play(home, runs.fork_config(home, origin["run"], changes), origin["run"])
     elsewhere = Home(home.root / "elsewhere").prepare()
@@ -46,14 +46,14 @@ def test_fork_sends_only_changed_requests(home: Home) -> None:
 
 
 def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> None:
-    origin = first(home)
+    origin = play_origin(home)
     fork = play(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
     assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]
     assert fork["kept"] < origin["kept"]
 
 
 def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
-    origin = first(home)
+    origin = play_origin(home)
     with LedgerView(home.ledger) as view:
         frozen = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
     assert runs.fork_config(home, origin["run"], {"seed": 6}) == frozen.model_copy(update={"seed": 6})
@@ -64,26 +64,26 @@ def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
 
 
 def test_fork_with_another_embedder_uses_its_thresholds(home: Home) -> None:
-    origin = first(home)
+    origin = play_origin(home)
     minilm = {"endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}}, "embedder": "minilm"}
     assert runs.fork_config(home, origin["run"], minilm).novelty.question == 0.85
-    named = runs.fork_config(home, origin["run"], {**minilm, "novelty": {"question": 0.5}}).novelty
-    assert (named.question, named.solution) == (0.5, 0.75)
+    own_threshold = runs.fork_config(home, origin["run"], {**minilm, "novelty": {"question": 0.5}}).novelty
+    assert (own_threshold.question, own_threshold.solution) == (0.5, 0.75)
 
 
-def test_run_set_refuses_a_frozen_setting_and_prints_the_fork(home: Home, called: Callable) -> None:
-    origin = first(home)
+def test_run_set_refuses_a_frozen_setting_and_prints_the_fork(home: Home, invoke: Callable) -> None:
+    origin = play_origin(home)
     settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
     assert parse_settings(format_settings(settings)) == settings
-    with pytest.raises(RefusedError, match="affects the result") as refused:
+    with pytest.raises(RefusedError, match="affects the result") as refusal:
         runs.change(home, origin["run"], {"novelty": {"question": 0.4}, "concurrency": 2})
-    _, _, offered = refused.value.fix.partition(": ")
-    program, *words = shlex.split(offered)
+    _, _, fork_command = refusal.value.fix.partition(": ")
+    program, *words = shlex.split(fork_command)
     assert program == "nanoflux"
-    ended = called(home.root, *words, "--json")
-    assert ended.code == 0, ended.err
-    shown = json.loads(ended.out)
-    assert shown["forked_from"] == origin["run"] and shown["calls"]["remembered"] > 0
+    result = invoke(home.root, *words, "--json")
+    assert result.code == 0, result.err
+    summary = json.loads(result.out)
+    assert summary["forked_from"] == origin["run"] and summary["calls"]["remembered"] > 0
 
 
 WRONG = [
@@ -95,14 +95,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "code", "message"), WRONG)
 def test_impossible_fork_is_refused(
-    home: Home, called: Callable, words: tuple[str, ...], code: int, message: str
+    home: Home, invoke: Callable, words: tuple[str, ...], code: int, message: str
 ) -> None:
-    run = first(home)["run"]
-    ended = called(home.root, "run", "start", *(run if word == "RUN" else word for word in words))
-    assert (ended.code, ended.out) == (code, "") and message in ended.err
+    run = play_origin(home)["run"]
+    result = invoke(home.root, "run", "start", *(run if word == "RUN" else word for word in words))
+    assert (result.code, result.out) == (code, "") and message in result.err
 
 
-def test_run_table_names_the_origin_of_a_fork(home: Home, called: Callable) -> None:
-    run = first(home)["run"]
-    ended = called(home.root, "run", "start", "--fork", run, "--max-turns", "3")
-    assert any(line.split() == ["fork", "of", run] for line in ended.out.splitlines()), ended.out
+def test_run_table_names_the_origin_of_a_fork(home: Home, invoke: Callable) -> None:
+    run = play_origin(home)["run"]
+    result = invoke(home.root, "run", "start", "--fork", run, "--max-turns", "3")
+    assert any(line.split() == ["fork", "of", run] for line in result.out.splitlines()), result.out

@@ -1,5 +1,5 @@
-"""Hostile questions: a server writes text that a browser, a spreadsheet or a terminal would execute; the run keeps it,
-and every place that shows it shows plain text."""
+"""A server writes questions that a browser, a spreadsheet or a terminal would execute; a run keeps such a question, and
+everything that shows it shows plain text."""
 
 import json
 import os
@@ -21,7 +21,7 @@ HARM = (
 )
 LINE = "x" * 10_000_000
 """The longest line that a model may write."""
-ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that control a terminal or reverse the direction of text."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FORMATS = ("chat", "prompt-completion", "alpaca")
@@ -41,8 +41,8 @@ def harm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def hostile(harm: str, new_server: Callable[[], Any]) -> Iterator[str]:
-    """The address of a server that answers everything with it."""
+def hostile_url(harm: str, new_server: Callable[[], Any]) -> Iterator[str]:
+    """The address of a server that answers every request with the harmful text."""
     server = new_server()
     server.answer((200, reply_of(harm)))
     yield server.url
@@ -50,92 +50,100 @@ def hostile(harm: str, new_server: Callable[[], Any]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def harmed(
-    harm: str, hostile: str, nanoflux: Callable[..., Any], scripted: tuple[str, ...],
+def hostile_run(
+    harm: str, hostile_url: str, nanoflux: Callable[..., Any], scripted_start: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, str]:  # fmt: skip
     """A home with a run, "r", that keeps what the hostile server wrote; and the id of that example."""
     folder = tmp_path_factory.mktemp("hostile")
     config, home = folder / "hostile.toml", folder / "home"
     config.write_text(
-        f'[endpoints.hostile]\ninterface = "openai_chat"\nmodel = "m"\nurl = "{hostile}"\nstructured = false\n'
+        f'[endpoints.hostile]\ninterface = "openai_chat"\nmodel = "m"\nurl = "{hostile_url}"\nstructured = false\n'
         '[roles.attacker]\nendpoint = "hostile"\n'
     )
     words = ("--config", str(config), "--seed", "0", "--max-turns", "12", "--examples", "1", "--name", "r")
-    words = (*words, "--concurrency", "1")  # a turn that is not needed writes megabytes
-    ended = nanoflux(home, *scripted, *words)
-    assert ended.code == 0 and not ACTING.search(ended.out + ended.err), ended.err[:2000]
-    listed = nanoflux(home, "examples", "list", "r", "--json").json
-    kept = [row["id"] for row in listed if row["question"] == harm.strip()]
-    assert kept, "the run kept the hostile question, to the letter"
-    return home, kept[0]
+    words = (*words, "--concurrency", "1")  # a concurrent turn that is not needed would write megabytes
+    result = nanoflux(home, *scripted_start, *words)
+    assert result.code == 0 and not CONTROLS.search(result.out + result.err), result.err[:2000]
+    rows = nanoflux(home, "examples", "list", "r", "--json").json
+    ids = [row["id"] for row in rows if row["question"] == harm.strip()]
+    assert ids, "the run did not keep the hostile question unchanged"
+    return home, ids[0]
 
 
-def test_hostile_reply_is_harmless_on_a_terminal(harmed: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
-    home, example = harmed
+def test_hostile_reply_is_harmless_on_a_terminal(hostile_run: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
+    home, example = hostile_run
     for words in (("examples", "show", example), ("examples", "list", "r"), ("run", "show", "r"), ("run", "list")):
-        for more in ((), ("--json",)):
-            ended = nanoflux(home, *words, *more)
-            assert ended.code == 0 and not ACTING.search(ended.out + ended.err), (words, more)
-            if more:
-                json.loads(ended.out)
+        for json_option in ((), ("--json",)):
+            result = nanoflux(home, *words, *json_option)
+            assert result.code == 0 and not CONTROLS.search(result.out + result.err), (words, json_option)
+            if json_option:
+                json.loads(result.out)
     assert "=cmd|" in nanoflux(home, "examples", "show", example).out
 
 
 def test_hostile_reply_is_exported_verbatim(
-    harmed: tuple[Path, str], harm: str, nanoflux: Callable[..., Any], tmp_path: Path
+    hostile_run: tuple[Path, str], harm: str, nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """The formats are JSON lines and Parquet: no spreadsheet computes their cells, and no row ends early."""
+    """Spreadsheets evaluate no formulas in JSON Lines and Parquet, and no row may be split."""
     for kind in (*FORMATS, "parquet"):
         out = tmp_path / f"rows-{kind}"
-        ended = nanoflux(harmed[0], "export", "r", "--format", kind, "-o", str(out))
-        assert ended.code == 0 and not ACTING.search(ended.out + ended.err), ended.err[:2000]
+        result = nanoflux(hostile_run[0], "export", "r", "--format", kind, "-o", str(out))
+        assert result.code == 0 and not CONTROLS.search(result.out + result.err), result.err[:2000]
         rows = pyarrow.parquet.read_table(out).to_pylist() if kind == "parquet" else None
         lines = [] if rows is not None else out.read_bytes().split(b"\n")[:-1]
         rows = [json.loads(line) for line in lines] if rows is None else rows
-        serialized = json.dumps(rows, ensure_ascii=False)
-        assert len(rows) == 1 and json.dumps(harm.strip(), ensure_ascii=False)[1:-1] in serialized
+        text = json.dumps(rows, ensure_ascii=False)
+        assert len(rows) == 1 and json.dumps(harm.strip(), ensure_ascii=False)[1:-1] in text
         card = out.with_suffix(".md").read_text(encoding="utf-8")
-        assert not ACTING.search(card) and "<script" not in card
+        assert not CONTROLS.search(card) and "<script" not in card
 
 
 def test_report_of_a_huge_line_stays_small(
-    harmed: tuple[Path, str], nanoflux: Callable[..., Any], tmp_path: Path
+    hostile_run: tuple[Path, str], nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
-    ended = nanoflux(harmed[0], "report", "r", "-o", str(tmp_path / "report"))
-    assert ended.code == 0, ended.err
+    result = nanoflux(hostile_run[0], "report", "r", "-o", str(tmp_path / "report"))
+    assert result.code == 0, result.err
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "&lt;script&gt;" in page and "<script" not in page and not ACTING.search(page)
+    assert "&lt;script&gt;" in page and "<script" not in page and not CONTROLS.search(page)
     assert len(page) < 10 * MAX_CHARACTERS
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Callable[[Path], str]:
-    """The document of a page in a real browser, after its scripts would have run."""
-    named = os.environ.get("NANOFLUX_CHROMIUM", "")
-    browser = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+def render_page(tmp_path: Path) -> Callable[[Path], str]:
+    """Render a page in a real browser, which would run its scripts, and return the document."""
+    configured = os.environ.get("NANOFLUX_CHROMIUM", "")
+    browser = configured or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser:
         pytest.skip("no Chromium here (Debian: apt install chromium-headless-shell, or name one in NANOFLUX_CHROMIUM)")
-    safe = ("--headless", "--disable-gpu", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}/b")
+    options = (
+        "--headless",
+        "--disable-gpu",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}/b",
+    )
 
     def show(page: Path) -> str:
-        words = [str(browser), *safe, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=120)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+        words = [str(browser), *options, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+        result = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=120)
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout
 
     return show
 
 
 def test_hostile_reply_runs_no_script_in_a_browser(
-    harmed: tuple[Path, str], shown: Callable[[Path], str], nanoflux: Callable[..., Any], tmp_path: Path
+    hostile_run: tuple[Path, str], render_page: Callable[[Path], str], nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
     unescaped = tmp_path / "unescaped.html"
     unescaped.write_text(f"<!doctype html><meta charset=utf-8><title>mine</title><p>{HARM}</p>", encoding="utf-8")
-    assert "<title>owned</title>" in shown(unescaped), "this browser runs what it is given"
-    ended = nanoflux(harmed[0], "report", "r", "-o", str(tmp_path / "report"))
-    assert ended.code == 0, ended.err
-    document = shown(tmp_path / "report" / "index.html")
+    assert "<title>owned</title>" in render_page(unescaped), (
+        "this browser runs no scripts, so the test would prove nothing"
+    )
+    result = nanoflux(hostile_run[0], "report", "r", "-o", str(tmp_path / "report"))
+    assert result.code == 0, result.err
+    document = render_page(tmp_path / "report" / "index.html")
     assert "<title>NanoFlux run r</title>" in document and "owned</title>" not in document
     assert not re.search(r"<(script|img|iframe|object|embed)\b", document) and "onload=" not in re.sub(
         ">[^<]*<", "><", document

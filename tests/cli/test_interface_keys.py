@@ -1,4 +1,4 @@
-"""The JSON keys that scripts read: none of a command's documented keys may disappear or move."""
+"""Scripts read the documented JSON keys of commands, so none of these keys may disappear or move."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ WHAT_IF = {
 EVALUATION = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 PAIR = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
 SANDBOX_RUN = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
-ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "4", "--runs", "2", "--json")
+EVAL = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "4", "--runs", "2", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -86,32 +86,32 @@ def test_run_list_has_the_keys_of_a_summary(home: Path) -> None:
     assert set(entry) == set(SUMMARY[""].split())
 
 
-def test_eval_and_compare_print_the_promised_keys(tmp_path: Path, called: Callable) -> None:
-    soft = called(tmp_path, *ON, "--endpoint", "duelist-a", "--mode", "soft").json
-    strict = called(tmp_path, *ON, "--endpoint", "duelist-b").json
+def test_eval_and_compare_print_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
+    soft = invoke(tmp_path, *EVAL, "--endpoint", "duelist-a", "--mode", "soft").json
+    strict = invoke(tmp_path, *EVAL, "--endpoint", "duelist-b").json
     assert soft.keys() >= EVALUATION and strict.keys() == soft.keys()
     assert strict["soft"] is None and strict["adapter"] is None and strict["runs"] == 2
     assert soft["strict"].keys() == {"mean", "sd", "ci95"} and len(soft["strict"]["ci95"]) == 2
     assert soft["soft"].keys() == {"n", "mean", "sd", "ci95", "unscored", "by_run", "judge"}
-    comparison = called(tmp_path, "compare", soft["eval"], strict["eval"], "--json").json
+    comparison = invoke(tmp_path, "compare", soft["eval"], strict["eval"], "--json").json
     assert comparison.keys() == {"pairs"}
     (pair,) = comparison["pairs"]
     assert pair.keys() >= PAIR and "data" not in pair and len(pair["ci95"]) == 2
-    assert pair["holm_p"] == pair["mcnemar_p"], "one pair alone needs no correction"
+    assert pair["holm_p"] == pair["mcnemar_p"], "a single pair was corrected"
 
 
-def test_doctor_prints_the_promised_keys(tmp_path: Path, called: Callable) -> None:
-    report = called(tmp_path, "doctor", "--json").json
+def test_doctor_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
+    report = invoke(tmp_path, "doctor", "--json").json
     assert report.keys() == {"ok", "checks"} and report["checks"]
     assert all(check.keys() == {"name", "ok", "found", "fix"} for check in report["checks"])
 
 
-def test_sandbox_prints_the_promised_keys(tmp_path: Path, called: Callable) -> None:
-    check = called(tmp_path, "sandbox", "check", "--json").json
+def test_sandbox_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
+    check = invoke(tmp_path, "sandbox", "check", "--json").json
     assert check.keys() >= {"backend", "layers", "safe", "reasons"}
     assert all(isinstance(holds, bool) for holds in check["layers"].values())
     program = tmp_path / "program.py"
     program.write_text("print(6 * 7)\n")
-    outcome = called(tmp_path, "sandbox", "run", str(program), "--json")
+    outcome = invoke(tmp_path, "sandbox", "run", str(program), "--json")
     assert outcome.json.keys() >= SANDBOX_RUN
     assert outcome.code == {"ok": 0, "unavailable": 3}.get(outcome.json["status"], 1)

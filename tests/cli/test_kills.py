@@ -1,4 +1,4 @@
-"""Real kills: the process of a run gets SIGKILL at seeded random moments and is resumed until the run is done."""
+"""A run's process gets SIGKILL at random moments (with a fixed seed) and is resumed until the run is done."""
 
 import importlib.util
 import random
@@ -37,13 +37,13 @@ def kills() -> ModuleType:
 def check_disturbed_run(
     kills: ModuleType, folder: Path, settings: tuple[str, ...], times: int, concurrency: int
 ) -> None:
-    plain, killed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
-    plain.finish()
-    kills.disturb(killed, times, len(plain.sent_keys()), random.Random(0))
-    assert 1 <= killed.kills <= times  # the run may finish before the last kills: calls in flight are sent again
-    one, other = plain.outcome(), killed.outcome()
-    assert one["status"] == "done" and len(one["examples"]) > 10 and one["problems"] == []
-    assert kills.find_differences(one, other, killed, concurrency) == []
+    undisturbed, disturbed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
+    undisturbed.finish()
+    kills.disturb(disturbed, times, len(undisturbed.sent_keys()), random.Random(0))
+    assert 1 <= disturbed.kills <= times  # the run may finish before the last kills: calls in flight are sent again
+    expected, outcome = undisturbed.outcome(), disturbed.outcome()
+    assert expected["status"] == "done" and len(expected["examples"]) > 10 and expected["problems"] == []
+    assert kills.find_differences(expected, outcome, disturbed, concurrency) == []
 
 
 def test_run_killed_at_random_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:

@@ -13,53 +13,53 @@ from nanoflux_local.paths import Home
 
 
 @pytest.fixture
-def ledger_json(called, home: Path) -> Callable[..., dict]:
+def ledger_json(invoke, home: Path) -> Callable[..., dict]:
     """The JSON of `nanoflux ledger …`."""
-    return lambda *words: json.loads(called(home, "ledger", *words, "--json").out)
+    return lambda *words: json.loads(invoke(home, "ledger", *words, "--json").out)
 
 
-def test_ledger_show_compact_and_backup(called, ledger_json, home: Path, tmp_path: Path) -> None:
-    shown = ledger_json("show")
-    assert shown["path"] == str(home / "ledger.db") and shown["bytes"] >= (home / "ledger.db").stat().st_size
-    assert (shown["runs"], shown["turns"], shown["packed"]) == (1, 12, 0) and shown["calls"] > 10
-    packed = ledger_json("compact")
-    assert packed["packed"] == shown["calls"] and packed["shrunk"]
-    assert packed["texts_after"] < packed["texts_before"] and packed["bytes_before"] >= shown["bytes"]
-    assert ledger_json("show")["packed"] == shown["calls"]
-    assert called(home, "run", "verify", "tour").code == 0
+def test_ledger_show_compact_and_backup(invoke, ledger_json, home: Path, tmp_path: Path) -> None:
+    contents = ledger_json("show")
+    assert contents["path"] == str(home / "ledger.db") and contents["bytes"] >= (home / "ledger.db").stat().st_size
+    assert (contents["runs"], contents["turns"], contents["packed"]) == (1, 12, 0) and contents["calls"] > 10
+    summary = ledger_json("compact")
+    assert summary["packed"] == contents["calls"] and summary["shrunk"]
+    assert summary["texts_after"] < summary["texts_before"] and summary["bytes_before"] >= contents["bytes"]
+    assert ledger_json("show")["packed"] == contents["calls"]
+    assert invoke(home, "run", "verify", "tour").code == 0
     copy = tmp_path / "copy.db"
     assert ledger_json("backup", str(copy)) == {"backup": str(copy), "bytes": copy.stat().st_size}
-    again = called(home, "ledger", "backup", str(copy))
-    assert again.code == 3 and "a backup overwrites nothing" in again.err
+    repeated = invoke(home, "ledger", "backup", str(copy))
+    assert repeated.code == 3 and "a backup overwrites nothing" in repeated.err
     for words in (("show",), ("compact",), ("backup", str(tmp_path / "other.db"))):
-        assert called(home, "ledger", *words).code == 0
+        assert invoke(home, "ledger", *words).code == 0
 
 
-def test_compact_keeps_file_size_while_a_run_is_active(called, ledger_json, home: Path) -> None:
-    """The test holds the run's lock and job, as a worker would."""
+def test_compact_keeps_file_size_while_a_run_is_active(invoke, ledger_json, home: Path) -> None:
+    """The test holds the lock and the job of the run, as a worker would."""
     opened_home = Home(home)
     with Ledger(opened_home.ledger) as ledger:
         work = Work(RUN, ledger.rows("SELECT id FROM runs")[0][0])
         ledger.start_job("run", work.id, 1, boot_id())
     with work.lock(opened_home).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        done = called(home, "ledger", "compact", "--json")
-        assert json.loads(done.out)["packed"] > 10 and not json.loads(done.out)["shrunk"]
-        assert "is active" in done.err
-    kept = opened_home.ledger.stat().st_size
+        result = invoke(home, "ledger", "compact", "--json")
+        assert json.loads(result.out)["packed"] > 10 and not json.loads(result.out)["shrunk"]
+        assert "is active" in result.err
+    size_before = opened_home.ledger.stat().st_size
     assert ledger_json("compact")["shrunk"]
-    assert ledger_json("show")["free_bytes"] == 0 and opened_home.ledger.stat().st_size < kept
+    assert ledger_json("show")["free_bytes"] == 0 and opened_home.ledger.stat().st_size < size_before
 
 
-def test_ledger_show_without_ledger_exits_with_4(called, tmp_path: Path) -> None:
+def test_ledger_show_without_ledger_exits_with_4(invoke, tmp_path: Path) -> None:
     for words in (("show",), ("compact",), ("backup", str(tmp_path / "copy.db"))):
-        assert called(tmp_path, "ledger", *words).code == 4
+        assert invoke(tmp_path, "ledger", *words).code == 4
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_run_start_excludes_questions_of_another_run(called, home: Path, scripted: tuple[str, ...]) -> None:
-    words = (*scripted, "--max-turns", "3", "--seed", "7")
-    document = json.loads(called(home, *words, "--novel-against", "tour", "--json").out)
-    alone = json.loads(called(home, *words, "--json").out)
-    assert document["funnel"]["novelty_rejected"] > alone["funnel"]["novelty_rejected"]
-    assert called(home, *words, "--novel-against", "nobody").code == 4
+def test_run_start_excludes_questions_of_another_run(invoke, home: Path, scripted_start: tuple[str, ...]) -> None:
+    words = (*scripted_start, "--max-turns", "3", "--seed", "7")
+    document = json.loads(invoke(home, *words, "--novel-against", "tour", "--json").out)
+    without_exclusion = json.loads(invoke(home, *words, "--json").out)
+    assert document["funnel"]["novelty_rejected"] > without_exclusion["funnel"]["novelty_rejected"]
+    assert invoke(home, *words, "--novel-against", "nobody").code == 4

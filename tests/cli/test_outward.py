@@ -1,4 +1,4 @@
-"""Nothing leaves this machine: refused connections are reported, and a trace of system calls shows none."""
+"""Refused connections are reported, and traces of system calls show no connection to another machine."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-REACHING = """
+CONNECTING_COMMAND = """
 import sys, types, click
 import nanoflux_local.cli.main as main
 
@@ -35,38 +35,38 @@ from nanoflux_models import offline
 offline.SETTINGS.clear()
 main.main(["reach", sys.argv[1]])
 """
-TRACED = "connect,sendto,sendmsg,sendmmsg"
+TRACED_CALLS = "connect,sendto,sendmsg,sendmmsg"
 
 
 @pytest.mark.parametrize("how", ["openly", "wrapped"])
 def test_connection_of_a_library_ends_the_command(how: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", REACHING, how],
+    result = subprocess.run(
+        [sys.executable, "-c", CONNECTING_COMMAND, how],
         env={"HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert ended.returncode == 3, ended.stderr
-    assert ended.stderr.startswith("nanoflux: refused to reach huggingface.co")
-    assert "NANOFLUX_ALLOW_HOSTS=huggingface.co" in ended.stderr and "Traceback" not in ended.stderr
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.startswith("nanoflux: refused to reach huggingface.co")
+    assert "NANOFLUX_ALLOW_HOSTS=huggingface.co" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_swallowed_refusal_of_a_library_is_reported(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", REACHING, "quietly"],
+    result = subprocess.run(
+        [sys.executable, "-c", CONNECTING_COMMAND, "quietly"],
         env={"HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (ended.returncode, ended.stdout) == (0, "went on\n")
-    assert "blocked connections of a library to huggingface.co" in ended.stderr
+    assert (result.returncode, result.stdout) == (0, "went on\n")
+    assert "blocked connections of a library to huggingface.co" in result.stderr
 
 
 @pytest.fixture
-def traced(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[..., list[str]]:
-    """Runs a command under strace; gives every call of the kernel that could have sent something away."""
+def trace_command(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[..., list[str]]:
+    """Run a command under strace, and return every system call that addresses another machine."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed (Debian: apt install strace)")
@@ -75,17 +75,17 @@ def traced(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[..., list[s
 
     def run(home: Path, *arguments: str) -> list[str]:
         log = tmp_path / "trace"
-        ended = nanoflux(
-            home, *arguments, prefix=(strace, "-f", "-qq", "-s", "64", "-e", f"trace={TRACED}", "-o", str(log))
+        result = nanoflux(
+            home, *arguments, prefix=(strace, "-f", "-qq", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
         )
-        assert ended.code == 0, ended.err
-        return [line for line in log.read_text(errors="replace").splitlines() if leads_away(line)]
+        assert result.code == 0, result.err
+        return [line for line in log.read_text(errors="replace").splitlines() if is_remote(line)]
 
     return run
 
 
-def leads_away(line: str) -> bool:
-    """Whether a traced call names an address that is neither loopback nor this kernel's own."""
+def is_remote(line: str) -> bool:
+    """Whether a traced call has the address of another machine: neither loopback nor internal to the kernel."""
     family = re.search(r"sa_family=AF_(\w+)", line)
     if family is None or family[1] in ("UNIX", "NETLINK", "UNSPEC"):
         return False
@@ -93,7 +93,7 @@ def leads_away(line: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("line", "away"),
+    ("line", "remote"),
     [
         ('1 connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("192.0.2.1")}, 16) = 0', True),
         (
@@ -111,38 +111,39 @@ def leads_away(line: str) -> bool:
         ('1 sendto(4, "x", 1, 0, NULL, 0) = 1', False),
     ],
 )
-def test_trace_reader_lists_remote_addresses(line: str, away: bool) -> None:
-    assert leads_away(line) is away
+def test_trace_reader_lists_remote_addresses(line: str, remote: bool) -> None:
+    assert is_remote(line) is remote
 
 
-def test_trace_records_a_connection(traced: Callable[..., list[str]], tmp_path: Path) -> None:
-    """A program in place of the command, without the guard: a name is sent into the void."""
+def test_trace_records_a_connection(trace_command: Callable[..., list[str]], tmp_path: Path) -> None:
+    """An unguarded program connects a UDP socket, which sends no packet, instead of a command."""
     strace, log = shutil.which("strace"), tmp_path / "trace"
     script = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
     subprocess.run(
-        [str(strace), "-f", "-e", f"trace={TRACED}", "-o", str(log), sys.executable, "-c", script], check=False
+        [str(strace), "-f", "-e", f"trace={TRACED_CALLS}", "-o", str(log), sys.executable, "-c", script], check=False
     )
-    assert any(map(leads_away, log.read_text().splitlines()))
+    assert any(map(is_remote, log.read_text().splitlines()))
 
 
 def test_scripted_run_makes_no_outside_connection(
-    traced: Callable[..., list[str]], scripted: tuple[str, ...], tmp_path: Path
+    trace_command: Callable[..., list[str]], scripted_start: tuple[str, ...], tmp_path: Path
 ) -> None:
-    assert traced(tmp_path / "home", *scripted, "--max-turns", "4") == []
+    assert trace_command(tmp_path / "home", *scripted_start, "--max-turns", "4") == []
 
 
 @pytest.mark.real_model
 def test_model_run_training_and_evaluation_make_no_outside_connection(
-    traced: Callable[..., list[str]], test_home: Path, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
+    trace_command: Callable[..., list[str]], test_home: Path, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
-    """The demo's steps on two examples: its models, its sandbox, its training, its evaluation, its report."""
+    """The steps of the demo on two examples: run, training, evaluation and report."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "weights").symlink_to(smollm2_dir.parent)
     run = ("run", "start", "--domain", "starter", "--max-turns", "2", "--seed", "7", "--name", "two")
-    assert traced(home, *run) == []
-    assert traced(home, "train", "two", "--base", "smollm2-135m", "--set", "epochs=1") == []
+    assert trace_command(home, *run) == []
+    assert trace_command(home, "train", "two", "--base", "smollm2-135m", "--set", "epochs=1") == []
     assert (
-        traced(home, "eval", "--model", "smollm2-135m", "--data", "starter-easy", "--limit", "2", "--runs", "1") == []
+        trace_command(home, "eval", "--model", "smollm2-135m", "--data", "starter-easy", "--limit", "2", "--runs", "1")
+        == []
     )
-    assert traced(home, "report", "two", "-o", str(tmp_path / "report")) == []
+    assert trace_command(home, "report", "two", "-o", str(tmp_path / "report")) == []

@@ -72,20 +72,20 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture
-def evaluate(provider: Provider, tmp_path: Path, called: Callable) -> Callable[..., Any]:
-    """`evaluate("a")`: the model of that name on the provider, one request at a time unless `capacity` says more."""
+def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[..., Any]:
+    """Evaluate a model of the provider with `capacity` concurrent requests: `evaluate("a", "--json")`."""
 
     def run(name: str = "a", *words: str, capacity: int = 1) -> Any:
         profile = tmp_path / f"{name}.toml"
         profile.write_text(PROFILE.format(name=name, url=provider.url, capacity=capacity))
-        chosen = ("--profile", str(profile), "--endpoint", name, "--data", "starter-easy")
-        return called(tmp_path / "home", "eval", *chosen, "--limit", str(ITEMS), "--runs", str(RUNS), *words)
+        selection = ("--profile", str(profile), "--endpoint", name, "--data", "starter-easy")
+        return invoke(tmp_path / "home", "eval", *selection, "--limit", str(ITEMS), "--runs", str(RUNS), *words)
 
     return run
 
 
 def test_eval_with_exhausted_quota_fails_and_resumes(
-    provider: Provider, evaluate: Callable, called: Callable, tmp_path: Path
+    provider: Provider, evaluate: Callable, invoke: Callable, tmp_path: Path
 ) -> None:
     provider.refuse = lambda number, _: QUOTA if number > 5 else None
     partial = evaluate("a", "--json")
@@ -95,41 +95,43 @@ def test_eval_with_exhausted_quota_fails_and_resumes(
     assert sum(entry["count"] for entry in result["unscored_reasons"]) == result["unscored"]
     assert "exceeded your current quota" in result["unscored_reasons"][0]["reason"]
     assert "exceeded your current quota" in partial.err and "same command again" in partial.err
-    assert provider.asked == 5 + 1, "it stops at the refusal"
-    shown = evaluate("a")
-    assert shown.code == 1 and f"of {ITEMS} items scored" in shown.out and "current quota" in shown.out
+    assert provider.asked == 5 + 1, "the evaluation did not stop at the refusal"
+    repeated = evaluate("a")
+    assert repeated.code == 1 and f"of {ITEMS} items scored" in repeated.out and "current quota" in repeated.out
 
     provider.refuse = lambda *_: None
-    whole = evaluate("b", "--json").json
-    compared = called(tmp_path / "home", "compare", result["eval"], whole["eval"])
-    assert compared.code == 3 and "is partial" in compared.err and "current quota" in compared.err
-    partly = called(tmp_path / "home", "compare", result["eval"], whole["eval"], "--partial", "--json").json["pairs"][0]
-    assert (partly["n"], partly["left_out"]) == (5, ITEMS - 5)
+    complete = evaluate("b", "--json").json
+    comparison = invoke(tmp_path / "home", "compare", result["eval"], complete["eval"])
+    assert comparison.code == 3 and "is partial" in comparison.err and "current quota" in comparison.err
+    partial_pair = invoke(tmp_path / "home", "compare", result["eval"], complete["eval"], "--partial", "--json").json[
+        "pairs"
+    ][0]
+    assert (partial_pair["n"], partial_pair["left_out"]) == (5, ITEMS - 5)
 
-    asked = provider.asked
+    requests_before = provider.asked
     resumed = evaluate("a", "--json")
     assert resumed.code == 0 and (resumed.json["n"], resumed.json["unscored"]) == (ITEMS, 0)
-    assert provider.asked - asked == ITEMS * RUNS - 5 and resumed.json["eval"] == result["eval"]
-    assert called(tmp_path / "home", "compare", result["eval"], whole["eval"]).code == 0
+    assert provider.asked - requests_before == ITEMS * RUNS - 5 and resumed.json["eval"] == result["eval"]
+    assert invoke(tmp_path / "home", "compare", result["eval"], complete["eval"]).code == 0
 
 
 def test_eval_stops_at_once_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
     provider.refuse = lambda *_: KEY
-    ended = evaluate()
-    assert ended.code == 1 and ended.out == ""
-    assert "Incorrect API key provided" in ended.err and "endpoint's log" not in ended.err
-    assert "same command again" in ended.err and provider.asked == 1
+    result = evaluate()
+    assert result.code == 1 and result.out == ""
+    assert "Incorrect API key provided" in result.err and "endpoint's log" not in result.err
+    assert "same command again" in result.err and provider.asked == 1
 
 
 def test_refused_prompt_leaves_only_its_item_unscored(provider: Provider, evaluate: Callable) -> None:
-    numbers: dict[str, int] = {}
+    number_by_question: dict[str, int] = {}
 
     def refuse(_: int, body: str) -> tuple[int, str, str] | None:
         question = json.loads(body)["messages"][-1]["content"]
-        return TOO_LONG if numbers.setdefault(question, len(numbers)) == 1 else None
+        return TOO_LONG if number_by_question.setdefault(question, len(number_by_question)) == 1 else None
 
     provider.refuse = refuse
-    ended = evaluate("a", "--json")
-    assert ended.code == 1 and (ended.json["n"], ended.json["unscored"]) == (ITEMS - 1, RUNS)
-    (reason,) = ended.json["unscored_reasons"]
+    result = evaluate("a", "--json")
+    assert result.code == 1 and (result.json["n"], result.json["unscored"]) == (ITEMS - 1, RUNS)
+    (reason,) = result.json["unscored_reasons"]
     assert reason["refused"] and reason["count"] == RUNS, reason

@@ -1,4 +1,4 @@
-"""`models plan`: a table, shared GPUs, or a refusal with what would fit; and the packaged profiles."""
+"""`models plan` prints a table, or explains which models would fit instead; and the packaged profiles resolve."""
 
 import json
 from importlib.resources import files
@@ -27,7 +27,7 @@ def run_plan(*arguments: str) -> Result:
     return CliRunner().invoke(nanoflux, ["models", "plan", *arguments])
 
 
-def shares(profile: str, gpus: str) -> dict[str, str]:
+def plan_shares(profile: str, gpus: str) -> dict[str, str]:
     document = json.loads(run_plan(profile, "--gpus", gpus, "--json").stdout)
     assert document["fits"]
     return {server["name"]: server["shares"] for server in document["servers"]}
@@ -36,33 +36,33 @@ def shares(profile: str, gpus: str) -> dict[str, str]:
 @pytest.mark.parametrize("profile", PLANNED)
 @pytest.mark.parametrize("gpus", ["40", "40,40", "80", "24"])
 def test_plan_fits_or_explains_its_refusal(profile: str, gpus: str) -> None:
-    done = run_plan(profile, "--gpus", gpus)
-    if done.exit_code == 0:
-        assert "utilisation" in done.stdout and "qwen3-32b-awq" in done.stdout
+    result = run_plan(profile, "--gpus", gpus)
+    if result.exit_code == 0:
+        assert "utilisation" in result.stdout and "qwen3-32b-awq" in result.stdout
     else:
-        assert isinstance(done.exception, NanofluxError) and done.exception.exit_code == 1
-        assert "do not fit" in done.exception.message and "GPUs of" in done.exception.fix
+        assert isinstance(result.exception, NanofluxError) and result.exception.exit_code == 1
+        assert "do not fit" in result.exception.message and "GPUs of" in result.exception.fix
 
 
 def test_plan_shares_one_40_gib_gpu_and_separates_two() -> None:
-    assert set(shares("a100-40g-x1", "40").values()) == {"gpu0"}
-    assert set(shares("a100-40g-x2", "40,40").values()) == {""}
-    assert set(shares("a100-40g-x4", "40,40,40,40").values()) == {""}
-    assert set(shares("hybrid", "40,40").values()) == {"gpu0"}, "a profile's own `shares` hold"
+    assert set(plan_shares("a100-40g-x1", "40").values()) == {"gpu0"}
+    assert set(plan_shares("a100-40g-x2", "40,40").values()) == {""}
+    assert set(plan_shares("a100-40g-x4", "40,40,40,40").values()) == {""}
+    assert set(plan_shares("hybrid", "40,40").values()) == {"gpu0"}, "the profile's `shares` were not used"
 
 
-def plan_of(profile: str, gpus: str, *more: str) -> dict[str, dict[str, Any]]:
-    document = json.loads(run_plan(profile, "--gpus", gpus, "--json", *more).stdout)
+def make_plan(profile: str, gpus: str, *options: str) -> dict[str, dict[str, Any]]:
+    document = json.loads(run_plan(profile, "--gpus", gpus, "--json", *options).stdout)
     assert document["fits"]
     return {server["name"]: server for server in document["servers"]} | {"": document}
 
 
 def test_plan_is_for_the_requests_and_context_of_the_profile() -> None:
-    document = plan_of("a100-40g-x2", "40,40")[""]
+    document = make_plan("a100-40g-x2", "40,40")[""]
     assert document["asked"]["qwen3-32b-awq"] == {"sequences": 32, "context": 16384}
     assert document["asked"]["gemma-3-4b-it"] == {"sequences": 32, "context": 8192}
-    narrow = plan_of("a100-40g-x2", "40,40", "--sequences", "2", "--context", "1024")
-    assert narrow[""]["asked"]["gemma-3-4b-it"] == {"sequences": 2, "context": 1024}
+    limited = make_plan("a100-40g-x2", "40,40", "--sequences", "2", "--context", "1024")
+    assert limited[""]["asked"]["gemma-3-4b-it"] == {"sequences": 2, "context": 1024}
 
 
 @pytest.mark.parametrize(
@@ -70,28 +70,32 @@ def test_plan_is_for_the_requests_and_context_of_the_profile() -> None:
     [("a100-40g-x1", "40"), ("a100-40g-x2", "40,40"), ("a100-40g-x4", "40,40,40,40"), ("hybrid", "40")],
 )
 def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -> None:
-    servers = plan_of(profile, gpus)
+    servers = make_plan(profile, gpus)
     margins = servers.pop("")["margins"]
     overhead = margins["cuda_gib"] + margins["activations_gib"] + margins["graphs_gib"]
     for server in servers.values():
         parts = server["weights_gib"] + server["kv_gib"] + server["lora_gib"] + overhead
         assert server["tensor"] == 1 and server["overhead_gib"] == pytest.approx(overhead)
         assert parts == pytest.approx(server["utilisation"] * 40, abs=0.02)
-        assert server["requests"] >= 1 and server["lora_gib"] == 0, "no profile adapts a model that it serves"
+        assert server["requests"] >= 1 and server["lora_gib"] == 0, (
+            "memory is reserved for adapters that no profile uses"
+        )
         assert server["utilisation"] <= margins["limit"]
 
 
 def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
-    x1, x4 = plan_of("a100-40g-x1", "40"), plan_of("a100-40g-x4", "40,40,40,40")
-    assert {x1[name]["utilisation"] for name in x1 if name} == {0.87}, "the card less two that sleep there"
+    x1, x4 = make_plan("a100-40g-x1", "40"), make_plan("a100-40g-x4", "40,40,40,40")
+    assert {x1[name]["utilisation"] for name in x1 if name} == {0.87}, (
+        "92% of the GPU, minus 1 GiB for each of two sleeping models"
+    )
     assert {x4[name]["utilisation"] for name in x4 if name} == {0.92}
-    assert len({x4[name]["gpus"][0] for name in x4 if name}) == 3, "the fourth card stays free"
+    assert len({x4[name]["gpus"][0] for name in x4 if name}) == 3, "the fourth GPU is not free"
 
 
 def test_requests_that_do_not_fit_at_once_are_stated() -> None:
-    done = run_plan("a100-40g-x1", "--gpus", "40")
-    assert "3/32 x 16384" in done.stdout and "CUDA graphs" in done.stderr
-    assert "qwen3-32b-awq: 3 of the 32 requests at once fit" in done.stderr
+    result = run_plan("a100-40g-x1", "--gpus", "40")
+    assert "3/32 x 16384" in result.stdout and "CUDA graphs" in result.stderr
+    assert "qwen3-32b-awq: 3 of the 32 requests at once fit" in result.stderr
 
 
 def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
@@ -100,22 +104,22 @@ def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
     mine.write_text(
         (files("nanoflux_local.profiles") / "a100-40g-x2.toml").read_text() + second + '[judge]\npanel = ["second"]\n'
     )
-    alone = shares("a100-40g-x2", "80,80")
-    assert set(shares(str(mine), "80,80")) - set(alone) == {"deepseek-r1-distill-qwen-14b"}
+    alone = plan_shares("a100-40g-x2", "80,80")
+    assert set(plan_shares(str(mine), "80,80")) - set(alone) == {"deepseek-r1-distill-qwen-14b"}
 
 
 def test_plan_refuses_a_32b_model_on_24_gib() -> None:
-    done = run_plan("a100-40g-x1", "--gpus", "24")
-    assert isinstance(done.exception, NanofluxError)
-    assert "2 GPUs of 24 GiB" in done.exception.fix and "medgemma-4b-it" in done.exception.fix
+    result = run_plan("a100-40g-x1", "--gpus", "24")
+    assert isinstance(result.exception, NanofluxError)
+    assert "2 GPUs of 24 GiB" in result.exception.fix and "medgemma-4b-it" in result.exception.fix
 
 
 def test_plan_without_models_or_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_plan("hosted", "--gpus", "40").exit_code == 0
     monkeypatch.setenv("PATH", "")
     for arguments in ((), ("--gpus", "many"), ("--gpus", "-4")):
-        done = run_plan("hybrid", *arguments)
-        assert isinstance(done.exception, NanofluxError) and done.exception.exit_code == 2
+        result = run_plan("hybrid", *arguments)
+        assert isinstance(result.exception, NanofluxError) and result.exception.exit_code == 2
 
 
 @pytest.mark.parametrize("profile", list_profiles())

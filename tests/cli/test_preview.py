@@ -1,4 +1,4 @@
-"""`run start --dry-run` and `run show --config`: sources, GPU plan, estimate, and that nothing is started."""
+"""`run start --dry-run` prints settings with their sources, GPU plan and estimate, and starts nothing."""
 
 import tomllib
 from collections.abc import Callable
@@ -10,13 +10,13 @@ START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted"
 
 
 @pytest.fixture
-def preview(tmp_path: Path, called: Callable) -> Callable[..., dict]:
-    """The JSON of a dry run that would start, in a new home."""
+def preview(tmp_path: Path, invoke: Callable) -> Callable[..., dict]:
+    """Make a dry run of a start that would succeed, and return its JSON."""
 
     def call(*words: str, home: Path = tmp_path / "home") -> dict:
-        ended = called(home, *START, *words, "--dry-run", "--json")
-        assert ended.code == 0, ended.err
-        return dict(ended.json)
+        result = invoke(home, *START, *words, "--dry-run", "--json")
+        assert result.code == 0, result.err
+        return dict(result.json)
 
     return call
 
@@ -36,66 +36,76 @@ def test_dry_run_names_the_source_of_each_setting(tmp_path: Path, preview: Calla
 
 
 def test_dry_run_starts_nothing_and_gives_the_configuration_of_the_start(
-    tmp_path: Path, called: Callable, preview: Callable
+    tmp_path: Path, invoke: Callable, preview: Callable
 ) -> None:
     words = ("--max-turns", "1", "--set", "novelty.question=0.8")
     document = preview(*words)
     assert not (tmp_path / "home").exists()
-    assert called(tmp_path / "home", *START, *words, "--name", "r").code == 0
-    stored = called(tmp_path / "home", "run", "show", "r", "--config", "--json").json
+    assert invoke(tmp_path / "home", *START, *words, "--name", "r").code == 0
+    stored = invoke(tmp_path / "home", "run", "show", "r", "--config", "--json").json
     assert stored["config"] == document["config"] and stored["moves"] == []
 
 
 def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
-    original: Path, called: Callable, preview: Callable
+    original: Path, invoke: Callable, preview: Callable
 ) -> None:
-    alone = preview("--set", "seeds.min=2")["estimate"]
-    assert alone["forecast"] is None and alone["basis"] == "" and alone["least_calls"] == 200 * 4
-    assert {cost["role"]: cost["calls"] for cost in alone["attempt"]} == {"attacker": 1, "defender": 1, "judge": 2}
-    assert all(cost["prompt_tokens"] > 50 and cost["most_completion_tokens"] > 50 for cost in alone["attempt"])
+    without_history = preview("--set", "seeds.min=2")["estimate"]
+    assert (
+        without_history["forecast"] is None
+        and without_history["basis"] == ""
+        and without_history["least_calls"] == 200 * 4
+    )
+    assert {cost["role"]: cost["calls"] for cost in without_history["attempt"]} == {
+        "attacker": 1,
+        "defender": 1,
+        "judge": 2,
+    }
+    assert all(
+        cost["prompt_tokens"] > 50 and cost["most_completion_tokens"] > 50 for cost in without_history["attempt"]
+    )
     estimate = preview("--set", "seeds.min=2", "--examples", "20", home=original)["estimate"]
-    run = called(original, "run", "show", "tour", "--json").json
+    run = invoke(original, "run", "show", "tour", "--json").json
     assert estimate["basis"] == run["run"]
     assert estimate["forecast"]["turns"]["expected"] >= 20 and estimate["calls"]["expected"] >= 20
-    other = preview("--set", "judge.confidence=0.5", home=original)["estimate"]
-    assert other["basis"] == "", "other rules cost something else"
+    other_rules = preview("--set", "judge.confidence=0.5", home=original)["estimate"]
+    assert other_rules["basis"] == "", "an earlier run with another judge does not predict the cost"
 
 
-def test_dry_run_plans_gpus(tmp_path: Path, called: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_plans_gpus(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for nvidia-smi reports two A100s; the weights are missing, which ends the command as a start would."""
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
     smi.write_text("#!/bin/sh\nprintf 'A100, 40960, 570\\nA100, 40960, 570\\n'\n")
     smi.chmod(0o755)
     words = ("run", "start", "--domain", "starter", "--profile", "a100-40g-x2", "--dry-run")
-    without = called(tmp_path / "home", *words, "--json")
-    assert without.json["gpu_plan"]["fits"] is False and "CPU" in without.json["gpu_plan"]["problem"]
+    without_gpus = invoke(tmp_path / "home", *words, "--json")
+    assert without_gpus.json["gpu_plan"]["fits"] is False and "CPU" in without_gpus.json["gpu_plan"]["problem"]
     monkeypatch.setenv("PATH", f"{smi.parent}:/usr/bin:/bin")
-    ended = called(tmp_path / "home", *words, "--json")
-    plan = ended.json["gpu_plan"]
+    result = invoke(tmp_path / "home", *words, "--json")
+    plan = result.json["gpu_plan"]
     assert plan["gpus"] == [40.0, 40.0] and plan["fits"] and len(plan["servers"]) == 3
-    assert ended.code == 4 and ended.json["obstacle"]["fix"] == "nanoflux models pull gemma-3-4b-it"
-    assert "gemma-3-4b-it" in called(tmp_path / "home", *words).out
+    assert result.code == 4 and result.json["obstacle"]["fix"] == "nanoflux models pull gemma-3-4b-it"
+    assert "gemma-3-4b-it" in invoke(tmp_path / "home", *words).out
 
 
-def test_dry_run_refuses_what_a_start_refuses(tmp_path: Path, called: Callable, monkeypatch) -> None:
+def test_dry_run_refuses_what_a_start_refuses(tmp_path: Path, invoke: Callable, monkeypatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    hosted = called(tmp_path, "run", "start", "--domain", "starter", "--profile", "hosted", "--dry-run")
+    hosted = invoke(tmp_path, "run", "start", "--domain", "starter", "--profile", "hosted", "--dry-run")
     assert hosted.code == 2 and "ANTHROPIC_API_KEY is not set" in hosted.err and "at most 0." in hosted.out
-    wrong = called(tmp_path, *START, "--set", "sed=1", "--dry-run")
+    wrong = invoke(tmp_path, *START, "--set", "sed=1", "--dry-run")
     assert wrong.code == 2 and wrong.out == ""
 
 
-def test_dry_run_of_a_fork_shows_only_its_changes(original: Path, called: Callable) -> None:
-    ended = called(original, "run", "start", "--fork", "tour", "--set", "judge.strikes=2", "--dry-run")
-    lines = ended.out.splitlines()
+def test_dry_run_of_a_fork_shows_only_its_changes(original: Path, invoke: Callable) -> None:
+    result = invoke(original, "run", "start", "--fork", "tour", "--set", "judge.strikes=2", "--dry-run")
+    lines = result.out.splitlines()
     assert lines[1].split() == ["judge.strikes", "2", "--set"] and "settings as in run starter-genetics-" in lines[2]
 
 
-def test_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, original: Path, called: Callable) -> None:
-    shown = called(original, "run", "show", "tour", "--config")
+def test_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, original: Path, invoke: Callable) -> None:
+    configuration = invoke(original, "run", "show", "tour", "--config")
     file = tmp_path / "tour.toml"
-    file.write_text(shown.out)
-    assert tomllib.loads(shown.out)["max_turns"] == 12
-    document = called(original, *START, "--config", str(file), "--dry-run", "--json").json
-    assert document["config"] == called(original, "run", "show", "tour", "--config", "--json").json["config"]
+    file.write_text(configuration.out)
+    assert tomllib.loads(configuration.out)["max_turns"] == 12
+    document = invoke(original, *START, "--config", str(file), "--dry-run", "--json").json
+    assert document["config"] == invoke(original, "run", "show", "tour", "--config", "--json").json["config"]

@@ -1,4 +1,4 @@
-"""`nanoflux profiles`: packaged and own profiles, a new one for two servers, and what a profile still needs."""
+"""`nanoflux profiles` lists, shows, writes and checks profiles."""
 
 import threading
 import tomllib
@@ -11,53 +11,55 @@ import pytest
 SERVERS = ("--server", "first-model@http://127.0.0.1:9/v1", "--server", "second-model@http://127.0.0.1:10/v1")
 
 
-def test_profiles_list_shows_packaged_and_own_profiles(tmp_path: Path, called: Callable) -> None:
-    called(tmp_path, "profiles", "new", "lab", *SERVERS)
+def test_profiles_list_shows_packaged_and_own_profiles(tmp_path: Path, invoke: Callable) -> None:
+    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
     (tmp_path / "profiles" / "broken.toml").write_text("a = [")
-    entries = {entry["name"]: entry for entry in called(tmp_path, "profiles", "list", "--json").json}
+    entries = {entry["name"]: entry for entry in invoke(tmp_path, "profiles", "list", "--json").json}
     assert entries["lab"]["own"] and not entries["scripted"]["own"]
     assert entries["lab"]["models"] == {"attacker": "first-model", "defender": "second-model", "judge": "first-model"}
     assert entries["embedded"]["models"]["attacker"] == "program"
     assert "broken.toml" in entries["broken"]["summary"] and entries["broken"]["models"] == {}
-    assert "(your own) My own servers." in called(tmp_path, "profiles", "list").out
+    assert "(your own) My own servers." in invoke(tmp_path, "profiles", "list").out
 
 
-def test_profiles_show_prints_the_file(tmp_path: Path, called: Callable) -> None:
-    shown = called(tmp_path, "profiles", "show", "scripted")
-    document = called(tmp_path, "profiles", "show", "scripted", "--json").json
-    assert tomllib.loads(shown.out) == document["values"] and document["path"] in shown.err
-    assert called(tmp_path, "profiles", "show", "scriptd").code == 2
+def test_profiles_show_prints_the_file(tmp_path: Path, invoke: Callable) -> None:
+    result = invoke(tmp_path, "profiles", "show", "scripted")
+    document = invoke(tmp_path, "profiles", "show", "scripted", "--json").json
+    assert tomllib.loads(result.out) == document["values"] and document["path"] in result.err
+    assert invoke(tmp_path, "profiles", "show", "scriptd").code == 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_new_profile_is_valid_for_up_to_three_servers(tmp_path: Path, called: Callable, count: int) -> None:
+def test_new_profile_is_valid_for_up_to_three_servers(tmp_path: Path, invoke: Callable, count: int) -> None:
     servers = [word for n in range(count) for word in ("--server", f"model-{n}@http://127.0.0.1:{n + 1}/v1")]
-    written = called(tmp_path, "profiles", "new", "lab", *servers, "--json").json
-    values = tomllib.loads(Path(written["path"]).read_text("utf-8"))
+    document = invoke(tmp_path, "profiles", "new", "lab", *servers, "--json").json
+    values = tomllib.loads(Path(document["path"]).read_text("utf-8"))
     models = [values["endpoints"][values["roles"][role]["endpoint"]]["model"] for role in values["roles"]]
     expected = {0: ["MODEL"] * 3, 1: ["model-0"] * 3, 2: ["model-0", "model-1", "model-0"]}
     assert models == expected.get(count, ["model-0", "model-1", "model-2"])
-    checks = called(tmp_path, "profiles", "check", "lab", "--json").json["checks"]
+    checks = invoke(tmp_path, "profiles", "check", "lab", "--json").json["checks"]
     assert checks[0]["subject"] == "settings" and checks[0]["ok"]
-    placeholders = [each for each in checks if "placeholder" in each["state"]]
+    placeholders = [check for check in checks if "placeholder" in check["state"]]
     assert bool(placeholders) == (count == 0)
 
 
-def test_comments_of_a_new_profile_are_valid_settings(tmp_path: Path, called: Callable) -> None:
-    """Every key that the file offers as a comment is one that an endpoint has."""
-    path = Path(called(tmp_path, "profiles", "new", "lab", *SERVERS, "--json").json["path"])
+def test_comments_of_a_new_profile_are_valid_settings(tmp_path: Path, invoke: Callable) -> None:
+    """Endpoints have every key that the file contains as a comment."""
+    path = Path(invoke(tmp_path, "profiles", "new", "lab", *SERVERS, "--json").json["path"])
     lines = [line.removeprefix("# ") if " = " in line else line for line in path.read_text("utf-8").splitlines()]
     path.write_text("\n".join(lines))
-    document = called(tmp_path, "profiles", "check", "lab", "--json").json
-    assert document["checks"][0]["ok"] and all("LAB_KEY" in each["state"] for each in document["checks"][1:3])
+    document = invoke(tmp_path, "profiles", "check", "lab", "--json").json
+    assert document["checks"][0]["ok"] and all("LAB_KEY" in check["state"] for check in document["checks"][1:3])
 
 
-def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, called: Callable) -> None:
-    assert called(tmp_path, "profiles", "new", "lab", "--copy", "scripted").code == 0
+def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke: Callable) -> None:
+    assert invoke(tmp_path, "profiles", "new", "lab", "--copy", "scripted").code == 0
     text = (tmp_path / "profiles" / "lab.toml").read_text()
-    again = called(tmp_path, "profiles", "new", "lab")
+    repeated = invoke(tmp_path, "profiles", "new", "lab")
     assert (
-        again.code == 3 and "already exists" in again.err and (tmp_path / "profiles" / "lab.toml").read_text() == text
+        repeated.code == 3
+        and "already exists" in repeated.err
+        and (tmp_path / "profiles" / "lab.toml").read_text() == text
     )
     for words, message in (
         (("../up",), "cannot name a profile"),
@@ -67,36 +69,34 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, called
         (("x", *SERVERS, "--copy", "scripted"), "cannot be combined"),
         (("x", "--copy", "scriptd"), "did you mean 'scripted'"),
     ):
-        refused = called(tmp_path, "profiles", "new", *words)
-        assert refused.code == 2 and message in refused.err
+        result = invoke(tmp_path, "profiles", "new", *words)
+        assert result.code == 2 and message in result.err
     assert [path.name for path in (tmp_path / "profiles").iterdir()] == ["lab.toml"]
 
 
-def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, called: Callable) -> None:
-    called(tmp_path, "profiles", "new", "lab", *SERVERS)
+def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke: Callable) -> None:
+    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
     path = tmp_path / "profiles" / "lab.toml"
     path.write_text(path.read_text().replace("url =", "ulr ="))
-    checked = called(tmp_path, "profiles", "check", "lab")
-    assert (
-        checked.code == 2 and "unknown key 'endpoints.first.ulr'" in checked.err and "did you mean 'url'" in checked.err
-    )
+    result = invoke(tmp_path, "profiles", "check", "lab")
+    assert result.code == 2 and "unknown key 'endpoints.first.ulr'" in result.err and "did you mean 'url'" in result.err
 
 
-def test_check_reports_missing_weights_and_keys(tmp_path: Path, called: Callable, monkeypatch) -> None:
+def test_check_reports_missing_weights_and_keys(tmp_path: Path, invoke: Callable, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    embedded = called(tmp_path, "profiles", "check", "embedded", "--json")
-    missing = {each["subject"]: each["fix"] for each in embedded.json["checks"] if not each["ok"]}
+    embedded = invoke(tmp_path, "profiles", "check", "embedded", "--json")
+    missing = {check["subject"]: check["fix"] for check in embedded.json["checks"] if not check["ok"]}
     assert embedded.code == 1 and missing == {
         "endpoints.smollm2": "run `nanoflux models pull smollm2-135m`",
         "endpoints.minilm": "run `nanoflux models pull all-minilm-l6-v2`",
     }
-    hosted = called(tmp_path, "profiles", "check", "hosted")
+    hosted = invoke(tmp_path, "profiles", "check", "hosted")
     assert hosted.code == 1 and "OPENAI_API_KEY is not set" in hosted.out and "checks failed" in hosted.err
-    assert called(tmp_path, "profiles", "check", "scripted").code == 0
+    assert invoke(tmp_path, "profiles", "check", "scripted").code == 0
 
 
 @pytest.fixture
-def listing() -> Iterator[tuple[str, list[str]]]:
+def listing_server() -> Iterator[tuple[str, list[str]]]:
     """The url of a loopback server that lists one model, and the paths that were requested."""
     paths: list[str] = []
 
@@ -117,13 +117,13 @@ def listing() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_check_asks_servers_for_their_models_only_with_connect(
-    tmp_path: Path, called: Callable, listing: tuple[str, list[str]]
+    tmp_path: Path, invoke: Callable, listing_server: tuple[str, list[str]]
 ) -> None:
     """The real client, against a server that lists one of the two models."""
-    url, paths = listing
-    called(tmp_path, "profiles", "new", "lab", "--server", f"first-model@{url}", "--server", f"frist-model@{url}")
-    assert "not contacted" in called(tmp_path, "profiles", "check", "lab").out and not paths
-    asked = called(tmp_path, "profiles", "check", "lab", "--connect")
-    assert asked.code == 1 and set(paths) == {"/v1/models"}
-    assert f"{url} serves first-model" in asked.out
-    assert f"{url} does not list the model frist-model" in asked.out and "did you mean 'first-model'" in asked.out
+    url, paths = listing_server
+    invoke(tmp_path, "profiles", "new", "lab", "--server", f"first-model@{url}", "--server", f"frist-model@{url}")
+    assert "not contacted" in invoke(tmp_path, "profiles", "check", "lab").out and not paths
+    result = invoke(tmp_path, "profiles", "check", "lab", "--connect")
+    assert result.code == 1 and set(paths) == {"/v1/models"}
+    assert f"{url} serves first-model" in result.out
+    assert f"{url} does not list the model frist-model" in result.out and "did you mean 'first-model'" in result.out

@@ -1,4 +1,4 @@
-"""What scripts read: the promised JSON keys, one document on stdout, everything else on stderr."""
+"""With `--json`, a command prints the promised keys as one document on stdout, and everything else on stderr."""
 
 import json
 import sqlite3
@@ -37,12 +37,12 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, 
         200,
     )
     assert len(document["digest"]) == 64 and document["seconds"] > 0
-    listed = nanoflux(original, "run", "list", "--json").json
+    summaries = nanoflux(original, "run", "list", "--json").json
     assert document.pop("forecast")["reason"]
     assert [document.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
     assert sum(document.pop("unread").values()) == document["funnel"]["unparsed"] + document["funnel"]["failed"]
     assert document.pop("refused") == {}
-    assert listed == [document]
+    assert summaries == [document]
 
 
 def test_run_table_agrees_with_json(original: Path, nanoflux: Callable) -> None:
@@ -57,64 +57,64 @@ def test_run_table_agrees_with_json(original: Path, nanoflux: Callable) -> None:
 
 
 def test_json_document_is_alone_on_stdout(
-    home: Path, tmp_path: Path, nanoflux: Callable, together: Callable, scripted: tuple[str, ...]
+    home: Path, tmp_path: Path, nanoflux: Callable, call_concurrently: Callable, scripted_start: tuple[str, ...]
 ) -> None:
-    started = nanoflux(tmp_path / "new", *scripted, "--max-turns", "3", "--json")
+    started = nanoflux(tmp_path / "new", *scripted_start, "--max-turns", "3", "--json")
     assert started.json["turns"] == 3 and started.code == 0
     assert "stop with Ctrl-C" in started.err and "kept in" in started.err and "\x1b" not in started.err
-    for ended in together(lambda arguments: nanoflux(home, *arguments, "--json"), DOCUMENTS):
-        assert ended.code == 0, ended.err
-        assert ended.json
+    for result in call_concurrently(lambda arguments: nanoflux(home, *arguments, "--json"), DOCUMENTS):
+        assert result.code == 0, result.err
+        assert result.json
 
 
 def test_examples_show_names_seeds_and_calls(original: Path, nanoflux: Callable) -> None:
-    listed = nanoflux(original, "examples", "list", "tour", "--json").json
+    entries = nanoflux(original, "examples", "list", "tour", "--json").json
     kept = nanoflux(original, "run", "show", "tour", "--json").json["kept"]
-    assert len(listed) == kept and [entry["turn"] for entry in listed] == sorted(entry["turn"] for entry in listed)
-    one = nanoflux(original, "examples", "show", listed[0]["id"], "--json").json
-    last = one["turn"]["attempts"][-1]
-    assert (last["attack"]["question"], last["outcome"]) == (listed[0]["question"], listed[0]["reason"])
+    assert len(entries) == kept and [entry["turn"] for entry in entries] == sorted(entry["turn"] for entry in entries)
+    document = nanoflux(original, "examples", "show", entries[0]["id"], "--json").json
+    last = document["turn"]["attempts"][-1]
+    assert (last["attack"]["question"], last["outcome"]) == (entries[0]["question"], entries[0]["reason"])
     assert len(last["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last["seeds"])
-    shown = nanoflux(original, "examples", "show", listed[0]["id"])
+    result = nanoflux(original, "examples", "show", entries[0]["id"])
     for part in (last["attack"]["solution"], last["defence"]["solution"], last["evaluation"]["explanation"]):
-        assert part in shown.out
-    calls = one["lineage"]["calls"]
+        assert part in result.out
+    calls = document["lineage"]["calls"]
     chats = [call for call in calls if call["kind"] == "chat"]
     assert {"attacker", "defender", "judge"} <= {call["role"] for call in chats}
     assert any(last["attack"]["question"] in call["reply"] for call in chats if call["role"] == "attacker")
     assert any(
         last["attack"]["question"] in call["prompt"][-1]["content"] for call in chats if call["role"] == "defender"
     )
-    assert one["lineage"]["near"] == [], "nothing was held out"
+    assert document["lineage"]["near"] == [], "the run has no held-out items"
     table = nanoflux(original, "examples", "list", "tour").out
-    assert len(table.splitlines()) == kept + 1 and listed[0]["id"] in table
+    assert len(table.splitlines()) == kept + 1 and entries[0]["id"] in table
 
 
 def test_examples_list_of_an_empty_run_exits_with_4(
-    tmp_path: Path, nanoflux: Callable, scripted: tuple[str, ...]
+    tmp_path: Path, nanoflux: Callable, scripted_start: tuple[str, ...]
 ) -> None:
     settings = ("--max-turns", "1", "--set", "novelty.question=-1", "--set", "novelty.solution=-1")
-    nanoflux(tmp_path, *scripted, *settings, "--set", "judge.confidence=1", "--name", "none")
-    ended = nanoflux(tmp_path, "examples", "list", "none")
-    assert ended.code == 4 and "kept no examples" in ended.err
+    nanoflux(tmp_path, *scripted_start, *settings, "--set", "judge.confidence=1", "--name", "none")
+    result = nanoflux(tmp_path, "examples", "list", "none")
+    assert result.code == 4 and "kept no examples" in result.err
     assert nanoflux(tmp_path, "examples", "list", "none", "--json").json == []
 
 
 def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callable) -> None:
     digest = nanoflux(home, "run", "show", "tour", "--json").json["digest"]
-    clean, same = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
-    assert (clean.code, clean.json["ok"], clean.json["problems"]) == (0, True, [])
-    assert (same.code, same.json["same"], same.json["digest"], same.json["turns"]) == (0, True, digest, 12)
+    intact, replay = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
+    assert (intact.code, intact.json["ok"], intact.json["problems"]) == (0, True, [])
+    assert (replay.code, replay.json["same"], replay.json["digest"], replay.json["turns"]) == (0, True, digest, 12)
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE examples SET answer = answer || '!' WHERE turn = (SELECT max(turn) FROM examples)")
         connection.execute("DELETE FROM calls WHERE id = (SELECT max(call) FROM turn_calls)")
     connection.close()
-    bad, missing = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
-    assert bad.code == 1 and not bad.json["ok"]
-    count = len(bad.json["problems"])
-    assert count >= 3 and f"{count} records do not match" in bad.err
+    damaged, missing = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
+    assert damaged.code == 1 and not damaged.json["ok"]
+    count = len(damaged.json["problems"])
+    assert count >= 3 and f"{count} records do not match" in damaged.err
     plain_output = nanoflux(home, "run", "verify", "tour")
-    assert plain_output.code == 1 and plain_output.out.splitlines() == bad.json["problems"]
+    assert plain_output.code == 1 and plain_output.out.splitlines() == damaged.json["problems"]
     assert missing.code == 1 and "does not remember a" in missing.err and missing.out == ""
 
 
@@ -122,8 +122,8 @@ def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> Non
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("""UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     connection.close()
-    ended = nanoflux(home, "run", "replay", "tour", "--json")
-    assert ended.code == 1 and not ended.json["same"] and "a different dataset" in ended.err
+    result = nanoflux(home, "run", "replay", "tour", "--json")
+    assert result.code == 1 and not result.json["same"] and "a different dataset" in result.err
 
 
 def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable) -> None:
@@ -131,16 +131,16 @@ def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable)
              "target": 2 * n} for n in range(2, 10)]  # fmt: skip
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ("data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
-    first, again = (nanoflux(tmp_path / "home", *command) for _ in range(2))
-    counted = {"dataset": "gsmhard", "items": 8, "skipped": 0, "blank": 0, "restated": {}, "contradictory": 0,
+    first, repeated = (nanoflux(tmp_path / "home", *command) for _ in range(2))
+    counts = {"dataset": "gsmhard", "items": 8, "skipped": 0, "blank": 0, "restated": {}, "contradictory": 0,
                "below_tolerance": 0}  # fmt: skip
-    assert first.json == {**counted, "imported": True}, first.err
-    assert again.json == {**counted, "imported": False}
+    assert first.json == {**counts, "imported": True}, first.err
+    assert repeated.json == {**counts, "imported": False}
     (entry,) = [e for e in nanoflux(tmp_path / "home", "data", "list", "--json").json if e["name"] == "gsmhard"]
     assert sum(entry["splits"].values()) == 8 and entry["source"] == "hard.jsonl"
-    shown = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
-    assert len(shown) == 2 and shown[0]["answer"].isdigit()
-    assert shown[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
+    items = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
+    assert len(items) == 2 and items[0]["answer"].isdigit()
+    assert items[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
 
 
 def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux: Callable) -> None:
@@ -150,9 +150,11 @@ def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux:
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*easy, {"question": "?"}]))
     (tmp_path / "hard.jsonl").write_text(json.dumps(hard[0]) + "\n")
     home = tmp_path / "home"
-    refused = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"))
-    assert refused.code == 2 and "line 3: key 'answer' is missing" in refused.err
-    assert nanoflux(home, "data", "show", "gsm8k", "--split", "test").code == 4, "nothing of it was imported"
+    refusal = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"))
+    assert refusal.code == 2 and "line 3: key 'answer' is missing" in refusal.err
+    assert nanoflux(home, "data", "show", "gsm8k", "--split", "test").code == 4, (
+        "a part of the refused file was imported"
+    )
     skipping = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"), "--skip-bad", "--json")
     assert (skipping.json["items"], skipping.json["skipped"]) == (2, 1) and "line 3" in skipping.err
     restated = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
@@ -169,29 +171,29 @@ def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_print_json_accepts_any_text(home: Path, nanoflux: Callable, encoding: str) -> None:
-    """Escapes, accents and lone surrogates, in a table and as JSON, for terminals of any encoding."""
+    """Tables and JSON with escapes, accents and lone surrogates are printed in any encoding."""
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE turns SET record = replace(record, 'How many', '\\u001b[31m \\ud800 ünï 😀 How')")
         connection.execute("UPDATE examples SET question = '\x1b[31mred ünï 😀 →'")
     connection.close()
-    listed = nanoflux(home, "examples", "list", "tour", "--json", PYTHONIOENCODING=encoding)
-    assert listed.code == 0, listed.err
-    assert listed.json[0]["question"] == "\x1b[31mred ünï 😀 →"
-    for json_too in ((), ("--json",)):
-        shown = nanoflux(home, "examples", "show", listed.json[0]["id"], *json_too, PYTHONIOENCODING=encoding)
-        assert shown.code == 0, shown.err
-        assert "\x1b" not in shown.out
+    listing = nanoflux(home, "examples", "list", "tour", "--json", PYTHONIOENCODING=encoding)
+    assert listing.code == 0, listing.err
+    assert listing.json[0]["question"] == "\x1b[31mred ünï 😀 →"
+    for json_option in ((), ("--json",)):
+        result = nanoflux(home, "examples", "show", listing.json[0]["id"], *json_option, PYTHONIOENCODING=encoding)
+        assert result.code == 0, result.err
+        assert "\x1b" not in result.out
 
 
-def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, called: Callable) -> None:
-    answered = called(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
-    gone = [line for line in answered.out.splitlines() if line.startswith("goes")]
-    assert answered.code == 0 and "kept_novel" in answered.out and "kept_failed" not in answered.out
-    assert len(gone) == len(answered.out.splitlines()) - 1 and "digest " in answered.err
-    open_ = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
-    assert "need calls that were never made" in open_.err and "attacker chat" in open_.err
-    assert "run start --fork starter-genetics-" in open_.err and open_.code == 0
-    document = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
+def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke: Callable) -> None:
+    complete = invoke(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
+    removed = [line for line in complete.out.splitlines() if line.startswith("goes")]
+    assert complete.code == 0 and "kept_novel" in complete.out and "kept_failed" not in complete.out
+    assert len(removed) == len(complete.out.splitlines()) - 1 and "digest " in complete.err
+    incomplete = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
+    assert "need calls that were never made" in incomplete.err and "attacker chat" in incomplete.err
+    assert "run start --fork starter-genetics-" in incomplete.err and incomplete.code == 0
+    document = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
     assert document["digest"] is None and document["needed"]["turns"] == len(document["unknown"]) > 0
-    refused = called(home, "run", "replay", "tour", "--set", "seed=3")
-    assert (refused.code, refused.out) == (3, "") and "--fork" in refused.err
+    refusal = invoke(home, "run", "replay", "tour", "--set", "seed=3")
+    assert (refusal.code, refusal.out) == (3, "") and "--fork" in refusal.err

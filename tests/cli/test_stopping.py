@@ -1,4 +1,4 @@
-"""Interruptions: Ctrl-C, SIGTERM, a closed pipe, a second worker, a full disk. Every run can be resumed."""
+"""Runs can be resumed after Ctrl-C, SIGTERM, a closed pipe and a full disk, and a second worker is refused."""
 
 import json
 import os
@@ -14,16 +14,16 @@ import pytest
 
 
 def delay_replies(seconds: float) -> list[str]:
-    """Settings that delay every reply by so many seconds."""
+    """Settings that delay every reply."""
     models = ("duelist-a", "duelist-b", "arbiter")
     return [word for model in models for word in ("--set", f"endpoints.{model}.delay_s={seconds}")]
 
 
 @pytest.fixture
-def slow(scripted: tuple[str, ...]) -> list[str]:
-    """A run of the tour's settings that takes a few seconds."""
+def slow_run(scripted_start: tuple[str, ...]) -> list[str]:
+    """A command that starts the run `tour` with delayed replies, so that it takes a few seconds."""
     return [
-        *scripted,
+        *scripted_start,
         "--examples",
         "12",
         "--max-turns",
@@ -43,13 +43,13 @@ def digest(original: Path, nanoflux: Callable) -> str:
     return str(nanoflux(original, "run", "show", "tour", "--json").json["digest"])
 
 
-def wait_for(process: subprocess.Popen[str], said: str) -> None:
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
     """Read the command's messages until one contains the text."""
     assert process.stderr is not None
     for line in process.stderr:
-        if said in line:
+        if text in line:
             return
-    raise AssertionError(f"it never said {said!r}")
+    raise AssertionError(f"the command ended without printing {text!r}")
 
 
 def ignore_ctrl_c() -> None:
@@ -65,51 +65,52 @@ def ignore_ctrl_c() -> None:
 def test_interrupt_keeps_committed_turns(
     tmp_path: Path,
     nanoflux: Callable,
-    background: Callable,
-    slow: list[str],
+    start_in_background: Callable,
+    slow_run: list[str],
     digest: str,
     signum: int,
     options: dict[str, Any],
 ) -> None:
-    process = background(tmp_path, *slow, **options)
+    process = start_in_background(tmp_path, *slow_run, **options)
     wait_for(process, "/12 kept in")
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted; everything committed so far is kept" in err and "Traceback" not in err
-    shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
-    assert shown["status"] == "interrupted" and 1 <= shown["turns"] < 12
+    summary = nanoflux(tmp_path, "run", "show", "slow", "--json").json
+    assert summary["status"] == "interrupted" and 1 <= summary["turns"] < 12
     resumed = nanoflux(tmp_path, "run", "resume", "slow", "--json")
     assert (resumed.code, resumed.json["digest"]) == (0, digest), resumed.err
 
 
 def test_second_worker_is_refused(
-    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
+    tmp_path: Path, nanoflux: Callable, start_in_background: Callable, slow_run: list[str], digest: str
 ) -> None:
-    process = background(tmp_path, *slow, *delay_replies(0.3), "--json")  # it outlasts two commands on a busy machine
+    longer = delay_replies(0.3)  # the run outlasts two commands, even on a busy machine
+    process = start_in_background(tmp_path, *slow_run, *longer, "--json")
     wait_for(process, "/12 kept in")
     second = nanoflux(tmp_path, "run", "resume", "slow")
     assert second.code == 3 and "another process is working on run" in second.err and second.out == ""
-    shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
-    assert shown["status"] == "running"
+    summary = nanoflux(tmp_path, "run", "show", "slow", "--json").json
+    assert summary["status"] == "running"
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out)["digest"] == digest
 
 
 def test_killed_run_is_reported_as_interrupted(
-    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str]
+    tmp_path: Path, nanoflux: Callable, start_in_background: Callable, slow_run: list[str]
 ) -> None:
-    process = background(tmp_path, *slow)
+    process = start_in_background(tmp_path, *slow_run)
     wait_for(process, "/12 kept in")
     process.kill()
     process.communicate()
-    shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
-    assert (shown["status"], shown["message"]) == ("interrupted", "its process ended; resume it")
+    summary = nanoflux(tmp_path, "run", "show", "slow", "--json").json
+    assert (summary["status"], summary["message"]) == ("interrupted", "its process ended; resume it")
 
 
-def test_listing_ends_quietly_on_a_closed_pipe(home: Path, background: Callable) -> None:
-    process = background(home, "data", "show", "starter", "--limit", "1000", "--json")
+def test_listing_ends_quietly_on_a_closed_pipe(home: Path, start_in_background: Callable) -> None:
+    process = start_in_background(home, "data", "show", "starter", "--limit", "1000", "--json")
     os.read(process.stdout.fileno(), 1)
     process.stdout.close()
     err = process.stderr.read()
@@ -117,9 +118,9 @@ def test_listing_ends_quietly_on_a_closed_pipe(home: Path, background: Callable)
 
 
 def test_run_with_closed_stderr_can_be_resumed(
-    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
+    tmp_path: Path, nanoflux: Callable, start_in_background: Callable, slow_run: list[str], digest: str
 ) -> None:
-    process = background(tmp_path, *slow)
+    process = start_in_background(tmp_path, *slow_run)
     wait_for(process, "/12 kept in")
     process.stderr.close()
     assert process.wait(60) in (0, 1)
@@ -127,7 +128,7 @@ def test_run_with_closed_stderr_can_be_resumed(
     assert (resumed.code, resumed.json["digest"]) == (0, digest)
 
 
-# A full disk: a small tmpfs, then a larger one
+# A full disk: a small tmpfs, which is enlarged before the run resumes
 
 SESSION = """
 mount -t tmpfs -o size={size} tmpfs {disk} || exit 99
@@ -146,15 +147,17 @@ SIZES = {"60k": "no ledger fits", "200k": "no run fits", "700k": "no turn fits",
 
 
 @pytest.fixture(scope="module")
-def full_disks(tmp_path_factory: pytest.TempPathFactory, scripted: tuple[str, ...], together: Callable) -> dict:
-    """The same run on disks of several sizes, each full at another moment."""
+def full_disks(
+    tmp_path_factory: pytest.TempPathFactory, scripted_start: tuple[str, ...], call_concurrently: Callable
+) -> dict:
+    """The results of the same run on disks of several sizes, which fill up at different moments."""
     folder = tmp_path_factory.mktemp("disks")
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True).returncode:
         pytest.skip("user namespaces are off here, so no small disk can be mounted")
     command = f'{shlex.quote(sys.executable)} -c "from nanoflux_local.cli.main import main; main()"'
-    start = shlex.join([*scripted, "--max-turns", "40", "--seed", "7", "--name", "slow"])
+    start = shlex.join([*scripted_start, "--max-turns", "40", "--seed", "7", "--name", "slow"])
 
-    def session(size: str) -> subprocess.CompletedProcess[str]:
+    def run_session(size: str) -> subprocess.CompletedProcess[str]:
         disk = folder / size
         disk.mkdir()
         script = SESSION.format(size=size, disk=disk, nanoflux=command, start=start)
@@ -162,22 +165,22 @@ def full_disks(tmp_path_factory: pytest.TempPathFactory, scripted: tuple[str, ..
             ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200, env={**os.environ}
         )
 
-    return dict(zip([*SIZES, "50m"], together(session, [*SIZES, "50m"]), strict=True))
+    return dict(zip([*SIZES, "50m"], call_concurrently(run_session, [*SIZES, "50m"]), strict=True))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZES.get)
 def test_run_resumes_after_a_full_disk(full_disks: dict, size: str) -> None:
-    done = full_disks[size]
-    codes = [line for line in done.stdout.splitlines() if line.startswith("code=")]
-    assert codes == ["code=1", "code=0", "code=0"], done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    first = done.stderr.split("→")[0]
-    assert "full" in first or "No space left on device" in first, done.stderr
-    assert digests(done)[-1] == digests(full_disks["50m"])[-1]
+    result = full_disks[size]
+    codes = [line for line in result.stdout.splitlines() if line.startswith("code=")]
+    assert codes == ["code=1", "code=0", "code=0"], result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    first = result.stderr.split("→")[0]
+    assert "full" in first or "No space left on device" in first, result.stderr
+    assert read_digests(result)[-1] == read_digests(full_disks["50m"])[-1]
     if SIZES[size] == "some turns fit":
-        before, _ = done.stdout.split("listed=")
+        before, _ = result.stdout.split("listed=")
         assert '"turns": ' in before and '"turns": 0' not in before
 
 
-def digests(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.split('"')[3] for line in done.stdout.splitlines() if '"digest"' in line]
+def read_digests(result: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split('"')[3] for line in result.stdout.splitlines() if '"digest"' in line]

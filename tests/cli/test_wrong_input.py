@@ -1,4 +1,4 @@
-"""Wrong input: one clear message each, the promised exit code, nothing on stdout and nothing half-written."""
+"""Wrong input gives one clear message and the promised exit code, prints nothing on stdout and writes nothing."""
 
 import os
 import re
@@ -90,23 +90,23 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown domain": (("run", "start", "--domain", "chess"), 2, "no domain 'chess'.*choose one of: genomebench"),
     "unknown profile": ((*START, "--profile", "gpu"), 2, "no profile 'gpu'.*choose one of: .*embedded, .*scripted"),
     "missing profile file": ((*START, "--profile", "no.toml"), 2, r"no\.toml: No such file"),
-    "profile of another shape": ((*START, "--profile", "flat.toml"), 2, "endpoints: .*valid dictionary"),
-    "profile of an odd shape": ((*START, "--profile", "odd.toml"), 2, "without_programs is not a table"),
+    "profile whose endpoints are a number": ((*START, "--profile", "flat.toml"), 2, "endpoints: .*valid dictionary"),
+    "profile whose programs are a number": ((*START, "--profile", "odd.toml"), 2, "without_programs is not a table"),
     "examples out of range": ((*START, "--examples", "0"), 2, "'--examples': 0 is not in the range"),
     "missing config": ((*START, "--config", "nowhere.toml"), 2, r"nowhere\.toml: No such file.*a file that exists"),
     "config is a folder": ((*START, "--config", "."), 2, "is a directory"),
-    "config is no TOML": ((*START, "--config", "broken.toml"), 2, r"broken\.toml: Invalid value \(at line 1"),
-    "config is no UTF-8": ((*START, "--config", "latin.toml"), 2, r"latin\.toml: .*UTF-8"),
+    "config is not TOML": ((*START, "--config", "broken.toml"), 2, r"broken\.toml: Invalid value \(at line 1"),
+    "config is not UTF-8": ((*START, "--config", "latin.toml"), 2, r"latin\.toml: .*UTF-8"),
     "config with an unknown key": ((*START, "--config", "unknown.toml"), 2, "unknown key 'novelty.questoin'"),
     "missing weights": (("run", "start", "--domain", "starter"), 4, "nanoflux models pull smollm2-135m"),
     "benchmark not imported": ((*START, "--domain", "gsmhard"), 4, "nanoflux data import gsmhard PATH"),
-    "no such importer": (("data", "import", "gsm-8k", "row.jsonl"), 2, "no data .* as 'gsm-8k'; did you mean 'gsm8k'"),
+    "misspelt benchmark": (("data", "import", "gsm-8k", "row.jsonl"), 2, "no data .* as .gsm-8k.; did you mean .gsm8k"),
     "no such file": (("data", "import", "gsmhard", "no.jsonl"), 2, r"no\.jsonl: No such file"),
     "one file twice": (("data", "import", "gsmhard", "good.jsonl", "good.jsonl"), 2, "'gsmhard-1' is in .* too"),
     "an empty file": (("data", "import", "gsmhard", "empty.jsonl"), 2, r"empty\.jsonl: no items"),
     "a row without its keys": (("data", "import", "gsmhard", "row.jsonl"), 2, r"row\.jsonl, line 3: key 'input'"),
-    "a row that is no JSON": (("data", "import", "gsmhard", "json.jsonl"), 2, "line 2: not JSON.*nothing was"),
-    "a row that is no UTF-8": (("data", "import", "gsmhard", "bytes.jsonl"), 2, "line 2: not JSON in UTF-8"),
+    "a row that is not JSON": (("data", "import", "gsmhard", "json.jsonl"), 2, "line 2: not JSON.*nothing was"),
+    "a row that is not UTF-8": (("data", "import", "gsmhard", "bytes.jsonl"), 2, "line 2: not JSON in UTF-8"),
     "a program that disagrees": (("data", "import", "gsmhard", "wrong.jsonl"), 2, "line 2: its program gives '4'"),
     "an answer that is not a number": ((*MINE, "nan.jsonl"), 2, "line 2: key 'answer'.*not a finite"),
     "an infinite answer in JSON": ((*MINE, "infinite.json"), 2, "entry 1: key 'answer'.*not a finite"),
@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a question with two answers": ((*MINE, "disagree.jsonl"), 2, "line 2: the question of .*line 1 again"),
     "deep JSON lines": ((*MINE, "deep.jsonl"), 2, "line 1: not JSON.*nested too deep"),
     "deep JSON": ((*MINE, "deep.json"), 2, "not JSON.*nested too deep"),
-    "options that are no JSON": ((*MINE, "options.csv"), 2, "line 2: key 'options' is not JSON like"),
+    "options that are not JSON": ((*MINE, "options.csv"), 2, "line 2: key 'options' is not JSON like"),
     "JSON lines in UTF-16": ((*MINE, "wide.jsonl"), 2, "the file is UTF-16.*iconv"),
     "JSON in UTF-16": ((*MINE, "wide.json"), 2, "the file is UTF-16.*iconv"),
     "CSV in UTF-16": ((*MINE, "wide.csv"), 2, "the file is UTF-16.*iconv"),
@@ -155,44 +155,44 @@ OUTSIDE = ("unknown domain", "unknown option", "missing weights", "a row without
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the wrong commands name."""
+    """A directory with the files that the wrong commands name."""
     folder = tmp_path_factory.mktemp("wrong")
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     return folder
 
 
-def record_run(home: Path) -> list[tuple]:
-    """The numbers of runs and benchmarks in a ledger; none if there is no ledger."""
+def list_names(home: Path) -> list[tuple]:
+    """The ids of the runs and the names of the benchmarks in a ledger; empty if there is no ledger."""
     if not (home / "ledger.db").exists():
         return []
     with sqlite3.connect(home / "ledger.db") as connection:
         return connection.execute("SELECT id FROM runs UNION ALL SELECT name FROM datasets").fetchall()
 
 
-def assert_error(ended, code: int, message: str) -> None:
-    """One message, with its code, and not a traceback."""
-    assert "Traceback" not in ended.err, ended.err
-    assert ended.code == code, ended.err
-    assert ended.out == ""
-    assert re.search(message, ended.err, re.DOTALL), ended.err
-    assert len(ended.err.strip().splitlines()) <= 5, "more than one message"
+def assert_error(result, code: int, message: str) -> None:
+    """The command failed with this code and one message, without a traceback."""
+    assert "Traceback" not in result.err, result.err
+    assert result.code == code, result.err
+    assert result.out == ""
+    assert re.search(message, result.err, re.DOTALL), result.err
+    assert len(result.err.strip().splitlines()) <= 5, "more than one message"
 
 
-def wrong(give: Callable, name: str, folder: Path, home: Path) -> None:
+def check_wrong_input(run_command: Callable, name: str, folder: Path, home: Path) -> None:
     words, code, message = WRONG[name]
-    assert_error(give(home, *(str(folder / word) if word in FILES else word for word in words)), code, message)
-    assert record_run(home) == []
+    assert_error(run_command(home, *(str(folder / word) if word in FILES else word for word in words)), code, message)
+    assert list_names(home) == []
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_named_and_creates_nothing(folder: Path, tmp_path: Path, called: Callable, name: str) -> None:
-    wrong(called, name, folder, tmp_path / "home")
+def test_wrong_input_is_named_and_creates_nothing(folder: Path, tmp_path: Path, invoke: Callable, name: str) -> None:
+    check_wrong_input(invoke, name, folder, tmp_path / "home")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
-    wrong(nanoflux, name, folder, tmp_path / "home")
+    check_wrong_input(nanoflux, name, folder, tmp_path / "home")
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nano
      ("examples", "show"), ("report",), ("train",)],
     ids=" ".join,
 )  # fmt: skip
-def test_missing_names_exit_with_4(home: Path, called: Callable, arguments: tuple[str, ...]) -> None:
-    assert_error(called(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
+def test_missing_names_exit_with_4(home: Path, invoke: Callable, arguments: tuple[str, ...]) -> None:
+    assert_error(invoke(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
 
 
 # Ledgers
@@ -232,52 +232,54 @@ def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, a
 
 def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> None:
     (tmp_path / "file").write_text("mine")
-    ended = nanoflux(tmp_path / "file" / "home", *START)
-    assert_error(ended, 2, r"home directory .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
+    result = nanoflux(tmp_path / "file" / "home", *START)
+    assert_error(result, 2, r"home directory .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
-    """A read-only mount also stops root, whom permissions do not."""
+    """Permissions do not stop root, so the test mounts a read-only file system."""
     script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
     if subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True
     ).returncode:
         pytest.skip("no user namespaces here, so nothing can be mounted")
-    ended = nanoflux(tmp_path / "home", *START, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
-    assert_error(ended, 2, "cannot be written: Read-only file system")
+    result = nanoflux(tmp_path / "home", *START, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
+    assert_error(result, 2, "cannot be written: Read-only file system")
 
 
 def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> None:
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
     if (
-        nobody
-        and subprocess.run([*nobody, sys.executable, "-c", "import nanoflux_local"], capture_output=True).returncode
+        as_nobody
+        and subprocess.run([*as_nobody, sys.executable, "-c", "import nanoflux_local"], capture_output=True).returncode
     ):
-        pytest.skip("run by root, and another user cannot reach this interpreter")
+        pytest.skip("the tests run as root, and other users cannot access this interpreter")
     tmp_path.chmod(0o555)
-    assert_error(nanoflux(tmp_path / "home", *START, prefix=nobody), 2, "cannot be written: Permission denied")
+    assert_error(nanoflux(tmp_path / "home", *START, prefix=as_nobody), 2, "cannot be written: Permission denied")
 
 
 def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
-    """As in some containers: HOME is not set, and the account has no entry."""
-    nobody = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
-    if subprocess.run([*nobody, "true"], capture_output=True).returncode:
+    """In some containers, HOME is not set and the user has no passwd entry."""
+    as_unknown_user = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
+    if subprocess.run([*as_unknown_user, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
-    bare = (*nobody, "env", "-u", "HOME", "-u", "NANOFLUX_HOME", "-u", "XDG_DATA_HOME")
+    without_home = (*as_unknown_user, "env", "-u", "HOME", "-u", "NANOFLUX_HOME", "-u", "XDG_DATA_HOME")
     assert_error(
-        nanoflux("", "run", "list", prefix=bare), 2, "HOME is not set.*set HOME or NANOFLUX_HOME, or pass --home"
+        nanoflux("", "run", "list", prefix=without_home),
+        2,
+        "HOME is not set.*set HOME or NANOFLUX_HOME, or pass --home",
     )
-    tilde = (*bare, "NANOFLUX_HOME=~/nanoflux")
-    assert_error(nanoflux("", "run", "list", prefix=tilde), 2, "HOME is not set.*~/nanoflux cannot be expanded")
-    assert nanoflux("", "--home", str(tmp_path / "home"), *START, "--examples", "1", prefix=bare).code == 0
+    with_tilde = (*without_home, "NANOFLUX_HOME=~/nanoflux")
+    assert_error(nanoflux("", "run", "list", prefix=with_tilde), 2, "HOME is not set.*~/nanoflux cannot be expanded")
+    assert nanoflux("", "--home", str(tmp_path / "home"), *START, "--examples", "1", prefix=without_home).code == 0
 
 
-# Other programs' output
+# Output for other programs
 
 
 def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
-    """Libraries draw their own bars while they read and convert weights."""
+    """Libraries would draw progress bars while they read and convert weights."""
     (tmp_path / "rows.jsonl").write_text(
         '{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n'
     )
@@ -285,13 +287,13 @@ def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callabl
     installed = nanoflux(tmp_path, "models", "import", str(tiny_base), "--name", "tiny")
     trained = nanoflux(tmp_path, *train)
     merged = nanoflux(tmp_path, "adapters", "merge", trained.json["adapter"], "-o", str(tmp_path / "merged"))
-    for ended in (installed, trained, merged):
-        assert ended.code == 0 and not re.search(r"[\r\x1b]|\d%\|", ended.out + ended.err), ended.err
+    for result in (installed, trained, merged):
+        assert result.code == 0 and not re.search(r"[\r\x1b]|\d%\|", result.out + result.err), result.err
 
 
 def test_colour_codes_are_removed_from_messages() -> None:
     assert plain("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
-    assert plain("\x1b]0;title\x07") == "�]0;title�", "what is no colour stays visible"
+    assert plain("\x1b]0;title\x07") == "�]0;title�", "other escape sequences stay visible"
 
 
 # Servers
@@ -309,14 +311,14 @@ judge = {{ endpoint = "server" }}
 
 
 def test_unreachable_port_is_named_and_the_run_resumes(tmp_path: Path, nanoflux: Callable) -> None:
-    with socket.socket() as taken:  # bound but not listening: connections are refused
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    with socket.socket() as closed_socket:  # bound but not listening: connections are refused
+        closed_socket.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed_socket.getsockname()[1]}/v1"
         (tmp_path / "server.toml").write_text(PROFILE.format(url=url))
         start = ("run", "start", "--domain", "starter-genetics", "--profile", str(tmp_path / "server.toml"))
-        ended = nanoflux(tmp_path / "home", *start, "--name", "r", "--concurrency", "1")
-    assert ended.code == 1 and ended.out == "" and "Traceback" not in ended.err
-    assert f"{url} does not answer: " in ended.err and "nanoflux run resume" in ended.err
-    shown = nanoflux(tmp_path / "home", "run", "show", "r", "--json").json
-    assert (shown["status"], shown["turns"]) == ("failed", 0) and url in shown["message"]
+        result = nanoflux(tmp_path / "home", *start, "--name", "r", "--concurrency", "1")
+    assert result.code == 1 and result.out == "" and "Traceback" not in result.err
+    assert f"{url} does not answer: " in result.err and "nanoflux run resume" in result.err
+    summary = nanoflux(tmp_path / "home", "run", "show", "r", "--json").json
+    assert (summary["status"], summary["turns"]) == ("failed", 0) and url in summary["message"]
     assert nanoflux(tmp_path / "home", "run", "verify", "r").code == 0

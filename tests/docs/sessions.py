@@ -1,8 +1,8 @@
-"""Runs the terminal sessions that pages show: each ```console block, in the page's order, in one new home.
+"""Runs the terminal sessions on pages: the ```console blocks of a page, in order, in one new home.
 
-A comment `<!-- setup: nanoflux … -->` runs before them; its output is not shown.
+The command in a comment `<!-- setup: nanoflux … -->` runs first; its output is not shown.
 
-`python tests/docs/sessions.py` writes today's output into the pages; `make docs` does so too.
+`python tests/docs/sessions.py` and `make docs` write the current output into the pages.
 """
 
 import os
@@ -26,40 +26,42 @@ VOLATILE = (
 )
 
 
-def session_pages() -> list[Path]:
-    """The pages with at least one session, among the README and those in docs/."""
+def list_session_pages() -> list[Path]:
+    """The README and the pages of docs/ that have at least one session."""
     pages = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
     return [page for page in pages if BLOCK.search(page.read_text("utf-8"))]
 
 
 def run_sessions(text: str, folder: Path) -> str:
-    """A page's text with the output that its commands give today; they run in `folder`, an empty directory.
+    """A page's text with the current output of its commands, which run in `folder`, an empty directory.
 
-    Ids of runs and examples are drawn at random: the page keeps those that it shows. Output whose only differences are
-    volatile figures is left as the page shows it.
+    Ids of runs and examples are random, so the page keeps the ids that it shows. If only volatile figures of an output
+    have changed, the page keeps this output.
     """
     for command in SETUP.findall(text):
         _run_command(command, folder)
-    id_here: dict[str, str] = {}  # by the id that the page shows
-    return BLOCK.sub(lambda block: _run_block(block[0], folder, id_here), text)
+    id_by_shown_id: dict[str, str] = {}  # by the id that the page shows
+    return BLOCK.sub(lambda block: _run_block(block[0], folder, id_by_shown_id), text)
 
 
 def mask_volatile(text: str) -> str:
-    """The text without figures that differ between two runs of one command."""
+    """The text without the figures that change whenever a command is run."""
     for pattern, replacement in VOLATILE:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     return text
 
 
-def _run_block(block: str, folder: Path, id_here: dict[str, str]) -> str:
-    """Each command of a block, followed by what it prints."""
+def _run_block(block: str, folder: Path, id_by_shown_id: dict[str, str]) -> str:
+    """The commands of a block, each with its output."""
     lines = []
     for command, shown in COMMAND.findall(block):
-        output = _run_command(_replace_all(command, id_here), folder)
-        id_here |= {
-            old: new for old, new in zip(ID.findall(shown), ID.findall(output), strict=False) if old not in id_here
+        output = _run_command(_replace_all(command, id_by_shown_id), folder)
+        id_by_shown_id |= {
+            old: new
+            for old, new in zip(ID.findall(shown), ID.findall(output), strict=False)
+            if old not in id_by_shown_id
         }
-        output = _replace_all(output, {new: old for old, new in id_here.items()})
+        output = _replace_all(output, {new: old for old, new in id_by_shown_id.items()})
         lines.append(f"$ {command}\n{shown if mask_volatile(shown) == mask_volatile(output) else output}")
     return "".join(lines)
 
@@ -69,19 +71,19 @@ def _replace_all(text: str, replacements: dict[str, str]) -> str:
 
 
 def _run_command(line: str, folder: Path) -> str:
-    """What a command prints, on both streams, without trailing spaces."""
+    """The output of a command on both streams, without trailing spaces."""
     program, *arguments = shlex.split(line, comments=True)
-    assert program == "nanoflux", f"a session shows commands of nanoflux alone: {line}"
+    assert program == "nanoflux", f"a session may contain only nanoflux commands: {line}"
     environment = {**os.environ, "NANOFLUX_HOME": str(folder / "home")}
-    ended = subprocess.run(
+    result = subprocess.run(
         [*NANOFLUX, *arguments], cwd=folder, env=environment, text=True, timeout=300,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert ended.returncode == 0, f"{line}\n{ended.stdout}"
-    return "".join(f"{printed.rstrip()}\n" for printed in ended.stdout.splitlines())
+    assert result.returncode == 0, f"{line}\n{result.stdout}"
+    return "".join(f"{output_line.rstrip()}\n" for output_line in result.stdout.splitlines())
 
 
 if __name__ == "__main__":
-    for page in session_pages():
+    for page in list_session_pages():
         with tempfile.TemporaryDirectory() as folder:
             page.write_text(run_sessions(page.read_text("utf-8"), Path(folder)), "utf-8")

@@ -1,4 +1,4 @@
-"""The examples of docs/how-to/extending.md are executed: each is one new module, and nothing else is touched."""
+"""The examples of docs/how-to/extending.md work; each is one new module, and no other file changes."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ from nanoflux_local.seeds.datasets import find_licence, seed_datasets
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 
 
-def example(heading: str) -> str:
+def read_example(heading: str) -> str:
     """The first Python block below a heading of the page."""
     match = re.search(rf"^## {re.escape(heading)}$.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
     assert match is not None
@@ -47,7 +47,7 @@ def clear_registries() -> None:
 
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
-    """Puts an example into a package, as a new file would be, until the test ends."""
+    """Add an example to a package as a module, until the test ends."""
     names: list[str] = []
 
     def add(package: ModuleType, name: str, source: str) -> None:
@@ -65,7 +65,7 @@ def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddM
 
 
 def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
-    add_module(checks, "units", example("A check"))
+    add_module(checks, "units", read_example("A check"))
     home = Home(tmp_path / "home").prepare()
     judge = {"checks": ["units", "code"], "trial": 2}
     config = configs.resolve("starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge}, home)
@@ -100,19 +100,19 @@ test = ["starter-easy"]
 def test_experiment_kind_is_one_new_module(
     add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    add_module(kinds, "length", example("A kind of experiment"))
+    add_module(kinds, "length", read_example("A kind of experiment"))
     (tmp_path / "length.toml").write_text(GRID, "utf-8")
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as result:
         main(["experiment", "run", str(tmp_path / "length.toml"), "--scale", "tiny"])
-    assert ended.value.code == 0
+    assert result.value.code == 0
     assert re.search(r"examples of +words a question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
     page = write_experiment_report(Home(tmp_path / "home"), "length", tmp_path / "report").read_text("utf-8")
     assert "words a question" in page and re.search(r"the run: \d+\.\d words", page)
 
 
 def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
-    add_module(endpoint_modules, "echo", example("A kind of endpoint"))
+    add_module(endpoint_modules, "echo", read_example("A kind of endpoint"))
     home = Home(tmp_path / "home").prepare()
     echo = {
         "endpoints": {"parrot": {"interface": "echo", "model": "parrot"}},
@@ -130,11 +130,9 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
 
 def test_unknown_endpoint_kind_is_refused_with_the_names(tmp_path: Path) -> None:
     endpoint = {"endpoints": {"arbiter": {"interface": "echo"}}}
-    with pytest.raises(
-        ConfigError, match=r"endpoints\.arbiter\.interface: there is no endpoint kind 'echo'"
-    ) as refused:
+    with pytest.raises(ConfigError, match=r"endpoints\.arbiter\.interface: there is no endpoint kind 'echo'") as error:
         configs.resolve("starter", "scripted", endpoint, Home(tmp_path))
-    assert "openai_chat" in refused.value.fix and "merged" not in refused.value.fix
+    assert "openai_chat" in error.value.fix and "merged" not in error.value.fix
 
 
 def test_kind_of_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
@@ -146,14 +144,14 @@ def test_kind_of_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
 def test_benchmark_is_one_new_module(
     add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    add_module(benchmarks, "riddles", example("A benchmark"))
+    add_module(benchmarks, "riddles", read_example("A benchmark"))
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     (tmp_path / "train.jsonl").write_text('{"riddle": "Legs of a spider?", "number": 8}\n{"riddle": "Twice 3?"}\n')
 
     def call(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as result:
             main(["data", *arguments])
-        return int(ended.value.code or 0), "".join(capfd.readouterr())
+        return int(result.value.code or 0), "".join(capfd.readouterr())
 
     code, output = call("import", "riddles", str(tmp_path / "train.jsonl"))
     assert code == 2 and "train.jsonl, line 2: key 'number' is missing" in output

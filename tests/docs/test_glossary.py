@@ -1,4 +1,4 @@
-"""The glossary: each term once, with a type and a place that are current."""
+"""The glossary has each term once, and its types and places match the code."""
 
 import ast
 import re
@@ -11,12 +11,12 @@ ROW = re.compile(r"^\| ([^|]+) \| [^|]+ \| ([a-z]+) \| `([^`]+)` \|$", re.MULTIL
 ROWS = ROW.findall((PROJECT / "docs" / "glossary.md").read_text("utf-8"))
 
 
-def symbol_type(place: str) -> str:
-    """How `file:symbol` is defined: protocol, dataclass, model (pydantic), class, function or type (an alias)."""
+def find_symbol_type(place: str) -> str:
+    """How `file:symbol` is defined: as a protocol, dataclass, pydantic model, class, function or type alias."""
     file, symbol = place.split(":")
     for node in ast.parse((PROJECT / file).read_text("utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == symbol:
-            return _class_type(node)
+            return _find_class_type(node)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == symbol:
             return "function"
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [symbol]:
@@ -24,7 +24,7 @@ def symbol_type(place: str) -> str:
     raise LookupError(f"{file} defines no {symbol}")
 
 
-def _class_type(node: ast.ClassDef) -> str:
+def _find_class_type(node: ast.ClassDef) -> str:
     bases = {ast.unparse(base) for base in node.bases}
     if "Protocol" in bases:
         return "protocol"
@@ -40,4 +40,4 @@ def test_glossary_has_thirty_to_fifty_different_terms() -> None:
 
 @pytest.mark.parametrize(("term", "kind", "place"), ROWS, ids=[row[0] for row in ROWS])
 def test_glossary_names_a_term_that_is_defined_there(term: str, kind: str, place: str) -> None:
-    assert symbol_type(place) == kind, term
+    assert find_symbol_type(place) == kind, term

@@ -1,4 +1,4 @@
-"""Commands that pages show: sessions print what the page says, and every other command and option exists."""
+"""Sessions on pages print the output that is shown, and all other commands and options on pages exist."""
 
 import re
 import shlex
@@ -9,10 +9,10 @@ import click
 import pytest
 
 from nanoflux_local.cli.main import nanoflux
-from tests.docs.sessions import PROJECT, mask_volatile, run_sessions, session_pages
+from tests.docs.sessions import PROJECT, list_session_pages, mask_volatile, run_sessions
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
-UNCHECKED = {"log.md", "commands.md"}  # a dated notebook; a page written from the commands themselves
+UNCHECKED = {"log.md", "commands.md"}  # the log shows old commands; commands.md is generated
 SHELL = re.compile(r"^```sh\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.DOTALL | re.MULTILINE)
 
 
@@ -20,7 +20,7 @@ def page_name(page: Path) -> str:
     return str(page.relative_to(PROJECT))
 
 
-def shown_commands(page: Path) -> Iterator[list[str]]:
+def list_commands(page: Path) -> Iterator[list[str]]:
     """The words of each `nanoflux …` command in a page's shell blocks and indented blocks."""
     for fenced, indented in SHELL.findall(page.read_text("utf-8")):
         lines = (fenced or indented).replace("\\\n", " ").splitlines()
@@ -36,7 +36,7 @@ def split_words(line: str) -> list[str]:
         return line.split()
 
 
-def unknown_words(words: list[str]) -> list[str]:
+def find_unknown_words(words: list[str]) -> list[str]:
     """The subcommands and options of a command line that do not exist."""
     command: click.Command = nanoflux
     context = click.Context(nanoflux, info_name="nanoflux", **nanoflux.context_settings)
@@ -53,16 +53,16 @@ def unknown_words(words: list[str]) -> list[str]:
 
 
 def test_pages_show_at_least_sixty_commands() -> None:
-    assert sum(1 for page in PAGES if page.name not in UNCHECKED for _ in shown_commands(page)) >= 60
+    assert sum(1 for page in PAGES if page.name not in UNCHECKED for _ in list_commands(page)) >= 60
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNCHECKED], ids=page_name)
 def test_shown_commands_and_options_exist(page: Path) -> None:
-    unknown = {" ".join(words): names for words in shown_commands(page) if (names := unknown_words(words))}
+    unknown = {" ".join(words): names for words in list_commands(page) if (names := find_unknown_words(words))}
     assert not unknown
 
 
-@pytest.mark.parametrize("page", session_pages(), ids=page_name)
+@pytest.mark.parametrize("page", list_session_pages(), ids=page_name)
 def test_sessions_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     text = page.read_text("utf-8")
     assert mask_volatile(run_sessions(text, tmp_path)) == mask_volatile(text), "run: python tests/docs/sessions.py"

@@ -1,4 +1,4 @@
-"""Generated help is current, the paper's table names existing code, links have targets, the site works from disk."""
+"""The commands page is current, the paper's table names existing code, links have targets, the site works offline."""
 
 import importlib
 import re
@@ -67,8 +67,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("mkdocs is not installed: pip install -e '.[dev]'")
     folder = tmp_path_factory.mktemp("site") / "site"
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -79,7 +79,7 @@ def test_site_works_from_disk_with_every_link_and_anchor(site: Path) -> None:
     }
     for page, links in pages.items():
         if page.name == "404.html":
-            continue  # only web servers show it
+            continue  # only a web server shows this page
         for target in [*links.fetched, *links.links]:
             place = urlsplit(target)
             if place.scheme in ("http", "https"):

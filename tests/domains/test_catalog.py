@@ -1,4 +1,4 @@
-"""The built-in domains: their prompts ask for the sections that are read, and show each role what it may see."""
+"""The prompts of the built-in domains ask for the sections that are read, and show each role only what it may see."""
 
 import itertools
 import re
@@ -45,7 +45,7 @@ VALUES = {
     "claims": {"attack": ATTACK, "queries": 5},
     **{key: {"question": ATTACK.question} for key in ("blind", "blind_program", "answerable")},
 }
-SHOWN = {
+EXPECTED_TEXTS = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
     "defender": [ATTACK.question],
     "validation": [ATTACK.question, ATTACK.solution, ATTACK.answer],
@@ -58,21 +58,21 @@ SHOWN = {
     "blind_program": [ATTACK.question, "Python program", "CODE:"],
     "answerable": [ATTACK.question, "ASKED:", "GIVEN:", "MISSING:", "CONTRADICTION:"],
 }
-SHORT = ("gsmhard-short", "starter")
-EACH = list(itertools.product(built_in(), PROMPTS))
+SHORT_PROMPTS = ("gsmhard-short", "starter")
+DOMAINS_AND_PROMPTS = list(itertools.product(built_in(), PROMPTS))
 
 
-@pytest.mark.parametrize(("name", "prompt"), EACH)
+@pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
 def test_prompts_render_their_values_verbatim(name, prompt):
     domain = load_domain(name)
     text = domain.render(prompt, VALUES[prompt])
-    for shown in SHOWN[prompt]:
-        assert shown in text, shown
+    for expected in EXPECTED_TEXTS[prompt]:
+        assert expected in text, expected
     assert text == text.strip()
     assert "\n\n\n" not in text and "None" not in text
 
 
-@pytest.mark.parametrize(("name", "prompt"), EACH)
+@pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
 def test_prompt_without_its_values_is_an_error(name, prompt):
     values = dict(VALUES[prompt])
     values.pop(next(iter(values)))
@@ -93,8 +93,8 @@ def test_seed_counts_and_thresholds_are_the_papers(name):
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
 def test_sections_are_the_papers(name, role):
     sections = getattr(load_domain(name).sections, role)
-    if name in SHORT and role == "defender":
-        assert sections == ("SOLUTION", "ANSWER"), "small models are spared the analysis"
+    if name in SHORT_PROMPTS and role == "defender":
+        assert sections == ("SOLUTION", "ANSWER"), "the prompt for small models asks for an analysis"
     else:
         assert set(SPEC_SECTIONS[role]) <= set(sections)
 
@@ -104,9 +104,9 @@ def test_sections_are_the_papers(name, role):
 def test_prompts_ask_for_every_section_in_reading_order(name, role):
     domain = load_domain(name)
     text = domain.render(role, VALUES[role])
-    places = [re.search(rf"(?:^|\W){section}: ", text) for section in getattr(domain.sections, role)]
-    assert all(places)
-    assert [place.start() for place in places] == sorted(place.start() for place in places)
+    matches = [re.search(rf"(?:^|\W){section}: ", text) for section in getattr(domain.sections, role)]
+    assert all(matches)
+    assert [match.start() for match in matches] == sorted(match.start() for match in matches)
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -127,7 +127,7 @@ def test_defender_prompt_hides_solution_and_answer(name):
     assert ATTACK.solution not in text and ATTACK.answer not in text
 
 
-@pytest.mark.parametrize("name", [name for name in built_in() if name not in SHORT])
+@pytest.mark.parametrize("name", [name for name in built_in() if name not in SHORT_PROMPTS])
 def test_defender_prompt_states_its_budgets(name):
     domain = load_domain(name)
     assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
@@ -160,21 +160,21 @@ def test_worked_examples_are_readable_and_right(name):
         if message.role == "assistant":
             sections = read_sections(message.content, domain.sections.defender, once=("ANSWER",))
             answer = plain_answer(domain, sections["ANSWER"])
-            assert answer == sections["ANSWER"], "the answer stands alone, in its plain form"
-            calculated = [
+            assert answer == sections["ANSWER"], "the answer is not in its plain form"
+            equations = [
                 (left, right)
                 for left, right in re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", sections["SOLUTION"])
             ]
-            assert calculated and all(eval(left) == float(right) for left, right in calculated)
-            assert calculated[-1][1] == answer
+            assert equations and all(eval(left) == float(right) for left, right in equations)
+            assert equations[-1][1] == answer
             assert not any(stop in message.content for stop in domain.stop)
 
 
 def test_worked_attack_is_readable_and_right():
     domain = load_domain("gsmhard")
-    first, shown, last = attacker_messages(domain, SEEDS)
-    assert (first.role, shown.role, last.role) == ("user", "assistant", "user")
-    attack = read_attack(domain, shown.content)
+    first, worked, last = attacker_messages(domain, SEEDS)
+    assert (first.role, worked.role, last.role) == ("user", "assistant", "user")
+    attack = read_attack(domain, worked.content)
     assert isinstance(attack, Attack) and attack.answer == "60"
     steps = re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", attack.solution)
     assert len(steps) == 5 and all(eval(left) == float(right) for left, right in steps)
@@ -199,8 +199,8 @@ def test_genomebench_asks_for_xml_and_medicine_for_its_maps():
     genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
     text = genome.render("attacker", VALUES["attacker"])
-    places = [text.index(f"<{tag}>") for tag in genome.tags]
-    assert places == sorted(places) and all(f"</{tag}>" in text for tag in genome.tags)
+    positions = [text.index(f"<{tag}>") for tag in genome.tags]
+    assert positions == sorted(positions) and all(f"</{tag}>" in text for tag in genome.tags)
     assert {"KNOWLEDGE_MAP", "REASONING_CHAIN", "COGNITIVE_CHALLENGES"} < set(medicine.sections.attacker)
     assert "<hypothesis>" not in medicine.render("attacker", VALUES["attacker"])
 
@@ -221,7 +221,7 @@ def test_medicine_lists_the_benchmarks_with_free_text():
 
 
 def test_seed_without_answer_is_shown_without_one():
-    """HealthSearchQA has none."""
+    """The items of HealthSearchQA have no answer."""
     text = load_domain("multimedqa").render(
         "attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),), "first": True}
     )

@@ -1,4 +1,4 @@
-"""Own domains and own data: the page's worked example works, and each mistake is named with its file and key."""
+"""The example on the page about domains works, and each error in a domain or data file names the file and the key."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.reading import read_benchmark
 
 DOCS = Path(__file__).parents[2] / "docs"
-PLAIN = """
+MINIMAL = """
 title = "doses"
 answer = "number"
 datasets = ["pharmacy"]
@@ -24,7 +24,7 @@ novelty = { question = 0.9 }
 """
 
 
-def _block(kind: str) -> str:
+def read_block(kind: str) -> str:
     blocks = re.findall(
         rf"```{kind}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL
     )
@@ -34,7 +34,7 @@ def _block(kind: str) -> str:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes the text of the domain `mine`, and its prompt files, into the home."""
+    """Write the file of the domain `mine` and its prompt files into a home, and return the home."""
 
     def write_domain(text: str, **prompts: str) -> Path:
         folder = tmp_path / "domains"
@@ -49,19 +49,19 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def test_page_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "domains").mkdir()
-    (tmp_path / "domains" / "pharmacy.toml").write_text(_block("toml"), encoding="utf-8")
-    (tmp_path / "domains" / "pharmacy_attacker.md").write_text(_block("jinja"), encoding="utf-8")
-    (tmp_path / "pharmacy.jsonl").write_text(_block("json"), encoding="utf-8")
+    (tmp_path / "domains" / "pharmacy.toml").write_text(read_block("toml"), encoding="utf-8")
+    (tmp_path / "domains" / "pharmacy_attacker.md").write_text(read_block("jinja"), encoding="utf-8")
+    (tmp_path / "pharmacy.jsonl").write_text(read_block("json"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
-    commands = _block("sh").splitlines()
+    commands = read_block("sh").splitlines()
     assert len(commands) == 4
     outputs = []
     for command in commands:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as result:
             main(command.split()[1:])
         outputs.append("".join(capfd.readouterr()))
-        assert ended.value.code == 0, outputs[-1]
+        assert result.value.code == 0, outputs[-1]
     assert "6 items" in outputs[0] and "for the pharmacy's examination" in outputs[1]
     assert "3 of 3" in outputs[2] and outputs[3].count("kept_") == 3
 
@@ -75,104 +75,108 @@ def test_page_names_every_domain_key() -> None:
 def test_domains_are_listed_and_shown_for_scripts(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    home = write(PLAIN)
+    home = write(MINIMAL)
     monkeypatch.setenv("NANOFLUX_HOME", str(home))
     outputs = []
     for words in (("list",), ("show", "mine"), ("show", "mine", "--prompt", "code")):
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as result:
             main(["domains", *words, "--json"])
-        assert ended.value.code == 0
+        assert result.value.code == 0
         outputs.append(json.loads(capfd.readouterr().out))
-    listed, shown, prompt = outputs
-    assert [each["name"] for each in listed] == [*built_in(), "mine"]
-    assert listed[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
-    assert (shown["hash"], shown["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
+    domains, document, prompt = outputs
+    assert [entry["name"] for entry in domains] == [*built_in(), "mine"]
+    assert domains[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
+    assert (document["hash"], document["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
     assert prompt["text"] == render_prompt(load_domain("mine", home), "code")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as result:
         main(["domains", "show", "poetry"])
-    assert ended.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
+    assert result.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
 
 
 def test_domain_without_a_base_has_the_shared_prompts(write: Callable[..., Path]) -> None:
-    home = write(PLAIN)
+    home = write(MINIMAL)
     domain = load_domain("mine", home)
     assert domain_names(home) == [*built_in(), "mine"]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
-    assert domain.hash != load_domain("mine", write(PLAIN.replace("doses", "drips"))).hash
-    assert domain.hash == load_domain("mine", write(PLAIN.replace("0.9", "0.8"))).hash, "a run's own setting"
+    assert domain.hash != load_domain("mine", write(MINIMAL.replace("doses", "drips"))).hash
+    assert domain.hash == load_domain("mine", write(MINIMAL.replace("0.9", "0.8"))).hash, "a run's own setting"
 
 
 ATTACKER = "prompt_files = { attacker = 'a.md' }"
 WRONG = {
-    "unknown key": (PLAIN + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
-    "unknown key inside": (PLAIN.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'"),
-    "missing key": (PLAIN.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
-    "no TOML": ("title =", {}, "mine.toml: Invalid value"),
-    "no such base": ('extends = "poetry"', {}, "extends: there is no domain 'poetry'"),
-    "threshold out of range": (PLAIN.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
-    "unknown prompt": (PLAIN + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
-    "no file names": (PLAIN + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
-    "prompt not there": (PLAIN + ATTACKER, {}, "No such file"),
-    "no template": (PLAIN + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
-    "prompt from elsewhere": (PLAIN + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder"),
-    "asks for too much": (
-        PLAIN + ATTACKER, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
+    "unknown key": (MINIMAL + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
+    "unknown key inside": (MINIMAL.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'"),
+    "missing key": (MINIMAL.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
+    "not TOML": ("title =", {}, "mine.toml: Invalid value"),
+    "unknown base": ('extends = "poetry"', {}, "extends: there is no domain 'poetry'"),
+    "threshold out of range": (MINIMAL.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
+    "unknown prompt": (MINIMAL + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
+    "text in place of file names": (MINIMAL + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
+    "missing prompt file": (MINIMAL + ATTACKER, {}, "No such file"),
+    "invalid template": (MINIMAL + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
+    "prompt file in another folder": (
+        MINIMAL + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder",
     ),
-    "asks for no such key": (
-        PLAIN + ATTACKER, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
+    "unknown variable in a prompt": (
+        MINIMAL + ATTACKER, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
     ),
-    "reaches into Python": (
-        PLAIN + ATTACKER, {"a": "{{ seeds.__class__.__mro__ }}"}, "a.md: cannot be filled in",
+    "unknown key of a variable in a prompt": (
+        MINIMAL + ATTACKER, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
     ),
-    "a section that is read": (PLAIN + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER"),
-    "choice without letters": (PLAIN.replace('"number"', '"choice"'), {}, "letters is missing"),
+    "Python attributes in a prompt": (
+        MINIMAL + ATTACKER, {"a": "{{ seeds.__class__.__mro__ }}"}, "a.md: cannot be filled in",
+    ),
+    "missing section": (MINIMAL + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER"),
+    "choice without letters": (MINIMAL.replace('"number"', '"choice"'), {}, "letters is missing"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "prompts", "said"), WRONG.values(), ids=WRONG)
-def test_domain_errors_name_the_file(write: Callable[..., Path], text: str, prompts: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize(("text", "prompts", "message"), WRONG.values(), ids=WRONG)
+def test_domain_errors_name_the_file(
+    write: Callable[..., Path], text: str, prompts: dict[str, str], message: str
+) -> None:
     home = write(text, **prompts)
     with pytest.raises(ConfigError) as caught:
         load_domain("mine", home)
-    assert said in caught.value.message and str(home) in caught.value.message
+    assert message in caught.value.message and str(home) in caught.value.message
     assert caught.value.fix
 
 
 def test_domain_names_stay_in_the_folder_and_off_built_in_ones(write: Callable[..., Path]) -> None:
-    home = write(PLAIN)
-    (home / "domains" / "starter.toml").write_text(PLAIN)
+    home = write(MINIMAL)
+    (home / "domains" / "starter.toml").write_text(MINIMAL)
     assert load_domain("starter", home) == load_domain("starter")
     for name in ("../domains/mine", "mine.toml", "", "other"):
         with pytest.raises(ConfigError, match="there is no domain"):
             load_domain(name, home)
 
 
-def _data(folder: Path, *lines: str) -> Path:
+def write_data(folder: Path, *lines: str) -> Path:
     path = folder / "own.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 
-def test_own_data_may_say_all_that_a_seed_holds(tmp_path: Path) -> None:
-    path = _data(
+def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
+    path = write_data(
         tmp_path,
         '{"question": "Q1?", "answer": 5, "solution": "s", "program": "print(5)", "id": "q-1", "split": "dev"}',
         '{"question": "Q2?", "answer": "B", "options": {"A": "a", "B": "b"}, "solution": null}',
         '{"question": "Q3?", "answer": "a text"}',
     )
-    one, two, three = read_benchmark("mine", [path]).items
-    assert (one.seed.id, one.seed.answer, one.seed.solution, one.seed.program, one.split) == (
+    first, second, third = read_benchmark("mine", [path]).items
+    assert (first.seed.id, first.seed.answer, first.seed.solution, first.seed.program, first.split) == (
         "mine-q-1", "5", "s", "print(5)", "dev",
     )  # fmt: skip
-    assert (two.seed.id, two.seed.options, two.seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
-    assert three.split in ("train", "dev", "test")
+    assert (second.seed.id, second.seed.options, second.seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
+    assert third.split in ("train", "dev", "test")
     (tmp_path / "test.csv").write_text("question,answer,solution\nQ?,7,\n")
     assert read_benchmark("mine", [tmp_path / "test.csv"]).items[0].split == "test"
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"question": "Q?", "answer": "a", "note": 1}', "unknown key 'note'"),
         ('{"question": "Q?"}', "key 'answer' is missing"),
@@ -183,11 +187,11 @@ def test_own_data_may_say_all_that_a_seed_holds(tmp_path: Path) -> None:
         ('{"question": "Q?", "answer": "a", "split": "exam"}', "'exam', not train"),
     ],
 )
-def test_own_data_errors_name_the_row(tmp_path: Path, line: str, said: str) -> None:
-    path = _data(tmp_path, '{"question": "Q?", "answer": "a"}', line)
+def test_own_data_errors_name_the_row(tmp_path: Path, line: str, message: str) -> None:
+    path = write_data(tmp_path, '{"question": "Q?", "answer": "a"}', line)
     with pytest.raises(DataError) as caught:
         read_benchmark("mine", [path])
-    assert caught.value.message.startswith(f"{path}, line 2: ") and said in caught.value.message
+    assert caught.value.message.startswith(f"{path}, line 2: ") and message in caught.value.message
 
 
 # Prompts
@@ -196,8 +200,8 @@ def test_own_data_errors_name_the_row(tmp_path: Path, line: str, said: str) -> N
 OWN_DEFENDERS = {"starter": "defender_short", "gsmhard-short": "defender_steps"}
 
 
-def _table() -> dict[str, tuple[int, int]]:
-    """By prompt: its version, and the most tokens."""
+def read_table() -> dict[str, tuple[int, int]]:
+    """The version and the maximum number of tokens of each prompt, as the page states them."""
     page = (DOCS / "reference" / "prompts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", page, re.MULTILINE)
     return {name: (int(version), int(tokens)) for name, version, tokens in rows}
@@ -206,7 +210,7 @@ def _table() -> dict[str, tuple[int, int]]:
 def test_page_table_lists_every_prompt_with_its_version() -> None:
     folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
     first_lines = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
-    assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in _table().items()}
+    assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in read_table().items()}
 
 
 @pytest.mark.real_model
@@ -216,7 +220,7 @@ def test_prompts_stay_within_the_tokens_the_page_states(smollm2_dir: Path) -> No
         for prompt in PROMPTS:
             file = OWN_DEFENDERS.get(domain.name, prompt) if prompt == "defender" else prompt
             count = len(tokenizer(render_prompt(domain, prompt))["input_ids"])
-            assert count <= _table()[file][1], (domain.name, prompt, count)
+            assert count <= read_table()[file][1], (domain.name, prompt, count)
             assert "version 1" not in render_prompt(domain, prompt)
 
 

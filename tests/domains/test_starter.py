@@ -1,4 +1,4 @@
-"""The starter domain's own seeds: enough of them, right, graded, split, and refused when malformed."""
+"""The seeds of the starter domains are numerous, right, of different difficulty and divided into splits."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from nanoflux_local.errors import DataError, UsageError
 
 TEMPLATES = load_templates()
 LETTERS = {"genetics": "ABCDE", "medicine": "ABCD"}
-GOOD = """
+TEMPLATE = """
 [[template]]
 id = "bakery-tray-count"
 split = "train"
@@ -32,11 +32,11 @@ rolls = { low = 4, high = 20, link = true }
 """
 
 
-def each_template(test):
+def for_each_template(test):
     return pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.id)(test)
 
 
-def draws(template: Template, count: int = 30) -> list[dict[str, int]]:
+def draw_values(template: Template, count: int = 30) -> list[dict[str, int]]:
     rng = random.Random(template.id)
     return [template.draw(rng) for _ in range(count)]
 
@@ -46,7 +46,9 @@ def test_enough_templates_in_enough_settings_at_every_step_count():
     assert len(TEMPLATES) >= 60
     assert len({template.setting for template in TEMPLATES}) >= 10
     assert sorted(steps) == [1, 2, 3, 4, 5]
-    assert [steps[n] for n in range(1, 6)] == sorted(steps.values(), reverse=True), "fewer templates at more steps"
+    assert [steps[n] for n in range(1, 6)] == sorted(steps.values(), reverse=True), (
+        "there are more templates with many steps than with few"
+    )
 
 
 def test_templates_share_no_id_and_no_text():
@@ -68,9 +70,9 @@ def test_settings_have_train_and_test_templates():
         assert {t.split for t in TEMPLATES if t.setting == setting} >= {"train", "test"}, setting
 
 
-@each_template
+@for_each_template
 def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
-    for values in draws(template):
+    for values in draw_values(template):
         variables = template.solve(values)
         assert template.admits(values)
         assert all(math.isfinite(x) and x > 0 and round(x, 2) == x for x in variables.values())
@@ -78,44 +80,44 @@ def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
         assert len(lines) == template.steps
         assert not re.search(r"[{}]", " ".join([template.question_text(values), *lines]))
         assert re.search(rf"= {re.escape(plain_number(variables['answer']))}\b", lines[-1])
-        assert isinstance(variables["answer"], int), "drawn numbers give whole answers"
+        assert isinstance(variables["answer"], int), "the answer is not an integer"
 
 
-@each_template
+@for_each_template
 def test_solution_equations_hold(template):
-    """The sentences are checked apart from the program: what they say must be true arithmetic."""
-    for values in draws(template):
+    """The arithmetic in the sentences must be right, independently of the program."""
+    for values in draw_values(template):
         for line in template.solution_lines(template.solve(values)):
             left, right = re.search(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]+)", line).groups()
             assert math.isclose(eval(left), float(right)), line
 
 
-@each_template
+@for_each_template
 def test_texts_are_short_enough_for_a_small_model(template):
-    text = template.question_text(draws(template, 1)[0])
+    text = template.question_text(draw_values(template, 1)[0])
     assert len(text.split()) < (25 if template.steps == 1 else 90)
     assert "$" not in text + template.ask + template.result
     assert template.ask.endswith("?") and "?" not in text
     if template.steps == 1:
-        assert all(template.solve(values)["answer"] <= 200 for values in draws(template))
+        assert all(template.solve(values)["answer"] <= 200 for values in draw_values(template))
 
 
-@each_template
+@for_each_template
 def test_links_admit_results_of_earlier_parts(template):
     rng = random.Random(template.id)
     assert template.links
     for link in template.links:
         quantity = next(q for q in template.quantities if q.name == link)
         values = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
-        assert sum(template.admits(v) for v in values) >= 15, f"{link} takes too few results"
+        assert sum(template.admits(v) for v in values) >= 15, f"{link} admits too few results"
         assert not template.admits({**values[0], link: 2.5})
         assert not template.admits({**values[0], link: 0})
         assert " A" in template.question_text({**values[0], link: "A"})
 
 
-@each_template
+@for_each_template
 def test_draws_repeat_under_the_same_seed(template):
-    assert draws(template) == draws(template)
+    assert draw_values(template) == draw_values(template)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,8 @@ def test_numbers_are_written_plainly(number, text):
     assert plain_number(number) == text
 
 
-def test_good_template_is_read_as_written():
-    (template,) = parse_templates("baking.toml", GOOD)
+def test_valid_template_is_read():
+    (template,) = parse_templates("baking.toml", TEMPLATE)
     values = {"trays": 3, "rolls": 4}
     assert (template.setting, template.links) == ("baking", ("rolls",))
     assert template.solve(values) == {"trays": 3, "rolls": 4, "answer": 12}
@@ -162,21 +164,21 @@ def test_good_template_is_read_as_written():
     ],
 )
 def test_template_errors_name_file_id_and_key(old, new, key):
-    assert old in GOOD
+    assert old in TEMPLATE
     with pytest.raises(DataError) as caught:
-        parse_templates("baking.toml", GOOD.replace(old, new, 1))
+        parse_templates("baking.toml", TEMPLATE.replace(old, new, 1))
     for part in ("baking.toml", "bakery-tray-count", repr(key)):
         assert part in caught.value.message
 
 
-@pytest.mark.parametrize("content", ["[[template]", '[[templates]]\nid = "x"', "other = 1\n" + GOOD])
+@pytest.mark.parametrize("content", ["[[template]", '[[templates]]\nid = "x"', "other = 1\n" + TEMPLATE])
 def test_file_without_a_list_of_templates_is_refused(content):
     with pytest.raises(DataError, match=r"baking\.toml"):
         parse_templates("baking.toml", content)
 
 
 def test_unsatisfiable_where_is_an_error():
-    (template,) = parse_templates("baking.toml", GOOD.replace("trays > 1", "trays > 99"))
+    (template,) = parse_templates("baking.toml", TEMPLATE.replace("trays > 1", "trays > 99"))
     with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
         template.draw(random.Random(0))
 
@@ -193,12 +195,14 @@ def test_choice_items_are_many_split_and_balanced(name):
 
 
 @pytest.mark.parametrize("name", LETTERS)
-def test_choice_items_are_whole(name):
+def test_choice_items_have_options_a_question_and_a_solution(name):
     for item in load_choice_items(name):
         assert item.id.startswith(f"{name}-")
         assert "".join(item.options) == LETTERS[name] and item.question.endswith("?")
         assert 2 <= len(re.findall(r"[.!](?: |$)", item.solution)) <= 5, item.id
-        assert not re.search(r"\boption\b", item.solution, re.IGNORECASE), "letters are shuffled, so none is named"
+        assert not re.search(r"\boption\b", item.solution, re.IGNORECASE), (
+            "the solution names an option, but options are shuffled"
+        )
 
 
 @pytest.mark.parametrize("name", LETTERS)
@@ -213,10 +217,10 @@ def test_choice_questions_differ():
     assert len(questions) == len(set(questions))
 
 
-def row(**changes: object) -> str:
-    good = {"id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}}
-    rest = {"answer": "B", "solution": "It is that. So it is.", "source": "A book"}
-    return json.dumps({key: value for key, value in {**good, **rest, **changes}.items() if value is not None})
+def make_row(**changes: object) -> str:
+    required = {"id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}}
+    more = {"answer": "B", "solution": "It is that. So it is.", "source": "A book"}
+    return json.dumps({key: value for key, value in {**required, **more, **changes}.items() if value is not None})
 
 
 @pytest.mark.parametrize(
@@ -224,18 +228,18 @@ def row(**changes: object) -> str:
     [
         ("{", "JSON"),
         ("[]", "object"),
-        (row(answer="C"), "'answer'"),
-        (row(source=None), "'source' is missing"),
-        (row(level=3), "'level' is unknown"),
-        (row(split="trial"), "'split'"),
-        (row(options={"A": "this", "C": "that"}), "'options'"),
-        (row(options={"A": "this", "B": "this"}), "same text twice"),
-        (row(), "used twice"),
+        (make_row(answer="C"), "'answer'"),
+        (make_row(source=None), "'source' is missing"),
+        (make_row(level=3), "'level' is unknown"),
+        (make_row(split="trial"), "'split'"),
+        (make_row(options={"A": "this", "C": "that"}), "'options'"),
+        (make_row(options={"A": "this", "B": "this"}), "same text twice"),
+        (make_row(), "used twice"),
     ],
 )
 def test_choice_item_errors_name_file_and_line(line, problem):
     with pytest.raises(DataError) as caught:
-        parse_choice_items("x.jsonl", f"{row()}\n{line}\n")
+        parse_choice_items("x.jsonl", f"{make_row()}\n{line}\n")
     assert "x.jsonl, line 2" in caught.value.message and problem in caught.value.message
 
 

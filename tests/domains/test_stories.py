@@ -1,4 +1,4 @@
-"""The starter stories: enough different ones, graded by steps, right, and held out by situation and by plot."""
+"""The starter stories are numerous and different, have right solutions, and their test items use other situations."""
 
 import random
 import re
@@ -37,7 +37,7 @@ PLOT = {
 }
 
 
-def draws(story: Template, count: int = 8) -> list[dict[str, int]]:
+def draw_values(story: Template, count: int = 8) -> list[dict[str, int]]:
     rng = random.Random(story.id)
     return [story.draw(rng) for _ in range(count)]
 
@@ -49,14 +49,14 @@ def test_stories_differ_by_more_than_their_numbers() -> None:
     assert len(story_items("train")) >= 400 and len(story_items("test")) >= 200
 
 
-def test_stories_have_one_to_four_steps_in_every_split_and_most_have_few() -> None:
+def test_stories_with_more_steps_are_rarer_in_every_split() -> None:
     for split in SPLITS:
         steps = Counter(story.steps for story in STORIES if story.split == split)
         assert [steps[level] for level in (1, 2, 3, 4)] == sorted(steps.values(), reverse=True)
         assert min(steps.values()) > 0 and len(steps) == 4
 
 
-def test_test_stories_share_no_situation_with_train_and_have_plots_of_their_own() -> None:
+def test_test_stories_have_other_situations_and_additional_plots() -> None:
     situations = {split: {story.setting for story in STORIES if story.split == split} for split in SPLITS}
     plots = {
         split: {story.id.removeprefix(f"{story.setting}-") for story in STORIES if story.split == split}
@@ -66,9 +66,9 @@ def test_test_stories_share_no_situation_with_train_and_have_plots_of_their_own(
     assert plots["train"] < plots["test"]
 
 
-def test_story_solutions_are_true_and_end_in_the_answer() -> None:
+def test_story_solutions_are_right_and_end_with_the_answer() -> None:
     for story in STORIES:
-        for values in draws(story):
+        for values in draw_values(story):
             variables = story.solve(values)
             lines = story.solution_lines(variables)
             for line in lines:
@@ -77,9 +77,9 @@ def test_story_solutions_are_true_and_end_in_the_answer() -> None:
             assert f"= {variables['answer']} " in lines[-1]
 
 
-def test_story_texts_hold_every_number_and_no_placeholder() -> None:
+def test_story_texts_contain_every_number_and_no_placeholder() -> None:
     for story in STORIES:
-        values = draws(story, 1)[0]
+        values = draw_values(story, 1)[0]
         text = f"{story.question_text(values)} {story.ask}"
         assert not re.search(r"[<>{}]", text + story.result + story.unit), text
         assert sorted(map(int, re.findall(r"\d+", text))) == sorted(values.values()), text

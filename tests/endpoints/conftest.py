@@ -1,4 +1,4 @@
-"""Shared by the endpoint tests: short pauses between retries."""
+"""Fixture for the endpoint tests: short pauses between retries."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from nanoflux_local.endpoints.remote import retries
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts; the number of attempts is unchanged."""
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.01)

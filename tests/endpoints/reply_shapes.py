@@ -1,6 +1,6 @@
-"""Replies of fourteen servers as sent over the wire, each with the outcome that reading it must have.
+"""Replies of fourteen servers, each with the outcome that reading it must have.
 
-Collected from the servers' documentation and from public bug reports; ids and most of the texts are made up.
+The replies were collected from the servers' documentation and public bug reports; ids and most texts are invented.
 """
 
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """The reply is empty: retried a few times, then accepted."""
+    """The reply is empty: the request is retried a few times, then the reply is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Refused permanently: not retried, and these words are reported."""
+    """The request is refused for good: it is not retried, and these words are reported."""
 
     words: str
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """A fault of this kind, after which the request is sent again."""
+class Retry:
+    """The reply is a fault of this kind, after which the request is sent again."""
 
     kind: str
     words: str = ""
 
 
-Outcome = Read | Empty | Refused | Again
+Outcome = Read | Empty | Refused | Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,17 @@ class Shape:
 # Builders of whole replies
 
 
-def chat(message: Json, finish: Any = "stop", usage: Any = "usual", **more: Any) -> Json:
+def chat(message: Json, finish: Any = "stop", usage: Any = "usual", **fields: Any) -> Json:
     counts = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15} if usage == "usual" else usage
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     return {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
-            "usage": counts, **more}  # fmt: skip
+            "usage": counts, **fields}  # fmt: skip
 
 
-def response(output: list[Json], status: str = "completed", **more: Any) -> Json:
+def response(output: list[Json], status: str = "completed", **fields: Any) -> Json:
     return {"id": "r-1", "object": "response", "created_at": 1, "status": status, "error": None, "output": output,
             "incomplete_details": None, "metadata": {}, "reasoning": {"effort": "medium", "summary": None},
-            "usage": {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}, **more}  # fmt: skip
+            "usage": {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}, **fields}  # fmt: skip
 
 
 def message_item(*parts: Json, status: str = "completed") -> Json:
@@ -77,45 +77,45 @@ def output_text(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def messages(content: Any, reason: Any = "end_turn", **more: Any) -> Json:
+def messages(content: Any, reason: Any = "end_turn", **fields: Any) -> Json:
     return {"id": "msg-1", "type": "message", "role": "assistant", "model": "m", "content": content,
             "stop_reason": reason, "stop_sequence": None, "usage": {"input_tokens": 12, "output_tokens": 3},
-            **more}  # fmt: skip
+            **fields}  # fmt: skip
 
 
-def error(message: Any, **more: Any) -> Json:
-    return {"error": {"message": message, **more}}
+def error(message: Any, **fields: Any) -> Json:
+    return {"error": {"message": message, **fields}}
 
 
 TOOL = [{"id": "t-1", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
-HI = "ANSWER: 18"
+OK = "ANSWER: 18"
 THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
 OVERLONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 
 OPENAI_CHAT = [
-    ("good", 200, chat({"content": HI, "refusal": None, "annotations": []}, service_tier="default"), Read(HI)),
+    ("good", 200, chat({"content": OK, "refusal": None, "annotations": []}, service_tier="default"), Read(OK)),
     ("cut", 200, chat({"content": "ANSW", "refusal": None}, "length"), Read("ANSW", "length")),
     ("cut before its first word", 200, chat({"content": "", "refusal": None}, "length"), Read("", "length")),
     ("refusal", 200, chat({"content": None, "refusal": "I can't."}), Read("I can't.", "refused")),
     ("filtered", 200, chat({"content": None}, "content_filter"), Read("", "refused")),
     ("tool call", 200, chat({"content": None, "tool_calls": TOOL}, "tool_calls"), Refused("the tool 'python'")),
-    ("tool call after a text", 200, chat({"content": HI, "tool_calls": TOOL}, "tool_calls"), Read(HI)),
+    ("tool call after a text", 200, chat({"content": OK, "tool_calls": TOOL}, "tool_calls"), Read(OK)),
     ("old function call", 200, chat({"content": None, "function_call": {"name": "f", "arguments": "{}"}},
                                     "function_call"), Refused("the tool 'f'")),
-    ("busy", 429, error("Rate limit reached", type="requests", code="rate_limit_exceeded"), Again("rate_limited")),
+    ("busy", 429, error("Rate limit reached", type="requests", code="rate_limit_exceeded"), Retry("rate_limited")),
     ("no credit", 429, error("You exceeded your current quota", type="insufficient_quota",
                              code="insufficient_quota"), Refused("exceeded your current quota")),
     ("wrong key", 401, error("Incorrect API key provided", code="invalid_api_key"), Refused("Incorrect API key")),
     ("too long", 400, error(OVERLONG, code="context_length_exceeded", param="messages"), Refused(OVERLONG)),
-    ("broken", 500, error("The server had an error", type="server_error"), Again("server_error", "had an error")),
+    ("broken", 500, error("The server had an error", type="server_error"), Retry("server_error", "had an error")),
 ]  # fmt: skip
 OPENAI_RESPONSES = [
-    ("good", 200, response([message_item(output_text(HI))]), Read(HI)),
+    ("good", 200, response([message_item(output_text(OK))]), Read(OK)),
     ("with thoughts", 200, response([{"type": "reasoning", "id": "x", "summary":
-     [{"type": "summary_text", "text": "hm"}]}, message_item(output_text(HI))]), Read(HI, thoughts="hm")),
+     [{"type": "summary_text", "text": "hm"}]}, message_item(output_text(OK))]), Read(OK, thoughts="hm")),
     ("with hidden thoughts", 200, response([{"type": "reasoning", "id": "x", "summary": [], "content": None},
-                                            message_item(output_text(HI))]), Read(HI)),
-    ("two texts", 200, response([message_item(output_text("ANSWER: "), output_text("18"))]), Read(HI)),
+                                            message_item(output_text(OK))]), Read(OK)),
+    ("two texts", 200, response([message_item(output_text("ANSWER: "), output_text("18"))]), Read(OK)),
     ("cut", 200, response([message_item(output_text("ANSW"), status="incomplete")], "incomplete",
                           incomplete_details={"reason": "max_output_tokens"}), Read("ANSW", "length")),
     ("cut while it thought", 200, response([{"type": "reasoning", "id": "x", "summary": []}], "incomplete",
@@ -129,21 +129,21 @@ OPENAI_RESPONSES = [
     ("tool call", 200, response([{"type": "function_call", "id": "f", "call_id": "c", "name": "python",
                                   "arguments": "{}"}]), Refused("the tool 'python'")),
     ("failed", 200, response([], "failed", error={"code": "server_error", "message": "x went wrong"}),
-     Again("server_error", "x went wrong")),
+     Retry("server_error", "x went wrong")),
     ("failed in the middle", 200, response([message_item(output_text("ANSW"))], "failed",
-                                           error={"code": "server_error", "message": "x"}), Again("server_error")),
+                                           error={"code": "server_error", "message": "x"}), Retry("server_error")),
     ("busy with the status 200", 200, response([], "failed", error={"code": "rate_limit_exceeded", "message": "slow"}),
-     Again("rate_limited")),
+     Retry("rate_limited")),
     ("flagged", 200, response([], "failed", error={"code": "invalid_prompt", "message": "flagged"}),
      Refused("flagged")),
-    ("still queued", 200, response([], "queued"), Again("garbled", "status 'queued'")),
+    ("still queued", 200, response([], "queued"), Retry("garbled", "status 'queued'")),
     ("invalid prompt", 400, error("Invalid prompt: flagged", type="invalid_request_error", code="invalid_prompt"),
      Refused("Invalid prompt: flagged")),
 ]  # fmt: skip
 FILTERS = {"hate": {"filtered": False, "severity": "safe"}}
 AZURE = [
-    ("good", 200, chat({"content": HI}, prompt_filter_results=[{"prompt_index": 0, "content_filter_results": FILTERS}]),
-     Read(HI)),
+    ("good", 200, chat({"content": OK}, prompt_filter_results=[{"prompt_index": 0, "content_filter_results": FILTERS}]),
+     Read(OK)),
     ("filtered in the middle", 200, chat({"content": "ANSW"}, "content_filter"), Read("ANSW", "refused")),
     ("filtered prompt", 400, error("The response was filtered due to the prompt triggering Azure OpenAI's content "
      "management policy.", type=None, param="prompt", code="content_filter", status=400,
@@ -152,43 +152,43 @@ AZURE = [
     ("no such deployment", 404, error("The API deployment for this resource does not exist.",
                                       code="DeploymentNotFound"), Refused("deployment for this resource")),
     ("wrong path", 404, {"statusCode": 404, "message": "Resource not found"}, Refused("Resource not found")),
-    ("busy", 429, error("Requests have exceeded call rate limit", code="429"), Again("rate_limited")),
+    ("busy", 429, error("Requests have exceeded call rate limit", code="429"), Retry("rate_limited")),
 ]  # fmt: skip
 ANTHROPIC = [
-    ("good", 200, messages([{"type": "text", "text": HI}]), Read(HI)),
+    ("good", 200, messages([{"type": "text", "text": OK}]), Read(OK)),
     ("with thoughts", 200, messages([THINKING, {"type": "redacted_thinking", "data": "x"},
-                                     {"type": "text", "text": HI}]), Read(HI, thoughts="hm")),
-    ("stop sequence", 200, messages([{"type": "text", "text": HI}], "stop_sequence"), Read(HI)),
+                                     {"type": "text", "text": OK}]), Read(OK, thoughts="hm")),
+    ("stop sequence", 200, messages([{"type": "text", "text": OK}], "stop_sequence"), Read(OK)),
     ("cut", 200, messages([{"type": "text", "text": "ANSW"}], "max_tokens"), Read("ANSW", "length")),
     ("cut while it thought", 200, messages([THINKING], "max_tokens"), Read("", "length", "hm")),
     ("context full", 200, messages([{"type": "text", "text": "A"}], "model_context_window_exceeded"),
      Read("A", "length")),
     ("refusal", 200, messages([], "refusal"), Read("", "refused")),
-    ("pause", 200, messages([{"type": "text", "text": HI}], "pause_turn"), Read(HI)),
+    ("pause", 200, messages([{"type": "text", "text": OK}], "pause_turn"), Read(OK)),
     ("nothing", 200, messages([]), Empty()),
     ("tool use", 200, messages([{"type": "tool_use", "id": "t", "name": "python", "input": {}}], "tool_use"),
      Refused("the tool 'python'")),
     ("overloaded", 529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
-     Again("rate_limited")),
+     Retry("rate_limited")),
     ("overloaded with the status 200", 200, {"type": "error", "error": {"type": "overloaded_error",
-                                             "message": "Overloaded"}}, Again("rate_limited")),
+                                             "message": "Overloaded"}}, Retry("rate_limited")),
     ("too long", 400, {"type": "error", "error": {"type": "invalid_request_error",
      "message": "prompt is too long: 203456 tokens > 200000 maximum"}}, Refused("prompt is too long")),
     ("no credit", 400, {"type": "error", "error": {"type": "invalid_request_error",
      "message": "Your credit balance is too low to access the Anthropic API."}}, Refused("credit balance is too low")),
 ]  # fmt: skip
 BEDROCK = [
-    ("good", 200, messages([{"type": "text", "text": HI}], amazon_bedrock_trace={}), Read(HI)),
+    ("good", 200, messages([{"type": "text", "text": OK}], amazon_bedrock_trace={}), Read(OK)),
     ("guardrail", 200, messages([{"type": "text", "text": "Blocked."}], "guardrail_intervened"),
      Read("Blocked.", "refused")),
-    ("no end stated", 200, messages([{"type": "text", "text": HI}], None), Read(HI)),
-    ("throttled", 429, {"message": "Too many tokens, please wait before trying again."}, Again("rate_limited")),
+    ("no end stated", 200, messages([{"type": "text", "text": OK}], None), Read(OK)),
+    ("throttled", 429, {"message": "Too many tokens, please wait before trying again."}, Retry("rate_limited")),
     ("wrong model", 400, {"message": "The provided model identifier is invalid."}, Refused("identifier is invalid")),
-    ("not ready", 503, {"Message": "Bedrock is unable to process your request."}, Again("server_error", "unable to")),
+    ("not ready", 503, {"Message": "Bedrock is unable to process your request."}, Retry("server_error", "unable to")),
 ]  # fmt: skip
 GEMINI = [
-    ("good", 200, chat({"content": HI}, usage={"completion_tokens": 3, "prompt_tokens": 12, "total_tokens": 90}),
-     Read(HI)),
+    ("good", 200, chat({"content": OK}, usage={"completion_tokens": 3, "prompt_tokens": 12, "total_tokens": 90}),
+     Read(OK)),
     ("cut while it thought", 200, chat({}, "length", {"prompt_tokens": 12, "total_tokens": 2060}),
      Read("", "length", tokens=(12, 0))),
     ("end in capitals", 200, chat({"content": "ANSW"}, "MAX_TOKENS"), Read("ANSW", "length")),
@@ -197,42 +197,42 @@ GEMINI = [
     ("nothing", 200, chat({}, "stop"), Empty()),
     ("wrong argument", 400, [error("Request contains an invalid argument.", code=400, status="INVALID_ARGUMENT")],
      Refused("invalid argument")),
-    ("busy", 429, [error("Resource has been exhausted", code=429, status="RESOURCE_EXHAUSTED")], Again("rate_limited")),
-    ("overloaded", 503, [error("The model is overloaded.", code=503, status="UNAVAILABLE")], Again("server_error")),
+    ("busy", 429, [error("Resource has been exhausted", code=429, status="RESOURCE_EXHAUSTED")], Retry("rate_limited")),
+    ("overloaded", 503, [error("The model is overloaded.", code=503, status="UNAVAILABLE")], Retry("server_error")),
 ]  # fmt: skip
 MISTRAL = [
-    ("good", 200, chat({"content": HI, "tool_calls": None, "prefix": False}), Read(HI)),
+    ("good", 200, chat({"content": OK, "tool_calls": None, "prefix": False}), Read(OK)),
     ("parts", 200, chat({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True},
-                                     {"type": "text", "text": HI}]}), Read(HI, thoughts="hm")),
+                                     {"type": "text", "text": OK}]}), Read(OK, thoughts="hm")),
     ("parts with references", 200, chat({"content": [{"type": "text", "text": "ANSWER: "},
-     {"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "18"}]}), Read(HI)),
+     {"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "18"}]}), Read(OK)),
     ("thoughts alone", 200, chat({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
                                  "length"), Read("", "length", "hm")),
     ("cut", 200, chat({"content": "ANSW"}, "model_length"), Read("ANSW", "length")),
-    ("failed", 200, chat({"content": ""}, "error"), Again("server_error", "'error'")),
+    ("failed", 200, chat({"content": ""}, "error"), Retry("server_error", "'error'")),
     ("extra key", 422, {"object": "error", "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "foo"],
      "msg": "Extra inputs are not permitted"}]}, "type": "invalid_request_error"}, Refused("body.foo: Extra inputs")),
     ("busy", 429, {"object": "error", "message": "Service tier capacity exceeded", "type": "service_tier_capacity",
-                   "code": "3505"}, Again("rate_limited")),
+                   "code": "3505"}, Retry("rate_limited")),
     ("wrong key", 401, {"detail": "Unauthorized"}, Refused("Unauthorized")),
 ]  # fmt: skip
 DETAILS = [{"type": "reasoning.text", "text": "hm", "format": "x", "index": 0}]
 OPENROUTER = [
-    ("good", 200, chat({"content": HI, "refusal": None, "reasoning": None}, native_finish_reason="stop", provider="P"),
-     Read(HI)),
-    ("with thoughts", 200, chat({"content": HI, "reasoning": "hm", "reasoning_details": DETAILS}),
-     Read(HI, thoughts="hm")),
+    ("good", 200, chat({"content": OK, "refusal": None, "reasoning": None}, native_finish_reason="stop", provider="P"),
+     Read(OK)),
+    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm", "reasoning_details": DETAILS}),
+     Read(OK, thoughts="hm")),
     ("cut while it thought", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
-    ("no end stated", 200, chat({"content": HI}, None), Read(HI)),
+    ("no end stated", 200, chat({"content": OK}, None), Read(OK)),
     ("upstream busy with the status 200", 200, {"id": None, "choices": None, "usage": None,
-     **error("Provider returned error", code=429)}, Again("rate_limited")),
+     **error("Provider returned error", code=429)}, Retry("rate_limited")),
     ("upstream down with the status 200", 200, {**error("Provider returned error", code=502)},
-     Again("server_error", "Provider returned error")),
+     Retry("server_error", "Provider returned error")),
     ("flagged with the status 200", 200, error("Your input was flagged", code=403, metadata={"reasons": ["x"]}),
      Refused("Your input was flagged")),
     ("error in the choice", 200, {**chat({"content": ""}, "error"), "choices": [{"error": {"code": 502, "message":
      "upstream reset"}, "finish_reason": "error", "message": {"role": "assistant", "content": ""}}]},
-     Again("server_error", "upstream reset")),
+     Retry("server_error", "upstream reset")),
     ("upstream's words", 400, error("Provider returned error", code=400, metadata={"provider_name": "P", "raw":
      "{\"error\": {\"message\": \"prompt too large\"}}"}), Refused("prompt too large")),
     ("no credit", 402, error("Insufficient credits", code=402), Refused("Insufficient credits")),
@@ -240,10 +240,10 @@ OPENROUTER = [
      b'{"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}', Read("yes", tokens=(0, 0))),
 ]  # fmt: skip
 VLLM = [
-    ("good", 200, chat({"content": HI, "refusal": None, "tool_calls": [], "reasoning": None, "reasoning_content": None},
-                       prompt_logprobs=None, kv_transfer_params=None), Read(HI)),
-    ("with thoughts", 200, chat({"content": HI, "reasoning": "hm"}), Read(HI, thoughts="hm")),
-    ("with thoughts, older", 200, chat({"content": HI, "reasoning_content": "hm"}), Read(HI, thoughts="hm")),
+    ("good", 200, chat({"content": OK, "refusal": None, "tool_calls": [], "reasoning": None, "reasoning_content": None},
+                       prompt_logprobs=None, kv_transfer_params=None), Read(OK)),
+    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, thoughts="hm")),
+    ("with thoughts, older", 200, chat({"content": OK, "reasoning_content": "hm"}), Read(OK, thoughts="hm")),
     ("end of text at once", 200, chat({"content": None, "reasoning": None, "tool_calls": []}), Empty()),
     ("empty text at once", 200, chat({"content": "", "reasoning": None}), Empty()),
     ("end of thoughts at once", 200, chat({"content": None, "reasoning": ""}), Empty()),
@@ -251,70 +251,70 @@ VLLM = [
     ("end of channel at once, as text", 200, chat({"content": "<|return|>", "reasoning": None}), Empty()),
     ("stopped in its thoughts", 200, chat({"content": None, "reasoning": "hm"}), Empty()),
     ("cut while it thought", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
-    ("aborted", 200, chat({"content": "AN"}, "abort"), Again("server_error", "'abort'")),
+    ("aborted", 200, chat({"content": "AN"}, "abort"), Retry("server_error", "'abort'")),
     ("too long", 400, error(OVERLONG, type="BadRequestError", param=None, code=400), Refused(OVERLONG)),
     ("too long, older", 400, {"object": "error", "message": OVERLONG, "type": "BadRequestError", "param": None,
                               "code": 400}, Refused(OVERLONG)),
     ("no such model", 404, error("The model `m` does not exist.", type="NotFoundError", code=404),
      Refused("does not exist")),
     ("dead engine", 500, error("EngineCore encountered an issue", type="InternalServerError", code=500),
-     Again("server_error")),
+     Retry("server_error")),
 ]  # fmt: skip
 LLAMA_CPP = [
-    ("good", 200, chat({"content": HI}, timings={"prompt_n": 12, "predicted_ms": 1.5}, system_fingerprint="b1"),
-     Read(HI)),
-    ("with thoughts", 200, chat({"reasoning_content": "hm", "content": HI}), Read(HI, thoughts="hm")),
-    ("old end", 200, chat({"content": HI}, "eos"), Read(HI)),
+    ("good", 200, chat({"content": OK}, timings={"prompt_n": 12, "predicted_ms": 1.5}, system_fingerprint="b1"),
+     Read(OK)),
+    ("with thoughts", 200, chat({"reasoning_content": "hm", "content": OK}), Read(OK, thoughts="hm")),
+    ("old end", 200, chat({"content": OK}, "eos"), Read(OK)),
     ("loading", 503, error("Loading model", type="unavailable_error", code=503),
-     Again("server_error", "Loading model")),
+     Retry("server_error", "Loading model")),
     ("too long", 400, error("the request exceeds the available context size", type="exceed_context_size_error",
                             code=400, n_prompt_tokens=9, n_ctx=8), Refused("exceeds the available context")),
     ("broken template", 500, error("Value is not callable: null", type="server_error", code=500),
-     Again("server_error")),
+     Retry("server_error")),
 ]  # fmt: skip
 OLLAMA = [
-    ("good", 200, chat({"content": HI}, system_fingerprint="fp_ollama"), Read(HI)),
-    ("with thoughts", 200, chat({"content": HI, "reasoning": "hm"}), Read(HI, thoughts="hm")),
+    ("good", 200, chat({"content": OK}, system_fingerprint="fp_ollama"), Read(OK)),
+    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, thoughts="hm")),
     ("loaded alone", 200, chat({"content": ""}, "load"), Empty()),
-    ("nothing counted", 200, chat({"content": HI}, usage={"prompt_tokens": 0, "completion_tokens": 0}),
-     Read(HI, tokens=(0, 0))),
+    ("nothing counted", 200, chat({"content": OK}, usage={"prompt_tokens": 0, "completion_tokens": 0}),
+     Read(OK, tokens=(0, 0))),
     ("no such model", 404, error('model "m" not found, try pulling it first', type="api_error", param=None, code=None),
      Refused("try pulling it first")),
     ("no such model, native", 404, {"error": "model 'm' not found"}, Refused("model 'm' not found")),
-    ("dead runner", 500, {"error": "llama runner process has terminated"}, Again("server_error", "runner process")),
+    ("dead runner", 500, {"error": "llama runner process has terminated"}, Retry("server_error", "runner process")),
 ]  # fmt: skip
 LM_STUDIO = [
-    ("good", 200, chat({"content": HI, "tool_calls": []}, stats={}, system_fingerprint="m"), Read(HI)),
-    ("no end stated", 200, chat({"content": HI}, ""), Read(HI)),
+    ("good", 200, chat({"content": OK, "tool_calls": []}, stats={}, system_fingerprint="m"), Read(OK)),
+    ("no end stated", 200, chat({"content": OK}, ""), Read(OK)),
     ("end in camel case", 200, chat({"content": "ANSW"}, "maxPredictedTokensReached"), Read("ANSW", "length")),
-    ("other word for an end", 200, chat({"content": HI}, "eosFound"), Read(HI)),
+    ("other word for an end", 200, chat({"content": OK}, "eosFound"), Read(OK)),
     ("no model", 404, error("No models loaded. Please load a model.", type="invalid_request_error",
                             code="model_not_found"), Refused("No models loaded")),
     ("error as text with the status 200", 200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"},
-     Again("server_error", "Unexpected endpoint")),
+     Retry("server_error", "Unexpected endpoint")),
     ("failed to load", 400, {"error": "Failed to load model"}, Refused("Failed to load model")),
 ]  # fmt: skip
 LITELLM = [
-    ("good", 200, chat({"content": HI, "tool_calls": None, "function_call": None, "provider_specific_fields": None}),
-     Read(HI)),
-    ("with thoughts", 200, chat({"content": HI, "reasoning_content": "hm", "thinking_blocks": [THINKING]}),
-     Read(HI, thoughts="hm")),
-    ("texts as counts", 200, chat({"content": HI}, usage={"prompt_tokens": "12", "completion_tokens": 3.0}), Read(HI)),
-    ("counts below zero", 200, chat({"content": HI}, usage={"prompt_tokens": -1, "completion_tokens": 10**12}),
-     Read(HI, tokens=(0, 0))),
-    ("responses without a status", 200, {"id": "r", "output": [message_item(output_text(HI))],
-     "usage": {"input_tokens": 12, "output_tokens": 3}}, Read(HI)),
+    ("good", 200, chat({"content": OK, "tool_calls": None, "function_call": None, "provider_specific_fields": None}),
+     Read(OK)),
+    ("with thoughts", 200, chat({"content": OK, "reasoning_content": "hm", "thinking_blocks": [THINKING]}),
+     Read(OK, thoughts="hm")),
+    ("texts as counts", 200, chat({"content": OK}, usage={"prompt_tokens": "12", "completion_tokens": 3.0}), Read(OK)),
+    ("counts below zero", 200, chat({"content": OK}, usage={"prompt_tokens": -1, "completion_tokens": 10**12}),
+     Read(OK, tokens=(0, 0))),
+    ("responses without a status", 200, {"id": "r", "output": [message_item(output_text(OK))],
+     "usage": {"input_tokens": 12, "output_tokens": 3}}, Read(OK)),
     ("nested", 400, error("litellm.BadRequestError: OpenAIException - Error code: 400 - {'error': {'message': 'no'}}",
                           type=None, param=None, code="400"), Refused("litellm.BadRequestError")),
     ("upstream timeout", 408, error("litellm.Timeout: Connection timed out", type=None, code="408"),
-     Again("server_error", "litellm.Timeout")),
+     Retry("server_error", "litellm.Timeout")),
     ("budget", 400, error("Budget has been exceeded! Current cost: 1, Max budget: 1", type="budget_exceeded",
                           code="400"), Refused("Budget has been exceeded")),
 ]  # fmt: skip
 PROXIES = [
     ("web page", 502, b"<html><head><title>502 Bad Gateway</title></head></html>",
-     Again("server_error", "502 Bad Gateway")),
-    ("web page with the status 200", 200, b"<!DOCTYPE html><title>Sign in</title>", Again("garbled", "Sign in")),
+     Retry("server_error", "502 Bad Gateway")),
+    ("web page with the status 200", 200, b"<!DOCTYPE html><title>Sign in</title>", Retry("garbled", "Sign in")),
     ("too large", 413, b"<html><h1>413 Request Entity Too Large</h1></html>", Refused("413 Request Entity Too Large")),
     ("byte order mark", 200, b'\xef\xbb\xbf{"choices": [{"message": {"content": "yes"}}]}', Read("yes", tokens=(0, 0))),
     ("blank lines", 200, b'\n\n \n{"choices": [{"message": {"content": "yes"}}]}', Read("yes", tokens=(0, 0))),
@@ -324,19 +324,19 @@ PROXIES = [
      b'"completion_tokens": 3}}\n\ndata: [DONE]\n\n', Read("yes", "length")),
     ("stream without an end stated", 200, b'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": null}]}'
      b"\n\ndata: [DONE]\n\n", Read("yes", tokens=(0, 0))),
-    ("broken stream", 200, b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\n', Again("garbled", "no end")),
-    ("half a reply", 200, b'{"choices": [{"message": {"cont', Again("garbled")),
-    ("nested too deeply", 200, b"[" * 200_000, Again("garbled", "nested too deeply")),
+    ("broken stream", 200, b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\n', Retry("garbled", "no end")),
+    ("half a reply", 200, b'{"choices": [{"message": {"cont', Retry("garbled")),
+    ("nested too deeply", 200, b"[" * 200_000, Retry("garbled", "nested too deeply")),
     ("a number of 5000 digits", 200, b'{"created": ' + b"9" * 5000 + b', "choices": [{"message": {"content": "yes"}}]}',
      Read("yes", tokens=(0, 0))),
-    ("not UTF-8", 200, b'{"choices": [{"message": {"content": "\xe9"}}]}', Again("garbled", "codec can't decode")),
+    ("not UTF-8", 200, b'{"choices": [{"message": {"content": "\xe9"}}]}', Retry("garbled", "codec can't decode")),
     ("half a character", 200, b'{"choices": [{"message": {"content": "a\\ud83d"}}]}', Read("a\ud83d", tokens=(0, 0))),
     ("zero bytes", 200, b'{"choices": [{"message": {"content": "a\\u0000b"}}]}', Read("a\0b", tokens=(0, 0))),
-    ("nothing", 200, b"", Again("garbled")),
-    ("null", 200, b"null", Again("garbled", "without text")),
+    ("nothing", 200, b"", Retry("garbled")),
+    ("null", 200, b"null", Retry("garbled", "without text")),
 ]  # fmt: skip
 
-_ALL: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]]], ...] = (
+_SHAPES_BY_SERVER: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]]], ...] = (
     ("OpenAI", "chat", OPENAI_CHAT),
     ("OpenAI responses", "responses", OPENAI_RESPONSES),
     ("Azure", "chat", AZURE),
@@ -354,6 +354,6 @@ _ALL: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]]], ...] = (
 )
 SHAPES = [
     Shape(server, name, "responses" if name.startswith("responses") else protocol, status, body, outcome)
-    for server, protocol, entries in _ALL
+    for server, protocol, entries in _SHAPES_BY_SERVER
     for name, status, body, outcome in entries
 ]

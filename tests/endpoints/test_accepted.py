@@ -1,4 +1,4 @@
-"""The parameters that an endpoint sends: by its model's name, its switches and its server's refusals."""
+"""The name of the model, the table `send` and the server's refusals determine which parameters an endpoint sends."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ from nanoflux_local.endpoints.remote.served import ServedEndpoint, check_address
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, Sampling
 
-GOOD = {
+GOOD_REPLY = {
     "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
     "status": "completed",
     "output": [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}],
     "content": [{"type": "text", "text": "yes"}],
     "stop_reason": "end_turn",
 }
-"""A good reply in all three protocols at once."""
+"""A reply that is valid in all three protocols."""
 SEED = 2**62 + 1
 STOPS = ("a1", "b2", "c3", "d4", "e5")
 
@@ -42,11 +42,11 @@ def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
     return asyncio.run(send())
 
 
-def refusal(message: str, status: int = 400, **more: Any) -> tuple[int, Any]:
-    return status, {"error": {"message": message, "type": "invalid_request_error", **more}}
+def refuse(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
+    return status, {"error": {"message": message, "type": "invalid_request_error", **fields}}
 
 
-# By the model's name
+# The model's name
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_accepted_follows_the_models_name_behind_any_prefix(
     assert (accepted.temperature_with_top_p, accepted.max_tokens) == (together, max_tokens)
 
 
-# By its switches
+# The table `send`
 
 
 def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
-    server.answer((200, GOOD))
+    server.answer((200, GOOD_REPLY))
     send = Send(seed="int32", top_p=False, stop=2, max_tokens="max_completion_tokens", system=False)
     ask(OpenAIChatEndpoint("m", server.url, send=send))
     assert server.bodies == [
@@ -92,8 +92,8 @@ def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
          "max_completion_tokens": 64, "seed": SEED % INT32_SEEDS, "stop": ["a1", "b2"]}
     ]  # fmt: skip
     ask(OpenAIChatEndpoint("o3", server.url, send=Send(temperature=True, max_tokens="max_tokens", seed=False)))
-    sent = server.bodies[1]
-    assert sent["temperature"] == 0.7 and sent["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(sent)
+    body = server.bodies[1]
+    assert body["temperature"] == 0.7 and body["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(body)
 
 
 def test_thinking_model_is_sent_no_stop_strings_unless_a_switch_is_set() -> None:
@@ -128,34 +128,34 @@ EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
 
 
 @pytest.mark.parametrize(
-    ("client", "answer", "gone", "new"),
+    ("client", "answer", "removed", "added"),
     [
         (CHAT, (422, {"object": "error", "message": {"detail": [EXTRA]}}), ["seed"], {}),
         (CHAT, (422, {"detail": [EXTRA]}), ["seed"], {}),
-        (CHAT, refusal("seed: must be less than 2147483647"), [], {"seed": SEED % INT32_SEEDS}),
+        (CHAT, refuse("seed: must be less than 2147483647"), [], {"seed": SEED % INT32_SEEDS}),
         (CHAT, (400, [{"error": {"code": 400, "message": "Invalid value at 'generation_config.seed' (TYPE_INT32), 9",
                                  "status": "INVALID_ARGUMENT"}}]), [], {"seed": SEED % INT32_SEEDS}),
         (CHAT, (400, [{"error": {"message": 'Invalid JSON payload. Unknown name "seed": Cannot find field.'}}]),
          ["seed"], {}),
-        (CHAT, refusal("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        (CHAT, refuse("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
                        "'max_completion_tokens' instead.", param="max_tokens", code="unsupported_parameter"),
          ["max_tokens"], {"max_completion_tokens": 64}),
-        (CHAT, refusal("Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) "
+        (CHAT, refuse("Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) "
                        "value is supported.", param="temperature", code="unsupported_value"), ["temperature"], {}),
-        (CHAT, refusal("litellm.UnsupportedParamsError: x does not support parameters: ['temperature', 'top_p']"),
+        (CHAT, refuse("litellm.UnsupportedParamsError: x does not support parameters: ['temperature', 'top_p']"),
          ["temperature", "top_p"], {}),
-        (CHAT, refusal("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
+        (CHAT, refuse("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
          ["top_p"], {}),
-        (CHAT, refusal("stop: too many"), [], {"stop": list(STOPS[:4])}),
-        (CHAT, refusal("2 validation errors: {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a "
+        (CHAT, refuse("stop: too many"), [], {"stop": list(STOPS[:4])}),
+        (CHAT, refuse("2 validation errors: {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a "
                        "valid string'} {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 "
                        "items after validation, not 5'}", type="BadRequestError"), [], {"stop": list(STOPS[:4])}),
-        (CHAT, refusal("Unsupported parameter: 'stop' is not supported with this model.", param="stop"), ["stop"], {}),
-        (CHAT, refusal("System role not supported", type="BadRequestError", code=400), [],
+        (CHAT, refuse("Unsupported parameter: 'stop' is not supported with this model.", param="stop"), ["stop"], {}),
+        (CHAT, refuse("System role not supported", type="BadRequestError", code=400), [],
          {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
-        (CHAT, refusal("Developer instruction is not enabled for models/gemma-3-4b-it"), [],
+        (CHAT, refuse("Developer instruction is not enabled for models/gemma-3-4b-it"), [],
          {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
-        (RESPONSES, refusal("Unsupported parameter: 'temperature' is not supported with this model.",
+        (RESPONSES, refuse("Unsupported parameter: 'temperature' is not supported with this model.",
                             param="temperature"), ["temperature"], {}),
         (MESSAGES, (400, {"type": "error", "error": {"type": "invalid_request_error", "message":
                     "`temperature` and `top_p` cannot both be specified for this model. Please use only one."}}),
@@ -165,25 +165,24 @@ EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
     ],
 )  # fmt: skip
 def test_refused_parameter_is_learned_and_reported_once(
-    server: Any, caplog: Any, client: Any, answer: tuple[int, Any], gone: list[str], new: dict[str, Any]
+    server: Any, caplog: Any, client: Any, answer: tuple[int, Any], removed: list[str], added: dict[str, Any]
 ) -> None:
     faults: list[Fault] = []
-    server.answer(answer, (200, GOOD))
+    server.answer(answer, (200, GOOD_REPLY))
     with reporting_faults(faults.append), caplog.at_level(logging.WARNING):
-        replies = ask(
-            client("m", server.url, send=Send.model_validate(Send().model_dump())), times=2
-        )  # as a run stores it
+        send = Send.model_validate(Send().model_dump())  # as a run stores it
+        replies = ask(client("m", server.url, send=send), times=2)
     assert [reply.text for reply in replies] == ["yes", "yes"]
     first, *later = server.bodies
-    assert later == [{**{name: value for name, value in first.items() if name not in gone}, **new}] * 2
-    assert set(gone) <= set(first)
+    assert later == [{**{name: value for name, value in first.items() if name not in removed}, **added}] * 2
+    assert set(removed) <= set(first)
     assert [fault.kind for fault in faults] == ["refused_parameter"] and "as with send = {" in faults[0].message
     assert caplog.text.count("as with send = {") == 1
 
 
 def test_concurrent_refusals_are_learned_and_reported_once(server: Any) -> None:
     faults: list[Fault] = []
-    server.choose = lambda body: (422, {"detail": [EXTRA]}) if "seed" in body else (200, GOOD)
+    server.choose = lambda body: (422, {"detail": [EXTRA]}) if "seed" in body else (200, GOOD_REPLY)
 
     async def send() -> list[ChatReply]:
         endpoint = OpenAIChatEndpoint("m", server.url)
@@ -202,10 +201,10 @@ def test_concurrent_refusals_are_learned_and_reported_once(server: Any) -> None:
 
 def test_several_refused_parameters_are_learned_in_turn(server: Any) -> None:
     server.answer(
-        refusal("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
-        refusal("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
-        refusal("Unsupported parameter: 'top_p' is not supported with this model.", param="top_p"),
-        (200, GOOD),
+        refuse("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
+        refuse("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
+        refuse("Unsupported parameter: 'top_p' is not supported with this model.", param="top_p"),
+        (200, GOOD_REPLY),
     )  # fmt: skip
     endpoint = OpenAIChatEndpoint("my-deployment", server.url)
     ask(endpoint)
@@ -224,7 +223,7 @@ def test_several_refused_parameters_are_learned_in_turn(server: Any) -> None:
     ],
 )  # fmt: skip
 def test_refusal_for_another_reason_changes_no_parameter(server: Any, message: str) -> None:
-    server.answer(refusal(message))
+    server.answer(refuse(message))
     endpoint = OpenAIChatEndpoint("m", server.url)
     before = endpoint.accepted
     with pytest.raises(EndpointError, match=r"answered 400: "):
@@ -241,8 +240,8 @@ def test_stated_switch_is_not_changed_by_refusals(server: Any) -> None:
 
 def test_server_that_refuses_both_names_of_a_limit_ends_the_retries(server: Any) -> None:
     server.answer(
-        *[refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
-          refusal("Unrecognized request argument supplied: max_completion_tokens")] * 5
+        *[refuse("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
+          refuse("Unrecognized request argument supplied: max_completion_tokens")] * 5
     )  # fmt: skip
     with pytest.raises(EndpointError, match="answered 400"):
         ask(OpenAIChatEndpoint("m", server.url))

@@ -1,4 +1,4 @@
-"""The local embedder on the real model."""
+"""The local embedder with its real model."""
 
 import asyncio
 from pathlib import Path
@@ -18,12 +18,12 @@ def embedder(minilm_dir: Path) -> LocalEmbedder:
     return LocalEmbedder(minilm_dir)
 
 
-async def vector(embedder: LocalEmbedder, text: str) -> Vector:
+async def embed(embedder: LocalEmbedder, text: str) -> Vector:
     return (await embedder.embed(EmbedRequest(embedder.identity, text))).vector
 
 
 async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbedder) -> None:
-    cat, kitten, tax = [await vector(embedder, text) for text in ("A cat sleeps.", "A kitten naps.", "Tax law")]
+    cat, kitten, tax = [await embed(embedder, text) for text in ("A cat sleeps.", "A kitten naps.", "Tax law")]
     assert cat.shape == (embedder.dimensions,) == (384,) and cat.dtype == np.float32
     assert np.linalg.norm(cat) == pytest.approx(1.0, abs=1e-6)
     assert cat @ kitten > cat @ tax + 0.2
@@ -31,21 +31,21 @@ async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbed
 
 async def test_vector_is_bit_equal_under_concurrency(embedder: LocalEmbedder) -> None:
     texts = [f"Question {i}: {'how many apples are left ' * (i % 5)}" for i in range(24)]
-    alone = [await vector(embedder, text) for text in texts]
-    together = await asyncio.gather(*(vector(embedder, text) for text in reversed(texts)))
-    assert all(map(np.array_equal, alone, reversed(together)))
+    sequential = [await embed(embedder, text) for text in texts]
+    concurrent = await asyncio.gather(*(embed(embedder, text) for text in reversed(texts)))
+    assert all(map(np.array_equal, sequential, reversed(concurrent)))
 
 
 async def test_long_text_is_embedded_whole(embedder: LocalEmbedder) -> None:
     filler = "the train leaves the station and "
-    ends = [await vector(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
+    ends = [await embed(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
     assert not np.array_equal(*ends)
     assert np.linalg.norm(ends[0]) == pytest.approx(1.0, abs=1e-6)
 
 
 async def test_empty_and_odd_texts_have_vectors(embedder: LocalEmbedder) -> None:
     for text in ("", "\ud800 odd", "naïve – 50 %"):
-        assert np.isfinite(await vector(embedder, text)).all()
+        assert np.isfinite(await embed(embedder, text)).all()
 
 
 def test_folder_without_weights_is_refused(tmp_path: Path) -> None:

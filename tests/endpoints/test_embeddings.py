@@ -1,4 +1,4 @@
-"""Embeddings from servers: reading, retries, and refusals with the server's message."""
+"""Embeddings from servers: how replies are read, retried, and reported if the server refuses."""
 
 import asyncio
 import json
@@ -14,8 +14,13 @@ from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Fault
 
 
-def embedding(numbers: Any, **more: Any) -> dict[str, Any]:
-    return {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": numbers}], "model": "m", **more}
+def make_response(numbers: Any, **fields: Any) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": numbers}],
+        "model": "m",
+        **fields,
+    }
 
 
 def embed(url: str) -> EmbedReply:
@@ -32,10 +37,10 @@ def embed(url: str) -> EmbedReply:
 @pytest.mark.parametrize(
     "body",
     [
-        embedding([3.0, 4.0], usage={"prompt_tokens": 1, "total_tokens": 1}),
-        embedding([3, 4], usage=None),
-        b"\xef\xbb\xbf" + json.dumps(embedding([3, 4])).encode(),
-        b"\n\n: keep-alive\n\n" + json.dumps(embedding([3e100, 4e100])).encode(),
+        make_response([3.0, 4.0], usage={"prompt_tokens": 1, "total_tokens": 1}),
+        make_response([3, 4], usage=None),
+        b"\xef\xbb\xbf" + json.dumps(make_response([3, 4])).encode(),
+        b"\n\n: keep-alive\n\n" + json.dumps(make_response([3e100, 4e100])).encode(),
     ],
     ids=["plain", "integers", "byte order mark", "keep-alive and large"],
 )
@@ -55,18 +60,18 @@ def test_embedding_is_normalised_to_unit_length(server: Any, body: Any) -> None:
         ),
         (200, {"data": None, "error": {"message": "slow down", "code": "rate_limit_exceeded"}}, "rate_limited", "slow"),
         (503, {"error": "Model is loading"}, "server_error", "Model is loading"),
-        (200, embedding([]), "garbled", "without an embedding"),
-        (200, embedding([0, 0]), "garbled", "without a direction"),
+        (200, make_response([]), "garbled", "without an embedding"),
+        (200, make_response([0, 0]), "garbled", "without a direction"),
         (200, b'{"data": [{"embedding": [NaN, 1]}]}', "garbled", "without a direction"),
-        (200, embedding(["a"]), "garbled", "not a list of numbers"),
-        (200, embedding([[1, 2], [3, 4]]), "garbled", "without a direction"),
+        (200, make_response(["a"]), "garbled", "not a list of numbers"),
+        (200, make_response([[1, 2], [3, 4]]), "garbled", "without a direction"),
         (200, b"[" * 100_000, "garbled", "nested too deeply"),
         (200, b"<html><title>Sign in</title>", "garbled", "Sign in"),
     ],
 )
 def test_unusable_embedding_is_retried(server: Any, status: int, body: Any, kind: str, words: str) -> None:
     faults: list[Fault] = []
-    server.answer((status, body), (200, embedding([3, 4])))
+    server.answer((status, body), (200, make_response([3, 4])))
     with reporting_faults(faults.append):
         assert np.allclose(embed(server.url).vector, [0.6, 0.8])
     assert [fault.kind for fault in faults] == [kind] and words in faults[0].message

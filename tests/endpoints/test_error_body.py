@@ -1,4 +1,4 @@
-"""Error bodies of many servers: the provider's message is read from any shape, shortened and without secrets."""
+"""The provider's message is read from error bodies of many forms, shortened, and shown without secrets."""
 
 import json
 from typing import Any
@@ -36,7 +36,7 @@ SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
         ({}, ""), ([], ""), (None, ""), (7, ""), ({"error": {"message": ["a", "b"]}}, "a; b"),
     ],
 )  # fmt: skip
-def test_error_body_holds_the_providers_message(body: Any, words: str) -> None:
+def test_read_error_returns_the_providers_message(body: Any, words: str) -> None:
     assert read_error(json.dumps(body).encode()).words == words
 
 
@@ -53,7 +53,7 @@ def test_error_body_holds_the_providers_message(body: Any, words: str) -> None:
     ],
     ids=["title", "heading", "plain", "nothing", "bytes", "deep"],
 )  # fmt: skip
-def test_error_body_reads_text_that_is_not_json(content: bytes, words: str) -> None:
+def test_read_error_accepts_text_that_is_not_json(content: bytes, words: str) -> None:
     assert read_error(content).words == words
 
 
@@ -82,5 +82,5 @@ def test_error_body_names_the_parameter_and_shows_no_secret() -> None:
     refusal = parse_error({"error": {"message": "no", "param": "max_tokens", "code": "Unsupported_Parameter"}})
     assert (refusal.params, refusal.codes) == (("max_tokens",), ("unsupported_parameter",))
     register_secret("tiny-little-secret")
-    echoed = parse_error({"error": {"message": "x" * (MAX_WORDS - 4) + "tiny-little-secret"}})
-    assert "tiny" not in echoed.words and len(echoed.words) <= MAX_WORDS + 1
+    repeated = parse_error({"error": {"message": "x" * (MAX_WORDS - 4) + "tiny-little-secret"}})
+    assert "tiny" not in repeated.words and len(repeated.words) <= MAX_WORDS + 1

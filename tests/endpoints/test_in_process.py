@@ -1,4 +1,4 @@
-"""The in-process endpoint with the small model: a request gets the same reply in any batch."""
+"""The in-process endpoint gives the same reply to a request in any batch; tested with the small model."""
 
 import asyncio
 import json
@@ -32,8 +32,8 @@ def make_request(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GR
     return ChatRequest(endpoint.identity, (Message("user", text),), sampling, seed)
 
 
-def without_time(reply: ChatReply) -> dict[str, object]:
-    """A reply without its duration."""
+def drop_duration(reply: ChatReply) -> dict[str, object]:
+    """The fields of a reply without its duration."""
     return {key: value for key, value in asdict(reply).items() if key != "seconds"}
 
 
@@ -41,15 +41,15 @@ def without_time(reply: ChatReply) -> dict[str, object]:
 async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
     request = make_request(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
     alone = await endpoint.chat(request)
-    # More requests than rows, of all lengths: some start while others run, next to rows of many sizes.
-    others = [
+    # There are more requests than rows, of many lengths, so some start while others are in progress.
+    other_requests = [
         make_request(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i)
         for i in range(ROWS + 2)
     ]
     for position in (0, ROWS + 2):
-        requests = [*others[:position], request, *others[position:]]
+        requests = [*other_requests[:position], request, *other_requests[position:]]
         replies = await asyncio.gather(*map(endpoint.chat, requests))
-        assert without_time(replies[position]) == without_time(alone)
+        assert drop_duration(replies[position]) == drop_duration(alone)
     assert endpoint.repeatable
 
 
@@ -61,13 +61,13 @@ async def test_logits_are_bit_equal_in_any_batch(smollm2_dir: Path) -> None:
     prompt = list(range(40, 70))
 
     def trace(row: int, neighbours: dict[int, int], token: int) -> list:
-        for other, length in neighbours.items():
-            decoder.prefill(other, [100 + other] * length, length + 8)
+        for neighbour, length in neighbours.items():
+            decoder.prefill(neighbour, [100 + neighbour] * length, length + 8)
         logits = [decoder.prefill(row, prompt, 64)]
         for step in range(4):
             logits.append(decoder.step([50 + step if i == row else token for i in range(ROWS)])[row])
-        for used in (row, *neighbours):
-            decoder.release(used)
+        for occupied in (row, *neighbours):
+            decoder.release(occupied)
         return logits
 
     alone = trace(0, {}, 0)
@@ -85,12 +85,12 @@ def test_cached_prefix_gives_the_same_bits_as_a_computed_one(smollm2_dir: Path) 
     prefix, prompt = list(range(40, 110)), [*range(40, 110), *range(200, 230)]
     first.prefill(1, [*prefix, 9, 8, 7], 200, shared=len(prefix))
     cached = first.prefill(2, prompt, 200, shared=len(prefix))
-    new = second.prefill(0, prompt, 200, shared=len(prefix))
-    assert torch.equal(cached, new)
+    computed = second.prefill(0, prompt, 200, shared=len(prefix))
+    assert torch.equal(cached, computed)
     steps = first.step([0, 0, 5, 0])[2], second.step([5, 0, 0, 0])[0]
     assert torch.equal(*steps)
-    similarity = torch.nn.functional.cosine_similarity(new, second.prefill(3, prompt, 200), dim=0)
-    assert similarity > 0.99, "the prompt read in one pass gives different bits but the same meaning"
+    similarity = torch.nn.functional.cosine_similarity(computed, second.prefill(3, prompt, 200), dim=0)
+    assert similarity > 0.99, "reading the prompt in one pass gives different bits, but the logits must stay similar"
 
 
 def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir: Path) -> None:
@@ -113,26 +113,26 @@ def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir:
 
 async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None:
     requests = [make_request(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
-    first, second, again = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, requests))]
-    assert first == again != second
+    first, second, repeated = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, requests))]
+    assert first == repeated != second
 
 
 async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
-    whole = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
-    stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
+    uncut = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
+    stop = uncut[len(uncut) // 2 : len(uncut) // 2 + 5]
     reply = await endpoint.chat(
         make_request(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,)))
     )
-    assert (reply.text, reply.finish) == (whole[: whole.index(stop)], "stop")
+    assert (reply.text, reply.finish) == (uncut[: uncut.index(stop)], "stop")
 
 
 async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
-    cut, whole = await asyncio.gather(
+    cut, complete = await asyncio.gather(
         endpoint.chat(make_request(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
         endpoint.chat(make_request(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
     )
     assert (cut.finish, cut.completion_tokens) == ("length", 5)
-    assert whole.finish == "stop" and "<|" not in whole.text
+    assert complete.finish == "stop" and "<|" not in complete.text
     assert cut.prompt_tokens > 5 and cut.seconds > 0
 
 
@@ -169,11 +169,11 @@ async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoin
 def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
     release = threading.Event()
 
-    def load():
+    def crash():
         release.wait(10)
         raise MemoryError("no room")
 
-    batcher = Batcher(2, load)
+    batcher = Batcher(2, crash)
     futures = [batcher.submit(ChatRequest(None, ())) for _ in range(5)]  # type: ignore[arg-type]
     release.set()
     for future in futures:
@@ -210,8 +210,10 @@ async def test_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path:
     base = InProcessEndpoint(smollm2_dir, rows=ROWS, device="cpu")
     try:
         assert tuned.identity.adapter == adapter_hash(tmp_path) != base.identity.adapter
-        one, other = [await e.chat(make_request(e, "What is the capital of France?")) for e in (tuned, base)]
-        assert one.text != other.text and one.prompt_tokens == other.prompt_tokens
+        tuned_reply, base_reply = [
+            await e.chat(make_request(e, "What is the capital of France?")) for e in (tuned, base)
+        ]
+        assert tuned_reply.text != base_reply.text and tuned_reply.prompt_tokens == base_reply.prompt_tokens
     finally:
         await tuned.close()
         await base.close()
@@ -253,6 +255,6 @@ def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:
 
     codec = ChatCodec(smollm2_dir)
     question = (Message("user", "What is 2 + 2?"),)
-    continued = codec.encode((*question, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
-    assert continued[: len(codec.encode(question))] == codec.encode(question)
-    assert codec.decode(continued).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")
+    tokens = codec.encode((*question, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
+    assert tokens[: len(codec.encode(question))] == codec.encode(question)
+    assert codec.decode(tokens).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")

@@ -1,4 +1,4 @@
-"""Servers whose list of models lacks the endpoint's model are reported; servers without a list are not."""
+"""A server is reported if its list of models lacks the endpoint's model, but not if it has no list."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ import pytest
 from nanoflux_local.endpoints.remote.listing import find_other_models, is_private, is_same_model, read_listing
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 
-LISTED = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
+LISTING = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
 
 
-class Lister:
+class ListingServer:
     """A server that only lists models."""
 
     def __init__(self) -> None:
-        self.answer: tuple[int, Any] = (200, LISTED)
+        self.answer: tuple[int, Any] = (200, LISTING)
         self.asked: list[tuple[str, str]] = []
         lister = self
 
@@ -46,13 +46,13 @@ class Lister:
 
 
 @pytest.fixture
-def lister() -> Iterator[Lister]:
-    running = Lister()
-    yield running
-    running.close()
+def lister() -> Iterator[ListingServer]:
+    lister = ListingServer()
+    yield lister
+    lister.close()
 
 
-def look(model: str, url: str) -> list[str]:
+def list_warnings(model: str, url: str) -> list[str]:
     async def find() -> list[str]:
         return await find_other_models({"arbiter": OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")})
 
@@ -64,8 +64,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTING_TEST_KEY", "sk-listing-0123456789")
 
 
-def test_another_model_behind_the_address_is_reported(lister: Lister) -> None:
-    assert look("gpt-oss-20b", lister.url) == [
+def test_another_model_behind_the_address_is_reported(lister: ListingServer) -> None:
+    assert list_warnings("gpt-oss-20b", lister.url) == [
         f"endpoints.arbiter: {lister.url} does not list the model gpt-oss-20b; it lists qwen3-4b, judge, org/judge;"
         " correct model or url"
     ]
@@ -73,8 +73,8 @@ def test_another_model_behind_the_address_is_reported(lister: Lister) -> None:
 
 
 @pytest.mark.parametrize("model", ["qwen3-4b", "judge", "org/judge"])
-def test_listed_model_is_not_reported(lister: Lister, model: str) -> None:
-    assert look(model, lister.url) == []
+def test_listed_model_is_not_reported(lister: ListingServer, model: str) -> None:
+    assert list_warnings(model, lister.url) == []
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_listed_model_is_not_reported(lister: Lister, model: str) -> None:
     [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]),
      (500, b""), (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
 )  # fmt: skip
-def test_server_without_a_listing_is_not_reported(lister: Lister, answer: tuple[int, Any]) -> None:
+def test_server_without_a_listing_is_not_reported(lister: ListingServer, answer: tuple[int, Any]) -> None:
     lister.answer = answer
-    assert look("m", lister.url) == []
+    assert list_warnings("m", lister.url) == []
 
 
-def test_unreachable_server_is_reported_by_its_requests_only(lister: Lister) -> None:
+def test_unreachable_server_is_reported_by_its_requests_only(lister: ListingServer) -> None:
     lister.close()
-    assert look("m", lister.url) == []
+    assert list_warnings("m", lister.url) == []
 
 
-def test_names_are_compared_as_servers_write_them() -> None:
+def test_model_names_are_compared_without_tags_and_wildcards() -> None:
     assert is_same_model("llama3", "llama3:latest") and is_same_model("openai/gpt-x", "openai/*")
     assert not is_same_model("llama3", "llama3.1:8b")
     assert list(read_listing({"models": [{"name": "llama3:latest"}]})) == ["llama3:latest"]
@@ -103,5 +103,5 @@ def test_names_are_compared_as_servers_write_them() -> None:
     [("http://127.0.0.1:1/v1", True), ("http://10.0.0.5:8000/v1", True), ("http://gpu7:8000/v1", True),
      ("http://box.lan/v1", True), ("https://api.mistral.ai/v1", False), ("http://8.8.8.8/v1", False)],
 )  # fmt: skip
-def test_listing_is_asked_of_private_servers_only(url: str, private: bool) -> None:
+def test_only_private_servers_are_asked_for_their_models(url: str, private: bool) -> None:
     assert is_private(url) is private

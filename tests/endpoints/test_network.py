@@ -1,4 +1,4 @@
-"""Proxies and certificates from the environment; unusable ones are refused with their variable's name."""
+"""Proxies and certificates come from environment variables; if one is unusable, the error names the variable."""
 
 import asyncio
 import http.client
@@ -18,12 +18,12 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Message
 
-LAN = "http://model.example:8000/v1"
-GOOD = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
+REMOTE_URL = "http://model.example:8000/v1"
+GOOD_REPLY = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture(autouse=True)
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -34,16 +34,16 @@ class ForwardProxy:
 
     def __init__(self, target: str) -> None:
         self.asked: list[str] = []
-        proxy, to = self, urlsplit(target)
+        proxy, target_address = self, urlsplit(target)
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 proxy.asked.append(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                forwarded = http.client.HTTPConnection(to.netloc, timeout=30)
-                forwarded.request("POST", urlsplit(self.path).path, body, {"Content-Type": "application/json"})
-                content = forwarded.getresponse().read()
-                forwarded.close()
+                connection = http.client.HTTPConnection(target_address.netloc, timeout=30)
+                connection.request("POST", urlsplit(self.path).path, body, {"Content-Type": "application/json"})
+                content = connection.getresponse().read()
+                connection.close()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
@@ -68,13 +68,13 @@ class ForwardProxy:
 
 @pytest.fixture
 def proxy(server) -> Iterator[ForwardProxy]:
-    server.answer((200, GOOD))
+    server.answer((200, GOOD_REPLY))
     running = ForwardProxy(server.url)
     yield running
     running.close()
 
 
-def ask(url: str) -> ChatReply:
+def request_reply(url: str) -> ChatReply:
     async def send() -> ChatReply:
         endpoint = OpenAIChatEndpoint("m", url)
         try:
@@ -85,30 +85,30 @@ def ask(url: str) -> ChatReply:
     return asyncio.run(send())
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def find_closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_remote_server_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
-    assert ask(LAN).text == "yes"
+    assert request_reply(REMOTE_URL).text == "yes"
     assert proxy.asked == ["http://model.example:8000/v1/chat/completions"]
 
 
 def test_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, monkeypatch) -> None:
     monkeypatch.setenv("ALL_PROXY", f"http://{proxy.address}")
     monkeypatch.setenv("SSL_CERT_FILE", "/gone/cacert.pem")
-    assert ask(server.url).text == "yes" and not proxy.asked
+    assert request_reply(server.url).text == "yes" and not proxy.asked
 
 
 def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
-    address = f"127.0.0.1:{closed_port()}"
+    address = f"127.0.0.1:{find_closed_port()}"
     monkeypatch.setenv("HTTP_PROXY", f"http://me:geheimnis@{address}")
     with pytest.raises(EndpointError) as error:
-        ask(LAN)
+        request_reply(REMOTE_URL)
     assert f"does not answer: All connection attempts failed (asked through the proxy http://{address}" in str(
         error.value
     )
@@ -119,7 +119,7 @@ def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypa
 def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
     with pytest.raises(EndpointError, match=r"403.*asked through the proxy http://127.*of HTTPS_PROXY"):
-        ask("https://model.example/v1")
+        request_reply("https://model.example/v1")
     assert set(proxy.asked) == {"model.example:443"}
 
 
@@ -131,10 +131,10 @@ def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch,
     with pytest.raises(
         ConfigError, match=rf"ALL_PROXY names the SOCKS proxy {scheme}://127.0.0.1:1080, .* socksio"
     ) as error:
-        OpenAIChatEndpoint("m", LAN)
+        OpenAIChatEndpoint("m", REMOTE_URL)
     assert "httpx2[socks]" in error.value.fix and "NO_PROXY" in error.value.fix and "geheimnis" not in str(error.value)
     monkeypatch.setenv("NO_PROXY", "other.example,model.example")
-    assert proxy_for(LAN) is None and http_options(LAN)["proxy"] is None
+    assert proxy_for(REMOTE_URL) is None and http_options(REMOTE_URL)["proxy"] is None
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
@@ -142,7 +142,7 @@ def test_unusable_proxy_is_refused_by_its_variable(monkeypatch, value: str) -> N
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigError, match="HTTPS_PROXY names an unusable proxy"):
         check_network("https://model.example/v1")
-    check_network(LAN)
+    check_network(REMOTE_URL)
 
 
 @pytest.mark.parametrize(("variable", "name"), [("SSL_CERT_FILE", "cacert.pem"), ("SSL_CERT_DIR", "certs")])
@@ -152,7 +152,7 @@ def test_missing_certificates_are_refused_with_variable_and_path(
     monkeypatch.setenv(variable, str(tmp_path / name))
     with pytest.raises(ConfigError, match=f"{variable} names {tmp_path}/{name}, which does not exist"):
         OpenAIChatEndpoint("m", "https://model.example/v1")
-    check_network(LAN)
+    check_network(REMOTE_URL)
 
 
 def test_certificates_of_the_environment_are_used(tmp_path: Path, monkeypatch) -> None:
@@ -164,4 +164,4 @@ def test_certificates_of_the_environment_are_used(tmp_path: Path, monkeypatch) -
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     assert isinstance(http_options("https://model.example/v1")["verify"], ssl.SSLContext)
-    assert "verify" not in http_options(LAN)
+    assert "verify" not in http_options(REMOTE_URL)

@@ -21,28 +21,28 @@ from nanoflux_local.run import configs, runs
 KEY = "sk-very-secret-123456"
 
 
-def completion(text: Any = "hello", finish: Any = "stop", **more: Any) -> dict[str, Any]:
+def completion(text: Any = "hello", finish: Any = "stop", **fields: Any) -> dict[str, Any]:
     return {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
-            **more}  # fmt: skip
+            **fields}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def answering(server: Any) -> None:
+def default_answer(server: Any) -> None:
     server.answer((200, completion()))
 
 
-def ask(endpoint: OpenAIChatEndpoint, **more: Any) -> ChatReply:
+def ask(endpoint: OpenAIChatEndpoint, **options: Any) -> ChatReply:
     async def send() -> ChatReply:
         try:
-            return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),), **more))
+            return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),), **options))
         finally:
             await endpoint.close()
 
     return asyncio.run(send())
 
 
-def test_request_body_holds_the_request_and_nothing_else(server: Any) -> None:
+def test_request_body_contains_only_the_request(server: Any) -> None:
     messages = (Message("system", "Be terse."), Message("user", "2 + 2? ü\n"), Message("assistant", ""))
     endpoint = OpenAIChatEndpoint("some-model", server.url)
     sampling = Sampling(0.7, 0.95, 64, ("\n\n", "END"))
@@ -54,12 +54,13 @@ def test_request_body_holds_the_request_and_nothing_else(server: Any) -> None:
         await endpoint.close()
 
     asyncio.run(send())
-    sent = [{"role": message.role, "content": message.content} for message in messages]
+    expected_messages = [{"role": message.role, "content": message.content} for message in messages]
     assert server.paths == ["/v1/chat/completions"] * 2
     assert server.bodies == [
-        {"model": "some-model", "messages": sent, "temperature": 0.7, "top_p": 0.95, "max_tokens": 64,
+        {"model": "some-model", "messages": expected_messages, "temperature": 0.7, "top_p": 0.95, "max_tokens": 64,
          "seed": 2**62 + 1, "stop": ["\n\n", "END"]},
-        {"model": "some-model", "messages": sent, "temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "seed": 0},
+        {"model": "some-model", "messages": expected_messages, "temperature": 0.0, "top_p": 1.0, "max_tokens": 512,
+         "seed": 0},
     ]  # fmt: skip
 
 
@@ -88,9 +89,9 @@ def test_identity_names_model_and_server_and_is_not_repeatable(server: Any) -> N
 )  # fmt: skip
 def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
     server.answer((200, body))
-    read = ask(OpenAIChatEndpoint("m", server.url))
-    assert (read.text, read.finish, read.prompt_tokens, read.completion_tokens) == reply
-    assert read.seconds > 0 and read.usd == 0
+    result = ask(OpenAIChatEndpoint("m", server.url))
+    assert (result.text, result.finish, result.prompt_tokens, result.completion_tokens) == reply
+    assert result.seconds > 0 and result.usd == 0
 
 
 @pytest.mark.parametrize(
@@ -172,9 +173,9 @@ def test_refused_request_is_not_retried(server: Any, code: int) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "127.0.0.1:{port}/v1"])
 def test_unreachable_server_is_reported_with_its_address(url: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = url.format(port=taken.getsockname()[1])
+    with socket.socket() as closed_socket:
+        closed_socket.bind(("127.0.0.1", 0))
+        url = url.format(port=closed_socket.getsockname()[1])
         with pytest.raises(EndpointError, match="does not answer: ") as error:
             ask(OpenAIChatEndpoint("m", url))
     assert url in error.value.message and "start the server" in error.value.fix
@@ -210,15 +211,17 @@ def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None
         OpenAIChatEndpoint("m", "http://127.0.0.1:1/v1", "SOME_KEY")
 
 
-def echo(server: Any) -> tuple[int, Any]:
+def repeat_key(server: Any) -> tuple[int, Any]:
     return 401, {"error": {"message": f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."}}
 
 
-@pytest.mark.parametrize("answer", [lambda: (200, completion("ok")), lambda: echo(None)], ids=["right", "refused"])
+@pytest.mark.parametrize(
+    "answer", [lambda: (200, completion("ok")), lambda: repeat_key(None)], ids=["right", "refused"]
+)
 def test_key_is_in_no_row_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
 ) -> None:
-    """Even if the server repeats it, and with every logger at DEBUG."""
+    """The server repeats the key in one case, and every logger is at DEBUG."""
     caplog.set_level("DEBUG")
     monkeypatch.setenv("SOME_KEY", KEY)
     server.answer(answer())
@@ -227,8 +230,8 @@ def test_key_is_in_no_row_log_or_error(
     settings = {"endpoints": {"duelist-a": model, "arbiter": model}, "max_turns": 2}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
-    refused = answer()[0] != 200
-    if refused:
+    is_refused = answer()[0] != 200
+    if is_refused:
         with pytest.raises(EndpointError, match=r"answered 401: .*\[secret\]") as error:
             asyncio.run(runs.play(home, run))
         assert KEY not in str(error.value)
@@ -236,7 +239,7 @@ def test_key_is_in_no_row_log_or_error(
         asyncio.run(runs.play(home, run))
     assert f"Bearer {KEY}" in {headers["authorization"] for headers in server.headers}
     with LedgerView(home.ledger) as view:
-        assert view.summarize_run(run).to_json()["status"] == ("failed" if refused else "done")
+        assert view.summarize_run(run).to_json()["status"] == ("failed" if is_refused else "done")
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
     assert KEY not in caplog.text

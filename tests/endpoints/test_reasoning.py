@@ -1,4 +1,4 @@
-"""Endpoints of thinking models: requests, the end of a reply, and the count of reasoning tokens."""
+"""Endpoints of thinking models: what is sent, where a reply ends, and how reasoning tokens are counted."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ STOP = ("\n\n",)
 TEXTS = ["What is the number? SOLUTION: ANSWER: 12 Okay, so."] * 3
 
 
-def reply_of(content: str | None, thoughts: str | None, finish: str = "stop") -> dict[str, object]:
+def make_body(content: str | None, thoughts: str | None, finish: str = "stop") -> dict[str, object]:
     message = {"role": "assistant", "content": content, "reasoning": thoughts}
     usage = {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 21}}
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
@@ -42,28 +42,28 @@ async def ask_server(server, context: Context | None, body: dict[str, object]) -
 
 
 async def test_stop_strings_of_a_thinking_model_are_applied_by_the_client(server) -> None:
-    reply = await ask_server(server, Context(0, 32), reply_of("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo."))
+    reply = await ask_server(server, Context(0, 32), make_body("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo."))
     assert "stop" not in server.bodies[-1]
     assert strip_reasoning(reply.text).strip() == "ANSWER: 5" and "One.\n\nTwo." in reply.text
     assert (reply.finish, reply.reasoning_tokens) == ("stop", 21)
     assert ChatReply.from_json(reply.to_json()) == reply
 
 
-async def test_stop_strings_of_any_other_model_are_sent(server) -> None:
-    await ask_server(server, None, reply_of("ANSWER: 5", None))
+async def test_stop_strings_of_other_models_are_sent(server) -> None:
+    await ask_server(server, None, make_body("ANSWER: 5", None))
     assert server.bodies[-1]["stop"] == list(STOP)
 
 
-async def test_reply_cut_in_its_thoughts_names_the_key(server) -> None:
+async def test_reply_cut_in_its_reasoning_names_the_key(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
-    cut = player.find_cut(await ask_server(server, Context(0, 32), reply_of(None, "One.\n\nTwo", "length")))
+    cut = player.find_cut(await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length")))
     assert cut is not None
     assert cut.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
     assert player.find_cut(ChatReply("ANSWER: 5", "length")) is None
     assert player.find_cut(ChatReply("", "stop")) == Unparsed("the reply is empty")
 
 
-async def test_judge_cut_in_its_thoughts_leaves_a_cause_and_no_mark() -> None:
+async def test_judge_cut_in_its_reasoning_gives_an_error_and_no_mark() -> None:
     judge = SoftJudge("arbiter", ScriptedEndpoint("arbiter"))
 
     async def call(_: ChatRequest) -> ChatReply:
@@ -109,48 +109,48 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def test_reasoning_room_comes_from_the_manifest_unless_stated(home: Home) -> None:
+def test_reasoning_tokens_come_from_the_manifest_unless_set(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {}, home)
-    rooms = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
-    assert rooms == {"qwen3": 8192, "gemma": 0, "judge": 4096}
-    for stated in (0, 100):
-        other = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": stated}}}, home)
-        assert other.endpoints["qwen3"].reasoning_tokens == stated
+    budgets = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
+    assert budgets == {"qwen3": 8192, "gemma": 0, "judge": 4096}
+    for tokens in (0, 100):
+        overridden = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": tokens}}}, home)
+        assert overridden.endpoints["qwen3"].reasoning_tokens == tokens
 
 
-def test_fork_takes_the_reasoning_room_of_a_new_model_only(home: Home) -> None:
+def test_fork_changes_reasoning_tokens_only_with_the_model(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": 0}}}, home)
-    kept = derive_config(config, {"seed": 7}, home)
-    assert kept.endpoints == config.endpoints
-    changed = derive_config(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
-    assert changed.endpoints["gemma"].reasoning_tokens == 8192 and changed.endpoints["qwen3"].reasoning_tokens == 0
+    same_models = derive_config(config, {"seed": 7}, home)
+    assert same_models.endpoints == config.endpoints
+    new_model = derive_config(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
+    assert new_model.endpoints["gemma"].reasoning_tokens == 8192 and new_model.endpoints["qwen3"].reasoning_tokens == 0
 
 
 @pytest.mark.parametrize("profile", ["a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid"])
-def test_contexts_of_the_packaged_profiles_hold_prompt_thoughts_and_answer(home: Home, profile: str) -> None:
-    """2,048 tokens remain for the prompt, which an attack's seeds need; a judge's prompt is rarely longer."""
+def test_contexts_of_the_packaged_profiles_fit_prompt_reasoning_and_answer(home: Home, profile: str) -> None:
+    """At least 2,048 tokens remain for the prompt: attacks need them, and judges' prompts are rarely longer."""
     config = resolve("gsmhard", profile, {"datasets": ["starter"]}, home)
     for name, endpoint in config.endpoints.items():
         if endpoint.interface == "vllm" and endpoint.reasoning_tokens:
             assert endpoint.context >= 2048 + config.reply_tokens + endpoint.reasoning_tokens, name
 
 
-def test_overflow_counts_prompt_answer_and_thoughts() -> None:
-    class Counted:
+def test_overflow_counts_prompt_answer_and_reasoning() -> None:
+    class CountingEndpoint:
         context = Context(100, 40)
 
         def count_tokens(self, text: str) -> int | None:
             return len(text.split())
 
     messages = (Message("user", "one two three"),)
-    assert find_overflow(Counted(), messages, 57) == ""
+    assert find_overflow(CountingEndpoint(), messages, 57) == ""
     assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in find_overflow(
-        Counted(), messages, 58
+        CountingEndpoint(), messages, 58
     )
 
 
-async def test_thoughts_ended_by_a_stop_string_name_the_key_to_set(server) -> None:
-    """The server applies stop strings to the thoughts too, and the endpoint has no reasoning room."""
-    reply = await ask_server(server, None, reply_of(None, "Okay, let me", "stop"))
+async def test_reasoning_ended_by_a_stop_string_names_the_key_to_set(server) -> None:
+    """The server applies stop strings to the reasoning too, and the endpoint has no `reasoning_tokens`."""
+    reply = await ask_server(server, None, make_body(None, "Okay, let me", "stop"))
     cut = Player("judge", Identity("openai_chat", "m"), Sampling()).find_cut(reply)
     assert cut is not None and cut.reason.endswith("perhaps at a stop string; set endpoints.judge.reasoning_tokens")

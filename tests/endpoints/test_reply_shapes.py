@@ -1,7 +1,6 @@
-"""Recorded replies of many servers, and mutations of them, read by the real SDKs over loopback.
+"""The real SDKs read recorded replies of many servers, and mutations of them, over loopback.
 
-No response causes an exception other than an EndpointError, no permanent refusal is retried, and a text that
-is read is one that was sent.
+No response raises anything but an EndpointError, no permanent refusal is retried, and every text that is read was sent.
 """
 
 import asyncio
@@ -26,10 +25,10 @@ from nanoflux_local.reasoning import with_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, canonical_json
 from tests.endpoints.reply_shapes import (
     SHAPES,
-    Again,
     Empty,
     Read,
     Refused,
+    Retry,
     Shape,
     chat,
     message_item,
@@ -42,22 +41,22 @@ CLIENTS: dict[str, type[ServedEndpoint]] = {
     "responses": OpenAIResponsesEndpoint,
     "messages": AnthropicMessagesEndpoint,
 }
-GOOD = {
+GOOD_REPLY = {
     "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
     "status": "completed",
     "output": [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}],
     "content": [{"type": "text", "text": "yes"}],
     "stop_reason": "end_turn",
 }
-"""A good reply in all three protocols at once."""
+"""A reply that is valid in all three protocols."""
 
 
 async def ask(endpoint: ServedEndpoint) -> ChatReply:
     return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),)))
 
 
-class Peer:
-    """A server, and one client of each protocol for all tests: creating a client reads the machine's certificates."""
+class ServerWithClients:
+    """A server and one client of each protocol. The tests share them, because a new client reads all certificates."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
@@ -75,22 +74,22 @@ class Peer:
 
 
 @pytest.fixture(scope="module")
-def peer(new_server: Any) -> Iterator[Peer]:
-    running = Peer(new_server())
-    yield running
-    running.close()
+def peer(new_server: Any) -> Iterator[ServerWithClients]:
+    peer = ServerWithClients(new_server())
+    yield peer
+    peer.close()
 
 
 def test_reply_shapes_cover_every_outcome_and_server() -> None:
     assert len({shape.server for shape in SHAPES}) >= 13
-    for kind in (Read, Empty, Refused, Again):
+    for kind in (Read, Empty, Refused, Retry):
         assert sum(isinstance(shape.outcome, kind) for shape in SHAPES) >= 10
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.name}")
-def test_recorded_reply_is_read_as_expected(peer: Peer, shape: Shape) -> None:
+def test_recorded_reply_is_read_as_expected(peer: ServerWithClients, shape: Shape) -> None:
     faults: list[Fault] = []
-    peer.server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))
+    peer.server.answer((shape.status, shape.body), *([(200, GOOD_REPLY)] if isinstance(shape.outcome, Retry) else []))
     peer.server.bodies.clear()
     with reporting_faults(faults.append):
         outcome = shape.outcome
@@ -110,14 +109,14 @@ def test_recorded_reply_is_read_as_expected(peer: Peer, shape: Shape) -> None:
             assert reply.finish == "stop" and not reply.text.rpartition("</think>")[2].strip()
             assert {fault.kind for fault in faults} == {"empty"}
             assert len(peer.server.bodies) == retries.EMPTY_ATTEMPTS
-        case Again(kind, words):
+        case Retry(kind, words):
             assert reply.text == "yes" and len(peer.server.bodies) == 2
             assert [fault.kind for fault in faults] == [kind] and words in faults[0].message
 
 
 # Mutations
 
-WHOLE = {
+COMPLETE = {
     "chat": chat({"content": "one", "reasoning": "two", "refusal": None, "tool_calls": []}),
     "responses": response([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "two"}]},
                            message_item({"type": "output_text", "text": "one"})]),
@@ -140,19 +139,19 @@ values = st.recursive(
 )  # fmt: skip
 
 
-def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def list_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every value in a JSON document."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from paths(inner, (*path, key))
+        yield from list_paths(inner, (*path, key))
 
 
 @st.composite
-def mutate(draw: st.DrawFn, whole: Any) -> Any:
+def mutate(draw: st.DrawFn, reply: Any) -> Any:
     """Replace or remove up to three values of a reply."""
-    body = copy.deepcopy(whole)
+    body = copy.deepcopy(reply)
     for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(list(paths(body))))
+        path = draw(st.sampled_from(list(list_paths(body))))
         if not path:
             return draw(values)
         inner = body
@@ -165,21 +164,21 @@ def mutate(draw: st.DrawFn, whole: Any) -> Any:
     return body
 
 
-def texts(value: Any) -> Iterator[str]:
+def list_texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from texts(inner)
+        yield from list_texts(inner)
 
 
 @pytest.mark.parametrize("protocol", list(CLIENTS))
-def test_mutated_reply_is_read_or_refused(peer: Peer, monkeypatch: Any, protocol: str) -> None:
+def test_mutated_reply_is_read_or_refused(peer: ServerWithClients, monkeypatch: Any, protocol: str) -> None:
     for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("PATIENCE_S", 0.0)):
         monkeypatch.setattr(retries, name, value)
 
     @settings(max_examples=100, deadline=None, database=None, derandomize=True,
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
-    @given(mutate(WHOLE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
+    @given(mutate(COMPLETE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
     def check(body: Any, status: int) -> None:
         peer.server.bodies.clear()
         peer.server.answer((status, json.dumps(body).encode()))
@@ -195,6 +194,6 @@ def test_mutated_reply_is_read_or_refused(peer: Peer, monkeypatch: Any, protocol
             canonical_json(reply.to_json()).encode()
             assert 0 <= reply.prompt_tokens < 2**31 and 0 <= reply.completion_tokens < 2**31
             answer = reply.text.rpartition("</think>\n")[2]
-            assert all(part in "".join(texts(body)) for part in (answer[:3], answer[-3:]))
+            assert all(part in "".join(list_texts(body)) for part in (answer[:3], answer[-3:]))
 
     check()

@@ -1,4 +1,4 @@
-"""The scripted endpoint: replies and delays depend only on the request, and every outcome of a run occurs."""
+"""The replies of the scripted endpoint depend only on the request, and cause every outcome of a run."""
 
 import asyncio
 from collections import Counter
@@ -18,22 +18,22 @@ PROMPTS = {
 }
 
 
-def ask(endpoint: ScriptedEndpoint, text: str, seed: int = 0) -> ChatRequest:
+def make_request(endpoint: ScriptedEndpoint, text: str, seed: int = 0) -> ChatRequest:
     return ChatRequest(endpoint.identity, (Message("user", text),), Sampling(), seed)
 
 
-async def replies(endpoint: ScriptedEndpoint, prompt: str, count: int = 300) -> list[str]:
-    return [(await endpoint.chat(ask(endpoint, prompt, seed))).text for seed in range(count)]
+async def collect_replies(endpoint: ScriptedEndpoint, prompt: str, count: int = 300) -> list[str]:
+    return [(await endpoint.chat(make_request(endpoint, prompt, seed))).text for seed in range(count)]
 
 
 async def test_scripted_reply_depends_only_on_the_request() -> None:
-    one, other = ScriptedEndpoint("m"), ScriptedEndpoint("m", delay_s=0.001)
-    asks = [ask(one, prompt, seed) for prompt in PROMPTS.values() for seed in range(10)]
-    alone = [(await one.chat(request)).text for request in asks]
-    together = await asyncio.gather(*(other.chat(request) for request in reversed(asks)))
-    assert alone == [reply.text for reply in reversed(together)]
-    assert len(set(alone)) > len(alone) / 3
-    assert (await ScriptedEndpoint("n").chat(ask(ScriptedEndpoint("n"), PROMPTS["SOLUTION", "ANSWER"]))).text
+    immediate, delayed = ScriptedEndpoint("m"), ScriptedEndpoint("m", delay_s=0.001)
+    requests = [make_request(immediate, prompt, seed) for prompt in PROMPTS.values() for seed in range(10)]
+    sequential = [(await immediate.chat(request)).text for request in requests]
+    concurrent = await asyncio.gather(*(delayed.chat(request) for request in reversed(requests)))
+    assert sequential == [reply.text for reply in reversed(concurrent)]
+    assert len(set(sequential)) > len(sequential) / 3
+    assert (await ScriptedEndpoint("n").chat(make_request(ScriptedEndpoint("n"), PROMPTS["SOLUTION", "ANSWER"]))).text
 
 
 async def test_scripted_delay_does_not_change_the_identity() -> None:
@@ -42,27 +42,29 @@ async def test_scripted_delay_does_not_change_the_identity() -> None:
 
 @pytest.mark.parametrize(("sections", "prompt"), PROMPTS.items(), ids=lambda value: value[0] if value else "")
 async def test_each_role_is_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
-    sections_of_replies = [read_sections(text, sections) for text in await replies(ScriptedEndpoint("m"), prompt)]
-    unread = sum(isinstance(each, Unparsed) for each in sections_of_replies)
+    sections_of_replies = [
+        read_sections(text, sections) for text in await collect_replies(ScriptedEndpoint("m"), prompt)
+    ]
+    unread = sum(isinstance(sections_or_error, Unparsed) for sections_or_error in sections_of_replies)
     assert 3 <= unread <= 30
 
 
 async def test_script_produces_every_outcome_of_a_run() -> None:
     endpoint = ScriptedEndpoint("m")
-    attacks = await replies(endpoint, PROMPTS["QUESTION", "SOLUTION", "ANSWER"])
+    attacks = await collect_replies(endpoint, PROMPTS["QUESTION", "SOLUTION", "ANSWER"])
     questions = Counter(text.partition("QUESTION: ")[2].partition("\n")[0].split(" boxes")[0] for text in attacks)
-    assert questions.most_common(2)[1][1] > 1, "no near-duplicates"
+    assert questions.most_common(2)[1][1] > 1, "no question resembles another one"
     assert {text.partition("ANSWER: ")[2][:1] for text in attacks} >= set("ABCD")
-    verdicts = await replies(endpoint, PROMPTS["DECISION", "CONFIDENCE"])
+    verdicts = await collect_replies(endpoint, PROMPTS["DECISION", "CONFIDENCE"])
     assert sum("DECISION: INVALID" in text for text in verdicts) in range(15, 90)
     assert sum("CONFIDENCE: 0.97" not in text for text in verdicts) in range(15, 90)
-    wrong = await replies(endpoint, PROMPTS["REASONING QUALITY", "DECISION"])
+    wrong = await collect_replies(endpoint, PROMPTS["REASONING QUALITY", "DECISION"])
     assert not any("DECISION: CORRECT" in text for text in wrong)
 
 
 async def test_tokens_are_counted_in_words() -> None:
     endpoint = ScriptedEndpoint("m", script=lambda prompt, rng: "three words here")
-    reply = await endpoint.chat(ask(endpoint, "two words"))
+    reply = await endpoint.chat(make_request(endpoint, "two words"))
     assert reply == ChatReply("three words here", "stop", 2, 3, 0.0)
     assert endpoint.count_tokens("a b  c\n") == 3
     await endpoint.close()
@@ -75,5 +77,5 @@ async def test_embeddings_are_unit_vectors_by_shared_words() -> None:
     vectors = [(await embedder.embed(EmbedRequest(embedder.identity, text))).vector for text in texts]
     assert all(np.linalg.norm(vector) == pytest.approx(1, abs=1e-6) for vector in vectors)
     assert vectors[0] @ vectors[1] == pytest.approx(1, abs=1e-5) and vectors[0] @ vectors[2] < 0.8
-    again = await HashingEmbedder("h").embed(EmbedRequest(embedder.identity, texts[0]))
-    assert np.array_equal(again.vector, vectors[0])
+    repeated = await HashingEmbedder("h").embed(EmbedRequest(embedder.identity, texts[0]))
+    assert np.array_equal(repeated.vector, vectors[0])

@@ -1,4 +1,4 @@
-"""The common part of all clients: pauses, concurrency and timeouts that adapt to the server, keys and prices."""
+"""Behaviour that all clients share: pauses, concurrency and time limits that adapt to the server, keys and prices."""
 
 import asyncio
 import email.utils
@@ -27,24 +27,24 @@ from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.run import configs
 
 CLIENTS = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
-GOOD = {
+GOOD_REPLY = {
     "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
     "status": "completed",
     "output": [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}],
     "content": [{"type": "text", "text": "yes"}],
     "stop_reason": "end_turn",
 }
-"""A good reply in all three protocols at once."""
+"""A reply that is valid in all three protocols."""
 
 
-def request(endpoint: ServedEndpoint, text: str = "hi", tokens: int = 16) -> ChatRequest:
+def make_request(endpoint: ServedEndpoint, text: str = "hi", tokens: int = 16) -> ChatRequest:
     return ChatRequest(endpoint.identity, (Message("user", text),), Sampling(max_tokens=tokens))
 
 
 def ask(endpoint: ServedEndpoint) -> ChatReply:
     async def send() -> ChatReply:
         try:
-            return await endpoint.chat(request(endpoint))
+            return await endpoint.chat(make_request(endpoint))
         finally:
             await endpoint.close()
 
@@ -58,17 +58,17 @@ def ask(endpoint: ServedEndpoint) -> ChatReply:
 def test_busy_server_is_asked_again_after_its_retry_after(client: Any, server: Any, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     server.more_headers = {"Retry-After": "0.4"}
-    server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD))
-    began = time.monotonic()
+    server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD_REPLY))
+    started = time.monotonic()
     assert ask(client("m", server.url)).text == "yes"
-    assert time.monotonic() - began >= 0.4 and len(server.bodies) == 2
+    assert time.monotonic() - started >= 0.4 and len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_busy_responses_use_up_no_attempts_but_failures_do(client: Any, server: Any, monkeypatch) -> None:
     for name, value in (("BASE_S", 0.001), ("MAX_PAUSE_S", 0.002), ("ATTEMPTS", 2)):
         monkeypatch.setattr(retries, name, value)
-    server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD))
+    server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD_REPLY))
     assert ask(client("m", server.url)).text == "yes"
     assert len(server.bodies) == 22
 
@@ -100,11 +100,11 @@ def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
 
     async def send() -> None:
         endpoint = OpenAIChatEndpoint("m", url)
-        asked = asyncio.create_task(endpoint.chat(request(endpoint)))
+        task = asyncio.create_task(endpoint.chat(make_request(endpoint)))
         while not server.requests:
             await asyncio.sleep(0.01)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         for _ in range(500):
             if server.hung_up:
                 break
@@ -115,13 +115,13 @@ def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
     assert server.hung_up == server.requests == 1
 
 
-# Width
+# Concurrency
 
 
 async def test_lane_halves_once_for_concurrent_requests_and_widens_with_each_response() -> None:
-    lane, began = Lane(32), time.monotonic()
-    lane.halve(began)
-    lane.halve(began)
+    lane, started = Lane(32), time.monotonic()
+    lane.halve(started)
+    lane.halve(started)
     assert lane.limit == 16
     lane.halve(time.monotonic())
     assert lane.limit == 8
@@ -137,24 +137,24 @@ async def test_lane_halves_once_for_concurrent_requests_and_widens_with_each_res
 
 
 async def test_lane_limits_concurrent_requests_and_frees_the_slot_of_a_cancelled_one() -> None:
-    lane, under_way, most = Lane(3), 0, 0
+    lane, in_flight, highest = Lane(3), 0, 0
 
-    async def go() -> None:
-        nonlocal under_way, most
+    async def occupy_slot() -> None:
+        nonlocal in_flight, highest
         async with lane:
-            under_way += 1
-            most = max(most, under_way)
+            in_flight += 1
+            highest = max(highest, in_flight)
             try:
                 await asyncio.sleep(0.001)
             finally:
-                under_way -= 1
+                in_flight -= 1
 
-    tasks = [asyncio.create_task(go()) for _ in range(40)]
+    tasks = [asyncio.create_task(occupy_slot()) for _ in range(40)]
     await asyncio.sleep(0.002)
     for task in tasks[::3]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert most == 3 and lane.busy == 0 and lane.load == 0
+    assert highest == 3 and lane.busy == 0 and lane.load == 0
 
 
 def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) -> None:
@@ -165,13 +165,13 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
         endpoint = OpenAIChatEndpoint("m", url, capacity=32)
         narrowest = 32.0
 
-        async def one(number: int) -> None:
+        async def send_one(number: int) -> None:
             nonlocal narrowest
-            await endpoint.chat(request(endpoint, str(number)))
+            await endpoint.chat(make_request(endpoint, str(number)))
             narrowest = min(narrowest, endpoint.service.lane_limits()[0])
 
         try:
-            await asyncio.gather(*(one(number) for number in range(100)))
+            await asyncio.gather(*(send_one(number) for number in range(100)))
         finally:
             await endpoint.close()
         return narrowest
@@ -179,19 +179,21 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
     assert asyncio.run(send()) <= 16 and server.chaos.done["rate_limited"] > 20
 
 
-@pytest.mark.parametrize(("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full", "well"])
+@pytest.mark.parametrize(
+    ("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full cache", "idle"]
+)
 def test_lane_width_follows_vllms_metrics(fake_server, monkeypatch, waiting: float, cache: float) -> None:
     monkeypatch.setattr(gauge, "EVERY_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.waiting, server.cache = waiting, cache
-    limit = asyncio.run(width_after(url, 10))
+    limit = asyncio.run(measure_width(url, 10))
     assert limit == 32 if (waiting, cache) == (2.0, 0.3) else limit < 8
 
 
 def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatch) -> None:
-    class Passing:
-        """Many requests wait at the first reading of each pair, and none at the second."""
+    class MomentaryQueue:
+        """A metric whose readings alternate between 31 waiting requests and none."""
 
         looks = 0
 
@@ -204,16 +206,16 @@ def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatc
     monkeypatch.setattr(gauge, "EVERY_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
-    server.waiting = Passing()
-    assert asyncio.run(width_after(url, 5)) == 32
+    server.waiting = MomentaryQueue()
+    assert asyncio.run(measure_width(url, 5)) == 32
     assert server.waiting.looks >= 4
 
 
-async def width_after(url: str, requests: int) -> float:
+async def measure_width(url: str, requests: int) -> float:
     endpoint = OpenAIChatEndpoint("m", url, capacity=32)
     try:
         for number in range(requests):
-            await endpoint.chat(request(endpoint, str(number)))
+            await endpoint.chat(make_request(endpoint, str(number)))
             await asyncio.sleep(0.05)
         return endpoint.service.lane_limits()[0]
     finally:
@@ -231,7 +233,7 @@ def test_metrics_of_several_engines_are_read_as_the_worst() -> None:
 # Time limits
 
 
-async def test_time_limit_follows_the_measured_speed_and_falls_no_lower_than_its_floor() -> None:
+async def test_time_limit_follows_the_measured_speed_down_to_its_minimum() -> None:
     speed = Speed(2.0)
     assert speed.limit(512) == 2.0 * pace.FIRST
     speed.note_answer(10.0, 100)  # 0.1 s a token
@@ -254,12 +256,12 @@ async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
 
 
 async def test_first_measured_speed_applies_to_running_requests() -> None:
-    speed, began = Speed(0.05), time.monotonic()
+    speed, started = Speed(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
         async with speed.time_limit(64, speed.limit(64)):
             speed.note_answer(0.001, 64)
             await asyncio.sleep(10)
-    assert time.monotonic() - began < 0.05 * pace.FIRST
+    assert time.monotonic() - started < 0.05 * pace.FIRST
 
 
 # Keys and addresses
@@ -277,7 +279,7 @@ def test_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"one two", b"\xff\xfe"])
-def test_key_file_is_read_as_the_key(tmp_path: Path, content: bytes) -> None:
+def test_key_file_with_anything_but_one_key_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     file.chmod(0o600)
@@ -305,22 +307,22 @@ def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None
 # Prices
 
 
-def endpoint_of(model: str, **more: Any) -> EndpointConfig:
-    return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **more})
+def make_config(model: str, **fields: Any) -> EndpointConfig:
+    return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **fields})
 
 
 def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_path: Path) -> None:
-    listed = find_price(endpoint_of("claude-opus-4-5"), tmp_path)
-    assert listed is not None and listed.completion > listed.prompt > 0
-    assert find_price(endpoint_of("claude-opus-4-5-20251101"), tmp_path) == listed
-    assert find_price(endpoint_of("nobody-knows"), tmp_path) is None
-    assert find_price(endpoint_of("claude-opus-4-5", url="http://127.0.0.1:8000/v1"), tmp_path) is None
+    list_price = find_price(make_config("claude-opus-4-5"), tmp_path)
+    assert list_price is not None and list_price.completion > list_price.prompt > 0
+    assert find_price(make_config("claude-opus-4-5-20251101"), tmp_path) == list_price
+    assert find_price(make_config("nobody-knows"), tmp_path) is None
+    assert find_price(make_config("claude-opus-4-5", url="http://127.0.0.1:8000/v1"), tmp_path) is None
     (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = 1, completion = 2 }\n')
-    own = find_price(endpoint_of("claude-opus-4-5"), tmp_path)
-    assert own is not None and (own.prompt, own.completion) == (1, 2)
+    user_price = find_price(make_config("claude-opus-4-5"), tmp_path)
+    assert user_price is not None and (user_price.prompt, user_price.completion) == (1, 2)
     (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = "much" }\n')
     with pytest.raises(ConfigError, match=r"prices\.toml: api\.anthropic\.com: claude-opus-4-5"):
-        find_price(endpoint_of("claude-opus-4-5"), tmp_path)
+        find_price(make_config("claude-opus-4-5"), tmp_path)
 
 
 # Profiles
@@ -335,7 +337,7 @@ def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_
         ("hosted", {"roles": {"judge": {"endpoint": "claude"}}},
          ("anthropic_messages", "openai_responses", "anthropic_messages")),
     ],
-    ids=["hosted", "hybrid", "a hosted attacker is one line", "another judge is one line"],
+    ids=["hosted", "hybrid", "hybrid with a hosted attacker", "hosted with another judge"],
 )  # fmt: skip
 def test_profile_binds_each_role_to_its_client(
     tmp_path: Path, monkeypatch, profile: str, change: dict[str, Any], roles: tuple[str, ...]
@@ -344,12 +346,18 @@ def test_profile_binds_each_role_to_its_client(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
     home = Home(tmp_path)
     config = configs.resolve("starter-genetics", profile, {"max_turns": 1, **change}, home)
-    bound = [config.endpoints[getattr(config.roles, role).endpoint] for role in ("attacker", "defender", "judge")]
-    assert tuple(end.interface for end in bound) == roles
-    for end in bound:
-        if end.interface != "vllm":
-            built = build_endpoint("x", end, home)
-            assert built.identity.interface == end.interface and not built.repeatable and end.price is not None
+    configs_by_role = [
+        config.endpoints[getattr(config.roles, role).endpoint] for role in ("attacker", "defender", "judge")
+    ]
+    assert tuple(config_of_role.interface for config_of_role in configs_by_role) == roles
+    for config_of_role in configs_by_role:
+        if config_of_role.interface != "vllm":
+            endpoint = build_endpoint("x", config_of_role, home)
+            assert (
+                endpoint.identity.interface == config_of_role.interface
+                and not endpoint.repeatable
+                and config_of_role.price is not None
+            )
 
 
 def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monkeypatch) -> None:
@@ -361,7 +369,7 @@ def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monk
         build_endpoint("claude", config.endpoints["claude"], home)
 
 
-# What a refusal says
+# Messages of refusals
 
 
 @pytest.mark.parametrize("client", CLIENTS)

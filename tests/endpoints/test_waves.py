@@ -1,4 +1,4 @@
-"""Waves: one endpoint of a group is awake at a time, swaps are few, and failed or cancelled requests block none."""
+"""Endpoints that share a GPU take turns, with few swaps; failed and cancelled requests do not block others."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from nanoflux_local.records import ChatRequest, Message, Sampling
 from nanoflux_local.run import configs, runs
 
 
-class Sleepy(ScriptedEndpoint):
-    """A scripted endpoint that must be awake to be asked."""
+class SleepingEndpoint(ScriptedEndpoint):
+    """A scripted endpoint that accepts requests only while it is awake."""
 
     def __init__(self, model: str, delay_s: float = 0.0) -> None:
         super().__init__(model, delay_s)
-        self.awake, self.asked, self.broken = False, 0, False
+        self.awake, self.requests, self.broken = False, 0, False
 
     async def sleep(self) -> None:
         await asyncio.sleep(0)
@@ -37,72 +37,75 @@ class Sleepy(ScriptedEndpoint):
         self.awake = True
 
     async def chat(self, request: ChatRequest) -> Any:
-        assert self.awake, "asked while it sleeps"
-        self.asked += 1
+        assert self.awake, "the endpoint got a request while it slept"
+        self.requests += 1
         reply = await super().chat(request)
-        assert self.awake, "put to sleep with a request in flight"
+        assert self.awake, "the endpoint was put to sleep with a request in flight"
         return reply
 
 
-def pair() -> tuple[dict[str, TimeShared], list[Sleepy]]:
-    inner = [Sleepy("a", 0.001), Sleepy("b", 0.001)]
-    shared = take_turns({each.identity.model: each for each in inner}, {"a": "gpu0", "b": "gpu0"}, 0.001)
-    return {name: each for name, each in shared.items() if isinstance(each, TimeShared)}, inner
+def make_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
+    inner = [SleepingEndpoint("a", 0.001), SleepingEndpoint("b", 0.001)]
+    shared = take_turns({endpoint.identity.model: endpoint for endpoint in inner}, {"a": "gpu0", "b": "gpu0"}, 0.001)
+    return {name: endpoint for name, endpoint in shared.items() if isinstance(endpoint, TimeShared)}, inner
 
 
-def ask(endpoint: Endpoint, number: int = 0) -> Any:
+def send_request(endpoint: Endpoint, number: int = 0) -> Any:
     return endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "QUESTION:"),), Sampling(), number))
 
 
 def test_wave_answers_all_waiting_requests() -> None:
-    async def play() -> int:
-        shared, inner = pair()
-        await asyncio.gather(*(ask(shared[name], number) for number in range(20) for name in ("a", "b")))
-        assert [each.asked for each in inner] == [20, 20] and [each.awake for each in inner] == [False, True]
+    async def play_run() -> int:
+        shared, inner = make_pair()
+        await asyncio.gather(*(send_request(shared[name], number) for number in range(20) for name in ("a", "b")))
+        assert [endpoint.requests for endpoint in inner] == [20, 20] and [endpoint.awake for endpoint in inner] == [
+            False,
+            True,
+        ]
         return shared["a"].gpu.swaps
 
-    assert asyncio.run(play()) == 2
+    assert asyncio.run(play_run()) == 2
 
 
 def test_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
-    async def play() -> None:
-        shared, (broken, _) = pair()
+    async def play_run() -> None:
+        shared, (broken, _) = make_pair()
         broken.broken = True
-        both = [ask(shared["a"]), ask(shared["b"])]
-        failed, answered = await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 30)
-        assert isinstance(failed, EndpointError) and "out of memory" in str(failed)
-        assert answered.text
+        requests = [send_request(shared["a"]), send_request(shared["b"])]
+        error, reply = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 30)
+        assert isinstance(error, EndpointError) and "out of memory" in str(error)
+        assert reply.text
         broken.broken = False
-        assert (await ask(shared["a"])).text
+        assert (await send_request(shared["a"])).text
 
-    asyncio.run(play())
+    asyncio.run(play_run())
 
 
 def test_cancelled_requests_leave_no_wave_open() -> None:
-    async def play() -> None:
-        shared, _ = pair()
-        for steps in range(12):  # at every point of a wave's life
-            tasks = [asyncio.create_task(ask(shared[name], steps)) for name in ("a", "b", "a")]
+    async def play_run() -> None:
+        shared, _ = make_pair()
+        for steps in range(12):  # cancels the requests after this many steps of the event loop
+            tasks = [asyncio.create_task(send_request(shared[name], steps)) for name in ("a", "b", "a")]
             for _ in range(steps):
                 await asyncio.sleep(0)
             tasks[0].cancel()
             tasks[1].cancel()
             await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
-        assert (await asyncio.wait_for(ask(shared["b"]), 30)).text
+        assert (await asyncio.wait_for(send_request(shared["b"]), 30)).text
 
-    asyncio.run(play())
+    asyncio.run(play_run())
 
 
 def test_close_ends_waiting_requests() -> None:
-    async def play() -> None:
-        shared, _ = pair()
-        task = asyncio.create_task(ask(shared["a"]))
+    async def play_run() -> None:
+        shared, _ = make_pair()
+        task = asyncio.create_task(send_request(shared["a"]))
         await asyncio.sleep(0)
         await shared["a"].close()
         with pytest.raises(EndpointError, match="closed"):
             await task
 
-    asyncio.run(play())
+    asyncio.run(play_run())
 
 
 def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
@@ -111,21 +114,21 @@ def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
 
 
 @pytest.fixture
-def sleepy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
-    """Make the scripted endpoints of a profile able to sleep; collect the wrapped ones."""
-    made: list[TimeShared] = []
+def sleeping_endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
+    """Give the scripted endpoints of a profile a sleep mode, and collect those that share a GPU."""
+    wrapped: list[TimeShared] = []
 
-    def wrap(endpoints: Any, shares: Any) -> dict[str, Endpoint]:
-        shared = take_turns(endpoints, shares, 0.001)
-        made.extend(each for each in shared.values() if isinstance(each, TimeShared))
-        return shared
+    def take_turns_and_collect(endpoints: Any, shares: Any) -> dict[str, Endpoint]:
+        endpoint_by_name = take_turns(endpoints, shares, 0.001)
+        wrapped.extend(endpoint for endpoint in endpoint_by_name.values() if isinstance(endpoint, TimeShared))
+        return endpoint_by_name
 
-    monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: Sleepy(config.model))
-    monkeypatch.setattr(build, "take_turns", wrap)
-    return iter([made])
+    monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: SleepingEndpoint(config.model))
+    monkeypatch.setattr(build, "take_turns", take_turns_and_collect)
+    return iter([wrapped])
 
 
-def play(root: Path, **settings: Any) -> dict[str, Any]:
+def play_run(root: Path, **settings: Any) -> dict[str, Any]:
     home = Home(root).prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
@@ -136,13 +139,13 @@ def play(root: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_order_of_waves_changes_no_dataset_and_swaps_are_few(
-    tmp_path: Path, sleepy: Iterator[list[TimeShared]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sleeping_endpoints: Iterator[list[TimeShared]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = next(sleepy)
+    wrapped = next(sleeping_endpoints)
     groups = {"endpoints": {name: {"shares": "gpu0"} for name in ("duelist-a", "duelist-b", "arbiter")}}
-    waves = {count: play(tmp_path / str(count), concurrency=count, **groups) for count in (1, 32)}
-    swaps = made[-1].gpu.swaps
+    waves = {count: play_run(tmp_path / str(count), concurrency=count, **groups) for count in (1, 32)}
+    swaps = wrapped[-1].gpu.swaps
     monkeypatch.undo()
-    plain = play(tmp_path / "plain", concurrency=8)
-    assert waves[1]["digest"] == waves[32]["digest"] == plain["digest"]
+    unshared = play_run(tmp_path / "plain", concurrency=8)
+    assert waves[1]["digest"] == waves[32]["digest"] == unshared["digest"]
     assert 0 < swaps < waves[32]["calls"]["made"] / 4

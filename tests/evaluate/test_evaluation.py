@@ -1,4 +1,4 @@
-"""Evaluations over the scripted endpoint: marks, missing replies, comparisons, refusals and resuming."""
+"""Evaluations with the scripted endpoint: marks, missing replies, comparisons, refusals and resuming."""
 
 import asyncio
 import random
@@ -55,33 +55,33 @@ def test_choose_domain_prefers_the_tuned_one_and_refuses_free_text():
 
 
 ITEMS = [Seed(f"i{number}", "starter", f"Item {number}?", str(number), f"It is {number}.") for number in range(6)]
-WORD = re.compile(r"Item (\d)")
+ITEM_NUMBER = re.compile(r"Item (\d)")
 
 
 def write_answer(prompt: str, _: random.Random) -> str:
-    """A right answer below item 3, an unreadable one at 5, wrong ones otherwise."""
-    number = int(WORD.findall(prompt)[-1])
+    """A right answer to items 0 to 2, a wrong one to 3 and 4, and an unreadable one to 5."""
+    number = int(ITEM_NUMBER.findall(prompt)[-1])
     return f"SOLUTION: s\nANSWER: {number if number < 3 else 99}" if number < 5 else "SOLUTION: none"
 
 
 def write_verdict(prompt: str, _: random.Random) -> str:
-    """SOUND up to item 3, unreadable at item 0."""
-    number = int(WORD.findall(prompt)[-1])
+    """An unreadable verdict on item 0, SOUND on items 1 to 3, UNSOUND on the others."""
+    number = int(ITEM_NUMBER.findall(prompt)[-1])
     word = "SOUND" if number < 4 else "UNSOUND"
     middle = f"ANALYSIS: a\nREASONING QUALITY: {word if number else 'Hm'}\nCALCULATION ACCURACY: c\n"
     return f"{middle}DECISION: CORRECT\nCONFIDENCE: 1\nEXPLANATION: e"
 
 
-class Failing(ScriptedEndpoint):
+class FailingEndpoint(ScriptedEndpoint):
     """Fails on one item, and counts its requests."""
 
-    def __init__(self, model: str, silent: int) -> None:
+    def __init__(self, model: str, failing_item: int) -> None:
         super().__init__(model, script=write_answer)
-        self.silent, self.requests = silent, 0
+        self.silent, self.requests = failing_item, 0
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         self.requests += 1
-        if WORD.findall(request.messages[-1].content)[-1] == str(self.silent):
+        if ITEM_NUMBER.findall(request.messages[-1].content)[-1] == str(self.silent):
             raise EndpointError("no reply", "")
         return await super().chat(request)
 
@@ -91,10 +91,10 @@ async def test_judge_adds_a_soft_mark_to_each_reply(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         strict = await evaluate(ledger, model, make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0))
         plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
-        both = await evaluate(ledger, model, plan)
+        soft = await evaluate(ledger, model, plan)
         rows = ledger.rows("SELECT item, verdict, soft FROM evaluation_items WHERE evaluation = ?", plan.id)
-    assert strict.soft is None and strict.id != both.id
-    assert strict.strict == both.strict and both.strict.mean == pytest.approx(3 / 6)
+    assert strict.soft is None and strict.id != soft.id
+    assert strict.strict == soft.strict and soft.strict.mean == pytest.approx(3 / 6)
     assert rows == [
         ("i0", "right", "unscored"),
         ("i1", "right", "right"),
@@ -103,16 +103,16 @@ async def test_judge_adds_a_soft_mark_to_each_reply(tmp_path):
         ("i4", "wrong", "wrong"),
         ("i5", "unanswered", "unanswered"),
     ]
-    assert both.soft.mean == pytest.approx(3 / 5) and both.soft.unscored == 1
-    assert both.judge == "j" and both.as_json()["soft"]["judge"] == "j"
+    assert soft.soft.mean == pytest.approx(3 / 5) and soft.soft.unscored == 1
+    assert soft.judge == "j" and soft.as_json()["soft"]["judge"] == "j"
 
 
 async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
         summaries = {}
-        for model, silent in (("a", 4), ("b", 9)):
-            endpoint = Failing(model, silent)
+        for model, failing_item in (("a", 4), ("b", 9)):
+            endpoint = FailingEndpoint(model, failing_item)
             summaries[model] = await evaluate(
                 ledger, endpoint, make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
             )
@@ -123,32 +123,32 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
                 compare(view, ids)
             (pair,) = compare(view, ids, partial=True).pairs
         assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
-        again = Failing("a", 9)
-        whole = await evaluate(ledger, again, make_plan(again.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert again.requests == 1 and whole.unscored == 0, "only the missing reply is requested again"
+        repeated = FailingEndpoint("a", 9)
+        complete = await evaluate(ledger, repeated, make_plan(repeated.identity, "starter", "test", ITEMS, 1, 0.0))
+        assert repeated.requests == 1 and complete.unscored == 0, "only the missing reply is requested again"
 
 
 async def test_require_whole_allows_only_refused_prompts(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
-        endpoint = Failing("m", 4)
+        endpoint = FailingEndpoint("m", 4)
         plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
         partial = await evaluate(ledger, endpoint, plan)
         with pytest.raises(EndpointError, match="is partial: 1 replies are missing: no reply"):
             partial.require_whole(allow_refused=True)
-        refused = replace(partial, causes=(ShortfallCause("too long", 1, refused=True),))
-        refused.require_whole(allow_refused=True)
+        with_refused_prompts = replace(partial, causes=(ShortfallCause("too long", 1, refused=True),))
+        with_refused_prompts.require_whole(allow_refused=True)
         with pytest.raises(EndpointError, match="too long"):
-            refused.require_whole()
+            with_refused_prompts.require_whole()
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
-        (await evaluate(ledger, Failing("m", 9), plan)).require_whole()
+        (await evaluate(ledger, FailingEndpoint("m", 9), plan)).require_whole()
 
 
 async def test_refused_judge_key_stops_the_evaluation(tmp_path):
-    class Refused(ScriptedEndpoint):
+    class RefusingEndpoint(ScriptedEndpoint):
         async def chat(self, request: ChatRequest) -> ChatReply:
             raise EndpointRefusedError("answered 401: no such key", "")
 
-    model, judge = ScriptedEndpoint("m", script=write_answer), Refused("j")
+    model, judge = ScriptedEndpoint("m", script=write_answer), RefusingEndpoint("j")
     plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
     with Ledger(tmp_path / "ledger.db") as ledger:
         result = await evaluate(ledger, model, plan)
@@ -167,7 +167,7 @@ async def test_comparison_refuses_overlapping_but_different_items(tmp_path):
             compare(view, ids)
 
 
-KILLED = """
+SLOW_EVALUATION = """
 import asyncio, sys
 from pathlib import Path
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
@@ -196,7 +196,7 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
             row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
             return check_work(home, view, Work(EVALUATION, plan.id), dict(row)) if row else WorkState("not started")
 
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(home.ledger)])
+    process = subprocess.Popen([sys.executable, "-c", SLOW_EVALUATION, str(home.ledger)])
     while read_state().status != "running":
         assert process.poll() is None
         await asyncio.sleep(0.05)
@@ -212,21 +212,21 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
 
 
 async def test_concurrent_equal_evaluations_send_each_request_once(tmp_path):
-    with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as other:
-        first, second = Failing("m", 9), Failing("m", 9)
+    with Ledger(tmp_path / "ledger.db") as first_ledger, Ledger(tmp_path / "ledger.db") as second_ledger:
+        first, second = FailingEndpoint("m", 9), FailingEndpoint("m", 9)
         plan = make_plan(first.identity, "starter", "test", ITEMS, 1, 0.0)
-        summaries = await asyncio.gather(evaluate(one, first, plan), evaluate(other, second, plan))
+        summaries = await asyncio.gather(evaluate(first_ledger, first, plan), evaluate(second_ledger, second, plan))
     assert summaries[0] == summaries[1] and sorted((first.requests, second.requests)) == [0, 6]
 
 
-class Silent(ScriptedEndpoint):
+class SilentEndpoint(ScriptedEndpoint):
     async def chat(self, request: ChatRequest) -> ChatReply:
         raise EndpointError("no reply", "")
 
 
 async def test_evaluation_without_replies_fails_with_its_cause(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
-        silent = Silent("m")
+        silent = SilentEndpoint("m")
         with pytest.raises(EndpointError, match="none of 6 replies could be scored: no reply"):
             await evaluate(ledger, silent, make_plan(silent.identity, "starter", "test", ITEMS, 1, 0.0))
         ((status, message),) = ledger.rows("SELECT status, message FROM evaluations")
@@ -250,11 +250,11 @@ async def test_cancelled_evaluation_resumes(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         slow = ScriptedEndpoint("m", script=write_answer)
         plan = make_plan(slow.identity, "starter", "test", ITEMS, 3, 0.7)
-        stopped = asyncio.create_task(evaluate(ledger, slow, plan, lambda done, _: done == 7 and stopped.cancel()))
+        task = asyncio.create_task(evaluate(ledger, slow, plan, lambda count, _: count == 7 and task.cancel()))
         with pytest.raises(asyncio.CancelledError):
-            await stopped
+            await task
         assert ledger.rows("SELECT status FROM evaluations") == [("interrupted",)]
-        counting = Failing("m", 9)
+        counting = FailingEndpoint("m", 9)
         result = await evaluate(ledger, counting, plan)
     assert counting.requests <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
 

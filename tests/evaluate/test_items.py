@@ -1,4 +1,4 @@
-"""Items of evaluations and flips between them: on a real ledger, with shares over repeats and missing marks."""
+"""Items of evaluations and flips between evaluations, read from a real ledger with repeats and missing marks."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ MARKS = {
     "base00": ("", {"a": "rr", "b": "ww", "c": "rr", "d": "??"}),
     "tuned1": ("adapter1", {"a": "wr", "b": "ww", "c": "rr", "d": "rr"}),
 }
-NAMES = {"r": "right", "w": "wrong", "?": "unscored"}
+MARK_BY_LETTER = {"r": "right", "w": "wrong", "?": "unscored"}
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def view(tmp_path: Path):
                     reply = ChatReply(f"ANSWER: {mark}", "stop", 1, 1)
                     call, _ = ledger.remember(evaluation, request, reply)
                     ledger.add_evaluation_item(
-                        evaluation, repeat, item_by_letter[letter], call, f"read {mark}", NAMES[mark]
+                        evaluation, repeat, item_by_letter[letter], call, f"read {mark}", MARK_BY_LETTER[mark]
                     )
             ledger.finish_evaluation(evaluation, "done", {"strict": {"mean": 0.5}, "unscored_reasons": []})
-    with LedgerView(path) as opened:
-        yield opened, item_by_letter
+    with LedgerView(path) as ledger_view:
+        yield ledger_view, item_by_letter
 
 
 def test_items_have_their_share_of_right_replies(view) -> None:
@@ -91,7 +91,7 @@ def test_item_has_its_question_gold_answer_and_replies(view) -> None:
     seed = load_questions(ledger, "tuned0")[names["b"]]
     record = load_item(ledger, "tuned0", names["b"])
     assert record.question.startswith(seed.question) and record.answer == seed.answer
-    assert [(each.repeat, each.mark, each.reading, each.text) for each in record.replies] == [
+    assert [(reply.repeat, reply.mark, reply.reading, reply.text) for reply in record.replies] == [
         (0, "right", "read r", "ANSWER: r"),
         (1, "wrong", "read w", "ANSWER: w"),
     ]

@@ -1,4 +1,4 @@
-"""Readings of ANSWER sections: more than 450 answers in the forms that models write, each with its expected reading.
+"""Readings of the section ANSWER: more than 450 answers in forms that models write, with the expected reading of each.
 
 The expected readings were written down before the scorer was run on them. "" means that no answer can be read; strict
 scoring then marks the reply "unanswered".
@@ -15,8 +15,8 @@ from nanoflux_local.evaluate.scoring import score_reply
 from nanoflux_local.transcript import Seed
 
 LM_EVAL = json.loads(Path(__file__).with_name("lm_eval.json").read_text(encoding="utf-8"))["replies"]
-"""Replies with what lm-evaluation-harness's GSM8K rules read in them (recorded by bench/lm_eval_rules.py), and why the
-scorers differ where they do."""
+"""Replies, what the GSM8K rules of lm-evaluation-harness read in them (recorded by bench/lm_eval_rules.py), and the
+reason for each difference."""
 NUMBER, LETTER = load_domain("gsmhard"), load_domain("starter-medicine")
 NUMBERS: dict[str, dict[str, str]] = {
     "plain": {
@@ -199,20 +199,20 @@ LETTERS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def _rows(table: dict[str, dict[str, str]]) -> list[object]:
+def list_cases(table: dict[str, dict[str, str]]) -> list[object]:
     return [
         pytest.param(text, value, id=f"{kind}:{text!r}") for kind, row in table.items() for text, value in row.items()
     ]
 
 
-@pytest.mark.parametrize(("answer", "reading"), _rows(NUMBERS))
+@pytest.mark.parametrize(("answer", "reading"), list_cases(NUMBERS))
 def test_score_reply_reads_numbers(answer: str, reading: str) -> None:
     score = score_reply(NUMBER, f"SOLUTION: s\nANSWER: {answer}", Seed("n", "gsmhard", "Q", "18"))
     assert score.reading == reading
     assert score.mark == ("right" if reading == "18" else "wrong" if reading else "unanswered")
 
 
-@pytest.mark.parametrize(("answer", "reading"), _rows(LETTERS))
+@pytest.mark.parametrize(("answer", "reading"), list_cases(LETTERS))
 def test_score_reply_reads_letters(answer: str, reading: str) -> None:
     options = {"A": "ant", "B": "bee", "C": "cat", "D": "dog"}
     score = score_reply(
@@ -222,7 +222,7 @@ def test_score_reply_reads_letters(answer: str, reading: str) -> None:
     assert score.mark == ("right" if reading == "B" else "unanswered")
 
 
-def test_reading_table_is_broad() -> None:
+def test_tables_have_at_least_450_answers() -> None:
     assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 450
 
 
@@ -233,7 +233,7 @@ def test_flexible_rule_differences_have_a_recorded_reason(row: dict[str, Any]) -
     assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
 
 
-def test_strict_rule_right_is_never_wrong_here() -> None:
+def test_reply_that_the_strict_rule_accepts_is_never_wrong() -> None:
     for row in LM_EVAL:
         if row["strict-match"][1]:
             assert score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"])).mark != "wrong"

@@ -1,4 +1,4 @@
-"""Strict scoring: right, wrong or unanswered, decided by the ANSWER section alone (paper A.1)."""
+"""Strict scoring marks a reply right, wrong or unanswered by its section ANSWER alone (paper A.1)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Statistics, compared with published examples, with their formulas, and with their nominal levels in simulation."""
+"""Statistics are compared with published examples and formulas, and with their nominal levels in simulations."""
 
 import math
 
@@ -25,7 +25,7 @@ from nanoflux_local.evaluate.statistics import (
 Z = 1.959963984540054
 
 
-def discordant_p(only_a, only_b):
+def compute_mcnemar_p(only_a, only_b):
     """McNemar's p of these discordant pairs and seven concordant ones."""
     return mcnemar_exact([-1] * only_a + [1] * only_b + [0] * 7)
 
@@ -63,21 +63,21 @@ def test_wilson_matches_its_formula(k, n):
     assert wilson(k, n) == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-9)
 
 
-def binomial_tail(b: int, c: int) -> float:
+def compute_binomial_tail(b: int, c: int) -> float:
     """Twice the smaller binomial tail, by enumeration."""
     return min(1.0, 2 * sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c))
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 5), (5, 5), (6, 16), (2, 12), (10, 21), (86, 150)])
 def test_mcnemar_matches_the_binomial_tail_and_is_symmetric(b, c):
-    assert discordant_p(b, c) == pytest.approx(binomial_tail(b, c), rel=1e-9)
-    assert discordant_p(b, c) == discordant_p(c, b)
+    assert compute_mcnemar_p(b, c) == pytest.approx(compute_binomial_tail(b, c), rel=1e-9)
+    assert compute_mcnemar_p(b, c) == compute_mcnemar_p(c, b)
 
 
 def test_mcnemar_matches_hand_computed_values():
-    assert discordant_p(0, 6) == pytest.approx(1 / 32)  # 2 · 2⁻⁶
-    assert discordant_p(6, 16) == pytest.approx(0.0524788, abs=1e-6)
-    assert discordant_p(0, 0) == 1.0
+    assert compute_mcnemar_p(0, 6) == pytest.approx(1 / 32)  # 2 · 2⁻⁶
+    assert compute_mcnemar_p(6, 16) == pytest.approx(0.0524788, abs=1e-6)
+    assert compute_mcnemar_p(0, 0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_mcnemar_matches_hand_computed_values():
     ],
 )
 def test_mcnemar_matches_statsmodels(b, c, p):
-    assert discordant_p(b, c) == pytest.approx(p, rel=1e-9)
+    assert compute_mcnemar_p(b, c) == pytest.approx(p, rel=1e-9)
 
 
 def test_holm_matches_statsmodels_on_benjamini_and_hochberg():
@@ -120,7 +120,7 @@ def test_holm_is_monotone_and_keeps_the_order():
     for _ in range(50):
         p = rng.uniform(0, 0.2, size=6).tolist()
         adjusted = holm(p)
-        assert all(one <= other <= 1 for one, other in zip(p, adjusted, strict=True))
+        assert all(raw <= corrected <= 1 for raw, corrected in zip(p, adjusted, strict=True))
         assert np.argsort(p, kind="stable").tolist() == sorted(range(6), key=lambda i: (adjusted[i], p[i]))
         assert min(adjusted) == pytest.approx(6 * min(p)) or 6 * min(p) > 1
 
@@ -132,7 +132,9 @@ def test_bootstrap_interval_is_seeded_and_contains_the_mean():
     assert bootstrap_interval(values) == (low, high)
     assert bootstrap_interval(values, seed=1) != (low, high)
     normal = 2 * Z * np.std(values) / math.sqrt(80)
-    assert high - low == pytest.approx(normal, rel=0.05), "for a mean, the bootstrap is close to the normal interval"
+    assert high - low == pytest.approx(normal, rel=0.05), (
+        "the bootstrap interval of a mean must be close to the normal interval"
+    )
 
 
 def test_bootstrap_of_equal_values_has_no_width():
@@ -159,7 +161,7 @@ def test_minimum_detectable_matches_its_formula():
     sd = math.sqrt(sum((x - 0.25) ** 2 for x in differences) / 7)
     assert minimum_detectable(differences) == pytest.approx((Z + 0.8416212335729143) * sd / math.sqrt(8))
     for equal in ([0.0] * 8, [0.5]):
-        assert minimum_detectable(equal) is None, "without spread the detectable difference is unknown"
+        assert minimum_detectable(equal) is None, "the detectable difference is unknown if all differences are equal"
 
 
 def test_minimum_detectable_difference_has_80_percent_power():
@@ -171,37 +173,40 @@ def test_minimum_detectable_difference_has_80_percent_power():
     assert minimum_detectable(rng.normal(0, sd, n)) == pytest.approx(effect, rel=0.15)
 
 
-def marks(pattern: str) -> list[list[bool]]:
+def parse_marks(pattern: str) -> list[list[bool]]:
     """ "1 0 11 10" as items with their repeats."""
     return [[mark == "1" for mark in item] for item in pattern.split()]
 
 
 def test_compare_paired_is_b_minus_a_by_item():
-    a, b = marks("1 1 0 0 0 0 0 0"), marks("1 0 1 1 1 1 1 0")
+    a, b = parse_marks("1 1 0 0 0 0 0 0"), parse_marks("1 0 1 1 1 1 1 0")
     paired = compare_paired(a, b)
     assert (paired.n, paired.difference) == (8, pytest.approx(4 / 8))
-    assert paired.mcnemar_p == pytest.approx(discordant_p(1, 5))
+    assert paired.mcnemar_p == pytest.approx(compute_mcnemar_p(1, 5))
     assert paired.minimum_detectable == pytest.approx(minimum_detectable([0, -1, 1, 1, 1, 1, 1, 0]))
     assert paired.ci95[0] < paired.difference < paired.ci95[1]
-    back = compare_paired(b, a)
-    assert back.difference == -paired.difference and back.mcnemar_p == paired.mcnemar_p
-    assert back.ci95 == pytest.approx((-paired.ci95[1], -paired.ci95[0]))
-    assert back.bootstrap_p == paired.bootstrap_p
+    reversed_pair = compare_paired(b, a)
+    assert reversed_pair.difference == -paired.difference and reversed_pair.mcnemar_p == paired.mcnemar_p
+    assert reversed_pair.ci95 == pytest.approx((-paired.ci95[1], -paired.ci95[0]))
+    assert reversed_pair.bootstrap_p == paired.bootstrap_p
 
 
 def test_compare_paired_averages_repeats():
-    paired = compare_paired(marks("111 000 100 110"), marks("011 001 110 010"))
+    paired = compare_paired(parse_marks("111 000 100 110"), parse_marks("011 001 110 010"))
     assert paired.difference == pytest.approx(((2 - 3) + 1 + (2 - 1) + (1 - 2)) / 12)
     assert paired.mcnemar_p == mcnemar_exact([-1, 1, 1, -1]) == 1.0
-    assert compare_paired(marks("10 10 10"), marks("11 11 11")).mcnemar_p == 1 / 4
+    assert compare_paired(parse_marks("10 10 10"), parse_marks("11 11 11")).mcnemar_p == 1 / 4
 
 
 def test_compare_paired_is_unbiased_for_unequal_run_counts():
     """A majority vote over two runs would need both to be right, while the other side needs one."""
-    one, two = marks("0 " * 40 + "1 " * 20), marks("10 " * 20 + "00 " * 20 + "10 " * 8 + "11 " * 12)
-    paired = compare_paired(one, two)
+    single_runs, double_runs = (
+        parse_marks("0 " * 40 + "1 " * 20),
+        parse_marks("10 " * 20 + "00 " * 20 + "10 " * 8 + "11 " * 12),
+    )
+    paired = compare_paired(single_runs, double_runs)
     assert paired.difference == pytest.approx((20 - 8) / 120)
-    assert paired.mcnemar_p == pytest.approx(discordant_p(20, 8)) and paired.mcnemar_p < 0.05
+    assert paired.mcnemar_p == pytest.approx(compute_mcnemar_p(20, 8)) and paired.mcnemar_p < 0.05
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -228,13 +233,13 @@ def test_mcnemar_has_its_nominal_level(runs_a, runs_b):
 
 
 def test_compare_paired_of_equal_conditions_gives_p_one():
-    paired = compare_paired(marks("1 0 1 0 1"), marks("1 0 1 0 1"))
+    paired = compare_paired(parse_marks("1 0 1 0 1"), parse_marks("1 0 1 0 1"))
     assert (paired.difference, paired.mcnemar_p, paired.bootstrap_p) == (0.0, 1.0, 1.0)
     assert paired.ci95[0] == -paired.ci95[1] < 0
 
 
 def test_compare_paired_never_reports_a_p_of_zero():
-    paired = compare_paired(marks("0 " * 40), marks("1 " * 39 + "0"))
+    paired = compare_paired(parse_marks("0 " * 40), parse_marks("1 " * 39 + "0"))
     assert paired.mcnemar_p == pytest.approx(2 * 0.5**39)
     assert paired.bootstrap_p == pytest.approx(2 / (RESAMPLES + 1))
     assert paired.ci95[0] > 0.9
@@ -251,7 +256,7 @@ def test_bootstrap_test_has_its_nominal_level():
     assert rejected <= 12
 
 
-SLEEP = (
+SLEEP_HOURS = (
     [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
     [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
 )
@@ -259,7 +264,7 @@ SLEEP = (
 
 
 def test_paired_t_matches_student_1908():
-    test = paired_t(*SLEEP)
+    test = paired_t(*SLEEP_HOURS)
     assert test is not None
     assert (test.n, test.difference) == (10, pytest.approx(1.58))
     assert (test.t, test.p) == (
@@ -267,11 +272,14 @@ def test_paired_t_matches_student_1908():
         pytest.approx(0.002832890197384, abs=1e-9),
     )
     assert test.ci95 == pytest.approx((0.7001142367230175, 2.459885763276983), abs=1e-9)
-    back = paired_t(*SLEEP[::-1])
-    assert back is not None and (back.t, back.p) == (pytest.approx(-test.t), pytest.approx(test.p))
+    reversed_test = paired_t(*SLEEP_HOURS[::-1])
+    assert reversed_test is not None and (reversed_test.t, reversed_test.p) == (
+        pytest.approx(-test.t),
+        pytest.approx(test.p),
+    )
 
 
-def test_paired_t_needs_spread():
+def test_paired_t_is_undefined_without_variation():
     assert paired_t([0.5], [0.6]) is None
     assert paired_t([0.5, 0.25], [0.75, 0.5]) is None
     assert all(math.isnan(end) for end in t_interval([0.5]))
@@ -332,7 +340,7 @@ def test_accuracy_interval_of_equal_shares_is_wilsons():
 
 
 def test_paired_interval_without_any_flip_has_a_width():
-    """Agresti and Min's adjusted interval; it shrinks with the number of items and holds the difference."""
+    """The interval of Agresti and Min shrinks with the number of items, and contains the difference."""
     few, many = (compare_paired([[True]] * n, [[True]] * n).ci95 for n in (4, 400))
     assert few == pytest.approx((-1.96 / 6, 1.96 / 6), abs=1e-3) and many[1] < 0.005
     low, high = compare_paired([[False]] * 5, [[True]] * 5).ci95
@@ -340,7 +348,7 @@ def test_paired_interval_without_any_flip_has_a_width():
 
 
 def test_paired_t_of_differences_equal_up_to_rounding_is_not_computed():
-    """1/12 and 3/12 − 2/12 differ in their last bit; the test would divide by that."""
+    """1/12 and 3/12 − 2/12 differ in their last bit; a t-test would divide by this difference."""
     assert paired_t([0.0, 2 / 12], [1 / 12, 3 / 12]) is None
 
 
@@ -355,15 +363,17 @@ def test_predict_right_share_matches_bayes_rule_for_large_counts():
     assert among_accepted.ci95 == pytest.approx((expected, expected), abs=0.02)
     kept = round(n * accepted / 2)
     _, among_kept = predict_right_share(*counts, (round(n * accepted), n), (kept, round(n * accepted)))
-    assert among_kept.estimate == pytest.approx(1 - 2 * (1 - expected), abs=0.02), "every wrong question is kept"
+    assert among_kept.estimate == pytest.approx(1 - 2 * (1 - expected), abs=0.02), (
+        "the prediction must assume that every wrong question is kept"
+    )
 
 
-def test_predict_right_share_of_a_guessing_judge_says_nothing():
+def test_predict_right_share_of_a_guessing_judge_is_uncertain():
     low, high = predict_right_share((50, 100), (50, 100), (50, 100))[0].ci95
     assert low < 0.1 and high > 0.9
 
 
-def test_predict_right_share_of_a_judge_that_catches_everything():
+def test_predict_right_share_of_a_perfect_judge_is_near_one():
     assert predict_right_share((200, 200), (200, 200), (50, 100))[0].ci95[0] > 0.95
 
 

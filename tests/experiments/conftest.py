@@ -1,4 +1,4 @@
-"""A laboratory for all experiments of the suite: a base that trains in a second and scripted duels."""
+"""Fixtures for the tests of experiments: a home with a base that trains in a second, and a grid of scripted runs."""
 
 import shutil
 import signal
@@ -59,16 +59,16 @@ sizes = [2, 99]
 
 @pytest.fixture(scope="session")
 def new_lab(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """`new_lab()` gives one more home with the small base installed."""
-    first = tmp_path_factory.mktemp("lab") / "home"
-    import_path(tiny_base, "tiny", Home(first).prepare().root)
+    """Create a new home in which the small base is installed: `new_lab()`."""
+    original = tmp_path_factory.mktemp("lab") / "home"
+    import_path(tiny_base, "tiny", Home(original).prepare().root)
 
-    def make() -> Home:
+    def copy_home() -> Home:
         root = tmp_path_factory.mktemp("lab") / "home"
-        shutil.copytree(first, root)
+        shutil.copytree(original, root)
         return Home(root)
 
-    return make
+    return copy_home
 
 
 @pytest.fixture(scope="session")
@@ -78,19 +78,19 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def killed_after(home: Home, grid: Path, line: str) -> None:
+def kill_after(home: Home, grid: Path, line: str) -> None:
     """Start the experiment in a separate process, and kill it once it has printed `line`."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "experiment", "run", str(grid)]
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert worker.stderr is not None
-    said = []
+    messages = []
     for text in worker.stderr:
-        said.append(text)
+        messages.append(text)
         if line in text:
             worker.send_signal(signal.SIGKILL)
             break
     worker.communicate(timeout=300)
-    assert worker.returncode == -signal.SIGKILL, "".join(said)
+    assert worker.returncode == -signal.SIGKILL, "".join(messages)
 
 
 @pytest.fixture(scope="session")
@@ -99,12 +99,14 @@ def plan(grid_file: Path) -> GridPlan:
 
 
 @pytest.fixture(scope="session")
-def killed(new_lab, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
-    """An experiment that was killed in the middle and then done to its end; when each cell was done before the kill."""
+def resumed_experiment(new_lab, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
+    """The home of an experiment that was killed and then resumed to its end, and the times at which the cells that were
+    done before the kill were finished.
+    """
     home = new_lab()
-    killed_after(home, grid_file, "random-1: running")
+    kill_after(home, grid_file, "random-1: running")
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT id, at FROM cells WHERE experiment = ? AND status = 'done'", plan.id)
-        before = {row["id"]: row["at"] for row in rows}
+        finished_at = {row["id"]: row["at"] for row in rows}
     run_remaining_cells(home, create(home, plan), LocalWorkers(home))
-    return home, before
+    return home, finished_at

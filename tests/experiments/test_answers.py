@@ -1,4 +1,4 @@
-"""The base model's own answers to train items: bands of difficulty, its own words, and rows of equal tokens."""
+"""The base model answers train items, and its answers select training rows by difficulty or become their solutions."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
 
 
 def write_answer(prompt: str, rng: random.Random) -> str:
-    """The first three items are always answered rightly, the last three never, the others now and then."""
+    """Answer the first three items rightly, the last three wrongly, and the others at random."""
     question = re.findall(r"Problem: (.*)", prompt)[-1]
     position = list(ANSWER_BY_QUESTION).index(question)
     right = position < 3 or (position < 6 and rng.random() < 0.5)
@@ -36,43 +36,43 @@ def write_answer(prompt: str, rng: random.Random) -> str:
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
     home = Home(tmp_path_factory.mktemp("answers"))
     endpoint = ScriptedEndpoint("m", script=write_answer)
-    asked = make_plan(endpoint.identity, "starter-stories", "train", ITEMS, TRIES, 0.7, domain_name="starter")
+    evaluation_plan = make_plan(endpoint.identity, "starter-stories", "train", ITEMS, TRIES, 0.7, domain_name="starter")
     plan = make_grid_plan("worth", "tiny")
     with Ledger(home.ledger) as ledger:
-        asyncio.run(evaluate(ledger, endpoint, asked))
+        asyncio.run(evaluate(ledger, endpoint, evaluation_plan))
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
         with LedgerView(home.ledger) as view, pytest.raises(NothingMatchedError, match="no answers"):
             load_answers(view, plan.id)
-        ledger.set_cell(plan.id, ANSWERS, "done", "", {"evaluation": asked.id})
+        ledger.set_cell(plan.id, ANSWERS, "done", "", {"evaluation": evaluation_plan.id})
     with LedgerView(home.ledger) as view:
         return load_answers(view, plan.id)
 
 
-def choose(answers: dict[str, Answers], **condition: object) -> list:
-    full = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
-    return choose_items(full, ITEMS, answers, load_domain("starter"))
+def choose_rows(answers: dict[str, Answers], **condition: object) -> list:
+    whole_condition = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
+    return choose_items(whole_condition, ITEMS, answers, load_domain("starter"))
 
 
-def test_bands_divide_the_items_by_how_often_they_are_solved(answers) -> None:
-    bands = {band: {item.id for item in choose(answers, solved=band)} for band in ("always", "sometimes", "never")}
+def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None:
+    bands = {band: {item.id for item in choose_rows(answers, solved=band)} for band in ("always", "sometimes", "never")}
     assert {item.id for item in ITEMS[:3]} <= bands["always"] and {item.id for item in ITEMS[6:]} <= bands["never"]
     assert bands["sometimes"] and sum(map(len, bands.values())) == len(ITEMS) == len(set.union(*bands.values()))
-    assert {item.id for item in choose(answers, solved="ever")} == bands["always"] | bands["sometimes"]
+    assert {item.id for item in choose_rows(answers, solved="ever")} == bands["always"] | bands["sometimes"]
 
 
-def test_own_words_are_the_models_right_solutions(answers) -> None:
-    own, gold = choose(answers, solved="ever", solution="own"), choose(answers, solved="ever")
-    assert [item.id for item in own] == [item.id for item in gold]
-    assert {item.solution for item in own} <= {f"my own words {position}" for position in range(6)}
-    assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own)
-    assert not any(item.solution.startswith("my own words") for item in gold)
+def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
+    own_rows, benchmark_rows = choose_rows(answers, solved="ever", solution="own"), choose_rows(answers, solved="ever")
+    assert [item.id for item in own_rows] == [item.id for item in benchmark_rows]
+    assert {item.solution for item in own_rows} <= {f"my own words {position}" for position in range(6)}
+    assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own_rows)
+    assert not any(item.solution.startswith("my own words") for item in benchmark_rows)
 
 
 def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
     plan = make_grid_plan("worth", "tiny")
-    prepared = [cell for cell in plan.cells if cell.condition in (GENERATE, ANSWERS)]
-    assert [cell.id for cell in prepared] == ["generate-paper", "generate-proven", "answers"]
-    assert [cell.rules for cell in prepared[:2]] == ["paper", "proven"]
+    preparing_cells = [cell for cell in plan.cells if cell.condition in (GENERATE, ANSWERS)]
+    assert [cell.id for cell in preparing_cells] == ["generate-paper", "generate-proven", "answers"]
+    assert [cell.rules for cell in preparing_cells[:2]] == ["paper", "proven"]
     assert {condition.run_key for condition in plan.conditions if condition.source == "run"} == {"paper", "proven"}
     assert ("paper-10", "proven-10") in plan.compared and ("gold-10", "own-10") in plan.compared
 

@@ -1,4 +1,4 @@
-"""An experiment from its grid to its table: killed and resumed, with cells left out, and choices made on dev only."""
+"""An experiment is killed and resumed, leaves out impossible cells, and chooses conditions on dev items only."""
 
 import pytest
 
@@ -20,8 +20,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 
-def test_resumed_experiment_repeats_no_finished_cell(killed, plan: GridPlan) -> None:
-    home, before = killed
+def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: GridPlan) -> None:
+    home, before = resumed_experiment
     assert {"generate", "base-0", "random-0"} <= before.keys() and "run-0" not in before
     with LedgerView(home.ledger) as view:
         after = {row["id"]: row["at"] for row in view.rows("SELECT id, at FROM cells WHERE experiment = ?", plan.id)}
@@ -31,8 +31,8 @@ def test_resumed_experiment_repeats_no_finished_cell(killed, plan: GridPlan) -> 
         assert find(view, "small")["status"] == "done"
 
 
-def test_table_has_every_condition_with_intervals_and_tests(killed) -> None:
-    home, _ = killed
+def test_table_has_every_condition_with_intervals_and_tests(resumed_experiment) -> None:
+    home, _ = resumed_experiment
     table = load_results(home, "small").to_json()
     by_name = {entry["condition"]: entry for entry in table["conditions"]}
     assert set(by_name) == {"base", "random", "run", "run-2", "run-99"}
@@ -40,7 +40,7 @@ def test_table_has_every_condition_with_intervals_and_tests(killed) -> None:
         accuracy = by_name[name]["test"]["starter-easy"]
         assert accuracy["n"] == 3 and accuracy["ci95"][0] <= accuracy["mean"] <= accuracy["ci95"][1]
     assert by_name["run"]["seeds"] == [0, 1] and by_name["base"]["seeds"] == [0]
-    assert by_name["run"]["rows"] == by_name["random"]["rows"] == 3, "the control has equally many examples"
+    assert by_name["run"]["rows"] == by_name["random"]["rows"] == 3, "the control has another number of examples"
     assert by_name["run-2"]["rows"] == 2
     pairs = {(pair["a"], pair["b"]) for pair in table["pairs"]}
     assert pairs == {("base", "run"), ("random", "run")}
@@ -50,17 +50,17 @@ def test_table_has_every_condition_with_intervals_and_tests(killed) -> None:
     assert table["cells_left"] == []
 
 
-def test_impossible_conditions_are_left_out_with_the_reason(killed) -> None:
-    home, _ = killed
+def test_impossible_conditions_are_left_out_with_the_reason(resumed_experiment) -> None:
+    home, _ = resumed_experiment
     left_out = load_results(home, "small").to_json()["left_out"]
     assert set(left_out) == {"run-99-0", "run-99-1"}
     assert all("99 examples are requested, but only 3" in reason for reason in left_out.values())
 
 
-def test_dev_chooses_and_test_only_reports(killed) -> None:
-    home, _ = killed
-    chosen = load_results(home, "small").to_json()["chosen"]
-    assert chosen["condition"] == "run-2", "the sizes are what is chosen among"
+def test_dev_chooses_and_test_only_reports(resumed_experiment) -> None:
+    home, _ = resumed_experiment
+    choice = load_results(home, "small").to_json()["chosen"]
+    assert choice["condition"] == "run-2", "the best size must be chosen among the sizes"
     dev, test = ({item.id for item in easy_items(split)[:3]} for split in ("dev", "test"))
     assert not dev & test
     with LedgerView(home.ledger) as view:
@@ -73,51 +73,53 @@ def test_dev_chooses_and_test_only_reports(killed) -> None:
             assert {row["item"] for row in rows} == ids
 
 
-def test_seeds_train_separately_and_generation_is_counted_apart(killed) -> None:
-    home, _ = killed
+def test_seeds_train_separately_and_generation_is_counted_apart(resumed_experiment) -> None:
+    home, _ = resumed_experiment
     run = next(entry for entry in load_results(home, "small").to_json()["conditions"] if entry["condition"] == "run")
     assert len(set(run["trainings"])) == len(set(run["adapters"])) == 2
     assert run["flops"]["6nd"] > 0 and run["flops"]["measured"] > 0
     assert run["generation"]["tokens"] > 0
     assert run["generation"]["unknown"] == ["arbiter", "duelist-a", "duelist-b"], (
-        "of scripted models nobody knows a size"
+        "the sizes of scripted models are unknown"
     )
 
 
-def test_example_lineage_lists_the_trainings(killed) -> None:
-    home, _ = killed
+def test_example_lineage_lists_the_trainings(resumed_experiment) -> None:
+    home, _ = resumed_experiment
     table = {entry["condition"]: entry for entry in load_results(home, "small").to_json()["conditions"]}
     with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM examples ORDER BY turn")]
-        learned = [{training.id for training in trace_lineage(home, view, name).trainings} for name in ids]
-    assert len(ids) == 3 and all(set(table["run"]["trainings"]) <= trainings for trainings in learned)
-    of_two = [sum(training in trainings for trainings in learned) for training in table["run-2"]["trainings"]]
-    assert of_two == [2, 2], "each of the two seeds learned from two of the three"
+        trainings_by_example = [{training.id for training in trace_lineage(home, view, name).trainings} for name in ids]
+    assert len(ids) == 3 and all(set(table["run"]["trainings"]) <= trainings for trainings in trainings_by_example)
+    example_counts = [
+        sum(training in trainings for trainings in trainings_by_example) for training in table["run-2"]["trainings"]
+    ]
+    assert example_counts == [2, 2], "each of the two trainings must have learned from two of the three examples"
 
 
-def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: GridPlan, monkeypatch) -> None:
-    home, _ = killed
-    called: list[str] = []
+def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, plan: GridPlan, monkeypatch) -> None:
+    home, _ = resumed_experiment
+    trained_conditions: list[str] = []
 
     def train_condition(home, plan, condition, seed, on_step):
-        called.append(condition.name)
+        trained_conditions.append(condition.name)
         raise NothingMatchedError("99 examples are requested, but only 3 match the other conditions", "")
 
     monkeypatch.setattr(train, "train_condition", train_condition)
     run_remaining_cells(home, create(home, plan), LocalWorkers(home))
-    assert called == ["run-99", "run-99"]
-    (listed,) = list_experiments(home)
-    assert listed["status"] == "done" and listed["cells"] == {"done": 8, "left out": 2}
+    assert trained_conditions == ["run-99", "run-99"]
+    (entry,) = list_experiments(home)
+    assert entry["status"] == "done" and entry["cells"] == {"done": 8, "left out": 2}
 
 
 def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:
     home = new_lab()
     monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
     monkeypatch.setattr(train, "runs_of", lambda *_: {"0": "no run"})
-    broken = ["random-1"]
+    failing_cells = ["random-1"]
 
     def train_condition(home, plan, condition, seed, on_step):
-        if f"{condition.name}-{seed}" in broken:
+        if f"{condition.name}-{seed}" in failing_cells:
             raise NanofluxError("the disk is full\nand more", "make room")
         return {"adapter": ""}
 
@@ -132,7 +134,7 @@ def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, pl
         states = {cell: entry["status"] for cell, entry in cells_of(view, plan.id).items()}
         assert find(view, plan.id)["status"] == "failed"
     assert states.pop("random-1") == "failed" and set(states.values()) == {"done"}
-    broken.clear()
+    failing_cells.clear()
     run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
         assert find(view, plan.id)["status"] == "done"

@@ -1,4 +1,4 @@
-"""Grids: the shipped ones are complete and have the controls that the paper lacks; errors in others are reported."""
+"""The built-in grids are complete and have the controls that the paper lacks; errors in other grids are reported."""
 
 from pathlib import Path
 
@@ -10,23 +10,23 @@ from nanoflux_local.experiments.paper import paper_figures
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.train.settings import parse_train_settings
 
-SHIPPED = ["complexity", "curves", "discriminativity", "judge", "quality", "size", "table1"]
+PAPER_GRIDS = ["complexity", "curves", "discriminativity", "judge", "quality", "size", "table1"]
 
 
 def test_paper_grids_have_every_scale() -> None:
-    assert set(SHIPPED) <= set(grids())
+    assert set(PAPER_GRIDS) <= set(grids())
     for name in grids():
         _, grid = load_grid(name)
         assert {"tiny", "paper"} <= grid.scales.keys()
         for scale in grid.scales:
             plan = make_plan(name, scale)
             assert len({cell.id for cell in plan.cells}) == len(plan.cells)
-            assert len(plan.compared) > 0 or grid.kind != "train", "a table has its tests"
-            assert GridPlan.model_validate_json(plan.model_dump_json()) == plan, "the stored plan is whole"
+            assert len(plan.compared) > 0 or grid.kind != "train", "the grid compares no conditions"
+            assert GridPlan.model_validate_json(plan.model_dump_json()) == plan, "the stored plan differs from the plan"
             parse_train_settings(plan.scale.train)
 
 
-def test_table_1_has_random_examples_of_equal_number_as_a_standing_condition() -> None:
+def test_table_1_has_an_equal_number_of_random_examples_as_a_condition() -> None:
     plan = make_plan("table1", "paper")
     random = plan.condition("random")
     assert (random.source, random.size) == ("benchmark", "run")
@@ -49,7 +49,7 @@ def test_sizes_have_controls_and_dev_chooses() -> None:
     ]
     for name in ("size", "complexity", "quality"):
         for scale in load_grid(name)[1].scales.values():
-            assert scale.dev, "a grid that chooses has dev items to choose on"
+            assert scale.dev, "a grid that chooses a condition has no dev items"
 
 
 def test_seed_counts_have_separate_runs() -> None:
@@ -64,9 +64,9 @@ def test_experiment_id_follows_from_its_plan() -> None:
 
 
 def test_paper_figures_are_marked_as_the_papers() -> None:
-    own = paper_figures("table1", "gsmhard")
-    assert own is not None and own["where"] == "Table 1"
-    assert {row["condition"]: row["accuracy"] for row in own["rows"]}["run"] == 63.3
+    figures = paper_figures("table1", "gsmhard")
+    assert figures is not None and figures["where"] == "Table 1"
+    assert {row["condition"]: row["accuracy"] for row in figures["rows"]}["run"] == 63.3
     starter = paper_figures("table1", "starter")
     assert starter is not None and len({row["benchmark"] for row in starter["rows"]}) == 3
     assert paper_figures("nothing", "gsmhard") is None

@@ -1,4 +1,4 @@
-"""What the grids on judges and on solutions measure: rates of a run's trial, distances of clusters and of pairs."""
+"""The grid `judge` measures the rates of a run's trial; `discriminativity` measures distances between solutions."""
 
 import asyncio
 
@@ -14,28 +14,28 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 
 
-def unit(rows: list[list[float]]) -> np.ndarray:
+def normalize(rows: list[list[float]]) -> np.ndarray:
     vectors = np.array(rows, dtype=np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_centres_and_pairs_are_told_apart() -> None:
-    right = unit([[1, 0], [0, 1], [1, 1], [1, 2]])
-    same = distances(right, right)
-    assert same["centres"]["distance"] == pytest.approx(0) and same["each"]["distance"] == pytest.approx(0)
-    turned = distances(right, unit([[0, 1], [1, 0], [1, 1], [2, 1]]))
-    centre, other = right.mean(axis=0), unit([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
-    expected = 1 - centre @ other / np.linalg.norm(centre) / np.linalg.norm(other)
-    assert turned["centres"]["distance"] == pytest.approx(expected, abs=1e-12)
-    assert turned["each"]["distance"] == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
+def test_distances_of_centres_and_pairs_differ() -> None:
+    right = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
+    unchanged = distances(right, right)
+    assert unchanged["centres"]["distance"] == pytest.approx(0) and unchanged["each"]["distance"] == pytest.approx(0)
+    swapped = distances(right, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
+    centre, swapped_centre = right.mean(axis=0), normalize([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
+    expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
+    assert swapped["centres"]["distance"] == pytest.approx(expected, abs=1e-12)
+    assert swapped["each"]["distance"] == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
     for name in ("centres", "each"):
-        low, high = turned[name]["ci95"]
-        assert low <= turned[name]["distance"] <= high
-    assert distances(right, right[::-1]) == distances(right, right[::-1]), "the resamples are seeded"
+        low, high = swapped[name]["ci95"]
+        assert low <= swapped[name]["distance"] <= high
+    assert distances(right, right[::-1]) == distances(right, right[::-1]), "two calls gave different intervals"
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """A scripted run whose judge writes programs and holds a trial."""
     home = Home(tmp_path_factory.mktemp("judged")).prepare()
     judge = {"trial": 3, "code_check": True}
@@ -45,8 +45,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, run
 
 
-def test_judge_rates_of_a_check_by_itself(played) -> None:
-    home, run = played
+def test_judge_rates_of_a_check_by_itself(judged_run) -> None:
+    home, run = judged_run
     result = judge_rates(home, Condition(name="c", check="code"), run)
     assert sum(sum(counts.values()) for counts in result["findings"].values()) == result["solutions"]
     contradicted = sum(counts["contradicts"] for counts in result["findings"].values())
@@ -58,15 +58,17 @@ def test_judge_rates_of_a_check_by_itself(played) -> None:
         judge_rates(home, Condition(name="c", check="blind"), run)
 
 
-def test_judge_rates_are_given_with_and_without_the_check(played) -> None:
-    home, run = played
-    alone, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
-    assert alone["solutions"] == checked["solutions"] == 6
-    for entry in (alone, checked):
+def test_judge_rates_are_given_with_and_without_the_check(judged_run) -> None:
+    home, run = judged_run
+    unchecked, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
+    assert unchecked["solutions"] == checked["solutions"] == 6
+    for entry in (unchecked, checked):
         rates = entry["rates"]
         assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - entry["unjudged"]
-    both = [entry["rates"]["sensitivity"] for entry in (alone, checked)]
-    assert (both[1]["share"] or 0) >= (both[0]["share"] or 0), "a check only ever rejects"
+    sensitivities = [entry["rates"]["sensitivity"] for entry in (unchecked, checked)]
+    assert (sensitivities[1]["share"] or 0) >= (sensitivities[0]["share"] or 0), (
+        "a check can only reject, so it cannot lower the sensitivity"
+    )
 
 
 def test_run_without_a_trial_is_refused(tmp_path) -> None:
@@ -77,8 +79,8 @@ def test_run_without_a_trial_is_refused(tmp_path) -> None:
         judge_rates(home, Condition(name="c"), run)
 
 
-def test_run_solutions_come_from_failed_defences(played) -> None:
-    home, run = played
+def test_run_solutions_come_from_failed_defences(judged_run) -> None:
+    home, run = judged_run
     with LedgerView(home.ledger) as view:
         failed = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
     pairs = of_run(home, run)

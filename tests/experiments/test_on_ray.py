@@ -17,14 +17,14 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 def cluster():
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    yield made
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    yield cluster
     ray.shutdown()
-    made.shutdown()
+    cluster.shutdown()
 
 
-def table(contents: dict) -> str:
-    """Everything that was measured, without names of evaluations and times."""
+def format_results(contents: dict) -> str:
+    """The measurements of an experiment as text, without the ids of evaluations and times."""
     conditions = [
         {
             "condition": entry["condition"],
@@ -38,23 +38,25 @@ def table(contents: dict) -> str:
 
 
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(
-    new_lab, killed, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+    new_lab, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And Ray's workers execute nothing of the folder that the experiment was started in."""
+    """Ray's workers also must not execute modules from the directory in which the experiment was started."""
     from nanoflux_local.experiments.on_ray import OnRay
 
     monkeypatch.chdir(hostile_folder)
-    lost = cluster.add_node(**NODE)
+    lost_node = cluster.add_node(**NODE)
     home = new_lab()
     workers = OnRay(home, cluster.address)
-    ended: list[str] = []
+    finished_cells: list[str] = []
 
     def on_cell(cell: Cell, status: str) -> None:
-        ended.append(cell.id)
-        if cell.id.startswith("random"):  # its other cells are under way
-            cluster.remove_node(lost, allow_graceful=False) if lost in cluster.worker_nodes else None
+        finished_cells.append(cell.id)
+        if cell.id.startswith("random"):  # the node's other cells are in progress
+            cluster.remove_node(lost_node, allow_graceful=False) if lost_node in cluster.worker_nodes else None
 
     run_remaining_cells(home, create(home, plan), workers, on_cell)
     workers.close()
-    assert lost not in cluster.worker_nodes and sorted(ended) == sorted(cell.id for cell in plan.cells)
-    assert table(load_results(home, "small").to_json()) == table(load_results(killed[0], "small").to_json())
+    assert lost_node not in cluster.worker_nodes and sorted(finished_cells) == sorted(cell.id for cell in plan.cells)
+    assert format_results(load_results(home, "small").to_json()) == format_results(
+        load_results(resumed_experiment[0], "small").to_json()
+    )

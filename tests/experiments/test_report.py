@@ -1,5 +1,4 @@
-"""The report of an experiment: one page that fetches nothing, the paper's figures as the paper's, tables that no
-spreadsheet calculates."""
+"""An experiment's report fetches nothing, marks the paper's figures, and has tables without spreadsheet formulas."""
 
 import csv
 import io
@@ -18,7 +17,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.report.experiment_report import HEADINGS, write_experiment_report
 from nanoflux_local.report.tables import as_csv, as_markdown
 
-EVIL = '=HYPERLINK("http://x") <script>alert(1)</script> {{ 7*7 }} \u202e|`'
+HOSTILE = '=HYPERLINK("http://x") <script>alert(1)</script> {{ 7*7 }} \u202e|`'
 
 
 class Page(HTMLParser):
@@ -35,37 +34,46 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_report_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -> None:
-    home, _ = killed
+def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_path: Path) -> None:
+    home, _ = resumed_experiment
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     page = Page(text)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "form", "base"})
-    reached = [
+    references = [
         value
         for _, attributes in page.tags
         for key, value in attributes.items()
         if key in ("src", "href", "xlink:href")
     ]
-    assert [target for target in reached if not str(target).startswith("#")] == []
+    assert [target for target in references if not str(target).startswith("#")] == []
     assert "default-src 'none'" in text and "@import" not in text
-    shown = " ".join(page.text.split())
-    answered = shown.index("the run's examples against the model as it is")
-    assert answered < shown.index("Conditions") < shown.index("Paired tests") < shown.index("What it cost")
-    assert "run-99-0: 99 examples are requested" in shown and "nanoflux experiment run small" in shown
-    assert [tag for tag, _ in page.tags].count("svg") == 2, "accuracies and losses; one size makes no line"
+    visible_text = " ".join(page.text.split())
+    answer_position = visible_text.index("the run's examples against the model as it is")
+    assert (
+        answer_position
+        < visible_text.index("Conditions")
+        < visible_text.index("Paired tests")
+        < visible_text.index("What it cost")
+    )
+    assert "run-99-0: 99 examples are requested" in visible_text and "nanoflux experiment run small" in visible_text
+    assert [tag for tag, _ in page.tags].count("svg") == 2, (
+        "the page must plot accuracies and losses; a single size gives no plot"
+    )
 
 
-def test_report_marks_paper_figures_and_shows_no_other_benchmarks(killed, tmp_path: Path) -> None:
-    home, _ = killed
+def test_report_marks_paper_figures_and_shows_no_other_benchmarks(resumed_experiment, tmp_path: Path) -> None:
+    home, _ = resumed_experiment
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r'<tr class="paper">(.*?)</tr>', text)
     assert len(rows) == 12 and any("63.3%" in row for row in rows)
-    assert not any("starter-easy" in row for row in rows), "the starter's figures are not GSM-Hard's"
+    assert not any("starter-easy" in row for row in rows), (
+        "the paper's rows must not contain the benchmarks of this run"
+    )
     assert "none of them is used here" in text
 
 
-def test_tables_are_written_as_csv_and_markdown(killed, tmp_path: Path) -> None:
-    home, _ = killed
+def test_tables_are_written_as_csv_and_markdown(resumed_experiment, tmp_path: Path) -> None:
+    home, _ = resumed_experiment
     write_experiment_report(home, "small", tmp_path)
     rows = list(csv.reader((tmp_path / "conditions.csv").open(encoding="utf-8", newline="")))
     assert rows[0] == list(HEADINGS) and len(rows) == 5
@@ -77,7 +85,7 @@ def test_tables_are_written_as_csv_and_markdown(killed, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "|calc", "%0A"])
-def test_csv_texts_are_no_spreadsheet_formulas(text: str) -> None:
+def test_csv_texts_are_not_spreadsheet_formulas(text: str) -> None:
     (row,) = list(csv.reader(io.StringIO(as_csv(["a"], [[text]]))))[1:]
     assert row[0].startswith("'")
     assert list(csv.reader(io.StringIO(as_csv(["a", "b", "c"], [[-1.5, None, "plain"]]))))[1] == ["-1.5", "", "plain"]
@@ -91,7 +99,7 @@ def test_markdown_cells_stay_in_their_table() -> None:
 def test_hostile_grid_is_shown_as_text_while_unfinished(new_lab, grid_file: Path, tmp_path: Path) -> None:
     home = new_lab()
     grid = tmp_path / "evil.toml"
-    question = EVIL.replace("\\", "\\\\").replace('"', '\\"')
+    question = HOSTILE.replace("\\", "\\\\").replace('"', '\\"')
     grid.write_text(grid_file.read_text().replace("Do the run's examples teach more than random ones?", question))
     experiment = create(home, make_plan(str(grid), "tiny"))
     text = write_experiment_report(home, experiment, tmp_path / "out").read_text(encoding="utf-8")
@@ -99,7 +107,7 @@ def test_hostile_grid_is_shown_as_text_while_unfinished(new_lab, grid_file: Path
     assert "Too few cells are done to answer the question yet." in text and "10 cells are not done yet" in text
 
 
-def test_answer_says_whether_a_pair_is_settled_and_names_holm() -> None:
+def test_answer_states_significance_before_and_after_correction() -> None:
     pair = {"a": "x", "b": "y", "data": "d", "difference": 0.1, "ci95": [0.02, 0.18], "holm_p": 0.2}
     results = {"kind": "train", "conditions": [{"condition": c, "title": c.upper()} for c in "xy"], "pairs": [pair]}
     (line,) = find_kind("train").answer(results)
@@ -108,15 +116,17 @@ def test_answer_says_whether_a_pair_is_settled_and_names_holm() -> None:
     assert "the difference is not settled" in line
 
 
-def test_report_command_writes_run_and_experiment_reports(killed, tmp_path: Path, monkeypatch, capfd) -> None:
-    first, _ = killed
+def test_report_command_writes_run_and_experiment_reports(
+    resumed_experiment, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    first, _ = resumed_experiment
     home = Home(tmp_path / "home")
     shutil.copytree(first.root, home.root)
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as result:
         main(["report", "small"])
-    assert ended.value.code == 0
+    assert result.value.code == 0
     assert Path(capfd.readouterr().out.strip()).parent.name.startswith("small-tiny-")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as result:
         main(["report", "nothing"])
-    assert ended.value.code == 4
+    assert result.value.code == 4

@@ -28,7 +28,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, slots=True)
 class RaisedError:
-    """A place that creates an error, with every variant of its message and fix; `fix` is None if there is none."""
+    """An error that the code creates, with all variants of its message and fix; `fixes` is None if it has no fix."""
 
     place: str
     kind: str
@@ -65,21 +65,21 @@ def raised_errors() -> tuple[RaisedError, ...]:
 
 
 def _errors_in(path: str, scope: ast.AST, values: dict[str, list[ast.expr]]) -> Iterator[RaisedError]:
-    """The errors created in a module or function; `values` has the values assigned to names in the scopes around it."""
-    own = dict(values)
+    """The errors that a module or function creates; `values` has the values assigned to names in enclosing scopes."""
+    values_here = dict(values)
     nodes = list(_walk_scope(scope))
     for node in nodes:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            own[node.targets[0].id] = [*own.get(node.targets[0].id, ()), node.value]
+            values_here[node.targets[0].id] = [*values_here.get(node.targets[0].id, ()), node.value]
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in error_classes():
-            yield _describe(path, node, node.func.id, own)
+            yield _describe(path, node, node.func.id, values_here)
         elif isinstance(node, Function | ast.Lambda):
-            yield from _errors_in(path, node, own)
+            yield from _errors_in(path, node, values_here)
 
 
 def _walk_scope(scope: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a scope, without those of the functions inside, which are yielded themselves."""
+    """The nodes of a scope, including its nested functions but not their bodies."""
     for child in ast.iter_child_nodes(scope):
         yield child
         if not isinstance(child, Function | ast.Lambda):
@@ -96,7 +96,7 @@ def _describe(path: str, call: ast.Call, kind: str, values: dict[str, list[ast.e
 
 
 def read_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, ...]:
-    """The texts that an expression can give: both branches of a condition, and `VALUE` for what is not a literal."""
+    """The possible texts of an expression: both branches of a condition, and `VALUE` for anything but a literal."""
     match node:
         case ast.Constant(value=str(text)):
             return (text,)

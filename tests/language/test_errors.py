@@ -1,15 +1,15 @@
-"""The errors that users see, read as one set: each has a fix, and all have one form."""
+"""All errors that users see have the same form, and each has a fix."""
 
 import re
 
 from tests.language.project_sources import VALUE, raised_errors
 
 NAMES = {"GGUF", "GPU", "HOME", "LoRA", "QLoRA", "Python", "Ray", "SHA", "NanoFlux", "US"}
-"""Words that open a message with a capital letter."""
+"""Words with a capital letter that may start a message."""
 
 
 def find_faults(text: str) -> list[str]:
-    """What is wrong with the form of a message or fix."""
+    """The faults in the form of a message or fix."""
     faults = []
     if re.search(r"[\w)`'\"}]\.$", text.strip()):
         faults.append("ends with a full stop")
@@ -17,7 +17,7 @@ def find_faults(text: str) -> list[str]:
     if first and first[0] not in NAMES:
         faults.append("opens with a capital letter")
     if re.search(r"\bplease\b|!$", text, re.IGNORECASE):
-        faults.append("pleads or shouts")
+        faults.append("contains `please` or an exclamation mark")
     return faults
 
 
@@ -37,7 +37,7 @@ def test_errors_have_a_fix() -> None:
 
 
 def test_messages_say_more_than_a_value() -> None:
-    """A message that is one inserted value comes from a function; those functions are checked where they are called."""
+    """A message that consists of one inserted value comes from a function, which this file cannot check."""
     assert sum(error.messages == (VALUE,) for error in raised_errors()) < 60
 
 

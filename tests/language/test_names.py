@@ -1,4 +1,4 @@
-"""Names that say what a value is, and functions that say what they do: the habits that the style page bans."""
+"""Variables are named after their value, and functions after what they do."""
 
 import ast
 import re
@@ -8,9 +8,9 @@ import pytest
 from tests.language.project_sources import PACKAGES, SOURCES, Function, assigned_names, functions
 
 BARE_NAMES = {"found", "told", "known", "given", "what", "thing", "at"}
-"""Names that say nothing about their value."""
+"""Names that do not describe their value."""
 VERBS = {"seed", "embed", "feed", "need", "read", "put", "cut", "set", "let", "split", "shed", "proceed", "exceed"}
-"""Verbs and nouns that only look like past participles."""
+"""Verbs and nouns that look like past participles."""
 IRREGULAR = {
     "told", "found", "known", "given", "made", "kept", "held", "drawn", "begun", "shown", "taken", "lost", "left",
     "written", "built", "sent", "met", "said", "spent", "stuck", "broken", "chosen", "worn", "gone", "done",
@@ -24,7 +24,7 @@ def is_participle(name: str) -> bool:
 
 
 def is_accessor(function: Function) -> bool:
-    """Whether a function is a property or a fixture, whose name is that of a value."""
+    """Whether a function is a property or a fixture: these are named after their value."""
     return any("property" in text or "fixture" in text for text in map(ast.unparse, function.decorator_list))
 
 

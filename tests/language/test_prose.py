@@ -1,4 +1,4 @@
-"""Docstrings, comments, error texts and pages avoid the phrases that the style page bans."""
+"""Docstrings, comments, error texts and pages avoid phrases that read like a translation."""
 
 import re
 
@@ -23,7 +23,7 @@ BANNED = {
     r"\bheld against\b": "compared with",
     r"\bwhere (?:there|none|nothing|nobody) (?:is|are|was|were|can|could)\b": "if, when",
 }
-"""Phrases that read like a translation, with what to write instead."""
+"""Banned phrases, each with the words to write instead."""
 PAGES = [path for path in (PROJECT / "docs").rglob("*.md") if path.name != "log.md"]
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the ledger's tests: a new ledger, turns to commit, and a finished run to read and to tamper with."""
+"""Fixtures for the tests of the ledger: a new ledger, turns to commit, and a finished run to read or change."""
 
 import asyncio
 import shutil
@@ -26,22 +26,22 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
     """A new ledger with one run, named "run"."""
-    with Ledger(path) as opened:
-        opened.create_run("run", "a name", CONFIG, {"identities": {}})
-        yield opened
+    with Ledger(path) as ledger:
+        ledger.create_run("run", "a name", CONFIG, {"identities": {}})
+        yield ledger
 
 
 def make_turn(number: int, *outcomes: Outcome, question: str = "How many?") -> TurnRecord:
     """A turn whose attempts have these outcomes; every attempt has all the fields of a kept one."""
     attempts = tuple(
         Attempt(
-            place, ("seed-1", "seed-2"), outcome,
-            attack=Attack(f"{question} ({number}.{place})", "2 + 2 = 4.", "4", notes={"REFLECTION": "easy"}),
+            number_in_turn, ("seed-1", "seed-2"), outcome,
+            attack=Attack(f"{question} ({number}.{number_in_turn})", "2 + 2 = 4.", "4", notes={"REFLECTION": "easy"}),
             nearest=0.25, validation=Verdict(True, 0.97, "it holds"),
             defence=Defence("2 + 2 = 5.", "5", "add", cut=("ANALYSIS",)),
             evaluation=Verdict(False, 0.95, "it is 4", soft=False),
         )
-        for place, outcome in enumerate(outcomes)
+        for number_in_turn, outcome in enumerate(outcomes)
     )  # fmt: skip
     return TurnRecord(number, "one", "other", "judge", attempts)
 
@@ -52,7 +52,7 @@ def turn() -> Callable[..., TurnRecord]:
 
 
 @dataclass
-class Played:
+class ScriptedRun:
     """A finished run of some scripted turns."""
 
     home: Home
@@ -64,8 +64,8 @@ class Played:
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """A run that is generated once per session. Tests that change it use `played`."""
+def original_run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
+    """A run that is generated once per session. Tests that change it use `run_copy`."""
     home = Home(tmp_path_factory.mktemp("played") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
 
@@ -74,11 +74,17 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
         await runs.play(home, run)
         return run
 
-    return Played(home, asyncio.run(play()))
+    return ScriptedRun(home, asyncio.run(play()))
 
 
 @pytest.fixture
-def played(original: Played, tmp_path: Path) -> Played:
+def run_copy(original_run: ScriptedRun, tmp_path: Path) -> ScriptedRun:
     """A copy of the original run that a test may change."""
-    shutil.copytree(original.home.root, tmp_path / "copy")
-    return Played(Home(tmp_path / "copy"), original.run)
+    shutil.copytree(original_run.home.root, tmp_path / "copy")
+    return ScriptedRun(Home(tmp_path / "copy"), original_run.run)
+
+
+@pytest.fixture
+def played(run_copy: ScriptedRun) -> ScriptedRun:
+    """The former name of `run_copy`."""
+    return run_copy

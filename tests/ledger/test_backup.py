@@ -1,4 +1,4 @@
-"""Backups: complete, private, consistent during concurrent writes, and never over another file."""
+"""Backups are complete, private and consistent during concurrent writes, and never overwrite a file."""
 
 import sqlite3
 import stat
@@ -16,72 +16,72 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
 
-def test_backup_equals_the_ledger(played, tmp_path: Path) -> None:
+def test_backup_equals_the_ledger(run_copy, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
-    assert back_up(played.path, copy) == copy.stat().st_size
+    assert back_up(run_copy.path, copy) == copy.stat().st_size
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.db"]
-    with LedgerView(played.path) as one, LedgerView(copy) as other:
-        assert other.summarize_run("tour").to_json() == one.summarize_run("tour").to_json()
-        assert list(verify_run(other, "tour")) == []
+    with LedgerView(run_copy.path) as original, LedgerView(copy) as backup_view:
+        assert backup_view.summarize_run("tour").to_json() == original.summarize_run("tour").to_json()
+        assert list(verify_run(backup_view, "tour")) == []
     with Ledger(copy) as restored:
-        restored.set_run_status(played.run, "paused")
+        restored.set_run_status(run_copy.run, "paused")
 
 
 def test_backup_is_a_consistent_snapshot_during_writes(
     ledger: Ledger, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backup ends although the ledger changes at each of its steps, and has all that was committed at its start."""
+    """The backup finishes although the ledger changes at each step, and contains everything committed at its start."""
     monkeypatch.setattr(backup, "STEP_PAGES", 5)
     for seed in range(400):
         ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("x" * 500, "stop"))
-    ended, written = threading.Event(), []
+    backup_done, written_ids = threading.Event(), []
 
     def write() -> None:
-        with Ledger(path) as writing:
-            while not ended.is_set():
-                seed = 400 + len(written)
-                ask = ChatRequest(Identity("scripted", "m"), (), seed=seed)
-                written.append(writing.remember("run", ask, ChatReply("y" * 500, "stop"))[0])
+        with Ledger(path) as second_connection:
+            while not backup_done.is_set():
+                seed = 400 + len(written_ids)
+                request = ChatRequest(Identity("scripted", "m"), (), seed=seed)
+                written_ids.append(second_connection.remember("run", request, ChatReply("y" * 500, "stop"))[0])
 
     writer = threading.Thread(target=write)
     writer.start()
     steps = []
 
     def on_step(done: int, total: int) -> None:
-        count = len(written)
-        while writer.is_alive() and len(written) == count:
-            pass  # the writer commits between any two steps
+        count = len(written_ids)
+        while writer.is_alive() and len(written_ids) == count:
+            pass  # waits until the writer has committed
         steps.append((done, total))
 
     back_up(path, tmp_path / "copy.db", on_step)
-    ended.set()
+    backup_done.set()
     writer.join()
     with LedgerView(tmp_path / "copy.db") as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
         assert list(verify_run(view, "run")) == []
     assert ids == list(range(1, len(ids) + 1)) and len(ids) >= 400
-    assert len(steps) > 10 and len(written) >= len(steps)
-    assert len({total for _, total in steps}) == 1, "one snapshot"
+    assert len(steps) > 10 and len(written_ids) >= len(steps)
+    assert len({total for _, total in steps}) == 1, "the backup was restarted, so it is not one snapshot"
 
 
 @pytest.mark.parametrize("kind", ["a file", "a folder", "a dangling link"])
 def test_backup_overwrites_nothing(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
-    taken = tmp_path / "taken"
+    existing = tmp_path / "taken"
     if kind == "a file":
-        taken.write_text("precious")
+        existing.write_text("precious")
     elif kind == "a folder":
-        taken.mkdir()
+        existing.mkdir()
     else:
-        taken.symlink_to(tmp_path / "elsewhere")
+        existing.symlink_to(tmp_path / "elsewhere")
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(RefusedError, match="a backup overwrites nothing"):
-        back_up(path, taken)
+        back_up(path, existing)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    assert kind != "a file" or taken.read_text() == "precious"
+    assert kind != "a file" or existing.read_text() == "precious"
 
 
-def test_backup_spares_a_file_created_meanwhile(ledger: Ledger, path: Path, tmp_path: Path) -> None:
+def test_backup_keeps_a_file_that_appears_during_the_backup(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     with pytest.raises(RefusedError, match="a backup overwrites nothing"):
         back_up(path, target, lambda *_: target.write_text("theirs"))
@@ -94,15 +94,15 @@ def test_backup_into_a_missing_directory_is_an_error(ledger: Ledger, path: Path,
         back_up(path, tmp_path / "no" / "copy.db")
 
 
-def test_damaged_ledger_is_not_backed_up(played, tmp_path: Path) -> None:
-    with sqlite3.connect(played.path) as connection:
+def test_damaged_ledger_is_not_backed_up(run_copy, tmp_path: Path) -> None:
+    with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         root, size = (connection.execute(sql).fetchone()[0] for sql in (
             "SELECT rootpage FROM sqlite_master WHERE name = 'turns'", "PRAGMA page_size"))  # fmt: skip
     connection.close()
-    with played.path.open("r+b") as file:
+    with run_copy.path.open("r+b") as file:
         file.seek((root - 1) * size + 8)
         file.write(b"\xff" * 64)
     with pytest.raises(LedgerError):
-        back_up(played.path, tmp_path / "copy.db")
+        back_up(run_copy.path, tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists() and not list(tmp_path.glob(".*"))

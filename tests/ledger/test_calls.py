@@ -1,4 +1,4 @@
-"""Remembered calls: sent once, shared while pending, committed before the reply is returned."""
+"""Remembered calls are sent once, shared while they are pending, and committed before the reply is returned."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from nanoflux_local.ledger.calls import RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, CutRequest, EmbedRequest, Identity, Message, PythonRequest
 
-WHO = Identity("scripted", "m")
+IDENTITY = Identity("scripted", "m")
 
 
-def chat(text: str = "hello", seed: int = 0) -> ChatRequest:
-    return ChatRequest(WHO, (Message("user", text),), seed=seed)
+def make_request(text: str = "hello", seed: int = 0) -> ChatRequest:
+    return ChatRequest(IDENTITY, (Message("user", text),), seed=seed)
 
 
-class Slow:
+class GatedEndpoint:
     """An endpoint that answers once its gate is open, and records its requests."""
 
     def __init__(self, failure: Exception | None = None) -> None:
-        self.asked: list[ChatRequest] = []
+        self.requests: list[ChatRequest] = []
         self.gate = asyncio.Event()
         self.failure = failure
 
     async def __call__(self, request: ChatRequest) -> ChatReply:
-        self.asked.append(request)
-        number = len(self.asked)
+        self.requests.append(request)
+        number = len(self.requests)
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
@@ -43,97 +43,99 @@ def remember(ledger: Ledger) -> Remember:
     return lambda answer: RememberedCalls(ledger, "run", {"chat": answer})
 
 
-async def until_asked(slow: Slow, times: int = 1) -> None:
-    while len(slow.asked) < times:
+async def wait_for_requests(endpoint: GatedEndpoint, times: int = 1) -> None:
+    while len(endpoint.requests) < times:
         await asyncio.sleep(0)
 
 
 async def test_equal_concurrent_requests_share_one_call(remember: Remember) -> None:
-    slow = Slow()
-    calls = remember(slow)
-    waiting = [asyncio.create_task(calls.ask(chat())) for _ in range(5)]
-    other = asyncio.create_task(calls.ask(chat(seed=1)))
-    await until_asked(slow, 2)
-    slow.gate.set()
+    endpoint = GatedEndpoint()
+    calls = remember(endpoint)
+    waiting = [asyncio.create_task(calls.ask(make_request())) for _ in range(5)]
+    different = asyncio.create_task(calls.ask(make_request(seed=1)))
+    await wait_for_requests(endpoint, 2)
+    endpoint.gate.set()
     replies = await asyncio.gather(*waiting)
     assert replies == [(1, ChatReply("reply 1", "stop"))] * 5
-    assert (await other)[1].text == "reply 2"
-    assert await calls.ask(chat()) == replies[0]
-    assert slow.asked == [chat(), chat(seed=1)]
+    assert (await different)[1].text == "reply 2"
+    assert await calls.ask(make_request()) == replies[0]
+    assert endpoint.requests == [make_request(), make_request(seed=1)]
 
 
 async def test_cancelled_waiter_leaves_the_call_to_the_others(remember: Remember) -> None:
-    slow = Slow()
-    calls = remember(slow)
-    first, second = (asyncio.create_task(calls.ask(chat())) for _ in range(2))
-    await until_asked(slow)
+    endpoint = GatedEndpoint()
+    calls = remember(endpoint)
+    first, second = (asyncio.create_task(calls.ask(make_request())) for _ in range(2))
+    await wait_for_requests(endpoint)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    slow.gate.set()
+    endpoint.gate.set()
     assert (await second)[1].text == "reply 1"
-    assert len(slow.asked) == 1
+    assert len(endpoint.requests) == 1
 
 
 async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(remember: Remember, ledger: Ledger) -> None:
-    slow = Slow()
-    calls = remember(slow)
-    waiting = asyncio.create_task(calls.ask(chat()))
-    await until_asked(slow)
+    endpoint = GatedEndpoint()
+    calls = remember(endpoint)
+    waiting = asyncio.create_task(calls.ask(make_request()))
+    await wait_for_requests(endpoint)
     waiting.cancel()
-    slow.gate.set()
-    while ledger.recall(chat()) is None:
+    endpoint.gate.set()
+    while ledger.recall(make_request()) is None:
         await asyncio.sleep(0)
-    assert (await calls.ask(chat()))[1].text == "reply 1"
+    assert (await calls.ask(make_request()))[1].text == "reply 1"
 
 
 async def test_unsent_call_without_waiters_is_dropped(remember: Remember) -> None:
-    slow = Slow()
-    calls = remember(slow)
+    endpoint = GatedEndpoint()
+    calls = remember(endpoint)
     calls.limiter.resize(1)
-    first, dropped, shared, kept = (
-        asyncio.create_task(calls.ask(chat(text))) for text in ("first", "dropped", "shared", "shared")
+    first, dropped, cancelled_waiter, remaining_waiter = (
+        asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped", "shared", "shared")
     )
-    await until_asked(slow)
-    for task in (dropped, shared):
+    await wait_for_requests(endpoint)
+    for task in (dropped, cancelled_waiter):
         task.cancel()
-    slow.gate.set()
-    await asyncio.gather(first, kept)
-    assert dropped.cancelled() and slow.asked == [chat("first"), chat("shared")]
-    assert (await calls.ask(chat("dropped")))[1].text == "reply 3", "a later request is sent"
+    endpoint.gate.set()
+    await asyncio.gather(first, remaining_waiter)
+    assert dropped.cancelled() and endpoint.requests == [make_request("first"), make_request("shared")]
+    assert (await calls.ask(make_request("dropped")))[1].text == "reply 3", (
+        "a later request for the dropped call was not sent"
+    )
 
 
 async def test_request_repeated_after_a_dropped_call_is_answered(remember: Remember) -> None:
-    slow = Slow()
-    calls = remember(slow)
+    endpoint = GatedEndpoint()
+    calls = remember(endpoint)
     calls.limiter.resize(1)
-    first, dropped = (asyncio.create_task(calls.ask(chat(text))) for text in ("first", "dropped"))
-    await until_asked(slow)
+    first, dropped = (asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped"))
+    await wait_for_requests(endpoint)
     dropped.cancel()
     await asyncio.wait([dropped])
-    again = asyncio.create_task(calls.ask(chat("dropped")))
-    slow.gate.set()
-    assert (await again)[1].text == "reply 2" and (await first)[1].text == "reply 1"
+    repeated = asyncio.create_task(calls.ask(make_request("dropped")))
+    endpoint.gate.set()
+    assert (await repeated)[1].text == "reply 2" and (await first)[1].text == "reply 1"
 
 
 async def test_failure_reaches_every_waiter_and_is_not_remembered(remember: Remember, ledger: Ledger) -> None:
-    slow = Slow(EndpointError("no luck"))
-    slow.gate.set()
-    calls = remember(slow)
-    errors = await asyncio.gather(*(calls.ask(chat()) for _ in range(3)), return_exceptions=True)
+    endpoint = GatedEndpoint(EndpointError("no luck"))
+    endpoint.gate.set()
+    calls = remember(endpoint)
+    errors = await asyncio.gather(*(calls.ask(make_request()) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in errors] == ["no luck"] * 3
     assert ledger.rows("SELECT count(*) FROM calls") == [(0,)]
-    slow.failure = None
-    assert (await calls.ask(chat()))[1].text == "reply 2"
+    endpoint.failure = None
+    assert (await calls.ask(make_request()))[1].text == "reply 2"
 
 
 @pytest.mark.parametrize(
     ("request_", "kind"),
     [
-        (chat(), "chat"),
-        (EmbedRequest(WHO, "x"), "embed"),
-        (PythonRequest(WHO, "1"), "python"),
-        (CutRequest(WHO, "x", 1), "cut"),
+        (make_request(), "chat"),
+        (EmbedRequest(IDENTITY, "x"), "embed"),
+        (PythonRequest(IDENTITY, "1"), "python"),
+        (CutRequest(IDENTITY, "x", 1), "cut"),
     ],
 )
 async def test_replay_miss_names_the_kind_and_the_key(ledger: Ledger, request_, kind: str) -> None:
@@ -145,36 +147,36 @@ async def test_reply_is_committed_before_it_is_returned(remember: Remember, path
     async def answer(request: ChatRequest) -> ChatReply:
         return ChatReply("x", "stop")
 
-    await remember(answer).ask(chat())
-    with Ledger(path) as another:  # like another process, to SQLite
-        assert another.recall(chat()) == (1, ChatReply("x", "stop"))
+    await remember(answer).ask(make_request())
+    with Ledger(path) as another:  # to SQLite, this is like another process
+        assert another.recall(make_request()) == (1, ChatReply("x", "stop"))
 
 
 async def test_uncommitted_reply_is_not_returned(
     remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow()
-    slow.gate.set()
+    endpoint = GatedEndpoint()
+    endpoint.gate.set()
     monkeypatch.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
-        await remember(slow).ask(chat())
+        await remember(endpoint).ask(make_request())
 
 
 async def test_failed_commit_stops_further_calls(
     remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow()
-    slow.gate.set()
-    calls = remember(slow)
-    kept = await calls.ask(chat("before"))
-    with monkeypatch.context() as full:
-        full.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    endpoint = GatedEndpoint()
+    endpoint.gate.set()
+    calls = remember(endpoint)
+    first_reply = await calls.ask(make_request("before"))
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
         with pytest.raises(OSError, match="disk"):
-            await calls.ask(chat("lost"))
+            await calls.ask(make_request("lost"))
         with pytest.raises(OSError, match="disk"):
-            await calls.ask(chat("never sent"))
-    assert [request.messages[0].content for request in slow.asked] == ["before", "lost"]
-    assert await calls.ask(chat("before")) == kept  # a remembered reply is still returned
+            await calls.ask(make_request("never sent"))
+    assert [request.messages[0].content for request in endpoint.requests] == ["before", "lost"]
+    assert await calls.ask(make_request("before")) == first_reply  # a remembered reply is still returned
 
 
 async def test_reply_stored_first_by_another_process_is_used(remember: Remember, path: Path) -> None:
@@ -183,27 +185,27 @@ async def test_reply_stored_first_by_another_process_is_used(remember: Remember,
             another.remember("other run", request, ChatReply("theirs", "stop"))
         return ChatReply("ours", "stop")
 
-    assert (await remember(answer).ask(chat()))[1].text == "theirs"
+    assert (await remember(answer).ask(make_request()))[1].text == "theirs"
 
 
 async def test_close_cancels_pending_calls_and_leaves_no_task(remember: Remember, ledger: Ledger) -> None:
-    slow = Slow()
-    calls = remember(slow)
-    waiting = asyncio.create_task(calls.ask(chat()))
-    await until_asked(slow)
+    endpoint = GatedEndpoint()
+    calls = remember(endpoint)
+    waiting = asyncio.create_task(calls.ask(make_request()))
+    await wait_for_requests(endpoint)
     await calls.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert ledger.recall(chat()) is None
+    assert ledger.recall(make_request()) is None
 
 
 async def test_traced_calls_are_listed_in_order_of_use(remember: Remember) -> None:
-    slow = Slow()
-    slow.gate.set()
-    calls = remember(slow)
-    await calls.ask(chat(seed=7))
+    endpoint = GatedEndpoint()
+    endpoint.gate.set()
+    calls = remember(endpoint)
+    await calls.ask(make_request(seed=7))
     trace = TracedCalls(calls)
     for seed in (3, 7, 3):
-        assert isinstance(await trace(chat(seed=seed)), ChatReply)
+        assert isinstance(await trace(make_request(seed=seed)), ChatReply)
     assert trace.ids == [2, 1, 2]

@@ -1,4 +1,4 @@
-"""Simulated power cuts while a run commits: a small form of the benchmark, and a check that it detects losses."""
+"""Power cuts are simulated while a run commits: a small form of the benchmark, and a test that it detects losses."""
 
 import importlib.util
 import random
@@ -12,7 +12,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "power_cut.py"
 
 
 @pytest.fixture(scope="module")
-def cuts() -> ModuleType:
+def power_cut_bench() -> ModuleType:
     spec = importlib.util.spec_from_file_location("bench_power_cut", BENCH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -21,20 +21,20 @@ def cuts() -> ModuleType:
     return module
 
 
-def test_shown_rows_survive_a_power_cut_and_a_kill_inside_a_transaction(cuts: ModuleType) -> None:
-    report = cuts.measure(cuts=6, inside=2, turns=10, seed=0)
+def test_shown_rows_survive_a_power_cut_and_a_kill_inside_a_transaction(power_cut_bench: ModuleType) -> None:
+    report = power_cut_bench.measure(cuts=6, inside=2, turns=10, seed=0)
     assert report["wrong"] == []
     assert report["copies"] == 6 and report["turns_at_the_cut"]["most"] > 0
 
 
-def test_bench_detects_a_disk_that_lost_flushed_writes(cuts: ModuleType, tmp_path: Path) -> None:
-    """A log without its durable part must be reported, unlike a possible power cut."""
-    digest = cuts.finish(tmp_path / "plain", 10)
-    copies = cuts.cut_copies(tmp_path / "run", 10, 8, random.Random(0), tmp_path)
-    logged = [(copy, shown) for copy, shown in copies if (copy / "ledger.db-wal").exists() and shown.calls]
-    assert logged, "no copy was made after a call was shown and before the log was written back"
-    copy, shown = min(logged, key=lambda entry: entry[1].calls)
+def test_bench_detects_a_disk_that_lost_flushed_writes(power_cut_bench: ModuleType, tmp_path: Path) -> None:
+    """A ledger whose log lost flushed writes, which a power cut cannot cause, must be reported."""
+    digest = power_cut_bench.finish(tmp_path / "plain", 10)
+    copies = power_cut_bench.cut_copies(tmp_path / "run", 10, 8, random.Random(0), tmp_path)
+    copies_with_log = [(copy, shown) for copy, shown in copies if (copy / "ledger.db-wal").exists() and shown.calls]
+    assert copies_with_log, "no copy was made after a call was shown and before the log was written back"
+    copy, shown = min(copies_with_log, key=lambda entry: entry[1].calls)
     log = copy / "ledger.db-wal"
-    log.write_bytes(log.read_bytes()[: cuts.LOG_HEADER])
-    problems = cuts.find_problems(copy, shown, digest, 10)
+    log.write_bytes(log.read_bytes()[: power_cut_bench.LOG_HEADER])
+    problems = power_cut_bench.find_problems(copy, shown, digest, 10)
     assert any("were shown" in line or "is gone" in line for line in problems), (shown, problems)

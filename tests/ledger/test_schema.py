@@ -1,4 +1,4 @@
-"""The pinned schema: no released migration is edited, and a new one must change `schema.sql` too."""
+"""Released migrations must not be edited, and a new migration must also change the pinned `schema.sql`."""
 
 import sqlite3
 from pathlib import Path
@@ -29,7 +29,7 @@ RELEASED = [
 ]
 
 
-def schema(path: Path) -> str:
+def read_schema(path: Path) -> str:
     """Every CREATE statement of a ledger, with normalized white space."""
     with sqlite3.connect(path) as connection:
         rows = connection.execute(
@@ -39,7 +39,7 @@ def schema(path: Path) -> str:
 
 
 def test_schema_equals_the_pinned_one(ledger: Ledger, path: Path) -> None:
-    assert schema(path) == PINNED.read_text()
+    assert read_schema(path) == PINNED.read_text()
 
 
 def test_migrations_are_applied_in_their_released_order(ledger: Ledger, path: Path) -> None:
@@ -55,12 +55,12 @@ def test_reopening_a_ledger_changes_nothing(ledger: Ledger, path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_migration_counts_the_calls_of_older_turns(played) -> None:
+def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
     columns = ("attempts", "uses", "fresh")
-    with LedgerView(played.path) as view:
+    with LedgerView(run_copy.path) as view:
         summary = view.summarize_run("tour").to_json()
-        counted = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
-    with sqlite3.connect(played.path) as connection:
+        counts_before = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
+    with sqlite3.connect(run_copy.path) as connection:
         for index in ("turns_tally", "turn_calls_call"):
             connection.execute(f"DROP INDEX {index}")
         for table, names in (("turns", columns), ("runs", ("environment_hash",))):
@@ -72,8 +72,8 @@ def test_migration_counts_the_calls_of_older_turns(played) -> None:
         damaged = connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3 RETURNING number")
         assert damaged.fetchall() == [(3,)]
     connection.close()
-    with LedgerView(played.path) as view:
-        again = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
-        assert again == [("" if number == 3 else row[0], *row[1:]) for number, row in enumerate(counted)]
+    with LedgerView(run_copy.path) as view:
+        counts_after = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
+        assert counts_after == [("" if number == 3 else row[0], *row[1:]) for number, row in enumerate(counts_before)]
         assert view.summarize_run("tour").to_json()["calls"] == summary["calls"]
-    assert min(uses for _, uses, _ in counted) > 0 and len({fresh for *_, fresh in counted}) > 1
+    assert min(uses for _, uses, _ in counts_before) > 0 and len({fresh for *_, fresh in counts_before}) > 1

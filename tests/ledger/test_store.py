@@ -1,4 +1,4 @@
-"""The writer: remembered calls, atomic commits, and the files that it refuses."""
+"""`Ledger` stores calls, commits atomically, and refuses files that are not ledgers."""
 
 import fcntl
 import os
@@ -34,15 +34,15 @@ from nanoflux_local.records import (
 )
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
-WHO = Identity("scripted", "m", "1", "adapter", "bf16")
-ASK = ChatRequest(WHO, (Message("user", "hello"),), seed=2**62)
+IDENTITY = Identity("scripted", "m", "1", "adapter", "bf16")
+REQUEST = ChatRequest(IDENTITY, (Message("user", "hello"),), seed=2**62)
 MakeTurn = Callable[..., TurnRecord]
 TEXTS = {
     "plain": "4 apples",
     "empty": "",
     "accents and emoji": "naïve 😀 ﷽",
     "lone surrogates": "\ud800 middle \udfff",
-    "its escape, spelled out": "\\ud800",
+    "a literal escape sequence": "\\ud800",
     "control characters": "\x00\x01\x1b[31m\x7f\r\n\t\u2028",
     "JSON and SQL": "\"}'; DROP TABLE calls; --",
     "a megabyte": "α" * 2**20,
@@ -52,11 +52,11 @@ TEXTS = {
 @pytest.mark.parametrize(
     ("ask", "reply"),
     [
-        *((ASK, ChatReply(text, "length", 7, 9, 0.25, 1e-6)) for text in TEXTS.values()),
-        (EmbedRequest(WHO, "text"), EmbedReply.of(np.array([0.6, -0.8], dtype=np.float32))),
-        (PythonRequest(WHO, "print(1)", 2.5), PythonReply("ok", 0, "1\n", "", False, "namespaces", 0.01)),
-        (PythonRequest(WHO, "loop"), PythonReply("timeout", None, "\x00", "\ud800", True, "namespaces")),
-        (CutRequest(WHO, "a b c", 2), CutReply("a b", True)),
+        *((REQUEST, ChatReply(text, "length", 7, 9, 0.25, 1e-6)) for text in TEXTS.values()),
+        (EmbedRequest(IDENTITY, "text"), EmbedReply.of(np.array([0.6, -0.8], dtype=np.float32))),
+        (PythonRequest(IDENTITY, "print(1)", 2.5), PythonReply("ok", 0, "1\n", "", False, "namespaces", 0.01)),
+        (PythonRequest(IDENTITY, "loop"), PythonReply("timeout", None, "\x00", "\ud800", True, "namespaces")),
+        (CutRequest(IDENTITY, "a b c", 2), CutReply("a b", True)),
     ],
     ids=[*TEXTS, "embedding", "program", "killed program", "cut"],
 )
@@ -65,55 +65,57 @@ def test_reply_is_recalled_unchanged(ledger: Ledger, path: Path, ask, reply) -> 
     row, stored = ledger.remember("run", ask, reply)
     assert stored == reply
     ledger.close()
-    with Ledger(path) as again, LedgerView(path) as view:
-        assert again.recall(ask) == (row, reply)
+    with Ledger(path) as reopened, LedgerView(path) as view:
+        assert reopened.recall(ask) == (row, reply)
         assert list(verify_run(view, "run")) == []
 
 
 def test_surrogate_pair_is_stored_as_its_character(ledger: Ledger, path: Path) -> None:
-    _, stored = ledger.remember("run", ASK, ChatReply("\ud83d\ude00", "stop"))
-    assert stored == ChatReply("😀", "stop") == ledger.recall(ASK)[1]
+    _, stored = ledger.remember("run", REQUEST, ChatReply("\ud83d\ude00", "stop"))
+    assert stored == ChatReply("😀", "stop") == ledger.recall(REQUEST)[1]
     with LedgerView(path) as view:
         assert list(verify_run(view, "run")) == []
 
 
 @pytest.mark.parametrize("text", [text for name, text in TEXTS.items() if "megabyte" not in name])
 def test_request_of_any_text_is_recalled(ledger: Ledger, text: str) -> None:
-    ask = ChatRequest(WHO, (Message("user", text),))
-    row, _ = ledger.remember("run", ask, ChatReply("yes", "stop"))
-    assert ledger.recall(ask) == (row, ChatReply("yes", "stop"))
-    assert ledger.recall(ChatRequest(WHO, (Message("user", text + " "),))) is None
+    request = ChatRequest(IDENTITY, (Message("user", text),))
+    row, _ = ledger.remember("run", request, ChatReply("yes", "stop"))
+    assert ledger.recall(request) == (row, ChatReply("yes", "stop"))
+    assert ledger.recall(ChatRequest(IDENTITY, (Message("user", text + " "),))) is None
 
 
 def test_first_reply_to_a_request_is_kept(ledger: Ledger, path: Path) -> None:
-    first = ledger.remember("run", ASK, ChatReply("first", "stop"))
+    first = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
     with Ledger(path) as another:
-        assert another.remember("other run", ASK, ChatReply("second", "stop")) == first
-    assert ledger.recall(ASK) == first
+        assert another.remember("other run", REQUEST, ChatReply("second", "stop")) == first
+    assert ledger.recall(REQUEST) == first
     assert ledger.rows("SELECT run FROM calls") == [("run",)]
 
 
 def test_keys_with_equal_first_digits_are_distinct(ledger: Ledger) -> None:
     """The index has only the first digits of each key."""
-    alike, _ = ledger.remember("run", ASK, ChatReply("first", "stop"))
-    other = ChatRequest(WHO, (Message("user", "hello"),), seed=1)
+    first_row, _ = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
+    other = ChatRequest(IDENTITY, (Message("user", "hello"),), seed=1)
     with ledger.transaction() as connection:
         connection.execute("UPDATE calls SET key = substr(?, 1, 10) || substr(key, 11)", (other.key(),))
     assert ledger.recall(other) is None
     row, reply = ledger.remember("run", other, ChatReply("second", "stop"))
-    assert row != alike and ledger.recall(other) == (row, reply) == (row, ChatReply("second", "stop"))
+    assert row != first_row and ledger.recall(other) == (row, reply) == (row, ChatReply("second", "stop"))
     assert ledger.remember("run", other, ChatReply("third", "stop")) == (row, reply)
 
 
 def test_call_costs_are_stored_in_columns(ledger: Ledger) -> None:
-    ledger.remember("run", ASK, ChatReply("x", "stop", 11, 5, 0.5, 0.02))
-    ledger.remember("run", PythonRequest(WHO, "1"), PythonReply("ok", 0, "", "", False, "b", 0.75))
+    ledger.remember("run", REQUEST, ChatReply("x", "stop", 11, 5, 0.5, 0.02))
+    ledger.remember("run", PythonRequest(IDENTITY, "1"), PythonReply("ok", 0, "", "", False, "b", 0.75))
     rows = ledger.rows("SELECT kind, model, prompt_tokens, completion_tokens, usd, seconds FROM calls ORDER BY id")
     assert rows == [("chat", "m", 11, 5, 0.02, 0.5), ("python", "m", 0, 0, 0.0, 0.75)]
 
 
 def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
-    calls = [ledger.remember("run", ChatRequest(WHO, (), seed=seed), ChatReply("x", "stop"))[0] for seed in range(3)]
+    calls = [
+        ledger.remember("run", ChatRequest(IDENTITY, (), seed=seed), ChatReply("x", "stop"))[0] for seed in range(3)
+    ]
     record = turn(0, "unparsed", "kept_failed")
     ledger.commit_turn("run", record, [calls[2], calls[0], calls[2]])
     ledger.commit_turn("run", turn(1, "defender_right"), [])
@@ -133,7 +135,7 @@ def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path:
     ids=["existing turn", "unknown call", "null call"],
 )
 def test_turn_is_committed_whole_or_not_at_all(ledger: Ledger, turn: MakeTurn, number: int, calls: list[int]) -> None:
-    ledger.remember("run", ASK, ChatReply("x", "stop"))
+    ledger.remember("run", REQUEST, ChatReply("x", "stop"))
     ledger.commit_turn("run", turn(0, "kept_novel"), [1])
     tables = ("turns", "turn_calls", "examples", "runs")
     before = [ledger.rows(f"SELECT * FROM {table}") for table in tables]
@@ -145,7 +147,7 @@ def test_turn_is_committed_whole_or_not_at_all(ledger: Ledger, turn: MakeTurn, n
 
 def test_failed_commit_leaves_the_ledger_usable(ledger: Ledger, turn: MakeTurn) -> None:
     with pytest.raises(LedgerError), ledger.transaction() as connection:
-        connection.execute("PRAGMA defer_foreign_keys = ON")  # so that COMMIT itself is what fails
+        connection.execute("PRAGMA defer_foreign_keys = ON")  # so that COMMIT itself fails
         connection.execute("INSERT INTO turn_calls VALUES (1, 1, 1)")
     ledger.commit_turn("run", turn(0, "kept_failed"), [])
     assert ledger.rows("SELECT count(*) FROM turn_calls") == [(0,)]
@@ -228,24 +230,24 @@ def test_migration_to_short_keys_keeps_calls(path: Path) -> None:
     connection.execute(
         "INSERT INTO calls (id, key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
         " usd, seconds, at, role) VALUES (7, ?, 'chat', 'm', 'run', '', '', 'h', 1, 2, 0.5, 3.0, 'now', 'judge')",
-        (ASK.key(),),
+        (REQUEST.key(),),
     )
-    packed = [zstandard.compress(text.encode()) for text in ("{}", canonical_json(reply.to_json()))]
-    connection.execute("INSERT INTO packs VALUES (7, 0, ?, ?)", packed)
+    compressed = [zstandard.compress(text.encode()) for text in ("{}", canonical_json(reply.to_json()))]
+    connection.execute("INSERT INTO packs VALUES (7, 0, ?, ?)", compressed)
     before = connection.execute("SELECT id, role, at, seconds FROM calls").fetchall()
     connection.close()
     with Ledger(path) as ledger:
         assert Path(f"{path}-wal").stat().st_size == 0, (
-            "the migration wrote the whole ledger to the log, which must be truncated"
+            "the migration wrote the whole ledger to the log and did not truncate it"
         )
-        assert ledger.recall(ASK) == (7, reply)
+        assert ledger.recall(REQUEST) == (7, reply)
         assert ledger.rows("SELECT id, role, at, seconds FROM calls") == before == [(7, "judge", "now", 3.0)]
         assert ledger.rows("PRAGMA foreign_key_check") == [] and ledger.rows("PRAGMA integrity_check") == [("ok",)]
         assert ledger.rows("SELECT name FROM sqlite_master WHERE sql LIKE '%calls_anew%'") == []
 
 
-@pytest.mark.parametrize("opened", [Ledger, LedgerView])
-def test_newer_ledger_is_refused_and_unchanged(opened, ledger: Ledger, path: Path) -> None:
+@pytest.mark.parametrize("open_ledger", [Ledger, LedgerView])
+def test_newer_ledger_is_refused_and_unchanged(open_ledger, ledger: Ledger, path: Path) -> None:
     ledger.close()
     with sqlite3.connect(path) as connection:
         connection.execute(
@@ -253,33 +255,33 @@ def test_newer_ledger_is_refused_and_unchanged(opened, ledger: Ledger, path: Pat
         )
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match=r"newer version of NanoFlux \(it has the migration m900_later\)") as raised:
-        opened(path)
-    assert str(path) in raised.value.message and "update" in raised.value.fix
+    with pytest.raises(LedgerError, match=r"newer version of NanoFlux \(it has the migration m900_later\)") as caught:
+        open_ledger(path)
+    assert str(path) in caught.value.message and "update" in caught.value.fix
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("opened", [Ledger, LedgerView])
+@pytest.mark.parametrize("open_ledger", [Ledger, LedgerView])
 @pytest.mark.parametrize("content", [b"this is a diary, not a database\n" * 40, b"SQLite format 3\0" + bytes(4000)])
-def test_foreign_file_is_refused_and_unchanged(opened, path: Path, content: bytes) -> None:
+def test_foreign_file_is_refused_and_unchanged(open_ledger, path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(LedgerError, match="not a readable ledger") as raised:
-        opened(path)
-    assert raised.value.exit_code == 1 and "backup" in raised.value.fix
+    with pytest.raises(LedgerError, match="not a readable ledger") as caught:
+        open_ledger(path)
+    assert caught.value.exit_code == 1 and "backup" in caught.value.fix
     assert path.read_bytes() == content
 
 
-def test_corrupt_ledger_is_named(played) -> None:
-    """Every page after the first is overwritten: the schema can still be read, the rows cannot."""
-    with sqlite3.connect(played.path) as connection:
+def test_corrupt_ledger_is_named(run_copy) -> None:
+    """The test overwrites every page but the first ones, so that the schema can be read and the rows cannot."""
+    with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    size = played.path.stat().st_size
-    with played.path.open("r+b") as file:
+    size = run_copy.path.stat().st_size
+    with run_copy.path.open("r+b") as file:
         file.seek(8 * 4096)
         file.write(b"\xa5" * (size - 8 * 4096))
-    with pytest.raises(LedgerError, match=r"not a readable ledger: .*malformed"), LedgerView(played.path) as view:
-        view.summarize_run(played.run).to_json()
+    with pytest.raises(LedgerError, match=r"not a readable ledger: .*malformed"), LedgerView(run_copy.path) as view:
+        view.summarize_run(run_copy.run).to_json()
 
 
 def test_directory_as_ledger_is_a_ledger_error(path: Path) -> None:
@@ -301,32 +303,32 @@ def test_locked_ledger_is_named(ledger: Ledger, path: Path, monkeypatch: pytest.
 
 
 def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
-    """Twenty new ledgers, opened by six forked processes each at the same moment."""
-    failed = []
+    """Six forked processes open each of twenty new ledgers at the same moment."""
+    failed_children = []
     for number in range(20):
         path, start = tmp_path / str(number) / "ledger.db", time.monotonic() + 0.02
         path.parent.mkdir()
-        children = [_fork(lambda path=path, start=start: _open_at(path, start)) for _ in range(6)]
-        failed += [child for child in children if os.waitpid(child, 0)[1]]
+        children = [run_in_fork(lambda path=path, start=start: open_at(path, start)) for _ in range(6)]
+        failed_children += [child for child in children if os.waitpid(child, 0)[1]]
         with Ledger(path) as ledger:
             assert ledger.rows("SELECT count(*) FROM jobs") == [(6,)]
-    assert failed == []
+    assert failed_children == []
 
 
-def test_ledger_in_use_opens_beside_a_suspended_process(ledger: Ledger, path: Path) -> None:
+def test_ledger_opens_while_a_suspended_process_holds_the_migration_lock(ledger: Ledger, path: Path) -> None:
     with path.with_suffix(".migrate").open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)  # like a process that was suspended there
+        fcntl.flock(gate, fcntl.LOCK_EX)  # like a process that was suspended during a migration
         with Ledger(path) as other:
             assert other.start_job("test", "x", 1, "") == 1
 
 
-def _open_at(path: Path, start: float) -> None:
+def open_at(path: Path, start: float) -> None:
     time.sleep(max(0.0, start - time.monotonic()))
     with Ledger(path) as ledger:
         ledger.start_job("test", "x", os.getpid(), "")
 
 
-def _fork(work: Callable[[], None]) -> int:
+def run_in_fork(work: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child

@@ -1,4 +1,4 @@
-"""The tally: which turn a call was made for follows from its seed, however many attempts a turn may have."""
+"""The tally derives the turn of a call from the call's seed, for any number of attempts."""
 
 from collections.abc import Callable
 from pathlib import Path

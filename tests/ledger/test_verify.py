@@ -1,4 +1,4 @@
-"""Verification: silent on an untouched run, and one line at the right place for each kind of tampering."""
+"""Verification reports nothing for an unchanged run, and the changed record for each kind of tampering."""
 
 import asyncio
 import json
@@ -36,9 +36,9 @@ EDITED = [
 
 
 @contextmanager
-def tamper(played) -> Iterator[sqlite3.Connection]:
-    """The ledger in a database editor: without foreign keys or checks."""
-    connection = sqlite3.connect(played.path)
+def tamper(run_copy) -> Iterator[sqlite3.Connection]:
+    """A connection like that of a database editor, without foreign keys or checks."""
+    connection = sqlite3.connect(run_copy.path)
     connection.row_factory = sqlite3.Row
     connection.text_factory = bytes
     with connection:
@@ -46,34 +46,34 @@ def tamper(played) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def problems(played) -> list[str]:
-    with LedgerView(played.path) as view:
+def find_problems(run_copy) -> list[str]:
+    with LedgerView(run_copy.path) as view:
         return list(verify_run(view, "tour"))
 
 
-def test_verify_finds_nothing_in_an_untouched_run(played) -> None:
-    assert problems(played) == []
-    with LedgerView(played.path) as view:
-        assert view.summarize_run("tour").to_json()["kept"] >= 3, "the tests below need examples"
+def test_verify_reports_nothing_for_an_unchanged_run(run_copy) -> None:
+    assert find_problems(run_copy) == []
+    with LedgerView(run_copy.path) as view:
+        assert view.summarize_run("tour").to_json()["kept"] >= 3, "the following tests need examples"
 
 
-@pytest.mark.parametrize("put", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "no UTF-8"])
+@pytest.mark.parametrize("byte", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "invalid UTF-8"])
 @pytest.mark.parametrize(("table", "column", "problem"), EDITED, ids=[f"{t}.{c}" for t, c, _ in EDITED])
-def test_verify_finds_one_changed_byte_anywhere(played, table: str, column: str, problem: str, put: bytes) -> None:
-    rng = random.Random(f"{table}{column}{put!r}")
+def test_verify_finds_one_changed_byte_anywhere(run_copy, table: str, column: str, problem: str, byte: bytes) -> None:
+    rng = random.Random(f"{table}{column}{byte!r}")
     for _ in range(6):
-        with tamper(played) as connection:
+        with tamper(run_copy) as connection:
             row = rng.choice(connection.execute(f"SELECT rowid AS place, * FROM {table}").fetchall())
             text = row[column]
-            place = rng.choice([spot for spot in range(len(text)) if text[spot : spot + 1] != put])
-            changed = text[:place] + put + text[place + 1 :]
+            position = rng.choice([index for index in range(len(text)) if text[index : index + 1] != byte])
+            changed = text[:position] + byte + text[position + 1 :]
             update = f"UPDATE {table} SET {column} = CAST(? AS TEXT) WHERE rowid = ?"
             connection.execute(update, (changed, row["place"]))
         names = {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
-        assert problem.format(**names) in problems(played)
-        with tamper(played) as connection:
+        assert problem.format(**names) in find_problems(run_copy)
+        with tamper(run_copy) as connection:
             connection.execute(update, (text, row["place"]))
-    assert problems(played) == []
+    assert find_problems(run_copy) == []
 
 
 KEPT = "(SELECT max(number) FROM turns WHERE kept = 1)"
@@ -84,9 +84,9 @@ DELETED = {
     "the last turn": ("DELETE FROM turns WHERE number = 15", "is done, but has only 15 turns"),
     "the last turns and examples": (
         "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but has only 7 turns"),
-    "a kept turn, its example left": (f"DELETE FROM turns WHERE number = {KEPT}", "differs from turn"),
+    "a kept turn without its example": (f"DELETE FROM turns WHERE number = {KEPT}", "differs from turn"),
     "a call that a turn uses": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
-    "a turn's being kept": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "the column kept is False"),
+    "the mark of a kept turn": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "the column kept is False"),
     "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
                         "the column prompt_tokens differs"),
     "a call's price": ("UPDATE calls SET usd = 0.5 WHERE id = 1", "the column usd differs"),
@@ -95,71 +95,71 @@ DELETED = {
     "a turn's attempts": ("UPDATE turns SET attempts = 'failed failed' WHERE number = 2", "column attempts differs"),
     "a turn's count of calls": ("UPDATE turns SET uses = uses + 1 WHERE number = 2", "turn 2: the column uses is"),
     "a turn's count of new calls": ("UPDATE turns SET fresh = fresh + 1 WHERE number = 2", "calls, but use"),
-    "which calls a turn used": (
+    "a reference from a turn to a call": (
         "DELETE FROM turn_calls WHERE position = 0 AND turn = (SELECT id FROM turns WHERE number = 3)",
         "turn 3: the column uses is"),
-    "a turn's being dropped": ("UPDATE turns SET kept = 1 WHERE kept = 0", "the column kept is True"),
+    "the mark of a dropped turn": ("UPDATE turns SET kept = 1 WHERE kept = 0", "the column kept is True"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("sql", "message"), DELETED.values(), ids=DELETED)
-def test_verify_finds_deleted_and_edited_rows(played, sql: str, message: str) -> None:
-    with tamper(played) as connection:
+def test_verify_finds_deleted_and_edited_rows(run_copy, sql: str, message: str) -> None:
+    with tamper(run_copy) as connection:
         connection.executescript(sql)
-    assert any(message in problem for problem in problems(played))
+    assert any(message in problem for problem in find_problems(run_copy))
 
 
-def test_example_rewritten_with_its_hash_differs_from_its_turn(played) -> None:
-    with tamper(played) as connection:
+def test_example_rewritten_with_its_hash_differs_from_its_turn(run_copy) -> None:
+    with tamper(run_copy) as connection:
         row = connection.execute("SELECT * FROM examples ORDER BY turn LIMIT 1").fetchone()
         content = {key: row[key].decode() for key in ("question", "solution", "reason")} | {"turn": row["turn"]}
         connection.execute(
             "UPDATE examples SET answer = 'E', content_hash = ? WHERE id = ?",
             (digest({**content, "answer": "E"}), row["id"].decode()),
         )
-    assert problems(played) == [f"example {row['id'].decode()}: differs from turn {row['turn']}"]
+    assert find_problems(run_copy) == [f"example {row['id'].decode()}: differs from turn {row['turn']}"]
 
 
-def test_turn_rewritten_with_its_hash_differs_from_its_example(played) -> None:
-    with tamper(played) as connection:
+def test_turn_rewritten_with_its_hash_differs_from_its_example(run_copy) -> None:
+    with tamper(run_copy) as connection:
         row = connection.execute("SELECT record, number FROM turns WHERE kept = 1 ORDER BY number LIMIT 1").fetchone()
         record = json.loads(row["record"])
         record["attempts"][-1]["attack"]["solution"] += " So there."
         values = (canonical_json(record), digest(record), row["number"])
         connection.execute("UPDATE turns SET record = ?, record_hash = ? WHERE number = ?", values)
-    lines = problems(played)
+    lines = find_problems(run_copy)
     assert len(lines) == 1 and lines[0].endswith(f"differs from turn {row['number']}")
 
 
-def test_verify_covers_calls_reused_from_other_runs(played) -> None:
+def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:
     """A changed call is reported in every run that uses it, and in no other."""
 
-    with LedgerView(played.path) as view:
+    with LedgerView(run_copy.path) as view:
         config = json.loads(view.find_run("tour")["config"])
-    recorded = {key: config[key] for key in ("judge", "retries")}
+    recorded_settings = {key: config[key] for key in ("judge", "retries")}
 
     async def play(name: str, seed: int) -> None:
-        settings = {**recorded, "max_turns": 3, "seed": seed}
-        config = configs.resolve("starter-genetics", "scripted", settings, played.home)
-        await runs.play(played.home, await runs.start(played.home, config, name))
+        settings = {**recorded_settings, "max_turns": 3, "seed": seed}
+        config = configs.resolve("starter-genetics", "scripted", settings, run_copy.home)
+        await runs.play(run_copy.home, await runs.start(run_copy.home, config, name))
 
     asyncio.run(play("same", 7))
     asyncio.run(play("unlike", 8))
-    with tamper(played) as connection:
+    with tamper(run_copy) as connection:
         connection.execute("UPDATE calls SET reply = '{}' WHERE id = (SELECT min(call) FROM turn_calls)")
-    with LedgerView(played.path) as view:
+    with LedgerView(run_copy.path) as view:
         assert view.summarize_run("same").to_json()["calls"]["made"] == 0
         assert len(list(verify_run(view, "same"))) == 1
         assert list(verify_run(view, "unlike")) == []
 
 
-def test_unreadable_turn_is_named(played) -> None:
-    with tamper(played) as connection:
+def test_unreadable_turn_is_named(run_copy) -> None:
+    with tamper(run_copy) as connection:
         connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3")
-    unread = pytest.raises(LedgerError, match=f"turn 3 of run {played.run} cannot be read")
-    with LedgerView(played.path) as view, unread as raised:
-        view.turn_records(played.run)
-    assert "nanoflux run verify" in raised.value.fix
+    expected_error = pytest.raises(LedgerError, match=f"turn 3 of run {run_copy.run} cannot be read")
+    with LedgerView(run_copy.path) as view, expected_error as caught:
+        view.turn_records(run_copy.run)
+    assert "nanoflux run verify" in caught.value.fix
 
 
 def test_verify_checks_the_imported_seeds_of_a_run(ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]) -> None:
@@ -174,7 +174,7 @@ def test_verify_checks_the_imported_seeds_of_a_run(ledger: Ledger, path: Path, t
         assert list(verify_run(view, "run")) == ["item seed-1 of bench: the record does not match its hash"]
 
 
-def test_verify_accepts_an_older_run_without_an_environment_hash(played) -> None:
-    with tamper(played) as connection:
+def test_verify_accepts_an_older_run_without_an_environment_hash(run_copy) -> None:
+    with tamper(run_copy) as connection:
         connection.execute("UPDATE runs SET environment_hash = ''")
-    assert problems(played) == []
+    assert find_problems(run_copy) == []

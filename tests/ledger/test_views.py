@@ -1,4 +1,4 @@
-"""The readers: runs by id, prefix or name, funnels that add up, calls and usage counted once."""
+"""`LedgerView` finds runs by id, prefix or name, and counts attempts, calls and usage once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,15 +44,17 @@ def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, t
 
 
 def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
-    who = Identity("scripted", "m")
+    identity = Identity("scripted", "m")
     ledger.create_run("old", "old", CONFIG, {})
-    asks = [ChatRequest(who, (), seed=seed) for seed in range(4)]
-    old = ledger.remember("old", asks[0], ChatReply("x", "stop", 100, 100))[0]
-    own, wasted = (ledger.remember("run", ask, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for ask in asks[1:3])
-    ledger.commit_turn("run", turn(0, "kept_failed"), [old, own, own])
+    requests = [ChatRequest(identity, (), seed=seed) for seed in range(4)]
+    reused = ledger.remember("old", requests[0], ChatReply("x", "stop", 100, 100))[0]
+    used, wasted = (
+        ledger.remember("run", request, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for request in requests[1:3]
+    )
+    ledger.commit_turn("run", turn(0, "kept_failed"), [reused, used, used])
     with LedgerView(path) as view:
         summary = view.summarize_run("run").to_json()
-    assert wasted != own
+    assert wasted != used
     assert summary["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
     assert summary["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0, "reasoning_tokens": 0}
 
@@ -83,7 +85,7 @@ def test_turns_and_examples_are_read_in_turn_order(ledger: Ledger, path: Path, t
     ],
 )
 def test_summary_queries_use_covering_indexes(ledger: Ledger, path: Path, sql: str, index: str) -> None:
-    """At a million calls, reading rows with their texts would read gigabytes."""
+    """Without the indexes, a summary of a million calls would read gigabytes of texts."""
     with LedgerView(path) as view:
         plan = [row["detail"] for row in view.rows(f"EXPLAIN QUERY PLAN {sql}")]
     assert f"USING COVERING INDEX {index} (run=?)" in plan[0]

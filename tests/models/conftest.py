@@ -1,4 +1,4 @@
-"""A model hub on loopback with the part of the public hub's API that its client uses."""
+"""A model hub on loopback that implements the part of the public hub's API that the client uses."""
 
 import hashlib
 import json
@@ -13,14 +13,16 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 LARGE = 1 << 16
-"""Files from this size on are listed with their SHA-256 and sent from the CDN, as large files of the public hub are."""
+"""Files of at least this size are listed with their SHA-256 and sent from the CDN, as on the public hub."""
 
 
-def commit_of_files(files: dict[str, bytes]) -> str:
-    return hashlib.sha1(json.dumps({name: git_blob(data) for name, data in sorted(files.items())}).encode()).hexdigest()
+def hash_commit(files: dict[str, bytes]) -> str:
+    return hashlib.sha1(
+        json.dumps({name: hash_blob(data) for name, data in sorted(files.items())}).encode()
+    ).hexdigest()
 
 
-def git_blob(content: bytes) -> str:
+def hash_blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -36,7 +38,7 @@ class Repository:
     stall_after: int = 0  # bytes of a large file after which the connection hangs
 
     def push(self, files: dict[str, bytes], branch: str = "main") -> str:
-        commit = commit_of_files(files)
+        commit = hash_commit(files)
         self.commits[commit] = files
         self.branches[branch] = commit
         return commit
@@ -75,7 +77,7 @@ class Hub:
         ]
 
 
-def _handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
+def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -124,7 +126,7 @@ def _handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
         @staticmethod
         def _entry(name: str, content: bytes, claimed: dict[str, int]) -> dict[str, Any]:
             size = claimed.get(name, len(content))
-            entry: dict[str, Any] = {"type": "file", "oid": git_blob(content), "size": size, "path": name}
+            entry: dict[str, Any] = {"type": "file", "oid": hash_blob(content), "size": size, "path": name}
             if len(content) >= LARGE:
                 entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             return entry
@@ -133,7 +135,7 @@ def _handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             content = hub.repositories[repo].commits[commit].get(name)
             if content is None:
                 return self._refuse(404, "EntryNotFound", "Entry not found")
-            headers = {"X-Repo-Commit": commit, "ETag": f'"{git_blob(content)}"'}
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{hash_blob(content)}"'}
             if len(content) >= LARGE:
                 headers |= {
                     "X-Linked-Size": str(len(content)),
@@ -185,7 +187,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub and its CDN on loopback ports, and the environment that points the client to them."""
     hub, servers = Hub(), []
     for is_cdn in (False, True):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, is_cdn))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(hub, is_cdn))
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)

@@ -1,4 +1,4 @@
-"""Pulls by the hub's real client from a hub on loopback, for every catalog model in its published layout."""
+"""The hub's real client pulls every catalog model, in its published layout, from a hub on loopback."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import list_installed, pull, verify
 from tests.models.conftest import Hub, Repository
 
+# Files that every repository has.
 COMMON = (
     "config.json",
     "generation_config.json",
@@ -44,7 +45,7 @@ LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "Qwen/Qwen3-Embedding-0.6B": (1, (*QWEN, "1_Pooling/config.json", "config_sentence_transformers.json",
                                       "modules.json")),
 }  # fmt: skip
-"""Shards, and the other files, of each repository that the catalog names, as the hub lists them."""
+"""The number of shards and the other files of each repository in the catalog, as the hub lists them."""
 GEMMA_REPO = "google/gemma-3-4b-it"
 
 
@@ -59,17 +60,17 @@ def make_files(shards: int, others: tuple[str, ...], shard_bytes: int = 70_000) 
     return files | {name: f"content of {name}\n".encode() for name in others}
 
 
-def hash_wanted(files: dict[str, bytes]) -> dict[str, str]:
+def hash_wanted_files(files: dict[str, bytes]) -> dict[str, str]:
     return {name: sha256(content).hexdigest() for name, content in files.items() if is_wanted(Path(name))}
 
 
-def installed_files(folder: Path) -> dict[str, str]:
+def hash_installed_files(folder: Path) -> dict[str, str]:
     return {name: entry.sha256 for name, entry in read_record(folder).files.items()}
 
 
 @pytest.fixture
 def gemma(hub: Hub) -> Repository:
-    """Gemma's repository, gated, with one account that accepted its licence."""
+    """Gemma's gated repository; the account of the token `hf_accepted` has accepted its licence."""
     hub.tokens = {"hf_accepted": True, "hf_stranger": False}
     return hub.add(GEMMA_REPO, make_files(*LAYOUTS[GEMMA_REPO]), gated=True)
 
@@ -89,10 +90,10 @@ def test_pull_downloads_every_file_of_a_catalog_model(
     if manifest.gated:
         monkeypatch.setenv("HF_TOKEN", "hf_accepted")
     folder = pull(name, tmp_path)
-    assert installed_files(folder) == hash_wanted(files) and verify(name, tmp_path) == []
+    assert hash_installed_files(folder) == hash_wanted_files(files) and verify(name, tmp_path) == []
     source = read_record(folder).source
     assert (source["revision"], source["commit"]) == ("main", repository.branches["main"])
-    assert not any(path.startswith((".", "metal", "original", "figures")) for path in hash_wanted(files))
+    assert not any(path.startswith((".", "metal", "original", "figures")) for path in hash_wanted_files(files))
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
 
 
@@ -108,9 +109,9 @@ def test_gated_pull_with_unaccepted_licence_names_it_and_prints_no_token(
 ) -> None:
     environment = {**os.environ, "HF_TOKEN": "hf_stranger"}
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(tmp_path), "models", "pull", "gemma-3-4b-it"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    output = done.stdout + done.stderr
-    assert done.returncode == 3 and "has not accepted its licence" in output and f"{hub.url}/{GEMMA_REPO}" in output
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    output = result.stdout + result.stderr
+    assert result.returncode == 3 and "has not accepted its licence" in output and f"{hub.url}/{GEMMA_REPO}" in output
     assert "hf_stranger" not in output and "\x1b" not in output and "Traceback" not in output
 
 
@@ -146,10 +147,10 @@ FILES = make_files(2, COMMON)
 
 def test_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_path: Path) -> None:
     repository = hub.add("lab/own", FILES)
-    pinned = repository.branches["main"]
+    revision = repository.branches["main"]
     repository.push({**FILES, "config.json": b"changed since"})
-    write_manifest(tmp_path, pinned)
-    assert installed_files(pull("own", tmp_path)) == hash_wanted(FILES)
+    write_manifest(tmp_path, revision)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(FILES)
     write_manifest(tmp_path, "v9")
     (tmp_path / "weights" / "own" / "config.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"lab/own has no revision 'v9'"):
@@ -170,10 +171,10 @@ def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_pa
     write_manifest(tmp_path, "main")
     folder = pull("own", tmp_path)
     assert read_record(folder).source["commit"] == first != repository.branches["main"]
-    assert installed_files(folder) == hash_wanted(FILES)
+    assert hash_installed_files(folder) == hash_wanted_files(FILES)
 
 
-# A large file, which the hub lists with its SHA-256, and a small one, which it lists with git's hash.
+# The hub lists the large file with its SHA-256 and the small one with git's hash.
 @pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "config.json"])
 def test_download_with_a_wrong_hash_is_refused_and_removed(hub: Hub, tmp_path: Path, name: str) -> None:
     repository = hub.add("lab/own", FILES, corrupt=name)
@@ -182,7 +183,7 @@ def test_download_with_a_wrong_hash_is_refused_and_removed(hub: Hub, tmp_path: P
         pull("own", tmp_path)
     assert list_installed(tmp_path) == []
     repository.corrupt = ""
-    assert installed_files(pull("own", tmp_path)) == hash_wanted(FILES)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(FILES)
 
 
 def test_pinned_file_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_pull_removes_files_of_an_earlier_commit(hub: Hub, tmp_path: Path) -> No
     repository.corrupt = ""
     later = {**FILES, "config.json": b"changed since"}
     repository.push(later)
-    assert installed_files(pull("own", tmp_path)) == hash_wanted(later)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(later)
 
 
 def test_download_larger_than_the_disk_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
@@ -234,16 +235,16 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
     child.wait()
     assert list_installed(tmp_path) == []
     (part,) = partial.glob("model.safetensors.*.part")
-    reached = part.stat().st_size
+    downloaded_bytes = part.stat().st_size
     hub.released.set()
     repository.stall_after = 0
     hub.requests.clear()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
     ranges = [(request.path.rpartition("/")[2], request.range) for request in hub.requests if request.range]
-    assert ranges == [("model.safetensors", f"bytes={reached}-")] and reached >= 1 << 20
-    assert installed_files(tmp_path / "weights" / "own") == hash_wanted(files)
-    assert f"downloading own {reached >> 20}/25 MiB" in done.stderr and "\r" not in done.stderr
+    assert ranges == [("model.safetensors", f"bytes={downloaded_bytes}-")] and downloaded_bytes >= 1 << 20
+    assert hash_installed_files(tmp_path / "weights" / "own") == hash_wanted_files(files)
+    assert f"downloading own {downloaded_bytes >> 20}/25 MiB" in result.stderr and "\r" not in result.stderr
 
 
 def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) 
     hub.add("lab/own", files, stall_after=11 << 20)
     hub.released.set()  # the server closes the connection in the middle of the file
     write_manifest(tmp_path, "main")
-    assert installed_files(pull("own", tmp_path)) == hash_wanted(files)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(files)
     assert any(request.range for request in hub.requests)
 
 

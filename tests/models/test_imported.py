@@ -1,4 +1,4 @@
-"""Imported models: the manifest derived from a folder equals the catalog's for the same model."""
+"""The manifest that an import derives from a folder equals the catalog's manifest of the same model."""
 
 import json
 import re
@@ -32,21 +32,23 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gemma_in_full(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Path:
+def full_size_gemma(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Path:
     """Gemma-3-4B at full size: the published tensors' names and shapes in a sparse file."""
     import torch
     import transformers
 
     folder = tmp_path_factory.mktemp("full") / "files"
     shutil.copytree(gemma, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json", "tokenizer.json"))
-    published = FAMILIES["Gemma3ForConditionalGeneration"].full["gemma-3-4b-it"]
-    config = json.loads((folder / "config.json").read_text()) | dict(published)
+    published_config = FAMILIES["Gemma3ForConditionalGeneration"].full["gemma-3-4b-it"]
+    config = json.loads((folder / "config.json").read_text()) | dict(published_config)
     (folder / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
-        built = transformers.AutoConfig.from_pretrained(str(folder))
-        model: Any = transformers.Gemma3ForConditionalGeneration(built)
+        model_config = transformers.AutoConfig.from_pretrained(str(folder))
+        model: Any = transformers.Gemma3ForConditionalGeneration(model_config)
     model.tie_weights()
-    write_sparse(folder / "model.safetensors", {name: list(each.shape) for name, each in model.named_parameters()})
+    write_sparse(
+        folder / "model.safetensors", {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    )
     return folder
 
 
@@ -65,7 +67,7 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
         file.truncate(8 + len(text) + end)
 
 
-def decisive(manifest: Manifest) -> dict[str, Any]:
+def select_used_values(manifest: Manifest) -> dict[str, Any]:
     """The values of a manifest that plans, trainings and servers use."""
     return {
         "parameters": manifest.parameters,
@@ -77,10 +79,10 @@ def decisive(manifest: Manifest) -> dict[str, Any]:
 
 
 def test_imported_full_size_wrapper_is_described_and_planned_like_the_catalogs(
-    gemma_in_full: Path, tmp_path: Path
+    full_size_gemma: Path, tmp_path: Path
 ) -> None:
-    mine, catalog = describe("mine", gemma_in_full, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
-    assert decisive(mine) == decisive(catalog)
+    mine, catalog = describe("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    assert select_used_values(mine) == select_used_values(catalog)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
         plans = [plan_servers([manifest], gpus) for manifest in (mine, catalog)]
         servers = [[(s.gpus, s.utilisation, s.tensor, s.kv_gib) for s in plan.servers] for plan in plans]
@@ -88,8 +90,8 @@ def test_imported_full_size_wrapper_is_described_and_planned_like_the_catalogs(
 
 
 def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    import_path(gemma, "mine", tmp_path, said.append)
+    messages: list[str] = []
+    import_path(gemma, "mine", tmp_path, messages.append)
     manifest = load_manifest("mine", tmp_path)
     assert manifest.context == 131_072 and manifest.memory
     assert manifest.memory.kv_bytes_per_token == 6 * 4 * 256 * 2 * 2  # the class's heads and their size
@@ -100,7 +102,7 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
     assert re.fullmatch(target, "model.language_model.layers.0.self_attn.q_proj")
     assert re.fullmatch(target, "language_model.model.layers.0.mlp.down_proj")
     assert not re.fullmatch(target, "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj")
-    assert said[-1].startswith("manifest of mine:") and "context 131,072" in said[-1]
+    assert messages[-1].startswith("manifest of mine:") and "context 131,072" in messages[-1]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ TEMPLATES = {
         ("switch_on", False, True),
         ("switch_off", False, False),
         ("opened", False, True),
-        ("broken", True, False),  # nothing is claimed of it
+        ("broken", True, False),  # a broken template keeps the defaults
     ],
 )
 def test_try_template_finds_system_role_and_thoughts(
@@ -179,15 +181,15 @@ def test_read_template_reads_each_file_format(name: str, tmp_path: Path) -> None
     assert read_template(tmp_path) == "T"
 
 
-def command(home: Path, *words: str) -> Result:
+def run_command(home: Path, *words: str) -> Result:
     return CliRunner().invoke(nanoflux, ["--home", str(home), *words])
 
 
-def exit_code(*words: str) -> int:
+def read_exit_code(*words: str) -> int:
     """Run a command line with its messages printed as for a user; return its exit code."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as result:
         main(list(words))
-    return int(str(ended.value.code or 0))
+    return int(str(result.value.code or 0))
 
 
 def test_base_without_template_is_reported_at_import_and_by_eval(
@@ -195,16 +197,16 @@ def test_base_without_template_is_reported_at_import_and_by_eval(
 ) -> None:
     base, home = tmp_path / "base", tmp_path / "home"
     shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
-    assert exit_code("--home", str(home), "models", "import", str(base), "--name", "base") == 0
+    assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base") == 0
     assert "base has no chat template" in capsys.readouterr().err
     assert not load_manifest("base", home).chat.template
     evaluate = ("--home", str(home), "eval", "--model", "base", "--data", "starter-easy", "--limit", "1", "--runs", "1")
-    assert exit_code(*evaluate) == 2
+    assert read_exit_code(*evaluate) == 2
     assert "base has no chat template" in capsys.readouterr().err
     with_template = ("--chat-template", str(tiny_base / "chat_template.jinja"))
-    assert exit_code("--home", str(home), "models", "import", str(base), "--name", "base", *with_template) == 0
+    assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base", *with_template) == 0
     assert load_manifest("base", home).chat.template
-    assert exit_code(*evaluate) == 0
+    assert read_exit_code(*evaluate) == 0
 
 
 def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_path: Path) -> None:
@@ -238,17 +240,17 @@ def test_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path
 
 
 def test_models_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:
-    packaged = command(tmp_path, "models", "show", "gemma-3-4b-it")
+    packaged = run_command(tmp_path, "models", "show", "gemma-3-4b-it")
     assert packaged.exit_code == 0 and 'repo = "google/gemma-3-4b-it"' in packaged.stdout
     import_path(tiny_base, "mine", tmp_path)
-    document = json.loads(command(tmp_path, "models", "show", "mine", "--json").stdout)
+    document = json.loads(run_command(tmp_path, "models", "show", "mine", "--json").stdout)
     assert document["name"] == "mine" and document["installed"] and document["context"] == 2048
     assert document["path"] == str(manifest_path("mine", tmp_path))
 
 
 def test_import_refuses_a_truncated_file_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
-    cut = tmp_path / "cut"
-    shutil.copytree(tiny_base, cut)
-    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
+    truncated = tmp_path / "cut"
+    shutil.copytree(tiny_base, truncated)
+    (truncated / "model.safetensors").write_bytes((truncated / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(ManifestError, match="not a complete safetensors file"):
-        import_path(cut, "gemma-3-4b-it", tmp_path / "home")
+        import_path(truncated, "gemma-3-4b-it", tmp_path / "home")

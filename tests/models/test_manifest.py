@@ -1,4 +1,4 @@
-"""Manifests: the catalog loads, and an error names file and key."""
+"""The manifests of the catalog are valid, and an error in a manifest names the file and the key."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ revision = "abc"
 """
 
 
-def write(home: Path, text: str, name: str = "own") -> Path:
+def write_manifest(home: Path, text: str, name: str = "own") -> Path:
     path = home / "models" / f"{name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
@@ -36,17 +36,17 @@ def test_catalog_loads(tmp_path: Path) -> None:
         assert manifest.licence and manifest.description and manifest.memory
         assert (manifest.lora is not None) == (manifest.kind == "chat")
         thresholds = manifest.embedder and manifest.embedder.thresholds
-        assert thresholds is None or thresholds.calibrated  # stated only if calibrated
+        assert thresholds is None or thresholds.calibrated  # thresholds must be calibrated
 
 
 def test_manifest_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL)
+    path = write_manifest(tmp_path, MINIMAL)
     path.write_text(MINIMAL, "utf-8-sig")
     assert load_manifest("own", tmp_path).licence == "MIT"
 
 
 def test_manifest_nested_too_deeply_is_refused_as_toml(tmp_path: Path) -> None:
-    write(tmp_path, "a = " + "[" * 100_000)
+    write_manifest(tmp_path, "a = " + "[" * 100_000)
     with pytest.raises(ManifestError, match=r"own\.toml: not TOML"):
         load_manifest("own", tmp_path)
 
@@ -87,8 +87,8 @@ def test_embedded_models_are_sourced_from_a_package_index(tmp_path: Path) -> Non
 
 
 def test_users_manifest_replaces_the_packaged_one(tmp_path: Path) -> None:
-    write(tmp_path, MINIMAL)
-    write(tmp_path, MINIMAL.replace('"own"', '"smollm2-135m"', 1), "smollm2-135m")
+    write_manifest(tmp_path, MINIMAL)
+    write_manifest(tmp_path, MINIMAL.replace('"own"', '"smollm2-135m"', 1), "smollm2-135m")
     assert load_manifest("own", tmp_path).context == 128
     assert load_manifest("smollm2-135m", tmp_path).description == "mine"
     names = [manifest.name for manifest in list_manifests(tmp_path)]
@@ -113,7 +113,7 @@ def test_users_manifest_replaces_the_packaged_one(tmp_path: Path) -> None:
     ],
 )
 def test_manifest_error_names_file_and_key(tmp_path: Path, text: str, key: str) -> None:
-    path = write(tmp_path, text)
+    path = write_manifest(tmp_path, text)
     with pytest.raises(ManifestError) as caught:
         load_manifest("own", tmp_path)
     assert str(path) in caught.value.message and key in caught.value.message
@@ -127,10 +127,10 @@ def test_unknown_model_error_lists_the_models(tmp_path: Path, name: str) -> None
     assert caught.value.exit_code == 4
 
 
-def test_reasoning_room_is_stated_or_the_longest_reply_or_zero(tmp_path: Path) -> None:
+def test_reasoning_room_comes_from_the_chat_table_or_the_sampling_table(tmp_path: Path) -> None:
     qwen = load_manifest("qwen3-32b-awq", tmp_path)
     assert qwen.reasoning_room == qwen.chat.reasoning_tokens == 8192
-    silent = qwen.chat.model_copy(update={"reasoning_tokens": 0})
+    unset = qwen.chat.model_copy(update={"reasoning_tokens": 0})
     sampling = qwen.sampling.model_copy(update={"max_tokens": 3000})
-    assert qwen.model_copy(update={"chat": silent, "sampling": sampling}).reasoning_room == 3000
+    assert qwen.model_copy(update={"chat": unset, "sampling": sampling}).reasoning_room == 3000
     assert load_manifest("gemma-3-4b-it", tmp_path).reasoning_room == 0

@@ -1,4 +1,4 @@
-"""Placement: every model is placed once, no GPU is overfull, and a refusal states what would fit."""
+"""A placement places every model once and overfills no GPU, and a refusal states which models would fit."""
 
 import itertools
 from collections import Counter
@@ -12,31 +12,31 @@ from nanoflux_models.placement import ASLEEP_GIB, LIMIT, Demand, Placement, kv_g
 SIZES = (0.5, 8.0, 18.0, 27.5, 60.0)
 
 
-def check(placement: Placement, demands: list[Demand], gpus: list[float]) -> None:
+def check_placement(placement: Placement, demands: list[Demand], gpus: list[float]) -> None:
     assert Counter(server.name for server in placement.servers) == Counter(demand.name for demand in demands)
     for gpu, size in enumerate(gpus):
-        here = [server for server in placement.servers if gpu in server.gpus]
-        groups = {server.shares for server in here}
-        if groups == {""} or not here:
-            assert sum(server.utilisation for server in here) <= LIMIT + 1e-6
+        on_gpu = [server for server in placement.servers if gpu in server.gpus]
+        groups = {server.shares for server in on_gpu}
+        if groups == {""} or not on_gpu:
+            assert sum(server.utilisation for server in on_gpu) <= LIMIT + 1e-6
         else:
             assert len(groups) == 1  # servers that take turns on a GPU are all in one group
-            awake = max(server.utilisation for server in here)
-            assert awake + ASLEEP_GIB * (len(here) - 1) / size <= LIMIT + 1e-6
+            awake = max(server.utilisation for server in on_gpu)
+            assert awake + ASLEEP_GIB * (len(on_gpu) - 1) / size <= LIMIT + 1e-6
 
 
 @pytest.mark.parametrize("gpus", [[24.0], [40.0], [80.0], [40.0] * 2, [40.0] * 4, [24.0, 80.0], [16.0] * 8])
 def test_placement_places_every_model_once_and_overfills_no_gpu(gpus: list[float]) -> None:
-    fitted = 0
+    placed = 0
     for weights in itertools.combinations_with_replacement(SIZES, 3):
         demands = [Demand(f"m{number}", gib, gib / 8 + 1) for number, gib in enumerate(weights)]
         placement = place_models(demands, gpus)
         if placement.fits:
-            fitted += 1
-            check(placement, demands, gpus)
+            placed += 1
+            check_placement(placement, demands, gpus)
         else:
             assert not placement.servers and placement.would_fit and "do not fit" in placement.refusal
-    assert fitted
+    assert placed
 
 
 def test_placement_leaves_gpus_of_unknown_size_empty_and_keeps_the_indices() -> None:
@@ -47,7 +47,7 @@ def test_placement_leaves_gpus_of_unknown_size_empty_and_keeps_the_indices() -> 
 
 
 def test_placement_lets_as_few_models_as_possible_take_turns() -> None:
-    """The largest fits next to one sleeping model, not two: it shares with the smallest, and none spans GPUs."""
+    """The largest model fits next to one sleeping model but not two, so it shares its GPU with the smallest one."""
     placement = place_models([Demand("large", 27.5, 6), Demand("middle", 18, 8), Demand("small", 8, 4.2)], [40.0, 40.0])
     assert {server.name: (server.gpus, server.shares) for server in placement.servers} == {
         "large": ((0,), "gpu0"), "middle": ((1,), ""), "small": ((0,), "gpu0"),

@@ -1,4 +1,4 @@
-"""Sizes read from a folder agree with the catalog's, even if several weights are packed into one number."""
+"""Sizes that are read from a folder equal those in the catalog, even for packed weights."""
 
 from pathlib import Path
 from typing import Any
@@ -12,50 +12,50 @@ from nanoflux_models.stand_ins import FAMILIES
 Shapes = dict[str, tuple[str, int]]
 
 
-def tensors(shapes: Shapes) -> dict[str, Tensor]:
+def make_tensors(shapes: Shapes) -> dict[str, Tensor]:
     return {name: Tensor(dtype, count) for name, (dtype, count) in shapes.items()}
 
 
-def awq(name: str, wide: int, high: int) -> Shapes:
-    """A linear layer in AWQ's layout: eight weights to an integer, a scale and a zero for each group of 128."""
-    groups = wide // 128
+def make_awq_layer(name: str, inputs: int, outputs: int) -> Shapes:
+    """A linear layer in AWQ's layout: eight weights in an integer, and a scale and a zero for each group of 128."""
+    groups = inputs // 128
     return {
-        f"{name}.qweight": ("I32", wide * high // 8),
-        f"{name}.qzeros": ("I32", groups * high // 8),
-        f"{name}.scales": ("F16", groups * high),
+        f"{name}.qweight": ("I32", inputs * outputs // 8),
+        f"{name}.qzeros": ("I32", groups * outputs // 8),
+        f"{name}.scales": ("F16", groups * outputs),
     }
 
 
-def qwen3_32b_awq() -> Shapes:
+def make_qwen3_32b_awq() -> Shapes:
     shapes: Shapes = {"model.embed_tokens.weight": ("F16", 151_936 * 5120), "lm_head.weight": ("F16", 151_936 * 5120)}
     shapes["model.norm.weight"] = ("F16", 5120)
     linear = {"q_proj": (5120, 8192), "k_proj": (5120, 1024), "v_proj": (5120, 1024), "o_proj": (8192, 5120),
               "gate_proj": (5120, 25_600), "up_proj": (5120, 25_600), "down_proj": (25_600, 5120)}  # fmt: skip
     for layer in range(64):
-        for name, (wide, high) in linear.items():
-            shapes |= awq(f"model.layers.{layer}.{name}", wide, high)
+        for name, (inputs, outputs) in linear.items():
+            shapes |= make_awq_layer(f"model.layers.{layer}.{name}", inputs, outputs)
         norms = {"input_layernorm": 5120, "post_attention_layernorm": 5120, "q_norm": 128, "k_norm": 128}
         shapes |= {f"model.layers.{layer}.{name}.weight": ("F16", size) for name, size in norms.items()}
     return shapes
 
 
-def gpt_oss_20b() -> Shapes:
-    """Experts in MXFP4: two weights to a byte, an exponent for each 32."""
+def make_gpt_oss_20b() -> Shapes:
+    """A model whose experts are in MXFP4: two weights in a byte, and an exponent for each 32 weights."""
     hidden, experts, heads, kv_heads, size = 2880, 32, 64, 8, 64
     shapes: Shapes = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), ("BF16", 201088 * hidden))
     shapes["model.norm.weight"] = ("BF16", hidden)
     for layer in range(24):
-        place = f"model.layers.{layer}"
+        prefix = f"model.layers.{layer}"
         for name, rows in (("gate_up_proj", 2 * hidden), ("down_proj", hidden)):
-            shapes[f"{place}.mlp.experts.{name}_blocks"] = ("U8", experts * rows * hidden // 2)
-            shapes[f"{place}.mlp.experts.{name}_scales"] = ("U8", experts * rows * hidden // 32)
-            shapes[f"{place}.mlp.experts.{name}_bias"] = ("BF16", experts * rows)
-        shapes[f"{place}.mlp.router"] = ("BF16", experts * (hidden + 1))
+            shapes[f"{prefix}.mlp.experts.{name}_blocks"] = ("U8", experts * rows * hidden // 2)
+            shapes[f"{prefix}.mlp.experts.{name}_scales"] = ("U8", experts * rows * hidden // 32)
+            shapes[f"{prefix}.mlp.experts.{name}_bias"] = ("BF16", experts * rows)
+        shapes[f"{prefix}.mlp.router"] = ("BF16", experts * (hidden + 1))
         for name, rows in (("q", heads * size), ("k", kv_heads * size), ("v", kv_heads * size)):
-            shapes[f"{place}.self_attn.{name}_proj"] = ("BF16", rows * (hidden + 1))
-        shapes[f"{place}.self_attn.o_proj"] = ("BF16", hidden * (heads * size + 1))
-        shapes[f"{place}.self_attn.sinks"] = ("BF16", heads)
-        shapes[f"{place}.norms"] = ("BF16", 2 * hidden)
+            shapes[f"{prefix}.self_attn.{name}_proj"] = ("BF16", rows * (hidden + 1))
+        shapes[f"{prefix}.self_attn.o_proj"] = ("BF16", hidden * (heads * size + 1))
+        shapes[f"{prefix}.self_attn.sinks"] = ("BF16", heads)
+        shapes[f"{prefix}.norms"] = ("BF16", 2 * hidden)
     return shapes
 
 
@@ -63,17 +63,19 @@ def measure_sizes(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes,
     """Measure a catalog model, with its text configuration read through its class."""
     import transformers
 
-    published: dict[str, Any] = dict(FAMILIES[architecture].full[model])
-    values = {key: value for key, value in published.items() if key not in ("torch_dtype", "quantization_config")}
+    published_config: dict[str, Any] = dict(FAMILIES[architecture].full[model])
+    values = {
+        key: value for key, value in published_config.items() if key not in ("torch_dtype", "quantization_config")
+    }
     config = transformers.AutoConfig.for_model(FAMILIES[architecture].model_type, **values)
-    sizes = measure(tensors(shapes), config.get_text_config().to_dict(), packed_bits(published))
+    sizes = measure(make_tensors(shapes), config.get_text_config().to_dict(), packed_bits(published_config))
     return sizes, load_manifest(model, Path("/nowhere"))
 
 
 def test_packed_weights_count_as_their_parameters() -> None:
     for shapes, architecture, model in (
-        (qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
-        (gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),
+        (make_qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
+        (make_gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),
     ):
         sizes, manifest = measure_sizes(shapes, architecture, model)
         assert manifest.memory and sizes.parameters == manifest.parameters

@@ -1,4 +1,4 @@
-"""Stand-ins: each loads as its architecture class, has the published keys, and its template acts like the real one."""
+"""Each stand-in loads as its architecture class, has the published keys, and has a template like the real one."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def stand_in(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return request.param, make_stand_in(FAMILIES[request.param], tmp_path_factory.mktemp("stand-in"), TEXTS)
 
 
-def test_stand_in_loads_as_its_class_and_generates_text(made: tuple[str, Path]) -> None:
-    architecture, folder = made
+def test_stand_in_loads_as_its_class_and_generates_text(stand_in: tuple[str, Path]) -> None:
+    architecture, folder = stand_in
     family = FAMILIES[architecture]
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
@@ -32,13 +32,13 @@ def test_stand_in_loads_as_its_class_and_generates_text(made: tuple[str, Path]) 
     assert "What is 你 12?" in tokenizer.decode(ids)
     reply = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
     assert len(tokenizer.decode(reply)) >= 6
-    written = tokenizer(family.write("Two thoughts.", "ANSWER: 3"), add_special_tokens=False)["input_ids"]
-    assert written[-1] in {family.control[end] for end in family.ends}
-    assert "ANSWER: 3" in tokenizer.decode(written)
+    scripted_ids = tokenizer(family.write("Two thoughts.", "ANSWER: 3"), add_special_tokens=False)["input_ids"]
+    assert scripted_ids[-1] in {family.control[end] for end in family.ends}
+    assert "ANSWER: 3" in tokenizer.decode(scripted_ids)
 
 
-def test_stand_in_has_the_hubs_layout(made: tuple[str, Path]) -> None:
-    architecture, folder = made
+def test_stand_in_has_the_hubs_layout(stand_in: tuple[str, Path]) -> None:
+    architecture, folder = stand_in
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     names = {name for path in folder.glob("*.safetensors") for name in safe_open(path, "pt").keys()}  # noqa: SIM118
     assert len(list(folder.glob("*.safetensors"))) >= 2 and set(index["weight_map"]) == names

