@@ -186,11 +186,11 @@ def test_full_disk_is_reported_before_writing(bundle: Path, tmp_path: Path, monk
 def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = list_paths(tmp_path)
 
-    def fail_to_unpack(head: installer.Head, scratch: Path) -> None:
+    def fail_to_unpack(head: installer.Head, scratch: Path, prefix: str = "") -> None:
         (scratch / "home").mkdir()
         raise OSError(28, "No space left on device", str(scratch))
 
-    monkeypatch.setattr(installer, "_unpack", fail_to_unpack)
+    monkeypatch.setattr(installer, "unpack", fail_to_unpack)
     with pytest.raises(BundleError, match="No space left"):
         installer.install(bundle, tmp_path / "lab", lambda _: None)
     assert list_paths(tmp_path) == before
