@@ -21,6 +21,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedErr
 from nanoflux_local.ledger.store import Ledger, WorkTable
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.redaction import redact
 from nanoflux_models.child import module_command
 
 StopRequest = Literal["", "pause", "stop", "end"]
@@ -35,6 +36,8 @@ counts as stalled.
 """
 LAUNCH_S = 60.0
 """Seconds that a detached worker may take to start."""
+MAX_LOG_BYTES = 200_000
+"""How much of the end of a log is read."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -371,3 +374,14 @@ def _has_started(home: Home, work: Work, pid: int) -> bool:
     with LedgerView(home.ledger) as view:
         job = current_job(view, work)
     return job is not None and job["pid"] == pid and job["boot"] == boot_id()
+
+
+def read_log(home: Home, work: Work, lines: int) -> list[str]:
+    """The last lines of a detached worker's log, without secrets; [] if there is no log."""
+    path = work.log(home)
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
+        text = file.read().decode("utf-8", "replace")
+    return redact(text).replace("\r", "\n").splitlines()[-lines:]

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import current_home, launch_detached, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
 from nanoflux_local.cli.overview import show_run
+from nanoflux_local.cli.side_by_side import compare_runs
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 from nanoflux_local.run.rule_sets import RULE_SETS
@@ -26,6 +28,10 @@ FLAGS = {"target": "--examples", "max_turns": "--max-turns", "seed": "--seed", "
 @click.group(name="run")
 def command() -> None:
     """Start, watch, steer and verify generation runs."""
+
+
+for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attempts.log, compare_runs):
+    command.add_command(_subcommand)
 
 
 @command.command()

@@ -1,4 +1,4 @@
-"""`nanoflux trainings`: list, show, pause, stop and resume the trainings that `nanoflux train` started."""
+"""`nanoflux trainings`: list, show, compare, pause, stop and resume the trainings that `nanoflux train` started."""
 
 from typing import Literal
 
@@ -7,13 +7,17 @@ import click
 from nanoflux_local.cli import common
 from nanoflux_local.cli.common import print_json, print_table, say, with_json
 from nanoflux_local.cli.names import TRAINING
+from nanoflux_local.cli.side_by_side import compare_trainings
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
 
 
 @click.group(name="trainings")
 def command() -> None:
-    """List, show, pause, stop and resume trainings."""
+    """List, show, compare, pause, stop and resume trainings."""
+
+
+command.add_command(compare_trainings)
 
 
 @command.command("list")

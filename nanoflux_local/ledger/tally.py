@@ -23,6 +23,13 @@ update assigns to turns.
 """
 
 
+_SUMS = (
+    "SELECT role, count(*) AS n, sum(prompt_tokens) AS read, sum(completion_tokens) AS written, sum(usd) AS usd,"
+    " sum(seconds) AS seconds FROM calls"
+)
+"""Sums over calls for each role, to be continued with WHERE and GROUP BY."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A line for a log: a committed turn, or a failed request."""
@@ -64,6 +71,7 @@ class Tally:
     kept_by_turn: "array[int]" = field(default_factory=lambda: array("l"))
     usage: dict[str, Usage] = field(default_factory=dict)
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS))
+    faults: int = 0
     players: dict[int, tuple[str, str]] = field(default_factory=dict)
     _last_call: int = 0
     _last_fault: int = 0
@@ -74,16 +82,20 @@ class Tally:
 
     def update(self, view: LedgerView) -> bool:
         """Read the new rows. Returns whether more are waiting."""
-        turns_read = 0
-        for row in list(view.rows(
-            "SELECT number, record, at FROM turns WHERE run = ? AND number >= ? ORDER BY number LIMIT ?",
-            self.run, self.turns, TURNS_PER_UPDATE,
-        )):  # fmt: skip
-            self._add(turn_from_json(json.loads(row["record"])), row["at"])
-            turns_read += 1
+        turns_read = self.read_turns(view, TURNS_PER_UPDATE)
         self._add_calls(view)
         self._add_faults(view)
         return turns_read == TURNS_PER_UPDATE
+
+    def read_turns(self, view: LedgerView, limit: int) -> int:
+        """Read at most `limit` turns. Returns how many were read."""
+        rows = list(view.rows(
+            "SELECT number, record, at FROM turns WHERE run = ? AND number >= ? ORDER BY number LIMIT ?",
+            self.run, self.turns, limit,
+        ))  # fmt: skip
+        for row in rows:
+            self._add(turn_from_json(json.loads(row["record"])), row["at"])
+        return len(rows)
 
     def _add(self, record: TurnRecord, moment: str) -> None:
         self.turns, self.kept = record.number + 1, self.kept + record.kept
@@ -111,11 +123,8 @@ class Tally:
         last = sums["last"]
         if last > self._last_call:
             for row in view.rows(
-                "SELECT role, count(*) AS n, sum(prompt_tokens) AS read, sum(completion_tokens) AS written,"
-                " sum(usd) AS usd, sum(seconds) AS seconds FROM calls WHERE run = ? AND id > ? AND id <= ?"
-                " GROUP BY role",
-                self.run, self._last_call, last,
-            ):  # fmt: skip
+                f"{_SUMS} WHERE run = ? AND id > ? AND id <= ? GROUP BY role", self.run, self._last_call, last
+            ):
                 usage = self.usage.setdefault(row["role"], Usage())
                 usage.calls += row["n"]
                 usage.prompt_tokens += row["read"]
@@ -153,12 +162,22 @@ class Tally:
         if len(self._milestones) > 8 * NEWEST_CALLS * self.attempts:
             self._milestones = {seed: step for seed, step in self._milestones.items() if step.turn >= self.turns}
 
+    def read_costs(self, view: LedgerView, moment: str) -> None:
+        """Set the usage and the faults to those up to a moment, for a tally that stays at an earlier turn."""
+        rows = view.rows(f"{_SUMS} WHERE run = ? AND at <= ? GROUP BY role", self.run, moment)
+        self.usage = {
+            row["role"]: Usage(row["n"], row["read"], row["written"], row["usd"], row["seconds"]) for row in rows
+        }
+        faults = view.row("SELECT count(*) AS n FROM faults WHERE run = ? AND at <= ?", self.run, moment)
+        self.faults = faults["n"] if faults else 0
+
     def _add_faults(self, view: LedgerView) -> None:
         for row in view.rows(
             "SELECT id, at, kind, role, told FROM faults WHERE run = ? AND id > ? ORDER BY id", self.run,
             self._last_fault,
         ):  # fmt: skip
             self._last_fault = row["id"]
+            self.faults += 1
             self.events.append(Event(row["at"], "fault", f"{row['role']}: {row['kind']}: {row['told'][:200]}"))
 
     @property

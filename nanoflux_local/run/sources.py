@@ -84,11 +84,11 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
 
 def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
     """All settings of a configuration that was made from `layers`, in the order of its keys."""
-    defaults = dict(_list_leaves(_defaults()))
-    flat_layers = [(layer.source, dict(_list_leaves(layer.values))) for layer in reversed(layers)]
+    defaults = dict(list_leaves(_defaults()))
+    flat_layers = [(layer.source, dict(list_leaves(layer.values))) for layer in reversed(layers)]
     return [
         Setting(key, value, _find_source(key, value, flat_layers, defaults))
-        for key, value in _list_leaves(config.model_dump(mode="json"))
+        for key, value in list_leaves(config.model_dump(mode="json"))
     ]
 
 
@@ -112,12 +112,12 @@ def _defaults() -> dict[str, Any]:
     return document
 
 
-def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys with their values; an empty table is a value."""
     for name, value in values.items():
         key = f"{prefix}{name if BARE.fullmatch(name) else json.dumps(name)}"
         if isinstance(value, Mapping) and value:
-            yield from _list_leaves(value, f"{key}.")
+            yield from list_leaves(value, f"{key}.")
         else:
             yield key, list(value) if isinstance(value, tuple) else value
 
@@ -125,5 +125,5 @@ def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 def render_toml(config: Mapping[str, Any]) -> str:
     """A stored configuration as TOML, one dotted key a line, for `run start --config`; unset values are left out."""
     return "".join(
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in _list_leaves(config) if value is not None
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in list_leaves(config) if value is not None
     )

@@ -149,9 +149,10 @@ class NanofluxApp(BaseApp):
         yield SystemCommand("Light or dark", "Switch between the light and the dark theme", self.action_light)
         yield SystemCommand("Help", "Explain this screen and its keys", self.action_help)
         yield SystemCommand("Quit", "Close the application; running work continues", self.action_quit_now)
+        own = {binding.key for binding in Binding.make_bindings(type(screen).BINDINGS)}
         for active in screen.active_bindings.values():
             binding = active.binding
-            if binding.show and active.node is screen and binding.description:
+            if active.node is screen and binding.description and (binding.show or binding.key in own):
                 yield SystemCommand(
                     binding.description, f"On this screen: {binding.key}", self._bind_action(binding.action, screen)
                 )

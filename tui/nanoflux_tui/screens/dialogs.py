@@ -1,6 +1,6 @@
-"""The dialogs that open above a screen: a confirmation, a form with a few values, a longer text, and the help."""
+"""The dialogs that open above a screen: a confirmation, a form, a list to choose from, a longer text, and the help."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, Input, Label, Select, Static
+from textual.widgets import Button, Input, Label, OptionList, Select, Static
+from textual.widgets.option_list import Option
 
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.form import build_select
@@ -113,6 +114,30 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
             assert isinstance(widget, Input | Select)
             values[field.key] = str(widget.value).strip()
         return values
+
+
+class ChoiceDialog(ModalScreen[str | None]):
+    """Offers a list. Returns the key of the entry that the user chooses, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
+    DEFAULT_CSS = "ChoiceDialog OptionList { height: auto; max-height: 16; background: $surface; border: none; }"
+
+    def __init__(self, title: str, label_by_key: Mapping[str, str]) -> None:
+        super().__init__()
+        self._title, self._label_by_key = title, label_by_key
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box") as box:
+            box.border_title = self._title
+            yield OptionList(*(Option(Text(sanitize(label, 200)), key) for key, label in self._label_by_key.items()))
+            yield Static("Enter chooses, Esc cancels", classes="hint")
+
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
 
 
 class TextDialog(ModalScreen[None]):

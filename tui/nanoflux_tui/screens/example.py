@@ -10,15 +10,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 
 from nanoflux_local.ledger import board
-from nanoflux_local.transcript import verdict_from_json
+from nanoflux_local.transcript import Verdict, verdict_from_json
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import OUTCOMES
 from nanoflux_tui.widgets.panel import Panel
-
-AGREEMENT = {True: "✓", False: "✗", None: "–"}
-REASONING = {True: "sound", False: "unsound", None: "not judged"}
+from nanoflux_tui.widgets.verdict import format_verdict
 
 
 class ExampleScreen(BaseScreen):
@@ -93,10 +91,13 @@ a note) is added to the ledger and changes nothing that was recorded."""
             ),
             "defender": (sanitize(defender_text.strip()), f"{format_line(record['defender'], 40)} defends: its reply"),
             "validation": (
-                self._format_verdict(last.get("validation"), checkable=True),
+                format_verdict(_read_verdict(last, "validation"), self.colours, checkable=True),
                 f"Is the question valid? ({record['judge']})",
             ),
-            "evaluation": (self._format_verdict(last.get("evaluation")), f"Is the reply correct? ({record['judge']})"),
+            "evaluation": (
+                format_verdict(_read_verdict(last, "evaluation"), self.colours),
+                f"Is the reply correct? ({record['judge']})",
+            ),
             "tools": (self._format_tools(example["tools"]), None),
             "origin": (self._format_origin(example, record, attack), None),
         }
@@ -117,30 +118,6 @@ a note) is added to the ledger and changes nothing that was recorded."""
             text.append(f"   your review: {example['review']}", style=f"bold {self.colours['accent']}")
         if example.get("note"):
             text.append(f" ({format_line(example['note'], 100)})")
-        return text
-
-    def _format_verdict(self, verdict: dict[str, Any] | None, checkable: bool = False) -> Text:
-        if verdict is None:
-            return Text("Not judged.", style=self.colours["muted"])
-        mark, colour = ("✓ yes", "success") if verdict["positive"] else ("✗ no", "error")
-        text = Text.assemble((mark, self.colours[colour]), f"  confidence {verdict['confidence']:.2f}")
-        if verdict.get("soft") is not None:
-            text.append(f"  reasoning {REASONING[verdict['soft']]}")
-        if verdict.get("asked", 1) > 1:
-            text.append(f"  asked {verdict['asked']} times")
-        findings = verdict_from_json(**verdict).findings
-        text.append("\nno check was run" if checkable and not findings else "")
-        for finding in findings:
-            text.append(f"\n{finding.check} check: {finding.conclusion}")
-            text.append(f" ({format_line(finding.reason, 200)})" if finding.reason else "")
-            for exhibit in finding.evidence:
-                if exhibit.author:  # a solution or program by a solver
-                    outcome = format_line(exhibit.outcome or f"not read: {exhibit.detail}", 100)
-                    method = "a program" if exhibit.kind == "program" else "in words"
-                    text.append(
-                        f"\n  {AGREEMENT[exhibit.agrees]} {format_line(exhibit.author, 40)}, {method}: {outcome}"
-                    )
-        text.append(f"\n\n{sanitize(verdict['explanation'])}")
         return text
 
     def _format_tools(self, tools: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> Text:
@@ -224,6 +201,11 @@ a note) is added to the ledger and changes nothing that was recorded."""
         if not result.ok:
             self.application.show_failure(result)
         await self.refresh_content()
+
+
+def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
+    """The stored verdict of an attempt under `name`; None if the attempt ended before it."""
+    return verdict_from_json(**attempt[name]) if attempt.get(name) else None
 
 
 def _format_outcome(attempt: dict[str, Any]) -> str:

@@ -11,23 +11,31 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
 from nanoflux_local.jobs import RUN, Work, Worker, check_work
+from nanoflux_local.ledger.history import Moment, RunHistory
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
+from nanoflux_local.run.problems import ENDED_BADLY
 from nanoflux_local.run.steps import load_steps
 from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
+from nanoflux_tui.screens.attempts import AttemptsScreen
+from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, Field, FormDialog, TextDialog
 from nanoflux_tui.screens.examples import ExamplesScreen
+from nanoflux_tui.screens.log import LogScreen
 from nanoflux_tui.screens.new_training import NewTrainingScreen
-from nanoflux_tui.text import format_command, format_count, format_duration, format_line
+from nanoflux_tui.screens.problems import ProblemsScreen
+from nanoflux_tui.text import format_clock, format_command, format_count, format_duration, format_line
 from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets import charts
+from nanoflux_tui.widgets.bars import ProblemBar
 from nanoflux_tui.widgets.panel import Panel
 
 FORECAST_S = 15.0
 """Minimum seconds between two forecasts, since a forecast costs more than the rest of the screen."""
 MAX_TURN_LINES = 8
+MAX_CHOICES = 200
+"""Maximum number of other runs, the newest ones, that are offered for a comparison."""
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 ANY_TRAINER = "any"
 TRAINERS = (ANY_TRAINER, "trl", "llama-factory", "axolotl")
@@ -56,19 +64,31 @@ class RunState:
 class RunScreen(BaseScreen):
     """One run, updated while it runs."""
 
+    AUTO_FOCUS = "#parts"
     mode = "home"
     HELP = """A live run. Above: its progress, its speed, and a forecast of when it reaches its target. Below: the
 turns in progress, the outcomes of all attempts, the similarity of new questions to earlier ones (the
 line is the threshold), the judge's confidence, the trial of the judge on known solutions, and the latest
-events. Pause and stop finish the turns
-in progress and keep their results; a second stop ends the run at once."""
+events. Pause and stop finish the turns in progress and keep their results; a second stop ends the run at once.
+Attempts opens every attempt, kept or not, down to its raw calls; problems lists failed requests and unreadable
+replies with their fixes; log shows the messages of the worker. The left and right arrow keys show the run as it was
+after an earlier turn, computed from the ledger; f returns to the live view. b shows another run next to this one."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
+        Binding("f", "live", "Return to live"),
         Binding("space", "pause", "Pause"),
         Binding("s", "stop", "Stop"),
-        Binding("c", "change", "Change"),
+        Binding("c", "change", "Change", show=False),
         Binding("e", "examples", "Examples"),
+        Binding("a", "attempts", "Attempts"),
+        Binding("w", "problems", "Problems", show=False),  # the bar with their number names the key
+        Binding("l", "log", "Log"),
+        Binding("left", "step(-1)", "Earlier turn", key_display="←", show=False),
+        Binding("right", "step(1)", "Later turn", key_display="→", show=False),
+        Binding("shift+left", "step(-20)", "20 turns earlier", show=False),
+        Binding("shift+right", "step(20)", "20 turns later", show=False),
         Binding("t", "train", "Train"),
+        Binding("b", "compare", "Side by side", show=False),
         Binding("x", "export", "Export", show=False),
         Binding("r", "report", "Report", show=False),
         Binding("v", "verify", "Verify", show=False),
@@ -89,6 +109,14 @@ in progress and keep their results; a second stop ends the run at once."""
         self._forecast: Forecast | None = None
         self._forecast_at, self._forecast_turns = 0.0, -1
         self._trial: TrialResult | None = None
+        self._history = RunHistory(run)
+        self._turn: int | None = None  # the turn whose moment is shown; None shows the live run
+        self._moment: Moment | None = None
+
+    @property
+    def _shown_tally(self) -> Tally:
+        """The tally on the screen: the live one, or that of an earlier turn."""
+        return self._moment.tally if self._moment else self._tally
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -96,6 +124,7 @@ in progress and keep their results; a second stop ends the run at once."""
             with Vertical(id="left"):
                 yield Panel("Turns in progress", id="turns")
                 yield Panel("Outcomes of attempts", id="outcomes")
+                yield Panel("Kept examples by turn", id="kept")
                 yield Panel("Calls", id="usage")
                 trial = Panel("Judge's trial", id="trial")
                 trial.display = False
@@ -105,6 +134,7 @@ in progress and keep their results; a second stop ends the run at once."""
                 yield Panel("Judge confidence", id="confidence")
                 yield Panel("Quality", id="quality")
                 yield Panel("Latest events", id="events")
+        yield ProblemBar()
 
     async def load(self) -> None:
         more = True
@@ -127,6 +157,7 @@ in progress and keep their results; a second stop ends the run at once."""
         state = RunState(row, config, current.status, current.message, current.seconds, current.worker)
         if not more:
             self._update_forecast(view, state)
+            self._moment = None if self._turn is None else self._history.load_moment(view, self._turn)
         return state, more
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
@@ -146,9 +177,15 @@ in progress and keep their results; a second stop ends the run at once."""
         if self._state is not None:
             state = self._state
             self.query_one("#head", Panel).show(lambda width: self._format_head(state, width))
+            self._show_problems(state)
+
+    def _show_problems(self, state: RunState) -> None:
+        has_ended_badly = bool(state.message) and state.status in ENDED_BADLY
+        warnings = sum(self._tally.reasons.values()) + (bool(state.message) and state.status == "paused")
+        self.query_one(ProblemBar).show_counts(self._tally.faults + has_ended_badly, warnings)
 
     def _format_head(self, state: RunState, width: int) -> Text:
-        colours, tally = self.colours, self._tally
+        colours, tally = self.colours, self._shown_tally
         text = colours.format_status(state.shown_status)
         text.append(f"  {format_line(state.row['name'], 60)}", style="bold")
         origin = (
@@ -159,6 +196,8 @@ in progress and keep their results; a second stop ends the run at once."""
         text.append(f"kept {tally.kept:>4} of {target}  ")
         text.append(draw_bar(tally.kept, target, bar_width), style=colours["primary"])
         text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {state.row['max_turns']} turns\n")
+        if self._moment is not None:
+            return text.append_text(self._format_moment(self._moment))
         hours = state.seconds / 3600
         figures = [f"{tally.kept / hours:,.0f} kept per hour"] if hours and tally.kept else []
         figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if state.worker else []
@@ -176,6 +215,15 @@ in progress and keep their results; a second stop ends the run at once."""
             )
         return text
 
+    def _format_moment(self, moment: Moment) -> Text:
+        """The figures of an earlier turn, and the way back to the live view."""
+        tally = moment.tally
+        figures = (
+            f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {format_clock(moment.committed_at)} UTC\n"
+        )
+        back = f"◷ As of turn {moment.turn.number} of {self._tally.turns}. Press f to return to the live view."
+        return Text.assemble(figures, (back, f"bold {self.colours['warning']}"))
+
     def _format_forecast(self, state: RunState) -> str:
         """The forecast in one line."""
         if state.status == "done":
@@ -192,23 +240,12 @@ in progress and keep their results; a second stop ends the run at once."""
 
     def _show_parts(self) -> None:
         assert self._state is not None
-        state, tally, colours = self._state, self._tally, self.colours
-        concurrency = state.config["concurrency"] if state.worker else 0
-        limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
-        turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
-        roles = state.config["roles"]
-        names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
-        more = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
-        visible = turns[:MAX_TURN_LINES]
-        idle = Text(
-            "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
-        )
-        self.query_one("#turns", Panel).show(
-            (lambda width: charts.draw_turns(visible, tally, names, colours, width)) if visible else idle,
-            f"Turns in progress, {concurrency} concurrent requests{more}" if concurrency else "Turns in progress",
-        )
+        state, tally, colours = self._state, self._shown_tally, self.colours
+        self._show_turns(state)
         self.query_one("#outcomes", Panel).show(lambda width: charts.draw_outcomes(tally.outcomes, colours, width))
-        self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours, state.seconds))
+        self.query_one("#kept", Panel).show(lambda width: charts.draw_kept_curve(tally.kept_by_turn, colours, width))
+        worked_s = 0.0 if self._moment else state.seconds
+        self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours, worked_s))
         trial = self.query_one("#trial", Panel)
         trial.display = self._trial is not None
         if self._trial is not None:
@@ -227,6 +264,56 @@ in progress and keep their results; a second stop ends the run at once."""
         )
         self.query_one("#quality", Panel).show(lambda width: charts.draw_quality(tally.levels, colours, width))
         self.query_one("#events", Panel).show(lambda width: charts.draw_events(list(tally.events), colours, width, 12))
+
+    def _show_turns(self, state: RunState) -> None:
+        """Show the turns in progress, or the turn to which the user has stepped."""
+        panel, tally, colours = self.query_one("#turns", Panel), self._tally, self.colours
+        if self._moment is not None:
+            turn = self._moment.turn
+            panel.show(charts.draw_turn(turn, colours), f"Turn {turn.number}")
+            return
+        concurrency = state.config["concurrency"] if state.worker else 0
+        limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
+        turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
+        roles = state.config["roles"]
+        names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
+        more = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
+        visible = turns[:MAX_TURN_LINES]
+        idle = Text(
+            "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
+        )
+        panel.show(
+            (lambda width: charts.draw_turns(visible, tally, names, colours, width)) if visible else idle,
+            f"Turns in progress, {concurrency} concurrent requests{more}" if concurrency else "Turns in progress",
+        )
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the return to the live view only while an earlier turn is shown."""
+        return self._turn is not None if action == "live" else super().check_action(action, parameters)
+
+    def action_step(self, by: int) -> None:
+        last = self._tally.turns - 1
+        if last < 0:
+            self.notify("This run has no committed turn yet.")
+            return
+        turn = last + 1 if self._turn is None else self._turn
+        self._show_moment(None if turn + by > last else max(0, turn + by))
+
+    def action_live(self) -> None:
+        self._show_moment(None)
+
+    def _show_moment(self, turn: int | None) -> None:
+        """Show the run as of a turn; None shows the live run."""
+        if turn != self._turn:
+            self._turn = turn
+            self.refresh_bindings()
+            self.reload()
+
+    def action_back(self) -> None:
+        if self._turn is None:
+            super().action_back()
+        else:
+            self.action_live()
 
     def action_pause(self) -> None:
         status = self._state.shown_status if self._state else ""
@@ -280,6 +367,33 @@ in progress and keep their results; a second stop ends the run at once."""
 
     def action_examples(self) -> None:
         self.app.push_screen(ExamplesScreen(self.run_id))
+
+    def action_attempts(self) -> None:
+        self.app.push_screen(AttemptsScreen(self.run_id, self._turn))
+
+    def action_problems(self) -> None:
+        self.app.push_screen(ProblemsScreen(self.run_id))
+
+    def action_log(self) -> None:
+        self.app.push_screen(LogScreen(Work(RUN, self.run_id)))
+
+    async def action_compare(self) -> None:
+        """Choose another run, and show it next to this one."""
+        sql = "SELECT id, name FROM runs WHERE id != ? ORDER BY rowid DESC LIMIT ?"
+        rows = await self.read_ledger(lambda view: list(view.rows(sql, self.run_id, MAX_CHOICES))) or []
+        if not rows:
+            self.notify("There is no other run.")
+            return
+        names = {row["id"]: row["name"] if row["name"] == row["id"] else f"{row['name']}  {row['id']}" for row in rows}
+        self.app.push_screen(ChoiceDialog("Show this run next to", names), self._compare)
+
+    def _compare(self, other: str | None) -> None:
+        if other is None:
+            return
+        from nanoflux_local.run.side_by_side import compare_runs  # deferred: these import much that a run does not need
+        from nanoflux_tui.screens.side_by_side import SideBySideScreen
+
+        self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_runs(view, self.run_id, other)))
 
     def action_train(self) -> None:
         self.app.push_screen(NewTrainingScreen(self.run_id))

@@ -18,9 +18,12 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.side_by_side import compare_trainings
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.screens.dialogs import ConfirmDialog, TextDialog
+from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
+from nanoflux_tui.screens.log import LogScreen
 from nanoflux_tui.screens.new_training import NewTrainingScreen
+from nanoflux_tui.screens.side_by_side import SideBySideScreen
 from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
 from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column
@@ -37,12 +40,15 @@ class TrainingScreen(BaseScreen):
     mode = "training"
     HELP = """Trainings, newest first, with the loss curves of the selected one: on its training examples and on dev
 items it does not train on. Below are the adapters. A probe proves that a served adapter changes the
-replies of its base. m shows an adapter's full record."""
+replies of its base. m shows an adapter's full record, b shows the selected training next to another one, and l
+shows the log of its worker."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "New training"),
         Binding("space", "pause", "Pause/resume"),
         Binding("s", "stop", "Stop"),
         Binding("m", "details", "Details"),
+        Binding("b", "compare", "Side by side"),
+        Binding("l", "log", "Log"),
         Binding("e", "evaluate", "Evaluate", show=False),
     ]
     DEFAULT_CSS = """
@@ -223,6 +229,26 @@ replies of its base. m shows an adapter's full record."""
     def _stop(self, training: str, yes: bool) -> None:
         if yes:
             self.run_command("trainings", "stop", training)
+
+    async def action_compare(self) -> None:
+        """Choose another training, and show it next to the selected one."""
+        selected = self._selected_training()
+        others = [name for name in await self.read_ledger(_list_trainings) or [] if name != selected]
+        if not selected or not others:
+            self.notify("There is no other training.")
+            return
+        self.app.push_screen(
+            ChoiceDialog(f"Show {selected} next to", {name: name for name in others}),
+            lambda other: self._compare(selected, other),
+        )
+
+    def _compare(self, training: str, other: str | None) -> None:
+        if other is not None:
+            self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_trainings(view, training, other)))
+
+    def action_log(self) -> None:
+        if training := self._selected_training():
+            self.app.push_screen(LogScreen(Work(TRAINING, training), self.mode))
 
     def action_details(self) -> None:
         adapter = self.query_one("#adapters", WindowTable).key

@@ -1,4 +1,4 @@
-"""The bars above and below every screen: the tabs, the current error, the age of the content, and the tour's text."""
+"""The bars of the screens: the tabs, the current error, the age of the content, a run's problems, the tour's text."""
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -91,3 +91,22 @@ class AgeBar(Static):
         self.set_class(bool(time), "shown")
         if time:
             self.update(f"◷ As of {time}: the next refresh is late, for instance because the machine is busy.")
+
+
+class ProblemBar(Static):
+    """The number of a run's faults and warnings, and the key that shows them; hidden if there are none."""
+
+    DEFAULT_CSS = """
+    ProblemBar { height: 1; padding: 0 1; background: $warning 20%; color: $foreground; display: none; }
+    ProblemBar.shown { display: block; }
+    """
+
+    def show_counts(self, faults: int, warnings: int) -> None:
+        """Show the counts; the bar is hidden if both are 0."""
+        self.set_class(bool(faults or warnings), "shown")
+        counts = ((faults, "fault"), (warnings, "warning"))
+        text = " and ".join(f"{count:,} {word}{'s' if count > 1 else ''}" for count, word in counts if count)
+        self.update(f"! {text}: press w to see their fixes")
+
+    async def on_click(self) -> None:
+        await self.screen.run_action("problems")

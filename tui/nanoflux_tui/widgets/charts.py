@@ -8,6 +8,7 @@ from nanoflux_local.evaluate.items import RULE, Flip
 from nanoflux_local.ledger.tally import Event, Tally
 from nanoflux_local.ledger.turn_steps import TurnInProgress
 from nanoflux_local.run.trials.result import TrialResult, describe_share
+from nanoflux_local.transcript import TurnRecord
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
 from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
 
@@ -106,6 +107,37 @@ def _describe_action(turn: TurnInProgress, tally: Tally, names: tuple[str, str])
     players = dict(zip(("attacker", "defender"), tally.players.get(turn.turn % 2, names), strict=True))
     endpoint = step.endpoint or players.get(step.role, "")
     return f"{step.role} {endpoint}: {step.action}"
+
+
+def draw_turn(record: TurnRecord, colours: Colours) -> Text:
+    """A committed turn: the players, and the outcome and the question of each attempt."""
+    text = Text(f"{format_line(record.attacker, 40)} against {format_line(record.defender, 40)}")
+    for attempt in record.attempts:
+        outcome, colour = OUTCOMES.get(attempt.outcome, (attempt.outcome, "foreground"))
+        text.append(f"\ntry {attempt.number + 1}: ")
+        text.append(outcome, style=colours[colour])
+        text.append(f" · {format_line(attempt.reason, 200)}" if attempt.reason else "")
+        if attempt.attack:
+            text.append(f"\n  {format_line(attempt.attack.question, 160)}", style=colours["muted"])
+    return text
+
+
+def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, rows: int = 4) -> Text:
+    """The number of kept examples after each turn, as an area with its axes."""
+    if not len(kept_by_turn):
+        return Text("No turn has finished yet.", style=colours["muted"])
+    turns, most = len(kept_by_turn), max(1, kept_by_turn[-1])
+    label = len(f"{most:,}")
+    cells = max(8, min(width - label - 2, 60))
+    heights = [kept_by_turn[min(turns - 1, cell * turns // cells)] / most * rows * 8 for cell in range(cells)]
+    text = Text()
+    for row in range(rows, 0, -1):
+        value = f"{most:,}" if row == rows else "0" if row == 1 else ""
+        text.append(f"{value:>{label}} {'┤' if value else '│'}", style=colours["muted"])
+        area = "".join(EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))] for height in heights)
+        text.append(area + "\n", style=colours["primary"])
+    text.append(" " * (label + 1) + "0" + f"turn {turns - 1:,}".rjust(cells, "─"), style=colours["muted"])
+    return text
 
 
 def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int) -> Text:

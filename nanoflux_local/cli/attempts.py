@@ -1,0 +1,151 @@
+"""`nanoflux run attempts / calls / problems / log`: what happened in a run, down to each request and reply."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import RUN
+from nanoflux_local.errors import NothingMatchedError
+
+if TYPE_CHECKING:
+    from nanoflux_local.run.attempts import StoredCall
+    from nanoflux_local.transcript import Attempt
+
+OUTCOMES = (
+    "unparsed", "novelty_rejected", "contaminated", "invalid", "low_confidence", "defender_right", "unproven",
+    "kept_failed", "kept_novel", "failed",
+)  # fmt: skip
+"""A copy of `transcript.OUTCOMES`, so that `--help` does not import that module."""
+MAX_QUESTION_CHARS = 60
+"""Maximum characters of a question or a reason in the table."""
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@click.option("--outcome", "outcomes", type=click.Choice(OUTCOMES), multiple=True,
+              help="List only attempts with this outcome; repeatable.")  # fmt: skip
+@click.option("--turn", type=click.IntRange(0), help="List only the attempts of this turn.")
+@with_json
+def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: bool) -> None:
+    """List the attempts of RUN, kept or not.
+
+    `--json` includes each attempt's question, replies and verdicts in full.
+    """
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.records import plain as to_json
+    from nanoflux_local.run.attempts import list_attempts, load_turns
+
+    with LedgerView(current_home().ledger) as view:
+        run = str(view.find_run(run)["id"])
+        keys = list_attempts(view, run, outcomes, turn)
+        numbers = sorted({number for number, _ in keys})
+        records = {}
+        for start in range(0, len(numbers), 500):
+            records |= load_turns(view, run, numbers[start : start + 500])
+    if as_json:
+        print_json([{"turn": number, "attempt": attempt, **to_json(records[number].attempts[attempt])}
+                    for number, attempt in keys])  # fmt: skip
+        return
+    if not keys:
+        raise NothingMatchedError(f"run {run} has no such attempt", f"see its outcomes with `nanoflux run show {run}`")
+    print_table(
+        ("turn", "attempt", "outcome", "reason", "question"),
+        [[number, attempt, *_describe_attempt(records[number].attempts[attempt])] for number, attempt in keys],
+    )
+    say(f"print the replies of a turn with `nanoflux run calls {run} TURN`")
+
+
+def _describe_attempt(attempt: "Attempt") -> list[str]:
+    question = attempt.attack.question if attempt.attack else ""
+    texts = (" ".join(text.split())[:MAX_QUESTION_CHARS] for text in (attempt.reason, question))
+    return [attempt.outcome.replace("_", " "), *texts]
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@click.argument("turn", type=click.IntRange(0))
+@click.option("--attempt", type=click.IntRange(0), help="Print only the calls of this attempt.")
+@with_json
+def calls(run: str, turn: int, attempt: int | None, as_json: bool) -> None:
+    """Print the calls of one TURN of RUN: every request and reply as stored, without secrets."""
+    import json
+
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.run.attempts import load_calls, load_turn
+    from nanoflux_local.run.steps import load_steps
+
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+        config = json.loads(row["config"])
+        record = load_turn(view, row["id"], turn)
+        entries = load_calls(view, row["id"], record, load_steps(home, config), int(config.get("seed", 0)))
+    entries = [entry for entry in entries if attempt in (None, entry.attempt)]
+    if as_json:
+        print_json([entry.to_json() for entry in entries])
+        return
+    if not entries:
+        where = f"turn {turn}" if attempt is None else f"attempt {attempt} of turn {turn}"
+        raise NothingMatchedError(
+            f"{where} of run {row['id']} used no call", f"see `nanoflux run attempts {row['id']} --turn {turn}`"
+        )
+    for entry in entries:
+        _print_call(entry)
+
+
+def _print_call(entry: "StoredCall") -> None:
+    from nanoflux_local.run.attempts import describe_call
+
+    request, reply = describe_call(entry.kind, entry.request, entry.reply)
+    step = " ".join(filter(None, (entry.role, entry.step)))
+    size = f"{entry.prompt_tokens} + {entry.completion_tokens} tokens, {entry.seconds:.1f} s"
+    title = f"call {entry.id}, attempt {entry.attempt}, {step or entry.kind}, {entry.model}, {size}"
+    click.echo(plain(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@with_json
+def problems(run: str, as_json: bool) -> None:
+    """List the faults and warnings of RUN, each with its fix: failed requests and unreadable replies."""
+    from nanoflux_local.jobs import RUN as RUN_KIND
+    from nanoflux_local.jobs import Work, check_work
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.run.problems import list_problems
+
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        row = dict(view.find_run(run))
+        entries = list_problems(view, row["id"], check_work(home, view, Work(RUN_KIND, row["id"]), row))
+    if as_json:
+        print_json([entry.to_json() for entry in entries])
+        return
+    for entry in entries:
+        click.echo(plain(f"{entry.severity}: {entry.where}: {entry.message} ({entry.count} times)\n  → {entry.fix}"))
+    if not entries:
+        say(f"run {row['id']} has no faults and no warnings")
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@click.option("--lines", default=200, show_default=True, type=click.IntRange(1), help="Number of lines to print.")
+@with_json
+def log(run: str, lines: int, as_json: bool) -> None:
+    """Print the end of the log that the detached worker of RUN writes, without secrets."""
+    from nanoflux_local.jobs import RUN as RUN_KIND
+    from nanoflux_local.jobs import Work, read_log
+    from nanoflux_local.ledger.views import LedgerView
+
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        work = Work(RUN_KIND, view.find_run(run)["id"])
+    last = read_log(home, work, lines)
+    if as_json:
+        print_json({"run": work.id, "log": str(work.log(home)), "lines": last})
+        return
+    if not last:
+        raise NothingMatchedError(
+            f"{work} has no log", "start or resume it with --detach; otherwise its terminal shows its messages"
+        )
+    click.echo(plain("\n".join(last)))

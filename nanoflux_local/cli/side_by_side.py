@@ -1,0 +1,71 @@
+"""Prints two runs or two trainings side by side, for `nanoflux run compare` and `nanoflux trainings compare`."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import RUN, TRAINING
+
+if TYPE_CHECKING:
+    from nanoflux_local.run.side_by_side import SideBySide
+
+
+@click.command("compare")
+@click.argument("run", type=RUN)
+@click.argument("other", type=RUN)
+@with_json
+def compare_runs(run: str, other: str, as_json: bool) -> None:
+    """Show RUN and OTHER side by side: their figures, and the settings in which they differ.
+
+    `--json` includes the kept examples by turn.
+    """
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.run import side_by_side
+
+    with LedgerView(current_home().ledger) as view:
+        _show(side_by_side.compare_runs(view, run, other), as_json)
+
+
+@click.command("compare")
+@click.argument("training", type=TRAINING)
+@click.argument("other", type=TRAINING)
+@with_json
+def compare_trainings(training: str, other: str, as_json: bool) -> None:
+    """Show TRAINING and OTHER side by side: their losses, and the settings in which they differ.
+
+    `--json` includes the losses by step.
+    """
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.run import side_by_side
+
+    with LedgerView(current_home().ledger) as view:
+        _show(side_by_side.compare_trainings(view, training, other), as_json)
+
+
+def _show(comparison: "SideBySide", as_json: bool) -> None:
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    print_table(
+        ("", comparison.first, comparison.second),
+        [[name.replace("_", " "), *map(format_value, pair)] for name, pair in comparison.figures.items()],
+    )
+    click.echo()
+    if not comparison.settings:
+        say("their settings are equal")
+        return
+    print_table(
+        ("setting", comparison.first, comparison.second),
+        [[each.key, format_value(each.first), format_value(each.second)] for each in comparison.settings],
+    )
+
+
+def format_value(value: Any) -> str:
+    """A value in a cell: text unchanged, a missing value as a dash, and everything else as JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,58 @@
+"""The history of a run: its tally as of any committed turn, computed from the ledger.
+
+A tally only moves forward, so copies of it are kept at regular turns. Any other turn is reached from the copy before.
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.ledger.tally import Tally
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.transcript import TurnRecord, turn_from_json
+
+COPY_EVERY = 250
+"""Turns between two copies of the tally."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A run right after it committed a turn: the tally up to that turn, the turn, and the time of its commit."""
+
+    tally: Tally
+    turn: TurnRecord
+    committed_at: str
+
+
+class RunHistory:
+    """The moments of one run. Committed turns never change, so the copies stay valid while the run continues."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._copies = {0: Tally(run)}
+
+    def load_moment(self, view: LedgerView, turn: int) -> Moment:
+        """The run as of turn `turn`.
+
+        Raises:
+            NothingMatchedError: the run has not committed that turn.
+        """
+        row = view.row("SELECT record, at FROM turns WHERE run = ? AND number = ?", self._run, turn)
+        if row is None:
+            raise NothingMatchedError(f"run {self._run} has no turn {turn}", f"see `nanoflux run attempts {self._run}`")
+        tally = self._count_turns(view, turn + 1)
+        tally.read_costs(view, row["at"])
+        return Moment(tally, turn_from_json(json.loads(row["record"])), row["at"])
+
+    def _count_turns(self, view: LedgerView, turns: int) -> Tally:
+        """The tally of the first `turns` turns; it keeps the copies that it passes."""
+        start = max(count for count in self._copies if count <= turns)
+        tally = copy.deepcopy(self._copies[start])
+        while tally.turns < turns:
+            next_copy = (tally.turns // COPY_EVERY + 1) * COPY_EVERY
+            if not tally.read_turns(view, min(turns, next_copy) - tally.turns):
+                break
+            if tally.turns == next_copy:
+                self._copies[next_copy] = copy.deepcopy(tally)
+        return tally

@@ -1,0 +1,169 @@
+"""The attempts of a run, kept or not, and the calls that each of them used, as the ledger stores them.
+
+A run may have a hundred thousand attempts, so a list reads their keys first and a window of records at a time.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.turn_steps import CallPlace, TurnStep, place_seeds
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.redaction import redact
+from nanoflux_local.transcript import Attempt, TurnRecord, turn_from_json
+
+AttemptKey = tuple[int, int]
+"""The numbers of a turn and of an attempt in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """One call of a turn with its request and its reply as JSON texts without secrets. `attempt` and `step` say for
+    what it was made; `step` is "" for requests that no step of a model sends, such as embeddings and programs.
+    """
+
+    id: int
+    attempt: int
+    step: str
+    kind: str
+    role: str
+    model: str
+    request: str
+    reply: str
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    seconds: float
+    answered_at: str
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `run calls --json`."""
+        return {**asdict(self), "request": read_json(self.request), "reply": read_json(self.reply)}
+
+
+def read_json(text: str) -> Any:
+    """The value of a stored JSON text; the text itself if it is damaged."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def list_attempts(
+    view: LedgerView, run: str, outcomes: Collection[str] = (), turn: int | None = None
+) -> list[AttemptKey]:
+    """The keys of a run's attempts in order: all of them, or those with one of these outcomes, or those of one turn."""
+    rows = view.rows(
+        "SELECT number, attempts FROM turns WHERE run = ? AND (? IS NULL OR number = ?) ORDER BY number",
+        run, turn, turn,
+    )  # fmt: skip
+    return [
+        (row["number"], attempt)
+        for row in rows
+        for attempt, each in enumerate(row["attempts"].split())
+        if not outcomes or each in outcomes
+    ]
+
+
+def load_turns(view: LedgerView, run: str, turns: Sequence[int]) -> dict[int, TurnRecord]:
+    """The records of these turns by number."""
+    placeholders = ",".join("?" * len(turns))
+    rows = view.rows(f"SELECT number, record FROM turns WHERE run = ? AND number IN ({placeholders})", run, *turns)
+    return {row["number"]: turn_from_json(json.loads(row["record"])) for row in rows}
+
+
+def load_turn(view: LedgerView, run: str, turn: int) -> TurnRecord:
+    """The record of a turn.
+
+    Raises:
+        NothingMatchedError: the run has not committed that turn.
+    """
+    records = load_turns(view, run, [turn])
+    if turn not in records:
+        raise NothingMatchedError(f"run {run} has no turn {turn}", f"see `nanoflux run attempts {run}`")
+    return records[turn]
+
+
+def load_calls(
+    view: LedgerView, run: str, record: TurnRecord, steps: Sequence[TurnStep], seed: int
+) -> list[StoredCall]:
+    """The calls that a turn used, in order. `steps` and `seed` are those of the run; without steps, only the texts of
+    the requests say to which attempt a call belongs.
+    """
+    rows = list(view.rows(
+        f"SELECT calls.* FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN {CALLS} AS calls"
+        " ON calls.id = turn_calls.call WHERE turns.run = ? AND turns.number = ? ORDER BY position",
+        run, record.number,
+    ))  # fmt: skip
+    requests = [read_json(row["request"]) for row in rows]
+    places = place_seeds(steps, seed, record.number, len(record.attempts))
+    by_call = [places.get(request.get("seed")) if isinstance(request, dict) else None for request in requests]
+    attempts = _assign_attempts(record.attempts, requests, by_call, [row["role"] for row in rows])
+    columns = ("id", "kind", "role", "model", "prompt_tokens", "completion_tokens", "usd", "seconds")
+    return [
+        StoredCall(
+            attempt=attempt, step=place.step.name if place else "", request=redact(row["request"]),
+            reply=redact(row["reply"]), answered_at=row["at"], **{column: row[column] for column in columns},
+        )
+        for row, place, attempt in zip(rows, by_call, attempts, strict=True)
+    ]  # fmt: skip
+
+
+def _assign_attempts(
+    attempts: Sequence[Attempt], requests: Sequence[Any], places: Sequence[CallPlace | None], roles: Sequence[str]
+) -> list[int]:
+    """The attempt of each call. A request without a seed is recognised by the question or the program that it contains;
+    otherwise it belongs to the attempt of the call before it, or of the call after it if it is the attacker's, since
+    an attempt begins with its attacker.
+    """
+    certain = [
+        place.attempt if place else _find_attempt(attempts, request)
+        for place, request in zip(places, requests, strict=True)
+    ]
+    assigned: list[int] = []
+    for index, attempt in enumerate(certain):
+        if attempt is None:
+            later = next((each for each in certain[index:] if each is not None), len(attempts) - 1)
+            attempt = assigned[-1] if assigned and roles[index] != "attacker" else later
+        assigned.append(attempt)
+    return assigned
+
+
+def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
+    """The attempt whose question is embedded, or whose program is run, by a request; None if there is none."""
+    if not isinstance(request, dict):
+        return None
+    text, code = request.get("text"), request.get("code")
+    for attempt in attempts:
+        if attempt.attack and ((text and text == attempt.attack.question) or (code and code == attempt.attack.program)):
+            return attempt.number
+    return None
+
+
+def describe_call(kind: str, request: str, reply: str) -> tuple[str, str]:
+    """A request and its reply as texts to read: the messages and the reply's text unchanged, the rest as JSON."""
+    return _describe_request(kind, read_json(request)), _describe_reply(read_json(reply))
+
+
+def _describe_request(kind: str, request: Any) -> str:
+    if not isinstance(request, dict):
+        return str(request)
+    body = dict(request)
+    messages = body.pop("messages", ())
+    lines = [f"[{message['role']}]\n{message['content']}\n" for message in messages]
+    if kind == "python":
+        lines.append(f"{body.pop('code', '')}\n")
+    return "\n".join([*lines, json.dumps(body, ensure_ascii=False, indent=1)])
+
+
+def _describe_reply(reply: Any) -> str:
+    if not isinstance(reply, dict):
+        return str(reply)
+    body = dict(reply)
+    texts = [str(body.pop(key)) for key in ("text", "stdout", "stderr") if body.get(key)]
+    if isinstance(body.get("vector"), list):
+        body["vector"] = f"{len(body['vector'])} numbers"
+    return "\n\n".join([*texts, json.dumps(body, ensure_ascii=False, indent=1)])

@@ -1,0 +1,97 @@
+"""The problems of a run: why it ended early, its failed requests and its unreadable replies, each with a fix."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nanoflux_local.jobs import WorkState
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.reasoning import CUT_IN_REASONING
+from nanoflux_local.redaction import redact
+
+Severity = Literal["fault", "warning"]
+"""A fault is a failed request, or the failure of the run; a warning is a reply that could not be used."""
+ENDED_BADLY = ("failed", "interrupted", "stalled")
+REASONING_SETTING = re.compile(r"endpoints\.\S+\.reasoning_tokens")
+FAULT_FIXES = {
+    "rate_limited": "send fewer requests at a time: `nanoflux run set {run} concurrency=N`",
+    "server_error": "read the server's log",
+    "timeout": "send fewer requests at a time (`nanoflux run set {run} concurrency=N`), or raise the endpoint's "
+    "timeout_s: `nanoflux run resume {run} --set endpoints.NAME.timeout_s=SECONDS`",
+    "reset": "read the server's log",
+    "unreachable": "start the server, or state its new address: "
+    "`nanoflux run resume {run} --set endpoints.NAME.url=URL`",
+    "garbled": "check that the endpoint's url is that of a model server",
+    "empty": "raise the role's token limit, or use another model",
+    "refused_parameter": "nothing: the parameter is left out of later requests",
+}
+"""The fix of a failed request by its kind; the request itself is retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem that occurred `count` times: where, what happened, what to do, and when it occurred last ("" if that is
+    not recorded).
+    """
+
+    severity: Severity
+    count: int
+    where: str
+    message: str
+    fix: str
+    last_at: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `run problems --json`."""
+        return asdict(self)
+
+
+def list_problems(view: LedgerView, run: str, state: WorkState) -> list[Problem]:
+    """The problems of a run, whose current state is `state`: the end of the run first, then faults, then warnings."""
+    return [*_list_end(run, state), *_list_faults(view, run), *_list_unread(view, run)]
+
+
+def _list_end(run: str, state: WorkState) -> Iterator[Problem]:
+    if not state.message or state.status not in (*ENDED_BADLY, "paused"):
+        return
+    message, _, fix = state.message.partition(" → ")
+    severity: Severity = "fault" if state.status in ENDED_BADLY else "warning"
+    if state.status == "stalled":
+        fix = fix or f"end its process, then resume: `nanoflux run stop {run}` twice, `nanoflux run resume {run}`"
+    yield Problem(severity, 1, f"run {state.status}", redact(message), redact(fix) or f"`nanoflux run resume {run}`")
+
+
+def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
+    rows = view.rows(
+        "SELECT role, model, kind, told, count(*) AS n, max(id) AS last, max(at) AS at FROM faults WHERE run = ?"
+        " GROUP BY role, model, kind ORDER BY last DESC",
+        run,
+    )
+    for row in rows:
+        fix = FAULT_FIXES.get(row["kind"], "read the server's log").format(run=run)
+        where = f"{row['role'] or 'embedder'} {row['model']}: {row['kind'].replace('_', ' ')}"
+        yield Problem("fault", row["n"], where, redact(row["told"]), fix, row["at"])
+
+
+def _list_unread(view: LedgerView, run: str) -> Iterator[Problem]:
+    reasons_by_kind = view.unread(run)
+    for reason, count in reasons_by_kind["refused"].items():
+        fix = f"read the prompts: `nanoflux run attempts {run} --outcome failed`; use a model that answers them"
+        yield Problem("warning", count, "refused prompt", redact(reason), fix)
+    listing = f"list the turns with `nanoflux run attempts {run} --outcome unparsed --outcome failed`, "
+    listing += f"and print their replies with `nanoflux run calls {run} TURN`"
+    for reason, count in reasons_by_kind["unread"].items():
+        if CUT_IN_REASONING not in reason:
+            yield Problem("warning", count, "unreadable reply", redact(reason), listing)
+    yield from _list_cut(view, run)
+
+
+def _list_cut(view: LedgerView, run: str) -> Iterator[Problem]:
+    """The replies that were cut inside their reasoning, by the setting that their reasons name."""
+    counts = Counter("".join(REASONING_SETTING.findall(attempt.reason)[:1]) for attempt in view.cut_attempts(run))
+    for setting, count in counts.most_common():
+        change = f"{setting or 'endpoints.NAME.reasoning_tokens'}=N"
+        fix = f"start a fork with more reasoning tokens: `nanoflux run start --fork {run} --set {change}`"
+        yield Problem("warning", count, "unreadable reply", f"the reply was {CUT_IN_REASONING}", fix)

@@ -1,0 +1,124 @@
+"""Two runs or two trainings side by side: their figures, the settings in which they differ, and their curves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any
+
+from nanoflux_local.ledger import board
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.sources import HASHES, list_leaves
+from nanoflux_local.train.trainings import find_training
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One curve: its name, and its points."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting by its dotted key, with its values on both sides; None if a side does not set it."""
+
+    key: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Two pieces of work by their ids: figures by name, differing settings, and curves with the names of their axes."""
+
+    first: str
+    second: str
+    figures: dict[str, tuple[Any, Any]]
+    settings: tuple[Difference, ...]
+    curves: tuple[Curve, ...]
+    x_label: str
+    y_label: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `run compare --json` and `trainings compare --json`."""
+        return asdict(self)
+
+
+def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """The settings in which two stored configurations differ, in the order of their keys. Hashes are left out."""
+    sides = [dict(list_leaves(values)) for values in (first, second)]
+    keys = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if not HASHES.fullmatch(key)]
+    pairs = ((key, sides[0].get(key), sides[1].get(key)) for key in keys)
+    return tuple(Difference(key, one, other) for key, one, other in pairs if one != other)
+
+
+def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
+    """Two runs by their ids, the beginnings of their ids, or their names. Their curves are the kept examples by turn.
+
+    Raises:
+        NothingMatchedError: there is no such run.
+    """
+    rows = [view.find_run(name) for name in (first, second)]
+    figures, curves = [], []
+    for row in rows:
+        turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", row["id"]))
+        kept = list(accumulate(turn["kept"] for turn in turns))
+        curves.append(Curve(_label(row), [turn["number"] for turn in turns], kept))
+        usage = view.row(
+            "SELECT count(*) AS calls, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,"
+            " coalesce(sum(usd), 0.0) AS usd FROM calls WHERE run = ?",
+            row["id"],
+        )
+        assert usage is not None
+        funnel = view.funnel(row["id"])
+        figures.append({
+            "status": row["status"], "turns": len(turns), "kept": kept[-1] if kept else 0, **funnel, **dict(usage),
+            "seconds": round(row["seconds"], 1),
+        })  # fmt: skip
+    settings = diff_settings(*(json.loads(row["config"]) for row in rows))
+    return SideBySide(
+        rows[0]["id"], rows[1]["id"], _pair(*figures), settings, tuple(curves), "turn", "kept examples"
+    )  # fmt: skip
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """A run's name with its id, if it has a name."""
+    return row["id"] if row["name"] == row["id"] else f"{row['name']} ({row['id']})"
+
+
+def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
+    """Two trainings by their ids or the beginnings of their ids. Their curves are the train and dev losses by step.
+
+    Raises:
+        NothingMatchedError: there is no such training.
+    """
+    rows = [find_training(view, name) for name in (first, second)]
+    figures, curves = [], []
+    for row in rows:
+        points = view.training_curve(row["id"])
+        curves += [curve for curve in _loss_curves(row["id"], points) if curve.x]
+        last = board.last_step(view, row["id"])
+        dev = [event["val_loss"] for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
+        figures.append({
+            "status": row["status"], "base": row["base"], "data": row["run"] or "a file", "step": last.get("step", 0),
+            "steps": last.get("steps", 0), "train loss": last.get("loss"), "dev loss": dev[-1] if dev else None,
+            "tokens/s": last.get("tokens_per_s"), "seconds": round(row["seconds"], 1),
+        })  # fmt: skip
+    settings = diff_settings(*(json.loads(row["settings"]) for row in rows))
+    return SideBySide(rows[0]["id"], rows[1]["id"], _pair(*figures), settings, tuple(curves), "step", "loss")
+
+
+def _loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
+    steps = [event for kind, event in points if kind == "step"]
+    epochs = [event for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
+    return [
+        Curve(f"{training} train", [event["step"] for event in steps], [event["loss"] for event in steps]),
+        Curve(f"{training} dev", [event["step"] for event in epochs], [event["val_loss"] for event in epochs]),
+    ]
+
+
+def _pair(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {key: (first[key], second[key]) for key in first}

@@ -1,0 +1,80 @@
+"""What a run's screen opens: every attempt with its raw calls, the problems with their fixes, and the worker's log."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nanoflux_local import redaction
+from nanoflux_local.jobs import RUN, Work
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Fault
+from nanoflux_local.run.attempts import list_attempts
+from nanoflux_tui.screens.run import RunScreen
+
+Drive = Callable[..., None]
+
+
+def test_rejected_attempt_opens_with_its_replies_and_raw_calls(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    run = find_run(home, "first")
+    with LedgerView(home.ledger) as view:
+        total, invalid = len(list_attempts(view, run)), list_attempts(view, run, ["invalid"])
+    assert total > len(invalid) > 1
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_for("24 of 24", "Attempts")
+        await driver.press("a")
+        await driver.wait_for(f"{total} attempts of")
+        await driver.press("o", "o", "o", "o")
+        await driver.wait_for(f"{len(invalid)} attempts of", "question invalid")
+        await driver.press("enter")
+        turn, attempt = invalid[0]
+        await driver.wait_for(f"turn {turn}, try {attempt + 1}", "✗ no", "The defender was not asked.", "c Raw calls")
+        await driver.press("right")
+        await driver.wait_for(f"turn {invalid[1][0]}, try {invalid[1][1] + 1}")
+        await driver.press("left", "c")
+        await driver.wait_for(f"turn {turn}, try {attempt + 1}:", "attacker", "validation", "[user]")
+        await driver.press("escape", "escape", "escape")
+        await driver.wait_for("24 of 24")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_problems_of_a_run_are_counted_and_open_with_their_fixes(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    run = find_run(home, "first")
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_for("24 of 24")
+        assert "fault" not in driver.text
+        with Ledger(home.ledger) as ledger:
+            for _ in range(2):
+                ledger.add_fault(run, Fault("m", "rate_limited", "m answered 429: slow down"), "judge")
+        await driver.wait_for("! 2 faults and ", "press w to see their fixes")
+        await driver.press("w")
+        await driver.wait_for("✗ fault", "judge m: rate limited, 2 times", "m answered 429", f"run set {run}")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_log_of_the_worker_is_shown_without_secrets(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    run = find_run(home, "first")
+    log = Work(RUN, run).log(home)
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_for("24 of 24")
+        await driver.press("l")
+        await driver.wait_for("has no log")
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("waits for the server\nAuthorization: Bearer 0123456789abcdef\n")
+        await driver.wait_for("waits for the server", f"Bearer {redaction.MARK}")
+
+    drive(home, flow, size=(80, 24))

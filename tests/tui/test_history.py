@@ -1,0 +1,70 @@
+"""Stepping through the turns of a run: the screen as of an earlier turn, and the way back to the live view."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nanoflux_local.ledger import history
+from nanoflux_local.ledger.history import RunHistory
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_tui.screens.run import RunScreen
+
+Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
+
+
+def test_history_counts_the_turns_up_to_any_turn(
+    home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "COPY_EVERY", 7)
+    run = find_run(home, "first")
+    with LedgerView(home.ledger) as view:
+        records, moments = view.turn_records(run), RunHistory(run)
+        for turn in (20, 3, 4, 14, 0, 21, len(records) - 1):
+            moment = moments.load_moment(view, turn)
+            expected = records[: turn + 1]
+            assert moment.turn == records[turn] and moment.tally.turns == turn + 1
+            assert moment.tally.kept == sum(record.kept for record in expected)
+            outcomes = Counter(attempt.outcome for record in expected for attempt in record.attempts)
+            assert moment.tally.outcomes == outcomes and list(moment.tally.kept_by_turn)[-1] == moment.tally.kept
+            answered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND at <= ?", run, moment.committed_at)
+            assert answered is not None
+            assert sum(usage.calls for usage in moment.tally.usage.values()) == answered["n"]
+
+
+def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
+    drive: Drive, home: Home, find_run: FindRun
+) -> None:
+    run = find_run(home, "first")
+    with LedgerView(home.ledger) as view:
+        records = view.turn_records(run)
+    last = len(records) - 1
+    assert records[last].kept
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_for("kept   24 of 24", "This run is done.")
+        assert "Return to live" not in driver.text
+        await driver.press("left")
+        await driver.wait_for(f"◷ As of turn {last} of {len(records)}", "Return to live", f"Turn {last}")
+        await driver.press("left")
+        await driver.wait_for(f"◷ As of turn {last - 1} of", f"kept   {23:>2} of 24")
+        await driver.press("shift+left")
+        turn = last - 21
+        kept = sum(record.kept for record in records[: turn + 1])
+        await driver.wait_for(f"◷ As of turn {turn} of", f"kept {kept:>4} of 24")
+        await driver.press("a")
+        await driver.wait_for("attempts of")
+        await driver.wait_until(lambda: driver.app.screen.query_one("WindowTable").key == (turn, 0))
+        await driver.press("escape", "right")
+        await driver.wait_for(f"◷ As of turn {turn + 1} of")
+        await driver.press("f")
+        await driver.wait_for("This run is done.")
+        assert "As of turn" not in driver.text
+        await driver.press("left", "escape")
+        await driver.wait_until(lambda: "As of turn" not in driver.text and "24 of 24" in driver.text)
+
+    drive(home, flow, size=(80, 24))

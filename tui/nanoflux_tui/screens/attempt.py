@@ -1,0 +1,135 @@
+"""One attempt in full: the question, every reply, the verdicts, and the way to its raw calls."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+
+from nanoflux_local.run.attempts import AttemptKey, load_turn
+from nanoflux_local.transcript import Attempt, Defence, Sample, TurnRecord
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.calls import CallsScreen
+from nanoflux_tui.text import format_line, sanitize
+from nanoflux_tui.theme import OUTCOMES
+from nanoflux_tui.widgets.panel import Panel
+from nanoflux_tui.widgets.verdict import format_verdict
+
+SAMPLE_MARKS = {True: "right", False: "wrong", None: "not judged"}
+
+
+class AttemptScreen(BaseScreen):
+    """The attempt at one position of a list of keys; arrow keys move to its neighbours."""
+
+    AUTO_FOCUS = "#parts"
+    mode = "home"
+    HELP = """One attempt in full, kept or not: its question, the attacker's solution, the defender's replies, and the
+judge's verdicts with the findings of the checks. An attempt ends at its outcome, so later parts may be missing. c shows
+the requests and replies as they were sent."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back"),
+        Binding("left,p", "next(-1)", "Prev"),
+        Binding("right,space", "next(1)", "Next"),
+        Binding("c", "calls", "Raw calls"),
+    ]
+    DEFAULT_CSS = """
+    AttemptScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
+    AttemptScreen .sides { height: auto; layout: vertical; }
+    AttemptScreen.-wide .sides { layout: horizontal; }
+    AttemptScreen .sides Panel { width: 1fr; }
+    """
+
+    def __init__(self, run: str, keys: Sequence[AttemptKey], position: int) -> None:
+        super().__init__()
+        self._run, self._keys, self._position = run, keys, position
+
+    def compose_body(self) -> ComposeResult:
+        yield Panel(id="head", classes="plain")
+        with VerticalScroll(id="parts"):
+            yield Panel("Question", id="question")
+            with Horizontal(classes="sides"):
+                yield Panel("Attacker", id="attacker")
+                yield Panel("Defender", id="defender")
+            with Horizontal(classes="sides"):
+                yield Panel("Is the question valid?", id="validation")
+                yield Panel("Is the reply correct?", id="evaluation")
+            yield Panel("Rating of the reasoning", id="rating")
+
+    async def load(self) -> None:
+        turn, number = self._keys[self._position]
+        record = await self.read_ledger(lambda view: load_turn(view, self._run, turn))
+        if record is None:
+            self.query_one("#head", Panel).show("This attempt no longer exists: the ledger was replaced.")
+            return
+        self._show(record, record.attempts[number])
+
+    def _show(self, record: TurnRecord, attempt: Attempt) -> None:
+        self.query_one("#head", Panel).show(self._format_head(record, attempt))
+        attack, quality = attempt.attack, attempt.quality
+        unread = "The reply could not be read; c shows it."
+        question = attack.question if attack else unread
+        solution = f"{attack.solution}\n\n= {attack.answer}" if attack else unread
+        self.query_one("#question", Panel).show(sanitize(question))
+        self.query_one("#attacker", Panel).show(
+            sanitize(solution.strip()), f"{format_line(record.attacker, 40)} attacks: its own solution"
+        )
+        self.query_one("#defender", Panel).show(
+            sanitize(_format_defences(attempt)), f"{format_line(record.defender, 40)} defends: its reply"
+        )
+        self.query_one("#validation", Panel).show(format_verdict(attempt.validation, self.colours, checkable=True))
+        self.query_one("#evaluation", Panel).show(format_verdict(attempt.evaluation, self.colours))
+        rating = self.query_one("#rating", Panel)
+        rating.display = quality is not None or bool(attempt.unrated)
+        if quality is not None:
+            scores = ", ".join(f"{name} {score:g}" for name, score in quality.scores.items())
+            rating.show(sanitize(f"L{quality.level}, {quality.score:g}: {scores}\n\n{quality.explanation}"))
+        elif attempt.unrated:
+            rating.show(sanitize(f"Not rated: {attempt.unrated}"))
+
+    def _format_head(self, record: TurnRecord, attempt: Attempt) -> Text:
+        outcome, colour = OUTCOMES.get(attempt.outcome, (attempt.outcome, "foreground"))
+        text = Text.assemble(
+            (f"turn {record.number}", "bold"),
+            f", try {attempt.number + 1} of {len(record.attempts)}  ",
+            (outcome, self.colours[colour]),
+            (f"   {self._position + 1:,} of {len(self._keys):,}", self.colours["muted"]),
+        )
+        if attempt.reason:
+            text.append(f"\n{format_line(attempt.reason, 300)}")
+        nearest = (
+            "" if attempt.nearest is None else f"; similarity to the nearest earlier question {attempt.nearest:.2f}"
+        )
+        text.append(f"\nseeds: {format_line(', '.join(attempt.seeds), 200)}{nearest}", style=self.colours["muted"])
+        return text
+
+    def action_next(self, by: int) -> None:
+        position = self._position + by
+        if 0 <= position < len(self._keys):
+            self._position = position
+            self.query_one("#parts").scroll_home(animate=False)
+            self.reload()
+        else:
+            self.notify("This is the last attempt." if by > 0 else "This is the first attempt.")
+
+    def action_calls(self) -> None:
+        self.app.push_screen(CallsScreen(self._run, *self._keys[self._position]))
+
+
+def _format_defences(attempt: Attempt) -> str:
+    """The defender's answers: the first one, and the further ones with whether they are right."""
+    if attempt.defence is None:
+        return "The defender was not asked." if attempt.rejected else "The reply could not be read; c shows it."
+    parts = [_format_defence(attempt.defence)]
+    parts += [f"— further answer {n}: {_format_sample(sample)}" for n, sample in enumerate(attempt.samples, 1)]
+    return "\n\n".join(parts)
+
+
+def _format_defence(defence: Defence) -> str:
+    return f"{defence.analysis}\n\n{defence.solution}\n\n= {defence.answer}".strip()
+
+
+def _format_sample(sample: Sample) -> str:
+    answer = _format_defence(sample.defence) if sample.defence else "unreadable"
+    return f"{SAMPLE_MARKS[sample.right]}\n{answer}"

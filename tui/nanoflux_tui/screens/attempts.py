@@ -1,0 +1,93 @@
+"""The attempts of a run, kept or not. Enter opens an attempt with its replies and its raw calls."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.attempts import AttemptKey, list_attempts, load_turns
+from nanoflux_local.transcript import OUTCOMES as ALL_OUTCOMES
+from nanoflux_local.transcript import Attempt
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.attempt import AttemptScreen
+from nanoflux_tui.text import format_line
+from nanoflux_tui.theme import OUTCOMES
+from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.widgets.window_table import WindowTable
+
+FILTERS = ("", *ALL_OUTCOMES)
+
+
+class AttemptsScreen(BaseScreen):
+    """All attempts of one run."""
+
+    mode = "home"
+    HELP = """All attempts of a run, the newest last: kept questions, and those that were rejected, could not be read or
+were answered correctly. o shows only the attempts with one outcome, and the next one each time it is pressed. Enter
+opens an attempt: every reply with its verdicts, and the requests and replies as they were sent."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back"),
+        Binding("o", "outcome", "Outcome"),
+    ]
+    DEFAULT_CSS = "AttemptsScreen #caption { height: 1; padding: 0 1; color: $muted; }"
+
+    def __init__(self, run: str, turn: int | None = None) -> None:
+        super().__init__()
+        self._run, self._outcome = run, ""
+        self._turn = turn  # where the cursor starts; None starts at the first attempt
+        self._keys: list[AttemptKey] = []
+
+    def compose_body(self) -> ComposeResult:
+        columns = (
+            Column("turn", 5, right=True),
+            Column("try", 3, right=True),
+            Column("outcome", 21),
+            Column("reason", 16, share=2, from_width=100),
+            Column("question", 20, share=4),
+        )
+        yield Static("", id="caption", markup=False)
+        yield WindowTable(columns, self._rows, id="attempts", empty="No attempt with this outcome.")
+
+    async def load(self) -> None:
+        run, outcomes = self._run, [self._outcome] if self._outcome else []
+        self._keys = await self.read_ledger(lambda view: list_attempts(view, run, outcomes)) or []
+        await self.query_one(WindowTable).show(self._keys)
+        if self._turn is not None and (self._turn, 0) in self._keys:
+            self.query_one(WindowTable).cursor = self._keys.index((self._turn, 0))
+        self._turn = None
+        kind = f", {OUTCOMES.get(self._outcome, (self._outcome, ''))[0]}" if self._outcome else ""
+        self.query_one("#caption", Static).update(f"{len(self._keys):,} attempts of {format_line(run, 60)}{kind}")
+
+    async def _rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
+        turns = sorted({turn for turn, _ in keys})
+
+        def read(view: LedgerView) -> dict[AttemptKey, Attempt]:
+            records = load_turns(view, self._run, turns)
+            return {(turn, attempt.number): attempt for turn in records for attempt in records[turn].attempts}
+
+        attempts = await self.read_ledger(read) or {}
+        return [self._format_cells(key, attempts[key]) if key in attempts else ["deleted"] for key in keys]
+
+    def _format_cells(self, key: AttemptKey, attempt: Attempt) -> Cells:
+        outcome, colour = OUTCOMES.get(attempt.outcome, (attempt.outcome, "foreground"))
+        question = attempt.attack.question if attempt.attack else "–"
+        return [
+            str(key[0]),
+            str(key[1] + 1),
+            Text(outcome, style=self.colours[colour]),
+            format_line(attempt.reason, 200),
+            format_line(question, 300),
+        ]
+
+    def action_outcome(self) -> None:
+        self._outcome = FILTERS[(FILTERS.index(self._outcome) + 1) % len(FILTERS)]
+        self.reload()
+
+    @on(WindowTable.RowSelected)
+    def _open(self) -> None:
+        self.app.push_screen(AttemptScreen(self._run, self._keys, self.query_one(WindowTable).cursor))

@@ -1,0 +1,110 @@
+"""The calls of one attempt: the requests and replies as the ledger stores them, without secrets."""
+
+import json
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.attempts import StoredCall, describe_call, load_calls, load_turn
+from nanoflux_local.run.steps import load_steps
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.text import format_count, format_duration, format_line, sanitize
+from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.widgets.panel import Panel
+from nanoflux_tui.widgets.window_table import WindowTable
+
+
+class CallsScreen(BaseScreen):
+    """The calls of one attempt above, and the selected one with its texts below."""
+
+    mode = "home"
+    HELP = """The calls of one attempt in the order in which the turn used them: who asked which model, and the request
+and the reply as they are stored. Secrets are replaced by a mark. Up and down select a call; Enter moves to its text,
+which the arrow keys then scroll, and Escape returns to the list."""
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
+    DEFAULT_CSS = """
+    CallsScreen #calls { height: 1fr; min-height: 5; }
+    CallsScreen #text { height: 2fr; border-top: solid $border; overflow-y: auto; scrollbar-size-vertical: 1; }
+    """
+
+    def __init__(self, run: str, turn: int, attempt: int) -> None:
+        super().__init__()
+        self._run, self._turn, self._attempt = run, turn, attempt
+        self._calls: dict[int, StoredCall] = {}
+
+    def compose_body(self) -> ComposeResult:
+        columns = (
+            Column("role", 9),
+            Column("step", 13),
+            Column("kind", 6),
+            Column("model", 12, share=1),
+            Column("prompt", 6, right=True, from_width=70),
+            Column("output", 6, right=True, from_width=70),
+            Column("time", 6, right=True),
+        )
+        yield Panel(id="caption", classes="plain")
+        yield WindowTable(columns, self._rows, id="calls", empty="This attempt used no call.")
+        with VerticalScroll(id="text"):
+            yield Panel(id="detail", classes="plain")
+
+    async def load(self) -> None:
+        calls = await self.read_ledger(self._read) or []
+        self._calls = dict(enumerate(calls))
+        await self.query_one(WindowTable).show(list(self._calls))
+        self.query_one("#caption", Panel).show(
+            Text(f"turn {self._turn}, try {self._attempt + 1}: {len(calls)} calls", style="bold")
+        )
+        self._show_call()
+
+    def _read(self, view: LedgerView) -> list[StoredCall]:
+        row = view.find_run(self._run)
+        config = json.loads(row["config"])
+        record = load_turn(view, row["id"], self._turn)
+        calls = load_calls(view, row["id"], record, load_steps(self.home, config), int(config.get("seed", 0)))
+        return [call for call in calls if call.attempt == self._attempt]
+
+    async def _rows(self, keys: Sequence[int]) -> list[Cells]:
+        return [self._format_cells(self._calls[key]) for key in keys]
+
+    def _format_cells(self, call: StoredCall) -> Cells:
+        return [
+            format_line(call.role or "–", 20),
+            format_line(call.step or "–", 20),
+            format_line(call.kind, 20),
+            format_line(call.model, 60),
+            format_count(call.prompt_tokens),
+            format_count(call.completion_tokens),
+            format_duration(call.seconds),
+        ]
+
+    @on(WindowTable.RowHighlighted)
+    def _handle_highlight(self) -> None:
+        self.query_one("#text").scroll_home(animate=False)
+        self._show_call()
+
+    def _show_call(self) -> None:
+        call = self._calls.get(self.query_one(WindowTable).key)
+        if call is None:
+            self.query_one("#detail", Panel).show("")
+            return
+        request, reply = describe_call(call.kind, call.request, call.reply)
+        heading = f"bold {self.colours['secondary']}"
+        self.query_one("#detail", Panel).show(
+            Text.assemble(("Request\n", heading), sanitize(request), ("\n\nReply\n", heading), sanitize(reply))
+        )
+
+    @on(WindowTable.RowSelected)
+    def _focus_text(self) -> None:
+        self.query_one("#text").focus()
+
+    def action_back(self) -> None:
+        if self.query_one("#text").has_focus:
+            self.query_one(WindowTable).focus()
+        else:
+            super().action_back()

@@ -1,0 +1,96 @@
+"""Two runs or two trainings side by side: overlaid curves with axes, their figures, and the settings that differ."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual_plotext import PlotextPlot
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.side_by_side import Curve, SideBySide
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.text import format_value, sanitize
+from nanoflux_tui.widgets.columns import Column, format_table
+from nanoflux_tui.widgets.panel import Panel
+
+MAX_POINTS = 400
+"""Maximum points of a drawn curve, which is more than a terminal has columns."""
+
+
+class SideBySideScreen(BaseScreen):
+    """The comparison that `compare` reads from the ledger."""
+
+    AUTO_FOCUS = "#parts"
+    HELP = """Two runs or two trainings side by side. Above: their curves in one chart. Below: their figures, and every
+setting whose value differs. Tab and the arrow keys scroll the lower part."""
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
+    DEFAULT_CSS = """
+    SideBySideScreen #both { height: 1fr; layout: vertical; }
+    SideBySideScreen.-wide #both { layout: horizontal; }
+    SideBySideScreen PlotextPlot { height: 1fr; width: 1fr; }
+    SideBySideScreen #parts { height: 1fr; width: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
+    SideBySideScreen.-flat PlotextPlot { display: none; }
+    """
+
+    def __init__(self, mode: str, compare: Callable[[LedgerView], SideBySide]) -> None:
+        self.mode = mode  # type: ignore[misc]  # the tab from which the screen was opened
+        super().__init__()
+        self._compare = compare
+        self._drawn: tuple[object, ...] = ()
+
+    def compose_body(self) -> ComposeResult:
+        with Horizontal(id="both"):
+            yield PlotextPlot(id="plot")
+            with VerticalScroll(id="parts"):
+                yield Panel("Figures", id="figures")
+                yield Panel("Settings that differ", id="settings")
+
+    async def load(self) -> None:
+        comparison = await self.read_ledger(self._compare)
+        if comparison is None:
+            return
+        self.query_one("#figures", Panel).show(lambda width: self._format_figures(comparison, width))
+        self.query_one("#settings", Panel).show(lambda width: self._format_settings(comparison, width))
+        drawn = (*(len(curve.x) for curve in comparison.curves), self.app.theme)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._draw_curves(comparison)
+
+    def _format_figures(self, comparison: SideBySide, width: int) -> Text:
+        rows = [[name.replace("_", " "), *map(format_value, pair)] for name, pair in comparison.figures.items()]
+        return self._format_table(("", 16), comparison, rows, width)
+
+    def _format_settings(self, comparison: SideBySide, width: int) -> Text:
+        if not comparison.settings:
+            return Text("Their settings are equal.", style=self.colours["muted"])
+        rows = [[each.key, format_value(each.first), format_value(each.second)] for each in comparison.settings]
+        return self._format_table(("setting", 20), comparison, rows, width)
+
+    def _format_table(
+        self, head: tuple[str, int], comparison: SideBySide, rows: Sequence[Sequence[str]], width: int
+    ) -> Text:
+        sides = (Column(side, 10, share=1) for side in (comparison.first, comparison.second))
+        return format_table((Column(*head), *sides), rows, width, f"bold {self.colours['secondary']}")
+
+    def _draw_curves(self, comparison: SideBySide) -> None:
+        plot = self.query_one(PlotextPlot)
+        curves = [_thin(curve) for curve in comparison.curves if len(curve.x)]
+        plot.display = bool(curves)
+        plt = plot.plt
+        plt.clear_data()
+        plt.clear_figure()
+        plt.xlabel(comparison.x_label)
+        plt.ylabel(comparison.y_label)
+        for curve in curves:
+            marker = "●" if len(curve.x) < 8 else "braille"
+            plt.plot(list(curve.x), list(curve.y), label=sanitize(curve.name, 60), marker=marker)
+        plot.refresh()
+
+
+def _thin(curve: Curve) -> Curve:
+    """The curve with at most `MAX_POINTS` points."""
+    every = max(1, -(-len(curve.x) // MAX_POINTS))
+    return Curve(curve.name, curve.x[::every], curve.y[::every])
