@@ -26,7 +26,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
     async def generate() -> str:
         run = await runs.start(home, config)
-        await runs.carry_on(home, run)
+        await runs.play(home, run)
         return run
 
     return home, asyncio.run(generate())

@@ -218,9 +218,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
     def _format_moment(self, moment: Moment) -> Text:
         """The figures of an earlier turn, and the way back to the live view."""
         tally = moment.tally
-        figures = (
-            f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {format_clock(moment.committed_at)} UTC\n"
-        )
+        time = format_clock(moment.committed_at)
+        figures = f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {time} UTC\n"
         back = f"◷ As of turn {moment.turn.number} of {self._tally.turns}. Press f to return to the live view."
         return Text.assemble(figures, (back, f"bold {self.colours['warning']}"))
 
