@@ -79,4 +79,4 @@ def test_turn_shows_the_role_or_the_check_at_work(home: Home) -> None:
 def test_summed_model_time_states_how_many_requests_ran_in_parallel() -> None:
     tally = Tally("run", usage={"defender": Usage(calls=30, seconds=240.0), "judge": Usage(calls=30, seconds=60.0)})
     drawn: Text = draw_usage(tally, Colours({}), 20.0)
-    assert "model time 5 min, summed over all requests: 15.0 of them in parallel on average in 20 s" in drawn.plain
+    assert "model time 5 min in 20 s of work: 15.0 parallel requests on average" in drawn.plain

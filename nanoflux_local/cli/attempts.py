@@ -10,7 +10,7 @@ from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
     from nanoflux_local.run.attempts import StoredCall
-    from nanoflux_local.transcript import Attempt
+    from nanoflux_local.transcript import Attempt, TurnRecord
 
 OUTCOMES = (
     "unparsed", "novelty_rejected", "contaminated", "invalid", "low_confidence", "defender_right", "unproven",
@@ -40,7 +40,7 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
         run = str(view.find_run(run)["id"])
         keys = list_attempts(view, run, outcomes, turn)
         numbers = sorted({number for number, _ in keys})
-        records = {}
+        records: dict[int, TurnRecord] = {}
         for start in range(0, len(numbers), 500):
             records |= load_turns(view, run, numbers[start : start + 500])
     if as_json:

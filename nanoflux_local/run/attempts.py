@@ -100,7 +100,8 @@ def load_calls(
     ))  # fmt: skip
     requests = [read_json(row["request"]) for row in rows]
     places = place_seeds(steps, seed, record.number, len(record.attempts))
-    by_call = [places.get(request.get("seed")) if isinstance(request, dict) else None for request in requests]
+    seeds = [request.get("seed", -1) if isinstance(request, dict) else -1 for request in requests]
+    by_call = [places.get(seed) for seed in seeds]  # -1 is no seed
     attempts = _assign_attempts(record.attempts, requests, by_call, [row["role"] for row in rows])
     columns = ("id", "kind", "role", "model", "prompt_tokens", "completion_tokens", "usd", "seconds")
     return [

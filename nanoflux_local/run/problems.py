@@ -1,5 +1,6 @@
 """The problems of a run: why it ended early, its failed requests and its unreadable replies, each with a fix."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,10 +20,10 @@ FAULT_FIXES = {
     "rate_limited": "send fewer requests at a time: `nanoflux run set {run} concurrency=N`",
     "server_error": "read the server's log",
     "timeout": "send fewer requests at a time (`nanoflux run set {run} concurrency=N`), or raise the endpoint's "
-    "timeout_s: `nanoflux run resume {run} --set endpoints.NAME.timeout_s=SECONDS`",
+    "timeout_s: `nanoflux run resume {run} --set endpoints.{endpoint}.timeout_s=SECONDS`",
     "reset": "read the server's log",
     "unreachable": "start the server, or state its new address: "
-    "`nanoflux run resume {run} --set endpoints.NAME.url=URL`",
+    "`nanoflux run resume {run} --set endpoints.{endpoint}.url=URL`",
     "garbled": "check that the endpoint's url is that of a model server",
     "empty": "raise the role's token limit, or use another model",
     "refused_parameter": "nothing: the parameter is left out of later requests",
@@ -69,8 +70,11 @@ def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
         " GROUP BY role, model, kind ORDER BY last DESC",
         run,
     )
+    endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {})
+    names = {endpoint.get("model"): name for name, endpoint in endpoints.items()}
     for row in rows:
-        fix = FAULT_FIXES.get(row["kind"], "read the server's log").format(run=run)
+        fix = FAULT_FIXES.get(row["kind"], "read the server's log")
+        fix = fix.format(run=run, endpoint=names.get(row["model"], "NAME"))
         where = f"{row['role'] or 'embedder'} {row['model']}: {row['kind'].replace('_', ' ')}"
         yield Problem("fault", row["n"], where, redact(row["told"]), fix, row["at"])
 

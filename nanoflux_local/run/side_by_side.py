@@ -66,7 +66,7 @@ def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
     for row in rows:
         turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", row["id"]))
         kept = list(accumulate(turn["kept"] for turn in turns))
-        curves.append(Curve(_label(row), [turn["number"] for turn in turns], kept))
+        curves.append(Curve(_label(row["id"], row["name"]), [turn["number"] for turn in turns], kept))
         usage = view.row(
             "SELECT count(*) AS calls, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,"
             " coalesce(sum(usd), 0.0) AS usd FROM calls WHERE run = ?",
@@ -84,9 +84,9 @@ def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
     )  # fmt: skip
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    """A run's name with its id, if it has a name."""
-    return row["id"] if row["name"] == row["id"] else f"{row['name']} ({row['id']})"
+def _label(run: str, name: str) -> str:
+    """A run's id, after its name if it has one."""
+    return run if name == run else f"{name} ({run})"
 
 
 def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:

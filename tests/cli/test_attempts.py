@@ -87,12 +87,16 @@ def test_problems_are_grouped_with_a_fix(played: tuple[Home, str]) -> None:
     assert "--set endpoints.duelist-" in cut["fix"] and ".reasoning_tokens=N`" in cut["fix"]
     with Ledger(home.ledger) as ledger:
         for seconds in (1.0, 2.0):
-            ledger.add_fault(run, Fault("m", "unreachable", "m does not answer", seconds=seconds), "defender")
+            ledger.add_fault(run, Fault("duelist-b", "unreachable", "it does not answer", seconds=seconds), "defender")
     problem, *others = read(home, "run", "problems", run)
     assert others == warnings
-    assert problem["severity"] == "fault" and problem["count"] == 2 and problem["where"] == "defender m: unreachable"
-    assert f"nanoflux run resume {run} --set endpoints.NAME.url=URL" in problem["fix"]
-    assert "m does not answer (2 times)" in call(home, "run", "problems", run).stdout
+    assert (
+        problem["severity"] == "fault"
+        and problem["count"] == 2
+        and problem["where"] == "defender duelist-b: unreachable"
+    )
+    assert f"nanoflux run resume {run} --set endpoints.duelist-b.url=URL" in problem["fix"]
+    assert "it does not answer (2 times)" in call(home, "run", "problems", run).stdout
 
 
 def test_log_prints_its_last_lines_or_says_that_there_is_none(played: tuple[Home, str]) -> None:

@@ -47,9 +47,9 @@ def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(run))
         await driver.wait_for("kept   24 of 24", "This run is done.")
-        assert "Return to live" not in driver.text
+        assert "f Live" not in driver.text
         await driver.press("left")
-        await driver.wait_for(f"◷ As of turn {last} of {len(records)}", "Return to live", f"Turn {last}")
+        await driver.wait_for(f"◷ As of turn {last} of {len(records)}", "f Live", f"Turn {last}")
         await driver.press("left")
         await driver.wait_for(f"◷ As of turn {last - 1} of", f"kept   {23:>2} of 24")
         await driver.press("shift+left")

@@ -97,7 +97,7 @@ def test_screens_match_their_snapshots(
         driver.app.push_screen(RunScreen(run))
         await compare("run", "24 of 24", "question invalid", "1 fault")
         await driver.press("left", "left")
-        await compare("run-history", "As of turn", "Return to live")
+        await compare("run-history", "As of turn", "f Live")
         await driver.press("f", "w")
         await compare("problems", "did not answer within 60 s")
         await driver.press("escape", "a")

@@ -120,7 +120,10 @@ class ChoiceDialog(ModalScreen[str | None]):
     """Offers a list. Returns the key of the entry that the user chooses, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
-    DEFAULT_CSS = "ChoiceDialog OptionList { height: auto; max-height: 16; background: $surface; border: none; }"
+    DEFAULT_CSS = """
+    ChoiceDialog OptionList, ChoiceDialog OptionList:focus {
+        height: auto; max-height: 16; background: $surface; border: none; padding: 0; }
+    """
 
     def __init__(self, title: str, label_by_key: Mapping[str, str]) -> None:
         super().__init__()

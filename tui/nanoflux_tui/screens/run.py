@@ -75,7 +75,7 @@ replies with their fixes; log shows the messages of the worker. The left and rig
 after an earlier turn, computed from the ledger; f returns to the live view. b shows another run next to this one."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("f", "live", "Return to live"),
+        Binding("f", "live", "Live"),
         Binding("space", "pause", "Pause"),
         Binding("s", "stop", "Stop"),
         Binding("c", "change", "Change", show=False),
@@ -87,7 +87,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         Binding("right", "step(1)", "Later turn", key_display="→", show=False),
         Binding("shift+left", "step(-20)", "20 turns earlier", show=False),
         Binding("shift+right", "step(20)", "20 turns later", show=False),
-        Binding("t", "train", "Train"),
+        Binding("t", "train", "Train", show=False),
         Binding("b", "compare", "Side by side", show=False),
         Binding("x", "export", "Export", show=False),
         Binding("r", "report", "Report", show=False),
@@ -124,7 +124,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             with Vertical(id="left"):
                 yield Panel("Turns in progress", id="turns")
                 yield Panel("Outcomes of attempts", id="outcomes")
-                yield Panel("Kept examples by turn", id="kept")
+                yield Panel("Kept examples by turn; ← and → step through the turns", id="kept")
                 yield Panel("Calls", id="usage")
                 trial = Panel("Judge's trial", id="trial")
                 trial.display = False
@@ -287,8 +287,10 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the return to the live view only while an earlier turn is shown."""
-        return self._turn is not None if action == "live" else super().check_action(action, parameters)
+        """Offer the return to the live view only while an earlier turn is shown, and the steering keys only otherwise."""
+        if action in ("live", "pause", "stop", "change"):
+            return (self._turn is not None) == (action == "live")
+        return super().check_action(action, parameters)
 
     def action_step(self, by: int) -> None:
         last = self._tally.turns - 1

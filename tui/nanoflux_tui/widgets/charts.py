@@ -171,10 +171,10 @@ def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
 def _describe_model_time(tally: Tally, worked_s: float) -> str:
     """The sum of all calls' times, which exceeds the working time if requests run in parallel."""
     total = sum(used.seconds for used in tally.usage.values())
-    summed = f"model time {format_duration(total)}, summed over all requests"
-    if worked_s <= 0:
-        return summed
-    return f"{summed}: {total / worked_s:.1f} of them in parallel on average in {format_duration(worked_s)}"
+    if worked_s <= 0 or total <= worked_s:
+        return f"model time {format_duration(total)}: the sum over all requests"
+    parallel = f"{total / worked_s:.1f} parallel requests on average"
+    return f"model time {format_duration(total)} in {format_duration(worked_s)} of work: {parallel}"
 
 
 def draw_trial(trial: TrialResult, colours: Colours) -> Text:
