@@ -287,7 +287,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the return to the live view only while an earlier turn is shown, and the steering keys only otherwise."""
+        """Offer the return to the live view while an earlier turn is shown, and the keys that steer otherwise."""
         if action in ("live", "pause", "stop", "change"):
             return (self._turn is not None) == (action == "live")
         return super().check_action(action, parameters)
