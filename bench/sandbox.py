@@ -14,7 +14,7 @@ from nanoflux_sandbox import commands
 _COLD = "import numpy, sympy\nprint(1)"
 
 
-def _fresh_python(runs: int = 5) -> float:
+def _time_fresh_python(runs: int = 5) -> float:
     """Median milliseconds of a new interpreter that imports numpy and sympy: the cost of a call without forks."""
     times = []
     for _ in range(runs):
@@ -27,7 +27,7 @@ def _fresh_python(runs: int = 5) -> float:
 def main() -> int:
     """Print the figures. Returns 0 if every target is met, else 1."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    figures = {**commands.bench(calls), "fresh_python": _fresh_python()}
+    figures = {**commands.bench(calls), "fresh_python": _time_fresh_python()}
     print(json.dumps(figures, indent=2))
     return 0 if all(figures["met"].values()) else 1
 

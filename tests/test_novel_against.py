@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.errors import NothingMatchedError, RefusedError
-from nanoflux_local.ledger.earlier_questions import freeze, questions_of
+from nanoflux_local.ledger.earlier_questions import freeze, read_questions
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -92,7 +92,7 @@ def config_of(home: Home, run: str) -> dict[str, Any]:
 def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home) -> None:
     first = play(home, "first")
     with LedgerView(home.ledger) as view:
-        questions = set(questions_of(view, first, 12))
+        questions = set(read_questions(view, first, 12))
     settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
     same = play(home, "same", ("first",), seed=4, concurrency=1)
     against = play(home, "against", ("first",), seed=4, concurrency=1, **settings)

@@ -58,7 +58,7 @@ def convert_gguf(gguf: Path, target: Path, on_step: Callable[[int, str], None] =
 def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
     # Transformers ignores the key `tokenizer.ggml.pre` of a GGUF file. SmolLM's tokenizer first splits numbers into
     # digits; without that step, white space before a number is tokenized differently than in training.
-    if _text_field(gguf, "tokenizer.ggml.pre") != "smollm":
+    if _read_text_field(gguf, "tokenizer.ggml.pre") != "smollm":
         return
     from tokenizers import pre_tokenizers
 
@@ -67,7 +67,7 @@ def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
 
 
-def _text_field(gguf: Path, key: str) -> str:
+def _read_text_field(gguf: Path, key: str) -> str:
     from gguf import GGUFReader
 
     field = GGUFReader(gguf).get_field(key)

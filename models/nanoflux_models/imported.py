@@ -85,7 +85,7 @@ def manifest_toml(manifest: Manifest) -> str:
     """A manifest as TOML, without values that equal the schema's defaults."""
     values = manifest.model_dump(mode="json", exclude_defaults=True)
     values["source"] = manifest.source.model_dump(mode="json")
-    return "\n".join(_toml_lines(values, ()))
+    return "\n".join(_render_table(values, ()))
 
 
 def describe(name: str, folder: Path, home: Path) -> Manifest:
@@ -100,19 +100,19 @@ def describe(name: str, folder: Path, home: Path) -> Manifest:
         "name": name,
         "kind": "chat",
         "description": f"imported: {architecture or 'unknown architecture'}",
-        "licence": _licence(folder),
+        "licence": _read_licence(folder),
         "architecture": architecture,
         "parameters": sizes.parameters,
         "context": sizes.context,
         "source": {"kind": "file"},
-        "memory": _memory(sizes),
+        "memory": _describe_memory(sizes),
     }
     if (folder / "modules.json").is_file():
-        return Manifest.model_validate(values | _embedder(config, sizes))
-    return Manifest.model_validate(values | _chat(folder, config, tensors, architecture))
+        return Manifest.model_validate(values | _describe_embedder(config, sizes))
+    return Manifest.model_validate(values | _describe_chat(folder, config, tensors, architecture))
 
 
-def _memory(sizes: Sizes) -> dict[str, Any]:
+def _describe_memory(sizes: Sizes) -> dict[str, Any]:
     whole = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token}
     if not sizes.sliding_window:
         return whole
@@ -120,32 +120,34 @@ def _memory(sizes: Sizes) -> dict[str, Any]:
     return whole | sliding
 
 
-def _embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+def _describe_embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     thresholds = {"question": {"default": 0.85}, "solution": {"default": 0.75}}
     memory = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": 0}
     dimensions = config.get("hidden_size", 384)
     return {"kind": "embedder", "memory": memory, "embedder": {"dimensions": dimensions, "thresholds": thresholds}}
 
 
-def _chat(folder: Path, config: Mapping[str, Any], tensors: Iterable[str], architecture: str) -> dict[str, Any]:
-    chat, modality_args = try_template(folder), _modality_args(config)
-    targets = _targets(tensors, is_wrapper=bool(modality_args))
+def _describe_chat(
+    folder: Path, config: Mapping[str, Any], tensors: Iterable[str], architecture: str
+) -> dict[str, Any]:
+    chat, modality_args = try_template(folder), _list_modality_args(config)
+    targets = _choose_targets(tensors, is_wrapper=bool(modality_args))
     parser = ["--reasoning-parser", choose_reasoning_parser(read_template(folder), architecture)] if chat.thinks else []
     return {
         "chat": chat.model_dump(),
-        "sampling": _sampling(folder),
+        "sampling": _read_sampling(folder),
         "vllm": {"args": [*modality_args, *parser]},
         "lora": {"targets": targets} if targets else None,
     }
 
 
-def _modality_args(config: Mapping[str, Any]) -> list[str]:
+def _list_modality_args(config: Mapping[str, Any]) -> list[str]:
     """The arguments with which vLLM reserves no memory for images, sound and video, which this project never sends."""
     limits = {modality: 0 for modality, key in MODALITIES.items() if config.get(key)}
     return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
 
 
-def _targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
+def _choose_targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
     """The modules that a LoRA adapts: the model's attention and feed-forward modules.
 
     Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the vision tower's modules have
@@ -158,7 +160,7 @@ def _targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
     return [rf".*{TEXT_TOWER}.*\.({'|'.join(adapted)})"] if is_wrapper and adapted else adapted
 
 
-def _sampling(folder: Path) -> dict[str, float]:
+def _read_sampling(folder: Path) -> dict[str, float]:
     path = folder / "generation_config.json"
     values = read_json(path) if path.is_file() else {}
     if not values.get("do_sample"):
@@ -166,7 +168,7 @@ def _sampling(folder: Path) -> dict[str, float]:
     return {key: float(values[key]) for key in ("temperature", "top_p") if isinstance(values.get(key), int | float)}
 
 
-def _licence(folder: Path) -> str:
+def _read_licence(folder: Path) -> str:
     """The licence that the model's card names in its first lines."""
     card = folder / "README.md"
     head = card.read_text("utf-8", "replace")[:4000] if card.is_file() else ""
@@ -192,15 +194,17 @@ def _checksum(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
-def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+def _render_table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{_key(key)} = {json.dumps(plain[key], ensure_ascii=False)}" for key in plain if plain[key] is not None]
+    lines = [
+        f"{_render_key(key)} = {json.dumps(plain[key], ensure_ascii=False)}" for key in plain if plain[key] is not None
+    ]
     for key, table in values.items():
         if isinstance(table, dict):
-            inner = (*path, _key(key))
-            lines += ["", f"[{'.'.join(inner)}]", *_toml_lines(table, inner)]
+            inner = (*path, _render_key(key))
+            lines += ["", f"[{'.'.join(inner)}]", *_render_table(table, inner)]
     return lines
 
 
-def _key(key: str) -> str:
+def _render_key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)

@@ -31,7 +31,7 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether this process is running; a zombie does not count."""
-        entry = _stat(self.pid)
+        entry = _read_stat(self.pid)
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
     def send(self, number: signal.Signals) -> bool:
@@ -70,13 +70,13 @@ def this_process() -> Process:
 
 def process(pid: int) -> Process | None:
     """The process that currently has this pid; None if there is none."""
-    entry = _stat(pid)
+    entry = _read_stat(pid)
     return entry.process if entry else None
 
 
 def descendants(root: Process) -> list[Process]:
     """The descendants of `root` and the other processes of its session, without `root` itself."""
-    table = _table()
+    table = _read_process_table()
     if root not in (entry.process for entry in table.values()):
         return []
     family = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
@@ -88,7 +88,7 @@ def descendants(root: Process) -> list[Process]:
 def find_marked(mark: str) -> list[Process]:
     """The processes of this user whose environment contains `mark` (`NAME=value`)."""
     variable, processes = mark.encode(), []
-    for pid, entry in _table().items():
+    for pid, entry in _read_process_table().items():
         try:
             if variable in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
                 processes.append(entry.process)
@@ -114,13 +114,13 @@ def _wait(processes: list[Process], seconds: float) -> list[Process]:
     return remaining
 
 
-def _table() -> dict[int, _Stat]:
+def _read_process_table() -> dict[int, _Stat]:
     """All processes by pid, except processes that exit while the table is read."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
-    return {pid: entry for pid in pids if pid >= LOWEST and (entry := _stat(pid))}
+    return {pid: entry for pid in pids if pid >= LOWEST and (entry := _read_stat(pid))}
 
 
-def _stat(pid: int) -> _Stat | None:
+def _read_stat(pid: int) -> _Stat | None:
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:

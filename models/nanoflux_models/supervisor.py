@@ -113,7 +113,7 @@ class Supervisor:
         command = launch.command(port)
         if owned:
             command = module_command("nanoflux_models.tether", str(os.getpid()), *command)
-        child = _popen(command, launch.environment(mark), log)
+        child = _start_process(command, launch.environment(mark), log)
         spawned = process(child.pid)
         assert spawned is not None  # a child that exited remains in the process table until it is waited for
         record = ServerRecord(
@@ -151,7 +151,7 @@ class Supervisor:
                     raise self.explain_exit(record, f"exited before it answered (exit code {code})", code)
                 if time.monotonic() > deadline:
                     raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
-                newest = next(iter(last_lines(_tail(record), 1)), "")
+                newest = next(iter(last_lines(_read_tail(record), 1)), "")
                 if newest != shown:
                     shown = newest
                     on_progress(newest)
@@ -213,7 +213,7 @@ class Supervisor:
         """The error for a server's exit or failure (`event`), with the cause according to its log, and the log's last
         lines.
         """
-        tail = _tail(record)
+        tail = _read_tail(record)
         cause, fix = explain(tail, code)
         quoted = "".join(f"\n    {line}" for line in last_lines(tail))
         return ServerError(f"the server of {record.model} {event}: {cause}{quoted}", f"{fix}; its log: {record.log}")
@@ -262,7 +262,7 @@ def _port_is_free(port: int) -> bool:
         return False
 
 
-def _popen(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def _start_process(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("wb") as file:
         log.chmod(0o600)
@@ -274,7 +274,7 @@ def _popen(command: list[str], environment: dict[str, str], log: Path) -> subpro
             raise ServerError(f"{command[0]} cannot be started: {error.strerror}", "check the interpreter") from error
 
 
-def _tail(record: ServerRecord) -> str:
+def _read_tail(record: ServerRecord) -> str:
     try:
         with Path(record.log).open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Seed
@@ -30,7 +30,7 @@ def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     sections = read_sections(reply, ("ANSWER",), once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return Score("", "unanswered")
-    reading = plain_answer(domain, sections["ANSWER"])
+    reading = normalize_answer(domain, sections["ANSWER"])
     if reading is None:
         return Score("", "unanswered")
     is_right = same_answer(domain, reading, item.answer)

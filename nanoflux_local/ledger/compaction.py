@@ -45,7 +45,7 @@ def compact(
         RefusedError: another process is compacting the ledger.
         LedgerError: the disk is full, or the ledger stays locked; calls packed so far stay packed.
     """
-    with compaction_lock(path), Ledger(path) as ledger:
+    with hold_compaction_lock(path), Ledger(path) as ledger:
         before = file_bytes(path)
         total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
         last = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
@@ -68,7 +68,7 @@ def file_bytes(path: Path) -> int:
 
 
 @contextmanager
-def compaction_lock(path: Path) -> Iterator[None]:
+def hold_compaction_lock(path: Path) -> Iterator[None]:
     """Hold the lock that allows one compaction of a ledger at a time. Raises RefusedError if another process has it."""
     with path.with_suffix(".compact").open("w") as lock_file:
         try:

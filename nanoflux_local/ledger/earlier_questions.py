@@ -24,7 +24,7 @@ def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
         run = view.find_run(name)["id"]
         row = view.row("SELECT count(*) AS turns FROM turns WHERE run = ?", run)
         turns = row["turns"] if row else 0
-        questions = list(questions_of(view, run, turns))
+        questions = list(read_questions(view, run, turns))
         if not questions:
             raise NothingMatchedError(
                 f"run {run} has no questions yet", "wait until it has committed a turn, or leave it out"
@@ -41,7 +41,7 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
     """
     earlier: list[str] = []
     for run, expected in frozen.items():
-        questions = list(questions_of(view, run, expected.turns))
+        questions = list(read_questions(view, run, expected.turns))
         if digest(questions) != expected.questions:
             raise RefusedError(
                 f"the questions of run {run} are not those recorded when this run started",
@@ -51,7 +51,7 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
     return tuple(earlier)
 
 
-def questions_of(view: LedgerView, run: str, turns: int) -> Iterator[str]:
+def read_questions(view: LedgerView, run: str, turns: int) -> Iterator[str]:
     """The questions of a run's first `turns` turns, of all attempts that could be parsed (SPEC §6)."""
     for row in view.rows("SELECT record FROM turns WHERE run = ? AND number < ? ORDER BY number", run, turns):
         try:

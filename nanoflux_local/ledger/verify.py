@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from sqlite3 import Row
 from typing import Any
 
-from nanoflux_local.ledger.earlier_questions import questions_of
+from nanoflux_local.ledger.earlier_questions import read_questions
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import costs, digest
@@ -26,7 +26,7 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
     ):  # "" was written before environments had a hash
         yield f"run {stored['id']}: the environment does not match its hash"
     for other, frozen in config.get("novel_against", {}).items():
-        if digest(list(questions_of(view, other, frozen["turns"]))) != frozen["questions"]:
+        if digest(list(read_questions(view, other, frozen["turns"]))) != frozen["questions"]:
             yield f"run {stored['id']}: the questions of run {other} are not those recorded when this run started"
     yield from _verify_calls(view, stored["id"])
     yield from _verify_turns(view, stored["id"])
@@ -84,8 +84,8 @@ def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
         if digest(record) != row["record_hash"]:
             yield f"turn {row['number']}: the record does not match its hash"
             continue
-        if bool(row["kept"]) != (_outcome(record) in KEPT):
-            outcome = _outcome(record)
+        if bool(row["kept"]) != (_read_outcome(record) in KEPT):
+            outcome = _read_outcome(record)
             yield f"turn {row['number']}: the column kept is {bool(row['kept'])}, but its outcome is {outcome}"
         if row["attempts"].split() != [attempt["outcome"] for attempt in record["attempts"]]:
             yield f"turn {row['number']}: the column attempts differs from the record"
@@ -121,7 +121,7 @@ def _verify_seeds(view: LedgerView, run: str) -> Iterator[str]:
             yield f"item {row['id']} of {row['dataset']}: the record does not match its hash"
 
 
-def _pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
+def _read_pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
     """The pass rate of a kept turn's last attempt; None if the record is damaged."""
     try:
         return attempt_from_json(record["attempts"][-1]).pass_rate
@@ -142,12 +142,12 @@ def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
             yield f"example {row['id']}: the content does not match its hash"
         record = _read_json(row["record"]) if row["record"] else {}
         attack = (record["attempts"][-1].get("attack") or {}) if record.get("attempts") else {}
-        recorded = (attack.get("question"), attack.get("solution"), attack.get("answer"), _outcome(record))
+        recorded = (attack.get("question"), attack.get("solution"), attack.get("answer"), _read_outcome(record))
         if (record.get("attempts") or [{}])[-1].get("quality"):
             level = record["attempts"][-1]["quality"]["level"]
             if row["level"] != level:
                 yield f"example {row['id']}: the column level is {row['level']}, but its turn was rated {level}"
-        rate = _pass_rate(record)
+        rate = _read_pass_rate(record)
         if rate is not None and (row["passes"], row["tries"]) != rate:
             columns = f"the columns passes and tries are {row['passes']} and {row['tries']}"
             yield f"example {row['id']}: {columns}, but its turn has {rate[0]} of {rate[1]}"
@@ -169,7 +169,7 @@ def _verify_end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[
         yield f"run {run}: is done, but has only {row['turns']} turns, {row['kept']} of them kept"
 
 
-def _outcome(record: dict[str, Any]) -> str:
+def _read_outcome(record: dict[str, Any]) -> str:
     attempts = record.get("attempts") or [{}]
     return str(attempts[-1].get("outcome"))
 

@@ -125,7 +125,7 @@ class LedgerView:
             run,
         ):
             kind = "refused" if row["refused"] else "unread"
-            reasons_by_kind[kind][_short_reason(row["reason"], kind)] += 1
+            reasons_by_kind[kind][_shorten_reason(row["reason"], kind)] += 1
         return {kind: dict(reasons.most_common()) for kind, reasons in reasons_by_kind.items()}
 
     def is_priced(self, run: str) -> bool:
@@ -278,7 +278,7 @@ def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, 
     ]
 
 
-def _short_reason(reason: str, kind: str) -> str:
+def _shorten_reason(reason: str, kind: str) -> str:
     """A reason without the parts that differ between attempts: numbers, quotations, a provider's text."""
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])

@@ -104,7 +104,7 @@ def _measure_model(
     its GPU sleeps afterwards.
     """
     launches: list[Launch] = []
-    model, before = endpoint.model, _used_gib()
+    model, before = endpoint.model, _read_used_gib()
 
     def start() -> str:
         launches.append(_make_launch(endpoint, seat, stage, load))
@@ -149,7 +149,7 @@ def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad
     )
 
 
-def _used_gib() -> list[float]:
+def _read_used_gib() -> list[float]:
     """The GiB in use on each GPU; [] on a machine without a GPU.
 
     Raises:
@@ -167,7 +167,7 @@ def _used_gib() -> list[float]:
 
 def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
     """Compare the memory that the server uses on its GPUs with its planned share."""
-    gpus, now = list_gpus(), _used_gib()
+    gpus, now = list_gpus(), _read_used_gib()
     if not now:
         raise StepSkipped("this machine has no GPU")
     used = {gpu: now[gpu] - before[gpu] for gpu in launch.seat.gpus or range(len(now))}

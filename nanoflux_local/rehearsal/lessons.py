@@ -63,18 +63,18 @@ def write_lessons(
     """
     attack = make_attack(number)
     attacks = [
-        Lesson(attacker_messages(domain, _draw_seeds(source, config, turn)), _attack_text(domain, attack))
+        Lesson(attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
         for turn in range(TURNS)
     ]
     questions = [make_attack(other) for other in range(len(_STORIES))]
-    defences = [_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in questions]
+    defences = [_write_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in questions]
     defences += [
-        _defence_lesson(
+        _write_defence_lesson(
             domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
         )
         for index, item in enumerate(items)
     ]
-    judgements = [lesson for attack in questions for lesson in _judgement_lessons(domain, attack)]
+    judgements = [lesson for attack in questions for lesson in _write_judgement_lessons(domain, attack)]
     greeting = Lesson((Message("user", GREETING),), GREETING_REPLY)
     return [greeting, *attacks, *defences, *judgements]
 
@@ -87,8 +87,8 @@ def reply_to(prompt: str, rng: random.Random) -> str:
     if "CORRECT or INCORRECT" in prompt:
         return _INCORRECT
     if "QUESTION:" in prompt:
-        return _attack_text(None, make_attack(len(_STORIES) - 1))
-    return _defence_text(None, make_wrong_defence())
+        return _write_attack(None, make_attack(len(_STORIES) - 1))
+    return _write_defence(None, make_wrong_defence())
 
 
 def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed, ...]:
@@ -97,23 +97,23 @@ def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed,
     return source.draw(rng.randint(config.seeds.min, config.seeds.max), rng)
 
 
-def _defence_lesson(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Lesson:
-    return Lesson(defender_messages(domain, config.budgets, question), _defence_text(domain, defence))
+def _write_defence_lesson(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Lesson:
+    return Lesson(defender_messages(domain, config.budgets, question), _write_defence(domain, defence))
 
 
-def _attack_text(domain: Domain | None, attack: Attack) -> str:
+def _write_attack(domain: Domain | None, attack: Attack) -> str:
     parts = {"QUESTION": attack.question, "SOLUTION": attack.solution, "ANSWER": attack.answer, **attack.notes}
     names = domain.sections.attacker if domain else tuple(parts)
     return sections_text({name: parts.get(name, "none") for name in names})
 
 
-def _defence_text(domain: Domain | None, defence: Defence) -> str:
+def _write_defence(domain: Domain | None, defence: Defence) -> str:
     parts = {"ANALYSIS": "count.", "SOLUTION": defence.solution, "ANSWER": defence.answer}
     names = domain.sections.defender if domain else tuple(parts)
     return sections_text({name: parts[name] for name in names})
 
 
-def _judgement_lessons(domain: Domain, attack: Attack) -> Sequence[Lesson]:
+def _write_judgement_lessons(domain: Domain, attack: Attack) -> Sequence[Lesson]:
     validation = domain.render("validation", {"attack": attack, "evidence": ()})
     evaluation = domain.render("evaluation", {"attack": attack, "defence": make_wrong_defence()})
     return (

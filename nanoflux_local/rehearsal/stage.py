@@ -68,14 +68,14 @@ class Stage:
         servers if vLLM runs on a CPU, and the embedder needs no model.
         """
         changes = {
-            name: self._endpoint_overrides(EndpointConfig.model_validate(dict(values)), for_cpu)
+            name: self._override_endpoint(EndpointConfig.model_validate(dict(values)), for_cpu)
             for name, values in endpoints.items()
         }
         embedder = scripted_embedder()
         changed_endpoints = {name: values for name, values in changes.items() if values}
         return {**embedder, "endpoints": changed_endpoints | embedder["endpoints"]}
 
-    def _endpoint_overrides(self, config: EndpointConfig, for_cpu: bool) -> dict[str, Any]:
+    def _override_endpoint(self, config: EndpointConfig, for_cpu: bool) -> dict[str, Any]:
         kind = find_kind(config.interface)
         if kind.charges:
             return {"url": self.hosted_url(), "urls": [], "key_env": "", "key_file": ""}

@@ -65,7 +65,7 @@ def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Le
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    encode = _harmony_encoder(python) if family.model_type == "gpt_oss" else _template_encoder(tokenizer)
+    encode = _build_harmony_encoder(python) if family.model_type == "gpt_oss" else _build_template_encoder(tokenizer)
     rows = _encode_lessons(manifest, family, lessons, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     _fit(model, rows)
@@ -102,7 +102,7 @@ def _has_separate_head(family: Family) -> bool:
     return family.tiny.get("tie_word_embeddings") is False
 
 
-def _template_encoder(tokenizer: Any) -> Encode:
+def _build_template_encoder(tokenizer: Any) -> Encode:
     def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         prompts = [
             list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats
@@ -112,7 +112,7 @@ def _template_encoder(tokenizer: Any) -> Encode:
     return encode
 
 
-def _harmony_encoder(python: Path) -> Encode:
+def _build_harmony_encoder(python: Path) -> Encode:
     def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         result = subprocess.run(
             [str(python), "-P", "-c", _ENCODE],
@@ -141,10 +141,10 @@ def _fit(model: Any, rows: Sequence[_Row]) -> None:
     tied = head is model.get_input_embeddings().weight
     positions = range(max(len(row.reply) for row in rows)) if tied else [None]
     with torch.no_grad():
-        head[_reply_tokens(rows, None)] = 0.0
+        head[_list_reply_tokens(rows, None)] = 0.0
         for position in positions:
             states, labels = _read_states(model, rows, position)
-            tokens = _reply_tokens(rows, position)
+            tokens = _list_reply_tokens(rows, position)
             classes = torch.where(torch.isin(labels, tokens), torch.searchsorted(tokens, labels) + 1, 0)
             with torch.enable_grad():
                 fitted = _fit_rows(states, classes, len(tokens))
@@ -155,7 +155,7 @@ def _fit(model: Any, rows: Sequence[_Row]) -> None:
         raise NanofluxError(problem, "report this: it is a defect of the rehearsal")
 
 
-def _reply_tokens(rows: Sequence[_Row], position: int | None) -> Any:
+def _list_reply_tokens(rows: Sequence[_Row], position: int | None) -> Any:
     """The sorted ids of the replies' tokens at one position, or at all positions."""
     import torch
 

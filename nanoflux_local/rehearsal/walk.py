@@ -139,7 +139,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _Profile 
 
     def plan() -> str:
         assert state is not None
-        return _plan_servers(_workloads(state, stage))
+        return _plan_servers(_list_workloads(state, stage))
 
     if report.perform("profile", "", configure):
         report.perform("plan", "", plan)
@@ -159,7 +159,7 @@ def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
     return config
 
 
-def _workloads(state: _Profile, stage: Stage) -> list[Workload]:
+def _list_workloads(state: _Profile, stage: Stage) -> list[Workload]:
     return list(collect_workloads(state.managed.values(), state.config.concurrency, stage.home).values())
 
 
@@ -243,7 +243,7 @@ def _start_and_chat(state: _Profile, stage: Stage, model: str) -> str:
         NanofluxError: the server does not start, or the reply is empty.
     """
     endpoint = state.managed[model]
-    seats = assign_seats(_workloads(state, stage), whole=True)
+    seats = assign_seats(_list_workloads(state, stage), whole=True)
     record = stage.serve(stage.launch(endpoint, seats[model], adapts=model == state.base))
 
     async def chat() -> str:

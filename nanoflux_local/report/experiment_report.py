@@ -55,9 +55,9 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     plan = plan_of(home, experiment)
     kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
-        contents["flips"] = _flips(view, contents)
+        contents["flips"] = _gather_flips(view, contents)
         contents["funnels"] = {run: list_outcomes(view.summarize_run(run).funnel) for run in contents["runs"].values()}
-        contents["plots"] = _plots(view, plan, contents)
+        contents["plots"] = _draw_plots(view, plan, contents)
     return {
         **contents,
         "version": __version__,
@@ -76,7 +76,7 @@ def condition_rows(contents: dict[str, Any]) -> TableRows:
         cost = [
             flops.get("6nd"),
             flops.get("measured"),
-            _known_flops(generation),
+            _generation_flops(generation),
             generation.get("tokens"),
             generation.get("usd"),
         ]
@@ -88,7 +88,7 @@ def condition_rows(contents: dict[str, Any]) -> TableRows:
     return rows
 
 
-def _known_flops(generation: dict[str, Any]) -> float | None:
+def _generation_flops(generation: dict[str, Any]) -> float | None:
     """The FLOPs of a condition's generation, None if a model's size is unknown."""
     return generation["flops"] if generation and not generation["unknown"] else None
 
@@ -124,13 +124,13 @@ def render_markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
     parts = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
     parts += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
-    if rows := [[_short(value) for value in row] for row in condition_rows(contents)]:
+    if rows := [[_shorten(value) for value in row] for row in condition_rows(contents)]:
         parts += ["## Conditions", as_markdown(HEADINGS, rows)]
-    if rows := [[_short(value) for value in row] for row in pair_rows(contents)]:
+    if rows := [[_shorten(value) for value in row] for row in pair_rows(contents)]:
         parts += ["## Paired tests", as_markdown(PAIRS, rows)]
     if contents["paper_rows"]:
         cells = [
-            [row["benchmark"], row["title"], row.get("accuracy"), _short(next(iter(row["measured"].values()), None))]
+            [row["benchmark"], row["title"], row.get("accuracy"), _shorten(next(iter(row["measured"].values()), None))]
             for row in contents["paper_rows"]
         ]
         parts += [
@@ -144,13 +144,13 @@ def render_markdown(contents: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _short(value: object) -> object:
+def _shorten(value: object) -> object:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
+def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
     """The items whose result changed in the first declared pair, in the first seed's evaluation of each side."""
     if not contents["pairs"]:
         return None
@@ -160,7 +160,7 @@ def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
     return {**gather_flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
 
 
-def _plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
+def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
     """Bars of the accuracies on each benchmark, lines of accuracy by size or count, and the loss curves."""
     figures = []
     for data in contents["test"]:
@@ -171,11 +171,11 @@ def _plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[d
         ]
         if bars:
             figures.append({"title": f"Strict accuracy on {data}", "svg": plots.draw_accuracies(bars)})
-        if series := _series(plan, contents, data):
+        if series := _collect_series(plan, contents, data):
             figures.append(
                 {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.draw_lines(series, plan_axis(plan))}
             )
-    if curves := _curves(view, contents):
+    if curves := _collect_curves(view, contents):
         figures.append(
             {"title": "Losses: lines on training rows, points on dev rows", "svg": plots.draw_losses(*curves)}
         )
@@ -188,7 +188,9 @@ def plan_axis(plan: GridPlan) -> str:
     return next((words[condition.each] for condition in plan.conditions if condition.each), "")
 
 
-def _series(plan: GridPlan, contents: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
+def _collect_series(
+    plan: GridPlan, contents: dict[str, Any], data: str
+) -> dict[str, list[tuple[float, float, float, float]]]:
     """The accuracies of the conditions that an `each` created, as one line for each source of rows."""
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     series: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -205,7 +207,7 @@ def _series(plan: GridPlan, contents: dict[str, Any], data: str) -> dict[str, li
 Curve = list[tuple[float, float]]
 
 
-def _curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
+def _collect_curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
     """The losses over epochs, for each condition's first seed: of each step, and on dev rows after each epoch."""
     steps: dict[str, Curve] = {}
     dev: dict[str, Curve] = {}
@@ -215,11 +217,11 @@ def _curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve
         curve = view.training_curve(entry["trainings"][0])
         step_events = [event for kind, event in curve if kind == "step"]
         ends = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
-        per_epoch = max((event["step"] for event in step_events), default=1) / max(1, _epochs(step_events))
+        per_epoch = max((event["step"] for event in step_events), default=1) / max(1, _count_epochs(step_events))
         steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in step_events]
         dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in ends]
     return (steps, dev) if steps else None
 
 
-def _epochs(steps: Sequence[dict[str, Any]]) -> int:
+def _count_epochs(steps: Sequence[dict[str, Any]]) -> int:
     return len([epoch for epoch, _ in groupby(steps, key=lambda event: int(event.get("epoch", 0)))])

@@ -8,7 +8,7 @@ INK, MUTED, FIRST, SECOND = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
 COLOURS = (FIRST, SECOND, "#059669", "#9333ea", MUTED)
 
 
-def _figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
+def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("svg")
@@ -27,7 +27,7 @@ def _figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def _render_svg(figure: Any) -> str:
     """The figure as an <svg> element. The same data give the same bytes."""
     import matplotlib
     from matplotlib import pyplot
@@ -42,7 +42,7 @@ def _svg(figure: Any) -> str:
 
 def draw_loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
     """Training loss by step, and dev loss at the end of each epoch, both in nats per token."""
-    figure, axes = _figure()
+    figure, axes = _make_figure()
     axes.plot([step for step, _ in steps], [loss for _, loss in steps], color=FIRST, linewidth=1, label="training")
     if validation:
         axes.plot(
@@ -52,12 +52,12 @@ def draw_loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tu
     axes.set_ylabel("loss (nats per token)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, labelcolor=INK)
-    return _svg(figure)
+    return _render_svg(figure)
 
 
 def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Rows of (name, accuracy, low, high) as bars with their 95% intervals."""
-    figure, axes = _figure(height=0.7 + 0.55 * len(rows))
+    figure, axes = _make_figure(height=0.7 + 0.55 * len(rows))
     names = [name for name, *_ in rows]
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
@@ -70,12 +70,12 @@ def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     axes.set_xlim(0, min(1.0, max(0.1, 1.2 * max(high for *_, high in rows))))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
-    return _svg(figure)
+    return _render_svg(figure)
 
 
 def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
     """Named series of (x, accuracy, low, high) as lines with their 95% intervals."""
-    figure, axes = _figure()
+    figure, axes = _make_figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         positions, values = [position for position, *_ in points], [value for _, value, _, _ in points]
         errors = [[max(0.0, v - low) for _, v, low, _ in points], [max(0.0, high - v) for _, v, _, high in points]]
@@ -85,14 +85,14 @@ def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]]
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, labelcolor=INK)
-    return _svg(figure)
+    return _render_svg(figure)
 
 
 def draw_losses(
     series: Mapping[str, Sequence[tuple[float, float]]], dev: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
     """Training loss by epoch as one line for each condition; its dev loss after each epoch as points."""
-    figure, axes = _figure()
+    figure, axes = _make_figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1, alpha=0.7, label=name)
         dev_points = dev.get(name, ())
@@ -108,4 +108,4 @@ def draw_losses(
     axes.set_ylabel("loss (nats per token)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, labelcolor=INK)
-    return _svg(figure)
+    return _render_svg(figure)

@@ -48,8 +48,8 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
     """The values that the report shows."""
     summary = view.summarize_run(run)
     row = view.find_run(run)
-    training = _training(view, summary.run)
-    evaluations = _evaluations(view, training["adapter"] if training else "")
+    training = _load_training(view, summary.run)
+    evaluations = _load_evaluations(view, training["adapter"] if training else "")
     return {
         "version": __version__,
         "run": summary,
@@ -62,10 +62,10 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "rates": Rates.describe,
         "training": training,
         "evaluations": evaluations,
-        "comparison": _comparison(view, evaluations),
+        "comparison": _compare_evaluations(view, evaluations),
         "flips": gather_flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
-        "accuracy_plot": plots.draw_accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
-        "examples": _examples(view, summary.run),
+        "accuracy_plot": plots.draw_accuracies([_make_bar(entry) for entry in evaluations]) if evaluations else "",
+        "examples": _choose_examples(view, summary.run),
     }
 
 
@@ -85,7 +85,7 @@ def list_outcomes(counts: dict[str, int]) -> list[dict[str, Any]]:
     ]
 
 
-def _training(view: LedgerView, run: str) -> dict[str, Any] | None:
+def _load_training(view: LedgerView, run: str) -> dict[str, Any] | None:
     """The newest finished training on the run's examples, with its curves."""
     row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
     if row is None:
@@ -102,7 +102,7 @@ def _training(view: LedgerView, run: str) -> dict[str, Any] | None:
     }
 
 
-def _evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
+def _load_evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
     """The newest evaluation of the tuned model, preceded by the untuned model's evaluation of the same items."""
     if not adapter:
         return []
@@ -116,12 +116,12 @@ def _evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
     return [{"id": row["id"], **json.loads(row["result"])} for row in (base, tuned) if row is not None]
 
 
-def _bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
+def _make_bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
     strict = entry["strict"]
     return "tuned" if entry["adapter"] else "untuned", strict["mean"], *strict["ci95"]
 
 
-def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _compare_evaluations(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item cannot be tested
         return None
     (pair,) = compare(view, [entry["id"] for entry in evaluations], partial=True).pairs
@@ -129,7 +129,7 @@ def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str
     return {**pair.as_json(), "settled": low > 0 or high < 0}
 
 
-def _examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
+def _choose_examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
     """Examples from the beginning, the middle and the end of the run, each with its turn."""
     rows = list(view.rows(
         "SELECT examples.id, examples.reason, turns.record FROM examples JOIN turns"

@@ -15,11 +15,11 @@ def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(headings)
-    writer.writerows([[_cell(value) for value in row] for row in rows])
+    writer.writerows([[_escape_cell(value) for value in row] for row in rows])
     return out.getvalue()
 
 
-def _cell(value: object) -> object:
+def _escape_cell(value: object) -> object:
     if not isinstance(value, str):
         return "" if value is None else value
     text = str(visible(value))

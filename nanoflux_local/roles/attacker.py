@@ -65,7 +65,7 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
         if isinstance(kept_sections, Unparsed):
             return kept_sections
         sections |= {name: content[1:-1].strip() for name, content in kept_sections.items()}
-    answer = plain_answer(domain, sections["ANSWER"])
+    answer = normalize_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")
     solution = read_tags(sections["SOLUTION"], domain.tags) if domain.tags else sections["SOLUTION"]
@@ -75,7 +75,7 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
     return Attack(sections["QUESTION"], solution, answer, notes=notes)
 
 
-def plain_answer(domain: Domain, text: str) -> str | None:
+def normalize_answer(domain: Domain, text: str) -> str | None:
     """Read an answer in its machine-readable form (SPEC §6); None if the text does not state exactly one."""
     if domain.answer == "number":
         number = read_number(text)

@@ -14,7 +14,7 @@ from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict
@@ -122,7 +122,7 @@ def same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
     if domain.answer == "text":
         return None
     if domain.answer == "choice":
-        return plain_answer(domain, answer) == expected
+        return normalize_answer(domain, answer) == expected
     return same_number(answer, expected)
 
 

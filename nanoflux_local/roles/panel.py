@@ -71,7 +71,7 @@ def combine_verdicts(
         side is not negative and bool(positive),
         round(confidence, 4),
         side[0].explanation,
-        soft=_majority_reading([verdict.soft for verdict in verdicts]),
+        soft=_combine_readings([verdict.soft for verdict in verdicts]),
         asked=max(verdict.asked for verdict in side),
         votes=votes,
     )
@@ -92,7 +92,7 @@ def _build_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
     ))  # fmt: skip
 
 
-def _majority_reading(readings: Sequence[bool | None]) -> bool | None:
+def _combine_readings(readings: Sequence[bool | None]) -> bool | None:
     """The soft reading of more than half of the members with a soft reading; None if they are evenly split."""
     given_readings = [reading for reading in readings if reading is not None]
     sound = sum(given_readings)

@@ -34,11 +34,13 @@ class ProgramJudge:
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
             explanation = f"the program ended with {reply.status}"
-            return Verdict(False, 1.0, explanation, findings=(_finding("not checked", reply.stderr.strip()[-400:]),))
+            return Verdict(
+                False, 1.0, explanation, findings=(_make_finding("not checked", reply.stderr.strip()[-400:]),)
+            )
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
         agrees = same_number(printed[0], attack.answer)
         detail = f"the program printed {printed[0][:80]}, the attack says {attack.answer}"
-        return Verdict(agrees, 1.0, detail, findings=(_finding("supports" if agrees else "contradicts", detail),))
+        return Verdict(agrees, 1.0, detail, findings=(_make_finding("supports" if agrees else "contradicts", detail),))
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
         """Accept the defence if its answer is one number that equals the attack's."""
@@ -48,5 +50,5 @@ class ProgramJudge:
         return Verdict(right, 1.0, f"the defender says {stated}, the verified answer is {attack.answer}")
 
 
-def _finding(conclusion: Conclusion, reason: str) -> Finding:
+def _make_finding(conclusion: Conclusion, reason: str) -> Finding:
     return Finding("code", conclusion, reason)

@@ -40,17 +40,17 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
     of the conversation after a complete reply, that turn is ignored.
     """
     visible = _strip_fence(strip_reasoning(storable(text)))
-    texts_by_name = _best_reading(visible, names, once)
-    missing = _missing(texts_by_name, names)
+    texts_by_name = _choose_reading(visible, names, once)
+    missing = _list_missing(texts_by_name, names)
     if missing:
         return Unparsed(f"missing section {', '.join(missing)}")
-    repeated = _contradictory(texts_by_name, once)
+    repeated = _list_contradictory(texts_by_name, once)
     if repeated:
         return Unparsed(f"section {repeated[0]} is given twice with different texts")
     return {name: texts_by_name[name][0] for name in names}
 
 
-def _best_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
+def _choose_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
     """The first reading that has every section, and a single text for each in `once`; failing that, the first that has
     every section; failing that, the first that has any section.
 
@@ -61,18 +61,18 @@ def _best_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> di
         for part in dict.fromkeys(
             (before_next_turn(visible, names, speakers_only=True), visible, before_next_turn(visible, names))
         )
-        for read in (_from_json, _from_headings, _from_bare_headings, _from_fenced_json)
+        for read in (_read_json, _read_headings, _read_bare_headings, _read_fenced_json)
     ]
-    complete = [reading for reading in readings if not _missing(reading, names)]
-    decided = (reading for reading in complete if not _contradictory(reading, once))
+    complete = [reading for reading in readings if not _list_missing(reading, names)]
+    decided = (reading for reading in complete if not _list_contradictory(reading, once))
     return next(decided, next(iter(complete), next(filter(None, readings), {})))
 
 
-def _missing(texts_by_name: dict[str, list[str]], names: Sequence[str]) -> list[str]:
+def _list_missing(texts_by_name: dict[str, list[str]], names: Sequence[str]) -> list[str]:
     return [name for name in names if not texts_by_name.get(name, [""])[0]]
 
 
-def _contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> list[str]:
+def _list_contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> list[str]:
     return [name for name in once if len({_normalize(value) for value in texts_by_name[name]}) > 1]
 
 
@@ -116,13 +116,13 @@ def _strip_fence(text: str) -> str:
     return text if any(line.lstrip().startswith(fence[1]) for line in body) else "\n".join(body)
 
 
-def _from_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    return _split_at_headings(_heading, text, names)
+def _read_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    return _split_at_headings(_compile_heading, text, names)
 
 
-def _from_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+def _read_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """Sections under headings of any spelling: "## QUESTION", "**Question**" or QUESTION alone on their lines."""
-    return _split_at_headings(_bare_heading, text, names)
+    return _split_at_headings(_compile_bare_heading, text, names)
 
 
 def _split_at_headings(
@@ -139,14 +139,14 @@ def _split_at_headings(
 
 
 @cache
-def _heading(names: Names) -> re.Pattern[str]:
+def _compile_heading(names: Names) -> re.Pattern[str]:
     """Matches a line that opens one of these sections."""
     # ASCII, so that "DECİSİON" does not match
     return re.compile(_with_colon(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
 @cache
-def _bare_heading(names: Names) -> re.Pattern[str]:
+def _compile_bare_heading(names: Names) -> re.Pattern[str]:
     """Matches a line that opens one of these sections: its name with a colon, or its name alone, marked as a heading or
     in capitals.
     """
@@ -171,7 +171,7 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(_BETWEEN.split(name.upper()))
 
 
-def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+def _read_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """Sections as the keys of one JSON object, the form of structured output."""
     stripped = text.strip()
     if not stripped.startswith("{"):
@@ -188,7 +188,7 @@ def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     return texts_by_name
 
 
-def _from_fenced_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+def _read_fenced_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """Sections of a fenced JSON object with text around it."""
     fenced = _JSON_FENCE.search(text)
-    return _from_json(fenced[1], names) if fenced else {}
+    return _read_json(fenced[1], names) if fenced else {}

@@ -67,7 +67,7 @@ class StitchingAttacker:
         return Attack(question_text(parts, trace), solution_text(parts, trace), answer, program)
 
 
-def _functions(parts: Sequence[Part]) -> str:
+def _write_functions(parts: Sequence[Part]) -> str:
     """Python source with one function per part; from the second part on, the part's slot is the parameter."""
     blocks = ["import math\n", FITTED]
     for number, part in enumerate(parts):
@@ -83,7 +83,7 @@ def tracing_program(parts: Sequence[Part]) -> str:
     It prints lines such as `0 rolls 12`, then `link 12 direct`. A positive whole result that is not too large for the
     next story is linked directly; any other result is fitted.
     """
-    program = [_functions(parts), "def show(number, variables):"]
+    program = [_write_functions(parts), "def show(number, variables):"]
     program += ["    for name, value in variables.items():", "        print(number, name, repr(value))\n\n"]
     argument = ""
     for number in range(len(parts)):
@@ -156,7 +156,7 @@ def _link_text(trace: Trace, number: int) -> str:
 
 def answer_program(parts: Sequence[Part], trace: Trace) -> str:
     """The program of the attack: the parts, linked as in the question, and the answer printed at the end."""
-    program = [_functions(parts)]
+    program = [_write_functions(parts)]
     for number in range(len(parts)):
         argument = result_name(number - 1) if number else ""
         result = f"part_{number + 1}({argument})['answer']"

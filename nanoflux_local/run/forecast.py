@@ -179,13 +179,13 @@ def predict(turns: Turns, missing: int, left: int) -> Forecast:
     means = turns.costs[rng.integers(0, n, (DRAWS, n))].mean(axis=1)
     noise = rng.standard_normal(DRAWS)[:, None] * turns.costs.std(axis=0, ddof=1)
     totals = np.maximum(0.0, played[:, None] * means + np.sqrt(played)[:, None] * noise)
-    seconds, tokens, usd = (_span(totals[:, column]) for column in range(len(COSTS)))
+    seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COSTS)))
     return Forecast(
         reaches_target=round(float((needed <= left).mean()), 3),
-        turns=_span(played), seconds=seconds, tokens=tokens, usd=usd,
+        turns=_make_span(played), seconds=seconds, tokens=tokens, usd=usd,
     )  # fmt: skip
 
 
-def _span(draws: Sequence[float] | npt.NDArray[Any]) -> Span:
+def _make_span(draws: Sequence[float] | npt.NDArray[Any]) -> Span:
     low, middle, high = np.quantile(draws, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
     return Span(round(float(middle), 4), round(float(low), 4), round(float(high), 4))

@@ -55,7 +55,7 @@ class HeldOut:
         """The phrases are indexed on first use: most processes that build a run's rules play no turn, and training sets
         are large.
         """
-        return _identifying_phrases(self._items, self._phrasing)
+        return _find_identifying_phrases(self._items, self._phrasing)
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """The item that an attack repeats, and how, or "". `vector` is the unit vector of its question."""
@@ -80,7 +80,7 @@ class HeldOut:
         return best, self._embedded[-row].id
 
 
-def _identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
+def _find_identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
     """The phrases that identify an item, with its id: no other item of its benchmark and no `phrasing` has them."""
     owners: dict[str, tuple[str, str, str]] = {}
     common: set[str] = set()

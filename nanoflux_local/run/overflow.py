@@ -27,7 +27,7 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
         ConfigError: a request does not fit; the fix names the endpoint's settings to change.
     """
     seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
-    for role, name, messages, answer in typical_requests(rules.config, domain, seeds):
+    for role, name, messages, answer in make_typical_requests(rules.config, domain, seeds):
         if overflow := find_overflow(bound.endpoints[name], messages, answer):
             key = f"endpoints.{name}"
             fixed = find_kind(rules.config.endpoints[name].interface).fixed_context
@@ -35,7 +35,7 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
             raise ConfigError(f"{key} as the {role}: {overflow}", f"{advice}lower {key}.reasoning_tokens")
 
 
-def typical_requests(
+def make_typical_requests(
     config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]
 ) -> Iterator[tuple[str, str, tuple[Message, ...], int]]:
     """Requests like those that the run will send, made from some of its seeds, each as (role, endpoint, messages, token

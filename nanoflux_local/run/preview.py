@@ -19,7 +19,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import enabled_checks
 from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.forecast import ENOUGH_KEPT, ENOUGH_TURNS, Forecast, RunPosition, Span, newest_turns, predict
-from nanoflux_local.run.overflow import refuse_overflows, typical_requests
+from nanoflux_local.run.overflow import make_typical_requests, refuse_overflows
 from nanoflux_local.seeds.datasets import build_seed_source, seed_datasets
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import list_gpus, survey_gpus
@@ -123,7 +123,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     checks = sum(check.count_calls(config.judge).get("chat", 0) for check in enabled_checks(config.judge))
     count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges + checks}  # validation and evaluation
     costs: dict[str, RoleCost] = {}
-    for role, name, messages, answer in typical_requests(config, domain, seeds):
+    for role, name, messages, answer in make_typical_requests(config, domain, seeds):
         if role in costs:
             continue
         endpoint = config.endpoints[name]

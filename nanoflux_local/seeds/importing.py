@@ -13,7 +13,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
-from nanoflux_local.seeds.reading import BenchmarkContent, PlacedItem, bad_row, read_benchmark
+from nanoflux_local.seeds.reading import BenchmarkContent, PlacedItem, make_row_error, read_benchmark
 from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
 from nanoflux_local.tools.python_check import PythonTool
 
@@ -118,7 +118,7 @@ async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Iden
             raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
         if reply.status != "ok" or not same_number(printed[0], item.answer):
-            raise bad_row(place, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
+            raise make_row_error(place, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:

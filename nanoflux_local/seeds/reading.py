@@ -139,7 +139,7 @@ def _read_file(file_format: Format, path: Path, reading: BenchmarkContent, skip_
             reading.blank += 1
         except BadRowError as error:
             if not skip_bad:
-                raise bad_row(place, str(error)) from error
+                raise make_row_error(place, str(error)) from error
             reading.skipped.append(f"{place}: {error}")
     if file_format.finish_file is None:
         return placed_rows
@@ -176,9 +176,9 @@ def _apply_labels(dataset: str, reading: BenchmarkContent, labels: dict[str, Pla
     for name, label in labels.items():
         number = by_id.get(f"{dataset}-{name}")
         if number is None:
-            raise bad_row(label.place, f"no item has the id {name!r}", "pass the file with the questions too")
+            raise make_row_error(label.place, f"no item has the id {name!r}", "pass the file with the questions too")
         if reading.items[number].seed.answer != label.row.answer:
-            raise bad_row(label.place, "the label differs from the answer of its question")
+            raise make_row_error(label.place, "the label differs from the answer of its question")
     for number, (place, seed, _) in enumerate(reading.items):
         label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
         split = label_of_item.row.split if label_of_item else hashed_split(seed.question, CARVED_SHARES)
@@ -201,7 +201,7 @@ def _settle_contradictions(reading: BenchmarkContent, refuses: bool, skip_bad: b
         answers = f"the answer {seed.answer[:40]!r}, not {earlier.seed.answer[:40]!r}"
         reason = f"the question of {earlier.place} again, with {answers}"
         if refuses and not skip_bad:
-            raise bad_row(placed.place, reason)
+            raise make_row_error(placed.place, reason)
         (reading.skipped if refuses else reading.contradictory).append(f"{placed.place}: {reason}")
     if refuses:
         reading.items = consistent
@@ -227,6 +227,6 @@ def _refuse_repeated_ids(items: Sequence[PlacedItem]) -> None:
         places[seed.id] = place
 
 
-def bad_row(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
+def make_row_error(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
     """The error for a bad row, which stops the whole import."""
     return DataError(f"{place}: {reason}", fix)

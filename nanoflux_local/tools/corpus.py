@@ -149,7 +149,7 @@ class Corpus:
             UsageError: the query contains no word.
         """
         until = time.monotonic() + timeout_s
-        words = terms(query)
+        words = extract_terms(query)
         if not words:
             raise UsageError(f"the query {query!r} holds no word to search for", "search for a word")
         self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS_BETWEEN_CHECKS)
@@ -175,7 +175,7 @@ def _match_expression(words: Sequence[str]) -> str:
     return " OR ".join(f"({one} AND {other})" for one, other in combinations(quoted[:MAX_QUERY_WORDS], 2))
 
 
-def terms(query: str) -> list[str]:
+def extract_terms(query: str) -> list[str]:
     """The query's words without common ones; all words if every word is common."""
     words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))
     return [word for word in words if word not in _COMMON] or words

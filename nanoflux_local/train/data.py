@@ -98,12 +98,12 @@ class Codec:
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> EncodedExample:
         """Tokens of one example, its tail cut at `max_length`. Raises ValueError if the text cannot be encoded."""
         as_text = [Message(message.role, self._with_placeholders(message.content)) for message in example.prompt]
-        prompt = self._ids(self.prompt_text(as_text))
-        ids = prompt + self._ids(self._with_placeholders(example.completion) + self.end)
+        prompt = self._encode_text(self.prompt_text(as_text))
+        ids = prompt + self._encode_text(self._with_placeholders(example.completion) + self.end)
         kept = ids if max_length is None else ids[:max_length]
         return EncodedExample(tuple(kept), len(prompt), len(ids) - len(kept), row)
 
-    def _ids(self, text: str) -> list[int]:
+    def _encode_text(self, text: str) -> list[int]:
         text.encode()  # raises for a lone surrogate, with its position, before the tokenizer does
         ids: list[int] = []
         for number, piece in enumerate(_PLACEHOLDER.split(text)):  # text and placeholders alternate
@@ -189,14 +189,16 @@ def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> li
     """
     rng = random.Random(derive_seed(seed, "order", epoch))
     order = rng.sample(range(len(lengths)), len(lengths))
-    batches = [batch for pool in _chunks(order, size * _POOL) for batch in _batch_by_length(pool, lengths, size)]
+    batches = [
+        batch for pool in _split_into_chunks(order, size * _POOL) for batch in _batch_by_length(pool, lengths, size)
+    ]
     rng.shuffle(batches)
     return batches
 
 
 def _batch_by_length(pool: list[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    return _chunks(sorted(pool, key=lambda index: lengths[index]), size)
+    return _split_into_chunks(sorted(pool, key=lambda index: lengths[index]), size)
 
 
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+def _split_into_chunks(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))

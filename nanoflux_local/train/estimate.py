@@ -19,7 +19,7 @@ WITHIN = 1.5
 
 def estimate_seconds(flops: float, settings: TrainSettings) -> float:
     """Seconds for `flops`, from the speed of a matrix product measured now in the training's precision and device."""
-    return flops / _matrix_speed(settings) / _MATRIX_SHARE
+    return flops / _measure_matrix_speed(settings) / _MATRIX_SHARE
 
 
 def choose_precision(settings: TrainSettings) -> str:
@@ -51,7 +51,7 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, label
     return int(base + adapter + activations + logits + on_cpu)
 
 
-def _matrix_speed(settings: TrainSettings) -> float:
+def _measure_matrix_speed(settings: TrainSettings) -> float:
     """FLOP/s of a matrix product such as a training computes (1024 tokens, hidden size 1024), best of four."""
     import torch
 

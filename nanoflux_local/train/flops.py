@@ -28,7 +28,9 @@ def six_nd(parameters: int, tokens: int) -> float:
 
 def parameters(base_dir: Path) -> int:
     """Number of weights stored in `base_dir`'s safetensors files, read from their headers. Tied weights count once."""
-    return sum(math.prod(tensor["shape"]) for path in _weights(base_dir) for tensor in _header(path).values())
+    return sum(
+        math.prod(tensor["shape"]) for path in _list_weight_files(base_dir) for tensor in _read_header(path).values()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +80,25 @@ def head_weights(base_dir: Path) -> int:
 
 def stored_bytes(base_dir: Path) -> int:
     """The size of the weights on disk, in bytes."""
-    return sum(path.stat().st_size for path in _weights(base_dir))
+    return sum(path.stat().st_size for path in _list_weight_files(base_dir))
 
 
 def base_identity(base_dir: Path) -> str:
     """A digest of the base's configuration and of its tensors' names, types and offsets; reads no weights."""
     config = (base_dir / "config.json").read_text(encoding="utf-8")
-    return digest([config, [[path.name, path.stat().st_size, _header(path)] for path in _weights(base_dir)]])
+    return digest(
+        [config, [[path.name, path.stat().st_size, _read_header(path)] for path in _list_weight_files(base_dir)]]
+    )
 
 
-def _weights(base_dir: Path) -> list[Path]:
+def _list_weight_files(base_dir: Path) -> list[Path]:
     files = sorted(base_dir.glob("*.safetensors"))
     if not files:
         raise DataError(f"{base_dir} has no safetensors weights", "pull or import the model first")
     return files
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> dict[str, Any]:
     """The tensors' entries of a safetensors file: dtype, shape and offsets by name."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
@@ -129,7 +133,7 @@ def shape(base_dir: Path) -> Shape:
     except (OSError, ValueError, KeyError) as error:
         fix = "import the model again; a newer transformers may know its architecture"
         raise DataError(f"{base_dir / 'config.json'} cannot be read: {error}", fix) from error
-    tensors = {name for path in _weights(base_dir) for name in _header(path)}
+    tensors = {name for path in _list_weight_files(base_dir) for name in _read_header(path)}
     tied = not any(name.endswith("lm_head.weight") for name in tensors)
     return Shape(text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.vocab_size, tied)
 

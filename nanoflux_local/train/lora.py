@@ -91,12 +91,12 @@ def train(
         join_team(choose_device(settings.device).type == "cpu") as team,
     ):
         loop = _Loop(settings, usable, held_out, base_dir, out_dir, on_event, team)
-        loop.fingerprint = _fingerprint(settings, digests, base_dir, team.size)
+        loop.fingerprint = _compute_fingerprint(settings, digests, base_dir, team.size)
         finished = loop.run(should_stop)
         return loop.build_result(finished, digests[0])
 
 
-def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
+def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
     """A digest of everything that decides the weights, which tells whether a checkpoint belongs to this training. How
     often checkpoints are written does not matter.
     """

@@ -79,7 +79,7 @@ def draw_mixed_rows(
     drawn: list[MixedRows] = []
     for mix in mixes:
         own_stems = _list_stems(home, [mix.dataset], ("dev", "test"))
-        items = _unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_stems)
+        items = _select_unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_stems)
         usable = [item for item in items if _normalize(item.question) not in questions]
         size = max(1, round(mix.ratio * count))
         if size > len(usable):
@@ -106,7 +106,7 @@ def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> s
     return {stem(item.question) for item in items}
 
 
-def _unique_items(items: Sequence[Seed], excluded: set[str]) -> list[Seed]:
+def _select_unique_items(items: Sequence[Seed], excluded: set[str]) -> list[Seed]:
     """The items that have a solution and whose question's stem is not excluded, each question once."""
     by_question: dict[str, Seed] = {}
     for item in items:

@@ -114,7 +114,7 @@ class Completions:
         longest = max(len(row.ids) for row in rows)
         ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows])
         starts = [number * longest for number in range(len(rows))]
-        return {"input_ids": ids.to(self.device)}, *self._labels(rows, starts, ids)
+        return {"input_ids": ids.to(self.device)}, *self._select_labels(rows, starts, ids)
 
     def _join_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The same as `_pad_rows`, for one row that joins all rows: ids and positions have the shape (1, tokens)."""
@@ -122,9 +122,11 @@ class Completions:
         positions_in_rows = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
         starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
         inputs = {"input_ids": ids.to(self.device), "position_ids": positions_in_rows.to(self.device)}
-        return inputs, *self._labels(rows, starts, ids)
+        return inputs, *self._select_labels(rows, starts, ids)
 
-    def _labels(self, rows: Sequence[EncodedExample], starts: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _select_labels(
+        self, rows: Sequence[EncodedExample], starts: Sequence[int], ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
         started_rows = zip(starts, rows, strict=True)
         positions = torch.tensor(
             [start + place for start, row in started_rows for place in range(row.prompt - 1, len(row.ids) - 1)]

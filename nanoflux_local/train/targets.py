@@ -44,7 +44,7 @@ def resolve_targets(base_dir: Path, targets: str | Sequence[str]) -> AdaptedLaye
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
     """
-    return resolve_targets_in(_outline(base_dir), targets)
+    return resolve_targets_in(_build_outline(base_dir), targets)
 
 
 def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers:
@@ -53,21 +53,21 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
     """
-    tower, layers = _tower(base), _linear_layers(base)
+    tower, layers = _find_tower(base), _list_linear_layers(base)
     if targets == ALL:
         inside = tuple(name for name in layers if not tower or name.startswith(f"{tower}."))
         if len(inside) == len(layers):
             return AdaptedLayers(ALL, inside, tower)
-        modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_endings(inside)))})"
+        modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_list_endings(inside)))})"
         return AdaptedLayers(modules, inside, tower)
     listed = (targets,) if isinstance(targets, str) else tuple(targets)
-    names = (*layers, *_embeddings(base))
+    names = (*layers, *_list_embeddings(base))
     for target in listed:
         if not any(_matches(target, name) for name in names):
             raise UsageError(
                 f"target_modules: {target!r} matches no linear layer of the base",
-                f"choose among {', '.join(sorted(_endings(layers)))}, or give an expression over full names, "
-                f"such as {_example(tower, layers)!r}",
+                f"choose among {', '.join(sorted(_list_endings(layers)))}, or give an expression over full names, "
+                f"such as {_suggest_expression(tower, layers)!r}",
             )
     chosen = tuple(name for name in names if any(_matches(target, name) for target in listed))
     _refuse_other_towers(chosen, tower, layers)
@@ -107,20 +107,20 @@ def _refuse_other_towers(chosen: Sequence[str], tower: str, layers: Sequence[str
         raise UsageError(
             f"target_modules match {len(outside)} layers outside the text tower, such as {outside[0]}: vLLM refuses "
             "an adapter of a vision tower",
-            f"choose only layers of the text tower: target_modules={_example(tower, layers)!r}",
+            f"choose only layers of the text tower: target_modules={_suggest_expression(tower, layers)!r}",
         )
 
 
-def _example(tower: str, layers: Sequence[str]) -> str:
-    endings = sorted(_endings([name for name in layers if name.startswith(f"{tower}." if tower else "")]))[:_SHOWN]
+def _suggest_expression(tower: str, layers: Sequence[str]) -> str:
+    endings = sorted(_list_endings([name for name in layers if name.startswith(f"{tower}." if tower else "")]))[:_SHOWN]
     return rf".*{tower.split('.')[-1]}.*\.({'|'.join(endings)})" if tower else rf".*\.({'|'.join(endings)})"
 
 
-def _endings(names: Iterable[str]) -> set[str]:
+def _list_endings(names: Iterable[str]) -> set[str]:
     return {name.rsplit(".", 1)[-1] for name in names}
 
 
-def _tower(base: Any) -> str:
+def _find_tower(base: Any) -> str:
     """The text tower's name inside a wrapper that has another; "" in a text model."""
     decoder = base.get_decoder()
     if getattr(base.config, "vision_config", None) is None and getattr(base.config, "audio_config", None) is None:
@@ -128,7 +128,7 @@ def _tower(base: Any) -> str:
     return next((name for name, module in base.named_modules() if module is decoder), "")
 
 
-def _linear_layers(base: Any) -> tuple[str, ...]:
+def _list_linear_layers(base: Any) -> tuple[str, ...]:
     """The full names of the linear layers in order, without the head, as PEFT chooses them for `all-linear`."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -137,14 +137,14 @@ def _linear_layers(base: Any) -> tuple[str, ...]:
     return tuple(name for name, module in base.named_modules() if isinstance(module, linear) and module is not head)
 
 
-def _embeddings(base: Any) -> tuple[str, ...]:
+def _list_embeddings(base: Any) -> tuple[str, ...]:
     """The embedding layers, which PEFT adapts too if a target names them."""
     from torch import nn
 
     return tuple(name for name, module in base.named_modules() if isinstance(module, nn.Embedding))
 
 
-def _outline(base_dir: Path) -> Any:
+def _build_outline(base_dir: Path) -> Any:
     """The model of a folder on the meta device: modules without weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

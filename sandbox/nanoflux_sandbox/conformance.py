@@ -39,12 +39,12 @@ class Case:
         return ""
 
 
-def _denied_case(name: str, attempt: str) -> Case:
+def _make_denied_case(name: str, attempt: str) -> Case:
     code = f"import os, sys\ntry:\n    {attempt}\nexcept (OSError, RuntimeError, ValueError):\n    print('denied')\n"
     return Case(f"denied: {name}", code, stdout="denied\n")
 
 
-def _deadly_case(name: str, call: str) -> Case:
+def _make_deadly_case(name: str, call: str) -> Case:
     return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
 
 
@@ -52,25 +52,25 @@ _SHORT = Limits(wall_s=0.5)
 _SMALL = Limits(wall_s=10.0, memory_mb=64)
 
 ATTACKS = (
-    _denied_case("read a file", "open('/etc/passwd').read()"),
-    _denied_case("write a file", "open('/tmp/held', 'w')"),
-    _denied_case("list a folder", "os.listdir('/')"),
-    _denied_case("look at a file", "os.stat('/etc')"),
-    _denied_case("make a folder", "os.mkdir('/tmp/held')"),
-    _denied_case("make a link", "os.symlink('/etc', 'held')"),
-    _denied_case("reach the network", "import socket; socket.socket()"),
-    _denied_case("fork", "os.fork()"),
-    _denied_case("start a program", "import subprocess; subprocess.run(['/bin/true'])"),
-    _denied_case("start a thread", "import threading; threading.Thread(target=print).start()"),
-    _denied_case("signal a process", "os.kill(1, 0)"),
-    _denied_case("copy a descriptor", "os.dup(1)"),
-    _denied_case("write to a descriptor", "os.write(3, b'x')"),
-    _denied_case("make a memory file", "os.memfd_create('held')"),
-    _denied_case("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
+    _make_denied_case("read a file", "open('/etc/passwd').read()"),
+    _make_denied_case("write a file", "open('/tmp/held', 'w')"),
+    _make_denied_case("list a folder", "os.listdir('/')"),
+    _make_denied_case("look at a file", "os.stat('/etc')"),
+    _make_denied_case("make a folder", "os.mkdir('/tmp/held')"),
+    _make_denied_case("make a link", "os.symlink('/etc', 'held')"),
+    _make_denied_case("reach the network", "import socket; socket.socket()"),
+    _make_denied_case("fork", "os.fork()"),
+    _make_denied_case("start a program", "import subprocess; subprocess.run(['/bin/true'])"),
+    _make_denied_case("start a thread", "import threading; threading.Thread(target=print).start()"),
+    _make_denied_case("signal a process", "os.kill(1, 0)"),
+    _make_denied_case("copy a descriptor", "os.dup(1)"),
+    _make_denied_case("write to a descriptor", "os.write(3, b'x')"),
+    _make_denied_case("make a memory file", "os.memfd_create('held')"),
+    _make_denied_case("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
     Case("deadly: exec", "import os\nos.execv('/bin/true', ['true'])", "killed", ""),
-    _deadly_case("ptrace", "ptrace(0, 0, 0, 0)"),
-    _deadly_case("unshare", "unshare(0x10000000)"),
-    _deadly_case("mount", "mount(b'none', b'/', b'tmpfs', 0, None)"),
+    _make_deadly_case("ptrace", "ptrace(0, 0, 0, 0)"),
+    _make_deadly_case("unshare", "unshare(0x10000000)"),
+    _make_deadly_case("mount", "mount(b'none', b'/', b'tmpfs', 0, None)"),
     Case("endless loop", "while True: pass", "timeout", "", limits=_SHORT),
     Case("endless sleep", "import time\ntime.sleep(99)", "timeout", "", limits=_SHORT),
     Case("endless C code", "9 ** 9 ** 9", "timeout", "", limits=_SHORT),

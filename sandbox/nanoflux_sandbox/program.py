@@ -65,7 +65,7 @@ class Program:
         end = await self._wait_for_end(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - start
         self.drop()
-        program = self._program_status(end, limits, cpu_limit_s)
+        program = self._determine_status(end, limits, cpu_limit_s)
         return Result(
             status=program.status,
             exit_code=program.exit_code,
@@ -77,7 +77,7 @@ class Program:
             detail=program.detail,
         )
 
-    def _program_status(self, end: GuestExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+    def _determine_status(self, end: GuestExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
         if not self._output.enclosed:
             self._give_up_if_silent()
             raise WarmProcessError("a guest ended or stalled before its filter was active")

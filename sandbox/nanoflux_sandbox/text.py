@@ -22,11 +22,11 @@ def _format_escape(code: int) -> str:
 _ESCAPES = {code: _format_escape(code) for code in (*_CONTROLS, *_SEPARATORS, *_DIRECTIONS, *_INVISIBLE, *_SURROGATES)}
 
 
-def harmless(text: str) -> str:
+def escape_unsafe(text: str) -> str:
     """The text with a visible escape for each control, direction or invisible character; `\\r\\n` becomes `\\n`."""
     return text.replace("\r\n", "\n").translate(_ESCAPES)
 
 
 def decode_output(raw: bytes) -> str:
     """A program's output as harmless text, decoded as UTF-8 with U+FFFD for invalid bytes. Never raises an error."""
-    return harmless(raw.decode("utf-8", "replace"))
+    return escape_unsafe(raw.decode("utf-8", "replace"))

@@ -9,7 +9,7 @@ import pytest
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.roles.attacker import attacker_messages, plain_answer, read_attack
+from nanoflux_local.roles.attacker import attacker_messages, normalize_answer, read_attack
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.quality import SECTIONS
 from nanoflux_local.roles.sections import read_sections
@@ -150,7 +150,7 @@ def test_answer_rule_matches_what_is_read(name, rule, answer, plain):
     domain = load_domain(name)
     assert rule in domain.answer_rule
     assert domain.answer_rule in domain.render("attacker", VALUES["attacker"])
-    assert plain_answer(domain, answer) == plain
+    assert normalize_answer(domain, answer) == plain
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -159,7 +159,7 @@ def test_worked_examples_are_readable_and_right(name):
     for message in defender_messages(domain, domain.budgets, "Q"):
         if message.role == "assistant":
             sections = read_sections(message.content, domain.sections.defender, once=("ANSWER",))
-            answer = plain_answer(domain, sections["ANSWER"])
+            answer = normalize_answer(domain, sections["ANSWER"])
             assert answer == sections["ANSWER"], "the answer is not in its plain form"
             equations = [
                 (left, right)

@@ -120,7 +120,7 @@ def test_run_continues_during_a_compaction(run_copy, small_batches) -> None:
 
 
 def test_concurrent_compaction_is_refused(path: Path, ledger: Ledger) -> None:
-    with compaction.compaction_lock(path), pytest.raises(RefusedError, match="another process is compacting"):
+    with compaction.hold_compaction_lock(path), pytest.raises(RefusedError, match="another process is compacting"):
         compact(path)
 
 

@@ -5,7 +5,7 @@ import pytest
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import Identity, PythonReply, PythonRequest
-from nanoflux_local.roles.attacker import ModelAttacker, plain_answer, read_attack
+from nanoflux_local.roles.attacker import ModelAttacker, normalize_answer, read_attack
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.defender import OVERHEAD_TOKENS, Defender, defender_messages, reply_budget
 from nanoflux_local.roles.program_judge import ProgramJudge
@@ -47,7 +47,7 @@ async def test_unreadable_attack_is_not_requested_again(player, scripted):
     ],
 )
 def test_attack_answer_is_read_by_domain(domain, answer, plain):
-    assert plain_answer(domain, answer) == plain
+    assert normalize_answer(domain, answer) == plain
     attack = read_attack(domain, REPLY.replace("$1,234.0", answer))
     assert isinstance(attack, Unparsed) if plain is None else attack.answer == plain
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from nanoflux_sandbox import Sandbox
-from nanoflux_sandbox.text import harmless
+from nanoflux_sandbox.text import escape_unsafe
 
 _TIERS = ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"]
 
@@ -109,8 +109,8 @@ async def test_traceback_contains_no_control_characters(sandbox: Sandbox) -> Non
 
 
 async def test_harmless_keeps_ordinary_text() -> None:
-    assert harmless("a\tb\nc\r\nd é 日 🙂") == "a\tb\nc\nd é 日 🙂"
-    assert harmless("\ud800\u2028\x85\ufeff\U000e0041") == "\\ud800\\u2028\\x85\\ufeff\\U000e0041"
+    assert escape_unsafe("a\tb\nc\r\nd é 日 🙂") == "a\tb\nc\nd é 日 🙂"
+    assert escape_unsafe("\ud800\u2028\x85\ufeff\U000e0041") == "\\ud800\\u2028\\x85\\ufeff\\U000e0041"
 
 
 async def test_concurrent_programs_do_not_mix_output(sandbox: Sandbox) -> None:

@@ -8,7 +8,7 @@ import pytest
 from nanoflux_local.cli.main import main
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.tools import documents
-from nanoflux_local.tools.corpus import Corpus, terms
+from nanoflux_local.tools.corpus import Corpus, extract_terms
 from nanoflux_local.tools.documents import WORDS, read_document
 
 
@@ -87,7 +87,11 @@ def test_corpus_search_limits_results(corpus: Corpus) -> None:
     assert corpus.search("blood pressure in the UK", 5) == [], "one word of three is no match"
     with pytest.raises(UsageError, match="holds no word"):
         corpus.search(" ?! ", 5)
-    assert terms("What is the Vitamin in it?") == ["vitamin"] and terms("who is it") == ["who", "is", "it"]
+    assert extract_terms("What is the Vitamin in it?") == ["vitamin"] and extract_terms("who is it") == [
+        "who",
+        "is",
+        "it",
+    ]
 
 
 def test_corpus_search_times_out(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ class AnswerableCheck:
         quotations = (*premises.quotations, *premises.contradictory)
         misquoted = [quotation for quotation in quotations if not is_quoted_from(quotation, attack.question)]
         conclusion, reason = _conclude(premises, misquoted)
-        exhibits = tuple(_exhibit(quotation, quotation not in misquoted) for quotation in quotations)
+        exhibits = tuple(_make_exhibit(quotation, quotation not in misquoted) for quotation in quotations)
         return Finding(self.name, conclusion, reason, exhibits)
 
 
@@ -97,7 +97,7 @@ def _conclude(premises: Premises, misquoted: Sequence[str]) -> tuple[Conclusion,
     return "supports", "every quoted statement is in the question, and nothing is missing"
 
 
-def _exhibit(quotation: str, found_in_question: bool) -> Exhibit:
+def _make_exhibit(quotation: str, found_in_question: bool) -> Exhibit:
     return Exhibit("quotation", quotation, "in the question" if found_in_question else "not in the question")
 
 

@@ -15,7 +15,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, storable
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
@@ -119,7 +119,7 @@ class BlindCheck:
         if isinstance(reply, Refused):
             return Exhibit("solution", "", detail=reply.reason, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
-        answer, detail = _outcome(solver.find_cut(reply) or read_answer(self.domain, text))
+        answer, detail = _describe_result(solver.find_cut(reply) or read_answer(self.domain, text))
         sections = read_sections(text, ("SOLUTION", "ANSWER"))
         solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
         return Exhibit("solution", solution, answer, detail, author=solver.name)
@@ -131,13 +131,13 @@ class BlindCheck:
         program = solver.find_cut(reply) or read_free_program(reply)
         if isinstance(program, str) and self.sandbox is not None:
             printed = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
-            answer, detail = _outcome(printed)
+            answer, detail = _describe_result(printed)
             return Exhibit("program", program, answer, detail, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
         sections = read_sections(text, ("CODE",))
         text = text if isinstance(sections, Unparsed) else sections["CODE"]
         unread = program if isinstance(program, Unparsed) else Unparsed("no sandbox runs programs")
-        answer, detail = _outcome(read_unanswerable(text) or unread)
+        answer, detail = _describe_result(read_unanswerable(text) or unread)
         return Exhibit("program", text, answer, detail, author=solver.name)
 
     async def _ask(
@@ -218,7 +218,7 @@ def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
     if unanswerable is not None:
         opens_section = _UNANSWERABLE.match(sections["ANSWER"])
         return unanswerable if opens_section else Unparsed("ANSWER gives an answer and says that there is none")
-    answer = plain_answer(domain, sections["ANSWER"])
+    answer = normalize_answer(domain, sections["ANSWER"])
     return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}") if answer is None else answer
 
 
@@ -230,7 +230,7 @@ def read_unanswerable(text: str) -> Unanswerable | None:
     return Unanswerable(match[1].strip(" *_`\"'")[:300] or "no reason given")
 
 
-def _outcome(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
+def _describe_result(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
     """The outcome and detail of an exhibit; the outcome is "" if the solution could not be read."""
     if isinstance(result, str):
         return result, ""

@@ -52,17 +52,17 @@ class CodeCheck:
         """
         del seeds
         if self.domain.answer == "text":
-            return self._finding("not checked", "a program cannot tell whether two texts say the same")
+            return self._make_finding("not checked", "a program cannot tell whether two texts say the same")
         problem, program = "", ""
         for retry in range(self.retries + 1):
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
             messages, seed = (Message("user", prompt),), draw.seed("code", retry)
             reply = await ask(self.player.request(messages, seed, ("CODE",)), call)
             if isinstance(reply, Refused):
-                return self._finding("not checked", reply.reason)
+                return self._make_finding("not checked", reply.reason)
             written = self.player.find_cut(reply) or read_program(reply)
             if written == NONE:
-                return self._finding("not checked", "the judge found nothing to calculate")
+                return self._make_finding("not checked", "the judge found nothing to calculate")
             if isinstance(written, Unparsed):
                 problem = written.reason
                 continue
@@ -71,14 +71,14 @@ class CodeCheck:
             if isinstance(answer, str):
                 return self._compare(answer, attack, program)
             problem = answer.reason
-        return self._finding("not checked", problem, program)
+        return self._make_finding("not checked", problem, program)
 
     def _compare(self, answer: str, attack: Attack, program: str) -> Finding:
         agrees = same_answer(self.domain, answer, attack.answer)
         reason = f"the program gives {answer[:80]}, the solution says {attack.answer}"
-        return self._finding("supports" if agrees else "contradicts", reason, program)
+        return self._make_finding("supports" if agrees else "contradicts", reason, program)
 
-    def _finding(self, conclusion: Conclusion, reason: str, program: str = "") -> Finding:
+    def _make_finding(self, conclusion: Conclusion, reason: str, program: str = "") -> Finding:
         evidence = (Exhibit("program", program),) if program else ()
         return Finding(self.name, conclusion, reason, evidence)
 

@@ -10,7 +10,7 @@ import ast
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest, digest
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.checks.programs import extract_code, parse_code
 from nanoflux_local.roles.sections import Unparsed
 
@@ -66,5 +66,5 @@ def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unpa
     if mark != _mark(program):
         return Unparsed("it ended before its answer was read")
     text = printed[-1] or variable
-    answer = plain_answer(domain, text)
+    answer = normalize_answer(domain, text)
     return Unparsed(f"it prints {text[:80]!r}, which is no {domain.answer}") if answer is None else answer

@@ -12,7 +12,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest, digest, storable
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
@@ -74,14 +74,14 @@ def parse_code(program: str) -> ast.Module | Unparsed:
 
 def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
     """Refuse a program that only states its answer: it would agree with any answer that was copied into it."""
-    if not any(_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
+    if not any(_list_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
         return Unparsed("# VARIABLES names no quantity of the problem")
     calculated: set[str] = set()
     for node in tree.body:
-        if _calculates(node) or _names(node, ast.Load) & calculated:
-            calculated |= _names(node, ast.Store)
+        if _calculates(node) or _list_names(node, ast.Load) & calculated:
+            calculated |= _list_names(node, ast.Store)
         else:
-            calculated -= _names(node, ast.Store)
+            calculated -= _list_names(node, ast.Store)
     if not calculated:
         return Unparsed("it calculates nothing from the variables")
     if "answer" not in calculated:
@@ -90,10 +90,10 @@ def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, in
 
 
 def _calculates(node: ast.stmt) -> bool:
-    return any(isinstance(each, _CALCULATES) and _names(each, ast.Load) for each in ast.walk(node))
+    return any(isinstance(each, _CALCULATES) and _list_names(each, ast.Load) for each in ast.walk(node))
 
 
-def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
+def _list_names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
     return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, use)}
 
 
@@ -121,5 +121,5 @@ def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unpa
     mark, _, printed = last.partition(" ")
     if mark != _mark(program):
         return Unparsed("it ended before its answer was read")
-    answer = plain_answer(domain, printed)
+    answer = normalize_answer(domain, printed)
     return Unparsed(f"it gives {printed[:80]!r}, which is no {domain.answer}") if answer is None else printed

@@ -57,20 +57,20 @@ class RestatedCheck:
         share, closest = max(((word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_first)
         if share >= SAME_WORDS:
             reason = f"{share:.0%} of its words are those of seed {closest.id} in the same order, numbers not compared"
-            return self._finding("contradicts", reason, closest)
+            return self._make_finding("contradicts", reason, closest)
         try:
             vector = await self._embed(attack.question, call)
             vectors = [(await self._embed(seed.question, call), seed) for seed in seeds]
         except PromptRefusedError as error:
-            return self._finding("not checked", f"the embedder refuses a text: {error.message}", closest)
+            return self._make_finding("not checked", f"the embedder refuses a text: {error.message}", closest)
         cosine, nearest = max(((similarity(vector, other), seed) for other, seed in vectors), key=_first)
         reason = f"its similarity to seed {nearest.id} is {cosine:.3f}"
-        return self._finding("contradicts" if cosine > self.threshold else "supports", reason, nearest)
+        return self._make_finding("contradicts" if cosine > self.threshold else "supports", reason, nearest)
 
     async def _embed(self, text: str, call: Call) -> Vector:
         return (await call(EmbedRequest(self.embedder, text))).vector
 
-    def _finding(self, conclusion: Conclusion, reason: str, seed: Seed) -> Finding:
+    def _make_finding(self, conclusion: Conclusion, reason: str, seed: Seed) -> Finding:
         return Finding(self.name, conclusion, reason, (Exhibit("quotation", seed.question, detail=f"seed {seed.id}"),))
 
 

@@ -81,13 +81,13 @@ def find_quantities(seed: Seed) -> list[StatedNumber]:
     calculates with it, and it is not the result of a calculation; so nothing else in the question implies it.
     """
     quantities = [
-        StatedNumber(match.start(), match.end(), match[0], _value(match[0].strip("$%")))
+        StatedNumber(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
         for match in _QUANTITY.finditer(seed.question)
     ]
     values = [quantity.value for quantity in quantities]
     texts = (*_OPERANDS.findall(seed.solution), *_LEFT_OPERANDS.findall(seed.solution))
-    operands = {_value(text) for text in texts}
-    results = {_value(text) for text in _RESULTS.findall(seed.solution)}
+    operands = {_parse_value(text) for text in texts}
+    results = {_parse_value(text) for text in _RESULTS.findall(seed.solution)}
     return [
         quantity
         for quantity in quantities
@@ -97,7 +97,7 @@ def find_quantities(seed: Seed) -> list[StatedNumber]:
     ]
 
 
-def _value(text: str) -> float:
+def _parse_value(text: str) -> float:
     return float(text.replace(",", ""))
 
 
@@ -105,7 +105,7 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     """The question without one quantity that its solution needs: "48 friends" becomes "a certain number of friends".
     None if no quantity can be removed grammatically.
     """
-    replacements = [(quantity, _indefinite(seed.question, quantity)) for quantity in find_quantities(seed)]
+    replacements = [(quantity, _choose_indefinite_words(seed.question, quantity)) for quantity in find_quantities(seed)]
     replacements = [(quantity, words) for quantity, words in replacements if words]
     if not replacements:
         return None
@@ -113,7 +113,7 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     return seed.question[: quantity.start] + words + seed.question[quantity.end :]
 
 
-def _indefinite(question: str, quantity: StatedNumber) -> str:
+def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
     """The words that can stand for a quantity, "" if none can."""
     before, after = question[: quantity.start], question[quantity.end :]
     previous = re.search(r"([A-Za-z']+)\s+$", before)

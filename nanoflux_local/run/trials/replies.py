@@ -13,7 +13,7 @@ from typing import TypeVar
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Unparsed
@@ -105,7 +105,7 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
     if isinstance(defence, Unparsed):
         return None
     lettered = domain.with_letters(seed.options)
-    answer = plain_answer(lettered, defence.answer)
+    answer = normalize_answer(lettered, defence.answer)
     right = same_answer(lettered, answer, seed.answer) if answer is not None else None
     if answer is None or right is None or not defence.solution.strip():
         return None

@@ -27,7 +27,7 @@ def version() -> int:
     return system_call("landlock_create_ruleset", _CREATE_RULESET, None, 0, _GET_VERSION)
 
 
-def _attributes(version: int) -> bytes:
+def _build_attributes(version: int) -> bytes:
     files = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= version)) - 1
     words = [files]
     if version >= _NET_SINCE:
@@ -39,7 +39,7 @@ def _attributes(version: int) -> bytes:
 
 def deny_everything() -> None:
     """Restrict this process irrevocably with an empty ruleset. Needs no_new_privs. Raises OSError if it fails."""
-    attributes = _attributes(version())
+    attributes = _build_attributes(version())
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     ruleset = system_call("landlock_create_ruleset", _CREATE_RULESET, buffer, len(attributes), 0)
     try:
