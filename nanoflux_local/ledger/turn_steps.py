@@ -1,7 +1,8 @@
-"""The steps of an attempt that ask a model, and the requests that belong to each, recognised by their seeds.
+"""The steps of an attempt that ask a model, and the requests of each step, recognised by their seeds.
 
-The ledger does not store for which turn a call was made. The seed in a request is derived from the run's seed, the
-turn, the attempt and the step (see `roles.base.Draw`), so the call is placed by deriving the seeds of all steps.
+The ledger does not store for which turn a call was made. But the seed in a request is derived from the run's seed, the
+turn, the attempt and the step (see `roles.base.Draw`). So the seeds of all steps are derived, and the call belongs to
+the step with its seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,7 @@ from dataclasses import dataclass
 from nanoflux_local.records import derive_seed
 
 DrawKey = tuple[str | int, ...]
-"""What distinguishes the seeds of an attempt: the name of a draw, its retry and, from the second answer on, its sample.
-"""
+"""The key of a seed within an attempt: the name of the draw, its retry and, from the second answer on, its sample."""
 
 
 @dataclass(frozen=True, slots=True)

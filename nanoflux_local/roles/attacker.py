@@ -37,7 +37,7 @@ class ModelAttacker:
         reply = await ask(self.player.request(messages, draw.seed("attack"), sections), call)
         if isinstance(reply, Refused):
             return reply
-        return self.player.find_cut(reply) or read_attack(self.domain, reply.text)
+        return self.player.refuse_incomplete(reply) or read_attack(self.domain, reply.text)
 
 
 def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:

@@ -113,8 +113,10 @@ class Player:
         sampling = replace(self.sampling, max_tokens=max_tokens, stop=(*stop, *self.sampling.stop))
         return ChatRequest(self.identity, (*messages, Message("assistant", beginning)), sampling, seed)
 
-    def find_cut(self, reply: ChatReply) -> Unparsed | None:
-        """Why a reply is empty or ended inside its reasoning, and which setting to raise; None for other replies."""
+    def refuse_incomplete(self, reply: ChatReply) -> Unparsed | None:
+        """Return the reason why a reply is empty or ended inside its reasoning, with the setting to raise; None for a
+        complete reply.
+        """
         if not reply.text.strip() and reply.finish == "stop":
             return Unparsed("the reply is empty")
         if not ends_in_reasoning(storable(reply.text), reply.finish):
@@ -152,7 +154,7 @@ async def ask_until_read(
         reply = await ask(make_request(draw.seed(step, retry)), call)
         if isinstance(reply, Refused):
             return reply
-        read_reply = player.find_cut(reply) or read(reply)
+        read_reply = player.refuse_incomplete(reply) or read(reply)
         if not isinstance(read_reply, Unparsed):
             return read_reply
     return read_reply

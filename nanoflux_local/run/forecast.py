@@ -129,7 +129,7 @@ def newest_turns(view: LedgerView, position: RunPosition) -> Turns:
 
 
 def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence[str]) -> float:
-    """Seconds in which the turns that were committed at these times were played, without pauses and stalls.
+    """The seconds in which the turns committed at these times were played, without pauses and stalls.
 
     If these are all turns of the run, their time begins with its first call, otherwise with the first commit.
     """
@@ -145,7 +145,7 @@ def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence
 
 
 def _calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
-    """The times and durations of the turns' calls that were answered since a time, the newest first."""
+    """The reply times and durations of the turns' calls since a time, the newest first."""
     sql = "SELECT at, seconds FROM calls WHERE run = ? AND role NOT IN (?, ?) ORDER BY id DESC"
     for row in view.rows(sql, run, EARLIER, TRIAL):
         if row["at"] < since:

@@ -1,7 +1,7 @@
-"""The steps that a run's configuration gives to an attempt, in the order of `turn.play_attempt`.
+"""The steps of an attempt under a run's configuration, in the order of `turn.play_attempt`.
 
-A program that attacks or judges sends no request to a model, so it has no step. For the attacker and the defender, the
-record of a turn names the endpoint, since two models may swap these roles.
+A program that attacks or judges sends no request to a model, so it has no step. The steps of attacker and defender name
+no endpoint, since two models may swap these roles; the record of a turn names it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from nanoflux_local.roles.checks.base import Check, CheckStage, enabled_checks
 from nanoflux_local.roles.checks.blind import BlindCheck
 
 CHECK_DRAWS = {"facts": "claims"}
-"""The draws of checks that are not named after their check."""
+"""The names of draws, by check, where they differ from the check's name."""
 
 
 def load_steps(home: Home, config: Mapping[str, Any]) -> tuple[TurnStep, ...]:
@@ -36,64 +36,68 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
         ConfigError: `judge.checks` names a check that does not exist.
     """
     judge = config.roles.judge.endpoint
-    judges, panel = judge != PROGRAM, " + ".join((judge, *config.judge.panel))
+    model_judges, panel = judge != PROGRAM, " + ".join((judge, *config.judge.panel))
     last_section = domain.sections.defender[-1]
     steps: list[TurnStep] = []
     draws: list[DrawKey]
     milestones: list[DrawKey]
     if config.roles.attacker.endpoint != PROGRAM:
-        steps.append(_step("attack", "attacker", "", "writing a question", [("attack", 0)]))
-    if judges:
-        steps += _check_steps(config, ("screens", "informs"))
-        draws = _judge_draws(config, "validation")
-        steps.append(_step("validation", "judge", panel, "validating the question", draws))
-        steps += _check_steps(config, ("verifies",))
-    draws = _defence_draws(config, domain.sections.defender)
+        steps.append(_make_step("attack", "attacker", "", "writing a question", [("attack", 0)]))
+    if model_judges:
+        steps += _list_check_steps(config, ("screens", "informs"))
+        draws = _list_judge_draws(config, "validation")
+        steps.append(_make_step("validation", "judge", panel, "validating the question", draws))
+        steps += _list_check_steps(config, ("verifies",))
+    draws = _list_defence_draws(config, domain.sections.defender)
     milestones = [("defence", 0), (f"defence-{last_section}", 0)]
-    steps.append(_step("defence", "defender", "", "solving the question", draws, milestones))
-    if judges:
-        steps.append(_step("evaluation", "judge", panel, "judging the reply", _judge_draws(config, "evaluation")))
+    steps.append(_make_step("defence", "defender", "", "solving the question", draws, milestones))
+    if model_judges:
+        steps.append(
+            _make_step("evaluation", "judge", panel, "judging the reply", _list_judge_draws(config, "evaluation"))
+        )
     if config.samples > 1:
-        draws = [*draws, *(_judge_draws(config, "evaluation") if judges else ())]
+        draws = [*draws, *(_list_judge_draws(config, "evaluation") if model_judges else ())]
         draws = [(*draw, sample) for sample in range(1, config.samples) for draw in draws]
         milestones = [(*draw, config.samples - 1) for draw in milestones]
-        steps.append(_step("samples", "defender", "", "answering again", draws, milestones))
-    if judges and config.judge.quality:
+        steps.append(_make_step("samples", "defender", "", "answering again", draws, milestones))
+    if model_judges and config.judge.quality:
         draws = [("quality", retry) for retry in range(config.retries.parse + 1)]
-        steps.append(_step("quality", "judge", judge, "rating the reasoning", draws))
+        steps.append(_make_step("quality", "judge", judge, "rating the reasoning", draws))
     return tuple(steps)
 
 
-def _step(
+def _make_step(
     name: str, role: str, endpoint: str, action: str, draws: Sequence[DrawKey], milestones: Sequence[DrawKey] = ()
 ) -> TurnStep:
-    """A step that, without `milestones`, the reply to its first request ends."""
+    """Make a step. Without `milestones`, the reply to the first of its requests ends it."""
     return TurnStep(name, role, endpoint, action, tuple(draws), tuple(milestones or draws[:1]))
 
 
-def _check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
+def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
     kinds = [kind for stage in stages for kind in enabled_checks(config.judge) if kind.stage == stage]
-    return [_check_step(config, kind) for kind in kinds if kind.count_calls(config.judge).get("chat")]
+    return [_make_check_step(config, kind) for kind in kinds if kind.count_calls(config.judge).get("chat")]
 
 
-def _check_step(config: RunConfig, kind: type[Check]) -> TurnStep:
-    """A check that asks several times can conclude once more than half of its replies have arrived."""
-    asks = kind.count_calls(config.judge)["chat"]
+def _make_check_step(config: RunConfig, kind: type[Check]) -> TurnStep:
+    """The step of a check. A check with several requests can conclude once more than half of its replies have
+    arrived.
+    """
+    requests = kind.count_calls(config.judge)["chat"]
     name = CHECK_DRAWS.get(kind.name, kind.name)
-    draws: list[DrawKey] = [(name, number) for number in range(max(asks, config.retries.parse + 1))]
+    draws: list[DrawKey] = [(name, number) for number in range(max(requests, config.retries.parse + 1))]
     solvers = config.judge.solvers if kind.name == BlindCheck.name else ()
     endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
-    return _step(kind.name, kind.title, endpoint, "checking the question", draws, [(name, asks // 2)])
+    return _make_step(kind.name, kind.title, endpoint, "checking the question", draws, [(name, requests // 2)])
 
 
-def _judge_draws(config: RunConfig, name: str) -> list[DrawKey]:
+def _list_judge_draws(config: RunConfig, name: str) -> list[DrawKey]:
     """The draws of a judgement, which is requested again while its confidence is low or it cannot be read."""
     retries = range(config.retries.parse + 1)
     return [(f"{name}-{strike}", retry) for strike in range(config.judge.strikes) for retry in retries]
 
 
-def _defence_draws(config: RunConfig, sections: Sequence[str]) -> list[DrawKey]:
+def _list_defence_draws(config: RunConfig, sections: Sequence[str]) -> list[DrawKey]:
     """The draws of a defence: of one request for all sections, and of one request for each."""
     names = ("defence", *(f"defence-{section}" for section in sections))
     return [(name, retry) for name in names for retry in range(config.retries.parse + 1)]

@@ -56,11 +56,11 @@ async def test_stop_strings_of_other_models_are_sent(server) -> None:
 
 async def test_reply_cut_in_its_reasoning_names_the_key(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
-    cut = player.find_cut(await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length")))
+    cut = player.refuse_incomplete(await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length")))
     assert cut is not None
     assert cut.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
-    assert player.find_cut(ChatReply("ANSWER: 5", "length")) is None
-    assert player.find_cut(ChatReply("", "stop")) == Unparsed("the reply is empty")
+    assert player.refuse_incomplete(ChatReply("ANSWER: 5", "length")) is None
+    assert player.refuse_incomplete(ChatReply("", "stop")) == Unparsed("the reply is empty")
 
 
 async def test_judge_cut_in_its_reasoning_gives_an_error_and_no_mark() -> None:
@@ -152,5 +152,5 @@ def test_overflow_counts_prompt_answer_and_reasoning() -> None:
 async def test_reasoning_ended_by_a_stop_string_names_the_key_to_set(server) -> None:
     """The server applies stop strings to the reasoning too, and the endpoint has no `reasoning_tokens`."""
     reply = await ask_server(server, None, make_body(None, "Okay, let me", "stop"))
-    cut = Player("judge", Identity("openai_chat", "m"), Sampling()).find_cut(reply)
+    cut = Player("judge", Identity("openai_chat", "m"), Sampling()).refuse_incomplete(reply)
     assert cut is not None and cut.reason.endswith("perhaps at a stop string; set endpoints.judge.reasoning_tokens")

@@ -150,7 +150,7 @@ def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> 
     for item, ending in enumerate(silent.endings, 1):
         reply, faults = ask(silent, item)
         assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
-        reason = Player("judge", Identity("vllm", silent.model), Sampling(), thinks=True).find_cut(reply)
+        reason = Player("judge", Identity("vllm", silent.model), Sampling(), thinks=True).refuse_incomplete(reply)
         assert isinstance(reason, Unparsed) and reason.reason.endswith(("is empty", "without an answer")), ending
         assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
         assert (THOUGHTS in reply.text) is (ending == "thoughts alone") and reply.completion_tokens >= 1, ending

@@ -119,7 +119,7 @@ class BlindCheck:
         if isinstance(reply, Refused):
             return Exhibit("solution", "", detail=reply.reason, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
-        answer, detail = _describe_result(solver.find_cut(reply) or read_answer(self.domain, text))
+        answer, detail = _describe_result(solver.refuse_incomplete(reply) or read_answer(self.domain, text))
         sections = read_sections(text, ("SOLUTION", "ANSWER"))
         solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
         return Exhibit("solution", solution, answer, detail, author=solver.name)
@@ -128,7 +128,7 @@ class BlindCheck:
         reply = await self._ask("blind_program", ("CODE",), question, solver, seed, call)
         if isinstance(reply, Refused):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
-        program = solver.find_cut(reply) or read_free_program(reply)
+        program = solver.refuse_incomplete(reply) or read_free_program(reply)
         if isinstance(program, str) and self.sandbox is not None:
             printed = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
             answer, detail = _describe_result(printed)

@@ -60,7 +60,7 @@ class CodeCheck:
             reply = await ask(self.player.request(messages, seed, ("CODE",)), call)
             if isinstance(reply, Refused):
                 return self._make_finding("not checked", reply.reason)
-            written = self.player.find_cut(reply) or read_program(reply)
+            written = self.player.refuse_incomplete(reply) or read_program(reply)
             if written == NONE:
                 return self._make_finding("not checked", "the judge found nothing to calculate")
             if isinstance(written, Unparsed):

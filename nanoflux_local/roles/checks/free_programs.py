@@ -1,8 +1,8 @@
-"""Programs of any form that compute an answer from the question alone: read from a reply, run in the sandbox, and their
-answer read from the output.
+"""Programs of any form that compute an answer from the question alone: reads them from a reply, has the sandbox run
+them, and reads the answer from their output.
 
-A program of the code check repeats a solution, so its form shows that it copies no result. A program that never saw a
-solution has none to copy: it only has to calculate something and to print its answer.
+A program of the code check repeats a solution, so its form must show that it does not copy the result. A program that
+is written without a solution cannot copy one: it only has to calculate something and to print its answer.
 """
 
 import ast
@@ -18,7 +18,7 @@ _ARITHMETIC = (ast.BinOp, ast.AugAssign, ast.Compare)
 
 
 def read_free_program(reply: ChatReply) -> str | Unparsed:
-    """Read the program of a reply. Blocks that are no Python, or calculate nothing, are remarks or output."""
+    """Read the program of a reply. Code blocks that are not Python or calculate nothing are ignored."""
     blocks = extract_code(reply)
     if isinstance(blocks, Unparsed):
         return blocks
@@ -33,10 +33,10 @@ def read_free_program(reply: ChatReply) -> str | Unparsed:
 async def run_free_program(
     program: str, domain: Domain, sandbox: Identity, wall_s: float, call: Call
 ) -> str | Unparsed:
-    """Run a program in the sandbox. Returns the answer on the last line that it printed, or in `answer` if it printed
-    none; or why it gave none.
+    """Run a program in the sandbox. Returns the answer on the last line that it printed or, if it printed nothing, in
+    its variable `answer`. If there is no answer, returns the reason.
     """
-    reply = await call(PythonRequest(sandbox, _print_variable(program), wall_s))
+    reply = await call(PythonRequest(sandbox, _append_print(program), wall_s))
     return _read_answer(program, domain, reply)
 
 
@@ -48,7 +48,7 @@ def _is_computing_call(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id == "print")
 
 
-def _print_variable(program: str) -> str:
+def _append_print(program: str) -> str:
     """The program with a last line that prints the variable `answer`, if it is set, after a mark."""
     return f"{program}\n\nprint()\nprint({_mark(program)!r}, globals().get('answer', ''))\n"
 
