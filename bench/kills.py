@@ -73,7 +73,7 @@ class Trial:
         return time.monotonic() - start
 
     def kill_at(self, moment: float, starting: bool) -> bool:
-        """Start the run and kill it. Returns False if it finished before that.
+        """Start the run and kill it at `moment`. Returns False if it finished before that.
 
         With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
         that a busy machine kills at the same points as an idle one.
@@ -181,19 +181,19 @@ def scripted_settings(turns: int, concurrency: int, delay: float, profile: str =
     )  # fmt: skip
 
 
-def format_table(one: dict[str, Any], other: dict[str, Any], trial: Trial, seconds: float) -> str:
+def format_table(expected: dict[str, Any], actual: dict[str, Any], trial: Trial, seconds: float) -> str:
     """The undisturbed and the killed run in two columns."""
     rows = [
         ("", "undisturbed", "killed"),
         ("kills", 0, trial.kills),
-        ("turns", len(one["turns"]), len(other["turns"])),
-        ("examples kept", len(one["examples"]), len(other["examples"])),
-        ("digest", one["digest"][:16], other["digest"][:16]),
-        ("calls sent", one["sent"], other["sent"]),
-        ("calls remembered", one["made"], other["made"]),
-        ("of them used", one["used"], other["used"]),
-        ("lost in flight", one["sent"] - one["made"], other["sent"] - other["made"]),
-        ("problems found by verify", len(one["problems"]), len(other["problems"])),
+        ("turns", len(expected["turns"]), len(actual["turns"])),
+        ("examples kept", len(expected["examples"]), len(actual["examples"])),
+        ("digest", expected["digest"][:16], actual["digest"][:16]),
+        ("calls sent", expected["sent"], actual["sent"]),
+        ("calls remembered", expected["made"], actual["made"]),
+        ("remembered calls used", expected["used"], actual["used"]),
+        ("lost in flight", expected["sent"] - expected["made"], actual["sent"] - actual["made"]),
+        ("problems found by verify", len(expected["problems"]), len(actual["problems"])),
     ]
     note = f"\nThe undisturbed run took {seconds:.1f} s."
     return "\n".join(f"{name:<26}{first!s:<20}{second}" for name, first, second in rows) + note

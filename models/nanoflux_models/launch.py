@@ -168,5 +168,5 @@ class Launch:
         return guard_environment(environment) if self.manifest.parallel.nodes == 1 else environment
 
     def _parallel_flags(self, node: int = 0) -> tuple[str, ...]:
-        stated = self.manifest.parallel
-        return parallel_flags(stated.model_copy(update={"tensor": max(stated.tensor, self.seat.tensor)}), node)
+        parallel = self.manifest.parallel
+        return parallel_flags(parallel.model_copy(update={"tensor": max(parallel.tensor, self.seat.tensor)}), node)

@@ -209,8 +209,8 @@ def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, small
 
 
 def _list_widths(unit: Sequence[Demand]) -> list[int]:
-    stated = max(demand.width for demand in unit)
-    return [stated] if stated > 1 else list(WIDTHS)
+    width = max(demand.width for demand in unit)
+    return [width] if width > 1 else list(WIDTHS)
 
 
 def _place_in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:

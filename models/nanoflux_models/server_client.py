@@ -15,7 +15,7 @@ from typing import Any
 from nanoflux_models.errors import ServerError, ServerRefusedError
 
 QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
-"""Timeouts: of short requests, of completions and loading an adapter, and of sleeping and waking."""
+"""The timeouts of short requests, of completions and the loading of adapters, and of sleeping and waking."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -63,7 +63,7 @@ class ServerClient:
             ServerError: requests for the adapter were still in flight after `drain_s`.
         """
         deadline = time.monotonic() + drain_s
-        while self.busy(name):
+        while self.is_busy(name):
             if time.monotonic() > deadline:
                 problem = f"{self._root}: adapter {name[:16]} still has requests in flight after {drain_s:g} s"
                 raise ServerError(problem, "wait, then unload it again")
@@ -77,7 +77,7 @@ class ServerClient:
         if old != new:
             self.unload_adapter(old)
 
-    def busy(self, adapter: str) -> bool:
+    def is_busy(self, adapter: str) -> bool:
         """Whether requests for an adapter are running or waiting, according to the server's newest metrics."""
         lines = self._send("GET", "/metrics", None, QUICK_S).decode().splitlines()
         counts = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]

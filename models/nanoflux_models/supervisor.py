@@ -143,7 +143,7 @@ class Supervisor:
             ServerError: the server exited, or took longer than `ready_s`. The message states the cause from its log.
         """
         record, client = started.record, ServerClient(started.record.url)
-        deadline, shown = time.monotonic() + ready_s, ""
+        deadline, reported_line = time.monotonic() + ready_s, ""
         try:
             while not client.healthy() or record.model not in client.list_models():
                 code = started.exit_code()
@@ -152,8 +152,8 @@ class Supervisor:
                 if time.monotonic() > deadline:
                     raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
                 newest = next(iter(last_lines(_read_tail(record), 1)), "")
-                if newest != shown:
-                    shown = newest
+                if newest != reported_line:
+                    reported_line = newest
                     on_progress(newest)
                 time.sleep(POLL_S)
             self._await_token(started, client)

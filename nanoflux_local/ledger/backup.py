@@ -53,7 +53,9 @@ def _copy(ledger: Path, part: Path, on_progress: Callable[[int, int], None]) -> 
     with closing(source), closing(sqlite3.connect(part)) as copy:
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read fixes the snapshot
-        source.backup(copy, pages=STEP_PAGES, progress=lambda _, left, total: on_progress(total - left, total))
+        source.backup(
+            copy, pages=STEP_PAGES, progress=lambda _, remaining, total: on_progress(total - remaining, total)
+        )
         copy.execute("PRAGMA journal_mode = DELETE")  # a single file, readable on a read-only medium
 
 

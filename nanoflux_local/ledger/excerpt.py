@@ -86,9 +86,9 @@ def write_excerpt(ledger: Path, target: Path, wanted: Wanted) -> None:
 
 def _delete_others(copy: sqlite3.Connection, wanted: Wanted) -> None:
     copy.execute("PRAGMA temp_store = MEMORY")
-    for each in fields(wanted):
-        copy.execute(f"CREATE TEMP TABLE wanted_{each.name} (name TEXT PRIMARY KEY)")
-        names = {(name,) for name in getattr(wanted, each.name)}
-        copy.executemany(f"INSERT INTO wanted_{each.name} VALUES (?)", names)
+    for field in fields(wanted):
+        copy.execute(f"CREATE TEMP TABLE wanted_{field.name} (name TEXT PRIMARY KEY)")
+        names = {(name,) for name in getattr(wanted, field.name)}
+        copy.executemany(f"INSERT INTO wanted_{field.name} VALUES (?)", names)
     copy.executescript(DELETIONS)
     copy.execute("VACUUM")  # removes the deleted rows from the file itself

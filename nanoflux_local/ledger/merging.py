@@ -103,7 +103,7 @@ class _Merger:
                 self._copy("datasets", [{**dict(row), "name": self._versions[name]}])
                 for table in ("items", "dataset_files"):
                     rows = self._source.rows(f"SELECT * FROM {table} WHERE dataset = ?", name)
-                    self._copy(table, ({**dict(each), "dataset": self._versions[name]} for each in rows))
+                    self._copy(table, ({**dict(row), "dataset": self._versions[name]} for row in rows))
             self._record("dataset", self._versions[name], not version)
 
     def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
@@ -115,7 +115,7 @@ class _Merger:
             len(original) + 1,
             f"{original}@",
         )
-        return next((each for (each,) in names if _list_items(self._rows, each) == items), "")
+        return next((version for (version,) in names if _list_items(self._rows, version) == items), "")
 
     def _name_dataset(self, name: str, source_hash: str) -> str:
         """The name under which to add a dataset: its own, or that of a version if its own is taken."""
@@ -163,7 +163,7 @@ class _Merger:
         pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
         stored = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
         pinned |= {name: self._versions.get(version, version) for name, version in stored}
-        self._copy("pinned", ({"run": run, "dataset": name, "version": each} for name, each in pinned.items()))
+        self._copy("pinned", ({"run": run, "dataset": name, "version": version} for name, version in pinned.items()))
 
     def add_reviews(self) -> None:
         """Add the reviews that are not here, also those of runs that were here already."""
@@ -266,7 +266,7 @@ def _without_durations(reply: str) -> Any:
         value = json.loads(reply)
     except ValueError:
         return reply
-    return {key: each for key, each in value.items() if key not in DURATIONS}
+    return {key: item for key, item in value.items() if key not in DURATIONS}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens and dollars of a run's calls; `reasoning_tokens` is the share of the completion tokens that is
+    """Tokens and dollars of a run's calls; `reasoning_tokens` counts those of the completion tokens that are
     reasoning.
     """
 

@@ -80,7 +80,7 @@ def write_lessons(
 
 
 def reply_to(prompt: str, rng: random.Random) -> str:
-    """The same replies, for the fake server that replaces hosted models. The prompt shows which role is requested."""
+    """The reply of the fake server that replaces hosted models. The prompt shows which role is requested."""
     del rng
     if "VALID or INVALID" in prompt:
         return _VALID

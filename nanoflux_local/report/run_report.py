@@ -92,7 +92,8 @@ def _load_training(view: LedgerView, run: str) -> dict[str, Any] | None:
         return None
     events = view.training_curve(row["id"])
     steps = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
-    dev_losses = [(e["step"], e["val_loss"]) for kind, e in events if kind == "epoch" and e["val_loss"] is not None]
+    epochs = [event for kind, event in events if kind == "epoch"]
+    dev_losses = [(epoch["step"], epoch["val_loss"]) for epoch in epochs if epoch["val_loss"] is not None]
     return {
         "adapter": row["adapter"],
         "base": row["base"],
@@ -136,13 +137,14 @@ def _choose_examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn",
         run,
     ))  # fmt: skip
-    chosen = sorted({round(place * (len(rows) - 1) / max(1, SHOWN_EXAMPLES - 1)) for place in range(SHOWN_EXAMPLES)})
-    shown = []
-    for index in chosen if rows else []:
+    gaps = max(1, SHOWN_EXAMPLES - 1)
+    indices = sorted({round(number * (len(rows) - 1) / gaps) for number in range(SHOWN_EXAMPLES)})
+    examples = []
+    for index in indices if rows else []:
         record = json.loads(rows[index]["record"])
         last = record["attempts"][-1]
         validation = verdict_from_json(**last["validation"]) if last["validation"] else None
-        shown.append(
+        examples.append(
             {
                 "id": rows[index]["id"],
                 "why": OUTCOME_TEXT[rows[index]["reason"]].removeprefix("kept: "),
@@ -151,4 +153,4 @@ def _choose_examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
                 "findings": validation.findings if validation else (),
             }
         )
-    return shown
+    return examples

@@ -24,7 +24,7 @@ ReadVerdict = Callable[[ChatReply], Verdict | Unparsed]
 
 @dataclass(frozen=True, slots=True)
 class ModelJudge:
-    """Judges by prompt under the domain's rules."""
+    """Judges with the domain's prompts, by the run's rules for confidence (`rules`)."""
 
     domain: Domain
     player: Player

@@ -51,8 +51,8 @@ def combine_verdicts(
     rule: Rule, names: Sequence[str], results: Sequence[Verdict | Doubt | Unparsed]
 ) -> Verdict | Doubt:
     """Combine the members' results. "majority": the decision of more than half of all members, with the mean of their
-    confidences. "minimum": positive if all verdicts are, with the lowest confidence. The result is a `Doubt` without a
-    majority, or, under "minimum", if any member has no verdict.
+    confidences. "minimum": positive if all verdicts are, with the lowest confidence. The result is a `Doubt` if there
+    is no majority or, under "minimum", if any member has no verdict.
     """
     votes = tuple(_build_vote(name, result) for name, result in zip(names, results, strict=True))
     verdicts = [result for result in results if isinstance(result, Verdict)]

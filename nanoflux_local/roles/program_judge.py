@@ -37,17 +37,17 @@ class ProgramJudge:
             return Verdict(
                 False, 1.0, explanation, findings=(_make_finding("not checked", reply.stderr.strip()[-400:]),)
             )
-        printed = reply.stdout.strip().splitlines()[-1:] or [""]
-        agrees = same_number(printed[0], attack.answer)
-        detail = f"the program printed {printed[0][:80]}, the attack says {attack.answer}"
+        last_line = (reply.stdout.strip().splitlines() or [""])[-1]
+        agrees = same_number(last_line, attack.answer)
+        detail = f"the program printed {last_line[:80]}, the attack says {attack.answer}"
         return Verdict(agrees, 1.0, detail, findings=(_make_finding("supports" if agrees else "contradicts", detail),))
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
         """Accept the defence if its answer is one number that equals the attack's."""
         del draw, call
         right = same_number(defence.answer, attack.answer)
-        stated = "no single number" if read_number(defence.answer) is None else defence.answer[:80]
-        return Verdict(right, 1.0, f"the defender says {stated}, the verified answer is {attack.answer}")
+        answer = "no single number" if read_number(defence.answer) is None else defence.answer[:80]
+        return Verdict(right, 1.0, f"the defender says {answer}, the verified answer is {attack.answer}")
 
 
 def _make_finding(conclusion: Conclusion, reason: str) -> Finding:

@@ -1,7 +1,7 @@
 """Reasoning quality (paper A.4): five dimensions from 1 to 5, their weighted mean, and its level, L1 to L5.
 
-Rates the solutions of kept examples. Ratings do not affect which are kept. An example without a readable rating
-has no level.
+The solutions of kept examples are rated. Ratings do not affect which examples are kept. An example without a readable
+rating has no level.
 """
 
 import re

@@ -121,8 +121,8 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
-    used = {name: config.endpoints[name] for name in sorted(config.players)}
-    endpoints = build_endpoints(used, home, config.concurrency)
+    endpoint_configs = {name: config.endpoints[name] for name in sorted(config.players)}
+    endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
     embedder = build_embedder(config.endpoints[config.embedder], home)
     tools = needed_tools(config.judge)
     sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools

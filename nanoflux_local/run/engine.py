@@ -41,7 +41,7 @@ EXCERPT_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """Reported after each committed turn."""
+    """The progress of a run, which is reported after each committed turn."""
 
     record: TurnRecord
     turns: int
@@ -326,7 +326,9 @@ class Engine:
         confirmed_share = (self._confirmed + 1) / (self._confirmed + self._refuted + 1)
         depth = requests * max(1, math.ceil(AHEAD_PER_REQUEST * confirmed_share))
         end = min(self._turns + likely_needed, config.max_turns)
-        startable = [n for n in range(self._turns, min(self._turns + depth, end)) if n not in self._ahead]
+        startable = [
+            number for number in range(self._turns, min(self._turns + depth, end)) if number not in self._ahead
+        ]
         if self._all_started and not startable:
             return
         in_progress = sum(turn.in_progress for turn in self._ahead.values())

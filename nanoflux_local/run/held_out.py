@@ -52,8 +52,8 @@ class HeldOut:
 
     @cached_property
     def _grams(self) -> dict[str, str]:
-        """The phrases are indexed on first use: most processes that build a run's rules play no turn, and training sets
-        are large.
+        """The phrases that identify an item, with its id. They are indexed on first use, because training sets are
+        large, and most processes that build a run's rules play no turn.
         """
         return _find_identifying_phrases(self._items, self._phrasing)
 

@@ -26,6 +26,7 @@ LOOKED_UP = (
 HASHES = re.compile(r"domain_hash|prompts\..+")
 """Keys whose values are hashes, which are not worth showing."""
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""Keys that TOML allows without quotation marks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class Setting:
 
 
 def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below a user's own settings: the domain, then the rule set (default: the profile's), then the profile.
+    """The layers below a user's own settings: the domain, then the rule set (by default, that of the profile), then the
+    profile.
 
     Raises:
         ConfigError: there is no such domain or profile.
@@ -70,8 +72,10 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
     config = json.loads(row["config"])
-    changed = rules and rules != config.get("rules", PAPER)
-    return [Layer(f"run {row['id']}", config), *([Layer(f"rules {rules}", rule_settings(rules))] if changed else [])]
+    layers = [Layer(f"run {row['id']}", config)]
+    if rules and rules != config.get("rules", PAPER):
+        layers.append(Layer(f"rules {rules}", rule_settings(rules)))
+    return layers
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:

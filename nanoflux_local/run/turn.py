@@ -94,7 +94,7 @@ class Rules:
 
 
 async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: Call) -> TurnRecord:
-    """Play turn `number`: let the attacker try until a question reaches the defender (paper §3; bounds in A.1)."""
+    """Play turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
     cast = rules.cast(number)
     attempts: list[Attempt] = []
     used_seeds: set[str] = set()
@@ -112,7 +112,7 @@ async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: C
 
 
 def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
-    """Draw a uniform number of seeds uniformly, without replacement within the turn (paper §3)."""
+    """Draw seeds uniformly and without replacement within the turn; their number is uniform too (paper §3)."""
     rng = draw.rng("seeds")
     count = rng.randint(rules.config.seeds.min, rules.config.seeds.max)
     return rules.seeds.draw(count, rng, used)
@@ -200,7 +200,7 @@ async def sample_defences(rules: Rules, cast: Cast, attack: Attack, draw: Draw, 
 async def decide_outcome(
     rules: Rules, cast: Cast, attempt: Attempt, attack: Attack, defence: Defence, call: Call
 ) -> Attempt:
-    """Whether the question becomes an example, by the setting `keep`."""
+    """Decide by the setting `keep` whether the question becomes an example."""
     if rules.config.keep == "provable":
         return decide_by_pass_rate(cast, attempt)
     return await decide_by_failure(rules, attempt, attack, defence, call)
@@ -253,7 +253,7 @@ async def rate_reasoning(cast: Cast, attempt: Attempt, attack: Attack, draw: Dra
 
 
 def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
-    """End an attempt without a verdict: doubt discards the question, an unreadable judge fails the turn (SPEC §6)."""
+    """End an attempt without a verdict: doubt discards the question, an unreadable reply fails the turn (SPEC §6)."""
     if isinstance(result, Doubt):
         confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
         return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")

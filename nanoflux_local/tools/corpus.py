@@ -1,7 +1,7 @@
 """The local search engine: a lab's documents in an SQLite full-text index, for fact checks without a network.
 
-Reads and writes the file `corpus.db` in the home directory. Documents are added all together or not at all. Adding a
-file again replaces its former content.
+The index is the file `corpus.db` in the home directory. Documents are added all together or not at all. Adding a file
+again replaces its former content.
 """
 
 import re

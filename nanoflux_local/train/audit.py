@@ -313,7 +313,9 @@ def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) ->
         if words:
             prompts_by_start.setdefault(tuple(words[:_KEY_WORDS]), []).append(words)
     sizes = sorted({len(key) for key in prompts_by_start})
-    texts = (_words(" ".join([*(m.content for m in e.prompt), e.completion])) for e in examples)
+    texts = (
+        _words(" ".join([*(message.content for message in example.prompt), example.completion])) for example in examples
+    )
     return tuple(row for row, text in enumerate(texts) if _contains_prompt(text, prompts_by_start, sizes))
 
 

@@ -65,6 +65,6 @@ def parse_train_settings(values: Mapping[str, Any]) -> TrainSettings:
     try:
         return TrainSettings.model_validate(dict(values))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, item['loc'][:1]))}: {item['msg']}" for item in error.errors())
         keys = ", ".join(TrainSettings.model_fields)
         raise ConfigError(f"training settings cannot be used: {problems}", f"choose among the keys: {keys}") from None

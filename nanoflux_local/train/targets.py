@@ -60,18 +60,18 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
             return AdaptedLayers(ALL, inside, tower)
         modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_list_endings(inside)))})"
         return AdaptedLayers(modules, inside, tower)
-    listed = (targets,) if isinstance(targets, str) else tuple(targets)
+    target_list = (targets,) if isinstance(targets, str) else tuple(targets)
     names = (*layers, *_list_embeddings(base))
-    for target in listed:
+    for target in target_list:
         if not any(_matches(target, name) for name in names):
             raise UsageError(
                 f"target_modules: {target!r} matches no linear layer of the base",
                 f"choose among {', '.join(sorted(_list_endings(layers)))}, or give an expression over full names, "
                 f"such as {_suggest_expression(tower, layers)!r}",
             )
-    chosen = tuple(name for name in names if any(_matches(target, name) for target in listed))
-    _refuse_other_towers(chosen, tower, layers)
-    return AdaptedLayers(_join_for_peft(listed), chosen, tower)
+    adapted = tuple(name for name in names if any(_matches(target, name) for target in target_list))
+    _refuse_other_towers(adapted, tower, layers)
+    return AdaptedLayers(_join_for_peft(target_list), adapted, tower)
 
 
 def is_expression(target: str) -> bool:
@@ -79,13 +79,13 @@ def is_expression(target: str) -> bool:
     return _EXPRESSION.search(target) is not None
 
 
-def _join_for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
+def _join_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
     """The targets as PEFT accepts them: a list of names, or one expression."""
-    if not any(map(is_expression, listed)):
-        return listed
-    if len(listed) == 1:
-        return listed[0]
-    patterns = (name if is_expression(name) else rf"(?:.*\.)?{re.escape(name)}" for name in listed)
+    if not any(map(is_expression, target_list)):
+        return target_list
+    if len(target_list) == 1:
+        return target_list[0]
+    patterns = (name if is_expression(name) else rf"(?:.*\.)?{re.escape(name)}" for name in target_list)
     return "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
@@ -101,8 +101,8 @@ def _matches(target: str, name: str) -> bool:
         ) from error
 
 
-def _refuse_other_towers(chosen: Sequence[str], tower: str, layers: Sequence[str]) -> None:
-    outside = [name for name in chosen if tower and not name.startswith(f"{tower}.")]
+def _refuse_other_towers(adapted: Sequence[str], tower: str, layers: Sequence[str]) -> None:
+    outside = [name for name in adapted if tower and not name.startswith(f"{tower}.")]
     if outside:
         raise UsageError(
             f"target_modules match {len(outside)} layers outside the text tower, such as {outside[0]}: vLLM refuses "

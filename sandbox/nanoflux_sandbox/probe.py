@@ -1,6 +1,7 @@
 """Determines which layers this machine can enforce, by starting tiers and attacking them.
 
-It works with and without a running event loop, and takes the time of one or two cold starts if an automatic tier works.
+`probe` works with and without a running event loop. If an automatic tier works, it takes as long as one or two cold
+starts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nanoflux_sandbox.supply import Supply, UnavailableError
 _T = TypeVar("_T")
 
 _LAYER_BY_LAYER = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
+"""The tiers that together show which single layers work."""
 
 
 def probe() -> LayerReport:

@@ -134,7 +134,7 @@ def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
     result = json.loads(done.stdout)
     assert result["passed"] and result["difference"] > 0.1 and result["agreement"] > 0.8
     client = ServerClient(served["url"])
-    assert adapter in client.list_models() and not client.busy(adapter)
+    assert adapter in client.list_models() and not client.is_busy(adapter)
     shown = json.loads(command(served["home"], served["python"], "adapters", "show", adapter[:12], "--json").stdout)
     assert (shown["probe"]["passed"], shown["probe"]["agreement"]) == (True, result["agreement"])
 
@@ -171,7 +171,7 @@ def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapt
     body = {"model": adapter, "prompt": [7, 11, 13], "max_tokens": 200, "temperature": 0, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         ask_twice = pool.submit(client.complete, body)
-        while not client.busy(adapter) and not ask_twice.done():
+        while not client.is_busy(adapter) and not ask_twice.done():
             time.sleep(0.02)
         client.swap_adapter(adapter, zeroed, folder / zeroed)
         assert ask_twice.done() and ask_twice.result()["usage"]["completion_tokens"] == 200, "it was let finish"

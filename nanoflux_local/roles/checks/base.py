@@ -66,7 +66,7 @@ class Check(Protocol):
 
     @classmethod
     def build(cls, context: CheckContext) -> "Check":
-        """The check of one run.
+        """Build the check for one run.
 
         Raises:
             RefusedError: the run was started without a tool that the check needs.

@@ -107,8 +107,9 @@ class BlindCheck:
         return Finding(self.name, conclusion, _explain(conclusion, agreement, attack.answer), tuple(exhibits))
 
     def assign_solutions(self) -> list[tuple[bool, Player]]:
-        """Whether each solution is a program, and who writes it. Programs and words alternate and start at different
-        solvers, so that the first two solutions differ in method and, with several solvers, in author.
+        """Decide for each solution whether it is a program, and which solver writes it. Programs and words alternate
+        and start at different solvers, so that the first two solutions differ in method and, with several solvers, in
+        author.
         """
         order = [(2 * number, True, number) for number in range(self.programs)]
         order += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]

@@ -22,7 +22,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 @dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Requests a program until one gives an answer, with at most `retries` retries. A retry names the last fault."""
+    """Requests a program until one gives an answer, with at most `retries` retries, which state the last fault."""
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"

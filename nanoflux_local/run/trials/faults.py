@@ -148,10 +148,10 @@ def change_quantity(seed: Seed, rng: random.Random) -> str | None:
     if not quantities:
         return None
     quantity = rng.choice(quantities)
-    changed = quantity.value
-    while changed == quantity.value or changed < 2 or (quantity.value < 100 <= changed and "%" in quantity.text):
-        changed = _draw_wrong_number(quantity.value, rng)
-    number = f"{changed:,}" if "," in quantity.text else plain_number(changed)
+    new_value = quantity.value
+    while new_value == quantity.value or new_value < 2 or (quantity.value < 100 <= new_value and "%" in quantity.text):
+        new_value = _draw_wrong_number(quantity.value, rng)
+    number = f"{new_value:,}" if "," in quantity.text else plain_number(new_value)
     money, percent = "$" * quantity.text.startswith("$"), "%" * quantity.text.endswith("%")
     return seed.question[: quantity.start] + money + number + percent + seed.question[quantity.end :]
 

@@ -49,13 +49,13 @@ class Replies:
 
 def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> list[Seed]:
     """Draw up to `count` different seeds that state an answer."""
-    used: set[str] = set()
+    used_ids: set[str] = set()
     seeds: list[Seed] = []
     while len(seeds) < count:
-        (seed,) = source.draw(1, rng, used)
-        if seed.id in used:
+        (seed,) = source.draw(1, rng, used_ids)
+        if seed.id in used_ids:
             break  # every seed has been drawn
-        used.add(seed.id)
+        used_ids.add(seed.id)
         seeds += [seed] if seed.answer else []
     return seeds
 
@@ -63,7 +63,7 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
 async def collect_replies(
     rules: Rules, domain: Domain, mistakes: int, right_replies: int, call: Call, stopping: Callable[[], bool]
 ) -> Replies | None:
-    """Send train items to the run's models by turns, until there are enough wrong and enough right replies, or until
+    """Send train items to the run's models in turn, until there are enough wrong and enough right replies, or until
     `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. None if the run stops meanwhile.
 
     Raises:

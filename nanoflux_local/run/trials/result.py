@@ -237,7 +237,7 @@ def _measure_check(judged: Sequence[JudgedSolution], check: str) -> CheckRates:
 
 
 def measure_rates(judged: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
-    """The rates of a rule; solutions for which `accept` returns None count in none of them."""
+    """The rates of a rule. Solutions for which `accept` returns None are not counted."""
     decisions = [(solution, accept(solution)) for solution in judged]
     right = [(solution.kind, accepted) for solution, accepted in decisions if solution.right and accepted is not None]
     wrong = [

@@ -114,5 +114,5 @@ def _solution_from_reply(number: int, kind: SolutionKind, reply: MarkedReply) ->
 
 def _attack_from_seed(seed: Seed) -> Attack:
     """The dataset's solution: the seed's text, else its program, else a sentence that states its answer."""
-    stated = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
-    return Attack(format_question(seed), seed.solution or seed.program or stated, seed.answer, seed.program)
+    statement = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
+    return Attack(format_question(seed), seed.solution or seed.program or statement, seed.answer, seed.program)
