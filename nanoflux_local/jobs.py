@@ -307,7 +307,7 @@ def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> s
         return f"{work} is already draining"
     with Ledger(home.ledger) as ledger:
         ledger.request_stop(job["id"], effective)
-    return f"{work} " + ("ends now" if effective == "end" else f"drains, then it is {status_after(effective)}")
+    return f"{work} " + ("ends now" if effective == "end" else f"drains and will then be {status_after(effective)}")
 
 
 def status_after(request: StopRequest) -> str:

@@ -197,4 +197,4 @@ def test_refusal_cause_is_read_from_each_providers_message(
     status: int, words: str, codes: tuple[str, ...], cause: str
 ) -> None:
     kind: FaultKind | None = "server_error" if status >= 500 else None
-    assert find_refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, words=words)) == cause
+    assert find_refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, server_message=words)) == cause

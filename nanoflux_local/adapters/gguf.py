@@ -20,7 +20,7 @@ from nanoflux_local.files import new_folder
 from nanoflux_models.convert import PROBE, convert_gguf
 from nanoflux_models.errors import ModelsError
 
-_FIX = "export safetensors, or `adapters merge` and convert the folder with llama.cpp's convert_hf_to_gguf.py"
+_FIX = "export safetensors, or run `adapters merge` and convert its output with llama.cpp's convert_hf_to_gguf.py"
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 # llama.cpp's names of the pre-tokenizers in tokenizer.json.
 _PRE_TOKENIZERS = {
@@ -206,7 +206,7 @@ def _check_round_trip(model: Path, file: Path, scratch: Path) -> None:
         AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE) for folder in (model, scratch)
     )
     if not is_same or tokens_written != tokens_read:
-        raise NanofluxError("the GGUF file does not read back as the model that was written", _FIX)
+        raise NanofluxError("the GGUF file, when read back, differs from the model that was written", _FIX)
 
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -64,7 +64,7 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
         ModelsError: the base is not installed.
     """
     if name and not NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name an adapter", "use letters, digits, '.', '_' and '-'")
+        raise UsageError(f"{name!r} is not a valid name for an adapter", "use letters, digits, '.', '_' and '-'")
     config = _read_config(source)
     refuse_unusable(config)
     hint = str(config.get("base_model_name_or_path") or "")

@@ -139,7 +139,7 @@ def place(folder: Path, target: Path) -> Path:
     if target.exists():
         if adapter_hash(target) != target.name:
             raise RefusedError(
-                f"{target} exists and its content was changed", "move the folder away, then publish again"
+                f"{target} exists and its content was changed", "move the folder away, then run the command again"
             )
         for name in (MANIFEST, CARD):
             if not (target / name).exists():

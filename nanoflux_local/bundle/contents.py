@@ -150,7 +150,7 @@ def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
     for name in names:
         if name not in imported:
             choices = ", ".join(sorted(imported)) or "(none imported)"
-            fix = f"choose one of: {choices}; the wheel has the built-in ones"
+            fix = f"choose one of: {choices}; the wheel includes the built-in benchmarks"
             raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
 
 
@@ -185,13 +185,13 @@ def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
 
 def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
     """The user's own domains that these runs used; the runs cannot be replayed without them."""
-    from nanoflux_local.domains.own import files_of
+    from nanoflux_local.domains.own import list_domain_files
 
     if not runs:
         return {}
     with LedgerView(home.ledger) as view:
         names = {view.find_run(run)["domain"] for run in runs}
-    return {f"home/domains/{path.name}": path for name in sorted(names) for path in files_of(name, home.root)}
+    return {f"home/domains/{path.name}": path for name in sorted(names) for path in list_domain_files(name, home.root)}
 
 
 def _map_adapter(home: Home, name: str) -> dict[str, Path]:

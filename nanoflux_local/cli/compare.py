@@ -36,7 +36,7 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
         comparison = compare(view, evaluations, partial)
         questions = load_questions(view, comparison.pairs[0].a)
     if as_json:
-        print_json(comparison.as_json())
+        print_json(comparison.to_json())
         return
     show_comparison(comparison)
     if len(comparison.pairs) == 1 and (pair := comparison.pairs[0]).flips:

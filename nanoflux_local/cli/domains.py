@@ -17,9 +17,9 @@ def command() -> None:
 @with_json
 def list_domains(as_json: bool) -> None:
     """List all domains with their benchmarks."""
-    from nanoflux_local.domains.own import domain_names, load_domain
+    from nanoflux_local.domains.own import list_domain_names, load_domain
 
-    domains = [load_domain(name, current_home().root) for name in domain_names(current_home().root)]
+    domains = [load_domain(name, current_home().root) for name in list_domain_names(current_home().root)]
     entries = [{key: getattr(domain, key) for key in ("name", "title", "answer", "datasets")} for domain in domains]
     if as_json:
         print_json(entries)

@@ -142,7 +142,7 @@ def command(
     if judge_errors and summary.soft:
         summary = replace(summary, corrected=_correct(home, judge_errors, summary.soft, summary.judge))
     if as_json:
-        print_json(summary.as_json())
+        print_json(summary.to_json())
     else:
         show_evaluation(summary)
     summary.require_whole()

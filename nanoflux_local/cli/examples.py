@@ -32,7 +32,7 @@ def command() -> None:
 @with_json
 def list_examples(run: str, as_json: bool) -> None:
     """List the examples of RUN in turn order, with quality level and reviews."""
-    from nanoflux_local.examples.review import reviews_of
+    from nanoflux_local.examples.review import load_reviews
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
@@ -42,7 +42,7 @@ def list_examples(run: str, as_json: bool) -> None:
             " FROM examples JOIN turns ON turns.run = examples.run AND turns.number = examples.turn"
             " WHERE examples.run = ? ORDER BY turn", name
         )]  # fmt: skip
-        reviews = reviews_of(view, name)
+        reviews = load_reviews(view, name)
     for row in examples:
         last_attempt = len(row.pop("attempts").split()) - 1
         row["pass_rate"] = [row.pop("passes"), row.pop("tries")]
@@ -77,7 +77,7 @@ def show(example: str, as_json: bool) -> None:
     example, and the held-out items nearest to it. `--json` includes every prompt, reply and program in full.
     """
     from nanoflux_local.examples.lineage import trace_lineage
-    from nanoflux_local.examples.review import reviews_of
+    from nanoflux_local.examples.review import load_reviews
     from nanoflux_local.ledger.views import LedgerView
 
     home = current_home()
@@ -93,7 +93,7 @@ def show(example: str, as_json: bool) -> None:
             )
         record = json.loads(row["record"])
         attempt_key = (record["number"], record["attempts"][-1]["number"])
-        reviews = reviews_of(view, row["run"]).get(attempt_key, {})
+        reviews = load_reviews(view, row["run"]).get(attempt_key, {})
         lineage = trace_lineage(home, view, example)
     if as_json:
         pass_rate = [row["passes"], row["tries"]]

@@ -32,11 +32,11 @@ def command() -> None:
 def list_experiments(as_json: bool) -> None:
     """List the built-in grids and the experiments of this home, newest first."""
     from nanoflux_local.experiments.experiment import list_experiments as load_experiments
-    from nanoflux_local.experiments.grid import grids, load_grid
+    from nanoflux_local.experiments.grid import list_grids, load_grid
 
     home = current_home()
     built_in_grids = [
-        {"grid": name, "title": grid.title, "scales": list(grid.scales)} for name, grid in map(load_grid, grids())
+        {"grid": name, "title": grid.title, "scales": list(grid.scales)} for name, grid in map(load_grid, list_grids())
     ]
     experiments = load_experiments(home) if home.ledger.exists() else []
     if as_json:
@@ -95,10 +95,10 @@ def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) 
 @with_json
 def resume(name: str, detach: bool, as_json: bool) -> None:
     """Resume an experiment: run the cells of its plan that remain."""
-    from nanoflux_local.experiments.experiment import summary
+    from nanoflux_local.experiments.experiment import load_summary
 
     home = current_home()
-    _run_cells(home, summary(home, name)["experiment"], "", detach, as_json)
+    _run_cells(home, load_summary(home, name)["experiment"], "", detach, as_json)
 
 
 def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
@@ -109,9 +109,9 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     if detach:
         launch_detached(home, jobs.Work(jobs.EXPERIMENT, experiment))
         if as_json:
-            print_json(lifecycle.summary(home, experiment))
+            print_json(lifecycle.load_summary(home, experiment))
         return
-    cells = len(lifecycle.plan_of(home, experiment).cells)
+    cells = len(lifecycle.load_plan(home, experiment).cells)
     say(f"{experiment}: {cells} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
@@ -131,9 +131,9 @@ def _make_workers(home: Home, ray: str, bar: Bar) -> "Workers":
         say(f"{cell.id}: {status}")
 
     if ray:
-        from nanoflux_local.experiments.on_ray import OnRay
+        from nanoflux_local.experiments.on_ray import RayWorkers
 
-        return OnRay(home, ray, report_status)
+        return RayWorkers(home, ray, report_status)
     return LocalWorkers(home, lambda label, done, total: bar.show(done, total, label), report_status)
 
 
@@ -155,10 +155,10 @@ def show(name: str, as_json: bool) -> None:
 def stop(name: str) -> None:
     """Ask an experiment's process to stop after the cells it is running."""
     from nanoflux_local import jobs
-    from nanoflux_local.experiments.experiment import summary
+    from nanoflux_local.experiments.experiment import load_summary
 
     home = current_home()
-    say(jobs.request_stop(home, jobs.Work(jobs.EXPERIMENT, summary(home, name)["experiment"]), "stop"))
+    say(jobs.request_stop(home, jobs.Work(jobs.EXPERIMENT, load_summary(home, name)["experiment"]), "stop"))
 
 
 def _show(home: Home, name: str, as_json: bool) -> None:
@@ -174,7 +174,7 @@ def _show(home: Home, name: str, as_json: bool) -> None:
 def show_results(experiment: dict[str, Any]) -> None:
     """Print an experiment's table, its pairs and its notes."""
     from nanoflux_local.experiments.kinds.base import find_kind
-    from nanoflux_local.experiments.tables import PAIR_COLUMNS, notes, pair_rows
+    from nanoflux_local.experiments.tables import PAIR_COLUMNS, format_pair_rows, list_notes
 
     click.echo(
         f"{experiment['experiment']}: {experiment['question']}\n"
@@ -184,8 +184,8 @@ def show_results(experiment: dict[str, Any]) -> None:
     print_table([column.title for column in kind.columns], kind.rows(experiment))
     if experiment["pairs"]:
         click.echo()
-        print_table([column.title for column in PAIR_COLUMNS], pair_rows(experiment["pairs"]))
-    for line in notes(experiment):
+        print_table([column.title for column in PAIR_COLUMNS], format_pair_rows(experiment["pairs"]))
+    for line in list_notes(experiment):
         click.echo(f"\n{line}")
     for cell, reason in experiment["left_out"].items():
         click.echo(f"left out: {cell}: {reason}")

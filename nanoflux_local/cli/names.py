@@ -59,9 +59,9 @@ def _list_runs(home: Home) -> list[str]:
 
 
 def _list_domains(home: Home) -> list[str]:
-    from nanoflux_local.domains.own import domain_names
+    from nanoflux_local.domains.own import list_domain_names
 
-    return list(domain_names(home.root))
+    return list(list_domain_names(home.root))
 
 
 def _list_profiles(home: Home) -> list[str]:

@@ -129,7 +129,8 @@ def _load_data(
         return rows
     assert file is not None
     if mixes:
-        raise UsageError("--mix adds benchmark rows in the prompt of a run's domain, and a file has none", "pass a run")
+        problem = "--mix needs a run, whose domain has the prompt for benchmark rows; the rows of a file have no domain"
+        raise UsageError(problem, "pass a run instead of --data, or leave out --mix")
     return trainings.load_file_data(home, file, choice)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nanoflux_local.doctor import machine, possessions, safety, software
+from nanoflux_local.doctor import home_directory, machine, safety, software
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 
@@ -16,10 +16,10 @@ def examine(home: Home) -> Iterator[MachineCheck]:
     yield software.check_torch()
     yield software.check_vllm(home)
     yield software.check_versions()
-    yield possessions.check_home(home)
-    yield possessions.check_disk(home)
-    yield possessions.check_ledger(home)
-    yield possessions.check_weights(home)
+    yield home_directory.check_home(home)
+    yield home_directory.check_disk(home)
+    yield home_directory.check_ledger(home)
+    yield home_directory.check_weights(home)
     yield safety.check_sandbox()
     yield safety.check_guard()
     yield safety.check_ports(home)

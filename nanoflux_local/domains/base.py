@@ -174,7 +174,7 @@ def _template(text: str) -> Any:
     ).from_string(text)
 
 
-def built_in() -> list[str]:
+def list_built_in() -> list[str]:
     """The names of the built-in domains."""
     folder = resources.files(__package__) / "catalog"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

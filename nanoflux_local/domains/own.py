@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.config import read_toml
-from nanoflux_local.domains.base import PROMPTS, Domain, built_in, extend_domain, load_built_in
+from nanoflux_local.domains.base import PROMPTS, Domain, extend_domain, list_built_in, load_built_in
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.suggestions import suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
@@ -40,12 +40,12 @@ REQUIRED_SECTIONS = {
 """The sections that every domain needs, since the roles read them from the replies."""
 
 
-def domain_names(root: Path | None = None) -> list[str]:
+def list_domain_names(root: Path | None = None) -> list[str]:
     """The names of all domains: the built-in ones, then those of the home at `root`."""
     user_files = sorted((root / "domains").glob("*.toml")) if root else []
     return [
-        *built_in(),
-        *(path.stem for path in user_files if NAME.fullmatch(path.stem) and path.stem not in built_in()),
+        *list_built_in(),
+        *(path.stem for path in user_files if NAME.fullmatch(path.stem) and path.stem not in list_built_in()),
     ]
 
 
@@ -55,17 +55,17 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
     Raises:
         ConfigError: no domain has this name (the fix lists the names), or its file has an error.
     """
-    if name in built_in():
+    if name in list_built_in():
         return load_built_in(name)
-    if root and name in domain_names(root):
+    if root and name in list_domain_names(root):
         return _read_domain(name, root / "domains" / f"{name}.toml")
-    fix = f"{suggest(name, domain_names(root))}; or write one: docs/how-to/domains.md"
+    fix = f"{suggest(name, list_domain_names(root))}; or write one: docs/how-to/domains.md"
     raise ConfigError(f"there is no domain {name!r}", fix)
 
 
-def files_of(name: str, root: Path) -> list[Path]:
+def list_domain_files(name: str, root: Path) -> list[Path]:
     """The files of a domain in the home at `root`; empty for a built-in domain."""
-    if name in built_in():
+    if name in list_built_in():
         return []
     path = root / "domains" / f"{name}.toml"
     return [path, *(path.parent / file for file in read_toml(path).get("prompt_files", {}).values())]
@@ -74,8 +74,10 @@ def files_of(name: str, root: Path) -> list[Path]:
 def _read_domain(name: str, path: Path) -> Domain:
     values = read_toml(path)
     base = values.pop("extends", None)
-    if base is not None and base not in built_in():
-        raise ConfigError(f"{path}: extends: there is no domain {base!r}", f"choose one of: {', '.join(built_in())}")
+    if base is not None and base not in list_built_in():
+        raise ConfigError(
+            f"{path}: extends: there is no domain {base!r}", f"choose one of: {', '.join(list_built_in())}"
+        )
     inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared_prompts()}
     files = values.pop("prompt_files", {})
     texts = {prompt: _read_prompt(path, prompt, file) for prompt, file in _prompt_files(path, files)}
@@ -161,6 +163,7 @@ def _check_sections(path: Path, domain: Domain) -> None:
     for role, needed in REQUIRED_SECTIONS.items():
         missing = sorted(needed - set(getattr(domain.sections, role)))
         if missing:
-            raise ConfigError(f"{path}: sections.{role} lacks {missing[0]}", f"it needs {', '.join(sorted(needed))}")
+            fix = f"add it; these sections are needed: {', '.join(sorted(needed))}"
+            raise ConfigError(f"{path}: sections.{role} lacks {missing[0]}", fix)
     if domain.answer == "choice" and not domain.letters:
-        raise ConfigError(f"{path}: letters is missing", 'an answer of the kind "choice" needs them: letters = "ABCD"')
+        raise ConfigError(f"{path}: letters is missing", 'set letters = "ABCD", or the letters of your options')

@@ -42,7 +42,7 @@ class FakeReply:
     """A reply, independent of the protocol."""
 
     text: str
-    thoughts: str
+    reasoning: str
     prompt_tokens: int
     completion_tokens: int
 
@@ -143,8 +143,8 @@ class FakeServer:
         text = self._script(request.prompt, random.Random(derive_seed(request.model, request.prompt, request.seed)))
         if request.keys:
             text = _to_json_object(text, request.keys)
-        thoughts = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
-        reply = FakeReply(text, thoughts, len(request.prompt.split()), len(text.split()))
+        reasoning = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
+        reply = FakeReply(text, reasoning, len(request.prompt.split()), len(text.split()))
         return json.dumps(WRITERS[path](request, reply)).encode()
 
 
@@ -194,7 +194,7 @@ def _required_keys(schema: Json) -> tuple[str, ...]:
 
 
 def _chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
-    message = {"role": "assistant", "content": reply.text, "reasoning": reply.thoughts or None}
+    message = {"role": "assistant", "content": reply.text, "reasoning": reply.reasoning or None}
     total = reply.prompt_tokens + reply.completion_tokens
     usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, "total_tokens": total}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -203,20 +203,20 @@ def _chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
 
 
 def _responses_reply(request: ParsedRequest, reply: FakeReply) -> Json:
-    thoughts = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.thoughts}]}
+    reasoning = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.reasoning}]}
     content = [{"type": "output_text", "text": reply.text, "annotations": []}]
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
     total = reply.prompt_tokens + reply.completion_tokens
     usage = {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens, "total_tokens": total}
-    output = [thoughts, message] if reply.thoughts else [message]
+    output = [reasoning, message] if reply.reasoning else [message]
     return {"id": "r1", "object": "response", "created_at": 0, "model": request.model, "status": "completed",
             "output": output, "usage": usage}  # fmt: skip
 
 
 def _messages_reply(request: ParsedRequest, reply: FakeReply) -> Json:
-    thoughts = {"type": "thinking", "thinking": reply.thoughts, "signature": "s"}
+    reasoning = {"type": "thinking", "thinking": reply.reasoning, "signature": "s"}
     text = {"type": "text", "text": reply.text}
-    content = [thoughts, text] if reply.thoughts else [text]
+    content = [reasoning, text] if reply.reasoning else [text]
     usage = {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens}
     return {"id": "m1", "type": "message", "role": "assistant", "model": request.model, "content": content,
             "stop_reason": "end_turn", "usage": usage}  # fmt: skip

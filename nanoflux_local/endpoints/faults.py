@@ -78,11 +78,11 @@ class GarbledError(Exception):
         self.raw = raw
 
 
-class StatedError(Exception):
-    """An error that arrived with status 200: only the body of the response states it."""
+class ResponseBodyError(Exception):
+    """An error that arrived with status 200, so that only the body of the response shows it."""
 
     def __init__(self, body: ErrorBody) -> None:
-        super().__init__(body.words)
+        super().__init__(body.message)
         self.body = body
 
 
@@ -110,9 +110,9 @@ class EmptyError(Exception):
 class ClassifiedFault:
     """One failed attempt. `kind` is None if a retry cannot succeed.
 
-    `status` is the HTTP status of the response, or the status that its body states (0: none). `codes` are the
-    provider's error codes, and `words` is its message. `fix` tells the user what to do ("" if that depends on more than
-    the fault), and `setting` is the endpoint's setting to which the fix applies ("url" or "model").
+    `status` is the HTTP status of the response, or the status that its body states (0: none). `codes` are the server's
+    error codes, and `server_message` is its message. `fix` says what the user should do ("" if that depends on more
+    than the fault), and `setting` is the endpoint's setting to which the fix applies ("url" or "model").
     """
 
     kind: FaultKind | None
@@ -122,7 +122,7 @@ class ClassifiedFault:
     reply: ChatReply | None = None
     status: int = 0
     codes: tuple[str, ...] = ()
-    words: str = ""
+    server_message: str = ""
     fix: str = ""
     setting: str = ""
 
@@ -137,11 +137,11 @@ def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> Classif
     if isinstance(error, EmptyError):
         return ClassifiedFault("empty", "sent a reply without text", reply=error.reply)
     if isinstance(error, NoAnswerError):
-        return ClassifiedFault(None, f"sent no answer: {error}", words=str(error))
+        return ClassifiedFault(None, f"sent no answer: {error}", server_message=str(error))
     if isinstance(error, WebPageError):
         return ClassifiedFault(None, f"answered with a web page: {error}", status=200, setting="url",
                                fix=_suggest_address(error.url))  # fmt: skip
-    if isinstance(error, StatedError):
+    if isinstance(error, ResponseBodyError):
         return _classify_status(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
         return ClassifiedFault("garbled", f"sent no usable reply: {error}", error.raw)
@@ -182,14 +182,14 @@ def _classify_response(error: Any) -> ClassifiedFault:
             fault, message=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix, setting="url"
         )
     if fault.status in NOT_FOUND:
-        setting = "model" if _names_model(fault.words) else "url"
-        return replace(fault, fix=_suggest_address(str(response.request.url), fault.words), setting=setting)
+        setting = "model" if _names_model(fault.server_message) else "url"
+        return replace(fault, fix=_suggest_address(str(response.request.url), fault.server_message), setting=setting)
     return fault
 
 
 def _classify_status(status: int, body: ErrorBody, wait: float | None) -> ClassifiedFault:
     """Classify an error response by its HTTP status or the status in its body."""
-    message = f"answered {status}: {body.words or 'no reason stated'}"
+    message = f"answered {status}: {body.message or 'no reason stated'}"
     kind: FaultKind | None = None
     if status in BUSY:
         kind = None if any(code in PERMANENT_CODES for code in body.codes) else "rate_limited"
@@ -197,21 +197,21 @@ def _classify_status(status: int, body: ErrorBody, wait: float | None) -> Classi
         kind = "server_error"
     fix = FIXES.get(status, "") if kind is None else ""
     return ClassifiedFault(
-        kind, message, retry_after_s=wait, status=status, codes=body.codes, words=body.words, fix=fix
+        kind, message, retry_after_s=wait, status=status, codes=body.codes, server_message=body.message, fix=fix
     )
 
 
-def _names_model(words: str) -> bool:
+def _names_model(server_message: str) -> bool:
     """Whether a server's message says that the model, rather than the path, is missing."""
-    return "model" in words.lower()
+    return "model" in server_message.lower()
 
 
-def _suggest_address(requested_url: str, words: str = "") -> str:
+def _suggest_address(requested_url: str, server_message: str = "") -> str:
     """The fix for a 404 or 405, which usually means a wrong path in the url, and sometimes a wrong model name."""
     parts = urlsplit(requested_url)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")
     base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
-    if _names_model(words):
+    if _names_model(server_message):
         return "correct the endpoint's model: the server does not have it"
     if re.search(r"/v\d", parts.path):
         return f"correct the endpoint's url: no model answers at {parts.path}"

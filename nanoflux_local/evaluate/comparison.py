@@ -63,7 +63,7 @@ class Pair:
         """The number of items on which b is worse than a."""
         return len(self.flips) - self.gained
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """A pair in `experiment show --json`; `data` is left out if it names no benchmark."""
         values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}
         data, _ = values.pop("data"), values.pop("flips")
@@ -76,12 +76,12 @@ class Comparison:
 
     pairs: tuple[Pair, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What `compare --json` prints."""
         return {
             "pairs": [
                 {
-                    **pair.as_json(),
+                    **pair.to_json(),
                     "flips": [{"item": flip.item, "a": flip.base, "b": flip.other} for flip in pair.flips],
                 }
                 for pair in self.pairs

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.domains.own import domain_names, load_domain
+from nanoflux_local.domains.own import list_domain_names, load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.context import find_overflow
 from nanoflux_local.errors import ConfigError, EndpointError, RefusedError, UsageError
@@ -98,7 +98,7 @@ def choose_domain(data: str, root: Path | None = None, judged: bool = False, fir
     Raises:
         UsageError: no domain uses this benchmark, or its answers are free text and there is no judge to grade them.
     """
-    names = domain_names(root)
+    names = list_domain_names(root)
     for name in sorted(names, key=lambda name: name != first):
         domain = load_domain(name, root)
         if data in domain.free_text and judged:
@@ -177,7 +177,7 @@ async def evaluate(
             finally:
                 heartbeat.cancel()
             job.status, job.message = ("done", "") if summary.is_whole else (PARTIAL, describe_missing(summary.causes))
-            ledger.finish_evaluation(plan.id, job.status, summary.as_json())
+            ledger.finish_evaluation(plan.id, job.status, summary.to_json())
     return summary
 
 

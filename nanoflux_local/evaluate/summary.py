@@ -83,10 +83,10 @@ class EvaluationSummary:
             return
         raise EndpointError(
             f"evaluation {self.id} is partial: {describe_missing(self.causes)}",
-            "fix the cause, then run the same command again: it asks only for the missing replies",
+            "fix the cause, then run the same command again: it requests only the missing replies",
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What `eval --json` prints and the ledger stores."""
         return {
             "eval": self.id,

@@ -178,7 +178,7 @@ def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return numbered_rows
 
 
-def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
+def load_reviews(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
     """The newest verdict of each reviewer, by turn and attempt."""
     verdicts_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
@@ -195,7 +195,7 @@ def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
     """How far each reviewer agrees with the judge (`review` in `run show --json`): "keep" agrees with an acceptance,
     "drop" and "fix" with a rejection. None if the run has no reviews.
     """
-    reviews = reviews_of(view, run)
+    reviews = load_reviews(view, run)
     if not reviews:
         return None
     accepted = {(judged.turn, judged.attempt): judged.accepted for judged in list_judged_questions(view, run)}

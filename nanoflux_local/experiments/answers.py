@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.evaluations import evaluate_items
 from nanoflux_local.experiments.grid import ANSWERS, Condition, GridPlan
-from nanoflux_local.experiments.items import train_items
+from nanoflux_local.experiments.items import load_train_items
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
@@ -54,7 +54,7 @@ def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, st
 
 
 async def _evaluate_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> str:
-    scale, items = plan.scale, sampled_items(home, plan)
+    scale, items = plan.scale, sample_train_items(home, plan)
     endpoint = build_model_endpoint(scale.base, "", home, scale.via, scale.args)
     try:
         return await evaluate_items(
@@ -72,9 +72,9 @@ async def _evaluate_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> 
         await endpoint.close()
 
 
-def sampled_items(home: Home, plan: GridPlan) -> list[Seed]:
+def sample_train_items(home: Home, plan: GridPlan) -> list[Seed]:
     """The train items that the base model answers: all, or `sampled` of them, the same for every training seed."""
-    items, _ = train_items(home, plan, load_domain(plan.scale.domain, home.root))
+    items, _ = load_train_items(home, plan, load_domain(plan.scale.domain, home.root))
     size = min(plan.scale.sampled or len(items), len(items))
     positions = random.Random(derive_seed(0, "answers", plan.scale.domain)).sample(range(len(items)), size)
     return [items[position] for position in sorted(positions)]
@@ -115,7 +115,7 @@ def choose_items(
         chosen = [item for item in chosen if _matches_solved(answers[item.id], condition.solved)]
     if condition.solution == "author":
         return chosen
-    own = ((item, own_solution(domain, answers[item.id])) for item in chosen)
+    own = ((item, find_own_solution(domain, answers[item.id])) for item in chosen)
     return [replace(item, solution=solution) for item, solution in own if solution]
 
 
@@ -123,7 +123,7 @@ def _matches_solved(answers: Answers, solved: str) -> bool:
     return answers.right > 0 if solved == "ever" else answers.solved == solved
 
 
-def own_solution(domain: Domain, answers: Answers) -> str:
+def find_own_solution(domain: Domain, answers: Answers) -> str:
     """The solution in the model's first right reply with a SOLUTION section, or "" if no reply has one."""
     for reply in answers.right_replies:
         sections = read_sections(reply, domain.sections.defender)

@@ -28,6 +28,6 @@ def run_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_
     return find_kind(plan.grid.kind).run_cell(home, plan, plan.condition(cell.condition), cell.seed, on_step)
 
 
-def result_of(row: Any) -> CellResult:
+def decode_result(row: Any) -> CellResult:
     """The result of a cell, from its row in the ledger."""
     return {**json.loads(row["result"]), "status": row["status"], "message": row["message"]}

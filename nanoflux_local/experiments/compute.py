@@ -16,7 +16,7 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.weights import weights_dir
 
 
-def generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
+def measure_generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
     """Tokens, FLOPs, dollars and seconds of a run's calls to chat models; `unknown` lists models of unknown size."""
     cost: dict[str, Any] = {"tokens": 0, "flops": 0.0, "usd": 0.0, "unknown": []}
     rows = view.rows(
@@ -43,7 +43,7 @@ def _parameters(home: Home, model: str) -> int:
     return 0
 
 
-def times_less(whole: Mapping[str, Any] | None, small: Mapping[str, Any] | None) -> dict[str, float] | None:
+def compare_compute(whole: Mapping[str, Any] | None, small: Mapping[str, Any] | None) -> dict[str, float] | None:
     """How many times less compute the condition `small` took than the condition `whole`, for training alone and
     including generation. None if one of them was not trained; without "with_generation" if a model's size is unknown.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.experiments.cells import result_of, run_cell
+from nanoflux_local.experiments.cells import decode_result, run_cell
 from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.jobs import (
@@ -84,7 +84,7 @@ class _Execution:
     def __init__(self, home: Home, ledger: Ledger, experiment: str, workers: Workers, on_cell: OnCell) -> None:
         self.home, self.ledger, self.id = home, ledger, experiment
         self.workers, self.on_cell = workers, on_cell
-        self.plan = plan_of(home, experiment)
+        self.plan = load_plan(home, experiment)
         self.requests: list[StopRequest] = []
         self.failed: list[str] = []
 
@@ -142,7 +142,7 @@ def _classify_outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[
     raise outcome
 
 
-def plan_of(home: Home, experiment: str) -> GridPlan:
+def load_plan(home: Home, experiment: str) -> GridPlan:
     """The stored plan of an experiment.
 
     Raises:
@@ -167,30 +167,30 @@ def find(view: LedgerView, name: str) -> dict[str, Any]:
     return dict(row)
 
 
-def cells_of(view: LedgerView, experiment: str) -> dict[str, dict[str, Any]]:
+def load_cells(view: LedgerView, experiment: str) -> dict[str, dict[str, Any]]:
     """The cells of an experiment in order, by id: condition, seed, status, message and result."""
     rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
-    return {row["id"]: {"condition": row["condition"], "seed": row["seed"], **result_of(row)} for row in rows}
+    return {row["id"]: {"condition": row["condition"], "seed": row["seed"], **decode_result(row)} for row in rows}
 
 
 def list_experiments(home: Home) -> list[dict[str, Any]]:
     """All experiments, newest first."""
     with LedgerView(home.ledger) as view:
-        return [_summary(home, view, dict(row)) for row in view.rows("SELECT * FROM experiments ORDER BY rowid DESC")]
+        return [_summarize(home, view, dict(row)) for row in view.rows("SELECT * FROM experiments ORDER BY rowid DESC")]
 
 
-def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
+def _summarize(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
     values = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
     values = {"experiment": row["id"], **values, "seconds": round(row["seconds"], 3)}
     values["cells"] = board.cells_by_status(view, row["id"])
     return {**values, **check_work(home, view, Work(EXPERIMENT, row["id"]), values).to_json()}
 
 
-def summary(home: Home, name: str) -> dict[str, Any]:
+def load_summary(home: Home, name: str) -> dict[str, Any]:
     """The entry of one experiment in `list_experiments`.
 
     Raises:
         NothingMatchedError: no experiment matches.
     """
     with LedgerView(home.ledger) as view:
-        return _summary(home, view, find(view, name))
+        return _summarize(home, view, find(view, name))

@@ -11,7 +11,7 @@ from nanoflux_local.records import digest
 from nanoflux_local.run import configs, runs
 
 
-def runs_of(home: Home, plan: GridPlan) -> dict[str, str]:
+def find_runs(home: Home, plan: GridPlan) -> dict[str, str]:
     """The runs that the plan uses, by `Condition.run_key`."""
     run_by_key = {DEFAULT_RUN: plan.run} if plan.run else {}
     with LedgerView(home.ledger) as view:

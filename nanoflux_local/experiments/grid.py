@@ -200,7 +200,7 @@ class GridPlan(Strict):
         return list(dict.fromkeys(str(value) for value in values))
 
 
-def grids() -> list[str]:
+def list_grids() -> list[str]:
     """The names of the built-in grids."""
     folder = resources.files(__package__) / "grids"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
@@ -212,11 +212,11 @@ def load_grid(name: str) -> tuple[str, Grid]:
     Raises:
         ConfigError: the grid is unknown or invalid.
     """
-    if name in grids():
+    if name in list_grids():
         path = Path(str(resources.files(__package__) / "grids" / f"{name}.toml"))
     elif name.endswith(".toml"):
         path = Path(name)
     else:
-        raise ConfigError(f"no grid {name!r}", f"{suggest(name, grids())}; or pass a .toml file")
+        raise ConfigError(f"no grid {name!r}", f"{suggest(name, list_grids())}; or pass a .toml file")
     values = read_toml(path)
     return path.stem, validate_model(Grid, values, str(path))

@@ -13,7 +13,7 @@ from nanoflux_local.seeds.splits import stem
 from nanoflux_local.transcript import Seed
 
 
-def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
+def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
     """The benchmark's train items with a solution, and the number of those left out because they repeat a test item."""
     datasets = plan.scale.benchmark or seed_datasets(domain)
     items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
@@ -25,7 +25,7 @@ def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed],
     return kept, len(items) - len(kept)
 
 
-def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
+def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
     """The items of a benchmark to evaluate on: those that do not repeat a seed of the domain (GSM-Hard restates GSM8K).
 
     Raises:

@@ -22,7 +22,7 @@ MAX_RETRIES = 5
 """Retries of a cell whose worker was lost; bounded, since a cell may kill every worker that runs it."""
 
 
-class OnRay:
+class RayWorkers:
     """Runs cells on the cluster at `address`, as many in parallel as its resources allow."""
 
     def __init__(self, home: Home, address: str, on_start: Callable[[Cell, str], None] = lambda *_: None) -> None:

@@ -10,7 +10,7 @@ BENCHMARKS = {"gsmhard": "GSMHard", "genomebench": "GenomeBench", "multimedqa": 
 """The paper's name for a domain's benchmark; other domains are shown next to all three."""
 
 
-def paper_figures(table: str, domain: str) -> dict[str, Any] | None:
+def load_paper_figures(table: str, domain: str) -> dict[str, Any] | None:
     """The paper's figures for a table: those of the domain's benchmark, else all; None if the table is unknown."""
     figures = read_toml(Path(str(resources.files(__package__) / "paper.toml"))).get(table)
     if figures is None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.experiments.experiment import cells_of, find, summary
-from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.experiment import find, load_cells, load_summary
+from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.kinds.base import (
     CellResult,
@@ -18,7 +18,7 @@ from nanoflux_local.experiments.kinds.base import (
     RecordedExperiment,
     find_kind,
 )
-from nanoflux_local.experiments.paper import paper_figures
+from nanoflux_local.experiments.paper import load_paper_figures
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -63,16 +63,16 @@ def load_results(home: Home, name: str) -> ExperimentResults:
     Raises:
         NothingMatchedError: the experiment is unknown.
     """
-    stored = summary(home, name)
+    entry = load_summary(home, name)
     with LedgerView(home.ledger) as view:
         row = find(view, name)
         plan = GridPlan.model_validate_json(row["plan"])
-        kind, cells, runs = find_kind(plan.grid.kind), cells_of(view, row["id"]), runs_of(home, plan)
+        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, row["id"]), find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
         comparison = kind.comparison(experiment, entries)
-    paper = paper_figures(plan.grid.paper, plan.scale.domain)
-    return ExperimentResults(stored, plan, runs, entries, comparison, cells, paper)
+    paper = load_paper_figures(plan.grid.paper, plan.scale.domain)
+    return ExperimentResults(entry, plan, runs, entries, comparison, cells, paper)
 
 
 def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:

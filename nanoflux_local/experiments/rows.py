@@ -11,7 +11,7 @@ from nanoflux_local.endpoints.local.tokens import TokenCounter
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.answers import choose_items, load_answers
 from nanoflux_local.experiments.grid import Condition, GridPlan
-from nanoflux_local.experiments.items import train_items
+from nanoflux_local.experiments.items import load_train_items
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
@@ -25,7 +25,9 @@ from nanoflux_local.transcript import Seed
 from nanoflux_models.weights import weights_dir
 
 
-def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[str, str]) -> TrainingData:
+def load_condition_rows(
+    home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[str, str]
+) -> TrainingData:
     """The rows of a condition under a training seed. `runs` are the runs by `Condition.run_key`.
 
     Raises:
@@ -37,7 +39,7 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
     if condition.source == "run":
         return _run_rows(home, plan, condition, run, size, seed)
     domain = load_domain(plan.scale.domain, home.root)
-    items, repeated = train_items(home, plan, domain)
+    items, repeated = load_train_items(home, plan, domain)
     if condition.needs_answers:
         with LedgerView(home.ledger) as view:
             items = choose_items(condition, items, load_answers(view, plan.id), domain)

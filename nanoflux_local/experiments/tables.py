@@ -32,7 +32,7 @@ PAIR_COLUMNS = (
 )
 
 
-def pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+def format_pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
     """A row of `PAIR_COLUMNS` for each paired test."""
     return [
         [
@@ -54,7 +54,7 @@ def format_detectable(difference: float | None) -> str:
     return "not known" if difference is None else f"{difference:.1%}"
 
 
-def notes(results: Mapping[str, Any]) -> list[str]:
+def list_notes(results: Mapping[str, Any]) -> list[str]:
     """Sentences on the condition chosen on dev items and on the compute that the run's examples saved."""
     lines = []
     if chosen := results["chosen"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.experiments.experiment import plan_of
+from nanoflux_local.experiments.experiment import load_plan
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.paper import BENCHMARKS
@@ -52,7 +52,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     """The values that the report shows."""
     contents = load_results(home, experiment).to_json()
-    plan = plan_of(home, experiment)
+    plan = load_plan(home, experiment)
     kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
         contents["flips"] = _gather_flips(view, contents)

@@ -127,7 +127,7 @@ def _compare_evaluations(view: LedgerView, evaluations: list[dict[str, Any]]) ->
         return None
     (pair,) = compare(view, [entry["id"] for entry in evaluations], partial=True).pairs
     low, high = pair.ci95
-    return {**pair.as_json(), "settled": low > 0 or high < 0}
+    return {**pair.to_json(), "settled": low > 0 or high < 0}
 
 
 def _choose_examples(view: LedgerView, run: str) -> list[dict[str, Any]]:

@@ -249,7 +249,7 @@ class _SeriesWorker:
             )  # fmt: skip
             summary = await evaluate(self.ledger, endpoint, plan, on_progress)
             summary.require_whole(allow_refused=True)
-            return summary.as_json()
+            return summary.to_json()
         finally:
             await bound.close()
 

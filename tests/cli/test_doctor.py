@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local import packages
-from nanoflux_local.doctor import machine, possessions, safety, software
+from nanoflux_local.doctor import home_directory, machine, safety, software
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models.offline import SETTINGS
@@ -96,26 +96,26 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
 def test_doctor_detects_damaged_weights(harm: str, minilm_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "home" / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
-    assert possessions.check_weights(Home(tmp_path / "home")).ok
+    assert home_directory.check_weights(Home(tmp_path / "home")).ok
     victim = copy / "vocab.txt"
     content = victim.read_bytes()
     if harm == "gone":
         victim.unlink()
     else:
         victim.write_bytes(content[:-1] if harm == "cut" else content[:-1] + b"?")
-    check = possessions.check_weights(Home(tmp_path / "home"))
+    check = home_directory.check_weights(Home(tmp_path / "home"))
     assert not check.ok and str(victim) in check.state
 
 
 def test_doctor_compares_only_sizes_of_large_weights(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(possessions, "HASHED_GIB", 0.0)
+    monkeypatch.setattr(home_directory, "HASHED_GIB", 0.0)
     copy = tmp_path / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
-    assert "all sizes match" in possessions.check_weights(Home(tmp_path)).state
+    assert "all sizes match" in home_directory.check_weights(Home(tmp_path)).state
     (copy / "vocab.txt").write_bytes(b"short")
-    assert "has 5 bytes" in possessions.check_weights(Home(tmp_path)).state
+    assert "has 5 bytes" in home_directory.check_weights(Home(tmp_path)).state
 
 
 def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,9 +182,9 @@ def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.Monke
 
 def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
-    assert possessions.check_home(Home(tmp_path)).ok
-    monkeypatch.setattr(possessions, "_file_system", lambda _: "nfs4")
-    check = possessions.check_home(Home(tmp_path))
+    assert home_directory.check_home(Home(tmp_path)).ok
+    monkeypatch.setattr(home_directory, "_file_system", lambda _: "nfs4")
+    check = home_directory.check_home(Home(tmp_path))
     assert not check.ok and "nfs4" in check.state
 
 

@@ -6,7 +6,7 @@ import re
 import jinja2
 import pytest
 
-from nanoflux_local.domains.base import PROMPTS, Domain, built_in
+from nanoflux_local.domains.base import PROMPTS, Domain, list_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.roles.attacker import attacker_messages, normalize_answer, read_attack
@@ -59,7 +59,7 @@ EXPECTED_TEXTS = {
     "answerable": [ATTACK.question, "ASKED:", "GIVEN:", "MISSING:", "CONTRADICTION:"],
 }
 SHORT_PROMPTS = ("gsmhard-short", "starter")
-DOMAINS_AND_PROMPTS = list(itertools.product(built_in(), PROMPTS))
+DOMAINS_AND_PROMPTS = list(itertools.product(list_built_in(), PROMPTS))
 
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
@@ -89,7 +89,7 @@ def test_seed_counts_and_thresholds_are_the_papers(name):
     assert 0.9 <= domain.confidence <= 0.95
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", list_built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
 def test_sections_are_the_papers(name, role):
     sections = getattr(load_domain(name).sections, role)
@@ -99,7 +99,7 @@ def test_sections_are_the_papers(name, role):
         assert set(SPEC_SECTIONS[role]) <= set(sections)
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", list_built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
 def test_prompts_ask_for_every_section_in_reading_order(name, role):
     domain = load_domain(name)
@@ -109,7 +109,7 @@ def test_prompts_ask_for_every_section_in_reading_order(name, role):
     assert [match.start() for match in matches] == sorted(match.start() for match in matches)
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", list_built_in())
 @pytest.mark.parametrize(
     ("role", "words"),
     [("validation", "DECISION: VALID or INVALID"), ("evaluation", "DECISION: CORRECT or INCORRECT"),
@@ -119,7 +119,7 @@ def test_judge_prompts_state_the_words_that_are_read(name, role, words):
     assert words in load_domain(name).render(role, VALUES[role])
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", list_built_in())
 def test_defender_prompt_hides_solution_and_answer(name):
     domain = load_domain(name)
     text = " ".join(message.content for message in defender_messages(domain, domain.budgets, ATTACK.question))
@@ -127,7 +127,7 @@ def test_defender_prompt_hides_solution_and_answer(name):
     assert ATTACK.solution not in text and ATTACK.answer not in text
 
 
-@pytest.mark.parametrize("name", [name for name in built_in() if name not in SHORT_PROMPTS])
+@pytest.mark.parametrize("name", [name for name in list_built_in() if name not in SHORT_PROMPTS])
 def test_defender_prompt_states_its_budgets(name):
     domain = load_domain(name)
     assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
@@ -153,7 +153,7 @@ def test_answer_rule_matches_what_is_read(name, rule, answer, plain):
     assert normalize_answer(domain, answer) == plain
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", list_built_in())
 def test_worked_examples_are_readable_and_right(name):
     domain = load_domain(name)
     for message in defender_messages(domain, domain.budgets, "Q"):

@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from nanoflux_local.cli.main import main
-from nanoflux_local.domains.base import PROMPTS, Domain, built_in
-from nanoflux_local.domains.own import domain_names, load_domain, render_prompt
+from nanoflux_local.domains.base import PROMPTS, Domain, list_built_in
+from nanoflux_local.domains.own import list_domain_names, load_domain, render_prompt
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.reading import read_benchmark
 
@@ -84,7 +84,7 @@ def test_domains_are_listed_and_shown_for_scripts(
         assert result.value.code == 0
         outputs.append(json.loads(capfd.readouterr().out))
     domains, document, prompt = outputs
-    assert [entry["name"] for entry in domains] == [*built_in(), "mine"]
+    assert [entry["name"] for entry in domains] == [*list_built_in(), "mine"]
     assert domains[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
     assert (document["hash"], document["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
     assert prompt["text"] == render_prompt(load_domain("mine", home), "code")
@@ -96,7 +96,7 @@ def test_domains_are_listed_and_shown_for_scripts(
 def test_domain_without_a_base_has_the_shared_prompts(write: Callable[..., Path]) -> None:
     home = write(MINIMAL)
     domain = load_domain("mine", home)
-    assert domain_names(home) == [*built_in(), "mine"]
+    assert list_domain_names(home) == [*list_built_in(), "mine"]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
     assert domain.hash != load_domain("mine", write(MINIMAL.replace("doses", "drips"))).hash
@@ -216,7 +216,7 @@ def test_page_table_lists_every_prompt_with_its_version() -> None:
 @pytest.mark.real_model
 def test_prompts_stay_within_the_tokens_the_page_states(smollm2_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
-    for domain in map(load_domain, built_in()):
+    for domain in map(load_domain, list_built_in()):
         for prompt in PROMPTS:
             file = OWN_DEFENDERS.get(domain.name, prompt) if prompt == "defender" else prompt
             count = len(tokenizer(render_prompt(domain, prompt))["input_ids"])

@@ -9,7 +9,7 @@ import pytest
 from nanoflux_local.config import EndpointConfig, Send, validate_model
 from nanoflux_local.endpoints.build import check_endpoint
 from nanoflux_local.endpoints.faults import reporting_faults
-from nanoflux_local.endpoints.remote.accepted import INT32_SEEDS, accepted_by
+from nanoflux_local.endpoints.remote.accepted import INT32_SEEDS, infer_accepted
 from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
@@ -75,7 +75,7 @@ def refuse(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
 def test_accepted_follows_the_models_name_behind_any_prefix(
     model: str, sampled: bool, together: bool, max_tokens: str
 ) -> None:
-    accepted = accepted_by(model)
+    accepted = infer_accepted(model)
     assert (accepted.temperature, accepted.top_p) == (sampled, sampled)
     assert (accepted.temperature_with_top_p, accepted.max_tokens) == (together, max_tokens)
 
@@ -97,8 +97,8 @@ def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
 
 
 def test_thinking_model_is_sent_no_stop_strings_unless_a_switch_is_set() -> None:
-    assert accepted_by("m", thinks=True).stops(STOPS) == []
-    assert accepted_by("m", thinks=True, send=Send(stop=True)).stops(STOPS) == list(STOPS)
+    assert infer_accepted("m", thinks=True).stops(STOPS) == []
+    assert infer_accepted("m", thinks=True, send=Send(stop=True)).stops(STOPS) == list(STOPS)
 
 
 def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:

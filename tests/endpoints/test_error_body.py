@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.remote.error_body import MAX_WORDS, parse_error, read_error
+from nanoflux_local.endpoints.remote.error_body import MAX_MESSAGE_CHARS, parse_error, read_error
 from nanoflux_local.redaction import register_secret
 
 SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
@@ -37,7 +37,7 @@ SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
     ],
 )  # fmt: skip
 def test_read_error_returns_the_providers_message(body: Any, words: str) -> None:
-    assert read_error(json.dumps(body).encode()).words == words
+    assert read_error(json.dumps(body).encode()).message == words
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_read_error_returns_the_providers_message(body: Any, words: str) -> None
         (b"upstream connect error\n", "upstream connect error"),
         (b"", ""),
         (b"\xff\xfe", "\ufffd\ufffd"),
-        (b"[" * 90_000, "[" * MAX_WORDS + "…"),
+        (b"[" * 90_000, "[" * MAX_MESSAGE_CHARS + "…"),
     ],
     ids=["title", "heading", "plain", "nothing", "bytes", "deep"],
 )  # fmt: skip
 def test_read_error_accepts_text_that_is_not_json(content: bytes, words: str) -> None:
-    assert read_error(content).words == words
+    assert read_error(content).message == words
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_error_body_names_the_parameter_and_shows_no_secret() -> None:
     refusal = parse_error({"error": {"message": "no", "param": "max_tokens", "code": "Unsupported_Parameter"}})
     assert (refusal.params, refusal.codes) == (("max_tokens",), ("unsupported_parameter",))
     register_secret("tiny-little-secret")
-    repeated = parse_error({"error": {"message": "x" * (MAX_WORDS - 4) + "tiny-little-secret"}})
-    assert "tiny" not in repeated.words and len(repeated.words) <= MAX_WORDS + 1
+    repeated = parse_error({"error": {"message": "x" * (MAX_MESSAGE_CHARS - 4) + "tiny-little-secret"}})
+    assert "tiny" not in repeated.message and len(repeated.message) <= MAX_MESSAGE_CHARS + 1

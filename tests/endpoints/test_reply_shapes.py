@@ -173,7 +173,7 @@ def list_texts(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("protocol", list(CLIENTS))
 def test_mutated_reply_is_read_or_refused(peer: ServerWithClients, monkeypatch: Any, protocol: str) -> None:
-    for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("PATIENCE_S", 0.0)):
+    for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("MAX_WAIT_S", 0.0)):
         monkeypatch.setattr(retries, name, value)
 
     @settings(max_examples=100, deadline=None, database=None, derandomize=True,

@@ -19,7 +19,7 @@ from nanoflux_local.endpoints.remote.gauge import read_metrics
 from nanoflux_local.endpoints.remote.keys import read_key
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
-from nanoflux_local.endpoints.remote.pace import Lane, Speed
+from nanoflux_local.endpoints.remote.pace import AdaptiveLimiter, AdaptiveTimeout
 from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.paths import Home
@@ -118,30 +118,30 @@ def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
 # Concurrency
 
 
-async def test_lane_halves_once_for_concurrent_requests_and_widens_with_each_response() -> None:
-    lane, started = Lane(32), time.monotonic()
-    lane.halve(started)
-    lane.halve(started)
-    assert lane.limit == 16
-    lane.halve(time.monotonic())
-    assert lane.limit == 8
+async def test_adaptive_limiter_halves_once_for_concurrent_requests_and_widens_with_each_response() -> None:
+    limiter, started = AdaptiveLimiter(32), time.monotonic()
+    limiter.halve(started)
+    limiter.halve(started)
+    assert limiter.limit == 16
+    limiter.halve(time.monotonic())
+    assert limiter.limit == 8
     for _ in range(9):
-        lane.widen()
-    assert 8.9 < lane.limit < 10
+        limiter.widen()
+    assert 8.9 < limiter.limit < 10
     for _ in range(1000):
-        lane.widen()
-    assert lane.limit == lane.capacity == 32
+        limiter.widen()
+    assert limiter.limit == limiter.capacity == 32
     for _ in range(10):
-        lane.halve(time.monotonic())
-    assert lane.limit == 1
+        limiter.halve(time.monotonic())
+    assert limiter.limit == 1
 
 
-async def test_lane_limits_concurrent_requests_and_frees_the_slot_of_a_cancelled_one() -> None:
-    lane, in_flight, highest = Lane(3), 0, 0
+async def test_adaptive_limiter_bounds_concurrency_and_frees_the_slot_of_a_cancelled_request() -> None:
+    limiter, in_flight, highest = AdaptiveLimiter(3), 0, 0
 
     async def occupy_slot() -> None:
         nonlocal in_flight, highest
-        async with lane:
+        async with limiter:
             in_flight += 1
             highest = max(highest, in_flight)
             try:
@@ -154,7 +154,7 @@ async def test_lane_limits_concurrent_requests_and_frees_the_slot_of_a_cancelled
     for task in tasks[::3]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert highest == 3 and lane.busy == 0 and lane.load == 0
+    assert highest == 3 and limiter.busy == 0 and limiter.load == 0
 
 
 def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) -> None:
@@ -168,7 +168,7 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
         async def send_one(number: int) -> None:
             nonlocal narrowest
             await endpoint.chat(make_request(endpoint, str(number)))
-            narrowest = min(narrowest, endpoint.service.lane_limits()[0])
+            narrowest = min(narrowest, endpoint.service.concurrency_limits()[0])
 
         try:
             await asyncio.gather(*(send_one(number) for number in range(100)))
@@ -182,8 +182,8 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
 @pytest.mark.parametrize(
     ("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full cache", "idle"]
 )
-def test_lane_width_follows_vllms_metrics(fake_server, monkeypatch, waiting: float, cache: float) -> None:
-    monkeypatch.setattr(gauge, "EVERY_S", 0.01)
+def test_concurrency_limit_follows_vllms_metrics(fake_server, monkeypatch, waiting: float, cache: float) -> None:
+    monkeypatch.setattr(gauge, "INTERVAL_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.waiting, server.cache = waiting, cache
@@ -203,7 +203,7 @@ def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatc
 
         __str__ = __repr__ = lambda self: format(self)
 
-    monkeypatch.setattr(gauge, "EVERY_S", 0.01)
+    monkeypatch.setattr(gauge, "INTERVAL_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.waiting = MomentaryQueue()
@@ -217,7 +217,7 @@ async def measure_width(url: str, requests: int) -> float:
         for number in range(requests):
             await endpoint.chat(make_request(endpoint, str(number)))
             await asyncio.sleep(0.05)
-        return endpoint.service.lane_limits()[0]
+        return endpoint.service.concurrency_limits()[0]
     finally:
         await endpoint.close()
 
@@ -234,34 +234,34 @@ def test_metrics_of_several_engines_are_read_as_the_worst() -> None:
 
 
 async def test_time_limit_follows_the_measured_speed_down_to_its_minimum() -> None:
-    speed = Speed(2.0)
-    assert speed.limit(512) == 2.0 * pace.FIRST
+    speed = AdaptiveTimeout(2.0)
+    assert speed.limit(512) == 2.0 * pace.FIRST_MULTIPLE
     speed.note_answer(10.0, 100)  # 0.1 s a token
     assert speed.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
-    assert speed.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.FEWEST_TOKENS)
+    assert speed.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.MIN_TOKENS)
     for _ in range(200):
         speed.note_answer(0.01, 100)
     assert speed.limit(1000) == 2.0
 
 
 async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
-    speed = Speed(0.01)
+    speed = AdaptiveTimeout(0.01)
     speed.note_answer(0.0001, 64)
     before = speed.limit(64)
     for _ in range(8):
         with pytest.raises(TimeoutError):
             async with speed.time_limit(64, 0.01):
                 await asyncio.sleep(1)
-    assert before < speed.limit(64) <= pace.MOST_SLACK * before
+    assert before < speed.limit(64) <= pace.MAX_SLACK * before
 
 
 async def test_first_measured_speed_applies_to_running_requests() -> None:
-    speed, started = Speed(0.05), time.monotonic()
+    speed, started = AdaptiveTimeout(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
         async with speed.time_limit(64, speed.limit(64)):
             speed.note_answer(0.001, 64)
             await asyncio.sleep(10)
-    assert time.monotonic() - started < 0.05 * pace.FIRST
+    assert time.monotonic() - started < 0.05 * pace.FIRST_MULTIPLE
 
 
 # Keys and addresses

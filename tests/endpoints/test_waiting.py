@@ -52,7 +52,7 @@ def test_server_that_asks_for_too_long_a_pause_ends_every_call_at_once(busy_serv
 
 
 def test_total_wait_of_a_call_is_limited(busy_server, monkeypatch) -> None:
-    monkeypatch.setattr(retries, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(retries, "MAX_WAIT_S", 0.5)
     busy_server.more_headers = {"Retry-After": "0.2"}
     assert isinstance(send_requests(1, busy_server.url)[0], BusyError)
     assert len(busy_server.bodies) == 3

@@ -104,7 +104,7 @@ async def test_judge_adds_a_soft_mark_to_each_reply(tmp_path):
         ("i5", "unanswered", "unanswered"),
     ]
     assert soft.soft.mean == pytest.approx(3 / 5) and soft.soft.unscored == 1
-    assert soft.judge == "j" and soft.as_json()["soft"]["judge"] == "j"
+    assert soft.judge == "j" and soft.to_json()["soft"]["judge"] == "j"
 
 
 async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
@@ -267,6 +267,6 @@ async def test_comparison_json_has_the_promised_keys(tmp_path):
     with Ledger(path) as ledger:
         ids = [await evaluate_model(ledger, model, 8) for model in "abc"]
     with LedgerView(path) as view:
-        pairs = compare(view, ids).as_json()["pairs"]
+        pairs = compare(view, ids).to_json()["pairs"]
     assert len(pairs) == 3 and all(pair.keys() >= PROMISED for pair in pairs)
     assert all(pair["holm_p"] >= pair["mcnemar_p"] for pair in pairs)

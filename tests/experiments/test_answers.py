@@ -11,7 +11,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
-from nanoflux_local.experiments.answers import Answers, choose_items, load_answers, sampled_items
+from nanoflux_local.experiments.answers import Answers, choose_items, load_answers, sample_train_items
 from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Condition
 from nanoflux_local.experiments.planning import make_plan as make_grid_plan
 from nanoflux_local.ledger.store import Ledger
@@ -79,5 +79,5 @@ def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
 
 def test_sampled_items_are_the_same_for_every_start(tmp_path: Path) -> None:
     home, plan = Home(tmp_path), make_grid_plan("worth", "tiny")
-    items = sampled_items(home, plan)
-    assert len(items) == plan.scale.sampled and items == sampled_items(home, plan)
+    items = sample_train_items(home, plan)
+    assert len(items) == plan.scale.sampled and items == sample_train_items(home, plan)

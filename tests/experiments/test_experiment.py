@@ -7,10 +7,10 @@ from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import (
     LocalWorkers,
-    cells_of,
     create,
     find,
     list_experiments,
+    load_cells,
     run_remaining_cells,
 )
 from nanoflux_local.experiments.grid import GridPlan
@@ -115,7 +115,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, pla
 def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:
     home = new_lab()
     monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
-    monkeypatch.setattr(train, "runs_of", lambda *_: {"0": "no run"})
+    monkeypatch.setattr(train, "find_runs", lambda *_: {"0": "no run"})
     failing_cells = ["random-1"]
 
     def train_condition(home, plan, condition, seed, on_step):
@@ -131,7 +131,7 @@ def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, pl
     with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
         run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
-        states = {cell: entry["status"] for cell, entry in cells_of(view, plan.id).items()}
+        states = {cell: entry["status"] for cell, entry in load_cells(view, plan.id).items()}
         assert find(view, plan.id)["status"] == "failed"
     assert states.pop("random-1") == "failed" and set(states.values()) == {"done"}
     failing_cells.clear()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.experiments.grid import GENERATE, GridPlan, grids, load_grid
-from nanoflux_local.experiments.paper import paper_figures
+from nanoflux_local.experiments.grid import GENERATE, GridPlan, list_grids, load_grid
+from nanoflux_local.experiments.paper import load_paper_figures
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.train.settings import parse_train_settings
 
@@ -14,8 +14,8 @@ PAPER_GRIDS = ["complexity", "curves", "discriminativity", "judge", "quality", "
 
 
 def test_paper_grids_have_every_scale() -> None:
-    assert set(PAPER_GRIDS) <= set(grids())
-    for name in grids():
+    assert set(PAPER_GRIDS) <= set(list_grids())
+    for name in list_grids():
         _, grid = load_grid(name)
         assert {"tiny", "paper"} <= grid.scales.keys()
         for scale in grid.scales:
@@ -64,12 +64,12 @@ def test_experiment_id_follows_from_its_plan() -> None:
 
 
 def test_paper_figures_are_marked_as_the_papers() -> None:
-    figures = paper_figures("table1", "gsmhard")
+    figures = load_paper_figures("table1", "gsmhard")
     assert figures is not None and figures["where"] == "Table 1"
     assert {row["condition"]: row["accuracy"] for row in figures["rows"]}["run"] == 63.3
-    starter = paper_figures("table1", "starter")
+    starter = load_paper_figures("table1", "starter")
     assert starter is not None and len({row["benchmark"] for row in starter["rows"]}) == 3
-    assert paper_figures("nothing", "gsmhard") is None
+    assert load_paper_figures("nothing", "gsmhard") is None
 
 
 @pytest.mark.parametrize(

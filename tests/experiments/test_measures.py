@@ -7,8 +7,8 @@ import pytest
 
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.grid import Condition
-from nanoflux_local.experiments.kinds.discriminativity import distances, of_run
-from nanoflux_local.experiments.kinds.judge import judge_rates
+from nanoflux_local.experiments.kinds.discriminativity import load_run_solutions, measure_distances
+from nanoflux_local.experiments.kinds.judge import load_judge_rates
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
@@ -21,9 +21,9 @@ def normalize(rows: list[list[float]]) -> np.ndarray:
 
 def test_distances_of_centres_and_pairs_differ() -> None:
     right = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
-    unchanged = distances(right, right)
+    unchanged = measure_distances(right, right)
     assert unchanged["centres"]["distance"] == pytest.approx(0) and unchanged["each"]["distance"] == pytest.approx(0)
-    swapped = distances(right, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
+    swapped = measure_distances(right, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
     centre, swapped_centre = right.mean(axis=0), normalize([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
     expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
     assert swapped["centres"]["distance"] == pytest.approx(expected, abs=1e-12)
@@ -31,7 +31,9 @@ def test_distances_of_centres_and_pairs_differ() -> None:
     for name in ("centres", "each"):
         low, high = swapped[name]["ci95"]
         assert low <= swapped[name]["distance"] <= high
-    assert distances(right, right[::-1]) == distances(right, right[::-1]), "two calls gave different intervals"
+    assert measure_distances(right, right[::-1]) == measure_distances(right, right[::-1]), (
+        "two calls gave different intervals"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
 def test_judge_rates_of_a_check_by_itself(judged_run) -> None:
     home, run = judged_run
-    result = judge_rates(home, Condition(name="c", check="code"), run)
+    result = load_judge_rates(home, Condition(name="c", check="code"), run)
     assert sum(sum(counts.values()) for counts in result["findings"].values()) == result["solutions"]
     contradicted = sum(counts["contradicts"] for counts in result["findings"].values())
     rates = result["rates"]
@@ -55,12 +57,12 @@ def test_judge_rates_of_a_check_by_itself(judged_run) -> None:
     rejected = round((rates["sensitivity"]["share"] or 0) * rates["sensitivity"]["n"])
     assert 0 < rejected <= contradicted
     with pytest.raises(NothingMatchedError, match="the blind check reached no conclusion"):
-        judge_rates(home, Condition(name="c", check="blind"), run)
+        load_judge_rates(home, Condition(name="c", check="blind"), run)
 
 
 def test_judge_rates_are_given_with_and_without_the_check(judged_run) -> None:
     home, run = judged_run
-    unchecked, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
+    unchecked, checked = (load_judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
     assert unchecked["solutions"] == checked["solutions"] == 6
     for entry in (unchecked, checked):
         rates = entry["rates"]
@@ -76,14 +78,14 @@ def test_run_without_a_trial_is_refused(tmp_path) -> None:
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
     run = asyncio.run(runs.start(home, config))
     with pytest.raises(NothingMatchedError, match="has no judge trial"):
-        judge_rates(home, Condition(name="c"), run)
+        load_judge_rates(home, Condition(name="c"), run)
 
 
 def test_run_solutions_come_from_failed_defences(judged_run) -> None:
     home, run = judged_run
     with LedgerView(home.ledger) as view:
         failed = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
-    pairs = of_run(home, run)
+    pairs = load_run_solutions(home, run)
     assert len(pairs) == len(failed) > 0
     assert [pair.right for pair in pairs] == [last.attack.solution for last in failed]
     assert [pair.wrong for pair in pairs] == [last.defence.solution for last in failed]

@@ -41,12 +41,12 @@ def test_cell_of_a_lost_node_is_repeated_with_equal_results(
     new_lab, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray's workers also must not execute modules from the directory in which the experiment was started."""
-    from nanoflux_local.experiments.on_ray import OnRay
+    from nanoflux_local.experiments.on_ray import RayWorkers
 
     monkeypatch.chdir(hostile_folder)
     lost_node = cluster.add_node(**NODE)
     home = new_lab()
-    workers = OnRay(home, cluster.address)
+    workers = RayWorkers(home, cluster.address)
     finished_cells: list[str] = []
 
     def on_cell(cell: Cell, status: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from nanoflux_local.evaluate.evaluation import make_plan as make_evaluation_plan
 from nanoflux_local.experiments.grid import Condition
 from nanoflux_local.experiments.planning import make_plan
-from nanoflux_local.experiments.rows import rows_of
+from nanoflux_local.experiments.rows import load_condition_rows
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity
@@ -40,7 +40,7 @@ def test_benchmark_rows_have_the_prompt_of_their_evaluation(tmp_path: Path) -> N
         ledger.import_dataset("medqa", "medqa", "content", placed, 0)
     (tmp_path / "grid.toml").write_text(GRID)
     plan = make_plan(str(tmp_path / "grid.toml"), "tiny")
-    rows = rows_of(home, plan, Condition(name="full", source="benchmark"), 0, {}).rows
+    rows = load_condition_rows(home, plan, Condition(name="full", source="benchmark"), 0, {}).rows
     evaluation = make_evaluation_plan(Identity("scripted", "m"), "medqa", "train", items, 1, 0.0)
     assert [row.id for row in rows] == [item.id for item in items]
     for row, item in zip(rows, items, strict=True):

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nanoflux_local.domains.base import built_in
+from nanoflux_local.domains.base import list_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.seeds.benchmarks.base import all_benchmarks, importable_benchmarks
@@ -77,7 +77,7 @@ def test_benchmark_states_the_size_of_its_official_files(name):
     assert counts == {split: benchmark.counts[split] for split in counts}
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("name", list_built_in())
 def test_domain_lists_the_benchmarks_that_seed_it(name):
     """The domain's file fixes their order; each module repeats the domain, so that it alone says what it seeds."""
     listed = load_domain(name).datasets

@@ -173,7 +173,7 @@ def test_server_rank_is_the_highest_of_all_layers(home: Path, foreign: Callable[
 
 @pytest.mark.parametrize("name", ["a/b", "*", "../x", ".hidden"])
 def test_import_refuses_names_like_paths_or_patterns(home: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot name an adapter"):
+    with pytest.raises(UsageError, match="is not a valid name for an adapter"):
         import_adapter(tmp_path, home, tmp_path / "adapters", "tiny", name)
 
 

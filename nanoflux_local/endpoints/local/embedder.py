@@ -87,5 +87,5 @@ class LocalEmbedder:
         try:
             return SentenceTransformer(str(self._weights), device="cpu", local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            fix = f"nanoflux models verify {self.identity.model}"
+            fix = f"check the weights with `nanoflux models verify {self.identity.model}`"
             raise EndpointError(f"{self._weights}: the embedder cannot be loaded: {error}", fix) from error

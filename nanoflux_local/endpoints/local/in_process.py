@@ -66,8 +66,8 @@ class InProcessEndpoint:
             EndpointError: the prompt does not fit, the chat template refuses it, or the model cannot run.
         """
         reply = await asyncio.wrap_future(self._batcher.submit(request))
-        thoughts = reply.text[: answer_start(reply.text)]
-        return replace(reply, reasoning_tokens=self.count_tokens(thoughts)) if thoughts else reply
+        reasoning = reply.text[: answer_start(reply.text)]
+        return replace(reply, reasoning_tokens=self.count_tokens(reasoning)) if reasoning else reply
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of `text` without loading the model."""
@@ -97,7 +97,7 @@ class InProcessEndpoint:
             codec = ChatCodec(self._weights, self._system_role)
             decoder = Decoder(self._weights, self._adapter, self._rows, self._device, self._dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            fix = f"nanoflux models verify {self.identity.model}"
+            fix = f"check the weights with `nanoflux models verify {self.identity.model}`"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
         if not decoder.agrees():
             problem = f"{self.identity.model} is not decoded correctly in this process"

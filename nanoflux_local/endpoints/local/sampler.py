@@ -31,7 +31,7 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     mass = weights.double().cumsum(0)
     if not float(mass[-1]) > 0.0:
         raise EndpointError(
-            "the model's logits are not finite numbers", "check the weights: nanoflux models verify NAME"
+            "the model's logits are not finite numbers", "check the weights with `nanoflux models verify NAME`"
         )
     point = torch.rand(1, generator=generator, dtype=torch.float64) * mass[-1]
     index = min(int(torch.searchsorted(mass, point, right=True)), len(mass) - 1)

@@ -166,7 +166,7 @@ def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> 
     on_this_machine = [workload for workload in by_name.values() if workload.manifest.parallel.nodes == 1]
     placement = plan_servers(on_this_machine, gpus, whole=whole)
     if not placement.fits:
-        raise NanofluxError(placement.refusal, "what would fit: " + "; ".join(placement.would_fit))
+        raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
     placed: dict[str, tuple[Seat, str]] = {
         server.name: (_make_seat(server, by_name[server.name].sequences), server.shares) for server in placement.servers
     }

@@ -157,7 +157,7 @@ class VllmEndpoint:
         await _in_thread(client.load_adapter, self._name, adapter)
         if not await _in_thread(still_applies, client, sentinel):
             problem = f"adapter {self._name[:12]} no longer applies after its server has slept (vllm#53888)"
-            self._refused = RefusedError(problem, "set no `shares` for its endpoint, or merge the adapter")
+            self._refused = RefusedError(problem, "remove `shares` from its endpoint, or merge the adapter")
             raise self._refused
 
     async def _test_batch_invariance(self, client: ServerClient) -> None:
@@ -170,10 +170,10 @@ class VllmEndpoint:
 
     def _count_reasoning(self, reply: ChatReply) -> ChatReply:
         """The reply with its number of reasoning tokens, which is counted here if the server reports none."""
-        thoughts = reply.text[: answer_start(reply.text)]
-        if not thoughts or reply.reasoning_tokens:
+        reasoning = reply.text[: answer_start(reply.text)]
+        if not reasoning or reply.reasoning_tokens:
             return reply
-        return replace(reply, reasoning_tokens=self.count_tokens(thoughts))
+        return replace(reply, reasoning_tokens=self.count_tokens(reasoning))
 
     def _adapt_request(self, request: ChatRequest) -> ChatRequest:
         """The request with the model's name on the server, and without a system message if the chat template does not

@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""Shortened seeds are below this number."""
+"""Seeds are shortened to numbers below this one."""
 STOP_LIMIT = 4
 """The number of stop strings that every server accepts, even if it limits their number."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
@@ -41,8 +41,8 @@ _NO_SYSTEM = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """The accepted parameters. It has the fields of `Send`, the endpoint's switches, but here each has a value."""
+class AcceptedParameters:
+    """The accepted parameters, with the same fields as the endpoint's switches (`Send`), but each field has a value."""
 
     seed: bool | Literal["int32"] = True
     temperature: bool = True
@@ -76,31 +76,31 @@ class Accepted:
         return messages if self.system else without_system(messages)
 
 
-def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> Accepted:
+def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -> AcceptedParameters:
     """The parameters that the server of a model accepts, judged by the model's name; all if the name is unknown. Stop
     strings are not sent to a reasoning model, since its server would apply them to the reasoning. The switches in
     `send` override both rules.
     """
-    accepted = Accepted()
+    accepted = AcceptedParameters()
     if _OPENAI_REASONING.match(model):
-        accepted = Accepted(temperature=False, top_p=False, stop=False, max_tokens="max_completion_tokens")
+        accepted = AcceptedParameters(temperature=False, top_p=False, stop=False, max_tokens="max_completion_tokens")
     elif _CLAUDE.match(model):
         sampled = bool(_CLAUDE_SAMPLED.match(model))
-        accepted = Accepted(temperature=sampled, top_p=sampled, temperature_with_top_p=False)
+        accepted = AcceptedParameters(temperature=sampled, top_p=sampled, temperature_with_top_p=False)
     if thinks:
         accepted = replace(accepted, stop=False)
     return replace(accepted, **(send.model_dump(exclude_none=True) if send else {}))
 
 
-def learn_from_refusal(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dict[str, Any]:
+def learn_from_refusal(refusal: ErrorBody, accepted: AcceptedParameters, request: ChatRequest) -> dict[str, Any]:
     """The switches to change after a refused request, with their new values. Empty if no parameter is named."""
-    words = " ".join((refusal.words, *refusal.codes)).lower()
-    unsupported, params = bool(_UNSUPPORTED.search(words)), set(refusal.params)
+    text = " ".join((refusal.message, *refusal.codes)).lower()
+    unsupported, params = bool(_UNSUPPORTED.search(text)), set(refusal.params)
 
     def names(parameter: str) -> bool:
-        return parameter in params or bool(re.search(rf"(?<![\w-]){parameter}(?![\w-])", words))
+        return parameter in params or bool(re.search(rf"(?<![\w-]){parameter}(?![\w-])", text))
 
-    if accepted.temperature_with_top_p and names("temperature") and names("top_p") and _TOGETHER.search(words):
+    if accepted.temperature_with_top_p and names("temperature") and names("top_p") and _TOGETHER.search(text):
         return {"temperature_with_top_p": False}
     changes: dict[str, Any] = {}
     if unsupported:
@@ -113,11 +113,11 @@ def learn_from_refusal(refusal: ErrorBody, accepted: Accepted, request: ChatRequ
     if (
         accepted.stop
         and request.sampling.stop
-        and (_STOP.search(words) or {"stop", "stop_sequences"} & {*refusal.params})
+        and (_STOP.search(text) or {"stop", "stop_sequences"} & {*refusal.params})
     ):
         may_limit = accepted.stop is True and not unsupported and len(request.sampling.stop) > STOP_LIMIT
         changes["stop"] = STOP_LIMIT if may_limit else False
-    if accepted.system and _NO_SYSTEM.search(words) and any(message.role == "system" for message in request.messages):
+    if accepted.system and _NO_SYSTEM.search(text) and any(message.role == "system" for message in request.messages):
         changes["system"] = False
     return changes
 

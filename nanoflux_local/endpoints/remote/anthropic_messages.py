@@ -6,7 +6,7 @@ The protocol has no seed, so repeats of a request differ only in their ledger ke
 from types import ModuleType
 from typing import Any
 
-from nanoflux_local.endpoints.remote.accepted import Accepted
+from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
 from nanoflux_local.endpoints.remote.shapes import (
@@ -45,7 +45,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.messages.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         messages, sampling = accepted.messages(request.messages), request.sampling
         system = "\n\n".join(message.content for message in messages if message.role == "system")
         body: dict[str, Any] = {
@@ -83,5 +83,5 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
             prompt,
             count(body, "usage", "output_tokens"),
             cached,
-            content.thoughts,
+            content.reasoning,
         )

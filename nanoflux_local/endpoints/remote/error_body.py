@@ -14,9 +14,9 @@ from typing import Any
 
 from nanoflux_local.redaction import redact
 
-MAX_WORDS = 500
-"""The length to which a provider's message is shortened."""
-MAX_BODY = 100_000
+MAX_MESSAGE_CHARS = 500
+"""The number of characters to which a provider's message is shortened."""
+MAX_BODY_BYTES = 100_000
 """The maximum number of bytes that are read from a body."""
 MAX_DEPTH = 8
 MESSAGE_KEYS = (
@@ -47,9 +47,9 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """An error's message (`words`), codes and parameters. Codes and parameters are in lower case, innermost first."""
+    """An error's message, codes and parameters. Codes and parameters are in lower case, innermost first."""
 
-    words: str
+    message: str
     codes: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
 
@@ -68,44 +68,44 @@ class ErrorBody:
 
 def read_error(content: bytes) -> ErrorBody:
     """Read the error in the body of a response."""
-    text = content[:MAX_BODY].decode("utf-8", "replace").strip()
+    text = content[:MAX_BODY_BYTES].decode("utf-8", "replace").strip()
     try:
         return parse_error(json.loads(text))
     except (ValueError, RecursionError):
-        return ErrorBody(_shorten(_page_title(text) if text.startswith("<") else text))
+        return ErrorBody(_shorten(_read_page_title(text) if text.startswith("<") else text))
 
 
 def parse_error(body: Any) -> ErrorBody:
     """Read the error in JSON of any shape."""
-    words = dict.fromkeys(_words(body, 0))
-    codes, params = dict.fromkeys(_codes(body, 0)), dict.fromkeys(_params(body, 0))
-    return ErrorBody(_shorten("; ".join(words)), tuple(codes), tuple(params))
+    messages = dict.fromkeys(_find_messages(body, 0))
+    codes, params = dict.fromkeys(_find_codes(body, 0)), dict.fromkeys(_find_params(body, 0))
+    return ErrorBody(_shorten("; ".join(messages)), tuple(codes), tuple(params))
 
 
-def _words(value: Any, depth: int) -> Iterator[str]:
+def _find_messages(value: Any, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
         return
     if isinstance(value, str):
-        yield from _words_of_text(value.strip(), depth)
+        yield from _read_text(value.strip(), depth)
     elif isinstance(value, list):
         for entry in value[:5]:
-            yield from _words(entry, depth + 1)
+            yield from _find_messages(entry, depth + 1)
     elif isinstance(value, dict) and isinstance(value.get("loc"), list):  # a validation error of FastAPI
         yield f"{'.'.join(map(str, value['loc'][:8]))}: {value.get('msg', '')}"
     elif isinstance(value, dict):
         for key in MESSAGE_KEYS:
-            if words := list(_words(value.get(key), depth + 1)):
-                yield from words
+            if messages := list(_find_messages(value.get(key), depth + 1)):
+                yield from messages
                 break
         metadata = value.get("metadata")
-        yield from _words(metadata.get("raw") if isinstance(metadata, dict) else None, depth + 1)
+        yield from _find_messages(metadata.get("raw") if isinstance(metadata, dict) else None, depth + 1)
 
 
-def _words_of_text(text: str, depth: int) -> Iterator[str]:
+def _read_text(text: str, depth: int) -> Iterator[str]:
     """The text; if it is JSON that a gateway passes on, the messages in that JSON."""
     if text.startswith(("{", "[")):
         try:
-            yield from _words(json.loads(text), depth + 1)
+            yield from _find_messages(json.loads(text), depth + 1)
             return
         except (ValueError, RecursionError):
             pass
@@ -113,40 +113,40 @@ def _words_of_text(text: str, depth: int) -> Iterator[str]:
         yield text
 
 
-def _dicts(value: Any, depth: int) -> Iterator[dict[str, Any]]:
+def _walk_objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
     """The objects of an error, innermost first, since inner objects are more specific."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list):
         for entry in value[:5]:
-            yield from _dicts(entry, depth + 1)
+            yield from _walk_objects(entry, depth + 1)
     elif isinstance(value, dict):
         for key in NESTED_KEYS:
-            yield from _dicts(value.get(key), depth + 1)
+            yield from _walk_objects(value.get(key), depth + 1)
         yield value
 
 
-def _codes(value: Any, depth: int) -> Iterator[str]:
-    for each in _dicts(value, depth):
+def _find_codes(value: Any, depth: int) -> Iterator[str]:
+    for entry in _walk_objects(value, depth):
         for key in CODE_KEYS:
-            code = each.get(key)
+            code = entry.get(key)
             if isinstance(code, (str, int)) and not isinstance(code, bool) and code != "":
                 yield str(code)[:100].lower() if isinstance(code, str) or abs(code) < 10**9 else "?"
 
 
-def _params(value: Any, depth: int) -> Iterator[str]:
-    for each in _dicts(value, depth):
-        names = each.get("loc") if isinstance(each.get("loc"), list) else [each.get("param")]
+def _find_params(value: Any, depth: int) -> Iterator[str]:
+    for entry in _walk_objects(value, depth):
+        names = entry.get("loc") if isinstance(entry.get("loc"), list) else [entry.get("param")]
         yield from (name.lower()[:100] for name in names or [] if isinstance(name, str) and name)
 
 
-def _page_title(text: str) -> str:
+def _read_page_title(text: str) -> str:
     """The title or heading of a web page; its text if it has neither."""
     heading = _TITLE.search(text)
     return html.unescape(_TAG.sub(" ", heading[2] if heading else text))
 
 
-def _shorten(words: str) -> str:
+def _shorten(message: str) -> str:
     """Remove secrets, then shorten the text. In the other order, half of a key could remain unrecognised."""
-    words = " ".join(redact(words).split())
-    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
+    message = " ".join(redact(message).split())
+    return message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}…"

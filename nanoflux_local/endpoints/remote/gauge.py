@@ -1,4 +1,4 @@
-"""Adapts the concurrency limit of a local server to vLLM's metrics, which report waiting requests and cache usage.
+"""Lowers the concurrency limit of a local server when vLLM's metrics report many waiting requests or a full cache.
 
 A server without these metrics is queried only once.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.replicas import Replica
 
-EVERY_S = 1.0
+INTERVAL_S = 1.0
 """The minimum number of seconds between two readings of the metrics."""
 TIMEOUT_S = 5.0
 FULL_CACHE = 0.95
@@ -25,7 +25,7 @@ _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]
 
 
 class Gauge:
-    """Reads a server's metrics at most once in `EVERY_S` seconds, without delaying requests."""
+    """Reads a server's metrics at most once in `INTERVAL_S` seconds, without delaying requests."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -36,7 +36,7 @@ class Gauge:
     def refresh(self) -> None:
         """Read the metrics in the background unless they were read recently. Call this with every request."""
         now = time.monotonic()
-        if self._has_no_metrics or self._task is not None or now - self._read_at < EVERY_S:
+        if self._has_no_metrics or self._task is not None or now - self._read_at < INTERVAL_S:
             return
         self._read_at = now
         self._task = asyncio.create_task(self._adapt_lane(now))
@@ -49,7 +49,7 @@ class Gauge:
                 if await self._is_crowded(client):
                     await asyncio.sleep(SETTLE_S)
                     if await self._is_crowded(client):
-                        self._replica.lane.halve(start)
+                        self._replica.limiter.halve(start)
         except httpx2.HTTPError:
             return  # the requests report a failing server
         finally:
@@ -62,7 +62,7 @@ class Gauge:
         metrics = read_metrics(response.text) if response.status_code == 200 else {}
         self._has_no_metrics = not metrics
         full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL_CACHE
-        return full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.lane.limit + 1
+        return full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.limiter.limit + 1
 
     async def close(self) -> None:
         """Cancel a reading in progress. Safe to call twice."""

@@ -5,7 +5,7 @@ openai SDK.
 from types import ModuleType
 from typing import Any
 
-from nanoflux_local.endpoints.remote.accepted import Accepted
+from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
 from nanoflux_local.endpoints.remote.shapes import (
@@ -19,8 +19,8 @@ from nanoflux_local.endpoints.remote.shapes import (
 )
 from nanoflux_local.records import ChatRequest
 
-THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-"""The keys of a message under which servers send its thoughts."""
+REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
+"""The keys of a message under which servers send its reasoning."""
 
 
 class OpenAIChatEndpoint(ServedEndpoint):
@@ -47,7 +47,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.chat.completions.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": request.endpoint.model,
@@ -74,8 +74,8 @@ class OpenAIChatEndpoint(ServedEndpoint):
             raise ValueError(NO_TEXT)
         check_error({"error": choice.get("error")}, "choices")
         content, reason = read_content(message.get("content")), choice.get("finish_reason")
-        thoughts = content.thoughts or next(
-            (text for key in THOUGHTS if isinstance(text := message.get(key), str) and text), ""
+        reasoning = content.reasoning or next(
+            (text for key in REASONING_KEYS if isinstance(text := message.get(key), str) and text), ""
         )
         refusal = content.refusal or message.get("refusal")
         if not content.text and not refusal:
@@ -87,6 +87,6 @@ class OpenAIChatEndpoint(ServedEndpoint):
             count(body, "usage", "prompt_tokens"),
             count(body, "usage", "completion_tokens"),
             count(body, "usage", "prompt_tokens_details", "cached_tokens"),
-            thoughts,
+            reasoning,
             count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
         )

@@ -7,8 +7,8 @@ client cuts replies at the stop strings.
 
 from typing import Any
 
-from nanoflux_local.endpoints.faults import StatedError
-from nanoflux_local.endpoints.remote.accepted import Accepted
+from nanoflux_local.endpoints.faults import ResponseBodyError
+from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import ParsedReply, as_object, build_timeout
@@ -34,7 +34,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.responses.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": request.endpoint.model,
             "input": [
@@ -55,7 +55,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
         if not isinstance(output, list):
             raise ValueError(NO_TEXT)
         messages = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
-        thoughts = [_read_thoughts(item) for item in output if value_at(item, "type") == "reasoning"]
+        reasoning = [_read_reasoning(item) for item in output if value_at(item, "type") == "reasoning"]
         text = "".join(message.text or "" for message in messages)
         refusal = "".join(message.refusal for message in messages)
         if not text and not refusal:
@@ -67,7 +67,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
             count(body, "usage", "input_tokens"),
             count(body, "usage", "output_tokens"),
             count(body, "usage", "input_tokens_details", "cached_tokens"),
-            "\n".join(text for text in thoughts if text),
+            "\n".join(text for text in reasoning if text),
             count(body, "usage", "output_tokens_details", "reasoning_tokens"),
         )
 
@@ -76,21 +76,23 @@ def _read_status(body: Any) -> Finish:
     """Why the reply ended. An incomplete reply without a reason counts as cut off ("length").
 
     Raises:
-        StatedError: the server failed during the reply.
+        ResponseBodyError: the server failed during the reply.
     """
     status = value_at(body, "status")
     if status == "incomplete":
         finish = read_finish(value_at(body, "incomplete_details", "reason"))
         return "length" if finish == "stop" else finish
     if status in ("failed", "cancelled"):
-        stated = parse_error({"error": value_at(body, "error")})
-        raise StatedError(stated if stated.words else ErrorBody(f"the reply ended as {status}", ("server_error",)))
+        error = parse_error({"error": value_at(body, "error")})
+        raise ResponseBodyError(
+            error if error.message else ErrorBody(f"the reply ended as {status}", ("server_error",))
+        )
     if status not in ("completed", None):
         raise ValueError(f"an unfinished reply with status {str(status)[:100]!r}")
     return "stop"
 
 
-def _read_thoughts(item: Any) -> str:
-    """The summary and the thoughts of a reasoning item, if the server sends them."""
+def _read_reasoning(item: Any) -> str:
+    """The summary and the reasoning of a reasoning item, if the server sends them."""
     contents = (read_content(value_at(item, key)) for key in ("summary", "content"))
-    return "\n".join(text for content in contents if (text := content.thoughts or content.text))
+    return "\n".join(text for content in contents if (text := content.reasoning or content.text))

@@ -1,4 +1,4 @@
-"""Pace: adapts the timeout of a server's requests and the number of concurrent requests to the server's behaviour.
+"""Adapts the timeout of requests and the number of concurrent requests to a server's behaviour.
 
 With a fixed timeout, a slow local server would look broken. A fixed number of concurrent requests would be too low for
 a large server, or too high for a small one.
@@ -11,17 +11,17 @@ from contextlib import asynccontextmanager
 
 from nanoflux_local.limiter import Limiter
 
-FIRST = 10.0
+FIRST_MULTIPLE = 10.0
 """Before the first measurement, the timeout is this multiple of the minimum, since weights may still be loading."""
 MULTIPLE = 4.0
 """A reply's time per token may be this multiple of the slowest recent time per token."""
-FEWEST_TOKENS = 64
+MIN_TOKENS = 64
 """Shorter replies count as this many tokens, since their time is mostly the wait for the first token."""
-MOST_SLACK = 16.0
+MAX_SLACK = 16.0
 """The largest factor by which timeouts lengthen after requests that timed out."""
 
 
-class Speed:
+class AdaptiveTimeout:
     """The timeout of a server's requests: at least `floor_s`, and longer if the server's replies take longer."""
 
     def __init__(self, floor_s: float) -> None:
@@ -33,8 +33,8 @@ class Speed:
     def limit(self, tokens: int) -> float:
         """The timeout in seconds for a reply of at most `tokens`."""
         if self._token_s is None:
-            return self._floor_s * FIRST * self._slack
-        return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, FEWEST_TOKENS)) * self._slack
+            return self._floor_s * FIRST_MULTIPLE * self._slack
+        return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, MIN_TOKENS)) * self._slack
 
     @asynccontextmanager
     async def time_limit(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
@@ -53,12 +53,12 @@ class Speed:
         except TimeoutError:
             # The timeout may have been too short, so the next one is longer. Requests that ran at the same time with
             # the same timeout lengthen it only once.
-            self._slack = min(MOST_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
+            self._slack = min(MAX_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
             raise
 
     def note_answer(self, seconds: float, tokens: int) -> None:
         """Adapt the timeout to an answer: at once if the answer was slower, gradually if it was faster."""
-        first, token_s = self._token_s is None, seconds / max(tokens, FEWEST_TOKENS)
+        first, token_s = self._token_s is None, seconds / max(tokens, MIN_TOKENS)
         self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
         self._slack = max(1.0, self._slack / 2)
         if first:
@@ -67,7 +67,7 @@ class Speed:
                 timeout.reschedule(min(timeout.when() or now, now + self.limit(max_tokens)))
 
 
-class Lane(Limiter):
+class AdaptiveLimiter(Limiter):
     """Limits one server to `limit` concurrent requests, and adapts `limit` between 1 and `capacity`.
 
     Every answer raises the limit a little, and a busy response halves it (additive increase, multiplicative decrease).

@@ -41,7 +41,7 @@ _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
 
 def find_refusal_cause(fault: ClassifiedFault) -> str:
     """Why the server permanently refuses this prompt, in a few words; "" if the fault is of another kind."""
-    text = " ".join((fault.words, *fault.codes))
+    text = " ".join((fault.server_message, *fault.codes))
     if fault.kind is None and not fault.status:
         return NO_ANSWER
     if fault.status in REJECTING:

@@ -8,20 +8,20 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from nanoflux_local.endpoints.remote.pace import Lane
+from nanoflux_local.endpoints.remote.pace import AdaptiveLimiter
 
 BACKOFF_S = 2.0
 MAX_BACKOFF_S = 60.0
 
 
 class Replica:
-    """One server: its address, its client and its concurrency limiter (`lane`). `reached` is true if the server ever
-    responded; `pause_message` is the last message in which it asked for a pause.
+    """One server: its address, its client and its concurrency limiter. `reached` is true if the server ever responded;
+    `pause_message` is the last message in which it asked for a pause.
     """
 
     def __init__(self, url: str, client: Any, capacity: int) -> None:
         self.url, self.client = url, client
-        self.lane = Lane(capacity)
+        self.limiter = AdaptiveLimiter(capacity)
         self.reached = False
         self.retry_at = 0.0
         self.pause_message = ""
@@ -35,7 +35,7 @@ class Replica:
     @property
     def free(self) -> bool:
         """Whether the replica is available and asks for no pause."""
-        return self.available and not self.lane.pause_left_s
+        return self.available and not self.limiter.pause_left_s
 
     def note_answer(self) -> None:
         """Record a response: the replica works."""
@@ -53,11 +53,11 @@ def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replic
     """
     free = [replica for replica in replicas if replica.free]
     if free:
-        return min(free, key=lambda replica: (replica in tried, replica.lane.load))
-    failed = [replica for replica in replicas if not replica.lane.pause_left_s]
+        return min(free, key=lambda replica: (replica in tried, replica.limiter.load))
+    failed = [replica for replica in replicas if not replica.limiter.pause_left_s]
     if failed:
         return min(failed, key=lambda replica: replica.retry_at)
-    return min(replicas, key=lambda replica: replica.lane.pause_left_s)
+    return min(replicas, key=lambda replica: replica.limiter.pause_left_s)
 
 
 def has_another(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:

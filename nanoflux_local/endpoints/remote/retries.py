@@ -16,16 +16,16 @@ FIRST_ATTEMPTS = 4
 """The number of attempts for a server that was never reached, since its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
 """After this many replies without text, the empty reply is accepted as the model's reply."""
-PATIENCE_S = 3600.0
+MAX_WAIT_S = 3600.0
 """The total time that one call waits for busy servers."""
 BASE_S = 0.5
 MAX_PAUSE_S = 30.0
 
 
 @dataclass(slots=True)
-class Patience:
-    """The retries of one call. `tried` contains the replicas that failed since the call's last pause; `waited_s` is the
-    total time that the call has waited.
+class RetryState:
+    """Counts the failures and pauses of one call, and decides whether it is retried. `tried` contains the replicas that
+    failed since the call's last pause; `waited_s` is the total time that the call has waited.
     """
 
     tried: list[Replica] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Patience:
 
     def pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
         """Seconds until the next attempt after `fault`; None if the call fails. `reached_before` is true if the server
-        ever responded; `elsewhere` is true if a replica on which this call has not failed is free.
+        ever responded; `elsewhere` is true if another replica, on which this call has not failed, is free.
         """
         pause = self._pause(fault, reached_before, elsewhere)
         self.waited_s += pause or 0.0
@@ -46,7 +46,7 @@ class Patience:
 
     def wait(self, pause_s: float) -> float | None:
         """Seconds to wait for a server that asks for a pause of `pause_s`; None if this pause is too long."""
-        if self._busy_s + pause_s > PATIENCE_S:
+        if self._busy_s + pause_s > MAX_WAIT_S:
             return None
         wait = pause_s + self._random.uniform(0, BASE_S)
         self._busy_s += wait
@@ -72,7 +72,7 @@ class Patience:
         pause = self._draw_pause(self._busy)
         self._busy += 1
         self._busy_s += pause
-        return pause if self._busy_s <= PATIENCE_S else None
+        return pause if self._busy_s <= MAX_WAIT_S else None
 
     def _draw_pause(self, doublings: int) -> float:
         return self._random.uniform(0, min(MAX_PAUSE_S, BASE_S * 2 ** min(doublings, 16)))

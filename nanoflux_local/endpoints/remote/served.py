@@ -19,7 +19,12 @@ from urllib.parse import urlsplit
 from nanoflux_local.config import Price, Send
 from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
-from nanoflux_local.endpoints.remote.accepted import Accepted, accepted_by, format_change, learn_from_refusal
+from nanoflux_local.endpoints.remote.accepted import (
+    AcceptedParameters,
+    format_change,
+    infer_accepted,
+    learn_from_refusal,
+)
 from nanoflux_local.endpoints.remote.error_body import read_error
 from nanoflux_local.endpoints.remote.keys import ApiKey, read_key
 from nanoflux_local.endpoints.remote.network import http_options
@@ -47,7 +52,7 @@ class ParsedReply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    thoughts: str = ""
+    reasoning: str = ""
     reasoning_tokens: int = 0
 
 
@@ -96,7 +101,7 @@ class ServedEndpoint(ABC):
         self.identity = Identity(self.interface, model, revision or " ".join(addresses), variant=variant)
         self.price = price
         self.context = context or Context()
-        self.accepted = accepted_by(model, self.context.reasoning > 0, send)
+        self.accepted = infer_accepted(model, self.context.reasoning > 0, send)
         self._user_switches = set(send.model_dump(exclude_none=True)) if send else set()
         self.service = Service(
             model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.default_url not in addresses
@@ -141,7 +146,7 @@ class ServedEndpoint(ABC):
                 return response
 
     def _find_changes(
-        self, error: Any, accepted: Accepted, request: ChatRequest, learned: Mapping[str, Any]
+        self, error: Any, accepted: AcceptedParameters, request: ChatRequest, learned: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The parameters to change before a refused request is sent again. Parameters are only ever restricted, and
         switches that the user has set are not changed.
@@ -171,7 +176,7 @@ class ServedEndpoint(ABC):
             parsed = _drop_lone_end(self.read(load_json(response)))
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
-        raw = with_reasoning(parsed.thoughts, parsed.text)
+        raw = with_reasoning(parsed.reasoning, parsed.text)
         text = cut_answer(raw, request.sampling.stop)
         reply = ChatReply(
             self.service.key.mask(text),
@@ -210,7 +215,7 @@ class ServedEndpoint(ABC):
         """Send the request, and return the SDK's raw response."""
 
     @abstractmethod
-    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         """The request body in the protocol's format, with only the accepted parameters."""
 
     @abstractmethod
@@ -219,7 +224,7 @@ class ServedEndpoint(ABC):
 
         Raises:
             ValueError: the response is not a reply.
-            StatedError: the response states an error.
+            ResponseBodyError: the response states an error.
             NoAnswerError: the reply is not an answer, and a retry would not change that.
         """
 

@@ -1,7 +1,7 @@
 """Sends the requests of one endpoint to its servers, in any protocol.
 
-For each request, it picks a replica, waits for a slot, sends the request with a timeout, reports every fault, and
-retries while `Patience` allows. The caller's `attempt` writes the request and reads the response.
+For each request, a `Service` picks a replica, waits for a slot, sends the request with a timeout, reports every fault,
+and retries while `RetryState` allows it. The caller's `attempt` writes the request and reads the response.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from nanoflux_local.endpoints.faults import FAULT_LISTENER, MAX_RAW, ClassifiedF
 from nanoflux_local.endpoints.remote.gauge import Gauge
 from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.network import check_network, proxy_for
-from nanoflux_local.endpoints.remote.pace import Speed
+from nanoflux_local.endpoints.remote.pace import AdaptiveTimeout
 from nanoflux_local.endpoints.remote.refusals import find_refusal_cause
 from nanoflux_local.endpoints.remote.replicas import Replica, has_another, pick
-from nanoflux_local.endpoints.remote.retries import PATIENCE_S, Patience
+from nanoflux_local.endpoints.remote.retries import MAX_WAIT_S, RetryState
 from nanoflux_local.endpoints.remote.waits import Waits, local_time
 from nanoflux_local.errors import BusyError, EndpointError, EndpointRefusedError, PromptRefusedError, RefusedError
 from nanoflux_local.records import ChatReply, Fault
@@ -70,7 +70,7 @@ class Service:
         self.capacity = capacity * len(self.urls)
         self._capacity, self._gauged = capacity, gauged
         self._sdk, self._connect = sdk, connect
-        self._speed = Speed(timeout_s)
+        self._timeout = AdaptiveTimeout(timeout_s)
         self._replicas: list[Replica] = []
         self._gauges: list[Gauge] = []
         self._waits = Waits()
@@ -83,16 +83,16 @@ class Service:
             BusyError: the servers ask for a longer pause than a call waits.
             EndpointError: no usable reply was received, and no retry is left or would help.
         """
-        patience = Patience()
+        retries = RetryState()
         while True:
-            replica = pick(self._connect_replicas(), patience.tried)
-            if replica.lane.pause_left_s:
-                await self._wait(replica, patience)
+            replica = pick(self._connect_replicas(), retries.tried)
+            if replica.limiter.pause_left_s:
+                await self._wait(replica, retries)
                 continue
-            async with replica.lane:
-                if replica.lane.pause_left_s:
+            async with replica.limiter:
+                if replica.limiter.pause_left_s:
                     continue  # the server asked for a pause while this call waited for its slot
-                start, limit_s = time.monotonic(), self._speed.limit(bounds.tokens)
+                start, limit_s = time.monotonic(), self._timeout.limit(bounds.tokens)
                 outcome = await self._attempt(attempt, replica, bounds.tokens, limit_s)
             seconds = time.monotonic() - start
             if not isinstance(outcome, ClassifiedFault):
@@ -100,29 +100,29 @@ class Service:
                 return outcome
             self._raise_refusal(replica, outcome)
             self._report_fault(outcome, seconds, bounds)
-            pause = self._note_fault(replica, outcome, start, patience)
+            pause = self._note_fault(replica, outcome, start, retries)
             if pause is not None:
-                self._waits.note(replica.url, self.key.mask(outcome.message), pause, patience.waited_s)
+                self._waits.note(replica.url, self.key.mask(outcome.message), pause, retries.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
                 return cast(T, outcome.reply)  # every reply was empty: the empty reply is accepted as the model's
             else:
                 raise self._make_error(replica, outcome)
 
-    async def _wait(self, replica: Replica, patience: Patience) -> None:
+    async def _wait(self, replica: Replica, retries: RetryState) -> None:
         """Wait for the pause that a server asks for.
 
         Raises:
             BusyError: the server asks for a longer pause than a call waits.
         """
-        pause_s = replica.lane.pause_left_s
-        wait = patience.wait(pause_s)
+        pause_s = replica.limiter.pause_left_s
+        wait = retries.wait(pause_s)
         if wait is None:
             raise BusyError(
                 f"{replica.url} asks for a pause until {local_time(pause_s)}: it {replica.pause_message}",
                 "resume after that with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
             )
-        self._waits.note(replica.url, replica.pause_message, wait, patience.waited_s)
+        self._waits.note(replica.url, replica.pause_message, wait, retries.waited_s)
         await asyncio.sleep(wait)
 
     async def _attempt(
@@ -130,7 +130,7 @@ class Service:
     ) -> T | ClassifiedFault:
         """Return the reply, or the classified fault. The SDK's exception is not raised, since it may contain a key."""
         try:
-            async with self._speed.time_limit(tokens, limit_s):
+            async with self._timeout.time_limit(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
         except Exception as error:
             if refusal := guard.refusal_in(error):
@@ -147,24 +147,24 @@ class Service:
 
     def _note_answer(self, replica: Replica, seconds: float, reply: object) -> None:
         replica.note_answer()
-        replica.lane.widen()
-        self._speed.note_answer(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
+        replica.limiter.widen()
+        self._timeout.note_answer(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
 
-    def _note_fault(self, replica: Replica, fault: ClassifiedFault, start: float, patience: Patience) -> float | None:
+    def _note_fault(self, replica: Replica, fault: ClassifiedFault, start: float, retries: RetryState) -> float | None:
         if fault.kind == "rate_limited":
-            replica.lane.halve(start)
+            replica.limiter.halve(start)
         if fault.retry_after_s and fault.kind is not None:
-            replica.lane.pause(fault.retry_after_s)
+            replica.limiter.pause(fault.retry_after_s)
             replica.pause_message = self.key.mask(fault.message)
         if fault.may_be_down:
             replica.note_failure()
         else:
             replica.reached = True
-        patience.tried.append(replica)
-        elsewhere = has_another(self._replicas, patience.tried)
+        retries.tried.append(replica)
+        elsewhere = has_another(self._replicas, retries.tried)
         if not elsewhere:
-            patience.tried.clear()
-        return patience.pause(fault, replica.reached, elsewhere)
+            retries.tried.clear()
+        return retries.pause(fault, replica.reached, elsewhere)
 
     def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
         """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry is useless."""
@@ -188,7 +188,7 @@ class Service:
         """
         message = f"{replica.url} {self.key.mask(fault.message)}"
         if fault.kind == "rate_limited":
-            hours = f"{PATIENCE_S / 3600:g} h"
+            hours = f"{MAX_WAIT_S / 3600:g} h"
             return BusyError(f"{message}, for {hours}", "resume later with `nanoflux run resume`")
         proxy, fix, setting = proxy_for(replica.url), fault.fix or "see the server's log", fault.setting
         if fault.kind == "unreachable" and proxy is not None:
@@ -202,9 +202,9 @@ class Service:
         error.address, error.setting = replica.url, setting
         return error
 
-    def lane_limits(self) -> list[float]:
+    def concurrency_limits(self) -> list[float]:
         """The current concurrency limit of each replica, in the order of the addresses."""
-        return [replica.lane.limit for replica in self._connect_replicas()]
+        return [replica.limiter.limit for replica in self._connect_replicas()]
 
     def _connect_replicas(self) -> list[Replica]:
         if not self._replicas:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.endpoints.faults import NoAnswerError, StatedError, WebPageError
+from nanoflux_local.endpoints.faults import NoAnswerError, ResponseBodyError, WebPageError
 from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error, read_error
 from nanoflux_local.records import Finish
 
@@ -23,16 +23,16 @@ _CUT_OFF = re.compile(r"length|max|limit|window|truncat")
 _REFUSED = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
 _FAILED = re.compile(r"error|abort|cancel|insufficient")
 _TOOL = re.compile(r"tool|function")
-_THOUGHTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
+_REASONING_KINDS = ("thinking", "reasoning", "reasoning_text", "summary_text")
 _INNER = ("text", "thinking", "reasoning", "summary", "content")
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a message: its text (None if it has none), its thoughts and its provider's refusal."""
+    """The content of a message: its text (None if it has none), its reasoning and its provider's refusal."""
 
     text: str | None = None
-    thoughts: str = ""
+    reasoning: str = ""
     refusal: str = ""
 
 
@@ -53,7 +53,7 @@ def load_json(response: Any) -> Any:
     if text.startswith(("data:", "event:")):
         return _join_events(list(_parse_events(text)), is_complete="[DONE]" in text)
     if text.startswith("<"):
-        title = read_error(response.content).words
+        title = read_error(response.content).message
         if response.headers.get("content-type", "").startswith("text/html"):
             raise WebPageError(title, str(response.request.url))
         raise ValueError(f"a web page: {title}")
@@ -100,12 +100,12 @@ def check_error(body: Any, key: str) -> None:
     """Check that the body of a response does not state an error instead of the protocol's `key`.
 
     Raises:
-        StatedError: the body states an error.
+        ResponseBodyError: the body states an error.
     """
     if isinstance(body, dict) and not body.get(key):
-        stated = parse_error(body)
-        if stated.words:
-            raise StatedError(stated)
+        error = parse_error(body)
+        if error.message:
+            raise ResponseBodyError(error)
 
 
 def read_content(content: Any) -> Content:
@@ -118,16 +118,16 @@ def read_content(content: Any) -> Content:
         return Content(content)
     if not isinstance(content, list) or not all(isinstance(part, (str, dict)) for part in content):
         raise ValueError(NO_TEXT)
-    texts, thoughts, refusals = [], [], []
+    texts, reasoning, refusals = [], [], []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else "text"
         if kind == "refusal":
             refusals += _collect_texts(part.get("refusal"))
-        elif kind in _THOUGHTS:
-            thoughts += _collect_texts(part)
+        elif kind in _REASONING_KINDS:
+            reasoning += _collect_texts(part)
         elif isinstance(part, str) or isinstance(part.get("text"), str):
             texts.append(part if isinstance(part, str) else part["text"])
-    return Content("".join(texts) if texts else None, "\n".join(thoughts), "".join(refusals))
+    return Content("".join(texts) if texts else None, "\n".join(reasoning), "".join(refusals))
 
 
 def _collect_texts(value: Any) -> list[str]:
@@ -145,7 +145,7 @@ def read_finish(reason: Any) -> Finish:
     """The finish reason of a reply. Servers use many words for it; an unknown word counts as "stop".
 
     Raises:
-        StatedError: the server failed during the reply.
+        ResponseBodyError: the server failed during the reply.
     """
     word = reason.lower() if isinstance(reason, str) else ""
     if _CUT_OFF.search(word):
@@ -153,7 +153,7 @@ def read_finish(reason: Any) -> Finish:
     if _REFUSED.search(word):
         return "refused"
     if _FAILED.search(word) and not _TOOL.search(word):
-        raise StatedError(ErrorBody(f"the reply ended with {reason[:100]!r}", ("server_error",)))
+        raise ResponseBodyError(ErrorBody(f"the reply ended with {reason[:100]!r}", ("server_error",)))
     return "stop"
 
 

@@ -29,7 +29,7 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class RecordedExperiment:
-    """An experiment with its cells and runs as read from the ledger. `runs` are its runs by `Condition.run_key`."""
+    """An experiment as stored in the ledger. `cells` are its cells by id, `runs` its runs by `Condition.run_key`."""
 
     home: Home
     view: LedgerView
@@ -86,7 +86,7 @@ class ConditionComparison:
     def to_json(self) -> dict[str, Any]:
         """`pairs`, `chosen` and `less_compute` of `experiment show --json`."""
         return {
-            "pairs": [pair.as_json() for pair in self.pairs],
+            "pairs": [pair.to_json() for pair in self.pairs],
             "chosen": asdict(self.chosen) if self.chosen else None,
             "less_compute": self.less_compute,
         }

@@ -21,9 +21,9 @@ from nanoflux_local.endpoints.build import build_embedder, build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import CONFIDENCE
-from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
-from nanoflux_local.experiments.items import train_items
+from nanoflux_local.experiments.items import load_train_items
 from nanoflux_local.experiments.kinds.base import (
     NO_COMPARISON,
     CellResult,
@@ -68,7 +68,7 @@ class DiscriminativityKind:
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         del seed, on_step  # embedding takes seconds, so there is no progress to report
-        return measure_discriminativity(home, plan, condition, runs_of(home, plan)[DEFAULT_RUN])
+        return measure_discriminativity(home, plan, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
         done = experiment.done_cells(condition.name)
@@ -99,14 +99,18 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     Raises:
         NothingMatchedError: too few wrong solutions.
     """
-    pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
+    pairs = (
+        load_run_solutions(home, run)
+        if condition.source == "run"
+        else asyncio.run(_collect_benchmark_solutions(home, plan, run))
+    )
     if len(pairs) < MIN_PAIRS:
         raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate more examples")
     right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
-    return {"pairs": len(pairs), **distances(right, wrong)}
+    return {"pairs": len(pairs), **measure_distances(right, wrong)}
 
 
-def of_run(home: Home, run: str) -> list[Solutions]:
+def load_run_solutions(home: Home, run: str) -> list[Solutions]:
     """For each example that was kept because the defender failed it, the attacker's validated solution and the
     defender's wrong one.
     """
@@ -119,11 +123,11 @@ def of_run(home: Home, run: str) -> list[Solutions]:
     ]
 
 
-async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]:
-    """Solutions to random train items that the base model fails, as many as the run has examples in `of_run`."""
+async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> list[Solutions]:
+    """Solutions to random train items that the base model fails, as many as `load_run_solutions` returns."""
     domain = load_domain(plan.scale.domain, home.root)
-    items, _ = train_items(home, plan, domain)
-    count = len(of_run(home, run))
+    items, _ = load_train_items(home, plan, domain)
+    count = len(load_run_solutions(home, run))
     drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * count))
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
@@ -175,7 +179,7 @@ async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions
     return vectors[::2], vectors[1::2]
 
 
-def distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
+def measure_distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
     """Distance of the centres and mean distance of the pairs, each with a 95% percentile bootstrap over the pairs."""
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(right), (RESAMPLES, len(right)))

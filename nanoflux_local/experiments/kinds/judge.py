@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
 from nanoflux_local.experiments.kinds.base import (
     NO_COMPARISON,
@@ -51,7 +51,7 @@ class JudgeKind:
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         del seed, on_step  # the ledger is read once
-        return judge_rates(home, condition, runs_of(home, plan)[DEFAULT_RUN])
+        return load_judge_rates(home, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
         done = experiment.done_cells(condition.name)
@@ -68,7 +68,7 @@ class JudgeKind:
         return [_sentence(entry) for entry in results["conditions"] if "rates" in entry]
 
 
-def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
+def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
     """The rates of a condition's rule in a run's trial, with Wilson intervals. A check by itself accepts every solution
     that it does not contradict; `findings` counts its conclusions by kind of solution.
 

@@ -16,11 +16,11 @@ from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
 from nanoflux_local.evaluate.comparison import Pair, Side, compare_sides, correct_pairs, load_side
 from nanoflux_local.evaluate.statistics import accuracy_interval, split_folds, t_interval
-from nanoflux_local.experiments.compute import generation_cost, times_less
+from nanoflux_local.experiments.compute import compare_compute, measure_generation_cost
 from nanoflux_local.experiments.evaluations import evaluate_items
-from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
-from nanoflux_local.experiments.items import asked_items
+from nanoflux_local.experiments.items import load_evaluation_items
 from nanoflux_local.experiments.kinds.base import (
     CellResult,
     ChosenCondition,
@@ -30,7 +30,7 @@ from nanoflux_local.experiments.kinds.base import (
     OnStep,
     RecordedExperiment,
 )
-from nanoflux_local.experiments.rows import rows_of
+from nanoflux_local.experiments.rows import load_condition_rows
 from nanoflux_local.experiments.tables import TableColumn, points
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -77,7 +77,7 @@ class TrainKind:
         if done and condition.source in TRAINED:
             entry |= _summarize_trainings(done)
             if condition.source == "run":
-                entry["generation"] = generation_cost(experiment.home, view, experiment.runs[condition.run_key])
+                entry["generation"] = measure_generation_cost(experiment.home, view, experiment.runs[condition.run_key])
         return entry
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
@@ -85,7 +85,7 @@ class TrainKind:
         return ConditionComparison(
             _compare_pairs(experiment),
             _choose_on_dev(experiment.plan, entries),
-            times_less(figures.get("full"), figures.get("run")),
+            compare_compute(figures.get("full"), figures.get("run")),
         )
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
@@ -108,7 +108,7 @@ class TrainKind:
 
 def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
     """Train the condition's rows under a seed; a finished training is read from the ledger."""
-    rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
+    rows = load_condition_rows(home, plan, condition, seed, find_runs(home, plan))
     settings = parse_train_settings({**plan.scale.train, "seed": seed})
     training = trainings.create_training(home, plan.scale.base, settings, rows)
     outcome = trainings.resume_training(home, training, lambda event: _report_step(event, on_step))
@@ -147,7 +147,7 @@ async def _evaluate_split(
     home: Home, plan: GridPlan, endpoint: Endpoint, data: str, split: str, on_step: OnStep
 ) -> str:
     """Evaluate on one split and return the evaluation's id."""
-    scale, items = plan.scale, asked_items(home, plan, data, split)
+    scale, items = plan.scale, load_evaluation_items(home, plan, data, split)
     on_progress = partial(on_step, f"{split} items")
     return await evaluate_items(home, plan, endpoint, data, split, items, scale.runs, scale.temperature, on_progress)
 

@@ -15,7 +15,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.kinds.base import find_kind
-from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, notes, pair_rows
+from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, format_pair_rows, list_notes
 from nanoflux_local.jobs import EXPERIMENT, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
@@ -184,12 +184,12 @@ cell by cell; after an interruption it resumes at its next cell."""
         text = format_table(
             _convert_columns(kind.columns), _format_rows(kind.rows(results)), width, self.colours["secondary"]
         )
-        for note in notes(results):
+        for note in list_notes(results):
             text.append(f"\n{format_line(note, 400)}", style=self.colours["accent"])
         return text
 
     def _format_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
-        rows = _format_rows(pair_rows(pairs))
+        rows = _format_rows(format_pair_rows(pairs))
         shown = sum(pair["holm_p"] < 0.05 for pair in pairs)
         sentence = (
             "No difference was shown." if not shown else f"{shown} of {len(pairs)} differences shown (Holm p < 0.05)."

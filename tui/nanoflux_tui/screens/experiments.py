@@ -147,6 +147,6 @@ def _list_experiments(view: LedgerView) -> list[str]:
 
 def _list_grids() -> list[tuple[str, str]]:
     """The built-in grids, each with its title."""
-    from nanoflux_local.experiments.grid import grids, load_grid
+    from nanoflux_local.experiments.grid import list_grids, load_grid
 
-    return [(name, grid.title) for name, grid in map(load_grid, grids())]
+    return [(name, grid.title) for name, grid in map(load_grid, list_grids())]

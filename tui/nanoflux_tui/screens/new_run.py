@@ -57,11 +57,11 @@ cost. Ctrl+S starts the run in a separate process."""
         self._endpoints: tuple[str, ...] = ()
 
     def compose_body(self) -> ComposeResult:
-        from nanoflux_local.domains.own import domain_names
+        from nanoflux_local.domains.own import list_domain_names
         from nanoflux_local.run.configs import list_profiles
         from nanoflux_local.run.rule_sets import RULE_SETS
 
-        domains, profile_names = domain_names(self.home.root), list_profiles(self.home)
+        domains, profile_names = list_domain_names(self.home.root), list_profiles(self.home)
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Generate examples for domain")
