@@ -1,4 +1,4 @@
-"""`nanoflux profiles`: list, show, write and check profiles."""
+"""`nanoflux profiles`: list, show, write, change and check profiles."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(name="profiles")
 def command() -> None:
-    """List, show, write and check profiles: which models play which roles."""
+    """List, show, write, change and check profiles: which models play which roles."""
 
 
 @command.command("list")
@@ -72,6 +72,26 @@ def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None
         print_json({"profile": name, "path": str(path)})
         return
     say(f"edit {path}, then check it with `nanoflux profiles check {name} --connect`")
+
+
+@command.command("set")
+@click.argument("profile", type=PROFILE)
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
+@click.option("--domain", default="starter", show_default=True, help="Domain to check the new values with.")
+@with_json
+def set_keys(profile: str, settings: tuple[str, ...], domain: str, as_json: bool) -> None:
+    """Set keys of PROFILE, a profile in NANOFLUX_HOME/profiles; its other keys and its comments stay.
+
+    For instance: nanoflux profiles set lab endpoints.first.url=http://10.0.0.7:8000/v1
+    """
+    from nanoflux_local.config import parse_settings
+    from nanoflux_local.run.profiles import change_profile
+
+    path = change_profile(current_home(), profile, parse_settings(settings), domain)
+    if as_json:
+        print_json({"profile": profile, "path": str(path)})
+        return
+    say(f"changed {path}; check it with `nanoflux profiles check {profile} --connect`")
 
 
 @command.command()

@@ -1,10 +1,11 @@
-"""Profiles: lists them, writes a new commented profile for a user, and checks what a profile still needs before a run
-can start.
+"""Profiles: lists them, writes a new commented profile for a user, changes its keys, and checks what a profile still
+needs before a run can start.
 """
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.remote.keys import read_key
 from nanoflux_local.endpoints.remote.listing import fetch_listing, is_same_model
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.files import write_new
+from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError, UsageError
+from nanoflux_local.files import write_atomically, write_new
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import find_profile, load_profile, profile_paths, resolve
 from nanoflux_local.suggestions import suggest
@@ -118,6 +119,48 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], copie
         raise UsageError(f"{len(servers)} servers for three roles", "pass at most three with --server")
     write_new({path: text.encode()})
     return path
+
+
+def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: str) -> Path:
+    """Set keys of a profile in the home. Its other keys and its comments stay.
+
+    Raises:
+        RefusedError: the profile is packaged.
+        ConfigError: there is no such profile, or a key or value is wrong for `domain`; nothing is changed.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    path = home.profiles / f"{name}.toml"
+    if find_profile(name, home) != path:
+        fix = f"copy it first: `nanoflux profiles new NAME --copy {name}`"
+        raise RefusedError(f"{name} is not a profile in {home.profiles}, and only those are changed", fix)
+    load_profile(name, home)  # refuses a file that is not TOML, with its line
+    document = tomlkit.parse(path.read_text("utf-8"))
+    try:
+        _set_values(document, settings)
+    except TOMLKitError as error:
+        raise ConfigError(f"{path}: {error}", "change the file in an editor") from error
+    content = tomlkit.dumps(document).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        draft.write_bytes(content)
+        resolve(domain, str(draft), {}, home)
+    write_atomically(path, content)
+    return path
+
+
+def _set_values(table: Any, settings: Mapping[str, Any]) -> None:
+    """Set values in a table of a document; missing tables are added."""
+    import tomlkit
+
+    for key, value in settings.items():
+        if not isinstance(value, Mapping):
+            table[key] = value
+            continue
+        if not isinstance(table.get(key), Mapping):
+            table[key] = tomlkit.table()
+        _set_values(table[key], value)
 
 
 def render_profile(servers: Sequence[ServerAddress]) -> str:

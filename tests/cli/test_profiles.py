@@ -74,6 +74,38 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
     assert [path.name for path in (tmp_path / "profiles").iterdir()] == ["lab.toml"]
 
 
+def test_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -> None:
+    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
+    path = tmp_path / "profiles" / "lab.toml"
+    before = path.read_text("utf-8")
+    words = (
+        "endpoints.first.url=http://127.0.0.1:11/v1",
+        "endpoints.first.key_env=LAB_KEY",
+        "endpoints.second.model=m2",
+    )
+    assert invoke(tmp_path, "profiles", "set", "lab", *words).code == 0
+    after = path.read_text("utf-8")
+    old, new = tomllib.loads(before), tomllib.loads(after)
+    old["endpoints"]["first"] |= {"url": "http://127.0.0.1:11/v1", "key_env": "LAB_KEY"}
+    old["endpoints"]["second"]["model"] = "m2"
+    assert new == old and [line for line in before.splitlines() if line.startswith("#")] == [
+        line for line in after.splitlines() if line.startswith("#")
+    ]
+    assert 'model = "m2" # the name under which' in after
+
+
+def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Callable) -> None:
+    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
+    path = tmp_path / "profiles" / "lab.toml"
+    before = path.read_text("utf-8")
+    misspelt = invoke(tmp_path, "profiles", "set", "lab", "endpoints.first.ulr=x")
+    assert misspelt.code == 2 and "did you mean 'url'" in misspelt.err
+    assert invoke(tmp_path, "profiles", "set", "lab", "endpoints.first").code == 2
+    packaged = invoke(tmp_path, "profiles", "set", "scripted", "concurrency=2")
+    assert packaged.code == 3 and "profiles new NAME --copy scripted" in packaged.err
+    assert path.read_text("utf-8") == before and list(path.parent.iterdir()) == [path]
+
+
 def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
     path = tmp_path / "profiles" / "lab.toml"

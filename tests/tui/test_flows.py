@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +186,33 @@ def test_run_is_exported_and_verified(drive: Drive, home: Home, find_run: Callab
     assert len(rows) == 24 and "messages" in json.loads(rows[0])
     pair = json.loads((home.root / "exports" / "pairs.jsonl").read_text().splitlines()[0])
     assert {"prompt", "chosen", "rejected"} < set(pair)
+
+
+def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        driver.app.screen.query_one("#profile", Select).value = "hosted"
+        await driver.press("f4")
+        await driver.wait_for("Save the profile as", "my-hosted", "key variable")
+        await driver.type("#save-as", "lab")
+        await driver.type("#model-0", "claude-of-the-lab")
+        await driver.type("#key-env-0", "LAB_KEY")
+        await driver.wait_for("profiles set lab endpoints.claude.model=claude-of-the-lab")
+        await driver.press("ctrl+s")
+        await driver.wait_for("LAB_KEY is not set")
+        await driver.type("#url-0", "http://me:secret@10.0.0.7/v1")
+        await driver.press("ctrl+s")
+        await driver.wait_for("put the key into the variable")
+        await driver.press("escape")
+        await driver.wait_for("Leave without saving the changes?")
+        await driver.press("y")
+        await driver.wait_until(lambda: driver.app.screen.query_one("#profile", Select).value == "lab")
+
+    drive(home, flow, size=(80, 24))
+    values = tomllib.loads((home.profiles / "lab.toml").read_text())
+    assert values["endpoints"]["claude"]["model"] == "claude-of-the-lab"
+    assert values["endpoints"]["claude"]["key_env"] == "LAB_KEY"
 
 
 def test_marked_evaluations_are_compared_with_their_flipped_items(drive: Drive, home: Home) -> None:

@@ -19,6 +19,7 @@ from nanoflux_local.experiments.results import load_results
 from nanoflux_local.paths import Home
 from nanoflux_models.machine import Gauges
 from nanoflux_tui.commands import CommandResult, CommandRunner
+from nanoflux_tui.screens.endpoints import open_endpoints
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets import bars
 
@@ -93,7 +94,9 @@ def test_screens_match_their_snapshots(
         await compare("help", "Everywhere")
         await driver.press("escape", "n")
         await compare("new-run", "Ready to start", "make vllm")
-        await driver.press("escape")
+        open_endpoints(driver.app.screen, "hosted", "starter")
+        await compare("endpoints", "my-hosted", "key variable")
+        await driver.press("escape", "escape")
         driver.app.push_screen(RunScreen(run))
         await compare("run", "24 of 24", "question invalid", "1 fault")
         await driver.press("left", "left")

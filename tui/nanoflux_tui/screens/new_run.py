@@ -14,6 +14,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_tui.screens.dialogs import TextDialog
+from nanoflux_tui.screens.endpoints import open_endpoints
 from nanoflux_tui.screens.form import FormScreen, build_select
 from nanoflux_tui.text import format_command, sanitize
 
@@ -32,11 +33,12 @@ class NewRunScreen(FormScreen):
     mode = "home"
     HELP = """The settings of a new run. Tab moves to the next field; Enter opens a list. Errors and their fixes
 appear below while you type. F3 shows every setting with its source, the plan for the GPUs and the expected
-cost. Ctrl+S starts the run in a separate process."""
+cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S starts the run in a separate process."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "start", "Start", priority=True),
         Binding("f3", "preview", "Preview"),
-        Binding("ctrl+y", "copy", "Copy the command"),
+        Binding("f4", "endpoints", "Endpoints"),
+        Binding("ctrl+y", "copy", "Copy command"),
     ]
     DEFAULT_CSS = """
     NewRunScreen .words Select { width: 20; }
@@ -251,6 +253,18 @@ cost. Ctrl+S starts the run in a separate process."""
         result = await self.commands.run(*words, "--dry-run", read_only=True)
         text = "\n".join(part.rstrip() for part in (result.stdout, result.stderr) if part.strip())
         self.app.push_screen(TextDialog("Preview of the run", text))
+
+    def action_endpoints(self) -> None:
+        """Edit the endpoints of the profile in a form."""
+        open_endpoints(self, self.value("profile"), self.value("domain"), self._select_profile)
+
+    def _select_profile(self, name: str) -> None:
+        """Offer the profiles of the home again, and select one."""
+        from nanoflux_local.run.configs import list_profiles
+
+        select = self.query_one("#profile", Select)
+        select.set_options([(option, option) for option in list_profiles(self.home)])
+        select.value = name
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(format_command(self._build_arguments()))

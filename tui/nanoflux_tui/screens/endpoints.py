@@ -1,0 +1,215 @@
+"""The form that edits the endpoints of a profile: the model, the address and the key variable of each server.
+
+The profiles that NanoFlux Local ships are not changed: the form saves a copy under a name of the user.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Input, Label, Static
+
+from nanoflux_local.config import format_settings
+from nanoflux_local.endpoints.kinds.base import find_kind
+from nanoflux_local.errors import NanofluxError
+from nanoflux_local.paths import Home
+from nanoflux_local.run.configs import find_profile, load_profile
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.dialogs import ConfirmDialog
+from nanoflux_tui.screens.form import FormScreen
+from nanoflux_tui.text import format_command, format_line, sanitize
+
+LABELS = {"model": "model", "url": "address", "key_env": "key variable"}
+"""The keys of an endpoint that the form edits; the address and the key are those of a server."""
+HINTS = {"model": "", "url": "the provider's own address", "key_env": "none: the server needs no key"}
+"""What an empty field means, by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFields:
+    """An endpoint of the profile: its name, its interface, and the values that the form edits, by key."""
+
+    name: str
+    interface: str
+    values: Mapping[str, str]
+
+    @classmethod
+    def read(cls, name: str, table: Mapping[str, Any]) -> "EndpointFields":
+        """The fields of an endpoint's table. Without `urls`, a server also has an address and a key variable."""
+        interface = str(table.get("interface", ""))
+        keys = tuple(LABELS) if find_kind(interface).charges else ("model",)
+        values = {key: str(table.get(key, "")) for key in keys if not (key == "url" and table.get("urls"))}
+        return cls(name, interface, values)
+
+
+def open_endpoints(
+    screen: BaseScreen, profile: str, domain: str, on_saved: Callable[[str], None] = lambda _name: None
+) -> None:
+    """Open the form above a screen, or show why the profile cannot be read. `on_saved` is called with the name of the
+    saved profile.
+    """
+    try:
+        fields = read_fields(profile, screen.home)
+    except NanofluxError as error:
+        screen.application.show_failure(error)
+    else:
+        screen.app.push_screen(EndpointsScreen(profile, domain, fields, on_saved))
+
+
+def read_fields(profile: str, home: Home) -> list[EndpointFields]:
+    """The endpoints of a profile.
+
+    Raises:
+        ConfigError: the profile is not TOML, or an interface is unknown.
+    """
+    tables = load_profile(profile, home).get("endpoints", {})
+    return [EndpointFields.read(name, table) for name, table in tables.items() if isinstance(table, Mapping)]
+
+
+class EndpointsScreen(FormScreen):
+    """The form."""
+
+    AUTO_FOCUS = "#save-as"
+    HELP = """The endpoints of a profile: which model answers at which address, and which environment variable holds
+its key. Ctrl+S saves the profile and checks it. A packaged profile is saved as a copy under the name at
+the top. F3 also asks each server whether it serves its model."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "Save", priority=True),
+        Binding("f3", "connect", "Check the servers"),
+    ]
+    DEFAULT_CSS = """
+    EndpointsScreen .endpoint { color: $secondary; text-style: bold; height: 1; }
+    EndpointsScreen .values { height: auto; width: 100%; }
+    EndpointsScreen .values Label { width: 14; color: $muted; }
+    EndpointsScreen .values Input { width: 1fr; }
+    EndpointsScreen #save-as { width: 30; }
+    EndpointsScreen #checks { height: auto; margin-top: 1; }
+    """
+
+    def __init__(
+        self, profile: str, domain: str, endpoints: list[EndpointFields], on_saved: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        self._profile, self._domain, self._endpoints, self._on_saved = profile, domain, endpoints, on_saved
+        self._is_saving = False
+
+    def compose_body(self) -> ComposeResult:
+        with VerticalScroll(id="form", can_focus=False):
+            with Horizontal(classes="words"):
+                yield Label("Save the profile as")
+                yield Input(self._profile if self._is_own else f"my-{self._profile}", compact=True, id="save-as")
+            for number, endpoint in enumerate(self._endpoints):
+                yield Static(f"{endpoint.name} ({endpoint.interface})", classes="endpoint", markup=False)
+                for key, value in endpoint.values.items():
+                    with Horizontal(classes="values"):
+                        yield Label(LABELS[key])
+                        yield Input(value, placeholder=HINTS[key], compact=True, id=_field_id(number, key))
+            with Horizontal(classes="words"):
+                yield Button("Save and check (^s)", variant="primary", compact=True, id="save")
+                yield Button("Check the servers (F3)", compact=True, id="connect")
+            yield Static("", id="line", markup=False)
+            yield Static("", id="checks", markup=False)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the profile is a file of this home, which may be changed."""
+        return find_profile(self._profile, self.home).is_relative_to(self.home.profiles)
+
+    def _build_commands(self) -> list[list[str]]:
+        """The commands that save the form: a copy if the name is new, and the changed keys."""
+        name = self.value("save-as")
+        copy = [["profiles", "new", name, "--copy", self._profile]] if name != self._profile else []
+        settings = format_settings({"endpoints": changes}) if (changes := self._read_changes()) else []
+        return [*copy, *([["profiles", "set", name, *settings, "--domain", self._domain]] if settings else [])]
+
+    def _read_changes(self) -> dict[str, dict[str, str]]:
+        """The values that differ from those of the profile, by endpoint and key."""
+        changes: dict[str, dict[str, str]] = {}
+        for number, endpoint in enumerate(self._endpoints):
+            for key, previous in endpoint.values.items():
+                if (value := self.value(_field_id(number, key))) != previous:
+                    changes.setdefault(endpoint.name, {})[key] = value
+        return changes
+
+    @on(Input.Changed)
+    def _show_commands(self) -> None:
+        lines = [f"$ {sanitize(format_command(words), 1_000)}" for words in self._build_commands()]
+        self.query_one("#line", Static).update("\n".join(lines))
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "save":
+            self.action_save()
+        else:
+            self.action_connect()
+
+    def action_save(self) -> None:
+        if not self._is_saving:
+            self._is_saving = True
+            self._save()
+
+    @work(group="save", exit_on_error=False)
+    async def _save(self) -> None:
+        """Save the form, then check the saved profile. A failed command ends both; its message is shown."""
+        try:
+            name = self.value("save-as")
+            for words in self._build_commands():
+                result = await self.commands.run(*words)
+                if not result.ok:
+                    self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
+                    return
+                if words[1] == "new":
+                    self._profile = name
+            self._endpoints = read_fields(name, self.home)
+            self._show_commands()
+            self._on_saved(name)
+            await self._check()
+        finally:
+            self._is_saving = False
+
+    @work(group="connect", exclusive=True, exit_on_error=False)
+    async def action_connect(self) -> None:
+        """Check the saved profile, and ask each server for its models."""
+        if self._build_commands():
+            self.notify("Save the changes first (Ctrl+S).", severity="warning")
+            return
+        await self._check("--connect")
+
+    async def _check(self, *options: str) -> None:
+        self._show_checks(Text("Checking …"))
+        words = ("profiles", "check", self._profile, "--domain", self._domain, "--json", *options)
+        result = await self.commands.run(*words, read_only=True)
+        document = result.json()
+        if document is None:
+            self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
+            return
+        text = Text()
+        for check in document["checks"]:
+            mark, colour = ("✗", "error") if not check["ok"] else ("!", "warning") if check["fix"] else ("✓", "success")
+            text.append(f"{mark} {format_line(check['subject'], 40)}: ", style=self.colours[colour])
+            text.append(format_line(check["state"], 300))
+            text.append(f"\n  → {format_line(check['fix'], 300)}\n" if check["fix"] else "\n")
+        self._show_checks(text)
+
+    def _show_checks(self, text: Text) -> None:
+        text.rstrip()
+        self.query_one("#checks", Static).update(text)
+        self.call_after_refresh(self.query_one("#form", VerticalScroll).scroll_end, animate=False)
+
+    def action_back(self) -> None:
+        if self._read_changes():
+            question = "Leave without saving the changes?"
+            self.app.push_screen(ConfirmDialog(question, "Leave"), lambda yes: self._leave() if yes else None)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.app.pop_screen()
+
+
+def _field_id(number: int, key: str) -> str:
+    return f"{key.replace('_', '-')}-{number}"
