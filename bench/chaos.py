@@ -52,7 +52,7 @@ def jump():
     return (datetime.datetime.now(datetime.UTC) + days).isoformat(timespec="milliseconds")
 store.now = jump
 """
-ROOM_KIB, MORE_KIB = 900, 200
+DISK_KIB, GROWTH_KIB = 900, 200
 """The initial size of the disk, in which a small ledger fits, and its growth each time that it is full, in KiB."""
 SMALL_FILES = """
 import resource, signal
@@ -163,13 +163,13 @@ class Matrix:
 
     def disk_full(self, trial: Trial, _: random.Random) -> int:
         """Fill the disk, and let it grow a little each time: a small tmpfs if possible, else a limit on file sizes."""
-        mounted = _mount(trial.home, ROOM_KIB)
-        size_kib = ROOM_KIB
+        mounted = _mount(trial.home, DISK_KIB)
+        size_kib = DISK_KIB
         while True:
             trial.patch = "" if mounted else SMALL_FILES.format(size=size_kib * 1024)
             with _recording_repeats(trial):
                 code, errors = _play(trial)
-                size_kib += MORE_KIB if trial.kills < self.times else 500_000
+                size_kib += GROWTH_KIB if trial.kills < self.times else 500_000
                 if mounted:
                     _mount(trial.home, size_kib, "remount,")
             if code == 0:

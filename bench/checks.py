@@ -71,17 +71,17 @@ endpoint = "coder"
 
 @dataclass(slots=True)
 class Measured:
-    """A solution of the trial with the findings measured so far, and the judge's own decision (`word`) if it was asked:
+    """A solution of the trial with the findings measured so far, and the judge's own decision if it was asked:
     None if it gave no verdict.
     """
 
     solution: KnownSolution
     findings: dict[str, Finding] = field(default_factory=dict)
     is_judged: bool = False
-    word: bool | None = None
+    decision: bool | None = None
 
     def as_judged(self) -> JudgedSolution:
-        return JudgedSolution(self.solution.kind, self.word, tuple(self.findings.values()))
+        return JudgedSolution(self.solution.kind, self.decision, tuple(self.findings.values()))
 
 
 def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
@@ -153,16 +153,16 @@ async def _examine(check: Any, measured: Measured, draw: Draw, call: Any) -> Non
 
 async def _judge(judge: CheckingJudge, measured: Measured, draw: Draw, call: Any) -> None:
     verdict = await judge.judge.validate(measured.solution.attack, draw, call)
-    measured.is_judged, measured.word = True, verdict.positive if isinstance(verdict, Verdict) else None
+    measured.is_judged, measured.decision = True, verdict.positive if isinstance(verdict, Verdict) else None
 
 
 def show(measured: Sequence[Measured]) -> None:
     """Print the rates of each rule over the solutions for which everything it needs was measured."""
     names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
     judged = [solution for solution in measured if solution.is_judged]
-    unjudged = sum(solution.word is None for solution in judged)
+    unjudged = sum(solution.decision is None for solution in judged)
     print(f"{len(measured)} known solutions; {len(judged)} judged, {unjudged} of them without a verdict")
-    print_rates("judge's word", judged, lambda solution: solution.word)
+    print_rates("judge's word", judged, lambda solution: solution.decision)
     for name in names:
         examined = [solution for solution in measured if name in solution.findings]
         print_rates(f"{name}: not contradicted", examined, partial(concludes, (name,), False))

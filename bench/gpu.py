@@ -30,7 +30,7 @@ from nanoflux_local.train.data import TrainingExample
 from nanoflux_models.gpus import query_gpus
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.offline import go_offline
-from nanoflux_models.stand_ins import family_of, make_stand_in
+from nanoflux_models.stand_ins import find_family, make_stand_in
 from nanoflux_models.weights import import_path
 
 MODEL = "gemma-3-4b-it"
@@ -89,7 +89,7 @@ def sample_gpu() -> Iterator[Usage]:
 
 def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, Any]:
     """Draw the weights and install them in `home`, from which the endpoint and the trainer load them."""
-    family = family_of(load_manifest(MODEL, folder).architecture)
+    family = find_family(load_manifest(MODEL, folder).architecture)
     sizes = family.configuration(MODEL) if size.true else None
     texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
     make_stand_in(family, folder, texts, tiny=sizes, device=device)

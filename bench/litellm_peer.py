@@ -118,7 +118,7 @@ class Upstream(BaseHTTPRequestHandler):
         return
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -147,7 +147,7 @@ def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]
             }
         )
     )
-    port = free_port()
+    port = find_free_port()
     command = [str(venv / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",

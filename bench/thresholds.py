@@ -43,9 +43,9 @@ def load_restated_pairs() -> list[tuple[str, str]]:
 def print_quantiles(name: str, model: object, pairs: list[tuple[str, str]]) -> None:
     if not pairs:
         return
-    one = model.encode([a for a, _ in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
-    two = model.encode([b for _, b in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
-    similarities = (one * two).sum(axis=1)
+    left_vectors = model.encode([left for left, _ in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
+    right_vectors = model.encode([right for _, right in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
+    similarities = (left_vectors * right_vectors).sum(axis=1)
     quantiles = np.quantile(similarities, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
     print(f"{name:44} n={len(pairs):4}  " + "  ".join(f"{value:.3f}" for value in quantiles))
 

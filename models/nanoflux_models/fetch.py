@@ -40,7 +40,7 @@ HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class Download:
     """A folder that contains exactly the source's files, and, for a hub, the commit to which the revision resolved."""
 
     files: Path
@@ -53,7 +53,7 @@ def fetch(
     progress: Progress,
     transfer: Transfer = lambda *_: None,
     partial: Path | None = None,
-) -> Fetched:
+) -> Download:
     """Download the source's files into a folder under `scratch` and check them against the manifest's SHA-256.
 
     If `partial` is set, a download from a hub uses that folder instead: files there are resumed, and remain there after
@@ -73,7 +73,7 @@ def fetch(
         raise RefusedDownloadError(f"the weights of {manifest.name} cannot be downloaded: its source is a file", fix)
     for name, expected in source.sha256.items():
         check_sha256(files / name, expected)
-    return Fetched(files, commit)
+    return Download(files, commit)
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -73,7 +73,7 @@ def describe_gpus() -> list[str]:
     return [str(gpu) for gpu in survey_gpus().gpus]
 
 
-def compute_capabilities() -> list[float]:
+def list_compute_capabilities() -> list[float]:
     """The CUDA compute capability of each GPU that states one, such as 8.0 for an A100."""
     smi = shutil.which("nvidia-smi")
     lines, _ = query_gpus(smi, "compute_cap") if smi else ([], "")

@@ -27,7 +27,7 @@ MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video
 HEAD = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
 
 
-def manifest_for(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
+def load_or_derive_manifest(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
     """The manifest of the model in `folder`, and the text to save with `save_manifest` ("" if nothing must be saved).
 
     A packaged manifest is used unchanged, and so is a manifest that a user wrote or edited.

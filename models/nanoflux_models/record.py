@@ -54,7 +54,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def revision_of(files: dict[str, FileRecord]) -> str:
+def compute_revision(files: dict[str, FileRecord]) -> str:
     """The hash of a complete folder: the SHA-256 of its files' names and hashes, sorted by name."""
     lines = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
@@ -103,7 +103,7 @@ def find_problems(folder: Path) -> list[str]:
             messages.append(f"{path}: has {path.stat().st_size} bytes, should have {expected.bytes}")
         elif sha256_file(path) != expected.sha256:
             messages.append(f"{path}: changed (its SHA-256 is not the recorded one)")
-    if revision_of(record.files) != record.revision:
+    if compute_revision(record.files) != record.revision:
         messages.append(f"{folder / RECORD}: changed (its revision is not that of its files)")
     extra = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return messages + [f"{folder / name}: not part of the model" for name in sorted(extra - {*record.files, RECORD})]

@@ -32,7 +32,7 @@ POLL_S = 0.2
 TAIL_BYTES = 20_000
 
 
-class Started:
+class StartedServer:
     """A server, as seen by the process that started it."""
 
     def __init__(self, record: ServerRecord, child: subprocess.Popen[bytes]) -> None:
@@ -66,7 +66,7 @@ class Supervisor:
             raise NoServerError(f"there is no server {name!r}", fix)
         return record_of_name
 
-    def take_turn(self) -> contextlib.AbstractContextManager[None] | None:
+    def lock_start(self) -> contextlib.AbstractContextManager[None] | None:
         """Take the lock for starting a server; return None while another process or thread holds the lock.
 
         Only one server starts at a time: two servers that measured a GPU's free memory at the same time would both
@@ -96,7 +96,7 @@ class Supervisor:
             stopped.append(record)
         return stopped
 
-    def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> Started:
+    def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> StartedServer:
         """Start a server and return at once. An owned server ends with the calling *thread*, which must stay alive.
 
         Raises:
@@ -108,7 +108,7 @@ class Supervisor:
             raise ServerRefusedError(f"server {name} is already running", f"nanoflux models stop {name}")
         if earlier:
             self.stop(earlier)
-        mark, port = secrets.token_hex(16), free_port(port)
+        mark, port = secrets.token_hex(16), find_free_port(port)
         log = server_record.log_path(self._home, name)
         command = launch.command(port)
         if owned:
@@ -134,9 +134,11 @@ class Supervisor:
             rank=launch.rank,
         )
         server_record.write(self._home, record)
-        return Started(record, child)
+        return StartedServer(record, child)
 
-    def await_ready(self, started: Started, on_progress: Progress = lambda _: None, ready_s: float = READY_S) -> None:
+    def await_ready(
+        self, started: StartedServer, on_progress: Progress = lambda _: None, ready_s: float = READY_S
+    ) -> None:
         """Wait until the server has generated one token; if that fails, stop the server.
 
         Raises:
@@ -162,7 +164,7 @@ class Supervisor:
             started.exit_code()
             raise
 
-    def _await_token(self, started: Started, client: ServerClient) -> None:
+    def _await_token(self, started: StartedServer, client: ServerClient) -> None:
         """Send the first request: some servers report that they are healthy, but crash on their first request."""
         record = started.record
         try:
@@ -178,14 +180,14 @@ class Supervisor:
         server_record.write(self._home, released)
         return released
 
-    def note_proved(self, record: ServerRecord, adapter: str) -> ServerRecord:
+    def record_proof(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Record that an adapter passed its probe on this server."""
         stored = server_record.find(self._home, record.name) or record
         updated = stored.model_copy(update={"proved": tuple(dict.fromkeys([*stored.proved, adapter]))})
         server_record.write(self._home, updated)
         return updated
 
-    def note_batch_proved(self, record: ServerRecord) -> ServerRecord:
+    def record_batch_proof(self, record: ServerRecord) -> ServerRecord:
         """Record that this server's replies do not depend on the batch."""
         stored = server_record.find(self._home, record.name) or record
         updated = stored.model_copy(update={"batch_proved": True})
@@ -198,11 +200,13 @@ class Supervisor:
         Raises:
             ServerError: a process still runs, or the port is in use; then the record remains.
         """
-        family = family_of(record)
-        leader = [member for member in family if member == record.process]
+        processes = list_server_processes(record)
+        leader = [member for member in processes if member == record.process]
         remaining = end(leader, grace_s)  # the leader stops its workers in order
-        remaining += end([member for member in family_of(record) if member not in remaining], min(grace_s, 5.0))
-        remaining += end([member for member in family if member not in remaining], 0.0)
+        remaining += end(
+            [member for member in list_server_processes(record) if member not in remaining], min(grace_s, 5.0)
+        )
+        remaining += end([member for member in processes if member not in remaining], 0.0)
         if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
             pids = ", ".join(str(member.pid) for member in remaining)
             remains = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
@@ -219,7 +223,7 @@ class Supervisor:
         return ServerError(f"the server of {record.model} {event}: {cause}{quoted}", f"{fix}; its log: {record.log}")
 
 
-def family_of(record: ServerRecord) -> list[Process]:
+def list_server_processes(record: ServerRecord) -> list[Process]:
     """All running processes of a server: those with the server's mark, and the descendants of its first process."""
     if record.boot != boot_id():
         return []
@@ -230,7 +234,7 @@ def family_of(record: ServerRecord) -> list[Process]:
     return [member for member in dict.fromkeys(processes) if member.alive]
 
 
-def free_port(port: int = 0) -> int:
+def find_free_port(port: int = 0) -> int:
     """A free port on loopback: `port`, or any free port if `port` is 0.
 
     Raises:
@@ -257,7 +261,7 @@ def _closing(descriptor: int) -> Iterator[None]:
 
 def _port_is_free(port: int) -> bool:
     try:
-        return free_port(port) == port
+        return find_free_port(port) == port
     except ServerError:
         return False
 

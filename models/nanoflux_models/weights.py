@@ -21,15 +21,15 @@ from nanoflux_models.chat_template import read_template
 from nanoflux_models.convert import STEPS, convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
 from nanoflux_models.fetch import Progress, Transfer, fetch
-from nanoflux_models.imported import manifest_for, save_manifest, summary
+from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summary
 from nanoflux_models.manifest import NAME, Manifest, load_manifest
 from nanoflux_models.record import (
     RECORD,
     WeightsRecord,
+    compute_revision,
     find_problems,
     read_record,
     record_files,
-    revision_of,
     sha256_file,
     write_record,
 )
@@ -95,7 +95,7 @@ def import_path(
         if template:
             _copy_template(template, files / TEMPLATE)
         read_tensors(files)  # refuses truncated files, even if `name` has a manifest
-        manifest, text = manifest_for(name, files, home)
+        manifest, text = load_or_derive_manifest(name, files, home)
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
         if text:
             save_manifest(name, text, home)
@@ -171,7 +171,7 @@ def _install(
         source=source,
         origin=origin,
         files=recorded,
-        revision=revision_of(recorded),
+        revision=compute_revision(recorded),
     )
     write_record(files, record)
     _replace_folder(files, target, scratch / "old")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nanoflux_models.probe_record import Probe
 
 FOLLOW_S = 0.3
-"""Seconds between two reads of a followed log, and between two tries to take the turn for starting a server."""
+"""Seconds between two reads of a followed log, and between two tries to take the lock for starting a server."""
 
 
 def _open_supervisor(home: Home) -> Supervisor:
@@ -118,9 +118,9 @@ def _start_server(
     launch = make_launch(config, home, seat, sleeps=False, rank=rank)
     for node, arguments in enumerate(launch.other_nodes(), start=1):
         say(f"start on machine {node}: {shlex.join(arguments)}")
-    while not (turn := supervisor.take_turn()):
+    while not (lock := supervisor.lock_start()):
         time.sleep(FOLLOW_S)
-    with turn:
+    with lock:
         started = supervisor.spawn(launch, name, port, owned=owned)
         say(f"starting {config.model}; its log: {started.record.log}")
         supervisor.await_ready(started, lambda line: say(f"  {line}"))
@@ -152,7 +152,7 @@ def _load_and_probe(supervisor: Supervisor, record: ServerRecord, folder: Path, 
             f"adapter {folder.name[:12]} fails the probe: {probe.verdict}", "train it again or use another adapter"
         )
     say(f"adapter {folder.name[:12]}: {probe.verdict}")
-    return supervisor.note_proved(record, probe.adapter)
+    return supervisor.record_proof(record, probe.adapter)
 
 
 def _probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":

@@ -9,7 +9,7 @@ from nanoflux_models import guard as network_guard
 from nanoflux_models.child import python_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.offline import SETTINGS, guard_environment
-from nanoflux_models.supervisor import Supervisor, free_port
+from nanoflux_models.supervisor import Supervisor, find_free_port
 
 UNREACHABLE = "192.0.2.1"
 """An address that is reserved for documentation (RFC 5737), so no host has it."""
@@ -54,7 +54,7 @@ def check_guard() -> MachineCheck:
 def check_ports(home: Home) -> MachineCheck:
     """Check that loopback has free ports, and that the recorded servers are running."""
     try:
-        free_port()
+        find_free_port()
     except (ModelsError, OSError) as error:
         return MachineCheck(
             "ports", False, f"cannot listen on loopback: {error}", "bring it up with `ip link set lo up`"

@@ -45,7 +45,7 @@ def set_aside(connection: sqlite3.Connection, name: str) -> str:
     row = connection.execute("SELECT source_hash FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return ""
-    version = free_name(connection, f"{name}@{row[0][:8]}")
+    version = find_free_name(connection, f"{name}@{row[0][:8]}")
     connection.execute(
         "INSERT INTO datasets SELECT ?, source, source_hash, items, skipped, at FROM datasets WHERE name = ?",
         (version, name),
@@ -89,7 +89,7 @@ def add_files(
     )
 
 
-def free_name(connection: sqlite3.Connection, name: str) -> str:
+def find_free_name(connection: sqlite3.Connection, name: str) -> str:
     """`name`, or, if a dataset already has it, `name` with the lowest number that makes it unique."""
     taken = {row[0] for row in connection.execute("SELECT name FROM datasets")}
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))

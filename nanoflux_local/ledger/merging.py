@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanoflux_local.ledger.datasets import free_name
+from nanoflux_local.ledger.datasets import find_free_name
 from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
 
@@ -120,7 +120,7 @@ class _Merger:
     def _name_dataset(self, name: str, source_hash: str) -> str:
         """The name under which to add a dataset: its own, or that of a version if its own is taken."""
         taken = self._rows("SELECT 1 FROM datasets WHERE name = ?", name)
-        return free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if taken else name
+        return find_free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if taken else name
 
     # Runs
 

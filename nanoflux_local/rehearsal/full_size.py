@@ -21,9 +21,9 @@ from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpus, query_gpus
 from nanoflux_models.launch import Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
-from nanoflux_models.record import WeightsRecord, record_files, revision_of, write_record
+from nanoflux_models.record import WeightsRecord, compute_revision, record_files, write_record
 from nanoflux_models.server_client import ServerClient
-from nanoflux_models.stand_ins import FAMILIES, family_of, write_without_weights
+from nanoflux_models.stand_ins import FAMILIES, find_family, write_without_weights
 
 DUMMY = ("--load-format", "dummy")
 
@@ -130,7 +130,7 @@ def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage,
 
 def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad) -> None:
     """Install the model's folder without weights under the model's name, with the record that a launch reads."""
-    family = family_of(manifest.architecture, manifest.name)
+    family = find_family(manifest.architecture, manifest.name)
     folder = stage.home.root / "weights" / manifest.name
     if load.tiny:
         family = replace(family, full={manifest.name: FAMILIES[manifest.architecture].tiny})
@@ -144,7 +144,7 @@ def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad
             licence=manifest.licence,
             source={"kind": "file"},
             files=files,
-            revision=revision_of(files),
+            revision=compute_revision(files),
         ),
     )
 

@@ -102,9 +102,9 @@ class Stage:
             return self.servers[launch.model]
         if launch.model in self.servers:
             self.supervisor.stop(self.servers.pop(launch.model))
-        while not (turn := self.supervisor.take_turn()):
+        while not (lock := self.supervisor.lock_start()):
             time.sleep(0.2)
-        with turn:
+        with lock:
             started = self.supervisor.spawn(launch, launch.model)
             self.supervisor.await_ready(started)
         self.servers[launch.model], self.launches[launch.model] = self.supervisor.release(started.record), launch

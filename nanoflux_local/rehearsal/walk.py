@@ -45,7 +45,7 @@ from nanoflux_models.gpus import list_gpus
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.probe import probe
 from nanoflux_models.server_client import ServerClient
-from nanoflux_models.stand_ins import family_of, make_stand_in
+from nanoflux_models.stand_ins import find_family, make_stand_in
 from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
 from nanoflux_models.weights import import_path, weights_dir
 
@@ -198,7 +198,7 @@ def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, 
 def _make_stand_in(state: _Profile, stage: Stage, model: str) -> str:
     """Make and teach a stand-in, and install it under the model's name and packaged manifest."""
     manifest = load_manifest(model, stage.home.root)
-    family, python = family_of(manifest.architecture, model), stage.interpreter().path
+    family, python = find_family(manifest.architecture, model), stage.interpreter().path
     number = len([name for name, _ in stage.passed if name == "stand-in"])
     lessons = _write_lessons(state, stage, model, number)
     prompts = [message.content for lesson in lessons for message in lesson.messages]
@@ -318,7 +318,7 @@ def _load(state: _Profile, stage: Stage) -> str:
     outcome = probe(client, state.base, weights_dir(state.base, stage.home.root), folder, state.adapter)
     if not outcome.passed:
         raise NanofluxError(outcome.verdict, f"nanoflux models probe {state.adapter[:12]}")
-    stage.servers[state.base] = stage.supervisor.note_proved(record, state.adapter)
+    stage.servers[state.base] = stage.supervisor.record_proof(record, state.adapter)
     return outcome.verdict
 
 

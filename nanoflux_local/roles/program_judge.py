@@ -1,6 +1,7 @@
 """The built-in judge: a program that validates by running the attack's program, and evaluates by comparing answers.
 
-It judges answers only. It does not read the reasoning, so its verdicts have no `soft` reading.
+It judges answers only. It does not read the reasoning, so its verdicts do not say whether the approach is sound
+(`soft`).
 """
 
 from dataclasses import dataclass

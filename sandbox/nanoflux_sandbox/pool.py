@@ -32,7 +32,7 @@ class Sandbox:
     """
 
     def __init__(self, *, workers: int | None = None, backend: str = "auto", spares: int | None = None) -> None:
-        self._tiers = tiers.tiers_for(backend)
+        self._tiers = tiers.list_tiers(backend)
         self._workers = len(os.sched_getaffinity(0)) if workers is None else workers
         if self._workers < 1:
             raise ValueError(f"a sandbox needs at least one worker, not {workers}")

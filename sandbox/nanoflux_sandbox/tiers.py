@@ -13,7 +13,7 @@ EXPLICIT = ("namespaces+seccomp", "seccomp")
 """Tiers with fewer layers, used only if named explicitly; every result names its tier."""
 
 
-def tiers_for(backend: str) -> tuple[str, ...]:
+def list_tiers(backend: str) -> tuple[str, ...]:
     """The tiers to try for the setting `backend`, best first. Raises ValueError for an unknown name."""
     if backend == "auto":
         return AUTOMATIC

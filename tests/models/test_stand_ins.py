@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.manifest import CATALOG, read_manifest
-from nanoflux_models.stand_ins import FAMILIES, family_of, make_stand_in, write_without_weights
+from nanoflux_models.stand_ins import FAMILIES, find_family, make_stand_in, write_without_weights
 
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 
@@ -68,7 +68,7 @@ def test_catalog_chat_models_have_a_family_and_full_sizes(tmp_path: Path) -> Non
     for manifest in manifests:
         if manifest.kind != "chat" or manifest.source.kind != "hub":
             continue
-        family = family_of(manifest.architecture, manifest.name)
+        family = find_family(manifest.architecture, manifest.name)
         folder = write_without_weights(family, tmp_path / manifest.name, manifest.name)
         config = json.loads((folder / "config.json").read_text())
         assert config["architectures"] == [manifest.architecture]
@@ -76,4 +76,4 @@ def test_catalog_chat_models_have_a_family_and_full_sizes(tmp_path: Path) -> Non
 
 def test_unknown_architecture_is_named_with_its_model() -> None:
     with pytest.raises(ManifestError, match=r"mamba-9b.*MambaForCausalLM"):
-        family_of("MambaForCausalLM", "mamba-9b")
+        find_family("MambaForCausalLM", "mamba-9b")

@@ -21,7 +21,7 @@ from nanoflux_models.errors import (
     RefusedDownloadError,
 )
 from nanoflux_models.manifest import load_manifest
-from nanoflux_models.record import read_record, revision_of
+from nanoflux_models.record import compute_revision, read_record
 from nanoflux_models.weights import import_path, list_installed, pull, verify, weights_dir
 
 CONTENT = b"the weights"
@@ -77,7 +77,7 @@ def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> Non
     folder = pull("tiny", home, messages.append)
     assert (folder / "model.safetensors").read_bytes() == CONTENT
     record = read_record(folder)
-    assert record.revision == revision_of(record.files) and record.licence == "MIT"
+    assert record.revision == compute_revision(record.files) and record.licence == "MIT"
     assert folder == weights_dir("tiny", home) and [r.name for r in list_installed(home)] == ["tiny"]
     assert verify("tiny", home) == [] and list_weights(home) == ["tiny"]
     pull("tiny", home, messages.append)

@@ -32,7 +32,7 @@ from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
-from nanoflux_models.stand_ins import family_of, make_stand_in
+from nanoflux_models.stand_ins import find_family, make_stand_in
 from nanoflux_models.weights import import_path
 
 Command = Callable[..., CompletedProcess[str]]
@@ -88,7 +88,7 @@ def silent(
 def make_silent(model: str, folder: Path, python: Path) -> Path:
     """Write a stand-in that was taught one ending for each test item, the first of them after an answer."""
     manifest = load_manifest(model, folder.parent)
-    family = family_of(manifest.architecture, model)
+    family = find_family(manifest.architecture, model)
     domain = load_domain("starter")
     items = starter_items("test")
     written = [family.write(THOUGHTS, answer := f"ANSWER: {items[0].answer}"), *ENDINGS[model].values()]

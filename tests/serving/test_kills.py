@@ -17,7 +17,7 @@ from nanoflux_models import server_record
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.processes import Process
 from nanoflux_models.server_record import ServerRecord
-from nanoflux_models.supervisor import Supervisor, family_of, free_port
+from nanoflux_models.supervisor import Supervisor, find_free_port, list_server_processes
 
 pytestmark = pytest.mark.real_model
 PROFILE = str(Path(__file__).with_name("served.toml"))
@@ -74,7 +74,7 @@ def test_killed_server_changes_no_dataset_of_a_run(
     child = begin(home, served["python"], *RUN)
     until(lambda: calls(home) >= 2, child)
     record = server_record.records(home)[0]
-    family = family_of(record)
+    family = list_server_processes(record)
     assert len(family) >= 3 and record.owner is not None and record.owner[0] == child.pid
     os.kill(record.pid, signal.SIGKILL)
     out, _ = child.communicate(timeout=300)
@@ -87,7 +87,7 @@ def test_killed_server_changes_no_dataset_of_a_run(
         key: expected[key] for key in ("digest", "turns", "kept", "funnel")
     }
     assert not any(each.alive for each in family) and server_record.records(home) == []
-    assert free_port(record.port) == record.port
+    assert find_free_port(record.port) == record.port
 
 
 def test_next_command_stops_servers_of_a_killed_command(
@@ -99,7 +99,7 @@ def test_next_command_stops_servers_of_a_killed_command(
 
         def with_its_engine() -> tuple[ServerRecord, list[Process]] | None:
             record = next(iter(server_record.records(home)), None)
-            family = family_of(record) if record else []
+            family = list_server_processes(record) if record else []
             return (record, family) if record and len(family) >= 3 else None
 
         record, family = until(with_its_engine, child)
@@ -109,7 +109,7 @@ def test_next_command_stops_servers_of_a_killed_command(
 
         done = command(home, served["python"], "models", "ps", "--json")
         assert json.loads(done.stdout) == [] and "ended leftover processes of the server smollm2-135m" in done.stderr
-        assert not any(each.alive for each in family) and family_of(record) == []
+        assert not any(each.alive for each in family) and list_server_processes(record) == []
         assert server_record.records(home) == [] and stranger.poll() is None
         listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
         assert [entry["state"] for entry in listed] == ["ready"], "the server of another home is another's"

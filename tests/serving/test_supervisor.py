@@ -30,7 +30,7 @@ from nanoflux_models.processes import Process, boot_id, process
 from nanoflux_models.sentinel import choose_sentinel
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
-from nanoflux_models.supervisor import Supervisor, family_of, free_port
+from nanoflux_models.supervisor import Supervisor, find_free_port, list_server_processes
 
 STAND_IN = Path(__file__).parent / "stand_in"
 Launcher = Callable[..., Launch]
@@ -92,7 +92,7 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
     assert os.getpgid(record.pid) == record.pid == os.getsid(record.pid) != os.getpgid(0)
-    family = family_of(record)
+    family = list_server_processes(record)
     assert len(family) == 2, "the server, and its worker in a separate session"
     with pytest.raises(ServerRefusedError):
         start(home, launcher())
@@ -114,7 +114,7 @@ def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) ->
     started_server = supervisor.spawn(launcher("deaf"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
         supervisor.await_ready(started_server, ready_s=2)
-    assert wait_until_gone([started_server.record.process], 0.5) and family_of(started_server.record) == []
+    assert wait_until_gone([started_server.record.process], 0.5) and list_server_processes(started_server.record) == []
 
 
 def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(home: Path, launcher: Launcher) -> None:
@@ -132,7 +132,7 @@ def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: L
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {port} is in use"):
             Supervisor(home).spawn(launcher(), "m", port)
-    assert server_record.records(home) == [] and free_port(port) == port
+    assert server_record.records(home) == [] and find_free_port(port) == port
 
 
 OWNER = """
@@ -163,7 +163,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
     try:
         child = owner(home, launcher(), owned)
         record = server_record.records(home)[0]
-        family = family_of(record)
+        family = list_server_processes(record)
         worker = next(each for each in family if each != record.process)
         child.kill()
         child.wait()
@@ -268,7 +268,7 @@ async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
     """An endpoint with a loaded adapter, marked as probed, after its server has slept."""
     server = Fleet(home).server(launch)
     await server.up()
-    server.note_proved(adapter_hash(adapter))
+    server.record_proof(adapter_hash(adapter))
     endpoint = VllmEndpoint(server, adapter)
     await endpoint.chat(request_of(endpoint, "hello"))
     await endpoint.sleep()

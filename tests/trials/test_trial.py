@@ -178,8 +178,8 @@ def test_former_record_gives_the_judges_word_from_its_verdict() -> None:
     overturned = Verdict(False, 0.95, "so", findings=(Finding("code", "contradicts"),))
     record = {"seed": "s", "fault": "slip", "attack": {}, "verdict": json.loads(json.dumps(asdict(overturned)))}
     solution = read_record(record)
-    assert (solution.kind, solution.word, solution.accepted) == ("slip", True, False)
-    assert read_record({**record, "fault": "", "verdict": None}).word is None
+    assert (solution.kind, solution.decision, solution.accepted) == ("slip", True, False)
+    assert read_record({**record, "fault": "", "verdict": None}).decision is None
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from nanoflux_models.stand_ins.tokenizer import write_tokenizer
 FAMILIES = {family.architecture: family for family in (GEMMA3, GEMMA4_UNIFIED, QWEN3, QWEN3_MOE, R1_QWEN2, GPT_OSS)}
 
 
-def family_of(architecture: str, model: str = "") -> Family:
+def find_family(architecture: str, model: str = "") -> Family:
     """The family of an architecture class.
 
     Raises:

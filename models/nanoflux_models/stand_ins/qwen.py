@@ -65,28 +65,28 @@ def _sizes(
     }
 
 
-def _experts(experts: int, chosen: int, intermediate: int) -> Json:
+def _experts(experts: int, experts_per_token: int, intermediate: int) -> Json:
     return {
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
         "moe_intermediate_size": intermediate,
         "norm_topk_prob": True,
         "num_experts": experts,
-        "num_experts_per_tok": chosen,
+        "num_experts_per_tok": experts_per_token,
         "router_aux_loss_coef": 0.001,
     }
 
 
-def _answer(thoughts: str, answer: str) -> str:
+def _write_answer(thoughts: str, answer: str) -> str:
     del thoughts  # Qwen3 Instruct does not think
     return f"{answer}<|im_end|>"
 
 
-def _think(thoughts: str, answer: str) -> str:
+def _write_thoughts_and_answer(thoughts: str, answer: str) -> str:
     return f"<think>\n{thoughts}\n</think>\n\n{answer}<|im_end|>"
 
 
-def _continue_thinking(thoughts: str, answer: str) -> str:
+def _write_after_opening_tag(thoughts: str, answer: str) -> str:
     """The reply to a prompt that ends with the opening tag."""
     return f"{thoughts}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
 
@@ -135,7 +135,7 @@ QWEN3 = Family(
             "quantization_config": _AWQ,
         }
     },
-    write=_think,
+    write=_write_thoughts_and_answer,
     differs="its weights are not quantised, as the published AWQ weights are",
 )
 
@@ -165,7 +165,7 @@ QWEN3_MOE = Family(
             "quantization_config": _FP8,
         }
     },
-    write=_answer,
+    write=_write_answer,
     differs="its weights are not quantised, as the published FP8 weights are",
 )
 
@@ -197,5 +197,5 @@ R1_QWEN2 = Family(
             "rms_norm_eps": 1e-5,
         }
     },
-    write=_continue_thinking,
+    write=_write_after_opening_tag,
 )

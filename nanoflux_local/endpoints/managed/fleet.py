@@ -68,15 +68,15 @@ class ManagedServer:
             await asyncio.sleep(POLL_S)
         return True
 
-    def note_proved(self, adapter: str) -> None:
+    def record_proof(self, adapter: str) -> None:
         """Record that an adapter passed its probe on the running server."""
         assert self._record is not None
-        self._record = self.supervisor.note_proved(self._record, adapter)
+        self._record = self.supervisor.record_proof(self._record, adapter)
 
-    def note_batch_proved(self) -> None:
+    def record_batch_proof(self) -> None:
         """Record that the running server's replies do not depend on the batch."""
         assert self._record is not None
-        self._record = self.supervisor.note_batch_proved(self._record)
+        self._record = self.supervisor.record_batch_proof(self._record)
 
     async def close(self) -> None:
         """Stop the server if this process started it. Safe to call twice."""
@@ -118,9 +118,9 @@ class ManagedServer:
         return None
 
     async def _start(self) -> ServerRecord:
-        while not (turn := self.supervisor.take_turn()):
+        while not (lock := self.supervisor.lock_start()):
             await asyncio.sleep(POLL_S)
-        with turn:
+        with lock:
             # Started in this thread, which lives as long as the endpoints: an owned server ends with the thread.
             started = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
             log.info("starting the server of %s; its log: %s", self.launch.model, started.record.log)

@@ -18,7 +18,7 @@ from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.architecture import is_wrapper
 from nanoflux_models.chat_template import require_template
-from nanoflux_models.gpus import compute_capabilities, list_gpus
+from nanoflux_models.gpus import list_compute_capabilities, list_gpus
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import CONTEXT as CONTEXT_WITHOUT_REASONING
 from nanoflux_models.launch import RANK, Launch, Seat
@@ -263,7 +263,7 @@ def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
     fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {MIN_CAPABILITY} or higher (A100)"
     if interpreter.for_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
-    lowest = min(compute_capabilities(), default=0.0)
+    lowest = min(list_compute_capabilities(), default=0.0)
     if lowest < MIN_CAPABILITY:
         stated = f"a GPU has compute capability {lowest}" if lowest else "no GPU states its compute capability"
         raise RefusedError(f"batch_invariant: {stated}; {MIN_CAPABILITY} is needed", fix)

@@ -133,7 +133,7 @@ class VllmEndpoint:
                 fix = f"train it again, or use another adapter; `{command}` repeats the test"
                 self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
                 raise self._refused
-            self._server.note_proved(self._name)
+            self._server.record_proof(self._name)
         if launch.sleeps:
             self._sentinel = await _in_thread(choose_sentinel, client, launch.model, self._name)
 
@@ -166,7 +166,7 @@ class VllmEndpoint:
             problem = f"the server of {self._server.launch.model} is not batch invariant: {difference}"
             self._refused = RefusedError(problem, "remove batch_invariant; the run is then not marked repeatable")
             raise self._refused
-        self._server.note_batch_proved()
+        self._server.record_batch_proof()
 
     def _count_reasoning(self, reply: ChatReply) -> ChatReply:
         """The reply with its number of reasoning tokens, which is counted here if the server reports none."""

@@ -34,7 +34,7 @@ class JudgedSolution:
     """A solution of the trial with the judge's own decision (None: it had none) and the findings of the checks."""
 
     kind: str
-    word: bool | None
+    decision: bool | None
     findings: tuple[Finding, ...]
 
     @property
@@ -49,7 +49,7 @@ class JudgedSolution:
     def accepted_with(self, checks: Iterable[str]) -> bool | None:
         """Whether the judge accepts the solution and none of these checks contradicts it."""
         contradicted = any(self.conclude(check) == "contradicts" for check in checks)
-        return None if self.word is None else self.word and not contradicted
+        return None if self.decision is None else self.decision and not contradicted
 
     def conclude(self, check: str) -> Conclusion:
         """What a check concluded about the solution."""
@@ -139,7 +139,7 @@ class TrialResult:
     predicted: Prediction | None = None
 
     def tabulate_kinds(self) -> tuple[list[str], list[list[str]]]:
-        """A table of the kinds of solutions, as headings and rows: how many the judge accepts by its word and with the
+        """A table of the kinds of solutions, as headings and rows: how many the judge accepts by itself and with the
         checks, and how many each check supports, contradicts and does not check.
         """
         rules = [("judge's word", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
@@ -181,9 +181,9 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     rates = measure_rates(judged, lambda solution: solution.accepted)
     return TrialResult(
         solutions=len(judged),
-        unjudged=sum(solution.word is None for solution in judged),
+        unjudged=sum(solution.decision is None for solution in judged),
         checked=sum(solution.conclude("code") != "not checked" for solution in judged),
-        without_check=measure_rates(judged, lambda solution: solution.word) if has_checks else None,
+        without_check=measure_rates(judged, lambda solution: solution.decision) if has_checks else None,
         with_check=rates if has_checks else None,
         judge=rates,
         checks={name: _measure_check(judged, name) for name in _list_checks(judged)},
