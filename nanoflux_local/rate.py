@@ -1,14 +1,14 @@
-"""Rates of work, and the time that the rest needs at that rate. Keeps no more than the start of the work."""
+"""The rate of a piece of work, and the time that the rest of it needs at this rate."""
 
 import time
 from collections.abc import Callable
 
 STEADY_S = 2.0
-"""A rate over a shorter time would say more about the start than about the work."""
+"""No rate is reported before this many seconds, because the start of the work would distort it."""
 SLOW = 0.5
-"""Below this rate per second, the seconds of each one are easier to read."""
+"""Below this rate per second, the time per unit is shown instead."""
 MEASURES = ("MiB",)
-"""Units of an amount, of which no single one can be named."""
+"""Units of an amount, not of single things; no time per unit is shown for them."""
 
 
 class RateMeter:
@@ -19,7 +19,7 @@ class RateMeter:
         self._start_s, self._start_done, self._done, self._total = 0.0, 0, -1, -1
 
     def report(self, done: int, total: int) -> float | None:
-        """The rate per second, from the first report of this piece to this one; None if it is too early to say."""
+        """The rate per second since the first report of this piece of work; None if it is too early for a rate."""
         now_s = self._clock()
         if done < self._done or total != self._total or self._done < 0:
             self._start_s, self._start_done, self._total = now_s, done, total

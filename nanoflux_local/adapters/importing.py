@@ -93,13 +93,13 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
 
 
 def _restore(exported: Adapter, new_adapter: Path, adapters_dir: Path, name: str) -> Path:
-    """Seal an exported adapter with the record that it brings."""
+    """Store an exported adapter with its own record."""
     if name:
         raise UsageError(
             f"adapter {exported.id} was exported by NanoFlux and keeps its own record", "import it without --name"
         )
-    for each in (WEIGHTS, CONFIG, MANIFEST, CARD):
-        shutil.copyfile(exported.folder / each, new_adapter / each)
+    for file in (WEIGHTS, CONFIG, MANIFEST, CARD):
+        shutil.copyfile(exported.folder / file, new_adapter / file)
     return place(new_adapter, adapters_dir / read_adapter(new_adapter).hash)
 
 

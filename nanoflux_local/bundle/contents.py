@@ -71,7 +71,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
     files |= _map_domains(home, runs)
     for name in adapters:
         files |= _map_adapter(home, name)
-    for run in runs if request.runs else ():  # those of `work` can be written from the merged ledger
+    for run in runs if request.runs else ():  # reports for `work` can be written from the merged ledger
         files |= _write_report(home, scratch, run)
     about: dict[str, Any] = {
         "nanoflux": __version__,
@@ -124,12 +124,12 @@ def _map_profiles(request: BundleRequest) -> dict[str, Path]:
 
 
 def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
-    """The requested runs, datasets, adapters and evaluations, with the runs from which the requested runs had to differ
-    and the adapters that were trained on the runs or used by them.
+    """The requested runs, datasets, adapters and evaluations; also the earlier runs whose questions the requested runs
+    had to avoid, and the adapters that were trained on the runs or used by them.
     """
     adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
     if request.work:
-        adapters |= {each.hash for each in list_adapters(home.adapters) if isinstance(each, Adapter)}
+        adapters |= {adapter.hash for adapter in list_adapters(home.adapters) if isinstance(adapter, Adapter)}
     if not (request.runs or request.datasets or request.evaluations or (request.work and home.ledger.exists())):
         return Wanted(adapters=adapters)
     with LedgerView(home.ledger) as view:
@@ -155,7 +155,7 @@ def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
 
 
 def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
-    """The runs, and those whose questions theirs had to differ from; they cannot be verified without these."""
+    """The runs, and the earlier runs whose questions they had to avoid: without these, they cannot be verified."""
     ordered = dict.fromkeys(runs)
     queue = list(ordered)
     while queue:

@@ -1,8 +1,8 @@
 """Merges a bundle into an existing home: its runs, trainings, evaluations, adapters, domains and other files.
 
-Nothing is overwritten. Adapters and calls are identified by their hashes, everything else by its name and its content.
-What differs from the part of the same name here is a conflict. With a conflict nothing is merged, unless the caller
-asks to leave the conflicting parts out. No file of a bundle is executed.
+Nothing is overwritten. Adapters and calls are identified by their hashes, other parts by name and content. A part that
+differs from the part with the same name in this home is a conflict. If there are conflicts, nothing is merged, unless
+the caller asks to leave the conflicting parts out. No file of a bundle is executed.
 """
 
 import filecmp
@@ -25,30 +25,35 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 LEDGER, ADAPTERS, REPORTS = "ledger.db", "adapters", "reports"
-MERGED = {ADAPTERS: "adapter", REPORTS: "report", "domains": "domain file", "profiles": "profile",
+KIND_BY_PART = {ADAPTERS: "adapter", REPORTS: "report", "domains": "domain file", "profiles": "profile",
           "models": "model manifest", "weights": "model", "corpus.db": "search corpus"}  # fmt: skip
-"""What a bundle may bring next to its ledger, and how messages call it."""
+"""The parts that a bundle may contain besides its ledger, with their kinds as messages name them."""
 SHOWN = 3
 """Maximum number of problems in a message."""
 
 
 @dataclass(slots=True)
 class BundleMerge:
-    """What was added, what was here already, and what was left out: names by kind ("run", "adapter", …)."""
+    """The outcome of a merge: the parts that were added and those that this home already had, as names by kind ("run",
+    "adapter", …), and the conflicts.
+    """
 
     added: dict[str, list[str]] = field(default_factory=dict)
     present: dict[str, list[str]] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        left_out = [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in self.conflicts]
-        return {"added": self.added, "present": self.present, "conflicts": left_out}
+        conflicts = [
+            {"kind": conflict.kind, "name": conflict.name, "reason": conflict.reason} for conflict in self.conflicts
+        ]
+        return {"added": self.added, "present": self.present, "conflicts": conflicts}
 
 
 def merge_bundle(
     path: Path, home: Home, skip_conflicts: bool = False, report: Callable[[str], None] = lambda _: None
 ) -> BundleMerge:
-    """Merge the `home` of a bundle into `home`, all or nothing; with `skip_conflicts`, all but the conflicting parts.
+    """Merge the `home` of a bundle into `home`, completely or not at all. With `skip_conflicts`, the conflicting parts
+    are left out.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -68,7 +73,7 @@ def merge_bundle(
             if (unpacked / LEDGER).is_file():
                 _merge_ledger(unpacked / LEDGER, connection, merge, report)
             if merge.conflicts and not skip_conflicts:
-                raise _refuse_conflicts(path, merge.conflicts)
+                raise _make_conflict_error(path, merge.conflicts)
             for source, target in moves.items():  # before the rows that refer to these files are committed
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 source.rename(target)
@@ -78,7 +83,7 @@ def merge_bundle(
 def _refuse_unmergeable(head: installer.Head) -> None:
     for name in head.files:
         folder, _, rest = name.partition("/")
-        if folder == "home" and rest.split("/")[0] not in {LEDGER, *MERGED}:
+        if folder == "home" and rest.split("/")[0] not in {LEDGER, *KIND_BY_PART}:
             raise RefusedError(f"{head.path} has {name!r}, which cannot be merged", "do not use this bundle")
 
 
@@ -104,12 +109,12 @@ def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
 
 
 def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tuple[Path, Path]]:
-    """The files and folders that this home lacks, each with its place here. Records what is here already, and what
-    conflicts.
+    """Yield the files and folders that this home lacks, each with its target path. Record in `merge` the parts that
+    this home already has, and the conflicts.
     """
     for source in sorted(_list_parts(unpacked)):
         name = source.relative_to(unpacked)
-        kind, target = MERGED[name.parts[0]], home.root / name
+        kind, target = KIND_BY_PART[name.parts[0]], home.root / name
         if name.parts[0] == ADAPTERS:
             _refuse_damaged_adapter(source)
         if not target.exists():
@@ -122,7 +127,7 @@ def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tupl
 
 
 def _list_parts(unpacked: Path) -> Iterator[Path]:
-    """What is added as a whole: each entry of the folders in `MERGED`, and the search corpus."""
+    """The parts that are merged as a whole: each entry of the folders in `KIND_BY_PART`, and the search corpus."""
     for path in unpacked.iterdir():
         if path.is_dir():
             yield from path.iterdir()
@@ -136,9 +141,11 @@ def _refuse_damaged_adapter(folder: Path) -> None:
 
 
 def _find_difference(kind: str, source: Path, target: Path) -> str:
-    """How a part differs from the one of the same name here; "" if it does not, or if only its description differs."""
+    """How a part differs from the part with the same name in this home; "" if it does not, or if only its description
+    differs.
+    """
     if kind == REPORTS:
-        return ""  # can be written again from the ledger
+        return ""  # a report can be written again from the ledger
     if kind == ADAPTERS:
         try:
             read_adapter(target)
@@ -172,7 +179,7 @@ def _merge_ledger(source: Path, connection: Any, merge: BundleMerge, report: Cal
     merge.conflicts += rows.conflicts
 
 
-def _refuse_conflicts(path: Path, conflicts: list[Conflict]) -> RefusedError:
+def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:
     lines = "\n".join(f"  {conflict}" for conflict in conflicts)
     return RefusedError(
         f"{path} conflicts with this home, and nothing is overwritten:\n{lines}",

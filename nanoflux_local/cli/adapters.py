@@ -127,9 +127,9 @@ def _describe_probe(probe: "ProbeRecord | None") -> str:
 @click.option("--name", default="", help="Additional name for the adapter [default: the folder's name].")
 @with_json
 def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
-    """Import FOLDER, a LoRA adapter in PEFT's format: of another trainer, or exported from another home.
+    """Import FOLDER, a LoRA adapter in PEFT's format from another trainer or another home.
 
-    Its tensors are compared with its base, which must be installed. No code in the folder is executed.
+    Its base model must be installed, so that the tensors can be compared. No code in the folder is executed.
     """
     from nanoflux_local.adapters.importing import import_adapter
     from nanoflux_local.adapters.store import read_adapter

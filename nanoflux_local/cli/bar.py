@@ -15,7 +15,7 @@ MINUTE_S = 60.0
 class Bar:
     """A bar on a terminal; otherwise one line for every tenth of the work, and after `every_s` seconds without a line.
 
-    `unit` is what is counted ("steps", "MiB"); "" if the note after the counts says so.
+    `unit` names the counted things ("steps", "MiB"); "" if the note after the counts names them.
     """
 
     WIDTH = 24
@@ -38,7 +38,7 @@ class Bar:
             line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
             click.echo(f"{line}\x1b[K", err=True, nl=False)
         elif int(share * 10) != self._last_tenth or self._clock() - self._last_line_s >= self._every_s:
-            # Not a larger tenth, but another one, since a new step restarts at 0.
+            # `!=` rather than `>`, since a new step restarts at 0.
             self._last_tenth, self._last_line_s = int(share * 10), self._clock()
             click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
 

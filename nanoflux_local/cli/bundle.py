@@ -27,7 +27,7 @@ class ByteSize(click.ParamType[int]):
 
 @click.group(name="bundle")
 def command() -> None:
-    """Create, verify, install and merge bundles: archives in parts that carry software, weights, data and work."""
+    """Create, verify, install and merge bundles: archives in parts with software, weights, data, runs and adapters."""
 
 
 @command.command()
@@ -156,14 +156,14 @@ def install(file: Path, to: Path, signers: Path | None) -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--skip-conflicts", is_flag=True, help="Merge the rest if parts differ from those in this home.")
+@click.option("--skip-conflicts", is_flag=True, help="Leave out parts that conflict with this home; merge the rest.")
 @click.option("--signers", type=click.Path(path_type=Path, exists=True), help="Allowed signers file (see ssh-keygen).")
 @with_json
 def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool) -> None:
     """Merge the bundle FILE into this home: add its runs, adapters, evaluations and data, and overwrite nothing.
 
-    A part that differs from the one of the same name here is a conflict: the command names it, and adds nothing unless
-    --skip-conflicts is set. Software in the bundle is not installed.
+    A part that differs from the part with the same name in this home is a conflict: the command names it, and adds
+    nothing unless --skip-conflicts is set. Software in the bundle is not installed.
     """
     from nanoflux_local.bundle import installer
     from nanoflux_local.bundle.merging import merge_bundle

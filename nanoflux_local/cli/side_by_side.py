@@ -58,7 +58,7 @@ def _show(comparison: "SideBySide", as_json: bool) -> None:
         return
     print_table(
         ("setting", comparison.first, comparison.second),
-        [[each.key, format_value(each.first), format_value(each.second)] for each in comparison.settings],
+        [[setting.key, format_value(setting.first), format_value(setting.second)] for setting in comparison.settings],
     )
 
 

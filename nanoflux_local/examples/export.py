@@ -43,8 +43,8 @@ UNKNOWN = "unknown; ask the publisher"
 class ExportSummary:
     """An exported file, as `export --json` prints it. `rows` and `data_digest` describe the file, `examples` and
     `digest` the examples in it. `without_rejected` counts examples without a preference pair; `seeds` and `models` map
-    names to licences. `description` is the file that describes the data to a trainer, and `command` what starts the
-    trainer in its folder; both are "" without one.
+    names to licences. `description` is the file that describes the data to a trainer, and `command` the command that
+    starts the trainer in the file's folder; both are "" if no trainer was chosen.
     """
 
     run: str
@@ -83,7 +83,8 @@ def export(
     trainer_name: str = "",
 ) -> ExportSummary:
     """Write the kept examples of a run, all or a selection, to `out` and their card next to it. `base` is the model
-    under which "likeliest" compares solutions. For a trainer, also write the file that describes the data to it.
+    under which "likeliest" compares solutions. With `trainer_name`, the file that describes the data to this trainer is
+    written too.
 
     Raises:
         NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none

@@ -1,7 +1,8 @@
-"""Other trainers that read exported files: the formats that each reads, and the file that describes the data to it.
+"""The trainers of other projects that read exported files: the formats that each reads, and the file that describes the
+data to it.
 
-The descriptions follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its folder,
-so that the folder can be moved.
+These files follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its folder, so
+that the folder can be moved.
 """
 
 import json
@@ -19,7 +20,7 @@ COLUMNS = {
     PROMPT_COMPLETION: ("prompt", "completion"),
     PREFERENCE: ("prompt", "chosen", "rejected"),
 }
-"""The columns of a format that a trainer reads; the others say where a row comes from."""
+"""The columns of a format that a trainer reads; the other columns state the origin of a row."""
 ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -43,8 +44,8 @@ class Trainer:
     """A trainer with the formats that it reads.
 
     `description` is the name of the file that describes the data; `{stem}` stands for the exported file's name without
-    its suffix. `describe` gives the text of this file from the exported file, the format and its rows; `command` the
-    command that trains, from the exported file and the format. `adapt` changes a row to what the trainer expects.
+    its suffix. `describe` returns the text of this file for an exported file, its format and its rows; `command`
+    returns the command that starts the training. `adapt` changes a row to what the trainer expects.
     """
 
     title: str
