@@ -24,7 +24,7 @@ ABOUT = {"nanoflux": "0.1.0", "models": ["small"]}
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle of four files in several parts, alone in its folder."""
+    """A bundle of four files in several parts; its folder contains nothing else."""
     source, folder = tmp_path / "source", tmp_path / "medium"
     folder.mkdir()
     files = {}

@@ -1,4 +1,4 @@
-"""`bundle create` packs software, weights and benchmarks for a lab, and runs to take out of it, without unrelated data.
+"""`bundle create` packs software, weights and benchmarks for a lab, or a run to take out of it, and nothing unrelated.
 
 Wheels come from a folder instead of a package index.
 """
@@ -110,12 +110,12 @@ def test_bundled_vllm_gets_a_separate_environment(
     assert not (lab / "vllm-wheels").exists()
     assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
         "needed-0.1.0.dist-info"
-    ], "only the listed packages are installed"
+    ], "other packages than the listed one were installed"
     assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [
         f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"
     ]
     components = json.loads((lab / "sbom.json").read_text())["components"]
-    assert "more" in {entry["name"] for entry in components}, "the bill of materials includes the packages of the extra"
+    assert "more" in {entry["name"] for entry in components}, "the bill of materials lacks the package of the extra"
 
 
 def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_path: Path) -> None:

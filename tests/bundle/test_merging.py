@@ -79,7 +79,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Path]:
-    """`pack(home)`: a bundle with all work of a home."""
+    """Create a bundle with all work of a home: `pack(home)`."""
 
     def write(home: Home, **request: object) -> Path:
         number = len(list(tmp_path.glob("*.pyz")))
@@ -132,7 +132,9 @@ def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: C
     assert read_column(office, "SELECT note FROM reviews") == ["clear"]
     events = "SELECT event FROM training_events"
     assert read_column(office, events) == read_column(lab, events)
-    assert read_adapter(office.adapters / adapter).probe is None, "a probe is valid on the machine that made it"
+    assert read_adapter(office.adapters / adapter).probe is None, (
+        "the probe was merged, although it is valid on one machine only"
+    )
     with LedgerView(lab.ledger) as there, LedgerView(office.ledger) as here:
         assert here.summarize_run(str(run)) == there.summarize_run(str(run))
     assert invoke(office, "run", "replay", str(run)).returncode == 0

@@ -59,7 +59,7 @@ def nanoflux() -> Callable[..., CommandResult]:
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    """Run a command in this process, which saves the imports: `invoke(home, "run", "list")`."""
+    """Run a command in this process, where modules are imported only once: `invoke(home, "run", "list")`."""
 
     def call(home: Path, *arguments: str) -> CommandResult:
         monkeypatch.setenv("NANOFLUX_HOME", str(home))

@@ -59,7 +59,7 @@ def test_rate_restarts_with_a_new_piece_of_work() -> None:
     meter = RateMeter(clock)
     assert meter.report(5, 10) is None, "what was done before the first report took an unknown time"
     clock.now_s += 1
-    assert meter.report(7, 10) is None, "too early"
+    assert meter.report(7, 10) is None, "a rate was reported after only one second"
     clock.now_s += 3
     assert meter.report(9, 10) == 1.0
     assert meter.report(0, 10) is None

@@ -28,6 +28,6 @@ def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> objec
 def test_run_under_faults_gives_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # limits the file size instead, which needs no privilege
+    monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # then the file size is limited, which needs no privilege
     row = matrix.row(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
     assert row.times >= 1 and row.same and row.wrong == []

@@ -57,7 +57,7 @@ def test_installed_script_completes_names_of_the_home(script: Path, original: Pa
     assert len(example) == 16
     assert complete_words(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
     assert complete_words(script, "run", "start", "--profile", "scr") == ["scripted"]
-    assert complete_words(script, "run", "show", "") == [], "without a ledger, completion prints nothing"
+    assert complete_words(script, "run", "show", "") == [], "completion printed something although there is no ledger"
 
 
 @pytest.mark.parametrize(

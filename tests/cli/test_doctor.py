@@ -88,7 +88,7 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WANDB_MODE", "online")
     assert not safety.check_guard().ok and "WANDB_MODE" in safety.check_guard().state
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(safety, "guard_environment", dict)  # the child is started as any other
+    monkeypatch.setattr(safety, "guard_environment", dict)  # the child process starts without the guard
     assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().state
 
 

@@ -54,7 +54,7 @@ def hostile_run(
     harm: str, hostile_url: str, nanoflux: Callable[..., Any], scripted_start: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, str]:  # fmt: skip
-    """A home with a run, "r", that keeps what the hostile server wrote; and the id of that example."""
+    """A home with a run, "r", that kept what the hostile server wrote, and the id of the kept example."""
     folder = tmp_path_factory.mktemp("hostile")
     config, home = folder / "hostile.toml", folder / "home"
     config.write_text(

@@ -86,7 +86,7 @@ def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -
 def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
     x1, x4 = make_plan("a100-40g-x1", "40"), make_plan("a100-40g-x4", "40,40,40,40")
     assert {x1[name]["utilisation"] for name in x1 if name} == {0.87}, (
-        "92% of the GPU, minus 1 GiB for each of two sleeping models"
+        "expected 92% of the GPU minus 1 GiB for each of two sleeping models"
     )
     assert {x4[name]["utilisation"] for name in x4 if name} == {0.92}
     assert len({x4[name]["gpus"][0] for name in x4 if name}) == 3, "the fourth GPU is not free"

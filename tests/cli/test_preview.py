@@ -68,7 +68,7 @@ def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
     assert estimate["basis"] == run["run"]
     assert estimate["forecast"]["turns"]["expected"] >= 20 and estimate["calls"]["expected"] >= 20
     other_rules = preview("--set", "judge.confidence=0.5", home=original)["estimate"]
-    assert other_rules["basis"] == "", "an earlier run with another judge does not predict the cost"
+    assert other_rules["basis"] == "", "the estimate is based on a run with another judge"
 
 
 def test_dry_run_plans_gpus(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

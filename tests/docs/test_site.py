@@ -26,7 +26,7 @@ def test_commands_page_matches_the_commands_help() -> None:
 def test_paper_table_names_existing_code_and_tests() -> None:
     page = (DOCS / "reference" / "paper.md").read_text(encoding="utf-8")
     places = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
-    assert len(places) == page.count("\n| ") - 1 and len(places) > 20, "each row names code and a test"
+    assert len(places) == page.count("\n| ") - 1 and len(places) > 20, "a row lacks its code or its test"
     for place, file, test in places:
         module, name = place.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name), place

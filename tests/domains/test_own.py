@@ -100,7 +100,9 @@ def test_domain_without_a_base_has_the_shared_prompts(write: Callable[..., Path]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
     assert domain.hash != load_domain("mine", write(MINIMAL.replace("doses", "drips"))).hash
-    assert domain.hash == load_domain("mine", write(MINIMAL.replace("0.9", "0.8"))).hash, "a run's own setting"
+    assert domain.hash == load_domain("mine", write(MINIMAL.replace("0.9", "0.8"))).hash, (
+        "the thresholds belong to a run, so they must not change the hash of the domain"
+    )
 
 
 ATTACKER = "prompt_files = { attacker = 'a.md' }"

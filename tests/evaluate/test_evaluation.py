@@ -125,7 +125,9 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
         assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
         repeated = FailingEndpoint("a", 9)
         complete = await evaluate(ledger, repeated, make_plan(repeated.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert repeated.requests == 1 and complete.unscored == 0, "only the missing reply is requested again"
+        assert repeated.requests == 1 and complete.unscored == 0, (
+            "other replies than the missing one were requested again"
+        )
 
 
 async def test_require_whole_allows_only_refused_prompts(tmp_path):

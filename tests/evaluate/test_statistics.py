@@ -174,7 +174,7 @@ def test_minimum_detectable_difference_has_80_percent_power():
 
 
 def parse_marks(pattern: str) -> list[list[bool]]:
-    """ "1 0 11 10" as items with their repeats."""
+    """The items of a pattern such as "1 0 11 10", each with the marks of its repeats."""
     return [[mark == "1" for mark in item] for item in pattern.split()]
 
 
@@ -330,7 +330,7 @@ def test_correct_prevalence_interval_has_its_nominal_coverage():
 
 
 def test_accuracy_interval_of_equal_shares_is_wilsons():
-    """Four of four right: the bootstrap would claim exactly 100%."""
+    """If all four answers are right, a bootstrap interval would be exactly 100% to 100%."""
     low, high = accuracy_interval([1.0] * 4)
     assert (low, high) == pytest.approx(wilson(4, 4)) and low < 0.6 and high == 1.0
     assert accuracy_interval([0.0] * 10) == pytest.approx(wilson(0, 10))

@@ -57,7 +57,7 @@ def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_p
     )
     assert "run-99-0: 99 examples are requested" in visible_text and "nanoflux experiment run small" in visible_text
     assert [tag for tag, _ in page.tags].count("svg") == 2, (
-        "the page must plot accuracies and losses; a single size gives no plot"
+        "expected a plot of accuracies and one of losses; a single size gives no plot"
     )
 
 
@@ -66,9 +66,7 @@ def test_report_marks_paper_figures_and_shows_no_other_benchmarks(resumed_experi
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r'<tr class="paper">(.*?)</tr>', text)
     assert len(rows) == 12 and any("63.3%" in row for row in rows)
-    assert not any("starter-easy" in row for row in rows), (
-        "the paper's rows must not contain the benchmarks of this run"
-    )
+    assert not any("starter-easy" in row for row in rows), "the paper's rows contain a benchmark of this experiment"
     assert "none of them is used here" in text
 
 

@@ -26,7 +26,7 @@ def test_turns_in_progress_are_those_with_replies_and_the_next(
 ) -> None:
     ledger.commit_turn("run", turn(0, "invalid", "kept_failed"), [])
     add_call(ledger, 1, 0, "attack")
-    add_call(ledger, 1, 8, "validation-0")  # of a run whose turns may have more attempts than the usual six
+    add_call(ledger, 1, 8, "validation-0")  # more attempts than the usual six
     add_call(ledger, 5, 0, "attack")
     tally = Tally("run", seed=7, attempts=9, steps=STEPS)
     with LedgerView(path) as view:

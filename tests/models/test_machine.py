@@ -1,4 +1,4 @@
-"""Gauges of the machine: read from files in the form of Linux's, and from this machine."""
+"""The gauges of the machine are read from files in the format of Linux, and from this machine."""
 
 from pathlib import Path
 

@@ -28,10 +28,9 @@ _CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast
 
 
 def read_program(reply: ChatReply) -> str | Unparsed:
-    """Read the program of a reply, in the fixed form; `NONE` if the judge says that there is nothing to calculate.
+    """Read the program of a reply, in the fixed form; `NONE` if the judge says that nothing is calculated.
 
-    Code blocks that open none of the `PARTS` are ignored as remarks or output. The program may be split over several
-    blocks.
+    Blocks without a part are remarks or output. A program may be split over several blocks, each with its parts.
     """
     code = extract_code(reply)
     if isinstance(code, Unparsed):
