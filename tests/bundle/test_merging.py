@@ -1,4 +1,4 @@
-"""Bundles with only work: they are merged into a home that has work already, and nothing is overwritten."""
+"""Bundles without software are merged into a home that already has work, and overwrite nothing."""
 
 import asyncio
 import hashlib
@@ -44,14 +44,14 @@ def play(home: Home, name: str, seed: int, **settings: object) -> str:
 
 def add_adapter(home: Home, run: str, weights: bytes) -> str:
     """Seal an adapter that was trained on a run, with its training and an evaluation; return its hash."""
-    made = home.root / "made"
-    made.mkdir()
-    (made / "adapter_config.json").write_text("{}")
-    (made / "adapter_model.safetensors").write_bytes(weights)
+    source = home.root / "made"
+    source.mkdir()
+    (source / "adapter_config.json").write_text("{}")
+    (source / "adapter_model.safetensors").write_bytes(weights)
     record = {"schema": 1, "base": {"name": "base", "revision": ""}, "imported": {"name": "mine", "base_hint": ""},
               "settings": {"r": 8, "alpha": 32.0, "dropout": 0.0}, "versions": {}}  # fmt: skip
     home.adapters.mkdir(exist_ok=True)
-    adapter = seal(made, home.adapters, record, lambda _: "card").name
+    adapter = seal(source, home.adapters, record, lambda _: "card").name
     (home.adapters / adapter / "probe.json").write_text('{"passed": true, "verdict": "it works", "at": "today"}')
     with Ledger(home.ledger) as ledger:
         training = f"train-{run}"
@@ -121,34 +121,34 @@ def invoke(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
-    own = read_column(office, "SELECT id FROM runs")
-    merged = invoke(office, "bundle", "merge", str(pack(lab)), "--json")
-    assert merged.returncode == 0, merged.stderr
+    office_runs = read_column(office, "SELECT id FROM runs")
+    result = invoke(office, "bundle", "merge", str(pack(lab)), "--json")
+    assert result.returncode == 0, result.stderr
     (run,) = read_column(lab, "SELECT id FROM runs")
-    added = json.loads(merged.stdout)["added"]
+    added = json.loads(result.stdout)["added"]
     (adapter,) = added["adapter"]
     assert (added["run"], added["training"], added["evaluation"]) == ([run], [f"train-{run}"], [f"e-{run}"])
-    assert set(read_column(office, "SELECT id FROM runs")) == {*own, run} and find_problems(office) == []
+    assert set(read_column(office, "SELECT id FROM runs")) == {*office_runs, run} and find_problems(office) == []
     assert read_column(office, "SELECT note FROM reviews") == ["clear"]
     events = "SELECT event FROM training_events"
     assert read_column(office, events) == read_column(lab, events)
     assert read_adapter(office.adapters / adapter).probe is None, (
         "the probe was merged, although it is valid on one machine only"
     )
-    with LedgerView(lab.ledger) as there, LedgerView(office.ledger) as here:
-        assert here.summarize_run(str(run)) == there.summarize_run(str(run))
+    with LedgerView(lab.ledger) as lab_view, LedgerView(office.ledger) as office_view:
+        assert office_view.summarize_run(str(run)) == lab_view.summarize_run(str(run))
     assert invoke(office, "run", "replay", str(run)).returncode == 0
-    back = Home(lab.root.parent / "copy")
-    shutil.copytree(lab.root, back.root)
-    merge = merge_bundle(pack(office), back)
-    assert merge.added["run"] == own and merge.present["run"] == [run] and find_problems(back) == []
+    lab_copy = Home(lab.root.parent / "copy")
+    shutil.copytree(lab.root, lab_copy.root)
+    merge = merge_bundle(pack(office), lab_copy)
+    assert merge.added["run"] == office_runs and merge.present["run"] == [run] and find_problems(lab_copy) == []
 
 
 def test_repeated_merge_adds_only_later_reviews(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
     merge_bundle(pack(lab), office)
     before = digest_rows(office)
-    again = merge_bundle(pack(lab), office)
-    assert again.added == {} and again.conflicts == [] and digest_rows(office) == before
+    repeated = merge_bundle(pack(lab), office)
+    assert repeated.added == {} and repeated.conflicts == [] and digest_rows(office) == before
     copy = Home(lab.root.parent / "reviewed")
     shutil.copytree(lab.root, copy.root)
     (run,) = read_column(lab, "SELECT id FROM runs")
@@ -164,12 +164,12 @@ def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack
     with Ledger(office.ledger) as ledger:
         ledger.create_run(str(run), "other", {"domain": "starter", "target": 1, "max_turns": 1}, {})
     before = digest_rows(office)
-    refused = invoke(office, "bundle", "merge", str(bundle))
-    assert refused.returncode == 3 and f"run {run}: a run of this id with other settings is here" in refused.stderr
+    refusal = invoke(office, "bundle", "merge", str(bundle))
+    assert refusal.returncode == 3 and f"run {run}: a run of this id with other settings is here" in refusal.stderr
     assert digest_rows(office) == before and not office.adapters.exists()
     assert not list(office.root.glob(".merge-*"))
-    skipped = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
-    assert skipped.returncode == 0 and f"left out: run {run}" in skipped.stderr
+    partial = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
+    assert partial.returncode == 0 and f"left out: run {run}" in partial.stderr
     assert read_column(office, "SELECT id FROM evaluations") == [f"e-{run}"]
     assert read_column(office, "SELECT count(*) FROM turns WHERE run = '" + str(run) + "'") == [0]
 
@@ -197,16 +197,16 @@ def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Pat
 
 
 def test_dataset_with_other_items_becomes_a_version(tmp_path: Path, lab: Home, pack: Callable[..., Path]) -> None:
-    there, here = Home(tmp_path / "there"), Home(tmp_path / "here").prepare()
-    shutil.copytree(lab.root, there.root)
-    for home, question in ((there, "How many are 2 and 3?"), (here, "How many are 4 and 5?")):
+    origin, target = Home(tmp_path / "there"), Home(tmp_path / "here").prepare()
+    shutil.copytree(lab.root, origin.root)
+    for home, question in ((origin, "How many are 2 and 3?"), (target, "How many are 4 and 5?")):
         with Ledger(home.ledger) as ledger:
             ledger.import_dataset("ours", "ours.jsonl", question, [(Seed("ours-1", "ours", question, "5"), "train")], 0)
-    bundle = pack(there, work=True, datasets=("ours",))
-    (version,) = merge_bundle(bundle, here).added["dataset"]
-    assert version.startswith("ours@") and merge_bundle(bundle, here).present["dataset"] == [version]
-    with LedgerView(here.ledger) as view:
-        (run,) = read_column(there, "SELECT id FROM runs")
+    bundle = pack(origin, work=True, datasets=("ours",))
+    (version,) = merge_bundle(bundle, target).added["dataset"]
+    assert version.startswith("ours@") and merge_bundle(bundle, target).present["dataset"] == [version]
+    with LedgerView(target.ledger) as view:
+        (run,) = read_column(origin, "SELECT id FROM runs")
         assert view.pinned_versions(str(run)) == {"ours": version}
         assert view.items("ours", "train")[0].question == "How many are 4 and 5?"
         assert view.items(version, "train")[0].question == "How many are 2 and 3?"
@@ -232,8 +232,8 @@ def test_adapter_is_bundled_with_its_training_and_evaluation(
     lab: Home, tmp_path: Path, pack: Callable[..., Path]
 ) -> None:
     (run,) = read_column(lab, "SELECT id FROM runs")
-    here = Home(tmp_path / "here").prepare()
-    added = merge_bundle(pack(lab, adapters=("mine",)), here).added
+    target = Home(tmp_path / "here").prepare()
+    added = merge_bundle(pack(lab, adapters=("mine",)), target).added
     assert set(added) == {"adapter", "training", "evaluation"} and added["evaluation"] == [f"e-{run}"]
     added = merge_bundle(pack(lab, evaluations=(f"e-{run}",)), Home(tmp_path / "third").prepare()).added
     assert added == {"evaluation": [f"e-{run}"]}

@@ -1,4 +1,4 @@
-"""`nanoflux run attempts / calls / problems / log`."""
+"""`nanoflux run attempts`, `calls`, `problems` and `log` show what happened in a run."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from nanoflux_local.run import configs, runs
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """A home with a finished scripted run, and the id of the run."""
     home = Home(tmp_path_factory.mktemp("attempts") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 25, "seed": 7, "seeds": {"min": 2}}, home)
@@ -32,63 +32,63 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, asyncio.run(generate())
 
 
-def call(home: Home, *words: str) -> Result:
+def run_command(home: Home, *words: str) -> Result:
     return CliRunner().invoke(nanoflux, words, env={"NANOFLUX_HOME": str(home.root)})
 
 
-def read(home: Home, *words: str) -> Any:
-    return json.loads(call(home, *words, "--json").stdout)
+def read_json(home: Home, *words: str) -> Any:
+    return json.loads(run_command(home, *words, "--json").stdout)
 
 
-def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(played: tuple[Home, str]) -> None:
-    home, run = played
-    funnel = read(home, "run", "show", run)["funnel"]
-    attempts = read(home, "run", "attempts", run)
+def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(finished_run: tuple[Home, str]) -> None:
+    home, run = finished_run
+    funnel = read_json(home, "run", "show", run)["funnel"]
+    attempts = read_json(home, "run", "attempts", run)
     assert len(attempts) == funnel["attempts"] and attempts[0]["attack"]["question"]
-    invalid = read(home, "run", "attempts", run, "--outcome", "invalid")
+    invalid = read_json(home, "run", "attempts", run, "--outcome", "invalid")
     assert len(invalid) == funnel["invalid"] > 0
-    assert [each for each in attempts if each["outcome"] == "invalid"] == invalid
-    turn = next(each["turn"] for each in attempts if each["attempt"] == 1)
-    assert {each["turn"] for each in read(home, "run", "attempts", run, "--turn", str(turn))} == {turn}
-    table = call(home, "run", "attempts", run, "--outcome", "invalid").stdout
+    assert [entry for entry in attempts if entry["outcome"] == "invalid"] == invalid
+    turn = next(entry["turn"] for entry in attempts if entry["attempt"] == 1)
+    assert {entry["turn"] for entry in read_json(home, "run", "attempts", run, "--turn", str(turn))} == {turn}
+    table = run_command(home, "run", "attempts", run, "--outcome", "invalid").stdout
     assert len(table.splitlines()) == len(invalid) + 1 and "invalid" in table
-    assert isinstance(call(home, "run", "attempts", run, "--turn", "9999").exception, NothingMatchedError)
+    assert isinstance(run_command(home, "run", "attempts", run, "--turn", "9999").exception, NothingMatchedError)
 
 
-def test_calls_prints_requests_and_replies_by_attempt(played: tuple[Home, str]) -> None:
-    home, run = played
-    turn = next(each["turn"] for each in read(home, "run", "attempts", run) if each["attempt"] == 1)
-    calls = read(home, "run", "calls", run, str(turn))
+def test_calls_prints_requests_and_replies_by_attempt(finished_run: tuple[Home, str]) -> None:
+    home, run = finished_run
+    turn = next(entry["turn"] for entry in read_json(home, "run", "attempts", run) if entry["attempt"] == 1)
+    calls = read_json(home, "run", "calls", run, str(turn))
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT uses FROM turns WHERE run = ? AND number = ?", run, turn)
         assert row is not None and len(calls) == row["uses"]
-    second = read(home, "run", "calls", run, str(turn), "--attempt", "1")
-    assert second == [each for each in calls if each["attempt"] == 1] and second[0]["step"] == "attack"
+    second = read_json(home, "run", "calls", run, str(turn), "--attempt", "1")
+    assert second == [entry for entry in calls if entry["attempt"] == 1] and second[0]["step"] == "attack"
     prompt = second[0]["request"]["messages"][0]["content"]
-    text = call(home, "run", "calls", run, str(turn), "--attempt", "1").stdout
+    text = run_command(home, "run", "calls", run, str(turn), "--attempt", "1").stdout
     assert prompt.splitlines()[0] in text and second[0]["reply"]["text"].splitlines()[0] in text
 
 
-def test_calls_hide_secrets(played: tuple[Home, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    home, run = played
-    question = read(home, "run", "attempts", run, "--turn", "0")[0]["attack"]["question"]
+def test_calls_hide_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    home, run = finished_run
+    question = read_json(home, "run", "attempts", run, "--turn", "0")[0]["attack"]["question"]
     monkeypatch.setenv("SOME_API_KEY", question[:30])
-    text = call(home, "run", "calls", run, "0").stdout
+    text = run_command(home, "run", "calls", run, "0").stdout
     assert question[:30] not in text and redaction.MARK in text
 
 
-def test_problems_are_grouped_with_a_fix(played: tuple[Home, str]) -> None:
-    home, run = played
-    warnings = read(home, "run", "problems", run)
-    unread = read(home, "run", "attempts", run, "--outcome", "unparsed", "--outcome", "failed")
-    assert {each["severity"] for each in warnings} == {"warning"}
-    assert sum(each["count"] for each in warnings) == len(unread) > 1
-    cut = next(each for each in warnings if "reasoning" in each["message"])
+def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None:
+    home, run = finished_run
+    warnings = read_json(home, "run", "problems", run)
+    unread_attempts = read_json(home, "run", "attempts", run, "--outcome", "unparsed", "--outcome", "failed")
+    assert {entry["severity"] for entry in warnings} == {"warning"}
+    assert sum(entry["count"] for entry in warnings) == len(unread_attempts) > 1
+    cut = next(entry for entry in warnings if "reasoning" in entry["message"])
     assert "--set endpoints.duelist-" in cut["fix"] and ".reasoning_tokens=N`" in cut["fix"]
     with Ledger(home.ledger) as ledger:
         for seconds in (1.0, 2.0):
             ledger.add_fault(run, Fault("duelist-b", "unreachable", "it does not answer", seconds=seconds), "defender")
-    problem, *others = read(home, "run", "problems", run)
+    problem, *others = read_json(home, "run", "problems", run)
     assert others == warnings
     assert (
         problem["severity"] == "fault"
@@ -96,14 +96,14 @@ def test_problems_are_grouped_with_a_fix(played: tuple[Home, str]) -> None:
         and problem["where"] == "defender duelist-b: unreachable"
     )
     assert f"nanoflux run resume {run} --set endpoints.duelist-b.url=URL" in problem["fix"]
-    assert "it does not answer (2 times)" in call(home, "run", "problems", run).stdout
+    assert "it does not answer (2 times)" in run_command(home, "run", "problems", run).stdout
 
 
-def test_log_prints_its_last_lines_or_says_that_there_is_none(played: tuple[Home, str]) -> None:
-    home, run = played
-    assert isinstance(call(home, "run", "log", run).exception, NothingMatchedError)
+def test_log_prints_its_last_lines_or_says_that_there_is_none(finished_run: tuple[Home, str]) -> None:
+    home, run = finished_run
+    assert isinstance(run_command(home, "run", "log", run).exception, NothingMatchedError)
     log = Work(RUN, run).log(home)
     log.parent.mkdir(exist_ok=True)
     log.write_text("".join(f"line {number}\n" for number in range(9)))
-    assert call(home, "run", "log", run, "--lines", "2").stdout == "line 7\nline 8\n"
-    assert read(home, "run", "log", run, "--lines", "1")["lines"] == ["line 8"]
+    assert run_command(home, "run", "log", run, "--lines", "2").stdout == "line 7\nline 8\n"
+    assert read_json(home, "run", "log", run, "--lines", "1")["lines"] == ["line 8"]

@@ -136,7 +136,7 @@ def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytes
     assert not check.ok and "2 NVIDIA cards" in check.state and "driver" in check.fix
 
 
-SMI = {
+NVIDIA_SMI_SCRIPTS = {
     "unified memory": "echo 'NVIDIA GB10, [N/A], 580.95.05'",
     "one of two": "echo 'NVIDIA A100, 40960, 570'; echo 'NVIDIA A100, [Insufficient Permissions], 570'",
     "one lost": "echo 'Unable to determine the device handle: Unknown Error'; echo 'NVIDIA A100, 40960, 570'; exit 15",
@@ -158,7 +158,9 @@ SMI = {
 def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
     nanoflux: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, doctor: str, plan: str, code: int
 ) -> None:
-    path = f"{write_program(tmp_path / 'bin', 'nvidia-smi', SMI[output])}{os.pathsep}{os.environ['PATH']}"
+    path = (
+        f"{write_program(tmp_path / 'bin', 'nvidia-smi', NVIDIA_SMI_SCRIPTS[output])}{os.pathsep}{os.environ['PATH']}"
+    )
     result = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
     assert result.code == code and "Traceback" not in result.err, result.err
     assert re.search(plan, result.err) and "--gpus 40,40" in result.err, result.err

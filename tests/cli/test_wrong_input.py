@@ -50,7 +50,7 @@ FILES = {
     "wide-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
 SERVED = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
-SET = [
+SETTING_ERRORS = [
     ("sed=1", "unknown key 'sed'.*did you mean 'seed'. keys there: .*seed"),
     ("question=0.8", "unknown key 'question'.*did you mean 'novelty.question'"),
     ("temperature=1", "unknown key 'temperature'.*'roles.attacker.sampling.temperature' or "),
@@ -143,14 +143,14 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter by a relative path": (("adapters", "merge", "../x", "-o", "out"), 2, "'../x' is a path"),
     "an adapter by a pattern": (("adapters", "export", "*", "-o", "out"), 4, "no adapter '\\*'"),
     "an adapter to import that is not a folder": (("adapters", "import", "good.jsonl"), 2, "is not a folder"),
-    "an adapter to carry by its path": (
+    "an adapter to bundle by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
     ),
-    **{f"--set {text}": ((*START, "--set", text), 2, message) for text, message in SET},
+    **{f"--set {text}": ((*START, "--set", text), 2, message) for text, message in SETTING_ERRORS},
 }  # fmt: skip
 
 
-OUTSIDE = ("unknown domain", "unknown option", "missing weights", "a row without its keys", "--set sed=1")
+SUBPROCESS_CASES = ("unknown domain", "unknown option", "missing weights", "a row without its keys", "--set sed=1")
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_wrong_input_is_named_and_creates_nothing(folder: Path, tmp_path: Path, 
     check_wrong_input(invoke, name, folder, tmp_path / "home")
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", SUBPROCESS_CASES)
 def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
     check_wrong_input(nanoflux, name, folder, tmp_path / "home")
 

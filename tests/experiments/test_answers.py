@@ -49,8 +49,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
 
 
 def choose_rows(answers: dict[str, Answers], **condition: object) -> list:
-    whole_condition = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
-    return choose_items(whole_condition, ITEMS, answers, load_domain("starter"))
+    parsed_condition = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
+    return choose_items(parsed_condition, ITEMS, answers, load_domain("starter"))
 
 
 def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None:
