@@ -69,6 +69,11 @@ class Home:
         return self.root / "profiles"
 
     @property
+    def keymap(self) -> Path:
+        """The user's keys of the terminal application."""
+        return self.root / "keymap.toml"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

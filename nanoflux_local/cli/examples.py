@@ -9,6 +9,7 @@ import click
 
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import EXAMPLE, RUN
+from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -197,12 +198,15 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
     help="Your verdict: keep, drop, fix (keep once corrected), or open to withdraw an earlier verdict.",
 )
 @click.option("--note", default="", help="Reason for the verdict.")
+@click.option("--edit", is_flag=True, help="Write the note in $EDITOR.")
 @click.option("--reviewer", default="", help="Name of the reviewer [default: the account's name].")
 @with_json
-def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) -> None:
+def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_json: bool) -> None:
     """Record your verdict on an example. Earlier verdicts are kept; the newest counts."""
     from nanoflux_local.examples.review import record_review
 
+    if edit:
+        note = edit_text(note).strip()
     entry = record_review(current_home(), example, verdict, note, reviewer)
     if as_json:
         print_json(entry)

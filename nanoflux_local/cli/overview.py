@@ -61,6 +61,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *_forecast_rows(overview.forecast),
         ("repeatable", "yes" if run.repeatable else "no: an endpoint does not guarantee equal replies"),
         ("digest", run.digest),
+        *([("note", run.note)] if run.note else []),
     ]
 
 

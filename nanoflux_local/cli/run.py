@@ -12,6 +12,7 @@ from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import current_home, launch_detached, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
+from nanoflux_local.cli.notes import show_or_change_note, with_edit
 from nanoflux_local.cli.overview import show_run
 from nanoflux_local.cli.side_by_side import compare_runs
 from nanoflux_local.errors import LedgerError, NothingMatchedError
@@ -343,6 +344,16 @@ def show(run: str, only_config: bool, as_json: bool) -> None:
     from nanoflux_local.cli.preview import show_config
 
     (show_config if only_config else show_run)(current_home(), run, as_json)
+
+
+@command.command()
+@click.argument("run", type=RUN)
+@click.argument("text", required=False)
+@with_edit
+@with_json
+def note(run: str, text: str | None, edit: bool, as_json: bool) -> None:
+    """Store TEXT as the note on a run, or print the note. The newest note counts; "" removes it."""
+    show_or_change_note("run", lambda: _find_id(current_home(), run), text, edit, as_json)
 
 
 @command.command()

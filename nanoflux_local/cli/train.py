@@ -227,6 +227,7 @@ def show_state(summary: "TrainingSummary") -> None:
             ("adapter", summary.adapter[:16] or "none yet"),
             ("seconds", f"{summary.seconds:.0f}"),
             ("process", f"{worker.pid} {worker.wish}".strip() if worker else "none"),
+            *([("note", summary.note)] if summary.note else []),
         ],
     )
 

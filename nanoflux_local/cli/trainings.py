@@ -7,6 +7,7 @@ import click
 from nanoflux_local.cli import common
 from nanoflux_local.cli.common import print_json, print_table, say, with_json
 from nanoflux_local.cli.names import TRAINING
+from nanoflux_local.cli.notes import show_or_change_note, with_edit
 from nanoflux_local.cli.side_by_side import compare_trainings
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
@@ -65,6 +66,16 @@ def show(training: str, curve: bool, as_json: bool) -> None:
             points = view.training_curve(summary.training)
         document["curve"] = [{"kind": kind, **event} for kind, event in points]
     print_json(document)
+
+
+@command.command()
+@click.argument("training", type=TRAINING)
+@click.argument("text", required=False)
+@with_edit
+@with_json
+def note(training: str, text: str | None, edit: bool, as_json: bool) -> None:
+    """Store TEXT as the note on a training, or print the note. The newest note counts; "" removes it."""
+    show_or_change_note("training", lambda: _find_id(common.current_home(), training), text, edit, as_json)
 
 
 @command.command()

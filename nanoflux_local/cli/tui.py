@@ -16,12 +16,13 @@ from nanoflux_models.child import module_command
     "--tour", is_flag=True, help="Show a guided tour with scripted models; it needs no weights and leaves no files."
 )
 @click.option("--light", is_flag=True, help="Start with the light theme.")
-def command(in_browser: bool, port: int, tour: bool, light: bool) -> None:
+@click.option("--keys", is_flag=True, help="Print every action with its keys, as the content of a keymap.toml.")
+def command(in_browser: bool, port: int, tour: bool, light: bool, keys: bool) -> None:
     """Open the terminal application: watch and steer runs, read examples, train, compare, manage servers.
 
     Closing it stops no run. `nanoflux-tui` is the same program.
     """
-    flags = {"--web": in_browser, "--tour": tour, "--light": light}
+    flags = {"--web": in_browser, "--tour": tour, "--light": light, "--keys": keys}
     arguments = [*(flag for flag, is_set in flags.items() if is_set), *(["--port", str(port)] if port else [])]
     sys.stdout.flush()
     application = module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)

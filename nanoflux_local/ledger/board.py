@@ -17,13 +17,15 @@ from nanoflux_local.ledger.views import LedgerView
 Sort = Literal["run", "training", "evaluation", "experiment"]
 FAILURE_STAYS = timedelta(days=1)
 """How long failed work stays at the top of the board; after that it is sorted by time."""
+MAX_PLACEHOLDERS = 500
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
 _ENDED = 4
-_NEWEST_REVIEW = ", ".join(
+_REVIEW, _REVIEW_NOTE = (
     f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
-    f" ORDER BY id DESC LIMIT 1) AS {name}"
-    for column, name in (("nullif(verdict, 'open')", "review"), ("note", "note"))
+    " ORDER BY id DESC LIMIT 1)"
+    for column in ("nullif(verdict, 'open')", "note")
 )
+_NEWEST_REVIEW = f"{_REVIEW} AS review, {_REVIEW_NOTE} AS note"
 """The columns with the newest review of an example."""
 _ALL_WORK = """
     SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
@@ -189,23 +191,73 @@ def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:
     return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
 
 
-def example_keys(view: LedgerView, run: str = "", words: str = "", reason: str = "") -> "array[int]":
-    """The row ids of the examples whose question, solution or answer contains each of the `words`: those of one run in
-    turn order, or those of all runs, the newest first.
+EXAMPLE_ORDERS: dict[str, tuple[str, ...]] = {
+    "turn": ("turn",),
+    "reason": ("reason",),
+    "pass": ("pass_rate",),
+    "level": ("level",),
+    "review": (_REVIEW,),
+    "answer": ("CAST(answer AS REAL)", "answer COLLATE NOCASE"),
+    "question": ("question COLLATE NOCASE",),
+    "run": ("(SELECT name FROM runs WHERE runs.id = examples.run) COLLATE NOCASE",),
+}
+"""The columns by which examples can be sorted, as SQL. Answers are sorted as numbers, then as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSelection:
+    """Which examples a list shows, and in which order.
+
+    Each of the `words` occurs in the question, the solution or the answer. `review` is a verdict, or "none" for
+    examples without one. `order` is a key of `EXAMPLE_ORDERS`; without it, the examples of one run are in turn order,
+    and those of all runs start with the newest. An empty field selects everything.
     """
+
+    run: str = ""
+    words: str = ""
+    reason: str = ""
+    review: str = ""
+    order: str = ""
+    descending: bool = False
+
+
+def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
+    """The row ids of the selected examples."""
     clauses, values = ["1"], list[object]()
-    if run:
-        clauses.append("run = ?")
-        values.append(run)
-    if reason:
-        clauses.append("reason = ?")
-        values.append(reason)
-    for word in words.split():
+    for column, value in (("run", selection.run), ("reason", selection.reason)):
+        if value:
+            clauses.append(f"{column} = ?")
+            values.append(value)
+    if selection.review:
+        clauses.append(f"{_REVIEW} IS ?")
+        values.append(None if selection.review == "none" else selection.review)
+    for word in selection.words.split():
         clauses.append("(question LIKE ? ESCAPE '!' OR solution LIKE ? ESCAPE '!' OR answer LIKE ? ESCAPE '!')")
         values += [f"%{_literal(word)}%"] * 3
-    order = "turn" if run else "rowid DESC"
-    sql = f"SELECT rowid FROM examples WHERE {' AND '.join(clauses)} ORDER BY {order}"
+    sql = f"SELECT rowid FROM examples WHERE {' AND '.join(clauses)} ORDER BY {_build_order(selection)}"
     return array("q", (row[0] for row in view.rows(sql, *values)))
+
+
+def _build_order(selection: ExampleSelection) -> str:
+    """The ORDER BY terms of a selection. Examples without a value come last."""
+    own_order = "turn" if selection.run else "rowid DESC"
+    if not selection.order:
+        return own_order
+    direction = "DESC" if selection.descending else "ASC"
+    terms = EXAMPLE_ORDERS[selection.order]
+    return ", ".join([f"{terms[0]} IS NULL", *(f"{term} {direction}" for term in terms), own_order])
+
+
+def list_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> list[int]:
+    """The examples among these that have no review, in their order."""
+    unreviewed = list[int]()
+    for start in range(0, len(row_ids), MAX_PLACEHOLDERS):
+        part = row_ids[start : start + MAX_PLACEHOLDERS]
+        placeholders = ",".join("?" * len(part))
+        sql = f"SELECT rowid FROM examples WHERE rowid IN ({placeholders}) AND {_REVIEW} IS NULL"
+        open_ids = {row[0] for row in view.rows(sql, *part)}
+        unreviewed += [row_id for row_id in part if row_id in open_ids]
+    return unreviewed
 
 
 def _literal(word: str) -> str:
@@ -218,7 +270,8 @@ def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str
     placeholders = ",".join("?" * len(row_ids))
     rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, passes, tries, substr(question, 1, 400) AS question,"
-        f" substr(answer, 1, 80) AS answer, {_NEWEST_REVIEW} FROM examples WHERE rowid IN ({placeholders})",
+        " substr(answer, 1, 80) AS answer, (SELECT name FROM runs WHERE runs.id = examples.run) AS run_name,"
+        f" {_NEWEST_REVIEW} FROM examples WHERE rowid IN ({placeholders})",
         *row_ids,
     )
     return {row["row"]: dict(row) for row in rows}

@@ -63,6 +63,7 @@ def merge_rows(connection: sqlite3.Connection, source: LedgerView) -> LedgerMerg
     merger.add_each("training", "trainings", merger.add_training)
     merger.add_each("evaluation", "evaluations", merger.add_evaluation)
     merger.add_reviews()
+    merger.add_notes()
     return merger.merge
 
 
@@ -176,6 +177,18 @@ class _Merger:
                 if added:
                     self._copy("reviews", [dict(row)])
                 self._record("review", f"{row['run']} turn {row['turn']}", added)
+
+    def add_notes(self) -> None:
+        """Add the notes that are not here, on runs and trainings of the source that are here or were added."""
+        columns = "kind, subject, note, at"
+        here = set(self._rows(f"SELECT {columns} FROM notes"))
+        for row in self._source.rows(f"SELECT {columns} FROM notes ORDER BY id"):
+            subjects = {*self.merge.added.get(row["kind"], ()), *self.merge.present.get(row["kind"], ())}
+            if row["subject"] in subjects:
+                added = tuple(row) not in here
+                if added:
+                    self._copy("notes", [dict(row)])
+                self._record("note", f"{row['kind']} {row['subject']}", added)
 
     # Trainings and evaluations
 

@@ -468,3 +468,20 @@ def m023_pass_rates(db: Database) -> None:
         UPDATE examples SET passes = (reason = 'kept_novel'), tries = 1;
         """
     )
+
+
+@migrations()
+def m024_notes(db: Database) -> None:
+    """Notes of people on runs and trainings. Notes are only added: the newest of a subject counts."""
+    db.executescript(
+        """
+        CREATE TABLE notes (
+            id INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            note TEXT NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX notes_subject ON notes (kind, subject);
+        """
+    )

@@ -311,6 +311,13 @@ class Ledger:
                 ],
             )
 
+    def add_note(self, kind: str, subject: str, note: str) -> None:
+        """Commit a note on a run or training."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO notes (kind, subject, note, at) VALUES (?,?,?,?)", (kind, subject, note, now())
+            )
+
     # Benchmarks
 
     def has_dataset(self, name: str, source_hash: str) -> bool:

@@ -75,6 +75,7 @@ class RunSummary:
     seconds: float
     repeatable: bool | None
     created_at: str
+    note: str
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `run list --json`, the first part of `run show --json`."""

@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sqlite_utils import Database
 
@@ -216,7 +216,15 @@ class LedgerView:
             seconds=round(run["seconds"], 3),
             repeatable=environment.get("repeatable"),
             created_at=run["created_at"],
+            note=self.note("run", run["id"]),
         )
+
+    def note(self, kind: Literal["run", "training"], subject: str) -> str:
+        """The newest note on a run or training; "" if there is none."""
+        row = self.row(
+            "SELECT note FROM notes WHERE kind = ? AND subject = ? ORDER BY at DESC, id DESC LIMIT 1", kind, subject
+        )
+        return "" if row is None else str(row["note"])
 
     def contents(self) -> dict[str, int]:
         """The number of rows in each main table."""

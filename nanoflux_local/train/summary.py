@@ -40,6 +40,7 @@ class TrainingSummary:
     settings: Mapping[str, Any]
     source: Mapping[str, Any]
     started_at: str
+    note: str
     worker: Worker | None
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def summarize_row(home: Home, view: LedgerView, row: Mapping[str, Any]) -> Train
         "settings": json.loads(row["settings"]),
         "source": json.loads(row["plan"]).get("source", {}),
         "started_at": row["started_at"],
+        "note": view.note("training", row["id"]),
     }
     state = check_work(home, view, Work(TRAINING, row["id"]), fields)
     current = {"status": state.status, "message": state.message, "seconds": state.seconds, "worker": state.worker}

@@ -18,6 +18,8 @@ CREATE TABLE items ( dataset TEXT NOT NULL REFERENCES datasets (name), position 
 CREATE INDEX items_split ON items (dataset, split);
 CREATE TABLE jobs ( id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, pid INTEGER NOT NULL, boot TEXT NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL, started_at TEXT NOT NULL, heartbeat_at TEXT NOT NULL , wish TEXT NOT NULL DEFAULT '', began_s REAL NOT NULL DEFAULT 0.0, beat_s REAL NOT NULL DEFAULT 0.0) STRICT;
 CREATE INDEX jobs_subject ON jobs (kind, subject);
+CREATE TABLE notes ( id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, note TEXT NOT NULL, at TEXT NOT NULL ) STRICT;
+CREATE INDEX notes_subject ON notes (kind, subject);
 CREATE TABLE packs ( call INTEGER PRIMARY KEY REFERENCES calls (id), dictionary INTEGER NOT NULL, request BLOB NOT NULL, reply BLOB NOT NULL ) STRICT;
 CREATE TABLE pinned ( run TEXT NOT NULL REFERENCES runs (id), dataset TEXT NOT NULL, version TEXT NOT NULL, PRIMARY KEY (run, dataset) ) STRICT;
 CREATE TABLE reviews ( id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), turn INTEGER NOT NULL, attempt INTEGER NOT NULL, reviewer TEXT NOT NULL, verdict TEXT NOT NULL, note TEXT NOT NULL, blind INTEGER NOT NULL, at TEXT NOT NULL ) STRICT;

@@ -26,6 +26,7 @@ RELEASED = [
     "m021_reasoning",
     "m022_dataset_files",
     "m023_pass_rates",
+    "m024_notes",
 ]
 
 

@@ -3,9 +3,12 @@ application."""
 
 import asyncio
 import itertools
+import re
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +24,7 @@ from nanoflux_tui.app import NanofluxApp
 from nanoflux_tui.widgets.bars import ErrorBar
 
 WITHIN_S = 60.0
+TERMINAL_WITHIN_S = 240.0
 SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
 
 
@@ -179,3 +183,54 @@ def drive() -> Callable[..., None]:
         asyncio.run(drive_app())
 
     return run
+
+
+class Terminal:
+    """A separate tmux server with one window of 120 x 40."""
+
+    def __init__(self, socket: Path) -> None:
+        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+
+    def start(self, command: list[str], env: dict[str, str]) -> None:
+        words = [*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", *command]
+        subprocess.run(words, check=True, env=env, stdin=subprocess.DEVNULL, timeout=60)
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            subprocess.run([*self._tmux, "send-keys", key], check=True, timeout=60)
+            time.sleep(0.1)
+
+    def type(self, text: str) -> None:
+        subprocess.run([*self._tmux, "send-keys", "-l", text], check=True, timeout=60)
+
+    def text(self) -> str:
+        done = subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, timeout=60)
+        return done.stdout
+
+    def pid(self) -> int:
+        words = [*self._tmux, "display-message", "-p", "#{pane_pid}"]
+        return int(subprocess.check_output(words, text=True, timeout=60))
+
+    def wait_for(self, *patterns: str) -> re.Match[str]:
+        """Wait until all patterns are on the screen. Returns the match of the last one."""
+        deadline = time.monotonic() + TERMINAL_WITHIN_S
+        while True:
+            text = self.text()
+            matches = [re.search(pattern, text) for pattern in patterns]
+            if all(matches):
+                assert matches[-1] is not None
+                return matches[-1]
+            assert time.monotonic() < deadline, f"{patterns} did not appear; the terminal:\n{text}"
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed: apt-get install tmux")
+    server = Terminal(tmp_path / "tmux")
+    yield server
+    server.close()

@@ -150,7 +150,8 @@ def test_review_keys_record_a_review_and_undo_it(drive: Drive, home: Home) -> No
         await driver.press("u")
         await driver.wait_until(lambda: "your review" not in driver.text and "example 1 of" in driver.text)
         await driver.press("m")
-        await driver.type("#f-note", "the unit is missing")
+        await driver.wait_for("Review this example")
+        await driver.press(*"the unit is missing")
         driver.app.screen.query_one("#f-verdict", Select).value = "fix"
         driver.app.screen.query_one("#yes").press()
         await driver.wait_for("your review: fix", "the unit is missing")
@@ -267,7 +268,7 @@ def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) ->
             await driver.wait_for("Everywhere", "New run", "Light or dark")
             await driver.press("escape")
         await driver.press("3", "question_mark")
-        await driver.wait_for("Details", "Evaluate")  # keys that the footer does not show
+        await driver.wait_for("Adapter", "Evaluate")  # keys that the footer does not show
         await driver.press("escape")
         assert driver.app.theme == "nanoflux-dark"
         await driver.press("f2")

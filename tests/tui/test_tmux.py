@@ -2,13 +2,10 @@
 pauses and stops that run."""
 
 import os
-import re
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,57 +13,6 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 WITHIN_S = 240.0
-
-
-class Terminal:
-    """A separate tmux server with one window of 120 x 40."""
-
-    def __init__(self, socket: Path) -> None:
-        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
-
-    def start(self, command: list[str], env: dict[str, str]) -> None:
-        words = [*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", *command]
-        subprocess.run(words, check=True, env=env, stdin=subprocess.DEVNULL, timeout=60)
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            subprocess.run([*self._tmux, "send-keys", key], check=True, timeout=60)
-            time.sleep(0.1)
-
-    def type(self, text: str) -> None:
-        subprocess.run([*self._tmux, "send-keys", "-l", text], check=True, timeout=60)
-
-    def text(self) -> str:
-        done = subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, timeout=60)
-        return done.stdout
-
-    def pid(self) -> int:
-        words = [*self._tmux, "display-message", "-p", "#{pane_pid}"]
-        return int(subprocess.check_output(words, text=True, timeout=60))
-
-    def wait_for(self, *patterns: str) -> re.Match[str]:
-        """Wait until all patterns are on the screen. Returns the match of the last one."""
-        deadline = time.monotonic() + WITHIN_S
-        while True:
-            text = self.text()
-            matches = [re.search(pattern, text) for pattern in patterns]
-            if all(matches):
-                assert matches[-1] is not None
-                return matches[-1]
-            assert time.monotonic() < deadline, f"{patterns} did not appear; the terminal:\n{text}"
-            time.sleep(0.2)
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], capture_output=True, timeout=60)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    if shutil.which("tmux") is None:
-        pytest.skip("tmux is not installed: apt-get install tmux")
-    server = Terminal(tmp_path / "tmux")
-    yield server
-    server.close()
 
 
 def build_environment() -> dict[str, str]:
@@ -77,7 +23,7 @@ def build_environment() -> dict[str, str]:
 
 @pytest.mark.real_model
 def test_run_started_from_the_form_survives_the_application(
-    terminal: Terminal, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
+    terminal: Any, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     (home.root / "weights").symlink_to(smollm2_dir.parent)
@@ -128,7 +74,7 @@ def _count_examples(home: Home) -> int:
     return int(row["n"]) if row else 0
 
 
-def test_tour_leaves_no_files(terminal: Terminal, tmp_path: Path) -> None:
+def test_tour_leaves_no_files(terminal: Any, tmp_path: Path) -> None:
     env = {**build_environment(), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TMPDIR": str(tmp_path / "tmp"),
            "NANOFLUX_HOME": str(tmp_path / "untouched")}  # fmt: skip
     (tmp_path / "tmp").mkdir()

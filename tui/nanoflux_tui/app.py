@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
@@ -25,7 +26,9 @@ from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
 from nanoflux_tui.base import BaseApp, BaseScreen
 from nanoflux_tui.commands import CommandResult
+from nanoflux_tui.keymap import load_keymap, name_bindings
 from nanoflux_tui.screens.dialogs import HelpDialog
+from nanoflux_tui.screens.form import FormScreen
 from nanoflux_tui.screens.home import HomeScreen
 from nanoflux_tui.text import sanitize
 from nanoflux_tui.theme import DARK, LIGHT, THEMES
@@ -57,22 +60,30 @@ class NanofluxApp(BaseApp):
         **{mode: partial(_build_screen, mode) for mode, _ in TABS[1:]},
     }
     DEFAULT_MODE = "home"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(digit), f"go('{mode}')", title, show=False) for digit, (mode, title) in enumerate(TABS, 1)),
-        Binding("n", "new_run", "New run", show=False),  # Home's footer shows it; other footers need the space
-        Binding("f2", "light", "Light or dark", show=False),
-        Binding("ctrl+p", "command_palette", "Menu", key_display="^p"),
-        Binding("q", "quit", "Quit"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = name_bindings(
+        "everywhere",
+        [
+            *(Binding(str(digit), f"go('{mode}')", title, show=False) for digit, (mode, title) in enumerate(TABS, 1)),
+            Binding("n", "new_run", "New run", show=False),  # Home's footer shows it; other footers need the space
+            Binding("f2", "light", "Light or dark", show=False),
+            Binding("ctrl+o", "jump", "Jump", priority=True),
+            Binding("f6", "copy_text", "Copy mode"),
+            Binding("ctrl+p", "command_palette", "Menu", key_display="^p"),
+            Binding("q", "quit", "Quit"),
+        ],
+    )
 
     def __init__(self, home: Home, light: bool = False) -> None:
         super().__init__(home)
+        self._user_keys = load_keymap(home.keymap)
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = LIGHT.name if light else DARK.name
 
     def on_mount(self) -> None:
+        if self._user_keys:
+            self.set_keymap(self._user_keys)
         self.watch_ledger()
         self.set_interval(AGE_CHECK_S, self._show_age)
 
@@ -118,8 +129,27 @@ class NanofluxApp(BaseApp):
                 command.reported = True
                 self.show_failure(CommandResult(command.code, "", f"{command.label}: {command.read_last_lines(2)}"))
 
+    def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
+        if not self.is_screen_installed(name):
+            self.install_screen(build(), name)
+        form = self.get_screen(name)
+        if form is self.screen:
+            return
+        self.push_screen(form)
+        if isinstance(form, FormScreen) and form.has_draft:
+            self.notify("This is your earlier input. Press F5 to clear it.")
+
+    def close_form(self, form: Screen[None], successor: Screen[None] | None = None) -> None:
+        if successor is not None:
+            self.switch_screen(successor)
+        else:
+            self.pop_screen()
+        self.uninstall_screen(form)  # so that Textual deletes it
+
     def action_go(self, mode: str) -> None:
         if self.current_mode != mode:
+            while any(isinstance(screen, FormScreen) for screen in self.screen_stack):
+                self.pop_screen()  # a form cannot be open in two tabs
             self.switch_mode(mode)
         while len(self.screen_stack) > 1 and self.current_mode == mode:
             self.pop_screen()
@@ -127,12 +157,25 @@ class NanofluxApp(BaseApp):
     def action_new_run(self) -> None:
         from nanoflux_tui.screens.new_run import NewRunScreen  # deferred like the tabs' screens
 
-        if not isinstance(self.screen, NewRunScreen):
-            self.push_screen(NewRunScreen())
+        self.open_form("new run", NewRunScreen)
 
     def action_help(self) -> None:
         if self.visible_screen is not None:
             self.push_screen(HelpDialog(self.visible_screen))
+
+    def action_jump(self) -> None:
+        """Show a letter on each part of the screen that can have the focus; the letter's key moves the focus there."""
+        from nanoflux_tui.screens.jump import JumpDialog  # deferred like the tabs' screens
+
+        if not isinstance(self.screen, JumpDialog):
+            self.push_screen(JumpDialog(self.screen))
+
+    def action_copy_text(self) -> None:
+        """Show the text of the screen, of which keys select and copy a part."""
+        from nanoflux_tui.screens.copy_mode import CopyDialog
+
+        if not isinstance(self.screen, CopyDialog):
+            self.push_screen(CopyDialog(self.screen))
 
     def action_light(self) -> None:
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
@@ -147,19 +190,24 @@ class NanofluxApp(BaseApp):
         for mode, title in TABS:
             yield SystemCommand(title, f"Go to {title}", lambda mode=mode: self.action_go(mode))
         yield SystemCommand("Light or dark", "Switch between the light and the dark theme", self.action_light)
+        yield SystemCommand("Jump", "Move the focus to a part of the screen by its letter", self.action_jump)
+        yield SystemCommand("Copy mode", "Select and copy text of this screen with the keyboard", self.action_copy_text)
         yield SystemCommand("Help", "Explain this screen and its keys", self.action_help)
         yield SystemCommand("Quit", "Close the application; running work continues", self.action_quit_now)
-        own = {binding.key for binding in Binding.make_bindings(type(screen).BINDINGS)}
+        own = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
         for active in screen.active_bindings.values():
             binding = active.binding
-            if active.node is screen and binding.description and (binding.show or binding.key in own):
+            is_listed = binding.show or (active.node is screen and binding.id in own)
+            if active.node is not self and binding.description and is_listed:
                 yield SystemCommand(
-                    binding.description, f"On this screen: {binding.key}", self._bind_action(binding.action, screen)
+                    binding.description,
+                    f"On this screen: {self.get_key_display(binding)}",
+                    self._bind_action(binding.action, active.node),
                 )
 
-    def _bind_action(self, action: str, screen: Screen[Any]) -> Callable[[], Awaitable[None]]:
+    def _bind_action(self, action: str, node: DOMNode) -> Callable[[], Awaitable[None]]:
         async def run() -> None:
-            await self.run_action(action, default_namespace=screen)
+            await self.run_action(action, default_namespace=node)
 
         return run
 

@@ -1,27 +1,31 @@
 """The base classes of the application and of its screens, which show the current content of the ledger."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_tui.commands import CommandResult, CommandRunner
+from nanoflux_tui.keymap import name_bindings
 from nanoflux_tui.reader import LedgerReader
 from nanoflux_tui.text import sanitize
 from nanoflux_tui.theme import Colours
 from nanoflux_tui.widgets.bars import AgeBar, ErrorBar, TopBar
+from nanoflux_tui.widgets.key_bar import KeyBar
+from nanoflux_tui.widgets.window_table import WindowTable
 
 T = TypeVar("T")
 STALE_S = 5.0
@@ -36,6 +40,16 @@ class BaseApp(App[None]):
         self.home = home
         self.reader = LedgerReader(home.ledger)
         self.commands = CommandRunner(home)
+        self.requested_rows: dict[str, str] = {}
+        """The row that a tab selects the next time that it is shown, by the tab's mode."""
+
+    def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
+        """Show the form of this name. A form that was left without being submitted returns as it was left."""
+        raise NotImplementedError
+
+    def close_form(self, form: Screen[None], successor: Screen[None] | None = None) -> None:
+        """Close a form and forget its values; `successor` takes its place on the screen."""
+        raise NotImplementedError
 
     def action_go(self, mode: str) -> None:
         """Switch to a tab, and close all screens that are open above the tab's first screen."""
@@ -66,9 +80,22 @@ class BaseScreen(Screen[None]):
     HELP: ClassVar[str] = ""
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - typed by the base
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (34, "-tall")]  # noqa: RUF012
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "app.help", "Help", key_display="?"),
-    ]
+    KEYMAP_SECTION: ClassVar[str] = ""
+    """The section of `keymap.toml` with the keys of this class [default: the name of the class]."""
+    BINDINGS: ClassVar[list[BindingType]] = name_bindings(
+        "every-screen",
+        [
+            Binding("question_mark", "app.help", "Help", key_display="?"),
+            Binding("escape", "back", "Back", show=False),
+        ],
+    )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        if "BINDINGS" in cls.__dict__:
+            words = re.findall(r"[A-Z][a-z]*", cls.__name__.removesuffix("Screen"))
+            section = cls.__dict__.get("KEYMAP_SECTION") or "-".join(words).lower()
+            cls.BINDINGS = name_bindings(section, cls.BINDINGS)
+        super().__init_subclass__(**options)
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,8 +109,9 @@ class BaseScreen(Screen[None]):
         yield ErrorBar()
         yield AgeBar()
         yield from self.compose_body()
-        yield from self.application.build_guide()
-        yield Footer(show_command_palette=False, compact=True)
+        with Vertical(classes="bottom"):
+            yield from self.application.build_guide()
+            yield KeyBar()
 
     def compose_body(self) -> ComposeResult:
         """The widgets between the top bar and the footer."""
@@ -165,7 +193,12 @@ class BaseScreen(Screen[None]):
             bar.show_error(error)
 
     def action_back(self) -> None:
-        self.app.pop_screen()
+        """Remove a table's filter; if no table has one, close the screen."""
+        for table in self.query(WindowTable):
+            if table.clear_filter():
+                return
+        if len(self.app.screen_stack) > 1:
+            self.app.pop_screen()
 
     def write_report(self, name: str) -> None:
         """Write the report of a run or an experiment and open it in a browser."""

@@ -31,14 +31,20 @@ from nanoflux_tui.text import sanitize
     is_flag=True,
     help="Serve the application to a browser on this machine, protected by a token.",
 )
+@click.option("--keys", is_flag=True, help="Print every action with its keys, as the content of a keymap.toml.")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port for --web [default: any free port].")
-def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, port: int) -> None:
+def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, keys: bool, port: int) -> None:
     """Open the terminal application: watch and steer runs, read examples, train, compare, manage servers.
 
     Closing it stops nothing. It reads the ledger and acts through `nanoflux` commands.
     """
     home = Home(expand_user(root or default_home()).absolute())
     os.environ["NANOFLUX_HOME"] = str(home.root)
+    if keys:
+        from nanoflux_tui.keymap import format_keymap
+
+        click.echo(format_keymap(home.keymap), nl=False)
+        return
     if in_browser:
         from nanoflux_tui.web import serve
 

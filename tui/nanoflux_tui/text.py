@@ -66,6 +66,11 @@ def format_count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def format_quantity(count: int, noun: str) -> str:
+    """A count with its noun, which gets an "s" unless there is exactly one: 1 example, 2,000 examples."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_age(timestamp: str, now: datetime | None = None) -> str:
     """The time since a timestamp of the ledger."""
     try:
@@ -73,6 +78,14 @@ def format_age(timestamp: str, now: datetime | None = None) -> str:
     except ValueError:
         return "–"
     return format_duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
+
+
+def measure_age(timestamp: str) -> float | None:
+    """The negative time of a timestamp, so that the newest row comes first in ascending order; None if unreadable."""
+    try:
+        return -datetime.fromisoformat(timestamp).timestamp()
+    except ValueError:
+        return None
 
 
 def format_clock(timestamp: str) -> str:

@@ -101,13 +101,13 @@ class TourApp(NanofluxApp):
     @work(exit_on_error=False)
     async def open_example(self) -> None:
         run = self.tour_run
-        keys = await self.reader.read(lambda view: board.example_keys(view, run))
+        keys = await self.reader.read(lambda view: board.example_keys(view, board.ExampleSelection(run)))
         self.action_go("examples")
         if len(keys):
             self.push_screen(ExampleScreen(keys, 0))
             self.call_later(self._update_guide)
 
-    def open_form(self) -> None:
+    def open_run_form(self) -> None:
         self.action_go("home")
         self.push_screen(NewRunScreen("starter-genetics", "scripted"))
 
@@ -138,7 +138,7 @@ STOPS = (
         "drops it, f marks it for fixing, u undoes your last review.",
     ),
     Stop(
-        TourApp.open_form,
+        TourApp.open_run_form,
         "The form that starts a run. It checks your input as you type and shows the equivalent command, which you "
         "can copy.",
     ),

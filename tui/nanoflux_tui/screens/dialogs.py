@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -13,10 +13,15 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
+from nanoflux_local.errors import NanofluxError
 from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.editor import edit_text
 from nanoflux_tui.screens.form import build_select
 from nanoflux_tui.text import sanitize
 from nanoflux_tui.widgets.bars import TABS
+
+if TYPE_CHECKING:
+    from textual.widgets import TextArea
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -47,13 +52,14 @@ class ConfirmDialog(ModalScreen[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value to enter, or to choose from `options`."""
+    """One value to enter, or to choose from `options`; a `multiline` text can also be written in the user's editor."""
 
     key: str
     label: str
     value: str = ""
     hint: str = ""
     options: Sequence[str] = ()
+    multiline: bool = False
 
     @property
     def widget_id(self) -> str:
@@ -67,22 +73,32 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
     The focus starts on an input, where Enter submits; on a list, Enter would open the list.
     """
 
-    AUTO_FOCUS = "Input"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
+    AUTO_FOCUS = "Input, TextArea"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel"),
+        Binding("ctrl+s", "submit", "Submit", priority=True),
+        Binding("ctrl+e", "edit", "Editor", priority=True),
+    ]
     DEFAULT_CSS = """
     FormDialog .field { height: auto; width: 100%; }
     FormDialog .field Label { width: 22; color: $secondary; }
-    FormDialog .field Input, FormDialog .field Select { width: 1fr; }
+    FormDialog .field Input, FormDialog .field Select, FormDialog .field TextArea { width: 1fr; }
+    FormDialog .field TextArea { height: 6; }
     """
 
     def __init__(self, title: str, fields: Sequence[Field], submit: str = "OK", note: str = "") -> None:
         super().__init__()
         self._title, self._fields, self._submit_label, self._note = title, fields, submit, note
+        self._initial_values: dict[str, str] = {}
+
+    def on_mount(self) -> None:
+        self._initial_values = self._read_values()
 
     def compose(self) -> ComposeResult:
         box = VerticalScroll(classes="box")
         box.border_title = self._title
         box.can_focus = False
+        is_multiline = any(field.multiline for field in self._fields)
         with box:
             if self._note:
                 yield Static(sanitize(self._note), classes="hint", markup=False)
@@ -91,25 +107,65 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                     yield Label(field.label, markup=False)
                     if field.options:
                         yield build_select(field.options, field.value, field.widget_id)
+                    elif field.multiline:
+                        from textual.widgets import TextArea  # deferred: only notes need it
+
+                        area = TextArea(
+                            field.value, placeholder=field.hint, compact=True, tab_behavior="focus", id=field.widget_id
+                        )
+                        area.cursor_blink = False  # nothing in this application is animated
+                        yield area
                     else:
                         yield Input(field.value, placeholder=field.hint, compact=True, id=field.widget_id)
             with Horizontal(classes="row"):
-                yield Button(f"{self._submit_label} (Enter)", variant="primary", compact=True, id="yes")
+                key = "^s" if is_multiline else "Enter"
+                yield Button(f"{self._submit_label} ({key})", variant="primary", compact=True, id="yes")
                 yield Button("Cancel (Esc)", compact=True, id="no")
+                if is_multiline:
+                    yield Button("Editor (^e)", compact=True, id="edit")
 
     @on(Input.Submitted)
-    def _submit(self) -> None:
+    def action_submit(self) -> None:
         self.dismiss(self._read_values())
 
+    def action_edit(self) -> None:
+        """Write the multi-line text in the user's editor."""
+        for field in self._fields:
+            if field.multiline:
+                area = self._find_area(field)
+                try:
+                    area.text = edit_text(self.app, area.text)
+                except NanofluxError as error:
+                    self.notify(f"{error.message}\n→ {error.fix}", title="Failed", severity="error", markup=False)
+
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        self.dismiss(self._read_values() if event.button.id == "yes" else None)
+        if event.button.id == "edit":
+            self.action_edit()
+        else:
+            self.dismiss(self._read_values() if event.button.id == "yes" else None)
+
+    def _find_area(self, field: Field) -> "TextArea":
+        from textual.widgets import TextArea
+
+        return self.query_one(f"#{field.widget_id}", TextArea)
 
     def action_cancel(self) -> None:
-        self.dismiss(None)
+        if self._read_values() == self._initial_values:
+            self.dismiss(None)
+            return
+        question = "Discard what you entered?"
+        self.app.push_screen(ConfirmDialog(question, "Discard"), self._discard)
+
+    def _discard(self, yes: bool | None) -> None:
+        if yes:
+            self.dismiss(None)
 
     def _read_values(self) -> dict[str, str]:
         values = {}
         for field in self._fields:
+            if field.multiline:
+                values[field.key] = self._find_area(field).text.strip()
+                continue
             widget = self.query_one(f"#{field.widget_id}")
             assert isinstance(widget, Input | Select)
             values[field.key] = str(widget.value).strip()
@@ -146,7 +202,10 @@ class ChoiceDialog(ModalScreen[str | None]):
 class TextDialog(ModalScreen[None]):
     """A text that is too long for a notification."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "cancel", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter", "cancel", "Close"),
+        Binding("f6", "app.copy_text", "Copy mode"),
+    ]
 
     def __init__(self, title: str, text: str | Text) -> None:
         super().__init__()
@@ -157,7 +216,7 @@ class TextDialog(ModalScreen[None]):
         box.border_title = self._title
         with box:
             yield Static(self._text if isinstance(self._text, Text) else sanitize(self._text), markup=False)
-            yield Static("Esc closes this", classes="hint")
+            yield Static("Esc closes this, F6 copies from it", classes="hint")
 
     def action_cancel(self) -> None:
         self.dismiss(None)
@@ -174,9 +233,7 @@ class HelpDialog(TextDialog):
 
 def _build_help(screen: BaseScreen) -> Text:
     text = Text(" ".join(screen.HELP.split()) + "\n\n")
-    local, everywhere = _list_keys(screen, False), _list_keys(screen, True)
-    hidden = {f"1 to {len(TABS)}": "Tabs", "n": "New run", "f2": "Light or dark", "?": "This help"}
-    everywhere |= {key: description for key, description in hidden.items() if key not in local}
+    local, everywhere = _list_keys(screen, False), {f"1 to {len(TABS)}": "Tabs", **_list_keys(screen, True)}
     for title, keys in (("On this screen", local), ("Everywhere", everywhere)):
         text.append(f"{title}\n", style="bold")
         for key, description in keys.items():
@@ -188,14 +245,12 @@ def _build_help(screen: BaseScreen) -> Text:
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
     """The keys of the application (`everywhere`) or of the screen, including those that the footer hides."""
     descriptions: dict[str, str] = {}
-    own = {binding.key for binding in Binding.make_bindings(type(screen).BINDINGS)}
+    own = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
     for active in screen.active_bindings.values():
         binding = active.binding
-        if (
-            (binding.show or (active.node is screen and binding.key in own))
-            and binding.description
-            and binding.action != "app.help"
-            and (active.node is screen.app) == everywhere
-        ):
+        is_everywhere = active.node is screen.app or binding.action.startswith("app.")
+        is_listed = binding.show or (is_everywhere and binding.id) or (active.node is screen and binding.id in own)
+        is_tab = binding.action.startswith("go(")
+        if is_listed and not is_tab and binding.description and is_everywhere == everywhere:
             descriptions.setdefault(screen.app.get_key_display(binding), binding.description)
     return descriptions

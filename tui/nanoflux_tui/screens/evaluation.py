@@ -24,7 +24,7 @@ from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.items import ItemsScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.widgets import charts
-from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -74,7 +74,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         evaluations = await self.read_ledger(self._read_evaluations) or []
         self._rows_by_id = {row["id"]: row for row in evaluations}
         self._marked_ids = [evaluation for evaluation in self._marked_ids if evaluation in self._rows_by_id]
-        await self.query_one(WindowTable).show(list(self._rows_by_id))
+        requested = self.application.requested_rows.pop("evaluation", None)
+        await self.query_one(WindowTable).show(list(self._rows_by_id), requested)
         if not self._marked_ids:
             hint = "Mark two or more evaluations of the same items with space, then press c."
             empty = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
@@ -108,9 +109,11 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             row["adapter"][:8] or "–",
             format_line(row["data"], 40),
             str(row["settings"].get("n", "–")),
-            self._format_mean(row) if strict else Text(self.colours.format_status(row["status"]).plain[0] + share),
-            f"{low:.1%} – {high:.1%}" if strict else "–",
-            _draw_interval(strict["mean"], low, high, 22) if strict else "",
+            SortableCell(self._format_mean(row), strict["mean"])
+            if strict
+            else SortableCell(self.colours.format_status(row["status"]).plain[0] + share, None),
+            SortableCell(f"{low:.1%} – {high:.1%}", low) if strict else "–",
+            SortableCell(_draw_interval(strict["mean"], low, high, 22), strict["mean"]) if strict else "",
             state,
         ]
 

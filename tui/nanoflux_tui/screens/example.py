@@ -1,6 +1,7 @@
 """One example in full: the question, both solutions side by side, the verdicts, and its origin."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -19,9 +20,20 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.verdict import format_verdict
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierReview:
+    """The review that an example had before the user changed it, and the example's position in the list."""
+
+    position: int
+    example: str
+    verdict: str
+    note: str
+
+
 class ExampleScreen(BaseScreen):
     """The example at one position of a list of keys; arrow keys move to its neighbours."""
 
+    AUTO_FOCUS = "#parts"
     mode = "examples"
     HELP = """One example in full: the question, the attacker's solution next to the defender's reply, the judge's
 verdicts on both, the programs that ran with their output, and the seeds. Your review (keep, drop, fix,
@@ -30,6 +42,7 @@ a note) is added to the ledger and changes nothing that was recorded."""
         Binding("escape", "back", "Back"),
         Binding("left,p", "next(-1)", "Prev"),
         Binding("right,space", "next(1)", "Next"),
+        Binding("w", "next_unreviewed", "Next unreviewed"),
         Binding("k", "review('keep')", "Keep"),
         Binding("d", "review('drop')", "Drop"),
         Binding("f", "review('fix')", "Fix"),
@@ -43,11 +56,12 @@ a note) is added to the ledger and changes nothing that was recorded."""
     ExampleScreen .sides Panel { width: 1fr; }
     """
 
-    def __init__(self, keys: Sequence[int], position: int) -> None:
+    def __init__(self, keys: Sequence[int], position: int, in_queue: bool = False) -> None:
+        """With `in_queue`, each review is followed by the next example without one."""
         super().__init__()
-        self._keys, self._position = keys, position
+        self._keys, self._position, self._in_queue = keys, position, in_queue
         self._example: dict[str, Any] | None = None
-        self._undo_stack: list[tuple[str, str, str]] = []
+        self._undo_stack: list[EarlierReview] = []
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -107,8 +121,9 @@ a note) is added to the ledger and changes nothing that was recorded."""
 
     def _format_head(self, example: dict[str, Any]) -> Text:
         reason, colour = OUTCOMES.get(example["reason"], (example["reason"], "foreground"))
+        queue = "queue: " if self._in_queue else ""
         text = Text.assemble(
-            (f"example {self._position + 1:,} of {len(self._keys):,}", "bold"),
+            (f"{queue}example {self._position + 1:,} of {len(self._keys):,}", "bold"),
             f"  turn {example['turn']}  ",
             (f"✓ {reason}", self.colours[colour]),
         )
@@ -160,11 +175,23 @@ a note) is added to the ledger and changes nothing that was recorded."""
     def action_next(self, by: int) -> None:
         to = self._position + by
         if 0 <= to < len(self._keys):
-            self._position = to
-            self.query_one("#parts").scroll_home(animate=False)
-            self.reload()
+            self._go_to(to)
         else:
             self.notify("This is the last example." if by > 0 else "This is the first example.")
+
+    def _go_to(self, position: int) -> None:
+        self._position = position
+        self.query_one("#parts").scroll_home(animate=False)
+        self.reload()
+
+    async def action_next_unreviewed(self) -> None:
+        """Go to the next example without a review; after the last example, the search continues from the first."""
+        following = [*self._keys[self._position + 1 :], *self._keys[: self._position]]
+        unreviewed = await self.read_ledger(lambda view: board.list_unreviewed(view, following)) or []
+        if unreviewed:
+            self._go_to(list(self._keys).index(unreviewed[0]))
+        else:
+            self.notify("Every other example in this list has a review.")
 
     def action_review(self, verdict: str) -> None:
         if self._example is not None:
@@ -175,7 +202,7 @@ a note) is added to the ledger and changes nothing that was recorded."""
         if self._example is not None:
             fields = (
                 Field("verdict", "review", self._example.get("review") or "fix", options=("keep", "drop", "fix")),
-                Field("note", "note", self._example.get("note") or "", "an optional remark"),
+                Field("note", "note", self._example.get("note") or "", "an optional remark", multiline=True),
             )
             self.app.push_screen(FormDialog("Review this example", fields, "Save"), self._save_note)
 
@@ -188,18 +215,23 @@ a note) is added to the ledger and changes nothing that was recorded."""
         if not self._undo_stack:
             self.notify("There is no review to undo.")
             return
-        self._save_review(*self._undo_stack.pop())
+        earlier = self._undo_stack.pop()
+        self._position = earlier.position
+        self._save_review(earlier.example, earlier.verdict, earlier.note, advances=False)
 
     def _push_undo(self, example: dict[str, Any]) -> None:
         """Save the current review for `action_undo`; an example without a review is restored as `open`."""
-        self._undo_stack.append((example["id"], example.get("review") or "open", example.get("note") or ""))
+        review, note = example.get("review") or "open", example.get("note") or ""
+        self._undo_stack.append(EarlierReview(self._position, example["id"], review, note))
 
     @work(group="review", exit_on_error=False)
-    async def _save_review(self, example: str, verdict: str, note: str) -> None:
+    async def _save_review(self, example: str, verdict: str, note: str, advances: bool = True) -> None:
         words = ["examples", "review", example, "--verdict", verdict, *(["--note", note] if note else [])]
         result = await self.commands.run(*words)
         if not result.ok:
             self.application.show_failure(result)
+        elif self._in_queue and advances:
+            await self.action_next_unreviewed()
         await self.refresh_content()
 
 

@@ -1,6 +1,5 @@
-"""Examples: a table of all kept examples, filtered as the user types."""
+"""Examples: a table of all kept examples, with filters and the review queue."""
 
-import asyncio
 from array import array
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,21 +9,28 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger import board
+from nanoflux_local.ledger.board import ExampleSelection
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.example import ExampleScreen
-from nanoflux_tui.text import format_line, sanitize
+from nanoflux_tui.text import format_line, format_quantity, sanitize
 from nanoflux_tui.theme import OUTCOMES
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-TYPING_PAUSE_S = 0.2
-REASONS = ("", "kept_failed", "kept_novel")
-REASON_NAMES = {"": "all", "kept_failed": "the defender failed", "kept_novel": "a new solution"}
+REASON_NAMES = {"": "", "kept_failed": "the defender failed", "kept_novel": "a new solution"}
+REVIEW_NAMES = {
+    "": "",
+    "none": "without a review",
+    "keep": "reviewed keep",
+    "drop": "reviewed drop",
+    "fix": "reviewed fix",
+}
+"""The filters that r and v switch through, in words."""
 
 
 class ExamplesScreen(BaseScreen):
@@ -32,15 +38,16 @@ class ExamplesScreen(BaseScreen):
 
     mode = "examples"
     HELP = """The kept examples of all runs, or of the run that you came from. Press / and type to filter: every word
-must occur in the question, the solution or the answer. Enter opens an example in full; there, k keeps
-it, d drops it, f marks it for fixing, and u undoes your last review."""
+must occur in the question, the solution or the answer. r shows the examples kept for one reason, v those with one
+review or without any. Enter opens an example in full; there, k keeps it, d drops it, f marks it for fixing, and u
+undoes your last review. w opens the examples without a review one after the other."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "search", "Filter", key_display="/"),
         Binding("r", "reason", "Reason"),
+        Binding("v", "review_filter", "Reviews"),
+        Binding("w", "queue", "Review queue"),
         Binding("escape", "back", "Back", show=False),
     ]
     DEFAULT_CSS = """
-    ExamplesScreen #search { height: 1; margin: 0 1; }
     ExamplesScreen #caption { height: 1; padding: 0 1; color: $muted; }
     ExamplesScreen #list { width: 1fr; }
     """
@@ -48,44 +55,53 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
     def __init__(self, run: str = "") -> None:
         super().__init__()
         self._run = run
-        self._reason = ""
-        self._filter_text = ""
+        self._reason = self._review = ""
         self._keys: array[int] = array("q")
 
     def compose_body(self) -> ComposeResult:
+        run_column = [] if self._run else [Column("run", 14, share=1, from_width=63)]
         columns = (
             Column("turn", 5, right=True),
-            Column("reason", 14, from_width=66),
-            Column("pass", 4, from_width=70),
-            Column("level", 5, from_width=84),
+            Column("reason", 14, from_width=66 if self._run else 79),
+            Column("pass", 4, from_width=72 if self._run else 96),
+            Column("level", 5, from_width=84 if self._run else 104),
             Column("review", 6, from_width=52),
-            Column("answer", 10, share=1),
-            Column("question", 20, share=6),
-            Column("run", 20, from_width=110),
-        )
-        yield Input(
-            placeholder="Press / to filter by words of the question, the solution or the answer",
-            compact=True,
-            id="search",
+            Column("answer", 8, share=1),
+            *run_column,
+            Column("question", 18, share=6),
         )
         yield Static("", id="caption", markup=False)
         with Horizontal():
             with Vertical(id="list"):
-                yield WindowTable(columns, self._rows, id="examples")
-            with VerticalScroll(classes="side"):
+                yield WindowTable(columns, self._rows, id="examples", arranged_by_screen=True)
+            with VerticalScroll(classes="side", can_focus=False):
                 yield Panel(id="preview", classes="plain")
 
     async def load(self) -> None:
-        run, words, reason = self._run, self._filter_text, self._reason
-        self._keys = await self.read_ledger(lambda view: board.example_keys(view, run, words, reason)) or array("q")
-        await self.query_one(WindowTable).show(self._keys)
+        table, selection = self.query_one(WindowTable), self._build_selection()
+        self._keys = await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
+        await table.show(self._keys)
         total = len(self._keys)
-        scope = f"of {format_line(run, 60)}" if run else "of all runs"
-        kind = f", {REASON_NAMES[reason]}" if reason else ""
-        empty = "No example matches this filter" if words or reason else "No example has been kept yet"
+        scope = f"of {format_line(self._run, 60)}" if self._run else "of all runs"
+        filters = [REASON_NAMES[self._reason], REVIEW_NAMES[self._review]]
+        kinds = "".join(f", {name}" for name in filters if name)
+        is_filtered = selection.words or self._reason or self._review
+        empty = "No example matches this filter" if is_filtered else "No example has been kept yet"
         self._update_preview()
-        caption = f"{total:,} examples {scope}{kind}" if total else f"{empty} ({scope}{kind})"
+        caption = f"{format_quantity(total, 'example')} {scope}{kinds}" if total else f"{empty} ({scope}{kinds})"
         self.query_one("#caption", Static).update(caption)
+
+    def _build_selection(self) -> ExampleSelection:
+        """What the filters and the table's sorted column select."""
+        table = self.query_one(WindowTable)
+        chosen = table.arrangement
+        return ExampleSelection(
+            self._run, chosen.words, self._reason, self._review, table.sorted_title, chosen.descending
+        )
+
+    @on(WindowTable.Rearranged)
+    def _reload_rearranged(self) -> None:
+        self.reload()
 
     async def _rows(self, keys: Sequence[int]) -> list[Cells]:
         visible = list(keys)
@@ -102,39 +118,28 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
             f"L{row['level']}" if row["level"] else "–",
             format_line(row["review"] or "", 20),
             format_line(row["answer"], 60),
+            *([] if self._run else [format_line(row["run_name"] or row["run"], 40)]),
             format_line(row["question"], 300),
-            format_line(row["run"], 40),
         ]
 
-    @on(Input.Changed, "#search")
-    def _handle_filter_change(self, event: Input.Changed) -> None:
-        self._filter(event.value)
-
-    @work(group="filter", exclusive=True, exit_on_error=False)
-    async def _filter(self, words: str) -> None:
-        """Apply the filter after a short pause in typing."""
-        await asyncio.sleep(TYPING_PAUSE_S)
-        self._filter_text = words
-        await self.refresh_content()
-
-    @on(Input.Submitted, "#search")
-    def _focus_table(self) -> None:
-        self.query_one(WindowTable).focus()
-
-    def action_search(self) -> None:
-        self.query_one("#search", Input).focus()
-
     def action_reason(self) -> None:
-        self._reason = REASONS[(REASONS.index(self._reason) + 1) % len(REASONS)]
+        self._reason = _next_key(REASON_NAMES, self._reason)
         self.reload()
 
-    def action_back(self) -> None:
-        search = self.query_one("#search", Input)
-        if search.has_focus or search.value:
-            search.value = ""
-            self.query_one(WindowTable).focus()
-        elif len(self.app.screen_stack) > 1:
-            self.app.pop_screen()
+    def action_review_filter(self) -> None:
+        self._review = _next_key(REVIEW_NAMES, self._review)
+        self.reload()
+
+    async def action_queue(self) -> None:
+        """Open the first example without a review, starting at the cursor."""
+        keys, position = list(self._keys), self.query_one(WindowTable).cursor
+        ordered = [*keys[position:], *keys[:position]]
+        unreviewed = await self.read_ledger(lambda view: board.list_unreviewed(view, ordered)) or []
+        if not unreviewed:
+            self.notify("Every example in this list has a review." if keys else "This list is empty.")
+            return
+        screen = ExampleScreen(keys, keys.index(unreviewed[0]), in_queue=True)
+        self.app.push_screen(screen, self._reload_after_example)
 
     @on(WindowTable.RowSelected)
     def _open(self) -> None:
@@ -169,3 +174,9 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
             text.append(f"{title}\n", style=f"bold {self.colours['secondary']}")
             text.append(f"{sanitize(example[key], 3_000)}\n\n")
         return text
+
+
+def _next_key(names: dict[str, str], key: str) -> str:
+    """The key after this one; the first key after the last one."""
+    keys = list(names)
+    return keys[(keys.index(key) + 1) % len(keys)]

@@ -41,6 +41,7 @@ class ExperimentBase(BaseScreen):
     """A screen with a current experiment and the keys that act on it."""
 
     mode = "experiments"
+    KEYMAP_SECTION = "every-experiment"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "resume", "Resume"),
         Binding("s", "stop", "Stop"),
@@ -210,6 +211,12 @@ cell by cell; after an interruption it resumes at its next cell."""
         panel.show(
             charts.draw_flips(flips, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}"
         )
+
+
+def measure_progress(experiment: dict[str, Any]) -> float:
+    """The share of the cells that are no longer waiting."""
+    cells = experiment["cells"]
+    return float(board.count_settled(cells) / max(1, sum(cells.values())))
 
 
 def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:

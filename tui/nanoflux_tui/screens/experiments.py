@@ -12,10 +12,16 @@ from textual.binding import Binding, BindingType
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_tui.commands import CommandResult
 from nanoflux_tui.screens.dialogs import Field, FormDialog
-from nanoflux_tui.screens.experiment import ExperimentBase, ExperimentScreen, format_progress, read_experiment
-from nanoflux_tui.text import format_age, format_line
+from nanoflux_tui.screens.experiment import (
+    ExperimentBase,
+    ExperimentScreen,
+    format_progress,
+    measure_progress,
+    read_experiment,
+)
+from nanoflux_tui.text import format_age, format_line, measure_age
 from nanoflux_tui.theme import BROKEN
-from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -85,9 +91,9 @@ space resumes one that was stopped or killed."""
             self.colours.format_status(experiment["status"]),
             format_line(experiment["name"], 40),
             format_line(experiment["scale"], 20),
-            format_progress(experiment, 8, self.colours["primary"]),
+            SortableCell(format_progress(experiment, 8, self.colours["primary"]), measure_progress(experiment)),
             Text(format_line(experiment["title"], 200), style=self.colours["muted"]),
-            format_age(experiment["updated_at"]),
+            SortableCell(format_age(experiment["updated_at"]), measure_age(experiment["updated_at"])),
         ]
 
     def current_experiment(self) -> dict[str, Any] | None:

@@ -10,9 +10,14 @@ from nanoflux_tui.base import BaseScreen
 
 
 class FormScreen(BaseScreen):
-    """A screen with input fields, each with an id."""
+    """A screen with input fields, each with an id. Opened with `open_form`, it keeps what was entered until the form is
+    submitted or cleared.
+    """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back"),
+        Binding("f5", "clear", "Clear"),
+    ]
     DEFAULT_CSS = """
     FormScreen #form { height: 1fr; padding: 1 2 0 2; scrollbar-size-vertical: 1; }
     FormScreen .words { height: auto; width: 100%; margin-bottom: 1; }
@@ -24,11 +29,35 @@ class FormScreen(BaseScreen):
     FormScreen Button { margin-right: 2; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._initial_values: dict[str, object] = {}
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self._initial_values = self._read_fields()
+
     def value(self, name: str) -> str:
         """The value of the field with this id, without spaces around it."""
         widget = self.query_one(f"#{name}")
         assert isinstance(widget, Input | Select)
         return widget.value.strip() if isinstance(widget.value, str) else ""
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether a field differs from its initial value."""
+        return self._is_mounted and self._read_fields() != self._initial_values
+
+    def _read_fields(self) -> dict[str, object]:
+        fields = [*self.query(Input), *self.query(Select)]
+        return {str(field.id): field.value for field in fields if field.id}
+
+    def action_clear(self) -> None:
+        """Set every field to its initial value."""
+        for name, value in self._initial_values.items():
+            widget = self.query_one(f"#{name}")
+            assert isinstance(widget, Input | Select)
+            widget.value = value
 
 
 def build_select(options: Sequence[str], value: str, name: str) -> Select[str]:

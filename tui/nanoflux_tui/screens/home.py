@@ -15,9 +15,9 @@ from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import format_age, format_count, format_duration, format_line
+from nanoflux_tui.text import format_age, format_count, format_duration, format_line, measure_age
 from nanoflux_tui.theme import BROKEN, draw_bar
-from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -139,16 +139,17 @@ and the rest by time. Enter opens a line."""
                 f" {format_count(entry.done)}/{format_count(entry.total)}",
             )
         rate = entry.done / entry.seconds * 3600 if entry.seconds else 0.0
-        left = format_duration((entry.total - entry.done) / rate * 3600) if rate and entry.status == "running" else ""
+        seconds_left = (entry.total - entry.done) / rate * 3600 if rate and entry.status == "running" else None
+        left = "" if seconds_left is None else format_duration(seconds_left)
         return [
             colours.format_status(entry.status),
             entry.sort,
             format_line(entry.name, 80),
             Text(format_line(entry.about, 80), style=colours["muted"]),
-            done,
+            SortableCell(done, entry.done / entry.total if entry.total else None),
             f"{rate:,.0f}" if rate else "",
-            left,
-            format_age(entry.updated_at),
+            SortableCell(left, seconds_left),
+            SortableCell(format_age(entry.updated_at), measure_age(entry.updated_at)),
         ]
 
     @on(WindowTable.RowHighlighted)
@@ -188,6 +189,8 @@ and the rest by time. Enter opens a line."""
 
             self.app.push_screen(ExperimentScreen(entry.id))
         else:
+            if entry.sort in ("training", "evaluation"):
+                self.application.requested_rows[entry.sort] = entry.id
             self.application.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.sort, "models"))
 
     def action_pause(self) -> None:

@@ -26,8 +26,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.transcript import Seed
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import TextDialog
-from nanoflux_tui.text import format_line, sanitize
-from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.text import format_line, format_quantity, sanitize
+from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -96,7 +96,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         gained = sum(flip.is_gained for flip in self._flips.values())
         lost = len(self._flips) - gained
         against = f"against {self._base}: {gained} gained, {lost} lost" if self._base else "no base to compare with"
-        text.append(f"\n{len(self._scores):,} items, {against}", style=self.colours["muted"])
+        text.append(f"\n{format_quantity(len(self._scores), 'item')}, {against}", style=self.colours["muted"])
         if row["message"]:
             text.append(f"\n{format_line(row['message'], 300)}", style=self.colours["warning"])
         return text
@@ -115,7 +115,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
             word,
             format_line(item, 60),
             f"{flip.base:.0%}" if flip else "",
-            f"{score.right}/{score.scored}",
+            SortableCell(f"{score.right}/{score.scored}", score.right / score.scored if score.scored else None),
             format_line(", ".join(score.readings), 60),
             format_line(question, 300),
         ]

@@ -232,6 +232,9 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def action_pull(self) -> None:
         model = self._selected_model()
+        if any(record.name == model for record in list_installed(self.home.root)):
+            self.notify(f"The weights of {model} are installed. Press v to verify them.")
+            return
         question = f"Download the weights of {model} from the source in its manifest? This connects to the internet."
         self.app.push_screen(ConfirmDialog(question, "Download"), lambda yes: self._pull(model) if yes else None)
 

@@ -237,8 +237,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         started = result.json()
         if result.ok and started:
             self.app.call_later(
-                self.app.switch_screen, RunScreen(started["run"])
-            )  # switching the screen ends this worker
+                self.application.close_form, self, RunScreen(started["run"])
+            )  # closing the form ends this worker
             return
         self.application.show_failure(result)
         text = Text.assemble(("✗ The run did not start.", self.colours["error"]), f"\n{sanitize(result.stderr, 1_500)}")

@@ -189,5 +189,9 @@ Ctrl+S starts the training in a separate process."""
             self.application.show_failure(result)
             self.query_one("#train", Button).disabled = False
             return
-        self.app.pop_screen()
+        self.application.requested_rows["training"] = (result.json() or {}).get("training", "")
+        self.app.call_later(self._show_training)  # closing the form ends this worker
+
+    def _show_training(self) -> None:
+        self.application.close_form(self)
         self.application.action_go("training")

@@ -24,6 +24,7 @@ from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, Field, For
 from nanoflux_tui.screens.examples import ExamplesScreen
 from nanoflux_tui.screens.log import LogScreen
 from nanoflux_tui.screens.new_training import NewTrainingScreen
+from nanoflux_tui.screens.notes import edit_note
 from nanoflux_tui.screens.problems import ProblemsScreen
 from nanoflux_tui.text import format_clock, format_command, format_count, format_duration, format_line
 from nanoflux_tui.theme import draw_bar
@@ -51,6 +52,7 @@ class RunState:
     config: dict[str, Any]
     status: str
     message: str
+    note: str
     seconds: float
     worker: Worker | None
 
@@ -78,21 +80,22 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         Binding("f", "live", "Live"),
         Binding("space", "pause", "Pause"),
         Binding("s", "stop", "Stop"),
-        Binding("c", "change", "Change", show=False),
+        Binding("c", "change", "Change"),
         Binding("e", "examples", "Examples"),
         Binding("a", "attempts", "Attempts"),
         Binding("w", "problems", "Problems", show=False),  # the bar with their number names the key
         Binding("l", "log", "Log"),
-        Binding("left", "step(-1)", "Earlier turn", key_display="←", show=False),
-        Binding("right", "step(1)", "Later turn", key_display="→", show=False),
+        Binding("left", "step(-1)", "Earlier turn", key_display="←"),
+        Binding("right", "step(1)", "Later turn", key_display="→"),
         Binding("shift+left", "step(-20)", "20 turns earlier", show=False),
         Binding("shift+right", "step(20)", "20 turns later", show=False),
-        Binding("t", "train", "Train", show=False),
-        Binding("b", "compare", "Side by side", show=False),
-        Binding("x", "export", "Export", show=False),
-        Binding("r", "report", "Report", show=False),
-        Binding("v", "verify", "Verify", show=False),
-        Binding("y", "copy", "Copy the command", show=False),
+        Binding("t", "train", "Train"),
+        Binding("b", "compare", "Side by side"),
+        Binding("m", "note", "Note"),
+        Binding("x", "export", "Export"),
+        Binding("r", "report", "Report"),
+        Binding("v", "verify", "Verify"),
+        Binding("y", "copy", "Copy"),
     ]
     DEFAULT_CSS = """
     RunScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
@@ -154,7 +157,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self._tally.steps = load_steps(self.home, config)
         more = self._tally.update(view)
         current = check_work(self.home, view, Work(RUN, row["id"]), row)
-        state = RunState(row, config, current.status, current.message, current.seconds, current.worker)
+        note = view.note("run", row["id"])
+        state = RunState(row, config, current.status, current.message, note, current.seconds, current.worker)
         if not more:
             self._update_forecast(view, state)
             self._moment = None if self._turn is None else self._history.load_moment(view, self._turn)
@@ -208,6 +212,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         ]
         text.append("  ".join(figures) + "\n")
         text.append(self._format_forecast(state), style=colours["secondary"])
+        if state.note:
+            text.append(f"\nnote: {format_line(state.note, 300)}", style=colours["accent"])
         if state.message:
             text.append(
                 f"\n{format_line(state.message, 600)}",
@@ -397,7 +403,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_runs(view, self.run_id, other)))
 
     def action_train(self) -> None:
-        self.app.push_screen(NewTrainingScreen(self.run_id))
+        run = self.run_id
+        self.application.open_form(f"new training on {run}", lambda: NewTrainingScreen(run))
 
     def action_export(self) -> None:
         path = str(self.home.root / "exports" / f"{self.run_id}.jsonl")
@@ -417,6 +424,10 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self.run_command("export", self.run_id, "--format", values["format"], *trainer, "--solution",
                              values["solution"], "-o", values["path"],
                              success="" if trainer else f"Wrote {values['path']}")  # fmt: skip
+
+    def action_note(self) -> None:
+        if self._state is not None:
+            edit_note(self, "run", self.run_id, self._state.note)
 
     def action_report(self) -> None:
         self.write_report(self.run_id)

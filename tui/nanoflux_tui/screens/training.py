@@ -23,10 +23,11 @@ from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
 from nanoflux_tui.screens.log import LogScreen
 from nanoflux_tui.screens.new_training import NewTrainingScreen
+from nanoflux_tui.screens.notes import edit_note
 from nanoflux_tui.screens.side_by_side import SideBySideScreen
-from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
+from nanoflux_tui.text import format_duration, format_line, format_pace, format_quantity, sanitize
 from nanoflux_tui.theme import draw_bar
-from nanoflux_tui.widgets.columns import Cells, Column
+from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -40,13 +41,14 @@ class TrainingScreen(BaseScreen):
     mode = "training"
     HELP = """Trainings, newest first, with the loss curves of the selected one: on its training examples and on dev
 items it does not train on. Below are the adapters. A probe proves that a served adapter changes the
-replies of its base. m shows an adapter's full record, b shows the selected training next to another one, and l
-shows the log of its worker."""
+replies of its base. d shows an adapter's full record, m edits the note on the selected training, b shows it next to
+another one, and l shows the log of its worker."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "New training"),
         Binding("space", "pause", "Pause/resume"),
         Binding("s", "stop", "Stop"),
-        Binding("m", "details", "Details"),
+        Binding("m", "note", "Note"),
+        Binding("d", "details", "Adapter"),
         Binding("b", "compare", "Side by side"),
         Binding("l", "log", "Log"),
         Binding("e", "evaluate", "Evaluate", show=False),
@@ -92,7 +94,8 @@ shows the log of its worker."""
     async def load(self) -> None:
         keys = await self.read_ledger(_list_trainings) or []
         self._adapters = list_adapters(self.home.adapters)
-        await self.query_one("#trainings", WindowTable).show(keys)
+        requested = self.application.requested_rows.pop("training", None)
+        await self.query_one("#trainings", WindowTable).show(keys, requested)
         await self.query_one("#adapters", WindowTable).show([adapter.hash for adapter in self._adapters])
         await self._show_curve()
 
@@ -108,7 +111,8 @@ shows the log of its worker."""
                 f"training {training} is no longer in the ledger", "return to the list with Escape"
             )
         state = check_work(self.home, view, Work(TRAINING, training), dict(row))
-        return {**dict(row), **board.last_step(view, training), **state.to_json()}
+        note = view.note("training", training)
+        return {**dict(row), **board.last_step(view, training), **state.to_json(), "note": note}
 
     def _format_cells(self, training: dict[str, Any]) -> Cells:
         source = json.loads(training["plan"]).get("source", dict)
@@ -117,7 +121,7 @@ shows the log of its worker."""
             self.colours.format_status(training["status"]),
             format_line(training["base"], 40),
             format_line(training["run"] or source.get("file", "a file"), 60),
-            f"{draw_bar(step, steps, 8)} {step}/{steps}" if steps else "–",
+            SortableCell(f"{draw_bar(step, steps, 8)} {step}/{steps}", step / steps) if steps else "–",
         ]
 
     async def _adapter_rows(self, keys: Sequence[str]) -> list[Cells]:
@@ -134,7 +138,8 @@ shows the log of its worker."""
             word, colour = "–", "foreground"
         examples = str(training.examples) if training else "imported"
         dev_loss = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-        return [adapter.id, format_line(adapter.base.name, 40), examples, dev_loss,
+        return [adapter.id, format_line(adapter.base.name, 40), examples,
+                SortableCell(dev_loss, losses[-1] if len(losses) > 1 else None),
                 Text(word, style=self.colours[colour])]  # fmt: skip
 
     @on(WindowTable.RowHighlighted, "#trainings")
@@ -171,7 +176,9 @@ shows the log of its worker."""
         if training["status"] == "running":
             pace = format_pace(training.get("step", 0), training.get("steps", 0), training["seconds"], "steps")
             text.append(f"  {pace}" if pace else "")
-        text.append(f"  {checkpoints} checkpoint{'s' if checkpoints != 1 else ''}" if checkpoints else "")
+        text.append(f"  {format_quantity(checkpoints, 'checkpoint')}" if checkpoints else "")
+        if training["note"]:
+            text.append(f"\nnote: {format_line(training['note'], 300)}", style=self.colours["accent"])
         if training["message"]:
             text.append(f"\n{format_line(training['message'], 300)}", style=self.colours["error"])
         return text
@@ -198,7 +205,7 @@ shows the log of its worker."""
         return str(self.query_one("#trainings", WindowTable).key or "")
 
     def action_train(self) -> None:
-        self.app.push_screen(NewTrainingScreen())
+        self.application.open_form("new training", NewTrainingScreen)
 
     async def action_pause(self) -> None:
         training = self._selected_training()
@@ -249,6 +256,11 @@ shows the log of its worker."""
     def action_log(self) -> None:
         if training := self._selected_training():
             self.app.push_screen(LogScreen(Work(TRAINING, training), self.mode))
+
+    async def action_note(self) -> None:
+        if training := self._selected_training():
+            note = await self.read_ledger(lambda view: view.note("training", training)) or ""
+            edit_note(self, "trainings", training, note)
 
     def action_details(self) -> None:
         adapter = self.query_one("#adapters", WindowTable).key

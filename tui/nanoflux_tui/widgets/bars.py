@@ -51,7 +51,7 @@ class TourBar(Static):
     """The text of the tour, above the footer."""
 
     DEFAULT_CSS = """
-    TourBar { dock: bottom; height: auto; margin-bottom: 1; padding: 0 1; background: $accent 25%; color: $foreground; }
+    TourBar { height: auto; padding: 0 1; background: $accent 25%; color: $foreground; }
     """
 
     def __init__(self, text: str) -> None:

@@ -7,7 +7,17 @@ from rich.text import Text
 
 from nanoflux_tui.text import format_line
 
-Cells = Sequence[str | Text]
+
+@dataclass(frozen=True, slots=True)
+class SortableCell:
+    """A cell that is sorted by `order` rather than by its text, such as a duration; None comes last."""
+
+    text: str | Text
+    order: float | str | None
+
+
+Cell = str | Text | SortableCell
+Cells = Sequence[Cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +39,10 @@ def format_row(columns: Sequence[Column], cells: Cells, width: int, mark: str = 
     """
     whole = Text(mark, end="")
     for cell, (column, column_width) in zip(
-        _select_visible_cells(columns, cells, width), _compute_widths(columns, width, len(mark)), strict=False
+        _select_visible_cells(columns, cells, width), compute_widths(columns, width, len(mark)), strict=False
     ):
-        text = cell.copy() if isinstance(cell, Text) else Text(format_line(cell))
+        shown = cell.text if isinstance(cell, SortableCell) else cell
+        text = shown.copy() if isinstance(shown, Text) else Text(format_line(shown))
         text.truncate(column_width, overflow="ellipsis")
         text.align("right" if column.right else "left", column_width)
         whole.append_text(text)
@@ -51,7 +62,7 @@ def format_table(columns: Sequence[Column], rows: Sequence[Cells], width: int, h
     return text
 
 
-def _compute_widths(columns: Sequence[Column], width: int, mark: int) -> list[tuple[Column, int]]:
+def compute_widths(columns: Sequence[Column], width: int, mark: int) -> list[tuple[Column, int]]:
     """The columns that a table of this width shows, each with its width."""
     shown = [column for column in columns if width >= column.from_width]
     spare = max(0, width - mark - sum(column.width + 2 for column in shown))
@@ -59,7 +70,7 @@ def _compute_widths(columns: Sequence[Column], width: int, mark: int) -> list[tu
     return [(column, column.width + (spare * column.share // shares if shares else 0)) for column in shown]
 
 
-def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[str | Text]:
+def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[Cell]:
     if len(cells) != len(columns):
         return list(cells)
     return [cell for cell, column in zip(cells, columns, strict=True) if width >= column.from_width]

@@ -1,10 +1,11 @@
 """A table for any number of rows: it has the keys of all rows, and fetches only the rows that are visible.
 
 The table does not depend on the content of a row. A page of rows is fetched when it becomes visible; the latest pages
-are kept.
+are kept. The user can filter and sort the rows, which reads all of them, and search for a text.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -15,8 +16,13 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Input
 
-from nanoflux_tui.widgets.columns import Cells, Column, format_row
+from nanoflux_tui.keymap import name_bindings
+from nanoflux_tui.widgets.arrangement import Arrangement, arrange_keys, row_matches
+from nanoflux_tui.widgets.columns import Cells, Column, compute_widths, format_row
+from nanoflux_tui.widgets.table_line import Purpose, TableLine
 
 PAGE, PAGES = 64, 12
 """The number of rows of a page, and the number of pages that are kept."""
@@ -36,15 +42,22 @@ class WindowTable(ScrollView, can_focus=True):
     WindowTable:focus > .table--cursor { background: $primary 25%; text-style: bold; }
     WindowTable > .table--faint { color: $muted; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup", "page(-1)", "Page up", show=False),
-        Binding("pagedown", "page(1)", "Page down", show=False),
-        Binding("home", "jump(0)", "First", show=False),
-        Binding("end", "jump(-1)", "Last", show=False),
-        Binding("enter", "select", "Open"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = name_bindings(
+        "table",
+        [
+            Binding("up,k", "move(-1)", "Up", show=False),
+            Binding("down,j", "move(1)", "Down", show=False),
+            Binding("pageup", "page(-1)", "Page up", show=False),
+            Binding("pagedown", "page(1)", "Page down", show=False),
+            Binding("home", "jump(0)", "First", show=False),
+            Binding("end", "jump(-1)", "Last", show=False),
+            Binding("enter", "select", "Open"),
+            Binding("slash", "filter", "Filter", key_display="/"),
+            Binding("ctrl+f", "find", "Find"),
+            Binding("o", "sort", "Sort"),
+            Binding("O", "reverse", "Reverse"),
+        ],
+    )
     cursor: reactive[int] = reactive(0)
 
     class RowHighlighted(Message):
@@ -61,8 +74,24 @@ class WindowTable(ScrollView, can_focus=True):
     class RowSelected(RowHighlighted):
         """A row was selected with Enter or a click."""
 
-    def __init__(self, columns: Sequence[Column], fetch: Fetch, *, id: str | None = None, empty: str = "") -> None:
+    class Rearranged(Message):
+        """The user chose another filter or order for a table whose screen arranges the rows."""
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        fetch: Fetch,
+        *,
+        id: str | None = None,
+        empty: str = "",
+        arranged_by_screen: bool = False,
+    ) -> None:
+        """With `arranged_by_screen`, `show` receives keys that are filtered and sorted already."""
         super().__init__(id=id)
+        self.arrangement = Arrangement()
+        self._arranged_by_screen = arranged_by_screen
+        self._source_keys: Sequence[Hashable] = ()
+        self._shows = 0
         self._empty = empty
         self._columns = tuple(columns)
         self._fetch = fetch
@@ -80,18 +109,93 @@ class WindowTable(ScrollView, can_focus=True):
         """The key under the cursor, or None in an empty table."""
         return self._keys[self.cursor] if 0 <= self.cursor < len(self._keys) else None
 
-    async def show(self, keys: Sequence[Hashable]) -> None:
+    @property
+    def sorted_title(self) -> str:
+        """The title of the column that the user sorted by, or ""."""
+        column = self.arrangement.column
+        return "" if column is None else self._columns[column].title
+
+    async def show(self, keys: Sequence[Hashable], select: Hashable = None) -> None:
         """Show the rows of these keys, or refresh them if the keys are the same. The visible rows are fetched before
-        anything is drawn. The cursor stays on its key if the key is still nearby.
+        anything is drawn. The cursor moves to the key `select`, or stays on its key if that is still nearby.
         """
+        self._source_keys = keys
+        self._shows += 1
+        show = self._shows
+        if not self._arranged_by_screen and self.arrangement != Arrangement():
+            keys = await self._arrange(keys)
         first, last = self._find_visible_range(len(keys))
         visible = keys[first:last]
         rows = dict(enumerate(await self._fetch(visible), first)) if len(visible) else {}
+        if show != self._shows:  # a later call has newer keys or another arrangement
+            return
         cursor_key = self.key  # not before the fetch, during which the cursor may have moved
         self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
-        self.cursor = self._find_row(cursor_key)
+        self.cursor = keys.index(select) if select is not None and select in keys else self._find_row(cursor_key)
         self.refresh()
+        self._show_count()
+
+    async def _arrange(self, keys: Sequence[Hashable]) -> list[Hashable]:
+        """The keys of the rows that the arrangement selects, in its order."""
+        rows: list[Cells] = []
+        for start in range(0, len(keys), PAGE):
+            rows += await self._fetch(keys[start : start + PAGE])
+        return arrange_keys(keys, rows, self.arrangement)
+
+    def _show_count(self) -> None:
+        for line in self._find_lines():
+            if self.arrangement.words:
+                total = "" if self._arranged_by_screen else f" of {len(self._source_keys):,}"
+                line.show_count(f"{len(self._keys):,}{total}")
+
+    def _find_lines(self) -> list[TableLine]:
+        return [line for line in self.screen.query(TableLine) if line.table is self]
+
+    def filter_rows(self, words: str) -> None:
+        """Show only the rows that contain every word; "" shows all rows."""
+        self._rearrange(replace(self.arrangement, words=words.strip()))
+
+    def sort_by(self, column: int | None, descending: bool = False) -> None:
+        """Sort the rows by a column; None restores the table's own order."""
+        self._rearrange(replace(self.arrangement, column=column, descending=descending))
+
+    def clear_filter(self) -> bool:
+        """Show all rows again and close the line above the table. Returns whether there was a filter or a line."""
+        lines = self._find_lines()
+        for line in lines:
+            line.remove()
+        if self.arrangement.words:
+            self.filter_rows("")
+        elif not lines:
+            return False
+        self.focus()
+        return True
+
+    def _rearrange(self, arrangement: Arrangement) -> None:
+        if arrangement == self.arrangement:
+            return
+        self.arrangement = arrangement
+        if self._arranged_by_screen:
+            self.post_message(self.Rearranged())
+        else:
+            self.run_worker(self.show(self._source_keys, self.key), group=f"arrange-{self.id}", exit_on_error=False)
+        self.refresh()
+
+    async def find_row(self, words: str, include_current: bool = False) -> bool:
+        """Move the cursor to the next row that contains every word, after the last row from the first. Returns whether
+        there is one.
+        """
+        keys, total = self._keys, len(self._keys)
+        start = self.cursor + (0 if include_current else 1)
+        for first in range(start, start + total, PAGE):
+            positions = [position % total for position in range(first, min(first + PAGE, start + total))]
+            rows = await self._fetch([keys[position] for position in positions])
+            for position, row in zip(positions, rows, strict=True):
+                if row_matches(row, words) and keys is self._keys:
+                    self.cursor = position
+                    return True
+        return False
 
     def _find_row(self, key: Hashable) -> int:
         """The row of the key that was under the cursor. Only nearby rows are searched, since there may be 100,000."""
@@ -107,15 +211,21 @@ class WindowTable(ScrollView, can_focus=True):
         first = max(0, min(int(self.scroll_offset.y), total) - 4)
         return first, min(total, first + max(self.size.height, 12) + 8)
 
+    def read_visible_rows(self) -> list[str]:
+        """The titles and the rows on the screen as lines of text, as wide as the table."""
+        lines = [self.render_line(y).text.rstrip() for y in range(self.size.height)]
+        return lines[: len(self._keys) + 1]
+
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width or self.size.width
         if y == 0:
             style = self.get_component_rich_style("table--head")
-            return self._render_strip([column.title for column in self._columns], width, " ").apply_style(style)
+            return self._render_strip(self._format_titles(), width, " ").apply_style(style)
         index = int(self.scroll_offset.y) + y - 1
         if index == 0 and not len(self._keys):
             faint = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
-            strip = Strip(Text(f"  {self._empty}", end="").render(self.app.console))
+            empty = "No row matches the filter." if self.arrangement.words else self._empty
+            strip = Strip(Text(f"  {empty}", end="").render(self.app.console))
             return strip.adjust_cell_length(width).apply_style(faint)
         if index >= len(self._keys):
             return Strip.blank(width, self.rich_style)
@@ -126,6 +236,14 @@ class WindowTable(ScrollView, can_focus=True):
             self._request_page(index // PAGE)
             cells = ["…"]
         return self._render_strip(cells, width, "▸" if selected else " ").apply_style(style)
+
+    def _format_titles(self) -> list[str]:
+        """The titles of the columns; the sorted one has an arrow."""
+        titles = [column.title for column in self._columns]
+        if (index := self.arrangement.column) is not None:
+            arrow = "▼" if self.arrangement.descending else "▲"
+            titles[index] = f"{titles[index][: self._columns[index].width - 1]}{arrow}"
+        return titles
 
     def _render_strip(self, cells: Cells, width: int, mark: str) -> Strip:
         whole = format_row(self._columns, cells, width, f"{mark} ")
@@ -174,9 +292,53 @@ class WindowTable(ScrollView, can_focus=True):
         if self.key is not None:
             self.post_message(self.RowSelected(self, self.key))
 
+    def action_filter(self) -> None:
+        self._open_line("filter", self.arrangement.words)
+
+    def action_find(self) -> None:
+        self._open_line("find")
+
+    def _open_line(self, purpose: Purpose, words: str = "") -> None:
+        for line in self._find_lines():
+            if line.purpose == purpose:
+                line.query_one(Input).focus()
+                return
+        assert isinstance(self.parent, Widget)
+        self.parent.mount(TableLine(self, purpose, words), before=self)
+
+    def action_sort(self) -> None:
+        """Sort by the next visible column; after the last one, restore the table's own order."""
+        choices: list[int | None] = [None, *(index for index, _ in self._list_visible_columns())]
+        current = self.arrangement.column if self.arrangement.column in choices else None
+        self.sort_by(choices[(choices.index(current) + 1) % len(choices)])
+
+    def action_reverse(self) -> None:
+        if self.arrangement.column is None:
+            self.notify("Sort the table first: press o until the arrow is at the column that you want.")
+        else:
+            self.sort_by(self.arrangement.column, not self.arrangement.descending)
+
+    def _list_visible_columns(self) -> list[tuple[int, int]]:
+        """The index and the width of each column that the table's width allows."""
+        width = self.scrollable_content_region.width or self.size.width
+        return [(self._columns.index(column), size) for column, size in compute_widths(self._columns, width, 2)]
+
+    def _sort_by_title(self, x: int) -> None:
+        """Sort by the column whose title is at `x`; reverse the order if it is sorted by that column already."""
+        end = 2
+        for index, width in self._list_visible_columns():
+            end += width + 2
+            if x < end:
+                was_sorted = self.arrangement.column == index
+                self.sort_by(index, was_sorted and not self.arrangement.descending)
+                return
+
     def on_click(self, event: events.Click) -> None:
         index = int(self.scroll_offset.y) + event.y - 1
-        if event.y == 0 or index >= len(self._keys):
+        if event.y == 0:
+            self._sort_by_title(event.x)
+            return
+        if index >= len(self._keys):
             return
         was_current = index == self.cursor
         self.cursor = index

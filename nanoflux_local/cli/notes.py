@@ -1,0 +1,40 @@
+"""Notes on runs and trainings, for `nanoflux run note` and `nanoflux trainings note`."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import click
+
+from nanoflux_local.cli.common import current_home, plain, print_json, say
+
+with_edit = click.option("--edit", is_flag=True, help="Write the note in $EDITOR, starting from the current one.")
+
+
+def show_or_change_note(
+    kind: Literal["run", "training"], find_id: Callable[[], str], text: str | None, edit: bool, as_json: bool
+) -> None:
+    """Store `text` as the note on a run or training, or the text that the user writes in an editor; without either,
+    print the current note. The newest note counts.
+    """
+    from nanoflux_local.ledger.notes import add_note
+    from nanoflux_local.ledger.views import LedgerView
+
+    if text is not None and edit:
+        raise click.UsageError("TEXT and --edit exclude each other: give the note as TEXT or write it in the editor.")
+    home, subject = current_home(), find_id()
+    with LedgerView(home.ledger) as view:
+        note = view.note(kind, subject)
+    changed = edit_text(note) if edit else text
+    if changed is not None:
+        note = add_note(home.ledger, kind, subject, changed)
+    if as_json:
+        print_json({kind: subject, "note": note})
+    elif changed is None:
+        click.echo(plain(note)) if note else say(f"{kind} {subject} has no note")
+    else:
+        say(f"{kind} {subject}: {'noted' if note else 'the note was removed'}")
+
+
+def edit_text(text: str) -> str:
+    """The text after the user has changed it in $EDITOR; click reports an editor that cannot be started."""
+    return click.edit(text, extension=".md", require_save=False) or ""

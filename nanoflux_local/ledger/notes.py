@@ -1,0 +1,19 @@
+"""Notes of people on runs and trainings. Earlier notes stay in the ledger; the newest one counts."""
+
+from pathlib import Path
+from typing import Literal
+
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.records import storable
+
+MAX_CHARACTERS = 20_000
+
+
+def add_note(ledger: Path, kind: Literal["run", "training"], subject: str, note: str) -> str:
+    """Store a note on the run or training with this id; an empty note removes the earlier one from view. Returns the
+    note as stored.
+    """
+    stored = storable(note).strip()[:MAX_CHARACTERS]
+    with Ledger(ledger) as writer:
+        writer.add_note(kind, subject, stored)
+    return stored

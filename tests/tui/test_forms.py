@@ -1,0 +1,120 @@
+"""Forms keep what was entered, and a started training is the one that is shown."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from textual.widgets import Input, Select
+
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_tui.commands import CommandResult, CommandRunner
+from nanoflux_tui.screens.new_run import NewRunScreen
+from nanoflux_tui.screens.run import RunScreen
+from nanoflux_tui.widgets.window_table import WindowTable
+
+Drive = Callable[..., None]
+
+
+def test_run_form_returns_with_its_values_after_escape_and_a_tab(drive: Drive, empty: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        await driver.type("#name", "my run")
+        driver.app.screen.query_one("#profile", Select).value = "scripted"
+        await driver.press("escape")
+        await driver.wait_for("This home is empty")
+        await driver.press("n")
+        await driver.wait_for("my run", "--profile scripted", "This is your earlier input.")
+        driver.app.screen.query_one("#profile", Select).focus()
+        await driver.press("2")
+        await driver.wait_for("No example has been kept yet")
+        await driver.press("n")
+        await driver.wait_for("my run", "--profile scripted")
+        await driver.press("f5")
+        await driver.wait_until(lambda: not driver.app.screen.query_one("#name", Input).value)
+        assert driver.app.screen.query_one("#profile", Select).value == "embedded"
+
+    drive(empty, flow, size=(80, 24))
+
+
+def test_submitted_run_form_is_empty_the_next_time(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = find_run(home, "first")
+
+    async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+        return CommandResult(0, json.dumps({"run": run, "checks": []}), "")
+
+    monkeypatch.setattr(CommandRunner, "run", answer)
+
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        await driver.type("#name", "my run")
+        await driver.press("ctrl+s")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
+        await driver.wait_for("24 of 24")
+        await driver.press("n")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, NewRunScreen))
+        await driver.wait_for("Ready to start")
+        assert driver.app.screen.query_one("#name", Input).value == ""
+
+    drive(home, flow)
+
+
+def test_dialog_asks_before_it_discards_what_was_entered(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24")
+        await driver.press("c")
+        await driver.wait_for("Change this run")
+        await driver.press("escape")  # nothing was entered
+        await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
+        await driver.press("c")
+        await driver.wait_for("Change this run")
+        await driver.type("#f-target", "99")
+        await driver.press("escape")
+        await driver.wait_for("Discard what you entered?")
+        await driver.press("n")
+        await driver.wait_until(lambda: driver.app.screen.query_one("#f-target", Input).value == "99")
+        await driver.press("escape", "y")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
+
+    drive(home, flow)
+
+
+def test_started_training_is_selected_in_the_list(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, new = find_run(home, "first"), "train-new"
+    audit = {"rows": 1, "usable": 1, "validation": 0, "tokens": {"total": 1, "most": 1}, "cut_rows": 0, "leaked": [],
+             "steps": 1, "seconds": 1, "memory_bytes": 1, "dtype": "f", "findings": [], "rendered": "",
+             "source": {}}  # fmt: skip
+
+    async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+        if "--detach" not in words:
+            return CommandResult(0, json.dumps(audit), "")
+        with Ledger(home.ledger) as ledger:
+            ledger.create_training(new, run, "smollm2-135m", "1" * 64, {"epochs": 1}, {"source": {"run": run}})
+        return CommandResult(0, json.dumps({"training": new}), "")
+
+    monkeypatch.setattr(CommandRunner, "run", answer)
+
+    async def flow(driver: Any) -> None:
+        await driver.press("3")
+        await driver.wait_for("train-0123456789ab")
+        await driver.press("1")
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_for("24 of 24")
+        await driver.press("t")
+        await driver.wait_for("The first row as the model reads it")
+        await driver.press("ctrl+s")
+        await driver.wait_until(lambda: driver.app.current_mode == "training" and len(driver.app.screen_stack) == 1)
+        await driver.wait_until(lambda: driver.app.screen.query_one("#trainings", WindowTable).key == new)
+        await driver.wait_for(f"created  {new}")
+
+    drive(home, flow, size=(120, 40))

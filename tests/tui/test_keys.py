@@ -1,0 +1,170 @@
+"""The user's keymap, jump mode, copy mode, and the user's editor."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from textual.widgets import Button, Input
+
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_tui.command import tui
+from nanoflux_tui.keymap import ACTIONS, format_keymap, load_keymap
+from nanoflux_tui.screens.copy_mode import CopyDialog
+from nanoflux_tui.screens.run import RunScreen
+
+Drive = Callable[..., None]
+MISTAKES = {
+    '[run]\nexprot = "X"': (2, "unknown action 'exprot' in [run]", "did you mean 'export'?"),
+    '# keys\n\n[runs]\nexport = "X"': (3, "unknown section 'runs'", "did you mean 'run'?"),
+    '[run]\nexport = "X"\n\nstop = "ctrl+nokey"': (4, "unknown key 'ctrl+nokey'", "ctrl+x"),
+    "[run]\nexport = 5": (2, "5 is not a key", "write a key"),
+    '[run]\nexport = "s"': (2, "the key 's' already belongs to 'stop'", "choose another key"),
+    '[run]\n"export" = "X"\nverify = "X"': (3, "the key 'X' already belongs to 'export'", "choose another key"),
+    '\nrun.export = ["x", ""]': (2, "unknown key ''", "name a key"),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_keymap_mistake_names_its_line_and_a_fix(text: str, tmp_path: Path) -> None:
+    line, message, fix = MISTAKES[text]
+    path = tmp_path / "keymap.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_keymap(path)
+    assert raised.value.message.startswith(f"{path}:{line}: {message}")
+    assert fix in raised.value.fix
+
+
+def test_keymap_that_is_no_toml_is_refused_before_the_application_starts(empty: Home) -> None:
+    empty.keymap.write_text("[run]\nexport = X\n")
+    with pytest.raises(ConfigError, match=r"keymap\.toml: .*line 2"):
+        CliRunner().invoke(tui, ["--home", str(empty.root)], catch_exceptions=False)
+
+
+def test_printed_keymap_lists_every_action_and_can_be_used(empty: Home) -> None:
+    printed = CliRunner().invoke(tui, ["--home", str(empty.root), "--keys"]).output
+    assert printed == format_keymap(empty.keymap)
+    assert "\n[run]\n" in printed and '# pause = "space"' in printed and '# up = ["up", "k"]' in printed
+    assert printed.count("\n# ") - 1 == sum(map(len, ACTIONS.values()))
+    empty.keymap.write_text(printed.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
+    assert load_keymap(empty.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
+
+
+def test_keys_of_the_keymap_replace_the_defaults(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    home.keymap.write_text('[run]\nexport = ["X", "f7"]\n[everywhere]\nquit = "ctrl+q"\n[table]\nsort = "z"\n')
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("first", "second", "z Sort", "^q Quit")
+        await driver.press("q", "o", "z")
+        await driver.wait_for("state▲")
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24", "X Export")
+        await driver.press("x")
+        await driver.pilot.pause()
+        assert isinstance(driver.app.screen, RunScreen)
+        await driver.press("question_mark")
+        await driver.wait_for("X          Export")
+        await driver.press("escape", "f7")
+        await driver.wait_for("Export the kept examples")
+
+    drive(home, flow)
+
+
+def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("3")
+        await driver.wait_for("train-0123456789ab")
+        assert driver.app.focused.id == "trainings"
+        await driver.press("ctrl+o")
+        await driver.wait_until(lambda: len(driver.app.screen.query("Label")) == 2)
+        await driver.press("s")
+        await driver.wait_until(lambda: driver.app.focused is not None and driver.app.focused.id == "adapters")
+        await driver.press("ctrl+o", "escape")
+        await driver.wait_until(lambda: driver.app.focused is not None and driver.app.focused.id == "adapters")
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        driver.app.screen.query_one("#name", Input).focus()
+        await driver.press("ctrl+o")  # also while a field has the focus
+        await driver.wait_until(lambda: type(driver.app.screen).__name__ == "JumpDialog")
+        parts = driver.app.screen._part_by_letter
+        (letter,) = [key for key, part in parts.items() if isinstance(part, Button) and part.id == "preview"]
+        await driver.press(letter)
+        await driver.wait_for("Preview of the run")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_copy_mode_copies_a_selection_a_line_or_everything(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24", "Outcomes of attempts")
+        for keys, expected in (
+            (("a",), "Latest events"),
+            (("y",), "✓ done"),
+            (("shift+right",) * 3 + ("enter",), "✓ d"),
+        ):
+            await driver.press("f6")
+            await driver.wait_until(lambda: isinstance(driver.app.screen, CopyDialog))
+            await driver.press(*keys)
+            await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
+            assert expected in driver.app.clipboard
+        assert driver.app.clipboard == "✓ d"
+        await driver.press("1")
+        await driver.wait_for("second")
+        await driver.press("f6", "a")
+        await driver.wait_until(lambda: "second" in driver.app.clipboard and "▞" not in driver.app.clipboard)
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_notes_on_runs_and_trainings_are_saved_and_shown(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    run = find_run(home, "first")
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_for("24 of 24")
+        await driver.press("m")
+        await driver.wait_for(f"Note on {run}")
+        await driver.press(*"-too easy", "enter", *"again", "ctrl+s")
+        await driver.wait_for("note: -too easy again")
+        await driver.press("3")
+        await driver.wait_for("train-0123456789ab")
+        await driver.press("m", *"good", "ctrl+e")
+        await driver.wait_for("an editor cannot be opened here")
+        await driver.press("ctrl+s")
+        await driver.wait_for("note: good")
+
+    drive(home, flow)
+    with LedgerView(home.ledger) as view:
+        assert view.note("run", run) == "-too easy\nagain"
+        assert view.note("training", "train-0123456789ab") == "good"
+
+
+def test_note_is_written_in_the_editor_of_the_terminal(terminal: Any, home: Home, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "from the editor" >> "$1"\n')
+    editor.chmod(0o700)
+    env = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "EDITOR": str(editor), "VISUAL": ""}
+    terminal.start([sys.executable, "-m", "nanoflux_tui", "--home", str(home.root)], env)
+    terminal.wait_for("train-0123")
+    terminal.press("3")
+    terminal.wait_for("30/40")
+    terminal.press("m")
+    terminal.wait_for("Note on train-0123456789ab")
+    terminal.press("C-e")
+    terminal.wait_for("from the editor")
+    terminal.press("C-s")
+    terminal.wait_for("note: from the editor")
+    terminal.press("q")

@@ -1,0 +1,247 @@
+"""Tables: filter, order and search; the keys of a screen; and the review queue."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.text import Text
+
+from nanoflux_local.examples.review import record_review
+from nanoflux_local.ledger import board
+from nanoflux_local.ledger.board import EXAMPLE_ORDERS, ExampleSelection
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_tui.screens.example import ExampleScreen
+from nanoflux_tui.screens.examples import ExamplesScreen
+from nanoflux_tui.screens.run import RunScreen
+from nanoflux_tui.widgets.arrangement import Arrangement, arrange_keys
+from nanoflux_tui.widgets.columns import SortableCell
+from nanoflux_tui.widgets.window_table import WindowTable
+
+Drive = Callable[..., None]
+ROWS = [
+    ["beta", "12.5%", SortableCell("2 min", 120.0)],
+    [Text("Alpha"), "9.0%", SortableCell("90 s", 90.0)],
+    ["gamma", "–", SortableCell("–", None)],
+]
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "expected"),
+    [
+        (Arrangement(), "bag"),
+        (Arrangement(words="ALPHA 9"), "a"),
+        (Arrangement(words="min beta"), "b"),
+        (Arrangement(column=0), "abg"),
+        (Arrangement(column=1), "abg"),  # as numbers, not as texts
+        (Arrangement(column=1, descending=True), "bag"),  # rows without a value come last
+        (Arrangement(column=2), "abg"),
+        (Arrangement(column=2, words="a", descending=True), "bag"),
+    ],
+)
+def test_arrangement_filters_and_sorts_rows(arrangement: Arrangement, expected: str) -> None:
+    assert "".join(map(str, arrange_keys("bag", ROWS, arrangement))) == expected
+
+
+def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
+    with LedgerView(home.ledger) as view:
+        every = list(board.example_keys(view, ExampleSelection()))
+        first = board.example_rows(view, every[:1])[every[0]]
+    record_review(home, first["id"], "drop")
+    with LedgerView(home.ledger) as view:
+        assert list(board.example_keys(view, ExampleSelection(review="drop"))) == every[:1]
+        assert list(board.example_keys(view, ExampleSelection(review="none"))) == every[1:]
+        assert board.list_unreviewed(view, every) == every[1:]
+        for order in EXAMPLE_ORDERS:
+            keys = list(board.example_keys(view, ExampleSelection(order=order)))
+            assert sorted(keys) == sorted(every), order
+        turns = [board.example_rows(view, [key])[key]["turn"] for key in
+                 board.example_keys(view, ExampleSelection(order="turn", descending=True))]  # fmt: skip
+        assert turns == sorted(turns, reverse=True) != turns[::-1]
+        assert board.example_keys(view, ExampleSelection(order="review"))[0] == every[0]
+    record_review(home, first["id"], "open")
+    with LedgerView(home.ledger) as view:
+        assert board.list_unreviewed(view, every) == every, "a withdrawn review counts as none"
+
+
+def test_table_is_filtered_sorted_and_searched_by_keys(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("first", "second", "Filter", "Find", "Sort", "Reverse")
+        table = driver.app.screen.query_one(WindowTable)
+        assert len(table.keys) == 6
+        await driver.press("slash", *"genetics second")
+        await driver.wait_for("1 of 6")
+        await driver.wait_until(lambda: len(table.keys) == 1)
+        await driver.press(*" zzz")
+        await driver.wait_for("No row matches the filter.", "0 of 6")
+        await driver.press("enter")
+        await driver.wait_until(lambda: driver.app.focused is table)
+        await driver.press("escape")
+        await driver.wait_until(lambda: len(table.keys) == 6 and "of 6" not in driver.text)
+        await driver.press("ctrl+f", *"first")
+        await driver.wait_until(lambda: table.key.sort == "run" and table.cursor == 5)
+        await driver.press("escape", "home")
+        await driver.wait_until(lambda: driver.app.focused is table)
+        await driver.press("o", "o", "o")
+        await driver.wait_for("name▲")
+        await driver.wait_until(lambda: table.keys[0].sort == "run")
+        await driver.press("O")
+        await driver.wait_for("name▼")
+        await driver.wait_until(lambda: table.keys[0].sort == "training")
+        await driver.pilot.click("#board", offset=(4, 0))  # the title of the first column
+        await driver.wait_for("state▲")
+
+    drive(home, flow, size=(120, 40))
+
+
+def test_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("2")
+        await driver.wait_for("36 examples of all runs", "run", "second")
+        await driver.press("enter")
+        await driver.wait_for("example 1 of 36")
+        await driver.press("d")
+        await driver.wait_for("your review: drop")
+        await driver.press("escape", "v")
+        await driver.wait_for("35 examples of all runs, without a review")
+        await driver.press("v", "v")
+        await driver.wait_for("1 example of all runs, reviewed drop")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_review_queue_continues_with_the_next_unreviewed_example(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    with LedgerView(home.ledger) as view:
+        keys = list(board.example_keys(view, ExampleSelection(find_run(home, "second"))))
+        ids = [board.example_rows(view, [key])[key]["id"] for key in keys]
+    for example in ids[1:10]:
+        record_review(home, example, "keep")
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(ExamplesScreen(find_run(home, "second")))
+        await driver.wait_for("12 examples of ")
+        await driver.press("w")
+        await driver.wait_for("queue: example 1 of 12")
+        await driver.press("d")
+        await driver.wait_for("queue: example 11 of 12")
+        await driver.press("k")
+        await driver.wait_for("queue: example 12 of 12")
+        await driver.press("u")
+        await driver.wait_until(lambda: "example 11 of 12" in driver.text and "your review" not in driver.text)
+        await driver.press("k")
+        await driver.wait_for("queue: example 12 of 12")
+        await driver.press("f")
+        await driver.wait_for("Every other example", "your review: fix")
+        await driver.press("escape", "w")
+        await driver.wait_for("Every example in this list")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_run_and_example_scroll_at_once_at_80x24(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24", "Outcomes of attempts")
+        parts = driver.app.screen.query_one("#parts")
+        await driver.press("down")
+        await driver.wait_until(lambda: parts.scroll_y == 1)
+        await driver.press("pagedown")
+        await driver.wait_until(lambda: parts.scroll_y > 5)
+        await driver.press("end")
+        await driver.wait_until(lambda: parts.scroll_y == parts.max_scroll_y > 0)
+        await driver.wait_for("Latest events")
+        await driver.press("2", "enter")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
+        await driver.wait_for("example 1 of 36", "defends")
+        await driver.press("end")
+        await driver.wait_for("seeds:")
+        await driver.press("right")  # scrolling does not take the keys of the screen
+        await driver.wait_for("example 2 of 36")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_keys_of_a_run_are_in_the_footer_and_the_palette(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    names = ("Export", "Report", "Verify", "Copy")
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24", *names)
+        titles = [command.title for command in driver.app.get_system_commands(driver.app.screen)]
+        assert set(names) <= set(titles)
+        await driver.press("ctrl+p")
+        await driver.wait_until(lambda: type(driver.app.screen).__name__ == "CommandPalette")
+        await driver.press(*"Verify")
+        await driver.wait_for("On this screen: v")
+        await driver.press("enter")
+        await driver.wait_for("Every hash matches.")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_help_consists_of_whole_sentences(drive: Drive, home: Home, find_run: Callable[[Home, str], str]) -> None:
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24")
+        await driver.press("question_mark")
+        await driver.wait_for("Everywhere")
+        paragraph = driver.text.split("A live run.")[1].split("On this screen")[0]
+        lines = [line.strip(" │") for line in paragraph.splitlines() if line.strip(" │")]
+        assert len(lines) > 3 and all(len(line) > 50 for line in lines[:-1]), "only the last line may end early"
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_single_example_is_counted_in_the_singular(drive: Drive, home: Home) -> None:
+    with LedgerView(home.ledger) as view:
+        question = view.row("SELECT question FROM examples WHERE rowid = 3")
+    assert question is not None
+
+    async def flow(driver: Any) -> None:
+        await driver.press("2")
+        await driver.wait_for("36 examples of all runs")
+        driver.app.screen.query_one(WindowTable).filter_rows(question[0])
+        await driver.wait_for("1 example of all runs")
+
+    drive(home, flow)
+
+
+def test_sampling_of_an_evaluation_is_text(drive: Drive, home: Home) -> None:
+    sampling = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 512, "stop": []}
+    with Ledger(home.ledger) as ledger:
+        ledger.start_evaluation("cccccccccccc", "m", "", "d", "test", {"n": 1, "runs": 1, "sampling": sampling})
+
+    async def flow(driver: Any) -> None:
+        await driver.press("4")
+        await driver.wait_for("50.0%")
+        await driver.press("home", "enter")
+        await driver.wait_for("cccccccccccc")
+        await driver.press("d")
+        await driver.wait_for("sampling    max tokens 512, temperature 0.7, top p 0.95")
+        assert "{" not in driver.text
+
+    drive(home, flow)
+
+
+def test_pull_of_installed_weights_is_not_offered(drive: Drive, empty: Home, tiny_base: Any) -> None:
+    from nanoflux_models.weights import import_path
+
+    import_path(tiny_base, "smollm2-135m", empty.root)
+
+    async def flow(driver: Any) -> None:
+        await driver.press("5")
+        await driver.wait_for("smollm2-135m")
+        table = driver.app.screen.query_one("#weights", WindowTable)
+        await driver.wait_until(lambda: "smollm2-135m" in table.keys)
+        table.cursor = list(table.keys).index("smollm2-135m")
+        await driver.press("p")
+        await driver.wait_for("The weights of smollm2-135m are installed", "verify them")
+
+    drive(empty, flow)

@@ -1,0 +1,153 @@
+"""The user's keys: the file `keymap.toml` in the home directory gives actions other keys.
+
+Each action has an id such as `run.export`: the section of the class that binds it, and its description in the footer.
+"""
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textual.binding import Binding, BindingType
+from textual.keys import KEY_NAME_REPLACEMENTS, Keys
+
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.suggestions import suggest
+from nanoflux_local.text_files import EncodingError, read_utf8
+
+KEY_NAMES = {*(str(key.value) for key in Keys), *KEY_NAME_REPLACEMENTS.values()}
+MODIFIERS = ("ctrl", "shift", "alt")
+ACTIONS: dict[str, dict[str, list[str]]] = {}
+"""The keys of each action, by section and action, of all classes that were imported."""
+
+
+def name_bindings(section: str, bindings: Sequence[BindingType]) -> list[BindingType]:
+    """The bindings with ids, by which `keymap.toml` can change their keys. A section names one class's bindings."""
+    actions = ACTIONS.setdefault(section, {})
+    named = list[BindingType]()
+    for binding in Binding.make_bindings(bindings):
+        action = re.sub(r"[^a-z0-9]+", "-", binding.description.lower()).strip("-")
+        actions.setdefault(action, []).append(binding.key)
+        named.append(replace(binding, id=f"{section}.{action}"))
+    return named
+
+
+def load_keymap(path: Path) -> dict[str, str]:
+    """The keys of the actions that the file changes, by the actions' ids; {} if there is no file.
+
+    Raises:
+        ConfigError: the file is not TOML, names an unknown section, action or key, or gives two actions the same key.
+    """
+    if not path.exists():
+        return {}
+    try:
+        text = read_utf8(path)
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}", "correct the permissions of the file") from error
+    except EncodingError as error:
+        raise ConfigError(f"{path}: {error}", "save the file as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}", 'write lines such as export = "X" below a line such as [run]') from error
+    _import_screens()
+    return _KeymapReader(path, text).read(document)
+
+
+def format_keymap(path: Path) -> str:
+    """Every action with its default keys, as the content of a `keymap.toml` in which no line has an effect yet."""
+    _import_screens()
+    lines = [f"# Keys of nanoflux-tui. Save this as {path}", "# and remove the # from the lines that you change."]
+    for section, actions in sorted(ACTIONS.items()):
+        lines += ["", f"[{section}]"]
+        for action, keys in actions.items():
+            listed = ", ".join(f'"{key}"' for key in keys)
+            lines.append(f"# {action} = {listed if len(keys) == 1 else f'[{listed}]'}")
+    return "\n".join(lines) + "\n"
+
+
+def _import_screens() -> None:
+    """Import every screen, since importing a class records its actions."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    folder = Path(__file__).parent / "screens"
+    for name in ("app", *(f"screens.{module.name}" for module in iter_modules([str(folder)]))):
+        import_module(f"nanoflux_tui.{name}")
+
+
+class _KeymapReader:
+    """Checks a keymap and names the line of each mistake."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path, self._lines = path, text.splitlines()
+
+    def read(self, document: dict[str, Any]) -> dict[str, str]:
+        keymap: dict[str, str] = {}
+        for section, table in document.items():
+            if section not in ACTIONS or not isinstance(table, dict):
+                raise self._build_error(section, "", f"unknown section {section!r}", suggest(section, ACTIONS))
+            for action, value in table.items():
+                if action not in ACTIONS[section]:
+                    fix = suggest(action, ACTIONS[section])
+                    raise self._build_error(section, action, f"unknown action {action!r} in [{section}]", fix)
+                keymap[f"{section}.{action}"] = ",".join(self._read_keys(section, action, value))
+            self._refuse_clash(section, keymap, table)
+        return keymap
+
+    def _read_keys(self, section: str, action: str, value: object) -> list[str]:
+        keys = [value] if isinstance(value, str) else value
+        if not isinstance(keys, list) or not keys:
+            fix = 'write a key such as "x", or several such as ["x", "f5"]'
+            raise self._build_error(section, action, f"{value!r} is not a key", fix)
+        for key in keys:
+            if not isinstance(key, str) or not _is_key(key):
+                fix = "name a key such as x, X, space, f5, ctrl+x or slash"
+                raise self._build_error(section, action, f"unknown key {key!r}", fix)
+        return keys
+
+    def _refuse_clash(self, section: str, keymap: dict[str, str], table: dict[str, Any]) -> None:
+        """Refuse a key that two actions of a section share. Actions of the file come last, so their lines are named."""
+        action_by_key: dict[str, str] = {}
+        for action in sorted(ACTIONS[section], key=lambda action: action in table):
+            keys = keymap.get(f"{section}.{action}", ",".join(ACTIONS[section][action])).split(",")
+            for key in keys:
+                other = action_by_key.setdefault(key, action)
+                if other != action:
+                    message = f"the key {key!r} already belongs to {other!r} in [{section}]"
+                    fix = f"choose another key, or give {other!r} another one"
+                    raise self._build_error(section, action, message, fix)
+
+    def _build_error(self, section: str, action: str, message: str, fix: str) -> ConfigError:
+        return ConfigError(f"{self._path}:{self._find_line(section, action)}: {message}", fix)
+
+    def _find_line(self, section: str, action: str) -> int:
+        """The line of an action, or of the section if `action` is ""; 1 if the text writes it in another form."""
+        current = ""
+        for number, line in enumerate(self._lines, 1):
+            if header := re.match(r"""\s*\[\s*["']?([^"'\]]+?)["']?\s*\]""", line):
+                current = header[1]
+                if not action and current == section:
+                    return number
+            elif key := re.match(r"\s*([^=#]+?)\s*=", line):
+                name = re.sub(r"""["'\s]""", "", key[1])
+                full_name = f"{current}.{name}" if current else name
+                if full_name == f"{section}.{action}" or (not action and full_name.split(".")[0] == section):
+                    return number
+        return 1
+
+
+def _is_key(key: str) -> bool:
+    """Whether a terminal can send a key of this name."""
+    *modifiers, name = key.split("+")
+    if any(modifier not in MODIFIERS for modifier in modifiers):
+        return False
+    if len(name) == 1 or name in KEY_NAMES:
+        return bool(name.strip()) and name != ","
+    try:
+        unicodedata.lookup(name.replace("_", " "))
+    except KeyError:
+        return False
+    return True

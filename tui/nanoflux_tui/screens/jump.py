@@ -1,0 +1,45 @@
+"""Jump mode: a letter on each part of the screen that can have the focus."""
+
+from typing import Any
+
+from textual import events
+from textual.app import ComposeResult
+from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
+from textual.widgets import Button, Label
+
+LETTERS = "asdfghjklqwertyuiopzxcvbnm"
+
+
+class JumpDialog(ModalScreen[None]):
+    """Moves the focus of the screen below to the part whose letter is pressed, or presses it if it is a button."""
+
+    DEFAULT_CSS = """
+    JumpDialog { background: $background 30%; align: left top; }
+    JumpDialog Label { position: absolute; width: 3; height: 1; text-align: center; text-style: bold;
+                       background: $accent; color: $background; }
+    """
+
+    def __init__(self, screen: Screen[Any]) -> None:
+        super().__init__()
+        self._part_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_parts(screen), strict=False))
+
+    def compose(self) -> ComposeResult:
+        for letter, widget in self._part_by_letter.items():
+            label = Label(letter, markup=False)
+            label.styles.offset = (widget.region.x, widget.region.y)
+            yield label
+
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        widget = self._part_by_letter.get(event.character or "")
+        self.dismiss(None)
+        if isinstance(widget, Button):
+            widget.press()
+        elif widget is not None:
+            widget.focus()
+
+
+def _list_visible_parts(screen: Screen[Any]) -> list[Widget]:
+    """The parts of a screen that can have the focus and are visible, in the order of Tab."""
+    return [widget for widget in screen.focus_chain if widget.region and screen.region.overlaps(widget.region)]

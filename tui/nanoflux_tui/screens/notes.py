@@ -1,0 +1,17 @@
+"""The dialog for the note on a run or training."""
+
+from typing import Literal
+
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.dialogs import Field, FormDialog
+
+
+def edit_note(screen: BaseScreen, command: Literal["run", "trainings"], work: str, note: str) -> None:
+    """Ask for the note on a run or training, and store it with `nanoflux run note` or `nanoflux trainings note`."""
+    fields = (Field("note", "note", note, "what you want to remember", multiline=True),)
+
+    def save(values: dict[str, str] | None) -> None:
+        if values is not None:
+            screen.run_command(command, "note", "--", work, values["note"], success="Saved the note.")
+
+    screen.app.push_screen(FormDialog(f"Note on {work}", fields, "Save"), save)
