@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kills
-from kills import Trial, disturb, find_differences, scripted_settings
+from kills import Trial, disturb, find_differences, make_scripted_settings
 
 from nanoflux_local.jobs import RUN, Work, check_work
 from nanoflux_local.ledger.views import LedgerView
@@ -90,7 +90,7 @@ class Matrix:
     delay: float = 0.03
 
     def __post_init__(self) -> None:
-        self.settings = scripted_settings(self.turns, CONCURRENCY, self.delay)
+        self.settings = make_scripted_settings(self.turns, CONCURRENCY, self.delay)
         self.undisturbed = self.make_trial("plain")
         self.undisturbed.finish()
 
@@ -138,7 +138,7 @@ class Matrix:
         return trial.kills
 
     def _cut_power(self, trial: Trial, rng: random.Random) -> bool:
-        with _recording_repeats(trial):
+        with _record_repeats(trial):
             process, moment = trial.start_process(), self._choose_moment(trial, rng)
             while process.poll() is None and len(trial.sent_keys()) < moment:
                 time.sleep(0.002)
@@ -167,7 +167,7 @@ class Matrix:
         size_kib = DISK_KIB
         while True:
             trial.patch = "" if mounted else SMALL_FILES.format(size=size_kib * 1024)
-            with _recording_repeats(trial):
+            with _record_repeats(trial):
                 code, errors = _play(trial)
                 size_kib += GROWTH_KIB if trial.kills < self.times else 500_000
                 if mounted:
@@ -183,7 +183,7 @@ class Matrix:
         statuses: list[str] = []
         while trial.kills < self.times:
             trial.patch = JUMPS.format(seed=rng.randrange(10**9))
-            with _recording_repeats(trial):
+            with _record_repeats(trial):
                 process, moment = trial.start_process(), self._choose_moment(trial, rng)
                 while process.poll() is None and (
                     len(trial.sent_keys()) < moment or "running" not in _read_status(trial)
@@ -204,7 +204,7 @@ class Matrix:
         refused = 0
         trial.kill_at(1, starting=False)  # the run exists
         while trial.kills < self.times:
-            with _recording_repeats(trial):
+            with _record_repeats(trial):
                 processes, moment = [trial.start_process() for _ in range(3)], self._choose_moment(trial, rng)
                 while (alive := _count_alive(processes)) > 1 or (alive and len(trial.sent_keys()) < moment):
                     time.sleep(0.005)
@@ -222,7 +222,7 @@ class Matrix:
 
 
 @contextmanager
-def _recording_repeats(trial: Trial) -> Iterator[None]:
+def _record_repeats(trial: Trial) -> Iterator[None]:
     """Record the calls that are made in this context although the ledger already remembered them."""
     remembered, sent = trial.remembered_keys(), len(trial.sent_keys())
     yield
@@ -263,7 +263,7 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
-            trial = Trial(matrix.folder / name, _settings_for_server(matrix, url))
+            trial = Trial(matrix.folder / name, _make_server_settings(matrix, url))
             code, errors = _play(trial)
             if code:
                 raise SystemExit(f"the run against a failing server ended with {code}: {errors}")
@@ -280,10 +280,10 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
     return Row("endpoint faults", faults_counted[1], 0, 0, len(actual["problems"]), same, seconds, wrong)
 
 
-def _settings_for_server(matrix: Matrix, url: str) -> tuple[str, ...]:
+def _make_server_settings(matrix: Matrix, url: str) -> tuple[str, ...]:
     served = ("duelist-a", "duelist-b", "arbiter")
     endpoints = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in served]
-    settings = scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
+    settings = make_scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
     return (*settings, *(part for endpoint in endpoints for part in ("--set", endpoint)))
 
 

@@ -28,11 +28,11 @@ NAME = "gemma3-270m"
 
 def write_training_rows(path: Path, count: int) -> None:
     """Write rows of the starter domain's easy benchmark: questions and solutions of about 80 tokens together."""
-    from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
+    from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
 
     rows = [
         {"prompt": item.question, "completion": f"SOLUTION: {item.solution}\nANSWER: {item.answer}"}
-        for item in easy_items("train")[:count]
+        for item in make_easy_items("train")[:count]
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 

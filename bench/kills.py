@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.05, help="mean seconds that a scripted model takes to answer")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    settings = scripted_settings(options.turns, options.concurrency, options.delay)
+    settings = make_scripted_settings(options.turns, options.concurrency, options.delay)
     with tempfile.TemporaryDirectory() as folder:
         plain, killed = (Trial(Path(folder) / name, settings) for name in ("plain", "killed"))
         seconds = plain.finish()
@@ -171,7 +171,7 @@ def main() -> None:
     sys.exit(1 if wrong else 0)
 
 
-def scripted_settings(turns: int, concurrency: int, delay: float, profile: str = "scripted") -> tuple[str, ...]:
+def make_scripted_settings(turns: int, concurrency: int, delay: float, profile: str = "scripted") -> tuple[str, ...]:
     """The arguments of a scripted run that keeps many examples and repeats many questions."""
     models = ("duelist-a", "duelist-b", "arbiter")
     return (

@@ -57,7 +57,7 @@ MOCKED = {
 """Models with mocked replies; the proxy's checks of their parameters are real."""
 
 
-def chat_reply(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str, Any]]:
+def make_chat_reply(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str, Any]]:
     message = {"role": "assistant", "content": content, **more}
     return 200, {
         "id": "c", "object": "chat.completion", "created": 1, "model": "m",
@@ -66,21 +66,21 @@ def chat_reply(content: str | None, finish: str, **more: Any) -> tuple[int, dict
     }  # fmt: skip
 
 
-def error_reply(status: int, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
+def make_error_reply(status: int, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": message, **more}}
 
 
 TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 UPSTREAM: dict[str, tuple[tuple[int, dict[str, Any]], str]] = {
-    "cut": (chat_reply("ANSW", "length"), "read"),
-    "cut-empty": (chat_reply(None, "length"), "read"),
-    "thoughts": (chat_reply("ANSWER: 18", "stop", reasoning_content="hm"), "read"),
-    "empty": (chat_reply(None, "stop"), "empty"),
-    "tool": (chat_reply(None, "tool_calls", tool_calls=TOOL), "refused"),
-    "busy": (error_reply(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
-    "too-long": (error_reply(400, TOO_LONG, code="context_length_exceeded"), "refused"),
-    "broken": (error_reply(500, "out of memory", type="server_error"), "server_error"),
-    "no-key": (error_reply(401, "Incorrect API key provided", code="invalid_api_key"), "refused"),
+    "cut": (make_chat_reply("ANSW", "length"), "read"),
+    "cut-empty": (make_chat_reply(None, "length"), "read"),
+    "thoughts": (make_chat_reply("ANSWER: 18", "stop", reasoning_content="hm"), "read"),
+    "empty": (make_chat_reply(None, "stop"), "empty"),
+    "tool": (make_chat_reply(None, "tool_calls", tool_calls=TOOL), "refused"),
+    "busy": (make_error_reply(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
+    "too-long": (make_error_reply(400, TOO_LONG, code="context_length_exceeded"), "refused"),
+    "broken": (make_error_reply(500, "out of memory", type="server_error"), "server_error"),
+    "no-key": (make_error_reply(401, "Incorrect API key provided", code="invalid_api_key"), "refused"),
 }
 """The answer of the chat server behind the proxy, by model, and the expected outcome."""
 
@@ -106,7 +106,7 @@ class Upstream(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.path.endswith("/chat/completions")
-        status, reply = UPSTREAM[body["model"]][0] if chat else error_reply(404, f"no such path: {self.path}")
+        status, reply = UPSTREAM[body["model"]][0] if chat else make_error_reply(404, f"no such path: {self.path}")
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -234,7 +234,7 @@ def play(url: str, folder: Path) -> str:
 
 
 @contextmanager
-def scripted_upstream() -> Iterator[str]:
+def start_scripted_upstream() -> Iterator[str]:
     """Start the product's fake server in a separate process; yields its address."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", FakeServer.__module__], stdout=subprocess.PIPE, text=True
@@ -262,7 +262,7 @@ def main() -> None:
         shapes = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
         threading.Thread(target=shapes.serve_forever, daemon=True).start()
         answers = f"http://127.0.0.1:{shapes.server_port}/v1"
-        with scripted_upstream() as scripted, proxy(venv, folder, answers, scripted) as url:
+        with start_scripted_upstream() as scripted, proxy(venv, folder, answers, scripted) as url:
             wrong = asyncio.run(ask_all(url))
             status = play(url, folder)
     sys.exit(1 if wrong or status != "done" else 0)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nanoflux_local.records import Vector
-from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error
+from nanoflux_local.run.novelty import History, NoveltyIndex, bound_rounding_error
 
 
 def draw_unit_vectors(
@@ -94,7 +94,7 @@ def main() -> None:
     reading = min(times[name] for name in list_readings(history))
     rough = [np.concatenate([block @ query for block in history.blocks]) for query in queries]
     exact_rows = [
-        int((products >= products.max() - 2 * rounding_error(options.dimensions)).sum()) for products in rough
+        int((products >= products.max() - 2 * bound_rounding_error(options.dimensions)).sum()) for products in rough
     ]
     print(
         json.dumps(

@@ -41,7 +41,7 @@ def write_data(count: int, folder: Path) -> None:
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates
     from nanoflux_local.records import derive_seed
-    from nanoflux_local.seeds.benchmarks.starter import starter_items
+    from nanoflux_local.seeds.benchmarks.starter import make_starter_items
     from nanoflux_local.seeds.source import instantiate
     from nanoflux_local.train.conversation import build_training_example
 
@@ -52,7 +52,7 @@ def write_data(count: int, folder: Path) -> None:
         for template, number in draws
     ]
     domain = load_domain("starter")
-    for name, items in ((TRAIN, train_items), (HELD_OUT, starter_items("dev")[:HELD_OUT_ROWS])):
+    for name, items in ((TRAIN, train_items), (HELD_OUT, make_starter_items("dev")[:HELD_OUT_ROWS])):
         rows = [
             build_training_example(domain, domain.budgets, item.question, item.solution, item.answer, item.id)
             for item in items

@@ -22,7 +22,7 @@ from nanoflux_local.ledger.store import Ledger, WorkTable
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 
 StopRequest = Literal["", "pause", "stop", "end"]
 """What a worker is asked to do: nothing, pause, stop after the work in progress, or end at once."""
@@ -353,7 +353,7 @@ def launch(home: Home, work: Work) -> int:
         raise work.busy_error()
     log = work.log(home)
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    command = module_command("nanoflux_local.cli", "--home", str(home.root), work.kind.command, "resume", work.id)
+    command = build_module_command("nanoflux_local.cli", "--home", str(home.root), work.kind.command, "resume", work.id)
     with log.open("a") as file:
         log.chmod(0o600)
         log_start = file.tell()

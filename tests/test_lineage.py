@@ -12,7 +12,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import similarity
 from nanoflux_local.run import configs, runs
-from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
+from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
 
 
 def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
@@ -27,6 +27,6 @@ def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
         with pytest.raises(NothingMatchedError, match="no example 'x'"):
             trace_lineage(home, view, "x")
     vector = HashingEmbedder("hashing-embedder").vector
-    alike = {item.id: similarity(vector(row["question"]), vector(item.question)) for item in easy_items("test")}
+    alike = {item.id: similarity(vector(row["question"]), vector(item.question)) for item in make_easy_items("test")}
     assert [entry.similarity for entry in near] == sorted(alike.values(), reverse=True)[:3]
     assert all(alike[entry.item] == entry.similarity for entry in near)

@@ -7,7 +7,7 @@ import pytest
 from nanoflux_local.config import RunConfig
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import derive_config, resolve
-from nanoflux_local.run.missing import CallCost, MissingCall, RecordedCosts, added_calls, count_missing
+from nanoflux_local.run.missing import CallCost, MissingCall, RecordedCosts, count_missing, find_added_calls
 
 JUDGE, DEFENDER = MissingCall("chat", "judge"), MissingCall("chat", "defender")
 PYTHON, EMBED = MissingCall("python", "judge"), MissingCall("embed", "judge")
@@ -25,8 +25,8 @@ def paper(tmp_path: Path) -> RunConfig:
 
 def test_proven_rules_add_the_calls_of_checks_and_samples(tmp_path: Path, paper: RunConfig) -> None:
     proven = derive_config(paper, {"rules": "proven"}, Home(tmp_path))
-    assert added_calls(RECORDED, paper, proven) == {JUDGE: 5.0, PYTHON: 2.0, EMBED: 2.0, DEFENDER: 6.0}
-    assert added_calls(RECORDED, proven, paper) == {}
+    assert find_added_calls(RECORDED, paper, proven) == {JUDGE: 5.0, PYTHON: 2.0, EMBED: 2.0, DEFENDER: 6.0}
+    assert find_added_calls(RECORDED, proven, paper) == {}
 
 
 def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper: RunConfig) -> None:
@@ -45,4 +45,4 @@ def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper: RunC
 def test_program_that_judges_adds_no_checks(tmp_path: Path) -> None:
     embedded = resolve("starter", "embedded", {}, Home(tmp_path))
     proven = derive_config(embedded, {"rules": "proven"}, Home(tmp_path))
-    assert set(added_calls(RECORDED, embedded, proven)) == {DEFENDER}
+    assert set(find_added_calls(RECORDED, embedded, proven)) == {DEFENDER}

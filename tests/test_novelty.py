@@ -7,7 +7,7 @@ import pytest
 
 from nanoflux_local.records import similarity
 from nanoflux_local.run import novelty
-from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error
+from nanoflux_local.run.novelty import History, NoveltyIndex, bound_rounding_error
 
 EMPTY = History()
 
@@ -119,7 +119,7 @@ def test_nearest_does_not_depend_on_other_rows():
     near /= np.linalg.norm(near, axis=1, keepdims=True)
     rough = [float((near[:count] @ query)[place]) for count in (60, 599, 600) for place in range(60)]
     exact_products = [float(exact(row, query)) for row in near[:60]] * 3
-    assert max(abs(one - other) for one, other in zip(rough, exact_products, strict=True)) < rounding_error(33)
+    assert max(abs(one - other) for one, other in zip(rough, exact_products, strict=True)) < bound_rounding_error(33)
     best = brute_force(near, query)
     for count in (1, 2, 3, 7, 64, 599):
         assert (
@@ -137,14 +137,14 @@ def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pyte
     other = unit_vectors(1, seed=1)[0]
     tilt = other - (other @ query) * query
     tilt /= np.linalg.norm(tilt)
-    angles = np.sqrt(np.linspace(0, rounding_error(32), 40))
+    angles = np.sqrt(np.linspace(0, bound_rounding_error(32), 40))
     near = np.stack([np.cos(angle) * query + np.sin(angle) * tilt for angle in angles]).astype(np.float32)
     best = brute_force(near, query)
 
     class Off(np.ndarray):
         def __matmul__(self, vector):
             product = np.asarray(self) @ vector
-            return (product + rounding_error(32) * np.linspace(-0.5, 0.5, len(product))).astype(np.float32)
+            return (product + bound_rounding_error(32) * np.linspace(-0.5, 0.5, len(product))).astype(np.float32)
 
     assert np.argmax(near.view(Off) @ query) != np.argmax(near @ query)
     assert History((near.view(Off),)).nearest(query) == best

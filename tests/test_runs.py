@@ -77,7 +77,7 @@ def test_run_records_everything_that_decides_it(home: Home) -> None:
     assert (row["id"], row["status"], row["domain"]) == (run, "created", "starter-genetics")
     config = RunConfig.model_validate_json(row["config"])
     assert config == resolve_config(home, seed=9)
-    environment = binding.recorded_identities(json.loads(row["environment"]))
+    environment = binding.read_recorded_identities(json.loads(row["environment"]))
     assert set(environment) == {"duelist-a", "duelist-b", "arbiter", "embedder"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_models.child import SAFE_PATH, module_command, python_command
+from nanoflux_models.child import SAFE_PATH, build_module_command, build_python_command
 from nanoflux_tui.commands import CommandRunner
 
 PROJECT = Path(__file__).parents[1]
@@ -37,11 +37,13 @@ def uses_interpreter(path: Path) -> bool:
 def test_only_the_child_module_names_the_interpreter() -> None:
     modules = {str(path.relative_to(PROJECT)): path for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
     naming = {name for name, path in modules.items() if uses_interpreter(path)}
-    assert naming == NAMES_THE_INTERPRETER.keys(), "build the command with nanoflux_models.child.module_command"
+    assert naming == NAMES_THE_INTERPRETER.keys(), "build the command with nanoflux_models.child.build_module_command"
 
 
 def test_modules_are_started_with_the_safe_path() -> None:
-    """`-m MODULE` of this installation is written by `module_command` alone; other programs inherit the setting."""
+    """`-m MODULE` of this installation is written by `build_module_command` alone; other programs inherit the
+    setting.
+    """
     own = {"models/nanoflux_models/child.py", "models/nanoflux_models/launch.py", "nanoflux_local/train/launch.py"}
     for room in ROOMS:
         for path in (PROJECT / room).rglob("*.py"):
@@ -52,7 +54,7 @@ def test_modules_are_started_with_the_safe_path() -> None:
 
 
 def test_python_command_ignores_the_working_folder(hostile_folder: Path) -> None:
-    for command in (python_command("-c", "import random, types"), module_command("tokenize", "--help")):
+    for command in (build_python_command("-c", "import random, types"), build_module_command("tokenize", "--help")):
         subprocess.run(command, cwd=hostile_folder, check=True, capture_output=True, timeout=60)
 
 

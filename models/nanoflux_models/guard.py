@@ -85,7 +85,7 @@ def refused_hosts() -> list[str]:
     return list(_refused)
 
 
-def refusal_in(error: BaseException) -> OutsideError | None:
+def find_refusal(error: BaseException) -> OutsideError | None:
     """The guard's refusal that caused a library's exception, however deeply it is wrapped; None if there is none."""
     return next((cause for cause in _walk_causes(error, set()) if isinstance(cause, OutsideError)), None)
 

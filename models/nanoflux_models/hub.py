@@ -90,7 +90,7 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
         raise HubError(f"{repo} has no .safetensors file", "choose a repository that publishes safetensors")
     _remove_others(folder, files)
     missing = [file for file in files if not file.is_intact(folder / file.path)]
-    _require_space(folder, repo, sum(file.size for file in missing) - _parts_size(folder, missing))
+    _require_space(folder, repo, sum(file.size for file in missing) - _sum_parts(folder, missing))
     with _report_progress(folder, files), ThreadPoolExecutor(STREAMS) as pool:
         downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
         finished, _ = wait(downloads, return_when=FIRST_EXCEPTION)
@@ -141,7 +141,7 @@ def _require_space(folder: Path, repo: str, needed: int) -> None:
         raise HubError(message, "free some space, or choose another NANOFLUX_HOME")
 
 
-def _parts_size(folder: Path, files: list[RemoteFile]) -> int:
+def _sum_parts(folder: Path, files: list[RemoteFile]) -> int:
     parts = [file.part(folder) for file in files]
     return sum(part.stat().st_size for part in parts if part.is_file())
 
@@ -161,9 +161,9 @@ def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
 
     def report() -> None:
         while not finished.wait(INTERVAL_S):
-            _print({"progress": [_size_on_disk(folder, files), total]})
+            _print({"progress": [_measure_size_on_disk(folder, files), total]})
 
-    _print({"progress": [_size_on_disk(folder, files), total]})
+    _print({"progress": [_measure_size_on_disk(folder, files), total]})
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
@@ -174,7 +174,7 @@ def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     _print({"progress": [total, total]})
 
 
-def _size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
+def _measure_size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
     size = 0
     for file in files:
         for path in (folder / file.path, file.part(folder)):
@@ -193,7 +193,7 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
     import httpx2
     from huggingface_hub import constants, errors
 
-    refusal = guard.refusal_in(error)
+    refusal = guard.find_refusal(error)
     if isinstance(error, HubError):
         return error
     if refusal:

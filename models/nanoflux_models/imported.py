@@ -14,7 +14,7 @@ from typing import Any
 from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
-from nanoflux_models.sizes import Sizes, measure, packed_bits, read_json, read_tensors, text_config
+from nanoflux_models.sizes import Sizes, find_packed_bits, measure, read_json, read_tensors, text_config
 
 MERGED = "nanoflux-merged.json"
 """The record in a merged model's folder. It names the base, whose manifest the merged model inherits."""
@@ -77,11 +77,11 @@ def is_unedited_import(path: Path) -> bool:
 
 def to_text(manifest: Manifest) -> str:
     """A manifest as TOML, after a line that states its origin."""
-    body = manifest_toml(manifest)
+    body = render_manifest(manifest)
     return HEAD.format(_checksum(body)) + body
 
 
-def manifest_toml(manifest: Manifest) -> str:
+def render_manifest(manifest: Manifest) -> str:
     """A manifest as TOML, without values that equal the schema's defaults."""
     values = manifest.model_dump(mode="json", exclude_defaults=True)
     values["source"] = manifest.source.model_dump(mode="json")
@@ -94,7 +94,7 @@ def describe(name: str, folder: Path, home: Path) -> Manifest:
     if inherited:
         return inherited
     config, tensors = read_json(folder / "config.json"), read_tensors(folder)
-    sizes = measure(tensors, text_config(folder), packed_bits(config))
+    sizes = measure(tensors, text_config(folder), find_packed_bits(config))
     architecture = next(iter(config.get("architectures") or []), "")
     values: dict[str, Any] = {
         "name": name,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nanoflux_models.child import protect_children, safe_environment
+from nanoflux_models.child import make_safe_environment, protect_children
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -43,4 +43,4 @@ def go_offline() -> None:
 def guard_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """A copy of a Python process's environment with the offline switches and the guard."""
     path = os.pathsep.join(filter(None, (str(GUARDED), environment.get("PYTHONPATH", ""))))
-    return safe_environment({**environment, **SETTINGS, "PYTHONPATH": path})
+    return make_safe_environment({**environment, **SETTINGS, "PYTHONPATH": path})

@@ -106,13 +106,13 @@ def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | 
         parameters=sum(_count_parameters(name, tensor, bits) for name, tensor in tensors.items()),
         weights_gib=math.ceil(size / 2**30 * 100) / 100,
         context=int(text.get("max_position_embeddings") or 2048),
-        kv_bytes_per_token=sum(_kv_bytes(text).values()),
-        sliding_bytes_per_token=_sliding_bytes(text),
-        sliding_window=int(text.get("sliding_window") or 0) if _sliding_bytes(text) else 0,
+        kv_bytes_per_token=sum(_compute_kv_bytes(text).values()),
+        sliding_bytes_per_token=_compute_sliding_bytes(text),
+        sliding_window=int(text.get("sliding_window") or 0) if _compute_sliding_bytes(text) else 0,
     )
 
 
-def packed_bits(config: Mapping[str, Any]) -> int | None:
+def find_packed_bits(config: Mapping[str, Any]) -> int | None:
     """The bits of a weight in a file that packs several weights into one number; None if nothing is packed."""
     quantization = config.get("quantization_config") or {}
     method = str(quantization.get("quant_method", ""))
@@ -133,11 +133,11 @@ def _count_parameters(name: str, tensor: Tensor, bits: int | None) -> int:
     return tensor.count * 8 * BYTES.get(tensor.dtype, 1) // bits if packed else tensor.count
 
 
-def _sliding_bytes(text: Mapping[str, Any]) -> int:
-    return _kv_bytes(text).get("sliding_attention", 0) if text.get("sliding_window") else 0
+def _compute_sliding_bytes(text: Mapping[str, Any]) -> int:
+    return _compute_kv_bytes(text).get("sliding_attention", 0) if text.get("sliding_window") else 0
 
 
-def _kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
+def _compute_kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
     """The bytes of a token's keys and values in the cache, by kind of attention."""
     layers = int(text.get("num_hidden_layers") or 0)
     if rank := text.get("kv_lora_rank"):  # one compressed vector for keys and values
@@ -149,12 +149,12 @@ def _kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
     overrides = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
     bytes_by_kind: dict[str, int] = {}
     for layer in caching:
-        size = _layer_bytes({**text, **overrides.get(layer, {})})
+        size = _compute_layer_bytes({**text, **overrides.get(layer, {})})
         bytes_by_kind[kinds[layer]] = bytes_by_kind.get(kinds[layer], 0) + size
     return bytes_by_kind
 
 
-def _layer_bytes(layer: Mapping[str, Any]) -> int:
+def _compute_layer_bytes(layer: Mapping[str, Any]) -> int:
     heads = int(layer.get("num_attention_heads") or 1)
     size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
     return int(layer.get("num_key_value_heads") or heads) * size * 2 * KV_BYTES

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanoflux_models import server_record
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
-from nanoflux_models.exits import explain, last_lines
+from nanoflux_models.exits import explain, quote_last_lines
 from nanoflux_models.launch import MARK, Launch
 from nanoflux_models.processes import Process, boot_id, descendants, end, find_marked, process, this_process
 from nanoflux_models.server_client import ServerClient
@@ -112,7 +112,7 @@ class Supervisor:
         log = server_record.log_path(self._home, name)
         command = launch.command(port)
         if owned:
-            command = module_command("nanoflux_models.tether", str(os.getpid()), *command)
+            command = build_module_command("nanoflux_models.tether", str(os.getpid()), *command)
         child = _start_process(command, launch.environment(mark), log)
         spawned = process(child.pid)
         assert spawned is not None  # a child that exited remains in the process table until it is waited for
@@ -153,7 +153,7 @@ class Supervisor:
                     raise self.explain_exit(record, f"exited before it answered (exit code {code})", code)
                 if time.monotonic() > deadline:
                     raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
-                newest = next(iter(last_lines(_read_tail(record), 1)), "")
+                newest = next(iter(quote_last_lines(_read_tail(record), 1)), "")
                 if newest != reported_line:
                     reported_line = newest
                     on_progress(newest)
@@ -219,7 +219,7 @@ class Supervisor:
         """
         tail = _read_tail(record)
         cause, fix = explain(tail, code)
-        quoted = "".join(f"\n    {line}" for line in last_lines(tail))
+        quoted = "".join(f"\n    {line}" for line in quote_last_lines(tail))
         return ServerError(f"the server of {record.model} {event}: {cause}{quoted}", f"{fix}; its log: {record.log}")
 
 

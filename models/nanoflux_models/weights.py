@@ -45,7 +45,7 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         ModelsError: a step failed; nothing is installed.
     """
     manifest = load_manifest(name, home)
-    with _scratch_folder(home, name) as scratch:
+    with _open_scratch_folder(home, name) as scratch:
         target = home / "weights" / name
         if target.is_dir() and not find_problems(target):
             progress(f"{name} is installed and intact")
@@ -88,7 +88,7 @@ def import_path(
     """
     if not NAME.fullmatch(name):
         raise ManifestError(f"{name!r} cannot be a model's name", "use lower-case letters, digits, '.', '_' and '-'")
-    with _scratch_folder(home, name) as scratch:
+    with _open_scratch_folder(home, name) as scratch:
         adopted = scratch / "files"
         adopt_folder(path, adopted)
         files, origin = _convert_gguf_files(adopted, scratch, progress)
@@ -133,7 +133,7 @@ def weights_dir(name: str, home: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _scratch_folder(home: Path, name: str) -> Iterator[Path]:
+def _open_scratch_folder(home: Path, name: str) -> Iterator[Path]:
     """A scratch folder next to the weights, which is removed afterwards. Only one pull or import runs at a time."""
     weights = home / "weights"
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.packages import PROJECT, constraints_file, normalize_name
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 from nanoflux_models.record import sha256_file
 
 OLDEST_GLIBC = {"x86_64": 5}
@@ -109,7 +109,7 @@ def _build_wheel(folder: Path) -> Path:
 
 
 def _pip(arguments: Sequence[str], failure: str) -> None:
-    command = module_command("pip", *arguments, "--no-input", "--disable-pip-version-check", "--quiet")
+    command = build_module_command("pip", *arguments, "--no-input", "--disable-pip-version-check", "--quiet")
     process = subprocess.run(
         command,
         env=dict(os.environ),

@@ -107,12 +107,12 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
 def list_data(as_json: bool) -> None:
     """List the built-in and imported benchmarks with the sizes of their splits."""
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.seeds.benchmarks.base import built_in_benchmarks
+    from nanoflux_local.seeds.benchmarks.base import list_built_in_benchmarks
     from nanoflux_local.seeds.splits import SPLITS
 
     entries: list[dict[str, Any]] = [
         {"name": name, "source": "built in", "splits": {split: len(benchmark.items(split)) for split in SPLITS}}
-        for name, benchmark in built_in_benchmarks().items()
+        for name, benchmark in list_built_in_benchmarks().items()
     ]
     if current_home().ledger.exists():
         with LedgerView(current_home().ledger) as view:

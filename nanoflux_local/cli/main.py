@@ -123,9 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _report_failure(error: Exception) -> int:
     """Print an error that has a message for users and return its exit code; raise any other error again."""
-    from nanoflux_models.guard import refusal_in
+    from nanoflux_models.guard import find_refusal
 
-    error = refusal_in(error) or error
+    error = find_refusal(error) or error
     message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
     if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
         _print_error(f"nanoflux: {error}")  # errors of the sibling packages have the same attributes

@@ -77,10 +77,10 @@ def _list_models(home: Home) -> list[str]:
 
 
 def _list_datasets(home: Home) -> list[str]:
-    from nanoflux_local.seeds.benchmarks.base import built_in_benchmarks
+    from nanoflux_local.seeds.benchmarks.base import list_built_in_benchmarks
 
     imported = _list_column("SELECT name FROM datasets ORDER BY name")(home) if home.ledger.exists() else []
-    return [*built_in_benchmarks(), *imported]
+    return [*list_built_in_benchmarks(), *imported]
 
 
 def _list_adapters(home: Home) -> list[str]:

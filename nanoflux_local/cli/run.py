@@ -113,7 +113,7 @@ def start(
     from nanoflux_local.cli.preview import show_preview
     from nanoflux_local.config import parse_settings, read_toml
     from nanoflux_local.run import configs, runs
-    from nanoflux_local.run.sources import Layer, base_layers, merge_layers, run_layers
+    from nanoflux_local.run.sources import Layer, list_base_layers, merge_layers, run_layers
 
     if not domain and not fork:
         raise click.UsageError("Missing option '--domain' (or '--fork', to start from another run's settings).")
@@ -141,7 +141,7 @@ def start(
         if fork:
             lower_layers = run_layers(fork, home, rule_set)
         else:
-            lower_layers = base_layers(str(domain), profile or "embedded", home, rule_set)
+            lower_layers = list_base_layers(str(domain), profile or "embedded", home, rule_set)
         show_preview(home, config, [*lower_layers, *layers], as_json)
         return
     if numbers["rounds"]:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from nanoflux_local.cli.common import current_home
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 
 
 @click.command(name="tui")
@@ -25,5 +25,5 @@ def command(in_browser: bool, port: int, tour: bool, light: bool, keys: bool) ->
     flags = {"--web": in_browser, "--tour": tour, "--light": light, "--keys": keys}
     arguments = [*(flag for flag, is_set in flags.items() if is_set), *(["--port", str(port)] if port else [])]
     sys.stdout.flush()
-    application = module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)
+    application = build_module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)
     os.execv(application[0], application)

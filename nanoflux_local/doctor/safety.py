@@ -6,7 +6,7 @@ import subprocess
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models import guard as network_guard
-from nanoflux_models.child import python_command
+from nanoflux_models.child import build_python_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.offline import SETTINGS, guard_environment
 from nanoflux_models.supervisor import Supervisor, find_free_port
@@ -78,7 +78,7 @@ def _child_refuses() -> bool:
     """
     environment = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
     process = subprocess.run(
-        python_command("-c", _CONNECT),
+        build_python_command("-c", _CONNECT),
         env=guard_environment(environment),
         capture_output=True,
         text=True,

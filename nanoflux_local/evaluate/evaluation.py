@@ -38,7 +38,7 @@ from nanoflux_local.records import (
     storable,
 )
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.defender import defender_messages, reply_budget
+from nanoflux_local.roles.defender import build_defender_messages, reply_budget
 from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.transcript import Seed
 
@@ -82,7 +82,9 @@ class EvaluationPlan:
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the same conversation as the defender's in a run."""
-        messages = defender_messages(self.domain.with_letters(item.options), self.domain.budgets, format_question(item))
+        messages = build_defender_messages(
+            self.domain.with_letters(item.options), self.domain.budgets, format_question(item)
+        )
         return ChatRequest(self.identity, messages, self.sampling, derive_seed(self.seed, "eval", repeat, item.id))
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.roles.attacker import normalize_answer
-from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Seed
 
@@ -33,5 +33,5 @@ def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     reading = normalize_answer(domain, sections["ANSWER"])
     if reading is None:
         return Score("", "unanswered")
-    is_right = same_answer(domain, reading, item.answer)
+    is_right = is_same_answer(domain, reading, item.answer)
     return Score(reading, "unscored" if is_right is None else "right" if is_right else "wrong")

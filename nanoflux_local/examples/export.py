@@ -24,12 +24,12 @@ from nanoflux_local.records import digest
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.rule_sets import DESCRIPTIONS, PAPER
 from nanoflux_local.seeds.datasets import find_licence, seed_datasets
-from nanoflux_local.train.choice import Choice, example_of
+from nanoflux_local.train.choice import Choice, build_example
 from nanoflux_local.train.conversation import format_completion
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.origin import describe_origin
 from nanoflux_local.train.run_rows import OnScore, RunRow, RunRows, load_run_rows
-from nanoflux_local.train.solutions import wrong_defences
+from nanoflux_local.train.solutions import load_wrong_defences
 from nanoflux_local.transcript import dataset_digest
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.record import read_record
@@ -155,7 +155,7 @@ class _Dataset:
             rows=len(self.rows),
             examples=len(columns),
             without_rejected=self.without_rejected,
-            digest=dataset_digest(example_of(row) for row in columns),
+            digest=dataset_digest(build_example(row) for row in columns),
             data_digest=digest(pairs) if pairs else data_digest(self.source.examples),
             reasons=dict(sorted(Counter(row["reason"] for row in columns).items())),
             levels=dict(sorted(levels.items())),
@@ -229,7 +229,7 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     """A pair for each wrong answer of the defender: the solution to learn is chosen, the wrong answer rejected."""
     assert row.attempt is not None, "pairs need the attempt's defences"
     prompt, chosen = _format_prompt_completion(row.example).values()
-    completions = [format_completion(defence.solution, defence.answer) for defence in wrong_defences(row.attempt)]
+    completions = [format_completion(defence.solution, defence.answer) for defence in load_wrong_defences(row.attempt)]
     return [
         {"prompt": prompt, "chosen": chosen, "rejected": [{"role": "assistant", "content": completion}]}
         for completion in dict.fromkeys(completions)

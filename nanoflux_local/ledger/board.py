@@ -89,9 +89,9 @@ def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[Line]:
     """The lines of these keys, in order; rows that have been deleted since are skipped."""
     readers = {
         "run": _run_line,
-        "training": _training_line,
-        "evaluation": _evaluation_line,
-        "experiment": _experiment_line,
+        "training": _format_training_line,
+        "evaluation": _format_evaluation_line,
+        "experiment": _format_experiment_line,
     }
     board_lines = (readers[key.sort](view, key.row) for key in board_keys)
     return [line for line in board_lines if line is not None]
@@ -113,7 +113,7 @@ def _run_line(view: LedgerView, row: int) -> Line | None:
     )  # fmt: skip
 
 
-def _training_line(view: LedgerView, row: int) -> Line | None:
+def _format_training_line(view: LedgerView, row: int) -> Line | None:
     training = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
     if training is None:
         return None
@@ -133,7 +133,7 @@ def last_step(view: LedgerView, training: str) -> dict[str, Any]:
     return dict(json.loads(event_row["event"])) if event_row else {}
 
 
-def _evaluation_line(view: LedgerView, row: int) -> Line | None:
+def _format_evaluation_line(view: LedgerView, row: int) -> Line | None:
     evaluation = view.row(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations WHERE rowid = ?",
@@ -151,7 +151,7 @@ def _evaluation_line(view: LedgerView, row: int) -> Line | None:
     )  # fmt: skip
 
 
-def _experiment_line(view: LedgerView, row: int) -> Line | None:
+def _format_experiment_line(view: LedgerView, row: int) -> Line | None:
     id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
     summary = experiment(view, id_row["id"]) if id_row else None
     if summary is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanoflux_local.errors import RefusedError
-from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, stored_dictionary, train_packing_dictionary
+from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, read_stored_dictionary, train_packing_dictionary
 from nanoflux_local.ledger.store import Ledger, now
 
 BATCH = 1000
@@ -50,7 +50,7 @@ def compact(
         total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
         last = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
         dictionary = _choose_dictionary(ledger, total)
-        packer = Packer(stored_dictionary(ledger.connection, dictionary))
+        packer = Packer(read_stored_dictionary(ledger.connection, dictionary))
         packed = texts_before = texts_after = 0
         for batch in _read_unpacked(ledger, last):
             sizes = _pack(ledger, packer, dictionary, batch)

@@ -236,9 +236,7 @@ class _Merger:
             here = self._rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", row["key"])
             if here:
                 calls[row["id"]], reused = here[0][0], True
-                differences += row["id"] in needed and _without_durations(row["reply"]) != _without_durations(
-                    here[0][1]
-                )
+                differences += row["id"] in needed and _remove_durations(row["reply"]) != _remove_durations(here[0][1])
             else:
                 calls[row["id"]] = self._insert("calls", {**dict(row), "id": None})
         if differences:
@@ -273,7 +271,7 @@ def _list_items(rows: Callable[..., Iterable[Any]], dataset: str) -> list[tuple[
     return [tuple(row) for row in rows(sql, dataset)]
 
 
-def _without_durations(reply: str) -> Any:
+def _remove_durations(reply: str) -> Any:
     """A reply without the time and money that it cost."""
     try:
         value = json.loads(reply)

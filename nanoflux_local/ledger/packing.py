@@ -34,7 +34,7 @@ def add_unpack_function(connection: sqlite3.Connection) -> None:
     def unpack(dictionary: int, packed: bytes) -> str:
         try:
             if dictionary not in unpackers:
-                unpackers[dictionary] = ZstdDecompressor(dict_data=stored_dictionary(connection, dictionary))
+                unpackers[dictionary] = ZstdDecompressor(dict_data=read_stored_dictionary(connection, dictionary))
             return unpackers[dictionary].decompress(packed).decode("utf-8", "replace")
         except (ZstdError, LookupError, MemoryError):
             return ""  # damaged on disk: matches no hash, so `verify` reports it
@@ -42,7 +42,7 @@ def add_unpack_function(connection: sqlite3.Connection) -> None:
     connection.create_function("unpacked", 2, unpack)
 
 
-def stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCompressionDict | None:
+def read_stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCompressionDict | None:
     """A dictionary by its id, or None for texts that were packed without one.
 
     Raises:

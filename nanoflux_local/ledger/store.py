@@ -201,7 +201,7 @@ class Ledger:
         assert row is not None
         return row, reply
 
-    def last_reply(self, calls: Sequence[int]) -> str:
+    def find_last_reply(self, calls: Sequence[int]) -> str:
         """The text of the last chat reply among these calls; "" if that is a refusal, or no call is a chat."""
         for call in reversed(calls):
             (kind, reply), *_ = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call)

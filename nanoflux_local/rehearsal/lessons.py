@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from nanoflux_local.config import RunConfig
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.records import Message
-from nanoflux_local.roles.attacker import attacker_messages
+from nanoflux_local.roles.attacker import build_attacker_messages
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.defender import defender_messages
-from nanoflux_local.roles.sections import sections_text
+from nanoflux_local.roles.defender import build_defender_messages
+from nanoflux_local.roles.sections import render_sections
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Defence, Seed
 
@@ -63,7 +63,7 @@ def write_lessons(
     """
     attack = make_attack(number)
     attacks = [
-        Lesson(attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
+        Lesson(build_attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
         for turn in range(TURNS)
     ]
     questions = [make_attack(other) for other in range(len(_STORIES))]
@@ -98,19 +98,19 @@ def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed,
 
 
 def _write_defence_lesson(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Lesson:
-    return Lesson(defender_messages(domain, config.budgets, question), _write_defence(domain, defence))
+    return Lesson(build_defender_messages(domain, config.budgets, question), _write_defence(domain, defence))
 
 
 def _write_attack(domain: Domain | None, attack: Attack) -> str:
     parts = {"QUESTION": attack.question, "SOLUTION": attack.solution, "ANSWER": attack.answer, **attack.notes}
     names = domain.sections.attacker if domain else tuple(parts)
-    return sections_text({name: parts.get(name, "none") for name in names})
+    return render_sections({name: parts.get(name, "none") for name in names})
 
 
 def _write_defence(domain: Domain | None, defence: Defence) -> str:
     parts = {"ANALYSIS": "count.", "SOLUTION": defence.solution, "ANSWER": defence.answer}
     names = domain.sections.defender if domain else tuple(parts)
-    return sections_text({name: parts[name] for name in names})
+    return render_sections({name: parts[name] for name in names})
 
 
 def _write_judgement_lessons(domain: Domain, attack: Attack) -> Sequence[Lesson]:
@@ -122,14 +122,14 @@ def _write_judgement_lessons(domain: Domain, attack: Attack) -> Sequence[Lesson]
     )
 
 
-_VALID = sections_text({
+_VALID = render_sections({
     "ANALYSIS": "complete.",
     "VERIFICATION": "redone.",
     "DECISION": "VALID",
     "CONFIDENCE": "0.97",
     "EXPLANATION": "it follows.",
 })  # fmt: skip
-_INCORRECT = sections_text({
+_INCORRECT = render_sections({
     "ANALYSIS": "it adds.",
     "REASONING QUALITY": "UNSOUND",
     "CALCULATION ACCURACY": "wrong.",

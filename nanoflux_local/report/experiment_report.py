@@ -44,8 +44,8 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
     """
     results = gather_contents(home, experiment)
     write_atomically(out / "report.md", render_markdown(results))
-    write_atomically(out / "conditions.csv", as_csv(HEADINGS, condition_rows(results)))
-    write_atomically(out / "pairs.csv", as_csv(PAIRS, pair_rows(results)))
+    write_atomically(out / "conditions.csv", as_csv(HEADINGS, list_condition_rows(results)))
+    write_atomically(out / "pairs.csv", as_csv(PAIRS, list_pair_rows(results)))
     return write_atomically(out / "index.html", render_page("experiment.html", results))
 
 
@@ -64,11 +64,11 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
         "answer": kind.answer(contents) or [UNFINISHED],
         "table": None if kind.measures_accuracy else {"columns": kind.columns, "rows": kind.rows(contents)},
         "plan": plan.model_dump(mode="json"),
-        "paper_rows": rows_against_paper(contents),
+        "paper_rows": compare_with_paper(contents),
     }
 
 
-def condition_rows(contents: dict[str, Any]) -> TableRows:
+def list_condition_rows(contents: dict[str, Any]) -> TableRows:
     """A row for each condition and benchmark, with unformatted numbers."""
     rows: TableRows = []
     for entry in contents["conditions"]:
@@ -76,7 +76,7 @@ def condition_rows(contents: dict[str, Any]) -> TableRows:
         cost = [
             flops.get("6nd"),
             flops.get("measured"),
-            _generation_flops(generation),
+            _compute_generation_flops(generation),
             generation.get("tokens"),
             generation.get("usd"),
         ]
@@ -88,12 +88,12 @@ def condition_rows(contents: dict[str, Any]) -> TableRows:
     return rows
 
 
-def _generation_flops(generation: dict[str, Any]) -> float | None:
+def _compute_generation_flops(generation: dict[str, Any]) -> float | None:
     """The FLOPs of a condition's generation, None if a model's size is unknown."""
     return generation["flops"] if generation and not generation["unknown"] else None
 
 
-def pair_rows(contents: dict[str, Any]) -> TableRows:
+def list_pair_rows(contents: dict[str, Any]) -> TableRows:
     """A row for each declared pair that can be tested."""
     titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
     keys = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
@@ -106,7 +106,7 @@ def pair_rows(contents: dict[str, Any]) -> TableRows:
     ]  # fmt: skip
 
 
-def rows_against_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
+def compare_with_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
     """The paper's results, each with the accuracy measured here for the same condition and benchmark, if any."""
     if not contents["paper"]:
         return []
@@ -124,9 +124,9 @@ def render_markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
     parts = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
     parts += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
-    if rows := [[_shorten(value) for value in row] for row in condition_rows(contents)]:
+    if rows := [[_shorten(value) for value in row] for row in list_condition_rows(contents)]:
         parts += ["## Conditions", as_markdown(HEADINGS, rows)]
-    if rows := [[_shorten(value) for value in row] for row in pair_rows(contents)]:
+    if rows := [[_shorten(value) for value in row] for row in list_pair_rows(contents)]:
         parts += ["## Paired tests", as_markdown(PAIRS, rows)]
     if contents["paper_rows"]:
         cells = [

@@ -16,7 +16,7 @@ from nanoflux_local.roles.sections import (
     read_sections,
     read_tags,
     refuse_descriptions,
-    sections_text,
+    render_sections,
 )
 from nanoflux_local.transcript import Attack, Seed
 
@@ -33,24 +33,24 @@ class ModelAttacker:
         return self.player.name
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
-        messages, sections = attacker_messages(self.domain, seeds), self.domain.sections.attacker
+        messages, sections = build_attacker_messages(self.domain, seeds), self.domain.sections.attacker
         reply = await ask(self.player.request(messages, draw.seed("attack"), sections), call)
         if isinstance(reply, Refused):
             return reply
         return self.player.refuse_incomplete(reply) or read_attack(self.domain, reply.text)
 
 
-def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:
+def build_attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:
     """The conversation that the attacker sees: the domain's example attacks, then the prompt with the seeds."""
     messages: list[Message] = []
     for example in domain.attacks:
         material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(example.material)]
-        messages.append(_prompt_message(domain, material, first=not messages))
-        messages.append(Message("assistant", sections_text(example.sections)))
-    return (*messages, _prompt_message(domain, seeds, first=not messages))
+        messages.append(_build_prompt_message(domain, material, first=not messages))
+        messages.append(Message("assistant", render_sections(example.sections)))
+    return (*messages, _build_prompt_message(domain, seeds, first=not messages))
 
 
-def _prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) -> Message:
+def _build_prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) -> Message:
     return Message("user", domain.render("attacker", {"seeds": seeds, "first": first}))
 
 
@@ -61,7 +61,9 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
         return sections
     bracketed = {name: content for name, content in sections.items() if re.fullmatch(r"\[[^][]*\]", content)}
     if bracketed:  # the prompt describes sections in brackets, and small models keep the brackets
-        kept_sections = refuse_descriptions(bracketed, _prompt_message(domain, (), first=True).content.__contains__)
+        kept_sections = refuse_descriptions(
+            bracketed, _build_prompt_message(domain, (), first=True).content.__contains__
+        )
         if isinstance(kept_sections, Unparsed):
             return kept_sections
         sections |= {name: content[1:-1].strip() for name, content in kept_sections.items()}

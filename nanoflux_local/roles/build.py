@@ -10,7 +10,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.records import Identity
 from nanoflux_local.roles.base import Judge, Player
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.checks.base import SANDBOX, CheckContext, build_checks, recorded_identity
+from nanoflux_local.roles.checks.base import SANDBOX, CheckContext, build_checks, read_recorded_identity
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.panel import PanelJudge
 from nanoflux_local.roles.program_judge import ProgramJudge
@@ -32,7 +32,7 @@ def build_judge(
         return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
     for setting in ("panel", "solvers"):
         for name in getattr(rules, setting):
-            recorded_identity(identities, name, setting, "[…]")
+            read_recorded_identity(identities, name, setting, "[…]")
     members = tuple(
         ModelJudge(domain, player(name), rules, config.retries.parse) for name in (judge_endpoint, *rules.panel)
     )

@@ -42,7 +42,7 @@ class CheckingJudge:
             explanation = f"[{objector.objection}] {contradiction.reason}"
             skipped = self._skip(("informs", "verifies"), f"the {objector.title}")
             return Verdict(False, 1.0, explanation, asked=0, findings=(*screening, *skipped))
-        informing = [await check.examine(attack, draw, call, seeds) for check in self._checks_at("informs")]
+        informing = [await check.examine(attack, draw, call, seeds) for check in self._list_checks_at("informs")]
         evidence += tuple(exhibit for finding in informing for exhibit in finding.evidence)
         verdict = await self.judge.validate(attack, draw, call, evidence)
         if not isinstance(verdict, Verdict):
@@ -63,13 +63,15 @@ class CheckingJudge:
         """
         before = [check for check in self.checks if check.stage != "verifies"]
         findings = {check.name: await check.examine(attack, draw, call) for check in before}
-        evidence = tuple(exhibit for check in self._checks_at("informs") for exhibit in findings[check.name].evidence)
+        evidence = tuple(
+            exhibit for check in self._list_checks_at("informs") for exhibit in findings[check.name].evidence
+        )
         verdict = await self.judge.validate(attack, draw, call, evidence)
-        for check in self._checks_at("verifies"):
+        for check in self._list_checks_at("verifies"):
             findings[check.name] = await check.examine(attack, draw, call)
         return verdict, tuple(findings.values())
 
-    def _checks_at(self, stage: CheckStage) -> list[Check]:
+    def _list_checks_at(self, stage: CheckStage) -> list[Check]:
         return [check for check in self.checks if check.stage == stage]
 
     async def _examine(
@@ -80,7 +82,7 @@ class CheckingJudge:
         """
         findings: list[Finding] = []
         objector: Check | None = None
-        for check in self._checks_at(stage):
+        for check in self._list_checks_at(stage):
             if objector is not None:
                 findings.append(_skip_check(check, f"the {objector.title}"))
                 continue
@@ -90,7 +92,7 @@ class CheckingJudge:
         return findings, objector
 
     def _skip(self, stages: Sequence[CheckStage], rejected_by: str) -> list[Finding]:
-        return [_skip_check(check, rejected_by) for stage in stages for check in self._checks_at(stage)]
+        return [_skip_check(check, rejected_by) for stage in stages for check in self._list_checks_at(stage)]
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         return await self.judge.evaluate(attack, defence, draw, call)

@@ -8,7 +8,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, CutRequest, Message, storable
 from nanoflux_local.roles.base import Draw, MakeRequest, Player, ask_until_read
-from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions, sections_text
+from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions, render_sections
 from nanoflux_local.transcript import Defence
 
 OVERHEAD_TOKENS = 32
@@ -18,16 +18,16 @@ _LENGTH = re.compile(r"\(at most \d+ tokens\)")
 """The end of the prompt's description of a section. A section of a reply that contains it repeats the description."""
 
 
-def defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
+def build_defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
     """The conversation that the defender sees. The tuned model is trained and evaluated with the same conversation."""
     messages: list[Message] = []
     for example in domain.examples:
-        messages.append(_prompt_message(domain, budgets, example.question, first=not messages))
-        messages.append(Message("assistant", sections_text(example.sections)))
-    return (*messages, _prompt_message(domain, budgets, question, first=not messages))
+        messages.append(_build_prompt_message(domain, budgets, example.question, first=not messages))
+        messages.append(Message("assistant", render_sections(example.sections)))
+    return (*messages, _build_prompt_message(domain, budgets, question, first=not messages))
 
 
-def _prompt_message(domain: Domain, budgets: dict[str, int], question: str, first: bool) -> Message:
+def _build_prompt_message(domain: Domain, budgets: dict[str, int], question: str, first: bool) -> Message:
     values = {"question": question, "budgets": budgets, "first": first}
     return Message("user", domain.render("defender", values))
 
@@ -57,7 +57,7 @@ class Defender:
         return await defender._answer(question, draw, call)
 
     async def _answer(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
-        messages = defender_messages(self.domain, self.budgets, question)
+        messages = build_defender_messages(self.domain, self.budgets, question)
         if self.player.continues:
             return await self._defend_by_sections(messages, draw, call)
         make_request = self.player.request_maker(messages, self.domain.sections.defender)
@@ -80,7 +80,7 @@ class Defender:
         for name in self.domain.sections.defender:
             reply = await ask_until_read(
                 self.player,
-                self._section_request(messages, texts, name),
+                self._build_section_request(messages, texts, name),
                 _refuse_empty,
                 draw,
                 f"defence-{name}",
@@ -93,11 +93,11 @@ class Defender:
             cut += [name] if reply.finish == "length" else []
         return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut))
 
-    def _section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
+    def _build_section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
         """The request for the section after those in `texts`. The reply stops before the next section's name."""
         names = self.domain.sections.defender
         stop = tuple(f"\n{later}:" for later in names[names.index(name) + 1 :]) or ("\n",)
-        beginning = sections_text({**texts, name: ""}).rstrip()
+        beginning = render_sections({**texts, name: ""}).rstrip()
         budget = self.budgets.get(name, DEFAULT_BUDGET)
         return lambda seed: self.player.continuation(messages, beginning, seed, budget, stop)
 

@@ -54,7 +54,7 @@ class ModelJudge:
         verdict = await self._ask_until_confident(prompt, self._read_evaluation, draw, "evaluation", call)
         if not isinstance(verdict, Verdict):
             return verdict
-        right = same_answer(self.domain, defence.answer, attack.answer)
+        right = is_same_answer(self.domain, defence.answer, attack.answer)
         if right is False and verdict.positive:  # a different number or letter is wrong, whatever the judge says
             return replace(verdict, positive=False, explanation=f"[the answers differ] {verdict.explanation}")
         return verdict
@@ -92,13 +92,13 @@ class ModelJudge:
         verdict = read_verdict(sections, "CORRECT", "INCORRECT")
         if isinstance(verdict, Unparsed):
             return verdict
-        sound = _first_word(sections["REASONING QUALITY"])
+        sound = _read_first_word(sections["REASONING QUALITY"])
         return replace(verdict, soft={"SOUND": True, "UNSOUND": False}.get(sound))
 
 
 def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unparsed:
     """Read decision, confidence and explanation. A decision is exactly one of the words `yes` and `no`."""
-    decision = _first_word(sections["DECISION"])
+    decision = _read_first_word(sections["DECISION"])
     decisions = {yes, no} & set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
     if decision not in (yes, no) or len(decisions) > 1:
         return Unparsed(f"DECISION is neither {yes} nor {no}: {sections['DECISION'][:60]!r}")
@@ -117,7 +117,7 @@ def read_confidence(text: str) -> float | None:
     return value if 0 <= value <= 1 else None
 
 
-def same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
+def is_same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
     """Whether two numbers or letters are the same answer; None for free text, which only a judge can compare."""
     if domain.answer == "text":
         return None
@@ -126,6 +126,6 @@ def same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
     return same_number(answer, expected)
 
 
-def _first_word(text: str) -> str:
+def _read_first_word(text: str) -> str:
     match = re.search(r"[A-Za-z]+", text)
     return match[0].upper() if match else ""

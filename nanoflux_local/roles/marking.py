@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Sample
 
@@ -19,7 +19,7 @@ class Marker:
 
     async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample:
         """Compare the answers, or ask the judge if they are free text."""
-        right = same_answer(self.domain, defence.answer, attack.answer)
+        right = is_same_answer(self.domain, defence.answer, attack.answer)
         if right is not None:
             return Sample(defence, right, "the answer is that of the attacker" if right else "the answers differ")
         evaluation = await self.judge.evaluate(attack, defence, draw, call)

@@ -50,8 +50,8 @@ class Rater:
             if rating is None:
                 return Unparsed(f"{name} is not a number from 1 to 5: {sections[name][:60]!r}")
             scores[name.lower()] = rating
-        score = weighted_mean(scores)
-        return Quality(scores, score, level_of(score), sections["EXPLANATION"])
+        score = compute_weighted_mean(scores)
+        return Quality(scores, score, find_level(score), sections["EXPLANATION"])
 
 
 def read_rating(text: str) -> float | None:
@@ -61,12 +61,12 @@ def read_rating(text: str) -> float | None:
     return value if value is not None and value <= 5 else None
 
 
-def weighted_mean(scores: dict[str, float]) -> float:
+def compute_weighted_mean(scores: dict[str, float]) -> float:
     """The weighted mean of the five dimensions, rounded to four decimals."""
     total = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
     return round(total / sum(WEIGHTS.values()), 4)
 
 
-def level_of(score: float) -> int:
+def find_level(score: float) -> int:
     """L1 < 1.5 ≤ L2 < 2.5 ≤ L3 < 3.5 ≤ L4 < 4.5 ≤ L5, as a number."""
     return 1 + sum(score >= lowest for lowest in LEVELS)

@@ -84,7 +84,7 @@ def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str]
     return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
 
 
-def sections_text(sections: Mapping[str, str]) -> str:
+def render_sections(sections: Mapping[str, str]) -> str:
     """The sections as the text of a reply."""
     return "\n".join(f"{name}: {text}" for name, text in sections.items())
 
@@ -142,7 +142,7 @@ def _split_at_headings(
 def _compile_heading(names: Names) -> re.Pattern[str]:
     """Matches a line that opens one of these sections."""
     # ASCII, so that "DECİSİON" does not match
-    return re.compile(_with_colon(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
+    return re.compile(_add_colon(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
 @cache
@@ -151,18 +151,18 @@ def _compile_bare_heading(names: Names) -> re.Pattern[str]:
     in capitals.
     """
     number = r"(?:\d+[.)][ \t*_]*)?"
-    spelled, end = _names_pattern(names), r"[ \t]*\r?$"
+    spelled, end = _compile_names(names), r"[ \t]*\r?$"
     marked = rf"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{{2}}|\d+[.)][ \t]*[*_]{{2}})[ \t]*{number}({spelled})[ \t#*_]*{end}"
     capitals = rf"^[ \t>]*{number}(?-i:({spelled})){end}"
-    pattern = rf"{_with_colon(names)}|{marked}|{capitals}"
+    pattern = rf"{_add_colon(names)}|{marked}|{capitals}"
     return re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
-def _with_colon(names: Names) -> str:
-    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_names_pattern(names)})[ \t#*]*[:：][ \t*]*"
+def _add_colon(names: Names) -> str:
+    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_compile_names(names)})[ \t#*]*[:：][ \t*]*"
 
 
-def _names_pattern(names: Names) -> str:
+def _compile_names(names: Names) -> str:
     return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
 
 

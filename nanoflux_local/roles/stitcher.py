@@ -30,7 +30,7 @@ FITTED_TEXT = (
 )
 
 
-def result_name(number: int) -> str:
+def make_result_name(number: int) -> str:
     """The name of a part's result: a letter, with a number after it once all letters are used."""
     round_, letter = divmod(number, len(NAMES))
     return f"{NAMES[letter]}{round_ + 1 if round_ else ''}"
@@ -58,13 +58,13 @@ class StitchingAttacker:
         parts = self.source.chain(seeds, draw.rng("chain"))
         if parts is None:
             return Unparsed("no order of these seeds lets each result feed the next")
-        reply = await call(PythonRequest(self.sandbox, tracing_program(parts), self.wall_s))
+        reply = await call(PythonRequest(self.sandbox, build_tracing_program(parts), self.wall_s))
         trace = read_trace(parts, reply)
         if isinstance(trace, Unparsed):
             return trace
         answer = plain_number(trace.variables[-1]["answer"])
-        program = answer_program(parts, trace)
-        return Attack(question_text(parts, trace), solution_text(parts, trace), answer, program)
+        program = build_answer_program(parts, trace)
+        return Attack(build_question_text(parts, trace), build_solution_text(parts, trace), answer, program)
 
 
 def _write_functions(parts: Sequence[Part]) -> str:
@@ -77,7 +77,7 @@ def _write_functions(parts: Sequence[Part]) -> str:
     return "\n\n".join(blocks)
 
 
-def tracing_program(parts: Sequence[Part]) -> str:
+def build_tracing_program(parts: Sequence[Part]) -> str:
     """A program that prints each variable of each part, and decides which links must be fitted.
 
     It prints lines such as `0 rolls 12`, then `link 12 direct`. A positive whole result that is not too large for the
@@ -117,12 +117,12 @@ def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
     return Trace(tuple(variables), tuple(links), tuple(fitted))
 
 
-def question_text(parts: Sequence[Part], trace: Trace) -> str:
+def build_question_text(parts: Sequence[Part], trace: Trace) -> str:
     """The parts' texts, each followed by a name for its result, which the next part uses."""
     sentences: list[str] = []
     for number, part in enumerate(parts):
-        text = part.text(result_name(number - 1) if number else "").strip()
-        name = result_name(number)
+        text = part.text(make_result_name(number - 1) if number else "").strip()
+        name = make_result_name(number)
         if number + 1 == len(parts):
             sentences.append(f"{text} {part.ask}".strip())
         elif trace.fitted[number]:
@@ -134,19 +134,19 @@ def question_text(parts: Sequence[Part], trace: Trace) -> str:
     return "\n".join(f"Part {number}. {text}" for number, text in enumerate(sentences, 1))
 
 
-def solution_text(parts: Sequence[Part], trace: Trace) -> str:
+def build_solution_text(parts: Sequence[Part], trace: Trace) -> str:
     """The parts' explanations with their numbers, one line per part."""
     steps: list[str] = []
     for number, part in enumerate(parts):
         lines = " ".join(fill(line, trace.variables[number]) for line in part.lines)
         if number + 1 < len(parts):
-            lines += " " + _link_text(trace, number)
+            lines += " " + _build_link_text(trace, number)
         steps.append(lines.strip())
     return "\n".join(steps)
 
 
-def _link_text(trace: Trace, number: int) -> str:
-    name, link = result_name(number), plain_number(trace.links[number])
+def _build_link_text(trace: Trace, number: int) -> str:
+    name, link = make_result_name(number), plain_number(trace.links[number])
     if not trace.fitted[number]:
         return f"So {name} = {link}."
     raw = plain_number(abs(trace.variables[number]["answer"]))
@@ -154,14 +154,14 @@ def _link_text(trace: Trace, number: int) -> str:
     return f"Rounded, {raw} leaves the remainder {whole} when divided by 1000, so {name} = {whole} + 1 = {link}."
 
 
-def answer_program(parts: Sequence[Part], trace: Trace) -> str:
+def build_answer_program(parts: Sequence[Part], trace: Trace) -> str:
     """The program of the attack: the parts, linked as in the question, and the answer printed at the end."""
     program = [_write_functions(parts)]
     for number in range(len(parts)):
-        argument = result_name(number - 1) if number else ""
+        argument = make_result_name(number - 1) if number else ""
         result = f"part_{number + 1}({argument})['answer']"
         if number + 1 == len(parts):
             program.append(f"print(repr({result}))")
         else:
-            program.append(f"{result_name(number)} = {'fit' if trace.fitted[number] else 'int'}({result})")
+            program.append(f"{make_result_name(number)} = {'fit' if trace.fitted[number] else 'int'}({result})")
     return "\n".join(program) + "\n"

@@ -11,7 +11,7 @@ from nanoflux_local.ledger.store import Ledger, now
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity
-from nanoflux_local.run.binding import bind, recorded_identities
+from nanoflux_local.run.binding import bind, read_recorded_identities
 from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import validate_run
 
@@ -48,7 +48,7 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
                 values = merge_tables(values, {"endpoints": {name: CLEARED.get(key, {})}})
             values = merge_tables(values, {"endpoints": {name: settings}})
         moved = validate_run(values)
-        await _refuse_other_models(home, run, moved, recorded_identities(environment), changes)
+        await _refuse_other_models(home, run, moved, read_recorded_identities(environment), changes)
         if moves := _list_moves(config, moved):
             environment["moves"] = [*environment.get("moves", []), {"at": now(), **moves}]
             with Ledger(home.ledger) as ledger:

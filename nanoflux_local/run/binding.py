@@ -34,7 +34,7 @@ from nanoflux_local.records import (
 from nanoflux_local.roles.attacker import ModelAttacker
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.build import build_judge, build_rater
-from nanoflux_local.roles.checks.base import SANDBOX, SEARCH, needed_tools
+from nanoflux_local.roles.checks.base import SANDBOX, SEARCH, list_needed_tools
 from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
@@ -124,7 +124,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
     endpoint_configs = {name: config.endpoints[name] for name in sorted(config.players)}
     endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
     embedder = build_embedder(config.endpoints[config.embedder], home)
-    tools = needed_tools(config.judge)
+    tools = list_needed_tools(config.judge)
     sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
     search = search_tool(config.search, home.corpus) if SEARCH in tools else None
     return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
@@ -205,7 +205,7 @@ def describe_environment(identities: Mapping[str, Identity], repeatable: bool, f
     }
 
 
-def recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
+def read_recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
     """The identities in a run's recorded environment."""
     return {name: Identity(**identity) for name, identity in stored["identities"].items()}
 

@@ -140,7 +140,7 @@ class Purse:
         for account in charged:
             cap = account.find_exceeded_cap(Cost())
             if cap:
-                raise self._budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
+                raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
 
     def _bound_request(self, request: Any) -> Cost:
         """The most that a call can cost; not computed while nothing is capped."""
@@ -163,7 +163,7 @@ class Purse:
                 break
             account, cap = exceeded
             if cap == "hours" or not account.in_flight:
-                raise self._budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
+                raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
             self._settled.clear()
             await self._settled.wait()
         for account in charged:
@@ -188,9 +188,9 @@ class Purse:
     def _refuse_spent_hours(self) -> None:
         hours = self.budget.hours
         if hours is not None and self._earlier_s + time.monotonic() - self._started >= hours * 3600:
-            raise self._budget_error("hours", hours)
+            raise self._make_budget_error("hours", hours)
 
-    def _budget_error(self, cap: str, limit: float) -> BudgetError:
+    def _make_budget_error(self, cap: str, limit: float) -> BudgetError:
         return BudgetError(
             f"the next call could exceed budget.{cap} = {limit:g}; the run is paused",
             f"raise it with `nanoflux run set RUN budget.{cap}=…`, then `nanoflux run resume RUN`",

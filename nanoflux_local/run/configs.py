@@ -36,7 +36,7 @@ from nanoflux_models.manifest import load_manifest
 
 def list_profiles(home: Home | None = None) -> list[str]:
     """The names of the shipped profiles and of those in `<home>/profiles`."""
-    return sorted(profile_paths(home))
+    return sorted(list_profile_paths(home))
 
 
 def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def find_profile(name: str, home: Home | None = None) -> Path:
     Raises:
         ConfigError: there is no such profile. Whether the file at a path exists is not checked.
     """
-    paths = profile_paths(home)
+    paths = list_profile_paths(home)
     if name in paths:
         return paths[name]
     if name.endswith(".toml"):
@@ -62,7 +62,7 @@ def find_profile(name: str, home: Home | None = None) -> Path:
     raise ConfigError(f"there is no profile {name!r}", f"{suggest(name, paths)}, or pass a .toml file")
 
 
-def profile_paths(home: Home | None) -> dict[str, Path]:
+def list_profile_paths(home: Home | None) -> dict[str, Path]:
     """The files of the shipped profiles and of those in `<home>/profiles`, by name."""
     shipped = Path(str(resources.files("nanoflux_local.profiles")))
     folders = [shipped, *([home.profiles] if home else [])]

@@ -302,7 +302,7 @@ class Engine:
 
     def _pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadError:
         """The error that pauses the run, with the beginning of the last unreadable reply."""
-        reply = redact(" ".join(self._ledger.last_reply(call_ids).split()))
+        reply = redact(" ".join(self._ledger.find_last_reply(call_ids).split()))
         excerpt = f" The last reply begins: {reply[:EXCERPT_CHARACTERS]!r}" if reply else ""
         return UnreadError(
             f"{streak.attempts} attempts in a row got nothing to read at the {streak.step} from {streak.player}:"

@@ -100,13 +100,13 @@ def forecast(view: LedgerView, position: RunPosition) -> Forecast:
     missing, left = position.target - position.kept, position.max_turns - position.turns
     if missing <= 0 or left <= 0:
         return Forecast(kept_per_hour, ENDED)
-    turns = newest_turns(view, position)
+    turns = load_newest_turns(view, position)
     if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
         return Forecast(kept_per_hour, f"too early: it takes {ENOUGH_TURNS} turns, {ENOUGH_KEPT} of them kept")
     return replace(predict(turns, missing, left), kept_per_hour=kept_per_hour)
 
 
-def newest_turns(view: LedgerView, position: RunPosition) -> Turns:
+def load_newest_turns(view: LedgerView, position: RunPosition) -> Turns:
     """The newest turns of a run in any order, with their costs scaled as the module docstring says."""
     rows = list(
         view.rows(
@@ -124,7 +124,7 @@ def newest_turns(view: LedgerView, position: RunPosition) -> Turns:
     if len(costs):
         wall_s = measure_wall_time(view, position, [row["at"] for row in rows])
         costs[:, 0] = _scale_to_wall_time(costs[:, 0], wall_s / len(costs))
-        costs[:, 1:] *= _waste_factor(position)
+        costs[:, 1:] *= _estimate_waste_factor(position)
     return Turns(np.array([bool(row["kept"]) for row in rows]), costs)
 
 
@@ -163,7 +163,7 @@ def _scale_to_wall_time(seconds: Floats, mean: float) -> Floats:
     return seconds * (mean / total) if total else np.full_like(seconds, mean)
 
 
-def _waste_factor(position: RunPosition) -> float:
+def _estimate_waste_factor(position: RunPosition) -> float:
     """Calls made over calls used: speculative turns that were refuted cost money too."""
     made, wasted = position.calls_made, position.calls_wasted
     return float(made / (made - wasted)) if made > wasted else 1.0

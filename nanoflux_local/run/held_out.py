@@ -17,7 +17,7 @@ import numpy as np
 
 from nanoflux_local.ledger.calls import Call, embed_texts
 from nanoflux_local.records import Identity, Vector, similarity
-from nanoflux_local.run.novelty import Matrix, rounding_error
+from nanoflux_local.run.novelty import Matrix, bound_rounding_error
 from nanoflux_local.seeds.splits import stem
 from nanoflux_local.transcript import Attack, Seed
 
@@ -75,7 +75,7 @@ class HeldOut:
         if not len(self._matrix):
             return None
         rough = self._matrix @ vector
-        rows = np.flatnonzero(rough >= rough.max() - 2 * rounding_error(len(vector)))
+        rows = np.flatnonzero(rough >= rough.max() - 2 * bound_rounding_error(len(vector)))
         best, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
         return best, self._embedded[-row].id
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.roles.checks.base import enabled_checks
+from nanoflux_local.roles.checks.base import list_enabled_checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def count_missing(
 ) -> MissingCalls:
     """Count the first missing call of each turn, and estimate the calls, tokens and dollars to complete the turns."""
     added = CallCost()
-    for call, calls in added_calls(recorded, old, new).items():
+    for call, calls in find_added_calls(recorded, old, new).items():
         added = added.plus(recorded.per_call.get(call, CallCost(1)).times(calls))
     total = added.times(len(missing))
     for call in missing:
@@ -136,11 +136,11 @@ def count_missing(
     )
 
 
-def added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
+def find_added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
     """How many more calls a turn makes with `new` settings than with `old` ones, at most, by kind and role."""
     calls: Counter[MissingCall] = Counter()
     if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
-        for check in enabled_checks(new.judge):
+        for check in list_enabled_checks(new.judge):
             if check.name not in old.judge.check_names:
                 calls.update(
                     {MissingCall(kind, "judge"): count for kind, count in check.count_calls(new.judge).items()}

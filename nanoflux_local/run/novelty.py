@@ -61,13 +61,13 @@ class History:
         if not blocks:
             return None
         rough = [block @ vector for block in blocks]
-        cutoff = max(float(products.max()) for products in rough) - 2 * rounding_error(len(vector))
+        cutoff = max(float(products.max()) for products in rough) - 2 * bound_rounding_error(len(vector))
         rows = (row for block, products in zip(blocks, rough, strict=True) for row in block[products >= cutoff])
         distinct_rows = {row.tobytes(): row for row in rows}  # a question asked a hundred times is compared once
         return max(similarity(row, vector) for row in distinct_rows.values())
 
 
-def rounding_error(dimensions: int) -> float:
+def bound_rounding_error(dimensions: int) -> float:
     """An upper bound on the error of a float32 product of two unit vectors, in whatever order it is summed: the bound
     n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for vectors that are not
     quite of unit length.

@@ -13,8 +13,8 @@ from nanoflux_local.endpoints.context import find_overflow
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Message
-from nanoflux_local.roles.attacker import attacker_messages
-from nanoflux_local.roles.defender import defender_messages, reply_budget
+from nanoflux_local.roles.attacker import build_attacker_messages
+from nanoflux_local.roles.defender import build_defender_messages, reply_budget
 from nanoflux_local.run.binding import Bound
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Defence, Seed
@@ -47,10 +47,10 @@ def make_typical_requests(
     roles_swap = attacker not in (PROGRAM, defender)
     for name in (attacker, defender) if roles_swap else (attacker,):
         if name != PROGRAM:
-            yield "attacker", name, attacker_messages(domain, seeds), config.reply_tokens
+            yield "attacker", name, build_attacker_messages(domain, seeds), config.reply_tokens
     answer = reply_budget(domain, config.budgets)
     for name in (defender, attacker) if roles_swap else (defender,):
-        yield "defender", name, defender_messages(domain, config.budgets, longest.question), answer
+        yield "defender", name, build_defender_messages(domain, config.budgets, longest.question), answer
     evaluation_prompt = domain.render(
         "evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)}
     )

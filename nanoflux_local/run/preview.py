@@ -16,9 +16,17 @@ from nanoflux_local.endpoints.managed.launches import Workload, collect_workload
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.roles.checks.base import enabled_checks
+from nanoflux_local.roles.checks.base import list_enabled_checks
 from nanoflux_local.run.binding import bind, build_rules
-from nanoflux_local.run.forecast import ENOUGH_KEPT, ENOUGH_TURNS, Forecast, RunPosition, Span, newest_turns, predict
+from nanoflux_local.run.forecast import (
+    ENOUGH_KEPT,
+    ENOUGH_TURNS,
+    Forecast,
+    RunPosition,
+    Span,
+    load_newest_turns,
+    predict,
+)
 from nanoflux_local.run.overflow import make_typical_requests, refuse_overflows
 from nanoflux_local.seeds.datasets import build_seed_source, seed_datasets
 from nanoflux_models.errors import ModelsError
@@ -86,7 +94,7 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
                 if not _is_similar(config, json.loads(row["config"])):
                     continue
                 position = RunPosition.of(summary := view.summarize_run(row["id"]))
-                turns = newest_turns(view, position)
+                turns = load_newest_turns(view, position)
                 if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
                     continue
                 forecast = predict(turns, config.target, config.max_turns)
@@ -120,7 +128,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
     seeds = source.draw(config.seeds.max, Random(0), set())
     judges = max(1, len(config.judge.panel) + 1)
-    checks = sum(check.count_calls(config.judge).get("chat", 0) for check in enabled_checks(config.judge))
+    checks = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
     count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges + checks}  # validation and evaluation
     costs: dict[str, RoleCost] = {}
     for role, name, messages, answer in make_typical_requests(config, domain, seeds):

@@ -19,7 +19,7 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError, UsageError
 from nanoflux_local.files import write_atomically, write_new
 from nanoflux_local.paths import Home
-from nanoflux_local.run.configs import find_profile, load_profile, profile_paths, resolve
+from nanoflux_local.run.configs import find_profile, list_profile_paths, load_profile, resolve
 from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
@@ -78,7 +78,7 @@ class ServerAddress:
 
 def list_entries(home: Home) -> list[ProfileEntry]:
     """All profiles, by name. A file that is not TOML is listed with its error as the summary."""
-    return [_read_entry(name, path, home) for name, path in sorted(profile_paths(home).items())]
+    return [_read_entry(name, path, home) for name, path in sorted(list_profile_paths(home).items())]
 
 
 def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:

@@ -23,7 +23,14 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
-from nanoflux_local.run.binding import Bound, bind, build_rules, describe_environment, recorded_identities, refuse_drift
+from nanoflux_local.run.binding import (
+    Bound,
+    bind,
+    build_rules,
+    describe_environment,
+    read_recorded_identities,
+    refuse_drift,
+)
 from nanoflux_local.run.budget import Cost, Purse, bound_prompt_tokens
 from nanoflux_local.run.commands import fork_command, write_fix
 from nanoflux_local.run.configs import derive_config, validate_run
@@ -203,7 +210,7 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
         pinned = view.pinned_versions(row["id"])
         versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in DATASET_SETTINGS}
         config = config.model_copy(update=versions if pinned else {})
-        return config, recorded_identities(json.loads(row["environment"])), view.turn_records(run)
+        return config, read_recorded_identities(json.loads(row["environment"])), view.turn_records(run)
 
 
 @dataclass(frozen=True, slots=True)

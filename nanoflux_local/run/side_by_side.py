@@ -99,7 +99,7 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     figures, curves = [], []
     for row in rows:
         points = view.training_curve(row["id"])
-        curves += [curve for curve in _loss_curves(row["id"], points) if curve.x]
+        curves += [curve for curve in _load_loss_curves(row["id"], points) if curve.x]
         last = board.last_step(view, row["id"])
         dev = [event["val_loss"] for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
         figures.append({
@@ -111,7 +111,7 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     return SideBySide(rows[0]["id"], rows[1]["id"], _pair(*figures), settings, tuple(curves), "step", "loss")
 
 
-def _loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
+def _load_loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
     steps = [event for kind, event in points if kind == "step"]
     epochs = [event for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
     return [

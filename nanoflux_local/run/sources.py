@@ -46,7 +46,7 @@ class Setting:
     source: str
 
 
-def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = "") -> list[Layer]:
+def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str = "") -> list[Layer]:
     """The layers below a user's own settings: the domain, then the rule set (by default, that of the profile), then the
     profile.
 

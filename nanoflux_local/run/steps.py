@@ -13,7 +13,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.turn_steps import DrawKey, TurnStep
 from nanoflux_local.paths import Home
-from nanoflux_local.roles.checks.base import Check, CheckStage, enabled_checks
+from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
 from nanoflux_local.roles.checks.blind import BlindCheck
 
 CHECK_DRAWS = {"facts": "claims"}
@@ -75,7 +75,7 @@ def _make_step(
 
 def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
-    kinds = [kind for stage in stages for kind in enabled_checks(config.judge) if kind.stage == stage]
+    kinds = [kind for stage in stages for kind in list_enabled_checks(config.judge) if kind.stage == stage]
     return [_make_check_step(config, kind) for kind in kinds if kind.count_calls(config.judge).get("chat")]
 
 

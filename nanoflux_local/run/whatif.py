@@ -28,7 +28,7 @@ from nanoflux_local.records import (
     SearchRequest,
     Vector,
 )
-from nanoflux_local.roles.checks.base import needed_tools
+from nanoflux_local.roles.checks.base import list_needed_tools
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import derive_config
@@ -166,7 +166,7 @@ def add_unrecorded(identities: Mapping[str, Identity], changed: RunConfig) -> di
     """The identities with a placeholder for each tool and endpoint that the run was started without. No remembered call
     is addressed to a placeholder, so that the turns that need one count as unknown.
     """
-    needed = {*changed.players, *needed_tools(changed.judge)}
+    needed = {*changed.players, *list_needed_tools(changed.judge)}
     return {**{name: Identity("not recorded", name) for name in needed}, **identities}
 
 

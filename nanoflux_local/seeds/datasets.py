@@ -11,7 +11,7 @@ from nanoflux_local.domains.starter.stories import load_one_step_stories, load_s
 from nanoflux_local.domains.starter.templates import Template, load_templates
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.benchmarks.base import all_benchmarks, built_in_benchmarks
+from nanoflux_local.seeds.benchmarks.base import list_benchmarks, list_built_in_benchmarks
 from nanoflux_local.seeds.source import Items, SeedSource, StarterTemplates
 from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
 from nanoflux_local.transcript import Seed
@@ -28,7 +28,7 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", f"choose one of: {', '.join(SPLITS)}")
-    built_in = built_in_benchmarks()
+    built_in = list_built_in_benchmarks()
     if dataset in built_in:
         return built_in[dataset].items(split)
     items = []
@@ -54,13 +54,13 @@ def seed_datasets(domain: Domain) -> tuple[str, ...]:
     """The benchmarks from which a domain's runs draw seeds: those that the domain's file lists, in that order, then
     those whose modules list the domain.
     """
-    others = (name for name, benchmark in all_benchmarks().items() if domain.name in benchmark.domains)
+    others = (name for name, benchmark in list_benchmarks().items() if domain.name in benchmark.domains)
     return tuple(dict.fromkeys([*domain.datasets, *others]))
 
 
 def find_licence(dataset: str) -> str:
     """The licence of a dataset's questions, "" if its publisher states none or it is a user's own data."""
-    benchmark = all_benchmarks().get(dataset)
+    benchmark = list_benchmarks().get(dataset)
     return benchmark.licence if benchmark else ""
 
 
@@ -79,7 +79,7 @@ def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[s
     A benchmark whose test items are restated by seeds in `datasets` cannot be held out: a warning names it, because no
     model of such a run may be reported on it.
     """
-    built_in = built_in_benchmarks()
+    built_in = list_built_in_benchmarks()
     imported = [name for name in evaluated if name not in built_in and _has_items(ledger, name, "test")]
     if not imported:
         return ()
@@ -96,7 +96,7 @@ def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[s
 
 
 def _has_items(ledger: Path, dataset: str, split: str) -> bool:
-    if dataset in built_in_benchmarks():
+    if dataset in list_built_in_benchmarks():
         return True
     if not ledger.exists():
         return False

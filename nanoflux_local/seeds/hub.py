@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.seeds.benchmarks.base import HubDataset, importable_benchmarks
-from nanoflux_models.child import module_command
+from nanoflux_local.seeds.benchmarks.base import HubDataset, list_importable_benchmarks
+from nanoflux_models.child import build_module_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.fetch import read_commit
 from nanoflux_models.guard import VARIABLE, OutsideError
@@ -36,7 +36,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
-    command = module_command("huggingface_hub.cli.hf", "download", source.repo, "--repo-type", "dataset",
+    command = build_module_command("huggingface_hub.cli.hf", "download", source.repo, "--repo-type", "dataset",
                              "--revision", revision or source.revision, "--local-dir", str(target))  # fmt: skip
     for pattern in source.files:
         command += ["--include", pattern]
@@ -55,7 +55,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
 
 
 def _find_source(dataset: str) -> HubDataset:
-    benchmarks = importable_benchmarks()
+    benchmarks = list_importable_benchmarks()
     benchmark = benchmarks.get(dataset)
     if benchmark is not None and benchmark.hub is not None:
         return benchmark.hub

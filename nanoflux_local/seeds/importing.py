@@ -69,7 +69,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 
 def _store(home: Home, request: ImportRequest, reading: BenchmarkContent, on_program: OnProgram) -> bool:
     """Check the programs and store the items. Returns False, without either, if the files are already imported."""
-    content = content_hash(request.paths)
+    content = hash_content(request.paths)
     if request.hashed or reading.skipped:  # the same files then give other items or splits
         content = digest([content, "hashed" if request.hashed else "official", len(reading.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
@@ -132,14 +132,14 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
     return {other: by_split for other, by_split in counts.items() if by_split}
 
 
-def content_hash(paths: Iterable[Path]) -> str:
+def hash_content(paths: Iterable[Path]) -> str:
     """SHA-256 of the content of files, or of folders of `.arrow` files, whatever their order."""
     files = [file for path in paths for file in (sorted(path.glob("*.arrow")) if path.is_dir() else [path])]
-    hashes = sorted(file_hash(file) for file in files)
+    hashes = sorted(hash_file(file) for file in files)
     return hashes[0] if len(hashes) == 1 else digest(hashes)
 
 
-def file_hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 
 from nanoflux_local.answers import exact_number, float_or_none
 from nanoflux_local.seeds.benchmarks.base import Format
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, optional_text, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text, read_required_text
 from nanoflux_local.seeds.splits import SPLITS
 
 LETTERS = "ABCDEFGHIJ"
@@ -27,14 +27,14 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
         raise BadRowError(f"unknown key {unknown!r}; own data has {', '.join(KEYS)}, or options in columns A to J")
     options = _read_options(cells)
     cells["answer"] = _read_answer(cells.get("answer"), bool(options))
-    split = optional_text(cells, "split")
+    split = read_optional_text(cells, "split")
     if split not in ("", *SPLITS):
         raise BadRowError(f"key 'split' is {split!r}, not train, dev or test")
-    question, answer = required_text(cells, "question"), required_text(cells, "answer")
+    question, answer = read_required_text(cells, "question"), read_required_text(cells, "answer")
     if options and answer not in options:
         raise BadRowError(f"the answer {answer!r} is not one of the options {', '.join(options)}")
-    solution, program = (required_text(cells, key) if key in cells else "" for key in ("solution", "program"))
-    return ParsedRow(question, answer, solution, program, options, id=optional_text(cells, "id"), split=split)
+    solution, program = (read_required_text(cells, key) if key in cells else "" for key in ("solution", "program"))
+    return ParsedRow(question, answer, solution, program, options, id=read_optional_text(cells, "id"), split=split)
 
 
 def _read_answer(answer: Any, is_choice: bool) -> Any:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from nanoflux_local.answers import float_or_none, is_below_tolerance, same_number
 from nanoflux_local.errors import DataError, UsageError
-from nanoflux_local.seeds.benchmarks.base import Format, importable_benchmarks
+from nanoflux_local.seeds.benchmarks.base import Format, list_importable_benchmarks
 from nanoflux_local.seeds.own_data import NAME, OWN_FORMAT
 from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
-from nanoflux_local.seeds.splits import CARVED_SHARES, file_split, hashed_split
+from nanoflux_local.seeds.splits import CARVED_SHARES, hash_into_split, read_file_split
 from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
 
@@ -70,11 +70,11 @@ def read_benchmark(
     for path in _split_paths(paths):
         placed_rows = _read_file(file_format, path, reading, skip_bad)
         labels |= {placed.row.id: placed for placed in placed_rows if not placed.row.question}
-        official = file_split(path) if file_format.official_splits else ""
+        official = read_file_split(path) if file_format.official_splits else ""
         for place, number, row in placed_rows:
             if row.question:
                 seed = _build_item(name, row, official, number, numbers)
-                split = hashed_split(row.question) if hashed else _choose_split(file_format, row, official)
+                split = hash_into_split(row.question) if hashed else _choose_split(file_format, row, official)
                 reading.items.append(PlacedItem(place, seed, split))
     _apply_labels(name, reading, {} if hashed else labels)
     _refuse_repeated_ids(reading.items)
@@ -89,7 +89,7 @@ def find_format(dataset: str) -> Format:
     Raises:
         UsageError: own data cannot have this name, or the name is probably a misspelt benchmark.
     """
-    benchmarks = importable_benchmarks()
+    benchmarks = list_importable_benchmarks()
     if dataset in benchmarks:
         return benchmarks[dataset].format
     similar = get_close_matches(dataset, benchmarks, 1, cutoff=0.75)
@@ -111,7 +111,7 @@ def check_name(dataset: str, name: str) -> str:
     """
     if name in ("", dataset):
         return dataset
-    if name in importable_benchmarks() or name.startswith("starter") or not NAME.fullmatch(name):
+    if name in list_importable_benchmarks() or name.startswith("starter") or not NAME.fullmatch(name):
         raise UsageError(
             f"no data can be imported as {name!r}",
             "choose a name of lower-case letters, digits and '-' that is not a benchmark's",
@@ -164,8 +164,8 @@ def _build_item(dataset: str, row: ParsedRow, official: str, number: int, number
 
 def _choose_split(file_format: Format, row: ParsedRow, official: str) -> str:
     if official == "train" and file_format.carves_dev:
-        return hashed_split(row.question, CARVED_SHARES)
-    return row.split or official or hashed_split(row.question)
+        return hash_into_split(row.question, CARVED_SHARES)
+    return row.split or official or hash_into_split(row.question)
 
 
 def _apply_labels(dataset: str, reading: BenchmarkContent, labels: dict[str, PlacedRow]) -> None:
@@ -181,7 +181,7 @@ def _apply_labels(dataset: str, reading: BenchmarkContent, labels: dict[str, Pla
             raise make_row_error(label.place, "the label differs from the answer of its question")
     for number, (place, seed, _) in enumerate(reading.items):
         label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
-        split = label_of_item.row.split if label_of_item else hashed_split(seed.question, CARVED_SHARES)
+        split = label_of_item.row.split if label_of_item else hash_into_split(seed.question, CARVED_SHARES)
         reading.items[number] = PlacedItem(place, seed, split)
 
 

@@ -34,7 +34,7 @@ class ParsedRow:
     split: str = ""
 
 
-def required_text(row: Mapping[str, Any], *names: str) -> str:
+def read_required_text(row: Mapping[str, Any], *names: str) -> str:
     """The text under the first of `names` that the row has, stripped.
 
     Raises:
@@ -49,13 +49,13 @@ def required_text(row: Mapping[str, Any], *names: str) -> str:
     return value.strip()
 
 
-def optional_text(row: Mapping[str, Any], *names: str) -> str:
+def read_optional_text(row: Mapping[str, Any], *names: str) -> str:
     """The value under the first of `names` that is not null, as a stripped text; "" if there is none."""
     value = next((row[name] for name in names if row.get(name) is not None), "")
     return str(value).strip()
 
 
-def choice_row(question: str, options: Mapping[str, str], answer: str, **fields: str) -> ParsedRow:
+def make_choice_row(question: str, options: Mapping[str, str], answer: str, **fields: str) -> ParsedRow:
     """A multiple-choice item; `answer` is an option's letter, `fields` are further fields of `ParsedRow`.
 
     Raises:

@@ -104,14 +104,14 @@ class StarterTemplates:
                 values[slot.name] = earlier
                 if earlier > LINK_RANGE * slot.high or not template.admits(values):
                     return None
-            parts.append(template_part(template, values, slot.name))
+            parts.append(make_template_part(template, values, slot.name))
             earlier = template.solve(values)["answer"]
         return tuple(parts)
 
 
-def template_part(template: Template, values: dict[str, float], slot: str) -> Part:
+def make_template_part(template: Template, values: dict[str, float], slot: str) -> Part:
     """A template with these values as a part with the given slot."""
-    before, after = template.question_text({**values, slot: "\0"}).split("\0")
+    before, after = template.build_question_text({**values, slot: "\0"}).split("\0")
     assignments = [(name, str(value)) for name, value in values.items()]
     steps = [tuple(map(str.strip, line.split("=", 1))) for line in template.program.strip().splitlines()]
     return Part(
@@ -132,7 +132,7 @@ def instantiate(
     return Seed(
         template.id if number is None else f"{template.id}#{number}",
         dataset,
-        f"{template.question_text(values)} {template.ask}",
+        f"{template.build_question_text(values)} {template.ask}",
         plain_number(variables["answer"]),
         " ".join(template.solution_lines(variables)),
         program,

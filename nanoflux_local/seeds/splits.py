@@ -14,13 +14,13 @@ CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
 
 
-def file_split(path: Path) -> str:
+def read_file_split(path: Path) -> str:
     """The official split that a file's name contains ("train-00000-of-00001.parquet"), or ""."""
     words = re.split(r"[^a-z]+", (path.name if path.is_dir() else path.stem).casefold())
     return next((_SPLIT_WORDS[word] for word in reversed(words) if word in _SPLIT_WORDS), "")
 
 
-def hashed_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
+def hash_into_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
     """A split that depends only on the question's words. Numbers are ignored, so restated questions stay together."""
     position = derive_seed("split", stem(question)) / 2**63
     for split, share in shares:

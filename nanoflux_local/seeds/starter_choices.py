@@ -4,7 +4,7 @@ from nanoflux_local.domains.starter.items import load_choice_items
 from nanoflux_local.transcript import Seed
 
 
-def choice_items(name: str, split: str) -> list[Seed]:
+def make_choice_items(name: str, split: str) -> list[Seed]:
     """The questions of one split of the starter benchmark for the subject `name`."""
     return [
         Seed(item.id, f"starter-{name}", item.question, item.answer, item.solution, options=dict(item.options))

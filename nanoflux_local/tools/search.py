@@ -74,7 +74,7 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
     except TimeoutError:
         return reply("timeout", f"no answer within {timeout_s:g} s")
     except Exception as error:  # noqa: BLE001 - the libraries raise many kinds of errors
-        refusal = guard.refusal_in(error)
+        refusal = guard.find_refusal(error)
         if refusal is not None:
             return reply("refused", refusal.message)
         timed_out = "timeout" in type(error).__name__.lower()

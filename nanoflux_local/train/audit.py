@@ -14,7 +14,7 @@ from typing import Any, Literal
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.train import estimate
 from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, split
-from nanoflux_local.train.flops import expected_flops, parameters, six_nd
+from nanoflux_local.train.flops import estimate_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 
@@ -80,7 +80,7 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
             findings.append(RowFinding(number, example.id, problem, detail, dropped=True))
         elif encoded:
             rows.append(encoded)
-            if controls := codec.controls_in(example):
+            if controls := codec.find_controls(example):
                 detail = f"{', '.join(controls)} in a message is learnt as text"
                 findings.append(RowFinding(number, example.id, "control token", detail, dropped=False))
             if encoded.cut:
@@ -268,7 +268,7 @@ def audit(
     adapted = resolve_targets(base_dir, settings.target_modules)
     lengths, cuts = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
     tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in usable.rows])
-    work = expected_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
+    work = estimate_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
     if settings.gradient_checkpointing:
         work *= 1.5  # the forward pass is repeated: six products instead of four
     size = parameters(base_dir)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from nanoflux_local.errors import LedgerError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import derive_seed, digest
-from nanoflux_local.train.solutions import RightSolution, SolutionRule, list_candidates, right_solutions
+from nanoflux_local.train.solutions import RightSolution, SolutionRule, list_candidates, load_right_solutions
 from nanoflux_local.transcript import Attempt, Example, turn_from_json
 
 Item = TypeVar("Item")
@@ -66,7 +66,7 @@ class Choice:
         return [items[index] for index in sorted(positions)]
 
 
-def example_of(row: Mapping[str, Any]) -> Example:
+def build_example(row: Mapping[str, Any]) -> Example:
     return Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"])
 
 
@@ -147,7 +147,7 @@ def load_attempts(view: LedgerView, run: str) -> dict[int, tuple[Attempt, str, s
 
 def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution, ...]]:
     """The right solutions of each turn with an example."""
-    return {turn: right_solutions(*attempt) for turn, attempt in load_attempts(view, run).items()}
+    return {turn: load_right_solutions(*attempt) for turn, attempt in load_attempts(view, run).items()}
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:

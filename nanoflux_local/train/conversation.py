@@ -2,8 +2,8 @@
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.evaluate.evaluation import format_question
-from nanoflux_local.roles.defender import defender_messages
-from nanoflux_local.roles.sections import sections_text
+from nanoflux_local.roles.defender import build_defender_messages
+from nanoflux_local.roles.sections import render_sections
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.transcript import Seed
 
@@ -12,7 +12,9 @@ def build_training_example(
     domain: Domain, budgets: dict[str, int], question: str, solution: str, answer: str, name: str
 ) -> TrainingExample:
     """A row with the prompt that the defender sees. `name` is the row's id."""
-    return TrainingExample(defender_messages(domain, budgets, question), format_completion(solution, answer), name)
+    return TrainingExample(
+        build_defender_messages(domain, budgets, question), format_completion(solution, answer), name
+    )
 
 
 def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> TrainingExample:
@@ -23,4 +25,4 @@ def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> T
 
 def format_completion(solution: str, answer: str) -> str:
     """A solution and its answer in the defender's sections."""
-    return sections_text({"SOLUTION": solution, "ANSWER": answer})
+    return render_sections({"SOLUTION": solution, "ANSWER": answer})

@@ -97,9 +97,9 @@ class Codec:
 
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> EncodedExample:
         """Tokens of one example, its tail cut at `max_length`. Raises ValueError if the text cannot be encoded."""
-        as_text = [Message(message.role, self._with_placeholders(message.content)) for message in example.prompt]
+        as_text = [Message(message.role, self._insert_placeholders(message.content)) for message in example.prompt]
         prompt = self._encode_text(self.prompt_text(as_text))
-        ids = prompt + self._encode_text(self._with_placeholders(example.completion) + self.end)
+        ids = prompt + self._encode_text(self._insert_placeholders(example.completion) + self.end)
         kept = ids if max_length is None else ids[:max_length]
         return EncodedExample(tuple(kept), len(prompt), len(ids) - len(kept), row)
 
@@ -120,12 +120,12 @@ class Codec:
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
         return ids
 
-    def controls_in(self, example: TrainingExample) -> tuple[str, ...]:
+    def find_controls(self, example: TrainingExample) -> tuple[str, ...]:
         """The control tokens spelled out in an example's messages, in order and without duplicates."""
         texts = (*(message.content for message in example.prompt), example.completion)
         return tuple(dict.fromkeys(match[0] for text in texts for match in self._control.finditer(text)))
 
-    def _with_placeholders(self, text: str) -> str:
+    def _insert_placeholders(self, text: str) -> str:
         return self._control.sub(lambda match: f"\0{self._controls.index(match[0])}\0", text)
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:

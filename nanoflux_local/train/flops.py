@@ -72,7 +72,7 @@ def explain_flops(matrices: Matrices, work: TrainingVolume, checkpointing: bool 
     return parts | {"total": sum(parts.values())}
 
 
-def head_weights(base_dir: Path) -> int:
+def count_head_weights(base_dir: Path) -> int:
     """Weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
     sizes = shape(base_dir)
     return sizes.vocabulary * sizes.hidden * (1 if sizes.tied else 2)
@@ -83,7 +83,7 @@ def stored_bytes(base_dir: Path) -> int:
     return sum(path.stat().st_size for path in _list_weight_files(base_dir))
 
 
-def base_identity(base_dir: Path) -> str:
+def read_base_identity(base_dir: Path) -> str:
     """A digest of the base's configuration and of its tensors' names, types and offsets; reads no weights."""
     config = (base_dir / "config.json").read_text(encoding="utf-8")
     return digest(
@@ -138,10 +138,10 @@ def shape(base_dir: Path) -> Shape:
     return Shape(text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.vocab_size, tied)
 
 
-def expected_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
+def estimate_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
     """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
     the head, and attention for rows of `length` tokens, forward and backward."""
     sizes = shape(base_dir)
     head = sizes.vocabulary * sizes.hidden
-    inner = parameters(base_dir) - head_weights(base_dir)
+    inner = parameters(base_dir) - count_head_weights(base_dir)
     return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * sizes.hidden * sizes.layers

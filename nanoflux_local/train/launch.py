@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from nanoflux_local.errors import UsageError
-from nanoflux_models.child import module_command, safe_environment
+from nanoflux_models.child import build_module_command, make_safe_environment
 
 TERMINATE_TIMEOUT_S = 60.0
 """The launcher itself gives its processes 30 seconds to end."""
@@ -28,8 +28,8 @@ def launch(home: Path, training: str, arguments: str) -> int:
     except ValueError as error:
         raise UsageError(f"--launch {arguments!r} cannot be read: {error}", "see `accelerate launch --help`") from error
     resume_command = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
-    command = module_command("accelerate.commands.launch", *words, *resume_command)
-    environment = safe_environment(os.environ)  # accelerate starts Pythons without our flags
+    command = build_module_command("accelerate.commands.launch", *words, *resume_command)
+    environment = make_safe_environment(os.environ)  # accelerate starts Pythons without our flags
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
     try:
         return process.wait()

@@ -24,8 +24,8 @@ from nanoflux_local.train.audit import Selection, prepare_rows
 from nanoflux_local.train.counter import FlopCounter
 from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, draw_batches
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainResult
-from nanoflux_local.train.flops import TrainingVolume, base_identity, explain_flops, parameters, six_nd
-from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
+from nanoflux_local.train.flops import TrainingVolume, explain_flops, parameters, read_base_identity, six_nd
+from nanoflux_local.train.model import Completions, choose_device, choose_dtype, collect_lora_weights, load_lora_weights
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 from nanoflux_local.train.team import Team, join_team
@@ -101,7 +101,7 @@ def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: 
     often checkpoints are written does not matter.
     """
     weight_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
-    return digest([weight_settings, digests, base_identity(base_dir), *([processes] if processes > 1 else [])])
+    return digest([weight_settings, digests, read_base_identity(base_dir), *([processes] if processes > 1 else [])])
 
 
 @contextmanager
@@ -223,7 +223,7 @@ class _Loop:
         """Gradients of the mean loss over all label tokens of the step; returns that loss."""
         labels, total = sum(row.labels for row in self._rows_of(step)), 0.0
         for part in step.parts:
-            if not (share := self.team.own_share(part)):
+            if not (share := self.team.take_own_share(part)):
                 continue
             loss = self.model.loss([self.rows[index] for index in share])
             (loss / labels).backward()  # type: ignore[no-untyped-call]
@@ -256,7 +256,9 @@ class _Loop:
         earlier = [loss for loss in progress.val_losses[:-1] if loss is not None]
         if value is not None and self.settings.early_stopping and value < min(earlier, default=math.inf):
             progress.best_epoch = epoch
-            progress.best_weights = {name: weight.clone() for name, weight in lora_weights(self.model.peft).items()}
+            progress.best_weights = {
+                name: weight.clone() for name, weight in collect_lora_weights(self.model.peft).items()
+            }
         self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, value))
 
     def _validate(self) -> float | None:
@@ -265,7 +267,7 @@ class _Loop:
         if not rows:
             return None
         size = self.settings.batch
-        parts = self.team.own_share([rows[start : start + size] for start in range(0, len(rows), size)])
+        parts = self.team.take_own_share([rows[start : start + size] for start in range(0, len(rows), size)])
         with self.model.inference_mode():
             total = sum(float(self.model.loss(part)) for part in parts)
         return self.team.sum_values(total) / sum(row.labels for row in rows)
@@ -276,7 +278,7 @@ class _Loop:
         return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
 
     def _save(self) -> None:
-        weights, optimizer = lora_weights(self.model.peft), self.optimizer.state_dict()
+        weights, optimizer = collect_lora_weights(self.model.peft), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             self._raise_diverged(f"weights are not finite after step {self.progress.step}")
         if self.team.rank:
@@ -296,13 +298,15 @@ class _Loop:
     def _finish(self) -> None:
         if self.team.rank:
             return
-        weights = self.progress.best_weights or lora_weights(self.model.peft)
+        weights = self.progress.best_weights or collect_lora_weights(self.model.peft)
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
     def _measure_work(self) -> TrainingVolume:
         """The amount of data that the steps so far put through the model, with padding."""
         parts = [part for step in self.steps[: self.progress.step] for part in step.parts]
-        row_groups = [[self.rows[index] for index in share] for part in parts for share in self.team.all_shares(part)]
+        row_groups = [
+            [self.rows[index] for index in share] for part in parts for share in self.team.gather_shares(part)
+        ]
         padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
         return TrainingVolume(
             positions=sum(count * longest for count, longest in padded),

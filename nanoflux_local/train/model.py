@@ -61,7 +61,7 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str
     return "flash_attention_2" if dtype is torch.bfloat16 and is_flash_attn_2_available() else "sdpa"
 
 
-def lora_weights(model: Any) -> dict[str, Tensor]:
+def collect_lora_weights(model: Any) -> dict[str, Tensor]:
     """The adapter's tensors under PEFT's file names, sorted, on the CPU."""
     from peft import get_peft_model_state_dict
 

@@ -18,7 +18,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.train.choice import Choice, choose_rows, load_attempts
 from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.solutions import SolutionRule, list_candidates, right_solutions
+from nanoflux_local.train.solutions import SolutionRule, list_candidates, load_right_solutions
 from nanoflux_local.transcript import Attempt
 
 OnScore = Callable[[int, int], None]
@@ -100,7 +100,7 @@ def _list_variants(
     row: dict[str, Any], attempt: tuple[Attempt, str, str], rule: SolutionRule
 ) -> Iterator[dict[str, Any]]:
     """The columns of an example with each of the solutions that the rule may choose."""
-    for solution in list_candidates(right_solutions(*attempt), rule):
+    for solution in list_candidates(load_right_solutions(*attempt), rule):
         yield {**row, "solution": solution.text, "answer": solution.answer, "origin": solution.origin}
 
 

@@ -29,7 +29,7 @@ class RightSolution:
     author: str = ""
 
 
-def right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
+def load_right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
     """The right solutions of a kept attempt, the author's first. Of several by the same origin with the same words, the
     first counts. `attacker` and `defender` name the endpoints that played.
     """
@@ -60,7 +60,7 @@ def _own_solution(defence: Defence, defender: str) -> Iterator[RightSolution]:
         yield RightSolution("own", defence.solution, defence.answer, defender)
 
 
-def wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
+def load_wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
     """The defender's wrong answers to a kept question, each text once, in the order in which they were given."""
     defences = [sample.defence for sample in attempt.samples if sample.right is False and sample.defence is not None]
     if attempt.defence is not None and attempt.evaluation is not None and not attempt.evaluation.positive:

@@ -33,11 +33,11 @@ class Team:
     rank, size = 0, 1
     device: "torch.device | None" = None
 
-    def own_share(self, items: Sequence[Item]) -> Sequence[Item]:
+    def take_own_share(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that this process works on; every process gets some if there are enough."""
         return items[self.rank :: self.size]
 
-    def all_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+    def gather_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """The shares of all processes, without empty ones."""
         return [share for rank in range(self.size) if (share := items[rank :: self.size])]
 

@@ -38,7 +38,7 @@ async def measure(calls: int = 200) -> dict[str, Any]:
             "unit": "ms",
             "cold_start": round(cold_ms, 1),
             **{name: _summarize(times) for name, times in series.items()},
-            "met": {name: _within_bounds(name, times) for name, times in series.items()},
+            "met": {name: _is_within_bounds(name, times) for name, times in series.items()},
         }
 
 
@@ -63,7 +63,7 @@ async def _time_two_at_once(sandbox: Sandbox, program: str, calls: int) -> list[
     return [*halves[0], *halves[1]]
 
 
-def _percentile(times: Sequence[float], share: float) -> float:
+def _compute_percentile(times: Sequence[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
@@ -71,11 +71,13 @@ def _summarize(times: Sequence[float]) -> dict[str, float | int]:
     return {
         "calls": len(times),
         "p50": round(statistics.median(times), 2),
-        "p99": round(_percentile(times, 0.99), 2),
+        "p99": round(_compute_percentile(times, 0.99), 2),
         "max": round(max(times), 2),
     }
 
 
-def _within_bounds(name: str, times: Sequence[float]) -> bool:
+def _is_within_bounds(name: str, times: Sequence[float]) -> bool:
     p50, p99 = _BOUNDS_MS[name]
-    return (p50 is None or _percentile(times, 0.5) <= p50) and (p99 is None or _percentile(times, 0.99) <= p99)
+    return (p50 is None or _compute_percentile(times, 0.5) <= p50) and (
+        p99 is None or _compute_percentile(times, 0.99) <= p99
+    )

@@ -47,7 +47,7 @@ def check_disturbed_run(
 
 
 def test_run_killed_at_random_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
-    check_disturbed_run(kills, tmp_path, kills.scripted_settings(60, 8, 0.02), times=6, concurrency=8)
+    check_disturbed_run(kills, tmp_path, kills.make_scripted_settings(60, 8, 0.02), times=6, concurrency=8)
 
 
 def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
@@ -55,11 +55,11 @@ def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
 ) -> None:
     profile = tmp_path / "programs.toml"
     profile.write_text(PROGRAMS)
-    settings = kills.scripted_settings(14, 4, 0.05, str(profile))
+    settings = kills.make_scripted_settings(14, 4, 0.05, str(profile))
     settings = tuple("starter" if word == "starter-genetics" else word for word in settings)
     check_disturbed_run(kills, tmp_path, settings, times=3, concurrency=4)
 
 
 def test_run_killed_under_proven_rules_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
-    settings = (*kills.scripted_settings(40, 8, 0.005), "--rules", "proven")
+    settings = (*kills.make_scripted_settings(40, 8, 0.005), "--rules", "proven")
     check_disturbed_run(kills, tmp_path, settings, times=3, concurrency=8)

@@ -24,7 +24,7 @@ from nanoflux_local.roles.checks.base import check_kinds
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trials.result import summarize_trial
 from nanoflux_local.seeds import benchmarks
-from nanoflux_local.seeds.benchmarks.base import all_benchmarks
+from nanoflux_local.seeds.benchmarks.base import list_benchmarks
 from nanoflux_local.seeds.datasets import find_licence, seed_datasets
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
@@ -41,7 +41,7 @@ AddModule = Callable[[ModuleType, str, str], None]
 
 
 def clear_registries() -> None:
-    for registry in (check_kinds, experiment_kinds, endpoint_kinds, all_benchmarks):
+    for registry in (check_kinds, experiment_kinds, endpoint_kinds, list_benchmarks):
         registry.cache_clear()
 
 

@@ -9,11 +9,11 @@ import pytest
 from nanoflux_local.domains.base import PROMPTS, Domain, list_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.roles.attacker import attacker_messages, normalize_answer, read_attack
-from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.attacker import build_attacker_messages, normalize_answer, read_attack
+from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.quality import SECTIONS
 from nanoflux_local.roles.sections import read_sections
-from nanoflux_local.seeds.benchmarks.base import importable_benchmarks
+from nanoflux_local.seeds.benchmarks.base import list_importable_benchmarks
 from nanoflux_local.transcript import Attack, Defence, Exhibit, Seed
 
 SPEC_SECTIONS = {
@@ -122,7 +122,7 @@ def test_judge_prompts_state_the_words_that_are_read(name, role, words):
 @pytest.mark.parametrize("name", list_built_in())
 def test_defender_prompt_hides_solution_and_answer(name):
     domain = load_domain(name)
-    text = " ".join(message.content for message in defender_messages(domain, domain.budgets, ATTACK.question))
+    text = " ".join(message.content for message in build_defender_messages(domain, domain.budgets, ATTACK.question))
     assert ATTACK.question in text
     assert ATTACK.solution not in text and ATTACK.answer not in text
 
@@ -156,7 +156,7 @@ def test_answer_rule_matches_what_is_read(name, rule, answer, plain):
 @pytest.mark.parametrize("name", list_built_in())
 def test_worked_examples_are_readable_and_right(name):
     domain = load_domain(name)
-    for message in defender_messages(domain, domain.budgets, "Q"):
+    for message in build_defender_messages(domain, domain.budgets, "Q"):
         if message.role == "assistant":
             sections = read_sections(message.content, domain.sections.defender, once=("ANSWER",))
             answer = normalize_answer(domain, sections["ANSWER"])
@@ -172,7 +172,7 @@ def test_worked_examples_are_readable_and_right(name):
 
 def test_worked_attack_is_readable_and_right():
     domain = load_domain("gsmhard")
-    first, worked, last = attacker_messages(domain, SEEDS)
+    first, worked, last = build_attacker_messages(domain, SEEDS)
     assert (first.role, worked.role, last.role) == ("user", "assistant", "user")
     attack = read_attack(domain, worked.content)
     assert isinstance(attack, Attack) and attack.answer == "60"
@@ -180,7 +180,7 @@ def test_worked_attack_is_readable_and_right():
     assert len(steps) == 5 and all(eval(left) == float(right) for left, right in steps)
     assert all(text in first.content for text in domain.attacks[0].material) and SEEDS[0].question not in first.content
     assert SEEDS[0].question in last.content and "four steps" not in last.content
-    assert len(attacker_messages(load_domain("starter"), SEEDS)) == 1
+    assert len(build_attacker_messages(load_domain("starter"), SEEDS)) == 1
 
 
 def test_unknown_domain_error_lists_the_names():
@@ -217,7 +217,7 @@ def test_rubrics_reach_the_judge():
 
 def test_medicine_lists_the_benchmarks_with_free_text():
     domain = load_domain("multimedqa")
-    assert set(domain.free_text) < set(domain.datasets) < set(importable_benchmarks())
+    assert set(domain.free_text) < set(domain.datasets) < set(list_importable_benchmarks())
 
 
 def test_seed_without_answer_is_shown_without_one():

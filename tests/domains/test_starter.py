@@ -78,7 +78,7 @@ def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
         assert all(math.isfinite(x) and x > 0 and round(x, 2) == x for x in variables.values())
         lines = template.solution_lines(variables)
         assert len(lines) == template.steps
-        assert not re.search(r"[{}]", " ".join([template.question_text(values), *lines]))
+        assert not re.search(r"[{}]", " ".join([template.build_question_text(values), *lines]))
         assert re.search(rf"= {re.escape(plain_number(variables['answer']))}\b", lines[-1])
         assert isinstance(variables["answer"], int), "the answer is not an integer"
 
@@ -94,7 +94,7 @@ def test_solution_equations_hold(template):
 
 @for_each_template
 def test_texts_are_short_enough_for_a_small_model(template):
-    text = template.question_text(draw_values(template, 1)[0])
+    text = template.build_question_text(draw_values(template, 1)[0])
     assert len(text.split()) < (25 if template.steps == 1 else 90)
     assert "$" not in text + template.ask + template.result
     assert template.ask.endswith("?") and "?" not in text
@@ -112,7 +112,7 @@ def test_links_admit_results_of_earlier_parts(template):
         assert sum(template.admits(v) for v in values) >= 15, f"{link} admits too few results"
         assert not template.admits({**values[0], link: 2.5})
         assert not template.admits({**values[0], link: 0})
-        assert " A" in template.question_text({**values[0], link: "A"})
+        assert " A" in template.build_question_text({**values[0], link: "A"})
 
 
 @for_each_template
@@ -133,7 +133,7 @@ def test_valid_template_is_read():
     values = {"trays": 3, "rolls": 4}
     assert (template.setting, template.links) == ("baking", ("rolls",))
     assert template.solve(values) == {"trays": 3, "rolls": 4, "answer": 12}
-    assert template.question_text({**values, "rolls": "A"}) == "A bakery fills 3 trays with A rolls each."
+    assert template.build_question_text({**values, "rolls": "A"}) == "A bakery fills 3 trays with A rolls each."
     assert template.solution_lines(template.solve(values)) == ["3 trays times 4 rolls is 3 * 4 = 12 rolls."]
 
 

@@ -9,7 +9,7 @@ import pytest
 from nanoflux_local.domains.starter.stories import compose_story, load_stories
 from nanoflux_local.domains.starter.templates import SPLITS, Template
 from nanoflux_local.errors import DataError
-from nanoflux_local.seeds.benchmarks.starter_stories import story_items
+from nanoflux_local.seeds.benchmarks.starter_stories import make_story_items
 from nanoflux_local.seeds.splits import stem
 
 STORIES = load_stories()
@@ -44,9 +44,9 @@ def draw_values(story: Template, count: int = 8) -> list[dict[str, int]]:
 
 def test_stories_differ_by_more_than_their_numbers() -> None:
     for split in SPLITS:
-        stems = Counter(stem(item.question) for item in story_items(split))
+        stems = Counter(stem(item.question) for item in make_story_items(split))
         assert max(stems.values()) == 1, stems.most_common(1)
-    assert len(story_items("train")) >= 400 and len(story_items("test")) >= 200
+    assert len(make_story_items("train")) >= 400 and len(make_story_items("test")) >= 200
 
 
 def test_stories_with_more_steps_are_rarer_in_every_split() -> None:
@@ -80,7 +80,7 @@ def test_story_solutions_are_right_and_end_with_the_answer() -> None:
 def test_story_texts_contain_every_number_and_no_placeholder() -> None:
     for story in STORIES:
         values = draw_values(story, 1)[0]
-        text = f"{story.question_text(values)} {story.ask}"
+        text = f"{story.build_question_text(values)} {story.ask}"
         assert not re.search(r"[<>{}]", text + story.result + story.unit), text
         assert sorted(map(int, re.findall(r"\d+", text))) == sorted(values.values()), text
         assert text.endswith("?") and len(text.split()) < 60
@@ -97,8 +97,8 @@ def test_story_links_admit_results_of_earlier_parts() -> None:
 
 def test_composition_rotates_objects_people_and_wordings() -> None:
     first, second = (compose_story(SITUATION, PLOT, turn) for turn in (0, 1))
-    assert first.question_text({"have": 3, "more": 4}) == "Ann has 3 rolls. Ann bakes 4 more."
-    assert second.question_text({"have": 3, "more": 4}) == "Cy and 3 plain pies, 4 more."
+    assert first.build_question_text({"have": 3, "more": 4}) == "Ann has 3 rolls. Ann bakes 4 more."
+    assert second.build_question_text({"have": 3, "more": 4}) == "Cy and 3 plain pies, 4 more."
     assert (first.id, first.steps, first.unit, first.ask) == (
         "bakery-gain",
         1,

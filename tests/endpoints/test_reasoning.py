@@ -18,7 +18,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sa
 from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run.configs import derive_config, resolve
-from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
 STOP = ("\n\n",)
@@ -69,7 +69,7 @@ async def test_judge_cut_in_its_reasoning_gives_an_error_and_no_mark() -> None:
     async def call(_: ChatRequest) -> ChatReply:
         return ChatReply("<think>\nOne.\n\nTwo", "length", 9, 30)
 
-    item = starter_items("test")[0]
+    item = make_starter_items("test")[0]
     with pytest.raises(EndpointError, match=r"cut inside its reasoning after 30 tokens; raise endpoints\.arbiter"):
         await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", Draw(0, 0, 0), call)
 

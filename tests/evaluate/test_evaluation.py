@@ -21,13 +21,13 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest
-from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_local.transcript import Seed
 
 
 async def evaluate_model(ledger: Ledger, model: str, count: int) -> str:
     endpoint = ScriptedEndpoint(model)
-    plan = make_plan(endpoint.identity, "starter", "test", starter_items("test")[:count], 1, 0.0)
+    plan = make_plan(endpoint.identity, "starter", "test", make_starter_items("test")[:count], 1, 0.0)
     return (await evaluate(ledger, endpoint, plan)).id
 
 

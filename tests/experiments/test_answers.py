@@ -17,10 +17,10 @@ from nanoflux_local.experiments.planning import make_plan as make_grid_plan
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.seeds.benchmarks.starter_stories import story_items
+from nanoflux_local.seeds.benchmarks.starter_stories import make_story_items
 
 TRIES = 3
-ITEMS = story_items("train")[:9]
+ITEMS = make_story_items("train")[:9]
 ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
 
 

@@ -17,7 +17,7 @@ from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds import train
 from nanoflux_local.experiments.results import load_results
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
+from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
 
 
 def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: GridPlan) -> None:
@@ -61,7 +61,7 @@ def test_dev_chooses_and_test_only_reports(resumed_experiment) -> None:
     home, _ = resumed_experiment
     choice = load_results(home, "small").to_json()["chosen"]
     assert choice["condition"] == "run-2", "the choice is not one of the sizes"
-    dev, test = ({item.id for item in easy_items(split)[:3]} for split in ("dev", "test"))
+    dev, test = ({item.id for item in make_easy_items(split)[:3]} for split in ("dev", "test"))
     assert not dev & test
     with LedgerView(home.ledger) as view:
         for split, ids in (("dev", dev), ("test", test)):

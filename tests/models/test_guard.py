@@ -24,7 +24,7 @@ TRY_STATEMENT = """
 try:
     {statement}
 except BaseException as error:
-    refusal = guard.refusal_in(error)
+    refusal = guard.find_refusal(error)
     print(json.dumps([type(error).__name__, str(refusal) if refusal else None, guard.refused_hosts()]))
 else:
     print(json.dumps(["through", None, guard.refused_hosts()]))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nanoflux_models.manifest import Manifest, load_manifest
-from nanoflux_models.sizes import Sizes, Tensor, measure, packed_bits
+from nanoflux_models.sizes import Sizes, Tensor, find_packed_bits, measure
 from nanoflux_models.stand_ins import FAMILIES
 
 Shapes = dict[str, tuple[str, int]]
@@ -68,7 +68,7 @@ def measure_sizes(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes,
         key: value for key, value in published_config.items() if key not in ("torch_dtype", "quantization_config")
     }
     config = transformers.AutoConfig.for_model(FAMILIES[architecture].model_type, **values)
-    sizes = measure(make_tensors(shapes), config.get_text_config().to_dict(), packed_bits(published_config))
+    sizes = measure(make_tensors(shapes), config.get_text_config().to_dict(), find_packed_bits(published_config))
     return sizes, load_manifest(model, Path("/nowhere"))
 
 

@@ -9,7 +9,7 @@ from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.records import ChatReply, EmbedReply, EmbedRequest, Identity
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.checks.restated import SAME_WORDS, RestatedCheck, word_overlap
+from nanoflux_local.roles.checks.restated import SAME_WORDS, RestatedCheck, measure_word_overlap
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.transcript import Attack, Finding, Seed
 
@@ -94,10 +94,10 @@ async def test_seed_that_the_embedder_refuses_is_not_checked():
 def test_word_overlap_limit_separates_restatements_from_similar_questions():
     """Pairs like those from which the limit was chosen: the same story with other numbers, and two of a kind."""
     twin = "James has 7 more than 4 times the number of Oreos Jordan has. How many does James have?"
-    assert word_overlap(SEEDS[0].question, twin) > SAME_WORDS
+    assert measure_word_overlap(SEEDS[0].question, twin) > SAME_WORDS
     one = "There are 500 students in a local high school. 40 percent are juniors. How many juniors are in sports?"
     other = "There are 400 students in a local high school. 1/5 of the freshmen own a pet. How many do not own a pet?"
-    assert 0.4 < word_overlap(one, other) < SAME_WORDS
+    assert 0.4 < measure_word_overlap(one, other) < SAME_WORDS
 
 
 async def test_restated_question_is_rejected_before_the_judge_is_asked(player):

@@ -5,7 +5,7 @@ import pytest
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.judge import ModelJudge, read_confidence, read_verdict, same_answer
+from nanoflux_local.roles.judge import ModelJudge, is_same_answer, read_confidence, read_verdict
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
 
@@ -169,7 +169,7 @@ async def test_judge_cannot_accept_different_letter(player, scripted, answer, po
 
 async def test_judge_decides_about_free_text(player, scripted):
     domain = GSMHARD.model_copy(update={"answer": "text"})
-    assert same_answer(domain, "a mutation", "the mutation") is None
+    assert is_same_answer(domain, "a mutation", "the mutation") is None
     verdict = await judge(player, domain).evaluate(ATTACK, Defence("s", "other"), DRAW, scripted([evaluation()]))
     assert verdict.positive
 

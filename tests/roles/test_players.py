@@ -7,7 +7,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.attacker import ModelAttacker, normalize_answer, read_attack
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.defender import OVERHEAD_TOKENS, Defender, defender_messages, reply_budget
+from nanoflux_local.roles.defender import OVERHEAD_TOKENS, Defender, build_defender_messages, reply_budget
 from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Seed
@@ -93,7 +93,7 @@ async def test_unreadable_defence_is_requested_again(player, scripted, retries):
 
 async def test_copied_prompt_is_no_defence(player, scripted):
     """Small models repeat the prompt's description of the sections; read as an answer, it would count as a failure."""
-    prompt = defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
+    prompt = build_defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
     copied = "\n".join(line for line in prompt.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:")))
     call = scripted(lambda _: copied)
     defence = await defender(player, retries=1).defend("Q", DRAW, call)
@@ -108,7 +108,7 @@ def test_worked_examples_are_earlier_messages():
         {"question": f"Solved {n}?", "sections": {"SOLUTION": f"{n} + {n}", "ANSWER": f"{2 * n}"}} for n in (1, 2)
     ]
     domain = Domain.model_validate({**STARTER.model_dump(), "examples": examples})
-    messages = defender_messages(domain, domain.budgets, "How many?")
+    messages = build_defender_messages(domain, domain.budgets, "How many?")
     assert [message.role for message in messages] == ["user", "assistant", "user", "assistant", "user"]
     assert [message.content for message in messages[1::2]] == [
         "SOLUTION: 1 + 1\nANSWER: 2",
@@ -118,7 +118,7 @@ def test_worked_examples_are_earlier_messages():
         assert asked in message.content
     rule = "Reply with two lines"
     assert [rule in message.content for message in messages] == [True] + [False] * 4, "the form is described once"
-    alone = defender_messages(domain.model_copy(update={"examples": ()}), domain.budgets, "How many?")
+    alone = build_defender_messages(domain.model_copy(update={"examples": ()}), domain.budgets, "How many?")
     assert [rule in message.content for message in alone] == [True]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.quality import ACCEPTABLE, WEIGHTS, Rater, level_of, read_rating, weighted_mean
+from nanoflux_local.roles.quality import ACCEPTABLE, WEIGHTS, Rater, compute_weighted_mean, find_level, read_rating
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack
 
@@ -17,8 +17,8 @@ def reply(*ratings: object) -> str:
 
 
 def test_quality_score_of_specified_example():
-    score = weighted_mean(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
-    assert (round(score, 1), level_of(score)) == (3.8, 4)
+    score = compute_weighted_mean(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
+    assert (round(score, 1), find_level(score)) == (3.8, 4)
     assert sum(WEIGHTS.values()) == pytest.approx(4.9)
 
 
@@ -27,7 +27,7 @@ def test_quality_score_of_specified_example():
     [(1, 1), (1.4999, 1), (1.5, 2), (2.4999, 2), (2.5, 3), (3.4999, 3), (3.5, 4), (4.4999, 4), (4.5, 5), (5, 5)],
 )
 def test_quality_level_limits(score, level):
-    assert level_of(score) == level
+    assert find_level(score) == level
 
 
 RATINGS = {

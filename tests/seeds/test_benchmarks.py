@@ -14,12 +14,12 @@ import pytest
 from nanoflux_local.domains.base import list_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
-from nanoflux_local.seeds.benchmarks.base import all_benchmarks, importable_benchmarks
+from nanoflux_local.seeds.benchmarks.base import list_benchmarks, list_importable_benchmarks
 from nanoflux_local.seeds.datasets import seed_datasets
-from nanoflux_local.seeds.importing import content_hash
+from nanoflux_local.seeds.importing import hash_content
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
-from nanoflux_local.seeds.splits import count_restated, file_split, hashed_split, stem
+from nanoflux_local.seeds.splits import count_restated, hash_into_split, read_file_split, stem
 from nanoflux_local.transcript import Seed
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -70,9 +70,9 @@ def test_official_files_import_with_their_counts(name):
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name != "genomebench"])
 def test_benchmark_states_the_size_of_its_official_files(name):
     """Of those official splits that are at hand; Genome-Bench is known from one row."""
-    benchmark = importable_benchmarks()[name]
+    benchmark = list_importable_benchmarks()[name]
     form, paths = benchmark.format, official(name)
-    splits = {str(path): file_split(path) if form.official_splits else "" for path in paths}
+    splits = {str(path): read_file_split(path) if form.official_splits else "" for path in paths}
     counts = Counter(splits[item.place.rpartition(", ")[0]] for item in read_benchmark(name, paths).items)
     assert counts == {split: benchmark.counts[split] for split in counts}
 
@@ -81,7 +81,7 @@ def test_benchmark_states_the_size_of_its_official_files(name):
 def test_domain_lists_the_benchmarks_that_seed_it(name):
     """The domain's file fixes their order; each module repeats the domain, so that it alone says what it seeds."""
     listed = load_domain(name).datasets
-    assert set(listed) == {each.name for each in all_benchmarks().values() if name in each.domains}
+    assert set(listed) == {each.name for each in list_benchmarks().values() if name in each.domains}
     assert seed_datasets(load_domain(name)) == listed
 
 
@@ -260,12 +260,12 @@ def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path):
 def test_splits_come_from_file_names_or_from_words(tmp_path):
     names = {"train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
              "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": ""}  # fmt: skip
-    assert {name: file_split(Path("/test/train", name)) for name in names} == names
+    assert {name: read_file_split(Path("/test/train", name)) for name in names} == names
     path = tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps({"question": f"{w}?", "answer": "#### 1"}) + "\n" for w in "abcdefghij"))
     assert {item.split for item in read_benchmark("gsm8k", [path]).items} == {"test"}
     hashed = read_benchmark("gsm8k", [path], hashed=True).items
-    assert [item.split for item in hashed] == [hashed_split(item.seed.question) for item in hashed]
+    assert [item.split for item in hashed] == [hash_into_split(item.seed.question) for item in hashed]
     assert len({item.split for item in hashed}) > 1
 
 
@@ -279,7 +279,7 @@ def test_one_file_named_twice_and_marks_without_items_are_refused(tmp_path):
     with pytest.raises(DataError, match="no item has the id '123'"):
         read_benchmark("pubmedqa", [marks])
     shutil.copy(path, tmp_path / "again.jsonl")
-    assert content_hash([path, marks]) == content_hash([marks, path]) != content_hash([path])
+    assert hash_content([path, marks]) == hash_content([marks, path]) != hash_content([path])
 
 
 BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""

@@ -15,7 +15,7 @@ import pytest
 
 from nanoflux_local.cli.main import main
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.benchmarks.base import importable_benchmarks
+from nanoflux_local.seeds.benchmarks.base import list_importable_benchmarks
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_models.guard import VARIABLE
 
@@ -171,6 +171,6 @@ def test_impossible_hub_requests_are_wrong_usage(nanoflux, arguments, said):
     assert code == 2 and said in output
 
 
-@pytest.mark.parametrize("benchmark", importable_benchmarks().values(), ids=importable_benchmarks())
+@pytest.mark.parametrize("benchmark", list_importable_benchmarks().values(), ids=list_importable_benchmarks())
 def test_benchmark_names_where_it_is_published(benchmark):
     assert bool(benchmark.hub) != bool(benchmark.homepage)

@@ -9,13 +9,13 @@ import pytest
 
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.records import Identity, PythonReply
-from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_local.seeds.datasets import load_items
-from nanoflux_local.seeds.importing import check_programs, file_hash
+from nanoflux_local.seeds.importing import check_programs, hash_file
 from nanoflux_local.seeds.part import split_into_parts
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
-from nanoflux_local.seeds.splits import hashed_split
+from nanoflux_local.seeds.splits import hash_into_split
 from nanoflux_local.seeds.tables import MAX_LINE_BYTES, read_rows
 
 GOOD = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
@@ -106,7 +106,7 @@ def test_empty_file_has_no_items(tmp_path):
 
 def test_file_hash_covers_its_bytes(write):
     path = write(line(), b"\xff")
-    assert file_hash(path) == hashlib.sha256(line() + b"\n\xff\n").hexdigest()
+    assert hash_file(path) == hashlib.sha256(line() + b"\n\xff\n").hexdigest()
 
 
 def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
@@ -166,11 +166,11 @@ def stems(count: int) -> list[str]:
 
 
 def test_splits_are_near_60_10_30_and_pinned():
-    counts = Counter(map(hashed_split, set(stems(5000))))
+    counts = Counter(map(hash_into_split, set(stems(5000))))
     total = sum(counts.values())
     for split, share in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
         assert counts[split] / total == pytest.approx(share, abs=0.025), counts
-    assert [hashed_split(f"{word} are eaten") for word in ("Eggs", "Dates", "Oats")] == ["train", "dev", "test"]
+    assert [hash_into_split(f"{word} are eaten") for word in ("Eggs", "Dates", "Oats")] == ["train", "dev", "test"]
 
 
 def test_numbers_case_and_punctuation_do_not_move_an_item():
@@ -182,7 +182,7 @@ def test_numbers_case_and_punctuation_do_not_move_an_item():
             f"{stem}; and",
             f"{stem.upper()}: $7 AND",
         ]
-        assert len({hashed_split(text) for text in variants}) == 1
+        assert len({hash_into_split(text) for text in variants}) == 1
 
 
 def test_gsm_hards_official_file_reads_whole(gsmhard_path):
@@ -205,7 +205,7 @@ def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
 
 @pytest.mark.parametrize(
     ("source", "count"),
-    [(Items(starter_items("train")), 20), (Items(starter_items("test")), 15)],
+    [(Items(make_starter_items("train")), 20), (Items(make_starter_items("test")), 15)],
     ids=["train", "test"],
 )
 def test_draws_are_without_replacement_while_enough_is_left(source, count):
@@ -216,7 +216,7 @@ def test_draws_are_without_replacement_while_enough_is_left(source, count):
 
 
 def test_draws_are_uniform():
-    items = starter_items("train")[:10]
+    items = make_starter_items("train")[:10]
     source, rng = Items(items), random.Random(0)
     counts = Counter(seed.id for _ in range(4000) for seed in source.draw(3, rng))
     assert len(counts) == 10
@@ -225,7 +225,7 @@ def test_draws_are_uniform():
 
 
 def test_more_seeds_than_there_are_is_refused_and_fewer_left_start_over():
-    items = starter_items("train")[:4]
+    items = make_starter_items("train")[:4]
     source = Items(items)
     with pytest.raises(NothingMatchedError, match="asks for 5 seeds, but there are only 4"):
         source.draw(5, random.Random(0))
@@ -236,4 +236,4 @@ def test_more_seeds_than_there_are_is_refused_and_fewer_left_start_over():
     with pytest.raises(NothingMatchedError, match="no training items"):
         Items([])
     with pytest.raises(NothingMatchedError, match="no training items"):
-        Items(starter_items("train")[:3], chained=True)  # starter programs are no functions
+        Items(make_starter_items("train")[:3], chained=True)  # starter programs are no functions

@@ -17,12 +17,12 @@ from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.roles.stitcher import (
     NAMES,
     StitchingAttacker,
-    answer_program,
-    question_text,
+    build_answer_program,
+    build_question_text,
+    build_solution_text,
+    build_tracing_program,
+    make_result_name,
     read_trace,
-    result_name,
-    solution_text,
-    tracing_program,
 )
 from nanoflux_local.seeds.part import Part, split_into_parts
 from nanoflux_local.seeds.reading import read_benchmark
@@ -98,7 +98,7 @@ CHAINS = [
 
 
 def run_and_trace(sandbox, parts):
-    trace = read_trace(parts, sandbox.run(tracing_program(parts)))
+    trace = read_trace(parts, sandbox.run(build_tracing_program(parts)))
     assert not isinstance(trace, Unparsed), trace
     return trace
 
@@ -111,7 +111,7 @@ def test_chain_answer_equals_its_stories_answers(sandbox, ids):
     trace = run_and_trace(sandbox, parts)
     assert (list(trace.fitted), list(trace.links)) == (fitted, links)
     assert trace.variables[-1]["answer"] == pytest.approx(answer, rel=1e-12)
-    reply = sandbox.run(answer_program(parts, trace))
+    reply = sandbox.run(build_answer_program(parts, trace))
     assert reply.status == "ok", reply.stderr
     assert numbers_agree(read_number(reply.stdout), answer)
 
@@ -125,7 +125,7 @@ def test_chains_cover_every_kind_of_link():
 def test_question_states_every_part_and_names_every_link(sandbox, ids):
     parts = [BY_ID[name].part for name in ids]
     trace = run_and_trace(sandbox, parts)
-    sentences = question_text(parts, trace).split("\n")
+    sentences = build_question_text(parts, trace).split("\n")
     assert len(sentences) == len(parts)
     assert sentences[0].startswith(f"Part 1. {parts[0].text()} ")
     for number, (part, text) in enumerate(zip(parts[1:], sentences[1:], strict=True), 2):
@@ -140,7 +140,7 @@ def test_question_states_every_part_and_names_every_link(sandbox, ids):
 def test_solution_lines_are_true_arithmetic(sandbox, ids):
     parts = [BY_ID[name].part for name in ids]
     trace = run_and_trace(sandbox, parts)
-    lines = solution_text(parts, trace).split("\n")
+    lines = build_solution_text(parts, trace).split("\n")
     assert len(lines) == len(parts)
     for left, right in re.findall(r"= ([^=.]*(?:\.\d+[^=.]*)*) = (-?[\d.]+)\.(?: |$)", "\n".join(lines)):
         assert eval(left, {}) == pytest.approx(float(right), abs=1e-4), (left, right)
@@ -155,7 +155,7 @@ def test_solution_lines_are_true_arithmetic(sandbox, ids):
 def test_fitted_link_text_matches_its_calculation(sandbox):
     trace = run_and_trace(sandbox, parts := [BY_ID["loss"].part, BY_ID["robe"].part])
     assert trace.variables[0]["answer"] == -4933816
-    assert solution_text(parts, trace).split("\n")[0] == (
+    assert build_solution_text(parts, trace).split("\n")[0] == (
         "The answer = 12 - 4933828 = -4933816. Rounded, 4933816 leaves the remainder 816 when divided by 1000, "
         "so X = 816 + 1 = 817."
     )
@@ -217,7 +217,7 @@ def test_judge_rejects_a_wrong_answer(sandbox):
 )
 def test_chain_without_a_result_is_unparsed(sandbox, expression, said):
     start = Part("first", "", "", "", "", "", "", (("answer", expression),), (), False)
-    reply = sandbox.run(tracing_program([start, BY_ID["robe"].part]))
+    reply = sandbox.run(build_tracing_program([start, BY_ID["robe"].part]))
     trace = read_trace([start, BY_ID["robe"].part], reply)
     assert isinstance(trace, Unparsed) and said in trace.reason
 
@@ -230,7 +230,7 @@ def test_unfinished_trace_is_unparsed(status):
 
 def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
     part = Part("last", "", "", "", "", "", "", (("answer", "1e308 * 10"),), (), False)
-    assert read_trace([part], sandbox.run(tracing_program([part]))) == Unparsed(
+    assert read_trace([part], sandbox.run(build_tracing_program([part]))) == Unparsed(
         "the chained program printed '0 answer inf', which is not a number"
     )
 
@@ -255,7 +255,7 @@ def test_failed_chain_or_program_is_unparsed(sandbox, parts, said):
 
 
 def test_result_names_continue_after_the_letters():
-    names = [result_name(number) for number in range(3 * len(NAMES))]
+    names = [make_result_name(number) for number in range(3 * len(NAMES))]
     assert len(set(names)) == len(names)
     assert names[0] == "X" and names[len(NAMES)] == "X2"
     assert not set(names) & {"A", "I"}
@@ -265,7 +265,7 @@ def test_chain_longer_than_the_letters_runs(sandbox):
     parts = [BY_ID["robe"].part] * 26
     trace = run_and_trace(sandbox, parts)
     answer, _, _ = solve_chain([BY_ID["robe"]] * 26)
-    assert numbers_agree(read_number(sandbox.run(answer_program(parts, trace)).stdout), answer)
+    assert numbers_agree(read_number(sandbox.run(build_answer_program(parts, trace)).stdout), answer)
 
 
 def solve_part(part: Part, link: float | None) -> float:
@@ -312,8 +312,8 @@ def test_starter_chains_run_and_tell_the_answer(sandbox, number):
         answer = solve_part(part, answer)
         assert numbers_agree(trace.variables[index]["answer"], answer)
     assert not any(trace.fitted)
-    assert numbers_agree(read_number(sandbox.run(answer_program(parts, trace)).stdout), answer)
-    question = question_text(parts, trace)
+    assert numbers_agree(read_number(sandbox.run(build_answer_program(parts, trace)).stdout), answer)
+    question = build_question_text(parts, trace)
     assert question.endswith(parts[-1].ask)
     for index, part in enumerate(parts):
         assert part.text(NAMES[index - 1] if index else "") in question

@@ -27,9 +27,9 @@ from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
 from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
 from nanoflux_local.rehearsal.teaching import teach
 from nanoflux_local.roles.base import Player
-from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import find_family, make_stand_in
@@ -90,10 +90,10 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
     manifest = load_manifest(model, folder.parent)
     family = find_family(manifest.architecture, model)
     domain = load_domain("starter")
-    items = starter_items("test")
+    items = make_starter_items("test")
     written = [family.write(THOUGHTS, answer := f"ANSWER: {items[0].answer}"), *ENDINGS[model].values()]
     lessons = [
-        Lesson(defender_messages(domain, domain.budgets, item.question), text)
+        Lesson(build_defender_messages(domain, domain.budgets, item.question), text)
         for item, text in zip(items, written, strict=False)
     ]
     texts = [message.content for lesson in lessons for message in lesson.messages]
@@ -109,9 +109,11 @@ def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
     async def chat() -> ChatReply:
         endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
         try:
-            plan = make_plan(endpoint.identity, "starter", "test", starter_items("test"), 1, 0.0, reasoning_tokens=ROOM)
+            plan = make_plan(
+                endpoint.identity, "starter", "test", make_starter_items("test"), 1, 0.0, reasoning_tokens=ROOM
+            )
             with reporting_faults(faults.append):
-                return await endpoint.chat(plan.request(starter_items("test")[item], 0))
+                return await endpoint.chat(plan.request(make_starter_items("test")[item], 0))
         finally:
             await endpoint.close()
 
@@ -120,7 +122,7 @@ def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
 
 def evaluate_silent(silent: Silent) -> tuple[EvaluationSummary, dict[str, str]]:
     """The summary of an evaluation on the taught items, and their marks by item."""
-    items = starter_items("test")[: 1 + len(silent.endings)]
+    items = make_starter_items("test")[: 1 + len(silent.endings)]
 
     async def run() -> EvaluationSummary:
         endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
@@ -143,7 +145,7 @@ def evaluate_silent(silent: Silent) -> tuple[EvaluationSummary, dict[str, str]]:
 def test_endpoint_reads_an_answer_after_thoughts(silent: Silent) -> None:
     reply, faults = ask(silent, 0)
     assert not faults and reply.finish == "stop" and THOUGHTS in reply.text
-    assert strip_reasoning(reply.text).strip() == f"ANSWER: {starter_items('test')[0].answer}"
+    assert strip_reasoning(reply.text).strip() == f"ANSWER: {make_starter_items('test')[0].answer}"
 
 
 def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> None:
@@ -158,6 +160,6 @@ def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> 
 
 def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent: Silent) -> None:
     summary, marks = evaluate_silent(silent)
-    assert list(marks.values()).count("right") == 1 and marks[starter_items("test")[0].id] == "right"
+    assert list(marks.values()).count("right") == 1 and marks[make_starter_items("test")[0].id] == "right"
     assert summary.unanswered == list(marks.values()).count("unanswered") == len(silent.endings)
     assert summary.is_whole and summary.unscored == 0

@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
-from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models import server_record
 from nanoflux_models.offline import GUARDED
 from nanoflux_models.probe import encode_chats, reply_greedily, score_with_peft
@@ -150,7 +150,9 @@ def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], ad
     """Twenty prompts, half of them of the kind that the adapter was trained on."""
     client, folder = ServerClient(served["url"]), served["home"] / "adapters" / adapter
     client.load_adapter(adapter, folder)
-    questions = [f"What is {n} and {n}?" for n in range(10)] + [item.question for item in starter_items("dev")[:10]]
+    questions = [f"What is {n} and {n}?" for n in range(10)] + [
+        item.question for item in make_starter_items("dev")[:10]
+    ]
     prompts = encode_chats(smollm2_dir, questions)
     texts = [reply_greedily(client, adapter, ids, WRITTEN) for ids in prompts]
     texts = [text[: text.index(END) + 1] if END in text else text for text in texts]

@@ -29,10 +29,10 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
-from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import resolve
-from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in, save_weights
@@ -82,9 +82,9 @@ def _prompts() -> list[list[dict[str, str]]]:
     domains = [load_domain(name) for name in DOMAINS]
     return [
         [{"role": message.role, "content": message.content} for message in messages]
-        for item in starter_items("train")[:40]
+        for item in make_starter_items("train")[:40]
         for domain in domains
-        for messages in [defender_messages(domain, domain.budgets, item.question)]
+        for messages in [build_defender_messages(domain, domain.budgets, item.question)]
     ]
 
 

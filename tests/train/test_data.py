@@ -34,7 +34,7 @@ def check_boundary(codec: Codec, count: int) -> None:
         as_asked = codec.tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in prompt], add_generation_prompt=True, tokenize=True
         )["input_ids"]
-        if not codec.controls_in(TrainingExample(prompt, "")):  # a server takes these for its own
+        if not codec.find_controls(TrainingExample(prompt, "")):  # a server takes these for its own
             assert list(encoded.ids[: encoded.prompt]) == as_asked
         specials = set(codec.tokenizer.all_special_ids)
         plain = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
@@ -69,7 +69,7 @@ def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> Non
     assert encoded.ids[encoded.prompt :].count(end) == 1 and encoded.ids[-1] == end
     read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
     assert read_back == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
-    assert codec.controls_in(spelled) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+    assert codec.find_controls(spelled) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
 def test_encode_cuts_the_tail_and_counts_it(tiny_base: Path) -> None:

@@ -19,7 +19,7 @@ from nanoflux_local.train import trainings
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.run_rows import load_run_rows
-from nanoflux_local.train.solutions import list_candidates, right_solutions, wrong_defences
+from nanoflux_local.train.solutions import list_candidates, load_right_solutions, load_wrong_defences
 from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
 from nanoflux_models.weights import import_path
 
@@ -74,18 +74,18 @@ def rows(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
 
 
 def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
-    solutions = right_solutions(BY_ALL, "one", "other")
+    solutions = load_right_solutions(BY_ALL, "one", "other")
     assert [(each.origin, each.author, each.answer) for each in solutions] == [
         ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
     ], "programs, wrong and cut solutions and the solver's repetition do not count"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
     assert [each.author for each in candidates] == ["one", "solver-a", "other"], "the author's words count once"
-    assert [each.origin for each in right_solutions(NOVEL)] == ["author", "own"]
+    assert [each.origin for each in load_right_solutions(NOVEL)] == ["author", "own"]
 
 
 def test_wrong_defences_are_those_judged_wrong() -> None:
-    assert [defence.answer for defence in wrong_defences(BY_ALL)] == ["5", "6"]
-    assert wrong_defences(NOVEL) == ()
+    assert [defence.answer for defence in load_wrong_defences(BY_ALL)] == ["5", "6"]
+    assert load_wrong_defences(NOVEL) == ()
 
 
 def test_solution_rule_chooses_the_target_text(home: Home) -> None:

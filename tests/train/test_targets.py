@@ -14,7 +14,7 @@ from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import UsageError
 from nanoflux_local.train.audit import audit
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.flops import expected_flops, shape
+from nanoflux_local.train.flops import estimate_flops, shape
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import ALL, resolve_targets
@@ -150,4 +150,4 @@ def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
     stated["text_config"] = {"model_type": "gemma3_text"}
     (bare / "config.json").write_text(json.dumps(stated))
     assert (shape(bare).hidden, shape(bare).layers) == (2304, 26), "Gemma3TextConfig's own"
-    assert expected_flops(gemma, 100, 10, 50.0) > 0
+    assert estimate_flops(gemma, 100, 10, 50.0) > 0

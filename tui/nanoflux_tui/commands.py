@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanoflux_local.paths import Home
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 from nanoflux_tui.text import sanitize
 
 TAIL, POLL_S = 4_000, 0.03
@@ -97,7 +97,7 @@ class CommandRunner:
         self.background: list[BackgroundCommand] = []
 
     def _build_argv(self, words: Sequence[str]) -> list[str]:
-        return module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
+        return build_module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
 
     async def run(self, *words: str, read_only: bool = False) -> CommandResult:
         """Run a command and wait for it. If the wait is cancelled, a `read_only` command is terminated; other commands

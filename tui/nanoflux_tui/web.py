@@ -17,7 +17,7 @@ from aiohttp import web
 from textual_serve.server import Server
 
 from nanoflux_local.errors import UsageError
-from nanoflux_models.child import module_command
+from nanoflux_models.child import build_module_command
 
 HOST, COOKIE = "127.0.0.1", "nanoflux-token"
 PAGES = Path(__file__).parent / "pages"
@@ -88,7 +88,7 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
         UsageError: the port cannot be bound.
     """
     port, token = _find_free_port(port), secrets.token_urlsafe(24)
-    words = module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
+    words = build_module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
     server = LocalServer(shlex.join(words), port, token)
     click.echo(f"http://{HOST}:{port}/?token={token}")
     click.echo("Open this address in a browser on this machine. Ctrl-C stops the server; runs continue.", err=True)

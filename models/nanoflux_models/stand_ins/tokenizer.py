@@ -75,12 +75,12 @@ def _make_from_words(family: Family, words: Sequence[bytes]) -> Any:
     """A tokenizer with a complete vocabulary and no merges: other words are encoded as bytes."""
     from tokenizers import Tokenizer, models
 
-    letters = _byte_letters()
+    letters = _map_bytes_to_letters()
     vocabulary = {"".join(letters[byte] for byte in word): number for number, word in enumerate(words)}
     return Tokenizer(models.BPE({**vocabulary, **family.control}, [], ignore_merges=True))
 
 
-def _byte_letters() -> Mapping[int, str]:
+def _map_bytes_to_letters() -> Mapping[int, str]:
     """The character with which byte-level tokenizers write each byte."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]

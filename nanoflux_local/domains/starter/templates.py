@@ -120,7 +120,7 @@ class Template:
             return False
         return holds and all(value > 0 and _has_two_decimals(value) for value in variables.values())
 
-    def question_text(self, values: Mapping[str, object]) -> str:
+    def build_question_text(self, values: Mapping[str, object]) -> str:
         """The facts with the slots filled, by numbers or by names such as "A"."""
         return _fill(self.text, values)
 

@@ -133,7 +133,7 @@ class Service:
             async with self._timeout.time_limit(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
         except Exception as error:
-            if refusal := guard.refusal_in(error):
+            if refusal := guard.find_refusal(error):
                 raise RefusedError(refusal.message, refusal.fix) from None
             fault = classify_error(error, self._sdk(), limit_s)
             if fault is None:

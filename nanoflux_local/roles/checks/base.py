@@ -47,7 +47,7 @@ class CheckContext:
         Raises:
             RefusedError: the run was started without that tool, so none of its replies are in the ledger.
         """
-        return recorded_identity(self.identities, name, setting, value)
+        return read_recorded_identity(self.identities, name, setting, value)
 
 
 class Check(Protocol):
@@ -97,7 +97,7 @@ def check_kinds() -> Mapping[str, type[Check]]:
     return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.name)}
 
 
-def enabled_checks(rules: JudgeRules) -> list[type[Check]]:
+def list_enabled_checks(rules: JudgeRules) -> list[type[Check]]:
     """The checks that a run with these rules uses.
 
     Raises:
@@ -110,9 +110,9 @@ def enabled_checks(rules: JudgeRules) -> list[type[Check]]:
     return [kind for name, kind in kinds.items() if name in rules.check_names]
 
 
-def needed_tools(rules: JudgeRules) -> set[str]:
+def list_needed_tools(rules: JudgeRules) -> set[str]:
     """The tools (`SANDBOX`, `SEARCH`) that the enabled checks need."""
-    return {tool for kind in enabled_checks(rules) for tool in kind.tools}
+    return {tool for kind in list_enabled_checks(rules) for tool in kind.tools}
 
 
 def build_checks(context: CheckContext) -> tuple[Check, ...]:
@@ -122,10 +122,12 @@ def build_checks(context: CheckContext) -> tuple[Check, ...]:
         ConfigError: `judge.checks` names a check that does not exist.
         RefusedError: the run was started without a tool that a check needs.
     """
-    return tuple(kind.build(context) for kind in enabled_checks(context.config.judge))
+    return tuple(kind.build(context) for kind in list_enabled_checks(context.config.judge))
 
 
-def recorded_identity(identities: Mapping[str, Identity], name: str, setting: str, value: str = "true") -> Identity:
+def read_recorded_identity(
+    identities: Mapping[str, Identity], name: str, setting: str, value: str = "true"
+) -> Identity:
     """The identity recorded under `name`.
 
     Raises:

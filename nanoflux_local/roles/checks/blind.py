@@ -19,7 +19,7 @@ from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
-from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
@@ -155,7 +155,7 @@ class BlindCheck:
         if exhibit.outcome == CANNOT:
             return replace(exhibit, agrees=False)
         if self.domain.answer != "text":
-            return replace(exhibit, agrees=same_answer(self.domain, exhibit.outcome, expected))
+            return replace(exhibit, agrees=is_same_answer(self.domain, exhibit.outcome, expected))
         if _normalize(exhibit.outcome) == _normalize(expected):
             return replace(exhibit, agrees=True)
         return replace(exhibit, detail="it is worded differently")
@@ -173,7 +173,7 @@ class BlindCheck:
         )
 
     def _is_same(self, answer: str, other: str) -> bool:
-        return answer == other or (CANNOT not in (answer, other) and same_answer(self.domain, answer, other) is True)
+        return answer == other or (CANNOT not in (answer, other) and is_same_answer(self.domain, answer, other) is True)
 
     def _conclude(self, agreement: Agreement) -> Conclusion:
         if 2 * len(agreement.opposition) > self.solutions:

@@ -15,7 +15,7 @@ from nanoflux_local.records import Identity, Message
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
-from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
@@ -74,7 +74,7 @@ class CodeCheck:
         return self._make_finding("not checked", problem, program)
 
     def _compare(self, answer: str, attack: Attack, program: str) -> Finding:
-        agrees = same_answer(self.domain, answer, attack.answer)
+        agrees = is_same_answer(self.domain, answer, attack.answer)
         reason = f"the program gives {answer[:80]}, the solution says {attack.answer}"
         return self._make_finding("supports" if agrees else "contradicts", reason, program)
 

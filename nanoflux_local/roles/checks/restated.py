@@ -54,7 +54,9 @@ class RestatedCheck:
         del draw  # nothing is sampled
         if not seeds:
             return Finding(self.name, "not checked", "the question has no seeds")
-        share, closest = max(((word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_first)
+        share, closest = max(
+            ((measure_word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_first
+        )
         if share >= SAME_WORDS:
             reason = f"{share:.0%} of its words are those of seed {closest.id} in the same order, numbers not compared"
             return self._make_finding("contradicts", reason, closest)
@@ -74,7 +76,7 @@ class RestatedCheck:
         return Finding(self.name, conclusion, reason, (Exhibit("quotation", seed.question, detail=f"seed {seed.id}"),))
 
 
-def word_overlap(one: str, other: str) -> float:
+def measure_word_overlap(one: str, other: str) -> float:
     """The share of words that two texts have in the same order, from 0 to 1. All numbers count as the same word."""
     return SequenceMatcher(None, _words(one), _words(other), autojunk=False).ratio()
 

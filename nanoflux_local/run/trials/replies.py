@@ -15,7 +15,7 @@ from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run.turn import Defender, Rules
 from nanoflux_local.seeds.source import SeedSource
@@ -106,7 +106,7 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
         return None
     lettered = domain.with_letters(seed.options)
     answer = normalize_answer(lettered, defence.answer)
-    right = same_answer(lettered, answer, seed.answer) if answer is not None else None
+    right = is_same_answer(lettered, answer, seed.answer) if answer is not None else None
     if answer is None or right is None or not defence.solution.strip():
         return None
     return MarkedReply(seed.id, defender.name, Attack(question, defence.solution, answer), right)

@@ -80,7 +80,7 @@ def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: 
     for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
         reply = next(own, None) if kind == "own" else None
         if reply is not None:
-            yield _solution_from_reply(2 * number, "own", reply)
+            yield _make_solution(2 * number, "own", reply)
         else:
             yield KnownSolution(2 * number, seed.id, "reference", _attack_from_seed(seed))
 
@@ -97,7 +97,7 @@ def _build_wrong(
             attack = plant_fault(_attack_from_seed(seeds[index]), seeds[index], kind, rng)
             yield KnownSolution(number, seeds[index].id, kind, attack)
         elif kind == "mistake":
-            yield from (_solution_from_reply(number, kind, reply) for reply in islice(mistakes, 1))
+            yield from (_make_solution(number, kind, reply) for reply in islice(mistakes, 1))
         else:
             rng_of_solution = Draw(run_seed, TURN, number).rng("trial")
             for seed in [*seeds[index:], *seeds[:index]]:
@@ -108,7 +108,7 @@ def _build_wrong(
                     break
 
 
-def _solution_from_reply(number: int, kind: SolutionKind, reply: MarkedReply) -> KnownSolution:
+def _make_solution(number: int, kind: SolutionKind, reply: MarkedReply) -> KnownSolution:
     return KnownSolution(number, reply.seed, kind, reply.attack, reply.author)
 
 

@@ -73,7 +73,7 @@ class BuiltInBenchmark:
 
 
 @cache
-def all_benchmarks() -> Mapping[str, Benchmark | BuiltInBenchmark]:
+def list_benchmarks() -> Mapping[str, Benchmark | BuiltInBenchmark]:
     """Every benchmark by name, sorted by name."""
     package = __name__.rpartition(".")[0]
     paths = import_module(package).__path__
@@ -84,11 +84,11 @@ def all_benchmarks() -> Mapping[str, Benchmark | BuiltInBenchmark]:
     return {benchmark.name: benchmark for benchmark in sorted(benchmarks, key=lambda benchmark: benchmark.name)}
 
 
-def importable_benchmarks() -> dict[str, Benchmark]:
+def list_importable_benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that users import, by name."""
-    return {name: entry for name, entry in all_benchmarks().items() if isinstance(entry, Benchmark)}
+    return {name: entry for name, entry in list_benchmarks().items() if isinstance(entry, Benchmark)}
 
 
-def built_in_benchmarks() -> dict[str, BuiltInBenchmark]:
+def list_built_in_benchmarks() -> dict[str, BuiltInBenchmark]:
     """The benchmarks that ship with the package, by name."""
-    return {name: entry for name, entry in all_benchmarks().items() if isinstance(entry, BuiltInBenchmark)}
+    return {name: entry for name, entry in list_benchmarks().items() if isinstance(entry, BuiltInBenchmark)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_required_text
 
 _OPTIONS_LINE = re.compile(r"please choose one of the following options:?", re.IGNORECASE)
 _OPTION = re.compile(r"(?:^|[\s,;])([a-e])\.\s*(.*?)(?=(?:[\s,;]+[a-e]\.\s)|\Z)", re.DOTALL)
@@ -16,11 +16,11 @@ _EXPLANATION = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL | re.IG
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """{question with its options inline, answer: <explanation>…</explanation><answer>letter</answer>}."""
     del file
-    parts = _OPTIONS_LINE.split(required_text(row, "question"), maxsplit=1)
+    parts = _OPTIONS_LINE.split(read_required_text(row, "question"), maxsplit=1)
     lettered_texts = _OPTION.findall(parts[-1]) if len(parts) == 2 else []
     if [letter for letter, _ in lettered_texts] != list("abcde"):
         raise BadRowError("key 'question' does not list five options a. to e.")
-    reply = required_text(row, "answer")
+    reply = read_required_text(row, "answer")
     answer, explanation = _ANSWER.search(reply), _EXPLANATION.search(reply)
     if answer is None:
         raise BadRowError("key 'answer' has no <answer> with a letter")

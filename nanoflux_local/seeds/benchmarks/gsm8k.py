@@ -6,14 +6,14 @@ from typing import Any
 
 from nanoflux_local.answers import answer_number, read_number
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_required_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """{question, answer: solution, "####", number}; the calculator annotations <<…>> are removed from the solution."""
     del file
-    question = required_text(row, "question")
-    solution, mark, number = required_text(row, "answer").rpartition("####")
+    question = read_required_text(row, "question")
+    solution, mark, number = read_required_text(row, "answer").rpartition("####")
     value = read_number(number.strip()) if mark else None
     if value is None:
         raise BadRowError("key 'answer' does not end in #### and a number")

@@ -5,7 +5,7 @@ from typing import Any
 
 from nanoflux_local.answers import answer_number
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_required_text
 
 LARGEST_TARGET = 1e300
 
@@ -13,7 +13,7 @@ LARGEST_TARGET = 1e300
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """{input: text, code: a function solution(), target: number}."""
     del file
-    question, code, target = required_text(row, "input"), required_text(row, "code"), row.get("target")
+    question, code, target = read_required_text(row, "input"), read_required_text(row, "code"), row.get("target")
     if not isinstance(target, int | float) or isinstance(target, bool):
         raise BadRowError("key 'target' is missing or is not a number")
     if abs(target) >= LARGEST_TARGET or target != target:

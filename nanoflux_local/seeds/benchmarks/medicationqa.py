@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format
-from nanoflux_local.seeds.rows import ParsedRow, required_text
+from nanoflux_local.seeds.rows import ParsedRow, read_required_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """The workbook's columns Question and Answer."""
     del file
-    return ParsedRow(required_text(row, "Question", "question"), required_text(row, "Answer", "answer"))
+    return ParsedRow(read_required_text(row, "Question", "question"), read_required_text(row, "Answer", "answer"))
 
 
 BENCHMARK = Benchmark(

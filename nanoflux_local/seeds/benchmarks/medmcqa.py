@@ -5,20 +5,20 @@ from dataclasses import replace
 from typing import Any
 
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, optional_text, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text, read_required_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """{question, opa … opd, cop, exp, id}. The answer is `cop`, until `settle_answers` replaces it by a letter."""
     del file
-    options = {letter: required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
+    options = {letter: read_required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
     cop = row.get("cop")
     if not isinstance(cop, int) or isinstance(cop, bool):
         raise BadRowError("key 'cop' is missing or is not an integer")
     if not 0 <= cop <= 4:
         raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file carries no answers")
-    question, solution = required_text(row, "question"), optional_text(row, "exp")
-    return ParsedRow(question, str(cop), solution, options=options, id=required_text(row, "id"))
+    question, solution = read_required_text(row, "question"), read_optional_text(row, "exp")
+    return ParsedRow(question, str(cop), solution, options=options, id=read_required_text(row, "id"))
 
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:

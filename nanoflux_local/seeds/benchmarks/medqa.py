@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, make_choice_row, read_required_text
 
 LETTERS = "ABCDE"
 
@@ -19,7 +19,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
         raise BadRowError("key 'options' does not hold four or five texts under A, B, C …")
     if not all(isinstance(text, str) for text in options.values()):
         raise BadRowError("key 'options' holds a value that is not a text")
-    return choice_row(required_text(row, "question"), options, required_text(row, "answer_idx"))
+    return make_choice_row(read_required_text(row, "question"), options, read_required_text(row, "answer_idx"))
 
 
 BENCHMARK = Benchmark(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, optional_text, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, make_choice_row, read_optional_text, read_required_text
 
 SUBJECTS = (
     "anatomy", "clinical_knowledge", "college_biology", "college_medicine", "medical_genetics", "professional_medicine",
@@ -13,19 +13,19 @@ SUBJECTS = (
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """The official CSV (question, four options, letter), or the hub's {question, subject, choices, answer: 0-3}."""
-    subject = optional_text(row, "subject") or next((name for name in SUBJECTS if name in file), "")
+    subject = read_optional_text(row, "subject") or next((name for name in SUBJECTS if name in file), "")
     if subject not in SUBJECTS:
         raise BadRowError(f"{subject or file!r} names none of the subjects {', '.join(SUBJECTS)}")
     choices, answer = row.get("choices"), row.get("answer")
     if choices is None:
-        choices = [required_text(row, letter) for letter in "ABCD"]
-        answer = required_text(row, "answer")
+        choices = [read_required_text(row, letter) for letter in "ABCD"]
+        answer = read_required_text(row, "answer")
     elif isinstance(answer, int) and 0 <= answer < 4:
         answer = "ABCD"[answer]
     if not isinstance(choices, list) or len(choices) != 4 or not all(isinstance(text, str) for text in choices):
         raise BadRowError("key 'choices' does not hold four texts")
     options = dict(zip("ABCD", choices, strict=True))
-    return choice_row(required_text(row, "question"), options, str(answer).strip(), group=subject)
+    return make_choice_row(read_required_text(row, "question"), options, str(answer).strip(), group=subject)
 
 
 BENCHMARK = Benchmark(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
-from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, optional_text, required_text
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, make_choice_row, read_optional_text, read_required_text
 
 OPTIONS = {"A": "yes", "B": "no", "C": "maybe"}
 
@@ -21,14 +21,14 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     texts = context.get("contexts") if isinstance(context, dict) else context
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadRowError("neither 'CONTEXTS' nor 'context' holds a list of texts")
-    question = "\n\n".join([*(text.strip() for text in texts), required_text(row, "QUESTION", "question")])
-    solution = optional_text(row, "LONG_ANSWER", "long_answer")
-    return choice_row(question, OPTIONS, _letter(row, "final_decision"), solution=solution, id=str(pmid))
+    question = "\n\n".join([*(text.strip() for text in texts), read_required_text(row, "QUESTION", "question")])
+    solution = read_optional_text(row, "LONG_ANSWER", "long_answer")
+    return make_choice_row(question, OPTIONS, _letter(row, "final_decision"), solution=solution, id=str(pmid))
 
 
 def _letter(row: Mapping[str, Any], key: str) -> str:
     """The letter of the option whose word is the value of `key`."""
-    word = required_text(row, key).casefold()
+    word = read_required_text(row, key).casefold()
     letter = next((letter for letter, option in OPTIONS.items() if option == word), None)
     if letter is None:
         raise BadRowError(f"key {key!r} is {word!r}, not yes, no or maybe")

@@ -12,7 +12,7 @@ DRAWS = 4
 """The number of items from each template, each with newly drawn numbers."""
 
 
-def starter_items(split: str) -> list[Seed]:
+def make_starter_items(split: str) -> list[Seed]:
     """Every template of a split, with several draws of its numbers; always the same list."""
     return [
         instantiate(template, random.Random(derive_seed("starter", template.id, number)), number)
@@ -22,4 +22,4 @@ def starter_items(split: str) -> list[Seed]:
     ]
 
 
-BENCHMARK = BuiltInBenchmark("starter", starter_items)
+BENCHMARK = BuiltInBenchmark("starter", make_starter_items)

@@ -14,7 +14,7 @@ from which numbers are drawn.
 """
 
 
-def easy_items(split: str) -> list[Seed]:
+def make_easy_items(split: str) -> list[Seed]:
     """Every short template of a split, with several draws of small numbers; always the same list."""
     return [
         instantiate(template, random.Random(derive_seed("starter-easy", template.id, number)), number, SHARE)
@@ -24,4 +24,4 @@ def easy_items(split: str) -> list[Seed]:
     ]
 
 
-BENCHMARK = BuiltInBenchmark("starter-easy", easy_items)
+BENCHMARK = BuiltInBenchmark("starter-easy", make_easy_items)

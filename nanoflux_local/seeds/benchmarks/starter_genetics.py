@@ -1,13 +1,13 @@
 """The starter genetics benchmark: multiple-choice questions that ship with the package."""
 
 from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
-from nanoflux_local.seeds.starter_choices import choice_items
+from nanoflux_local.seeds.starter_choices import make_choice_items
 from nanoflux_local.transcript import Seed
 
 
-def genetics_items(split: str) -> list[Seed]:
+def make_genetics_items(split: str) -> list[Seed]:
     """The questions of one split."""
-    return choice_items("genetics", split)
+    return make_choice_items("genetics", split)
 
 
-BENCHMARK = BuiltInBenchmark("starter-genetics", genetics_items, domains=("starter-genetics",))
+BENCHMARK = BuiltInBenchmark("starter-genetics", make_genetics_items, domains=("starter-genetics",))

@@ -1,13 +1,13 @@
 """The starter medicine benchmark: multiple-choice questions that ship with the package."""
 
 from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
-from nanoflux_local.seeds.starter_choices import choice_items
+from nanoflux_local.seeds.starter_choices import make_choice_items
 from nanoflux_local.transcript import Seed
 
 
-def medicine_items(split: str) -> list[Seed]:
+def make_medicine_items(split: str) -> list[Seed]:
     """The questions of one split."""
-    return choice_items("medicine", split)
+    return make_choice_items("medicine", split)
 
 
-BENCHMARK = BuiltInBenchmark("starter-medicine", medicine_items, domains=("starter-medicine",))
+BENCHMARK = BuiltInBenchmark("starter-medicine", make_medicine_items, domains=("starter-medicine",))

@@ -13,7 +13,7 @@ DRAWS = 2
 """The number of items from each story, each with newly drawn numbers."""
 
 
-def one_step_items(split: str) -> list[Seed]:
+def make_one_step_items(split: str) -> list[Seed]:
     """Every one-step story of a split, with two draws of its numbers; always the same list."""
     return [
         instantiate(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
@@ -23,4 +23,4 @@ def one_step_items(split: str) -> list[Seed]:
     ]
 
 
-BENCHMARK = BuiltInBenchmark(NAME, one_step_items)
+BENCHMARK = BuiltInBenchmark(NAME, make_one_step_items)

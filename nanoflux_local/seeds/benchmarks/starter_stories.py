@@ -9,7 +9,7 @@ from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
 
-def story_items(split: str) -> list[Seed]:
+def make_story_items(split: str) -> list[Seed]:
     """Every story of a split, with one draw of its numbers; always the same list."""
     return [
         instantiate(story, random.Random(derive_seed("starter-stories", story.id)), dataset="starter-stories")
@@ -18,4 +18,4 @@ def story_items(split: str) -> list[Seed]:
     ]
 
 
-BENCHMARK = BuiltInBenchmark("starter-stories", story_items, domains=("starter",))
+BENCHMARK = BuiltInBenchmark("starter-stories", make_story_items, domains=("starter",))

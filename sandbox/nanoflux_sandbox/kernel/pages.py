@@ -15,7 +15,7 @@ _COLLAPSE = 25
 _HUGE = 2 << 20
 
 
-def _private_ranges() -> Iterator[tuple[int, int]]:
+def _list_private_ranges() -> Iterator[tuple[int, int]]:
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, rights, *others = line.split()
         if rights == "rw-p" and others[3:] in ([], ["[heap]"]):
@@ -25,7 +25,7 @@ def _private_ranges() -> Iterator[tuple[int, int]]:
 
 def collapse() -> None:
     """Move this process's private memory to huge pages, as far as the kernel supports it. Never raises an error."""
-    for start, end in _private_ranges():
+    for start, end in _list_private_ranges():
         first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
         with contextlib.suppress(OSError):
             if first < last:

@@ -60,7 +60,7 @@ def _refuse(number: int = errno.EPERM) -> _Step:
     return _return_value(_ERRNO | number)
 
 
-def _steps_if_equal(number: int, body: list[_Step]) -> list[_Step]:
+def _compile_equality(number: int, body: list[_Step]) -> list[_Step]:
     return [_Step(_IF_EQUAL, 0, len(body), number), *body]
 
 
@@ -83,13 +83,13 @@ def _build_steps(machine: str) -> Iterator[_Step]:
         yield _Step(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
         yield _return_value(_KILL)
     for name, numbers in syscalls.CONDITIONAL.items():
-        yield from _steps_if_equal(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
+        yield from _compile_equality(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
     for outcome, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
         for entry in table.values():
             if (number := syscalls.number(entry, machine)) is not None:
-                yield from _steps_if_equal(number, [_return_value(outcome)])
+                yield from _compile_equality(number, [_return_value(outcome)])
     for name, numbers in syscalls.ANSWERED.items():
-        yield from _steps_if_equal(_find_number(numbers, machine), [_refuse(ANSWERS[name])])
+        yield from _compile_equality(_find_number(numbers, machine), [_refuse(ANSWERS[name])])
     yield _refuse()
 
 
