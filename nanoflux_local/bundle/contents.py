@@ -20,6 +20,7 @@ from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.train.trainings import TRAIN, VALIDATION
 from nanoflux_models.errors import DigestMismatchError
 from nanoflux_models.probe_record import PROBE
 from nanoflux_models.record import find_problems, read_record
@@ -68,6 +69,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, wanted)}
     files |= _copy_corpus(home, scratch) if request.corpus else {}
+    files |= _map_training_rows(home, files.get("home/ledger.db"))
     files |= _map_domains(home, runs)
     for name in adapters:
         files |= _map_adapter(home, name)
@@ -207,6 +209,16 @@ def _write_ledger(home: Home, scratch: Path, wanted: Wanted) -> dict[str, Path]:
     target.unlink(missing_ok=True)
     write_excerpt(home.ledger, target, wanted)
     return {"home/ledger.db": target}
+
+
+def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
+    """The rows of the finished trainings in the bundle, which show what each example was used for."""
+    if excerpt is None:
+        return {}
+    with LedgerView(excerpt) as view:
+        trainings = [row["id"] for row in view.rows("SELECT id FROM trainings WHERE status = 'done'")]
+    names = [f"trainings/{training}/{name}" for training in trainings for name in (TRAIN, VALIDATION)]
+    return {f"home/{name}": home.root / name for name in names if (home.root / name).is_file()}
 
 
 def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:

@@ -25,8 +25,9 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 LEDGER, ADAPTERS, REPORTS = "ledger.db", "adapters", "reports"
-KIND_BY_PART = {ADAPTERS: "adapter", REPORTS: "report", "domains": "domain file", "profiles": "profile",
-          "models": "model manifest", "weights": "model", "corpus.db": "search corpus"}  # fmt: skip
+KIND_BY_PART = {ADAPTERS: "adapter", REPORTS: "report", "trainings": "training rows", "domains": "domain file",
+                "profiles": "profile", "models": "model manifest", "weights": "model",
+                "corpus.db": "search corpus"}  # fmt: skip
 """The parts that a bundle may contain besides its ledger, with their kinds as messages name them."""
 SHOWN = 3
 """Maximum number of problems in a message."""

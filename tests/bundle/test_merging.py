@@ -19,6 +19,7 @@ from nanoflux_local.bundle.contents import BundleRequest, gather
 from nanoflux_local.bundle.merging import merge_bundle
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import DataError, RefusedError
+from nanoflux_local.ledger.earlier_questions import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -58,6 +59,9 @@ def add_adapter(home: Home, run: str, weights: bytes) -> str:
         ledger.create_training(training, run, "base", "data", {"epochs": 1}, {})
         ledger.add_training_event(training, "step", 1, {"step": 1, "loss": 1.0})
         ledger.finish_training(training, "done", adapter, {})
+        rows = home.root / "trainings" / training / "train.jsonl"
+        rows.parent.mkdir(parents=True)
+        rows.write_text('{"id": "turn-0"}\n')
         ledger.start_evaluation(f"e-{run}", "base", adapter, "starter", "test", {"runs": 1})
         request = ChatRequest(Identity("scripted", "base", adapter=adapter), (Message("user", "2 + 2?"),))
         call, _ = ledger.remember(f"e-{run}", request, ChatReply("4", "stop", seconds=0.5))
@@ -130,6 +134,7 @@ def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: C
     assert (added["run"], added["training"], added["evaluation"]) == ([run], [f"train-{run}"], [f"e-{run}"])
     assert set(read_column(office, "SELECT id FROM runs")) == {*office_runs, run} and find_problems(office) == []
     assert read_column(office, "SELECT note FROM reviews") == ["clear"]
+    assert (office.root / "trainings" / f"train-{run}" / "train.jsonl").is_file()
     events = "SELECT event FROM training_events"
     assert read_column(office, events) == read_column(lab, events)
     assert read_adapter(office.adapters / adapter).probe is None, (
@@ -196,6 +201,28 @@ def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Pat
         merge_bundle(pack(homes[1]), homes[0])
 
 
+def test_bundle_of_a_run_brings_the_runs_it_had_to_differ_from(tmp_path: Path, pack: Callable[..., Path]) -> None:
+    there, here = Home(tmp_path / "there").prepare(), Home(tmp_path / "here").prepare()
+    first = play(there, "first", 7)
+    with LedgerView(there.ledger) as view:
+        frozen = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
+    second = play(there, "second", 8, novel_against=frozen)
+    play(there, "other", 9)
+    files = gather(BundleRequest(runs=("second",), software=False), there, tmp_path / "scratch")
+    assert set(files.about["runs"]) == {first, second}
+    bundle = write_bundle(tmp_path / "second.pyz", files.files, files.about, 1 << 30).path
+    assert set(merge_bundle(bundle, here).added["run"]) == {first, second} and find_problems(here) == []
+
+
+def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+    bundle, before = pack(lab), digest_rows(office)
+    part = bundle.with_name(f"{bundle.name}.001")
+    part.write_bytes(part.read_bytes()[:-1])
+    refused = invoke(office, "bundle", "merge", str(bundle))
+    assert refused.returncode == 1 and part.name in refused.stderr and "Traceback" not in refused.stderr
+    assert digest_rows(office) == before
+
+
 def test_dataset_with_other_items_becomes_a_version(tmp_path: Path, lab: Home, pack: Callable[..., Path]) -> None:
     origin, target = Home(tmp_path / "there"), Home(tmp_path / "here").prepare()
     shutil.copytree(lab.root, origin.root)
@@ -234,6 +261,6 @@ def test_adapter_is_bundled_with_its_training_and_evaluation(
     (run,) = read_column(lab, "SELECT id FROM runs")
     target = Home(tmp_path / "here").prepare()
     added = merge_bundle(pack(lab, adapters=("mine",)), target).added
-    assert set(added) == {"adapter", "training", "evaluation"} and added["evaluation"] == [f"e-{run}"]
+    assert set(added) == {"adapter", "training", "training rows", "evaluation"} and added["evaluation"] == [f"e-{run}"]
     added = merge_bundle(pack(lab, evaluations=(f"e-{run}",)), Home(tmp_path / "third").prepare()).added
     assert added == {"evaluation": [f"e-{run}"]}
