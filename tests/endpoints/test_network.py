@@ -106,14 +106,14 @@ def test_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, m
 
 def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
     address = f"127.0.0.1:{find_closed_port()}"
-    monkeypatch.setenv("HTTP_PROXY", f"http://me:geheimnis@{address}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:hidden-password@{address}")
     with pytest.raises(EndpointError) as error:
         request_reply(REMOTE_URL)
     assert f"does not answer: All connection attempts failed (asked through the proxy http://{address}" in str(
         error.value
     )
     assert "of HTTP_PROXY)" in str(error.value) and "add model.example to NO_PROXY" in error.value.fix
-    assert "geheimnis" not in str(error.value)
+    assert "hidden-password" not in str(error.value)
 
 
 def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
@@ -127,12 +127,12 @@ def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkey
 def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch, scheme: str) -> None:
     if importlib.util.find_spec("socksio"):
         pytest.skip("the package socksio is installed here")
-    monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:geheimnis@127.0.0.1:1080")
+    monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:hidden-password@127.0.0.1:1080")
     with pytest.raises(
         ConfigError, match=rf"ALL_PROXY names the SOCKS proxy {scheme}://127.0.0.1:1080, .* socksio"
     ) as error:
         OpenAIChatEndpoint("m", REMOTE_URL)
-    assert "httpx2[socks]" in error.value.fix and "NO_PROXY" in error.value.fix and "geheimnis" not in str(error.value)
+    assert "httpx2[socks]" in error.value.fix and "NO_PROXY" in error.value.fix and "hidden-password" not in str(error.value)
     monkeypatch.setenv("NO_PROXY", "other.example,model.example")
     assert proxy_for(REMOTE_URL) is None and http_options(REMOTE_URL)["proxy"] is None
 

@@ -46,8 +46,10 @@ class SleepingEndpoint(ScriptedEndpoint):
 
 def make_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
     inner = [SleepingEndpoint("a", 0.001), SleepingEndpoint("b", 0.001)]
-    shared = take_turns({endpoint.identity.model: endpoint for endpoint in inner}, {"a": "gpu0", "b": "gpu0"}, 0.001)
-    return {name: endpoint for name, endpoint in shared.items() if isinstance(endpoint, TimeShared)}, inner
+    time_shared = take_turns(
+        {endpoint.identity.model: endpoint for endpoint in inner}, {"a": "gpu0", "b": "gpu0"}, 0.001
+    )
+    return {name: endpoint for name, endpoint in time_shared.items() if isinstance(endpoint, TimeShared)}, inner
 
 
 def send_request(endpoint: Endpoint, number: int = 0) -> Any:
@@ -56,52 +58,52 @@ def send_request(endpoint: Endpoint, number: int = 0) -> Any:
 
 def test_wave_answers_all_waiting_requests() -> None:
     async def play_run() -> int:
-        shared, inner = make_pair()
-        await asyncio.gather(*(send_request(shared[name], number) for number in range(20) for name in ("a", "b")))
+        time_shared, inner = make_pair()
+        await asyncio.gather(*(send_request(time_shared[name], number) for number in range(20) for name in ("a", "b")))
         assert [endpoint.requests for endpoint in inner] == [20, 20] and [endpoint.awake for endpoint in inner] == [
             False,
             True,
         ]
-        return shared["a"].gpu.swaps
+        return time_shared["a"].gpu.swaps
 
     assert asyncio.run(play_run()) == 2
 
 
 def test_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
     async def play_run() -> None:
-        shared, (broken, _) = make_pair()
+        time_shared, (broken, _) = make_pair()
         broken.broken = True
-        requests = [send_request(shared["a"]), send_request(shared["b"])]
+        requests = [send_request(time_shared["a"]), send_request(time_shared["b"])]
         error, reply = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 30)
         assert isinstance(error, EndpointError) and "out of memory" in str(error)
         assert reply.text
         broken.broken = False
-        assert (await send_request(shared["a"])).text
+        assert (await send_request(time_shared["a"])).text
 
     asyncio.run(play_run())
 
 
 def test_cancelled_requests_leave_no_wave_open() -> None:
     async def play_run() -> None:
-        shared, _ = make_pair()
+        time_shared, _ = make_pair()
         for steps in range(12):  # cancels the requests after this many steps of the event loop
-            tasks = [asyncio.create_task(send_request(shared[name], steps)) for name in ("a", "b", "a")]
+            tasks = [asyncio.create_task(send_request(time_shared[name], steps)) for name in ("a", "b", "a")]
             for _ in range(steps):
                 await asyncio.sleep(0)
             tasks[0].cancel()
             tasks[1].cancel()
             await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
-        assert (await asyncio.wait_for(send_request(shared["b"]), 30)).text
+        assert (await asyncio.wait_for(send_request(time_shared["b"]), 30)).text
 
     asyncio.run(play_run())
 
 
 def test_close_ends_waiting_requests() -> None:
     async def play_run() -> None:
-        shared, _ = make_pair()
-        task = asyncio.create_task(send_request(shared["a"]))
+        time_shared, _ = make_pair()
+        task = asyncio.create_task(send_request(time_shared["a"]))
         await asyncio.sleep(0)
-        await shared["a"].close()
+        await time_shared["a"].close()
         with pytest.raises(EndpointError, match="closed"):
             await task
 

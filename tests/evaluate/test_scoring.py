@@ -63,7 +63,7 @@ def test_large_numbers_are_compared_relatively(answer, mark):
 
 
 def test_free_text_is_unscored_without_a_judge():
-    """Only a judge can grade it."""
+    """Only a judge can grade free text."""
     assert score_reply(TEXT, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")) == Score("a bee", "unscored")
 
 
