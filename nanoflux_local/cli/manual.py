@@ -11,9 +11,11 @@ from nanoflux_local.cli.main import nanoflux
 
 HEAD = """# Commands
 
-Generated from the commands' help by `make docs`; do not edit. Exit codes: 0 done, 1 failed, 2 wrong usage or bad
-input, 3 refused by a rule, 4 nothing matched, 130 interrupted (committed work is kept). `--json` prints one
-document on stdout; progress and messages go to stderr.
+*For anyone who uses the command line. Afterwards you know the options of each command, and what its exit code means.*
+
+`make docs` generates this page from the help of the commands; do not edit it. Exit codes: 0 done, 1 failed, 2 wrong
+usage or bad input, 3 refused by a rule, 4 nothing matched, 130 interrupted (committed work is kept). With `--json`, a
+command prints one document on stdout; progress and messages go to stderr.
 """
 
 

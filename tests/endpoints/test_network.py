@@ -132,7 +132,11 @@ def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch,
         ConfigError, match=rf"ALL_PROXY names the SOCKS proxy {scheme}://127.0.0.1:1080, .* socksio"
     ) as error:
         OpenAIChatEndpoint("m", REMOTE_URL)
-    assert "httpx2[socks]" in error.value.fix and "NO_PROXY" in error.value.fix and "hidden-password" not in str(error.value)
+    assert (
+        "httpx2[socks]" in error.value.fix
+        and "NO_PROXY" in error.value.fix
+        and "hidden-password" not in str(error.value)
+    )
     monkeypatch.setenv("NO_PROXY", "other.example,model.example")
     assert proxy_for(REMOTE_URL) is None and http_options(REMOTE_URL)["proxy"] is None
 
