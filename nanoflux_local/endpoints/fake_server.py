@@ -193,7 +193,7 @@ def _required_keys(schema: Json) -> tuple[str, ...]:
     return tuple(schema.get("required", ()))
 
 
-def _chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
+def _format_chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
     message = {"role": "assistant", "content": reply.text, "reasoning": reply.reasoning or None}
     total = reply.prompt_tokens + reply.completion_tokens
     usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, "total_tokens": total}
@@ -202,7 +202,7 @@ def _chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
             "usage": usage}  # fmt: skip
 
 
-def _responses_reply(request: ParsedRequest, reply: FakeReply) -> Json:
+def _format_responses_reply(request: ParsedRequest, reply: FakeReply) -> Json:
     reasoning = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.reasoning}]}
     content = [{"type": "output_text", "text": reply.text, "annotations": []}]
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
@@ -213,7 +213,7 @@ def _responses_reply(request: ParsedRequest, reply: FakeReply) -> Json:
             "output": output, "usage": usage}  # fmt: skip
 
 
-def _messages_reply(request: ParsedRequest, reply: FakeReply) -> Json:
+def _format_messages_reply(request: ParsedRequest, reply: FakeReply) -> Json:
     reasoning = {"type": "thinking", "thinking": reply.reasoning, "signature": "s"}
     text = {"type": "text", "text": reply.text}
     content = [reasoning, text] if reply.reasoning else [text]
@@ -228,9 +228,9 @@ READERS: dict[str, Callable[[Json], ParsedRequest]] = {
     "/v1/messages": _read_messages_request,
 }
 WRITERS: dict[str, Callable[[ParsedRequest, FakeReply], Json]] = {
-    "/v1/chat/completions": _chat_reply,
-    "/v1/responses": _responses_reply,
-    "/v1/messages": _messages_reply,
+    "/v1/chat/completions": _format_chat_reply,
+    "/v1/responses": _format_responses_reply,
+    "/v1/messages": _format_messages_reply,
 }
 
 

@@ -27,7 +27,7 @@ class RayWorkers:
 
     def __init__(self, home: Home, address: str, on_start: Callable[[Cell, str], None] = lambda *_: None) -> None:
         self._home, self._on_start = home, on_start
-        self._ray = _ray()
+        self._ray = _import_ray()
         self._has_joined = not self._ray.is_initialized()
         if self._has_joined:
             self._join(address)
@@ -54,12 +54,12 @@ class RayWorkers:
         try:
             while cell_by_task:
                 (ended,), _ = self._ray.wait(list(cell_by_task), num_returns=1)
-                yield cell_by_task.pop(ended), self._outcome(ended)
+                yield cell_by_task.pop(ended), self._fetch_outcome(ended)
         finally:
             for reference in cell_by_task:
                 self._ray.cancel(reference, force=True)
 
-    def _outcome(self, reference: Any) -> dict[str, Any] | Exception:
+    def _fetch_outcome(self, reference: Any) -> dict[str, Any] | Exception:
         try:
             outcome: dict[str, Any] | Exception = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
@@ -86,7 +86,7 @@ def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
         return error
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave this machine
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:

@@ -97,8 +97,8 @@ def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
 
 
 def test_thinking_model_is_sent_no_stop_strings_unless_a_switch_is_set() -> None:
-    assert infer_accepted("m", thinks=True).stops(STOPS) == []
-    assert infer_accepted("m", thinks=True, send=Send(stop=True)).stops(STOPS) == list(STOPS)
+    assert infer_accepted("m", thinks=True).stop_strings(STOPS) == []
+    assert infer_accepted("m", thinks=True, send=Send(stop=True)).stop_strings(STOPS) == list(STOPS)
 
 
 def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:

@@ -267,7 +267,7 @@ def sealed_adapter(folder: Path) -> Path:
 async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
     """An endpoint with a loaded adapter, marked as probed, after its server has slept."""
     server = Fleet(home).server(launch)
-    await server.up()
+    await server.ensure_running()
     server.record_proof(adapter_hash(adapter))
     endpoint = VllmEndpoint(server, adapter)
     await endpoint.chat(request_of(endpoint, "hello"))

@@ -46,7 +46,7 @@ class ChatCodec:
         """Encode a prompt. If its last message is the assistant's, the model continues that message."""
         if self._tokenizer.chat_template is None:
             raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot chat", NO_TEMPLATE)
-        chat = self._chat(messages)
+        chat = self._format_messages(messages)
         try:
             continues = bool(chat) and chat[-1]["role"] == "assistant"
             ids = self._tokenizer.apply_chat_template(
@@ -66,7 +66,7 @@ class ChatCodec:
         if not any(message.role == "assistant" for message in before):
             return 0
         try:
-            shared = self._tokenizer.apply_chat_template(self._chat(before), return_dict=False)
+            shared = self._tokenizer.apply_chat_template(self._format_messages(before), return_dict=False)
         except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
             return 0
         is_prefix = len(shared) < len(ids) and list(shared) == list(ids[: len(shared)])
@@ -96,7 +96,7 @@ class ChatCodec:
         answer = cut_answer(text, stop)
         return answer if answer != text else None
 
-    def _chat(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+    def _format_messages(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         """The messages in the format that the chat template expects."""
         if not self._system_role:
             messages = without_system(messages)

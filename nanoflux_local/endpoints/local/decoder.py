@@ -251,7 +251,7 @@ class Decoder:
         placed = self._probe({last: prompt, **{row: other[row:] for row in range(last)}})
         return torch.equal(alone[0], placed[last])
 
-    def agrees(self) -> bool:
+    def agrees_with_transformers(self) -> bool:
         """Whether `prefill` (in one pass and in two) and `step` agree with the forward pass of transformers, up to
         rounding.
         """

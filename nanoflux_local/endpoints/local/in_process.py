@@ -99,7 +99,7 @@ class InProcessEndpoint:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             fix = f"check the weights with `nanoflux models verify {self.identity.model}`"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
-        if not decoder.agrees():
+        if not decoder.agrees_with_transformers():
             problem = f"{self.identity.model} is not decoded correctly in this process"
             raise EndpointError(problem, "serve this architecture with vLLM")
         self.repeatable = decoder.self_check()

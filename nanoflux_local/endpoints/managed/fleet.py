@@ -36,7 +36,7 @@ class ManagedServer:
         self._exited: asyncio.Future[None] | None = None
         self._lock = asyncio.Lock()
 
-    async def up(self) -> tuple[ServerRecord, asyncio.Future[None]]:
+    async def ensure_running(self) -> tuple[ServerRecord, asyncio.Future[None]]:
         """Start the server unless it runs; return its record and a future that is done when the server exits.
 
         Raises:
@@ -51,9 +51,9 @@ class ManagedServer:
             assert self._record is not None and self._exited is not None
             return self._record, self._exited
 
-    async def is_sick(self) -> bool:
-        """Whether the server has exited or its engine is dead. A server with a dead engine is stopped, so that `up`
-        starts a new server.
+    async def has_failed(self) -> bool:
+        """Whether the server has exited or its engine is dead. A server with a dead engine is stopped, so that
+        `ensure_running` starts a new one.
         """
         record, exited = self._record, self._exited
         if record is None or exited is None:

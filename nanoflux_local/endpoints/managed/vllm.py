@@ -68,11 +68,11 @@ class VllmEndpoint:
             RefusedError: the adapter has no effect, or disagrees with PEFT.
         """
         while True:
-            client, exited = await self._ready()
+            client, exited = await self._prepare_client()
             task = asyncio.create_task(client.chat(self._adapt_request(request)))
             try:
                 await asyncio.wait((task, exited), return_when=asyncio.FIRST_COMPLETED)
-                if task.done() and (task.exception() is None or not await self._server.is_sick()):
+                if task.done() and (task.exception() is None or not await self._server.has_failed()):
                     return self._count_reasoning(task.result())
             finally:
                 task.cancel()
@@ -88,14 +88,14 @@ class VllmEndpoint:
         Raises:
             RefusedError: the adapter no longer applies.
         """
-        record, _ = await self._server.up()
+        record, _ = await self._server.ensure_running()
         woken = await _in_thread(_wake, ServerClient(record.url))
         if woken and self._sentinel is not None and self._adapter is not None and record.url == self._url:
             await self._check_adapter(ServerClient(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
         """Put the server to sleep; this frees its GPU."""
-        record, _ = await self._server.up()
+        record, _ = await self._server.ensure_running()
         await _in_thread(ServerClient(record.url).sleep)
 
     async def close(self) -> None:
@@ -104,14 +104,14 @@ class VllmEndpoint:
             await client.close()
         await self._server.close()
 
-    async def _ready(self) -> tuple[OpenAIChatEndpoint, asyncio.Future[None]]:
+    async def _prepare_client(self) -> tuple[OpenAIChatEndpoint, asyncio.Future[None]]:
         """Start the server if necessary, and load and probe the adapter; return a client, and a future that is done
         when the server exits.
         """
         async with self._preparing:
             if self._refused is not None:
                 raise self._refused
-            record, exited = await self._server.up()
+            record, exited = await self._server.ensure_running()
             if self._client is None or record.url != self._url:
                 if self._client is not None:
                     await self._client.close()

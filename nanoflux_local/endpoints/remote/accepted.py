@@ -52,13 +52,13 @@ class AcceptedParameters:
     max_tokens: str = "max_tokens"
     system: bool = True
 
-    def seeding(self, seed: int) -> dict[str, int]:
+    def seed_parameter(self, seed: int) -> dict[str, int]:
         """The seed parameter to send; empty if the server accepts none."""
         if self.seed == "int32":
             return {"seed": seed % INT32_SEEDS}
         return {"seed": seed} if self.seed else {}
 
-    def sampling(self, sampling: Sampling) -> dict[str, float]:
+    def sampling_parameters(self, sampling: Sampling) -> dict[str, float]:
         """Temperature and top_p, as far as accepted. If only one of them may be sent, it is the temperature, unless
         only top_p differs from its default.
         """
@@ -67,7 +67,7 @@ class AcceptedParameters:
             del values["temperature" if sampling.temperature == 1.0 and sampling.top_p < 1.0 else "top_p"]
         return {name: value for name, value in values.items() if getattr(self, name)}
 
-    def stops(self, stop: tuple[str, ...]) -> list[str]:
+    def stop_strings(self, stop: tuple[str, ...]) -> list[str]:
         """The stop strings to send. The client cuts the reply at every stop string, sent or not."""
         return list(stop if self.stop is True else stop[: int(self.stop)])
 

@@ -8,14 +8,20 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.keys import ApiKey
-from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
+from nanoflux_local.endpoints.remote.served import (
+    ParsedReply,
+    ServedEndpoint,
+    build_client_options,
+    build_sections_schema,
+    build_timeout,
+)
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
     check_tool_call,
-    count,
     read_content,
     read_finish,
+    read_token_count,
     value_at,
 )
 from nanoflux_local.records import ChatRequest
@@ -38,14 +44,16 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         import anthropic
 
         base = url.rstrip("/").removesuffix("/v1")  # the SDK appends /v1
-        client = anthropic.AsyncAnthropic(base_url=base, api_key=key.text or "none", **client_options(anthropic, url))
+        client = anthropic.AsyncAnthropic(
+            base_url=base, api_key=key.text or "none", **build_client_options(anthropic, url)
+        )
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.messages.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         messages, sampling = accepted.messages(request.messages), request.sampling
         system = "\n\n".join(message.content for message in messages if message.role == "system")
         body: dict[str, Any] = {
@@ -54,19 +62,23 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
                 {"role": message.role, "content": message.content} for message in messages if message.role != "system"
             ],
             "max_tokens": sampling.max_tokens,
-            "extra_body": accepted.sampling(sampling),  # the SDK's types allow no sampling for current models
+            "extra_body": accepted.sampling_parameters(
+                sampling
+            ),  # the SDK's types allow no sampling for current models
         }
         if system:
             body["system"] = system
         # The server refuses blank stop strings.
-        stop = accepted.stops(tuple(string for string in sampling.stop if string.strip()))
+        stop = accepted.stop_strings(tuple(string for string in sampling.stop if string.strip()))
         if stop:
             body["stop_sequences"] = stop
         if request.sections:
-            body["output_config"] = {"format": {"type": "json_schema", "schema": as_object(request.sections)}}
+            body["output_config"] = {
+                "format": {"type": "json_schema", "schema": build_sections_schema(request.sections)}
+            }
         return body
 
-    def read(self, body: Any) -> ParsedReply:
+    def parse_reply(self, body: Any) -> ParsedReply:
         check_error(body, "content")
         blocks, reason = value_at(body, "content"), value_at(body, "stop_reason")
         if not isinstance(blocks, (list, str)):
@@ -74,14 +86,18 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         content = read_content(blocks)
         if not content.text:
             check_tool_call(reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
-        # The server reports prompt tokens that were written to or read from its cache apart from the others.
-        cached = count(body, "usage", "cache_read_input_tokens")
-        prompt = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached
+        # The server reports prompt tokens that were written to or read from its cache separately.
+        cached = read_token_count(body, "usage", "cache_read_input_tokens")
+        prompt = (
+            read_token_count(body, "usage", "input_tokens")
+            + read_token_count(body, "usage", "cache_creation_input_tokens")
+            + cached
+        )
         return ParsedReply(
             content.text or "",
             read_finish(reason),
             prompt,
-            count(body, "usage", "output_tokens"),
+            read_token_count(body, "usage", "output_tokens"),
             cached,
             content.reasoning,
         )

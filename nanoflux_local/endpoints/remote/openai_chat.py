@@ -7,14 +7,20 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.keys import ApiKey
-from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
+from nanoflux_local.endpoints.remote.served import (
+    ParsedReply,
+    ServedEndpoint,
+    build_client_options,
+    build_sections_schema,
+    build_timeout,
+)
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
     check_tool_call,
-    count,
     read_content,
     read_finish,
+    read_token_count,
     value_at,
 )
 from nanoflux_local.records import ChatRequest
@@ -40,33 +46,33 @@ class OpenAIChatEndpoint(ServedEndpoint):
     def connect(url: str, key: ApiKey) -> Any:
         import openai
 
-        client = openai.AsyncOpenAI(base_url=url, api_key=key.text or "none", **client_options(openai, url))
+        client = openai.AsyncOpenAI(base_url=url, api_key=key.text or "none", **build_client_options(openai, url))
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.chat.completions.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": request.endpoint.model,
             "messages": [
                 {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)
             ],
-            **accepted.sampling(sampling),
+            **accepted.sampling_parameters(sampling),
             accepted.max_tokens: sampling.max_tokens,
-            **accepted.seeding(request.seed),
+            **accepted.seed_parameter(request.seed),
         }
-        stop = accepted.stops(sampling.stop)
+        stop = accepted.stop_strings(sampling.stop)
         if stop:
             body["stop"] = stop
         if request.sections:
-            schema = {"name": "sections", "strict": True, "schema": as_object(request.sections)}
+            schema = {"name": "sections", "strict": True, "schema": build_sections_schema(request.sections)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    def read(self, body: Any) -> ParsedReply:
+    def parse_reply(self, body: Any) -> ParsedReply:
         check_error(body, "choices")
         choice = value_at(body, "choices", 0)
         message = value_at(choice, "message")
@@ -84,9 +90,9 @@ class OpenAIChatEndpoint(ServedEndpoint):
         return ParsedReply(
             str(refusal) if refused else content.text or "",
             "refused" if refused else read_finish(reason),
-            count(body, "usage", "prompt_tokens"),
-            count(body, "usage", "completion_tokens"),
-            count(body, "usage", "prompt_tokens_details", "cached_tokens"),
+            read_token_count(body, "usage", "prompt_tokens"),
+            read_token_count(body, "usage", "completion_tokens"),
+            read_token_count(body, "usage", "prompt_tokens_details", "cached_tokens"),
             reasoning,
-            count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
+            read_token_count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
         )

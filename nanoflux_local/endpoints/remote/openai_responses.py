@@ -11,14 +11,14 @@ from nanoflux_local.endpoints.faults import ResponseBodyError
 from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.remote.served import ParsedReply, as_object, build_timeout
+from nanoflux_local.endpoints.remote.served import ParsedReply, build_sections_schema, build_timeout
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
     check_tool_call,
-    count,
     read_content,
     read_finish,
+    read_token_count,
     value_at,
 )
 from nanoflux_local.records import ChatRequest, Finish
@@ -34,22 +34,27 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.responses.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": request.endpoint.model,
             "input": [
                 {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)
             ],
-            **accepted.sampling(request.sampling),
+            **accepted.sampling_parameters(request.sampling),
             "max_output_tokens": request.sampling.max_tokens,
             "store": False,
         }
         if request.sections:
-            form = {"type": "json_schema", "name": "sections", "strict": True, "schema": as_object(request.sections)}
+            form = {
+                "type": "json_schema",
+                "name": "sections",
+                "strict": True,
+                "schema": build_sections_schema(request.sections),
+            }
             body["text"] = {"format": form}
         return body
 
-    def read(self, body: Any) -> ParsedReply:
+    def parse_reply(self, body: Any) -> ParsedReply:
         check_error(body, "output")
         finish, output = _read_status(body), value_at(body, "output")
         if not isinstance(output, list):
@@ -64,11 +69,11 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
         return ParsedReply(
             text + refusal,
             "refused" if refusal and finish == "stop" else finish,
-            count(body, "usage", "input_tokens"),
-            count(body, "usage", "output_tokens"),
-            count(body, "usage", "input_tokens_details", "cached_tokens"),
+            read_token_count(body, "usage", "input_tokens"),
+            read_token_count(body, "usage", "output_tokens"),
+            read_token_count(body, "usage", "input_tokens_details", "cached_tokens"),
             "\n".join(text for text in reasoning if text),
-            count(body, "usage", "output_tokens_details", "reasoning_tokens"),
+            read_token_count(body, "usage", "output_tokens_details", "reasoning_tokens"),
         )
 
 

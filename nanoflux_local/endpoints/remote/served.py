@@ -118,7 +118,7 @@ class ServedEndpoint(ABC):
         async def attempt(client: Any, limit_s: float) -> ChatReply:
             start = time.monotonic()
             response = await self._post(client, request, limit_s)
-            return self._reply(request, response.http_response, time.monotonic() - start)
+            return self._read_response(request, response.http_response, time.monotonic() - start)
 
         max_tokens = request.sampling.max_tokens
         lost_usd = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, max_tokens)
@@ -134,7 +134,7 @@ class ServedEndpoint(ABC):
         accepted, learned = self.accepted, dict[str, Any]()
         while True:
             try:
-                response = await self.post(client, self.body(request, accepted), limit_s)
+                response = await self.post(client, self.build_body(request, accepted), limit_s)
             except self.sdk().APIStatusError as error:
                 changes = self._find_changes(error, accepted, request, learned)
                 if not changes:
@@ -170,10 +170,10 @@ class ServedEndpoint(ABC):
         )
         announce(Fault(self.identity.model, "refused_parameter", message))
 
-    def _reply(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
+    def _read_response(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
         """Read a response, whose contents the SDKs do not check."""
         try:
-            parsed = _drop_lone_end(self.read(load_json(response)))
+            parsed = _drop_lone_end(self.parse_reply(load_json(response)))
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
         raw = with_reasoning(parsed.reasoning, parsed.text)
@@ -184,14 +184,14 @@ class ServedEndpoint(ABC):
             parsed.prompt_tokens,
             parsed.completion_tokens,
             round(seconds, 3),
-            self._usd(request, parsed),
+            self._compute_price(request, parsed),
             parsed.reasoning_tokens,
         )
         if not parsed.text.strip() and parsed.finish == "stop":
             raise EmptyError(reply)
         return reply
 
-    def _usd(self, request: ChatRequest, parsed: ParsedReply) -> float:
+    def _compute_price(self, request: ChatRequest, parsed: ParsedReply) -> float:
         """The price of a reply; the highest possible price if the server reports no usage."""
         if self.price is None:
             return 0.0
@@ -215,11 +215,11 @@ class ServedEndpoint(ABC):
         """Send the request, and return the SDK's raw response."""
 
     @abstractmethod
-    def body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
         """The request body in the protocol's format, with only the accepted parameters."""
 
     @abstractmethod
-    def read(self, body: Any) -> ParsedReply:
+    def parse_reply(self, body: Any) -> ParsedReply:
         """Parse a response's JSON.
 
         Raises:
@@ -241,7 +241,7 @@ def _drop_lone_end(parsed: ParsedReply) -> ParsedReply:
     return replace(parsed, text="") if END_TOKEN.fullmatch(parsed.text.strip()) else parsed
 
 
-def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
+def build_client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
     """The options of every SDK client."""
     # At level DEBUG, these loggers record response headers, in which a server may repeat the key.
     for name in ("httpcore2", sdk.__name__):
@@ -275,7 +275,7 @@ def build_timeout(limit_s: float) -> Any:
     return httpx2.Timeout(limit_s, connect=min(CONNECT_S, limit_s))
 
 
-def as_object(sections: Sequence[str]) -> dict[str, Any]:
+def build_sections_schema(sections: Sequence[str]) -> dict[str, Any]:
     """The JSON schema of a reply with these sections, each a string."""
     keys = [section_key(name) for name in sections]
     properties = {key: {"type": "string"} for key in keys}

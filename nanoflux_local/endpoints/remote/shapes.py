@@ -186,7 +186,7 @@ def value_at(value: Any, *path: str | int) -> Any:
     return value
 
 
-def count(value: Any, *path: str | int) -> int:
+def read_token_count(value: Any, *path: str | int) -> int:
     """The token count at a path; 0 if there is none. Some servers send the count as a float or a string."""
     number = value_at(value, *path)
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 12:

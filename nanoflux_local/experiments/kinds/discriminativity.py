@@ -79,10 +79,10 @@ class DiscriminativityKind:
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
-        return [_row(entry) for entry in results["conditions"]]
+        return [_format_row(entry) for entry in results["conditions"]]
 
     def answer(self, results: Mapping[str, Any]) -> list[str]:
-        return [_sentence(entry) for entry in results["conditions"] if "centres" in entry]
+        return [_format_sentence(entry) for entry in results["conditions"] if "centres" in entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,14 @@ def measure_distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
     pair_distances = 1 - np.sum(right * wrong, axis=1)
     centres = [_cosine_distance(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
     return {
-        "centres": {"distance": _cosine_distance(right.mean(axis=0), wrong.mean(axis=0)), "ci95": _interval(centres)},
-        "each": {"distance": float(pair_distances.mean()), "ci95": _interval(pair_distances[draws].mean(axis=1))},
+        "centres": {
+            "distance": _cosine_distance(right.mean(axis=0), wrong.mean(axis=0)),
+            "ci95": _compute_interval(centres),
+        },
+        "each": {
+            "distance": float(pair_distances.mean()),
+            "ci95": _compute_interval(pair_distances[draws].mean(axis=1)),
+        },
     }
 
 
@@ -195,12 +201,12 @@ def _cosine_distance(one: Matrix, other: Matrix) -> float:
     return float(1 - one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
-def _interval(values: Sequence[float] | Matrix) -> list[float]:
+def _compute_interval(values: Sequence[float] | Matrix) -> list[float]:
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return [float(low), float(high)]
 
 
-def _row(entry: Mapping[str, Any]) -> list[object]:
+def _format_row(entry: Mapping[str, Any]) -> list[object]:
     cells = (
         [_format_distance(entry[name]) for name in ("centres", "each")] if "centres" in entry else ["not done yet", ""]
     )
@@ -212,7 +218,7 @@ def _format_distance(measured: Mapping[str, Any]) -> str:
     return f"{measured['distance']:.4f} ({low:.4f} to {high:.4f})"
 
 
-def _sentence(entry: Mapping[str, Any]) -> str:
+def _format_sentence(entry: Mapping[str, Any]) -> str:
     centres, pairs = entry["centres"], entry["each"]
     low, high = centres["ci95"]
     between = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"

@@ -62,10 +62,10 @@ class JudgeKind:
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
-        return [_row(entry) for entry in results["conditions"]]
+        return [_format_row(entry) for entry in results["conditions"]]
 
     def answer(self, results: Mapping[str, Any]) -> list[str]:
-        return [_sentence(entry) for entry in results["conditions"] if "rates" in entry]
+        return [_format_sentence(entry) for entry in results["conditions"] if "rates" in entry]
 
 
 def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
@@ -104,30 +104,30 @@ def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
     return lambda solution: solution.accepted_with(checks)
 
 
-def _row(entry: Mapping[str, Any]) -> list[object]:
+def _format_row(entry: Mapping[str, Any]) -> list[object]:
     rates = entry.get("rates")
     if not rates:
         return [entry["title"], "not done yet", "", "", "", "", ""]
-    shares = [_share(rates[name]) for name in ("sensitivity", "specificity")]
-    kinds = [_counts(rates["caught"], names) for names in (("mistake",), BROKEN)]
+    shares = [_format_share(rates[name]) for name in ("sensitivity", "specificity")]
+    kinds = [_format_counts(rates["caught"], names) for names in (("mistake",), BROKEN)]
     return [entry["title"], *shares, *kinds, rates["errors"], entry.get("unjudged", "")]
 
 
-def _counts(caught: Mapping[str, Any], kinds: Sequence[str]) -> str:
+def _format_counts(caught: Mapping[str, Any], kinds: Sequence[str]) -> str:
     """How many solutions of some kinds are rejected, as "3 of 4"; "" if the trial has none."""
     shares = [caught[kind] for kind in kinds if kind in caught and caught[kind]["n"]]
     rejected = sum(round(share["share"] * share["n"]) for share in shares)
     return f"{rejected} of {sum(share['n'] for share in shares)}" if shares else ""
 
 
-def _share(share: Mapping[str, Any]) -> str:
+def _format_share(share: Mapping[str, Any]) -> str:
     if not share["n"]:
         return "none judged"
     low, high = share["ci95"]
     return f"{share['share']:.0%} of {share['n']} ({low:.0%} to {high:.0%})"
 
 
-def _sentence(entry: Mapping[str, Any]) -> str:
+def _format_sentence(entry: Mapping[str, Any]) -> str:
     rates = entry["rates"]
     shares = [rates[name] for name in ("sensitivity", "specificity")]
     caught, passed = (f"{percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares)

@@ -94,7 +94,7 @@ class TrainKind:
                 entry["title"],
                 data,
                 f"{entry['rows']:.0f}" if "rows" in entry else "",
-                *_accuracy_cells(entry["test"].get(data)),
+                *_format_accuracy(entry["test"].get(data)),
             ]
             for entry in results["conditions"]
             for data in results["test"]
@@ -103,7 +103,7 @@ class TrainKind:
     def answer(self, results: Mapping[str, Any]) -> list[str]:
         """A sentence for each declared pair: its difference, and whether the difference is settled."""
         titles = {entry["condition"]: entry["title"] for entry in results["conditions"]}
-        return [_pair_sentence(pair, titles) for pair in results["pairs"]]
+        return [_format_pair(pair, titles) for pair in results["pairs"]]
 
 
 def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _measure_accuracy(view: LedgerView, cells: Sequence[CellResult], split: str,
     }
 
 
-def _accuracy_cells(accuracy: dict[str, Any] | None) -> list[object]:
+def _format_accuracy(accuracy: dict[str, Any] | None) -> list[object]:
     if accuracy is None:
         return ["", "not done yet", "", ""]
     low, high = accuracy["ci95"]
@@ -245,7 +245,7 @@ def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> Chos
     return ChosenCondition(best.condition, best.title, average_dev(best), test)
 
 
-def _pair_sentence(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
+def _format_pair(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
     low, high = pair["ci95"]
     is_settled = low > 0 or high < 0
     verdict = (
