@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -235,11 +235,36 @@ def list_running_work(home: Home, view: LedgerView) -> list[Work]:
     return [work for work in running if has_worker(home, work)]
 
 
-def current_job(view: LedgerView, work: Work) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as recorded in the ledger: its process, and the times of its start and last heartbeat by the monotonic
+    clock of that boot. `wish` is the pending request to stop it.
+    """
+
+    id: int
+    pid: int
+    boot: str
+    state: str
+    heartbeat_at: str
+    wish: StopRequest
+    began_s: float
+    beat_s: float
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the job has not ended, as far as the ledger records, and belongs to the current boot."""
+        return self.state == "running" and self.boot == boot_id()
+
+    def seconds_since(self, moment_s: float) -> float:
+        """Seconds since one of the job's times; 0 if it has ended or is from an earlier boot."""
+        return max(0.0, time.monotonic() - moment_s) if self.is_running else 0.0
+
+
+def current_job(view: LedgerView, work: Work) -> StoredJob | None:
     """The newest job of some work, or None."""
     sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY id DESC"
     row = view.row(sql, work.kind.name, work.id)
-    return dict(row) if row else None
+    return StoredJob(*(row[field.name] for field in fields(StoredJob))) if row else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +299,7 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
     status, message, seconds = row["status"], row["message"], row["seconds"]
     job = current_job(view, work)
     has_process = has_worker(home, work)
-    silence_s = _seconds_since(job, "beat_s")
+    silence_s = job.seconds_since(job.beat_s) if job else 0.0
     if status == "running" and not has_process:
         fix = "resume it" if work.kind.command else "run the same command again to resume"
         status, message = "interrupted", f"its process ended; {fix}"
@@ -282,15 +307,8 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
         status, message = "stalled", f"its process has sent no heartbeat for {silence_s:.0f} s"
     if job is None or not has_process:
         return WorkState(status, message, seconds)
-    worker = Worker(job["pid"], job["heartbeat_at"], job["wish"])
-    return WorkState(status, message, round(seconds + _seconds_since(job, "began_s"), 3), worker)
-
-
-def _seconds_since(job: dict[str, Any] | None, column: str) -> float:
-    """Seconds since a job's time in `column`, by the monotonic clock; 0 if it has ended or is from an earlier boot."""
-    if job is None or job["state"] != "running" or job["boot"] != boot_id():
-        return 0.0
-    return max(0.0, time.monotonic() - float(job[column]))
+    worker = Worker(job.pid, job.heartbeat_at, job.wish)
+    return WorkState(status, message, round(seconds + job.seconds_since(job.began_s), 3), worker)
 
 
 def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
@@ -301,12 +319,12 @@ def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> s
         return _set_idle_status(home, work, request)
     job = _wait_for_job(home, work)
     effective: StopRequest = request
-    if request == "stop" and job["wish"] in ("stop", "end"):
+    if request == "stop" and job.wish in ("stop", "end"):
         effective = "end"
-    if request == "pause" and job["wish"]:
+    if request == "pause" and job.wish:
         return f"{work} is already draining"
     with Ledger(home.ledger) as ledger:
-        ledger.request_stop(job["id"], effective)
+        ledger.request_stop(job.id, effective)
     return f"{work} " + ("ends now" if effective == "end" else f"drains and will then be {status_after(effective)}")
 
 
@@ -315,13 +333,13 @@ def status_after(request: StopRequest) -> str:
     return {"pause": "paused", "stop": "stopped", "end": "stopped"}[request]
 
 
-def _wait_for_job(home: Home, work: Work) -> dict[str, Any]:
+def _wait_for_job(home: Home, work: Work) -> StoredJob:
     """Wait for the job of the process that holds the lock: a worker takes the lock before it records its job."""
     deadline = time.monotonic() + LOCK_TRIES * RETRY_S * 10
     while True:
         with LedgerView(home.ledger) as view:
             job = current_job(view, work)
-        if job and job["state"] == "running" and job["boot"] == boot_id() and Path(f"/proc/{job['pid']}").exists():
+        if job and job.is_running and Path(f"/proc/{job.pid}").exists():
             return job
         if time.monotonic() > deadline:
             raise RefusedError(f"the worker of {work} is still starting", "try again in a moment")
@@ -373,7 +391,7 @@ def launch(home: Home, work: Work) -> int:
 def _has_started(home: Home, work: Work, pid: int) -> bool:
     with LedgerView(home.ledger) as view:
         job = current_job(view, work)
-    return job is not None and job["pid"] == pid and job["boot"] == boot_id()
+    return job is not None and job.pid == pid and job.boot == boot_id()
 
 
 def read_log(home: Home, work: Work, lines: int) -> list[str]:

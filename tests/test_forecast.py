@@ -1,6 +1,5 @@
 """Forecasts: that their intervals hold what they say they hold, and that they say nothing too early or too late."""
 
-import asyncio
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, forecast, runs
+from tests.played_runs import play_run
 
 
 def draw_turns(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:
@@ -50,8 +50,7 @@ def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
     """A run that was stopped early, and its summary with a forecast for a later target."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    run = play_run(home, config)
     runs.change(home, run, {"max_turns": 1000, "target": 200})
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run)

@@ -20,6 +20,7 @@ from nanoflux_local.records import EmbedReply, Identity
 from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.held_out import GRAM, HeldOut, grams
 from nanoflux_local.transcript import Attack, Seed
+from tests.played_runs import play_run
 
 STORY = "A baker sells 12 trays of 30 rolls each morning and gives 7 rolls to the school next door every single day"
 ITEMS = [Seed("gsm8k-test-1", "gsm8k", STORY, "353"), Seed("gsm8k-test-2", "gsm8k", "How many?", "1")]
@@ -87,9 +88,7 @@ SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds"
 
 
 def play(home: Home, **changes: Any) -> dict[str, Any]:
-    config = configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    run = play_run(home, configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
@@ -191,7 +190,7 @@ def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, An
     run = play(home, held_out=["medqa"])["run"]
     write_excerpt(home.ledger, tmp_path / "excerpt.db", Wanted([run]))
     with LedgerView(tmp_path / "excerpt.db") as view:
-        assert [entry["name"] for entry in view.datasets()] == ["genomebench", "medqa"]
+        assert [dataset.name for dataset in view.datasets()] == ["genomebench", "medqa"]
 
 
 def test_medicine_uses_installed_datasets_and_names_missing_ones(

@@ -21,19 +21,13 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.train.choice import Choice, choose_rows
 from nanoflux_local.transcript import Attempt
+from tests.played_runs import play_run, read_digest
 
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
 
 
 def play(home: Home, **settings: Any) -> str:
-    run = asyncio.run(runs.start(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)))
-    asyncio.run(runs.play(home, run))
-    return run
-
-
-def digest(home: Home, run: str) -> str:
-    with LedgerView(home.ledger) as view:
-        return str(view.summarize_run(run).to_json()["digest"])
+    return play_run(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +66,7 @@ def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home
 
 def test_judged_run_is_equal_at_any_concurrency(checked: tuple[Home, str], tmp_path: Path) -> None:
     elsewhere = Home(tmp_path / "home").prepare()
-    assert digest(elsewhere, play(elsewhere, concurrency=16)) == digest(*checked)
+    assert read_digest(elsewhere, play(elsewhere, concurrency=16)) == read_digest(*checked)
 
 
 def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], alone: None) -> None:
@@ -143,7 +137,7 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     elsewhere = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(elsewhere.corpus)
     assert asyncio.run(runs.replay(home, run)).same
-    assert digest(elsewhere, play(elsewhere, judge=judge, max_turns=8, concurrency=1)) == digest(home, run)
+    assert read_digest(elsewhere, play(elsewhere, judge=judge, max_turns=8, concurrency=1)) == read_digest(home, run)
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])

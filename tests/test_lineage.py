@@ -1,6 +1,5 @@
 """Lineage: the held-out items nearest to an example, by the embeddings of its run."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,15 @@ from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import similarity
-from nanoflux_local.run import configs, runs
+from nanoflux_local.run import configs
 from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
+from tests.played_runs import play_run
 
 
 def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    play_run(home, config)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, question FROM examples")
         assert row is not None

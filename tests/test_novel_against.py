@@ -13,6 +13,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
+from tests.played_runs import play_run
 
 SETTINGS = {"seeds": {"min": 2}, "target": 1000, "retries": {"validation": 2}}
 
@@ -29,14 +30,7 @@ def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, 
         with LedgerView(home.ledger) as view:
             frozen = {run: asked.model_dump() for run, asked in freeze(view, against).items()}
         overrides["novel_against"] = frozen
-    config = configs.resolve("starter-genetics", "scripted", overrides, home)
-
-    async def play() -> str:
-        run = await runs.start(home, config, name)
-        await runs.play(home, run)
-        return run
-
-    return asyncio.run(play())
+    return play_run(home, configs.resolve("starter-genetics", "scripted", overrides, home), name)
 
 
 def summary(home: Home, run: str) -> dict[str, Any]:

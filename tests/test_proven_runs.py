@@ -18,26 +18,20 @@ from nanoflux_local.run.rule_sets import RULE_SETS
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.train.choice import Choice, choose_rows
 from nanoflux_local.transcript import Attempt
+from tests.played_runs import play_run, read_digest
 
 SETTINGS: dict[str, Any] = {"rules": "proven", "max_turns": 30, "seed": 5, "retries": {"parse": 0}}
 
 
 def play(home: Home, **settings: Any) -> str:
     config = configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
-    return run
+    return play_run(home, config)
 
 
 @pytest.fixture(scope="module")
 def proven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("proven") / "home").prepare()
     return home, play(home, concurrency=1)
-
-
-def digest(home: Home, run: str) -> str:
-    with LedgerView(home.ledger) as view:
-        return view.summarize_run(run).digest
 
 
 def last_attempts(home: Home, run: str) -> list[Attempt]:
@@ -105,7 +99,7 @@ def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven: tuple[Ho
 def test_proven_run_is_equal_at_any_concurrency(proven: tuple[Home, str], tmp_path: Path, concurrency: int) -> None:
     home = Home(tmp_path / "home").prepare()
     run = play(home, concurrency=concurrency)
-    assert digest(home, run) == digest(*proven)
+    assert read_digest(home, run) == read_digest(*proven)
     assert last_attempts(home, run) == last_attempts(*proven)
 
 

@@ -86,7 +86,7 @@ def test_review_export_is_blind_shuffled_and_complete(home: Home) -> None:
 def test_agreement_of_a_careful_and_a_random_reviewer(home: Home) -> None:
     rows = export(home)
     agreeing = write_verdicts(home, rows, lambda row: "drop" if was_rejected(row) else "keep")
-    assert review.import_blind(home, agreeing, "ada") == {"reviewer": "ada", "taken": 16, "open": 0, "runs": ["run"]}
+    assert review.import_blind(home, agreeing, "ada") == review.BlindImport("ada", 16, 0, ["run"])
     ada = agreement_of(home, "ada")
     assert (ada["agree"], ada["reviewed"], ada["kappa"]) == (16, 16, 1)
     review.import_blind(home, write_verdicts(home, rows, lambda _: "keep"), "bo")
@@ -103,7 +103,7 @@ def test_newest_verdict_counts_and_open_ones_are_ignored(home: Home) -> None:
     again = review.import_blind(
         home, write_verdicts(home, rows, lambda row: "" if was_rejected(row) else "keep"), "ada"
     )
-    assert (again["taken"], again["open"]) == (12, 4)
+    assert (again.taken, again.open) == (12, 4)
     assert agreement_of(home, "ada")["agree"] == 16
 
 

@@ -14,6 +14,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import TurnRecord
+from tests.played_runs import play_run, read_digest
 
 TURNS = 24
 
@@ -39,11 +40,6 @@ def records(home: Home, run: str) -> list[TurnRecord]:
         return view.turn_records(run)
 
 
-def digest(home: Home, run: str) -> str:
-    with LedgerView(home.ledger) as view:
-        return str(view.summarize_run(run).to_json()["digest"])
-
-
 def ask(home: Home, run: str, **settings: Any) -> dict[str, Any]:
     return asdict(asyncio.run(replay_with(home, run, settings)))
 
@@ -57,14 +53,14 @@ def test_replay_with_settings_equals_playing_them(
     for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
         monkeypatch.setattr(owner, name, None)
     answer = ask(home, run, **settings)
-    assert answer["complete"] and answer["digest"] == digest(elsewhere, real)
+    assert answer["complete"] and answer["digest"] == read_digest(elsewhere, real)
     assert answer["turns"] == len(records(elsewhere, real)) and answer["needed"]["turns"] == 0
     before = {record.number for record in records(home, run) if record.kept}
     after = {record.number for record in records(elsewhere, real) if record.kept}
     assert {example["turn"] for example in answer["come"]} >= after - before
     assert {example["turn"] for example in answer["go"]} >= before - after
     assert answer["stay"] + len(answer["come"]) == answer["kept"] == len(after)
-    assert answer["same"] == (answer["digest"] == digest(home, run))
+    assert answer["same"] == (answer["digest"] == read_digest(home, run))
 
 
 def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home) -> None:
@@ -102,7 +98,7 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
     run = play(home)
     before = home.ledger.read_bytes()
     answer = ask(home, run, concurrency=3)
-    assert answer["same"] and answer["digest"] == digest(home, run) and answer["come"] == answer["go"] == []
+    assert answer["same"] and answer["digest"] == read_digest(home, run) and answer["come"] == answer["go"] == []
     assert home.ledger.read_bytes() == before
 
 
@@ -133,8 +129,7 @@ def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home
     assert estimate.stay == 0 and estimate.come == [] and not estimate.complete
     kept = {record.number for record in records(home, run) if record.kept}
     assert kept <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
-    fork = asyncio.run(runs.start(home, runs.fork_config(home, run, PROVABLE), forked_from=run))
-    asyncio.run(runs.play(home, fork))
+    fork = play_run(home, runs.fork_config(home, run, PROVABLE), forked_from=run)
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(fork)
     made = summary.usage.prompt_tokens + summary.usage.completion_tokens
@@ -150,7 +145,7 @@ def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[
     what_if = asyncio.run(replay_with(home, several, changes))
     assert what_if.unknown == []
     elsewhere = Home(home.root / "elsewhere").prepare()
-    assert what_if.digest == digest(elsewhere, play(elsewhere, **changes))
+    assert what_if.digest == read_digest(elsewhere, play(elsewhere, **changes))
 
 
 def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:

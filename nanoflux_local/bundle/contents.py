@@ -148,7 +148,7 @@ def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
 
 
 def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
-    imported = {entry["name"] for entry in view.datasets()}
+    imported = {dataset.name for dataset in view.datasets()}
     for name in names:
         if name not in imported:
             choices = ", ".join(sorted(imported)) or "(none imported)"

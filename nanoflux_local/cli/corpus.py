@@ -1,5 +1,6 @@
 """`nanoflux corpus`: the local search corpus of fact checks."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ def show(as_json: bool) -> None:
     with Corpus(current_home().corpus) as corpus:
         documents = corpus.documents()
     if as_json:
-        print_json(documents)
+        print_json([asdict(document) for document in documents])
         return
-    rows = [(document["sha256"][:12], document["passages"], document["source"]) for document in documents]
+    rows = [(document.sha256[:12], document.passages, document.source) for document in documents]
     print_table(("sha256", "passages", "source"), rows)

@@ -116,7 +116,7 @@ def list_data(as_json: bool) -> None:
     ]
     if current_home().ledger.exists():
         with LedgerView(current_home().ledger) as view:
-            entries += [{key: entry[key] for key in ("name", "source", "splits")} for entry in view.datasets()]
+            entries += [asdict(dataset) for dataset in view.datasets()]
     if as_json:
         print_json(entries)
         return

@@ -1,6 +1,6 @@
 """`nanoflux eval list / show / items`: the evaluations of this home, their items, and the items that flip."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,42 +34,50 @@ def list_evaluations(as_json: bool) -> None:
         evaluations = []
     else:
         with LedgerView(home.ledger) as view:
-            evaluations = [_summarize(_add_worker_state(home, view, row)) for row in board.evaluations(view)]
+            evaluations = [_summarize(home, view, row) for row in board.evaluations(view)]
     if as_json:
-        print_json(evaluations)
+        print_json([asdict(entry) for entry in evaluations])
         return
     if not evaluations:
         raise NothingMatchedError("there are no evaluations", "start one with `nanoflux eval --model NAME --data NAME`")
     print_table(
         ("eval", "model", "adapter", "data", "items", "runs", "correct", "95% interval", "status"),
         [
-            [entry["eval"], entry["model"], entry["adapter"][:12] or "none", f"{entry['data']} {entry['split']}",
-             entry["items"], entry["runs"], *_accuracy_cells(entry["strict"]), entry["status"]]
+            [entry.eval, entry.model, entry.adapter[:12] or "none", f"{entry.data} {entry.split}",
+             entry.items, entry.runs, *_accuracy_cells(entry.strict), entry.status]
             for entry in evaluations
         ],
     )  # fmt: skip
 
 
-def _add_worker_state(home: Home, view: "LedgerView", row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the state of its worker, so that a killed evaluation is shown as interrupted rather than running."""
+@dataclass(frozen=True, slots=True)
+class EvaluationEntry:
+    """An evaluation as `eval list --json` prints it. `strict` is None until the evaluation has a result."""
+
+    eval: str
+    model: str
+    adapter: str
+    data: str
+    split: str
+    status: str
+    message: str
+    items: int | None
+    runs: int | None
+    strict: "Mapping[str, Any] | None"
+    seconds: float
+    started_at: str
+
+
+def _summarize(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> EvaluationEntry:
+    """The entry of an evaluation, with the state of its worker: a killed evaluation is interrupted, not running."""
     from nanoflux_local.jobs import EVALUATION, Work, check_work
 
     state = check_work(home, view, Work(EVALUATION, row["id"]), row)
-    return {**row, "status": state.status, "message": state.message, "seconds": state.seconds}
-
-
-def _summarize(row: "Mapping[str, Any]") -> dict[str, Any]:
-    """An evaluation as `eval list --json` prints it."""
-    settings, result = row["settings"], row["result"]
-    return {
-        "eval": row["id"],
-        **{key: row[key] for key in ("model", "adapter", "data", "split", "status", "message")},
-        "items": settings.get("n"),
-        "runs": settings.get("runs"),
-        "strict": result.get("strict"),
-        "seconds": row["seconds"],
-        "started_at": row["started_at"],
-    }
+    settings, strict = row["settings"], row["result"].get("strict")
+    return EvaluationEntry(
+        row["id"], row["model"], row["adapter"], row["data"], row["split"], state.status, state.message,
+        settings.get("n"), settings.get("runs"), strict, state.seconds, row["started_at"],
+    )  # fmt: skip
 
 
 def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
@@ -89,10 +97,11 @@ def show(evaluation: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        row = _add_worker_state(home, view, find_evaluation(view, evaluation))
+        row = find_evaluation(view, evaluation)
+        entry = _summarize(home, view, row)
     settings, result = row["settings"], row["result"]
     if as_json:
-        print_json({**_summarize(row), **result, "settings": settings})
+        print_json({**asdict(entry), **result, "settings": settings})
         return
     sampling = settings.get("sampling", {})
     correct, interval = _accuracy_cells(result.get("strict"))
@@ -103,7 +112,7 @@ def show(evaluation: str, as_json: bool) -> None:
             ("model", f"{row['model']}{' + ' + row['adapter'][:16] if row['adapter'] else ''}"),
             ("data", f"{row['data']} {row['split']}, {settings.get('n')} items, {settings.get('runs')} runs"),
             ("sampling", ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING if key in sampling)),
-            ("status", f"{row['status']} {row['message']}".strip()),
+            ("status", f"{entry.status} {entry.message}".strip()),
             ("strict", correct),
             ("95% interval", interval),
             *([("soft", f"{soft['mean']:.1%}, judged by {soft['judge']}")] if soft else []),

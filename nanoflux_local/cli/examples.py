@@ -207,11 +207,11 @@ def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_
 
     if edit:
         note = edit_text(note).strip()
-    entry = record_review(current_home(), example, verdict, note, reviewer)
+    recorded = record_review(current_home(), example, verdict, note, reviewer)
     if as_json:
-        print_json(entry)
+        print_json(asdict(recorded))
     else:
-        say(f"{entry['reviewer']} on example {entry['example']}: {verdict}")
+        say(f"{recorded.reviewer} on example {recorded.example}: {verdict}")
 
 
 @command.command("export-review")
@@ -229,11 +229,11 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     """
     from nanoflux_local.examples.review import export_blind
 
-    summary = export_blind(current_home(), run, out, size or 0, seed)
+    exported = export_blind(current_home(), run, out, size or 0, seed)
     if as_json:
-        print_json(summary)
+        print_json(asdict(exported))
     else:
-        say(f"{summary['questions']} questions of run {summary['run']} written to {out}, accepted and rejected mixed")
+        say(f"{exported.questions} questions of run {exported.run} written to {out}, accepted and rejected mixed")
 
 
 @command.command("import-review")
@@ -247,15 +247,15 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
 
     imported = import_blind(current_home(), file, reviewer)
     with LedgerView(current_home().ledger) as view:
-        agreements = {run: summarize_agreement(view, run) for run in imported["runs"]}
+        agreements = {run: summarize_agreement(view, run) for run in imported.runs}
     if as_json:
         shown = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}
-        print_json({**imported, "agreement": shown})
+        print_json({**asdict(imported), "agreement": shown})
         return
-    say(f"{imported['taken']} verdicts of {imported['reviewer']} imported, {imported['open']} left open")
+    say(f"{imported.taken} verdicts of {imported.reviewer} imported, {imported.open} left open")
     for run, agreement in agreements.items():
         if agreement is not None:
-            say(f"run {run}: {describe_agreement(agreement.reviewers[imported['reviewer']])}")
+            say(f"run {run}: {describe_agreement(agreement.reviewers[imported.reviewer])}")
 
 
 def describe_agreement(agreement: "ReviewerAgreement") -> str:

@@ -18,6 +18,8 @@ from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nanoflux_local.experiments.experiment import Workers
     from nanoflux_local.experiments.grid import Cell
 
@@ -40,7 +42,7 @@ def list_experiments(as_json: bool) -> None:
     ]
     experiments = load_experiments(home) if home.ledger.exists() else []
     if as_json:
-        print_json({"grids": built_in_grids, "experiments": experiments})
+        print_json({"grids": built_in_grids, "experiments": [entry.to_json() for entry in experiments]})
         return
     print_table(
         ("grid", "scales", "title"), [[row["grid"], ", ".join(row["scales"]), row["title"]] for row in built_in_grids]
@@ -49,11 +51,11 @@ def list_experiments(as_json: bool) -> None:
         click.echo()
         print_table(
             ("experiment", "status", "cells"),
-            [[row["experiment"], row["status"], describe_cells(row["cells"])] for row in experiments],
+            [[entry.experiment, entry.state.status, describe_cells(entry.cells)] for entry in experiments],
         )
 
 
-def describe_cells(cells: dict[str, int]) -> str:
+def describe_cells(cells: "Mapping[str, int]") -> str:
     """The number of cells in each status, in words."""
     return ", ".join(f"{count} {status}" for status, count in cells.items())
 
@@ -98,7 +100,7 @@ def resume(name: str, detach: bool, as_json: bool) -> None:
     from nanoflux_local.experiments.experiment import load_summary
 
     home = current_home()
-    _run_cells(home, load_summary(home, name)["experiment"], "", detach, as_json)
+    _run_cells(home, load_summary(home, name).experiment, "", detach, as_json)
 
 
 def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
@@ -109,7 +111,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     if detach:
         launch_detached(home, jobs.Work(jobs.EXPERIMENT, experiment))
         if as_json:
-            print_json(lifecycle.load_summary(home, experiment))
+            print_json(lifecycle.load_summary(home, experiment).to_json())
         return
     cells = len(lifecycle.load_plan(home, experiment).cells)
     say(f"{experiment}: {cells} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
@@ -158,7 +160,7 @@ def stop(name: str) -> None:
     from nanoflux_local.experiments.experiment import load_summary
 
     home = current_home()
-    say(jobs.request_stop(home, jobs.Work(jobs.EXPERIMENT, load_summary(home, name)["experiment"]), "stop"))
+    say(jobs.request_stop(home, jobs.Work(jobs.EXPERIMENT, load_summary(home, name).experiment), "stop"))
 
 
 def _show(home: Home, name: str, as_json: bool) -> None:

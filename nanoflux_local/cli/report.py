@@ -32,7 +32,7 @@ def command(name: str, out: Path | None) -> None:
             subject, is_run = str(view.find_run(name)["id"]), True
         except NothingMatchedError as missing:
             try:
-                subject, is_run = str(find(view, name)["id"]), False
+                subject, is_run = find(view, name).id, False
             except NothingMatchedError:
                 raise missing from None
     folder = out or home.reports / subject

@@ -134,4 +134,4 @@ def _find_id(home: Home, series: str) -> str:
     from nanoflux_local.run.rounds import find
 
     with LedgerView(home.ledger) as view:
-        return str(find(view, series)["id"])
+        return find(view, series).id

@@ -123,4 +123,4 @@ def _find_id(home: Home, training: str) -> str:
     from nanoflux_local.train.trainings import find_training
 
     with LedgerView(home.ledger) as view:
-        return str(find_training(view, training)["id"])
+        return find_training(view, training).id

@@ -63,6 +63,12 @@ class Pair:
         """The number of items on which b is worse than a."""
         return len(self.flips) - self.gained
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the interval of the difference excludes zero."""
+        low, high = self.ci95
+        return low > 0 or high < 0
+
     def to_json(self) -> dict[str, Any]:
         """A pair in `experiment show --json`; `data` is left out if it names no benchmark."""
         values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}

@@ -64,9 +64,20 @@ def default_reviewer() -> str:
         return "me"
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedReview:
+    """A person's verdict on an example, as it was stored."""
+
+    example: str
+    run: str
+    verdict: str
+    note: str
+    reviewer: str
+
+
 def record_review(
     home: Home, example: str, verdict: ReviewVerdict | Literal["open"], note: str = "", reviewer: str = ""
-) -> dict[str, Any]:
+) -> RecordedReview:
     """Record a person's verdict on one example.
 
     Raises:
@@ -81,21 +92,23 @@ def record_review(
         attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
         assert attempts is not None
     stored_note = storable(note)[:MAX_NOTE_CHARACTERS]
+    reviewer = reviewer or default_reviewer()
     last_attempt = len(attempts["attempts"].split()) - 1
     with Ledger(home.ledger) as ledger:
-        ledger.add_reviews(
-            row["run"], [(row["turn"], last_attempt, verdict, stored_note)], reviewer or default_reviewer(), blind=False
-        )
-    return {
-        "example": row["id"],
-        "run": row["run"],
-        "verdict": verdict,
-        "note": stored_note,
-        "reviewer": reviewer or default_reviewer(),
-    }
+        ledger.add_reviews(row["run"], [(row["turn"], last_attempt, verdict, stored_note)], reviewer, blind=False)
+    return RecordedReview(row["id"], row["run"], verdict, stored_note, reviewer)
 
 
-def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class BlindExport:
+    """A file with questions of a run for a blind review."""
+
+    run: str
+    questions: int
+    file: str
+
+
+def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> BlindExport:
     """Write questions for review to `out` as JSON lines: `size` of them, drawn with `seed`, or all.
 
     Raises:
@@ -116,10 +129,22 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
         for judged_question in chosen
     ]  # fmt: skip
     write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
-    return {"run": judged[0].run, "questions": len(rows), "file": str(out)}
+    return BlindExport(judged[0].run, len(rows), str(out))
 
 
-def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class BlindImport:
+    """The result of importing a review file: how many verdicts were `taken`, how many lines were still `open`, and the
+    runs that the verdicts are about.
+    """
+
+    reviewer: str
+    taken: int
+    open: int
+    runs: list[str]
+
+
+def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
     """Import a filled-in review file, completely or not at all; lines without a verdict are skipped and counted.
 
     Raises:
@@ -143,16 +168,12 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
             judged = judged_by_id[row["id"]]
             note = storable(row.get("note") or "")[:MAX_NOTE_CHARACTERS]
             by_run.setdefault(judged.run, []).append((judged.turn, judged.attempt, row["verdict"], note))
+    reviewer = reviewer or default_reviewer()
     with Ledger(home.ledger) as ledger:
         for run, reviews in by_run.items():
-            ledger.add_reviews(run, reviews, reviewer or default_reviewer(), blind=True)
-    imported = sum(map(len, by_run.values()))
-    return {
-        "reviewer": reviewer or default_reviewer(),
-        "taken": imported,
-        "open": len(rows) - imported,
-        "runs": sorted(by_run),
-    }
+            ledger.add_reviews(run, reviews, reviewer, blind=True)
+    taken = sum(map(len, by_run.values()))
+    return BlindImport(reviewer, taken, len(rows) - taken, sorted(by_run))
 
 
 def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:

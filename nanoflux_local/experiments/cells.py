@@ -4,9 +4,6 @@ Every step has an id derived from its inputs and is stored in the ledger, so a k
 turns, checkpoints and replies.
 """
 
-import json
-from typing import Any
-
 from nanoflux_local.experiments.answers import ask_train_items
 from nanoflux_local.experiments.generation import generate_run
 from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
@@ -26,8 +23,3 @@ def run_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_
     if cell.condition == ANSWERS:
         return dict(ask_train_items(home, plan, on_step))
     return find_kind(plan.grid.kind).run_cell(home, plan, plan.condition(cell.condition), cell.seed, on_step)
-
-
-def decode_result(row: Any) -> CellResult:
-    """The result of a cell, from its row in the ledger."""
-    return {**json.loads(row["result"]), "status": row["status"], "message": row["message"]}

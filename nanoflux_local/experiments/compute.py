@@ -7,6 +7,7 @@ unknown size and for hosted models, only tokens and dollars are reported.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.ledger.views import LedgerView
@@ -16,9 +17,21 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.weights import weights_dir
 
 
-def measure_generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
-    """Tokens, FLOPs, dollars and seconds of a run's calls to chat models; `unknown` lists models of unknown size."""
-    cost: dict[str, Any] = {"tokens": 0, "flops": 0.0, "usd": 0.0, "unknown": []}
+@dataclass(frozen=True, slots=True)
+class GenerationCost:
+    """The cost of a run's calls to chat models; `unknown` lists the models of unknown size, which count no FLOPs."""
+
+    run: str
+    tokens: int
+    flops: float
+    usd: float
+    unknown: list[str]
+    seconds: float
+
+
+def measure_generation_cost(home: Home, view: LedgerView, run: str) -> GenerationCost:
+    """The cost of a run's generation, from its calls in the ledger."""
+    tokens, flops, usd, unknown = 0, 0.0, 0.0, list[str]()
     rows = view.rows(
         "SELECT model, sum(prompt_tokens + completion_tokens) AS tokens, sum(usd) AS usd FROM calls"
         " WHERE run = ? AND kind = 'chat' GROUP BY model ORDER BY model",
@@ -26,14 +39,12 @@ def measure_generation_cost(home: Home, view: LedgerView, run: str) -> dict[str,
     )
     for row in rows:
         size = _parameters(home, row["model"])
-        cost["tokens"] += row["tokens"]
-        cost["usd"] += row["usd"]
-        if size:
-            cost["flops"] += 2.0 * size * row["tokens"]
-        else:
-            cost["unknown"].append(row["model"])
-    summary = view.find_run(run)
-    return {"run": run, **cost, "seconds": summary["seconds"]}
+        tokens += row["tokens"]
+        usd += row["usd"]
+        flops += 2.0 * size * row["tokens"]
+        if not size:
+            unknown.append(row["model"])
+    return GenerationCost(run, tokens, flops, usd, unknown, view.find_run(run)["seconds"])
 
 
 def _parameters(home: Home, model: str) -> int:

@@ -4,17 +4,21 @@ One process runs an experiment at a time. If the data of a cell is missing (too 
 left out, its reason is recorded, and the other cells run. A failed cell is retried on the next start.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.experiments.cells import decode_result, run_cell
+from nanoflux_local.experiments.cells import run_cell
 from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
-from nanoflux_local.experiments.kinds.base import OnStep
+from nanoflux_local.experiments.kinds.base import CellOutcome, OnStep, StoredCell
 from nanoflux_local.jobs import (
     EXPERIMENT,
     StopRequest,
     Work,
+    WorkState,
     check_work,
     heartbeat_thread,
     hold_lock,
@@ -35,7 +39,7 @@ OnCell = Callable[[Cell, str], None]
 class Workers(Protocol):
     """Runs cells, possibly remotely and in parallel, and yields each with its result or error."""
 
-    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]: ...
 
     def close(self) -> None: ...
 
@@ -46,7 +50,7 @@ class LocalWorkers:
     def __init__(self, home: Home, on_step: OnStep = lambda *_: None, on_start: OnCell = lambda *_: None) -> None:
         self._home, self._on_step, self._on_start = home, on_step, on_start
 
-    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]:
         for cell in cells:
             self._on_start(cell, "running")
             try:
@@ -115,7 +119,7 @@ class _Execution:
             if self.requests:
                 return
 
-    def _record_outcome(self, cell: Cell, outcome: dict[str, Any] | Exception) -> None:
+    def _record_outcome(self, cell: Cell, outcome: CellOutcome) -> None:
         result = outcome if isinstance(outcome, dict) else {}
         status, message = _classify_outcome(cell, outcome)
         if status == "failed":
@@ -128,7 +132,7 @@ class _Execution:
             self.requests.append(request)
 
 
-def _classify_outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]:
+def _classify_outcome(cell: Cell, outcome: CellOutcome) -> tuple[str, str]:
     """(status, message) of a cell. An error without a message for users is a defect and is raised."""
     if isinstance(outcome, dict):
         return "done", ""
@@ -149,44 +153,101 @@ def load_plan(home: Home, experiment: str) -> GridPlan:
         NothingMatchedError: the experiment is unknown.
     """
     with LedgerView(home.ledger) as view:
-        return GridPlan.model_validate_json(find(view, experiment)["plan"])
+        return find(view, experiment).plan
 
 
-def find(view: LedgerView, name: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class StoredExperiment:
+    """An experiment's row in the ledger; `plan_json` is its plan."""
+
+    id: str
+    name: str
+    scale: str
+    status: str
+    message: str
+    seconds: float
+    created_at: str
+    plan_json: str
+
+    @property
+    def plan(self) -> GridPlan:
+        """Raises pydantic's ValidationError if another version wrote the plan."""
+        return GridPlan.model_validate_json(self.plan_json)
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentSummary:
+    """An experiment in a list: its state, and the number of its cells by status."""
+
+    experiment: str
+    name: str
+    scale: str
+    created_at: str
+    state: WorkState
+    cells: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry in `experiment list --json`."""
+        state = self.state.to_json()
+        return {
+            "experiment": self.experiment,
+            "name": self.name,
+            "scale": self.scale,
+            "status": state.pop("status"),
+            "message": state.pop("message"),
+            "created_at": self.created_at,
+            "seconds": state.pop("seconds"),
+            "cells": dict(self.cells),
+            **state,
+        }
+
+
+def find(view: LedgerView, name: str) -> StoredExperiment:
     """An experiment by its id, the beginning of its id, or the name of its grid (the newest experiment of that name).
 
     Raises:
         NothingMatchedError: no experiment matches.
     """
-    sql = "SELECT * FROM experiments WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC"
-    row = view.row(sql, name, name, len(name), name, name)
+    row = view.row(
+        "SELECT * FROM experiments WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC",
+        name, name, len(name), name, name,
+    )  # fmt: skip
     if row is None:
         raise NothingMatchedError(
             f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
         )
-    return dict(row)
+    return _read_row(row)
 
 
-def load_cells(view: LedgerView, experiment: str) -> dict[str, dict[str, Any]]:
-    """The cells of an experiment in order, by id: condition, seed, status, message and result."""
+def load_cells(view: LedgerView, experiment: str) -> dict[str, StoredCell]:
+    """The cells of an experiment in order, by id."""
     rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
-    return {row["id"]: {"condition": row["condition"], "seed": row["seed"], **decode_result(row)} for row in rows}
+    return {
+        row["id"]: StoredCell(row["condition"], row["seed"], row["status"], row["message"], json.loads(row["result"]))
+        for row in rows
+    }
 
 
-def list_experiments(home: Home) -> list[dict[str, Any]]:
+def list_experiments(home: Home) -> list[ExperimentSummary]:
     """All experiments, newest first."""
     with LedgerView(home.ledger) as view:
-        return [_summarize(home, view, dict(row)) for row in view.rows("SELECT * FROM experiments ORDER BY rowid DESC")]
+        rows = view.rows("SELECT * FROM experiments ORDER BY rowid DESC")
+        return [_summarize(home, view, _read_row(row)) for row in rows]
 
 
-def _summarize(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
-    values = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
-    values = {"experiment": row["id"], **values, "seconds": round(row["seconds"], 3)}
-    values["cells"] = board.cells_by_status(view, row["id"])
-    return {**values, **check_work(home, view, Work(EXPERIMENT, row["id"]), values).to_json()}
+def _read_row(row: sqlite3.Row) -> StoredExperiment:
+    columns = ("id", "name", "scale", "status", "message", "seconds", "created_at", "plan")
+    return StoredExperiment(*(row[column] for column in columns))
 
 
-def load_summary(home: Home, name: str) -> dict[str, Any]:
+def _summarize(home: Home, view: LedgerView, stored: StoredExperiment) -> ExperimentSummary:
+    recorded = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
+    state = check_work(home, view, Work(EXPERIMENT, stored.id), recorded)
+    cells = board.cells_by_status(view, stored.id)
+    return ExperimentSummary(stored.id, stored.name, stored.scale, stored.created_at, state, cells)
+
+
+def load_summary(home: Home, name: str) -> ExperimentSummary:
     """The entry of one experiment in `list_experiments`.
 
     Raises:

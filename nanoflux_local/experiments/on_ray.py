@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from nanoflux_local import redaction
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.experiments.grid import Cell, GridPlan
+from nanoflux_local.experiments.kinds.base import CellOutcome
 from nanoflux_local.paths import Home
 from nanoflux_models import guard, offline
 
@@ -43,7 +44,7 @@ class RayWorkers:
                 f"no Ray cluster answers at {address}: {text}", "check the cluster with `ray status`"
             ) from error
 
-    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]:
         """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
@@ -59,9 +60,9 @@ class RayWorkers:
             for reference in cell_by_task:
                 self._ray.cancel(reference, force=True)
 
-    def _fetch_outcome(self, reference: Any) -> dict[str, Any] | Exception:
+    def _fetch_outcome(self, reference: Any) -> CellOutcome:
         try:
-            outcome: dict[str, Any] | Exception = self._ray.get(reference)
+            outcome: CellOutcome = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return NanofluxError(f"the Ray worker failed: {lines[-1]}", "read Ray's logs on that node")
@@ -72,7 +73,7 @@ class RayWorkers:
             self._ray.shutdown()
 
 
-def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
+def _run_cell(root: str, plan: str, cell: str) -> CellOutcome:
     """Run one cell on a worker. An error is returned, so that Ray retries only lost workers."""
     from nanoflux_local.experiments.cells import run_cell
 

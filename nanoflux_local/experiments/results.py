@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.experiments.experiment import find, load_cells, load_summary
+from nanoflux_local.experiments.experiment import ExperimentSummary, find, load_cells, load_summary
 from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.kinds.base import (
-    CellResult,
     ConditionComparison,
     ConditionEntry,
     ExperimentKind,
     RecordedExperiment,
+    StoredCell,
     find_kind,
 )
 from nanoflux_local.experiments.paper import load_paper_figures
@@ -29,19 +29,19 @@ class ExperimentResults:
     its cells by id, `runs` its runs by `Condition.run_key`, and `paper` the paper's figures for it, if any.
     """
 
-    summary: Mapping[str, Any]
+    summary: ExperimentSummary
     plan: GridPlan
     runs: Mapping[str, str]
     conditions: tuple[ConditionEntry, ...]
     comparison: ConditionComparison
-    cells: Mapping[str, CellResult]
+    cells: Mapping[str, StoredCell]
     paper: Mapping[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
         """The results as `experiment show --json` prints them."""
         plan, cells = self.plan, self.cells.items()
         return {
-            **self.summary,
+            **self.summary.to_json(),
             "title": plan.grid.title,
             "question": plan.grid.question,
             "kind": plan.grid.kind,
@@ -52,8 +52,8 @@ class ExperimentResults:
             "conditions": [entry.to_json() for entry in self.conditions],
             **self.comparison.to_json(),
             "paper": self.paper,
-            "cells_left": [cell for cell, entry in cells if entry["status"] not in ("done", "left out")],
-            "left_out": {cell: entry["message"] for cell, entry in cells if entry["status"] == "left out"},
+            "cells_left": [cell for cell, entry in cells if entry.status not in ("done", "left out")],
+            "left_out": {cell: entry.message for cell, entry in cells if entry.status == "left out"},
         }
 
 
@@ -65,9 +65,8 @@ def load_results(home: Home, name: str) -> ExperimentResults:
     """
     entry = load_summary(home, name)
     with LedgerView(home.ledger) as view:
-        row = find(view, name)
-        plan = GridPlan.model_validate_json(row["plan"])
-        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, row["id"]), find_runs(home, plan)
+        plan = find(view, name).plan
+        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, entry.experiment), find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
         comparison = kind.comparison(experiment, entries)
@@ -76,7 +75,7 @@ def load_results(home: Home, name: str) -> ExperimentResults:
 
 
 def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:
-    seeds = tuple(cell["seed"] for cell in experiment.done_cells(condition.name))
+    seeds = tuple(cell.seed for cell in experiment.done_cells(condition.name))
     title = condition.title or condition.name
     figures = kind.condition_entry(experiment, condition)
     return ConditionEntry(condition.name, title, condition.source, seeds, figures)

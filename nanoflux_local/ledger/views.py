@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,15 @@ from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
 
 MAX_REASON_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDataset:
+    """An imported benchmark: its name, where it comes from, and the number of items in each split."""
+
+    name: str
+    source: str
+    splits: dict[str, int]
 
 
 class LedgerView:
@@ -265,15 +275,13 @@ class LedgerView:
         """The version that a run reads of each dataset that was replaced after the run started."""
         return {row["dataset"]: row["version"] for row in self.rows("SELECT * FROM pinned WHERE run = ?", run)}
 
-    def datasets(self) -> list[dict[str, Any]]:
-        """The imported benchmarks with the sizes of their splits."""
+    def datasets(self) -> list[StoredDataset]:
+        """The imported benchmarks, by name."""
         sizes: dict[str, dict[str, int]] = {}
         for row in self.rows("SELECT dataset, split, count(*) AS n FROM items GROUP BY 1, 2"):
             sizes.setdefault(row["dataset"], {})[row["split"]] = row["n"]
-        return [
-            {**dict(row), "splits": sizes.get(row["name"], {})}
-            for row in self.rows("SELECT name, source, source_hash, items, skipped, at FROM datasets ORDER BY name")
-        ]
+        rows = self.rows("SELECT name, source FROM datasets ORDER BY name")
+        return [StoredDataset(row["name"], row["source"], sizes.get(row["name"], {})) for row in rows]
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:

@@ -4,7 +4,8 @@ changed items, the cost, and the commands that repeat the experiment.
 The paper's results are labelled as such and kept separate from those measured here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from nanoflux_local.experiments.results import load_results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
-from nanoflux_local.report.flips import gather_flips
+from nanoflux_local.report.flips import FlipSection, gather_flips
 from nanoflux_local.report.page import render_page, write_atomically
 from nanoflux_local.report.run_report import list_outcomes
 from nanoflux_local.report.tables import as_csv, as_markdown
@@ -106,7 +107,17 @@ def list_pair_rows(contents: dict[str, Any]) -> TableRows:
     ]  # fmt: skip
 
 
-def compare_with_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class PaperRow:
+    """The paper's results (`figures`) for a condition on a benchmark, and the accuracies measured here by benchmark."""
+
+    benchmark: str
+    title: str
+    figures: Mapping[str, Any]
+    measured: Mapping[str, float]
+
+
+def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
     """The paper's results, each with the accuracy measured here for the same condition and benchmark, if any."""
     if not contents["paper"]:
         return []
@@ -116,7 +127,8 @@ def compare_with_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
         same = BENCHMARKS.get(contents["domain"]) == row["benchmark"]
         test = entries.get(row["condition"], {}).get("test", {}) if same else {}
         title = entries.get(row["condition"], {}).get("title", row["condition"])
-        rows.append({**row, "title": title, "measured": {data: accuracy["mean"] for data, accuracy in test.items()}})
+        measured = {data: accuracy["mean"] for data, accuracy in test.items()}
+        rows.append(PaperRow(row["benchmark"], title, row, measured))
     return rows
 
 
@@ -130,7 +142,7 @@ def render_markdown(contents: dict[str, Any]) -> str:
         parts += ["## Paired tests", as_markdown(PAIRS, rows)]
     if contents["paper_rows"]:
         cells = [
-            [row["benchmark"], row["title"], row.get("accuracy"), _shorten(next(iter(row["measured"].values()), None))]
+            [row.benchmark, row.title, row.figures.get("accuracy"), _shorten(next(iter(row.measured.values()), None))]
             for row in contents["paper_rows"]
         ]
         parts += [
@@ -150,14 +162,15 @@ def _shorten(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
+def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> FlipSection | None:
     """The items whose result changed in the first declared pair, in the first seed's evaluation of each side."""
     if not contents["pairs"]:
         return None
     pair = contents["pairs"][0]
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     before, after = (entries[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-    return {**gather_flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
+    titles = {side: entries[pair[side]]["title"] for side in ("a", "b")}
+    return replace(gather_flips(view, before, after), **titles)
 
 
 def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Gathers the flipped items of a comparison for a report: each with its question, gold answer and both replies."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from nanoflux_local.evaluate.items import (
     RULE,
@@ -17,35 +18,58 @@ SHOWN = 8
 """Maximum number of items of each kind on a page; the counts on the page include all items."""
 
 
-def gather_flips(view: LedgerView, base: str, other: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ShownReply:
+    """One side of a flip: its share of right replies, and the mark, answer and text of its first scored reply."""
+
+    share: str
+    verdict: str
+    reading: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFlip:
+    """A flipped item with both sides' replies."""
+
+    item: str
+    question: str
+    answer: str
+    before: ShownReply
+    after: ShownReply
+
+
+@dataclass(frozen=True, slots=True)
+class FlipSection:
+    """The flipped items of a comparison: how many of the `items` that both sides scored were gained and lost, and the
+    `shown` ones of both kinds. `a` and `b` are the titles of the sides in an experiment.
+    """
+
+    rule: str
+    items: int
+    gained: int
+    lost: int
+    shown: Mapping[str, list[ShownFlip]]
+    a: str = ""
+    b: str = ""
+
+
+def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
     """The items that the evaluation `other` gained and lost against the evaluation `base`, with both sides' replies."""
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
     scored = [{score.item for score in list_items(view, evaluation) if score.scored} for evaluation in (base, other)]
-    by_kind = {
-        "gained": [flip for flip in flips if flip.is_gained],
-        "lost": [flip for flip in flips if not flip.is_gained],
-    }
+    gained, lost = ([flip for flip in flips if flip.is_gained is kind] for kind in (True, False))
 
-    def show(flip: Flip) -> dict[str, Any]:
+    def show(flip: Flip) -> ShownFlip:
         before, after = (load_item(view, evaluation, flip.item, questions) for evaluation in (base, other))
-        return {
-            "item": flip.item,
-            "question": before.question,
-            "answer": before.answer,
-            "before": _show_side(before, flip.base),
-            "after": _show_side(after, flip.other),
-        }
+        sides = _show_side(before, flip.base), _show_side(after, flip.other)
+        return ShownFlip(flip.item, before.question, before.answer, *sides)
 
-    return {
-        "rule": RULE,
-        "items": len(scored[0] & scored[1]),
-        **{kind: len(flips_of_kind) for kind, flips_of_kind in by_kind.items()},
-        "shown": {kind: [show(flip) for flip in flips_of_kind[:SHOWN]] for kind, flips_of_kind in by_kind.items()},
-    }
+    shown = {kind: [show(flip) for flip in some[:SHOWN]] for kind, some in (("gained", gained), ("lost", lost))}
+    return FlipSection(RULE, len(scored[0] & scored[1]), len(gained), len(lost), shown)
 
 
-def _show_side(record: ItemRecord, share: float) -> dict[str, Any]:
-    """One side of a flip: its share of right replies, and its first scored reply."""
+def _show_side(record: ItemRecord, share: float) -> ShownReply:
     reply = next(reply for reply in record.replies if reply.mark != "unscored")
-    return {"share": f"{share:.0%} right", "verdict": reply.mark, "reading": reply.reading, "reply": reply.text}
+    return ShownReply(f"{share:.0%} right", reply.mark, reply.reading, reply.text)

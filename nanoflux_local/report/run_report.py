@@ -3,11 +3,13 @@ commands that repeat the run.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.evaluate.comparison import compare
+from nanoflux_local.evaluate.comparison import Pair, compare
 from nanoflux_local.evaluate.items import find_base
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
@@ -15,7 +17,7 @@ from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_atomically
 from nanoflux_local.run.rule_sets import DESCRIPTIONS
 from nanoflux_local.run.trials.result import Rates, summarize_trial
-from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
+from nanoflux_local.transcript import KEPT, OUTCOMES, Finding, verdict_from_json
 
 SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {
@@ -49,7 +51,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
     summary = view.summarize_run(run)
     row = view.find_run(run)
     training = _load_training(view, summary.run)
-    evaluations = _load_evaluations(view, training["adapter"] if training else "")
+    evaluations = _load_evaluations(view, training.adapter if training else "")
     return {
         "version": __version__,
         "run": summary,
@@ -63,8 +65,8 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "training": training,
         "evaluations": evaluations,
         "comparison": _compare_evaluations(view, evaluations),
-        "flips": gather_flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
-        "accuracy_plot": plots.draw_accuracies([_make_bar(entry) for entry in evaluations]) if evaluations else "",
+        "flips": gather_flips(view, *(evaluation.id for evaluation in evaluations)) if len(evaluations) == 2 else None,
+        "accuracy_plot": plots.draw_accuracies([evaluation.bar for evaluation in evaluations]) if evaluations else "",
         "examples": _choose_examples(view, summary.run),
     }
 
@@ -76,17 +78,35 @@ def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
     return ", ".join(f"{rate} for {count}" for rate, count in count_by_rate.items())
 
 
-def list_outcomes(counts: dict[str, int]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """One outcome of a run's attempts: how many ended so, and their share of all attempts."""
+
+    text: str
+    count: int
+    share: float
+    kept: bool
+
+
+def list_outcomes(counts: dict[str, int]) -> list[OutcomeRow]:
     """The outcomes of a run's attempts with their shares."""
     total = max(1, counts["attempts"])
-    return [
-        {"text": OUTCOME_TEXT[name], "count": counts[name], "share": counts[name] / total, "kept": name in KEPT}
-        for name in OUTCOMES
-    ]
+    return [OutcomeRow(OUTCOME_TEXT[name], counts[name], counts[name] / total, name in KEPT) for name in OUTCOMES]
 
 
-def _load_training(view: LedgerView, run: str) -> dict[str, Any] | None:
-    """The newest finished training on the run's examples, with its curves."""
+@dataclass(frozen=True, slots=True)
+class ReportedTraining:
+    """A training with its settings, its result and the plot of its losses (SVG)."""
+
+    adapter: str
+    base: str
+    settings: Mapping[str, Any]
+    result: Mapping[str, Any]
+    plot: str
+
+
+def _load_training(view: LedgerView, run: str) -> ReportedTraining | None:
+    """The newest finished training on the run's examples."""
     row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
     if row is None:
         return None
@@ -94,16 +114,25 @@ def _load_training(view: LedgerView, run: str) -> dict[str, Any] | None:
     steps = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
     epochs = [event for kind, event in events if kind == "epoch"]
     dev_losses = [(epoch["step"], epoch["val_loss"]) for epoch in epochs if epoch["val_loss"] is not None]
-    return {
-        "adapter": row["adapter"],
-        "base": row["base"],
-        "settings": json.loads(row["settings"]),
-        "result": json.loads(row["result"]),
-        "plot": plots.draw_loss_curves(steps, dev_losses),
-    }
+    settings, result = json.loads(row["settings"]), json.loads(row["result"])
+    return ReportedTraining(row["adapter"], row["base"], settings, result, plots.draw_loss_curves(steps, dev_losses))
 
 
-def _load_evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class ReportedEvaluation:
+    """An evaluation with its result as `eval --json` prints it."""
+
+    id: str
+    result: Mapping[str, Any]
+
+    @property
+    def bar(self) -> tuple[str, float, float, float]:
+        """The title of the evaluated model, its accuracy, and the ends of the accuracy's interval."""
+        strict = self.result["strict"]
+        return "tuned" if self.result["adapter"] else "untuned", strict["mean"], *strict["ci95"]
+
+
+def _load_evaluations(view: LedgerView, adapter: str) -> list[ReportedEvaluation]:
     """The newest evaluation of the tuned model, preceded by the untuned model's evaluation of the same items."""
     if not adapter:
         return []
@@ -114,24 +143,30 @@ def _load_evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
     if tuned is None:
         return []
     base = view.row("SELECT * FROM evaluations WHERE id = ?", find_base(view, dict(tuned)))
-    return [{"id": row["id"], **json.loads(row["result"])} for row in (base, tuned) if row is not None]
+    rows = [row for row in (base, tuned) if row is not None]
+    return [ReportedEvaluation(row["id"], json.loads(row["result"])) for row in rows]
 
 
-def _make_bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
-    strict = entry["strict"]
-    return "tuned" if entry["adapter"] else "untuned", strict["mean"], *strict["ci95"]
-
-
-def _compare_evaluations(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item cannot be tested
+def _compare_evaluations(view: LedgerView, evaluations: list[ReportedEvaluation]) -> Pair | None:
+    if len(evaluations) != 2 or evaluations[0].result["n"] < 2:  # one item cannot be tested
         return None
-    (pair,) = compare(view, [entry["id"] for entry in evaluations], partial=True).pairs
-    low, high = pair.ci95
-    return {**pair.to_json(), "settled": low > 0 or high < 0}
+    (pair,) = compare(view, [evaluation.id for evaluation in evaluations], partial=True).pairs
+    return pair
 
 
-def _choose_examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
-    """Examples from the beginning, the middle and the end of the run, each with its turn."""
+@dataclass(frozen=True, slots=True)
+class ReportedExample:
+    """An example: why it was kept, the records of its turn and of its last attempt, and the findings of the checks."""
+
+    id: str
+    why: str
+    turn: Mapping[str, Any]
+    last: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+
+
+def _choose_examples(view: LedgerView, run: str) -> list[ReportedExample]:
+    """Examples from the beginning, the middle and the end of the run."""
     rows = list(view.rows(
         "SELECT examples.id, examples.reason, turns.record FROM examples JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn",
@@ -144,13 +179,7 @@ def _choose_examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
         record = json.loads(rows[index]["record"])
         last = record["attempts"][-1]
         validation = verdict_from_json(**last["validation"]) if last["validation"] else None
-        examples.append(
-            {
-                "id": rows[index]["id"],
-                "why": OUTCOME_TEXT[rows[index]["reason"]].removeprefix("kept: "),
-                "turn": record,
-                "last": last,
-                "findings": validation.findings if validation else (),
-            }
-        )
+        why = OUTCOME_TEXT[rows[index]["reason"]].removeprefix("kept: ")
+        findings = validation.findings if validation else ()
+        examples.append(ReportedExample(rows[index]["id"], why, record, last, findings))
     return examples

@@ -21,6 +21,7 @@ from nanoflux_local.config import RunConfig, Strict, validate_model
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.evaluate.summary import EvaluationSummary
 from nanoflux_local.jobs import (
     RUN,
     SERIES,
@@ -122,8 +123,7 @@ class _SeriesWorker:
     def __init__(self, home: Home, ledger: Ledger, series: str, on_step: OnStep) -> None:
         self.home, self.ledger, self.id, self.on_step = home, ledger, series, on_step
         with LedgerView(home.ledger) as view:
-            row = find(view, series)
-        self.settings = validate_model(Rounds, json.loads(row["settings"]), f"series {series}")
+            self.settings = find(view, series).settings
         self.requests: list[StopRequest] = []
         self.current_step: Work | None = None
 
@@ -158,13 +158,18 @@ class _SeriesWorker:
         training = self._create_training(number, [*(round_.run for round_ in earlier), run])
         self._finish_step(Work(TRAINING, training), lambda: self._train(number, training))
         with LedgerView(self.home.ledger) as view:
-            adapter = str(trainings.find_training(view, training)["adapter"])
+            adapter = trainings.find_training(view, training).adapter
         self.ledger.set_round_adapter(self.id, number, adapter)
         before = self._measure_on_dev(number, earlier[-1].adapter if earlier else "")
         after = self._measure_on_dev(number, adapter)
-        means = [evaluation["strict"]["mean"] for evaluation in (before, after)]
-        result = {"training": training, "before": before, "after": after, "helped": means[1] > means[0]}
-        self.ledger.finish_round(self.id, number, after["eval"], result)
+        assert before.strict and after.strict, "an evaluation without a judge is refused for answers in free text"
+        result = {
+            "training": training,
+            "before": before.to_json(),
+            "after": after.to_json(),
+            "helped": after.strict.mean > before.strict.mean,
+        }
+        self.ledger.finish_round(self.id, number, after.id, result)
 
     def _finish_step(self, work: Work, play: Callable[[], None]) -> None:
         """Play one step to its end.
@@ -233,11 +238,11 @@ class _SeriesWorker:
         )  # fmt: skip
         return trainings.create_training(self.home, self.settings.base, parse_train_settings(self.settings.train), data)
 
-    def _measure_on_dev(self, number: int, adapter: str) -> dict[str, Any]:
+    def _measure_on_dev(self, number: int, adapter: str) -> EvaluationSummary:
         label = f"round {number + 1}: dev items {'with' if adapter else 'without'} an adapter"
         return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
-    async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
+    async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> EvaluationSummary:
         config = derive_config(self.settings.config, self._tuned_defender(adapter), self.home)
         bound = bind(config, self.home)
         try:
@@ -249,7 +254,7 @@ class _SeriesWorker:
             )  # fmt: skip
             summary = await evaluate(self.ledger, endpoint, plan, on_progress)
             summary.require_whole(allow_refused=True)
-            return summary.to_json()
+            return summary
         finally:
             await bound.close()
 
@@ -282,7 +287,23 @@ _FIND = """
 """
 
 
-def find(view: LedgerView, series: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class StoredSeries:
+    """A series' row in the ledger; `settings_json` are its settings."""
+
+    id: str
+    status: str
+    message: str
+    seconds: float
+    settings_json: str
+
+    @property
+    def settings(self) -> Rounds:
+        """Raises ConfigError if another version stored settings that this one does not know."""
+        return validate_model(Rounds, json.loads(self.settings_json), f"series {self.id}")
+
+
+def find(view: LedgerView, series: str) -> StoredSeries:
     """Find a series by its id, its name (the newest of that name), or the beginning of its id.
 
     Raises:
@@ -291,7 +312,7 @@ def find(view: LedgerView, series: str) -> dict[str, Any]:
     row = view.row(_FIND, series)
     if row is None:
         raise NothingMatchedError(f"there is no series of rounds {series!r}", "see `nanoflux rounds list`")
-    return dict(row)
+    return StoredSeries(row["id"], row["status"], row["message"], row["seconds"], row["settings"])
 
 
 def load_rounds(view: LedgerView, series: str) -> list[Round]:
@@ -342,16 +363,16 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
         NothingMatchedError: there is no such series.
     """
     with LedgerView(home.ledger) as view:
-        row = find(view, series)
-        settings = validate_model(Rounds, json.loads(row["settings"]), f"series {row['id']}")
-        rounds = tuple(_summarize_round(view, round_) for round_ in load_rounds(view, row["id"]))
+        stored = find(view, series)
+        settings = stored.settings
+        rounds = tuple(_summarize_round(view, round_) for round_ in load_rounds(view, stored.id))
         helpful_adapters = [round_.adapter for round_ in rounds if round_.helped]
         fields = {
-            "series": row["id"], "name": settings.name, "status": row["status"], "message": row["message"],
+            "series": stored.id, "name": settings.name, "status": stored.status, "message": stored.message,
             "base": settings.base, "dev": settings.dev, "of": settings.rounds, "rounds": rounds,
-            "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(row["seconds"], 3),
+            "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(stored.seconds, 3),
         }  # fmt: skip
-        state = check_work(home, view, Work(SERIES, row["id"]), fields)
+        state = check_work(home, view, Work(SERIES, stored.id), fields)
         return SeriesSummary(**{**fields, **state.to_json()})
 
 

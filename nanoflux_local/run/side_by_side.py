@@ -95,20 +95,22 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     Raises:
         NothingMatchedError: there is no such training.
     """
-    rows = [find_training(view, name) for name in (first, second)]
+    trainings = [find_training(view, name) for name in (first, second)]
     figures, curves = [], []
-    for row in rows:
-        points = view.training_curve(row["id"])
-        curves += [curve for curve in _load_loss_curves(row["id"], points) if curve.x]
-        last = board.last_step(view, row["id"])
+    for training in trainings:
+        points = view.training_curve(training.id)
+        curves += [curve for curve in _load_loss_curves(training.id, points) if curve.x]
+        last = board.last_step(view, training.id)
         dev = [event["val_loss"] for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
         figures.append({
-            "status": row["status"], "base": row["base"], "data": row["run"] or "a file", "step": last.get("step", 0),
-            "steps": last.get("steps", 0), "train loss": last.get("loss"), "dev loss": dev[-1] if dev else None,
-            "tokens/s": last.get("tokens_per_s"), "seconds": round(row["seconds"], 1),
+            "status": training.status, "base": training.base, "data": training.run or "a file",
+            "step": last.get("step", 0), "steps": last.get("steps", 0), "train loss": last.get("loss"),
+            "dev loss": dev[-1] if dev else None, "tokens/s": last.get("tokens_per_s"),
+            "seconds": round(training.seconds, 1),
         })  # fmt: skip
-    settings = diff_settings(*(json.loads(row["settings"]) for row in rows))
-    return SideBySide(rows[0]["id"], rows[1]["id"], _pair(*figures), settings, tuple(curves), "step", "loss")
+    settings = diff_settings(*(training.settings for training in trainings))
+    ids = [training.id for training in trainings]
+    return SideBySide(ids[0], ids[1], _pair(*figures), settings, tuple(curves), "step", "loss")
 
 
 def _load_loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:

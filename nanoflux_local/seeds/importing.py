@@ -126,7 +126,7 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [stem(item.question) for item in view.items(dataset)]
-        for other in (entry["name"] for entry in view.datasets() if entry["name"] != dataset):
+        for other in (stored.name for stored in view.datasets() if stored.name != dataset):
             by_split = {split: count_restated(stems, view.items(other, split)) for split in SPLITS}
             counts[other] = {split: count for split, count in by_split.items() if count}
     return {other: by_split for other, by_split in counts.items() if by_split}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.records import digest
@@ -47,6 +47,15 @@ class SearchHit:
     title: str
     place: str
     snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedDocument:
+    """A document of the index: its source, its hash, and its number of passages."""
+
+    source: str
+    sha256: str
+    passages: int
 
 
 class Corpus:
@@ -130,15 +139,15 @@ class Corpus:
         )
         return "replaced" if stored else "added"
 
-    def documents(self) -> list[dict[str, Any]]:
-        """The documents, ordered by source, each with its hash and number of passages."""
+    def documents(self) -> list[IndexedDocument]:
+        """The documents, ordered by source."""
         with self._translate_errors():
             rows = self._connection.execute("SELECT source, sha256, size FROM documents ORDER BY source")
-            return [dict(zip(("source", "sha256", "passages"), row, strict=True)) for row in rows]
+            return [IndexedDocument(*row) for row in rows]
 
     def digest(self) -> str:
         """A hash of the names and contents of the documents: everything that decides the results of a search."""
-        return digest([[Path(document["source"]).name, document["sha256"]] for document in self.documents()])[:16]
+        return digest([[Path(document.source).name, document.sha256] for document in self.documents()])[:16]
 
     def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
         """The best passages that contain a word of the query, or two words if the query has three or more. They are

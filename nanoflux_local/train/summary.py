@@ -4,8 +4,9 @@ Both are read from the ledger's rows. This module also defines their JSON.
 """
 
 import json
+import sqlite3
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from nanoflux_local.jobs import TRAINING, Work, Worker, check_work
@@ -13,6 +14,33 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 _LAST_STEP = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTraining:
+    """A training's row in the ledger, decoded. `plan` has what is fixed when the training is created: the revision of
+    the base, the source of the rows, the digest of the validation rows and TensorBoard's folder. `result` is {} until
+    the training is done.
+    """
+
+    id: str
+    run: str
+    base: str
+    status: str
+    message: str
+    adapter: str
+    data_hash: str
+    settings: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    result: Mapping[str, Any]
+    seconds: float
+    started_at: str
+
+    @classmethod
+    def from_row(cls, row: sqlite3.Row) -> Self:
+        columns = {field.name: row[field.name] for field in fields(cls)}
+        decoded = {name: json.loads(columns[name]) for name in ("settings", "plan", "result")}
+        return cls(**{**columns, **decoded})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +106,27 @@ class TrainingOutcome:
         return {key: value for key, value in self.document.items() if key != "train_losses"}
 
 
-def summarize_row(home: Home, view: LedgerView, row: Mapping[str, Any]) -> TrainingSummary:
-    """The state of the training in this row of the ledger, with its last step, its epochs and its worker."""
-    curve = view.training_curve(row["id"])
+def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> TrainingSummary:
+    """The state of a training, with its last step, its epochs and its worker."""
+    curve = view.training_curve(stored.id)
     last_step: dict[str, Any] = next((event for kind, event in reversed(curve) if kind == "step"), {})
-    fields = {
-        "training": row["id"],
-        "run": row["run"],
-        "base": row["base"],
-        "status": row["status"],
-        "message": row["message"],
-        "adapter": row["adapter"],
-        "step": last_step.get("step", 0),
-        "steps": last_step.get("steps", 0),
+    recorded = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
+    state = check_work(home, view, Work(TRAINING, stored.id), recorded)
+    return TrainingSummary(
+        training=stored.id,
+        run=stored.run,
+        base=stored.base,
+        status=state.status,
+        message=state.message,
+        adapter=stored.adapter,
+        step=last_step.get("step", 0),
+        steps=last_step.get("steps", 0),
         **{key: last_step.get(key) for key in _LAST_STEP},
-        "val_losses": [event["val_loss"] for kind, event in curve if kind == "epoch"],
-        "seconds": round(row["seconds"], 3),
-        "settings": json.loads(row["settings"]),
-        "source": json.loads(row["plan"]).get("source", {}),
-        "started_at": row["started_at"],
-        "note": view.note("training", row["id"]),
-    }
-    state = check_work(home, view, Work(TRAINING, row["id"]), fields)
-    current = {"status": state.status, "message": state.message, "seconds": state.seconds, "worker": state.worker}
-    return TrainingSummary(**{**fields, **current})
+        val_losses=[event["val_loss"] for kind, event in curve if kind == "epoch"],
+        seconds=state.seconds,
+        settings=stored.settings,
+        source=stored.plan.get("source", {}),
+        started_at=stored.started_at,
+        worker=state.worker,
+        note=view.note("training", stored.id),
+    )

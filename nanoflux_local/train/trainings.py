@@ -40,7 +40,7 @@ from nanoflux_local.train.mixing import Mix, draw_mixed_rows
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.run_rows import OnScore, load_run_rows
 from nanoflux_local.train.settings import TrainSettings, parse_train_settings
-from nanoflux_local.train.summary import TrainingOutcome, TrainingSummary, summarize_row
+from nanoflux_local.train.summary import StoredTraining, TrainingOutcome, TrainingSummary, summarize_stored
 from nanoflux_local.train.team import is_follower
 from nanoflux_models.manifest import load_manifest as load_model
 from nanoflux_models.record import read_record
@@ -133,7 +133,7 @@ def _list_all_test_questions(home: Home) -> list[str]:
     """The test questions of all imported benchmarks and of the built-in one."""
     questions = list_held_out_questions(home, load_built_in("starter"))
     with suppress(NothingMatchedError), LedgerView(home.ledger) as view:
-        questions += [item.question for entry in view.datasets() for item in view.items(entry["name"], "test")]
+        questions += [item.question for dataset in view.datasets() for item in view.items(dataset.name, "test")]
     return questions
 
 
@@ -214,21 +214,21 @@ def resume_training(
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
     if is_follower():
-        _train(home, _load_row(home, training), lambda _: None, lambda: False)  # only the first process writes
+        _train(home, _load_stored(home, training), lambda _: None, lambda: False)  # only the first process writes
         return summarize_training(home, training)
     work = Work(TRAINING, training)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
-        row = _load_row(home, training)
-        outcome = _load_outcome(home, row) or _Training(home, row, ledger, on_event).run(work)
+        stored = _load_stored(home, training)
+        outcome = _load_outcome(home, stored) or _Training(home, stored, ledger, on_event).run(work)
     return outcome or summarize_training(home, training)
 
 
-def _train(home: Home, row: dict[str, Any], on_event: "OnEvent", should_stop: Callable[[], bool]) -> "TrainResult":
+def _train(home: Home, stored: StoredTraining, on_event: "OnEvent", should_stop: Callable[[], bool]) -> "TrainResult":
     from nanoflux_local.train.lora import train
 
-    rows, validation = _load_rows(home, row, json.loads(row["plan"]))
-    settings, weights = parse_train_settings(json.loads(row["settings"])), weights_dir(row["base"], home.root)
-    return train(settings, rows, validation, weights, _folder(home, row["id"]), on_event, should_stop)
+    rows, validation = _load_rows(home, stored)
+    settings, weights = parse_train_settings(stored.settings), weights_dir(stored.base, home.root)
+    return train(settings, rows, validation, weights, _folder(home, stored.id), on_event, should_stop)
 
 
 def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
@@ -243,10 +243,10 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     work = Work(TRAINING, training)
     if has_worker(home, work):
         raise work.busy_error()
-    if outcome := _load_outcome(home, _load_row(home, training)):
+    if outcome := _load_outcome(home, _load_stored(home, training)):
         return outcome
     code = launch(home.root, training, arguments)
-    if outcome := _load_outcome(home, _load_row(home, training)):
+    if outcome := _load_outcome(home, _load_stored(home, training)):
         return outcome
     summary = summarize_training(home, training)
     if code:
@@ -255,25 +255,25 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     return summary
 
 
-def _load_row(home: Home, training: str) -> dict[str, Any]:
+def _load_stored(home: Home, training: str) -> StoredTraining:
     with LedgerView(home.ledger) as view:
         return find_training(view, training)
 
 
-def _load_outcome(home: Home, row: dict[str, Any]) -> TrainingOutcome | None:
+def _load_outcome(home: Home, stored: StoredTraining) -> TrainingOutcome | None:
     """The outcome of a training that is done and whose adapter is present; otherwise None."""
-    if row["status"] != "done" or not (home.adapters / row["adapter"]).is_dir():
+    if stored.status != "done" or not (home.adapters / stored.adapter).is_dir():
         return None
-    return TrainingOutcome.from_json(json.loads(row["result"]))
+    return TrainingOutcome.from_json(stored.result)
 
 
 class _Training:
     """A training that this process works on."""
 
-    def __init__(self, home: Home, row: dict[str, Any], ledger: Ledger, on_event: "OnEvent") -> None:
-        self.home, self.row, self.ledger, self.on_event = home, row, ledger, on_event
-        self.id, self.plan = str(row["id"]), json.loads(row["plan"])
-        self.settings = parse_train_settings(json.loads(row["settings"]))
+    def __init__(self, home: Home, stored: StoredTraining, ledger: Ledger, on_event: "OnEvent") -> None:
+        self.home, self.stored, self.ledger, self.on_event = home, stored, ledger, on_event
+        self.id, self.plan = stored.id, stored.plan
+        self.settings = parse_train_settings(stored.settings)
         self.requests: list[StopRequest] = []
         self.is_main = threading.current_thread() is threading.main_thread()
 
@@ -282,11 +282,12 @@ class _Training:
         job = self.ledger.start_job("training", self.id, os.getpid(), boot_id())
         self.ledger.set_status("trainings", self.id, "running")
         status, message, start = "interrupted", "", time.monotonic()
-        result: dict[str, Any] = {}
+        outcome: TrainingOutcome | None = None
         try:
             with heartbeat_thread(self.home.ledger, job, work, self._handle_request):
                 trained = self._train()
-            status, result = self._publish(trained)
+            outcome = self._publish(trained) if trained.finished else None
+            status = "done" if outcome else status_after(self.requests[-1])
         except KeyboardInterrupt:
             if "end" not in self.requests:
                 raise
@@ -296,9 +297,10 @@ class _Training:
             raise
         finally:
             seconds = time.monotonic() - start
-            self.ledger.finish_training(self.id, status, str(result.get("adapter", "")), result, message, seconds)
+            adapter, document = (outcome.adapter, dict(outcome.document)) if outcome else ("", {})
+            self.ledger.finish_training(self.id, status, adapter, document, message, seconds)
             self.ledger.finish_job(job, status, message)
-        return TrainingOutcome.from_json(result) if result else None
+        return outcome
 
     def _train(self) -> "TrainResult":
         with _open_board(self.plan["tensorboard"], self.id) as write_to_board:
@@ -309,20 +311,18 @@ class _Training:
                 write_to_board(event)
                 self.on_event(event)
 
-            return _train(self.home, self.row, report_event, lambda: bool(self.requests))
+            return _train(self.home, self.stored, report_event, lambda: bool(self.requests))
 
-    def _publish(self, trained: "TrainResult") -> tuple[str, dict[str, Any]]:
-        """(status, result) of a training that finished or was asked to pause or stop."""
-        if not trained.finished:
-            return status_after(self.requests[-1]), {}
+    def _publish(self, trained: "TrainResult") -> TrainingOutcome:
         from nanoflux_local.train.publishing import publish
 
-        base, run = self.row["base"], self.row["run"]
+        base, run = self.stored.base, self.stored.run
         extra = {"run": run, "training": self.id, "source": self.plan["source"]}
         folder = publish(trained, self.settings, self.home.adapters, base, self.plan["revision"], extra)
         result = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **trained.to_json()}
         result.pop("adapter_dir")
-        return "done", json.loads(canonical_json(result))  # the form that is read from the ledger: lists, not tuples
+        # The ledger returns lists for tuples, and so does the outcome.
+        return TrainingOutcome.from_json(json.loads(canonical_json(result)))
 
     def _handle_request(self, request: StopRequest) -> None:
         """Record a request of another process; called from the heartbeat's thread. A pause or stop takes effect after
@@ -338,25 +338,26 @@ def _folder(home: Home, training: str) -> Path:
     return home.root / "trainings" / training
 
 
-def _load_rows(
-    home: Home, row: dict[str, Any], plan: dict[str, Any]
-) -> tuple[list[TrainingExample], list[TrainingExample]]:
+def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample], list[TrainingExample]]:
     """The rows and validation rows of a training, checked against the digests taken when it was created.
 
     Raises:
         LedgerError: the files are missing or were changed.
     """
-    folder = _folder(home, row["id"])
+    folder = _folder(home, stored.id)
     try:
         rows = read_rows(folder / TRAIN)
         validation = read_rows(folder / VALIDATION) if (folder / VALIDATION).stat().st_size else []
-        is_unchanged = (data_digest(rows), data_digest(validation)) == (row["data_hash"], plan["validation_digest"])
+        is_unchanged = (data_digest(rows), data_digest(validation)) == (
+            stored.data_hash,
+            stored.plan["validation_digest"],
+        )
     except (NanofluxError, OSError) as error:
         raise LedgerError(
-            f"the rows of {row['id']} cannot be read: {error}", "train again from the run or the file"
+            f"the rows of {stored.id} cannot be read: {error}", "train again from the run or the file"
         ) from error
     if not is_unchanged:
-        raise LedgerError(f"the rows in {folder} are not those of {row['id']}", "train again from the run or the file")
+        raise LedgerError(f"the rows in {folder} are not those of {stored.id}", "train again from the run or the file")
     return rows, validation
 
 
@@ -367,29 +368,29 @@ def _open_board(folder: str, training: str) -> Any:
     return open_board(Path(folder) / training if folder else None)
 
 
-def find_training(view: LedgerView, name: str) -> dict[str, Any]:
+def find_training(view: LedgerView, name: str) -> StoredTraining:
     """The training with this id or prefix of an id.
 
     Raises:
         NothingMatchedError: none matches, or several do.
     """
     if exact := view.row("SELECT * FROM trainings WHERE id = ?", name):
-        return dict(exact)
+        return StoredTraining.from_row(exact)
     matches = list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
     if len(matches) != 1:
         problem = f"{len(matches)} trainings begin with {name!r}" if matches else f"there is no training {name!r}"
         raise NothingMatchedError(problem, "see `nanoflux trainings list`")
-    return dict(matches[0])
+    return StoredTraining.from_row(matches[0])
 
 
 def summarize_training(home: Home, name: str) -> TrainingSummary:
     """The state of the training with this id or prefix of an id. Raises NothingMatchedError."""
     with LedgerView(home.ledger) as view:
-        return summarize_row(home, view, find_training(view, name))
+        return summarize_stored(home, view, find_training(view, name))
 
 
 def list_trainings(home: Home) -> list[TrainingSummary]:
     """The state of all trainings, newest first."""
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT * FROM trainings ORDER BY rowid DESC")
-        return [summarize_row(home, view, row) for row in map(dict, rows)]
+        return [summarize_stored(home, view, StoredTraining.from_row(row)) for row in rows]

@@ -1,6 +1,5 @@
 """A fork has the settings of another run with changes, and reuses every recorded call that still applies."""
 
-import asyncio
 import json
 import shlex
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
+from tests.played_runs import play_run
 
 
 @pytest.fixture
@@ -22,8 +22,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def play(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
-    run = asyncio.run(runs.start(home, config, forked_from=forked_from))
-    asyncio.run(runs.play(home, run))
+    run = play_run(home, config, forked_from=forked_from)
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 

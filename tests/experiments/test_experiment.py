@@ -28,7 +28,7 @@ def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: G
         assert {cell: after[cell] for cell in before} == before
         runs = view.row("SELECT count(*) AS n FROM runs")
         assert runs is not None and runs["n"] == 1
-        assert find(view, "small")["status"] == "done"
+        assert find(view, "small").status == "done"
 
 
 def test_table_has_every_condition_with_intervals_and_tests(resumed_experiment) -> None:
@@ -107,7 +107,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, pla
     run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     assert trained_conditions == ["run-99", "run-99"]
     (entry,) = list_experiments(home)
-    assert entry["status"] == "done" and entry["cells"] == {"done": 8, "left out": 2}
+    assert entry.state.status == "done" and entry.cells == {"done": 8, "left out": 2}
 
 
 def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:
@@ -129,10 +129,10 @@ def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, pl
     with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
         run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
-        states = {cell: entry["status"] for cell, entry in load_cells(view, plan.id).items()}
-        assert find(view, plan.id)["status"] == "failed"
+        states = {cell: entry.status for cell, entry in load_cells(view, plan.id).items()}
+        assert find(view, plan.id).status == "failed"
     assert states.pop("random-1") == "failed" and set(states.values()) == {"done"}
     failing_cells.clear()
     run_remaining_cells(home, create(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
-        assert find(view, plan.id)["status"] == "done"
+        assert find(view, plan.id).status == "done"

@@ -22,15 +22,15 @@ def normalize(rows: list[list[float]]) -> np.ndarray:
 def test_distances_of_centres_and_pairs_differ() -> None:
     right = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
     unchanged = measure_distances(right, right)
-    assert unchanged["centres"]["distance"] == pytest.approx(0) and unchanged["each"]["distance"] == pytest.approx(0)
+    assert unchanged.centres.distance == pytest.approx(0) and unchanged.each.distance == pytest.approx(0)
     swapped = measure_distances(right, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
     centre, swapped_centre = right.mean(axis=0), normalize([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
     expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
-    assert swapped["centres"]["distance"] == pytest.approx(expected, abs=1e-12)
-    assert swapped["each"]["distance"] == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
-    for name in ("centres", "each"):
-        low, high = swapped[name]["ci95"]
-        assert low <= swapped[name]["distance"] <= high
+    assert swapped.centres.distance == pytest.approx(expected, abs=1e-12)
+    assert swapped.each.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
+    for measured in (swapped.centres, swapped.each):
+        low, high = measured.ci95
+        assert low <= measured.distance <= high
     assert measure_distances(right, right[::-1]) == measure_distances(right, right[::-1]), (
         "two calls gave different intervals"
     )

@@ -177,7 +177,7 @@ def test_benchmark_is_imported_once_and_whole(ledger: Ledger, path: Path) -> Non
     with pytest.raises(LedgerError):
         ledger.import_dataset("twice", "twice.jsonl", "h", [items[0], items[0]], 0)
     with LedgerView(path) as view:
-        assert [(entry["name"], entry["splits"]) for entry in view.datasets()] == [("bench", {"test": 1, "train": 2})]
+        assert [(dataset.name, dataset.splits) for dataset in view.datasets()] == [("bench", {"test": 1, "train": 2})]
         assert view.items("bench") == [item for item, _ in items]
         assert view.items("bench", "train") == [items[1][0], items[2][0]]
         assert view.items("twice") == []

@@ -13,6 +13,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import Attempt
+from tests.played_runs import play_run, read_digest
 
 CHECKS = ["answerable", "blind", "restated"]
 SETTINGS = {
@@ -26,20 +27,13 @@ SETTINGS = {
 
 def play(home: Home, concurrency: int) -> str:
     config = configs.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
-    return run
+    return play_run(home, config)
 
 
 @pytest.fixture(scope="module")
 def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
     return home, play(home, concurrency=1)
-
-
-def digest(home: Home, run: str) -> str:
-    with LedgerView(home.ledger) as view:
-        return str(view.summarize_run(run).to_json()["digest"])
 
 
 def judged_attempts(home: Home, run: str) -> list[Attempt]:
@@ -52,7 +46,7 @@ def test_checked_run_digest_does_not_depend_on_concurrency(
     checked_run: tuple[Home, str], tmp_path: Path, concurrency: int
 ) -> None:
     home = Home(tmp_path / "home").prepare()
-    assert digest(home, play(home, concurrency)) == digest(*checked_run)
+    assert read_digest(home, play(home, concurrency)) == read_digest(*checked_run)
 
 
 def test_checked_run_replays_and_verifies(checked_run: tuple[Home, str]) -> None:

@@ -120,7 +120,7 @@ def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(FILES[name])
     with LedgerView(tmp_path / "home" / "ledger.db") as view:
-        assert [entry["source"] for entry in view.datasets()] == [f"openai/gsm8k@{COMMIT}"]
+        assert [dataset.source for dataset in view.datasets()] == [f"openai/gsm8k@{COMMIT}"]
         expected = read_benchmark("gsm8k", sorted((tmp_path / "main").iterdir())).items
         assert view.items("gsm8k") == [item.seed for item in expected]
     assert nanoflux("data", "import", "gsm8k", "--hub")[1].count("already imported, nothing changed") == 1

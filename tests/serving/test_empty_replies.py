@@ -1,11 +1,12 @@
-"""Replies without an answer from a real vLLM: a model that ends its reply, or its thoughts, at once.
+"""Replies without an answer from a real vLLM: a model that ends its reply, its thoughts or its final channel at once.
 
-Stand-ins of Qwen3 and DeepSeek-R1-Qwen2 are taught to end that way, each under its packaged manifest. Every such reply
-is the fault `empty`, is asked for again and, since the model says nothing else, marked unanswered; the first item of
-each stand-in gets an answer.
+Stand-ins of Qwen3, DeepSeek-R1-Qwen2 and gpt-oss are taught to end that way, each under its packaged manifest. Every
+such reply is the fault `empty` and is requested again. Since the model says nothing else, an evaluation marks it as
+unanswered, and a run ends the turn without an example. Each stand-in answers its first question.
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +27,18 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
 from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
 from nanoflux_local.rehearsal.teaching import teach
+from nanoflux_local.rehearsal.walk import WIDER, WIDER_SPREAD
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.defender import build_defender_messages
-from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.roles.sections import Unparsed, render_sections
+from nanoflux_local.run import configs
 from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import find_family, make_stand_in
+from nanoflux_models.stand_ins.gpt_oss import GPT_OSS, read_harmony_words
 from nanoflux_models.weights import import_path
+from tests.played_runs import play_run
 
 Command = Callable[..., CompletedProcess[str]]
 
@@ -51,13 +56,44 @@ ENDINGS = {
         "no thoughts": "</think><｜end▁of▁sentence｜>",
         "thoughts alone": f"{THOUGHTS}\n</think>\n\n<｜end▁of▁sentence｜>",
     },
+    "gpt-oss-20b": {
+        "at once": "<|return|>",
+        "final channel alone": "<|channel|>final<|message|><|return|>",
+        "thoughts alone": GPT_OSS.write(THOUGHTS, ""),
+    },
 }
 """What each model generates in place of an answer, control tokens included."""
+QUESTIONS = 4
+"""The test items that are asked, and the turns of a run: one with an answer, and one for each ending."""
+SEED = 3
+PROFILE = """
+concurrency = 1
+embedder = "hashing"
+[endpoints.silent]
+interface = "{interface}"
+model = "{model}"
+{settings}
+[endpoints.hashing]
+interface = "scripted"
+model = "hashing-embedder"
+[roles.attacker]
+endpoint = "program"
+[roles.defender]
+endpoint = "silent"
+[roles.judge]
+endpoint = "program"
+"""
+SERVED = f"context = {CONTEXT}\nreasoning_tokens = {ROOM}\nargs = {json.dumps(ARGS)}"
+RUN = (
+    "run", "start", "--domain", "starter", "--seed", str(SEED), "--examples", str(QUESTIONS),
+    "--max-turns", str(QUESTIONS), "--set", "retries.parse=0", "--json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A served stand-in that answers the first of the starter domain's test items and no other."""
+    """A served stand-in that answers the first of the starter domain's test items, the first question of a run, and no
+    other question."""
 
     home: Home
     model: str
@@ -86,20 +122,52 @@ def silent(
 
 
 def make_silent(model: str, folder: Path, python: Path) -> Path:
-    """Write a stand-in that was taught one ending for each test item, the first of them after an answer."""
+    """Write a stand-in that was taught an answer to the first test item and to the first question of a run, and an
+    ending in place of an answer for each further test item and question.
+    """
     manifest = load_manifest(model, folder.parent)
     family = find_family(manifest.architecture, model)
     domain = load_domain("starter")
-    items = make_starter_items("test")
-    written = [family.write(THOUGHTS, answer := f"ANSWER: {items[0].answer}"), *ENDINGS[model].values()]
+    answers = [
+        f"ANSWER: {make_starter_items('test')[0].answer}",
+        render_sections({"SOLUTION": "None.", "ANSWER": "-1"}),
+    ]
+    endings = list(ENDINGS[model].values())
     lessons = [
-        Lesson(build_defender_messages(domain, domain.budgets, item.question), text)
-        for item, text in zip(items, written, strict=False)
+        Lesson(build_defender_messages(domain, domain.budgets, question), text)
+        for questions, answer in zip((list_items(), list_run_questions(folder.parent)), answers, strict=True)
+        for question, text in zip(questions, [family.write(THOUGHTS, answer), *endings], strict=True)
     ]
     texts = [message.content for lesson in lessons for message in lesson.messages]
-    make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", answer])
+    if family.model_type == "gpt_oss":
+        make_stand_in(family, folder, texts, read_harmony_words(python), tiny=WIDER, spread=WIDER_SPREAD)
+    else:
+        make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *answers])
     teach(folder, manifest, replace(family, write=lambda _, text: text), lessons, python)
     return folder
+
+
+def list_items() -> list[str]:
+    return [item.question for item in make_starter_items("test")[:QUESTIONS]]
+
+
+def list_run_questions(folder: Path) -> list[str]:
+    """The questions of the run that `RUN` starts, from the same run with a scripted defender: a program writes them."""
+    home = Home(folder / "scripted").prepare()
+    profile = write_profile(home, "scripted", "duelist-b", "")
+    config = configs.resolve("starter", profile, {"seed": SEED, "target": QUESTIONS, "max_turns": QUESTIONS}, home)
+    run = play_run(home, config)
+    with LedgerView(home.ledger) as view:
+        attempts = [attempt for record in view.turn_records(run) for attempt in record.attempts]
+    assert len(attempts) == QUESTIONS and all(attempt.attack for attempt in attempts), "one question in each turn"
+    return [attempt.attack.question for attempt in attempts if attempt.attack]
+
+
+def write_profile(home: Home, interface: str, model: str, settings: str) -> str:
+    """Write a profile in which `model` defends and programs attack and judge; return its path."""
+    path = home.root / "silent.toml"
+    path.write_text(PROFILE.format(interface=interface, model=model, settings=settings))
+    return str(path)
 
 
 def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
@@ -122,7 +190,7 @@ def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
 
 def evaluate_silent(silent: Silent) -> tuple[EvaluationSummary, dict[str, str]]:
     """The summary of an evaluation on the taught items, and their marks by item."""
-    items = make_starter_items("test")[: 1 + len(silent.endings)]
+    items = make_starter_items("test")[:QUESTIONS]
 
     async def run() -> EvaluationSummary:
         endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
@@ -163,3 +231,13 @@ def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent: Silent
     assert list(marks.values()).count("right") == 1 and marks[make_starter_items("test")[0].id] == "right"
     assert summary.unanswered == list(marks.values()).count("unanswered") == len(silent.endings)
     assert summary.is_whole and summary.unscored == 0
+
+
+def test_run_ends_the_turns_of_replies_without_an_answer(silent: Silent, vllm_python: str, command: Command) -> None:
+    profile = write_profile(silent.home, "vllm", silent.model, SERVED)
+    done = command(silent.home.root, vllm_python, *RUN, "--profile", profile)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["turns"], summary["kept"]) == ("done", QUESTIONS, 1), summary
+    assert summary["funnel"]["failed"] == len(silent.endings), summary
+    assert summary["faults"]["empty"] >= EMPTY_ATTEMPTS * len(silent.endings), summary

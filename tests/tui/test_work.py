@@ -74,7 +74,7 @@ def test_experiment_is_started_killed_resumed_and_reported(
             row = view.row("SELECT id FROM experiments")
             job = current_job(view, Work(EXPERIMENT, row["id"])) if row else None
         assert job is not None
-        os.kill(job["pid"], signal.SIGKILL)
+        os.kill(job.pid, signal.SIGKILL)
 
     async def flow(driver: Any) -> None:
         await driver.press("6")

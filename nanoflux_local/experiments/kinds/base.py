@@ -20,11 +20,22 @@ from nanoflux_local.paths import Home
 from nanoflux_local.suggestions import suggest
 
 CellResult = dict[str, Any]
-"""A cell's result as it is stored in the ledger; when it is read, it also has `condition`, `seed`, `status` and
-`message`.
-"""
+"""A cell's result as it is stored in the ledger."""
+CellOutcome = CellResult | Exception
+"""A cell's result, or the error with which the cell failed."""
 OnStep = Callable[[str, int, int], None]
 """Called with the name of the counted things ("steps", "items"), the number done, and the total."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCell:
+    """A cell as read from the ledger; `result` is {} until the cell is done."""
+
+    condition: str
+    seed: int
+    status: str
+    message: str
+    result: CellResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +45,17 @@ class RecordedExperiment:
     home: Home
     view: LedgerView
     plan: GridPlan
-    cells: Mapping[str, CellResult]
+    cells: Mapping[str, StoredCell]
     runs: Mapping[str, str]
 
-    def done_cells(self, condition: str) -> list[CellResult]:
+    def done_cells(self, condition: str) -> list[StoredCell]:
         """The cells of a condition that are done."""
-        return [cell for cell in self.cells.values() if cell["condition"] == condition and cell["status"] == "done"]
+        return [cell for cell in self.cells.values() if cell.condition == condition and cell.status == "done"]
 
-    def finished_cells(self, condition: str) -> list[CellResult]:
+    def finished_cells(self, condition: str) -> list[StoredCell]:
         """The cells of a condition if all of them are done, else an empty list."""
-        cells = [cell for cell in self.cells.values() if cell["condition"] == condition]
-        return cells if cells and all(cell["status"] == "done" for cell in cells) else []
+        cells = [cell for cell in self.cells.values() if cell.condition == condition]
+        return cells if cells and all(cell.status == "done" for cell in cells) else []
 
 
 @dataclass(frozen=True, slots=True)

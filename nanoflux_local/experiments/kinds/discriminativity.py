@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,7 +72,7 @@ class DiscriminativityKind:
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
         done = experiment.done_cells(condition.name)
-        return {key: done[0][key] for key in KEYS if done and key in done[0]}
+        return {key: done[0].result[key] for key in KEYS if done and key in done[0].result}
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         del experiment, entries  # the conditions have different questions and cannot be paired
@@ -107,7 +107,7 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     if len(pairs) < MIN_PAIRS:
         raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate more examples")
     right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
-    return {"pairs": len(pairs), **measure_distances(right, wrong)}
+    return {"pairs": len(pairs), **asdict(measure_distances(right, wrong))}
 
 
 def load_run_solutions(home: Home, run: str) -> list[Solutions]:
@@ -179,22 +179,32 @@ async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions
     return vectors[::2], vectors[1::2]
 
 
-def measure_distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """A cosine distance with its 95% interval."""
+
+    distance: float
+    ci95: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """The distance between the centres of right and wrong solutions, and the mean distance within each pair."""
+
+    centres: Distance
+    each: Distance
+
+
+def measure_distances(right: Matrix, wrong: Matrix) -> Distances:
     """Distance of the centres and mean distance of the pairs, each with a 95% percentile bootstrap over the pairs."""
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(right), (RESAMPLES, len(right)))
     pair_distances = 1 - np.sum(right * wrong, axis=1)
     centres = [_cosine_distance(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
-    return {
-        "centres": {
-            "distance": _cosine_distance(right.mean(axis=0), wrong.mean(axis=0)),
-            "ci95": _compute_interval(centres),
-        },
-        "each": {
-            "distance": float(pair_distances.mean()),
-            "ci95": _compute_interval(pair_distances[draws].mean(axis=1)),
-        },
-    }
+    return Distances(
+        Distance(_cosine_distance(right.mean(axis=0), wrong.mean(axis=0)), _compute_interval(centres)),
+        Distance(float(pair_distances.mean()), _compute_interval(pair_distances[draws].mean(axis=1))),
+    )
 
 
 def _cosine_distance(one: Matrix, other: Matrix) -> float:

@@ -55,7 +55,7 @@ class JudgeKind:
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
         done = experiment.done_cells(condition.name)
-        return {key: done[0][key] for key in KEYS if done and key in done[0]}
+        return {key: done[0].result[key] for key in KEYS if done and key in done[0].result}
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         del experiment, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested

@@ -6,6 +6,7 @@ If the grid selects a condition, it does so on dev items; results on test items 
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from nanoflux_local.experiments.kinds.base import (
     ExperimentKind,
     OnStep,
     RecordedExperiment,
+    StoredCell,
 )
 from nanoflux_local.experiments.rows import load_condition_rows
 from nanoflux_local.experiments.tables import TableColumn, points
@@ -71,13 +73,15 @@ class TrainKind:
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
         view, scale, done = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
         entry: dict[str, Any] = {
-            "test": {data: _measure_accuracy(view, done, "test", data) for data in scale.test} if done else {},
-            "dev": {data: _measure_accuracy(view, done, "dev", data) for data in scale.dev} if done else {},
+            "test": {data: asdict(_measure_accuracy(view, done, "test", data)) for data in scale.test} if done else {},
+            "dev": {data: asdict(_measure_accuracy(view, done, "dev", data)) for data in scale.dev} if done else {},
         }
         if done and condition.source in TRAINED:
-            entry |= _summarize_trainings(done)
+            entry |= asdict(_summarize_trainings(done))
             if condition.source == "run":
-                entry["generation"] = measure_generation_cost(experiment.home, view, experiment.runs[condition.run_key])
+                entry["generation"] = asdict(
+                    measure_generation_cost(experiment.home, view, experiment.runs[condition.run_key])
+                )
         return entry
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
@@ -106,7 +110,7 @@ class TrainKind:
         return [_format_pair(pair, titles) for pair in results["pairs"]]
 
 
-def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
+def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
     """Train the condition's rows under a seed; a finished training is read from the ledger."""
     rows = load_condition_rows(home, plan, condition, seed, find_runs(home, plan))
     settings = parse_train_settings({**plan.scale.train, "seed": seed})
@@ -161,45 +165,86 @@ def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: s
     return build_model_endpoint(scale.base, adapter, home, scale.via, scale.args)
 
 
-def _summarize_trainings(done: Sequence[CellResult]) -> dict[str, Any]:
-    """The trainings of a condition: means over the seeds, and the adapters and losses of each."""
-    mean = {key: float(np.mean([cell[key] for cell in done])) for key in ("rows", "tokens", "seconds", "truncated")}
-    flops = {way: float(np.mean([cell["flops"][way] for cell in done])) for way in ("6nd", "measured")}
-    return {
-        **mean,
-        "flops": flops,
-        "trainings": [cell["training"] for cell in done],
-        "adapters": [cell["adapter"] for cell in done],
-        "val_losses": [cell["val_losses"] for cell in done],
-    }
+@dataclass(frozen=True, slots=True)
+class TrainingFigures:
+    """The trainings of a condition: means over the seeds, and the ids, adapters and losses of each."""
+
+    rows: float
+    tokens: float
+    seconds: float
+    truncated: float
+    flops: dict[str, float]
+    trainings: list[str]
+    adapters: list[str]
+    val_losses: list[list[float]]
 
 
-def _load_condition(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, data: str) -> Side:
+def _summarize_trainings(done: Sequence[StoredCell]) -> TrainingFigures:
+    results = [cell.result for cell in done]
+
+    def average(key: str) -> float:
+        return float(np.mean([result[key] for result in results]))
+
+    return TrainingFigures(
+        average("rows"),
+        average("tokens"),
+        average("seconds"),
+        average("truncated"),
+        {way: float(np.mean([result["flops"][way] for result in results])) for way in ("6nd", "measured")},
+        [result["training"] for result in results],
+        [result["adapter"] for result in results],
+        [result["val_losses"] for result in results],
+    )
+
+
+def _load_condition(view: LedgerView, name: str, cells: Sequence[StoredCell], split: str, data: str) -> Side:
     """A condition's side of a comparison: each item with its marks under every seed and repeat."""
-    sides = [load_side(view, cell[split][data], partial=True) for cell in cells]
+    sides = [load_side(view, cell.result[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
     marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
     by_seed = tuple(float(np.mean([np.mean(side.marks[item]) for item in items])) for side in sides)
     return Side(name, marks, by_seed, sides[0].items)
 
 
-def _measure_accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: str) -> dict[str, Any]:
-    """Mean over items, its bootstrap interval, the standard deviation over training seeds, and five folds of items."""
+@dataclass(frozen=True, slots=True)
+class FoldAccuracy:
+    """The mean accuracy of each fold of the items, with their standard deviation and Student's interval."""
+
+    means: list[float]
+    sd: float
+    ci95: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionAccuracy:
+    """A condition's mean accuracy over `n` items, its bootstrap interval, the standard deviation over training seeds,
+    and five folds of items (None with fewer than two). `evaluations` are the ids, one for each seed.
+    """
+
+    n: int
+    mean: float
+    sd: float | None
+    ci95: list[float]
+    by_seed: list[float]
+    folds: FoldAccuracy | None
+    evaluations: list[str]
+
+
+def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str, data: str) -> ConditionAccuracy:
     side = _load_condition(view, "", cells, split, data)
     rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
     parts = [part for part in split_folds(list(rates)) if part]
     means = [float(np.mean([rates[item] for item in part])) for part in parts]
-    return {
-        "n": len(rates),
-        "mean": float(np.mean(list(rates.values()))),
-        "sd": float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
-        "ci95": list(accuracy_interval(list(rates.values()))),
-        "by_seed": list(side.by_run),
-        "folds": {"means": means, "sd": float(np.std(means, ddof=1)), "ci95": list(t_interval(means))}
-        if len(means) > 1
-        else None,
-        "evaluations": [cell[split][data] for cell in cells],
-    }
+    folds = FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means))) if len(means) > 1 else None
+    return ConditionAccuracy(
+        len(rates),
+        float(np.mean(list(rates.values()))),
+        float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
+        list(accuracy_interval(list(rates.values()))),
+        list(side.by_run),
+        folds,
+        [cell.result[split][data] for cell in cells],
+    )
 
 
 def _format_accuracy(accuracy: dict[str, Any] | None) -> list[object]:

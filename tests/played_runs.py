@@ -1,0 +1,25 @@
+"""Runs that the tests play to their end in this process."""
+
+import asyncio
+
+from nanoflux_local.config import RunConfig
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run import runs
+
+
+def play_run(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
+    """Start a run, play it to its end, and return its id."""
+
+    async def play() -> str:
+        run = await runs.start(home, config, name, forked_from)
+        await runs.play(home, run)
+        return run
+
+    return asyncio.run(play())
+
+
+def read_digest(home: Home, run: str) -> str:
+    """The digest of a run's kept examples: equal digests mean equal datasets."""
+    with LedgerView(home.ledger) as view:
+        return view.summarize_run(run).digest
