@@ -47,7 +47,7 @@ def make_turn(number: int, *outcomes: Outcome, question: str = "How many?") -> T
 
 
 @pytest.fixture
-def turn() -> Callable[..., TurnRecord]:
+def new_turn() -> Callable[..., TurnRecord]:
     return make_turn
 
 

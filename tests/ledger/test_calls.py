@@ -35,11 +35,11 @@ class GatedEndpoint:
         return ChatReply(f"reply {number}", "stop")
 
 
-Remember = Callable[..., RememberedCalls]
+MakeCalls = Callable[..., RememberedCalls]
 
 
 @pytest.fixture
-def remember(ledger: Ledger) -> Remember:
+def make_calls(ledger: Ledger) -> MakeCalls:
     return lambda answer: RememberedCalls(ledger, "run", {"chat": answer})
 
 
@@ -48,9 +48,9 @@ async def wait_for_requests(endpoint: GatedEndpoint, times: int = 1) -> None:
         await asyncio.sleep(0)
 
 
-async def test_equal_concurrent_requests_share_one_call(remember: Remember) -> None:
+async def test_equal_concurrent_requests_share_one_call(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     waiting = [asyncio.create_task(calls.ask(make_request())) for _ in range(5)]
     different = asyncio.create_task(calls.ask(make_request(seed=1)))
     await wait_for_requests(endpoint, 2)
@@ -62,9 +62,9 @@ async def test_equal_concurrent_requests_share_one_call(remember: Remember) -> N
     assert endpoint.requests == [make_request(), make_request(seed=1)]
 
 
-async def test_cancelled_waiter_leaves_the_call_to_the_others(remember: Remember) -> None:
+async def test_cancelled_waiter_leaves_the_call_to_the_others(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     first, second = (asyncio.create_task(calls.ask(make_request())) for _ in range(2))
     await wait_for_requests(endpoint)
     first.cancel()
@@ -75,9 +75,11 @@ async def test_cancelled_waiter_leaves_the_call_to_the_others(remember: Remember
     assert len(endpoint.requests) == 1
 
 
-async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(remember: Remember, ledger: Ledger) -> None:
+async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(
+    make_calls: MakeCalls, ledger: Ledger
+) -> None:
     endpoint = GatedEndpoint()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     waiting = asyncio.create_task(calls.ask(make_request()))
     await wait_for_requests(endpoint)
     waiting.cancel()
@@ -87,9 +89,9 @@ async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(rememb
     assert (await calls.ask(make_request()))[1].text == "reply 1"
 
 
-async def test_unsent_call_without_waiters_is_dropped(remember: Remember) -> None:
+async def test_unsent_call_without_waiters_is_dropped(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     calls.limiter.resize(1)
     first, dropped, cancelled_waiter, remaining_waiter = (
         asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped", "shared", "shared")
@@ -105,9 +107,9 @@ async def test_unsent_call_without_waiters_is_dropped(remember: Remember) -> Non
     )
 
 
-async def test_request_repeated_after_a_dropped_call_is_answered(remember: Remember) -> None:
+async def test_request_repeated_after_a_dropped_call_is_answered(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     calls.limiter.resize(1)
     first, dropped = (asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped"))
     await wait_for_requests(endpoint)
@@ -118,10 +120,10 @@ async def test_request_repeated_after_a_dropped_call_is_answered(remember: Remem
     assert (await repeated)[1].text == "reply 2" and (await first)[1].text == "reply 1"
 
 
-async def test_failure_reaches_every_waiter_and_is_not_remembered(remember: Remember, ledger: Ledger) -> None:
+async def test_failure_reaches_every_waiter_and_is_not_remembered(make_calls: MakeCalls, ledger: Ledger) -> None:
     endpoint = GatedEndpoint(EndpointError("no luck"))
     endpoint.gate.set()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     errors = await asyncio.gather(*(calls.ask(make_request()) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in errors] == ["no luck"] * 3
     assert ledger.rows("SELECT count(*) FROM calls") == [(0,)]
@@ -143,31 +145,31 @@ async def test_replay_miss_names_the_kind_and_the_key(ledger: Ledger, request_, 
         await RememberedCalls(ledger, "run", {}).ask(request_)
 
 
-async def test_reply_is_committed_before_it_is_returned(remember: Remember, path: Path) -> None:
+async def test_reply_is_committed_before_it_is_returned(make_calls: MakeCalls, path: Path) -> None:
     async def answer(request: ChatRequest) -> ChatReply:
         return ChatReply("x", "stop")
 
-    await remember(answer).ask(make_request())
+    await make_calls(answer).ask(make_request())
     with Ledger(path) as another:  # to SQLite, this is like another process
         assert another.recall(make_request()) == (1, ChatReply("x", "stop"))
 
 
 async def test_uncommitted_reply_is_not_returned(
-    remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    make_calls: MakeCalls, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = GatedEndpoint()
     endpoint.gate.set()
     monkeypatch.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
-        await remember(endpoint).ask(make_request())
+        await make_calls(endpoint).ask(make_request())
 
 
 async def test_failed_commit_stops_further_calls(
-    remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    make_calls: MakeCalls, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = GatedEndpoint()
     endpoint.gate.set()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     first_reply = await calls.ask(make_request("before"))
     with monkeypatch.context() as full_disk:
         full_disk.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
@@ -179,18 +181,18 @@ async def test_failed_commit_stops_further_calls(
     assert await calls.ask(make_request("before")) == first_reply  # a remembered reply is still returned
 
 
-async def test_reply_stored_first_by_another_process_is_used(remember: Remember, path: Path) -> None:
+async def test_reply_stored_first_by_another_process_is_used(make_calls: MakeCalls, path: Path) -> None:
     async def answer(request: ChatRequest) -> ChatReply:
         with Ledger(path) as another:
             another.remember("other run", request, ChatReply("theirs", "stop"))
         return ChatReply("ours", "stop")
 
-    assert (await remember(answer).ask(make_request()))[1].text == "theirs"
+    assert (await make_calls(answer).ask(make_request()))[1].text == "theirs"
 
 
-async def test_close_cancels_pending_calls_and_leaves_no_task(remember: Remember, ledger: Ledger) -> None:
+async def test_close_cancels_pending_calls_and_leaves_no_task(make_calls: MakeCalls, ledger: Ledger) -> None:
     endpoint = GatedEndpoint()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     waiting = asyncio.create_task(calls.ask(make_request()))
     await wait_for_requests(endpoint)
     await calls.close()
@@ -200,10 +202,10 @@ async def test_close_cancels_pending_calls_and_leaves_no_task(remember: Remember
     assert ledger.recall(make_request()) is None
 
 
-async def test_traced_calls_are_listed_in_order_of_use(remember: Remember) -> None:
+async def test_traced_calls_are_listed_in_order_of_use(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     endpoint.gate.set()
-    calls = remember(endpoint)
+    calls = make_calls(endpoint)
     await calls.ask(make_request(seed=7))
     trace = TracedCalls(calls)
     for seed in (3, 7, 3):

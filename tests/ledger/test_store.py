@@ -112,20 +112,20 @@ def test_call_costs_are_stored_in_columns(ledger: Ledger) -> None:
     assert rows == [("chat", "m", 11, 5, 0.02, 0.5), ("python", "m", 0, 0, 0.0, 0.75)]
 
 
-def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
     calls = [
         ledger.remember("run", ChatRequest(IDENTITY, (), seed=seed), ChatReply("x", "stop"))[0] for seed in range(3)
     ]
-    record = turn(0, "unparsed", "kept_failed")
+    record = new_turn(0, "unparsed", "kept_failed")
     ledger.commit_turn("run", record, [calls[2], calls[0], calls[2]])
-    ledger.commit_turn("run", turn(1, "defender_right"), [])
+    ledger.commit_turn("run", new_turn(1, "defender_right"), [])
     assert ledger.rows("SELECT position, call FROM turn_calls ORDER BY position") == [
         (0, calls[2]),
         (1, calls[0]),
         (2, calls[2]),
     ]
     with LedgerView(path) as view:
-        assert view.turn_records("run") == [record, turn(1, "defender_right")]
+        assert view.turn_records("run") == [record, new_turn(1, "defender_right")]
         assert view.examples("run") == [Example(0, "How many? (0.1)", "2 + 2 = 4.", "4", "kept_failed")]
 
 
@@ -134,22 +134,24 @@ def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path:
     [(0, []), (1, [999]), (1, [1, None])],
     ids=["existing turn", "unknown call", "null call"],
 )
-def test_turn_is_committed_whole_or_not_at_all(ledger: Ledger, turn: MakeTurn, number: int, calls: list[int]) -> None:
+def test_turn_is_committed_whole_or_not_at_all(
+    ledger: Ledger, new_turn: MakeTurn, number: int, calls: list[int]
+) -> None:
     ledger.remember("run", REQUEST, ChatReply("x", "stop"))
-    ledger.commit_turn("run", turn(0, "kept_novel"), [1])
+    ledger.commit_turn("run", new_turn(0, "kept_novel"), [1])
     tables = ("turns", "turn_calls", "examples", "runs")
     before = [ledger.rows(f"SELECT * FROM {table}") for table in tables]
     with pytest.raises(LedgerError):
-        ledger.commit_turn("run", turn(number, "kept_failed"), calls)
+        ledger.commit_turn("run", new_turn(number, "kept_failed"), calls)
     assert [ledger.rows(f"SELECT * FROM {table}") for table in tables] == before
-    ledger.commit_turn("run", turn(1, "kept_failed"), [1])
+    ledger.commit_turn("run", new_turn(1, "kept_failed"), [1])
 
 
-def test_failed_commit_leaves_the_ledger_usable(ledger: Ledger, turn: MakeTurn) -> None:
+def test_failed_commit_leaves_the_ledger_usable(ledger: Ledger, new_turn: MakeTurn) -> None:
     with pytest.raises(LedgerError), ledger.transaction() as connection:
         connection.execute("PRAGMA defer_foreign_keys = ON")  # so that COMMIT itself fails
         connection.execute("INSERT INTO turn_calls VALUES (1, 1, 1)")
-    ledger.commit_turn("run", turn(0, "kept_failed"), [])
+    ledger.commit_turn("run", new_turn(0, "kept_failed"), [])
     assert ledger.rows("SELECT count(*) FROM turn_calls") == [(0,)]
 
 

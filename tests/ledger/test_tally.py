@@ -22,9 +22,9 @@ def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
 
 
 def test_turns_in_progress_are_those_with_replies_and_the_next(
-    ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]
+    ledger: Ledger, path: Path, new_turn: Callable[..., TurnRecord]
 ) -> None:
-    ledger.commit_turn("run", turn(0, "invalid", "kept_failed"), [])
+    ledger.commit_turn("run", new_turn(0, "invalid", "kept_failed"), [])
     add_call(ledger, 1, 0, "attack")
     add_call(ledger, 1, 8, "validation-0")  # more attempts than the usual six
     add_call(ledger, 5, 0, "attack")
@@ -34,6 +34,6 @@ def test_turns_in_progress_are_those_with_replies_and_the_next(
         assert list(tally.list_turns_in_progress(2)) == [
             TurnInProgress(1, 8, 2), TurnInProgress(2, 0, 0), TurnInProgress(5, 0, 1)
         ]  # fmt: skip
-        ledger.commit_turn("run", turn(1, "kept_failed"), [])
+        ledger.commit_turn("run", new_turn(1, "kept_failed"), [])
         tally.update(view)
     assert list(tally.list_turns_in_progress(1)) == [TurnInProgress(2, 0, 0), TurnInProgress(5, 0, 1)]

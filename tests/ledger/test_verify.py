@@ -162,9 +162,11 @@ def test_unreadable_turn_is_named(run_copy) -> None:
     assert "nanoflux run verify" in caught.value.fix
 
 
-def test_verify_checks_the_imported_seeds_of_a_run(ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]) -> None:
+def test_verify_checks_the_imported_seeds_of_a_run(
+    ledger: Ledger, path: Path, new_turn: Callable[..., TurnRecord]
+) -> None:
     """Items that were not seeds of the run are not checked."""
-    ledger.commit_turn("run", turn(0, "kept_failed"), [])
+    ledger.commit_turn("run", new_turn(0, "kept_failed"), [])
     items = [(Seed(name, "bench", "How many?", "4"), "train") for name in ("seed-1", "not used")]
     ledger.import_dataset("bench", "bench.jsonl", "hash", items, 0)
     with LedgerView(path) as view:

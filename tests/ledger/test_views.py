@@ -27,13 +27,13 @@ def test_find_run_accepts_id_prefix_and_newest_name(ledger: Ledger, path: Path) 
                 view.find_run(name)
 
 
-def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
     ledger.create_run("other", "other", CONFIG, {})
-    ledger.commit_turn("other", turn(0, "invalid", "kept_novel"), [])
-    ledger.commit_turn("run", turn(0, "unparsed", "novelty_rejected", "kept_failed"), [])
-    ledger.commit_turn("run", turn(1, "contaminated", *["invalid"] * 5), [])
-    ledger.commit_turn("run", turn(2, "low_confidence", "defender_right"), [])
-    ledger.commit_turn("run", turn(3, "failed"), [])
+    ledger.commit_turn("other", new_turn(0, "invalid", "kept_novel"), [])
+    ledger.commit_turn("run", new_turn(0, "unparsed", "novelty_rejected", "kept_failed"), [])
+    ledger.commit_turn("run", new_turn(1, "contaminated", *["invalid"] * 5), [])
+    ledger.commit_turn("run", new_turn(2, "low_confidence", "defender_right"), [])
+    ledger.commit_turn("run", new_turn(3, "failed"), [])
     with LedgerView(path) as view:
         funnel = view.funnel("run")
     assert funnel == {
@@ -43,7 +43,7 @@ def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, t
     assert list(funnel) == ["attempts", *OUTCOMES]
 
 
-def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
     identity = Identity("scripted", "m")
     ledger.create_run("old", "old", CONFIG, {})
     requests = [ChatRequest(identity, (), seed=seed) for seed in range(4)]
@@ -51,7 +51,7 @@ def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: P
     used, wasted = (
         ledger.remember("run", request, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for request in requests[1:3]
     )
-    ledger.commit_turn("run", turn(0, "kept_failed"), [reused, used, used])
+    ledger.commit_turn("run", new_turn(0, "kept_failed"), [reused, used, used])
     with LedgerView(path) as view:
         summary = view.summarize_run("run").to_json()
     assert wasted != used
@@ -67,9 +67,9 @@ def test_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
     assert summary["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
-def test_turns_and_examples_are_read_in_turn_order(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+def test_turns_and_examples_are_read_in_turn_order(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
     for number in (2, 0, 1):
-        ledger.commit_turn("run", turn(number, "kept_failed"), [])
+        ledger.commit_turn("run", new_turn(number, "kept_failed"), [])
     with LedgerView(path) as view:
         assert [record.number for record in view.turn_records("run")] == [0, 1, 2]
         assert [example.turn for example in view.examples("run")] == [0, 1, 2]
