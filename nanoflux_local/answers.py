@@ -330,3 +330,32 @@ def exact_number(x: float | Decimal) -> str:
 def answer_number(x: float) -> str:
     """A number read from an answer: plain, but exact if six decimals would round it to 0."""
     return exact_number(x) if is_below_tolerance(x) else plain_number(x)
+
+
+_ARTICLES = frozenset({"a", "an", "the"})
+_NEGATIONS = frozenset({"no", "not", "never", "without", "none", "nor"})
+
+
+def same_short_text(answer: str, expected: str) -> bool | None:
+    """Whether two short texts are the same answer; None if only a reader could tell.
+
+    They are the same if they have the same words, or if one has all words of the other and neither a further number nor
+    a further negation ("45 minutes", "after 45 minutes"). They differ if their numbers or negations do, or if they have
+    no word in common.
+    """
+    words, expected_words = _content_words(answer), _content_words(expected)
+    if words == expected_words:
+        return True if words else None
+    numbers, expected_numbers = ({word for word in each if word[0].isdigit()} for each in (words, expected_words))
+    if numbers != expected_numbers and numbers and expected_numbers:
+        return False
+    if not words & expected_words or (words & _NEGATIONS) != (expected_words & _NEGATIONS):
+        return False
+    contained = words <= expected_words or expected_words <= words
+    return True if contained and numbers == expected_numbers else None
+
+
+def _content_words(text: str) -> frozenset[str]:
+    """The words and numbers of a text in lower case, without articles; a number keeps its decimals."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return frozenset(re.findall(r"\d[\d,.]*\d|\w+", plain)) - _ARTICLES

@@ -33,7 +33,9 @@ AttemptStep = Literal["attack", "embedding", "validation", "defence", "evaluatio
 class Seed:
     """One item of a source benchmark. `options` maps letters to texts; it is empty unless the item is multiple-choice.
 
-    `program` is Python that prints the answer as its last line, or "" if the item has none.
+    `program` is Python that prints the answer as its last line, or "" if the item has none. A passage of a document is
+    a seed as well: `question` is its text, it has no answer, and `source` and `place` say where it stands
+    ("wards/hygiene.pdf", "page 3").
     """
 
     id: str
@@ -43,6 +45,27 @@ class Seed:
     solution: str = ""
     program: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    place: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Omits the keys of a passage in other items, so that the digests of items in older ledgers stay the same."""
+        value: dict[str, Any] = plain(self)
+        return value if self.source else {key: value[key] for key in value if key not in ("source", "place")}
+
+    @property
+    def location(self) -> str:
+        """Where a passage stands, for people ("wards/hygiene.pdf, page 3"); "" for other items."""
+        return ", ".join(part for part in (self.source, self.place) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A statement that a question rests on, in the words of a document, and where it stands there."""
+
+    source: str
+    place: str
+    quotation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +91,7 @@ class Defence:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One result of a search: its title, its address, and the passage that answers the query."""
+    """A text that a search found, or the passage that holds a quotation: its title, its address, and the text."""
 
     title: str
     place: str
@@ -80,9 +103,9 @@ class Exhibit:
     """One piece of evidence behind a finding, for people to look at.
 
     `text` is the program, the query, the quotation or the solution. `outcome` is the status of a search, or the answer
-    of a program or a solution; `detail` explains it. `results` are those of a search. `author` is the endpoint that
-    wrote a program or a solution; `agrees` says whether its answer equals the attacker's (None if it gave no readable
-    answer or is not compared).
+    of a program or a solution; `detail` explains it. `results` are those of a search, or the passage in which a
+    quotation stands. `author` is the endpoint that wrote a program or a solution; `agrees` says whether its answer
+    equals the attacker's (None if it gave no readable answer or is not compared).
     """
 
     kind: Literal["program", "search", "quotation", "solution"]
@@ -201,6 +224,13 @@ class Attempt:
     def finding(self, check: str) -> Finding | None:
         """The finding of a check about the question, or None if that check did not run."""
         return self.validation.finding(check) if self.validation else None
+
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        """The statements that the question rests on, as the check `cited` looked them up in the passages."""
+        finding = self.finding("cited")
+        quotations = [exhibit for exhibit in finding.evidence if exhibit.results] if finding else []
+        return tuple(Citation(each.results[0].title, each.results[0].place, each.text) for each in quotations)
 
     @property
     def pass_rate(self) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 
 if TYPE_CHECKING:
+    from nanoflux_local.seeds.documents import DocumentsSummary
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
 
 MAX_LISTED_ROWS = 5
@@ -102,6 +103,57 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
         say(f"{len(reading.below_tolerance)} answers are below 1e-6 and compared relatively: {plain(places)}")
 
 
+@command.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--as", "name", default="documents", show_default=True, help="Name to import the passages under.")
+@click.option("--domain", "domain_name", default="", metavar="NAME",
+              help="Domain to write, whose runs draw their seeds from the passages.")  # fmt: skip
+@click.option("--held-out", "held_out", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
+              help="Document or folder to hold out, instead of a fifth of the documents; may be repeated.")  # fmt: skip
+@click.option(
+    "--skip-bad", is_flag=True, help="Leave out and list unreadable documents instead of refusing the import."
+)
+@click.option("--replace", "replaces", is_flag=True, help="Replace all items that the name has; earlier runs "
+              "keep reading the former items.")  # fmt: skip
+@with_json
+def documents(
+    paths: tuple[Path, ...], name: str, domain_name: str, held_out: tuple[Path, ...], skip_bad: bool, replaces: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Import documents (txt, md, html, pdf, docx, jsonl), or all those in folders, as passages to draw seeds from.
+
+    All documents are imported, or none. Whole documents are held out, and passages that repeat another are left out.
+    """
+    from nanoflux_local.domains.own import find_documents_domain, write_documents_domain
+    from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
+
+    home = current_home()
+    path = find_documents_domain(home.root, domain_name, name) if domain_name else None
+    summary = import_documents(home, DocumentsRequest(name, paths, held_out, skip_bad, replaces))
+    if path is not None:
+        write_documents_domain(path, name)
+    if as_json:
+        print_json({**summary.to_json(), "domain": str(path) if path else None})
+    _report_documents(summary, domain_name)
+
+
+def _report_documents(summary: "DocumentsSummary", domain_name: str) -> None:
+    """What was imported, what was left out and held out, and the command that uses the passages."""
+    for fault in summary.skipped:
+        say(f"skipped: {plain(fault)}")
+    for split, count in summary.documents.items():
+        if count:
+            say(f"{split}: {summary.passages[split]} passages of {count} documents")
+    say(f"left out: {summary.near_duplicates} passages that repeat another, {summary.short} very short ones")
+    if summary.held_out:
+        say(plain(f"held out: {', '.join(summary.held_out)}"))
+    if not summary.imported:
+        say("already imported, nothing changed")
+    setting = "" if summary.dataset == "documents" else f""" --set 'datasets=["{summary.dataset}"]'"""
+    chosen = f"--domain {domain_name}" if domain_name else f"--domain documents{setting}"
+    say(f"use them: nanoflux run start {chosen}")
+
+
 @command.command("list")
 @with_json
 def list_data(as_json: bool) -> None:
@@ -135,10 +187,13 @@ def show(dataset: str, split: str, limit: int, as_json: bool) -> None:
 
     items = load_items(current_home().ledger, dataset, split)
     if as_json:
-        print_json([asdict(item) for item in items[:limit]])
+        print_json([item.to_json() for item in items[:limit]])
         return
     for item in items[:limit]:
         click.echo(plain(f"[{item.id}] {item.question}"))
+        if item.source:
+            click.echo(plain(f"  {item.location}\n"))
+            continue
         for letter, option in item.options.items():
             click.echo(plain(f"  {letter}. {option}"))
         click.echo(plain(f"  = {item.answer}\n"))

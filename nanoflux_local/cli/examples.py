@@ -80,6 +80,7 @@ def show(example: str, as_json: bool) -> None:
     from nanoflux_local.examples.lineage import trace_lineage
     from nanoflux_local.examples.review import load_reviews
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.transcript import attempt_from_json
 
     home = current_home()
     with LedgerView(home.ledger) as view:
@@ -96,9 +97,11 @@ def show(example: str, as_json: bool) -> None:
         attempt_key = (record["number"], record["attempts"][-1]["number"])
         reviews = load_reviews(view, row["run"]).get(attempt_key, {})
         lineage = trace_lineage(home, view, example)
+    citations = attempt_from_json(record["attempts"][-1]).citations
     if as_json:
         pass_rate = [row["passes"], row["tries"]]
         entry = {"id": row["id"], "run": row["run"], "level": row["level"], "pass_rate": pass_rate, "reviews": reviews}
+        entry |= {"citations": [asdict(citation) for citation in citations]}
         print_json({**entry, "turn": record, "lineage": lineage.to_json()})
         return
     attempt = record["attempts"][-1]
@@ -108,6 +111,7 @@ def show(example: str, as_json: bool) -> None:
         ("Question", attempt["attack"]["question"]),
         (f"Solution by {record['attacker']}", attempt["attack"]["solution"]),
         ("Answer", attempt["attack"]["answer"]),
+        ("Citations", "\n".join(f'{each.source}, {each.place}: "{each.quotation}"' for each in citations)),
         (f"Validation by {record['judge']}", _describe_validation(attempt["validation"])),
         (
             f"Reply of {record['defender']}",
@@ -146,7 +150,9 @@ def _describe_validation(verdict: dict[str, Any]) -> str:
     validation = verdict_from_json(**verdict)
     lines = [validation.explanation]
     for finding in validation.findings:
-        lines.append(f"{finding.check.capitalize()} check: {finding.conclusion}. {finding.reason}".rstrip(". "))
+        lines.append(
+            f"{finding.check.capitalize().replace('_', '-')} check: {finding.conclusion}. {finding.reason}".rstrip(". ")
+        )
         lines += [_describe_exhibit(exhibit) for exhibit in finding.evidence]
     verbs = {True: "accepts", False: "rejects", None: "does not judge"}
     lines += [f"  {vote.judge} {verbs[vote.positive]}: {vote.explanation}" for vote in validation.votes]
@@ -159,6 +165,8 @@ def _describe_exhibit(exhibit: "Exhibit") -> str:
         agreement = {True: "agrees", False: "disagrees", None: "counts for neither side"}[exhibit.agrees]
         author = f" ({exhibit.author}, {agreement})" if exhibit.author else ""
         outcome = f"= {exhibit.outcome}" if exhibit.outcome else exhibit.detail
+        if exhibit.outcome and exhibit.detail and exhibit.kind == "solution":
+            author = f" ({exhibit.author}, {exhibit.detail}, {agreement})"
         return f"\n{exhibit.text}\n" + (f"{outcome}{author}\n" if outcome else "")
     results = "; ".join(f"{result.title} ({result.place})" for result in exhibit.results)
     return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()

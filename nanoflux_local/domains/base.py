@@ -22,6 +22,10 @@ PROMPTS = (
 )  # fmt: skip
 
 
+DOCUMENT_PROMPTS = ("grounded", "open_book")
+"""The prompts of checks that compare a question with passages; only domains whose seeds are passages have them."""
+
+
 class Sections(Strict):
     """The sections that each role's reply must contain, in the order in which they are requested."""
 
@@ -70,7 +74,7 @@ class Domain(Strict):
     `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program that verifies each
     solution. `trial` is the number of right solutions, and of wrong ones, on which the judge's error rates are
     measured. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts
-    that questions claim.
+    that questions claim. `checks` are enabled under every rule set, in place of those that the rule set names.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Domain(Strict):
     trial: int = Field(default=12, ge=0)
     quality: bool = False
     fact_check: bool = False
+    checks: tuple[str, ...] = ()
     letters: str = ""
     seeds: SeedCount
     novelty: PaperNovelty
@@ -108,6 +113,11 @@ class Domain(Strict):
         return "The answer is one short phrase."
 
     @property
+    def cites(self) -> bool:
+        """Whether the attacker cites the passages that its question rests on."""
+        return "CITATIONS" in self.sections.attacker
+
+    @property
     def trial_kinds(self) -> tuple[TrialKind, ...]:
         """The kinds of known solutions that a program can create or grade for this domain. Grading needs answers that
         are numbers or letters; only questions with numerical answers have quantities that can be removed or changed.
@@ -129,6 +139,7 @@ class Domain(Strict):
             "trial",
             "quality",
             "fact_check",
+            "checks",
             "budgets",
             "prompts",
             "datasets",
@@ -155,6 +166,7 @@ class Domain(Strict):
                 "trial_kinds": list(self.trial_kinds),
                 "quality": self.quality,
                 "fact_check": self.fact_check,
+                **({"checks": list(self.checks)} if self.checks else {}),
             },
             "budgets": dict(self.budgets),
         }

@@ -5,13 +5,15 @@ A file is checked completely when it is loaded. An unknown key, an invalid templ
 and a missing section are errors that name the file.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local.config import read_toml
-from nanoflux_local.domains.base import PROMPTS, Domain, extend_domain, list_built_in, load_built_in
-from nanoflux_local.errors import ConfigError
+from nanoflux_local.domains.base import Domain, extend_domain, list_built_in, load_built_in
+from nanoflux_local.errors import ConfigError, UsageError
+from nanoflux_local.files import write_new
 from nanoflux_local.suggestions import suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.transcript import Attack, Defence, Seed
@@ -29,6 +31,8 @@ VARIABLES = {
     "blind": {"question"},
     "blind_program": {"question"},
     "answerable": {"question"},
+    "grounded": {"attack", "passages"},
+    "open_book": {"question", "passages"},
 }
 """The variables that each prompt may use in addition to `domain`."""
 REQUIRED_SECTIONS = {
@@ -71,6 +75,36 @@ def list_domain_files(name: str, root: Path) -> list[Path]:
     return [path, *(path.parent / file for file in read_toml(path).get("prompt_files", {}).values())]
 
 
+def find_documents_domain(root: Path, name: str, dataset: str) -> Path:
+    """The file of a domain that draws its seeds from the passages of `dataset`; it may not exist yet.
+
+    Raises:
+        UsageError: the name is not allowed.
+        ConfigError: the domain exists and draws its seeds from other datasets.
+    """
+    path = root / "domains" / f"{name}.toml"
+    if not NAME.fullmatch(name) or name in list_built_in():
+        raise UsageError(
+            f"no domain can be written as {name!r}",
+            "choose a name of lower-case letters, digits and '-' that is not a built-in domain's",
+        )
+    if path.exists() and dataset not in _read_domain(name, path).datasets:
+        fix = f'add "{dataset}" to its datasets, or choose another name'
+        raise ConfigError(f"{path}: the domain exists and draws its seeds from other data", fix)
+    return path
+
+
+def write_documents_domain(path: Path, dataset: str) -> None:
+    """Write the file of a domain whose seeds are the passages of `dataset`, with the values and prompts of the domain
+    `documents`. An existing file stays as it is.
+    """
+    if path.exists():
+        return
+    values = {"extends": "documents", "title": dataset.replace("-", " "), "datasets": [dataset]}
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    write_new({path: text.encode()})
+
+
 def _read_domain(name: str, path: Path) -> Domain:
     values = read_toml(path)
     base = values.pop("extends", None)
@@ -101,17 +135,17 @@ def render_prompt(domain: Domain, prompt: str) -> str:
     """A prompt filled in with a small example, for display.
 
     Raises:
-        ConfigError: `prompt` is not the name of a prompt.
+        ConfigError: the domain has no prompt of this name.
     """
-    if prompt not in PROMPTS:
-        raise ConfigError(f"unknown prompt {prompt!r}", f"choose one of: {', '.join(PROMPTS)}")
+    if prompt not in domain.prompts:
+        raise ConfigError(f"unknown prompt {prompt!r}", f"choose one of: {', '.join(domain.prompts)}")
     attack = Attack("Two bags hold 12 beads each. How many are there?", "2 * 12 = 24 beads.", "24")
     options = {letter: f"option {letter}" for letter in domain.letters}
     seeds = (Seed("seed", domain.name, "How many beads are in 3 bags of 12?", "36", options=options),)
     defence = Defence("2 + 12 = 14 beads.", "14", "The number of all beads is asked.")
     values: dict[str, Any] = {
         "seeds": seeds, "question": attack.question, "budgets": dict(domain.budgets), "first": True, "attack": attack,
-        "defence": defence, "confidence": 0.7, "problem": "", "evidence": (), "queries": 5,
+        "defence": defence, "confidence": 0.7, "problem": "", "evidence": (), "queries": 5, "passages": seeds,
     }  # fmt: skip
     return domain.render(prompt, {name: values[name] for name in VARIABLES[prompt]})
 
@@ -125,9 +159,9 @@ def _prompt_files(path: Path, files: Any) -> list[tuple[str, str]]:
         raise ConfigError(
             f"{path}: prompt_files is not a table of file names", 'write for instance attacker = "mine.md"'
         )
-    unknown = [prompt for prompt in files if prompt not in PROMPTS]
+    unknown = [prompt for prompt in files if prompt not in VARIABLES]
     if unknown:
-        fix = suggest(unknown[0], PROMPTS, "keys there")
+        fix = suggest(unknown[0], VARIABLES, "keys there")
         raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown[0]}'", fix)
     return list(files.items())
 

@@ -12,6 +12,11 @@ from collections.abc import Callable
 import numpy as np
 
 from nanoflux_local.endpoints.context import Context
+from nanoflux_local.endpoints.scripted_documents import (
+    write_document_answer,
+    write_document_attack,
+    write_document_premises,
+)
 from nanoflux_local.records import (
     ChatReply,
     ChatRequest,
@@ -84,6 +89,12 @@ def duel(prompt: str, rng: random.Random) -> str:
         return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_VERBS)}")
     if "CONTRADICTION:" in prompt:
         return _premises(prompt, rng)
+    if "CITATIONS:" in prompt:
+        return write_document_attack(prompt, rng)
+    if "UNSUPPORTED:" in prompt:
+        return write_document_premises(prompt, rng)
+    if "Passage 1" in prompt and "ANSWER:" in prompt and "Question:" in prompt:
+        return write_document_answer(prompt)
     if "# VARIABLES" in prompt or "Python program" in prompt:
         return _program(prompt, rng)
     if "VALID or INVALID" in prompt:

@@ -67,11 +67,11 @@ class EvaluationPlan:
     @property
     def items_digest(self) -> str:
         """Equal digests mean the same items in the same order."""
-        return digest([digest(asdict(item)) for item in self.items])[:16]
+        return digest([digest(item.to_json()) for item in self.items])[:16]
 
     @property
     def id(self) -> str:
-        items = [digest(asdict(item)) for item in self.items]
+        items = [digest(item.to_json()) for item in self.items]
         prompt = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
         settings = [asdict(self.identity), self.data, self.split, items, self.runs, asdict(self.sampling), self.seed]
         if self.judge:
@@ -103,14 +103,16 @@ def choose_domain(data: str, root: Path | None = None, judged: bool = False, fir
     names = list_domain_names(root)
     for name in sorted(names, key=lambda name: name != first):
         domain = load_domain(name, root)
-        if data in domain.free_text and judged:
+        uses_data = data in (*seed_datasets(domain), *domain.evaluates)
+        is_free_text = data in domain.free_text or (uses_data and domain.answer == "text")
+        if is_free_text and judged:
             return domain.model_copy(update={"answer": "text"})
-        if data in domain.free_text:
+        if is_free_text:
             fix = "use a judge with --mode soft, or choose another benchmark"
             raise UsageError(
                 f"the answers of benchmark {data!r} are free text, which cannot be graded without a judge", fix
             )
-        if data in (*seed_datasets(domain), *domain.evaluates):
+        if uses_data:
             return domain
     raise UsageError(
         f"no domain uses the benchmark {data!r}", f"choose a benchmark of one of these domains: {', '.join(names)}"
@@ -134,7 +136,15 @@ def make_plan(
 
     `root` is the home with the user's own domains. The prompts are those of `domain_name` if that domain uses the
     benchmark, so that a model is evaluated with the prompts it was tuned on.
+
+    Raises:
+        UsageError: the items are passages of documents, which have no answers, or no domain uses the benchmark.
     """
+    if any(item.source for item in items):
+        raise UsageError(
+            f"the items of {data!r} are passages of documents, which have no answers",
+            "evaluate on questions: import them with `nanoflux data import`",
+        )
     domain = choose_domain(data, root, judged=judge is not None, first=domain_name)
     max_tokens = reply_budget(domain, domain.budgets) + reasoning_tokens
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, max_tokens, domain.stop)

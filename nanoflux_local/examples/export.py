@@ -134,7 +134,7 @@ class _Dataset:
     @classmethod
     def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
         rated = any(row.columns["tries"] != 1 for row in source.rows)
-        rows_by_example = [_shape_rows(kind, row, rated) for row in source.rows]
+        rows_by_example = [_shape_rows(kind, row, rated, source.domain.cites) for row in source.rows]
         used = [example for example, rows in zip(source.rows, rows_by_example, strict=True) if rows]
         rows = [row for rows in rows_by_example for row in rows]
         if not rows:
@@ -237,9 +237,10 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     ]
 
 
-def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[ExportRow]:
+def _shape_rows(kind: str, row: RunRow, rated: bool, cites: bool) -> list[ExportRow]:
     """The rows of an example. Its id, turn, reason and level make its origin traceable; "origin" is set if the solution
-    is not the author's. Parquet rows also have question, solution and answer as columns.
+    is not the author's, and "citations" in runs on documents. Parquet rows also have question, solution and answer as
+    columns.
     """
     parts = ("question", "solution", "answer") if kind == "parquet" else ()
     keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]

@@ -5,7 +5,6 @@ A replaced version is kept as `NAME@HASH`, and every existing run is pinned to i
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from nanoflux_local.errors import UsageError
 from nanoflux_local.records import canonical_json, digest
@@ -83,7 +82,7 @@ def add_files(
     connection.executemany(
         "INSERT INTO items VALUES (?,?,?,?,?,?)",
         [
-            (name, position, item.id, split, canonical_json(asdict(item)), digest(asdict(item)))
+            (name, position, item.id, split, canonical_json(item.to_json()), digest(item.to_json()))
             for position, (item, split) in enumerate(items, first[0])
         ],
     )

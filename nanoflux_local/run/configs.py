@@ -83,7 +83,9 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
     rules = merge_tables(profile, overrides).get("rules")
-    values = merge_tables(merge_tables(domain.defaults(), rule_settings(rules) if rules != PAPER else {}), profile)
+    values = merge_tables(
+        merge_tables(domain.defaults(), rule_settings(rules, domain) if rules != PAPER else {}), profile
+    )
     values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
     draft = validate_run({**merge_tables(values, overrides), "budget": {}})  # a cap in dollars needs the prices below
@@ -121,7 +123,7 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
     """
     domain = load_domain(config.domain, home.root)
     if changes.get("rules", config.rules) != config.rules:
-        changes = merge_tables(rule_settings(changes["rules"]), changes)
+        changes = merge_tables(rule_settings(changes["rules"], domain), changes)
     values = merge_tables(config.model_dump(mode="json"), changes)
     changed = validate_run(values)
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:

@@ -6,6 +6,9 @@ A rule set takes precedence over the domain's defaults; the profile and the user
 from collections.abc import Mapping
 from typing import Any
 
+from nanoflux_local.config import merge_tables
+from nanoflux_local.domains.base import Domain
+
 PAPER = "paper"
 RULE_SETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"judge": {"checks": []}, "samples": 1, "keep": "failed"},
@@ -21,6 +24,11 @@ DESCRIPTIONS: Mapping[str, str] = {
 """A one-line description of each rule set."""
 
 
-def rule_settings(name: object) -> Mapping[str, Any]:
-    """The settings of a rule set; none for an unknown name, which the configuration's validation reports."""
-    return RULE_SETS.get(name, {}) if isinstance(name, str) else {}
+def rule_settings(name: object, domain: Domain) -> Mapping[str, Any]:
+    """The settings of a rule set; none for an unknown name, which the configuration's validation reports.
+
+    A domain's own checks stay: those of a rule set examine the question alone, and a question about documents that its
+    reader does not see would never pass them.
+    """
+    settings = RULE_SETS.get(name, {}) if isinstance(name, str) else {}
+    return merge_tables(settings, {"judge": {"checks": list(domain.checks)}}) if domain.checks else settings

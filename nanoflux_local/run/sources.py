@@ -58,7 +58,7 @@ def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
     rules = rules or profile.get("rules", PAPER)
-    rule_layers = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules))]
+    rule_layers = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules, domain))]
     return [Layer("domain", domain.defaults()), *rule_layers, Layer(f"profile {profile_name}", profile)]
 
 
@@ -74,7 +74,7 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
     config = json.loads(row["config"])
     layers = [Layer(f"run {row['id']}", config)]
     if rules and rules != config.get("rules", PAPER):
-        layers.append(Layer(f"rules {rules}", rule_settings(rules)))
+        layers.append(Layer(f"rules {rules}", rule_settings(rules, load_domain(config["domain"], home.root))))
     return layers
 
 

@@ -30,6 +30,9 @@ from nanoflux_local.transcript import (
     Verdict,
 )
 
+PROVING = ("blind", "open_book")
+"""The checks whose solutions are written without the attacker's: from the question alone, or with its passages."""
+
 
 class EarlierQuestions(Protocol):
     """The questions asked before an attempt: a `History`, or the `SpeculativeHistory` of a turn that runs ahead."""
@@ -215,8 +218,8 @@ def decide_by_pass_rate(cast: Cast, attempt: Attempt) -> Attempt:
         return replace(attempt, outcome="defender_right")
     if passes or is_proven(cast, attempt):
         return replace(attempt, outcome="kept_failed")
-    finding = attempt.finding("blind")
-    reason = finding.reason if finding else "no blind solutions were written"
+    findings = [finding for name in PROVING if (finding := attempt.finding(name)) is not None]
+    reason = findings[0].reason if findings else "no blind solutions were written"
     return replace(attempt, outcome="unproven", reason=f"0 of {tries} answers are right; {reason}")
 
 
@@ -224,8 +227,9 @@ def is_proven(cast: Cast, attempt: Attempt) -> bool:
     """Whether the attacker's answer was reached without its solution: by blind solutions, or by a judge that is a
     program and computes the answer.
     """
-    finding = attempt.finding("blind")
-    return cast.judge.name == PROGRAM or (finding is not None and finding.conclusion == "supports")
+    findings = [attempt.finding(name) for name in PROVING]
+    supported = any(finding is not None and finding.conclusion == "supports" for finding in findings)
+    return cast.judge.name == PROGRAM or supported
 
 
 async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:

@@ -12,6 +12,7 @@ from nanoflux_local.domains.starter.templates import Template, load_templates
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.base import list_benchmarks, list_built_in_benchmarks
+from nanoflux_local.seeds.related_passages import RelatedPassages
 from nanoflux_local.seeds.source import Items, SeedSource, StarterTemplates
 from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
 from nanoflux_local.transcript import Seed
@@ -38,7 +39,8 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     if not items:
         raise NothingMatchedError(
             f"the benchmark {dataset!r} has no {split} items here",
-            f"choose a built-in one ({', '.join(built_in)}), or import it: `nanoflux data import {dataset} PATH`",
+            f"choose a built-in one ({', '.join(built_in)}), or import it: `nanoflux data import {dataset} PATH`;"
+            f" documents: `nanoflux data documents PATH --as {dataset}`",
         )
     return items
 
@@ -119,8 +121,19 @@ def _train_templates(datasets: Sequence[str]) -> list[Template]:
 def build_seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
     """Build a source of seeds from the train splits of `datasets`. With `chained`, the seeds can be chained by the
     built-in attacker.
+
+    Raises:
+        NothingMatchedError: a dataset has no train items here.
+        UsageError: some of the datasets are passages of documents and others are questions.
     """
     templates = _train_templates(datasets)
     if templates:
         return StarterTemplates(templates)
-    return Items([item for dataset in datasets for item in load_items(ledger, dataset, "train")], chained)
+    items = [item for dataset in datasets for item in load_items(ledger, dataset, "train")]
+    kinds = {bool(item.source) for item in items}
+    if len(kinds) > 1:
+        raise UsageError(
+            f"the datasets {', '.join(datasets)} hold passages and questions, which no run mixes",
+            "choose datasets of one kind: --set 'datasets=[\"NAME\"]'",
+        )
+    return RelatedPassages(items) if kinds == {True} else Items(items, chained)

@@ -111,6 +111,15 @@ def check_name(dataset: str, name: str) -> str:
     """
     if name in ("", dataset):
         return dataset
+    return check_own_name(name)
+
+
+def check_own_name(name: str) -> str:
+    """The name of a user's own dataset.
+
+    Raises:
+        UsageError: own data cannot have this name, or the name is that of a benchmark.
+    """
     if name in list_importable_benchmarks() or name.startswith("starter") or not NAME.fullmatch(name):
         raise UsageError(
             f"no data can be imported as {name!r}",

@@ -63,7 +63,7 @@ class Items:
         """How many seeds each benchmark gives. In a random order, the benchmarks take turns giving one seed, until
         `count` is reached; a benchmark with no seeds left is skipped.
         """
-        _refuse_shortage(count, sum(map(len, self._pools.values())))
+        refuse_shortage(count, sum(map(len, self._pools.values())))
         shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)
         turns = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
         while sum(shares.values()) < count:
@@ -139,7 +139,8 @@ def instantiate(
     )
 
 
-def _refuse_shortage(count: int, available: int) -> None:
+def refuse_shortage(count: int, available: int) -> None:
+    """Raise NothingMatchedError if there are fewer than `count` seeds."""
     if count > available:
         raise NothingMatchedError(
             f"a question asks for {count} seeds, but there are only {available}",
@@ -148,6 +149,6 @@ def _refuse_shortage(count: int, available: int) -> None:
 
 
 def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
-    _refuse_shortage(count, len(pool))
+    refuse_shortage(count, len(pool))
     fresh = [item for item, name in zip(pool, ids, strict=True) if name not in without]
     return rng.sample(fresh if len(fresh) >= count else list(pool), count)

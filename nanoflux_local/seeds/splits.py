@@ -11,6 +11,8 @@ SPLITS = ("train", "dev", "test")
 SPLIT_SHARES = (("train", 0.6), ("dev", 0.1), ("test", 0.3))
 CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
 """The shares by which train is divided if a benchmark has no official dev split."""
+DOCUMENT_SHARES = (("test", 0.2), ("dev", 0.1))
+"""The shares of documents that are held out; the others are train documents."""
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
 
 
@@ -28,6 +30,19 @@ def hash_into_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_S
             return split
         position -= share
     return shares[-1][0]
+
+
+def split_documents(hashes: Sequence[str]) -> list[str]:
+    """The split of each document, given the hash of its content. Whole documents are held out: a fifth for test, a
+    tenth for dev, and at least one for test if there are three or more.
+    """
+    order = sorted(range(len(hashes)), key=lambda number: (derive_seed("split", hashes[number]), number))
+    counts = {split: round(share * len(hashes)) for split, share in DOCUMENT_SHARES}
+    if len(hashes) >= 3:
+        counts["test"] = max(1, counts["test"])
+    held_out = [split for split, count in counts.items() for _ in range(count)]
+    split_by_number = dict(zip(order, held_out, strict=False))
+    return [split_by_number.get(number, "train") for number in range(len(hashes))]
 
 
 def stem(question: str) -> str:

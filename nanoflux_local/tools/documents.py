@@ -1,5 +1,5 @@
-"""Splits documents into passages for the search. The file's suffix decides how a document is read: as plain text,
-Markdown, HTML, PDF or JSON Lines.
+"""Splits documents into passages, for the search and for runs whose seeds are passages. The file's suffix decides how a
+document is read: as plain text, Markdown, HTML, PDF, DOCX or JSON Lines.
 
 Only text is read: no script is run, and no link or image is loaded. A file that is not in the format of its suffix, or
 is too large, is refused with an error that names it.
@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from nanoflux_local.errors import DataError, NothingMatchedError
 from nanoflux_local.records import storable
 from nanoflux_local.text_files import EncodingError, decode_utf8
+from nanoflux_local.tools.word_documents import read_word_sections
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of a file, in bytes."""
@@ -24,17 +25,21 @@ WORDS = 180
 """Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is cut between sentences."""
 TEXT_KEYS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
 TITLE_KEYS = ("title", "name", "question", "id")
+HEADING_TAGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 SKIPPED_TAGS = ("script", "style", "head", "template", "noscript")
-BLOCK_TAGS = ("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "br", "table", "pre")
+BLOCK_TAGS = ("p", "div", "li", "tr", "section", "article", "br", "table", "pre", *HEADING_TAGS)
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Some paragraphs of a document; `place` is their position in it ("page 3", "line 12", "part 2")."""
+    """Some paragraphs of a document; `place` is their position in it ("page 3", "line 12", "part 2"). `heading` is the
+    heading above them, "" if the format has none.
+    """
 
     title: str
     place: str
     text: str
+    heading: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,52 +122,65 @@ def _read_text(path: Path, content: bytes) -> Iterator[Passage]:
 
 def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
     """Passages, each with the heading above it as its title."""
-    title, section = path.stem, list[str]()
+    heading, section = "", list[str]()
     for line in [*_decode_text(path, content).splitlines(), "# "]:
         if re.match(r"#{1,6}\s", line):
-            yield from _group_into_passages(title, "\n".join(section))
-            title, section = line.lstrip("#").strip(" #") or path.stem, []
+            for passage in _group_into_passages(heading or path.stem, "\n".join(section)):
+                yield replace(passage, heading=heading)
+            heading, section = line.lstrip("#").strip(" #"), []
         else:
             section.append(line)
 
 
 class _Text(HTMLParser):
-    """Collects the text of a page, with an empty line between blocks."""
+    """Collects the text of a page by section, each with its heading, and an empty line between blocks."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
+        self.sections: list[tuple[list[str], list[str]]] = [([], [])]
         self.title: list[str] = []
         self._open_skipped_tags: list[str] = []
         self._in_title = False
+        self._in_heading = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del attrs
         self._in_title = tag == "title"
+        if tag in HEADING_TAGS:
+            self._in_heading = True
+            self.sections.append(([], []))
         if tag in SKIPPED_TAGS:
             self._open_skipped_tags.append(tag)
         elif tag in BLOCK_TAGS:
-            self.parts.append("\n\n")
+            self.sections[-1][1].append("\n\n")
 
     def handle_endtag(self, tag: str) -> None:
         self._in_title = False
+        if tag in HEADING_TAGS:
+            self._in_heading = False
         if tag in self._open_skipped_tags:
             del self._open_skipped_tags[self._open_skipped_tags.index(tag) :]
         elif tag in BLOCK_TAGS:
-            self.parts.append("\n\n")
+            self.sections[-1][1].append("\n\n")
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
             self.title.append(data)
         elif not self._open_skipped_tags:
-            self.parts.append(data)
+            heading, text = self.sections[-1]
+            (heading if self._in_heading else text).append(data)
 
 
 def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
     page = _Text()
     page.feed(_decode_text(path, content))
     page.close()
-    yield from _group_into_passages(" ".join("".join(page.title).split()) or path.stem, "".join(page.parts))
+    title = " ".join("".join(page.title).split()) or path.stem
+    yield from _group_sections(title, [("".join(heading), "".join(text)) for heading, text in page.sections])
+
+
+def _read_docx(path: Path, content: bytes) -> Iterator[Passage]:
+    yield from _group_sections(path.stem, read_word_sections(path, content))
 
 
 def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
@@ -211,6 +229,15 @@ def _find_texts(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
     return [storable(row[key]) for key in keys if isinstance(row.get(key), str) and row[key].strip()]
 
 
+def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator[Passage]:
+    """The passages of sections, given as (heading, text). They are numbered through the whole document."""
+    number = 0
+    for heading, text in sections:
+        for passage in _group_into_passages(title, storable(text)):
+            number += 1
+            yield replace(passage, place=f"part {number}", heading=storable(" ".join(heading.split())))
+
+
 def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
     """Group the text's paragraphs into passages of at most `WORDS` words."""
     pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _cut_paragraph(paragraph.split())]
@@ -235,5 +262,5 @@ def _cut_paragraph(words: list[str]) -> Iterator[list[str]]:
 
 READERS = {
     ".txt": _read_text, ".md": _read_markdown, ".html": _read_html, ".htm": _read_html, ".pdf": _read_pdf,
-    ".jsonl": _read_json_lines,
+    ".docx": _read_docx, ".jsonl": _read_json_lines,
 }  # fmt: skip

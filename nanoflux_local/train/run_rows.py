@@ -75,9 +75,9 @@ def load_run_rows(
         if not view.row("SELECT 1 FROM examples WHERE run = ?", run_columns["id"]):
             raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
         columns, record = choose_rows(view, run_columns["id"], choice)
-        loads_attempts = with_attempts or choice.solution != "author"
+        domain = load_domain(run_columns["domain"], home.root)
+        loads_attempts = with_attempts or choice.solution != "author" or domain.cites
         attempts = load_attempts(view, run_columns["id"]) if loads_attempts else {}
-    domain = load_domain(run_columns["domain"], home.root)
     budgets = json.loads(run_columns["config"])["budgets"]
 
     def build(row: dict[str, Any]) -> RunRow:

@@ -6,7 +6,7 @@ import re
 import jinja2
 import pytest
 
-from nanoflux_local.domains.base import PROMPTS, Domain, list_built_in
+from nanoflux_local.domains.base import DOCUMENT_PROMPTS, PROMPTS, Domain, list_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.roles.attacker import build_attacker_messages, normalize_answer, read_attack
@@ -44,6 +44,8 @@ VALUES = {
     "quality": {"attack": ATTACK},
     "claims": {"attack": ATTACK, "queries": 5},
     **{key: {"question": ATTACK.question} for key in ("blind", "blind_program", "answerable")},
+    "grounded": {"attack": ATTACK, "passages": SEEDS},
+    "open_book": {"question": ATTACK.question, "passages": SEEDS},
 }
 EXPECTED_TEXTS = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
@@ -57,9 +59,14 @@ EXPECTED_TEXTS = {
     "blind": [ATTACK.question, "SOLUTION:", "ANSWER:"],
     "blind_program": [ATTACK.question, "Python program", "CODE:"],
     "answerable": [ATTACK.question, "ASKED:", "GIVEN:", "MISSING:", "CONTRADICTION:"],
+    "grounded": [SEEDS[0].question, ATTACK.question, ATTACK.solution, ATTACK.answer, "PREMISES:", "UNSUPPORTED:"],
+    "open_book": [SEEDS[0].question, SEEDS[1].question, ATTACK.question, "SOLUTION:", "ANSWER:"],
 }
 SHORT_PROMPTS = ("gsmhard-short", "starter")
-DOMAINS_AND_PROMPTS = list(itertools.product(list_built_in(), PROMPTS))
+ON_DOCUMENTS = ("documents", "documents-choice")
+DOMAINS_AND_PROMPTS = [
+    *itertools.product(list_built_in(), PROMPTS), *itertools.product(ON_DOCUMENTS, DOCUMENT_PROMPTS),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
@@ -117,6 +124,30 @@ def test_prompts_ask_for_every_section_in_reading_order(name, role):
 )  # fmt: skip
 def test_judge_prompts_state_the_words_that_are_read(name, role, words):
     assert words in load_domain(name).render(role, VALUES[role])
+
+
+def test_document_prompts_belong_to_domains_for_documents() -> None:
+    """Prompts of other domains are recorded with their runs, so none is added to them."""
+    for name in list_built_in():
+        expected = [*PROMPTS, *(DOCUMENT_PROMPTS if name in ON_DOCUMENTS else ())]
+        assert sorted(load_domain(name).prompts) == sorted(expected)
+        assert load_domain(name).cites == (name in ON_DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", ON_DOCUMENTS)
+def test_document_prompts_show_where_each_passage_stands(name):
+    passages = (Seed("a", "x", "Doors close at ten.", "", source="wards/night.pdf", place="page 3"),)
+    for prompt in ("attacker", *DOCUMENT_PROMPTS):
+        values = VALUES[prompt] | {"seeds" if prompt == "attacker" else "passages": passages}
+        assert "Passage 1 (wards/night.pdf, page 3): Doors close at ten." in load_domain(name).render(prompt, values)
+
+
+@pytest.mark.parametrize("name", ON_DOCUMENTS)
+def test_document_validation_shows_the_citations(name):
+    attack = Attack("Q?", "S", "A", notes={"CITATIONS": '1: "Doors close at ten."'})
+    text = load_domain(name).render("validation", {"attack": attack, "evidence": ()})
+    assert '1: "Doors close at ten."' in text
+    assert "What the documents say" not in load_domain(name).render("validation", VALUES["validation"])
 
 
 @pytest.mark.parametrize("name", list_built_in())

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from nanoflux_local.cli.main import main
-from nanoflux_local.domains.base import PROMPTS, Domain, list_built_in
+from nanoflux_local.domains.base import Domain, list_built_in
 from nanoflux_local.domains.own import list_domain_names, load_domain, render_prompt
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.reading import read_benchmark
@@ -199,7 +199,11 @@ def test_own_data_errors_name_the_row(tmp_path: Path, line: str, message: str) -
 # Prompts
 
 
-OWN_DEFENDERS = {"starter": "defender_short", "gsmhard-short": "defender_steps"}
+OWN_FILES = {
+    ("starter", "defender"): "defender_short", ("gsmhard-short", "defender"): "defender_steps",
+    **{(name, prompt): f"{prompt}_documents" for name in ("documents", "documents-choice")
+       for prompt in ("attacker", "validation")},
+}  # fmt: skip
 
 
 def read_table() -> dict[str, tuple[int, int]]:
@@ -219,8 +223,8 @@ def test_page_table_lists_every_prompt_with_its_version() -> None:
 def test_prompts_stay_within_the_tokens_the_page_states(smollm2_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
     for domain in map(load_domain, list_built_in()):
-        for prompt in PROMPTS:
-            file = OWN_DEFENDERS.get(domain.name, prompt) if prompt == "defender" else prompt
+        for prompt in domain.prompts:
+            file = OWN_FILES.get((domain.name, prompt), prompt)
             count = len(tokenizer(render_prompt(domain, prompt))["input_ids"])
             assert count <= read_table()[file][1], (domain.name, prompt, count)
             assert "version 1" not in render_prompt(domain, prompt)

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 
 from nanoflux_local.ledger import board
-from nanoflux_local.transcript import Verdict, verdict_from_json
+from nanoflux_local.transcript import Verdict, attempt_from_json, verdict_from_json
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.text import format_line, sanitize
@@ -36,8 +36,8 @@ class ExampleScreen(BaseScreen):
     AUTO_FOCUS = "#parts"
     mode = "examples"
     HELP = """One example in full: the question, the attacker's solution next to the defender's reply, the judge's
-verdicts on both, the programs that ran with their output, and the seeds. Your review (keep, drop, fix,
-a note) is added to the ledger and changes nothing that was recorded."""
+verdicts on both, the documents that the question cites, the programs that ran with their output, and the
+seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes nothing that was recorded."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         Binding("left,p", "next(-1)", "Prev"),
@@ -73,6 +73,7 @@ a note) is added to the ledger and changes nothing that was recorded."""
             with Horizontal(classes="sides"):
                 yield Panel("Is the question valid?", id="validation")
                 yield Panel("Is the reply correct?", id="evaluation")
+            yield Panel("Citations", id="citations")
             yield Panel("Programs and searches", id="tools")
             yield Panel("Origin", id="origin")
 
@@ -112,12 +113,14 @@ a note) is added to the ledger and changes nothing that was recorded."""
                 format_verdict(_read_verdict(last, "evaluation"), self.colours),
                 f"Is the reply correct? ({record['judge']})",
             ),
+            "citations": (self._format_citations(last), None),
             "tools": (self._format_tools(example["tools"]), None),
             "origin": (self._format_origin(example, record, attack), None),
         }
         for name, (text, title) in panels.items():
             self.query_one(f"#{name}", Panel).show(text, title)
         self.query_one("#tools").display = bool(example["tools"])
+        self.query_one("#citations").display = bool(panels["citations"][0])
 
     def _format_head(self, example: dict[str, Any]) -> Text:
         reason, colour = OUTCOMES.get(example["reason"], (example["reason"], "foreground"))
@@ -133,6 +136,16 @@ a note) is added to the ledger and changes nothing that was recorded."""
             text.append(f"   your review: {example['review']}", style=f"bold {self.colours['accent']}")
         if example.get("note"):
             text.append(f" ({format_line(example['note'], 100)})")
+        return text
+
+    def _format_citations(self, attempt: dict[str, Any]) -> Text:
+        """The statements of documents that the question rests on; empty for other questions."""
+        text = Text()
+        for citation in attempt_from_json(attempt).citations if attempt.get("outcome") else ():
+            text.append(f"{format_line(citation.source, 60)}, {format_line(citation.place, 80)}\n",
+                        style=self.colours["secondary"])  # fmt: skip
+            text.append(f"  “{sanitize(citation.quotation, 2_000)}”\n")
+        text.rstrip()
         return text
 
     def _format_tools(self, tools: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> Text:

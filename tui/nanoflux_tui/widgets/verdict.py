@@ -28,6 +28,8 @@ def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = 
             if exhibit.author:  # a solution or program by a solver
                 outcome = format_line(exhibit.outcome or f"not read: {exhibit.detail}", 100)
                 method = "a program" if exhibit.kind == "program" else "in words"
+                if exhibit.outcome and exhibit.kind == "solution" and exhibit.detail:
+                    method += f", {format_line(exhibit.detail, 100)}"
                 text.append(f"\n  {AGREEMENT[exhibit.agrees]} {format_line(exhibit.author, 40)}, {method}: {outcome}")
     text.append(f"\n\n{sanitize(verdict.explanation)}")
     return text

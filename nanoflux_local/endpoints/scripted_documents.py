@@ -1,0 +1,80 @@
+"""The packaged fake model's replies about passages of documents: attacks, premises, and answers with the passages.
+
+An attack quotes the first sentence of two passages and asks for the last word of each, so that whoever has the passages
+can answer it, and nobody else.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+
+_PASSAGE = re.compile(r"^Passage (\d+)(?: \(.*?\))?: (.+)$", re.MULTILINE)
+_SENTENCE = re.compile(r".+?[.!?](?=\s|$)|.+$")
+_OPENING = re.compile(r"“(.+?) …”")
+OPENING_WORDS = 6
+
+
+def write_document_attack(prompt: str, rng: random.Random) -> str:
+    """An attack on two passages of the prompt. One attack in ten misquotes, and one in ten cites a single passage."""
+    first_sentences = [(number, _SENTENCE.findall(text)[0].strip()) for number, text in _list_passages(prompt)]
+    cited = rng.sample(first_sentences, min(2, len(first_sentences)))
+    kind = rng.randrange(10)
+    if kind == 0:
+        cited = cited[:1]
+    openings = [" ".join(sentence.split()[:OPENING_WORDS]) for _, sentence in cited]
+    answer = " and ".join(_last_word(sentence) for _, sentence in cited)
+    if kind == 1:
+        cited = [(number, f"Nobody says that {sentence}") for number, sentence in cited]
+    citations = "\n".join(f'{number}: "{sentence}"' for number, sentence in cited)
+    rules = " and ".join(f"“{opening} …”" for opening in openings)
+    letter = rng.choice("ABCD") if "option letter" in prompt else answer
+    return (
+        f"CITATIONS:\n{citations}\nQUESTION: {rng.choice(_CASES)} Which word ends {rules}?\n"
+        f"SOLUTION: The rules end with {answer}.\nANSWER: {letter}\nREFLECTION: each rule has one last word."
+    )
+
+
+def write_document_answer(prompt: str) -> str:
+    """The answer to a question of `write_document_attack`, read from the passages of the prompt."""
+    sentences = [sentence.strip() for _, text in _list_passages(prompt) for sentence in _SENTENCE.findall(text)]
+    openings = _OPENING.findall(prompt.split("Question:")[-1])
+    ends = [
+        _last_word(sentence)
+        for opening in openings
+        for sentence in [next((each for each in sentences if each.startswith(opening)), "")]
+        if sentence
+    ]
+    if not openings or len(ends) < len(openings):
+        return "SOLUTION: The passages do not say it.\nANSWER: CANNOT BE ANSWERED, because a rule is missing"
+    return f"SOLUTION: The rules are in the passages.\nANSWER: {' and '.join(ends)}"
+
+
+def write_document_premises(prompt: str, rng: random.Random) -> str:
+    """The sentences that a question of `write_document_attack` rests on. One reply in eight misquotes them, and one in
+    eight names an unsupported premise.
+    """
+    openings = _OPENING.findall(prompt.split("Question:")[-1].split("Solution:")[0])
+    kind = rng.randrange(8)
+    lines = [
+        f'{number}: "{"Nobody says that " if kind == 0 else ""}{sentence.strip()}"'
+        for number, text in _list_passages(prompt)
+        for sentence in _SENTENCE.findall(text)
+        if any(sentence.strip().startswith(opening) for opening in openings)
+    ]
+    unsupported = "that each rule has a last word" if kind == 1 else "NONE"
+    return "PREMISES:\n" + ("\n".join(lines) or "NONE") + f"\nUNSUPPORTED: {unsupported}"
+
+
+_CASES = (
+    "A new colleague asks about two rules.", "The night shift starts.", "An audit is announced.", "A visitor waits.",
+    "The store is being checked.", "A form is filled in.", "Two teams disagree.", "The weekly meeting begins.",
+)  # fmt: skip
+
+
+def _list_passages(prompt: str) -> Sequence[tuple[int, str]]:
+    """The passages of a prompt with their numbers."""
+    return [(int(number), text) for number, text in _PASSAGE.findall(prompt)]
+
+
+def _last_word(sentence: str) -> str:
+    return str(re.findall(r"\w+", sentence)[-1])

@@ -1,0 +1,66 @@
+"""The citation check: the statements that the attacker cites are looked up in its passages, by the machine alone.
+
+A question about documents must rest on words that stand there, from at least two passages. Whether its answer follows
+from them is left to the judge and to other checks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.quotations import find_passage, first_missing, read_quotations, show_quotation
+from nanoflux_local.transcript import Attack, Finding, Seed
+
+SECTION = "CITATIONS"
+"""The section of an attack that lists its citations."""
+PASSAGES = 2
+"""The passages that a question must rest on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CitedCheck:
+    """Looks up each citation of an attack; calls no model."""
+
+    name: ClassVar[str] = "cited"
+    title: ClassVar[str] = "citation check"
+    stage: ClassVar[Stage] = "screens"
+    tools: ClassVar[tuple[str, ...]] = ()
+    objection: ClassVar[str] = "its citations do not hold"
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "CitedCheck":
+        del context
+        return cls()
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        del rules
+        return {}
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
+        """Contradict an attack that cites words no passage contains, or a single passage. The citations are the
+        evidence.
+        """
+        del draw, call
+        if not seeds or SECTION not in attack.notes:
+            missing = "no passages" if not seeds else f"no section {SECTION}"
+            return Finding(self.name, "not checked", f"the question has {missing}")
+        citations = read_quotations(attack.notes[SECTION])
+        passages = [find_passage(citation, seeds) for citation in citations]
+        exhibits = tuple(map(show_quotation, citations, passages))
+        misquoted = first_missing(exhibits)
+        if not citations or misquoted:
+            reason = f"no passage says {misquoted!r}" if misquoted else "the attacker cites nothing"
+            return Finding(self.name, "contradicts", reason, exhibits)
+        cited = {passage.id for passage in passages if passage is not None}
+        if len(cited) < min(PASSAGES, len(seeds)):
+            return Finding(self.name, "contradicts", "a single passage is cited", exhibits)
+        reason = f"all {len(citations)} citations are in the passages, {len(cited)} of which are cited"
+        return Finding(self.name, "supports", reason, exhibits)
+
+
+CHECK: type[Check] = CitedCheck

@@ -1,0 +1,115 @@
+"""The grounding check: the judge lists the premises of a solution with a quotation for each, and the machine looks up
+the quotations in the passages.
+
+The attacker may cite what it does not use, and use what it does not cite. Here another model says what the solution
+rests on. Whether the steps are right is left to other checks.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, Message
+from nanoflux_local.roles.base import Draw, Player, ask_until_read
+from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.quotations import (
+    Quotation,
+    find_passage,
+    first_missing,
+    read_quotations,
+    show_quotation,
+)
+from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions
+from nanoflux_local.transcript import Attack, Finding, Seed
+
+SECTIONS = ("PREMISES", "UNSUPPORTED")
+COPIED = 20
+"""A longer section (in characters) that occurs in the prompt is the prompt's description, not an answer."""
+_NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """The quotations on which a solution rests, and the statement that no passage supports ("" if there is none)."""
+
+    quotations: tuple[Quotation, ...]
+    unsupported: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedCheck:
+    """Asks the judge for the premises. An unreadable reply is requested again, at most `retries` times."""
+
+    name: ClassVar[str] = "grounded"
+    title: ClassVar[str] = "grounding check"
+    stage: ClassVar[Stage] = "verifies"
+    tools: ClassVar[tuple[str, ...]] = ()
+    objection: ClassVar[str] = "a premise is in no passage"
+
+    domain: Domain
+    player: Player
+    retries: int
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "GroundedCheck":
+        require_prompt(context.domain, cls.name)
+        return cls(context.domain, context.player, context.config.retries.parse)
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        del rules
+        return {"chat": 1}
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
+        """Contradict a solution with a premise that no passage supports. The quotations are the evidence."""
+        if not seeds:
+            return Finding(self.name, "not checked", "the question has no passages")
+        prompt = self.domain.render("grounded", {"attack": attack, "passages": seeds})
+
+        def read_reply(reply: ChatReply) -> Premises | Unparsed:
+            return read_premises(reply.text, prompt)
+
+        make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
+        premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
+        if isinstance(premises, Unparsed):
+            return Finding(self.name, "not checked", premises.reason)
+        exhibits = tuple(show_quotation(each, find_passage(each, seeds)) for each in premises.quotations)
+        misquoted = first_missing(exhibits)
+        if premises.unsupported:
+            return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
+        if misquoted:
+            reason = f"the judge quotes what no passage says: {misquoted!r}"
+            return Finding(self.name, "not checked", reason, exhibits)
+        if not exhibits:
+            return Finding(self.name, "not checked", "the judge quotes no premise")
+        return Finding(self.name, "supports", f"all {len(exhibits)} premises are in the passages", exhibits)
+
+
+def require_prompt(domain: Domain, name: str) -> None:
+    """Raise ConfigError if the domain has no prompt for a check that compares a question with its passages."""
+    if name not in domain.prompts:
+        raise ConfigError(
+            f"judge.checks: {name!r} needs passages, and the seeds of the domain {domain.name!r} are questions",
+            'choose a domain for documents, or write one with extends = "documents"',
+        )
+
+
+def read_premises(text: str, prompt: str) -> Premises | Unparsed:
+    """Read the sections of a reply to `prompt`. A section that repeats the prompt's description of it is no answer."""
+    sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
+    if isinstance(sections, Unparsed):
+        return sections
+    kept_sections = refuse_descriptions(sections, lambda section: len(section) > COPIED and section in prompt)
+    if isinstance(kept_sections, Unparsed):
+        return kept_sections
+    unsupported = "" if _NONE.match(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]
+    premises = kept_sections["PREMISES"]
+    return Premises(() if _NONE.match(premises) else read_quotations(premises), unsupported)
+
+
+CHECK: type[Check] = GroundedCheck

@@ -1,0 +1,118 @@
+"""The open-book check: solvers answer a question with its passages and without them, and never see the solution.
+
+With the passages they must reach the author's answer; without them they must not, or the question does not need its
+documents: it can be guessed, or everybody knows the answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nanoflux_local.answers import same_short_text
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.records import Message, storable
+from nanoflux_local.roles.base import Draw, Player, ask
+from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.blind import CANNOT, Unanswerable, read_answer
+from nanoflux_local.roles.checks.grounded import require_prompt
+from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
+
+ANSWERS = 2
+"""Answers of each kind. A question is rejected only if both fail, since one wrong letter or one lucky guess is chance.
+"""
+WITH, WITHOUT = "with the passages", "without the passages"
+SECTIONS = ("SOLUTION", "ANSWER")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBookCheck:
+    """Requests up to `ANSWERS` answers with the passages, until one is the author's, and then up to as many without
+    them, until one is not. The solvers take turns.
+    """
+
+    name: ClassVar[str] = "open_book"
+    title: ClassVar[str] = "open-book check"
+    stage: ClassVar[Stage] = "verifies"
+    tools: ClassVar[tuple[str, ...]] = ()
+    objection: ClassVar[str] = "the passages do not decide it"
+
+    domain: Domain
+    solvers: tuple[Player, ...]
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "OpenBookCheck":
+        require_prompt(context.domain, cls.name)
+        return cls(context.domain, tuple(player.vary() for player in context.solvers))
+
+    @classmethod
+    def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
+        """All answers, although the check stops once the conclusion is certain."""
+        del rules
+        return {"chat": 2 * ANSWERS}
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
+        """Contradict a question that the solvers answer differently with the passages, or equally without them. Every
+        answer is evidence.
+        """
+        if not seeds:
+            return Finding(self.name, "not checked", "the question has no passages")
+        exhibits: list[Exhibit] = []
+        prompt = self.domain.render("open_book", {"question": attack.question, "passages": seeds})
+        for number in range(ANSWERS):
+            exhibits.append(await self._answer(prompt, WITH, number, attack, draw, call))
+            if exhibits[-1].agrees:
+                break
+        if not exhibits[-1].agrees:
+            return self._conclude_without_agreement(exhibits, attack.answer)
+        prompt, closed = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
+        for number in range(ANSWERS):
+            closed.append(await self._answer(prompt, WITHOUT, number, attack, draw, call))
+            if closed[-1].outcome and not closed[-1].agrees:
+                reason = f"the answer is {attack.answer[:80]} with the passages, and is not reached without them"
+                return Finding(self.name, "supports", reason, (*exhibits, *closed))
+        if all(exhibit.agrees for exhibit in closed):
+            reason = f"all {ANSWERS} answers without the passages are {attack.answer[:80]} too"
+            return Finding(self.name, "contradicts", reason, (*exhibits, *closed))
+        return Finding(self.name, "not checked", "an answer without the passages is unreadable", (*exhibits, *closed))
+
+    def _conclude_without_agreement(self, exhibits: Sequence[Exhibit], expected: str) -> Finding:
+        """With the passages, no answer is the author's: some may be unreadable or only worded differently."""
+        differing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
+        if len(differing) < ANSWERS:
+            reason = f"no answer with the passages could be compared with {expected[:80]}"
+            return Finding(self.name, "not checked", reason, tuple(exhibits))
+        answers = " and ".join(dict.fromkeys(exhibit.outcome[:80] for exhibit in differing))
+        reason = f"with the passages the answer is {answers}, the author says {expected[:80]}"
+        return Finding(self.name, "contradicts", reason, tuple(exhibits))
+
+    async def _answer(self, prompt: str, method: str, number: int, attack: Attack, draw: Draw, call: Call) -> Exhibit:
+        """One answer, compared with the author's; `agrees` is None if it cannot be read or compared."""
+        solver = self.solvers[number % len(self.solvers)]
+        seed = draw.seed(f"open-book, {method}", number)
+        reply = await ask(solver.request((Message("user", prompt),), seed, SECTIONS), call)
+        if isinstance(reply, Refused):
+            return Exhibit("solution", "", detail=f"{method}: {reply.reason}", author=solver.name)
+        text = storable(strip_reasoning(reply.text)).strip()
+        sections = read_sections(text, SECTIONS)
+        solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
+        answer = solver.find_cut(reply) or read_answer(self.domain, text)
+        if isinstance(answer, str):
+            agrees = self._compare(answer, attack.answer)
+            return Exhibit("solution", solution, answer, method, author=solver.name, agrees=agrees)
+        detail = f"{method}: {answer.reason}"
+        if isinstance(answer, Unanswerable):
+            return Exhibit("solution", solution, CANNOT, detail, author=solver.name, agrees=False)
+        return Exhibit("solution", solution, "", detail, author=solver.name)
+
+    def _compare(self, answer: str, expected: str) -> bool | None:
+        if self.domain.answer == "text":
+            return same_short_text(answer, expected)
+        return same_answer(self.domain, answer, expected)
+
+
+CHECK: type[Check] = OpenBookCheck

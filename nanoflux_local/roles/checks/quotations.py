@@ -1,0 +1,80 @@
+"""Quotations from passages: read from a reply, and looked up in the passages by the machine.
+
+A quotation stands on a line with the number of its passage: `2: "at most 5 litres"`. The number is a hint only: what
+counts is whether a passage contains the words.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from nanoflux_local.roles.checks.answerable import is_quoted_from
+from nanoflux_local.transcript import Exhibit, Seed, Source
+
+FOUND, NOT_FOUND = "in a passage", "in no passage"
+"""The outcomes of an exhibit that is a quotation."""
+MIN_WORDS = 3
+"""A shorter quotation ("the patient") is in many texts and proves nothing."""
+_LINE_END = re.compile(r"(?<=[^\W\d_])-\s+(?=[^\W\d_])")
+"""A hyphen at the end of a line of a PDF, where a word may have been divided."""
+_NUMBER = re.compile(
+    r"^[\s>*•-]*(?:passages?\s*)?[\[(]?\s*(\d{1,3})\s*[\])]?\s*[:.)\]–—-]*\s*(?=[\"“”«'‘(\w])", re.IGNORECASE
+)
+_MARKED = re.compile(r"^[\s>*•-]*(?:passages?\s*\d|[\[(]\s*\d{1,3}\s*[\])]|\d{1,3}\s*[:.)])", re.IGNORECASE)
+_QUOTED = re.compile(r"[\"“”«](.+)[\"“”»]")
+_INLINE = re.compile(r"(?<=[\"”»])[\s,;]+(?=[\[(]?\d{1,3}[\])]?\s*:?\s*[\"“«])")
+
+
+@dataclass(frozen=True, slots=True)
+class Quotation:
+    """Words that a passage is said to contain; `number` is that passage's, from 1, or 0 if none is named."""
+
+    text: str
+    number: int = 0
+
+
+def read_quotations(text: str) -> tuple[Quotation, ...]:
+    """The quotations of a section, one on each line; what is between quotation marks, or else the whole line."""
+    return tuple(dict.fromkeys(_read_lines(text)))
+
+
+def _read_lines(text: str) -> Iterator[Quotation]:
+    for line in text.splitlines():
+        for entry in _INLINE.split(line):
+            marked = _NUMBER.match(entry) if _MARKED.match(entry) else None
+            statement = entry[marked.end() :] if marked else entry.strip(" \t>*•-")
+            quoted = _QUOTED.search(statement)
+            words = (quoted[1] if quoted else statement).strip()
+            if words:
+                yield Quotation(words, int(marked[1]) if marked else 0)
+
+
+def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
+    """The passage that contains a quotation, the named one first; None if no passage does or it is too short."""
+    if len(re.findall(r"\w+", quotation.text)) < MIN_WORDS:
+        return None
+    named = passages[quotation.number - 1 : quotation.number] if quotation.number else ()
+    return next((passage for passage in (*named, *passages) if _contains(passage.question, quotation.text)), None)
+
+
+def _contains(passage: str, quotation: str) -> bool:
+    return is_quoted_from(quotation, passage) or is_quoted_from(_join_words(quotation), _join_words(passage))
+
+
+def _join_words(text: str) -> str:
+    """The text with the words joined that end a line with a hyphen."""
+    return _LINE_END.sub("", text)
+
+
+def show_quotation(quotation: Quotation, passage: Seed | None) -> Exhibit:
+    """A quotation as evidence, with the passage that contains it."""
+    if passage is None:
+        return Exhibit("quotation", quotation.text, NOT_FOUND)
+    return Exhibit(
+        "quotation", quotation.text, FOUND, results=(Source(passage.source, passage.place, passage.question),)
+    )
+
+
+def first_missing(exhibits: Iterable[Exhibit]) -> str:
+    """The first quotation that is in no passage, shortened; "" if all were found."""
+    return next((exhibit.text[:120] for exhibit in exhibits if exhibit.outcome == NOT_FOUND), "")

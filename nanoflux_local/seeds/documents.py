@@ -1,0 +1,171 @@
+"""Imports documents as a dataset whose items are passages, each with its document and its place there.
+
+Splits are made of whole documents, and a passage that repeats another is left out. Held-out documents come first, so
+that no train passage repeats a held-out one.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.errors import DataError, NothingMatchedError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_local.records import digest
+from nanoflux_local.seeds.near_duplicates import NearDuplicates
+from nanoflux_local.seeds.reading import check_own_name
+from nanoflux_local.seeds.splits import SPLITS, split_documents
+from nanoflux_local.tools.documents import Document, Passage, list_documents, read_document
+from nanoflux_local.transcript import Seed
+
+MIN_WORDS = 8
+"""A shorter passage (a page number, a lone heading) says too little for a question."""
+HELD_OUT_FIRST = tuple(reversed(SPLITS))
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsRequest:
+    """Files and folders to import under `name`. The documents in `held_out` are the test split; without any, a share of
+    the documents is held out. `skip_bad` leaves unreadable documents out. `replace` replaces the items that are stored
+    under the name.
+    """
+
+    name: str
+    paths: Sequence[Path]
+    held_out: Sequence[Path] = ()
+    skip_bad: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsSummary:
+    """An import's result, as `data documents --json` prints it. `documents` and `passages` are numbers by split;
+    `near_duplicates` and `short` count the passages that were left out. `held_out` lists the documents of the test
+    split, `skipped` the unreadable ones with their faults. `imported` is False if the same documents had been imported
+    before.
+    """
+
+    dataset: str
+    documents: dict[str, int]
+    passages: dict[str, int]
+    near_duplicates: int
+    short: int
+    held_out: tuple[str, ...]
+    skipped: tuple[str, ...]
+    imported: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedDocument:
+    """A document with its split and the name under which its passages are cited."""
+
+    name: str
+    split: str
+    content: Document
+
+
+def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
+    """Read the documents, split them into passages, and store these: all of them, or none.
+
+    Raises:
+        UsageError: the name is refused, or the dataset already has items of the same split.
+        DataError: a document cannot be read.
+        NothingMatchedError: a folder holds no documents, or no passage is long enough.
+    """
+    check_own_name(request.name)
+    documents, skipped = _read_documents(request)
+    items: list[tuple[Seed, str]] = []
+    left_out: Counter[str] = Counter()
+    seen = NearDuplicates()
+    for document in sorted(documents, key=lambda document: HELD_OUT_FIRST.index(document.split)):
+        passages = document.content.passages
+        for number, (passage, place) in enumerate(zip(passages, _list_places(passages), strict=True), 1):
+            if len(passage.text.split()) < MIN_WORDS:
+                left_out["short"] += 1
+            elif not seen.add(passage.text):
+                left_out["near_duplicates"] += 1
+            else:
+                name = f"{request.name}/{document.name}#{number}"
+                item = Seed(name, request.name, passage.text, "", source=document.name, place=place)
+                items.append((item, document.split))
+    if not any(split == "train" for _, split in items):
+        raise NothingMatchedError(
+            f"no passage of {', '.join(map(str, request.paths))} is long enough for a question",
+            f"pass documents with paragraphs of at least {MIN_WORDS} words",
+        )
+    documents_by_split = Counter(document.split for document in documents)
+    passages_by_split = Counter(split for _, split in items)
+    return DocumentsSummary(
+        dataset=request.name,
+        documents={split: documents_by_split[split] for split in SPLITS},
+        passages={split: passages_by_split[split] for split in SPLITS},
+        near_duplicates=left_out["near_duplicates"],
+        short=left_out["short"],
+        held_out=tuple(document.name for document in documents if document.split == "test"),
+        skipped=skipped,
+        imported=_store(home, request, documents, items, len(skipped)),
+    )
+
+
+def _list_places(passages: Iterable[Passage]) -> list[str]:
+    """The place of each passage in its document: its page or line, or the heading above it. The second passage below a
+    heading is its part 2.
+    """
+    below_heading: Counter[str] = Counter()
+    places = []
+    for passage in passages:
+        below_heading[passage.heading] += 1
+        number = below_heading[passage.heading]
+        place = passage.heading if number == 1 else f"{passage.heading}, part {number}"
+        places.append(place if passage.heading else passage.place)
+    return places
+
+
+def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tuple[str, ...]]:
+    """The documents with their names and splits, and the faults of those that were left out."""
+    held_out = {path.resolve() for path in list_documents(request.held_out)}
+    paths = list(dict.fromkeys(path.resolve() for path in (*list_documents(request.paths), *sorted(held_out))))
+    documents: dict[Path, Document] = {}
+    faults: list[str] = []
+    for path in paths:
+        try:
+            documents[path] = read_document(path)
+        except DataError as error:
+            if not request.skip_bad:
+                raise
+            faults.append(error.message)
+    if held_out:
+        splits = ["test" if path in held_out else "train" for path in documents]
+    else:
+        splits = split_documents([document.sha256 for document in documents.values()])
+    names = _relative_names(documents)
+    return [
+        _NamedDocument(name, split, document)
+        for name, split, document in zip(names, splits, documents.values(), strict=True)
+    ], tuple(faults)
+
+
+def _relative_names(paths: Iterable[Path]) -> list[str]:
+    """The paths relative to the folder that holds them all, with "/" between folders."""
+    paths = list(paths)
+    folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _store(
+    home: Home,
+    request: DocumentsRequest,
+    documents: Sequence[_NamedDocument],
+    items: Sequence[tuple[Seed, str]],
+    skipped: int,
+) -> bool:
+    content = digest(sorted([document.name, document.split, document.content.sha256] for document in documents))
+    with Ledger(home.prepare().ledger) as ledger:
+        source = f"{len(documents)} documents"
+        return ledger.import_dataset(request.name, source, content, items, skipped, replace=request.replace)

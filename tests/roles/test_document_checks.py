@@ -1,0 +1,209 @@
+"""The checks of questions about documents: quotations are looked up by the machine, and solvers read the passages."""
+
+import pytest
+
+from nanoflux_local.answers import same_short_text
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checks.base import CheckContext, check_kinds
+from nanoflux_local.roles.checks.cited import CitedCheck
+from nanoflux_local.roles.checks.grounded import GroundedCheck
+from nanoflux_local.roles.checks.open_book import OpenBookCheck
+from nanoflux_local.roles.checks.quotations import Quotation, find_passage, read_quotations
+from nanoflux_local.transcript import Attack, Attempt, Citation, Seed, Verdict
+
+DOCUMENTS, CHOICE, DRAW = load_domain("documents"), load_domain("documents-choice"), Draw(1, 2, 3)
+PASSAGES = (
+    Seed("1", "d", "Vaccines are kept between 2 and 8 degrees; a reading outside is reported within 30 minutes.", "",
+         source="cold.docx", place="Refrigerators"),
+    Seed("2", "d", "The pharma- cist on duty is reached at extension 417. Gloves (nitrile) do not replace washing.", "",
+         source="staff.pdf", place="page 3"),
+    Seed("3", "d", "The store opens at seven.", "", source="store.md", place="Hours"),
+)  # fmt: skip
+RANGE, DUTY = '1: "kept between 2 and 8 degrees"', '2: "on duty is reached at extension 417"'
+
+
+def attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -> Attack:
+    return Attack("Whom does one call?", "SECRET steps", answer, notes={"CITATIONS": citations})
+
+
+@pytest.mark.parametrize(
+    ("text", "quotations"),
+    [
+        (f"{RANGE}\n{DUTY}", [("kept between 2 and 8 degrees", 1), ("on duty is reached at extension 417", 2)]),
+        ("[1] “a b c”\n- [2] d e f", [("a b c", 1), ("d e f", 2)]),
+        ("Passage 3: \"a 'b' c\"", [("a 'b' c", 3)]),
+        ('1: "a b c", 2: "d e f"', [("a b c", 1), ("d e f", 2)]),
+        ('(2) "30 ml of water"', [("30 ml of water", 2)]),
+        ("12 hours are the limit\n* two", [("12 hours are the limit", 0), ("two", 0)]),
+        ('* "a b c" (passage 2)\n\n', [("a b c", 0)]),
+        ('1. "a b"\n1. "a b"', [("a b", 1)]),
+    ],
+)
+def test_quotations_are_read_with_their_passage(text: str, quotations: list[tuple[str, int]]) -> None:
+    assert [(each.text, each.number) for each in read_quotations(text)] == quotations
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "passage"),
+    [
+        ("Vaccines are kept between 2 and 8 degrees;", 1, "1"),
+        ("vaccines ARE kept … within 30 minutes", 0, "1"),
+        ("the pharmacist on duty is reached", 2, "2"),
+        ("gloves nitrile do not replace", 1, "2"),
+        ("the store opens at seven", 7, "3"),
+        ("kept between 2 and 9 degrees", 1, None),
+        ("kept between 28 degrees", 1, None),
+        ("within 30 minutes … are kept", 1, None),
+        ("30 minutes", 1, None),
+        ("…", 1, None),
+    ],
+)
+def test_quotation_is_looked_up_in_the_passages(text: str, number: int, passage: str | None) -> None:
+    place = find_passage(Quotation(text, number), PASSAGES)
+    assert (place.id if place else None) == passage
+
+
+@pytest.mark.parametrize(
+    ("citations", "conclusion", "reason"),
+    [
+        (f"{RANGE}\n{DUTY}", "supports", "all 2 citations are in the passages, 2 of which are cited"),
+        (f"{RANGE}\n2: “the store opens at seven”", "supports", "all 2"),
+        (f'{RANGE}\n{DUTY}\n3: "opens at eight"', "contradicts", "no passage says 'opens at eight'"),
+        (f'{RANGE}\n1: "reported within 30 minutes"', "contradicts", "a single passage"),
+        (f'{RANGE}\n{DUTY}\n3: "at seven"', "contradicts", "no passage says 'at seven'"),
+        ("---", "contradicts", "the attacker cites nothing"),
+    ],
+)
+async def test_cited_check_concludes_without_a_model(scripted, citations: str, conclusion: str, reason: str) -> None:
+    call = scripted([])
+    finding = await CitedCheck().examine(attack(citations), DRAW, call, PASSAGES)
+    assert (finding.check, finding.conclusion) == ("cited", conclusion) and reason in finding.reason
+    assert not call.asked
+
+
+async def test_cited_check_needs_passages_and_citations(scripted) -> None:
+    for question, seeds in ((attack(), ()), (Attack("Q?", "S", "A"), PASSAGES)):
+        finding = await CitedCheck().examine(question, DRAW, scripted([]), seeds)
+        assert finding.conclusion == "not checked" and finding.reason.startswith("the question has no")
+
+
+async def test_attempt_lists_its_citations(scripted) -> None:
+    finding = await CitedCheck().examine(attack(f'{RANGE}\n{DUTY}\n"opens at eight"'), DRAW, scripted([]), PASSAGES)
+    attempt = Attempt(0, ("1", "2"), "invalid", validation=Verdict(False, 1.0, "", findings=(finding,)))
+    assert attempt.citations == (
+        Citation("cold.docx", "Refrigerators", "kept between 2 and 8 degrees"),
+        Citation("staff.pdf", "page 3", "on duty is reached at extension 417"),
+    )
+    assert Attempt(0, (), "unparsed").citations == ()
+
+
+# Grounded
+
+
+def reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
+    return f"PREMISES: {premises}\nUNSUPPORTED: {unsupported}"
+
+
+@pytest.mark.parametrize(
+    ("text", "conclusion", "reason"),
+    [
+        (reply(), "supports", "all 2 premises are in the passages"),
+        (reply(unsupported="None."), "supports", "all 2 premises"),
+        (reply(unsupported="that the pharmacist works at night"), "contradicts", "unsupported: that the pharmacist"),
+        (reply('1: "kept at 5 degrees"'), "not checked", "the judge quotes what no passage says: 'kept at 5 degrees'"),
+        (reply("NONE"), "not checked", "the judge quotes no premise"),
+        (
+            reply(unsupported="NONE, or what the solution uses although no passage states it"),
+            "not checked",
+            "description",
+        ),
+        ("I would rather not say.", "not checked", "missing section PREMISES"),
+        (reply() + "\nUNSUPPORTED: the price", "not checked", "given twice"),
+    ],
+)
+async def test_grounded_check_concludes(player, scripted, text: str, conclusion: str, reason: str) -> None:
+    call = scripted(lambda _: text)
+    finding = await GroundedCheck(DOCUMENTS, player, 0).examine(attack(), DRAW, call, PASSAGES)
+    assert (finding.check, finding.conclusion) == ("grounded", conclusion) and reason in finding.reason
+    assert len(call.asked) == 1 and all(passage.question in call.prompts[0] for passage in PASSAGES)
+
+
+async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripted) -> None:
+    call = scripted(["no sections", reply()])
+    finding = await GroundedCheck(DOCUMENTS, player, 1).examine(attack(), DRAW, call, PASSAGES)
+    assert finding.conclusion == "supports" and len({request.seed for request in call.asked}) == 2
+    assert (await GroundedCheck(DOCUMENTS, player, 1).examine(attack(), DRAW, scripted([]))).conclusion == "not checked"
+
+
+# Open book
+
+
+def solution(answer: str) -> str:
+    return f"SOLUTION: by the rules.\nANSWER: {answer}"
+
+
+CANNOT = solution("CANNOT BE ANSWERED, because the number is not given")
+
+
+@pytest.mark.parametrize(
+    ("replies", "conclusion", "reason"),
+    [
+        (["Extension 417.", "112"], "supports", "is not reached without them"),
+        (["the extension 417", CANNOT], "supports", "is not reached without them"),
+        (["200", "extension 417", "417 extension", "999"], "supports", "is not reached without them"),
+        (["extension 417", "extension 417", "extension 417"], "contradicts", "all 2 answers without the passages"),
+        (
+            ["extension 200", "extension 300"],
+            "contradicts",
+            "the answer is extension 200 and extension 300, the author",
+        ),
+        ([CANNOT, CANNOT], "contradicts", "CANNOT BE ANSWERED"),
+        (["extension of the porter", "extension 200"], "not checked", "could be compared"),
+        (["?", "no sections"], "not checked", "could be compared"),
+        (["extension 417", "no sections", "no sections"], "not checked", "unreadable"),
+    ],
+)
+async def test_open_book_check_concludes(player, scripted, replies: list[str], conclusion: str, reason: str) -> None:
+    texts = [text if text.startswith("SOLUTION") or text == "no sections" else solution(text) for text in replies]
+    call = scripted(texts)
+    finding = await OpenBookCheck(DOCUMENTS, (player,)).examine(attack(), DRAW, call, PASSAGES)
+    assert (finding.conclusion, len(call.asked)) == (conclusion, len(replies)) and reason in finding.reason
+    assert len({request.seed for request in call.asked}) == len(replies)
+    assert not [prompt for prompt in call.prompts if "SECRET" in prompt]
+    with_passages = [PASSAGES[1].question in prompt for prompt in call.prompts]
+    assert with_passages == sorted(with_passages, reverse=True) and with_passages[0]
+    assert [exhibit.detail.split(":")[0] for exhibit in finding.evidence] == [
+        "with the passages" if each else "without the passages" for each in with_passages
+    ]
+
+
+async def test_open_book_check_compares_letters(player, scripted) -> None:
+    call = scripted([solution("(B)"), solution("C")])
+    finding = await OpenBookCheck(CHOICE, (player,)).examine(attack(answer="B"), DRAW, call, PASSAGES)
+    assert finding.conclusion == "supports" and [each.agrees for each in finding.evidence] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "same"),
+    [
+        ("45 minutes", "45 minutes.", True), ("After 45 minutes", "45 minutes", True), ("the Porter", "porter", True),
+        ("30 minutes", "45 minutes", False), ("not required", "required", False), ("the nurse", "a porter", False),
+        ("within 45 minutes of the call", "after 45 minutes", None), ("3.5 ml", "3 ml", False), ("", "", None),
+        ("the head nurse", "the head porter", None), ("5 ml of rub", "rub", None),
+    ],
+)  # fmt: skip
+def test_short_texts_are_compared_by_words_and_numbers(answer: str, expected: str, same: bool | None) -> None:
+    assert same_short_text(answer, expected) is same and same_short_text(expected, answer) is same
+
+
+@pytest.mark.parametrize("name", ["grounded", "open_book"])
+def test_document_check_is_refused_for_other_domains(player, name: str) -> None:
+    class Config:
+        judge = JudgeRules()
+
+    context = CheckContext(Config(), load_domain("gsmhard"), player, (player,), {})
+    with pytest.raises(ConfigError, match=f"'{name}' needs passages"):
+        check_kinds()[name].build(context)

@@ -1,0 +1,150 @@
+"""Runs whose seeds are passages: their examples keep citations, in every place that shows or exports them."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.examples.export import export
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
+from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
+from nanoflux_local.transcript import Attempt
+
+SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
+SETTINGS = {"max_turns": 30, "target": 14, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
+"""The scripted attacker's questions are much alike."""
+
+
+def write_rules(folder: Path) -> Path:
+    """Eight documents in two formats, each with two rules below headings of their own."""
+    folder.mkdir()
+    for number, subject in enumerate(SUBJECTS):
+        first = (
+            f"The {subject} is cleaned with {number + 2} litres of water before the early shift takes over the hall."
+        )
+        second = f"Whoever repairs the {subject} informs team {number} and waits {number + 7} minutes for the call."
+        markdown = f"# Cleaning\n{first}\n# Repair\n{second}\n"
+        page = f"<title>Rules</title><h1>Cleaning</h1><p>{first}</p><h1>Repair</h1><p>{second}</p>"
+        name, text = (f"{subject}.md", markdown) if number % 2 else (f"{subject}.html", page)
+        (folder / name).write_text(text)
+    return folder
+
+
+def play(home: Home, concurrency: int, **settings: object) -> str:
+    config = configs.resolve("documents", "scripted", {**SETTINGS, **settings, "concurrency": concurrency}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def document_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    folder = tmp_path_factory.mktemp("documents")
+    home = Home(folder / "home").prepare()
+    import_documents(home, DocumentsRequest("documents", [write_rules(folder / "rules")]))
+    return home, play(home, concurrency=1)
+
+
+def attempts_of(home: Home, run: str) -> list[Attempt]:
+    with LedgerView(home.ledger) as view:
+        return [attempt for record in view.turn_records(run) for attempt in record.attempts]
+
+
+def digest(home: Home, run: str) -> str:
+    with LedgerView(home.ledger) as view:
+        return str(view.summarize_run(run).to_json()["digest"])
+
+
+def test_document_run_rejects_questions_with_false_citations(document_run: tuple[Home, str]) -> None:
+    attempts = attempts_of(*document_run)
+    for attempt in attempts:
+        finding = attempt.finding("cited")
+        if finding is not None and finding.conclusion == "contradicts":
+            assert attempt.outcome == "invalid" and attempt.validation.asked == 0, "the judge is not asked"
+    findings = [finding for attempt in attempts if attempt.validation for finding in attempt.validation.findings]
+    reasons = [finding.reason for finding in findings if finding.conclusion == "contradicts"]
+    for expected in ("no passage says 'Nobody says that", "a single passage is cited", "unsupported: "):
+        assert [reason for reason in reasons if reason.startswith(expected)], expected
+
+
+def test_document_examples_rest_on_several_passages(document_run: tuple[Home, str]) -> None:
+    home, run = document_run
+    kept = [attempt for attempt in attempts_of(home, run) if attempt.outcome.startswith("kept")]
+    assert len(kept) == SETTINGS["target"]
+    with LedgerView(home.ledger) as view:
+        passages = {(item.source, item.place): item.question for item in view.items("documents", "train")}
+    for attempt in kept:
+        places = {(citation.source, citation.place) for citation in attempt.citations}
+        assert len(places) >= 2 and places <= set(passages)
+        assert all(citation.quotation in passages[citation.source, citation.place] for citation in attempt.citations)
+        assert attempt.finding("open_book").conclusion == "supports"
+
+
+@pytest.mark.parametrize("concurrency", [8])
+def test_document_run_does_not_depend_on_concurrency(
+    document_run: tuple[Home, str], tmp_path: Path, concurrency: int
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    import_documents(home, DocumentsRequest("documents", [write_rules(tmp_path / "rules")]))
+    assert digest(home, play(home, concurrency)) == digest(*document_run)
+
+
+def test_document_run_replays_and_verifies(document_run: tuple[Home, str]) -> None:
+    home, run = document_run
+    assert asyncio.run(runs.replay(home, run)).same
+    with LedgerView(home.ledger) as view:
+        assert list(verify_run(view, run)) == []
+
+
+def test_proven_rules_keep_the_checks_of_documents(document_run: tuple[Home, str]) -> None:
+    """The question alone has no answer, so `blind` and `answerable` would reject everything."""
+    home, _ = document_run
+    for config in (
+        configs.resolve("documents", "scripted", {"rules": "proven"}, home),
+        configs.derive_config(configs.resolve("documents", "scripted", {}, home), {"rules": "proven"}, home),
+    ):
+        assert (config.judge.checks, config.keep) == (("cited", "grounded", "open_book"), "provable")
+    other = play(home, 1, rules="proven", target=2)
+    kept = [attempt for attempt in attempts_of(home, other) if attempt.outcome.startswith("kept")]
+    assert kept and all(attempt.finding("open_book").conclusion == "supports" for attempt in kept)
+
+
+def test_citations_are_shown_and_exported(document_run: tuple[Home, str], tmp_path: Path, monkeypatch, capsys) -> None:
+    home, run = document_run
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    with LedgerView(home.ledger) as view:
+        example = next(iter(view.rows("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)))["id"]
+    for words in ((), ("--json",)):
+        with pytest.raises(SystemExit) as ended:
+            main(["examples", "show", example, *words])
+        output = capsys.readouterr().out
+        assert not ended.value.code
+        if words:
+            citations = json.loads(output)["citations"]
+    assert len(citations) == 2 and set(citations[0]) == {"source", "place", "quotation"}
+    with pytest.raises(SystemExit):
+        main(["examples", "show", example])
+    output = capsys.readouterr().out
+    first = citations[0]
+    assert f'Citations:\n{first["source"]}, {first["place"]}: "{first["quotation"]}"\n' in output
+    assert "Open-book check: supports." in output and "with the passages, agrees" in output
+
+    for kind in ("chat", "prompt-completion", "alpaca"):
+        export(home, run, kind, tmp_path / f"{kind}.jsonl")
+        rows = [json.loads(line) for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()]
+        assert rows[0]["citations"] == citations and all(len(row["citations"]) >= 2 for row in rows)
+    export(home, run, "parquet", tmp_path / "rows.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()[0]["citations"] == citations
+
+
+def test_exported_rows_with_citations_can_be_trained_on(document_run: tuple[Home, str], tmp_path: Path) -> None:
+    from nanoflux_local.train.rows import read_rows
+
+    export(*document_run, "chat", tmp_path / "rows.jsonl")
+    assert len(list(read_rows(tmp_path / "rows.jsonl"))) == SETTINGS["target"]

@@ -1,0 +1,270 @@
+"""Documents as seeds: import, places, near-duplicates, splits of whole documents, and which passages are drawn."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.errors import ConfigError, DataError, NanofluxError, NothingMatchedError, UsageError
+from nanoflux_local.evaluate.evaluation import make_plan
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Identity
+from nanoflux_local.seeds.datasets import build_seed_source
+from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
+from nanoflux_local.seeds.near_duplicates import NearDuplicates
+from nanoflux_local.seeds.related_passages import RELATED, RelatedPassages
+from nanoflux_local.seeds.splits import split_documents
+from nanoflux_local.transcript import Seed
+
+WORD_DOCUMENT = Path(__file__).parents[1] / "fixtures" / "documents" / "cold-chain.docx"
+RULES = {
+    "hygiene.md": "# Hand hygiene\nStaff wash their hands for at least 40 seconds before they enter the ward.\n"
+    "## Disinfection\nA handful of rub is 3 ml, and it stays wet on the hands for 30 seconds.\n",
+    "wards/store.html": "<title>Store</title><h1>Stock</h1>"
+    "<p>The store keeps 12 bottles of rub of 500 ml for every ward.</p>"
+    "<h2>Orders</h2><p>Rub is ordered on Mondays when fewer than 4 bottles are left in the store.</p>",
+    "wards/night.txt": "The night shift "
+    "checks the doors at ten, at one and at four, and signs the list by the main door.",
+    "wards/keys.txt": "A lost key is reported to the porter within 2 hours, who changes the lock on the same day.",
+}  # fmt: skip
+
+
+def write_pdf(path: Path, *pages: str) -> None:
+    """A PDF by matplotlib, with one line of text on each page."""
+    from matplotlib.backends.backend_pdf import PdfPages
+    from matplotlib.figure import Figure
+
+    with PdfPages(path) as pdf:
+        for text in pages:
+            figure = Figure()
+            figure.text(0.05, 0.5, text, wrap=True)
+            pdf.savefig(figure)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "rules"
+    for name, text in RULES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    shutil.copy(WORD_DOCUMENT, folder)
+    write_pdf(
+        folder / "waste.pdf",
+        "Sharps go into the yellow box, which is closed when it is three quarters full.",
+        "A closed box is collected on Thursdays and kept for no longer than 7 days.",
+    )
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def passages_of(home: Home, name: str, split: str | None = None) -> dict[str, Seed]:
+    with LedgerView(home.ledger) as view:
+        return {item.id: item for item in view.items(name, split)}
+
+
+def test_import_keeps_source_and_place_of_each_format(home: Home, folder: Path) -> None:
+    summary = import_documents(home, DocumentsRequest("ward", [folder]))
+    places = {(item.source, item.place) for item in passages_of(home, "ward").values()}
+    assert places == {
+        ("hygiene.md", "Hand hygiene"), ("hygiene.md", "Disinfection"), ("wards/store.html", "Stock"),
+        ("wards/store.html", "Orders"), ("wards/night.txt", "part 1"), ("wards/keys.txt", "part 1"),
+        ("waste.pdf", "page 1"), ("waste.pdf", "page 2"), ("cold-chain.docx", "Cold chain of the pharmacy"),
+        ("cold-chain.docx", "Refrigerators"), ("cold-chain.docx", "Transport"),
+    }  # fmt: skip
+    assert sum(summary.documents.values()) == 6 and sum(summary.passages.values()) == 11
+    assert summary.near_duplicates == summary.short == 0 and summary.imported
+    page = passages_of(home, "ward")["ward/waste.pdf#2"]
+    assert (page.location, page.answer) == ("waste.pdf, page 2", "") and "no longer than 7 days" in page.question
+
+
+def test_second_passage_below_a_heading_is_part_two(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "long.md").write_text(
+        "# Rules\n" + " ".join(f"Rule {number} names item {number}." for number in range(80))
+    )
+    import_documents(home, DocumentsRequest("long", [tmp_path / "long.md"]))
+    assert [item.place for item in passages_of(home, "long").values()] == ["Rules", "Rules, part 2", "Rules, part 3"]
+
+
+def test_splits_hold_whole_documents(home: Home, folder: Path) -> None:
+    summary = import_documents(home, DocumentsRequest("ward", [folder]))
+    sources = {
+        split: {item.source for item in passages_of(home, "ward", split).values()} for split in ("train", "dev", "test")
+    }
+    assert sources["test"] == set(summary.held_out) and len(sources["test"]) == 1 and len(sources["dev"]) == 1
+    assert not sources["train"] & (sources["test"] | sources["dev"]) and len(sources["train"]) == 4
+
+
+@pytest.mark.parametrize(("count", "test", "dev"), [(1, 0, 0), (2, 0, 0), (3, 1, 0), (10, 2, 1), (40, 8, 4)])
+def test_split_documents_holds_out_a_share_by_content(count: int, test: int, dev: int) -> None:
+    hashes = [f"{number:064x}" for number in range(count)]
+    splits = split_documents(hashes)
+    assert (splits.count("test"), splits.count("dev"), len(splits)) == (test, dev, count)
+    by_hash = dict(zip(hashes, splits, strict=True))
+    assert dict(zip(reversed(hashes), split_documents(hashes[::-1]), strict=True)) == by_hash, "order does not matter"
+
+
+def test_named_documents_are_held_out(home: Home, folder: Path) -> None:
+    request = DocumentsRequest("ward", [folder], held_out=[folder / "wards"])
+    summary = import_documents(home, request)
+    assert set(summary.held_out) == {"wards/store.html", "wards/night.txt", "wards/keys.txt"}
+    assert {item.source.split("/")[0] for item in passages_of(home, "ward", "test").values()} == {"wards"}
+    assert summary.documents == {"train": 3, "dev": 0, "test": 3}
+
+
+def test_train_passage_that_repeats_a_held_out_one_is_left_out(home: Home, folder: Path) -> None:
+    """A second version of a held-out document, with one figure changed, in another folder and format."""
+    text = RULES["wards/night.txt"]
+    (folder / "night-2.md").write_text(
+        f"# Night\n{text.replace('at ten', 'at nine')}\n\n# Lamps\nThe lamps in the long corridor are dimmed at eleven."
+    )
+    summary = import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder / "wards" / "night.txt"]))
+    assert summary.near_duplicates == 1
+    train = passages_of(home, "ward", "train").values()
+    assert "night-2.md" in {item.source for item in train} and not [
+        item for item in train if "signs the list" in item.question
+    ]
+
+
+def test_near_duplicates_compare_words_in_order() -> None:
+    words = [f"word{number}" for number in range(60)]
+    seen = NearDuplicates()
+    assert seen.add(" ".join(words))
+    assert not seen.add(" ".join(["Word0,", *words[1:29], "other", *words[30:]])), "one word of sixty differs"
+    assert seen.add(" ".join(reversed(words))) and seen.add(" ".join(words[:30]))
+    assert seen.add("two words") and not seen.add("Two words!")
+
+
+def test_import_of_the_same_documents_changes_nothing(home: Home, folder: Path) -> None:
+    import_documents(home, DocumentsRequest("ward", [folder]))
+    assert not import_documents(home, DocumentsRequest("ward", [folder])).imported
+    (folder / "hygiene.md").write_text("# Hand hygiene\nStaff wash their hands for at least 60 seconds in the morning.")
+    with pytest.raises(UsageError, match="already has"):
+        import_documents(home, DocumentsRequest("ward", [folder]))
+    assert import_documents(home, DocumentsRequest("ward", [folder], replace=True)).imported
+
+
+def test_unreadable_document_refuses_the_import(home: Home, folder: Path) -> None:
+    (folder / "scan.pdf").write_bytes(b"no pdf")
+    with pytest.raises(DataError, match=r"scan\.pdf: not a readable PDF"):
+        import_documents(home, DocumentsRequest("ward", [folder]))
+    summary = import_documents(home, DocumentsRequest("ward", [folder], skip_bad=True))
+    assert len(summary.skipped) == 1 and sum(summary.documents.values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error", "message"),
+    [
+        ("gsm8k", "Eight words are the least that a passage has.", UsageError, "no data can be imported as 'gsm8k'"),
+        ("ward", "Too short.", NothingMatchedError, "is long enough for a question"),
+    ],
+)
+def test_documents_without_name_or_text_are_refused(
+    home: Home, tmp_path: Path, name: str, text: str, error: type[NanofluxError], message: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(error, match=message):
+        import_documents(home, DocumentsRequest(name, [tmp_path / "a.txt"]))
+
+
+# Drawing
+
+
+def make_passages(*texts: str) -> list[Seed]:
+    return [Seed(str(number), "d", text, "", source="a.md", place="p") for number, text in enumerate(texts)]
+
+
+def test_related_passages_draw_passages_with_common_rare_words() -> None:
+    """Ten passages on pumps among forty on as many other subjects: what is drawn with a pump is a pump."""
+    pumps = [f"The pump type{number} of the station needs valve{number}." for number in range(10)]
+    others = [f"The subject{number} has colour{number} and shape{number}." for number in range(40)]
+    source = RelatedPassages(make_passages(*pumps, *others))
+    drawn = [source.draw(3, random.Random(seed)) for seed in range(300)]
+    with_pump = [seeds for seeds in drawn if "pump" in seeds[0].question]
+    assert 30 < len(with_pump) < 90, "the first is drawn uniformly"
+    assert all("pump" in seed.question for seeds in with_pump for seed in seeds)
+    assert all(len({seed.id for seed in seeds}) == 3 for seeds in drawn)
+
+
+def test_related_passages_avoid_those_drawn_before() -> None:
+    source = RelatedPassages(make_passages(*(f"Rule number{number} names item{number}." for number in range(6))))
+    assert {seed.id for seed in source.draw(3, random.Random(0), {"0", "1", "2"})} == {"3", "4", "5"}
+    assert len(source.draw(6, random.Random(0), {"0"})) == 6, "too few others are left"
+    with pytest.raises(NothingMatchedError, match="asks for 7 seeds"):
+        source.draw(7, random.Random(0))
+    assert RELATED > 6
+
+
+def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
+    import_documents(home, DocumentsRequest("ward", [folder]))
+    source = build_seed_source(home.ledger, ("ward",), chained=False)
+    drawn = {seed.id for seed in source.draw(len(passages_of(home, "ward", "train")), random.Random(1))}
+    assert drawn == set(passages_of(home, "ward", "train"))
+
+
+def test_passages_and_questions_are_not_mixed(home: Home, folder: Path) -> None:
+    import_documents(home, DocumentsRequest("ward", [folder]))
+    with pytest.raises(UsageError, match="hold passages and questions"):
+        build_seed_source(home.ledger, ("ward", "starter-easy"), chained=False)
+
+
+def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:
+    import_documents(home, DocumentsRequest("documents", [folder]))
+    items = list(passages_of(home, "documents").values())
+    with pytest.raises(UsageError, match="which have no answers"):
+        make_plan(Identity("scripted", "m"), "documents", "test", items, 1, 0.0)
+
+
+# The command
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_data_documents_writes_a_domain(home: Home, folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    code, out, err = run(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["documents"] == {"train": 4, "dev": 1, "test": 1} and document["imported"]
+    assert "nanoflux run start --domain ward\n" in err
+    path = home.root / "domains" / "ward.toml"
+    assert document["domain"] == str(path)
+    assert path.read_text() == 'extends = "documents"\ntitle = "ward rules"\ndatasets = ["ward-rules"]\n'
+    assert run(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")[0] == 0
+    code, _, err = run(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
+    assert code == 2 and "draws its seeds from other data" in err
+    assert not passages_of(home, "other"), "nothing is imported if the domain is refused"
+    code, _, err = run(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
+    assert code == 2 and "no domain can be written as 'gsmhard'" in err
+
+
+def test_data_show_prints_where_a_passage_stands(home: Home, folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    run(capsys, "data", "documents", str(folder), "--held-out", str(folder / "wards"))
+    code, out, _ = run(capsys, "data", "show", "documents", "--limit", "9")
+    assert code == 0 and "\n  waste.pdf, page 1\n" in out and "= \n" not in out
+    item = json.loads(run(capsys, "data", "show", "documents", "--limit", "1", "--json")[1])[0]
+    assert item["source"] and item["place"]
+    starter = json.loads(run(capsys, "data", "show", "starter", "--limit", "1", "--json")[1])[0]
+    assert "source" not in starter, "other items keep their keys, and with them their digests"
+
+
+def test_config_error_is_a_usage_error_for_the_domain(home: Home) -> None:
+    from nanoflux_local.domains.own import find_documents_domain
+
+    path = home.root / "domains" / "ward.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('extends = "documents"\ndatasets = ["other"]\n')
+    with pytest.raises(ConfigError, match="draws its seeds from other data"):
+        find_documents_domain(home.root, "ward", "rules")

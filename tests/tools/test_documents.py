@@ -1,0 +1,88 @@
+"""Documents as passages: the headings of each format, and Word documents, good and hostile."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.errors import DataError
+from nanoflux_local.tools import word_documents
+from nanoflux_local.tools.documents import read_document
+
+WORD_DOCUMENT = Path(__file__).parents[1] / "fixtures" / "documents" / "cold-chain.docx"
+"""Written with python-docx: headings, a run in bold, a list and a table."""
+
+
+def test_word_document_gives_a_passage_below_each_heading() -> None:
+    passages = read_document(WORD_DOCUMENT).passages
+    assert [(passage.heading, passage.place) for passage in passages] == [
+        ("Cold chain of the pharmacy", "part 1"), ("Refrigerators", "part 2"), ("Transport", "part 3"),
+    ]  # fmt: skip
+    assert "2 and 8 degrees. The thermometer is read at seven" in passages[1].text, "runs are joined"
+    assert passages[1].text.endswith("within 30 minutes."), "list items are read"
+    assert passages[2].text.endswith("Measles vaccine at most 45 minutes"), "tables are read"
+
+
+def test_html_passages_have_the_heading_above_them(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(
+        "<title>Store</title><p>Preface.</p><h1>A <b>stock</b></h1><p>Twelve bottles.</p><h3>Orders</h3>Now."
+    )
+    passages = [(passage.title, passage.heading, passage.text) for passage in read_document(path).passages]
+    assert passages == [
+        ("Store", "", "Preface."), ("Store", "A stock", "Twelve bottles."), ("Store", "Orders", "Now."),
+    ]  # fmt: skip
+
+
+def test_markdown_passages_have_the_heading_above_them(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("Preface.\n\n## Stock ##\nTwelve bottles.\n")
+    passages = [(passage.title, passage.heading) for passage in read_document(path).passages]
+    assert passages == [("page", ""), ("Stock", "Stock")]
+
+
+def pack(document: str) -> bytes:
+    """A zip archive with this text as the XML of a Word document."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", document)
+    return buffer.getvalue()
+
+
+WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><w:p {WORD}><w:t>&e;</w:t></w:p>'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello", "not a readable Word document"),
+        (WORD_DOCUMENT.read_bytes()[:9000], "not a readable Word document"),
+        (pack("<w:p>"), "not a readable Word document"),
+        (pack(ENTITY), "not a readable Word document"),
+        (pack(f"<w:p {WORD}/>"), "holds no text"),
+    ],
+    ids=["no archive", "cut", "no xml", "entity", "empty"],
+)
+def test_malformed_word_document_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.docx"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_document(path)
+    assert caught.value.message.startswith(str(path)) and caught.value.fix
+
+
+def test_word_document_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_documents, "MAX_UNPACKED_BYTES", 2**20)
+    path = tmp_path / "bomb.docx"
+    path.write_bytes(pack(f"<w:p {WORD}><w:t>{'x' * 2**21}</w:t></w:p>"))
+    with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
+        read_document(path)
+
+
+def test_deleted_text_of_a_word_document_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "changed.docx"
+    path.write_bytes(pack(f"<w:p {WORD}><w:t>kept</w:t><w:tab/><w:delText>gone</w:delText><w:t>text</w:t></w:p>"))
+    (passage,) = read_document(path).passages
+    assert passage.text == "kept text"
