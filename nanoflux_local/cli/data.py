@@ -12,7 +12,6 @@ from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 
 if TYPE_CHECKING:
-    from nanoflux_local.seeds.documents import DocumentsSummary
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
 
 MAX_LISTED_ROWS = 5
@@ -134,24 +133,25 @@ def documents(
         write_documents_domain(path, name)
     if as_json:
         print_json({**summary.to_json(), "domain": str(path) if path else None})
-    _report_documents(summary, domain_name)
-
-
-def _report_documents(summary: "DocumentsSummary", domain_name: str) -> None:
-    """What was imported, what was left out and held out, and the command that uses the passages."""
+    else:
+        rows = [(split, count, summary.passages[split]) for split, count in summary.documents.items()]
+        print_table(("split", "documents", "passages"), rows)
     for fault in summary.skipped:
         say(f"skipped: {plain(fault)}")
-    for split, count in summary.documents.items():
-        if count:
-            say(f"{split}: {summary.passages[split]} passages of {count} documents")
-    say(f"left out: {summary.near_duplicates} passages that repeat another, {summary.short} very short ones")
     if summary.held_out:
         say(plain(f"held out: {', '.join(summary.held_out)}"))
+    say(f"passages left out: {summary.near_duplicates} that repeat another, {summary.short} of a few words")
     if not summary.imported:
         say("already imported, nothing changed")
-    setting = "" if summary.dataset == "documents" else f""" --set 'datasets=["{summary.dataset}"]'"""
-    chosen = f"--domain {domain_name}" if domain_name else f"--domain documents{setting}"
-    say(f"use them: nanoflux run start {chosen}")
+    say(f"to use the passages: nanoflux run start {_choose_passages(name, domain_name)}")
+
+
+def _choose_passages(dataset: str, domain_name: str) -> str:
+    """The options of `run start` with which a run draws its seeds from the passages of a dataset."""
+    if domain_name:
+        return f"--domain {domain_name}"
+    setting = "" if dataset == "documents" else f""" --set 'datasets=["{dataset}"]'"""
+    return f"--domain documents{setting}"
 
 
 @command.command("list")

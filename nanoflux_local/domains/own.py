@@ -96,7 +96,7 @@ def find_documents_domain(root: Path, name: str, dataset: str) -> Path:
 
 def write_documents_domain(path: Path, dataset: str) -> None:
     """Write the file of a domain whose seeds are the passages of `dataset`, with the values and prompts of the domain
-    `documents`. An existing file stays as it is.
+    `documents`. An existing file is not changed.
     """
     if path.exists():
         return

@@ -1,7 +1,7 @@
 """The packaged fake model's replies about passages of documents: attacks, premises, and answers with the passages.
 
-An attack quotes the first sentence of two passages and asks for the last word of each, so that whoever has the passages
-can answer it, and nobody else.
+An attack quotes the first sentence of two passages and asks for the last word of each, so that a model with the
+passages can answer it, and no other.
 """
 
 import random

@@ -246,6 +246,8 @@ def _shape_rows(kind: str, row: RunRow, rated: bool, cites: bool) -> list[Export
     keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
     shaped = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
     columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if rated else {})
+    if cites and row.attempt is not None:
+        columns["citations"] = [asdict(citation) for citation in row.attempt.citations]
     return [{**columns, **messages} for messages in shaped]
 
 

@@ -1,6 +1,7 @@
 """Runs the terminal sessions on pages: the ```console blocks of a page, in order, in one new home.
 
 The command in a comment `<!-- setup: nanoflux … -->` runs first; its output is not shown.
+A comment `<!-- files: FOLDER -->` copies a folder of the project to where they run.
 
 `python tests/docs/sessions.py` and `make docs` write the current output into the pages.
 """
@@ -8,6 +9,7 @@ The command in a comment `<!-- setup: nanoflux … -->` runs first; its output i
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,8 +19,9 @@ PROJECT = Path(__file__).parents[2]
 NANOFLUX = (sys.executable, "-m", "nanoflux_local.cli")
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 SETUP = re.compile(r"^<!-- setup: (.*) -->$", re.MULTILINE)
+FILES = re.compile(r"^<!-- files: (.*) -->$", re.MULTILINE)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-ID = re.compile(r"\b(?:starter-[0-9a-f]{8}|[0-9a-f]{16})\b")
+ID = re.compile(r"\b(?:(?:starter|northfield)-[0-9a-f]{8}|[0-9a-f]{16})\b")
 VOLATILE = (
     (r"^(seconds|kept per hour|calls|tokens|SHA-256) +.*", r"\1"),  # depend on the machine or on ids
     (r"(?<= turns), .* left$", ""),  # a rate is measured only if the machine is slow
@@ -38,6 +41,8 @@ def run_sessions(text: str, folder: Path) -> str:
     Ids of runs and examples are random, so the page keeps the ids that it shows. If only volatile figures of an output
     have changed, the page keeps this output.
     """
+    for name in FILES.findall(text):
+        shutil.copytree(PROJECT / name, folder / Path(name).name)
     for command in SETUP.findall(text):
         _run_command(command, folder)
     id_by_shown_id: dict[str, str] = {}  # by the id that the page shows

@@ -22,7 +22,7 @@ SETTINGS = {"max_turns": 30, "target": 14, "seed": 2, "retries": {"parse": 0}, "
 
 
 def write_rules(folder: Path) -> Path:
-    """Eight documents in two formats, each with two rules below headings of their own."""
+    """Eight documents in two formats, each with two rules below two headings."""
     folder.mkdir()
     for number, subject in enumerate(SUBJECTS):
         first = (
@@ -39,7 +39,7 @@ def write_rules(folder: Path) -> Path:
 def play(home: Home, concurrency: int, **settings: object) -> str:
     config = configs.resolve("documents", "scripted", {**SETTINGS, **settings, "concurrency": concurrency}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.carry_on(home, run))
+    asyncio.run(runs.play(home, run))
     return run
 
 

@@ -20,7 +20,7 @@ from nanoflux_local.seeds.related_passages import RELATED, RelatedPassages
 from nanoflux_local.seeds.splits import split_documents
 from nanoflux_local.transcript import Seed
 
-WORD_DOCUMENT = Path(__file__).parents[1] / "fixtures" / "documents" / "cold-chain.docx"
+WORD_DOCUMENT = Path(__file__).parents[2] / "examples" / "guidelines" / "cold-chain.docx"
 RULES = {
     "hygiene.md": "# Hand hygiene\nStaff wash their hands for at least 40 seconds before they enter the ward.\n"
     "## Disinfection\nA handful of rub is 3 ml, and it stays wet on the hands for 30 seconds.\n",

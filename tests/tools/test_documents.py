@@ -10,7 +10,7 @@ from nanoflux_local.errors import DataError
 from nanoflux_local.tools import word_documents
 from nanoflux_local.tools.documents import read_document
 
-WORD_DOCUMENT = Path(__file__).parents[1] / "fixtures" / "documents" / "cold-chain.docx"
+WORD_DOCUMENT = Path(__file__).parents[2] / "examples" / "guidelines" / "cold-chain.docx"
 """Written with python-docx: headings, a run in bold, a list and a table."""
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.quotations import find_passage, first_missing, read_quotations, show_quotation
 from nanoflux_local.transcript import Attack, Finding, Seed
 
@@ -27,7 +27,7 @@ class CitedCheck:
 
     name: ClassVar[str] = "cited"
     title: ClassVar[str] = "citation check"
-    stage: ClassVar[Stage] = "screens"
+    stage: ClassVar[CheckStage] = "screens"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "its citations do not hold"
 

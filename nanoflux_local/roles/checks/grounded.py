@@ -16,7 +16,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
-from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.quotations import (
     Quotation,
     find_passage,
@@ -47,7 +47,7 @@ class GroundedCheck:
 
     name: ClassVar[str] = "grounded"
     title: ClassVar[str] = "grounding check"
-    stage: ClassVar[Stage] = "verifies"
+    stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "a premise is in no passage"
 

@@ -15,7 +15,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import Message, storable
 from nanoflux_local.roles.base import Draw, Player, ask
-from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.blind import CANNOT, Unanswerable, read_answer
 from nanoflux_local.roles.checks.grounded import require_prompt
 from nanoflux_local.roles.judge import same_answer
@@ -37,7 +37,7 @@ class OpenBookCheck:
 
     name: ClassVar[str] = "open_book"
     title: ClassVar[str] = "open-book check"
-    stage: ClassVar[Stage] = "verifies"
+    stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "the passages do not decide it"
 
@@ -100,7 +100,7 @@ class OpenBookCheck:
         text = storable(strip_reasoning(reply.text)).strip()
         sections = read_sections(text, SECTIONS)
         solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
-        answer = solver.find_cut(reply) or read_answer(self.domain, text)
+        answer = solver.refuse_incomplete(reply) or read_answer(self.domain, text)
         if isinstance(answer, str):
             agrees = self._compare(answer, attack.answer)
             return Exhibit("solution", solution, answer, method, author=solver.name, agrees=agrees)
