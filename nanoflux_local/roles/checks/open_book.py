@@ -18,7 +18,7 @@ from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.blind import CANNOT, Unanswerable, read_answer
 from nanoflux_local.roles.checks.grounded import require_prompt
-from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
@@ -112,7 +112,7 @@ class OpenBookCheck:
     def _compare(self, answer: str, expected: str) -> bool | None:
         if self.domain.answer == "text":
             return same_short_text(answer, expected)
-        return same_answer(self.domain, answer, expected)
+        return is_same_answer(self.domain, answer, expected)
 
 
 CHECK: type[Check] = OpenBookCheck
