@@ -1,5 +1,6 @@
 """The user's keymap, jump mode, copy mode, and the user's editor."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from textual.binding import Binding
 from textual.widgets import Button, Input
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.command import tui
 from nanoflux_tui.keymap import ACTIONS, format_keymap, load_keymap
 from nanoflux_tui.screens.copy_mode import CopyDialog
@@ -54,6 +57,21 @@ def test_printed_keymap_lists_every_action_and_can_be_used(empty: Home) -> None:
     assert printed.count("\n# ") - 1 == sum(map(len, ACTIONS.values()))
     empty.keymap.write_text(printed.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
     assert load_keymap(empty.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
+
+
+def test_no_screen_binds_a_key_of_its_table(tmp_path: Path) -> None:
+    format_keymap(tmp_path)  # imports every screen
+    table_keys = {key for keys in ACTIONS["table"].values() for key in keys}
+    screens = [screen for screen in list_subclasses(BaseScreen) if "WindowTable(" in inspect.getsource(screen)]
+    assert len(screens) > 6
+    for screen in screens:
+        keys = {binding.key for binding in Binding.make_bindings(screen.BINDINGS)}
+        assert not keys & table_keys, f"{screen.__name__}: the table would take {keys & table_keys}"
+
+
+def list_subclasses(parent: type[BaseScreen]) -> list[type[BaseScreen]]:
+    """All subclasses of a screen, direct or not."""
+    return [screen for child in parent.__subclasses__() for screen in (child, *list_subclasses(child))]
 
 
 def test_keys_of_the_keymap_replace_the_defaults(

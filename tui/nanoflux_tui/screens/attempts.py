@@ -28,11 +28,11 @@ class AttemptsScreen(BaseScreen):
 
     mode = "home"
     HELP = """All attempts of a run, the newest last: kept questions, and those that were rejected, could not be read or
-were answered correctly. o shows only the attempts with one outcome, and the next one each time it is pressed. Enter
+were answered correctly. r shows only the attempts with one outcome, and the next one each time it is pressed. Enter
 opens an attempt: every reply with its verdicts, and the requests and replies as they were sent."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("o", "outcome", "Outcome"),
+        Binding("r", "outcome", "Outcome"),
     ]
     DEFAULT_CSS = "AttemptsScreen #caption { height: 1; padding: 0 1; color: $muted; }"
 
