@@ -97,7 +97,7 @@ class Matrix:
     def make_trial(self, name: str, patch: str = "") -> Trial:
         return Trial(self.folder / name.replace(" ", "-"), self.settings, patch)
 
-    def row(self, name: str, failure: Callable[[Trial, random.Random], int]) -> Row:
+    def measure_failure(self, name: str, failure: Callable[[Trial, random.Random], int]) -> Row:
         """Disturb a run, let it finish, and compare it with the undisturbed one."""
         trial, start = self.make_trial(name), time.monotonic()
         times = failure(trial, random.Random(self.seed))
@@ -128,7 +128,7 @@ class Matrix:
                 break
         return trial.kills
 
-    def power_cut(self, trial: Trial, rng: random.Random) -> int:
+    def cut_power(self, trial: Trial, rng: random.Random) -> int:
         """Suspend the process between two writes, and continue from the files on disk with a torn frame at the end of
         the log.
         """
@@ -161,7 +161,7 @@ class Matrix:
         """Draw the number of calls until the next failure, so that about `times` failures fit into the run."""
         return len(trial.sent_keys()) + rng.uniform(0, 1.6 * len(self.undisturbed.sent_keys()) / self.times)
 
-    def disk_full(self, trial: Trial, _: random.Random) -> int:
+    def fill_disk(self, trial: Trial, _: random.Random) -> int:
         """Fill the disk, and let it grow a little each time: a small tmpfs if possible, else a limit on file sizes."""
         mounted = _mount(trial.home, DISK_KIB)
         size_kib = DISK_KIB
@@ -178,7 +178,7 @@ class Matrix:
                 raise SystemExit(f"the run ended with {code}: {errors}")
             trial.kills += 1
 
-    def clock_jumps(self, trial: Trial, rng: random.Random) -> int:
+    def jump_clock(self, trial: Trial, rng: random.Random) -> int:
         """Set the wall clock to another year each time it is read; the run must still be listed as running."""
         statuses: list[str] = []
         while trial.kills < self.times:
@@ -199,7 +199,7 @@ class Matrix:
             raise SystemExit(f"a healthy run was listed as {sorted(set(statuses))}")
         return trial.kills
 
-    def two_workers(self, trial: Trial, rng: random.Random) -> int:
+    def start_workers(self, trial: Trial, rng: random.Random) -> int:
         """Start three workers at once, of which two must be refused; then kill the third."""
         refused = 0
         trial.kill_at(1, starting=False)  # the run exists
@@ -299,10 +299,10 @@ def _count_faults(url: str) -> int:
 FAILURES: dict[str, str] = {
     "SIGKILL": "kill",
     "SIGKILL in a transaction": "kill_in_transaction",
-    "power cut": "power_cut",
-    "disk full": "disk_full",
-    "clock jumps": "clock_jumps",
-    "two workers": "two_workers",
+    "power cut": "cut_power",
+    "disk full": "fill_disk",
+    "clock jumps": "jump_clock",
+    "two workers": "start_workers",
 }
 
 
@@ -336,7 +336,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder), options.turns, options.times, options.kills, options.seed)
         rows = [
-            matrix.row(name, getattr(matrix, failure))
+            matrix.measure_failure(name, getattr(matrix, failure))
             for name, failure in FAILURES.items()
             if name in (options.only or FAILURES)
         ]

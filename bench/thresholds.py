@@ -23,7 +23,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PAIRS = 400
 
 
-def stem(text: str) -> str:
+def extract_stem(text: str) -> str:
     return re.sub(r"[^a-z]+", "", text.casefold())
 
 
@@ -34,9 +34,9 @@ def load_restated_pairs() -> list[tuple[str, str]]:
     easy = {}
     for line in (DATA / "gsm8k" / "test.jsonl").read_text().splitlines():
         question = json.loads(line)["question"]
-        easy[stem(question)] = question
+        easy[extract_stem(question)] = question
     hard = [json.loads(line)["input"] for line in (DATA / "gsm-hard" / "gsmhardv2.jsonl").read_text().splitlines()]
-    pairs = [(question, easy[stem(question)]) for question in hard if stem(question) in easy]
+    pairs = [(question, easy[extract_stem(question)]) for question in hard if extract_stem(question) in easy]
     return [pair for pair in pairs if pair[0] != pair[1]]
 
 

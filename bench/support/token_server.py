@@ -16,7 +16,7 @@ from nanoflux_local.endpoints.scripted import Script, ScriptedEndpoint, duel
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
 
 
-def flawless(prompt: str, rng: random.Random) -> str:
+def make_flawless_reply(prompt: str, rng: random.Random) -> str:
     """A reply of the scripted duel without failures: it can be read, is not in doubt, and accepts every question."""
     while True:
         text = duel(prompt, rng)
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--flawless", action="store_true")
     options = parser.parse_args()
     try:
-        asyncio.run(serve(options.slots, options.token_s, flawless if options.flawless else duel))
+        asyncio.run(serve(options.slots, options.token_s, make_flawless_reply if options.flawless else duel))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -14,7 +14,7 @@ from typing import Any
 from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
-from nanoflux_models.sizes import Sizes, find_packed_bits, measure, read_json, read_tensors, text_config
+from nanoflux_models.sizes import Sizes, find_packed_bits, measure, read_json, read_tensors, read_text_config
 
 MERGED = "nanoflux-merged.json"
 """The record in a merged model's folder. It names the base, whose manifest the merged model inherits."""
@@ -94,7 +94,7 @@ def describe(name: str, folder: Path, home: Path) -> Manifest:
     if inherited:
         return inherited
     config, tensors = read_json(folder / "config.json"), read_tensors(folder)
-    sizes = measure(tensors, text_config(folder), find_packed_bits(config))
+    sizes = measure(tensors, read_text_config(folder), find_packed_bits(config))
     architecture = next(iter(config.get("architectures") or []), "")
     values: dict[str, Any] = {
         "name": name,

@@ -67,7 +67,7 @@ class Demand:
         needed_gib = (self.weights_gib + self.kv_gib + self.lora_gib) / width + OVERHEAD_GIB
         return math.ceil(needed_gib / gpu_gib * 100 - 1e-9) / 100
 
-    def cache_gib(self, utilisation: float, width: int, gpu_gib: float) -> float:
+    def compute_cache_gib(self, utilisation: float, width: int, gpu_gib: float) -> float:
         """The GiB that a share leaves for the KV cache, on all GPUs of one copy together."""
         return max(0.0, (utilisation * gpu_gib - OVERHEAD_GIB) * width - self.weights_gib - self.lora_gib)
 
@@ -108,7 +108,7 @@ class Placement:
         return not self.refusal
 
 
-def kv_gib(
+def compute_kv_gib(
     bytes_per_token: int, sequences: int, context: int, sliding_bytes_per_token: int = 0, sliding_window: int = 0
 ) -> float:
     """The GiB of KV cache for `sequences` requests of `context` tokens.
@@ -299,7 +299,7 @@ def _group_awake(servers: Sequence[Server]) -> list[list[Server]]:
 
 def _state_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
     """Add to a server the size of the KV cache in its share, and the number of requests that this cache holds."""
-    cache_gib = demand.cache_gib(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
+    cache_gib = demand.compute_cache_gib(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
     requests = int(cache_gib / demand.request_gib + 1e-9) if demand.kv_gib else demand.sequences
     return replace(
         server,

@@ -63,18 +63,18 @@ class _Stat:
 
 def this_process() -> Process:
     """The calling process."""
-    current = process(os.getpid())
+    current = find_process(os.getpid())
     assert current is not None
     return current
 
 
-def process(pid: int) -> Process | None:
+def find_process(pid: int) -> Process | None:
     """The process that currently has this pid; None if there is none."""
     entry = _read_stat(pid)
     return entry.process if entry else None
 
 
-def descendants(root: Process) -> list[Process]:
+def find_descendants(root: Process) -> list[Process]:
     """The descendants of `root` and the other processes of its session, without `root` itself."""
     table = _read_process_table()
     if root not in (entry.process for entry in table.values()):

@@ -25,7 +25,7 @@ class ServerClient:
     def __init__(self, url: str) -> None:
         self._root = url.removesuffix("/v1")
 
-    def healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether the server and its engine respond."""
         try:
             self._send("GET", "/health", None, QUICK_S)
@@ -105,7 +105,7 @@ class ServerClient:
         """Move the weights back to the GPU."""
         self._send("POST", "/wake_up", None, SWAP_S)
 
-    def asleep(self) -> bool:
+    def is_asleep(self) -> bool:
         """Whether the server is in sleep mode."""
         return bool(json.loads(self._send("GET", "/is_sleeping", None, QUICK_S))["is_sleeping"])
 

@@ -60,7 +60,7 @@ class ServerRecord(BaseModel):
         return self.boot == boot_id() and (self.owner is None or Process(*self.owner).alive)
 
 
-def records(home: Path) -> list[ServerRecord]:
+def read_records(home: Path) -> list[ServerRecord]:
     """The records of all servers, by name; other files are skipped."""
     servers = []
     for path in sorted(_folder(home).glob("*.json")):
@@ -71,7 +71,7 @@ def records(home: Path) -> list[ServerRecord]:
 
 def find(home: Path, name: str) -> ServerRecord | None:
     """The record of the server `name`; None if there is none."""
-    return next((record for record in records(home) if record.name == name), None)
+    return next((record for record in read_records(home) if record.name == name), None)
 
 
 def write(home: Path, record: ServerRecord) -> None:

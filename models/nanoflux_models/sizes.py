@@ -84,7 +84,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def text_config(folder: Path) -> dict[str, Any]:
+def read_text_config(folder: Path) -> dict[str, Any]:
     """The configuration of a model's text tower, including the defaults of its class."""
     published = read_json(folder / "config.json")
     go_offline()

@@ -20,7 +20,7 @@ from nanoflux_models.child import build_module_command
 from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
 from nanoflux_models.exits import explain, quote_last_lines
 from nanoflux_models.launch import MARK, Launch
-from nanoflux_models.processes import Process, boot_id, descendants, end, find_marked, process, this_process
+from nanoflux_models.processes import Process, boot_id, end, find_descendants, find_marked, find_process, this_process
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 
@@ -51,7 +51,7 @@ class Supervisor:
 
     def servers(self) -> list[ServerRecord]:
         """The records of all servers, running or not."""
-        return server_record.records(self._home)
+        return server_record.read_records(self._home)
 
     def find(self, name: str) -> ServerRecord:
         """The record of the server `name`.
@@ -114,7 +114,7 @@ class Supervisor:
         if owned:
             command = build_module_command("nanoflux_models.tether", str(os.getpid()), *command)
         child = _start_process(command, launch.environment(mark), log)
-        spawned = process(child.pid)
+        spawned = find_process(child.pid)
         assert spawned is not None  # a child that exited remains in the process table until it is waited for
         record = ServerRecord(
             name=name,
@@ -147,7 +147,7 @@ class Supervisor:
         record, client = started.record, ServerClient(started.record.url)
         deadline, reported_line = time.monotonic() + ready_s, ""
         try:
-            while not client.healthy() or record.model not in client.list_models():
+            while not client.is_healthy() or record.model not in client.list_models():
                 code = started.exit_code()
                 if code is not None:
                     raise self.explain_exit(record, f"exited before it answered (exit code {code})", code)
@@ -229,8 +229,8 @@ def list_server_processes(record: ServerRecord) -> list[Process]:
         return []
     processes = [*find_marked(f"{MARK}={record.mark}")]
     root = record.process
-    if process(root.pid) == root:
-        processes += [root, *descendants(root)]
+    if find_process(root.pid) == root:
+        processes += [root, *find_descendants(root)]
     return [member for member in dict.fromkeys(processes) if member.alive]
 
 

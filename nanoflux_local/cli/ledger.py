@@ -18,7 +18,7 @@ def command() -> None:
 @with_json
 def show(as_json: bool) -> None:
     """Show the ledger's size and contents."""
-    from nanoflux_local.ledger.compaction import file_bytes
+    from nanoflux_local.ledger.compaction import measure_file_bytes
     from nanoflux_local.ledger.views import LedgerView
 
     path = current_home().ledger
@@ -26,7 +26,7 @@ def show(as_json: bool) -> None:
         row_counts = view.contents()
         contents = {
             "path": str(path),
-            "bytes": file_bytes(path),
+            "bytes": measure_file_bytes(path),
             "free_bytes": view.free_bytes(),
             "packed": row_counts.pop("packs"),
             **row_counts,

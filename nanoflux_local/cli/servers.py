@@ -190,7 +190,7 @@ def _describe_server(record: ServerRecord) -> dict[str, Any]:
     from nanoflux_models.server_client import ServerClient
 
     client = ServerClient(record.url)
-    ready = record.alive and client.healthy()
+    ready = record.alive and client.is_healthy()
     return {
         "server": record.name,
         "model": record.model,

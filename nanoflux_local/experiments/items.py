@@ -9,7 +9,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.paths import Home
 from nanoflux_local.seeds.datasets import load_available_items, load_items, seed_datasets
-from nanoflux_local.seeds.splits import stem
+from nanoflux_local.seeds.splits import extract_stem
 from nanoflux_local.transcript import Seed
 
 
@@ -17,8 +17,10 @@ def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[S
     """The benchmark's train items with a solution, and the number of those left out because they repeat a test item."""
     datasets = plan.scale.benchmark or seed_datasets(domain)
     items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
-    test_stems = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
-    kept = [item for item in items if stem(item.question) not in test_stems]
+    test_stems = {
+        extract_stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")
+    }
+    kept = [item for item in items if extract_stem(item.question) not in test_stems]
     if not kept:
         fix = "set another `benchmark` in the grid: training needs solutions"
         raise NothingMatchedError(f"no train item of {', '.join(datasets)} has a solution", fix)
@@ -33,8 +35,8 @@ def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> 
     """
     seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
     seed_items = (item for dataset in seeds for item in load_available_items(home.ledger, dataset, "train"))
-    seed_stems = {stem(item.question) for item in seed_items}
-    items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seed_stems]
+    seed_stems = {extract_stem(item.question) for item in seed_items}
+    items = [item for item in load_items(home.ledger, data, split) if extract_stem(item.question) not in seed_stems]
     if not items:
         raise NothingMatchedError(
             f"every {split} item of benchmark {data} repeats a seed of domain {plan.scale.domain}",

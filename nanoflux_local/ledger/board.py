@@ -233,7 +233,7 @@ def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
         values.append(None if selection.review == "none" else selection.review)
     for word in selection.words.split():
         clauses.append("(question LIKE ? ESCAPE '!' OR solution LIKE ? ESCAPE '!' OR answer LIKE ? ESCAPE '!')")
-        values += [f"%{_literal(word)}%"] * 3
+        values += [f"%{_escape_wildcards(word)}%"] * 3
     sql = f"SELECT rowid FROM examples WHERE {' AND '.join(clauses)} ORDER BY {_build_order(selection)}"
     return array("q", (row[0] for row in view.rows(sql, *values)))
 
@@ -260,7 +260,7 @@ def list_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> list[int]:
     return unreviewed
 
 
-def _literal(word: str) -> str:
+def _escape_wildcards(word: str) -> str:
     """A word with LIKE's wildcards escaped."""
     return word.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 

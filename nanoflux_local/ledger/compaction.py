@@ -46,7 +46,7 @@ def compact(
         LedgerError: the disk is full, or the ledger stays locked; calls packed so far stay packed.
     """
     with hold_compaction_lock(path), Ledger(path) as ledger:
-        before = file_bytes(path)
+        before = measure_file_bytes(path)
         total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
         last = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
         dictionary = _choose_dictionary(ledger, total)
@@ -58,10 +58,10 @@ def compact(
             on_progress(packed, total)
         if shrink:
             ledger.shrink()
-        return Compaction(packed, texts_before, texts_after, before, file_bytes(path), shrink)
+        return Compaction(packed, texts_before, texts_after, before, measure_file_bytes(path), shrink)
 
 
-def file_bytes(path: Path) -> int:
+def measure_file_bytes(path: Path) -> int:
     """The size of the ledger's file and its write-ahead log."""
     parts = (path, path.with_name(path.name + "-wal"))
     return sum(part.stat().st_size for part in parts if part.exists())

@@ -249,14 +249,14 @@ class _Merger:
         return self._connection.execute(sql, values).fetchall()
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
-        number = self._connection.execute(self._statement(table), row).lastrowid
+        number = self._connection.execute(self._build_insertion(table), row).lastrowid
         assert number is not None
         return number
 
     def _copy(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._connection.executemany(self._statement(table), ({"id": None, **row} for row in rows))
+        self._connection.executemany(self._build_insertion(table), ({"id": None, **row} for row in rows))
 
-    def _statement(self, table: str) -> str:
+    def _build_insertion(self, table: str) -> str:
         """The statement that inserts a row; generated columns are left out."""
         if table not in self._columns:
             names = [row[1] for row in self._rows(f"PRAGMA table_info({table})")]

@@ -15,7 +15,7 @@ from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.stage import LEAN, Stage, managed_endpoints, scripted_embedder
+from nanoflux_local.rehearsal.stage import LEAN, Stage, list_managed_endpoints, scripted_embedder
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpus, query_gpus
@@ -64,12 +64,12 @@ def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestL
 
     def configure() -> str:
         configs.append(resolve("starter", profile, scripted_embedder(), stage.home))
-        return f"{len(managed_endpoints(configs[0]))} models, {configs[0].concurrency} concurrent turns"
+        return f"{len(list_managed_endpoints(configs[0]))} models, {configs[0].concurrency} concurrent turns"
 
     if not report.perform("profile", "", configure):
         return
     config = configs[0]
-    managed = managed_endpoints(config)
+    managed = list_managed_endpoints(config)
     models = list(collect_workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return

@@ -134,7 +134,7 @@ class Stage:
                 shutil.rmtree(self.home.root, ignore_errors=True)
 
 
-def managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
+def list_managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
     """The endpoints that play a role and use managed servers, by model; one endpoint for each model."""
     endpoints = [config.endpoints[name] for name in config.players]
     return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}

@@ -30,7 +30,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatRequest, Message, Sampling
 from nanoflux_local.rehearsal.lessons import GREETING, THOUGHTS, Lesson, write_lessons
-from nanoflux_local.rehearsal.stage import Stage, managed_endpoints
+from nanoflux_local.rehearsal.stage import Stage, list_managed_endpoints
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.rehearsal.teaching import list_phrases, teach
 from nanoflux_local.run import runs
@@ -82,7 +82,7 @@ class _Profile:
 
     config: RunConfig
     managed: dict[str, EndpointConfig]
-    """See `stage.managed_endpoints`."""
+    """See `stage.list_managed_endpoints`."""
     base: str = ""
     """The model to train: the defender's if it takes adapters, else another model that does; "" if no model does."""
     run: str = ""
@@ -113,7 +113,7 @@ def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
     """Rehearse several profiles on one stage, and stop its servers at the end."""
     for report in reports:
         with suppress(NanofluxError, ModelsError):  # the profile's first step reports the error
-            for model, endpoint in managed_endpoints(_resolve_profile(report.profile, stage)).items():
+            for model, endpoint in list_managed_endpoints(_resolve_profile(report.profile, stage)).items():
                 stage.contexts[model] = max(endpoint.context, stage.contexts.get(model, 0))
     for report in reports:
         rehearse(report.profile, stage, report)
@@ -128,7 +128,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _Profile 
     def configure() -> str:
         nonlocal state
         config = _resolve_profile(profile, stage)
-        state = _Profile(config, managed_endpoints(config))
+        state = _Profile(config, list_managed_endpoints(config))
         takes_adapter = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in takes_adapter else next(iter(takes_adapter), "")
@@ -367,6 +367,6 @@ def _sleep_and_wake(state: _Profile, stage: Stage, model: str) -> str:
     client = ServerClient(stage.servers[model].url)
     client.sleep()
     client.wake()
-    if client.asleep():
+    if client.is_asleep():
         raise NanofluxError(f"the server of {model} does not wake", f"nanoflux models logs {model}")
     return "sleeps and wakes"

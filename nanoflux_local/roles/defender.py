@@ -89,7 +89,7 @@ class Defender:
             )
             if isinstance(reply, Unparsed):
                 return replace(reply, reason=f"section {name}: {reply.reason}")
-            texts[name] = _visible(reply)
+            texts[name] = _strip_reply(reply)
             cut += [name] if reply.finish == "length" else []
         return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut))
 
@@ -113,9 +113,9 @@ class Defender:
         return (await call(CutRequest(self.player.identity, text, budget))).text
 
 
-def _visible(reply: ChatReply) -> str:
+def _strip_reply(reply: ChatReply) -> str:
     return storable(strip_reasoning(reply.text)).strip()
 
 
 def _refuse_empty(reply: ChatReply) -> ChatReply | Unparsed:
-    return reply if _visible(reply) else Unparsed("nothing was written")
+    return reply if _strip_reply(reply) else Unparsed("nothing was written")

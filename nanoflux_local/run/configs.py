@@ -28,7 +28,7 @@ from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
-from nanoflux_local.run.rule_sets import PAPER, rule_settings
+from nanoflux_local.run.rule_sets import PAPER, find_rule_settings
 from nanoflux_local.seeds.datasets import choose_held_out, list_datasets_with_seeds, seed_datasets
 from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import load_manifest
@@ -84,7 +84,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
         profile = merge_tables(profile, without_programs)
     rules = merge_tables(profile, overrides).get("rules")
     values = merge_tables(
-        merge_tables(domain.defaults(), rule_settings(rules, domain) if rules != PAPER else {}), profile
+        merge_tables(domain.defaults(), find_rule_settings(rules, domain) if rules != PAPER else {}), profile
     )
     values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
@@ -123,7 +123,7 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
     """
     domain = load_domain(config.domain, home.root)
     if changes.get("rules", config.rules) != config.rules:
-        changes = merge_tables(rule_settings(changes["rules"], domain), changes)
+        changes = merge_tables(find_rule_settings(changes["rules"], domain), changes)
     values = merge_tables(config.model_dump(mode="json"), changes)
     changed = validate_run(values)
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:

@@ -134,7 +134,7 @@ def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence
     If these are all turns of the run, their time begins with its first call, otherwise with the first commit.
     """
     since = "" if len(commits) == position.turns else min(commits)
-    calls = list(_calls_since(view, position.run, since))
+    calls = list(_list_calls_since(view, position.run, since))
     moments = [_read_moment(moment) for moment in (*commits, *(moment for moment, _ in calls))]
     if calls and not since:
         first, seconds = calls[-1]
@@ -144,7 +144,7 @@ def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence
     return float(gaps[gaps <= max(STALL_S, STALL_CALLS * median)].sum())
 
 
-def _calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
+def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
     """The reply times and durations of the turns' calls since a time, the newest first."""
     sql = "SELECT at, seconds FROM calls WHERE run = ? AND role NOT IN (?, ?) ORDER BY id DESC"
     for row in view.rows(sql, run, EARLIER, TRIAL):

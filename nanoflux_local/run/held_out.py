@@ -18,7 +18,7 @@ import numpy as np
 from nanoflux_local.ledger.calls import Call, embed_texts
 from nanoflux_local.records import Identity, Vector, similarity
 from nanoflux_local.run.novelty import Matrix, bound_rounding_error
-from nanoflux_local.seeds.splits import stem
+from nanoflux_local.seeds.splits import extract_stem
 from nanoflux_local.transcript import Attack, Seed
 
 GRAM = 13
@@ -32,7 +32,7 @@ class HeldOut:
 
     def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
         self._items, self._phrasing = items, phrasing
-        self._stems = {stem(item.question): item.id for item in reversed(items)}
+        self._stems = {extract_stem(item.question): item.id for item in reversed(items)}
         self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
         self._embedded: Sequence[Seed] = ()
 
@@ -59,10 +59,10 @@ class HeldOut:
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """The item that an attack repeats, and how, or "". `vector` is the unit vector of its question."""
-        repeated_item = self._stems.get(stem(attack.question))
+        repeated_item = self._stems.get(extract_stem(attack.question))
         if repeated_item is not None:
             return f"repeats {repeated_item}: the same words"
-        for gram in grams(f"{attack.question}\n{attack.solution}"):
+        for gram in list_word_sequences(f"{attack.question}\n{attack.solution}"):
             if gram in self._grams:
                 return f"repeats {self._grams[gram]}: {gram!r}"
         nearest = self._nearest(vector)
@@ -85,17 +85,17 @@ def _find_identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) ->
     owners: dict[str, tuple[str, str, str]] = {}
     common: set[str] = set()
     for item in items:
-        owner = (item.dataset, stem(item.question), item.id)
-        for gram in grams(item.question):
+        owner = (item.dataset, extract_stem(item.question), item.id)
+        for gram in list_word_sequences(item.question):
             dataset, question, _ = owners.setdefault(gram, owner)
             if dataset == item.dataset and question != owner[1]:
                 common.add(gram)
     for text in phrasing if owners else ():
-        common.update(gram for gram in grams(text) if gram in owners)
+        common.update(gram for gram in list_word_sequences(text) if gram in owners)
     return {gram: name for gram, (*_, name) in owners.items() if gram not in common}
 
 
-def grams(text: str) -> Iterator[str]:
+def list_word_sequences(text: str) -> Iterator[str]:
     """Every run of `GRAM` consecutive words of a text, case-folded; numbers are skipped."""
     words = re.findall(r"[^\W\d_]+", text.casefold())
     return (" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1))

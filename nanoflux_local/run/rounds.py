@@ -216,13 +216,13 @@ class _SeriesWorker:
         config = self.settings.config
         changes: dict[str, Any] = {"seed": config.seed + number}
         if earlier:
-            changes |= self._tuned_defender(earlier[-1].adapter)
+            changes |= self._bind_tuned_defender(earlier[-1].adapter)
             with LedgerView(self.home.ledger) as view:
                 questions_by_run = freeze(view, [round_.run for round_ in earlier])
             changes["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
         return derive_config(config, changes, self.home)
 
-    def _tuned_defender(self, adapter: str) -> dict[str, Any]:
+    def _bind_tuned_defender(self, adapter: str) -> dict[str, Any]:
         """Settings that bind the defender to a separate endpoint with the adapter. Other roles of the same model play
         without the adapter.
         """
@@ -243,7 +243,7 @@ class _SeriesWorker:
         return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
     async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> EvaluationSummary:
-        config = derive_config(self.settings.config, self._tuned_defender(adapter), self.home)
+        config = derive_config(self.settings.config, self._bind_tuned_defender(adapter), self.home)
         bound = bind(config, self.home)
         try:
             endpoint = bound.endpoints[TUNED]

@@ -24,7 +24,7 @@ DESCRIPTIONS: Mapping[str, str] = {
 """A one-line description of each rule set."""
 
 
-def rule_settings(name: object, domain: Domain) -> Mapping[str, Any]:
+def find_rule_settings(name: object, domain: Domain) -> Mapping[str, Any]:
     """The settings of a rule set; none for an unknown name, which the configuration's validation reports.
 
     A domain's own checks stay: those of a rule set examine the question alone, and a question about documents that its

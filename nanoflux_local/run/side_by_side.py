@@ -80,7 +80,7 @@ def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
         })  # fmt: skip
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
     return SideBySide(
-        rows[0]["id"], rows[1]["id"], _pair(*figures), settings, tuple(curves), "turn", "kept examples"
+        rows[0]["id"], rows[1]["id"], _pair_values(*figures), settings, tuple(curves), "turn", "kept examples"
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))
     ids = [training.id for training in trainings]
-    return SideBySide(ids[0], ids[1], _pair(*figures), settings, tuple(curves), "step", "loss")
+    return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, tuple(curves), "step", "loss")
 
 
 def _load_loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
@@ -122,5 +122,5 @@ def _load_loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, An
     ]
 
 
-def _pair(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _pair_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {key: (first[key], second[key]) for key in first}

@@ -11,7 +11,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import load_profile
-from nanoflux_local.run.rule_sets import PAPER, rule_settings
+from nanoflux_local.run.rule_sets import PAPER, find_rule_settings
 
 DEFAULT = "default"
 LOOKED_UP = (
@@ -58,7 +58,7 @@ def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
     rules = rules or profile.get("rules", PAPER)
-    rule_layers = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules, domain))]
+    rule_layers = [] if rules == PAPER else [Layer(f"rules {rules}", find_rule_settings(rules, domain))]
     return [Layer("domain", domain.defaults()), *rule_layers, Layer(f"profile {profile_name}", profile)]
 
 
@@ -74,7 +74,7 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
     config = json.loads(row["config"])
     layers = [Layer(f"run {row['id']}", config)]
     if rules and rules != config.get("rules", PAPER):
-        layers.append(Layer(f"rules {rules}", rule_settings(rules, load_domain(config["domain"], home.root))))
+        layers.append(Layer(f"rules {rules}", find_rule_settings(rules, load_domain(config["domain"], home.root))))
     return layers
 
 

@@ -14,7 +14,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.base import list_benchmarks, list_built_in_benchmarks
 from nanoflux_local.seeds.related_passages import RelatedPassages
 from nanoflux_local.seeds.source import Items, SeedSource, StarterTemplates
-from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
+from nanoflux_local.seeds.splits import SPLITS, count_restated, extract_stem
 from nanoflux_local.transcript import Seed
 
 _LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[s
     imported = [name for name in evaluated if name not in built_in and _has_items(ledger, name, "test")]
     if not imported:
         return ()
-    stems = {stem(seed.question) for name in datasets for seed in load_items(ledger, name, "train")}
+    stems = {extract_stem(seed.question) for name in datasets for seed in load_items(ledger, name, "train")}
     restated = {name: count_restated(stems, load_items(ledger, name, "test")) for name in imported}
     for name, count in restated.items():
         if count:

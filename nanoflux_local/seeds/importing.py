@@ -14,7 +14,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
 from nanoflux_local.seeds.reading import BenchmarkContent, PlacedItem, make_row_error, read_benchmark
-from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
+from nanoflux_local.seeds.splits import SPLITS, count_restated, extract_stem
 from nanoflux_local.tools.python_check import PythonTool
 
 OnProgram = Callable[[int, int], None]
@@ -125,7 +125,7 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
     """The number of questions of each other benchmark and split that the items of `dataset` restate, without zeros."""
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
-        stems = [stem(item.question) for item in view.items(dataset)]
+        stems = [extract_stem(item.question) for item in view.items(dataset)]
         for other in (stored.name for stored in view.datasets() if stored.name != dataset):
             by_split = {split: count_restated(stems, view.items(other, split)) for split in SPLITS}
             counts[other] = {split: count for split, count in by_split.items() if count}

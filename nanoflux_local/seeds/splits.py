@@ -24,7 +24,7 @@ def read_file_split(path: Path) -> str:
 
 def hash_into_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
     """A split that depends only on the question's words. Numbers are ignored, so restated questions stay together."""
-    position = derive_seed("split", stem(question)) / 2**63
+    position = derive_seed("split", extract_stem(question)) / 2**63
     for split, share in shares:
         if position < share:
             return split
@@ -45,12 +45,12 @@ def split_documents(hashes: Sequence[str]) -> list[str]:
     return [split_by_number.get(number, "train") for number in range(len(hashes))]
 
 
-def stem(question: str) -> str:
+def extract_stem(question: str) -> str:
     """The letters of a question: equal for questions that differ only in their numbers and punctuation."""
     return "".join(character for character in question.casefold() if character.isalpha())
 
 
 def count_restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
     """How many of `stems` are the stem of a question in `others`. For instance, GSM-Hard restates GSM8K's test set."""
-    other_stems = {stem(other.question) for other in others}
+    other_stems = {extract_stem(other.question) for other in others}
     return sum(question_stem in other_stems for question_stem in stems)

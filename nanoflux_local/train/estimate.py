@@ -6,7 +6,7 @@ The estimates serve planning: whether a training takes minutes or hours, and whe
 import time
 from pathlib import Path
 
-from nanoflux_local.train.flops import count_head_weights, parameters, shape, stored_bytes
+from nanoflux_local.train.flops import count_head_weights, parameters, read_shape, stored_bytes
 from nanoflux_local.train.settings import TrainSettings
 
 _MATRIX_SHARE = 0.55  # share of a training's time spent in matrix products (profiled: SmolLM2-135M on CPU)
@@ -38,7 +38,7 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, label
     """
     from nanoflux_local.train.model import choose_device
 
-    sizes, width = shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
+    sizes, width = read_shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
     unquantized = count_head_weights(base_dir) if settings.qlora else parameters(base_dir)
     base = unquantized * width + (parameters(base_dir) - unquantized) * _FOUR_BITS
     vectors = sizes.layers * _VECTORS_PER_LAYER

@@ -74,7 +74,7 @@ def explain_flops(matrices: Matrices, work: TrainingVolume, checkpointing: bool 
 
 def count_head_weights(base_dir: Path) -> int:
     """Weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
-    sizes = shape(base_dir)
+    sizes = read_shape(base_dir)
     return sizes.vocabulary * sizes.hidden * (1 if sizes.tied else 2)
 
 
@@ -118,7 +118,7 @@ class Shape:
     tied: bool
 
 
-def shape(base_dir: Path) -> Shape:
+def read_shape(base_dir: Path) -> Shape:
     """The shape of the model in `base_dir`, read through transformers: a hub's config leaves out the defaults of its
     class, and the text model of a multimodal wrapper has a separate section.
 
@@ -141,7 +141,7 @@ def shape(base_dir: Path) -> Shape:
 def estimate_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
     """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
     the head, and attention for rows of `length` tokens, forward and backward."""
-    sizes = shape(base_dir)
+    sizes = read_shape(base_dir)
     head = sizes.vocabulary * sizes.hidden
     inner = parameters(base_dir) - count_head_weights(base_dir)
     return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * sizes.hidden * sizes.layers

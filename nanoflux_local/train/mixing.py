@@ -16,7 +16,7 @@ from nanoflux_local.evaluate.evaluation import choose_domain
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import load_available_items, load_items, seed_datasets
-from nanoflux_local.seeds.splits import stem
+from nanoflux_local.seeds.splits import extract_stem
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.transcript import Seed
@@ -103,14 +103,14 @@ def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) ->
 
 def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
     items = (item for name in datasets for split in splits for item in load_available_items(home.ledger, name, split))
-    return {stem(item.question) for item in items}
+    return {extract_stem(item.question) for item in items}
 
 
 def _select_unique_items(items: Sequence[Seed], excluded: set[str]) -> list[Seed]:
     """The items that have a solution and whose question's stem is not excluded, each question once."""
     by_question: dict[str, Seed] = {}
     for item in items:
-        if item.solution and stem(item.question) not in excluded:
+        if item.solution and extract_stem(item.question) not in excluded:
             by_question.setdefault(_normalize(item.question), item)
     return list(by_question.values())
 

@@ -148,7 +148,7 @@ class Completions:
             linear=sum(layer.in_features * layer.out_features for layer in linear),
             low_rank=sum(weight.numel() for weight in low_rank),
             head=self.head.in_features * self.head.out_features,
-            attention=sum(map(_attention_width, self.causal.config.get_text_config().per_layer_config)),
+            attention=sum(map(_compute_attention_width, self.causal.config.get_text_config().per_layer_config)),
         )
 
     @contextmanager
@@ -168,7 +168,7 @@ def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> An
     return model.eval().requires_grad_(False)
 
 
-def _attention_width(layer: Any) -> int:
+def _compute_attention_width(layer: Any) -> int:
     """Heads times head size of one layer's configuration: layers of a model may differ in both."""
     size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
     return int(layer.num_attention_heads * size)

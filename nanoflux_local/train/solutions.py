@@ -48,13 +48,13 @@ def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[
         if exhibit.kind == "solution" and exhibit.agrees:
             yield RightSolution("solver", exhibit.text, exhibit.outcome, exhibit.author)
     if attempt.defence is not None and attempt.evaluation is not None and attempt.evaluation.positive:
-        yield from _own_solution(attempt.defence, defender)
+        yield from _yield_own_solution(attempt.defence, defender)
     for sample in attempt.samples:
         if sample.right and sample.defence is not None:
-            yield from _own_solution(sample.defence, defender)
+            yield from _yield_own_solution(sample.defence, defender)
 
 
-def _own_solution(defence: Defence, defender: str) -> Iterator[RightSolution]:
+def _yield_own_solution(defence: Defence, defender: str) -> Iterator[RightSolution]:
     """The defence as a solution, unless it was cut at a token budget and is therefore incomplete."""
     if not defence.cut:
         yield RightSolution("own", defence.solution, defence.answer, defender)

@@ -50,12 +50,12 @@ async def _test_layers() -> dict[str, bool]:
     working: set[str] = set()
     if not tiers.explain_unsupported():
         for tier in _LAYER_BY_LAYER:
-            if await _works(tier):
+            if await _tier_works(tier):
                 working.update(tier.split("+"))
     return {layer: layer in working for layer in tiers.LAYERS}
 
 
-async def _works(tier: str) -> bool:
+async def _tier_works(tier: str) -> bool:
     parent = Parent(tier)
     try:
         await parent.wait_until_warm()

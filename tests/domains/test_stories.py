@@ -10,7 +10,7 @@ from nanoflux_local.domains.starter.stories import compose_story, load_stories
 from nanoflux_local.domains.starter.templates import SPLITS, Template
 from nanoflux_local.errors import DataError
 from nanoflux_local.seeds.benchmarks.starter_stories import make_story_items
-from nanoflux_local.seeds.splits import stem
+from nanoflux_local.seeds.splits import extract_stem
 
 STORIES = load_stories()
 SITUATION = {
@@ -44,7 +44,7 @@ def draw_values(story: Template, count: int = 8) -> list[dict[str, int]]:
 
 def test_stories_differ_by_more_than_their_numbers() -> None:
     for split in SPLITS:
-        stems = Counter(stem(item.question) for item in make_story_items(split))
+        stems = Counter(extract_stem(item.question) for item in make_story_items(split))
         assert max(stems.values()) == 1, stems.most_common(1)
     assert len(make_story_items("train")) >= 400 and len(make_story_items("test")) >= 200
 

@@ -12,7 +12,7 @@ import pytest
 
 from nanoflux_local.errors import LedgerError, RefusedError
 from nanoflux_local.ledger import compaction
-from nanoflux_local.ledger.compaction import compact, file_bytes
+from nanoflux_local.ledger.compaction import compact, measure_file_bytes
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
@@ -45,7 +45,7 @@ def test_packed_calls_are_smaller_and_read_the_same(run_copy, small_batches) -> 
     result = compact(run_copy.path)
     assert result.packed == len(before) > 50
     assert result.texts_after < result.texts_before / 2
-    assert result.bytes_after == file_bytes(run_copy.path) < result.bytes_before
+    assert result.bytes_after == measure_file_bytes(run_copy.path) < result.bytes_before
     assert read_texts(run_copy.path) == before
     assert find_problems(run_copy.path) == []
     assert asyncio.run(runs.replay(run_copy.home, run_copy.run)) == replay_before and replay_before.same

@@ -7,7 +7,7 @@ import pytest
 
 from nanoflux_models.manifest import Parallel
 from nanoflux_models.parallel import parallel_flags
-from nanoflux_models.placement import ASLEEP_GIB, LIMIT, Demand, Placement, kv_gib, place_models
+from nanoflux_models.placement import ASLEEP_GIB, LIMIT, Demand, Placement, compute_kv_gib, place_models
 
 SIZES = (0.5, 8.0, 18.0, 27.5, 60.0)
 
@@ -61,7 +61,7 @@ def test_placement_gives_copies_and_a_stated_width_their_gpus() -> None:
 
 
 def test_kv_gib_counts_all_tokens_of_all_requests() -> None:
-    assert kv_gib(262_144, 8, 4096) == 8.0
+    assert compute_kv_gib(262_144, 8, 4096) == 8.0
 
 
 @pytest.mark.parametrize(

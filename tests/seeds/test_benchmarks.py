@@ -19,7 +19,7 @@ from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.seeds.importing import hash_content
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
-from nanoflux_local.seeds.splits import count_restated, hash_into_split, read_file_split, stem
+from nanoflux_local.seeds.splits import count_restated, extract_stem, hash_into_split, read_file_split
 from nanoflux_local.transcript import Seed
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -99,7 +99,7 @@ def test_labels_of_official_files_are_read_right():
 
 
 def test_gsm_hard_is_known_to_restate_gsm8ks_test_set():
-    hard = [stem(item.seed.question) for item in read_benchmark("gsmhard", official("gsmhard")).items]
+    hard = [extract_stem(item.seed.question) for item in read_benchmark("gsmhard", official("gsmhard")).items]
     easy = read_benchmark("gsm8k", official("gsm8k")).items
     counts = {
         split: count_restated(hard, [item.seed for item in easy if item.split == split])

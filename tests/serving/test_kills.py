@@ -33,7 +33,7 @@ def home(served: dict[str, Any], tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "weights").symlink_to(served["home"] / "weights")
     yield folder
-    for record in server_record.records(folder):
+    for record in server_record.read_records(folder):
         Supervisor(folder).stop(record, grace_s=1.0)
 
 
@@ -73,7 +73,7 @@ def test_killed_server_changes_no_dataset_of_a_run(
 
     child = begin(home, served["python"], *RUN)
     until(lambda: calls(home) >= 2, child)
-    record = server_record.records(home)[0]
+    record = server_record.read_records(home)[0]
     family = list_server_processes(record)
     assert len(family) >= 3 and record.owner is not None and record.owner[0] == child.pid
     os.kill(record.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_killed_server_changes_no_dataset_of_a_run(
     assert {key: result[key] for key in ("digest", "turns", "kept", "funnel")} == {
         key: expected[key] for key in ("digest", "turns", "kept", "funnel")
     }
-    assert not any(each.alive for each in family) and server_record.records(home) == []
+    assert not any(each.alive for each in family) and server_record.read_records(home) == []
     assert find_free_port(record.port) == record.port
 
 
@@ -98,7 +98,7 @@ def test_next_command_stops_servers_of_a_killed_command(
         child = begin(home, served["python"], "models", "serve", "smollm2-135m", "--arg=--enforce-eager")
 
         def with_its_engine() -> tuple[ServerRecord, list[Process]] | None:
-            record = next(iter(server_record.records(home)), None)
+            record = next(iter(server_record.read_records(home)), None)
             family = list_server_processes(record) if record else []
             return (record, family) if record and len(family) >= 3 else None
 
@@ -110,7 +110,7 @@ def test_next_command_stops_servers_of_a_killed_command(
         done = command(home, served["python"], "models", "ps", "--json")
         assert json.loads(done.stdout) == [] and "ended leftover processes of the server smollm2-135m" in done.stderr
         assert not any(each.alive for each in family) and list_server_processes(record) == []
-        assert server_record.records(home) == [] and stranger.poll() is None
+        assert server_record.read_records(home) == [] and stranger.poll() is None
         listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
         assert [entry["state"] for entry in listed] == ["ready"], "the server of another home is another's"
     finally:

@@ -72,7 +72,7 @@ def ask_twice(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatR
 
 
 def test_processes_of_a_running_server_are_guarded(served: dict[str, Any]) -> None:
-    family = list_server_processes(server_record.records(served["home"])[0])
+    family = list_server_processes(server_record.read_records(served["home"])[0])
     assert len(family) >= 3
     for each in family:
         environment = Path(f"/proc/{each.pid}/environ").read_bytes().decode().split("\0")
@@ -239,11 +239,11 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
 
 def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
     """The last test of this file: the shared server and its engine are gone when the command returns."""
-    record = server_record.records(served["home"])[0]
+    record = server_record.read_records(served["home"])[0]
     family = list_server_processes(record)
     assert len(family) >= 3 and all(each.alive for each in family)
     done = command(served["home"], served["python"], "models", "stop", "smollm2-135m", "--json")
     assert done.returncode == 0, done.stderr
     assert not any(each.alive for each in family) and list_server_processes(record) == []
-    assert server_record.records(served["home"]) == [] and find_free_port(record.port) == record.port
+    assert server_record.read_records(served["home"]) == [] and find_free_port(record.port) == record.port
     assert json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout) == []

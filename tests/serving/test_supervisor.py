@@ -26,7 +26,7 @@ from nanoflux_models.errors import ServerError, ServerRefusedError
 from nanoflux_models.interpreter import find_interpreter
 from nanoflux_models.launch import Launch
 from nanoflux_models.manifest import load_manifest
-from nanoflux_models.processes import Process, boot_id, process
+from nanoflux_models.processes import Process, boot_id, find_process
 from nanoflux_models.sentinel import choose_sentinel
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
@@ -42,7 +42,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "home"
     folder.mkdir()
     yield folder
-    for record in server_record.records(folder):
+    for record in server_record.read_records(folder):
         Supervisor(folder).stop(record, grace_s=1.0)
 
 
@@ -97,7 +97,7 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
     with pytest.raises(ServerRefusedError):
         start(home, launcher())
     Supervisor(home).stop(record)
-    assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
+    assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.read_records(home) == []
 
 
 def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
@@ -106,7 +106,7 @@ def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launch
     message = str(refused.value)
     assert "out of memory" in message and "some words before" in message and "exit code 1" in message
     assert "--gpu-memory" in message and str(home / "logs/server-m.log") in message
-    assert server_record.records(home) == []
+    assert server_record.read_records(home) == []
 
 
 def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) -> None:
@@ -122,7 +122,7 @@ def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(ho
     with pytest.raises(ServerError, match="answered its health check but no request") as refused:
         start(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
     assert "mixture of experts" in str(refused.value) and "omit --adapter" in str(refused.value)
-    assert server_record.records(home) == []
+    assert server_record.read_records(home) == []
 
 
 def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: Launcher) -> None:
@@ -132,7 +132,7 @@ def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: L
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {port} is in use"):
             Supervisor(home).spawn(launcher(), "m", port)
-    assert server_record.records(home) == [] and find_free_port(port) == port
+    assert server_record.read_records(home) == [] and find_free_port(port) == port
 
 
 OWNER = """
@@ -162,7 +162,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         child = owner(home, launcher(), owned)
-        record = server_record.records(home)[0]
+        record = server_record.read_records(home)[0]
         family = list_server_processes(record)
         worker = next(each for each in family if each != record.process)
         child.kill()
@@ -178,7 +178,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert json.loads(done.stdout) == [] and "ended leftover processes of the server m" in done.stderr
-        assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
+        assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.read_records(home) == []
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -188,7 +188,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
 def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        born = process(stranger.pid)
+        born = find_process(stranger.pid)
         assert born is not None
         fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
@@ -199,7 +199,7 @@ def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
         ):
             record = {"name": name, "pid": pid, "started": began, "boot": boot, **fields}
             server_record.write(home, ServerRecord.model_validate(record))
-        assert len(Supervisor(home).sweep()) == 3 and server_record.records(home) == []
+        assert len(Supervisor(home).sweep()) == 3 and server_record.read_records(home) == []
         assert stranger.poll() is None and not Process(1, 0).send(signal.SIGKILL)
     finally:
         stranger.kill()
@@ -216,27 +216,27 @@ async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_c
     fleet, launch = Fleet(home), launcher()
     one, other = VllmEndpoint(fleet.server(launch)), VllmEndpoint(fleet.server(launch))
     assert one.identity.interface == "vllm" and "stand-in" in one.identity.variant
-    assert server_record.records(home) == [], "nothing is started before something is asked"
+    assert server_record.read_records(home) == [], "nothing is started before something is asked"
     try:
         first = (await one.chat(request_of(one, "hello"))).text
-        before = server_record.records(home)[0]
+        before = server_record.read_records(home)[0]
         replies = await asyncio.gather(*(each.chat(request_of(each, "now die")) for each in (one, other)))
         assert replies[0].text == replies[1].text != first
-        after = server_record.records(home)
+        after = server_record.read_records(home)
         assert len(after) == 1 and after[0].pid != before.pid and not before.alive
         assert (await other.chat(request_of(other, "hello"))).text == first
         assert fleet.server(launch).restarts == 1
 
         for _ in range(RESTARTS - 1):
-            os.kill(server_record.records(home)[0].pid, signal.SIGKILL)
+            os.kill(server_record.read_records(home)[0].pid, signal.SIGKILL)
             assert (await one.chat(request_of(one, "hello"))).text == first
-        os.kill(server_record.records(home)[0].pid, signal.SIGKILL)
+        os.kill(server_record.read_records(home)[0].pid, signal.SIGKILL)
         with pytest.raises(EndpointError, match="exited while it was in use"):
             await one.chat(request_of(one, "hello"))
     finally:
         await one.close()
         await other.close()
-    assert server_record.records(home) == []
+    assert server_record.read_records(home) == []
 
 
 async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher: Launcher) -> None:
@@ -254,7 +254,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     finally:
         for endpoint in endpoints.values():
             await endpoint.close()
-    assert server_record.records(home) == []
+    assert server_record.read_records(home) == []
 
 
 def sealed_adapter(folder: Path) -> Path:
@@ -283,7 +283,7 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
     adapter = sealed_adapter(tmp_path / "adapter")
     endpoint = await woken(home, replace(launcher(how, sleeps=True), rank=16), adapter)
     try:
-        record = server_record.records(home)[0]
+        record = server_record.read_records(home)[0]
         sentinel = choose_sentinel(ServerClient(record.url), record.model, adapter_hash(adapter))
         assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter applies again"
     finally:
@@ -293,7 +293,7 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
         await woken(home, replace(launcher("gone", sleeps=True), rank=16), sealed_adapter(tmp_path / "adapter"))
-    for record in server_record.records(home):
+    for record in server_record.read_records(home):
         Supervisor(home).stop(record)
 
 
@@ -301,9 +301,9 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
     client = ServerClient(start(home, launcher(sleeps=True)).url)
     with pytest.raises(ServerError, match="would lose the adapters"):
         client.sleep(level=2)
-    assert not client.asleep()
+    assert not client.is_asleep()
     client.sleep(level=2, takes_adapters=False)
-    assert client.asleep()
+    assert client.is_asleep()
 
 
 async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
@@ -315,7 +315,7 @@ async def test_batch_invariance_is_tested_before_the_first_request(home: Path, l
     assert endpoint.repeatable and not VllmEndpoint(Fleet(home).server(plain)).repeatable
     try:
         await endpoint.chat(request_of(endpoint, "hello"))
-        assert server_record.records(home)[0].batch_proved
+        assert server_record.read_records(home)[0].batch_proved
     finally:
         await endpoint.close()
 

@@ -14,7 +14,7 @@ from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import UsageError
 from nanoflux_local.train.audit import audit
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.flops import estimate_flops, shape
+from nanoflux_local.train.flops import estimate_flops, read_shape
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import ALL, resolve_targets
@@ -144,10 +144,10 @@ def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
 def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
     stated = json.loads((gemma / "config.json").read_text())
     assert "num_attention_heads" not in stated["text_config"] and "vocab_size" not in stated["text_config"]
-    whole = shape(gemma)
+    whole = read_shape(gemma)
     assert (whole.heads, whole.vocabulary, whole.tied) == (8, 262_208, True) and whole.hidden and whole.layers
     bare = shutil.copytree(gemma, gemma.parent / "bare")
     stated["text_config"] = {"model_type": "gemma3_text"}
     (bare / "config.json").write_text(json.dumps(stated))
-    assert (shape(bare).hidden, shape(bare).layers) == (2304, 26), "Gemma3TextConfig's own"
+    assert (read_shape(bare).hidden, read_shape(bare).layers) == (2304, 26), "Gemma3TextConfig's own"
     assert estimate_flops(gemma, 100, 10, 50.0) > 0

@@ -16,7 +16,7 @@ from nanoflux_local.jobs import EXPERIMENT, Work, current_job
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.interpreter import VARIABLE
-from nanoflux_models.server_record import records
+from nanoflux_models.server_record import read_records
 from nanoflux_models.supervisor import Supervisor
 from nanoflux_models.weights import import_path
 from nanoflux_tui.app import NanofluxApp
@@ -208,9 +208,9 @@ def test_model_is_planned_verified_served_and_stopped(
 
     try:
         drive(empty, flow, size=(120, 40))
-        assert not records(empty.root)
+        assert not read_records(empty.root)
     finally:
-        for record in records(empty.root):
+        for record in read_records(empty.root):
             Supervisor(empty.root).stop(record, grace_s=1.0)
 
 

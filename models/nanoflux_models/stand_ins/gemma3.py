@@ -29,7 +29,7 @@ def _write(thoughts: str, answer: str) -> str:
     return f"{answer}<end_of_turn>"
 
 
-def _vision(hidden: int, intermediate: int, layers: int, heads: int, image: int) -> dict[str, object]:
+def _make_vision_config(hidden: int, intermediate: int, layers: int, heads: int, image: int) -> dict[str, object]:
     return {
         "hidden_size": hidden,
         "image_size": image,
@@ -42,7 +42,7 @@ def _vision(hidden: int, intermediate: int, layers: int, heads: int, image: int)
     }
 
 
-def _text(hidden: int, intermediate: int, layers: int, window: int) -> dict[str, object]:
+def _make_text_config(hidden: int, intermediate: int, layers: int, window: int) -> dict[str, object]:
     """The configuration of the text tower. As in the published file, heads, head size and vocabulary are omitted, since
     they are the defaults of the class.
     """
@@ -65,8 +65,8 @@ _SHARED = {
 _FOUR_B = {
     **_SHARED,
     "mm_tokens_per_image": 256,
-    "text_config": _text(2560, 10_240, 34, 1024),
-    "vision_config": _vision(1152, 4304, 27, 16, 896),
+    "text_config": _make_text_config(2560, 10_240, 34, 1024),
+    "vision_config": _make_vision_config(1152, 4304, 27, 16, 896),
 }
 
 GEMMA3 = Family(
@@ -93,8 +93,9 @@ GEMMA3 = Family(
     tiny={
         **_SHARED,
         "mm_tokens_per_image": 4,
-        "text_config": _text(64, 128, 6, 64),  # the sixth layer is the first that attends to the whole context
-        "vision_config": _vision(64, 128, 2, 2, 56),
+        # the sixth layer is the first that attends to the whole context
+        "text_config": _make_text_config(64, 128, 6, 64),
+        "vision_config": _make_vision_config(64, 128, 2, 2, 56),
     },
     full={"gemma-3-4b-it": _FOUR_B, "medgemma-4b-it": _FOUR_B, "medgemma-1.5-4b-it": _FOUR_B},
     write=_write,

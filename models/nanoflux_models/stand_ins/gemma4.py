@@ -27,7 +27,7 @@ def _write(thoughts: str, answer: str) -> str:
     return f"{answer}<turn|>"
 
 
-def _text(
+def _make_text_config(
     hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, size: int, global_size: int, window: int
 ) -> Json:
     return {
@@ -48,7 +48,7 @@ def _text(
     }
 
 
-def _vision(hidden: int, positions: int) -> Json:
+def _make_vision_config(hidden: int, positions: int) -> Json:
     """The vision configuration. `hidden` is the width of the text model, onto which image patches are projected."""
     return {
         "mm_embed_dim": hidden,
@@ -103,14 +103,14 @@ GEMMA4_UNIFIED = Family(
     adds_bos=True,
     tiny={
         **_SHARED,
-        "text_config": _text(64, 128, 6, 4, 2, 32, 64, 64),  # the sixth layer is the first global one
-        "vision_config": _vision(64, 16),
+        "text_config": _make_text_config(64, 128, 6, 4, 2, 32, 64, 64),  # the sixth layer is the first global one
+        "vision_config": _make_vision_config(64, 16),
     },
     full={
         "gemma-4-12b-it": {
             **_SHARED,
-            "text_config": _text(3840, 15_360, 48, 16, 8, 256, 512, 1024),
-            "vision_config": _vision(3840, 1120),
+            "text_config": _make_text_config(3840, 15_360, 48, 16, 8, 256, 512, 1024),
+            "vision_config": _make_vision_config(3840, 1120),
         }
     },
     write=_write,

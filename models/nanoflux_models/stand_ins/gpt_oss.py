@@ -59,11 +59,13 @@ def _write(thoughts: str, answer: str) -> str:
     )
 
 
-def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, experts: int, chosen: int) -> Json:
+def _make_size_keys(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, experts: int, experts_per_token: int
+) -> Json:
     return {
         "attention_bias": True,
         "eos_token_id": 200_002,
-        "experts_per_token": chosen,
+        "experts_per_token": experts_per_token,
         "head_dim": 64,
         "hidden_act": "silu",
         "hidden_size": hidden,
@@ -73,7 +75,7 @@ def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: in
         "layer_types": ["sliding_attention", "full_attention"] * (layers // 2),
         "max_position_embeddings": 131_072,
         "num_attention_heads": heads,
-        "num_experts_per_tok": chosen,
+        "num_experts_per_tok": experts_per_token,
         "num_hidden_layers": layers,
         "num_key_value_heads": kv_heads,
         "num_local_experts": experts,
@@ -127,8 +129,8 @@ GPT_OSS = Family(
     eos="<|return|>",
     pad="<|endoftext|>",
     ends=("<|return|>", "<|endoftext|>", "<|call|>"),
-    tiny=_sizes(64, 64, 2, 2, 1, 4, 2),
-    full={"gpt-oss-20b": {**_sizes(2880, 2880, 24, 64, 8, 32, 4), "quantization_config": _MXFP4}},
+    tiny=_make_size_keys(64, 64, 2, 2, 1, 4, 2),
+    full={"gpt-oss-20b": {**_make_size_keys(2880, 2880, 24, 64, 8, 32, 4), "quantization_config": _MXFP4}},
     write=_write,
     differs="its experts are not quantised, as the published MXFP4 experts are",
 )

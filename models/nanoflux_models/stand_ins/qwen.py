@@ -40,7 +40,7 @@ _R1_TEMPLATE = """\
 _VOCABULARY = 4096
 
 
-def _sizes(
+def _make_size_keys(
     hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int, theta: float, context: int
 ) -> Json:
     return {
@@ -65,7 +65,7 @@ def _sizes(
     }
 
 
-def _experts(experts: int, experts_per_token: int, intermediate: int) -> Json:
+def _make_expert_keys(experts: int, experts_per_token: int, intermediate: int) -> Json:
     return {
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
@@ -121,7 +121,7 @@ QWEN3 = Family(
     pad="<|endoftext|>",
     ends=("<|im_end|>", "<|endoftext|>"),
     tiny={
-        **_sizes(64, 128, 4, 4, 2, _VOCABULARY, 1e6, 40_960),
+        **_make_size_keys(64, 128, 4, 4, 2, _VOCABULARY, 1e6, 40_960),
         "attention_bias": False,
         "head_dim": 32,
         "bos_token_id": 4000,
@@ -129,7 +129,7 @@ QWEN3 = Family(
     },
     full={
         "qwen3-32b-awq": {
-            **_sizes(5120, 25_600, 64, 64, 8, 151_936, 1e6, 40_960),
+            **_make_size_keys(5120, 25_600, 64, 64, 8, 151_936, 1e6, 40_960),
             **_QWEN3_HEAD,
             "torch_dtype": "float16",
             "quantization_config": _AWQ,
@@ -150,8 +150,8 @@ QWEN3_MOE = Family(
     pad="<|endoftext|>",
     ends=("<|im_end|>", "<|endoftext|>"),
     tiny={
-        **_sizes(64, 128, 4, 4, 2, _VOCABULARY, 1e7, 262_144),
-        **_experts(8, 2, 64),
+        **_make_size_keys(64, 128, 4, 4, 2, _VOCABULARY, 1e7, 262_144),
+        **_make_expert_keys(8, 2, 64),
         "attention_bias": False,
         "head_dim": 32,
         "bos_token_id": 4000,
@@ -159,8 +159,8 @@ QWEN3_MOE = Family(
     },
     full={
         "qwen3-30b-a3b-instruct-2507-fp8": {
-            **_sizes(2048, 6144, 48, 32, 4, 151_936, 1e7, 262_144),
-            **_experts(128, 8, 768),
+            **_make_size_keys(2048, 6144, 48, 32, 4, 151_936, 1e7, 262_144),
+            **_make_expert_keys(128, 8, 768),
             **_QWEN3_HEAD,
             "quantization_config": _FP8,
         }
@@ -188,10 +188,10 @@ R1_QWEN2 = Family(
     pad="<｜end▁of▁sentence｜>",
     ends=("<｜end▁of▁sentence｜>",),
     adds_bos=True,
-    tiny={**_sizes(64, 128, 4, 2, 1, _VOCABULARY, 1e6, 131_072), "bos_token_id": 4000, "eos_token_id": 4001},
+    tiny={**_make_size_keys(64, 128, 4, 2, 1, _VOCABULARY, 1e6, 131_072), "bos_token_id": 4000, "eos_token_id": 4001},
     full={
         "deepseek-r1-distill-qwen-14b": {
-            **_sizes(5120, 13_824, 48, 40, 8, 152_064, 1e6, 131_072),
+            **_make_size_keys(5120, 13_824, 48, 40, 8, 152_064, 1e6, 131_072),
             "bos_token_id": 151_643,
             "eos_token_id": 151_643,
             "rms_norm_eps": 1e-5,

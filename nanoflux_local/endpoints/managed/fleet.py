@@ -60,7 +60,7 @@ class ManagedServer:
             return True
         deadline = asyncio.get_running_loop().time() + HEALTH_TIMEOUT_S
         while not exited.done():
-            if await asyncio.to_thread(ServerClient(record.url).healthy):
+            if await asyncio.to_thread(ServerClient(record.url).is_healthy):
                 return False
             if asyncio.get_running_loop().time() > deadline:
                 await asyncio.to_thread(self.supervisor.stop, record)

@@ -23,7 +23,7 @@ from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import CONTEXT as CONTEXT_WITHOUT_REASONING
 from nanoflux_models.launch import RANK, Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
-from nanoflux_models.placement import Demand, Placement, Server, kv_gib, place_models
+from nanoflux_models.placement import Demand, Placement, Server, compute_kv_gib, place_models
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -67,7 +67,7 @@ class Workload:
         return Demand(
             self.manifest.name,
             memory.weights_gib,
-            kv_gib(
+            compute_kv_gib(
                 memory.kv_bytes_per_token,
                 self.sequences,
                 min(self.context, self.manifest.context),

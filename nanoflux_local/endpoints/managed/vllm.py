@@ -186,7 +186,7 @@ class VllmEndpoint:
 
 def _wake(client: ServerClient) -> bool:
     """Wake the server; return whether it was asleep."""
-    asleep = client.asleep()
+    asleep = client.is_asleep()
     if asleep:
         client.wake()
     return asleep

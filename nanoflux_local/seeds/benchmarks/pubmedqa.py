@@ -16,17 +16,17 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     if pmid is None:
         raise BadRowError("key 'pubid' is missing")
     if set(row) == {"", "value"}:
-        return ParsedRow("", _letter(row, "value"), id=str(pmid), split="test")
+        return ParsedRow("", _read_letter(row, "value"), id=str(pmid), split="test")
     context = row.get("CONTEXTS", row.get("context"))
     texts = context.get("contexts") if isinstance(context, dict) else context
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadRowError("neither 'CONTEXTS' nor 'context' holds a list of texts")
     question = "\n\n".join([*(text.strip() for text in texts), read_required_text(row, "QUESTION", "question")])
     solution = read_optional_text(row, "LONG_ANSWER", "long_answer")
-    return make_choice_row(question, OPTIONS, _letter(row, "final_decision"), solution=solution, id=str(pmid))
+    return make_choice_row(question, OPTIONS, _read_letter(row, "final_decision"), solution=solution, id=str(pmid))
 
 
-def _letter(row: Mapping[str, Any], key: str) -> str:
+def _read_letter(row: Mapping[str, Any], key: str) -> str:
     """The letter of the option whose word is the value of `key`."""
     word = read_required_text(row, key).casefold()
     letter = next((letter for letter, option in OPTIONS.items() if option == word), None)

@@ -13,7 +13,7 @@ from textual.widgets import Static
 from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, JobKind, Work, check_work, has_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_models.server_record import ServerRecord, records
+from nanoflux_models.server_record import ServerRecord, read_records
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.text import format_age, format_count, format_duration, format_line, measure_age
 from nanoflux_tui.theme import BROKEN, draw_bar
@@ -81,7 +81,7 @@ and the rest by time. Enter opens a line."""
     async def load(self) -> None:
         board_keys = await self.read_ledger(self._keys) or list[board.LineKey]()
         keys: list[board.LineKey | ServerKey] = list(board_keys)
-        servers = records(self.home.root)
+        servers = read_records(self.home.root)
         position = sum(key.status in (*BROKEN, "running") for key in board_keys)
         keys[position:position] = [ServerKey(server.name) for server in servers]
         self.set_class(not keys, "nothing")
@@ -104,7 +104,7 @@ and the rest by time. Enter opens a line."""
         return keys
 
     async def _rows(self, keys: Sequence[board.LineKey | ServerKey]) -> list[Cells]:
-        servers = {server.name: server for server in records(self.home.root)}
+        servers = {server.name: server for server in read_records(self.home.root)}
         board_keys = [key for key in keys if isinstance(key, board.LineKey)]
         lines = dict[object, board.Line](await self.read_ledger(lambda view: self._read_lines(view, board_keys)) or [])
         for key in keys:

@@ -18,7 +18,7 @@ from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.machine import Gauges, MachineMeter
 from nanoflux_models.manifest import Manifest, list_manifests
 from nanoflux_models.record import WeightsRecord
-from nanoflux_models.server_record import log_path, records
+from nanoflux_models.server_record import log_path, read_records
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.commands import BackgroundCommand, CommandResult
@@ -104,7 +104,7 @@ until that panel is marked, then scroll it with the arrow keys."""
                 record.name, self.colours.format_status("ready" if record.alive else "ended"), record.url,
                 f"process {record.owner[0]}" if record.owner else "–", str(len(record.proved)),
             ]
-            for record in records(self.home.root)
+            for record in read_records(self.home.root)
         }  # fmt: skip
         self.query_one("#servers").display = bool(self._servers)
         await self.query_one("#servers", WindowTable).show(list(self._servers))
