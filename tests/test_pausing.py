@@ -12,7 +12,7 @@ import pytest
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.remote import retries
-from nanoflux_local.endpoints.scripted import duel
+from nanoflux_local.endpoints.scripted import write_reply
 from nanoflux_local.errors import BusyError, UnreadError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -62,7 +62,7 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
 
 def silent_attacker(prompt: str, rng: Random) -> str:
     """Plays every role but the attacker, whose replies hold no section."""
-    text = duel(prompt, rng)
+    text = write_reply(prompt, rng)
     return f"Here is my key {KEY}, and nothing that was asked for." if "QUESTION:" in text else text
 
 
@@ -81,7 +81,7 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
         assert asyncio.run(runs.replay(home, run)).same
         shown.append((paused["turns"], paused["unread"]))
-        server._script = duel
+        server._script = write_reply
         assert play_on(home, run)["status"] == "done"
     assert shown[0] == shown[1] and shown[0][0] == 3
 

@@ -12,14 +12,14 @@ import random
 import sys
 from typing import Any
 
-from nanoflux_local.endpoints.scripted import Script, ScriptedEndpoint, duel
+from nanoflux_local.endpoints.scripted import Script, ScriptedEndpoint, write_reply
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
 
 
 def make_flawless_reply(prompt: str, rng: random.Random) -> str:
-    """A reply of the scripted duel without failures: it can be read, is not in doubt, and accepts every question."""
+    """A reply of the scripted model without failures: it can be read, is not in doubt, and accepts every question."""
     while True:
-        text = duel(prompt, rng)
+        text = write_reply(prompt, rng)
         is_confident = "CONFIDENCE" not in text or "0.97" in text
         if text.count(":") > 1 and is_confident and "DECISION: INVALID" not in text:
             return text
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--flawless", action="store_true")
     options = parser.parse_args()
     try:
-        asyncio.run(serve(options.slots, options.token_s, make_flawless_reply if options.flawless else duel))
+        asyncio.run(serve(options.slots, options.token_s, make_flawless_reply if options.flawless else write_reply))
     except KeyboardInterrupt:
         sys.exit(0)
 

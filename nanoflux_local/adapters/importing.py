@@ -19,7 +19,7 @@ from typing import Any
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
 from nanoflux_local.adapters.rank import highest_rank
 from nanoflux_local.adapters.record import Adapter, BaseModel
-from nanoflux_local.adapters.store import CARD, MANIFEST, package_versions, place, read_adapter, seal
+from nanoflux_local.adapters.store import CARD, MANIFEST, package_versions, read_adapter, seal, store_folder
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.files import write_atomically
 from nanoflux_models.errors import ModelsError
@@ -100,7 +100,7 @@ def _restore(exported: Adapter, new_adapter: Path, adapters_dir: Path, name: str
         )
     for file in (WEIGHTS, CONFIG, MANIFEST, CARD):
         shutil.copyfile(exported.folder / file, new_adapter / file)
-    return place(new_adapter, adapters_dir / read_adapter(new_adapter).hash)
+    return store_folder(new_adapter, adapters_dir / read_adapter(new_adapter).hash)
 
 
 def _drop_folders(hint: str) -> str:

@@ -47,7 +47,7 @@ def seal(
     manifest = {**record, "adapter": adapter_hash(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest).encode())
     write_atomically(folder / CARD, write_card(manifest).encode())
-    return place(folder, adapters_dir / manifest["adapter"])
+    return store_folder(folder, adapters_dir / manifest["adapter"])
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -134,7 +134,7 @@ def export_peft(adapter: Adapter, target: Path) -> None:
         read_adapter(folder)
 
 
-def place(folder: Path, target: Path) -> Path:
+def store_folder(folder: Path, target: Path) -> Path:
     """Rename `folder` to `target`; if `target` already has the same content, only add the files that it lacks."""
     if target.exists():
         if adapter_hash(target) != target.name:

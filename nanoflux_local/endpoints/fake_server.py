@@ -18,7 +18,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.remote.shapes import read_content
-from nanoflux_local.endpoints.scripted import HashingEmbedder, duel
+from nanoflux_local.endpoints.scripted import HashingEmbedder, write_reply
 from nanoflux_local.records import derive_seed
 
 Json = dict[str, Any]
@@ -50,7 +50,7 @@ class FakeReply:
 class FakeServer:
     """Answers requests, or fails as `chaos` decides. Counts the requests, and the clients that gave up (`hung_up`)."""
 
-    def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = duel) -> None:
+    def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = write_reply) -> None:
         self.chaos = chaos or Chaos()
         self.requests = self.hung_up = 0
         self.waiting = self.cache = 0.0

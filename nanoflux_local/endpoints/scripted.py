@@ -41,7 +41,7 @@ class ScriptedEndpoint:
     def __init__(self, model: str, delay_s: float = 0.0, script: Script | None = None) -> None:
         self.identity = Identity("scripted", model, revision="1")
         self._delay_s = delay_s
-        self._script = script or duel
+        self._script = script or write_reply
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         rng = random.Random(derive_seed(request.key(), "script"))
@@ -78,7 +78,7 @@ class HashingEmbedder:
         return
 
 
-def duel(prompt: str, rng: random.Random) -> str:
+def write_reply(prompt: str, rng: random.Random) -> str:
     """The default script. It recognises the role that it plays by the sections that the prompt requests."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
@@ -88,7 +88,7 @@ def duel(prompt: str, rng: random.Random) -> str:
     if "QUERIES:" in prompt:
         return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_VERBS)}")
     if "CONTRADICTION:" in prompt:
-        return _premises(prompt, rng)
+        return _write_premises(prompt, rng)
     if "CITATIONS:" in prompt:
         return write_document_attack(prompt, rng)
     if "UNSUPPORTED:" in prompt:
@@ -96,14 +96,14 @@ def duel(prompt: str, rng: random.Random) -> str:
     if "Passage 1" in prompt and "ANSWER:" in prompt and "Question:" in prompt:
         return write_document_answer(prompt)
     if "# VARIABLES" in prompt or "Python program" in prompt:
-        return _program(prompt, rng)
+        return _write_program(prompt, rng)
     if "VALID or INVALID" in prompt:
-        return _judgement(rng, "VALID", "INVALID", 0.85, "VERIFICATION: each step was done again.")
+        return _write_judgement(rng, "VALID", "INVALID", 0.85, "VERIFICATION: each step was done again.")
     if "CORRECT or INCORRECT" in prompt:
-        return _evaluation(prompt, rng)
+        return _write_evaluation(prompt, rng)
     if "QUESTION:" in prompt:
-        return _attack(prompt, rng)
-    return _defence(prompt, rng)
+        return _write_attack(prompt, rng)
+    return _write_defence(prompt, rng)
 
 
 _THINGS = ["apples", "books", "coins", "doors", "engines", "flutes", "gloves", "hats", "jars", "kites", "lamps", "maps"]
@@ -111,7 +111,7 @@ _PEOPLE = ["Ada", "Bo", "Cem", "Dina", "Edo", "Fay", "Gil", "Hana", "Ivo", "Jo",
 _VERBS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "weighs"]
 
 
-def _attack(prompt: str, rng: random.Random) -> str:
+def _write_attack(prompt: str, rng: random.Random) -> str:
     """A question with a short story; one in ten has the words of a fixed story, so that near-duplicates occur."""
     story = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
     first, second = story.sample(_THINGS, 2)
@@ -129,7 +129,7 @@ def _attack(prompt: str, rng: random.Random) -> str:
     )
 
 
-def _defence(prompt: str, rng: random.Random) -> str:
+def _write_defence(prompt: str, rng: random.Random) -> str:
     """An answer that is right two times in three, sometimes with a solution that differs from the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
     first, second, third = [*numbers, 2, 3, 1][:3]
@@ -142,16 +142,16 @@ def _defence(prompt: str, rng: random.Random) -> str:
     return f"ANALYSIS: count what is left.\nSOLUTION: {steps}\nANSWER: {letter}"
 
 
-def _evaluation(prompt: str, rng: random.Random) -> str:
+def _write_evaluation(prompt: str, rng: random.Random) -> str:
     expected = re.search(r"Reference answer: (.*)", prompt)
     stated = re.search(r"Its answer: (.*)", prompt)
     right = expected is not None and stated is not None and expected[1].strip() == stated[1].strip()
     middle = f"REASONING QUALITY: {'SOUND' if right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
-    return _judgement(rng, "CORRECT", "INCORRECT", 1.0 if right else 0.0, middle)
+    return _write_judgement(rng, "CORRECT", "INCORRECT", 1.0 if right else 0.0, middle)
 
 
-def _program(prompt: str, rng: random.Random) -> str:
-    """A program for the calculation in `_attack`. One program in eight forgets the gift, and one in eight
+def _write_program(prompt: str, rng: random.Random) -> str:
+    """A program for the calculation in `_write_attack`. One program in eight forgets the gift, and one in eight
     calculates nothing.
     """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
@@ -162,7 +162,7 @@ def _program(prompt: str, rng: random.Random) -> str:
     return f"CODE:\n```python\n{program if rng.random() < 0.875 else 'print(42)'}\n```"
 
 
-def _premises(prompt: str, rng: random.Random) -> str:
+def _write_premises(prompt: str, rng: random.Random) -> str:
     """A reply that quotes the problem's first sentence. One reply in eight misquotes it, and one in eight reports a
     missing fact.
     """
@@ -173,7 +173,7 @@ def _premises(prompt: str, rng: random.Random) -> str:
     return f'ASKED: what is left\nGIVEN: "{quoted}"\nMISSING: {missing}\nCONTRADICTION: NONE'
 
 
-def _judgement(rng: random.Random, yes: str, no: str, chance: float, middle: str) -> str:
+def _write_judgement(rng: random.Random, yes: str, no: str, chance: float, middle: str) -> str:
     confidence = rng.choice([0.6, 0.8]) if rng.random() < 0.1 else 0.97
     return (
         f"ANALYSIS: read twice.\n{middle}\nDECISION: {yes if rng.random() < chance else no}\n"

@@ -80,7 +80,7 @@ class Service:
 
         Raises:
             PromptRefusedError: the server refuses this prompt permanently.
-            BusyError: the servers ask for a longer pause than a call waits.
+            BusyError: the servers ask for a longer pause than a call may wait.
             EndpointError: no usable reply was received, and no retry is left or would help.
         """
         retries = RetryState()
@@ -113,7 +113,7 @@ class Service:
         """Wait for the pause that a server asks for.
 
         Raises:
-            BusyError: the server asks for a longer pause than a call waits.
+            BusyError: the server asks for a longer pause than a call may wait.
         """
         pause_s = replica.limiter.pause_left_s
         wait = retries.wait(pause_s)

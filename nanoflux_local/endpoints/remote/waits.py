@@ -64,7 +64,7 @@ class Waits:
 
 
 def local_time(seconds: float) -> str:
-    """The local time in `seconds` seconds, with the date unless it is today."""
+    """The local time after `seconds` from now, with the date unless it is today."""
     now = datetime.now().astimezone()
     then = now + timedelta(seconds=seconds)
     return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M")
