@@ -211,7 +211,7 @@ def _read_value_after_equals(line: str) -> float | None:
     if _NOT_EVALUATED.search(plain):
         return None
     numbers = list(_NUMBER.finditer(plain))
-    if any(_is_operation(plain, one, other) for one, other in itertools.pairwise(numbers)):
+    if any(_is_operation(plain, left, right) for left, right in itertools.pairwise(numbers)):
         return None
     distinct = {value for match in numbers if (value := _read_value(match)) is not None}
     return distinct.pop() if len(distinct) == 1 else None
@@ -230,10 +230,10 @@ def _to_plain_spelling(text: str) -> str:
     return _POWER_OF_TEN.sub(lambda match: f"{'' if match[1] else '1'}e{match[2].replace('−', '-')}", plain)
 
 
-def _is_operation(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
+def _is_operation(text: str, left: re.Match[str], right: re.Match[str]) -> bool:
     """Whether there is only an arithmetic operator between two numbers."""
-    between = text[one.end() : other.start()].strip()
-    sign = between or (other["sign"] or "").strip()
+    between = text[left.end() : right.start()].strip()
+    sign = between or (right["sign"] or "").strip()
     return bool(sign) and _OPERATION.fullmatch(sign) is not None
 
 
@@ -273,8 +273,8 @@ def read_choice(text: str, letters: str) -> str | None:
     first_line = answer[match.end() :].partition("\n")[0]
     if _SEVERAL_OPTIONS.match(first_line):  # "D. Both A and C" is one answer
         return letter
-    others = confirmed | set(_FURTHER_LETTER.findall(first_line)) | _find_bare_letters(answer, match.end())
-    return None if others & set(letters) - {letter} else letter
+    other_letters = confirmed | set(_FURTHER_LETTER.findall(first_line)) | _find_bare_letters(answer, match.end())
+    return None if other_letters & set(letters) - {letter} else letter
 
 
 def _find_verdicts(text: str) -> tuple[set[str], set[str]]:

@@ -356,8 +356,12 @@ class RunConfig(Strict):
     @property
     def players(self) -> tuple[str, ...]:
         """The names of the endpoints that play a role, judge in the panel, or write blind solutions."""
-        named = (*(getattr(self.roles, role).endpoint for role in ROLES), *self.judge.panel, *self.judge.solvers)
-        return tuple(name for name in dict.fromkeys(named) if name != PROGRAM)
+        endpoint_names = (
+            *(getattr(self.roles, role).endpoint for role in ROLES),
+            *self.judge.panel,
+            *self.judge.solvers,
+        )
+        return tuple(name for name in dict.fromkeys(endpoint_names) if name != PROGRAM)
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
         """How a role's replies are sampled."""

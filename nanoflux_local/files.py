@@ -61,7 +61,7 @@ def write_new(files: dict[Path, bytes]) -> None:
 
     Raises UsageError if one of the files exists, NanofluxError if one cannot be written.
     """
-    placed: list[Path] = []
+    renamed: list[Path] = []
     *_, last = files
     for path in reversed(files):
         _refuse_existing(path)
@@ -72,11 +72,11 @@ def write_new(files: dict[Path, bytes]) -> None:
         for path in files:
             _refuse_existing(path)  # another process may have created it meanwhile
             _temporary(path).rename(path)
-            placed.append(path)
+            renamed.append(path)
         for folder in {path.parent for path in files}:
             sync(folder)
     except BaseException as error:
-        for path in (*map(_temporary, files), *placed):
+        for path in (*map(_temporary, files), *renamed):
             with suppress(OSError):
                 path.unlink()
         if not isinstance(error, OSError):

@@ -13,9 +13,9 @@ def default_home() -> Path:
     Raises:
         UsageError: `NANOFLUX_HOME` is not set, and this user has no home directory.
     """
-    chosen = os.environ.get("NANOFLUX_HOME")
-    if chosen:
-        return expand_user(chosen)
+    configured = os.environ.get("NANOFLUX_HOME")
+    if configured:
+        return expand_user(configured)
     import platformdirs  # deferred: `nanoflux --help` does not need it
 
     try:

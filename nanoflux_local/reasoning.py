@@ -43,8 +43,8 @@ def strip_reasoning(text: str) -> str:
     channels, only the final one is kept.
     """
     visible = _BLOCK.sub("", _final_channel(text))
-    closed = _CLOSED.search(visible)
-    return visible[closed.end() :] if closed else visible
+    closing_tag = _CLOSED.search(visible)
+    return visible[closing_tag.end() :] if closing_tag else visible
 
 
 def with_reasoning(reasoning: str, text: str) -> str:
@@ -57,8 +57,8 @@ def with_reasoning(reasoning: str, text: str) -> str:
 
 def find_opening_tag(prompt: str) -> str:
     """The tag with which a prompt opens the reply's reasoning, as some chat templates do; "" if it opens none."""
-    opened = _OPENED.search(prompt)
-    return opened[0] if opened else ""
+    opening_tag = _OPENED.search(prompt)
+    return opening_tag[0] if opening_tag else ""
 
 
 def answer_start(text: str) -> int:

@@ -200,8 +200,10 @@ def _check_round_trip(model: Path, file: Path, scratch: Path) -> None:
         convert_gguf(file, scratch)
     except ModelsError as error:
         raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
-    written, read = dict(_read_weights(model)), dict(_read_weights(scratch))
-    is_same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
+    written, read_back = dict(_read_weights(model)), dict(_read_weights(scratch))
+    is_same = written.keys() == read_back.keys() and all(
+        torch.equal(weight, read_back[name]) for name, weight in written.items()
+    )
     tokens_written, tokens_read = (
         AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE) for folder in (model, scratch)
     )

@@ -143,8 +143,8 @@ def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
             evaluations += [row["id"] for row in view.rows("SELECT id FROM evaluations ORDER BY rowid")]
         runs = _add_earlier_runs(view, runs)
         linked = [name for run in runs for name in _list_linked_adapters(view, run, home)]
-    present = {name for name in linked if (home.adapters / name).is_dir()}
-    return Wanted(runs, request.datasets, adapters | present, list(dict.fromkeys(evaluations)))
+    existing = {name for name in linked if (home.adapters / name).is_dir()}
+    return Wanted(runs, request.datasets, adapters | existing, list(dict.fromkeys(evaluations)))
 
 
 def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
@@ -162,8 +162,8 @@ def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
     queue = list(ordered)
     while queue:
         config = json.loads(view.find_run(queue.pop())["config"])
-        others = [run for run in config.get("novel_against", {}) if run not in ordered]
-        earlier = [run for run in others if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
+        further_runs = [run for run in config.get("novel_against", {}) if run not in ordered]
+        earlier = [run for run in further_runs if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
         ordered |= dict.fromkeys(earlier)
         queue += earlier
     return list(ordered)

@@ -83,8 +83,8 @@ def _train_both(home: Home, run: str) -> dict[str, str]:
     settings = parse_train_settings(TRAIN_SETTINGS)
     data = load_run_data(home, run)
     domain = load_domain("starter")
-    (drawn,) = draw_mixed_rows(home, [Mix(DATA, 1.0)], domain, domain.budgets, (), len(data.rows), SEED)
-    control = TrainingData(drawn.rows, data.validation, "", {"domain": domain.name, "mix": [drawn.to_json()]})
+    (mixed_rows,) = draw_mixed_rows(home, [Mix(DATA, 1.0)], domain, domain.budgets, (), len(data.rows), SEED)
+    control = TrainingData(mixed_rows.rows, data.validation, "", {"domain": domain.name, "mix": [mixed_rows.to_json()]})
     say(f"3/5 training: LoRA on {MODEL} with {len(data.rows)} examples, then with as many random train items")
     return {"the run's examples": _train(home, data, settings), "random train items": _train(home, control, settings)}
 

@@ -200,8 +200,8 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
 
 
 def _format_items(summary: "EvaluationSummary") -> str:
-    scored, asked = summary.n, summary.items
-    return f"{scored} items" if scored == asked else f"{scored} of {asked} items scored"
+    scored, total = summary.n, summary.items
+    return f"{scored} items" if scored == total else f"{scored} of {total} items scored"
 
 
 def _format_unscored(summary: "EvaluationSummary") -> str:

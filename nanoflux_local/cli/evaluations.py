@@ -201,18 +201,18 @@ def show_flips(flips: "Sequence[Flip]", base: str, other: str, questions: "Mappi
     from nanoflux_local.evaluate.items import RULE
 
     gained = sum(flip.is_gained for flip in flips)
-    shown = flips[:limit] if limit else flips
+    listed_flips = flips[:limit] if limit else flips
     click.echo(f"{other} against {base} (base): {gained} gained, {len(flips) - gained} lost")
     print_table(
         ("flip", "item", "base", "compared", "question"),
         [
             ["gained" if flip.is_gained else "lost", flip.item, f"{flip.base:.0%}", f"{flip.other:.0%}",
              _shorten_question(questions, flip.item)]
-            for flip in shown
+            for flip in listed_flips
         ],
     )  # fmt: skip
-    if len(shown) < len(flips):
-        click.echo(f"… and {len(flips) - len(shown)} more: nanoflux eval items {base} --flips {other}")
+    if len(listed_flips) < len(flips):
+        click.echo(f"… and {len(flips) - len(listed_flips)} more: nanoflux eval items {base} --flips {other}")
     say(RULE)
 
 
@@ -229,8 +229,8 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
     for evaluation, record in records.items():
         for reply in record.replies:
             soft = f", {reply.soft} by the judge" if reply.soft else ""
-            read = f", read {reply.reading}" if reply.reading else ""
-            click.echo(plain(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{read}"))
+            reading = f", read {reply.reading}" if reply.reading else ""
+            click.echo(plain(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{reading}"))
             click.echo(plain(reply.text))
 
 

@@ -257,8 +257,8 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     with LedgerView(current_home().ledger) as view:
         agreements = {run: summarize_agreement(view, run) for run in imported.runs}
     if as_json:
-        shown = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}
-        print_json({**asdict(imported), "agreement": shown})
+        agreement_json = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}
+        print_json({**asdict(imported), "agreement": agreement_json})
         return
     say(f"{imported.taken} verdicts of {imported.reviewer} imported, {imported.open} left open")
     for run, agreement in agreements.items():

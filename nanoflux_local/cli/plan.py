@@ -37,7 +37,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     smaller = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
     result = plan_servers(workload_by_model.values(), sizes, smaller, whole=True)
     if as_json:
-        asked = {
+        workloads = {
             name: {"sequences": workload.sequences, "context": workload.context}
             for name, workload in workload_by_model.items()
         }
@@ -47,7 +47,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
                 "gpus": sizes,
                 "fits": result.fits,
                 **asdict(result),
-                "asked": asked,
+                "asked": workloads,
                 "margins": _MARGINS,
             }
         )

@@ -52,15 +52,15 @@ def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
     """Print the settings whose source is neither the defaults nor `base`, the run that a fork starts from."""
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
-    shown = [
+    changed = [
         setting for setting in settings if setting.source not in (DEFAULT, base) and not HASHES.fullmatch(setting.key)
     ]
     print_table(
         ("setting", "value", "source"),
-        [[setting.key, json.dumps(setting.value, ensure_ascii=False), setting.source] for setting in shown],
+        [[setting.key, json.dumps(setting.value, ensure_ascii=False), setting.source] for setting in changed],
     )
-    others = f"as in {base}" if base.startswith("run ") else "at their defaults, or hashes"
-    click.echo(f"… and {len(settings) - len(shown)} settings {others} (--json prints all of them)\n")
+    description = f"as in {base}" if base.startswith("run ") else "at their defaults, or hashes"
+    click.echo(f"… and {len(settings) - len(changed)} settings {description} (--json prints all of them)\n")
 
 
 def _gpu_json(gpus: "GpuPlan") -> dict[str, Any]:

@@ -322,15 +322,15 @@ def list_runs(as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
-        listed = [load_listed_run(home, view, run) for run in ids]
+        entries = [load_listed_run(home, view, run) for run in ids]
     if as_json:
-        print_json([{**run.to_json(), "worker": asdict(worker) if worker else None} for run, worker in listed])
+        print_json([{**run.to_json(), "worker": asdict(worker) if worker else None} for run, worker in entries])
         return
-    if not listed:
+    if not entries:
         raise NothingMatchedError("there are no runs yet", "start one with `nanoflux run start --domain starter`")
     print_table(
         ("run", "name", "domain", "status", "turns", "kept", "target"),
-        [[run.run, run.name, run.domain, run.status, run.turns, run.kept, run.target] for run, _ in listed],
+        [[run.run, run.name, run.domain, run.status, run.turns, run.kept, run.target] for run, _ in entries],
     )
 
 

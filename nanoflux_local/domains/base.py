@@ -208,5 +208,5 @@ def extend_domain(
     inherited: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
 ) -> Domain:
     """A domain whose `values` and `prompts` override the `inherited` ones. `source` is named in errors."""
-    whole = {**merge_tables(inherited, values), "name": name, "prompts": inherited["prompts"] | prompts}
-    return validate_model(Domain, whole, source)
+    all_values = {**merge_tables(inherited, values), "name": name, "prompts": inherited["prompts"] | prompts}
+    return validate_model(Domain, all_values, source)

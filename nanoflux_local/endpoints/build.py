@@ -40,8 +40,8 @@ def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurren
     groups = {name: config.shares for name, config in configs.items()}
     for interface in sorted({config.interface for config in configs.values()}):
         configs_of_kind = {name: config for name, config in configs.items() if config.interface == interface}
-        built, groups_of_kind = find_kind(interface).build_together(configs_of_kind, home, concurrency)
-        endpoints |= built
+        new_endpoints, groups_of_kind = find_kind(interface).build_together(configs_of_kind, home, concurrency)
+        endpoints |= new_endpoints
         groups |= groups_of_kind
     return take_turns({name: endpoints[name] for name in configs}, groups)
 

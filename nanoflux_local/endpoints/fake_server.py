@@ -252,9 +252,9 @@ def main() -> None:
     parser.add_argument("--stall-s", type=float, default=60.0)
     parser.add_argument("--retry-after-s", type=float, default=0.05)
     options = parser.parse_args()
-    more = {"thinking": options.thinking, "stall_s": options.stall_s, "retry_after_s": options.retry_after_s}
+    chaos_settings = {"thinking": options.thinking, "stall_s": options.stall_s, "retry_after_s": options.retry_after_s}
     try:
-        asyncio.run(serve(options.port, Chaos.evenly(options.faults, options.seed, **more)))
+        asyncio.run(serve(options.port, Chaos.evenly(options.faults, options.seed, **chaos_settings)))
     except KeyboardInterrupt:
         sys.exit(0)
 

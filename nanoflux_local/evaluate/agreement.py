@@ -41,12 +41,12 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
     for unit in units:
         values = [value for value in unit if value is not None]
         if len(values) > 1:
-            for place, one in enumerate(values):
-                for other in values[:place] + values[place + 1 :]:
-                    coincidences[one, other] += 1 / (len(values) - 1)
+            for index, value in enumerate(values):
+                for other in values[:index] + values[index + 1 :]:
+                    coincidences[value, other] += 1 / (len(values) - 1)
     totals: defaultdict[Hashable, float] = defaultdict(float)
-    for (one, _), count in coincidences.items():
-        totals[one] += count
+    for (value, _), count in coincidences.items():
+        totals[value] += count
     n = sum(totals.values())
     expected = n * n - sum(count * count for count in totals.values())
     if n < 2 or expected <= 1e-9:
@@ -68,16 +68,16 @@ def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tupl
         return None
     agreed = sum(joint[label, label] for label in labels) / n
     kappa = (agreed - chance) / (1 - chance)
-    same = sum(
+    agreement_term = sum(
         joint[label, label] / n * ((1 - chance) - (rows[label] + columns[label]) / n * (1 - agreed)) ** 2
         for label in labels
     )
-    crossed = sum(
+    disagreement_term = sum(
         joint[one, other] / n * ((columns[one] + rows[other]) / n) ** 2
         for one in labels
         for other in labels
         if one != other
     )
-    variance = same + (1 - agreed) ** 2 * crossed - (agreed * chance - 2 * chance + agreed) ** 2
+    variance = agreement_term + (1 - agreed) ** 2 * disagreement_term - (agreed * chance - 2 * chance + agreed) ** 2
     error = math.sqrt(max(0.0, variance) / n) / (1 - chance) ** 2
     return kappa, (max(-1.0, kappa - Z95 * error), min(1.0, kappa + Z95 * error))

@@ -269,7 +269,10 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
     Both tests use the difference between an item's mean marks.
     """
     unit = math.lcm(*(len(marks) for marks in (*a, *b)))
-    exact = [sum(more) * (unit // len(more)) - sum(less) * (unit // len(less)) for less, more in zip(a, b, strict=True)]
+    exact = [
+        sum(marks_b) * (unit // len(marks_b)) - sum(marks_a) * (unit // len(marks_a))
+        for marks_a, marks_b in zip(a, b, strict=True)
+    ]
     differences = np.array(exact, dtype=np.float64) / unit
     means = _resampled_means(differences, seed)
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))

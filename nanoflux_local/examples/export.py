@@ -135,15 +135,15 @@ class _Dataset:
     def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
         rated = any(row.columns["tries"] != 1 for row in source.rows)
         rows_by_example = [_shape_rows(kind, row, rated, source.domain.cites) for row in source.rows]
-        used = [example for example, rows in zip(source.rows, rows_by_example, strict=True) if rows]
+        examples = [example for example, rows in zip(source.rows, rows_by_example, strict=True) if rows]
         rows = [row for rows in rows_by_example for row in rows]
         if not rows:
             fix = "export another format; runs with --set samples=N record more answers of the defender"
             raise NothingMatchedError(f"no chosen example of run {source.run['id']} has a wrong answer to reject", fix)
         names = source.config.get("datasets") or seed_datasets(source.domain)
         seeds = {name: find_licence(name) or UNKNOWN for name in names}
-        without_rejected = len(source.rows) - len(used)
-        return cls(replace(source, rows=tuple(used)), rows, without_rejected, seeds, _list_models(home, source))
+        without_rejected = len(source.rows) - len(examples)
+        return cls(replace(source, rows=tuple(examples)), rows, without_rejected, seeds, _list_models(home, source))
 
     def summarize(self, kind: str, out: Path, card: Path, content: bytes) -> ExportSummary:
         columns = [row.columns for row in self.source.rows]

@@ -112,8 +112,8 @@ def _describe_to_llama_factory(out: Path, kind: str, rows: Sequence[Row]) -> str
     """A `dataset_info.json` with one dataset, named like the exported file."""
     entry: dict[str, Any] = {"file_name": out.name}
     if kind == ALPACA:
-        present = {key for row in rows for key in row}
-        columns = {name: key for name, key in ALPACA_COLUMNS.items() if key in present}
+        present_keys = {key for row in rows for key in row}
+        columns = {name: key for name, key in ALPACA_COLUMNS.items() if key in present_keys}
         entry |= {"formatting": "alpaca", "columns": columns}
     elif kind == PREFERENCE:
         columns = {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}

@@ -115,8 +115,8 @@ def choose_items(
         chosen = [item for item in chosen if _matches_solved(answers[item.id], condition.solved)]
     if condition.solution == "author":
         return chosen
-    own = ((item, find_own_solution(domain, answers[item.id])) for item in chosen)
-    return [replace(item, solution=solution) for item, solution in own if solution]
+    item_solutions = ((item, find_own_solution(domain, answers[item.id])) for item in chosen)
+    return [replace(item, solution=solution) for item, solution in item_solutions if solution]
 
 
 def _matches_solved(answers: Answers, solved: str) -> bool:

@@ -54,14 +54,14 @@ def _parameters(home: Home, model: str) -> int:
     return 0
 
 
-def compare_compute(whole: Mapping[str, Any] | None, small: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """How many times less compute the condition `small` took than the condition `whole`, for training alone and
+def compare_compute(full: Mapping[str, Any] | None, subset: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """How many times less compute the condition `subset` took than the condition `full`, for training alone and
     including generation. None if one of them was not trained; without "with_generation" if a model's size is unknown.
     """
-    if not whole or not small or not whole.get("flops") or not small.get("flops"):
+    if not full or not subset or not full.get("flops") or not subset.get("flops"):
         return None
-    ratios = {f"training_{way}": whole["flops"][way] / small["flops"][way] for way in ("6nd", "measured")}
-    generation = small.get("generation")
+    ratios = {f"training_{method}": full["flops"][method] / subset["flops"][method] for method in ("6nd", "measured")}
+    generation = subset.get("generation")
     if generation and not generation["unknown"]:
-        ratios["with_generation"] = whole["flops"]["6nd"] / (small["flops"]["6nd"] + generation["flops"])
+        ratios["with_generation"] = full["flops"]["6nd"] / (subset["flops"]["6nd"] + generation["flops"])
     return ratios

@@ -54,8 +54,8 @@ class RayWorkers:
             self._on_start(cell, "submitted")
         try:
             while cell_by_task:
-                (ended,), _ = self._ray.wait(list(cell_by_task), num_returns=1)
-                yield cell_by_task.pop(ended), self._fetch_outcome(ended)
+                (finished,), _ = self._ray.wait(list(cell_by_task), num_returns=1)
+                yield cell_by_task.pop(finished), self._fetch_outcome(finished)
         finally:
             for reference in cell_by_task:
                 self._ray.cancel(reference, force=True)

@@ -247,9 +247,9 @@ class Decoder:
         """
         prompt, other = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
         last = self.rows.count - 1
-        alone = self._probe({0: prompt})
-        placed = self._probe({last: prompt, **{row: other[row:] for row in range(last)}})
-        return torch.equal(alone[0], placed[last])
+        logits_alone = self._probe({0: prompt})
+        logits_with_others = self._probe({last: prompt, **{row: other[row:] for row in range(last)}})
+        return torch.equal(logits_alone[0], logits_with_others[last])
 
     def agrees_with_transformers(self) -> bool:
         """Whether `prefill` (in one pass and in two) and `step` agree with the forward pass of transformers, up to

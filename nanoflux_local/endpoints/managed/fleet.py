@@ -110,10 +110,14 @@ class ManagedServer:
         """A server that `models serve` started and that suits this launch, or None."""
         launch = self.launch
         for record in self.supervisor.servers():
-            same = (record.model, record.revision, record.variant) == (launch.model, launch.revision, launch.variant)
+            is_same_model = (record.model, record.revision, record.variant) == (
+                launch.model,
+                launch.revision,
+                launch.variant,
+            )
             suffices = not launch.context or record.context >= launch.length
             suffices = suffices and record.sleeps == launch.sleeps and record.rank >= launch.rank
-            if same and suffices and record.owner is None and record.alive:
+            if is_same_model and suffices and record.owner is None and record.alive:
                 return record
         return None
 

@@ -167,10 +167,10 @@ def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> 
     placement = plan_servers(on_this_machine, gpus, whole=whole)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
-    placed: dict[str, tuple[Seat, str]] = {
+    seats: dict[str, tuple[Seat, str]] = {
         server.name: (_make_seat(server, by_name[server.name].sequences), server.shares) for server in placement.servers
     }
-    return {name: placed.get(name, (Seat(sequences=workload.sequences), "")) for name, workload in by_name.items()}
+    return {name: seats.get(name, (Seat(sequences=workload.sequences), "")) for name, workload in by_name.items()}
 
 
 def _make_seat(server: Server, sequences: int) -> Seat:
@@ -203,15 +203,17 @@ def build_managed(
         model: max(_required_context(config) for config in managed.values() if config.model == model)
         for model in by_model
     }
-    seats, fleet, built = assign_seats(by_model.values(), whole=True), Fleet(home.root), {}
+    seats, fleet, vllm_endpoints = assign_seats(by_model.values(), whole=True), Fleet(home.root), {}
     for name, config in managed.items():
         seat, group = seats[config.model]
         groups[name] = group or groups[name]
         launch = make_launch(config, home, seat, bool(groups[name]), by_model[config.model].rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
         server = fleet.server(replace(launch, context=contexts[config.model]))
-        built[name] = VllmEndpoint(server, adapter, config.capacity, config.structured, _stated_reasoning(config))
-    return built, groups
+        vllm_endpoints[name] = VllmEndpoint(
+            server, adapter, config.capacity, config.structured, _stated_reasoning(config)
+        )
+    return vllm_endpoints, groups
 
 
 def _stated_reasoning(config: EndpointConfig) -> int | None:
@@ -265,8 +267,8 @@ def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
     lowest = min(list_compute_capabilities(), default=0.0)
     if lowest < MIN_CAPABILITY:
-        stated = f"a GPU has compute capability {lowest}" if lowest else "no GPU states its compute capability"
-        raise RefusedError(f"batch_invariant: {stated}; {MIN_CAPABILITY} is needed", fix)
+        problem = f"a GPU has compute capability {lowest}" if lowest else "no GPU states its compute capability"
+        raise RefusedError(f"batch_invariant: {problem}; {MIN_CAPABILITY} is needed", fix)
 
 
 def choose_rank(adapters: Iterable[Path]) -> int:

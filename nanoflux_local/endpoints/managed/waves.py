@@ -108,14 +108,14 @@ class SharedGpu:
             self._resident = member  # the member may now occupy memory, even if it fails to wake
             await member.wake()
         except Exception as error:  # noqa: BLE001 - every error of a swap must reach the requests that wait for it
-            reported = (
+            swap_error = (
                 error
                 if isinstance(error, NanofluxError)
                 else EndpointError(
                     f"models could not be swapped: {error}", "read the servers' logs, then resume the run"
                 )
             )
-            self._fail(member, reported)
+            self._fail(member, swap_error)
             return
         self.swaps += 1
         self._answering = member

@@ -52,14 +52,14 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
 
 def _read_key_file(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as opened:
-            status = os.fstat(opened.fileno())  # of the open file, since the path could be replaced in between
+        with path.open(encoding="utf-8") as file:
+            status = os.fstat(file.fileno())  # of the open file, since the path could be replaced in between
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
                 raise ConfigError(
                     f"the key file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
                     f"make it private: chmod 600 {path}; replace a key that others may have read",
                 )
-            key = opened.read(10_000).strip()
+            key = file.read(10_000).strip()
     except OSError as error:
         raise ConfigError(f"the key file {path}: {error.strerror}", "set it to a readable file") from None
     except UnicodeDecodeError:

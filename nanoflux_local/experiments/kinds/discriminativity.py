@@ -128,14 +128,14 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = load_train_items(home, plan, domain)
     count = len(load_run_solutions(home, run))
-    drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * count))
+    sampled = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * count))
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
         evaluation_plan = make_plan(
             endpoint.identity,
-            drawn[0].dataset,
+            sampled[0].dataset,
             "train",
-            drawn,
+            sampled,
             1,
             0.0,
             root=home.root,
@@ -146,7 +146,7 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
             (await evaluate(ledger, endpoint, evaluation_plan)).require_whole(allow_refused=True)
     finally:
         await endpoint.close()
-    references = {item.id: item.solution for item in drawn}
+    references = {item.id: item.solution for item in sampled}
     with LedgerView(home.ledger) as view:
         rows = view.rows(
             f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS whole ON whole.id = call"

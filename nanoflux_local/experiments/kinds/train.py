@@ -190,7 +190,7 @@ def _summarize_trainings(done: Sequence[StoredCell]) -> TrainingFigures:
         average("tokens"),
         average("seconds"),
         average("truncated"),
-        {way: float(np.mean([result["flops"][way] for result in results])) for way in ("6nd", "measured")},
+        {method: float(np.mean([result["flops"][method] for result in results])) for method in ("6nd", "measured")},
         [result["training"] for result in results],
         [result["adapter"] for result in results],
         [result["val_losses"] for result in results],
