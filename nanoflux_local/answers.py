@@ -346,13 +346,15 @@ def same_short_text(answer: str, expected: str) -> bool | None:
     words, expected_words = _content_words(answer), _content_words(expected)
     if words == expected_words:
         return True if words else None
-    numbers, expected_numbers = ({word for word in each if word[0].isdigit()} for each in (words, expected_words))
+    numbers, expected_numbers = (
+        {word for word in text_words if word[0].isdigit()} for text_words in (words, expected_words)
+    )
     if numbers != expected_numbers and numbers and expected_numbers:
         return False
     if not words & expected_words or (words & _NEGATIONS) != (expected_words & _NEGATIONS):
         return False
-    contained = words <= expected_words or expected_words <= words
-    return True if contained and numbers == expected_numbers else None
+    is_contained = words <= expected_words or expected_words <= words
+    return True if is_contained and numbers == expected_numbers else None
 
 
 def _content_words(text: str) -> frozenset[str]:

@@ -49,19 +49,19 @@ class Seed:
     place: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Omits the keys of a passage in other items, so that the digests of items in older ledgers stay the same."""
+        """Omits `source` and `place` unless the item is a passage: items of older ledgers keep their digests."""
         value: dict[str, Any] = plain(self)
         return value if self.source else {key: value[key] for key in value if key not in ("source", "place")}
 
     @property
     def location(self) -> str:
-        """Where a passage stands, for people ("wards/hygiene.pdf, page 3"); "" for other items."""
+        """The place of a passage as shown to people ("wards/hygiene.pdf, page 3"); "" for other items."""
         return ", ".join(part for part in (self.source, self.place) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A statement that a question rests on, in the words of a document, and where it stands there."""
+    """A quotation from a document on which a question rests, and its place in that document."""
 
     source: str
     place: str
@@ -230,7 +230,9 @@ class Attempt:
         """The statements that the question rests on, as the check `cited` looked them up in the passages."""
         finding = self.finding("cited")
         quotations = [exhibit for exhibit in finding.evidence if exhibit.results] if finding else []
-        return tuple(Citation(each.results[0].title, each.results[0].place, each.text) for each in quotations)
+        return tuple(
+            Citation(quotation.results[0].title, quotation.results[0].place, quotation.text) for quotation in quotations
+        )
 
     @property
     def pass_rate(self) -> tuple[int, int] | None:

@@ -108,12 +108,12 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
 @click.option("--domain", "domain_name", default="", metavar="NAME",
               help="Domain to write, whose runs draw their seeds from the passages.")  # fmt: skip
 @click.option("--held-out", "held_out", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
-              help="Document or folder to hold out, instead of a fifth of the documents; may be repeated.")  # fmt: skip
+              help="Document or folder to hold out, instead of a fifth of the documents; repeatable.")  # fmt: skip
 @click.option(
     "--skip-bad", is_flag=True, help="Leave out and list unreadable documents instead of refusing the import."
 )
-@click.option("--replace", "replaces", is_flag=True, help="Replace all items that the name has; earlier runs "
-              "keep reading the former items.")  # fmt: skip
+@click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; earlier runs "
+              "keep using the former items.")  # fmt: skip
 @with_json
 def documents(
     paths: tuple[Path, ...], name: str, domain_name: str, held_out: tuple[Path, ...], skip_bad: bool, replaces: bool,
@@ -143,10 +143,10 @@ def documents(
     say(f"passages left out: {summary.near_duplicates} that repeat another, {summary.short} of a few words")
     if not summary.imported:
         say("already imported, nothing changed")
-    say(f"to use the passages: nanoflux run start {_choose_passages(name, domain_name)}")
+    say(f"to use the passages: nanoflux run start {_format_run_options(name, domain_name)}")
 
 
-def _choose_passages(dataset: str, domain_name: str) -> str:
+def _format_run_options(dataset: str, domain_name: str) -> str:
     """The options of `run start` with which a run draws its seeds from the passages of a dataset."""
     if domain_name:
         return f"--domain {domain_name}"

@@ -111,7 +111,10 @@ def show(example: str, as_json: bool) -> None:
         ("Question", attempt["attack"]["question"]),
         (f"Solution by {record['attacker']}", attempt["attack"]["solution"]),
         ("Answer", attempt["attack"]["answer"]),
-        ("Citations", "\n".join(f'{each.source}, {each.place}: "{each.quotation}"' for each in citations)),
+        (
+            "Citations",
+            "\n".join(f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations),
+        ),
         (f"Validation by {record['judge']}", _describe_validation(attempt["validation"])),
         (
             f"Reply of {record['defender']}",

@@ -1,7 +1,7 @@
 """The packaged fake model's replies about passages of documents: attacks, premises, and answers with the passages.
 
-An attack quotes the first sentence of two passages and asks for the last word of each, so that a model with the
-passages can answer it, and no other.
+An attack quotes the first sentence of two passages and asks for the last word of each, so that only a model with the
+passages can answer it.
 """
 
 import random
@@ -22,7 +22,7 @@ def write_document_attack(prompt: str, rng: random.Random) -> str:
     if kind == 0:
         cited = cited[:1]
     openings = [" ".join(sentence.split()[:OPENING_WORDS]) for _, sentence in cited]
-    answer = " and ".join(_last_word(sentence) for _, sentence in cited)
+    answer = " and ".join(_find_last_word(sentence) for _, sentence in cited)
     if kind == 1:
         cited = [(number, f"Nobody says that {sentence}") for number, sentence in cited]
     citations = "\n".join(f'{number}: "{sentence}"' for number, sentence in cited)
@@ -39,9 +39,9 @@ def write_document_answer(prompt: str) -> str:
     sentences = [sentence.strip() for _, text in _list_passages(prompt) for sentence in _SENTENCE.findall(text)]
     openings = _OPENING.findall(prompt.split("Question:")[-1])
     ends = [
-        _last_word(sentence)
+        _find_last_word(sentence)
         for opening in openings
-        for sentence in [next((each for each in sentences if each.startswith(opening)), "")]
+        for sentence in [next((candidate for candidate in sentences if candidate.startswith(opening)), "")]
         if sentence
     ]
     if not openings or len(ends) < len(openings):
@@ -76,5 +76,5 @@ def _list_passages(prompt: str) -> Sequence[tuple[int, str]]:
     return [(int(number), text) for number, text in _PASSAGE.findall(prompt)]
 
 
-def _last_word(sentence: str) -> str:
+def _find_last_word(sentence: str) -> str:
     return str(re.findall(r"\w+", sentence)[-1])
