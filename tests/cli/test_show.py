@@ -187,7 +187,7 @@ def test_print_json_accepts_any_text(home: Path, nanoflux: Callable, encoding: s
 
 def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke: Callable) -> None:
     complete = invoke(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
-    removed = [line for line in complete.out.splitlines() if line.startswith("goes")]
+    removed = [line for line in complete.out.splitlines() if line.startswith("dropped")]
     assert complete.code == 0 and "kept_novel" in complete.out and "kept_failed" not in complete.out
     assert len(removed) == len(complete.out.splitlines()) - 1 and "digest " in complete.err
     incomplete = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")

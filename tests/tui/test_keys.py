@@ -59,7 +59,7 @@ def test_printed_keymap_lists_every_action_and_can_be_used(empty: Home) -> None:
     assert load_keymap(empty.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
 
 
-def test_no_screen_binds_a_key_of_its_table(tmp_path: Path) -> None:
+def test_screens_bind_no_key_of_their_table(tmp_path: Path) -> None:
     format_keymap(tmp_path)  # imports every screen
     table_keys = {key for keys in ACTIONS["table"].values() for key in keys}
     screens = [screen for screen in list_subclasses(BaseScreen) if "WindowTable(" in inspect.getsource(screen)]
