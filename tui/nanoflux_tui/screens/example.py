@@ -67,13 +67,13 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         yield Panel(id="head", classes="plain")
         with VerticalScroll(id="parts"):
             yield Panel("Question", id="question")
+            yield Panel("Citations", id="citations")
             with Horizontal(classes="sides"):
                 yield Panel("Attacker", id="attacker")
                 yield Panel("Defender", id="defender")
             with Horizontal(classes="sides"):
                 yield Panel("Is the question valid?", id="validation")
                 yield Panel("Is the reply correct?", id="evaluation")
-            yield Panel("Citations", id="citations")
             yield Panel("Programs and searches", id="tools")
             yield Panel("Origin", id="origin")
 

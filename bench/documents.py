@@ -1,0 +1,199 @@
+"""Builds questions from a folder of documents, and measures how many kept examples are grounded in them.
+
+    python bench/documents.py [--pages 200] [--examples 20] [--minutes 30] [--profile FILE] [--home DIR]
+
+Writes invented guidelines in five formats, imports them, and generates examples. One model, served by a managed vLLM
+server, plays all roles (`models import` it first); `--profile` names another profile, for instance `scripted`. Every
+reply is stored, so the same command continues a run that the time limit or a signal has ended. At the end, or at once
+with `--show`, the share of kept examples whose every premise is grounded is printed, with the examples and their
+citations for a reader.
+"""
+
+import argparse
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from support.guideline_writer import write_guidelines
+
+from nanoflux_local.errors import NanofluxError, NothingMatchedError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
+from nanoflux_local.run.engine import RunProgress
+from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
+from nanoflux_local.transcript import Attempt, TurnRecord
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "documents-bench"
+PROFILE = """
+concurrency = {concurrency}
+embedder = "hashing"
+
+[endpoints.writer]
+interface = "vllm"
+model = "{model}"
+python = "{python}"
+context = 6144
+capacity = {concurrency}
+timeout_s = 900
+args = ["--enforce-eager"]
+
+[endpoints.hashing]
+interface = "scripted"
+model = "hashing-embedder"
+
+[roles.attacker]
+endpoint = "writer"
+sampling = {{ temperature = 0.7, top_p = 0.95 }}
+
+[roles.defender]
+endpoint = "writer"
+
+[roles.judge]
+endpoint = "writer"
+"""
+
+
+def choose_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the run. A small model's confidence says nothing, so it is not required; the hashing embedder
+    finds questions of one form similar, so only near-copies are rejected.
+    """
+    return {
+        "target": options.examples,
+        "max_turns": 1000,
+        "seed": options.seed,
+        "seeds": {"min": 2, "max": 3},
+        "reply_tokens": options.reply_tokens,
+        "novelty": {"question": 0.97},
+        "judge": {"confidence": 0.0},
+        "retries": {"parse": 1},
+        "pause_after_unread": 0,
+        "pause_when_saturated": 0,
+    }
+
+
+def resolve_profile(options: argparse.Namespace, home: Home) -> str:
+    """The profile to use: the one that `--profile` names, or one with a managed server, written to the home."""
+    if options.profile:
+        return str(options.profile)
+    path = home.root / "documents-bench.toml"
+    python = ROOT / ".venv-vllm" / "bin" / "python"
+    path.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
+    return str(path)
+
+
+def find_run(home: Home) -> str:
+    """The id of the measurement's run; "" if it was not started."""
+    try:
+        with LedgerView(home.ledger) as view:
+            return str(view.find_run(NAME)["id"])
+    except NothingMatchedError:
+        return ""
+
+
+async def play(home: Home, options: argparse.Namespace) -> None:
+    """Start the run or continue it, for at most `--minutes` of working time."""
+    run = find_run(home)
+    if not run:
+        config = configs.resolve(options.domain, resolve_profile(options, home), choose_settings(options), home)
+        run = await runs.start(home, config, NAME)
+    with LedgerView(home.ledger) as view:
+        spent_hours = view.find_run(run)["seconds"] / 3600
+    runs.change(home, run, {"budget": {"hours": spent_hours + options.minutes / 60}})
+    try:
+        await runs.play(home, run, print_progress)
+    except NanofluxError as error:
+        print(f"stopped: {error.message}")
+
+
+def print_progress(progress: RunProgress) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {progress.kept} kept in {progress.turns} turns", flush=True)
+
+
+def show(home: Home) -> None:
+    """Print how attempts ended, what each check concluded on kept examples, the grounded share, and the examples."""
+    run = find_run(home)
+    if not run:
+        print("the run was not started")
+        return
+    with LedgerView(home.ledger) as view:
+        records = view.turn_records(run)
+        row = view.find_run(run)
+    attempts = [attempt for record in records for attempt in record.attempts]
+    kept = [record.last for record in records if record.kept]
+    print(f"{len(records)} turns, {len(attempts)} attempts, {len(kept)} kept, {row['seconds'] / 60:.1f} minutes")
+    print("attempts:", format_counts(attempt.outcome for attempt in attempts))
+    print("rejected by:", format_counts(name for attempt in attempts if (name := name_rejection(attempt))))
+    for check in ("cited", "grounded", "open_book"):
+        print(f"{check} on kept:", format_counts(conclude(attempt, check) for attempt in kept))
+    grounded = [attempt for attempt in kept if is_grounded(attempt)]
+    share = f"{len(grounded) / len(kept):.0%}" if kept else "none kept"
+    print(f"kept examples whose every premise is grounded: {len(grounded)}/{len(kept)} ({share})")
+    print_examples([record for record in records if record.kept])
+
+
+def conclude(attempt: Attempt, check: str) -> str:
+    finding = attempt.finding(check)
+    return finding.conclusion if finding else "did not run"
+
+
+def is_grounded(attempt: Attempt) -> bool:
+    """Whether every citation and every premise that the judge lists is in the passages."""
+    return conclude(attempt, "cited") == conclude(attempt, "grounded") == "supports"
+
+
+def name_rejection(attempt: Attempt) -> str:
+    """What rejected an invalid question: a check by its name, or the judge; "" for other attempts."""
+    if attempt.outcome != "invalid" or attempt.validation is None:
+        return ""
+    names = [finding.check for finding in attempt.validation.findings if finding.conclusion == "contradicts"]
+    return names[0] if names else "judge"
+
+
+def format_counts(names: Any) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common()) or "none"
+
+
+def print_examples(records: Sequence[TurnRecord]) -> None:
+    for record in records:
+        attack = record.last.attack
+        assert attack is not None
+        print(f"\nturn {record.number}: {attack.question}\n  answer: {attack.answer}")
+        print("  solution:", " ".join(attack.solution.split()))
+        for citation in record.last.citations:
+            print(f'  {citation.source}, {citation.place}: "{citation.quotation}"')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=ROOT / ".nanoflux" / "documents-bench")
+    parser.add_argument("--pages", type=int, default=200)
+    parser.add_argument("--examples", type=int, default=20, help="kept examples at which the run ends")
+    parser.add_argument("--minutes", type=float, default=30.0, help="working time of this call")
+    parser.add_argument("--domain", default="documents", choices=("documents", "documents-choice"))
+    parser.add_argument("--model", default="qwen2.5-coder-1.5b-instruct")
+    parser.add_argument("--profile", default="", help="profile to use instead of the managed server")
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--reply-tokens", type=int, default=700)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    options = parser.parse_args()
+    home = Home(options.home).prepare()
+    if not options.show:
+        folder = home.root / "documents"
+        documents, pages = write_guidelines(folder, options.pages)
+        summary = import_documents(home, DocumentsRequest("documents", [folder]))
+        passages = ", ".join(f"{split} {count}" for split, count in summary.passages.items())
+        print(
+            f"{documents} documents, {pages} pages; passages: {passages}; {summary.near_duplicates} repeated left out"
+        )
+        asyncio.run(play(home, options))
+    show(home)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Writes a folder of invented guidelines as PDF, Word, HTML, Markdown and text files, for `bench/documents.py`.
+
+Devices refer to forms, rooms, roles and suppliers that other documents describe, so that many questions need several
+documents. Everything depends on the seed alone.
+"""
+
+import html
+import random
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+WORDS_PER_PAGE = 280
+"""Words that count as one page in formats without pages."""
+SECTIONS_PER_DOCUMENT = 12
+SECTIONS_PER_PAGE = 3
+SUFFIXES = (".pdf", ".docx", ".html", ".md", ".txt")
+ADJECTIVES = (
+    "blue", "small", "mobile", "old", "quiet", "double", "narrow", "heated", "cooled", "spare", "heavy", "covered",
+    "digital", "manual", "upper", "lower", "eastern", "western", "rapid", "sealed", "wide", "round", "tall", "folding",
+    "wireless", "insulated", "portable", "rotating", "ceramic", "wooden", "copper", "brass", "curved", "hanging",
+)  # fmt: skip
+NOUNS = (
+    "centrifuge", "incubator", "refrigerator", "steriliser", "ventilator", "scale", "pump", "microscope", "dryer",
+    "freezer", "compressor", "printer", "stretcher", "monitor", "mixer", "cabinet", "lamp", "boiler", "lift", "filter",
+)  # fmt: skip
+DEPARTMENTS = (
+    "laboratory", "dialysis ward", "pharmacy", "radiology", "kitchen", "laundry", "emergency room", "archive",
+    "blood bank", "workshop", "day clinic", "delivery room", "school", "garden", "gate", "intensive care",
+    "hospice", "depot",
+)  # fmt: skip
+ROLES = (
+    "shift leader", "head nurse", "porter", "pharmacist", "technician", "hygiene officer", "night warden",
+    "registrar", "fire marshal", "quartermaster", "instructor", "duty doctor", "archivist", "storekeeper",
+    "dispatcher", "bookkeeper",
+)  # fmt: skip
+SUPPLIERS = (
+    "Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gorse", "Hazel", "Ivy", "Juniper", "Larch", "Maple", "Oak",
+    "Pine", "Rowan", "Spruce", "Teak", "Willow", "Yew", "Linden",
+)  # fmt: skip
+DAYS = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays")
+COLOURS = ("red", "green", "yellow", "white", "grey", "orange")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a guideline."""
+
+    heading: str
+    sentences: tuple[str, ...]
+
+    @property
+    def words(self) -> int:
+        return sum(len(sentence.split()) for sentence in (self.heading, *self.sentences))
+
+
+def write_guidelines(folder: Path, pages: int, seed: int = 0) -> tuple[int, int]:
+    """Write documents until they have `pages` pages. Returns the numbers of documents and pages.
+
+    An existing folder is kept, and its numbers are counted again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    documents, written_pages = 0, 0
+    for name, sections in _compose_documents(random.Random(seed)):
+        if written_pages >= pages:
+            break
+        path = folder / f"{name}{SUFFIXES[documents % len(SUFFIXES)]}"
+        written_pages += _count_pages(path, sections)
+        documents += 1
+        if not path.exists():
+            _write_document(path, sections)
+    return documents, written_pages
+
+
+def _count_pages(path: Path, sections: Sequence[Section]) -> int:
+    if path.suffix == ".pdf":
+        return -(-len(sections) // SECTIONS_PER_PAGE)
+    return sum(section.words for section in sections) // WORDS_PER_PAGE
+
+
+def _compose_documents(rng: random.Random) -> Iterator[tuple[str, list[Section]]]:
+    """Named documents without end, the four reference documents first and after every eighth other one."""
+    devices = [f"{adjective} {noun}" for noun in NOUNS for adjective in ADJECTIVES]
+    rng.shuffle(devices)
+    references = [
+        ("forms", (_describe_form(number, rng) for number in range(10, 10_000))),
+        ("rooms", (_describe_room(number, rng) for number in range(101, 10_000))),
+        ("roles", (_describe_role(role, place, rng) for place in DEPARTMENTS for role in ROLES)),
+        ("suppliers", (_describe_supplier(name, place, rng) for place in DEPARTMENTS for name in SUPPLIERS)),
+    ]
+    for volume in range(1, 1000):
+        for name, sections in references:
+            yield (
+                f"{name}-{volume}",
+                [section for section, _ in zip(sections, range(SECTIONS_PER_DOCUMENT), strict=False)],
+            )
+        for part in range(8):
+            place = DEPARTMENTS[(8 * volume + part) % len(DEPARTMENTS)]
+            chosen = [devices.pop() for _ in range(SECTIONS_PER_DOCUMENT) if devices]
+            if not chosen:
+                return
+            yield f"{place.replace(' ', '-')}-{volume}", [_describe_device(device, place, rng) for device in chosen]
+
+
+def _describe_device(device: str, place: str, rng: random.Random) -> Section:
+    form, room = rng.randrange(10, 70), rng.randrange(101, 161)
+    role, supplier = rng.choice(ROLES), rng.choice(SUPPLIERS)
+    sentences = [
+        rng.choice([
+            f"The {device} of the {place} stands in room {room} and may be used by trained staff only.",
+            f"In the {place}, the {device} is kept in room {room}; nobody moves it without asking.",
+        ]),
+        rng.choice([
+            f"It is checked every {rng.randrange(3, 60)} days, and the result is entered in form F-{form}.",
+            f"Form F-{form} records each check of the {device}, due after {rng.randrange(20, 400)} hours of use.",
+        ]),
+        rng.choice([
+            f"A fault is reported to the {role} within {rng.randrange(5, 90)} minutes.",
+            f"If the {device} stops, the {role} is called before anyone tries to start it again.",
+        ]),
+        rng.choice([
+            f"Spare parts come from {supplier}; the {place} keeps {rng.randrange(2, 15)} sets of them.",
+            f"{supplier} delivers the filters of the {device} in boxes of {rng.randrange(4, 48)}.",
+        ]),
+        rng.choice([
+            f"Its tank holds {rng.randrange(2, 90)} litres and is emptied when the {rng.choice(COLOURS)} light is on.",
+            f"It carries a load of at most {rng.randrange(5, 180)} kilograms, and less when the floor is wet.",
+            f"The {rng.choice(COLOURS)} switch is off at night and in position {rng.randrange(1, 9)} by day.",
+        ]),
+        rng.choice([
+            f"Cleaning takes {rng.randrange(6, 75)} minutes with {rng.randrange(1, 12)} ml of agent per litre.",
+            f"After each use it cools down for {rng.randrange(4, 55)} minutes before the cover is closed.",
+        ]),
+    ]  # fmt: skip
+    return Section(f"{device.capitalize()} ({place})", tuple(_shuffle_tail(sentences, rng)))
+
+
+def _describe_form(number: int, rng: random.Random) -> Section:
+    role, other = rng.sample(ROLES, 2)
+    sentences = [
+        f"Form F-{number} has {rng.randrange(2, 12)} fields and is signed by the {role}.",
+        rng.choice([
+            f"It is archived for {rng.randrange(2, 30)} years in a {rng.choice(COLOURS)} folder.",
+            f"The {rng.choice(COLOURS)} copy stays with the {other} for {rng.randrange(3, 48)} months.",
+        ]),
+        f"A form F-{number} that arrives more than {rng.randrange(2, 20)} days late is returned to the {other}.",
+        f"The {other} orders new sheets when fewer than {rng.randrange(15, 200)} are left.",
+    ]  # fmt: skip
+    return Section(f"Form F-{number}", tuple(_shuffle_tail(sentences, rng)))
+
+
+def _describe_room(number: int, rng: random.Random) -> Section:
+    role = rng.choice(ROLES)
+    sentences = [
+        f"Room {number} is locked from {rng.randrange(5, 12)} in the evening and opened by the {role}.",
+        f"The temperature in room {number} is kept at {rng.randrange(8, 26)} degrees.",
+        f"At most {rng.randrange(2, 25)} people may be in the room at the same time.",
+        f"The way out leads through the {rng.choice(COLOURS)} door to assembly point {rng.randrange(1, 40)}.",
+        f"The floor is cleaned {rng.randrange(2, 6)} times a week, before {rng.randrange(6, 11)} in the morning.",
+    ]
+    return Section(f"Room {number}", tuple(_shuffle_tail(sentences, rng)))
+
+
+def _describe_role(role: str, place: str, rng: random.Random) -> Section:
+    deputy = rng.choice([other for other in ROLES if other != role])
+    sentences = [
+        f"The {role} of the {place} is reached at extension {rng.randrange(200, 999)}.",
+        f"During a leave, the {deputy} takes over for up to {rng.randrange(3, 40)} days.",
+        f"The {role} decides alone on purchases up to {50 * rng.randrange(2, 60)} euros.",
+        f"A handover in the {place} takes {rng.randrange(8, 45)} minutes and goes into the {rng.choice(COLOURS)} book.",
+    ]
+    return Section(f"{role.capitalize()} of the {place}", tuple(_shuffle_tail(sentences, rng)))
+
+
+def _describe_supplier(supplier: str, place: str, rng: random.Random) -> Section:
+    sentences = [
+        f"{supplier} delivers to the {place} on {rng.choice(DAYS)}, if ordered {rng.randrange(2, 9)} days before.",
+        f"The smallest order of the {place} at {supplier} is {10 * rng.randrange(3, 60)} euros.",
+        f"Goods from {supplier} that are damaged are sent back within {rng.randrange(3, 28)} days.",
+        f"The {rng.choice(ROLES)} checks the invoices of {supplier} and pays them after {rng.randrange(7, 60)} days.",
+    ]
+    return Section(f"{supplier} and the {place}", tuple(_shuffle_tail(sentences, rng)))
+
+
+def _shuffle_tail(sentences: Sequence[str], rng: random.Random) -> list[str]:
+    """The first sentence, which names the subject, and the others in any order."""
+    first, *others = sentences
+    return [first, *rng.sample(others, len(others))]
+
+
+# Formats
+
+
+def _write_document(path: Path, sections: Sequence[Section]) -> None:
+    title = path.stem.replace("-", " ")
+    if path.suffix == ".pdf":
+        _write_pdf(path, title, sections)
+    elif path.suffix == ".docx":
+        _write_docx(path, sections)
+    elif path.suffix == ".html":
+        body = "".join(
+            f"<h2>{html.escape(each.heading)}</h2><p>{html.escape(' '.join(each.sentences))}</p>" for each in sections
+        )
+        path.write_text(f"<html><head><title>{title}</title></head><body>{body}</body></html>", encoding="utf-8")
+    else:
+        mark = "## " if path.suffix == ".md" else ""
+        path.write_text(
+            "".join(f"{mark}{each.heading}\n\n{' '.join(each.sentences)}\n\n" for each in sections), encoding="utf-8"
+        )
+
+
+def _write_pdf(path: Path, title: str, sections: Sequence[Section]) -> None:
+    import textwrap
+
+    from matplotlib.backends.backend_pdf import PdfPages
+    from matplotlib.figure import Figure
+
+    with PdfPages(path, metadata={"Title": title}) as pdf:
+        for start in range(0, len(sections), SECTIONS_PER_PAGE):
+            page = sections[start : start + SECTIONS_PER_PAGE]
+            texts = [f"{each.heading}\n\n{textwrap.fill(' '.join(each.sentences), 80)}" for each in page]
+            figure = Figure(figsize=(8.3, 11.7))
+            figure.text(0.08, 0.94, "\n\n\n".join(texts), va="top", fontsize=10)
+            pdf.savefig(figure)
+
+
+def _write_docx(path: Path, sections: Sequence[Section]) -> None:
+    """A minimal Word document: headings and paragraphs."""
+    namespace = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    paragraphs = "".join(
+        f'<w:p><w:pPr><w:pStyle w:val="H"/></w:pPr><w:r><w:t>{html.escape(each.heading)}</w:t></w:r></w:p>'
+        f"<w:p><w:r><w:t>{html.escape(' '.join(each.sentences))}</w:t></w:r></w:p>"
+        for each in sections
+    )
+    style = f'<w:styles {namespace}><w:style w:styleId="H"><w:name w:val="heading 1"/></w:style></w:styles>'
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", f"<w:document {namespace}><w:body>{paragraphs}</w:body></w:document>")
+        archive.writestr("word/styles.xml", style)

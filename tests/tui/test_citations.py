@@ -1,0 +1,65 @@
+"""The screen of an example about documents, at both sizes: its citations stand below the question."""
+
+import asyncio
+import gzip
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import packages
+from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
+from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
+from nanoflux_tui.widgets import bars
+
+GUIDELINES = Path(__file__).parents[2] / "examples" / "guidelines"
+FOLDER = Path(__file__).parent / "snapshots"
+
+
+@pytest.fixture(scope="module")
+def document_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a run on the example guidelines."""
+    home = Home(tmp_path_factory.mktemp("citations") / "home").prepare()
+    import_documents(home, DocumentsRequest("documents", [GUIDELINES]))
+    config = configs.resolve("documents", "scripted", {"target": 2, "max_turns": 20, "concurrency": 1}, home)
+
+    async def generate() -> None:
+        await runs.play(home, await runs.start(home, config, "rules"))
+
+    with pytest.MonkeyPatch.context() as patched:  # a fixed id, so that the screens are equal
+        patched.setattr("nanoflux_local.run.runs.secrets.token_hex", lambda _: "00000001")
+        asyncio.run(generate())
+    return home
+
+
+@pytest.mark.skipif(
+    version("textual") != packages.tested_versions()["textual"], reason="another version of Textual renders differently"
+)
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+def test_example_screen_shows_citations(
+    drive: Callable[..., None], document_home: Home, size: tuple[int, int], tmp_path: Path, monkeypatch
+) -> None:
+    original = bars.TopBar.__init__
+    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original(bar, mode, "~/nanoflux"))
+    snapshot = FOLDER / f"citations-{size[0]}x{size[1]}-dark.svg.gz"
+
+    async def flow(driver: Any) -> None:
+        await driver.press("2")
+        await driver.wait_for("2 examples")
+        await driver.press("enter")
+        await driver.wait_for("example 1 of 2", "Citations", "Which word ends")
+        assert ".md, " in driver.text or ".pdf, page" in driver.text or ".html, " in driver.text
+        drawn, previous = driver.app.export_screenshot(title="NanoFlux"), ""
+        while drawn != previous:  # until the screen is stable
+            await driver.pilot.pause(0.3)
+            drawn, previous = driver.app.export_screenshot(title="NanoFlux"), drawn
+        if os.environ.get("NANOFLUX_SNAPSHOTS") == "write":
+            snapshot.write_bytes(gzip.compress(drawn.encode(), mtime=0))
+        (tmp_path / "drawn.svg").write_text(drawn)
+        assert gzip.decompress(snapshot.read_bytes()).decode() == drawn, f"the screen changed, see {tmp_path}"
+
+    drive(document_home, flow, size=size)
