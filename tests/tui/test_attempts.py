@@ -28,7 +28,7 @@ def test_rejected_attempt_opens_with_its_replies_and_raw_calls(
         await driver.wait_for("24 of 24", "Attempts")
         await driver.press("a")
         await driver.wait_for(f"{total} attempts of")
-        await driver.press("r", "r", "r", "r")
+        await driver.press("r", "r", "r")  # unreadable, too similar, invalid
         await driver.wait_for(f"{len(invalid)} attempts of", "question invalid")
         await driver.press("enter")
         turn, attempt = invalid[0]

@@ -20,16 +20,14 @@ from nanoflux_tui.theme import OUTCOMES
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.window_table import WindowTable
 
-FILTERS = ("", *ALL_OUTCOMES)
-
 
 class AttemptsScreen(BaseScreen):
     """All attempts of one run."""
 
     mode = "home"
     HELP = """All attempts of a run, the newest last: kept questions, and those that were rejected, could not be read or
-were answered correctly. r shows only the attempts with one outcome, and the next one each time it is pressed. Enter
-opens an attempt: every reply with its verdicts, and the requests and replies as they were sent."""
+were answered correctly. r shows only the attempts with one outcome; press it again for the next outcome. Enter opens an
+attempt: every reply with its verdicts, and the requests and replies as they were sent."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         Binding("r", "outcome", "Outcome"),
@@ -84,8 +82,12 @@ opens an attempt: every reply with its verdicts, and the requests and replies as
             format_line(question, 300),
         ]
 
-    def action_outcome(self) -> None:
-        self._outcome = FILTERS[(FILTERS.index(self._outcome) + 1) % len(FILTERS)]
+    async def action_outcome(self) -> None:
+        """Show only the attempts with the next outcome that the run has, and all of them after the last one."""
+        counts = await self.read_ledger(lambda view: view.funnel(self._run)) or {}
+        choices = ["", *(outcome for outcome in ALL_OUTCOMES if counts.get(outcome))]
+        position = choices.index(self._outcome) if self._outcome in choices else 0
+        self._outcome = choices[(position + 1) % len(choices)]
         self.reload()
 
     @on(WindowTable.RowSelected)

@@ -127,11 +127,11 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             with Vertical(id="left"):
                 yield Panel("Turns in progress", id="turns")
                 yield Panel("Outcomes of attempts", id="outcomes")
-                yield Panel("Kept examples by turn; ← and → step through the turns", id="kept")
                 yield Panel("Calls", id="usage")
                 trial = Panel("Judge's trial", id="trial")
                 trial.display = False
                 yield trial
+                yield Panel("Kept examples by turn", id="kept")
             with Vertical(id="right"):
                 yield Panel("Similarity", id="similarity")
                 yield Panel("Judge confidence", id="confidence")
@@ -161,8 +161,15 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         state = RunState(row, config, current.status, current.message, note, current.seconds, current.worker)
         if not more:
             self._update_forecast(view, state)
-            self._moment = None if self._turn is None else self._history.load_moment(view, self._turn)
+            self._update_moment(view)
         return state, more
+
+    def _update_moment(self, view: LedgerView) -> None:
+        """Read the moment of the turn to which the user has stepped. A committed turn never changes."""
+        if self._turn is None:
+            self._moment = None
+        elif self._moment is None or self._moment.turn.number != self._turn:
+            self._moment = self._history.load_moment(view, self._turn)
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
         """Update the forecast and the trial if turns have finished since the last forecast and that is old enough."""
@@ -273,6 +280,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
     def _show_turns(self, state: RunState) -> None:
         """Show the turns in progress, or the turn to which the user has stepped."""
         panel, tally, colours = self.query_one("#turns", Panel), self._tally, self.colours
+        panel.border_subtitle = "← → earlier and later turns" if self._moment else "← earlier turns"
         if self._moment is not None:
             turn = self._moment.turn
             panel.show(charts.draw_turn(turn, colours), f"Turn {turn.number}")

@@ -156,12 +156,12 @@ def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
     """Calls, tokens, model time and cost of each role, and how many requests ran in parallel in `worked_s` seconds."""
     if not tally.usage:
         return Text("No call has been answered yet.", style=colours["muted"])
-    head = f"{'role':<9}{'calls':>7}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
+    head = f"{'role':<9}{'calls':>6}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
     text = Text.assemble((head, colours["secondary"]))
     for role, used in sorted(tally.usage.items()):
         prompt, output = format_count(used.prompt_tokens), format_count(used.completion_tokens)
         text.append(
-            f"{format_line(role or 'embedder', 8):<9}{format_count(used.calls):>7}{prompt:>7}{output:>8}"
+            f"{format_line(role or 'embedder', 8):<9}{format_count(used.calls):>6}{prompt:>7}{output:>8}"
             f"{format_duration(used.seconds):>7}{used.usd:>8.2f}\n"
         )
     text.append(_describe_model_time(tally, worked_s), style=colours["muted"])
