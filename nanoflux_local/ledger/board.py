@@ -248,16 +248,16 @@ def _build_order(selection: ExampleSelection) -> str:
     return ", ".join([f"{terms[0]} IS NULL", *(f"{term} {direction}" for term in terms), own_order])
 
 
-def list_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> list[int]:
-    """The examples among these that have no review, in their order."""
-    unreviewed = list[int]()
+def find_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> int | None:
+    """The first example among these that has no review; None if each has one."""
     for start in range(0, len(row_ids), MAX_PLACEHOLDERS):
         part = row_ids[start : start + MAX_PLACEHOLDERS]
         placeholders = ",".join("?" * len(part))
         sql = f"SELECT rowid FROM examples WHERE rowid IN ({placeholders}) AND {_REVIEW} IS NULL"
-        open_ids = {row[0] for row in view.rows(sql, *part)}
-        unreviewed += [row_id for row_id in part if row_id in open_ids]
-    return unreviewed
+        unreviewed = {row[0] for row in view.rows(sql, *part)}
+        if unreviewed:
+            return next(row_id for row_id in part if row_id in unreviewed)
+    return None
 
 
 def _escape_wildcards(word: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from rich.text import Text
+from textual.widgets import Input
 
 from nanoflux_local.examples.review import record_review
 from nanoflux_local.ledger import board
@@ -52,7 +53,8 @@ def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
     with LedgerView(home.ledger) as view:
         assert list(board.example_keys(view, ExampleSelection(review="drop"))) == every[:1]
         assert list(board.example_keys(view, ExampleSelection(review="none"))) == every[1:]
-        assert board.list_unreviewed(view, every) == every[1:]
+        assert board.find_unreviewed(view, every) == every[1]
+        assert board.find_unreviewed(view, every[:1]) is None
         for order in EXAMPLE_ORDERS:
             keys = list(board.example_keys(view, ExampleSelection(order=order)))
             assert sorted(keys) == sorted(every), order
@@ -62,7 +64,7 @@ def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
         assert board.example_keys(view, ExampleSelection(order="review"))[0] == every[0]
     record_review(home, first["id"], "open")
     with LedgerView(home.ledger) as view:
-        assert board.list_unreviewed(view, every) == every, "a withdrawn review counts as none"
+        assert board.find_unreviewed(view, every) == every[0], "a withdrawn review counts as none"
 
 
 def test_table_is_filtered_sorted_and_searched_by_keys(drive: Drive, home: Home) -> None:
@@ -107,6 +109,27 @@ def test_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home
         await driver.wait_for("35 examples of all runs, without a review")
         await driver.press("v", "v")
         await driver.wait_for("1 example of all runs, reviewed drop")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_find_in_examples_searches_the_whole_text(drive: Drive, home: Home) -> None:
+    with LedgerView(home.ledger) as view:
+        rows = list(view.rows("SELECT rowid, solution FROM examples ORDER BY rowid DESC"))
+    word = rows[20]["solution"].split(";")[0]  # the table does not show solutions
+    positions = [position for position, row in enumerate(rows) if word in row["solution"]]
+
+    async def flow(driver: Any) -> None:
+        await driver.press("2")
+        await driver.wait_for("36 examples of all runs")
+        table = driver.app.screen.query_one(WindowTable)
+        await driver.press("ctrl+f")
+        driver.app.screen.query_one(Input).value = word
+        await driver.wait_until(lambda: table.cursor == positions[0] and positions[0] > 0)
+        await driver.press(*"zzz")
+        await driver.wait_for("no row contains this")
+        await driver.press("escape")
+        await driver.wait_until(lambda: driver.app.focused is table and len(table.keys) == 36)
 
     drive(home, flow, size=(80, 24))
 

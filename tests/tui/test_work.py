@@ -164,7 +164,7 @@ def test_models_room_shows_gauges_and_the_progress_of_commands(drive: Drive, emp
         driver.app.commands.background.append(BackgroundCommand("pulling own", process, log, ()))
         await driver.press("5")
         await driver.wait_for(
-            "memory ━", "GiB free", "● running  pulling own  ━━━───", " 120/500 MiB, 12.3 MiB/s, 31 s left"
+            "memory ", "GiB free", "● running  pulling own  ━━━───", " 120/500 MiB, 12.3 MiB/s, 31 s left"
         )
 
     try:

@@ -200,9 +200,9 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     async def action_next_unreviewed(self) -> None:
         """Go to the next example without a review; after the last example, the search continues from the first."""
         following = [*self._keys[self._position + 1 :], *self._keys[: self._position]]
-        unreviewed = await self.read_ledger(lambda view: board.list_unreviewed(view, following)) or []
-        if unreviewed:
-            self._go_to(list(self._keys).index(unreviewed[0]))
+        unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, following))
+        if unreviewed is not None:
+            self._go_to(list(self._keys).index(unreviewed))
         else:
             self.notify("Every other example in this list has a review.")
 

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -59,21 +60,21 @@ undoes your last review. w opens the examples without a review one after the oth
         self._keys: array[int] = array("q")
 
     def compose_body(self) -> ComposeResult:
-        run_column = [] if self._run else [Column("run", 14, share=1, from_width=63)]
+        run_column = [] if self._run else [Column("run", 12, share=1, from_width=55)]
         columns = (
             Column("turn", 5, right=True),
-            Column("reason", 14, from_width=66 if self._run else 79),
-            Column("pass", 4, from_width=72 if self._run else 96),
+            Column("reason", 14, from_width=60 if self._run else 71),
+            Column("pass", 4, from_width=68 if self._run else 92),
             Column("level", 5, from_width=84 if self._run else 104),
             Column("review", 6, from_width=52),
-            Column("answer", 8, share=1),
+            Column("answer", 6, share=1),
             *run_column,
-            Column("question", 18, share=6),
+            Column("question", 14, share=6),
         )
         yield Static("", id="caption", markup=False)
         with Horizontal():
             with Vertical(id="list"):
-                yield WindowTable(columns, self._rows, id="examples", arranged_by_screen=True)
+                yield WindowTable(columns, self._rows, id="examples", match=self._match)
             with VerticalScroll(classes="side", can_focus=False):
                 yield Panel(id="preview", classes="plain")
 
@@ -90,6 +91,12 @@ undoes your last review. w opens the examples without a review one after the oth
         self._update_preview()
         caption = f"{format_quantity(total, 'example')} {scope}{kinds}" if total else f"{empty} ({scope}{kinds})"
         self.query_one("#caption", Static).update(caption)
+
+    async def _match(self, words: str) -> Sequence[int]:
+        """The listed examples whose question, solution or answer also contains these words."""
+        listed = self._build_selection()
+        selection = replace(listed, words=f"{listed.words} {words}")
+        return await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
 
     def _build_selection(self) -> ExampleSelection:
         """What the filters and the table's sorted column select."""
@@ -134,11 +141,11 @@ undoes your last review. w opens the examples without a review one after the oth
         """Open the first example without a review, starting at the cursor."""
         keys, position = list(self._keys), self.query_one(WindowTable).cursor
         ordered = [*keys[position:], *keys[:position]]
-        unreviewed = await self.read_ledger(lambda view: board.list_unreviewed(view, ordered)) or []
-        if not unreviewed:
+        unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, ordered))
+        if unreviewed is None:
             self.notify("Every example in this list has a review." if keys else "This list is empty.")
             return
-        screen = ExampleScreen(keys, keys.index(unreviewed[0]), in_queue=True)
+        screen = ExampleScreen(keys, keys.index(unreviewed), in_queue=True)
         self.app.push_screen(screen, self._reload_after_example)
 
     @on(WindowTable.RowSelected)

@@ -18,6 +18,8 @@ from nanoflux_tui.text import format_command, format_count, format_duration, for
 from nanoflux_tui.widgets.panel import Panel
 
 ALL = "for any reason"
+REASONS = {ALL: "", "as the defender failed": "kept_failed", "for a new solution": "kept_novel"}
+"""The choices of the reason why examples were kept, with their values of `--reason`."""
 PRECISIONS = ("unquantized base", "4-bit base")
 AUTHOR = "of the author"
 SOLUTIONS = {
@@ -67,7 +69,7 @@ Ctrl+S starts the training in a separate process."""
                 yield Input(self._run, placeholder="a run's id or name", compact=True, id="run")
             with Horizontal(classes="words"):
                 yield Label("kept")
-                yield build_select((ALL, "kept_failed", "kept_novel"), ALL, "reason")
+                yield build_select(list(REASONS), ALL, "reason")
                 yield Label("at most")
                 yield Input("", placeholder="all", compact=True, id="size")
                 yield Label("where")
@@ -115,7 +117,7 @@ Ctrl+S starts the training in a separate process."""
         value = self.value
         words = ["train", value("run"), "--base", value("base")]
         if value("reason") != ALL:
-            words += ["--reason", value("reason")]
+            words += ["--reason", REASONS[value("reason")]]
         for name in ("size", "where"):
             words += [f"--{name}", value(name)] if value(name) else []
         if value("solution") != AUTHOR:

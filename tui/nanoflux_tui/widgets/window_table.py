@@ -26,6 +26,9 @@ from nanoflux_tui.widgets.table_line import Purpose, TableLine
 
 PAGE, PAGES = 64, 12
 """The number of rows of a page, and the number of pages that are kept."""
+SEARCHED_ROWS = 512
+"""The number of rows that are fetched at once to filter, sort or search all rows."""
+Match = Callable[[str], Awaitable[Sequence[Hashable]]]
 Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
 
 
@@ -84,12 +87,14 @@ class WindowTable(ScrollView, can_focus=True):
         *,
         id: str | None = None,
         empty: str = "",
-        arranged_by_screen: bool = False,
+        match: Match | None = None,
     ) -> None:
-        """With `arranged_by_screen`, `show` receives keys that are filtered and sorted already."""
+        """With `match`, the screen arranges the rows: `show` receives keys that are filtered and sorted already, and
+        `match` returns those that contain all words of a text.
+        """
         super().__init__(id=id)
         self.arrangement = Arrangement()
-        self._arranged_by_screen = arranged_by_screen
+        self._match = match
         self._source_keys: Sequence[Hashable] = ()
         self._shows = 0
         self._empty = empty
@@ -122,7 +127,7 @@ class WindowTable(ScrollView, can_focus=True):
         self._source_keys = keys
         self._shows += 1
         show = self._shows
-        if not self._arranged_by_screen and self.arrangement != Arrangement():
+        if self._match is None and self.arrangement != Arrangement():
             keys = await self._arrange(keys)
         first, last = self._find_visible_range(len(keys))
         visible = keys[first:last]
@@ -139,14 +144,14 @@ class WindowTable(ScrollView, can_focus=True):
     async def _arrange(self, keys: Sequence[Hashable]) -> list[Hashable]:
         """The keys of the rows that the arrangement selects, in its order."""
         rows: list[Cells] = []
-        for start in range(0, len(keys), PAGE):
-            rows += await self._fetch(keys[start : start + PAGE])
+        for start in range(0, len(keys), SEARCHED_ROWS):
+            rows += await self._fetch(keys[start : start + SEARCHED_ROWS])
         return arrange_keys(keys, rows, self.arrangement)
 
     def _show_count(self) -> None:
         for line in self._find_lines():
             if self.arrangement.words:
-                total = "" if self._arranged_by_screen else f" of {len(self._source_keys):,}"
+                total = "" if self._match else f" of {len(self._source_keys):,}"
                 line.show_count(f"{len(self._keys):,}{total}")
 
     def _find_lines(self) -> list[TableLine]:
@@ -176,7 +181,7 @@ class WindowTable(ScrollView, can_focus=True):
         if arrangement == self.arrangement:
             return
         self.arrangement = arrangement
-        if self._arranged_by_screen:
+        if self._match is not None:
             self.post_message(self.Rearranged())
         else:
             self.run_worker(self.show(self._source_keys, self.key), group=f"arrange-{self.id}", exit_on_error=False)
@@ -188,8 +193,15 @@ class WindowTable(ScrollView, can_focus=True):
         """
         keys, total = self._keys, len(self._keys)
         start = self.cursor + (0 if include_current else 1)
-        for first in range(start, start + total, PAGE):
-            positions = [position % total for position in range(first, min(first + PAGE, start + total))]
+        if self._match is not None:
+            matching = set(await self._match(words))
+            following = (position % total for position in range(start, start + total))
+            match = next((position for position in following if keys[position] in matching), None)
+            self.cursor = self.cursor if match is None else match
+            return match is not None
+        for first in range(start, start + total, SEARCHED_ROWS):
+            last = min(first + SEARCHED_ROWS, start + total)
+            positions = [position % total for position in range(first, last)]
             rows = await self._fetch([keys[position] for position in positions])
             for position, row in zip(positions, rows, strict=True):
                 if row_matches(row, words) and keys is self._keys:
