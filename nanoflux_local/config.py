@@ -22,6 +22,9 @@ ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
 """The value of `endpoint` that lets a built-in program play the attacker or the judge."""
 
+Settings = dict[str, Any]
+"""Settings as nested tables by key, as in a TOML file; they become a configuration once they are validated."""
+
 
 class Strict(BaseModel):
     """Base of every configuration model: frozen, and unknown keys are errors."""
@@ -430,7 +433,7 @@ def _list_dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> Settings:
     """A TOML file's content.
 
     Raises:
@@ -446,7 +449,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: its values are nested too deep", "correct the file") from None
 
 
-def parse_setting(text: str) -> dict[str, Any]:
+def parse_setting(text: str) -> Settings:
     """Parse `novelty.question=0.8` as a nested table. Values are TOML; a bare word is a string.
 
     Raises:
@@ -461,17 +464,17 @@ def parse_setting(text: str) -> dict[str, Any]:
         parsed = value.strip()
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
-    result: dict[str, Any] = parsed
+    result: Settings = parsed
     return result
 
 
-def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+def parse_settings(texts: Iterable[str]) -> Settings:
     """Parse several settings as one nested table; of two values for the same key the later one wins.
 
     Raises:
         ConfigError: like `parse_setting`.
     """
-    values: dict[str, Any] = {}
+    values: Settings = {}
     for text in texts:
         values = merge_tables(values, parse_setting(text))
     return values
@@ -497,9 +500,9 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def merge_tables(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merge_tables(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
     """A copy of `base` with the values of `overrides`; tables with the same key are merged recursively."""
-    result: dict[str, Any] = dict(base)
+    result: Settings = dict(base)
     for key, value in overrides.items():
         base_value = result.get(key)
         if isinstance(base_value, Mapping) and isinstance(value, Mapping):

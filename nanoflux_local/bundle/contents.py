@@ -137,7 +137,7 @@ def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
     with LedgerView(home.ledger) as view:
         _refuse_unknown_datasets(view, request.datasets)
         runs = [view.find_run(name)["id"] for name in request.runs]
-        evaluations = [find_evaluation(view, name)["id"] for name in request.evaluations]
+        evaluations = [find_evaluation(view, name).id for name in request.evaluations]
         if request.work:
             runs += [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid")]
             evaluations += [row["id"] for row in view.rows("SELECT id FROM evaluations ORDER BY rowid")]

@@ -97,9 +97,9 @@ def show(evaluation: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        row = find_evaluation(view, evaluation)
-        entry = _summarize(home, view, row)
-    settings, result = row["settings"], row["result"]
+        stored = find_evaluation(view, evaluation)
+        entry = _summarize(home, view, asdict(stored))
+    settings, result = stored.settings, stored.result
     if as_json:
         print_json({**asdict(entry), **result, "settings": settings})
         return
@@ -107,10 +107,10 @@ def show(evaluation: str, as_json: bool) -> None:
     correct, interval = _accuracy_cells(result.get("strict"))
     soft = result.get("soft")
     print_table(
-        ("eval", row["id"]),
+        ("eval", entry.eval),
         [
-            ("model", f"{row['model']}{' + ' + row['adapter'][:16] if row['adapter'] else ''}"),
-            ("data", f"{row['data']} {row['split']}, {settings.get('n')} items, {settings.get('runs')} runs"),
+            ("model", f"{entry.model}{' + ' + entry.adapter[:16] if entry.adapter else ''}"),
+            ("data", f"{entry.data} {entry.split}, {settings.get('n')} items, {settings.get('runs')} runs"),
             ("sampling", ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING if key in sampling)),
             ("status", f"{entry.status} {entry.message}".strip()),
             ("strict", correct),
@@ -121,7 +121,7 @@ def show(evaluation: str, as_json: bool) -> None:
             ("unscored", result.get("unscored", "–")),
         ],
     )
-    say(f"list its items with `nanoflux eval items {row['id']}`")
+    say(f"list its items with `nanoflux eval items {entry.eval}`")
 
 
 @click.command()
@@ -139,7 +139,7 @@ def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
-        names = [find_evaluation(view, name)["id"] for name in (evaluation, other) if name]
+        names = [find_evaluation(view, name).id for name in (evaluation, other) if name]
         names = order_base_first(view, names)
         if item:
             _show_item(view, names, item, as_json)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from nanoflux_local.config import SeedCount, Strict, TrialKind, merge_tables, validate_model
+from nanoflux_local.config import SeedCount, Settings, Strict, TrialKind, merge_tables, validate_model
 from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
@@ -153,7 +153,7 @@ class Domain(Strict):
         letters = "".join(options)
         return self.model_copy(update={"letters": letters}) if letters else self
 
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> Settings:
         """The values that a domain contributes to a run's configuration."""
         return {
             "domain": self.name,

@@ -9,7 +9,7 @@ share of right replies, over its scored repeats, differs: it is **gained** if th
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError
@@ -78,8 +78,25 @@ class ItemRecord:
     replies: tuple[ItemReply, ...]
 
 
-def find_evaluation(view: LedgerView, name: str) -> dict[str, Any]:
-    """The row of an evaluation, by its id or the first characters of it; `settings` and `result` are decoded.
+@dataclass(frozen=True, slots=True)
+class StoredEvaluation:
+    """An evaluation's row in the ledger, decoded. `result` is {} until the evaluation has one."""
+
+    id: str
+    model: str
+    adapter: str
+    data: str
+    split: str
+    status: str
+    message: str
+    seconds: float
+    started_at: str
+    settings: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+
+def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
+    """An evaluation by its id or the first characters of it.
 
     Raises:
         NothingMatchedError: no evaluation, or more than one, has an id that starts with `name`.
@@ -89,8 +106,10 @@ def find_evaluation(view: LedgerView, name: str) -> dict[str, Any]:
     if len(exact or rows) != 1:
         problem = f"{len(rows)} evaluations have ids that start with {name!r}" if rows else f"no evaluation {name!r}"
         raise NothingMatchedError(f"{problem} in this home", "list evaluations with `nanoflux eval list`")
-    row = dict((exact or rows)[0])
-    return {**row, "settings": json.loads(row["settings"]), "result": json.loads(row["result"])}
+    row = (exact or rows)[0]
+    columns = {field.name: row[field.name] for field in fields(StoredEvaluation)}
+    decoded = {name: json.loads(columns[name]) for name in ("settings", "result")}
+    return StoredEvaluation(**{**columns, **decoded})
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
@@ -155,8 +174,8 @@ def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Fl
 
 def load_questions(view: LedgerView, evaluation: str) -> dict[str, Seed]:
     """The items of an evaluation by id; empty if their benchmark is no longer in this home."""
-    row = find_evaluation(view, evaluation)
-    return {item.id: item for item in load_available_items(view.path, row["data"], row["split"])}
+    stored = find_evaluation(view, evaluation)
+    return {item.id: item for item in load_available_items(view.path, stored.data, stored.split)}
 
 
 def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[str, Seed] | None = None) -> ItemRecord:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import EndpointConfig, RunConfig
+from nanoflux_local.config import EndpointConfig, RunConfig, Settings
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import make_launch
@@ -63,7 +63,7 @@ class Stage:
         self._hosted = self._hosted or _HostedServer()
         return self._hosted.url
 
-    def overrides(self, endpoints: Mapping[str, Mapping[str, Any]], for_cpu: bool) -> dict[str, Any]:
+    def overrides(self, endpoints: Mapping[str, Mapping[str, Any]], for_cpu: bool) -> Settings:
         """The values to override in a profile: hosted endpoints use the fake server, managed endpoints start small
         servers if vLLM runs on a CPU, and the embedder needs no model.
         """
@@ -75,7 +75,7 @@ class Stage:
         changed_endpoints = {name: values for name, values in changes.items() if values}
         return {**embedder, "endpoints": changed_endpoints | embedder["endpoints"]}
 
-    def _override_endpoint(self, config: EndpointConfig, for_cpu: bool) -> dict[str, Any]:
+    def _override_endpoint(self, config: EndpointConfig, for_cpu: bool) -> Settings:
         kind = find_kind(config.interface)
         if kind.charges:
             return {"url": self.hosted_url(), "urls": [], "key_env": "", "key_file": ""}
@@ -140,7 +140,7 @@ def list_managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
     return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}
 
 
-def scripted_embedder() -> dict[str, Any]:
+def scripted_embedder() -> Settings:
     """The overrides that replace a profile's embedder with one that needs no model."""
     hashing = {"interface": "scripted", "model": "hashing-embedder"}
     return {"endpoints": {"rehearsal-embedder": hashing}, "embedder": "rehearsal-embedder"}

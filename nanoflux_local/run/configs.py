@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merge_tables, read_toml, validate_model
+from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, Settings, merge_tables, read_toml, validate_model
 from nanoflux_local.domains.base import Domain, Sections
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
@@ -39,7 +39,7 @@ def list_profiles(home: Home | None = None) -> list[str]:
     return sorted(list_profile_paths(home))
 
 
-def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
+def load_profile(name: str, home: Home | None = None) -> Settings:
     """Load a profile by its name, or by its path if that ends in ".toml".
 
     Raises:
@@ -134,21 +134,21 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
     return changed
 
 
-def _find_prices(config: RunConfig, home: Home) -> dict[str, Any]:
+def _find_prices(config: RunConfig, home: Home) -> Settings:
     """Look up the prices of endpoints that state none, so that a run keeps the prices it was started with."""
     unpriced = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
     prices = {name: find_price(endpoint, home.root) for name, endpoint in unpriced.items()}
     return {name: {"price": price.model_dump()} for name, price in prices.items() if price is not None}
 
 
-def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) -> dict[str, Any]:
+def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) -> Settings:
     """Look up the reasoning tokens of endpoints that state none, in the manifests of local models."""
     return {name: {"reasoning_tokens": reasoning_room(endpoint, home)} for name, endpoint in endpoints.items()}
 
 
 def _replace_reasoning_tokens(
     config: RunConfig, changed: RunConfig, changes: Mapping[str, Any], home: Home
-) -> dict[str, Any]:
+) -> Settings:
     """Look up the reasoning tokens of endpoints whose model changed, unless `changes` state them."""
     models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
     stated = changes.get("endpoints", {})

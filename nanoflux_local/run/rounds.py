@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from nanoflux_local import jobs
-from nanoflux_local.config import RunConfig, Strict, validate_model
+from nanoflux_local.config import RunConfig, Settings, Strict, validate_model
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
@@ -222,7 +222,7 @@ class _SeriesWorker:
             changes["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
         return derive_config(config, changes, self.home)
 
-    def _bind_tuned_defender(self, adapter: str) -> dict[str, Any]:
+    def _bind_tuned_defender(self, adapter: str) -> Settings:
         """Settings that bind the defender to a separate endpoint with the adapter. Other roles of the same model play
         without the adapter.
         """

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.config import RunConfig, merge_tables
+from nanoflux_local.config import RunConfig, Settings, merge_tables
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -78,7 +78,7 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
     return layers
 
 
-def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+def merge_layers(layers: Sequence[Layer]) -> Settings:
     """The values of all layers. If several layers state a key, the last of them decides."""
     values: dict[str, Any] = {}
     for layer in layers:
@@ -108,7 +108,7 @@ def _find_source(
     return next((source for pattern, source in LOOKED_UP if pattern.fullmatch(key)), DEFAULT)
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults() -> Settings:
     """The default of every setting that has one, by its top-level key."""
     fields = {name: field for name, field in RunConfig.model_fields.items() if not field.is_required()}
     values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}

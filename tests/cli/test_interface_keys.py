@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from nanoflux_local.cli.main import nanoflux
 
 SUMMARY = {
-    "": "run name domain rules forked_from status message turns max_turns kept target digest levels pass_rates"
+    "": "run name domain rules forked_from status message turns max_turns kept target digest note levels pass_rates"
     " funnel contaminated cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
     "funnel": "attempts unparsed novelty_rejected contaminated invalid low_confidence defender_right unproven"
     " kept_failed kept_novel failed",

@@ -102,7 +102,7 @@ def test_item_has_its_question_gold_answer_and_replies(view) -> None:
 
 def test_evaluation_is_named_by_a_unique_beginning_of_its_id(view) -> None:
     ledger, _ = view
-    assert find_evaluation(ledger, "base")["settings"] == SETTINGS
+    assert find_evaluation(ledger, "base").settings == SETTINGS
     with pytest.raises(NothingMatchedError, match="2 evaluations have ids that start with 'tuned'"):
         find_evaluation(ledger, "tuned")
     for name in ("", "nothing", "%"):

@@ -10,6 +10,7 @@ from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.served import (
     ParsedReply,
+    RequestBody,
     ServedEndpoint,
     build_client_options,
     build_sections_schema,
@@ -50,13 +51,13 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
-    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
         return await client.messages.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
         messages, sampling = accepted.messages(request.messages), request.sampling
         system = "\n\n".join(message.content for message in messages if message.role == "system")
-        body: dict[str, Any] = {
+        body: RequestBody = {
             "model": request.endpoint.model,
             "messages": [
                 {"role": message.role, "content": message.content} for message in messages if message.role != "system"

@@ -9,6 +9,7 @@ from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.keys import ApiKey
 from nanoflux_local.endpoints.remote.served import (
     ParsedReply,
+    RequestBody,
     ServedEndpoint,
     build_client_options,
     build_sections_schema,
@@ -50,12 +51,12 @@ class OpenAIChatEndpoint(ServedEndpoint):
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
-    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
         return await client.chat.completions.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
         sampling = request.sampling
-        body: dict[str, Any] = {
+        body: RequestBody = {
             "model": request.endpoint.model,
             "messages": [
                 {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)

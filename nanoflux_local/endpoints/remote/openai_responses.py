@@ -11,7 +11,7 @@ from nanoflux_local.endpoints.faults import ResponseBodyError
 from nanoflux_local.endpoints.remote.accepted import AcceptedParameters
 from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.remote.served import ParsedReply, build_sections_schema, build_timeout
+from nanoflux_local.endpoints.remote.served import ParsedReply, RequestBody, build_sections_schema, build_timeout
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -31,11 +31,11 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
     default_url = "https://api.openai.com/v1"
 
     @staticmethod
-    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
         return await client.responses.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
-    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
-        body: dict[str, Any] = {
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
+        body: RequestBody = {
             "model": request.endpoint.model,
             "input": [
                 {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)

@@ -34,6 +34,8 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.reasoning import cut_answer, with_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Finish, Identity
 
+RequestBody = dict[str, Any]
+"""The JSON object that a request sends, in the protocol of the server."""
 REFUSED_PARAMETER = (400, 422)
 """Statuses with which servers refuse a parameter."""
 END_TOKEN = re.compile(r"<\|(?:return|end|call)\|>")
@@ -211,11 +213,11 @@ class ServedEndpoint(ABC):
 
     @staticmethod
     @abstractmethod
-    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
         """Send the request, and return the SDK's raw response."""
 
     @abstractmethod
-    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
         """The request body in the protocol's format, with only the accepted parameters."""
 
     @abstractmethod

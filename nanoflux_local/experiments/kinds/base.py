@@ -127,7 +127,7 @@ class ExperimentKind(Protocol):
         """
         ...
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         """The keys that this kind adds to a condition's entry in `experiment show --json`."""
         ...
 

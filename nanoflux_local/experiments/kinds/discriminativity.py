@@ -70,7 +70,7 @@ class DiscriminativityKind:
         del seed, on_step  # embedding takes seconds, so there is no progress to report
         return measure_discriminativity(home, plan, condition, find_runs(home, plan)[DEFAULT_RUN])
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         done = experiment.done_cells(condition.name)
         return {key: done[0].result[key] for key in KEYS if done and key in done[0].result}
 

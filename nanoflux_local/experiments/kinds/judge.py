@@ -53,7 +53,7 @@ class JudgeKind:
         del seed, on_step  # the ledger is read once
         return load_judge_rates(home, condition, find_runs(home, plan)[DEFAULT_RUN])
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         done = experiment.done_cells(condition.name)
         return {key: done[0].result[key] for key in KEYS if done and key in done[0].result}
 

@@ -70,7 +70,7 @@ class TrainKind:
             result = train_condition(home, plan, condition, seed, on_step)
         return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> dict[str, Any]:
+    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         view, scale, done = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
         entry: dict[str, Any] = {
             "test": {data: asdict(_measure_accuracy(view, done, "test", data)) for data in scale.test} if done else {},

@@ -1,6 +1,7 @@
 """The items of an evaluation, first those that flip against its base. Enter shows an item with both sides' replies."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -78,7 +79,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         """Read the evaluation, its items, and its flips against the base."""
         if self._base:
             self._base, self._evaluation = order_base_first(view, [self._base, self._evaluation])
-        row = find_evaluation(view, self._evaluation)
+        row = asdict(find_evaluation(view, self._evaluation))
         self._row = {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
         self._base = self._base or find_base(view, row)
         self._scores = {score.item: score for score in list_items(view, self._evaluation)}
