@@ -112,7 +112,7 @@ async def measure(
     """Examine and judge the solutions until the deadline. Without `answers`, only remembered replies are used."""
     config, identities, _ = runs.load_run(home, run)
     rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
-    judge = rules.cast(0).judge
+    judge = rules.find_players(0).judge
     assert isinstance(judge, CheckingJudge)
 
     def stopping() -> bool:

@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import CutRequest, Identity
-from nanoflux_local.run.binding import Bound, build_rules
+from nanoflux_local.run.binding import RunEndpoints, build_rules
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.tools.python_check import PythonTool
 
@@ -291,7 +291,7 @@ async def test_cut_is_the_longest_beginning_within_the_budget(budget):
     """Counted with the endpoint's own tokenizer, here words (SPEC §2)."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")
-    bound = Bound({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)
+    bound = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)
     reply = await bound.answers()["cut"](CutRequest(endpoint.identity, text, budget))
     kept = len(reply.text)
     assert reply.exact and text.startswith(reply.text)

@@ -11,7 +11,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest,
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.configs import resolve
 from nanoflux_local.run.novelty import History
-from nanoflux_local.run.turn import Cast, Rules, run_turn
+from nanoflux_local.run.turn import Players, Rules, run_turn
 from nanoflux_local.transcript import Attack, Defence, Finding, TurnRecord, Verdict
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
@@ -291,9 +291,9 @@ async def test_two_models_swap_roles_each_turn(tmp_path):
 
 
 def test_swap_keeps_the_sampling_of_each_role(tmp_path):
-    for cast in rules(tmp_path).casts:
-        assert cast.attacker.player.sampling.temperature == 0.8
-        assert cast.defender.player.sampling.temperature == 0.7
+    for players in rules(tmp_path).player_groups:
+        assert players.attacker.player.sampling.temperature == 0.8
+        assert players.defender.player.sampling.temperature == 0.7
 
 
 @pytest.mark.parametrize(
@@ -305,8 +305,10 @@ def test_swap_keeps_the_sampling_of_each_role(tmp_path):
 )
 def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
     run_rules = rules(tmp_path, profile, **overrides)
-    assert [(cast.attacker.name, cast.defender.name, cast.judge.name) for cast in run_rules.casts] == [names]
-    assert run_rules.cast(0) == run_rules.cast(1)
+    assert [
+        (players.attacker.name, players.defender.name, players.judge.name) for players in run_rules.player_groups
+    ] == [names]
+    assert run_rules.find_players(0) == run_rules.find_players(1)
 
 
 async def test_equal_arguments_give_an_equal_record(play):
@@ -372,8 +374,8 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
             return Verdict(False, 1.0, "wrong")
 
     base = rules(tmp_path, **PROVABLE)
-    cast = replace(base.cast(0), judge=BlindJudge())
-    record = await run_turn(replace(base, casts=[cast]), 0, NOTHING, World(defence=[WRONG]))
+    players = replace(base.find_players(0), judge=BlindJudge())
+    record = await run_turn(replace(base, player_groups=[players]), 0, NOTHING, World(defence=[WRONG]))
     assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
     if conclusion != "supports":
         assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
@@ -390,8 +392,8 @@ async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tm
             return Verdict(False, 1.0, "wrong")
 
     base = rules(tmp_path, **PROVABLE)
-    cast = replace(base.cast(0), judge=Program())
-    record = await run_turn(replace(base, casts=[cast]), 0, NOTHING, World(defence=[WRONG]))
+    players = replace(base.find_players(0), judge=Program())
+    record = await run_turn(replace(base, player_groups=[players]), 0, NOTHING, World(defence=[WRONG]))
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
 
 
@@ -457,7 +459,7 @@ async def test_turn_plays_with_hand_made_players(tmp_path):
     player = Player()
     base = rules(tmp_path)
     record = await run_turn(
-        Rules(base.config, base.seeds, [Cast(player, player, player)], base.embedder), 3, NOTHING, World()
+        Rules(base.config, base.seeds, [Players(player, player, player)], base.embedder), 3, NOTHING, World()
     )
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "invalid", "kept_failed"]
     assert record.last.attack.question.startswith("3-2-")

@@ -39,14 +39,14 @@ from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
-from nanoflux_local.run.turn import Attacker, Cast, Rules
+from nanoflux_local.run.turn import Attacker, Players, Rules
 from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, search_tool
 
 
 @dataclass(slots=True)
-class Bound:
+class RunEndpoints:
     """The endpoints by their names in the configuration, and the tools. `programs` states whether the run executes
     programs. `close` ends every process that these started.
     """
@@ -82,11 +82,11 @@ class Bound:
         return answers if self.search is None else {**answers, "search": self.search.search}
 
     async def _chat(self, request: ChatRequest) -> ChatReply:
-        return await self.by_identity(request.endpoint).chat(request)
+        return await self.find_endpoint(request.endpoint).chat(request)
 
     async def _cut(self, request: CutRequest) -> CutReply:
         """The longest prefix within the budget, by bisection over the endpoint's token counts."""
-        endpoint = self.by_identity(request.endpoint)
+        endpoint = self.find_endpoint(request.endpoint)
         exact = endpoint.count_tokens("") is not None
 
         def fits(length: int) -> bool:
@@ -101,7 +101,7 @@ class Bound:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return CutReply(request.text[:low], exact)
 
-    def by_identity(self, identity: Identity) -> Endpoint:
+    def find_endpoint(self, identity: Identity) -> Endpoint:
         """The endpoint that answers requests of this identity."""
         return next(endpoint for endpoint in self.endpoints.values() if endpoint.identity == identity)
 
@@ -114,7 +114,7 @@ class Bound:
             await self.search.close()
 
 
-def bind(config: RunConfig, home: Home) -> Bound:
+def bind(config: RunConfig, home: Home) -> RunEndpoints:
     """Build the endpoints that a configuration uses; models are loaded at their first call.
 
     Raises:
@@ -127,7 +127,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
     tools = list_needed_tools(config.judge)
     sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
     search = search_tool(config.search, home.corpus) if SEARCH in tools else None
-    return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
+    return RunEndpoints(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
 
 
 def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
@@ -138,9 +138,9 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     """
     domain = load_domain(config.domain, home.root)
     _refuse_changed_domain(config, domain)
-    chained = config.roles.attacker.endpoint == PROGRAM
+    is_chaining = config.roles.attacker.endpoint == PROGRAM
     datasets = config.datasets or seed_datasets(domain)
-    source = build_seed_source(home.ledger, datasets, chained)
+    source = build_seed_source(home.ledger, datasets, is_chaining)
 
     def build_player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
         endpoint = config.endpoints[name]
@@ -163,14 +163,16 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     judge = build_judge(config, domain, identities, build_judge_player)
     rater = build_rater(config, domain, build_judge_player)
     marker = Marker(domain, judge)
-    casts = [Cast(build_attacker(first), build_defender(second), judge, rater, marker)]
+    player_groups = [Players(build_attacker(first), build_defender(second), judge, rater, marker)]
     if PROGRAM not in (first, second) and first != second:  # two models swap after each turn (paper §3)
-        casts.append(Cast(build_attacker(second), build_defender(first), judge, rater, marker))
+        player_groups.append(Players(build_attacker(second), build_defender(first), judge, rater, marker))
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
             questions = load_questions(view, config.novel_against)
-    return Rules(config, source, casts, identities["embedder"], questions, _load_held_out(config, datasets, home))
+    return Rules(
+        config, source, player_groups, identities["embedder"], questions, _load_held_out(config, datasets, home)
+    )
 
 
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:

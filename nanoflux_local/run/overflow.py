@@ -15,12 +15,12 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Message
 from nanoflux_local.roles.attacker import build_attacker_messages
 from nanoflux_local.roles.defender import build_defender_messages, reply_budget
-from nanoflux_local.run.binding import Bound
+from nanoflux_local.run.binding import RunEndpoints
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 
-def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
+def refuse_overflows(bound: RunEndpoints, rules: Rules, domain: Domain) -> None:
     """Refuse a run with a request that does not fit into its endpoint's context.
 
     Raises:

@@ -124,8 +124,8 @@ def _is_similar(config: RunConfig, earlier: Mapping[str, Any]) -> bool:
 def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     """The cost of one attempt that passes validation, by role; programs cost nothing."""
     domain = load_domain(config.domain, home.root)
-    chained = config.roles.attacker.endpoint == PROGRAM
-    source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
+    is_chaining = config.roles.attacker.endpoint == PROGRAM
+    source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), is_chaining)
     seeds = source.draw(config.seeds.max, Random(0), set())
     judges = max(1, len(config.judge.panel) + 1)
     checks = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))

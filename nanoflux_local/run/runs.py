@@ -24,7 +24,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.run.binding import (
-    Bound,
+    RunEndpoints,
     bind,
     build_rules,
     describe_environment,
@@ -101,11 +101,11 @@ async def play(
             await bound.close()
 
 
-def _bound_costs(bound: Bound) -> Callable[[ChatRequest], Cost]:
+def _bound_costs(bound: RunEndpoints) -> Callable[[ChatRequest], Cost]:
     """A function that bounds a request's cost: its prompt by its bytes, its reply by `max_tokens`."""
 
     def bound_cost(request: ChatRequest) -> Cost:
-        endpoint = bound.by_identity(request.endpoint)
+        endpoint = bound.find_endpoint(request.endpoint)
         prompt_tokens, completion_tokens = bound_prompt_tokens(request), request.sampling.max_tokens
         price = getattr(endpoint, "price", None)  # local models have none
         usd = price.cost(prompt_tokens, completion_tokens) if price else 0.0

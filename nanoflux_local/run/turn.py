@@ -65,7 +65,7 @@ class Rater(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class Players:
     """The players of one turn. Without a rater, the reasoning of kept examples is not rated; without a marker, the
     defender answers each question once.
     """
@@ -79,39 +79,39 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything that decides how a turn is played. Two models that swap roles are two `casts`, used alternately (paper
-    §3). `questions_of_other_runs` count as already asked; `held_out` holds the evaluation items that no question may
-    repeat.
+    """Everything that decides how a turn is played. Two models that swap roles form two `player_groups`, used
+    alternately (paper §3). `questions_of_other_runs` count as already asked; `held_out` holds the evaluation items that
+    no question may repeat.
     """
 
     config: RunConfig
     seeds: SeedSource
-    casts: Sequence[Cast]
+    player_groups: Sequence[Players]
     embedder: Identity
     questions_of_other_runs: tuple[str, ...] = ()
     held_out: HeldOut = field(default_factory=HeldOut)
 
-    def cast(self, number: int) -> Cast:
+    def find_players(self, number: int) -> Players:
         """The players of turn `number`."""
-        return self.casts[number % len(self.casts)]
+        return self.player_groups[number % len(self.player_groups)]
 
 
 async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: Call) -> TurnRecord:
     """Play turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
-    cast = rules.cast(number)
+    players = rules.find_players(number)
     attempts: list[Attempt] = []
     used_seeds: set[str] = set()
     for attempt_number in range(1 + rules.config.retries.validation):
         draw = Draw(rules.config.seed, number, attempt_number)
         seeds = draw_seeds(rules, draw, used_seeds)
         used_seeds.update(seed.id for seed in seeds)
-        attempt, question_vector = await play_attempt(rules, cast, seeds, draw, history, call)
+        attempt, question_vector = await play_attempt(rules, players, seeds, draw, history, call)
         attempts.append(attempt)
         if question_vector is not None:
             history = history.plus(question_vector)
         if not attempt.rejected:
             break
-    return TurnRecord(number, cast.attacker.name, cast.defender.name, cast.judge.name, tuple(attempts))
+    return TurnRecord(number, players.attacker.name, players.defender.name, players.judge.name, tuple(attempts))
 
 
 def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
@@ -122,7 +122,7 @@ def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
 
 
 async def play_attempt(
-    rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
+    rules: Rules, players: Players, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
 ) -> tuple[Attempt, Vector | None]:
     """Play one attempt. Returns the attempt with the unit vector of its question, which is None if no question was
     embedded.
@@ -131,7 +131,7 @@ async def play_attempt(
 
     # The attacker writes a question with its solution and answer.
     with acting_as("attacker"):
-        attack = await cast.attacker.attack(seeds, draw, call)
+        attack = await players.attacker.attack(seeds, draw, call)
     if isinstance(attack, Unparsed):
         return end_unread(attempt, "attack", attack), None
     attempt = replace(attempt, attack=attack)
@@ -151,7 +151,7 @@ async def play_attempt(
 
     # The judge validates the question and the attacker's solution.
     with acting_as("judge"):
-        validation = await cast.judge.validate(attack, draw, call, seeds=seeds)
+        validation = await players.judge.validate(attack, draw, call, seeds=seeds)
     if not isinstance(validation, Verdict):
         return end_unjudged(attempt, "validation", validation), vector
     attempt = replace(attempt, validation=validation)
@@ -160,76 +160,76 @@ async def play_attempt(
 
     # The defender answers; it sees the question alone.
     with acting_as("defender"):
-        defence = await cast.defender.defend(attack.question, draw, call)
+        defence = await players.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
         return end_unread(attempt, "defence", defence), vector
     attempt = replace(attempt, defence=defence)
 
     # The judge evaluates the defence.
     with acting_as("judge"):
-        evaluation = await cast.judge.evaluate(attack, defence, draw, call)
+        evaluation = await players.judge.evaluate(attack, defence, draw, call)
     if not isinstance(evaluation, Verdict):
         return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
 
     # Further answers of the defender give its pass rate.
-    attempt = replace(attempt, samples=await sample_defences(rules, cast, attack, draw, call))
+    attempt = replace(attempt, samples=await sample_defences(rules, players, attack, draw, call))
 
     # The rules decide whether the example is kept.
     try:
-        attempt = await decide_outcome(rules, cast, attempt, attack, defence, call)
+        attempt = await decide_outcome(rules, players, attempt, attack, defence, call)
     except PromptRefusedError as error:
         return end_unread(attempt, "embedding", Refused(error.message)), vector
-    return await rate_reasoning(cast, attempt, attack, draw, call), vector
+    return await rate_reasoning(players, attempt, attack, draw, call), vector
 
 
-async def sample_defences(rules: Rules, cast: Cast, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
+async def sample_defences(rules: Rules, players: Players, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
     """The defender's answers to the question after the first, each drawn with another seed and marked."""
-    if cast.marker is None:
+    if players.marker is None:
         return ()
     samples: list[Sample] = []
     for number in range(1, rules.config.samples):
         sample_draw = replace(draw, sample=number)
         with acting_as("defender"):
-            defence = await cast.defender.defend(attack.question, sample_draw, call)
+            defence = await players.defender.defend(attack.question, sample_draw, call)
         if isinstance(defence, Unparsed):
             samples.append(Sample(None, None, defence.reason))
             continue
         with acting_as("judge"):
-            samples.append(await cast.marker.mark(attack, defence, sample_draw, call))
+            samples.append(await players.marker.mark(attack, defence, sample_draw, call))
     return tuple(samples)
 
 
 async def decide_outcome(
-    rules: Rules, cast: Cast, attempt: Attempt, attack: Attack, defence: Defence, call: Call
+    rules: Rules, players: Players, attempt: Attempt, attack: Attack, defence: Defence, call: Call
 ) -> Attempt:
     """Decide by the setting `keep` whether the question becomes an example."""
     if rules.config.keep == "provable":
-        return decide_by_pass_rate(cast, attempt)
+        return decide_by_pass_rate(players, attempt)
     return await decide_by_failure(rules, attempt, attack, defence, call)
 
 
-def decide_by_pass_rate(cast: Cast, attempt: Attempt) -> Attempt:
+def decide_by_pass_rate(players: Players, attempt: Attempt) -> Attempt:
     """Keep a question that the defender solves sometimes, but not always: a solved question can be answered. A question
     that it never solves is kept only if its answer is proven, because the answer may be wrong or the question broken.
     """
     passes, tries = attempt.pass_rate or (0, 0)
     if passes == tries:
         return replace(attempt, outcome="defender_right")
-    if passes or is_proven(cast, attempt):
+    if passes or is_proven(players, attempt):
         return replace(attempt, outcome="kept_failed")
     findings = [finding for name in PROVING if (finding := attempt.finding(name)) is not None]
     reason = findings[0].reason if findings else "no blind solutions were written"
     return replace(attempt, outcome="unproven", reason=f"0 of {tries} answers are right; {reason}")
 
 
-def is_proven(cast: Cast, attempt: Attempt) -> bool:
+def is_proven(players: Players, attempt: Attempt) -> bool:
     """Whether the attacker's answer was reached without its solution: by blind solutions, or by a judge that is a
     program and computes the answer.
     """
     findings = [attempt.finding(name) for name in PROVING]
     supported = any(finding is not None and finding.conclusion == "supports" for finding in findings)
-    return cast.judge.name == PROGRAM or supported
+    return players.judge.name == PROGRAM or supported
 
 
 async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
@@ -245,12 +245,12 @@ async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defe
     )
 
 
-async def rate_reasoning(cast: Cast, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
+async def rate_reasoning(players: Players, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
     """Rate the reasoning of a kept example (paper A.4). The rating does not affect which examples are kept."""
-    if cast.rater is None or attempt.outcome not in KEPT:
+    if players.rater is None or attempt.outcome not in KEPT:
         return attempt
     with acting_as("judge"):
-        quality = await cast.rater.rate(attack, draw, call)
+        quality = await players.rater.rate(attack, draw, call)
     if isinstance(quality, Unparsed):
         return replace(attempt, unrated=quality.reason)
     return replace(attempt, quality=quality)

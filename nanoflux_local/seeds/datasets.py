@@ -118,8 +118,8 @@ def _train_templates(datasets: Sequence[str]) -> list[Template]:
     return [template for name in datasets for template in sources[name]() if template.split == "train"]
 
 
-def build_seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
-    """Build a source of seeds from the train splits of `datasets`. With `chained`, the seeds can be chained by the
+def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) -> SeedSource:
+    """Build a source of seeds from the train splits of `datasets`. With `chainable`, the seeds can be chained by the
     built-in attacker.
 
     Raises:
@@ -136,4 +136,4 @@ def build_seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> S
             f"the datasets {', '.join(datasets)} hold passages and questions, which no run mixes",
             "choose datasets of one kind: --set 'datasets=[\"NAME\"]'",
         )
-    return RelatedPassages(items) if kinds == {True} else Items(items, chained)
+    return RelatedPassages(items) if kinds == {True} else Items(items, chainable)

@@ -31,16 +31,16 @@ class SeedSource(Protocol):
 
 
 class Items:
-    """The training items of benchmarks; with `chained`, only those whose programs can be a part of a chain.
+    """The training items of benchmarks; with `chainable`, only those whose programs can be a part of a chain.
 
     Each of several benchmarks gives about the same number of seeds, whatever its size (paper §4: MultiMedQA's seven).
     """
 
-    def __init__(self, items: Sequence[Seed], chained: bool = False) -> None:
-        self._parts = {item.id: split_into_parts(item.id, item.question, item.program) for item in items if chained}
+    def __init__(self, items: Sequence[Seed], chainable: bool = False) -> None:
+        self._parts = {item.id: split_into_parts(item.id, item.question, item.program) for item in items if chainable}
         self._pools: dict[str, list[Seed]] = {}
         for item in items:
-            if not chained or self._parts[item.id]:
+            if not chainable or self._parts[item.id]:
                 self._pools.setdefault(item.dataset, []).append(item)
         if not self._pools:
             raise NothingMatchedError(

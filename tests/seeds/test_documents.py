@@ -204,7 +204,7 @@ def test_related_passages_avoid_those_drawn_before() -> None:
 
 def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("ward", [folder]))
-    source = build_seed_source(home.ledger, ("ward",), chained=False)
+    source = build_seed_source(home.ledger, ("ward",), chainable=False)
     drawn = {seed.id for seed in source.draw(len(passages_of(home, "ward", "train")), random.Random(1))}
     assert drawn == set(passages_of(home, "ward", "train"))
 
@@ -212,7 +212,7 @@ def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
 def test_passages_and_questions_are_not_mixed(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("ward", [folder]))
     with pytest.raises(UsageError, match="hold passages and questions"):
-        build_seed_source(home.ledger, ("ward", "starter-easy"), chained=False)
+        build_seed_source(home.ledger, ("ward", "starter-easy"), chainable=False)
 
 
 def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:

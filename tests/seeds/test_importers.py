@@ -196,7 +196,7 @@ def test_gsm_hards_official_file_reads_whole(gsmhard_path):
 def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
     items = [item.seed for item in read(gsmhard_path)]
     rng = random.Random(0)
-    chained = Items(items, chained=True)
+    chained = Items(items, chainable=True)
     drawn = chained.draw(1000, rng)
     assert len({seed.id for seed in drawn}) == 1000
     for seed, part in zip(drawn, (split_into_parts(s.id, s.question, s.program)[0] for s in drawn), strict=True):
@@ -236,4 +236,4 @@ def test_more_seeds_than_there_are_is_refused_and_fewer_left_start_over():
     with pytest.raises(NothingMatchedError, match="no training items"):
         Items([])
     with pytest.raises(NothingMatchedError, match="no training items"):
-        Items(make_starter_items("train")[:3], chained=True)  # starter programs are no functions
+        Items(make_starter_items("train")[:3], chainable=True)  # starter programs are no functions

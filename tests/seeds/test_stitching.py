@@ -179,7 +179,7 @@ def attacker(sandbox, source) -> StitchingAttacker:
 
 def items() -> tuple[Items, tuple[Seed, ...]]:
     seeds = tuple(Seed(story.id, "x", story.question, "0", program=story.code) for story in STORIES)
-    return Items(seeds, chained=True), seeds
+    return Items(seeds, chainable=True), seeds
 
 
 async def validate(judge, attack, call):
@@ -330,7 +330,7 @@ def test_chains_repeat_under_the_same_draw():
 
 def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
     """Real programs, real links: what the kept program prints is the answer that the trace found."""
-    source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chained=True)
+    source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chainable=True)
     judge, made = ProgramJudge(sandbox.identity, 5.0), 0
     for number in range(20):
         draw = Draw(0, number, 0)

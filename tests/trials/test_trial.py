@@ -24,7 +24,7 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.trials.result import Rates, Share, TrialResult, measure_rates, read_record, summarize_trial
 from nanoflux_local.run.trials.session import hold_trial
-from nanoflux_local.run.turn import Cast
+from nanoflux_local.run.turn import Players
 from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
 
@@ -84,8 +84,12 @@ def hold(tmp_path: Path) -> Any:
         config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
         tools = {"sandbox": Identity("python", "sandbox"), "search": Identity("search", "corpus")}
         rules = build_rules(config, {**IDENTITIES, **tools}, Home(tmp_path))
-        cast = Cast(rules.cast(0).attacker, rules.cast(0).defender, CheckingJudge(judge, (check,)) if check else judge)
-        rules = replace(rules, seeds=Items(SEEDS), casts=[cast])
+        players = Players(
+            rules.find_players(0).attacker,
+            rules.find_players(0).defender,
+            CheckingJudge(judge, (check,)) if check else judge,
+        )
+        rules = replace(rules, seeds=Items(SEEDS), player_groups=[players])
         with Ledger(path) as ledger:
             ledger.create_run("run", "", config.model_dump(mode="json"), {})
             calls = RememberedCalls(ledger, "run", {})

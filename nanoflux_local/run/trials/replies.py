@@ -72,7 +72,7 @@ async def collect_replies(
     batch_size = max(mistakes, right_replies)
     rng = Draw(rules.config.seed, TURN, 0).rng("trial-replies")
     items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
-    defenders = list({cast.defender.name: cast.defender for cast in rules.casts}.values())
+    defenders = list({players.defender.name: players.defender for players in rules.player_groups}.values())
     marked: list[MarkedReply] = []
     items_sent = 0
 

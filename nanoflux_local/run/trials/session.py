@@ -47,7 +47,7 @@ async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> d
     """The trial record to store. `word` is the judge's own decision; if there is none, it is None and `unjudged` gives
     the reason. `verdict` contains the findings of all checks.
     """
-    draw, judge = Draw(rules.config.seed, TURN, solution.number), rules.cast(0).judge
+    draw, judge = Draw(rules.config.seed, TURN, solution.number), rules.find_players(0).judge
     findings: tuple[Finding, ...] = ()
     if isinstance(judge, CheckingJudge):
         result, findings = await judge.validate_and_examine(solution.attack, draw, call)
