@@ -69,8 +69,8 @@ def test_quotation_is_looked_up_in_the_passages(text: str, number: int, passage:
 @pytest.mark.parametrize(
     ("citations", "conclusion", "reason"),
     [
-        (f"{RANGE}\n{DUTY}", "supports", "all 2 citations are in the passages, 2 of which are cited"),
-        (f"{RANGE}\n2: “the store opens at seven”", "supports", "all 2"),
+        (f"{RANGE}\n{DUTY}", "supports", "the 2 citations are in 2 of the passages"),
+        (f"{RANGE}\n2: “the store opens at seven”", "supports", "the 2 citations"),
         (f'{RANGE}\n{DUTY}\n3: "opens at eight"', "contradicts", "no passage says 'opens at eight'"),
         (f'{RANGE}\n1: "reported within 30 minutes"', "contradicts", "a single passage"),
         (f'{RANGE}\n{DUTY}\n3: "at seven"', "contradicts", "no passage says 'at seven'"),
@@ -82,6 +82,12 @@ async def test_cited_check_concludes_without_a_model(scripted, citations: str, c
     finding = await CitedCheck().examine(attack(citations), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("cited", conclusion) and reason in finding.reason
     assert not call.asked
+
+
+async def test_cited_check_refuses_a_question_about_numbered_passages(scripted) -> None:
+    question = Attack("What does Passage 2 say?", "S", "A", notes=attack().notes)
+    finding = await CitedCheck().examine(question, DRAW, scripted([]), PASSAGES)
+    assert finding.conclusion == "contradicts" and "by its number" in finding.reason
 
 
 async def test_cited_check_needs_passages_and_citations(scripted) -> None:
@@ -110,8 +116,8 @@ def reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
 @pytest.mark.parametrize(
     ("text", "conclusion", "reason"),
     [
-        (reply(), "supports", "all 2 premises are in the passages"),
-        (reply(unsupported="None."), "supports", "all 2 premises"),
+        (reply(), "supports", "the 2 quoted premises are in the passages"),
+        (reply(unsupported="None."), "supports", "the 2 quoted premises"),
         (reply(unsupported="that the pharmacist works at night"), "contradicts", "unsupported: that the pharmacist"),
         (reply('1: "kept at 5 degrees"'), "not checked", "the judge quotes what no passage says: 'kept at 5 degrees'"),
         (reply("NONE"), "not checked", "the judge quotes no premise"),

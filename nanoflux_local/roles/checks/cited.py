@@ -4,6 +4,7 @@ A question about documents must rest on words that stand there, from at least tw
 from them is left to the judge and to other checks.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +20,7 @@ SECTION = "CITATIONS"
 """The section of an attack that lists its citations."""
 PASSAGES = 2
 """The passages that a question must rest on."""
+_NUMBERED = re.compile(r"\bpassages?\s+\d", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class CitedCheck:
         if not seeds or SECTION not in attack.notes:
             missing = "no passages" if not seeds else f"no section {SECTION}"
             return Finding(self.name, "not checked", f"the question has {missing}")
+        if _NUMBERED.search(attack.question):
+            return Finding(
+                self.name, "contradicts", "the question names a passage by its number, which no reader knows"
+            )
         citations = read_quotations(attack.notes[SECTION])
         passages = [find_passage(citation, seeds) for citation in citations]
         exhibits = tuple(map(show_quotation, citations, passages))
@@ -59,7 +65,7 @@ class CitedCheck:
         cited = {passage.id for passage in passages if passage is not None}
         if len(cited) < min(PASSAGES, len(seeds)):
             return Finding(self.name, "contradicts", "a single passage is cited", exhibits)
-        reason = f"all {len(citations)} citations are in the passages, {len(cited)} of which are cited"
+        reason = f"the {len(citations)} citations are in {len(cited)} of the passages"
         return Finding(self.name, "supports", reason, exhibits)
 
 

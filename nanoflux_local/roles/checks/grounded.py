@@ -87,7 +87,7 @@ class GroundedCheck:
             return Finding(self.name, "not checked", reason, exhibits)
         if not exhibits:
             return Finding(self.name, "not checked", "the judge quotes no premise")
-        return Finding(self.name, "supports", f"all {len(exhibits)} premises are in the passages", exhibits)
+        return Finding(self.name, "supports", f"the {len(exhibits)} quoted premises are in the passages", exhibits)
 
 
 def require_prompt(domain: Domain, name: str) -> None:

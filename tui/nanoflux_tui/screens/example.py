@@ -171,7 +171,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             ("attempts", f"{len(record['attempts'])}: {'; '.join(_format_outcome(a) for a in record['attempts'])}"),
             ("similarity to the nearest question", "none" if nearest is None else f"{nearest:.3f}"),
             *([("similarity of both solutions", f"{similar:.3f}")] if similar is not None else []),
-            *((name.lower().replace("_", " "), value) for name, value in (attack.get("notes") or {}).items()),
+            *((name.lower().replace("_", " "), value) for name, value in _other_notes(attack)),
             ("run", example["run"]),
             ("id", example["id"]),
         ]
@@ -251,6 +251,11 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
     """The stored verdict of an attempt under `name`; None if the attempt ended before it."""
     return verdict_from_json(**attempt[name]) if attempt.get(name) else None
+
+
+def _other_notes(attack: dict[str, Any]) -> list[tuple[str, str]]:
+    """The further sections of an attack; its citations have a panel."""
+    return [(name, text) for name, text in (attack.get("notes") or {}).items() if name != "CITATIONS"]
 
 
 def _format_outcome(attempt: dict[str, Any]) -> str:

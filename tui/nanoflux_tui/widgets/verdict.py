@@ -22,7 +22,7 @@ def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = 
         text.append(f"  asked {verdict.asked} times")
     text.append("\nno check was run" if checkable and not verdict.findings else "")
     for finding in verdict.findings:
-        text.append(f"\n{finding.check} check: {finding.conclusion}")
+        text.append(f"\n{finding.check.replace('_', '-')} check: {finding.conclusion}")
         text.append(f" ({format_line(finding.reason, 200)})" if finding.reason else "")
         for exhibit in finding.evidence:
             if exhibit.author:  # a solution or program by a solver
