@@ -176,16 +176,17 @@ def test_run_is_exported_and_verified(drive: Drive, home: Home, find_run: Callab
         await driver.wait_for("Export the kept examples")
         dialog = driver.app.screen
         dialog.query_one("#f-format", Select).value, dialog.query_one("#f-for", Select).value = "preference", "trl"
-        await driver.type("#f-path", str(home.root / "exports" / "pairs.jsonl"))
         await driver.press("enter")
-        await driver.wait_for("trl dpo --config pairs.trl.yaml")
+        await driver.wait_for("Exported for trl", "trl.yaml")
+        await driver.press("escape")
         await driver.press("v")
         await driver.wait_for("Every hash matches.")
 
     drive(home, flow, size=(120, 40))
     rows = (home.root / "exports" / f"{run}.jsonl").read_text().splitlines()
     assert len(rows) == 24 and "messages" in json.loads(rows[0])
-    pair = json.loads((home.root / "exports" / "pairs.jsonl").read_text().splitlines()[0])
+    folder = home.root / "exports" / f"{run}-preference-trl"
+    pair = json.loads((folder / f"{run}-preference.jsonl").read_text().splitlines()[0])
     assert {"prompt", "chosen", "rejected"} < set(pair)
 
 

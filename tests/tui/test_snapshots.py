@@ -99,6 +99,8 @@ def test_screens_match_their_snapshots(
         await driver.press("escape", "escape", "n")
         await compare("new-run", "Ready to start", "make vllm")
         open_endpoints(driver.app.screen, "hosted", "starter")
+        await driver.wait_for("my-hosted", "key variable")
+        driver.app.screen.query_one("#save").focus()  # the cursor of a field blinks
         await compare("endpoints", "my-hosted", "key variable")
         await driver.press("escape", "escape")
         driver.app.push_screen(RunScreen(run))

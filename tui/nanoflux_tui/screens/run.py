@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -19,6 +20,7 @@ from nanoflux_local.run.problems import ENDED_BADLY
 from nanoflux_local.run.steps import load_steps
 from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.commands import CommandResult
 from nanoflux_tui.screens.attempts import AttemptsScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, Field, FormDialog, TextDialog
 from nanoflux_tui.screens.examples import ExamplesScreen
@@ -415,23 +417,36 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.application.open_form(f"new training on {run}", lambda: NewTrainingScreen(run))
 
     def action_export(self) -> None:
-        path = str(self.home.root / "exports" / f"{self.run_id}.jsonl")
         fields = (
             Field("format", "format", "chat", options=FORMATS),
             Field("for", "for the trainer", ANY_TRAINER, options=TRAINERS),
             Field("solution", "solution", SOLUTIONS[0], options=SOLUTIONS),
-            Field("path", "file", path),
+            Field("path", "file", "", "a new file in exports/ of the home directory"),
         )
         self.app.push_screen(FormDialog("Export the kept examples", fields, "Export"), self._export)
 
     def _export(self, values: dict[str, str] | None) -> None:
         if values:
-            folder = self.home.root / "exports"
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            trainer = () if values["for"] == ANY_TRAINER else ("--for", values["for"])
-            self.run_command("export", self.run_id, "--format", values["format"], *trainer, "--solution",
-                             values["solution"], "-o", values["path"],
-                             success="" if trainer else f"Wrote {values['path']}")  # fmt: skip
+            trainer = "" if values["for"] == ANY_TRAINER else values["for"]
+            path = values["path"] or str(self._default_export_path(values["format"], trainer))
+            (self.home.root / "exports").mkdir(mode=0o700, parents=True, exist_ok=True)
+            options = ("--format", values["format"], *(("--for", trainer) if trainer else ()))
+
+            def show_command(result: CommandResult) -> None:
+                if result.ok and trainer:
+                    self.app.push_screen(TextDialog(f"Exported for {trainer}", result.stderr))
+
+            self.run_command("export", self.run_id, *options, "--solution", values["solution"], "-o", path,
+                             success=f"Wrote {path}", on_result=show_command)  # fmt: skip
+
+    def _default_export_path(self, kind: str, trainer: str) -> Path:
+        """A file for each format, and a folder for each trainer and format, since LLaMA-Factory's description of the
+        rows has the same name in each folder.
+        """
+        stem = self.run_id if kind == "chat" else f"{self.run_id}-{kind}"
+        name = f"{stem}.{'parquet' if kind == 'parquet' else 'jsonl'}"
+        exports = self.home.root / "exports"
+        return exports / f"{stem}-{trainer}" / name if trainer else exports / name
 
     def action_note(self) -> None:
         if self._state is not None:
