@@ -89,7 +89,7 @@ def licence(metadata: Message) -> str:
         line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")
     ]
     first = next((line.strip() for line in licence_field.splitlines() if line.strip()), "")
-    return " or ".join(classified) or first[:_MAX_NAME_CHARS] or "not licence_field"
+    return " or ".join(classified) or first[:_MAX_NAME_CHARS] or "not stated"
 
 
 def normalize_name(name: str) -> str:

@@ -122,7 +122,7 @@ def read_head(path: Path) -> Head:
     Raises:
         BundleError: the file is not a head, or it is damaged.
     """
-    fix_copy = "copy the bundle fix_copy from its source"
+    fix_copy = "copy the bundle again from its source"
     try:
         with path.open("rb") as file:
             content = file.read(HEAD_BYTES)
