@@ -217,13 +217,15 @@ def _collect_series(
     return {name: values for name, values in series.items() if len(values) > 1}
 
 
-Curve = list[tuple[float, float]]
+CurvePoints = list[tuple[float, float]]
 
 
-def _collect_curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
+def _collect_curves(
+    view: LedgerView, contents: dict[str, Any]
+) -> tuple[dict[str, CurvePoints], dict[str, CurvePoints]] | None:
     """The losses over epochs, for each condition's first seed: of each step, and on dev rows after each epoch."""
-    steps: dict[str, Curve] = {}
-    dev: dict[str, Curve] = {}
+    steps: dict[str, CurvePoints] = {}
+    dev: dict[str, CurvePoints] = {}
     for entry in contents["conditions"]:
         if not entry.get("trainings"):
             continue

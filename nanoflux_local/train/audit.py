@@ -20,7 +20,7 @@ from nanoflux_local.train.targets import resolve_targets
 
 _KEY_WORDS = 6  # the number of first words by which a held-out prompt is looked up; few prompts share them all
 
-Problem = Literal[
+RowProblem = Literal[
     "wrong role order",
     "refused by the template",
     "lone surrogate",
@@ -40,7 +40,7 @@ class RowFinding:
 
     row: int
     id: str
-    problem: Problem
+    problem: RowProblem
     detail: str
     dropped: bool
 
@@ -141,7 +141,7 @@ def _drop_validation_rows(usable: Selection, validation: Selection, examples: Se
 
 def _examine(
     example: TrainingExample, row: int, codec: Codec, settings: TrainSettings
-) -> tuple[EncodedExample | None, Problem | None, str]:
+) -> tuple[EncodedExample | None, RowProblem | None, str]:
     """(tokens, None, "") for a usable row, otherwise (None, problem, detail)."""
     roles = [message.role for message in example.prompt]
     if not _in_order(roles):

@@ -25,7 +25,7 @@ _PROGRESS = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CommandProgress:
     """A line of progress of a command: `done` of `total`, and a note with the unit, the rate and the time left."""
 
     done: int
@@ -33,7 +33,7 @@ class Progress:
     note: str
 
     @classmethod
-    def parse(cls, line: str) -> "Progress | None":
+    def parse(cls, line: str) -> "CommandProgress | None":
         """The progress that a line states, or None if it states none."""
         match = _PROGRESS.fullmatch(line)
         return cls(int(match["done"]), int(match["total"]), match["note"]) if match and int(match["total"]) else None
@@ -75,9 +75,9 @@ class BackgroundCommand:
         """The exit code, or None while the command runs."""
         return self.process.poll()
 
-    def read_progress(self) -> Progress | None:
+    def read_progress(self) -> CommandProgress | None:
         """The progress that the command's last line states, or None."""
-        return Progress.parse(self.read_last_lines())
+        return CommandProgress.parse(self.read_last_lines())
 
     def read_last_lines(self, count: int = 1) -> str:
         """The last lines of the command's log."""

@@ -34,7 +34,7 @@ _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Premises:
+class QuotedPremises:
     """The quotations on which a solution rests, and the statement that no passage supports ("" if there is none)."""
 
     quotations: tuple[Quotation, ...]
@@ -71,7 +71,7 @@ class GroundedCheck:
             return Finding(self.name, "not checked", "the question has no passages")
         prompt = self.domain.render("grounded", {"attack": attack, "passages": seeds})
 
-        def read_reply(reply: ChatReply) -> Premises | Unparsed:
+        def read_reply(reply: ChatReply) -> QuotedPremises | Unparsed:
             return read_premises(reply.text, prompt)
 
         make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
@@ -99,7 +99,7 @@ def require_prompt(domain: Domain, name: str) -> None:
         )
 
 
-def read_premises(text: str, prompt: str) -> Premises | Unparsed:
+def read_premises(text: str, prompt: str) -> QuotedPremises | Unparsed:
     """Read the sections of a reply to `prompt`. A section that repeats the prompt's description of it is no answer."""
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
@@ -109,7 +109,7 @@ def read_premises(text: str, prompt: str) -> Premises | Unparsed:
         return kept_sections
     unsupported = "" if _NONE.match(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]
     premises = kept_sections["PREMISES"]
-    return Premises(() if _NONE.match(premises) else read_quotations(premises), unsupported)
+    return QuotedPremises(() if _NONE.match(premises) else read_quotations(premises), unsupported)
 
 
 CHECK: type[Check] = GroundedCheck

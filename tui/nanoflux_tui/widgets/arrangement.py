@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from nanoflux_tui.widgets.columns import Cell, Cells, SortableCell
+from nanoflux_tui.widgets.columns import Cells, SortableCell, TableCell
 
 EMPTY_CELLS = ("", "–", "-")
 
@@ -37,13 +37,13 @@ def row_matches(row: Cells, words: str) -> bool:
     return all(word in content for word in words.casefold().split())
 
 
-def read_text(cell: Cell) -> str:
+def read_text(cell: TableCell) -> str:
     """The text of a cell without its style."""
     shown = cell.text if isinstance(cell, SortableCell) else cell
     return shown.plain if isinstance(shown, Text) else shown
 
 
-def _find_order(cell: Cell) -> tuple[int, float, str] | None:
+def _find_order(cell: TableCell) -> tuple[int, float, str] | None:
     """The value by which a cell is sorted: numbers before texts; None for an empty cell."""
     value = cell.order if isinstance(cell, SortableCell) else read_text(cell).strip()
     if value is None or value in EMPTY_CELLS:

@@ -16,8 +16,8 @@ class SortableCell:
     order: float | str | None
 
 
-Cell = str | Text | SortableCell
-Cells = Sequence[Cell]
+TableCell = str | Text | SortableCell
+Cells = Sequence[TableCell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def compute_widths(columns: Sequence[Column], width: int, mark: int) -> list[tup
     return [(column, column.width + (spare * column.share // shares if shares else 0)) for column in shown]
 
 
-def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[Cell]:
+def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[TableCell]:
     if len(cells) != len(columns):
         return list(cells)
     return [cell for cell, column in zip(cells, columns, strict=True) if width >= column.from_width]
