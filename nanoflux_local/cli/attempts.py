@@ -10,7 +10,7 @@ from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
     from nanoflux_local.run.attempts import StoredCall
-    from nanoflux_local.transcript import Attempt, TurnRecord
+    from nanoflux_local.transcript import Attempt
 
 OUTCOMES = (
     "unparsed", "novelty_rejected", "contaminated", "invalid", "low_confidence", "defender_right", "unproven",
@@ -39,10 +39,7 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
     with LedgerView(current_home().ledger) as view:
         run = str(view.find_run(run)["id"])
         keys = list_attempts(view, run, outcomes, turn)
-        numbers = sorted({number for number, _ in keys})
-        records: dict[int, TurnRecord] = {}
-        for start in range(0, len(numbers), 500):
-            records |= load_turns(view, run, numbers[start : start + 500])
+        records = load_turns(view, run, sorted({number for number, _ in keys}))
     if as_json:
         print_json([{"turn": number, "attempt": attempt, **to_json(records[number].attempts[attempt])}
                     for number, attempt in keys])  # fmt: skip

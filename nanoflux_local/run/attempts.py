@@ -17,6 +17,8 @@ from nanoflux_local.transcript import Attempt, TurnRecord, turn_from_json
 
 AttemptKey = tuple[int, int]
 """The numbers of a turn and of an attempt in it."""
+TURNS_PER_QUERY = 500
+"""Turns that one query reads, since SQLite limits the number of values in a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,14 @@ def list_attempts(
 
 def load_turns(view: LedgerView, run: str, turns: Sequence[int]) -> dict[int, TurnRecord]:
     """The records of these turns by number."""
-    placeholders = ",".join("?" * len(turns))
-    rows = view.rows(f"SELECT number, record FROM turns WHERE run = ? AND number IN ({placeholders})", run, *turns)
-    return {row["number"]: turn_from_json(json.loads(row["record"])) for row in rows}
+    records = {}
+    for start in range(0, len(turns), TURNS_PER_QUERY):
+        numbers = turns[start : start + TURNS_PER_QUERY]
+        placeholders = ",".join("?" * len(numbers))
+        sql = f"SELECT number, record FROM turns WHERE run = ? AND number IN ({placeholders})"
+        for row in view.rows(sql, run, *numbers):
+            records[row["number"]] = turn_from_json(json.loads(row["record"]))
+    return records
 
 
 def load_turn(view: LedgerView, run: str, turn: int) -> TurnRecord:

@@ -35,7 +35,13 @@ def test_rejected_attempt_opens_with_its_replies_and_raw_calls(
         await driver.wait_for(f"turn {turn}, try {attempt + 1}", "✗ no", "The defender was not asked.", "c Raw calls")
         await driver.press("right")
         await driver.wait_for(f"turn {invalid[1][0]}, try {invalid[1][1] + 1}")
-        await driver.press("left", "c")
+        turn, attempt = invalid[-1]
+        await driver.press("escape", "o", "O")  # sorted by turn, the last one first
+        table = driver.app.screen.query_one("WindowTable")
+        await driver.wait_until(lambda: list(table.keys) == invalid[::-1])
+        await driver.press("home", "enter")
+        await driver.wait_for(f"turn {turn}, try {attempt + 1}", f"1 of {len(invalid)}")
+        await driver.press("c")
         await driver.wait_for(f"turn {turn}, try {attempt + 1}:", "attacker", "validation", "[user]")
         await driver.press("escape", "escape", "escape")
         await driver.wait_for("24 of 24")

@@ -1,7 +1,7 @@
 """The attempts of a run, kept or not. Enter opens an attempt with its replies and its raw calls."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from rich.text import Text
 from textual import on
@@ -54,9 +54,8 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
     async def load(self) -> None:
         run, outcomes = self._run, [self._outcome] if self._outcome else []
         self._keys = await self.read_ledger(lambda view: list_attempts(view, run, outcomes)) or []
-        await self.query_one(WindowTable).show(self._keys)
-        if self._turn is not None and (self._turn, 0) in self._keys:
-            self.query_one(WindowTable).cursor = self._keys.index((self._turn, 0))
+        select = None if self._turn is None else (self._turn, 0)
+        await self.query_one(WindowTable).show(self._keys, select)
         self._turn = None
         kind = f", {OUTCOMES.get(self._outcome, (self._outcome, ''))[0]}" if self._outcome else ""
         self.query_one("#caption", Static).update(f"{len(self._keys):,} attempts of {format_line(run, 60)}{kind}")
@@ -92,4 +91,6 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
 
     @on(WindowTable.RowSelected)
     def _open(self) -> None:
-        self.app.push_screen(AttemptScreen(self._run, self._keys, self.query_one(WindowTable).cursor))
+        table = self.query_one(WindowTable)
+        keys = cast("Sequence[AttemptKey]", table.keys)  # in the order that the user sees
+        self.app.push_screen(AttemptScreen(self._run, keys, table.cursor))
