@@ -1,4 +1,4 @@
-"""Notes on runs and trainings, as text or from an editor."""
+"""Notes on runs and trainings are given as text or written in an editor."""
 
 import sqlite3
 from collections.abc import Callable
@@ -25,52 +25,52 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.mark.parametrize(("command", "work"), [("run", "run-a"), ("trainings", "train-run-a")])
-def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, called: Callable, command: str, work: str) -> None:
-    assert called(home.root, command, "note", work).out == ""
-    assert called(home.root, command, "note", work, "first").code == 0
-    assert called(home.root, command, "note", work, "second\nline").code == 0
-    assert called(home.root, command, "note", work).out == "second\nline\n"
-    assert called(home.root, command, "show", work, "--json").json["note"] == "second\nline"
-    assert "second" in called(home.root, command, "show", work).out
-    assert called(home.root, command, "note", work, "", "--json").json["note"] == ""
-    assert "note" not in called(home.root, command, "show", work).out
+def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, invoke: Callable, command: str, work: str) -> None:
+    assert invoke(home.root, command, "note", work).out == ""
+    assert invoke(home.root, command, "note", work, "first").code == 0
+    assert invoke(home.root, command, "note", work, "second\nline").code == 0
+    assert invoke(home.root, command, "note", work).out == "second\nline\n"
+    assert invoke(home.root, command, "show", work, "--json").json["note"] == "second\nline"
+    assert "second" in invoke(home.root, command, "show", work).out
+    assert invoke(home.root, command, "note", work, "", "--json").json["note"] == ""
+    assert "note" not in invoke(home.root, command, "show", work).out
     with sqlite3.connect(home.ledger) as connection:
         assert connection.execute("SELECT note FROM notes").fetchall() == [("first",), ("second\nline",), ("",)]
 
 
 def test_note_is_written_in_the_users_editor(
-    home: Home, called: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, invoke: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho "second line" >> "$1"\n')
     editor.chmod(0o700)
     monkeypatch.setenv("VISUAL", str(editor))
-    called(home.root, "run", "note", "run-a", "first line\n")
-    assert called(home.root, "run", "note", "run-a", "--edit").code == 0
-    assert called(home.root, "run", "note", "run-a").out == "first line\nsecond line\n"
-    refused = called(home.root, "run", "note", "run-a", "text", "--edit")
-    assert refused.code == 2 and "exclude each other" in refused.err
+    invoke(home.root, "run", "note", "run-a", "first line\n")
+    assert invoke(home.root, "run", "note", "run-a", "--edit").code == 0
+    assert invoke(home.root, "run", "note", "run-a").out == "first line\nsecond line\n"
+    result = invoke(home.root, "run", "note", "run-a", "text", "--edit")
+    assert result.code == 2 and "exclude each other" in result.err
 
 
-def test_note_on_unknown_run_is_refused(home: Home, called: Callable) -> None:
-    ended = called(home.root, "run", "note", "nothing", "text")
-    assert ended.code == 4 and "there is no run 'nothing'" in ended.err
+def test_note_on_unknown_run_is_refused(home: Home, invoke: Callable) -> None:
+    result = invoke(home.root, "run", "note", "nothing", "text")
+    assert result.code == 4 and "there is no run 'nothing'" in result.err
 
 
-def test_excerpt_has_only_the_notes_of_its_runs(home: Home, called: Callable, tmp_path: Path) -> None:
+def test_excerpt_has_only_the_notes_of_its_runs(home: Home, invoke: Callable, tmp_path: Path) -> None:
     for run in ("run-a", "run-b"):
-        called(home.root, "run", "note", run, f"on {run}")
-        called(home.root, "trainings", "note", f"train-{run}", f"on train-{run}")
+        invoke(home.root, "run", "note", run, f"on {run}")
+        invoke(home.root, "trainings", "note", f"train-{run}", f"on train-{run}")
     write_excerpt(home.ledger, tmp_path / "excerpt.db", Wanted(runs=["run-a"]))
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert [row["note"] for row in view.rows("SELECT note FROM notes")] == ["on run-a", "on train-run-a"]
 
 
-def test_merge_adds_the_notes_that_are_missing(home: Home, called: Callable, tmp_path: Path) -> None:
-    called(home.root, "run", "note", "run-a", "older, from elsewhere")
+def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp_path: Path) -> None:
+    invoke(home.root, "run", "note", "run-a", "older, from elsewhere")
     other = tmp_path / "other.db"
     write_excerpt(home.ledger, other, Wanted(runs=["run-a"]))
-    called(home.root, "run", "note", "run-a", "newest")
+    invoke(home.root, "run", "note", "run-a", "newest")
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("DELETE FROM notes WHERE note != 'newest'")
     connection.close()
@@ -78,4 +78,6 @@ def test_merge_adds_the_notes_that_are_missing(home: Home, called: Callable, tmp
         with Ledger(home.ledger) as ledger, LedgerView(other) as source, ledger.transaction() as writer:
             added = merge_rows(writer, source).added
         assert {kind: names for kind, names in added.items() if kind == "note"} == expected
-    assert called(home.root, "run", "note", "run-a").out == "newest\n", "the newest note counts, not the one added last"
+    assert invoke(home.root, "run", "note", "run-a").out == "newest\n", (
+        "the note that was added last is shown instead of the newest one"
+    )
