@@ -17,7 +17,7 @@ from typing import Any
 
 from nanoflux_local.adapters.store import read_adapter
 from nanoflux_local.bundle import installer
-from nanoflux_local.errors import DataError, NanofluxError, RefusedError
+from nanoflux_local.errors import DataError, NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger.merging import Conflict, merge_rows
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
@@ -58,6 +58,7 @@ def merge_bundle(
 
     Raises:
         BundleError: the bundle is damaged.
+        NothingMatchedError: the bundle contains only software.
         DataError: an adapter or a run in it does not match its hashes.
         RefusedError: a part conflicts with one in this home, or the bundle has a file of an unknown kind.
         LedgerError: one of the ledgers cannot be used.
@@ -82,9 +83,13 @@ def merge_bundle(
 
 
 def _refuse_unmergeable(head: installer.Head) -> None:
-    for name in head.files:
-        folder, _, rest = name.partition("/")
-        if folder == "home" and rest.split("/")[0] not in {LEDGER, *KIND_BY_PART}:
+    parts = {name.split("/")[1]: name for name in head.files if name.startswith("home/")}
+    if not parts:
+        raise NothingMatchedError(
+            f"{head.path} contains no work, data or models to merge", "install it with `nanoflux bundle install`"
+        )
+    for part, name in parts.items():
+        if part not in {LEDGER, *KIND_BY_PART}:
             raise RefusedError(f"{head.path} has {name!r}, which cannot be merged", "do not use this bundle")
 
 

@@ -18,7 +18,7 @@ from nanoflux_local.adapters.store import read_adapter, seal
 from nanoflux_local.bundle.contents import BundleRequest, gather
 from nanoflux_local.bundle.merging import merge_bundle
 from nanoflux_local.bundle.writer import write_bundle
-from nanoflux_local.errors import DataError, RefusedError
+from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger.earlier_questions import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
@@ -212,6 +212,12 @@ def test_bundle_of_a_run_brings_the_runs_it_had_to_differ_from(tmp_path: Path, p
     assert set(files.about["runs"]) == {first, second}
     bundle = write_bundle(tmp_path / "second.pyz", files.files, files.about, 1 << 30).path
     assert set(merge_bundle(bundle, here).added["run"]) == {first, second} and find_problems(here) == []
+
+
+def test_bundle_without_work_is_not_merged(office: Home, forge_bundle: Callable[..., Path]) -> None:
+    bundle = forge_bundle([(tarfile.TarInfo("docs/index.md"), b"x")], {"docs/index.md": b"x"})
+    with pytest.raises(NothingMatchedError, match="contains no work"):
+        merge_bundle(bundle, office)
 
 
 def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., Path]) -> None:

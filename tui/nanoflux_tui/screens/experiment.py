@@ -150,7 +150,8 @@ cell by cell; after an interruption it resumes at its next cell."""
         text.append(f"  {experiment['id']}\n", style=colours["muted"])
         text.append(f"{format_line(experiment['question'], 300)}\n")
         text.append_text(format_progress(experiment, min(40, max(8, width - 50)), colours["primary"]))
-        text.append(f"   worked {format_duration(experiment['seconds'])}{format_time_left(experiment)}")
+        pace = format_experiment_pace(experiment)
+        text.append(f"   worked {format_duration(experiment['seconds'])}{', ' if pace else ''}{pace}")
         if experiment["message"]:
             text.append(f"\n{format_line(experiment['message'], 400)}", style=colours["error"])
         return text
@@ -229,13 +230,12 @@ def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:
     return text
 
 
-def format_time_left(experiment: dict[str, Any]) -> str:
-    """The time per cell and the time left while an experiment runs: ", 40 s each, 3 min left"; otherwise ""."""
+def format_experiment_pace(experiment: dict[str, Any]) -> str:
+    """The time per cell and the time left while an experiment runs: "40 s each, 3 min left"; otherwise ""."""
     cells = experiment["cells"]
     if experiment["status"] != "running":
         return ""
-    pace = format_pace(board.count_settled(cells), sum(cells.values()), experiment["seconds"], "cells")
-    return f", {pace}" if pace else ""
+    return format_pace(board.count_settled(cells), sum(cells.values()), experiment["seconds"], "cells")
 
 
 def _format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:

@@ -15,6 +15,7 @@ from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.experiment import (
     ExperimentBase,
     ExperimentScreen,
+    format_experiment_pace,
     format_progress,
     measure_progress,
     read_experiment,
@@ -110,6 +111,8 @@ space resumes one that was stopped or killed."""
             experiment["status"], "Press space to resume it at its next cell."
         )
         text.append(f"\n{message}", style=self.colours["error"] if experiment["status"] in BROKEN else "")
+        if pace := format_experiment_pace(experiment):
+            text.append(f"\n{pace}")
         panel.show(text)
 
     @on(WindowTable.RowSelected)
