@@ -4,10 +4,10 @@ A rule set takes precedence over the domain's defaults; the profile and the user
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanoflux_local.config import merge_tables
-from nanoflux_local.domains.base import Domain
+if TYPE_CHECKING:
+    from nanoflux_local.domains.base import Domain
 
 PAPER = "paper"
 RULE_SETS: Mapping[str, Mapping[str, Any]] = {
@@ -24,11 +24,13 @@ DESCRIPTIONS: Mapping[str, str] = {
 """A one-line description of each rule set."""
 
 
-def find_rule_settings(name: object, domain: Domain) -> Mapping[str, Any]:
+def find_rule_settings(name: object, domain: "Domain") -> Mapping[str, Any]:
     """The settings of a rule set; none for an unknown name, which the configuration's validation reports.
 
     A domain's own checks stay: those of a rule set examine the question alone, and a question about documents that its
     reader does not see would never pass them.
     """
+    from nanoflux_local.config import merge_tables  # deferred: `nanoflux run --help` needs only the names
+
     settings = RULE_SETS.get(name, {}) if isinstance(name, str) else {}
     return merge_tables(settings, {"judge": {"checks": list(domain.checks)}}) if domain.checks else settings
