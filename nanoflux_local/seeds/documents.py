@@ -76,28 +76,15 @@ def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
     Raises:
         UsageError: the name is refused, or the dataset already has items of the same split.
         DataError: a document cannot be read.
-        NothingMatchedError: a folder holds no documents, or no passage is long enough.
+        NothingMatchedError: a folder holds no documents, or no train document has a passage that is long enough.
     """
     check_own_name(request.name)
     documents, skipped = _read_documents(request)
-    items: list[tuple[Seed, str]] = []
-    left_out: Counter[str] = Counter()
-    seen = NearDuplicates()
-    for document in sorted(documents, key=lambda document: HELD_OUT_FIRST.index(document.split)):
-        passages = document.content.passages
-        for number, (passage, place) in enumerate(zip(passages, _list_places(passages), strict=True), 1):
-            if len(passage.text.split()) < MIN_WORDS:
-                left_out["short"] += 1
-            elif not seen.add(passage.text):
-                left_out["near_duplicates"] += 1
-            else:
-                name = f"{request.name}/{document.name}#{number}"
-                item = Seed(name, request.name, passage.text, "", source=document.name, place=place)
-                items.append((item, document.split))
+    items, left_out = _collect_passages(request.name, documents)
     if not any(split == "train" for _, split in items):
         raise NothingMatchedError(
-            f"no passage of {', '.join(map(str, request.paths))} is long enough for a question",
-            f"pass documents with paragraphs of at least {MIN_WORDS} words",
+            f"no train document among {', '.join(map(str, request.paths))} has a passage for a question",
+            f"pass documents with paragraphs of at least {MIN_WORDS} words, and hold out fewer of them",
         )
     documents_by_split = Counter(document.split for document in documents)
     passages_by_split = Counter(split for _, split in items)
@@ -111,6 +98,25 @@ def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
         skipped=skipped,
         imported=_store(home, request, documents, items, len(skipped)),
     )
+
+
+def _collect_passages(dataset: str, documents: Sequence[_NamedDocument]) -> tuple[list[tuple[Seed, str]], Counter[str]]:
+    """The passages as items with their splits, and how many were left out as "short" or "near_duplicates"."""
+    items: list[tuple[Seed, str]] = []
+    left_out: Counter[str] = Counter()
+    seen = NearDuplicates()
+    for document in sorted(documents, key=lambda document: HELD_OUT_FIRST.index(document.split)):
+        passages = document.content.passages
+        for number, (passage, place) in enumerate(zip(passages, _list_places(passages), strict=True), 1):
+            if len(passage.text.split()) < MIN_WORDS:
+                left_out["short"] += 1
+            elif not seen.add(passage.text):
+                left_out["near_duplicates"] += 1
+            else:
+                name = f"{dataset}/{document.name}#{number}"
+                item = Seed(name, dataset, passage.text, "", source=document.name, place=place)
+                items.append((item, document.split))
+    return items, left_out
 
 
 def _list_places(passages: Iterable[Passage]) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
@@ -13,8 +14,9 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
+from nanoflux_local.run.binding import build_rules
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
-from nanoflux_local.transcript import Attempt
+from nanoflux_local.transcript import Attack, Attempt
 
 SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
 SETTINGS = {"max_turns": 30, "target": 14, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
@@ -93,6 +95,17 @@ def test_document_run_does_not_depend_on_concurrency(
     home = Home(tmp_path / "home").prepare()
     import_documents(home, DocumentsRequest("documents", [write_rules(tmp_path / "rules")]))
     assert digest(home, play(home, concurrency)) == digest(*document_run)
+
+
+def test_document_run_rejects_a_question_that_repeats_a_held_out_passage(document_run: tuple[Home, str]) -> None:
+    home, run = document_run
+    config, identities, _ = runs.load_run(home, run)
+    assert config.held_out == ("documents",)
+    with LedgerView(home.ledger) as view:
+        passage = view.items("documents", "test")[0]
+    held_out = build_rules(config, identities, home).held_out
+    attack = Attack(f"A visitor asks. {passage.question}", "S", "A")
+    assert held_out.find_repeat(attack, np.zeros(64, dtype=np.float32), 0.9).startswith(f"repeats {passage.id}: ")
 
 
 def test_document_run_replays_and_verifies(document_run: tuple[Home, str]) -> None:

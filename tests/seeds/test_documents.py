@@ -119,6 +119,12 @@ def test_named_documents_are_held_out(home: Home, folder: Path) -> None:
     assert summary.documents == {"train": 3, "dev": 0, "test": 3}
 
 
+def test_import_needs_a_train_document(home: Home, folder: Path) -> None:
+    with pytest.raises(NothingMatchedError, match="has a passage for a question") as caught:
+        import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder]))
+    assert "hold out fewer" in caught.value.fix
+
+
 def test_train_passage_that_repeats_a_held_out_one_is_left_out(home: Home, folder: Path) -> None:
     """A second version of a held-out document, with one figure changed, in another folder and format."""
     text = RULES["wards/night.txt"]
@@ -163,7 +169,7 @@ def test_unreadable_document_refuses_the_import(home: Home, folder: Path) -> Non
     ("name", "text", "error", "message"),
     [
         ("gsm8k", "Eight words are the least that a passage has.", UsageError, "no data can be imported as 'gsm8k'"),
-        ("ward", "Too short.", NothingMatchedError, "is long enough for a question"),
+        ("ward", "Too short.", NothingMatchedError, "has a passage for a question"),
     ],
 )
 def test_documents_without_name_or_text_are_refused(
