@@ -50,7 +50,7 @@ def play(home: Home, turns: int, seed: int, name: str = "") -> str:
     return asyncio.run(start_and_finish())
 
 
-class Copies:
+class RowCopier:
     """A run's rows, prepared for copying: each request of a copy has another seed or last line, so that all keys
     differ.
     """
@@ -132,7 +132,7 @@ def fill(home: Home, calls: int, runs_count: int) -> None:
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
         connection.execute(f"PRAGMA {pragma}")
-    copies = Copies(connection, run)
+    copies = RowCopier(connection, run)
     whole = (calls - len(copies.calls)) // len(copies.calls)
     for copy in range(whole):
         name = f"copy-{copy % runs_count:04d}"

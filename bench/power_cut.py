@@ -69,7 +69,7 @@ main()
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownProgress:
     """What a run had shown when it was suspended."""
 
     calls: int = 0
@@ -108,9 +108,9 @@ def finish(home: Path, turns: int) -> str:
         return str(view.summarize_run(NAME).to_json()["digest"])
 
 
-def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path) -> list[tuple[Path, Shown]]:
+def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path) -> list[tuple[Path, ShownProgress]]:
     """Suspend runs at random moments, and copy their files each time."""
-    copies: list[tuple[Path, Shown]] = []
+    copies: list[tuple[Path, ShownProgress]] = []
     while len(copies) < cuts:
         shutil.rmtree(home, ignore_errors=True)
         process = start_process(home, turns)
@@ -134,19 +134,19 @@ def read_process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def copy_files(home: Path, copy: Path) -> tuple[Path, Shown]:
+def copy_files(home: Path, copy: Path) -> tuple[Path, ShownProgress]:
     copy.mkdir()
     for name in ("ledger.db", "ledger.db-wal"):
         if (home / name).exists():
             shutil.copyfile(home / name, copy / name)
     content = (home / "shown").read_bytes() if (home / "shown").exists() else b""
     if len(content) < SHOWN.size:
-        return copy, Shown()
+        return copy, ShownProgress()
     calls, turns, frames, *salts = SHOWN.unpack(content)
-    return copy, Shown(calls, turns, frames, (salts[0], salts[1]))
+    return copy, ShownProgress(calls, turns, frames, (salts[0], salts[1]))
 
 
-def tear(copy: Path, shown: Shown, rng: random.Random) -> str:
+def tear(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
     """Lose unsynced data in one of the possible ways. Returns the name of that way."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
@@ -182,7 +182,7 @@ def garble_pages(database: Path, log: bytearray, page: int, rng: random.Random) 
                 file.write(rng.randbytes(page))
 
 
-def find_problems(copy: Path, shown: Shown, digest: str, turns: int) -> list[str]:
+def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> list[str]:
     """The problems of one copy."""
     with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before them
         pass

@@ -15,7 +15,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, FaultKind, Identity, Message, Reply
 from nanoflux_local.run import binding, configs, runs
-from nanoflux_local.run.budget import Cost, Purse
+from nanoflux_local.run.budget import Cost, RunAccounts
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
 
@@ -54,9 +54,9 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     assert summary(capped, run)["digest"] == summary(free, expected)["digest"]
 
 
-def make_purse(ledger: Ledger, budget: Budget, largest_cost: Cost) -> Purse:
+def make_accounts(ledger: Ledger, budget: Budget, largest_cost: Cost) -> RunAccounts:
     ledger.create_run("r", "r", {"domain": "d", "target": 1, "max_turns": 1}, {})
-    return Purse.load(ledger, "r", budget, lambda _: largest_cost)
+    return RunAccounts.load(ledger, "r", budget, lambda _: largest_cost)
 
 
 async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Path) -> None:
@@ -72,12 +72,12 @@ async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Pa
         return ChatReply("", "stop", usd=0.1)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        purse = make_purse(ledger, Budget(usd=3.0), Cost(usd=1.0))
-        call = purse.guard({"chat": answer})["chat"]
+        accounts = make_accounts(ledger, Budget(usd=3.0), Cost(usd=1.0))
+        call = accounts.guard({"chat": answer})["chat"]
         await asyncio.gather(*(call(REQUEST) for _ in range(10)))
     assert most == 3
-    assert purse.accounts[""].spent.usd == pytest.approx(1.0)
-    assert purse.accounts[""].reserved == Cost()
+    assert accounts.by_role[""].spent.usd == pytest.approx(1.0)
+    assert accounts.by_role[""].reserved == Cost()
 
 
 async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_reservation(tmp_path: Path) -> None:
@@ -88,18 +88,18 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
         raise OSError("gone")
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        purse = make_purse(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
-        call = purse.guard({"chat": answer})["chat"]
+        accounts = make_accounts(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
+        call = accounts.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             with pytest.raises(OSError, match="gone"):
-                await purse.guard({"chat": fail_once})["chat"](REQUEST)
+                await accounts.guard({"chat": fail_once})["chat"](REQUEST)
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
                 await call(REQUEST)
         with acting_as("attacker"):
             await call(REQUEST)
             await call(REQUEST)
-    assert purse.accounts["judge"].spent.usd == 1.0
+    assert accounts.by_role["judge"].spent.usd == 1.0
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("refused_parameter", True), ("server_error", False)])
@@ -109,13 +109,13 @@ async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
     """A refused parameter is reported when the reply is there already."""
 
     async def answer(request: ChatRequest) -> Reply:
-        purse.set_budget(Budget(usd=0.5))
+        accounts.set_budget(Budget(usd=0.5))
         FAULT_LISTENER.get()(Fault("m", kind, "x"))
         return ChatReply("paid", "stop", usd=1.0)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        purse = make_purse(ledger, Budget(usd=1.0), Cost(usd=1.0))
-        asked = purse.guard({"chat": answer})["chat"](REQUEST)
+        accounts = make_accounts(ledger, Budget(usd=1.0), Cost(usd=1.0))
+        asked = accounts.guard({"chat": answer})["chat"](REQUEST)
         if kept:
             assert (await asked) == ChatReply("paid", "stop", usd=1.0)
         else:
@@ -128,13 +128,13 @@ async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
         return ChatReply("", "stop", seconds=3600)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        purse = make_purse(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
-        call = purse.guard({"chat": answer})["chat"]
+        accounts = make_accounts(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
+        call = accounts.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.hours"):
                 await call(REQUEST)
-        purse.set_budget(Budget(**Caps(hours=0).model_dump()))
+        accounts.set_budget(Budget(**Caps(hours=0).model_dump()))
         with pytest.raises(BudgetError, match=r"budget\.hours"):
             await call(REQUEST)
 

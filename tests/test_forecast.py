@@ -16,8 +16,8 @@ from nanoflux_local.run import configs, forecast, runs
 from tests.played_runs import play_run
 
 
-def draw_turns(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:
-    return forecast.Turns(rng.random(turns) < chance, rng.gamma(2.0, [5.0, 300.0, 0.01], (turns, 3)))
+def draw_turns(rng: np.random.Generator, chance: float, turns: int) -> forecast.RecentTurns:
+    return forecast.RecentTurns(rng.random(turns) < chance, rng.gamma(2.0, [5.0, 300.0, 0.01], (turns, 3)))
 
 
 @pytest.mark.parametrize(("chance", "turns"), [(0.3, 30), (0.7, 60)])

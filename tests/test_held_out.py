@@ -183,12 +183,12 @@ def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
 
 
 def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
-    from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
+    from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 
     home, _ = leaking
     _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
     run = play(home, held_out=["medqa"])["run"]
-    write_excerpt(home.ledger, tmp_path / "excerpt.db", Wanted([run]))
+    write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents([run]))
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert [dataset.name for dataset in view.datasets()] == ["genomebench", "medqa"]
 

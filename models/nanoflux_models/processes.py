@@ -54,7 +54,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stat:
+class _ProcessEntry:
     process: Process
     parent: int
     session: int
@@ -114,16 +114,16 @@ def _wait(processes: list[Process], seconds: float) -> list[Process]:
     return remaining
 
 
-def _read_process_table() -> dict[int, _Stat]:
+def _read_process_table() -> dict[int, _ProcessEntry]:
     """All processes by pid, except processes that exit while the table is read."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return {pid: entry for pid in pids if pid >= LOWEST and (entry := _read_stat(pid))}
 
 
-def _read_stat(pid: int) -> _Stat | None:
+def _read_stat(pid: int) -> _ProcessEntry | None:
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
     fields = text[text.rindex(")") + 2 :].split()  # a process name may contain spaces and brackets
-    return _Stat(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0])
+    return _ProcessEntry(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0])

@@ -17,7 +17,7 @@ from nanoflux_local.bundle import sbom, wheels
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, UsageError
 from nanoflux_local.evaluate.items import find_evaluation
 from nanoflux_local.ledger.backup import back_up
-from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
+from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.train.trainings import TRAIN, VALIDATION
@@ -64,7 +64,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
     python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
-    wanted = _find_wanted(request, home)  # before mkdir, so that an unknown name leaves no directory behind
+    wanted = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
     runs, adapters = list(wanted.runs), sorted(wanted.adapters)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, wanted)}
@@ -125,7 +125,7 @@ def _map_profiles(request: BundleRequest) -> dict[str, Path]:
     return {f"home/profiles/{path.name}": path for path in request.profiles}
 
 
-def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
+def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
     """The requested runs, datasets, adapters and evaluations; also the earlier runs whose questions the requested runs
     had to avoid, and the adapters that were trained on the runs or used by them.
     """
@@ -133,7 +133,7 @@ def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
     if request.work:
         adapters |= {adapter.hash for adapter in list_adapters(home.adapters) if isinstance(adapter, Adapter)}
     if not (request.runs or request.datasets or request.evaluations or (request.work and home.ledger.exists())):
-        return Wanted(adapters=adapters)
+        return ExcerptContents(adapters=adapters)
     with LedgerView(home.ledger) as view:
         _refuse_unknown_datasets(view, request.datasets)
         runs = [view.find_run(name)["id"] for name in request.runs]
@@ -144,7 +144,7 @@ def _find_wanted(request: BundleRequest, home: Home) -> Wanted:
         runs = _add_earlier_runs(view, runs)
         linked = [name for run in runs for name in _list_linked_adapters(view, run, home)]
     existing = {name for name in linked if (home.adapters / name).is_dir()}
-    return Wanted(runs, request.datasets, adapters | existing, list(dict.fromkeys(evaluations)))
+    return ExcerptContents(runs, request.datasets, adapters | existing, list(dict.fromkeys(evaluations)))
 
 
 def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
@@ -202,7 +202,7 @@ def _map_adapter(home: Home, name: str) -> dict[str, Path]:
     return {path: file for path, file in files.items() if file.name != PROBE}
 
 
-def _write_ledger(home: Home, scratch: Path, wanted: Wanted) -> dict[str, Path]:
+def _write_ledger(home: Home, scratch: Path, wanted: ExcerptContents) -> dict[str, Path]:
     if not home.ledger.exists() or not any((wanted.runs, wanted.datasets, wanted.adapters, wanted.evaluations)):
         return {}
     target = scratch / "ledger.db"

@@ -45,7 +45,7 @@ class LineKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BoardLine:
     """The text of one line: `done` of `total` examples, steps, replies or cells; `about` names its model and data."""
 
     sort: Sort
@@ -85,10 +85,10 @@ def _rank(status: str, fresh: bool) -> int:
     return _RANKS.get(status, _ENDED)
 
 
-def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[Line]:
+def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
     """The lines of these keys, in order; rows that have been deleted since are skipped."""
     readers = {
-        "run": _run_line,
+        "run": _format_format_run_line,
         "training": _format_training_line,
         "evaluation": _format_evaluation_line,
         "experiment": _format_experiment_line,
@@ -97,7 +97,7 @@ def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[Line]:
     return [line for line in board_lines if line is not None]
 
 
-def _run_line(view: LedgerView, row: int) -> Line | None:
+def _format_format_run_line(view: LedgerView, row: int) -> BoardLine | None:
     run = view.row(
         "SELECT id, name, domain, status, message, target, seconds, updated_at,"
         " (SELECT coalesce(sum(kept), 0) FROM turns WHERE run = runs.id) AS kept,"
@@ -107,19 +107,19 @@ def _run_line(view: LedgerView, row: int) -> Line | None:
     if run is None:
         return None
     about = f"{run['domain']} · {run['profile'] or 'embedded'}"
-    return Line(
+    return BoardLine(
         "run", run["id"], run["name"], about, run["status"], run["message"], run["kept"], run["target"],
         run["seconds"], run["updated_at"],
     )  # fmt: skip
 
 
-def _format_training_line(view: LedgerView, row: int) -> Line | None:
+def _format_training_line(view: LedgerView, row: int) -> BoardLine | None:
     training = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
     if training is None:
         return None
     step = last_step(view, training["id"])
     about = f"{training['base']} on {training['run'] or 'a file'}"
-    return Line(
+    return BoardLine(
         "training", training["id"], training["id"], about, training["status"], training["message"], step.get("step", 0),
         step.get("steps", 0), training["seconds"], training["updated_at"],
     )  # fmt: skip
@@ -133,7 +133,7 @@ def last_step(view: LedgerView, training: str) -> dict[str, Any]:
     return dict(json.loads(event_row["event"])) if event_row else {}
 
 
-def _format_evaluation_line(view: LedgerView, row: int) -> Line | None:
+def _format_evaluation_line(view: LedgerView, row: int) -> BoardLine | None:
     evaluation = view.row(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations WHERE rowid = ?",
@@ -145,18 +145,18 @@ def _format_evaluation_line(view: LedgerView, row: int) -> Line | None:
     about = f"{evaluation['data']} {evaluation['split']}"
     name = evaluation["model"] + (f" + {evaluation['adapter'][:8]}" if evaluation["adapter"] else "")
     total = int(settings.get("n", 0)) * int(settings.get("runs", 1))
-    return Line(
+    return BoardLine(
         "evaluation", evaluation["id"], name, about, evaluation["status"], evaluation["message"], evaluation["done"],
         total, evaluation["seconds"], evaluation["updated_at"],
     )  # fmt: skip
 
 
-def _format_experiment_line(view: LedgerView, row: int) -> Line | None:
+def _format_experiment_line(view: LedgerView, row: int) -> BoardLine | None:
     id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
     summary = experiment(view, id_row["id"]) if id_row else None
     if summary is None:
         return None
-    return Line(
+    return BoardLine(
         "experiment", summary["id"], f"{summary['name']} {summary['scale']}", summary["title"], summary["status"],
         summary["message"], count_settled(summary["cells"]), sum(summary["cells"].values()), summary["seconds"],
         summary["updated_at"],

@@ -88,7 +88,7 @@ async def _embed(request: EmbedRequest, call: Call) -> Vector | None:
 
 
 @dataclass(slots=True)
-class _Pending:
+class _PendingRequest:
     """A pending request: the task that sends it, and how many callers wait for the reply."""
 
     task: asyncio.Task[tuple[int, Reply]]
@@ -109,7 +109,7 @@ class RememberedCalls:
         self._run = run
         self._answers = answers
         self.limiter = Limiter(math.inf)
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, _PendingRequest] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
         self._uncommitted: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
         self._commit_error: Exception | None = None
@@ -144,7 +144,7 @@ class RememberedCalls:
         key = request.key()
         pending = self._pending.get(key)
         if pending is None:
-            pending = self._pending[key] = _Pending(asyncio.create_task(self._send(request)))
+            pending = self._pending[key] = _PendingRequest(asyncio.create_task(self._send(request)))
             pending.task.add_done_callback(lambda done: self._finish(key, done))
         pending.waiters += 1
         try:

@@ -59,7 +59,7 @@ DELETE FROM jobs;
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExcerptContents:
     """What an excerpt contains: ids of runs and evaluations, hashes of adapters (with their trainings and evaluations),
     and names of datasets.
     """
@@ -70,7 +70,7 @@ class Wanted:
     evaluations: Collection[str] = ()
 
 
-def write_excerpt(ledger: Path, target: Path, wanted: Wanted) -> None:
+def write_excerpt(ledger: Path, target: Path, wanted: ExcerptContents) -> None:
     """Write the excerpt as a new ledger.
 
     Raises:
@@ -86,7 +86,7 @@ def write_excerpt(ledger: Path, target: Path, wanted: Wanted) -> None:
         raise
 
 
-def _delete_others(copy: sqlite3.Connection, wanted: Wanted) -> None:
+def _delete_others(copy: sqlite3.Connection, wanted: ExcerptContents) -> None:
     copy.execute("PRAGMA temp_store = MEMORY")
     for field in fields(wanted):
         copy.execute(f"CREATE TEMP TABLE wanted_{field.name} (name TEXT PRIMARY KEY)")

@@ -17,7 +17,7 @@ COPY_EVERY = 250
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class RunMoment:
     """A run right after it committed a turn: the tally up to that turn, the turn, and the time of its commit."""
 
     tally: Tally
@@ -32,7 +32,7 @@ class RunHistory:
         self._run = run
         self._copies = {0: Tally(run)}
 
-    def load_moment(self, view: LedgerView, turn: int) -> Moment:
+    def load_moment(self, view: LedgerView, turn: int) -> RunMoment:
         """The run as of turn `turn`.
 
         Raises:
@@ -43,7 +43,7 @@ class RunHistory:
             raise NothingMatchedError(f"run {self._run} has no turn {turn}", f"see `nanoflux run attempts {self._run}`")
         tally = self._count_turns(view, turn + 1)
         tally.read_costs(view, row["at"])
-        return Moment(tally, turn_from_json(json.loads(row["record"])), row["at"])
+        return RunMoment(tally, turn_from_json(json.loads(row["record"])), row["at"])
 
     def _count_turns(self, view: LedgerView, turns: int) -> Tally:
         """The tally of the first `turns` turns; it keeps the copies that it passes."""

@@ -11,7 +11,7 @@ from nanoflux_local.records import Message
 from nanoflux_local.reply_end import before_next_turn
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.sections import (
-    Refused,
+    RefusedPrompt,
     Unparsed,
     read_sections,
     read_tags,
@@ -35,7 +35,7 @@ class ModelAttacker:
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
         messages, sections = build_attacker_messages(self.domain, seeds), self.domain.sections.attacker
         reply = await ask(self.player.request(messages, draw.seed("attack"), sections), call)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedPrompt):
             return reply
         return self.player.refuse_incomplete(reply) or read_attack(self.domain, reply.text)
 

@@ -12,7 +12,7 @@ from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
-from nanoflux_local.roles.sections import Refused, Unparsed
+from nanoflux_local.roles.sections import RefusedPrompt, Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict
 
 T = TypeVar("T")
@@ -129,12 +129,12 @@ class Player:
         return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, perhaps at a stop string; set {key}")
 
 
-async def ask(request: ChatRequest, call: Call) -> ChatReply | Refused:
+async def ask(request: ChatRequest, call: Call) -> ChatReply | RefusedPrompt:
     """Send a request. Returns the reply, or why the endpoint refuses the prompt."""
     try:
         return await call(request)
     except PromptRefusedError as error:
-        return Refused(error.message)
+        return RefusedPrompt(error.message)
 
 
 async def ask_until_read(
@@ -152,7 +152,7 @@ async def ask_until_read(
     read_reply: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):
         reply = await ask(make_request(draw.seed(step, retry)), call)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedPrompt):
             return reply
         read_reply = player.refuse_incomplete(reply) or read(reply)
         if not isinstance(read_reply, Unparsed):

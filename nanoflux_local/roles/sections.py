@@ -28,7 +28,7 @@ class Unparsed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(Unparsed):
+class RefusedPrompt(Unparsed):
     """The endpoint refused the prompt, so there is no reply. `reason` is the endpoint's."""
 
 

@@ -70,19 +70,21 @@ def bound_prompt_tokens(request: ChatRequest) -> int:
 
 
 @dataclass(slots=True)
-class Purse:
-    """The accounts of one run. `bound_cost` gives the most that a request can cost."""
+class RunAccounts:
+    """The accounts of one run and of its roles ("" for the run). `bound_cost` gives the most that a request can
+    cost.
+    """
 
     budget: Budget
     bound_cost: CostBound
-    accounts: dict[str, Account] = field(default_factory=dict)
+    by_role: dict[str, Account] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _started: float = field(default_factory=time.monotonic)
     _earlier_s: float = 0.0
     _capped: bool = True
 
     @classmethod
-    def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "Purse":
+    def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "RunAccounts":
         """Load what the run has spent so far: its remembered calls, and failed requests that may have cost money."""
         spent_by_role = {
             role: Cost(usd, tokens, seconds)
@@ -93,22 +95,22 @@ class Purse:
                 run,
             )
         }
-        purse = cls(budget, bound_cost, _earlier_s=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0])
+        accounts = cls(budget, bound_cost, _earlier_s=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0])
         total = Cost()
         for cost in spent_by_role.values():
             total = total.plus(cost)
-        purse.accounts = {role: Account(f"roles.{role}.", Caps(), spent_by_role.get(role, Cost())) for role in ROLES}
-        purse.accounts[""] = Account("", Caps(), total)
-        purse.set_budget(budget)
-        return purse
+        accounts.by_role = {role: Account(f"roles.{role}.", Caps(), spent_by_role.get(role, Cost())) for role in ROLES}
+        accounts.by_role[""] = Account("", Caps(), total)
+        accounts.set_budget(budget)
+        return accounts
 
     def set_budget(self, budget: Budget) -> None:
         """Apply new caps from now on."""
         self.budget = budget
         self._capped = budget != Budget()
         for role in ROLES:
-            self.accounts[role].caps = getattr(budget.roles, role)
-        self.accounts[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are wall-clock time
+            self.by_role[role].caps = getattr(budget.roles, role)
+        self.by_role[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are wall-clock time
         self._settled.set()
 
     def guard(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
@@ -117,7 +119,7 @@ class Purse:
 
     def _guard_answer(self, answer: Answer) -> Answer:
         async def call(request: Any) -> Reply:
-            charged = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
+            charged = [self.by_role[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.by_role]
             largest_cost = self._bound_request(request)
             await self._reserve(charged, largest_cost)
             listener = FAULT_LISTENER.get()

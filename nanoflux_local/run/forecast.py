@@ -39,7 +39,7 @@ ENDED = "the run has ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class RecentTurns:
     """The newest committed turns: which were kept, shape (n,), and the cost of each, shape (n, 3), columns `COSTS`."""
 
     kept: npt.NDArray[np.bool_]
@@ -106,7 +106,7 @@ def forecast(view: LedgerView, position: RunPosition) -> Forecast:
     return replace(predict(turns, missing, left), kept_per_hour=kept_per_hour)
 
 
-def load_newest_turns(view: LedgerView, position: RunPosition) -> Turns:
+def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
     """The newest turns of a run in any order, with their costs scaled as the module docstring says."""
     rows = list(
         view.rows(
@@ -125,7 +125,7 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> Turns:
         wall_s = measure_wall_time(view, position, [row["at"] for row in rows])
         costs[:, 0] = _scale_to_wall_time(costs[:, 0], wall_s / len(costs))
         costs[:, 1:] *= _estimate_waste_factor(position)
-    return Turns(np.array([bool(row["kept"]) for row in rows]), costs)
+    return RecentTurns(np.array([bool(row["kept"]) for row in rows]), costs)
 
 
 def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence[str]) -> float:
@@ -169,7 +169,7 @@ def _estimate_waste_factor(position: RunPosition) -> float:
     return float(made / (made - wasted)) if made > wasted else 1.0
 
 
-def predict(turns: Turns, missing: int, left: int) -> Forecast:
+def predict(turns: RecentTurns, missing: int, left: int) -> Forecast:
     """Forecast `missing` more examples within `left` turns. The draws are seeded: equal turns give equal forecasts."""
     rng = np.random.default_rng(0)
     n, kept = len(turns.kept), int(turns.kept.sum())

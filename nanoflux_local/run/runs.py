@@ -31,7 +31,7 @@ from nanoflux_local.run.binding import (
     read_recorded_identities,
     refuse_drift,
 )
-from nanoflux_local.run.budget import Cost, Purse, bound_prompt_tokens
+from nanoflux_local.run.budget import Cost, RunAccounts, bound_prompt_tokens
 from nanoflux_local.run.commands import fork_command, write_fix
 from nanoflux_local.run.configs import derive_config, validate_run
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
@@ -85,8 +85,8 @@ async def play(
         try:
             refuse_drift(identities, await bound.identities())
             rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
-            purse = Purse.load(ledger, run, config.budget, _bound_costs(bound))
-            calls = RememberedCalls(ledger, run, purse.guard(bound.answers()))
+            accounts = RunAccounts.load(ledger, run, config.budget, _bound_costs(bound))
+            calls = RememberedCalls(ledger, run, accounts.guard(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
 
             async def prepare() -> None:
@@ -96,7 +96,7 @@ async def play(
 
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
-                await _play_turns(ledger, run, engine, purse, config)
+                await _play_turns(ledger, run, engine, accounts, config)
         finally:
             await bound.close()
 
@@ -114,19 +114,19 @@ def _bound_costs(bound: RunEndpoints) -> Callable[[ChatRequest], Cost]:
     return bound_cost
 
 
-async def _play_turns(ledger: Ledger, run: str, engine: Engine, purse: Purse, config: RunConfig) -> None:
+async def _play_turns(ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig) -> None:
     """Play a run and record its status and its job, even if it fails. The commands for this run are added to the fix of
     an endpoint's error.
     """
     with record_job(ledger, Work(RUN, run)) as job:
         try:
-            job.status = await _play_and_handle_requests(ledger, job.id, run, engine, purse)
+            job.status = await _play_and_handle_requests(ledger, job.id, run, engine, accounts)
         except EndpointError as error:
             error.fix = write_fix(error, run, config)
             raise
 
 
-async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
+async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: Engine, accounts: RunAccounts) -> str:
     """Play while applying what other processes request (pause, stop, changed settings). Returns the final status."""
     play_task = asyncio.create_task(engine.play())
     requests: list[StopRequest] = []
@@ -141,7 +141,7 @@ async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: 
     def on_settings(text: str) -> None:
         config = validate_model(RunConfig, json.loads(text), "the changed configuration")
         engine.reconfigure(config)
-        purse.set_budget(config.budget)
+        accounts.set_budget(config.budget)
 
     heartbeat = Heartbeat(ledger, job, Work(RUN, run), on_request, on_settings)
     heartbeat_task = asyncio.create_task(heartbeat.run())

@@ -13,7 +13,7 @@ from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call, acting_as
 from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.sections import Refused, Unparsed
+from nanoflux_local.roles.sections import RefusedPrompt, Unparsed
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import (
@@ -140,7 +140,7 @@ async def play_attempt(
     try:
         vector = await embed(rules, attack.question, call)
     except PromptRefusedError as error:
-        return end_unread(attempt, "embedding", Refused(error.message)), None
+        return end_unread(attempt, "embedding", RefusedPrompt(error.message)), None
     attempt = replace(attempt, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
@@ -179,7 +179,7 @@ async def play_attempt(
     try:
         attempt = await decide_outcome(rules, players, attempt, attack, defence, call)
     except PromptRefusedError as error:
-        return end_unread(attempt, "embedding", Refused(error.message)), vector
+        return end_unread(attempt, "embedding", RefusedPrompt(error.message)), vector
     return await rate_reasoning(players, attempt, attack, draw, call), vector
 
 
@@ -269,7 +269,7 @@ def end_unread(attempt: Attempt, step: AttemptStep, result: Unparsed) -> Attempt
 
     An unreadable attack ends only the attempt, since the next attack may be readable. Everything else fails the turn.
     """
-    if isinstance(result, Refused):
+    if isinstance(result, RefusedPrompt):
         return replace(attempt, outcome="failed", reason=f"{step}: {result.reason}", refused=step)
     if step == "attack":
         return replace(attempt, outcome="unparsed", reason=result.reason)

@@ -56,7 +56,7 @@ class ReplayedTurn:
     missing: MissingCall | None = None
 
 
-class Misses:
+class MissRecorder:
     """Replaces the endpoints: records each request and raises ReplayMissError instead of answering."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     changed = derive_config(config, settings, home)
     _refuse_changed_requests(run, config, changed, settings)
     identities = add_unrecorded(identities, changed)
-    misses = Misses()
+    misses = MissRecorder()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
         replayed = await _replay_turns(build_rules(changed, identities, home), calls, misses, len(committed))
@@ -180,7 +180,7 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
 
 
 async def _replay_turns(
-    rules: Rules, calls: RememberedCalls, misses: Misses, recorded_turns: int
+    rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_turns: int
 ) -> list[ReplayedTurn]:
     """Replay until the target, the turn limit, or the first turn beyond the recorded ones that misses a call."""
     index, trace, replayed = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()

@@ -132,7 +132,7 @@ def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
             section.append(line)
 
 
-class _Text(HTMLParser):
+class _PageText(HTMLParser):
     """Collects the text of a page by section, each with its heading, and an empty line between blocks."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class _Text(HTMLParser):
 
 
 def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
-    page = _Text()
+    page = _PageText()
     page.feed(_decode_text(path, content))
     page.close()
     title = " ".join("".join(page.title).split()) or path.stem

@@ -196,7 +196,7 @@ def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class CountSummary:
     """The median, the extremes and the sum of some counts."""
 
     median: float
@@ -205,7 +205,7 @@ class Spread:
     total: int
 
     @classmethod
-    def of(cls, values: Sequence[int]) -> "Spread":
+    def of(cls, values: Sequence[int]) -> "CountSummary":
         return cls(median(values), min(values), max(values), sum(values)) if values else cls(0.0, 0, 0, 0)
 
 
@@ -223,8 +223,8 @@ class Audit:
     rows: int
     usable: int
     validation: int
-    tokens: Spread
-    labels: Spread
+    tokens: CountSummary
+    labels: CountSummary
     cut_rows: int
     cut_tokens: int
     cut_most: int
@@ -267,7 +267,7 @@ def audit(
     usable, held_out_rows = prepare_rows(settings, examples, validation, codec)
     adapted = resolve_targets(base_dir, settings.target_modules)
     lengths, cuts = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
-    tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in usable.rows])
+    tokens, labels = CountSummary.of(lengths), CountSummary.of([row.labels for row in usable.rows])
     work = estimate_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
     if settings.gradient_checkpointing:
         work *= 1.5  # the forward pass is repeated: six products instead of four

@@ -114,7 +114,7 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _can_fuse(module, adapter)]
     for layer in layers:
-        layer.forward = _Fused(layer, adapter)
+        layer.forward = _FusedLayer(layer, adapter)
     return len(layers)
 
 
@@ -125,7 +125,7 @@ def _can_fuse(layer: Any, adapter: str) -> bool:
     return linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
 
 
-class _Fused:
+class _FusedLayer:
     """The forward pass of one PEFT layer, bound to its weights."""
 
     def __init__(self, layer: Any, adapter: str) -> None:

@@ -90,7 +90,7 @@ def train(
         _explain_shortages(out_dir),
         join_team(choose_device(settings.device).type == "cpu") as team,
     ):
-        loop = _Loop(settings, usable, held_out, base_dir, out_dir, on_event, team)
+        loop = _TrainingLoop(settings, usable, held_out, base_dir, out_dir, on_event, team)
         loop.fingerprint = _compute_fingerprint(settings, digests, base_dir, team.size)
         finished = loop.run(should_stop)
         return loop.build_result(finished, digests[0])
@@ -148,7 +148,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return has_type or any(words in str(error) for words in _NO_MEMORY)
 
 
-class _Loop:
+class _TrainingLoop:
     """One training while it runs."""
 
     def __init__(

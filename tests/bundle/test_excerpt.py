@@ -10,7 +10,7 @@ from nanoflux_local.bundle import contents
 from nanoflux_local.bundle.contents import BundleRequest, gather
 from nanoflux_local.errors import LedgerError
 from nanoflux_local.ledger import excerpt
-from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
+from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
@@ -46,7 +46,7 @@ def read_column(path: Path, sql: str) -> list[str]:
 
 def test_excerpt_includes_trainings_and_evaluations_of_a_run(home: Home, tmp_path: Path) -> None:
     target = tmp_path / "excerpt.db"
-    write_excerpt(home.ledger, target, Wanted(["mine"]))
+    write_excerpt(home.ledger, target, ExcerptContents(["mine"]))
     assert read_column(target, "SELECT id FROM runs") == ["mine"]
     assert read_column(target, "SELECT id FROM trainings") == ["t-mine"]
     assert read_column(target, "SELECT training FROM training_events") == ["t-mine"]
@@ -72,5 +72,5 @@ def test_bundle_includes_only_the_adapters_of_a_run(
 def test_failed_excerpt_leaves_no_copy(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(excerpt, "DELETIONS", "DELETE FROM nowhere;")
     with pytest.raises(LedgerError):
-        write_excerpt(home.ledger, tmp_path / "excerpt.db", Wanted(["mine"]))
+        write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents(["mine"]))
     assert not list(tmp_path.glob("excerpt*"))

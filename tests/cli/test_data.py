@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
+from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 from nanoflux_local.ledger.views import LedgerView
 
 QUESTIONS = [
@@ -96,7 +96,7 @@ def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command
     for example in command("examples", "list", "before"):
         for seed in command("examples", "show", example["id"])["lineage"]["seeds"]:
             assert seed["dataset"] == version and not seed["question"].endswith("Give a whole number.")
-    write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", Wanted([before["run"]]))
+    write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", ExcerptContents([before["run"]]))
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert view.pinned_versions(before["run"]) == {"doses": version} and len(view.items(version)) == len(QUESTIONS)
     after = command(*start, "--name", "after", "--seed", "3")

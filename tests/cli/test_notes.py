@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.ledger.excerpt import Wanted, write_excerpt
+from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 from nanoflux_local.ledger.merging import merge_rows
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -61,7 +61,7 @@ def test_excerpt_has_only_the_notes_of_its_runs(home: Home, invoke: Callable, tm
     for run in ("run-a", "run-b"):
         invoke(home.root, "run", "note", run, f"on {run}")
         invoke(home.root, "trainings", "note", f"train-{run}", f"on train-{run}")
-    write_excerpt(home.ledger, tmp_path / "excerpt.db", Wanted(runs=["run-a"]))
+    write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents(runs=["run-a"]))
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert [row["note"] for row in view.rows("SELECT note FROM notes")] == ["on run-a", "on train-run-a"]
 
@@ -69,7 +69,7 @@ def test_excerpt_has_only_the_notes_of_its_runs(home: Home, invoke: Callable, tm
 def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp_path: Path) -> None:
     invoke(home.root, "run", "note", "run-a", "older, from elsewhere")
     other = tmp_path / "other.db"
-    write_excerpt(home.ledger, other, Wanted(runs=["run-a"]))
+    write_excerpt(home.ledger, other, ExcerptContents(runs=["run-a"]))
     invoke(home.root, "run", "note", "run-a", "newest")
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("DELETE FROM notes WHERE note != 'newest'")

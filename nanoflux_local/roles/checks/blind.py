@@ -20,7 +20,7 @@ from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
 from nanoflux_local.roles.judge import is_same_answer
-from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
+from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
@@ -117,7 +117,7 @@ class BlindCheck:
 
     async def _write_words(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
         reply = await self._ask("blind", ("SOLUTION", "ANSWER"), question, solver, seed, call)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedPrompt):
             return Exhibit("solution", "", detail=reply.reason, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
         answer, detail = _describe_result(solver.refuse_incomplete(reply) or read_answer(self.domain, text))
@@ -127,7 +127,7 @@ class BlindCheck:
 
     async def _write_program(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
         reply = await self._ask("blind_program", ("CODE",), question, solver, seed, call)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedPrompt):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
         program = solver.refuse_incomplete(reply) or read_free_program(reply)
         if isinstance(program, str) and self.sandbox is not None:
@@ -143,7 +143,7 @@ class BlindCheck:
 
     async def _ask(
         self, prompt: str, sections: tuple[str, ...], question: str, solver: Player, seed: int, call: Call
-    ) -> ChatReply | Refused:
+    ) -> ChatReply | RefusedPrompt:
         """Ask for a solution. The prompt is rendered with the question and nothing else of the attack."""
         text = self.domain.render(prompt, {"question": question})
         return await ask(solver.request((Message("user", text),), seed, sections), call)

@@ -16,7 +16,7 @@ from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
 from nanoflux_local.roles.judge import is_same_answer
-from nanoflux_local.roles.sections import Refused, Unparsed
+from nanoflux_local.roles.sections import RefusedPrompt, Unparsed
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 
@@ -58,7 +58,7 @@ class CodeCheck:
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
             messages, seed = (Message("user", prompt),), draw.seed("code", retry)
             reply = await ask(self.player.request(messages, seed, ("CODE",)), call)
-            if isinstance(reply, Refused):
+            if isinstance(reply, RefusedPrompt):
                 return self._make_finding("not checked", reply.reason)
             written = self.player.refuse_incomplete(reply) or read_program(reply)
             if written == NONE:

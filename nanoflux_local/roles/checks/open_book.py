@@ -19,7 +19,7 @@ from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.blind import CANNOT, Unanswerable, read_answer
 from nanoflux_local.roles.checks.grounded import require_prompt
 from nanoflux_local.roles.judge import is_same_answer
-from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
+from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
 ANSWERS = 2
@@ -95,7 +95,7 @@ class OpenBookCheck:
         solver = self.solvers[number % len(self.solvers)]
         seed = draw.seed(f"open-book, {method}", number)
         reply = await ask(solver.request((Message("user", prompt),), seed, SECTIONS), call)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedPrompt):
             return Exhibit("solution", "", detail=f"{method}: {reply.reason}", author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
         sections = read_sections(text, SECTIONS)

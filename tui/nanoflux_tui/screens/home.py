@@ -61,7 +61,7 @@ and the rest by time. Enter opens a line."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: dict[object, board.Line] = {}
+        self._lines: dict[object, board.BoardLine] = {}
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -106,21 +106,23 @@ and the rest by time. Enter opens a line."""
     async def _rows(self, keys: Sequence[board.LineKey | ServerKey]) -> list[Cells]:
         servers = {server.name: server for server in read_records(self.home.root)}
         board_keys = [key for key in keys if isinstance(key, board.LineKey)]
-        lines = dict[object, board.Line](await self.read_ledger(lambda view: self._read_lines(view, board_keys)) or [])
+        lines = dict[object, board.BoardLine](
+            await self.read_ledger(lambda view: self._read_lines(view, board_keys)) or []
+        )
         for key in keys:
             if isinstance(key, ServerKey) and key.name in servers:
                 lines[key] = _build_server_line(servers[key.name])
         self._lines.update(lines)
         return [self._format_cells(lines[key]) if key in lines else ["deleted"] for key in keys]
 
-    def _read_lines(self, view: LedgerView, keys: Sequence[board.LineKey]) -> list[tuple[object, board.Line]]:
-        lines: list[tuple[object, board.Line]] = []
+    def _read_lines(self, view: LedgerView, keys: Sequence[board.LineKey]) -> list[tuple[object, board.BoardLine]]:
+        lines: list[tuple[object, board.BoardLine]] = []
         for key in keys:
             for board_line in board.lines(view, [key]):
                 lines.append((key, self._add_worker_state(view, board_line)))
         return lines
 
-    def _add_worker_state(self, view: LedgerView, recorded: board.Line) -> board.Line:
+    def _add_worker_state(self, view: LedgerView, recorded: board.BoardLine) -> board.BoardLine:
         """A line with the current state of its process."""
         if recorded.status != "running":
             return recorded
@@ -130,7 +132,7 @@ and the rest by time. Enter opens a line."""
         status = "draining" if draining else current.status
         return replace(recorded, status=status, message=current.message, seconds=current.seconds)
 
-    def _format_cells(self, entry: board.Line) -> Cells:
+    def _format_cells(self, entry: board.BoardLine) -> Cells:
         colours = self.colours
         done = Text()
         if entry.total:
@@ -172,7 +174,7 @@ and the rest by time. Enter opens a line."""
         text.append(f"\n{message}", style=self.colours["error"] if entry.status in BROKEN else "")
         self.query_one("#about", Panel).show(text)
 
-    def _selected_line(self) -> board.Line | None:
+    def _selected_line(self) -> board.BoardLine | None:
         return self._lines.get(self.query_one(WindowTable).key)
 
     @on(WindowTable.RowSelected)
@@ -222,6 +224,7 @@ and the rest by time. Enter opens a line."""
         self.run_command(KINDS[entry.sort].command if entry.sort in KINDS else "models", "stop", entry.id)
 
 
-def _build_server_line(server: ServerRecord) -> board.Line:
+def _build_server_line(server: ServerRecord) -> board.BoardLine:
     status = "ready" if server.alive else "ended"
-    return board.Line("server", server.name, server.name, f"{server.model} at {server.url}", status, "", 0, 0, 0.0, "")  # type: ignore[arg-type]
+    address = f"{server.model} at {server.url}"
+    return board.BoardLine("server", server.name, server.name, address, status, "", 0, 0, 0.0, "")  # type: ignore[arg-type]

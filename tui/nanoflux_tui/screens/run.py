@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
 from nanoflux_local.jobs import RUN, Work, Worker, check_work
-from nanoflux_local.ledger.history import Moment, RunHistory
+from nanoflux_local.ledger.history import RunHistory, RunMoment
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
@@ -116,7 +116,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
         self._turn: int | None = None  # the turn whose moment is shown; None shows the live run
-        self._moment: Moment | None = None
+        self._moment: RunMoment | None = None
 
     @property
     def _shown_tally(self) -> Tally:
@@ -230,7 +230,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             )
         return text
 
-    def _format_moment(self, moment: Moment) -> Text:
+    def _format_moment(self, moment: RunMoment) -> Text:
         """The figures of an earlier turn, and the way back to the live view."""
         tally = moment.tally
         time = format_clock(moment.committed_at)
