@@ -158,15 +158,15 @@ def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
 
 def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
     """The runs, and the earlier runs whose questions they had to avoid: without these, they cannot be verified."""
-    ordered = dict.fromkeys(runs)
-    queue = list(ordered)
+    all_runs = dict.fromkeys(runs)
+    queue = list(all_runs)
     while queue:
         config = json.loads(view.find_run(queue.pop())["config"])
-        further_runs = [run for run in config.get("novel_against", {}) if run not in ordered]
+        further_runs = [run for run in config.get("novel_against", {}) if run not in all_runs]
         earlier = [run for run in further_runs if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
-        ordered |= dict.fromkeys(earlier)
+        all_runs |= dict.fromkeys(earlier)
         queue += earlier
-    return list(ordered)
+    return list(all_runs)
 
 
 def _list_linked_adapters(view: LedgerView, run: str, home: Home) -> list[str]:

@@ -76,7 +76,7 @@ class EvaluationPlan:
         settings = [asdict(self.identity), self.data, self.split, items, self.runs, asdict(self.sampling), self.seed]
         if self.judge:
             prompt += [
-                digest([self.judge.decides, self.domain.prompts["evaluation"], self.domain.prompts["confidence"]])
+                digest([self.judge.settings, self.domain.prompts["evaluation"], self.domain.prompts["confidence"]])
             ]
         return digest([*settings, prompt])[:12]
 
@@ -93,19 +93,19 @@ def format_question(item: Seed) -> str:
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
-def choose_domain(data: str, root: Path | None = None, judged: bool = False, first: str = "") -> Domain:
+def choose_domain(data: str, root: Path | None = None, has_judge: bool = False, preferred: str = "") -> Domain:
     """The domain with the prompts and answer format of a benchmark: built-in, or defined in the home at `root`. If
-    several domains use the benchmark, `first` is preferred.
+    several domains use the benchmark, the domain `preferred` is chosen.
 
     Raises:
         UsageError: no domain uses this benchmark, or its answers are free text and there is no judge to grade them.
     """
     names = list_domain_names(root)
-    for name in sorted(names, key=lambda name: name != first):
+    for name in sorted(names, key=lambda name: name != preferred):
         domain = load_domain(name, root)
         uses_data = data in (*seed_datasets(domain), *domain.evaluates)
         is_free_text = data in domain.free_text or (uses_data and domain.answer == "text")
-        if is_free_text and judged:
+        if is_free_text and has_judge:
             return domain.model_copy(update={"answer": "text"})
         if is_free_text:
             fix = "use a judge with --mode soft, or choose another benchmark"
@@ -145,7 +145,7 @@ def make_plan(
             f"the items of {data!r} are passages of documents, which have no answers",
             "evaluate on questions: import them with `nanoflux data import`",
         )
-    domain = choose_domain(data, root, judged=judge is not None, first=domain_name)
+    domain = choose_domain(data, root, has_judge=judge is not None, preferred=domain_name)
     max_tokens = reply_budget(domain, domain.budgets) + reasoning_tokens
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, max_tokens, domain.stop)
     return EvaluationPlan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge, reasoning_tokens)

@@ -114,9 +114,9 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
     """Evaluations in the order of a comparison: those without an adapter first, otherwise in their present order."""
-    marks = ",".join("?" * len(evaluations))
-    tuned = {row["id"] for row in view.rows(f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({marks})",
-                                            *evaluations)}  # fmt: skip
+    placeholders = ",".join("?" * len(evaluations))
+    sql = f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({placeholders})"
+    tuned = {row["id"] for row in view.rows(sql, *evaluations)}
     return sorted(evaluations, key=lambda evaluation: evaluation in tuned)
 
 

@@ -34,7 +34,7 @@ class SoftJudge:
     reply_tokens: int = REPLY_TOKENS
 
     @property
-    def decides(self) -> list[Any]:
+    def settings(self) -> list[Any]:
         """The settings that determine a mark, besides the domain's prompts."""
         reasoning = self.endpoint.context.reasoning
         settings = [asdict(self.endpoint.identity), self.structured, self.reply_tokens]

@@ -133,8 +133,8 @@ class _Dataset:
 
     @classmethod
     def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
-        rated = any(row.columns["tries"] != 1 for row in source.rows)
-        rows_by_example = [_shape_rows(kind, row, rated, source.domain.cites) for row in source.rows]
+        has_pass_rates = any(row.columns["tries"] != 1 for row in source.rows)
+        rows_by_example = [_shape_rows(kind, row, has_pass_rates, source.domain.cites) for row in source.rows]
         examples = [example for example, rows in zip(source.rows, rows_by_example, strict=True) if rows]
         rows = [row for rows in rows_by_example for row in rows]
         if not rows:
@@ -237,18 +237,18 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     ]
 
 
-def _shape_rows(kind: str, row: RunRow, rated: bool, cites: bool) -> list[ExportRow]:
+def _shape_rows(kind: str, row: RunRow, has_pass_rates: bool, cites: bool) -> list[ExportRow]:
     """The rows of an example. Its id, turn, reason and level make its origin traceable; "origin" is set if the solution
     is not the author's, and "citations" in runs on documents. Parquet rows also have question, solution and answer as
     columns.
     """
     parts = ("question", "solution", "answer") if kind == "parquet" else ()
     keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
-    shaped = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
-    columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if rated else {})
+    message_rows = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
+    columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if has_pass_rates else {})
     if cites and row.attempt is not None:
         columns["citations"] = [asdict(citation) for citation in row.attempt.citations]
-    return [{**columns, **messages} for messages in shaped]
+    return [{**columns, **messages} for messages in message_rows]
 
 
 def _encode_rows(kind: str, rows: Sequence[ExportRow]) -> bytes:

@@ -46,10 +46,12 @@ async def test_comparison_needs_two_items(tmp_path, count):
 
 def test_choose_domain_prefers_the_tuned_one_and_refuses_free_text():
     assert choose_domain("gsm8k").name == "gsmhard"
-    assert choose_domain("gsm8k", first="gsmhard-short").name == "gsmhard-short", (
+    assert choose_domain("gsm8k", preferred="gsmhard-short").name == "gsmhard-short", (
         "the preferred domain uses the benchmark"
     )
-    assert choose_domain("gsm8k", first="starter").name == "gsmhard", "the preferred domain does not use the benchmark"
+    assert choose_domain("gsm8k", preferred="starter").name == "gsmhard", (
+        "the preferred domain does not use the benchmark"
+    )
     with pytest.raises(UsageError, match="the answers of benchmark 'liveqa' are free text"):
         choose_domain("liveqa")
 
