@@ -20,7 +20,7 @@ MAX_LISTED_ROWS = 5
 
 @click.group(name="data")
 def command() -> None:
-    """List, import and show benchmarks."""
+    """List, import and show benchmarks and documents."""
 
 
 @command.command("import")
