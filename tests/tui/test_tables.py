@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from rich.text import Text
+from textual import events
 from textual.widgets import Input
 
 from nanoflux_local.examples.review import record_review
@@ -95,6 +96,20 @@ def test_table_is_filtered_sorted_and_searched_by_keys(drive: Drive, home: Home)
         await driver.wait_for("state▲")
 
     drive(home, flow, size=(120, 40))
+
+
+def test_filter_gets_the_characters_that_were_typed_ahead(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("first", "second")
+        table = driver.app.screen.query_one(WindowTable)
+        await driver.wait_until(lambda: driver.app.focused is table)
+        for key, character in (("slash", "/"), *((letter, letter) for letter in "seconds")):
+            driver.app.post_message(events.Key(key, character))  # all at once, as a terminal delivers them
+        await driver.wait_until(lambda: [field.value for field in driver.app.screen.query(Input)] == ["seconds"])
+        await driver.wait_for("0 of 6")
+        assert table.sorted_title == "" and len(driver.app.screen_stack) == 1, "no character was taken as a command"
+
+    drive(home, flow)
 
 
 def test_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home) -> None:

@@ -14,11 +14,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
 
-from textual import work
+from textual import events, work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
+from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
 from nanoflux_local.errors import NanofluxError
@@ -225,6 +226,15 @@ class NanofluxApp(BaseApp):
                     sanitize(f"{type(error).__name__}: {error}"[:300]) + "\n→ See the traceback in logs/tui.log.",
                     title="Internal error", severity="error", markup=False,
                 )  # fmt: skip
+
+    async def on_key(self, event: events.Key) -> None:
+        """Handle a key that no widget has handled. A character was pressed before the input field got the focus, since
+        the field would have handled it: the field gets it now, so that typing ahead triggers no action.
+        """
+        field = self.screen.focused if self.screen_stack else None
+        if event.is_printable and isinstance(field, Input):
+            event.prevent_default()  # which would run the action of this key
+            field.post_message(events.Key(event.key, event.character))
 
     def _handle_exception(self, error: Exception) -> None:
         """End the application after an internal error: the user sees a message, the traceback goes to the log."""

@@ -40,9 +40,6 @@ class TableLine(Horizontal):
         yield Input(self._words, placeholder=HINTS[self.purpose], compact=True, select_on_focus=False)
         yield Static("", markup=False, classes="count")
 
-    def on_mount(self) -> None:
-        self.query_one(Input).focus()
-
     def show_count(self, text: str) -> None:
         """Show how many rows match."""
         self.query_one(".count", Static).update(text)

@@ -304,19 +304,20 @@ class WindowTable(ScrollView, can_focus=True):
         if self.key is not None:
             self.post_message(self.RowSelected(self, self.key))
 
-    def action_filter(self) -> None:
-        self._open_line("filter", self.arrangement.words)
+    async def action_filter(self) -> None:
+        await self._open_line("filter", self.arrangement.words)
 
-    def action_find(self) -> None:
-        self._open_line("find")
+    async def action_find(self) -> None:
+        await self._open_line("find")
 
-    def _open_line(self, purpose: Purpose, words: str = "") -> None:
-        for line in self._find_lines():
-            if line.purpose == purpose:
-                line.query_one(Input).focus()
-                return
-        assert isinstance(self.parent, Widget)
-        self.parent.mount(TableLine(self, purpose, words), before=self)
+    async def _open_line(self, purpose: Purpose, words: str = "") -> None:
+        """Open the input line, or return to the open one. It has the focus before the next key is handled."""
+        line = next((line for line in self._find_lines() if line.purpose == purpose), None)
+        if line is None:
+            line = TableLine(self, purpose, words)
+            assert isinstance(self.parent, Widget)
+            await self.parent.mount(line, before=self)
+        self.screen.set_focus(line.query_one(Input))
 
     def action_sort(self) -> None:
         """Sort by the next visible column; after the last one, restore the table's own order."""
