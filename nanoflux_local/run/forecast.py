@@ -12,6 +12,7 @@ committed. Changes during a run (a judge that slows down, questions that run out
 not modelled; only the newest turns count, so that the forecast follows them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -154,7 +155,11 @@ def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[
 
 
 def _read_moment(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
+    """Seconds since the epoch; NaN for a damaged time, whose gaps do not count."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return math.nan
 
 
 def _scale_to_wall_time(seconds: Floats, mean: float) -> Floats:

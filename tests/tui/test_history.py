@@ -48,6 +48,9 @@ def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
         driver.app.push_screen(RunScreen(run))
         await driver.wait_for("kept   24 of 24", "This run is done.")
         assert "f Live" not in driver.text
+        await driver.wait_for("← Earlier turn", "→ Later turn", "w Problems", "l Log", "a Attempts", "b Side by side")
+        entries = {entry.title for entry in driver.app.get_system_commands(driver.app.screen)}
+        assert entries >= {"Earlier turn", "20 turns later", "Problems", "Log", "Attempts", "Side by side"}
         await driver.press("left")
         await driver.wait_for(f"◷ As of turn {last} of {len(records)}", "f Live", f"Turn {last}")
         await driver.press("left")

@@ -85,12 +85,13 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         Binding("c", "change", "Change"),
         Binding("e", "examples", "Examples"),
         Binding("a", "attempts", "Attempts"),
-        Binding("w", "problems", "Problems", show=False),  # the bar with their number names the key
+        Binding("w", "problems", "Problems"),
         Binding("l", "log", "Log"),
-        Binding("left", "step(-1)", "Earlier turn", key_display="←"),
-        Binding("right", "step(1)", "Later turn", key_display="→"),
-        Binding("shift+left", "step(-20)", "20 turns earlier", show=False),
-        Binding("shift+right", "step(20)", "20 turns later", show=False),
+        # with priority over the keys that scroll sideways, since nothing here is wider than the screen
+        Binding("left", "step(-1)", "Earlier turn", key_display="←", priority=True),
+        Binding("right", "step(1)", "Later turn", key_display="→", priority=True),
+        Binding("shift+left", "step(-20)", "20 turns earlier", show=False, priority=True),
+        Binding("shift+right", "step(20)", "20 turns later", show=False, priority=True),
         Binding("t", "train", "Train"),
         Binding("b", "compare", "Side by side"),
         Binding("m", "note", "Note"),
