@@ -29,5 +29,5 @@ def test_run_under_faults_gives_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # then the file size is limited, which needs no privilege
-    row = matrix.row(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
-    assert row.times >= 1 and row.same and row.wrong == []
+    result = matrix.row(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
+    assert result.times >= 1 and result.same and result.wrong == []

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from nanoflux_local.cli.main import nanoflux
 
+# The keys of each object in a document, by the path of the object: "" is the document, "calls" its key `calls`.
 SUMMARY = {
     "": "run name domain rules forked_from status message turns max_turns kept target digest note levels pass_rates"
     " funnel contaminated cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
@@ -51,14 +52,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("keys")
     settings = ("max_turns=20", "seeds.min=2", "judge.trial=2")
     options = [word for setting in settings for word in ("--set", setting)]
-    call(home, "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--name", "keys", *options)
-    call(home, "run", "set", "keys", "max_turns=200", "target=100")
-    example = call(home, "examples", "list", "keys")[0]["id"]
-    call(home, "examples", "review", example, "--verdict", "keep", "--reviewer", "ada")
+    read_json(home, "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--name", "keys", *options)
+    read_json(home, "run", "set", "keys", "max_turns=200", "target=100")
+    example = read_json(home, "examples", "list", "keys")[0]["id"]
+    read_json(home, "examples", "review", example, "--verdict", "keep", "--reviewer", "ada")
     return home
 
 
-def call(home: Path, *arguments: str) -> Any:
+def read_json(home: Path, *arguments: str) -> Any:
     result = CliRunner().invoke(nanoflux, [*arguments, "--json"], env={"NANOFLUX_HOME": str(home)})
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -73,7 +74,7 @@ def call(home: Path, *arguments: str) -> Any:
     ],
 )
 def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: dict[str, str]) -> None:
-    document = call(home, *arguments.split())
+    document = read_json(home, *arguments.split())
     for path, names in keys.items():
         part = document
         for step in path.split(".") if path else ():
@@ -82,7 +83,7 @@ def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: 
 
 
 def test_run_list_has_the_keys_of_a_summary(home: Path) -> None:
-    (entry,) = call(home, "run", "list")
+    (entry,) = read_json(home, "run", "list")
     assert set(entry) == set(SUMMARY[""].split())
 
 
@@ -109,7 +110,7 @@ def test_doctor_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> No
 def test_sandbox_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
     check = invoke(tmp_path, "sandbox", "check", "--json").json
     assert check.keys() >= {"backend", "layers", "safe", "reasons"}
-    assert all(isinstance(holds, bool) for holds in check["layers"].values())
+    assert all(isinstance(active, bool) for active in check["layers"].values())
     program = tmp_path / "program.py"
     program.write_text("print(6 * 7)\n")
     outcome = invoke(tmp_path, "sandbox", "run", str(program), "--json")

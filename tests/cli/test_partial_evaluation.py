@@ -34,7 +34,7 @@ class Provider(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.asked = 0
+        self.request_count = 0
         self.refuse: Callable[[int, str], tuple[int, str, str] | None] = lambda *_: None
 
 
@@ -43,8 +43,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.asked += 1
-        refusal = self.server.refuse(self.server.asked, body)
+        self.server.request_count += 1
+        refusal = self.server.refuse(self.server.request_count, body)
         reply: dict[str, Any] = {
             "id": "1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
@@ -95,7 +95,7 @@ def test_eval_with_exhausted_quota_fails_and_resumes(
     assert sum(entry["count"] for entry in result["unscored_reasons"]) == result["unscored"]
     assert "exceeded your current quota" in result["unscored_reasons"][0]["reason"]
     assert "exceeded your current quota" in partial.err and "same command again" in partial.err
-    assert provider.asked == 5 + 1, "the evaluation did not stop at the refusal"
+    assert provider.request_count == 5 + 1, "the evaluation did not stop at the refusal"
     repeated = evaluate("a")
     assert repeated.code == 1 and f"of {ITEMS} items scored" in repeated.out and "current quota" in repeated.out
 
@@ -108,10 +108,10 @@ def test_eval_with_exhausted_quota_fails_and_resumes(
     ][0]
     assert (partial_pair["n"], partial_pair["left_out"]) == (5, ITEMS - 5)
 
-    requests_before = provider.asked
+    requests_before = provider.request_count
     resumed = evaluate("a", "--json")
     assert resumed.code == 0 and (resumed.json["n"], resumed.json["unscored"]) == (ITEMS, 0)
-    assert provider.asked - requests_before == ITEMS * RUNS - 5 and resumed.json["eval"] == result["eval"]
+    assert provider.request_count - requests_before == ITEMS * RUNS - 5 and resumed.json["eval"] == result["eval"]
     assert invoke(tmp_path / "home", "compare", result["eval"], complete["eval"]).code == 0
 
 
@@ -120,7 +120,7 @@ def test_eval_stops_at_once_on_a_wrong_key(provider: Provider, evaluate: Callabl
     result = evaluate()
     assert result.code == 1 and result.out == ""
     assert "Incorrect API key provided" in result.err and "endpoint's log" not in result.err
-    assert "same command again" in result.err and provider.asked == 1
+    assert "same command again" in result.err and provider.request_count == 1
 
 
 def test_refused_prompt_leaves_only_its_item_unscored(provider: Provider, evaluate: Callable) -> None:

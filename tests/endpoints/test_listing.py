@@ -20,12 +20,12 @@ class ListingServer:
 
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, LISTING)
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         lister = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                lister.asked.append((self.path, self.headers.get("Authorization", "")))
+                lister.requests.append((self.path, self.headers.get("Authorization", "")))
                 status, value = lister.answer
                 body = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
@@ -69,7 +69,7 @@ def test_another_model_behind_the_address_is_reported(lister: ListingServer) -> 
         f"endpoints.arbiter: {lister.url} does not list the model gpt-oss-20b; it lists qwen3-4b, judge, org/judge;"
         " correct model or url"
     ]
-    assert lister.asked == [("/v1/models", "Bearer sk-listing-0123456789")]
+    assert lister.requests == [("/v1/models", "Bearer sk-listing-0123456789")]
 
 
 @pytest.mark.parametrize("model", ["qwen3-4b", "judge", "org/judge"])

@@ -33,12 +33,12 @@ class ForwardProxy:
     """A proxy on loopback that forwards requests for any host to one server, and refuses tunnels."""
 
     def __init__(self, target: str) -> None:
-        self.asked: list[str] = []
+        self.paths: list[str] = []
         proxy, target_address = self, urlsplit(target)
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                proxy.asked.append(self.path)
+                proxy.paths.append(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 connection = http.client.HTTPConnection(target_address.netloc, timeout=30)
                 connection.request("POST", urlsplit(self.path).path, body, {"Content-Type": "application/json"})
@@ -51,7 +51,7 @@ class ForwardProxy:
                 self.wfile.write(content)
 
             def do_CONNECT(self) -> None:
-                proxy.asked.append(self.path)
+                proxy.paths.append(self.path)
                 self.send_error(403, "tunnels are not allowed")
 
             def log_message(self, *_: object) -> None:
@@ -69,9 +69,9 @@ class ForwardProxy:
 @pytest.fixture
 def proxy(server) -> Iterator[ForwardProxy]:
     server.answer((200, GOOD_REPLY))
-    running = ForwardProxy(server.url)
-    yield running
-    running.close()
+    forward_proxy = ForwardProxy(server.url)
+    yield forward_proxy
+    forward_proxy.close()
 
 
 def request_reply(url: str) -> ChatReply:
@@ -95,13 +95,13 @@ def find_closed_port() -> int:
 def test_remote_server_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
     assert request_reply(REMOTE_URL).text == "yes"
-    assert proxy.asked == ["http://model.example:8000/v1/chat/completions"]
+    assert proxy.paths == ["http://model.example:8000/v1/chat/completions"]
 
 
 def test_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, monkeypatch) -> None:
     monkeypatch.setenv("ALL_PROXY", f"http://{proxy.address}")
     monkeypatch.setenv("SSL_CERT_FILE", "/gone/cacert.pem")
-    assert request_reply(server.url).text == "yes" and not proxy.asked
+    assert request_reply(server.url).text == "yes" and not proxy.paths
 
 
 def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
@@ -120,7 +120,7 @@ def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkey
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
     with pytest.raises(EndpointError, match=r"403.*asked through the proxy http://127.*of HTTPS_PROXY"):
         request_reply("https://model.example/v1")
-    assert set(proxy.asked) == {"model.example:443"}
+    assert set(proxy.paths) == {"model.example:443"}
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
