@@ -202,16 +202,16 @@ def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Pat
 
 
 def test_bundle_of_a_run_brings_the_runs_it_had_to_differ_from(tmp_path: Path, pack: Callable[..., Path]) -> None:
-    there, here = Home(tmp_path / "there").prepare(), Home(tmp_path / "here").prepare()
-    first = play(there, "first", 7)
-    with LedgerView(there.ledger) as view:
+    origin, target = Home(tmp_path / "there").prepare(), Home(tmp_path / "here").prepare()
+    first = play(origin, "first", 7)
+    with LedgerView(origin.ledger) as view:
         frozen = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
-    second = play(there, "second", 8, novel_against=frozen)
-    play(there, "other", 9)
-    files = gather(BundleRequest(runs=("second",), software=False), there, tmp_path / "scratch")
+    second = play(origin, "second", 8, novel_against=frozen)
+    play(origin, "other", 9)
+    files = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")
     assert set(files.about["runs"]) == {first, second}
     bundle = write_bundle(tmp_path / "second.pyz", files.files, files.about, 1 << 30).path
-    assert set(merge_bundle(bundle, here).added["run"]) == {first, second} and find_problems(here) == []
+    assert set(merge_bundle(bundle, target).added["run"]) == {first, second} and find_problems(target) == []
 
 
 def test_bundle_without_work_is_not_merged(office: Home, forge_bundle: Callable[..., Path]) -> None:
@@ -224,8 +224,8 @@ def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., 
     bundle, before = pack(lab), digest_rows(office)
     part = bundle.with_name(f"{bundle.name}.001")
     part.write_bytes(part.read_bytes()[:-1])
-    refused = invoke(office, "bundle", "merge", str(bundle))
-    assert refused.returncode == 1 and part.name in refused.stderr and "Traceback" not in refused.stderr
+    refusal = invoke(office, "bundle", "merge", str(bundle))
+    assert refusal.returncode == 1 and part.name in refusal.stderr and "Traceback" not in refusal.stderr
     assert digest_rows(office) == before
 
 

@@ -62,7 +62,7 @@ def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, invoke: 
 
 
 @pytest.mark.parametrize(
-    ("trainer", "kind"), [(name, kind) for name, each in trainers.TRAINERS.items() for kind in each.formats]
+    ("trainer", "kind"), [(name, kind) for name, trainer in trainers.TRAINERS.items() for kind in trainer.formats]
 )
 def test_export_for_a_trainer_describes_the_rows(
     home: Path, tmp_path: Path, invoke: Callable[..., Any], trainer: str, kind: str
@@ -80,8 +80,8 @@ def test_export_for_a_trainer_describes_the_rows(
     assert rows and all(columns <= set(row) for row in rows)
     answers = [row[key] for row in rows for key in ("chosen", "rejected") if kind == "preference"]
     assert {type(answer) for answer in answers} <= {dict if trainer == "llama-factory" else list}
-    again = invoke(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(tmp_path / "b.jsonl"))
-    assert again.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
+    repeated = invoke(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(tmp_path / "b.jsonl"))
+    assert repeated.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
 
 
 def read_axolotl(description: dict[str, Any]) -> tuple[str, set[str]]:

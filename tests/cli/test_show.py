@@ -155,8 +155,8 @@ def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux:
     assert nanoflux(home, "data", "show", "gsm8k", "--split", "test").code == 4, (
         "a part of the refused file was imported"
     )
-    skipping = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"), "--skip-bad", "--json")
-    assert (skipping.json["items"], skipping.json["skipped"]) == (2, 1) and "line 3" in skipping.err
+    result = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"), "--skip-bad", "--json")
+    assert (result.json["items"], result.json["skipped"]) == (2, 1) and "line 3" in result.err
     restated = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
     assert restated.json["restated"] == {"gsm8k": {"test": 1}}
     assert "1 items restate test items of gsm8k" in restated.err
