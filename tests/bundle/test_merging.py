@@ -19,6 +19,7 @@ from nanoflux_local.bundle.contents import BundleRequest, gather
 from nanoflux_local.bundle.merging import merge_bundle
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
+from nanoflux_local.ledger import merging
 from nanoflux_local.ledger.earlier_questions import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
@@ -270,3 +271,18 @@ def test_adapter_is_bundled_with_its_training_and_evaluation(
     assert set(added) == {"adapter", "training", "training rows", "evaluation"} and added["evaluation"] == [f"e-{run}"]
     added = merge_bundle(pack(lab, evaluations=(f"e-{run}",)), Home(tmp_path / "third").prepare()).added
     assert added == {"evaluation": [f"e-{run}"]}
+
+
+LOCAL_TABLES = {"jobs", "series", "rounds", "experiments", "cells"}
+"""Tables of work on one machine, which an excerpt leaves out."""
+PACKED = {"packs", "dictionaries"}
+"""Tables of compressed calls, which a merge unpacks."""
+
+
+def test_merge_considers_every_table_of_the_ledger(lab: Home) -> None:
+    """A new table must be merged, or listed above."""
+    with closing(sqlite3.connect(lab.ledger)) as ledger:
+        tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    source = Path(merging.__file__).read_text("utf-8")
+    named = {table for table in tables if f'"{table}"' in source or f"FROM {table} " in source}
+    assert {name for name in tables - named if not name.startswith(("sqlite_", "_sqlite"))} == LOCAL_TABLES | PACKED
