@@ -62,7 +62,7 @@ def draw_turn(home: Home, domain: str, profile: str, answered: int, **settings: 
 
 def test_turn_of_the_default_profile_shows_its_defender_at_work(home: Home) -> None:
     assert "○  defender smollm2: solving the question" in draw_turn(home, "starter", "embedded", 0)
-    assert "●  answered; to be committed after the turns before it" in draw_turn(home, "starter", "embedded", 1)
+    assert "●  answered; waits for turn 0" in draw_turn(home, "starter", "embedded", 1)
 
 
 def test_turn_shows_the_role_or_the_check_at_work(home: Home) -> None:

@@ -102,7 +102,7 @@ def _describe_action(turn: TurnInProgress, tally: Tally, names: tuple[str, str])
     if not tally.steps:
         return "in progress"
     if turn.answered >= len(tally.steps):
-        return "answered; to be committed after the turns before it" if turn.turn > tally.turns else "to be committed"
+        return f"answered; waits for turn {tally.turns}" if turn.turn > tally.turns else "answered"
     step = tally.steps[turn.answered]
     players = dict(zip(("attacker", "defender"), tally.players.get(turn.turn % 2, names), strict=True))
     endpoint = step.endpoint or players.get(step.role, "")

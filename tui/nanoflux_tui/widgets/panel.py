@@ -15,7 +15,7 @@ class Panel(Widget):
 
     DEFAULT_CSS = """
     Panel { height: auto; border: round $border; border-title-color: $secondary; border-title-style: bold;
-            padding: 0 1; background: $background; }
+            border-subtitle-color: $muted; padding: 0 1; background: $background; }
     Panel.plain { border: none; padding: 0 1; }
     """
 
