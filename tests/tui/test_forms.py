@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.widgets import Input, Select
 
+from nanoflux_local import profiles
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_tui.commands import CommandResult, CommandRunner
@@ -15,6 +17,7 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
+PROFILES = Path(profiles.__file__).parent
 
 
 def test_run_form_returns_with_its_values_after_escape_and_a_tab(drive: Drive, empty: Home) -> None:
@@ -35,6 +38,24 @@ def test_run_form_returns_with_its_values_after_escape_and_a_tab(drive: Drive, e
         await driver.press("f5")
         await driver.wait_until(lambda: not driver.app.screen.query_one("#name", Input).value)
         assert driver.app.screen.query_one("#profile", Select).value == "embedded"
+
+    drive(empty, flow, size=(80, 24))
+
+
+def test_run_form_without_input_offers_a_new_profile(drive: Drive, empty: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        await driver.press("escape")
+        await driver.wait_for("This home is empty")
+        empty.profiles.mkdir()
+        (empty.profiles / "mine.toml").write_text((PROFILES / "scripted.toml").read_text())
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        driver.app.screen.query_one("#profile", Select).value = "mine"
+        await driver.wait_for("--profile mine")
+        await driver.press("escape", "n")
+        await driver.wait_for("--profile mine", "This is your earlier input.")
 
     drive(empty, flow, size=(80, 24))
 

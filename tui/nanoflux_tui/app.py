@@ -131,11 +131,15 @@ class NanofluxApp(BaseApp):
                 self.show_failure(CommandResult(command.code, "", f"{command.label}: {command.read_last_lines(2)}"))
 
     def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
+        earlier = self.get_screen(name) if self.is_screen_installed(name) else None
+        if earlier is not None and earlier is self.screen:
+            return
+        if earlier is not None and not (isinstance(earlier, FormScreen) and earlier.has_draft):
+            self.uninstall_screen(name)
+            earlier.remove()  # without input of the user, a new form is better: it offers what exists now
         if not self.is_screen_installed(name):
             self.install_screen(build(), name)
         form = self.get_screen(name)
-        if form is self.screen:
-            return
         self.push_screen(form)
         if isinstance(form, FormScreen) and form.has_draft:
             self.notify("This is your earlier input. Press F5 to clear it.")
