@@ -191,7 +191,10 @@ def main() -> None:
         print(
             f"{documents} documents, {pages} pages; passages: {passages}; {summary.near_duplicates} repeated left out"
         )
-        asyncio.run(play(home, options))
+        try:
+            asyncio.run(play(home, options))
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues")
     show(home)
 
 
