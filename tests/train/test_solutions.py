@@ -197,4 +197,4 @@ def test_rows_of_a_file_have_no_solutions_to_choose(home: Home) -> None:
     with pytest.raises(UsageError, match="--solution"):
         trainings.load_file_data(home, file, Choice(solution="own"))
     done = CliRunner().invoke(nanoflux, ["--home", str(home.root), "train", "--data", str(file), "--mix", "starter"])
-    assert isinstance(done.exception, UsageError) and "a file has none" in done.exception.message
+    assert isinstance(done.exception, UsageError) and "--mix needs a run" in done.exception.message
