@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 _PASSAGE = re.compile(r"^Passage (\d+)(?: \(.*?\))?: (.+)$", re.MULTILINE)
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)|.+$")
+_OPTION = re.compile(r"^([A-D])\. (.+)$", re.MULTILINE)
 _OPENING = re.compile(r"“(.+?) …”")
 OPENING_WORDS = 6
 
@@ -27,9 +28,9 @@ def write_document_attack(prompt: str, rng: random.Random) -> str:
         cited = [(number, f"Nobody says that {sentence}") for number, sentence in cited]
     citations = "\n".join(f'{number}: "{sentence}"' for number, sentence in cited)
     rules = " and ".join(f"“{opening} …”" for opening in openings)
-    letter = rng.choice("ABCD") if "option letter" in prompt else answer
+    letter, options = _offer_options(answer, rng) if "option letter" in prompt else (answer, "")
     return (
-        f"CITATIONS:\n{citations}\nQUESTION: {rng.choice(_CASES)} Which word ends {rules}?\n"
+        f"CITATIONS:\n{citations}\nQUESTION: {rng.choice(_CASES)} Which word ends {rules}?{options}\n"
         f"SOLUTION: The rules end with {answer}.\nANSWER: {letter}\nREFLECTION: each rule has one last word."
     )
 
@@ -46,7 +47,10 @@ def write_document_answer(prompt: str) -> str:
     ]
     if not openings or len(ends) < len(openings):
         return "SOLUTION: The passages do not say it.\nANSWER: CANNOT BE ANSWERED, because a rule is missing"
-    return f"SOLUTION: The rules are in the passages.\nANSWER: {' and '.join(ends)}"
+    answer = " and ".join(ends)
+    if "option letter" in prompt:
+        answer = next((letter for letter, option in _OPTION.findall(prompt) if option == answer), "A")
+    return f"SOLUTION: The rules are in the passages.\nANSWER: {answer}"
 
 
 def write_document_premises(prompt: str, rng: random.Random) -> str:
@@ -69,6 +73,13 @@ _CASES = (
     "A new colleague asks about two rules.", "The night shift starts.", "An audit is announced.", "A visitor waits.",
     "The store is being checked.", "A form is filled in.", "Two teams disagree.", "The weekly meeting begins.",
 )  # fmt: skip
+
+
+def _offer_options(answer: str, rng: random.Random) -> tuple[str, str]:
+    """The letter of an answer among four options, and the lines of the options."""
+    options = rng.sample([answer, f"{answer} twice", "neither word", "both words"], 4)
+    lines = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
+    return "ABCD"[options.index(answer)], lines
 
 
 def _list_passages(prompt: str) -> Sequence[tuple[int, str]]:

@@ -19,7 +19,7 @@ from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.transcript import Attack, Attempt
 
 SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
-SETTINGS = {"max_turns": 30, "target": 14, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
+SETTINGS = {"max_turns": 80, "target": 30, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
 """The scripted attacker's questions are much alike."""
 
 
@@ -86,6 +86,17 @@ def test_document_examples_rest_on_several_passages(document_run: tuple[Home, st
         assert len(places) >= 2 and places <= set(passages)
         assert all(citation.quotation in passages[citation.source, citation.place] for citation in attempt.citations)
         assert attempt.finding("open_book").conclusion == "supports"
+
+
+def test_document_run_with_letters_has_answers_that_need_no_judge(document_run: tuple[Home, str]) -> None:
+    home, _ = document_run
+    config = configs.resolve("documents-choice", "scripted", {**SETTINGS, "target": 3, "concurrency": 1}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.play(home, run))
+    kept = [attempt for attempt in attempts_of(home, run) if attempt.outcome.startswith("kept")]
+    assert len(kept) == 3 and {attempt.attack.answer for attempt in kept} <= set("ABCD")
+    assert "supports" in {attempt.finding("open_book").conclusion for attempt in kept}
+    assert all(len(attempt.citations) >= 2 for attempt in kept)
 
 
 @pytest.mark.parametrize("concurrency", [8])
