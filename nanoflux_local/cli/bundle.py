@@ -25,6 +25,11 @@ class ByteSize(click.ParamType[int]):
         return int(match[1]) * UNITS[match[2]]
 
 
+def _count_mib(size: int) -> int:
+    """A size in MiB, rounded up, so that a small bundle has one."""
+    return -(-size >> 20)
+
+
 @click.group(name="bundle")
 def command() -> None:
     """Create, verify, install and merge bundles: archives in parts with software, weights, data, runs and adapters."""
@@ -102,7 +107,11 @@ def create(
     bar = Bar("packed", "MiB")
     try:
         head = write_bundle(
-            out, contents.files, contents.about, part_size, lambda done, total: bar.show(done >> 20, total >> 20)
+            out,
+            contents.files,
+            contents.about,
+            part_size,
+            lambda done, total: bar.show(_count_mib(done), _count_mib(total)),
         )
     finally:
         bar.close()
