@@ -45,7 +45,7 @@ def run_sessions(text: str, folder: Path) -> str:
         shutil.copytree(PROJECT / name, folder / Path(name).name)
     for command in SETUP.findall(text):
         _run_command(command, folder)
-    id_by_shown_id: dict[str, str] = {}  # by the id that the page shows
+    id_by_shown_id: dict[str, str] = {}
     return BLOCK.sub(lambda block: _run_block(block[0], folder, id_by_shown_id), text)
 
 

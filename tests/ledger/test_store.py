@@ -50,7 +50,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(
-    ("ask", "reply"),
+    ("request_", "reply"),
     [
         *((REQUEST, ChatReply(text, "length", 7, 9, 0.25, 1e-6)) for text in TEXTS.values()),
         (EmbedRequest(IDENTITY, "text"), EmbedReply.of(np.array([0.6, -0.8], dtype=np.float32))),
@@ -60,13 +60,13 @@ TEXTS = {
     ],
     ids=[*TEXTS, "embedding", "program", "killed program", "cut"],
 )
-def test_reply_is_recalled_unchanged(ledger: Ledger, path: Path, ask, reply) -> None:
-    assert ledger.recall(ask) is None
-    row, stored = ledger.remember("run", ask, reply)
+def test_reply_is_recalled_unchanged(ledger: Ledger, path: Path, request_, reply) -> None:
+    assert ledger.recall(request_) is None
+    row, stored = ledger.remember("run", request_, reply)
     assert stored == reply
     ledger.close()
     with Ledger(path) as reopened, LedgerView(path) as view:
-        assert reopened.recall(ask) == (row, reply)
+        assert reopened.recall(request_) == (row, reply)
         assert list(verify_run(view, "run")) == []
 
 
@@ -215,11 +215,11 @@ def test_view_sees_only_committed_rows(ledger: Ledger, path: Path) -> None:
         assert view.find_run("run")["name"] == "new"
 
 
-@pytest.mark.parametrize("upto", ["m001_calls", "m003_data"])
-def test_view_migrates_an_older_ledger(path: Path, upto: str) -> None:
+@pytest.mark.parametrize("stop_before", ["m001_calls", "m003_data"])
+def test_view_migrates_an_older_ledger(path: Path, stop_before: str) -> None:
     """A view migrates too: it may be opened while another process is still creating the ledger."""
     connection = sqlite3.connect(path, isolation_level=None)
-    migrations.apply(Database(connection), stop_before=upto)
+    migrations.apply(Database(connection), stop_before=stop_before)
     connection.close()
     with LedgerView(path) as view:
         assert view.datasets() == [] and list(view.rows("SELECT * FROM jobs")) == []
