@@ -112,15 +112,3 @@ def home(original: Path, tmp_path: Path) -> Path:
     """A copy of the home `original` that the test may change."""
     shutil.copytree(original, tmp_path / "home")
     return tmp_path / "home"
-
-
-@pytest.fixture
-def called(invoke: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
-    """The former name of `invoke`."""
-    return invoke
-
-
-@pytest.fixture(scope="session")
-def scripted() -> tuple[str, ...]:
-    """The former name of `scripted_start`."""
-    return SCRIPTED

@@ -82,9 +82,3 @@ def run_copy(original_run: ScriptedRun, tmp_path: Path) -> ScriptedRun:
     """A copy of the original run that a test may change."""
     shutil.copytree(original_run.home.root, tmp_path / "copy")
     return ScriptedRun(Home(tmp_path / "copy"), original_run.run)
-
-
-@pytest.fixture
-def played(run_copy: ScriptedRun) -> ScriptedRun:
-    """The former name of `run_copy`."""
-    return run_copy
