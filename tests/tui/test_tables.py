@@ -195,7 +195,7 @@ def test_run_and_example_scroll_at_once_at_80x24(
         await driver.wait_for("Latest events")
         await driver.press("2", "enter")
         await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
-        await driver.wait_for("example 1 of 36", "defends")
+        await driver.wait_for("example 1 of 36", "defends", "← Prev", "→ Next")
         await driver.press("end")
         await driver.wait_for("seeds:")
         await driver.press("right")  # scrolling does not take the keys of the screen

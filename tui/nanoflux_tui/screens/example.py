@@ -40,8 +40,9 @@ verdicts on both, the documents that the question cites, the programs that ran w
 seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes nothing that was recorded."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("left,p", "next(-1)", "Prev"),
-        Binding("right,space", "next(1)", "Next"),
+        # with priority over the keys that scroll sideways, since nothing here is wider than the screen
+        Binding("left,p", "next(-1)", "Prev", priority=True),
+        Binding("right,space", "next(1)", "Next", priority=True),
         Binding("w", "next_unreviewed", "Next unreviewed"),
         Binding("k", "review('keep')", "Keep"),
         Binding("d", "review('drop')", "Drop"),
