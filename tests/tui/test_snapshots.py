@@ -73,9 +73,6 @@ def test_screens_match_their_snapshots(
     async def flow(driver: Any) -> None:
         async def compare(name: str, *texts: str) -> None:
             await driver.wait_for(*texts)
-            await driver.wait_until(
-                lambda: not driver.app.screen.query("Footer") or driver.app.screen.query("FooterKey")
-            )
             await driver.wait_until(lambda: not driver.app.screen.query("AgeBar.shown"))
             drawn, previous = driver.app.export_screenshot(title="NanoFlux"), ""
             while drawn != previous:  # until the screen is stable

@@ -19,6 +19,7 @@ from nanoflux_tui.screens.examples import ExamplesScreen
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.arrangement import Arrangement, arrange_keys
 from nanoflux_tui.widgets.columns import SortableCell
+from nanoflux_tui.widgets.table_line import TableLine
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
@@ -220,6 +221,19 @@ def test_keys_of_a_run_are_in_the_footer_and_the_palette(
         await driver.wait_for("On this screen: v")
         await driver.press("enter")
         await driver.wait_for("Every hash matches.")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_click_on_a_key_in_the_footer_presses_it(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("⏎ Open / Filter", "n New run")
+        await driver.pilot.click("KeyBar", offset=(8, 0))
+        await driver.wait_until(lambda: driver.app.screen.query(TableLine))
+        await driver.press("escape")
+        await driver.wait_until(lambda: not driver.app.screen.query(TableLine) and "n New run" in driver.text)
+        await driver.pilot.click("KeyBar", offset=(3, 1))
+        await driver.wait_for("Generate examples for domain")
 
     drive(home, flow, size=(80, 24))
 

@@ -1,42 +1,96 @@
-"""The footer: the keys of the screen, in as many lines as the terminal's width requires."""
+"""The footer: the keys of the screen, in as many lines as the terminal's width requires.
 
-from textual.geometry import NULL_OFFSET, Region, Size
-from textual.layout import ArrangeResult, Layout, WidgetPlacement
+Textual's footer has a widget for each key and creates all of them anew when the keys change, which costs more than the
+rest of a screen. This footer is one widget, and is laid out anew only if its height changes.
+"""
+
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual import events
+from textual.geometry import Size
+from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer
 
 
-class FlowLayout(Layout):
-    """Places widgets from left to right, and starts a new line where the next widget does not fit."""
+@dataclass(frozen=True, slots=True)
+class ShownKey:
+    """A key in the footer: what the terminal sends, and the two texts that describe it."""
 
-    name = "flow"
-
-    def arrange(self, parent: Widget, children: list[Widget], size: Size, greedy: bool = True) -> ArrangeResult:
-        del greedy
-        viewport = parent.app.viewport_size
-        x = y = 0
-        placements: ArrangeResult = []
-        for child in children:
-            margin = child.styles.margin
-            width = child.get_content_width(size, viewport) + child.gutter.width
-            if x and x + width > size.width:
-                x, y = 0, y + 1
-            placements.append(WidgetPlacement(Region(x, y, width, 1), NULL_OFFSET, margin, child))
-            x += width + margin.right
-        return placements
-
-
-class KeyBar(Footer):
-    """A footer that hides no key on a narrow terminal."""
-
-    DEFAULT_CSS = """
-    KeyBar { height: auto; max-height: 3; dock: none; }
-    """
-
-    def __init__(self) -> None:
-        super().__init__(show_command_palette=False, compact=True)
-        self._layout = FlowLayout()
+    key: str
+    display: str
+    description: str
 
     @property
-    def layout(self) -> Layout:
-        return self._layout
+    def width(self) -> int:
+        return Text(f"{self.display} {self.description}").cell_len
+
+
+class KeyBar(Widget):
+    """The keys of the focused part, the screen and the application. A click on a key presses it."""
+
+    COMPONENT_CLASSES = {"key-bar--key"}  # noqa: RUF012 - typed by the base
+    DEFAULT_CSS = """
+    KeyBar { height: auto; max-height: 3; width: 100%; }
+    KeyBar > .key-bar--key { color: $footer-key-foreground; text-style: bold; }
+    """
+    ALLOW_SELECT = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: tuple[ShownKey, ...] = ()
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._update)
+        self._update(self.screen)
+
+    def _update(self, screen: Screen[object]) -> None:
+        """Show the keys that are active now."""
+        if not self.is_attached or screen is not self.screen or not self.app.app_focus:
+            return
+        by_action = {}
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.show and binding.action not in by_action:
+                display = self.app.get_key_display(binding)
+                by_action[binding.action] = ShownKey(binding.key, display, binding.description)
+        keys = tuple(by_action.values())
+        if keys != self._keys:
+            width = self.size.width
+            height_changes = len(_wrap(keys, width)) != len(_wrap(self._keys, width))
+            self._keys = keys
+            self.refresh(layout=height_changes)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        del container, viewport
+        return max(1, len(_wrap(self._keys, width)))
+
+    def render(self) -> Text:
+        style = self.get_component_rich_style("key-bar--key", partial=True)
+        lines = [
+            Text(" ").join(Text.assemble((key.display, style), f" {key.description}") for key in line)
+            for line in _wrap(self._keys, self.size.width)
+        ]
+        return Text("\n").join(lines)
+
+    def on_click(self, event: events.Click) -> None:
+        lines = _wrap(self._keys, self.size.width)
+        end = 0
+        for key in lines[event.y] if event.y < len(lines) else ():
+            end += key.width + 1
+            if event.x < end:
+                self.app.simulate_key(key.key)
+                return
+
+
+def _wrap(keys: tuple[ShownKey, ...], width: int) -> list[list[ShownKey]]:
+    """The keys in lines of at most `width` cells, with a space between two keys."""
+    lines: list[list[ShownKey]] = []
+    used = width
+    for key in keys:
+        if used + 1 + key.width > width:
+            lines.append([])
+            used = -1
+        lines[-1].append(key)
+        used += 1 + key.width
+    return lines
