@@ -1,7 +1,7 @@
 """The footer: the keys of the screen, in as many lines as the terminal's width requires.
 
-Textual's footer has a widget for each key and creates all of them anew when the keys change, which costs more than the
-rest of a screen. This footer is one widget, and is laid out anew only if its height changes.
+Textual's footer has a widget for each key and creates all of them again when the keys change, which costs more than the
+rest of a screen. This footer is one widget, and is laid out again only if its height changes.
 """
 
 from dataclasses import dataclass
