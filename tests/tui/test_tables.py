@@ -248,7 +248,7 @@ def test_help_consists_of_whole_sentences(drive: Drive, home: Home, find_run: Ca
         lines = [line.strip(" │") for line in paragraph.splitlines() if line.strip(" │")]
         assert len(lines) > 3 and all(len(line) > 50 for line in lines[:-1]), "only the last line may end early"
 
-    drive(home, flow, size=(80, 24))
+    drive(home, flow, size=(80, 70))
 
 
 def test_single_example_is_counted_in_the_singular(drive: Drive, home: Home) -> None:
