@@ -93,7 +93,7 @@ def test_keys_of_the_keymap_replace_the_defaults(
         await driver.press("escape", "f7")
         await driver.wait_for("Export the kept examples")
 
-    drive(home, flow)
+    drive(home, flow, size=(100, 70))
 
 
 def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, home: Home) -> None:

@@ -82,9 +82,10 @@ class NanofluxApp(BaseApp):
             self.register_theme(theme)
         self.theme = LIGHT.name if light else DARK.name
 
+    def on_load(self) -> None:
+        self.set_keymap(self._user_keys)  # before the first screen shows its keys
+
     def on_mount(self) -> None:
-        if self._user_keys:
-            self.set_keymap(self._user_keys)
         self.watch_ledger()
         self.set_interval(AGE_CHECK_S, self._show_age)
 

@@ -42,7 +42,7 @@ class KeyBar(Widget):
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._update)
-        self._update(self.screen)
+        self.call_after_refresh(self._update, self.screen)
 
     def _update(self, screen: Screen[object]) -> None:
         """Show the keys that are active now."""
