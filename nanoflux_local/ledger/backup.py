@@ -74,8 +74,8 @@ def _link_final_name(part: Path, target: Path) -> None:
         os.link(part, target)
     except FileExistsError:
         _refuse_taken(target)
-    folder = os.open(target.parent, os.O_RDONLY)
+    folder_fd = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(folder_fd)
     finally:
-        os.close(folder)
+        os.close(folder_fd)

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 
-Sort = Literal["run", "training", "evaluation", "experiment"]
+LineKind = Literal["run", "training", "evaluation", "experiment"]
 FAILURE_STAYS = timedelta(days=1)
 """How long failed work stays at the top of the board; after that it is sorted by time."""
 MAX_PLACEHOLDERS = 500
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
-_ENDED = 4
+_ENDED_RANK = 4
 _REVIEW, _REVIEW_NOTE = (
     f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
     " ORDER BY id DESC LIMIT 1)"
@@ -28,7 +28,7 @@ _REVIEW, _REVIEW_NOTE = (
 _NEWEST_REVIEW = f"{_REVIEW} AS review, {_REVIEW_NOTE} AS note"
 """The columns with the newest review of an example."""
 _ALL_WORK = """
-    SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
+    SELECT 'run' AS kind, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
     UNION ALL SELECT 'evaluation', rowid, status, updated_at FROM evaluations
     UNION ALL SELECT 'experiment', rowid, status, updated_at FROM experiments
@@ -37,9 +37,9 @@ _ALL_WORK = """
 
 @dataclass(frozen=True, slots=True)
 class LineKey:
-    """The key of one line: its table and row id, and the status that decides its position on the board."""
+    """The key of one line: its kind and row id, and the status that decides its position on the board."""
 
-    sort: Sort
+    kind: LineKind
     row: int
     status: str
 
@@ -48,7 +48,7 @@ class LineKey:
 class BoardLine:
     """The text of one line: `done` of `total` examples, steps, replies or cells; `about` names its model and data."""
 
-    sort: Sort
+    kind: LineKind
     id: str
     name: str
     about: str
@@ -64,40 +64,40 @@ def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
     """All lines by urgency: recent failures, running work, waiting work, then the rest; within each group, the newest
     first.
     """
-    fresh = _fresh_since(moment)
+    cutoff = _freshness_cutoff(moment)
     rows = sorted(view.rows(_ALL_WORK), key=lambda row: str(row["updated_at"]), reverse=True)
-    rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
-    return [LineKey(row["sort"], row["row"], row["status"]) for row in rows]
+    rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= cutoff))
+    return [LineKey(row["kind"], row["row"], row["status"]) for row in rows]
 
 
-def _fresh_since(moment: datetime | None = None) -> str:
+def _freshness_cutoff(moment: datetime | None = None) -> str:
     return ((moment or datetime.now(UTC)) - FAILURE_STAYS).isoformat(timespec="milliseconds")
 
 
 def is_fresh(updated_at: str) -> bool:
     """Whether a failure at that time still stays at the top of the board."""
-    return updated_at >= _fresh_since()
+    return updated_at >= _freshness_cutoff()
 
 
 def _rank(status: str, fresh: bool) -> int:
     if status in ("failed", "interrupted") and fresh:
         return 0
-    return _RANKS.get(status, _ENDED)
+    return _RANKS.get(status, _ENDED_RANK)
 
 
 def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
     """The lines of these keys, in order; rows that have been deleted since are skipped."""
     readers = {
-        "run": _format_format_run_line,
+        "run": _format_run_line,
         "training": _format_training_line,
         "evaluation": _format_evaluation_line,
         "experiment": _format_experiment_line,
     }
-    board_lines = (readers[key.sort](view, key.row) for key in board_keys)
+    board_lines = (readers[key.kind](view, key.row) for key in board_keys)
     return [line for line in board_lines if line is not None]
 
 
-def _format_format_run_line(view: LedgerView, row: int) -> BoardLine | None:
+def _format_run_line(view: LedgerView, row: int) -> BoardLine | None:
     run = view.row(
         "SELECT id, name, domain, status, message, target, seconds, updated_at,"
         " (SELECT coalesce(sum(kept), 0) FROM turns WHERE run = runs.id) AS kept,"
@@ -163,15 +163,15 @@ def _format_experiment_line(view: LedgerView, row: int) -> BoardLine | None:
     )  # fmt: skip
 
 
-def experiment(view: LedgerView, name: str) -> dict[str, Any] | None:
+def experiment(view: LedgerView, experiment_id: str) -> dict[str, Any] | None:
     """An experiment by its id, with its grid's title and question, and its cells counted by status."""
-    stored = view.row(
+    row = view.row(
         "SELECT id, name, scale, status, message, seconds, updated_at,"
         " iif(json_valid(plan), json_extract(plan, '$.grid.title'), '') AS title,"
         " iif(json_valid(plan), json_extract(plan, '$.grid.question'), '') AS question FROM experiments WHERE id = ?",
-        name,
+        experiment_id,
     )
-    return {**dict(stored), "cells": cells_by_status(view, name)} if stored else None
+    return {**dict(row), "cells": cells_by_status(view, experiment_id)} if row else None
 
 
 def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
@@ -240,23 +240,23 @@ def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
 
 def _build_order(selection: ExampleSelection) -> str:
     """The ORDER BY terms of a selection. Examples without a value come last."""
-    own_order = "turn" if selection.run else "rowid DESC"
+    default_order = "turn" if selection.run else "rowid DESC"
     if not selection.order:
-        return own_order
+        return default_order
     direction = "DESC" if selection.descending else "ASC"
     terms = EXAMPLE_ORDERS[selection.order]
-    return ", ".join([f"{terms[0]} IS NULL", *(f"{term} {direction}" for term in terms), own_order])
+    return ", ".join([f"{terms[0]} IS NULL", *(f"{term} {direction}" for term in terms), default_order])
 
 
 def find_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> int | None:
     """The first example among these that has no review; None if each has one."""
     for start in range(0, len(row_ids), MAX_PLACEHOLDERS):
-        part = row_ids[start : start + MAX_PLACEHOLDERS]
-        placeholders = ",".join("?" * len(part))
+        chunk = row_ids[start : start + MAX_PLACEHOLDERS]
+        placeholders = ",".join("?" * len(chunk))
         sql = f"SELECT rowid FROM examples WHERE rowid IN ({placeholders}) AND {_REVIEW} IS NULL"
-        unreviewed = {row[0] for row in view.rows(sql, *part)}
+        unreviewed = {row[0] for row in view.rows(sql, *chunk)}
         if unreviewed:
-            return next(row_id for row_id in part if row_id in unreviewed)
+            return next(row_id for row_id in chunk if row_id in unreviewed)
     return None
 
 

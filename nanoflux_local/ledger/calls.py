@@ -205,25 +205,25 @@ class RememberedCalls:
         """Wait until the reply is on disk. Replies that arrive together share one transaction, since a commit mostly
         waits for the disk.
         """
-        written: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
+        committed: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
         if not self._uncommitted:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._uncommitted.append((request, reply, ROLE.get(), written))
-        return await written
+        self._uncommitted.append((request, reply, ROLE.get(), committed))
+        return await committed
 
     def _flush(self) -> None:
         entries, self._uncommitted = self._uncommitted, []
         try:
-            stored = self._ledger.remember_all(self._run, [entry[:3] for entry in entries])
+            stored_calls = self._ledger.remember_all(self._run, [entry[:3] for entry in entries])
         except Exception as error:  # noqa: BLE001 - raised in every caller that waits for its reply
             self._commit_error = error
-            for *_, written in entries:
-                if not written.done():
-                    written.set_exception(error)
+            for *_, committed in entries:
+                if not committed.done():
+                    committed.set_exception(error)
             return
-        for (*_, written), result in zip(entries, stored, strict=True):
-            if not written.done():  # the caller was cancelled meanwhile; its reply is remembered
-                written.set_result(result)
+        for (*_, committed), stored_call in zip(entries, stored_calls, strict=True):
+            if not committed.done():  # the caller was cancelled meanwhile; its reply is remembered
+                committed.set_result(stored_call)
 
     async def close(self) -> None:
         """Cancel the pending requests. Replies that have arrived are remembered."""

@@ -46,19 +46,19 @@ def compact(
         LedgerError: the disk is full, or the ledger stays locked; calls packed so far stay packed.
     """
     with hold_compaction_lock(path), Ledger(path) as ledger:
-        before = measure_file_bytes(path)
+        bytes_before = measure_file_bytes(path)
         total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
-        last = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
+        last_call = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
         dictionary = _choose_dictionary(ledger, total)
         packer = Packer(read_stored_dictionary(ledger.connection, dictionary))
         packed = texts_before = texts_after = 0
-        for batch in _read_unpacked(ledger, last):
+        for batch in _read_unpacked(ledger, last_call):
             sizes = _pack(ledger, packer, dictionary, batch)
             packed, texts_before, texts_after = packed + len(batch), texts_before + sizes[0], texts_after + sizes[1]
             on_progress(packed, total)
         if shrink:
             ledger.shrink()
-        return Compaction(packed, texts_before, texts_after, before, measure_file_bytes(path), shrink)
+        return Compaction(packed, texts_before, texts_after, bytes_before, measure_file_bytes(path), shrink)
 
 
 def measure_file_bytes(path: Path) -> int:
@@ -95,21 +95,21 @@ def _choose_dictionary(ledger: Ledger, unpacked: int) -> int:
     return int(newest[0][0])
 
 
-def _read_unpacked(ledger: Ledger, last: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
-    """The unpacked calls up to `last`, in batches of (id, request, reply)."""
-    after = 0
+def _read_unpacked(ledger: Ledger, last_call: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
+    """The unpacked calls up to `last_call`, in batches of (id, request, reply)."""
+    previous_call = 0
     while True:
         batch = ledger.rows(
             "SELECT id, CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls"
             f" WHERE id > ? AND id <= ? AND {UNPACKED} ORDER BY id LIMIT ?",
-            after,
-            last,
+            previous_call,
+            last_call,
             BATCH,
         )
         if not batch:
             return
         yield batch
-        after = batch[-1][0]
+        previous_call = batch[-1][0]
 
 
 def _pack(ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]) -> tuple[int, int]:

@@ -72,18 +72,20 @@ def add_files(
         connection.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?)", values)
     connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, moment))
     if row is not None:
-        hashes = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
+        hash_rows = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
         connection.execute(
             "UPDATE datasets SET source = ?, source_hash = ?, items = ?, skipped = ?, at = ? WHERE name = ?",
-            (f"{row[0]}, {source}", digest(sorted(file[0] for file in hashes)), row[1] + len(items), row[2] + skipped,
-             moment, name),
+            (f"{row[0]}, {source}", digest(sorted(hash_row[0] for hash_row in hash_rows)), row[1] + len(items),
+             row[2] + skipped, moment, name),
         )  # fmt: skip
-    first = connection.execute("SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)).fetchone()
+    (first_position,) = connection.execute(
+        "SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)
+    ).fetchone()
     connection.executemany(
         "INSERT INTO items VALUES (?,?,?,?,?,?)",
         [
             (name, position, item.id, split, canonical_json(item.to_json()), digest(item.to_json()))
-            for position, (item, split) in enumerate(items, first[0])
+            for position, (item, split) in enumerate(items, first_position)
         ],
     )
 

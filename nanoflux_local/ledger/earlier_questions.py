@@ -39,7 +39,7 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
     Raises:
         RefusedError: a run's questions do not match their hash.
     """
-    earlier: list[str] = []
+    all_questions: list[str] = []
     for run, expected in frozen.items():
         questions = list(read_questions(view, run, expected.turns))
         if digest(questions) != expected.questions:
@@ -47,8 +47,8 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
                 f"the questions of run {run} are not those recorded when this run started",
                 f"see `nanoflux run verify {run}`, restore a backup, or start a new run",
             )
-        earlier += questions
-    return tuple(earlier)
+        all_questions += questions
+    return tuple(all_questions)
 
 
 def read_questions(view: LedgerView, run: str, turns: int) -> Iterator[str]:

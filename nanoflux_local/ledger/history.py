@@ -41,12 +41,12 @@ class RunHistory:
         row = view.row("SELECT record, at FROM turns WHERE run = ? AND number = ?", self._run, turn)
         if row is None:
             raise NothingMatchedError(f"run {self._run} has no turn {turn}", f"see `nanoflux run attempts {self._run}`")
-        tally = self._count_turns(view, turn + 1)
+        tally = self._tally_turns(view, turn + 1)
         tally.read_costs(view, row["at"])
         return RunMoment(tally, turn_from_json(json.loads(row["record"])), row["at"])
 
-    def _count_turns(self, view: LedgerView, turns: int) -> Tally:
-        """The tally of the first `turns` turns; it keeps the copies that it passes."""
+    def _tally_turns(self, view: LedgerView, turns: int) -> Tally:
+        """The tally of the first `turns` turns. Copies that are due on the way are kept."""
         start = max(count for count in self._copies if count <= turns)
         tally = copy.deepcopy(self._copies[start])
         while tally.turns < turns:

@@ -2,7 +2,7 @@
 
 Calls are identified by the hashes of their requests, everything else by its id and its content. What both ledgers have
 is left unchanged. A run, training or evaluation that differs from the one of the same id here is a conflict: it is left
-out and named.
+out and reported.
 """
 
 import json
@@ -44,7 +44,9 @@ class Conflict:
 
 @dataclass(slots=True)
 class LedgerMerge:
-    """The names of what was added, of what was here already, and the conflicts. Reviews are named by run and turn."""
+    """The result of a merge: by kind, the names of added parts and of those already `present`; and the conflicts.
+    Reviews are named by run and turn.
+    """
 
     added: dict[str, list[str]] = field(default_factory=dict)
     present: dict[str, list[str]] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class LedgerMerge:
 
 
 class _DifferenceError(Exception):
-    """A part differs from the one of the same id here; the message states the difference."""
+    """A part differs from the one here with the same id; the message states the difference."""
 
 
 def merge_rows(connection: sqlite3.Connection, source: LedgerView) -> LedgerMerge:
@@ -73,7 +75,7 @@ class _Merger:
     def __init__(self, connection: sqlite3.Connection, source: LedgerView) -> None:
         self._connection, self._source = connection, source
         self._versions: dict[str, str] = {}
-        self._columns: dict[str, str] = {}
+        self._insertions: dict[str, str] = {}
         self.merge = LedgerMerge()
 
     def add_each(self, kind: str, table: str, add: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -127,37 +129,37 @@ class _Merger:
 
     def add_run(self, run: Mapping[str, Any]) -> bool:
         """Add a run with its turns, calls, examples, faults and trial."""
-        name = run["id"]
-        if here := self._rows("SELECT config_hash FROM runs WHERE id = ?", name):
-            self._compare_runs(run, here[0][0])
+        run_id = run["id"]
+        if rows_here := self._rows("SELECT config_hash FROM runs WHERE id = ?", run_id):
+            self._compare_runs(run, rows_here[0][0])
             return False
         self._copy("runs", [run])
         calls, reused = self._add_calls(
             "run = ?1 OR id IN (SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?1)",
-            name,
+            run_id,
             "SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?",
         )
-        for turn in self._source.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", name):
+        for turn in self._source.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", run_id):
             new_turn = self._insert("turns", {**dict(turn), "id": None})
             uses = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
             self._copy("turn_calls", ({"turn": new_turn, "position": position, "call": calls[call]}
                                       for position, call in uses))  # fmt: skip
         if reused:  # these calls belong to other runs here, so no turn of this run counts them
-            self._connection.execute(COUNT_FRESH, (name,))
+            self._connection.execute(COUNT_FRESH, (run_id,))
         for table in ("examples", "trials", "faults"):
-            rows = self._source.rows(f"SELECT * FROM {table} WHERE run = ?", name)
+            rows = self._source.rows(f"SELECT * FROM {table} WHERE run = ?", run_id)
             self._copy(table, ({**dict(row), "id": None} if table == "faults" else dict(row) for row in rows))
-        self._pin(name)
+        self._pin(run_id)
         return True
 
     def _compare_runs(self, run: Mapping[str, Any], config_hash: str) -> None:
         """Raise _DifferenceError if a run differs from the one of the same id here in more than its status."""
         if run["config_hash"] != config_hash:
             raise _DifferenceError("a run of this id with other settings is here")
-        turns = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
-        there, here = list(map(tuple, self._source.rows(turns, run["id"]))), self._rows(turns, run["id"])
-        if there != here:
-            raise _DifferenceError(f"its {len(there)} turns are not the {len(here)} turns that are here")
+        query = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
+        source_turns, turns_here = list(map(tuple, self._source.rows(query, run["id"]))), self._rows(query, run["id"])
+        if source_turns != turns_here:
+            raise _DifferenceError(f"its {len(source_turns)} turns are not the {len(turns_here)} turns that are here")
 
     def _pin(self, run: str) -> None:
         """Pin a new run to those datasets whose names stand for other items here."""
@@ -169,11 +171,11 @@ class _Merger:
     def add_reviews(self) -> None:
         """Add the reviews that are not here, also those of runs that were here already."""
         columns = ("run", "turn", "attempt", "reviewer", "verdict", "note", "blind", "at")
-        here = set(self._rows(f"SELECT {', '.join(columns)} FROM reviews"))
+        reviews_here = set(self._rows(f"SELECT {', '.join(columns)} FROM reviews"))
         runs = {*self.merge.added.get("run", ()), *self.merge.present.get("run", ())}
         for row in self._source.rows(f"SELECT {', '.join(columns)} FROM reviews ORDER BY id"):
             if row["run"] in runs:
-                added = tuple(row) not in here
+                added = tuple(row) not in reviews_here
                 if added:
                     self._copy("reviews", [dict(row)])
                 self._record("review", f"{row['run']} turn {row['turn']}", added)
@@ -181,11 +183,11 @@ class _Merger:
     def add_notes(self) -> None:
         """Add the notes that are not here, on runs and trainings of the source that are here or were added."""
         columns = "kind, subject, note, at"
-        here = set(self._rows(f"SELECT {columns} FROM notes"))
+        notes_here = set(self._rows(f"SELECT {columns} FROM notes"))
         for row in self._source.rows(f"SELECT {columns} FROM notes ORDER BY id"):
             subjects = {*self.merge.added.get(row["kind"], ()), *self.merge.present.get(row["kind"], ())}
             if row["subject"] in subjects:
-                added = tuple(row) not in here
+                added = tuple(row) not in notes_here
                 if added:
                     self._copy("notes", [dict(row)])
                 self._record("note", f"{row['kind']} {row['subject']}", added)
@@ -195,9 +197,9 @@ class _Merger:
     def add_training(self, training: Mapping[str, Any]) -> bool:
         """Add a training with its curve."""
         keys = ("run", "base", "adapter", "data_hash", "settings")
-        here = self._rows(f"SELECT {', '.join(keys)} FROM trainings WHERE id = ?", training["id"])
-        if here:
-            differences = [key for key, value in zip(keys, here[0], strict=True) if value != training[key]]
+        rows_here = self._rows(f"SELECT {', '.join(keys)} FROM trainings WHERE id = ?", training["id"])
+        if rows_here:
+            differences = [key for key, value in zip(keys, rows_here[0], strict=True) if value != training[key]]
             if differences:
                 raise _DifferenceError(f"a training of this id is here, with another {', '.join(differences)}")
             return False
@@ -208,35 +210,38 @@ class _Merger:
 
     def add_evaluation(self, evaluation: Mapping[str, Any]) -> bool:
         """Add an evaluation with its items and calls."""
-        name = evaluation["id"]
-        marks = "SELECT repeat, item, reading, verdict, soft FROM evaluation_items WHERE evaluation = ?"
-        if self._rows("SELECT 1 FROM evaluations WHERE id = ?", name):
-            there, here = set(map(tuple, self._source.rows(marks, name))), set(self._rows(marks, name))
-            if there != here:
-                raise _DifferenceError(f"{len(there ^ here)} of its marks differ from those here")
+        evaluation_id = evaluation["id"]
+        marks_query = "SELECT repeat, item, reading, verdict, soft FROM evaluation_items WHERE evaluation = ?"
+        if self._rows("SELECT 1 FROM evaluations WHERE id = ?", evaluation_id):
+            source_marks = set(map(tuple, self._source.rows(marks_query, evaluation_id)))
+            marks_here = set(self._rows(marks_query, evaluation_id))
+            if source_marks != marks_here:
+                raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those here")
             return False
         self._copy("evaluations", [evaluation])
-        used = "SELECT call FROM evaluation_items WHERE evaluation = ?"
-        calls, _ = self._add_calls(f"run = ?1 OR id IN ({used}1)", name, used)
-        items = self._source.rows("SELECT * FROM evaluation_items WHERE evaluation = ?", name)
+        used_calls_query = "SELECT call FROM evaluation_items WHERE evaluation = ?"
+        condition = f"run = ?1 OR id IN ({used_calls_query}1)"  # the query ends in "?", so this makes it "?1"
+        calls, _ = self._add_calls(condition, evaluation_id, used_calls_query)
+        items = self._source.rows("SELECT * FROM evaluation_items WHERE evaluation = ?", evaluation_id)
         self._copy("evaluation_items", ({**dict(item), "call": calls[item["call"]]} for item in items))
         return True
 
     # Calls
 
-    def _add_calls(self, condition: str, name: str, used: str) -> tuple[dict[int, int], bool]:
+    def _add_calls(self, condition: str, owner: str, used_calls_query: str) -> tuple[dict[int, int], bool]:
         """Add the calls that match `condition`. Returns their ids here by their ids in the source, and whether some
         were here already.
 
-        Raises _DifferenceError if one of the `used` calls has another reply here.
+        Raises _DifferenceError if a call that `used_calls_query` selects has another reply here.
         """
-        needed = {row[0] for row in self._source.rows(used, name)}
+        needed = {row[0] for row in self._source.rows(used_calls_query, owner)}
         calls, reused, differences = {}, False, 0
-        for row in self._source.rows(f"SELECT * FROM {CALLS} WHERE {condition} ORDER BY id", name):
-            here = self._rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", row["key"])
-            if here:
-                calls[row["id"]], reused = here[0][0], True
-                differences += row["id"] in needed and _remove_durations(row["reply"]) != _remove_durations(here[0][1])
+        for row in self._source.rows(f"SELECT * FROM {CALLS} WHERE {condition} ORDER BY id", owner):
+            rows_here = self._rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", row["key"])
+            if rows_here:
+                calls[row["id"]], reused = rows_here[0][0], True
+                reply_here = rows_here[0][1]
+                differences += row["id"] in needed and _remove_durations(row["reply"]) != _remove_durations(reply_here)
             else:
                 calls[row["id"]] = self._insert("calls", {**dict(row), "id": None})
         if differences:
@@ -249,20 +254,20 @@ class _Merger:
         return self._connection.execute(sql, values).fetchall()
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
-        number = self._connection.execute(self._build_insertion(table), row).lastrowid
-        assert number is not None
-        return number
+        row_id = self._connection.execute(self._build_insertion(table), row).lastrowid
+        assert row_id is not None
+        return row_id
 
     def _copy(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self._connection.executemany(self._build_insertion(table), ({"id": None, **row} for row in rows))
 
     def _build_insertion(self, table: str) -> str:
         """The statement that inserts a row; generated columns are left out."""
-        if table not in self._columns:
+        if table not in self._insertions:
             names = [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
             values = ", ".join(f":{name}" for name in names)
-            self._columns[table] = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"
-        return self._columns[table]
+            self._insertions[table] = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"
+        return self._insertions[table]
 
 
 def _list_items(rows: Callable[..., Iterable[Any]], dataset: str) -> list[tuple[Any, ...]]:
@@ -277,7 +282,7 @@ def _remove_durations(reply: str) -> Any:
         value = json.loads(reply)
     except ValueError:
         return reply
-    return {key: item for key, item in value.items() if key not in DURATIONS}
+    return {key: entry for key, entry in value.items() if key not in DURATIONS}
 
 
 @contextmanager

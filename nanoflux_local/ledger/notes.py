@@ -10,8 +10,8 @@ MAX_CHARACTERS = 20_000
 
 
 def add_note(ledger: Path, kind: Literal["run", "training"], subject: str, note: str) -> str:
-    """Store a note on the run or training with this id; an empty note removes the earlier one from view. Returns the
-    note as stored.
+    """Store a note on the run or training with this id; an empty note hides the earlier one. Returns the note as
+    stored.
     """
     stored = storable(note).strip()[:MAX_CHARACTERS]
     with Ledger(ledger) as writer:

@@ -157,12 +157,12 @@ class Ledger:
         rows = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", request.key())
         if not rows:
             return None
-        row, text = rows[0]
+        row_id, text = rows[0]
         try:
-            return row, request.read_reply(json.loads(text))
+            return row_id, request.read_reply(json.loads(text))
         except (ValueError, TypeError) as error:
             raise LedgerError(
-                f"{self.path}: the reply of call {row} cannot be read",
+                f"{self.path}: the reply of call {row_id} cannot be read",
                 "find the damage with `nanoflux run verify RUN`",
             ) from error
 
@@ -189,17 +189,17 @@ class Ledger:
         if "\\ud" in text:  # store it as it will be read: a pair of surrogates becomes one character
             body = json.loads(text)
             text, reply = canonical_json(body), request.read_reply(body)
-        spent = costs(body)
-        row = connection.execute(
+        call_costs = costs(body)
+        row_id = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
             " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (request.key(), request.kind, request_json["endpoint"]["model"], run,
-             canonical_json(request_json), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
-             spent["completion_tokens"], spent["usd"], spent["seconds"], moment, role,
-             spent["reasoning_tokens"]),
+             canonical_json(request_json), text, hashlib.sha256(text.encode()).hexdigest(), call_costs["prompt_tokens"],
+             call_costs["completion_tokens"], call_costs["usd"], call_costs["seconds"], moment, role,
+             call_costs["reasoning_tokens"]),
         ).lastrowid  # fmt: skip
-        assert row is not None
-        return row, reply
+        assert row_id is not None
+        return row_id, reply
 
     def find_last_reply(self, calls: Sequence[int]) -> str:
         """The text of the last chat reply among these calls; "" if that is a refusal, or no call is a chat."""
@@ -275,9 +275,9 @@ class Ledger:
         """Whether the run made this call and none of its turns has used it yet. CROSS JOIN makes SQLite start at the
         call and its few turns instead of scanning all turns of the run.
         """
-        used = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
+        used_sql = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
         row = connection.execute(
-            f"SELECT EXISTS (SELECT 1 FROM calls WHERE run = ? AND id = ?) AND NOT EXISTS ({used})",
+            f"SELECT EXISTS (SELECT 1 FROM calls WHERE run = ? AND id = ?) AND NOT EXISTS ({used_sql})",
             (run, call, call, run),
         )
         return bool(row.fetchone()[0])
@@ -417,15 +417,15 @@ class Ledger:
         the subject's row there is set to "running" in the same transaction.
         """
         with self.transaction() as connection:
-            row = connection.execute(
+            job = connection.execute(
                 "INSERT INTO jobs (kind, subject, pid, boot, state, message, started_at, heartbeat_at, began_s, beat_s)"
                 " VALUES (?,?,?,?,'running','',?,?,?,?)",
                 (kind, subject, pid, boot, now(), now(), time.monotonic(), time.monotonic()),
             ).lastrowid
             if table is not None:
                 self._set_status(connection, table, subject, "running", "", 0.0)
-        assert row is not None
-        return row
+        assert job is not None
+        return job
 
     def beat(self, job: int) -> None:
         """Record a heartbeat of the job's process."""
@@ -438,14 +438,14 @@ class Ledger:
         """Close the jobs of killed processes and add their time up to the last heartbeat. Call only while holding the
         subject's lock, which proves that they have ended.
         """
-        dead = "kind = ? AND subject = ? AND state = 'running'"
+        condition = "kind = ? AND subject = ? AND state = 'running'"
         with self.transaction() as connection:
             connection.execute(
                 f"UPDATE {table} SET seconds = seconds"
-                f" + (SELECT coalesce(sum(beat_s - began_s), 0.0) FROM jobs WHERE {dead}) WHERE id = ?",
+                f" + (SELECT coalesce(sum(beat_s - began_s), 0.0) FROM jobs WHERE {condition}) WHERE id = ?",
                 (kind, subject, subject),
             )
-            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {dead}", (kind, subject))
+            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {condition}", (kind, subject))
 
     def request_stop(self, job: int, request: str) -> None:
         """Ask the process of `job` to pause, stop or end; it polls a few times a second."""

@@ -15,9 +15,7 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens and dollars of a run's calls; `reasoning_tokens` counts those of the completion tokens that are
-    reasoning.
-    """
+    """Tokens and dollars of a run's calls. The completion tokens include the `reasoning_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -45,9 +43,9 @@ class AttemptEnd:
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """A run's state and sums. `rules` names its rule set. `seconds` is the time that processes worked on the run;
-    `repeatable` is None in runs of versions that did not record it. Four mappings count: `funnel` attempts, in all
-    ("attempts") and by outcome; `faults` failed requests by kind; `levels` kept examples by the level of their
-    reasoning; `pass_rates` kept examples by how often the defender answered correctly ("1 of 4").
+    `repeatable` is None in runs of versions that did not record it. The mappings are counts: in `funnel`, all attempts
+    ("attempts") and those with each outcome; in `faults`, failed requests by kind; in `levels`, kept examples by the
+    level of their reasoning; in `pass_rates`, kept examples by how often the defender answered correctly ("1 of 4").
     """
 
     run: str

@@ -94,10 +94,10 @@ class Tally:
             self.run, self.turns, limit,
         ))  # fmt: skip
         for row in rows:
-            self._add(turn_from_json(json.loads(row["record"])), row["at"])
+            self._add_turn(turn_from_json(json.loads(row["record"])), row["at"])
         return len(rows)
 
-    def _add(self, record: TurnRecord, moment: str) -> None:
+    def _add_turn(self, record: TurnRecord, moment: str) -> None:
         self.turns, self.kept = record.number + 1, self.kept + record.kept
         self.kept_by_turn.append(self.kept)
         self.players[record.number % 2] = (record.attacker, record.defender)
@@ -116,14 +116,14 @@ class Tally:
         self.events.append(Event(moment, record.last.outcome, _describe_turn(record)))
 
     def _add_calls(self, view: LedgerView) -> None:
-        sums = view.row(
+        newest = view.row(
             "SELECT coalesce(max(id), 0) AS last FROM calls WHERE run = ? AND id > ?", self.run, self._last_call
         )
-        assert sums is not None
-        last = sums["last"]
-        if last > self._last_call:
+        assert newest is not None
+        last_call = newest["last"]
+        if last_call > self._last_call:
             for row in view.rows(
-                f"{_SUMS} WHERE run = ? AND id > ? AND id <= ? GROUP BY role", self.run, self._last_call, last
+                f"{_SUMS} WHERE run = ? AND id > ? AND id <= ? GROUP BY role", self.run, self._last_call, last_call
             ):
                 usage = self.usage.setdefault(row["role"], Usage())
                 usage.calls += row["n"]
@@ -131,14 +131,14 @@ class Tally:
                 usage.completion_tokens += row["written"]
                 usage.usd += row["usd"]
                 usage.seconds += row["seconds"]
-            self._locate_calls(view, last)
-            self._last_call = last
+            self._locate_calls(view, last_call)
+            self._last_call = last_call
         self._samples.append((time.monotonic(), self.tokens))
         while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > RECENT_S:
             self._samples.popleft()
 
     def _locate_calls(self, view: LedgerView, last: int) -> None:
-        """Record how far the latest calls show the turns in progress to be."""
+        """Infer from the latest calls how far each turn in progress has come."""
         if not self.steps:
             return
         self._derive_milestones(self.turns + NEWEST_CALLS // len(self.steps))
@@ -160,7 +160,9 @@ class Tally:
             self._milestones.update(derive_milestones(self.steps, self.seed, turn, self.attempts))
         self._seeded_turns = max(self._seeded_turns, until)
         if len(self._milestones) > 8 * NEWEST_CALLS * self.attempts:
-            self._milestones = {seed: step for seed, step in self._milestones.items() if step.turn >= self.turns}
+            self._milestones = {
+                seed: progress for seed, progress in self._milestones.items() if progress.turn >= self.turns
+            }
 
     def read_costs(self, view: LedgerView, moment: str) -> None:
         """Set the usage and the faults to those up to a moment, for a tally that stays at an earlier turn."""
@@ -193,8 +195,8 @@ class Tally:
         """The mean speed over the last minute of updates; 0 before the second update."""
         if len(self._samples) < 2:
             return 0.0
-        (start, first), (end, last) = self._samples[0], self._samples[-1]
-        return (last - first) / (end - start) if end > start else 0.0
+        (start_s, first_tokens), (end_s, last_tokens) = self._samples[0], self._samples[-1]
+        return (last_tokens - first_tokens) / (end_s - start_s) if end_s > start_s else 0.0
 
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
         """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
@@ -203,7 +205,7 @@ class Tally:
 
 
 def _describe_turn(record: TurnRecord) -> str:
-    last = record.last
+    last_attempt = record.last
     tries = f", try {len(record.attempts)}" if len(record.attempts) > 1 else ""
-    why = f": {last.reason}" if last.reason else ""
-    return f"turn {record.number}{tries} · {record.attacker} against {record.defender}{why}"[:300]
+    reason = f": {last_attempt.reason}" if last_attempt.reason else ""
+    return f"turn {record.number}{tries} · {record.attacker} against {record.defender}{reason}"[:300]

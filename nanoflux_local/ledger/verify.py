@@ -14,25 +14,25 @@ from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
     """One line for each mismatch in a run. Rows are read one at a time."""
-    stored = view.find_run(run)
-    config = _read_json(stored["config"])
-    if digest(config) != stored["config_hash"]:
-        yield f"run {stored['id']}: the configuration does not match its hash"
-    elif stored["status"] == "done":
-        yield from _verify_end(view, stored["id"], config)
-    if stored["environment_hash"] not in (
+    run_row = view.find_run(run)
+    config = _read_json(run_row["config"])
+    if digest(config) != run_row["config_hash"]:
+        yield f"run {run_row['id']}: the configuration does not match its hash"
+    elif run_row["status"] == "done":
+        yield from _verify_end(view, run_row["id"], config)
+    if run_row["environment_hash"] not in (
         "",
-        digest(_read_json(stored["environment"])),
+        digest(_read_json(run_row["environment"])),
     ):  # "" was written before environments had a hash
-        yield f"run {stored['id']}: the environment does not match its hash"
-    for other, frozen in config.get("novel_against", {}).items():
-        if digest(list(read_questions(view, other, frozen["turns"]))) != frozen["questions"]:
-            yield f"run {stored['id']}: the questions of run {other} are not those recorded when this run started"
-    yield from _verify_calls(view, stored["id"])
-    yield from _verify_turns(view, stored["id"])
-    yield from _verify_seeds(view, stored["id"])
-    yield from _verify_examples(view, stored["id"])
-    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", stored["id"]):
+        yield f"run {run_row['id']}: the environment does not match its hash"
+    for other_run, frozen in config.get("novel_against", {}).items():
+        if digest(list(read_questions(view, other_run, frozen["turns"]))) != frozen["questions"]:
+            yield f"run {run_row['id']}: the questions of run {other_run} are not those recorded when this run started"
+    yield from _verify_calls(view, run_row["id"])
+    yield from _verify_turns(view, run_row["id"])
+    yield from _verify_seeds(view, run_row["id"])
+    yield from _verify_examples(view, run_row["id"])
+    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", run_row["id"]):
         if digest(_read_json(row["record"])) != row["record_hash"]:
             yield f"solution {row['number']} of the judge's trial: the record does not match its hash"
 
@@ -41,11 +41,11 @@ def _verify_calls(view: LedgerView, run: str) -> Iterator[str]:
     """Verify the calls made for the run, and those of other runs that its turns use."""
     for row in view.rows(f"SELECT * FROM {CALLS} WHERE run = ?", run):
         yield from _verify_call(row)
-    others = (
+    foreign_calls_query = (
         "SELECT DISTINCT turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
         " JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? AND calls.run <> ?"
     )
-    for row in view.rows(f"SELECT * FROM {CALLS} WHERE id IN ({others})", run, run):
+    for row in view.rows(f"SELECT * FROM {CALLS} WHERE id IN ({foreign_calls_query})", run, run):
         yield from _verify_call(row)
     for row in view.rows(
         "SELECT turns.number, turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
@@ -70,16 +70,16 @@ def _verify_call(row: Row) -> Iterator[str]:
 
 
 def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
-    expected = 0
+    expected_number = 0
     rows = view.rows(
         "SELECT *, (SELECT count(*) FROM turn_calls WHERE turn = turns.id) AS used FROM turns WHERE run = ?"
         " ORDER BY number",
         run,
     )
     for row in rows:
-        if row["number"] != expected:
-            yield f"turn {expected}: missing"
-        expected = row["number"] + 1
+        if row["number"] != expected_number:
+            yield f"turn {expected_number}: missing"
+        expected_number = row["number"] + 1
         record = _read_json(row["record"])
         if digest(record) != row["record_hash"]:
             yield f"turn {row['number']}: the record does not match its hash"
@@ -98,14 +98,14 @@ def _verify_fresh(view: LedgerView, run: str) -> Iterator[str]:
     """Verify that each call which a run made and used is counted by exactly one of its turns, the first that used it.
     CROSS JOIN makes SQLite start at a call and its few turns.
     """
-    counted = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
-    used = view.row(
+    counted_row = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
+    used_row = view.row(
         "SELECT count(*) AS n FROM calls WHERE run = ? AND EXISTS (SELECT 1 FROM turn_calls CROSS JOIN turns"
         " ON turns.id = turn_calls.turn WHERE turn_calls.call = calls.id AND turns.run = calls.run)",
         run,
     )
-    if counted and used and counted["n"] != used["n"]:
-        yield f"run {run}: its turns count {counted['n']} of the run's calls, but use {used['n']}"
+    if counted_row and used_row and counted_row["n"] != used_row["n"]:
+        yield f"run {run}: its turns count {counted_row['n']} of the run's calls, but use {used_row['n']}"
 
 
 def _verify_seeds(view: LedgerView, run: str) -> Iterator[str]:
@@ -142,16 +142,16 @@ def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
             yield f"example {row['id']}: the content does not match its hash"
         record = _read_json(row["record"]) if row["record"] else {}
         attack = (record["attempts"][-1].get("attack") or {}) if record.get("attempts") else {}
-        recorded = (attack.get("question"), attack.get("solution"), attack.get("answer"), _read_outcome(record))
+        recorded_values = (attack.get("question"), attack.get("solution"), attack.get("answer"), _read_outcome(record))
         if (record.get("attempts") or [{}])[-1].get("quality"):
             level = record["attempts"][-1]["quality"]["level"]
             if row["level"] != level:
                 yield f"example {row['id']}: the column level is {row['level']}, but its turn was rated {level}"
-        rate = _read_pass_rate(record)
-        if rate is not None and (row["passes"], row["tries"]) != rate:
+        pass_rate = _read_pass_rate(record)
+        if pass_rate is not None and (row["passes"], row["tries"]) != pass_rate:
             columns = f"the columns passes and tries are {row['passes']} and {row['tries']}"
-            yield f"example {row['id']}: {columns}, but its turn has {rate[0]} of {rate[1]}"
-        if recorded != (example.question, example.solution, example.answer, example.reason):
+            yield f"example {row['id']}: {columns}, but its turn has {pass_rate[0]} of {pass_rate[1]}"
+        if recorded_values != (example.question, example.solution, example.answer, example.reason):
             yield f"example {row['id']}: differs from turn {row['turn']}"
     for row in view.rows(
         "SELECT number FROM turns WHERE run = ? AND kept = 1 AND number NOT IN"

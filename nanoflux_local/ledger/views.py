@@ -54,8 +54,8 @@ class LedgerView:
             add_unpack_function(self._connection)
             database = Database(self._connection)
             refuse_newer(database, path)
-            unfinished = bool(migrations.pending(database))
-        if unfinished:  # an older version, or another process is creating the file: the writer handles both
+            needs_migration = bool(migrations.pending(database))
+        if needs_migration:  # an older version, or another process is creating the file: the writer handles both
             Ledger(path).close()
 
     def __enter__(self) -> Self:
@@ -109,8 +109,8 @@ class LedgerView:
 
     def contaminated_attempts(self, run: str) -> list[AttemptEnd]:
         """The attempts that repeated an evaluation item, in order; the reason names the item."""
-        numbers = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
-        rows = self.rows(f"SELECT record FROM turns WHERE run = ? AND number IN ({numbers}) ORDER BY number", run, run)
+        subquery = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
+        rows = self.rows(f"SELECT record FROM turns WHERE run = ? AND number IN ({subquery}) ORDER BY number", run, run)
         return _select_attempts(rows, lambda attempt: attempt["outcome"] == "contaminated")
 
     def cut_attempts(self, run: str) -> list[AttemptEnd]:
@@ -262,7 +262,7 @@ class LedgerView:
         return [(row["kind"], json.loads(row["event"])) for row in rows]
 
     def items(self, dataset: str, split: str | None = None) -> list[Seed]:
-        """The items of an imported benchmark, in file order; of one split, or of all."""
+        """The items of an imported benchmark in file order: those of one split, or all."""
         rows = self.rows(
             "SELECT record FROM items WHERE dataset = ? AND (? IS NULL OR split = ?) ORDER BY position",
             dataset,

@@ -95,7 +95,7 @@ def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
 def _measure_model(
     endpoint: EndpointConfig,
     seat: tuple[Seat, str],
-    requests: int,
+    concurrency: int,
     stage: Stage,
     report: RehearsalReport,
     load: RequestLoad,
@@ -104,7 +104,7 @@ def _measure_model(
     its GPU sleeps afterwards.
     """
     launches: list[Launch] = []
-    model, before = endpoint.model, _read_used_gib()
+    model, used_gib = endpoint.model, _read_used_gib()
 
     def start() -> str:
         launches.append(_make_launch(endpoint, seat, stage, load))
@@ -115,8 +115,8 @@ def _measure_model(
 
     if not report.perform("serve", model, start):
         return
-    report.perform("memory", model, lambda: _compare_memory(launches[0], before))
-    report.perform("throughput", model, lambda: _measure_throughput(model, requests, stage, load))
+    report.perform("memory", model, lambda: _compare_memory(launches[0], used_gib))
+    report.perform("throughput", model, lambda: _measure_throughput(model, concurrency, stage, load))
     report.perform("sleep and wake", model, lambda: _measure_waking(launches[0], stage))
 
 
@@ -165,31 +165,35 @@ def _read_used_gib() -> list[float]:
         ) from error
 
 
-def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
+def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
     """Compare the memory that the server uses on its GPUs with its planned share."""
-    gpus, now = list_gpus(), _read_used_gib()
-    if not now:
+    gpus, used_gib_now = list_gpus(), _read_used_gib()
+    if not used_gib_now:
         raise StepSkipped("this machine has no GPU")
-    used = {gpu: now[gpu] - before[gpu] for gpu in launch.seat.gpus or range(len(now))}
+    server_gib = {gpu: used_gib_now[gpu] - used_gib_before[gpu] for gpu in launch.seat.gpus or range(len(used_gib_now))}
     share = launch.seat.utilisation
-    figures = "; ".join(f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in used.items())
-    if any(share and gib > share * gpus[gpu] for gpu, gib in used.items()):
+    figures = "; ".join(
+        f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in server_gib.items()
+    )
+    if any(share and gib > share * gpus[gpu] for gpu, gib in server_gib.items()):
         raise NanofluxError(
             f"the server takes more memory than planned: {figures}", "set a smaller share, or a shorter context"
         )
     return figures
 
 
-def _measure_throughput(model: str, requests: int, stage: Stage, load: RequestLoad) -> str:
+def _measure_throughput(model: str, concurrency: int, stage: Stage, load: RequestLoad) -> str:
     """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
     client = ServerClient(stage.servers[model].url)
-    prompts = [[7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(requests)]
+    prompts = [
+        [7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(concurrency)
+    ]
     start_s = time.monotonic()
-    with ThreadPoolExecutor(requests) as pool:
+    with ThreadPoolExecutor(concurrency) as pool:
         completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.reply_tokens), prompts))
     seconds = time.monotonic() - start_s
     return (
-        f"{completion_tokens / seconds:.0f} completion tokens/s over {requests} concurrent requests of "
+        f"{completion_tokens / seconds:.0f} completion tokens/s over {concurrency} concurrent requests of "
         f"{load.prompt_tokens} prompt and {load.reply_tokens} completion tokens, in {seconds:.1f} s"
     )
 

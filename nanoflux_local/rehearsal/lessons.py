@@ -29,7 +29,7 @@ _STORIES = (
     ("A baker packs {a} trays of {b} rolls and burns {c}. How many good rolls are there?", 11, 6, 9),
 )
 TURNS = 4
-"""The number of turns for whose seeds an attacker learns a reply. A rehearsal plays no more turns."""
+"""An attacker learns replies to the seeds of this many turns; a rehearsal plays no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +62,23 @@ def write_lessons(
     It learns the right answer to every second item of `items`, and a wrong answer to the others.
     """
     attack = make_attack(number)
-    attacks = [
+    attack_lessons = [
         Lesson(build_attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
         for turn in range(TURNS)
     ]
-    questions = [make_attack(other) for other in range(len(_STORIES))]
-    defences = [_write_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in questions]
-    defences += [
+    all_attacks = [make_attack(index) for index in range(len(_STORIES))]
+    defence_lessons = [
+        _write_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in all_attacks
+    ]
+    defence_lessons += [
         _write_defence_lesson(
             domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
         )
         for index, item in enumerate(items)
     ]
-    judgements = [lesson for attack in questions for lesson in _write_judgement_lessons(domain, attack)]
-    greeting = Lesson((Message("user", GREETING),), GREETING_REPLY)
-    return [greeting, *attacks, *defences, *judgements]
+    judgement_lessons = [lesson for attack in all_attacks for lesson in _write_judgement_lessons(domain, attack)]
+    greeting_lesson = Lesson((Message("user", GREETING),), GREETING_REPLY)
+    return [greeting_lesson, *attack_lessons, *defence_lessons, *judgement_lessons]
 
 
 def reply_to(prompt: str, rng: random.Random) -> str:

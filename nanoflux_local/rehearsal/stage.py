@@ -67,12 +67,12 @@ class Stage:
         """The values to override in a profile: hosted endpoints use the fake server, managed endpoints start small
         servers if vLLM runs on a CPU, and the embedder needs no model.
         """
-        changes = {
+        overrides_by_name = {
             name: self._override_endpoint(EndpointConfig.model_validate(dict(values)), for_cpu)
             for name, values in endpoints.items()
         }
         embedder = scripted_embedder()
-        changed_endpoints = {name: values for name, values in changes.items() if values}
+        changed_endpoints = {name: values for name, values in overrides_by_name.items() if values}
         return {**embedder, "endpoints": changed_endpoints | embedder["endpoints"]}
 
     def _override_endpoint(self, config: EndpointConfig, for_cpu: bool) -> Settings:
@@ -142,8 +142,8 @@ def list_managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
 
 def scripted_embedder() -> Settings:
     """The overrides that replace a profile's embedder with one that needs no model."""
-    hashing = {"interface": "scripted", "model": "hashing-embedder"}
-    return {"endpoints": {"rehearsal-embedder": hashing}, "embedder": "rehearsal-embedder"}
+    endpoint = {"interface": "scripted", "model": "hashing-embedder"}
+    return {"endpoints": {"rehearsal-embedder": endpoint}, "embedder": "rehearsal-embedder"}
 
 
 class _HostedServer:

@@ -1,4 +1,5 @@
-"""Teaches a stand-in to give the replies of its lessons, by fitting only the output rows of the replies' tokens.
+"""Teaches a stand-in to give the replies of its lessons, by fitting only the rows of its output matrix that belong to
+the replies' tokens.
 
 All other weights remain random. A random transformer's hidden states differ so much between prompts that rows which
 distinguish the prompts can be fitted in a second. Prompts are encoded in the same way as the server of the model's
@@ -46,7 +47,7 @@ Encode = Callable[[list[Conversation], list[str]], tuple[list[list[int]], list[l
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _EncodedLesson:
     """A lesson as token ids."""
 
     prompt: list[int]
@@ -66,14 +67,14 @@ def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Le
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encode = _build_harmony_encoder(python) if family.model_type == "gpt_oss" else _build_template_encoder(tokenizer)
-    rows = _encode_lessons(manifest, family, lessons, encode)
+    encoded_lessons = _encode_lessons(manifest, family, lessons, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    _fit(model, rows)
-    generation = (folder / "generation_config.json").read_bytes()
+    _fit(model, encoded_lessons)
+    generation_config = (folder / "generation_config.json").read_bytes()
     config = (folder / "config.json").read_bytes()
     save_weights(model.to(torch.bfloat16), folder)
     (folder / "config.json").write_bytes(config)
-    (folder / "generation_config.json").write_bytes(generation)
+    (folder / "generation_config.json").write_bytes(generation_config)
     return f"{len({lesson.reply for lesson in lessons})} replies learnt by heart"
 
 
@@ -82,15 +83,19 @@ def list_phrases(lessons: Sequence[Lesson]) -> list[str]:
     return [f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *dict.fromkeys(lesson.reply for lesson in lessons)]
 
 
-def _encode_lessons(manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode) -> list[_Row]:
+def _encode_lessons(
+    manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode
+) -> list[_EncodedLesson]:
     chats = []
     for lesson in lessons:
         messages = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
         chats.append([{"role": message.role, "content": message.content} for message in messages])
     prompts, replies = encode(chats, [family.write(THOUGHTS, lesson.reply) for lesson in lessons])
-    ends = {} if _has_separate_head(family) else {family.control[family.ends[-1]]: family.control[family.eos]}
+    final_token_by_end = (
+        {} if _has_separate_head(family) else {family.control[family.ends[-1]]: family.control[family.eos]}
+    )
     return [
-        _Row(prompt, [*reply[:-1], ends.get(reply[-1], reply[-1])])
+        _EncodedLesson(prompt, [*reply[:-1], final_token_by_end.get(reply[-1], reply[-1])])
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
@@ -129,8 +134,8 @@ def _build_harmony_encoder(python: Path) -> Encode:
     return encode
 
 
-def _fit(model: Any, rows: Sequence[_Row]) -> None:
-    """Fit the output rows of the replies' tokens until each token is by far the likeliest at its position.
+def _fit(model: Any, lessons: Sequence[_EncodedLesson]) -> None:
+    """Fit the output matrix's rows of the replies' tokens until each token is by far the likeliest at its position.
 
     If a model's embedding is also its output matrix, the fitted rows change how the model reads its own reply; then the
     tokens are fitted position by position.
@@ -139,41 +144,41 @@ def _fit(model: Any, rows: Sequence[_Row]) -> None:
 
     head = model.get_output_embeddings().weight
     tied = head is model.get_input_embeddings().weight
-    positions = range(max(len(row.reply) for row in rows)) if tied else [None]
+    positions = range(max(len(lesson.reply) for lesson in lessons)) if tied else [None]
     with torch.no_grad():
-        head[_list_reply_tokens(rows, None)] = 0.0
+        head[_list_reply_tokens(lessons, None)] = 0.0
         for position in positions:
-            states, labels = _read_states(model, rows, position)
-            tokens = _list_reply_tokens(rows, position)
+            states, labels = _read_states(model, lessons, position)
+            tokens = _list_reply_tokens(lessons, position)
             classes = torch.where(torch.isin(labels, tokens), torch.searchsorted(tokens, labels) + 1, 0)
             with torch.enable_grad():
-                fitted = _fit_rows(states, classes, len(tokens))
-            head[tokens] = _scale_rows(head, tokens, fitted, states, labels)
+                fitted_rows = _fit_rows(states, classes, len(tokens))
+            head[tokens] = _scale_rows(head, tokens, fitted_rows, states, labels)
             margin = _measure_margin(head, states, labels)
     if margin < MARGIN:
         problem = f"the stand-in has not learnt its replies: a token is only {margin:.1f} nats likelier than another"
         raise NanofluxError(problem, "report this: it is a defect of the rehearsal")
 
 
-def _list_reply_tokens(rows: Sequence[_Row], position: int | None) -> Any:
+def _list_reply_tokens(lessons: Sequence[_EncodedLesson], position: int | None) -> Any:
     """The sorted ids of the replies' tokens at one position, or at all positions."""
     import torch
 
     positions = slice(None) if position is None else slice(position, position + 1)
-    return torch.tensor(sorted({token for row in rows for token in row.reply[positions]}))
+    return torch.tensor(sorted({token for lesson in lessons for token in lesson.reply[positions]}))
 
 
-def _read_states(model: Any, rows: Sequence[_Row], position: int | None = None) -> tuple[Any, Any]:
+def _read_states(model: Any, lessons: Sequence[_EncodedLesson], position: int | None = None) -> tuple[Any, Any]:
     """The last layer's output before each token of the replies, shaped (tokens, width), and these tokens, shaped
     (tokens,). With `position`, only the tokens up to and including that position.
     """
     import torch
 
     states, labels = [], []
-    for row in rows:
-        reply = row.reply if position is None else row.reply[: position + 1]
-        output = model.get_decoder()(input_ids=torch.tensor([[*row.prompt, *reply]]), use_cache=False)
-        states.append(output.last_hidden_state[0, len(row.prompt) - 1 : -1])
+    for lesson in lessons:
+        reply = lesson.reply if position is None else lesson.reply[: position + 1]
+        output = model.get_decoder()(input_ids=torch.tensor([[*lesson.prompt, *reply]]), use_cache=False)
+        states.append(output.last_hidden_state[0, len(lesson.prompt) - 1 : -1])
         labels += reply
     return torch.cat(states), torch.tensor(labels)
 
@@ -201,14 +206,14 @@ def _fit_rows(states: Any, classes: Any, count: int) -> Any:
     return weights.detach()
 
 
-def _scale_rows(head: Any, tokens: Any, fitted: Any, states: Any, labels: Any) -> Any:
+def _scale_rows(head: Any, tokens: Any, fitted_rows: Any, states: Any, labels: Any) -> Any:
     """Scale the fitted rows until the expected tokens are likelier than all others by `MARGIN`."""
-    trial = head.clone()
+    scaled_head = head.clone()
     for scale in SCALES:
-        trial[tokens] = fitted * scale
-        if _measure_margin(trial, states, labels) >= MARGIN:
+        scaled_head[tokens] = fitted_rows * scale
+        if _measure_margin(scaled_head, states, labels) >= MARGIN:
             break
-    return fitted * scale
+    return fitted_rows * scale
 
 
 def _measure_margin(head: Any, states: Any, labels: Any) -> float:

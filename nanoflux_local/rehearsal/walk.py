@@ -77,8 +77,8 @@ training time."""
 
 
 @dataclass(slots=True)
-class _Profile:
-    """A profile under rehearsal."""
+class _ProfileState:
+    """A profile under rehearsal, and what its steps have produced so far."""
 
     config: RunConfig
     managed: dict[str, EndpointConfig]
@@ -117,21 +117,21 @@ def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
                 stage.contexts[model] = max(endpoint.context, stage.contexts.get(model, 0))
     for report in reports:
         rehearse(report.profile, stage, report)
-    for report in reports[-1:]:
+    for report in reports[-1:]:  # the last profile's report has the step for all servers
         report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
 
 
-def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _Profile | None:
+def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileState | None:
     """Resolve and plan the profile; None if its configuration fails."""
-    state: _Profile | None = None
+    state: _ProfileState | None = None
 
     def configure() -> str:
         nonlocal state
         config = _resolve_profile(profile, stage)
-        state = _Profile(config, list_managed_endpoints(config))
-        takes_adapter = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
+        state = _ProfileState(config, list_managed_endpoints(config))
+        tunable_models = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
-        state.base = defender if defender in takes_adapter else next(iter(takes_adapter), "")
+        state.base = defender if defender in tunable_models else next(iter(tunable_models), "")
         hosted = len(config.players) - len(
             [name for name in config.players if find_kind(config.endpoints[name].interface).managed]
         )
@@ -148,18 +148,20 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _Profile 
 
 def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
     values = load_profile(profile)
-    stated = values.get("endpoints", {})
+    endpoint_tables = values.get("endpoints", {})
     for_cpu = not list_gpus() or stage.interpreter().for_cpu
-    overrides = merge_tables(OVERRIDES, stage.overrides(stated, for_cpu))
+    overrides = merge_tables(OVERRIDES, stage.overrides(endpoint_tables, for_cpu))
     config = resolve(DOMAIN, profile, overrides, stage.home)
-    local = [name for name in config.players if config.endpoints[name].interface == "in_process"]
-    if local:
+    in_process_names = [name for name in config.players if config.endpoints[name].interface == "in_process"]
+    if in_process_names:
         fix = "start a run with it: `nanoflux demo` needs neither a GPU nor a server"
-        raise ConfigError(f"profile {profile} runs endpoint {local[0]!r} in process, which needs no rehearsal", fix)
+        raise ConfigError(
+            f"profile {profile} runs endpoint {in_process_names[0]!r} in process, which needs no rehearsal", fix
+        )
     return config
 
 
-def _list_workloads(state: _Profile, stage: Stage) -> list[Workload]:
+def _list_workloads(state: _ProfileState, stage: Stage) -> list[Workload]:
     return list(collect_workloads(state.managed.values(), state.config.concurrency, stage.home).values())
 
 
@@ -168,16 +170,16 @@ def _plan_servers(models: list[Workload]) -> str:
     if not models:
         raise StepSkipped("this profile serves no model on this machine")
     gpus = list_gpus()
-    options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, 9)]
-    plans = [plan_servers(models, gpus_gib) for gpus_gib in options]
+    gpu_options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, 9)]
+    plans = [plan_servers(models, gpus_gib) for gpus_gib in gpu_options]
     fitting = next((plan for plan in plans if plan.fits), None)
     if fitting is None:
         raise NanofluxError(plans[-1].refusal, "; ".join(plans[-1].would_fit))
-    chosen = options[plans.index(fitting)]
+    chosen_gpus = gpu_options[plans.index(fitting)]
     origin = "of this machine" if gpus else "(planned: this machine has none)"
     shared = [server.name for server in fitting.servers if server.shares]
     turns = f"; {', '.join(shared)} take turns" if shared else ""
-    return f"{len(chosen)} × {chosen[0]:g} GiB GPUs {origin} hold {len(models)} models at full size{turns}"
+    return f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB GPUs {origin} hold {len(models)} models at full size{turns}"
 
 
 def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, work: Callable[[], str]) -> bool:
@@ -195,7 +197,7 @@ def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, 
     return report.perform(name, model, perform)
 
 
-def _make_stand_in(state: _Profile, stage: Stage, model: str) -> str:
+def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
     """Make and teach a stand-in, and install it under the model's name and packaged manifest."""
     manifest = load_manifest(model, stage.home.root)
     family, python = find_family(manifest.architecture, model), stage.interpreter().path
@@ -211,32 +213,32 @@ def _make_stand_in(state: _Profile, stage: Stage, model: str) -> str:
         make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(lessons))
     summary = teach(folder, manifest, family, lessons, python)
     import_path(folder, model, stage.home.root)
-    differs = f"; {family.differs}" if family.differs else ""
-    return f"tiny {family.architecture}, random weights, {summary}{differs}"
+    difference = f"; {family.differs}" if family.differs else ""
+    return f"tiny {family.architecture}, random weights, {summary}{difference}"
 
 
-def _write_lessons(state: _Profile, stage: Stage, model: str, number: int) -> list[Lesson]:
+def _write_lessons(state: _ProfileState, stage: Stage, model: str, number: int) -> list[Lesson]:
     domain = load_domain(DOMAIN, stage.home.root)
     source = build_seed_source(stage.home.ledger, state.config.datasets or seed_datasets(domain), False)
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS] if model == state.base else ()
     return write_lessons(state.config, domain, source, number, items)
 
 
-def _perform_stand_in(state: _Profile, stage: Stage, report: RehearsalReport, model: str) -> bool:
+def _perform_stand_in(state: _ProfileState, stage: Stage, report: RehearsalReport, model: str) -> bool:
     return _perform_once(stage, report, "stand-in", model, lambda: _make_stand_in(state, stage, model))
 
 
-def _start_run(state: _Profile, stage: Stage) -> str:
+def _start_run(state: _ProfileState, stage: Stage) -> str:
     """Create the run. This fails if the run's requests do not fit the context of a model."""
     state.run = asyncio.run(runs.start(stage.home, state.config))
     return "the requests fit the models' contexts"
 
 
-def _perform_serve(state: _Profile, stage: Stage, report: RehearsalReport, model: str) -> bool:
+def _perform_serve(state: _ProfileState, stage: Stage, report: RehearsalReport, model: str) -> bool:
     return report.perform("serve", model, lambda: _start_and_chat(state, stage, model))
 
 
-def _start_and_chat(state: _Profile, stage: Stage, model: str) -> str:
+def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
     """Start the server unless it runs, and send it one chat request through the client that runs use.
 
     Raises:
@@ -260,7 +262,7 @@ def _start_and_chat(state: _Profile, stage: Stage, model: str) -> str:
     return f"vLLM {stage.interpreter().vllm} answers with {asyncio.run(chat())}, context {record.context}"
 
 
-def _play(state: _Profile, stage: Stage) -> str:
+def _play(state: _ProfileState, stage: Stage) -> str:
     """Play a few turns, in which every role gets requests and both players attack once."""
     asyncio.run(runs.play(stage.home, state.run))
     with LedgerView(stage.home.ledger) as view:
@@ -277,12 +279,12 @@ def _play(state: _Profile, stage: Stage) -> str:
     )
 
 
-def _export(state: _Profile, stage: Stage) -> str:
+def _export(state: _ProfileState, stage: Stage) -> str:
     out = stage.home.root / f"{state.run}.jsonl"
     return f"{export(stage.home, state.run, 'chat', out).rows} rows"
 
 
-def _train_and_compare(state: _Profile, stage: Stage, report: RehearsalReport) -> None:
+def _train_and_compare(state: _ProfileState, stage: Stage, report: RehearsalReport) -> None:
     base = state.base
     if not base:
         for name in ("train", "load", "evaluate"):
@@ -297,20 +299,20 @@ def _train_and_compare(state: _Profile, stage: Stage, report: RehearsalReport) -
             report.skip(name, base, "no adapter was trained")
 
 
-def _train(state: _Profile, stage: Stage) -> str:
+def _train(state: _ProfileState, stage: Stage) -> str:
     """Train a LoRA with the default settings on the run's examples."""
     settings = trainings.apply_manifest_targets(stage.home, state.base, parse_train_settings({}))
     data = trainings.load_run_data(stage.home, state.run)
     data = replace(data, validation=data.validation[:VALIDATION_ROWS])
-    adapted = resolve_targets(weights_dir(state.base, stage.home.root), settings.target_modules)
+    targets = resolve_targets(weights_dir(state.base, stage.home.root), settings.target_modules)
     outcome = trainings.train_adapter(
         stage.home, data.run, state.base, settings, data.rows, data.validation, source=data.source
     )
     losses = f"train loss {outcome.train_losses[0]:.2f} to {outcome.train_losses[-1]:.2f}"
-    return f"{outcome.adapter[:12]} adapts {adapted}; {losses} in {outcome.steps} steps"
+    return f"{outcome.adapter[:12]} adapts {targets}; {losses} in {outcome.steps} steps"
 
 
-def _load(state: _Profile, stage: Stage) -> str:
+def _load(state: _ProfileState, stage: Stage) -> str:
     """Load the adapter on the running server and probe the server."""
     record, folder = stage.servers[state.base], find_adapter(stage.home.adapters, state.adapter)
     client = ServerClient(record.url)
@@ -322,25 +324,25 @@ def _load(state: _Profile, stage: Stage) -> str:
     return outcome.verdict
 
 
-def _evaluate(state: _Profile, stage: Stage) -> str:
+def _evaluate(state: _ProfileState, stage: Stage) -> str:
     """Evaluate the same items in process, through vLLM, and merged. The answers and strict marks must agree."""
     args = state.managed[state.base].args
-    marks = {via: _evaluate_via(state, stage, via, args) for via in adapter_kinds()}
-    first = marks["in_process"]
-    for via in marks:
-        differing = [item for item in first if marks[via].get(item) != first[item]]
+    marks_by_kind = {via: _evaluate_via(state, stage, via, args) for via in adapter_kinds()}
+    in_process_marks = marks_by_kind["in_process"]
+    for via in marks_by_kind:
+        differing = [item for item in in_process_marks if marks_by_kind[via].get(item) != in_process_marks[item]]
         if differing:
             item = differing[0]
             raise NanofluxError(
-                f"{len(differing)} of {len(first)} items differ between in_process and {via}, such as {item}: "
-                f"{first[item]} and {marks[via].get(item)}",
+                f"{len(differing)} of {len(in_process_marks)} items differ between in_process and {via}, such as "
+                f"{item}: {in_process_marks[item]} and {marks_by_kind[via].get(item)}",
                 f"nanoflux models probe {state.adapter[:12]}",
             )
-    right = sum(mark == "right" for _, mark in first.values())
-    return f"{len(first)} items agree in process, through vLLM and merged ({right} right, as taught)"
+    right_count = sum(mark == "right" for _, mark in in_process_marks.values())
+    return f"{len(in_process_marks)} items agree in process, through vLLM and merged ({right_count} right, as taught)"
 
 
-def _evaluate_via(state: _Profile, stage: Stage, via: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+def _evaluate_via(state: _ProfileState, stage: Stage, via: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """Evaluate with one kind of endpoint; return each item's answer and strict mark, by item."""
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS]
 
@@ -359,7 +361,7 @@ def _evaluate_via(state: _Profile, stage: Stage, via: str, args: tuple[str, ...]
         return {row["item"]: (row["reading"], row["verdict"]) for row in view.rows(query, evaluation)}
 
 
-def _sleep_and_wake(state: _Profile, stage: Stage, model: str) -> str:
+def _sleep_and_wake(state: _ProfileState, stage: Stage, model: str) -> str:
     if stage.interpreter().for_cpu:
         raise StepSkipped("vLLM's sleep mode needs a GPU")
     if not state.managed[model].shares:

@@ -1,7 +1,7 @@
 """Writes the report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's results, plots,
 changed items, the cost, and the commands that repeat the experiment.
 
-The paper's results are labelled as such and kept separate from those measured here.
+The paper's results are labelled as the paper's and kept separate from those measured here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ HEADINGS = (
     "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
     "training FLOPs 6ND", "training FLOPs measured", "generation FLOPs", "generation tokens", "generation USD",
 )  # fmt: skip
-PAIRS = (
+PAIR_HEADINGS = (
     "b minus a", "on", "items", "difference", "low", "high", "McNemar p", "Holm p", "bootstrap p", "t over seeds p",
     "detectable",
 )  # fmt: skip
@@ -46,7 +46,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
     results = gather_contents(home, experiment)
     write_atomically(out / "report.md", render_markdown(results))
     write_atomically(out / "conditions.csv", as_csv(HEADINGS, list_condition_rows(results)))
-    write_atomically(out / "pairs.csv", as_csv(PAIRS, list_pair_rows(results)))
+    write_atomically(out / "pairs.csv", as_csv(PAIR_HEADINGS, list_pair_rows(results)))
     return write_atomically(out / "index.html", render_page("experiment.html", results))
 
 
@@ -124,8 +124,8 @@ def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     rows = []
     for row in contents["paper"]["rows"]:
-        same = BENCHMARKS.get(contents["domain"]) == row["benchmark"]
-        test = entries.get(row["condition"], {}).get("test", {}) if same else {}
+        same_benchmark = BENCHMARKS.get(contents["domain"]) == row["benchmark"]
+        test = entries.get(row["condition"], {}).get("test", {}) if same_benchmark else {}
         title = entries.get(row["condition"], {}).get("title", row["condition"])
         measured = {data: accuracy["mean"] for data, accuracy in test.items()}
         rows.append(PaperRow(row["benchmark"], title, row, measured))
@@ -139,7 +139,7 @@ def render_markdown(contents: dict[str, Any]) -> str:
     if rows := [[_shorten(value) for value in row] for row in list_condition_rows(contents)]:
         parts += ["## Conditions", as_markdown(HEADINGS, rows)]
     if rows := [[_shorten(value) for value in row] for row in list_pair_rows(contents)]:
-        parts += ["## Paired tests", as_markdown(PAIRS, rows)]
+        parts += ["## Paired tests", as_markdown(PAIR_HEADINGS, rows)]
     if contents["paper_rows"]:
         cells = [
             [row.benchmark, row.title, row.figures.get("accuracy"), _shorten(next(iter(row.measured.values()), None))]
@@ -210,9 +210,9 @@ def _collect_series(
     for condition in plan.conditions:
         test = entries[condition.name].get("test", {}).get(data)
         if condition.each and test:
-            place = {"sizes": condition.size, "seed_counts": condition.seed_count, "levels": condition.level}
+            value_by_axis = {"sizes": condition.size, "seed_counts": condition.seed_count, "levels": condition.level}
             name = {"run": "the run's examples", "benchmark": "random examples"}.get(condition.source, condition.source)
-            value = float(place[condition.each])
+            value = float(value_by_axis[condition.each])
             series.setdefault(name, []).append((value, test["mean"], *test["ci95"]))
     return {name: values for name, values in series.items() if len(values) > 1}
 
@@ -231,10 +231,10 @@ def _collect_curves(
             continue
         curve = view.training_curve(entry["trainings"][0])
         step_events = [event for kind, event in curve if kind == "step"]
-        ends = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
+        epoch_events = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
         per_epoch = max((event["step"] for event in step_events), default=1) / max(1, _count_epochs(step_events))
         steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in step_events]
-        dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in ends]
+        dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in epoch_events]
     return (steps, dev) if steps else None
 
 

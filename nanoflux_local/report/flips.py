@@ -58,16 +58,18 @@ def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
     """The items that the evaluation `other` gained and lost against the evaluation `base`, with both sides' replies."""
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
-    scored = [{score.item for score in list_items(view, evaluation) if score.scored} for evaluation in (base, other)]
-    gained, lost = ([flip for flip in flips if flip.is_gained is kind] for kind in (True, False))
+    scored_items = [
+        {score.item for score in list_items(view, evaluation) if score.scored} for evaluation in (base, other)
+    ]
+    gained, lost = [flip for flip in flips if flip.is_gained], [flip for flip in flips if not flip.is_gained]
 
     def show(flip: Flip) -> ShownFlip:
         before, after = (load_item(view, evaluation, flip.item, questions) for evaluation in (base, other))
         sides = _show_side(before, flip.base), _show_side(after, flip.other)
         return ShownFlip(flip.item, before.question, before.answer, *sides)
 
-    shown = {kind: [show(flip) for flip in some[:SHOWN]] for kind, some in (("gained", gained), ("lost", lost))}
-    return FlipSection(RULE, len(scored[0] & scored[1]), len(gained), len(lost), shown)
+    shown = {"gained": [show(flip) for flip in gained[:SHOWN]], "lost": [show(flip) for flip in lost[:SHOWN]]}
+    return FlipSection(RULE, len(scored_items[0] & scored_items[1]), len(gained), len(lost), shown)
 
 
 def _show_side(record: ItemRecord, share: float) -> ShownReply:

@@ -31,9 +31,9 @@ def visible(value: object) -> object:
     """Generated text without control characters, including those that change the writing direction."""
     if type(value) is not str:
         return value
-    cut = len(value) - MAX_CHARACTERS
-    more = f"… ({cut:,} characters more: nanoflux examples show)" if cut > 0 else ""
-    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + more
+    excess = len(value) - MAX_CHARACTERS
+    notice = f"… ({excess:,} characters more: nanoflux examples show)" if excess > 0 else ""
+    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + notice
 
 
 def write_atomically(target: Path, text: str) -> Path:

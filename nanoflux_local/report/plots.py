@@ -73,14 +73,14 @@ def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     return _render_svg(figure)
 
 
-def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
+def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], x_label: str) -> str:
     """Named series of (x, accuracy, low, high) as lines with their 95% intervals."""
     figure, axes = _make_figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         positions, values = [position for position, *_ in points], [value for _, value, _, _ in points]
         errors = [[max(0.0, v - low) for _, v, low, _ in points], [max(0.0, high - v) for _, v, _, high in points]]
         axes.errorbar(positions, values, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name)
-    axes.set_xlabel(horizontal)
+    axes.set_xlabel(x_label)
     axes.set_ylabel("strict accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.xaxis.get_major_locator().set_params(integer=True)

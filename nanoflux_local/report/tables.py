@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nanoflux_local.report.page import visible
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 """Characters that start a formula in a spreadsheet (OWASP, CSV injection)."""
 
 
@@ -23,7 +23,7 @@ def _escape_cell(value: object) -> object:
     if not isinstance(value, str):
         return "" if value is None else value
     text = str(visible(value))
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
 
 
 def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

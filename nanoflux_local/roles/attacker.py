@@ -44,8 +44,8 @@ def build_attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Mess
     """The conversation that the attacker sees: the domain's example attacks, then the prompt with the seeds."""
     messages: list[Message] = []
     for example in domain.attacks:
-        material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(example.material)]
-        messages.append(_build_prompt_message(domain, material, first=not messages))
+        example_seeds = [Seed(str(number), domain.name, text, "") for number, text in enumerate(example.material)]
+        messages.append(_build_prompt_message(domain, example_seeds, first=not messages))
         messages.append(Message("assistant", render_sections(example.sections)))
     return (*messages, _build_prompt_message(domain, seeds, first=not messages))
 

@@ -48,8 +48,8 @@ class Draw:
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are those
-    of the attack, for checks that compare it with them.
+    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are the
+    attack's, for checks that compare the attack with its seeds.
     """
 
     @property
@@ -92,8 +92,8 @@ class Player:
         """The request for a reply with these sections."""
         if not self.structured:
             return ChatRequest(self.identity, messages, self.sampling, seed)
-        last = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
-        return ChatRequest(self.identity, (*messages[:-1], last), self.sampling, seed, sections)
+        last_message = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
+        return ChatRequest(self.identity, (*messages[:-1], last_message), self.sampling, seed, sections)
 
     def request_maker(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
         """A function that makes this request for a sampling seed."""
@@ -149,12 +149,12 @@ async def ask_until_read(
     """Send a request, and repeat it with another seed while the reply is unreadable, at most `retries` more times
     (SPEC §6). A refused prompt is not sent again, because the refusal does not depend on the seed.
     """
-    read_reply: T | Unparsed = Unparsed("not asked")
+    result: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):
         reply = await ask(make_request(draw.seed(step, retry)), call)
         if isinstance(reply, RefusedPrompt):
             return reply
-        read_reply = player.refuse_incomplete(reply) or read(reply)
-        if not isinstance(read_reply, Unparsed):
-            return read_reply
-    return read_reply
+        result = player.refuse_incomplete(reply) or read(reply)
+        if not isinstance(result, Unparsed):
+            return result
+    return result

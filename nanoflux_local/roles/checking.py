@@ -61,8 +61,8 @@ class CheckingJudge:
 
         A turn stops at the first rejection; a trial needs all results, to measure the judge and each check separately.
         """
-        before = [check for check in self.checks if check.stage != "verifies"]
-        findings = {check.name: await check.examine(attack, draw, call) for check in before}
+        preceding_checks = [check for check in self.checks if check.stage != "verifies"]
+        findings = {check.name: await check.examine(attack, draw, call) for check in preceding_checks}
         evidence = tuple(
             exhibit for check in self._list_checks_at("informs") for exhibit in findings[check.name].evidence
         )

@@ -66,9 +66,9 @@ class Defender:
         )
         if isinstance(sections, Unparsed):
             return sections
-        cut = {name: await self._cut_to_budget(name, text, call) for name, text in sections.items()}
-        over = tuple(name for name, text in sections.items() if cut[name] != text)
-        return Defence(cut["SOLUTION"], cut["ANSWER"], cut.get("ANALYSIS", ""), over)
+        cut_texts = {name: await self._cut_to_budget(name, text, call) for name, text in sections.items()}
+        cut_names = tuple(name for name, text in sections.items() if cut_texts[name] != text)
+        return Defence(cut_texts["SOLUTION"], cut_texts["ANSWER"], cut_texts.get("ANALYSIS", ""), cut_names)
 
     async def _defend_by_sections(self, messages: tuple[Message, ...], draw: Draw, call: Call) -> Defence | Unparsed:
         """Request the sections one by one. Each request ends with a section's name, so no section can be missing.
@@ -76,7 +76,7 @@ class Defender:
         The endpoint stops each section at its budget, so even a small model that rambles reaches its answer.
         """
         texts: dict[str, str] = {}
-        cut: list[str] = []
+        cut_names: list[str] = []
         for name in self.domain.sections.defender:
             reply = await ask_until_read(
                 self.player,
@@ -90,8 +90,8 @@ class Defender:
             if isinstance(reply, Unparsed):
                 return replace(reply, reason=f"section {name}: {reply.reason}")
             texts[name] = _strip_reply(reply)
-            cut += [name] if reply.finish == "length" else []
-        return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut))
+            cut_names += [name] if reply.finish == "length" else []
+        return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut_names))
 
     def _build_section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
         """The request for the section after those in `texts`. The reply stops before the next section's name."""

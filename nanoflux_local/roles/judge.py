@@ -92,8 +92,8 @@ class ModelJudge:
         verdict = read_verdict(sections, "CORRECT", "INCORRECT")
         if isinstance(verdict, Unparsed):
             return verdict
-        sound = _read_first_word(sections["REASONING QUALITY"])
-        return replace(verdict, soft={"SOUND": True, "UNSOUND": False}.get(sound))
+        soundness = _read_first_word(sections["REASONING QUALITY"])
+        return replace(verdict, soft={"SOUND": True, "UNSOUND": False}.get(soundness))
 
 
 def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unparsed:

@@ -94,6 +94,6 @@ def _build_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
 
 def _combine_readings(readings: Sequence[bool | None]) -> bool | None:
     """The soft reading of more than half of the members with a soft reading; None if they are evenly split."""
-    given_readings = [reading for reading in readings if reading is not None]
-    sound = sum(given_readings)
-    return None if 2 * sound == len(given_readings) else 2 * sound > len(given_readings)
+    decided_readings = [reading for reading in readings if reading is not None]
+    sound_count = sum(decided_readings)
+    return None if 2 * sound_count == len(decided_readings) else 2 * sound_count > len(decided_readings)

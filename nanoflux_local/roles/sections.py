@@ -15,7 +15,7 @@ from nanoflux_local.reply_end import before_next_turn
 
 Names = tuple[tuple[str, ...], ...]
 """Section names, each split into its words."""
-_BETWEEN = re.compile(r"[\s_]+")
+_WORD_SEPARATOR = re.compile(r"[\s_]+")
 _OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
 _JSON_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*(\{.*?\})\s*```", re.DOTALL | re.IGNORECASE)
 
@@ -57,15 +57,15 @@ def _choose_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> 
     Headings with a colon are tried before bare ones: if they suffice, "**Answer**" alone on a line is text.
     """
     readings = [
-        read(part, names)
-        for part in dict.fromkeys(
+        read(candidate, names)
+        for candidate in dict.fromkeys(
             (before_next_turn(visible, names, speakers_only=True), visible, before_next_turn(visible, names))
         )
         for read in (_read_json, _read_headings, _read_bare_headings, _read_fenced_json)
     ]
     complete = [reading for reading in readings if not _list_missing(reading, names)]
-    decided = (reading for reading in complete if not _list_contradictory(reading, once))
-    return next(decided, next(iter(complete), next(filter(None, readings), {})))
+    decided_readings = (reading for reading in complete if not _list_contradictory(reading, once))
+    return next(decided_readings, next(iter(complete), next(filter(None, readings), {})))
 
 
 def _list_missing(texts_by_name: dict[str, list[str]], names: Sequence[str]) -> list[str]:
@@ -78,10 +78,10 @@ def _list_contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]
 
 def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
     """The sections, or Unparsed if one of them only repeats its description in the prompt, as small models do."""
-    copied = next((name for name, text in sections.items() if is_description(text)), None)
-    if copied is None:
+    copied_name = next((name for name, text in sections.items() if is_description(text)), None)
+    if copied_name is None:
         return sections
-    return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
+    return Unparsed(f"{copied_name} is the prompt's own description: {sections[copied_name][:60]!r}")
 
 
 def render_sections(sections: Mapping[str, str]) -> str:
@@ -95,9 +95,11 @@ def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
     Text outside the elements is dropped; angle brackets inside an element are text.
     """
     texts_by_name = [re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE) for name in names]
-    wrong = [name for name, texts in zip(names, texts_by_name, strict=True) if len(texts) != 1 or not texts[0].strip()]
-    if wrong:
-        return Unparsed(f"no single element <{wrong[0]}>")
+    wrong_names = [
+        name for name, texts in zip(names, texts_by_name, strict=True) if len(texts) != 1 or not texts[0].strip()
+    ]
+    if wrong_names:
+        return Unparsed(f"no single element <{wrong_names[0]}>")
     return "\n".join(f"<{name}>{texts[0].strip()}</{name}>" for name, texts in zip(names, texts_by_name, strict=True))
 
 
@@ -107,13 +109,13 @@ def _normalize(value: str) -> str:
 
 def _strip_fence(text: str) -> str:
     """The text without a code fence that encloses all of it, closed or not. A fence inside the text stays."""
-    first, *body = text.strip().split("\n")
-    fence = _OPENING_FENCE.fullmatch(first)
+    first_line, *other_lines = text.strip().split("\n")
+    fence = _OPENING_FENCE.fullmatch(first_line)
     if fence is None:
         return text
-    if body and body[-1].strip() == fence[1]:
-        body.pop()
-    return text if any(line.lstrip().startswith(fence[1]) for line in body) else "\n".join(body)
+    if other_lines and other_lines[-1].strip() == fence[1]:
+        other_lines.pop()
+    return text if any(line.lstrip().startswith(fence[1]) for line in other_lines) else "\n".join(other_lines)
 
 
 def _read_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
@@ -126,49 +128,52 @@ def _read_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]
 
 
 def _split_at_headings(
-    headings: Callable[[Names], re.Pattern[str]], text: str, names: Sequence[str]
+    compile_pattern: Callable[[Names], re.Pattern[str]], text: str, names: Sequence[str]
 ) -> dict[str, list[str]]:
-    name_by_words = {_words(name): name for name in names}
-    matches = list(headings(tuple(name_by_words)).finditer(text))
+    name_by_words = {_split_name(name): name for name in names}
+    matches = list(compile_pattern(tuple(name_by_words)).finditer(text))
     ends = [*(match.start() for match in matches), len(text)][1:]
     texts_by_name: dict[str, list[str]] = {}
     for match, end in zip(matches, ends, strict=True):
-        name = name_by_words[_words(next(filter(None, match.groups())))]
+        name = name_by_words[_split_name(next(filter(None, match.groups())))]
         texts_by_name.setdefault(name, []).append(text[match.end() : end].strip())
     return texts_by_name
 
 
 @cache
 def _compile_heading(names: Names) -> re.Pattern[str]:
-    """Matches a line that opens one of these sections."""
+    """A pattern for a line that opens one of these sections."""
     # ASCII, so that "DECİSİON" does not match
-    return re.compile(_add_colon(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
+    return re.compile(_build_colon_pattern(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
 @cache
 def _compile_bare_heading(names: Names) -> re.Pattern[str]:
-    """Matches a line that opens one of these sections: its name with a colon, or its name alone, marked as a heading or
-    in capitals.
+    """A pattern for a line that opens one of these sections: its name with a colon, or its name alone, marked as a
+    heading or in capitals.
     """
-    number = r"(?:\d+[.)][ \t*_]*)?"
-    spelled, end = _compile_names(names), r"[ \t]*\r?$"
-    marked = rf"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{{2}}|\d+[.)][ \t]*[*_]{{2}})[ \t]*{number}({spelled})[ \t#*_]*{end}"
-    capitals = rf"^[ \t>]*{number}(?-i:({spelled})){end}"
-    pattern = rf"{_add_colon(names)}|{marked}|{capitals}"
+    number_prefix = r"(?:\d+[.)][ \t*_]*)?"
+    name_pattern, line_end = _build_name_pattern(names), r"[ \t]*\r?$"
+    marked_heading = (
+        r"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{2}|\d+[.)][ \t]*[*_]{2})[ \t]*"
+        rf"{number_prefix}({name_pattern})[ \t#*_]*{line_end}"
+    )
+    capitals_heading = rf"^[ \t>]*{number_prefix}(?-i:({name_pattern})){line_end}"
+    pattern = rf"{_build_colon_pattern(names)}|{marked_heading}|{capitals_heading}"
     return re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
-def _add_colon(names: Names) -> str:
-    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_compile_names(names)})[ \t#*]*[:：][ \t*]*"
+def _build_colon_pattern(names: Names) -> str:
+    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_build_name_pattern(names)})[ \t#*]*[:：][ \t*]*"
 
 
-def _compile_names(names: Names) -> str:
+def _build_name_pattern(names: Names) -> str:
     return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
 
 
-def _words(name: str) -> tuple[str, ...]:
+def _split_name(name: str) -> tuple[str, ...]:
     """The words of a section's name in upper case: "Knowledge_Map" and "KNOWLEDGE MAP" are the same name."""
-    return tuple(_BETWEEN.split(name.upper()))
+    return tuple(_WORD_SEPARATOR.split(name.upper()))
 
 
 def _read_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
@@ -183,12 +188,12 @@ def _read_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     texts_by_name: dict[str, list[str]] = {}
     for key, content in pairs:
         for name in names:
-            if _words(key) == _words(name) and content is not None:
+            if _split_name(key) == _split_name(name) and content is not None:
                 texts_by_name.setdefault(name, []).append(storable(str(content)).strip())
     return texts_by_name
 
 
 def _read_fenced_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """Sections of a fenced JSON object with text around it."""
-    fenced = _JSON_FENCE.search(text)
-    return _read_json(fenced[1], names) if fenced else {}
+    match = _JSON_FENCE.search(text)
+    return _read_json(match[1], names) if match else {}

@@ -105,15 +105,15 @@ def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
     links: list[float] = []
     fitted: list[bool] = []
     for line in reply.stdout.splitlines():
-        first, second, third = line.split(" ", 2)
-        value = read_number(second if first == "link" else third)
+        first_word, second_word, third_word = line.split(" ", 2)
+        value = read_number(second_word if first_word == "link" else third_word)
         if value is None:
             return Unparsed(f"the chained program printed {line[:80]!r}, which is not a number")
-        if first == "link":
+        if first_word == "link":
             links.append(value)
-            fitted.append(third == "fitted")
+            fitted.append(third_word == "fitted")
         else:
-            variables[int(first)][second] = value
+            variables[int(first_word)][second_word] = value
     return Trace(tuple(variables), tuple(links), tuple(fitted))
 
 
@@ -149,9 +149,12 @@ def _build_link_text(trace: Trace, number: int) -> str:
     name, link = make_result_name(number), plain_number(trace.links[number])
     if not trace.fitted[number]:
         return f"So {name} = {link}."
-    raw = plain_number(abs(trace.variables[number]["answer"]))
-    whole = plain_number(float(int(link) - 1))
-    return f"Rounded, {raw} leaves the remainder {whole} when divided by 1000, so {name} = {whole} + 1 = {link}."
+    answer = plain_number(abs(trace.variables[number]["answer"]))
+    remainder = plain_number(float(int(link) - 1))
+    return (
+        f"Rounded, {answer} leaves the remainder {remainder} when divided by 1000, "
+        f"so {name} = {remainder} + 1 = {link}."
+    )
 
 
 def build_answer_program(parts: Sequence[Part], trace: Trace) -> str:

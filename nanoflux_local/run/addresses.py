@@ -47,13 +47,13 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
             for key in settings:
                 values = merge_tables(values, {"endpoints": {name: CLEARED.get(key, {})}})
             values = merge_tables(values, {"endpoints": {name: settings}})
-        moved = validate_run(values)
-        await _refuse_other_models(home, run, moved, read_recorded_identities(environment), changes)
-        if moves := _list_moves(config, moved):
+        new_config = validate_run(values)
+        await _refuse_other_models(home, run, new_config, read_recorded_identities(environment), changes)
+        if moves := _list_moves(config, new_config):
             environment["moves"] = [*environment.get("moves", []), {"at": now(), **moves}]
             with Ledger(home.ledger) as ledger:
-                ledger.reconfigure_run(row["id"], moved.model_dump(mode="json"), environment)
-    return moved
+                ledger.reconfigure_run(row["id"], new_config.model_dump(mode="json"), environment)
+    return new_config
 
 
 def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
@@ -62,7 +62,7 @@ def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
             if key not in ADDRESS_KEYS or name not in config.endpoints:
                 raise RefusedError(
                     f"endpoints.{name}.{key} affects the result of run {run}, so it is fixed once the run has started",
-                    f"fork the run, which reuses every call that still applies: {_fork(run, changes)}",
+                    f"fork the run, which reuses every call that still applies: {_format_fork_command(run, changes)}",
                 )
 
 
@@ -78,20 +78,20 @@ async def _refuse_other_models(
         if current.get(name) != identity:
             raise RefusedError(
                 f"{name} of run {run} states no revision, so its address identifies its model",
-                f"fork the run, which asks the model at the new address: {_fork(run, changes)}",
+                f"fork the run, which asks the model at the new address: {_format_fork_command(run, changes)}",
             )
 
 
-def _fork(run: str, changes: Changes) -> str:
+def _format_fork_command(run: str, changes: Changes) -> str:
     return fork_command(run, {"endpoints": {name: dict(settings) for name, settings in changes.items()}})
 
 
 def _list_moves(old: RunConfig, new: RunConfig) -> dict[str, Any]:
     """The changed settings by key, each as [old value, new value]."""
-    before, after = (config.model_dump(mode="json")["endpoints"] for config in (old, new))
+    old_endpoints, new_endpoints = (config.model_dump(mode="json")["endpoints"] for config in (old, new))
     return {
-        f"endpoints.{name}.{key}": [before[name][key], after[name][key]]
-        for name in after
+        f"endpoints.{name}.{key}": [old_endpoints[name][key], new_endpoints[name][key]]
+        for name in new_endpoints
         for key in ADDRESS_KEYS
-        if before[name][key] != after[name][key]
+        if old_endpoints[name][key] != new_endpoints[name][key]
     }

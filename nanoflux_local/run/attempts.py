@@ -23,8 +23,8 @@ TURNS_PER_QUERY = 500
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """One call of a turn with its request and its reply as JSON texts without secrets. `attempt` and `step` say for
-    what it was made; `step` is "" for requests that no step of a model sends, such as embeddings and programs.
+    """One call of a turn with its request and its reply as JSON texts without secrets. It was made in `attempt` at
+    `step`, which is "" for requests that no step of a model sends, such as embeddings and programs.
     """
 
     id: int
@@ -65,8 +65,8 @@ def list_attempts(
     return [
         (row["number"], attempt)
         for row in rows
-        for attempt, each in enumerate(row["attempts"].split())
-        if not outcomes or each in outcomes
+        for attempt, outcome in enumerate(row["attempts"].split())
+        if not outcomes or outcome in outcomes
     ]
 
 
@@ -106,17 +106,17 @@ def load_calls(
         run, record.number,
     ))  # fmt: skip
     requests = [read_json(row["request"]) for row in rows]
-    places = place_seeds(steps, seed, record.number, len(record.attempts))
+    place_by_seed = place_seeds(steps, seed, record.number, len(record.attempts))
     seeds = [request.get("seed", -1) if isinstance(request, dict) else -1 for request in requests]
-    by_call = [places.get(seed) for seed in seeds]  # -1 is no seed
-    attempts = _assign_attempts(record.attempts, requests, by_call, [row["role"] for row in rows])
+    call_places = [place_by_seed.get(seed) for seed in seeds]  # -1 is no seed
+    attempts = _assign_attempts(record.attempts, requests, call_places, [row["role"] for row in rows])
     columns = ("id", "kind", "role", "model", "prompt_tokens", "completion_tokens", "usd", "seconds")
     return [
         StoredCall(
             attempt=attempt, step=place.step.name if place else "", request=redact(row["request"]),
             reply=redact(row["reply"]), answered_at=row["at"], **{column: row[column] for column in columns},
         )
-        for row, place, attempt in zip(rows, by_call, attempts, strict=True)
+        for row, place, attempt in zip(rows, call_places, attempts, strict=True)
     ]  # fmt: skip
 
 
@@ -127,15 +127,15 @@ def _assign_attempts(
     otherwise it belongs to the attempt of the call before it, or of the call after it if it is the attacker's, since
     an attempt begins with its attacker.
     """
-    certain = [
+    known_attempts = [
         place.attempt if place else _find_attempt(attempts, request)
         for place, request in zip(places, requests, strict=True)
     ]
     assigned: list[int] = []
-    for index, attempt in enumerate(certain):
+    for index, attempt in enumerate(known_attempts):
         if attempt is None:
-            later = next((each for each in certain[index:] if each is not None), len(attempts) - 1)
-            attempt = assigned[-1] if assigned and roles[index] != "attacker" else later
+            next_known = next((known for known in known_attempts[index:] if known is not None), len(attempts) - 1)
+            attempt = assigned[-1] if assigned and roles[index] != "attacker" else next_known
         assigned.append(attempt)
     return assigned
 

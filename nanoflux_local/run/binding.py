@@ -125,9 +125,9 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
     endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
     embedder = build_embedder(config.endpoints[config.embedder], home)
     tools = list_needed_tools(config.judge)
-    sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
+    runs_programs = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
     search = search_tool(config.search, home.corpus) if SEARCH in tools else None
-    return RunEndpoints(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
+    return RunEndpoints(endpoints, embedder, PythonTool(), programs=runs_programs, search=search)
 
 
 def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
@@ -159,13 +159,16 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     def build_judge_player(name: str) -> Player:
         return build_player("judge", name, config.reply_tokens)
 
-    first, second = config.roles.attacker.endpoint, config.roles.defender.endpoint
+    attacker_name, defender_name = config.roles.attacker.endpoint, config.roles.defender.endpoint
     judge = build_judge(config, domain, identities, build_judge_player)
     rater = build_rater(config, domain, build_judge_player)
     marker = Marker(domain, judge)
-    player_groups = [Players(build_attacker(first), build_defender(second), judge, rater, marker)]
-    if PROGRAM not in (first, second) and first != second:  # two models swap after each turn (paper §3)
-        player_groups.append(Players(build_attacker(second), build_defender(first), judge, rater, marker))
+    player_groups = [Players(build_attacker(attacker_name), build_defender(defender_name), judge, rater, marker)]
+    if PROGRAM not in (attacker_name, defender_name) and attacker_name != defender_name:
+        # two models swap after each turn (paper §3)
+        player_groups.append(
+            Players(build_attacker(defender_name), build_defender(attacker_name), judge, rater, marker)
+        )
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:

@@ -119,12 +119,12 @@ class RunAccounts:
 
     def _guard_answer(self, answer: Answer) -> Answer:
         async def call(request: Any) -> Reply:
-            charged = [self.by_role[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.by_role]
+            accounts = [self.by_role[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.by_role]
             largest_cost = self._bound_request(request)
-            await self._reserve(charged, largest_cost)
+            await self._reserve(accounts, largest_cost)
             listener = FAULT_LISTENER.get()
-            with reporting_faults(lambda fault: self._charge_failure(charged, fault, listener)):
-                return await self._charge_reply(charged, largest_cost, answer(request))
+            with reporting_faults(lambda fault: self._charge_failure(accounts, fault, listener)):
+                return await self._charge_reply(accounts, largest_cost, answer(request))
 
         return call
 

@@ -64,8 +64,8 @@ def find_profile(name: str, home: Home | None = None) -> Path:
 
 def list_profile_paths(home: Home | None) -> dict[str, Path]:
     """The files of the shipped profiles and of those in `<home>/profiles`, by name."""
-    shipped = Path(str(resources.files("nanoflux_local.profiles")))
-    folders = [shipped, *([home.profiles] if home else [])]
+    shipped_folder = Path(str(resources.files("nanoflux_local.profiles")))
+    folders = [shipped_folder, *([home.profiles] if home else [])]
     return {path.stem: path for folder in folders for path in folder.glob("*.toml")}
 
 
@@ -151,11 +151,11 @@ def _replace_reasoning_tokens(
 ) -> Settings:
     """Look up the reasoning tokens of endpoints whose model changed, unless `changes` state them."""
     models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
-    stated = changes.get("endpoints", {})
+    changed_endpoints = changes.get("endpoints", {})
     return {
         name: {"reasoning_tokens": manifest_reasoning_room(endpoint, home)}
         for name, endpoint in changed.endpoints.items()
-        if endpoint.model != models.get(name) and "reasoning_tokens" not in stated.get(name, {})
+        if endpoint.model != models.get(name) and "reasoning_tokens" not in changed_endpoints.get(name, {})
     }
 
 
@@ -170,18 +170,18 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     if unknown:
         fix = suggest(unknown[0], sections, "keys there")
         raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", fix)
-    unmarked = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
-    if unmarked:
+    unavailable_kinds = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
+    if unavailable_kinds:
         kinds = ", ".join(domain.trial_kinds)
         raise ConfigError(
-            f"judge.trial_kinds: the domain {domain.name!r} has no solutions of the kind {unmarked[0]!r}",
+            f"judge.trial_kinds: the domain {domain.name!r} has no solutions of the kind {unavailable_kinds[0]!r}",
             f"choose from: {kinds}",
         )
-    programs = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
-    if programs and not domain.programs:
+    program_roles = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
+    if program_roles and not domain.programs:
         raise ConfigError(
-            f"the seeds of {domain.name!r} carry no programs, so no program can be the {programs[0]}",
-            f"choose a model: --set roles.{programs[0]}.endpoint=NAME",
+            f"the seeds of {domain.name!r} carry no programs, so no program can be the {program_roles[0]}",
+            f"choose a model: --set roles.{program_roles[0]}.endpoint=NAME",
         )
     if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
         raise ConfigError(
@@ -206,10 +206,10 @@ def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> di
             endpoint.model,
         )
         return {}
-    stated = embedder.thresholds
+    thresholds = embedder.thresholds
     return {
         kind: table.get(domain.name, table["default"])
-        for kind, table in (("question", stated.question), ("solution", stated.solution))
+        for kind, table in (("question", thresholds.question), ("solution", thresholds.solution))
     }
 
 

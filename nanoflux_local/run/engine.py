@@ -252,8 +252,8 @@ class Engine:
         """Raise UnreadError if the run reaches its turn limit without one readable reply, unless `pause_after_unread`
         is 0.
         """
-        ended = 0 < self._config.max_turns <= self._turns
-        if ended and not self._any_reply_read and self._config.pause_after_unread:
+        limit_reached = 0 < self._config.max_turns <= self._turns
+        if limit_reached and not self._any_reply_read and self._config.pause_after_unread:
             raise UnreadError(
                 f"no reply could be read in any of {self._turns} turns: {self._last_reason}",
                 "correct the model's settings, then start another run",
@@ -283,7 +283,7 @@ class Engine:
         streak = self._streaks.add(record, self._config.pause_after_unread)
         saturation = self._recent.add(record, self._config)
         if streak is not None:
-            raise self._pause_error(streak, call_ids)
+            raise self._make_pause_error(streak, call_ids)
         if saturation is not None and not self.finished:
             raise SaturatedError(saturation.describe(), saturation.advise(self._run))
 
@@ -300,7 +300,7 @@ class Engine:
         trace = TracedCalls(self._calls)
         return await run_turn(self._rules, self._turns, history, trace), trace
 
-    def _pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadError:
+    def _make_pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadError:
         """The error that pauses the run, with the beginning of the last unreadable reply."""
         reply = redact(" ".join(self._ledger.find_last_reply(call_ids).split()))
         excerpt = f" The last reply begins: {reply[:EXCERPT_CHARACTERS]!r}" if reply else ""
@@ -332,12 +332,12 @@ class Engine:
         if self._all_started and not startable:
             return
         in_progress = sum(turn.in_progress for turn in self._ahead.values())
-        free = max(0, min(depth, ACTIVE_PER_REQUEST * requests) - in_progress)
-        start_all = end - max([self._turns, *self._ahead]) - free <= ACTIVE_PER_REQUEST * requests
+        free_slots = max(0, min(depth, ACTIVE_PER_REQUEST * requests) - in_progress)
+        start_all = end - max([self._turns, *self._ahead]) - free_slots <= ACTIVE_PER_REQUEST * requests
         if start_all != self._all_started:
             self._all_started = start_all
             self._calls.limiter.reorder()
-        for number in startable if start_all else startable[:free]:
+        for number in startable if start_all else startable[:free_slots]:
             self._start_turn(number)
 
     def _start_turn(self, number: int) -> None:
@@ -349,10 +349,11 @@ class Engine:
         """Restart the later turns that `question` of `turn` contradicts. They replay remembered calls up to the first
         one that differs.
         """
-        for later in list(self._ahead.values()):
-            if later.number > turn.number and later.is_contradicted_by(question, self._config.novelty.question):
-                later.cancel()
-                self._start_turn(later.number)
+        threshold = self._config.novelty.question
+        for later_turn in list(self._ahead.values()):
+            if later_turn.number > turn.number and later_turn.is_contradicted_by(question, threshold):
+                later_turn.cancel()
+                self._start_turn(later_turn.number)
 
     def _rank(self, turn: SpeculativeTurn) -> tuple[int, int, int, int]:
         """The priority of a turn's requests; the smallest goes first.

@@ -8,8 +8,8 @@ The forecast is the median of the simulated totals; the interval runs from their
 A turn costs the tokens and dollars of the calls that it uses, as if none were remembered, times the run's ratio of
 calls made to calls used, since speculative turns waste some. The seconds of a turn's calls are scaled so that their
 mean is the mean wall time of these turns without pauses and stalls: gaps in which no reply arrives and no turn is
-committed. Changes during a run (a judge that slows down, questions that run out) are
-not modelled; only the newest turns count, so that the forecast follows them.
+committed. Changes during a run (a judge that slows down, questions that run out) are not modelled; only the newest
+turns count, so that the forecast follows such changes.
 """
 
 import math
@@ -98,13 +98,13 @@ def forecast(view: LedgerView, position: RunPosition) -> Forecast:
     """Forecast the rest of a run: `forecast` in `run show --json`."""
     hours = position.seconds / 3600
     kept_per_hour = round(position.kept / hours, 3) if hours else None
-    missing, left = position.target - position.kept, position.max_turns - position.turns
-    if missing <= 0 or left <= 0:
+    examples_needed, turns_left = position.target - position.kept, position.max_turns - position.turns
+    if examples_needed <= 0 or turns_left <= 0:
         return Forecast(kept_per_hour, ENDED)
     turns = load_newest_turns(view, position)
     if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
         return Forecast(kept_per_hour, f"too early: it takes {ENOUGH_TURNS} turns, {ENOUGH_KEPT} of them kept")
-    return replace(predict(turns, missing, left), kept_per_hour=kept_per_hour)
+    return replace(predict(turns, examples_needed, turns_left), kept_per_hour=kept_per_hour)
 
 
 def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
@@ -138,8 +138,8 @@ def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence
     calls = list(_list_calls_since(view, position.run, since))
     moments = [_read_moment(moment) for moment in (*commits, *(moment for moment, _ in calls))]
     if calls and not since:
-        first, seconds = calls[-1]
-        moments.append(_read_moment(first) - seconds)
+        first_reply_at, seconds = calls[-1]
+        moments.append(_read_moment(first_reply_at) - seconds)
     median = float(np.median([seconds for _, seconds in calls])) if calls else 0.0
     gaps = np.diff(np.sort(moments))
     return float(gaps[gaps <= max(STALL_S, STALL_CALLS * median)].sum())
@@ -162,10 +162,10 @@ def _read_moment(moment: str) -> float:
         return math.nan
 
 
-def _scale_to_wall_time(seconds: Floats, mean: float) -> Floats:
+def _scale_to_wall_time(seconds: Floats, mean_wall_s: float) -> Floats:
     """Scale the seconds of concurrent calls to wall time with this mean."""
-    total = float(seconds.mean())
-    return seconds * (mean / total) if total else np.full_like(seconds, mean)
+    mean_call_s = float(seconds.mean())
+    return seconds * (mean_wall_s / mean_call_s) if mean_call_s else np.full_like(seconds, mean_wall_s)
 
 
 def _estimate_waste_factor(position: RunPosition) -> float:
@@ -174,19 +174,21 @@ def _estimate_waste_factor(position: RunPosition) -> float:
     return float(made / (made - wasted)) if made > wasted else 1.0
 
 
-def predict(turns: RecentTurns, missing: int, left: int) -> Forecast:
-    """Forecast `missing` more examples within `left` turns. The draws are seeded: equal turns give equal forecasts."""
+def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Forecast:
+    """Forecast `examples_needed` more examples within `turns_left` turns. The draws are seeded: equal turns give equal
+    forecasts.
+    """
     rng = np.random.default_rng(0)
-    n, kept = len(turns.kept), int(turns.kept.sum())
-    chance = rng.beta(kept + 0.5, n - kept + 0.5, DRAWS)
-    needed = missing + rng.negative_binomial(missing, chance)
-    played = np.minimum(needed, left)
-    means = turns.costs[rng.integers(0, n, (DRAWS, n))].mean(axis=1)
+    turn_count, kept = len(turns.kept), int(turns.kept.sum())
+    chance = rng.beta(kept + 0.5, turn_count - kept + 0.5, DRAWS)
+    needed = examples_needed + rng.negative_binomial(examples_needed, chance)
+    played = np.minimum(needed, turns_left)
+    means = turns.costs[rng.integers(0, turn_count, (DRAWS, turn_count))].mean(axis=1)
     noise = rng.standard_normal(DRAWS)[:, None] * turns.costs.std(axis=0, ddof=1)
     totals = np.maximum(0.0, played[:, None] * means + np.sqrt(played)[:, None] * noise)
     seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COSTS)))
     return Forecast(
-        reaches_target=round(float((needed <= left).mean()), 3),
+        reaches_target=round(float((needed <= turns_left).mean()), 3),
         turns=_make_span(played), seconds=seconds, tokens=tokens, usd=usd,
     )  # fmt: skip
 

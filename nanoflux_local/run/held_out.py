@@ -76,23 +76,23 @@ class HeldOut:
             return None
         rough = self._matrix @ vector
         rows = np.flatnonzero(rough >= rough.max() - 2 * bound_rounding_error(len(vector)))
-        best, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
-        return best, self._embedded[-row].id
+        largest, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
+        return largest, self._embedded[-row].id
 
 
 def _find_identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
     """The phrases that identify an item, with its id: no other item of its benchmark and no `phrasing` has them."""
     owners: dict[str, tuple[str, str, str]] = {}
-    common: set[str] = set()
+    common_grams: set[str] = set()
     for item in items:
         owner = (item.dataset, extract_stem(item.question), item.id)
         for gram in list_word_sequences(item.question):
-            dataset, question, _ = owners.setdefault(gram, owner)
-            if dataset == item.dataset and question != owner[1]:
-                common.add(gram)
+            dataset, stem, _ = owners.setdefault(gram, owner)
+            if dataset == item.dataset and stem != owner[1]:
+                common_grams.add(gram)
     for text in phrasing if owners else ():
-        common.update(gram for gram in list_word_sequences(text) if gram in owners)
-    return {gram: name for gram, (*_, name) in owners.items() if gram not in common}
+        common_grams.update(gram for gram in list_word_sequences(text) if gram in owners)
+    return {gram: item_id for gram, (*_, item_id) in owners.items() if gram not in common_grams}
 
 
 def list_word_sequences(text: str) -> Iterator[str]:

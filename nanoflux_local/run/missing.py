@@ -88,14 +88,14 @@ class RecordedCosts:
         per_call: dict[MissingCall, list[CallCost]] = defaultdict(list)
         remaining: dict[MissingCall, list[CallCost]] = defaultdict(list)
         for calls in calls_by_turn.values():
-            rest = CallCost()
+            remaining_cost = CallCost()
             for call, cost in reversed(calls):
-                rest = rest.plus(cost)
+                remaining_cost = remaining_cost.plus(cost)
                 per_call[call].append(cost)
-                remaining[call].append(rest)
-        defences = [sum(call == DEFENCE for call, _ in calls) for calls in calls_by_turn.values()]
-        reached = [count for count in defences if count]
-        mean_defences = sum(reached) / len(reached) if reached else 1.0
+                remaining[call].append(remaining_cost)
+        defence_counts = [sum(call == DEFENCE for call, _ in calls) for calls in calls_by_turn.values()]
+        nonzero_counts = [count for count in defence_counts if count]
+        mean_defences = sum(nonzero_counts) / len(nonzero_counts) if nonzero_counts else 1.0
         return cls(_average(per_call), _average(remaining), mean_defences)
 
 

@@ -25,24 +25,24 @@ class NoveltyIndex:
 
     def __init__(self) -> None:
         self._blocks: list[Matrix] = []
-        self._free = 0
+        self._free_rows = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._blocks)) - self._free
+        return sum(map(len, self._blocks)) - self._free_rows
 
     def append(self, vector: Vector) -> None:
         """Add one unit vector of shape (dimensions,)."""
-        if not self._free:
-            self._free = max(1, BLOCK_BYTES // vector.nbytes)
-            self._blocks.append(np.empty((self._free, len(vector)), dtype=np.float32))
-        self._blocks[-1][-self._free] = vector
-        self._free -= 1
+        if not self._free_rows:
+            self._free_rows = max(1, BLOCK_BYTES // vector.nbytes)
+            self._blocks.append(np.empty((self._free_rows, len(vector)), dtype=np.float32))
+        self._blocks[-1][-self._free_rows] = vector
+        self._free_rows -= 1
 
     def history(self) -> "History":
         """A snapshot that later questions do not change. It has views of the rows, not copies."""
-        if not self._free:
+        if not self._free_rows:
             return History(tuple(self._blocks))
-        return History((*self._blocks[:-1], self._blocks[-1][: -self._free]))
+        return History((*self._blocks[:-1], self._blocks[-1][: -self._free_rows]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,9 +60,11 @@ class History:
         blocks = (*self.blocks, np.stack(self.own)) if self.own else self.blocks
         if not blocks:
             return None
-        rough = [block @ vector for block in blocks]
-        cutoff = max(float(products.max()) for products in rough) - 2 * bound_rounding_error(len(vector))
-        rows = (row for block, products in zip(blocks, rough, strict=True) for row in block[products >= cutoff])
+        rough_products = [block @ vector for block in blocks]
+        cutoff = max(float(products.max()) for products in rough_products) - 2 * bound_rounding_error(len(vector))
+        rows = (
+            row for block, products in zip(blocks, rough_products, strict=True) for row in block[products >= cutoff]
+        )
         distinct_rows = {row.tobytes(): row for row in rows}  # a question asked a hundred times is compared once
         return max(similarity(row, vector) for row in distinct_rows.values())
 

@@ -27,11 +27,11 @@ def refuse_overflows(bound: RunEndpoints, rules: Rules, domain: Domain) -> None:
         ConfigError: a request does not fit; the fix names the endpoint's settings to change.
     """
     seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
-    for role, name, messages, answer in make_typical_requests(rules.config, domain, seeds):
-        if overflow := find_overflow(bound.endpoints[name], messages, answer):
+    for role, name, messages, answer_tokens in make_typical_requests(rules.config, domain, seeds):
+        if overflow := find_overflow(bound.endpoints[name], messages, answer_tokens):
             key = f"endpoints.{name}"
-            fixed = find_kind(rules.config.endpoints[name].interface).fixed_context
-            advice = "" if fixed else f"raise {key}.context as far as the model allows, or "
+            has_fixed_context = find_kind(rules.config.endpoints[name].interface).fixed_context
+            advice = "" if has_fixed_context else f"raise {key}.context as far as the model allows, or "
             raise ConfigError(f"{key} as the {role}: {overflow}", f"{advice}lower {key}.reasoning_tokens")
 
 
@@ -48,9 +48,9 @@ def make_typical_requests(
     for name in (attacker, defender) if roles_swap else (attacker,):
         if name != PROGRAM:
             yield "attacker", name, build_attacker_messages(domain, seeds), config.reply_tokens
-    answer = reply_budget(domain, config.budgets)
+    answer_tokens = reply_budget(domain, config.budgets)
     for name in (defender, attacker) if roles_swap else (defender,):
-        yield "defender", name, build_defender_messages(domain, config.budgets, longest.question), answer
+        yield "defender", name, build_defender_messages(domain, config.budgets, longest.question), answer_tokens
     evaluation_prompt = domain.render(
         "evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)}
     )

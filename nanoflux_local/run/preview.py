@@ -113,9 +113,9 @@ def _is_similar(config: RunConfig, earlier: Mapping[str, Any]) -> bool:
     values = config.model_dump(mode="json")
     if any(values[key] != earlier.get(key, values[key]) for key in EQUAL_SETTINGS):
         return False
-    tables = earlier.get("endpoints", {})
+    earlier_endpoints = earlier.get("endpoints", {})
     return all(
-        all(endpoint.get(key) == tables.get(name, {}).get(key) for key in ("interface", "model", "adapter"))
+        all(endpoint.get(key) == earlier_endpoints.get(name, {}).get(key) for key in ("interface", "model", "adapter"))
         for name, endpoint in values["endpoints"].items()
         if name in config.players
     )
@@ -127,18 +127,19 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     is_chaining = config.roles.attacker.endpoint == PROGRAM
     source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), is_chaining)
     seeds = source.draw(config.seeds.max, Random(0), set())
-    judges = max(1, len(config.judge.panel) + 1)
-    checks = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
-    count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges + checks}  # validation and evaluation
+    judge_count = max(1, len(config.judge.panel) + 1)
+    check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
+    # each judge validates the question and evaluates the defence
+    calls_by_role = {"attacker": 1, "defender": config.samples, "judge": 2 * judge_count + check_calls}
     costs: dict[str, RoleCost] = {}
-    for role, name, messages, answer in make_typical_requests(config, domain, seeds):
+    for role, name, messages, answer_tokens in make_typical_requests(config, domain, seeds):
         if role in costs:
             continue
         endpoint = config.endpoints[name]
-        calls = count[role]
+        calls = calls_by_role[role]
         prompt_bytes = calls * sum(len(message.content.encode()) for message in messages)
         prompt_tokens = prompt_bytes // BYTES_PER_TOKEN
-        completion_tokens = calls * (answer + endpoint.reasoning_tokens)
+        completion_tokens = calls * (answer_tokens + endpoint.reasoning_tokens)
         usd = endpoint.price.cost(prompt_tokens, completion_tokens) if endpoint.price else None
         costs[role] = RoleCost(role, endpoint.model, calls, prompt_tokens, completion_tokens, usd)
     return list(costs.values())
@@ -147,16 +148,16 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
     """Place the servers that the run would start on this machine's GPUs; None if it starts none."""
     players = [config.endpoints[name] for name in config.players]
-    demands = collect_workloads(players, config.concurrency, home)
-    if not demands:
+    workloads = collect_workloads(players, config.concurrency, home)
+    if not workloads:
         return None
     gpus = tuple(list_gpus())
     if not gpus:
         problem = survey_gpus().problem or "no GPU reports its memory"
-        return GpuPlan((), demands, None, f"{problem}; the servers would run on the CPU")
-    placement = plan_servers(demands.values(), list(gpus), whole=True)
+        return GpuPlan((), workloads, None, f"{problem}; the servers would run on the CPU")
+    placement = plan_servers(workloads.values(), list(gpus), whole=True)
     problem = "" if placement.fits else f"{placement.refusal}; what would fit: {'; '.join(placement.would_fit)}"
-    return GpuPlan(gpus, demands, placement, problem)
+    return GpuPlan(gpus, workloads, placement, problem)
 
 
 def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError | None:

@@ -71,10 +71,10 @@ def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
         run,
     )
     endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {})
-    names = {endpoint.get("model"): name for name, endpoint in endpoints.items()}
+    name_by_model = {endpoint.get("model"): name for name, endpoint in endpoints.items()}
     for row in rows:
         fix = FAULT_FIXES.get(row["kind"], "read the server's log")
-        fix = fix.format(run=run, endpoint=names.get(row["model"], "NAME"))
+        fix = fix.format(run=run, endpoint=name_by_model.get(row["model"], "NAME"))
         where = f"{row['role'] or 'embedder'} {row['model']}: {row['kind'].replace('_', ' ')}"
         yield Problem("fault", row["n"], where, redact(row["told"]), fix, row["at"])
 
@@ -84,11 +84,11 @@ def _list_unread(view: LedgerView, run: str) -> Iterator[Problem]:
     for reason, count in reasons_by_kind["refused"].items():
         fix = f"read the prompts: `nanoflux run attempts {run} --outcome failed`; use a model that answers them"
         yield Problem("warning", count, "refused prompt", redact(reason), fix)
-    listing = f"list the turns with `nanoflux run attempts {run} --outcome unparsed --outcome failed`, "
-    listing += f"and print their replies with `nanoflux run calls {run} TURN`"
+    reading_fix = f"list the turns with `nanoflux run attempts {run} --outcome unparsed --outcome failed`, "
+    reading_fix += f"and print their replies with `nanoflux run calls {run} TURN`"
     for reason, count in reasons_by_kind["unread"].items():
         if CUT_IN_REASONING not in reason:
-            yield Problem("warning", count, "unreadable reply", redact(reason), listing)
+            yield Problem("warning", count, "unreadable reply", redact(reason), reading_fix)
     yield from _list_cut(view, run)
 
 

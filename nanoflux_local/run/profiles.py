@@ -87,16 +87,20 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
         values = load_profile(name, home)
     except NanofluxError as error:
         return ProfileEntry(name, str(path), own, error.message, {})
-    first = path.read_text("utf-8").partition("\n")[0]
-    return ProfileEntry(name, str(path), own, first.lstrip("# ") if first.startswith("#") else "", _list_models(values))
+    first_line = path.read_text("utf-8").partition("\n")[0]
+    return ProfileEntry(
+        name, str(path), own, first_line.lstrip("# ") if first_line.startswith("#") else "", _list_models(values)
+    )
 
 
 def _list_models(values: dict[str, Any]) -> dict[str, str]:
     """The model of each role by the profile's tables; the endpoint's name if the table is missing or wrong."""
     roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
-    names = {role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)}
-    tables = {name: table for name, table in endpoints.items() if isinstance(table, dict)}
-    return {role: str(tables.get(name, {}).get("model", name)) for role, name in names.items()}
+    endpoint_by_role = {
+        role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)
+    }
+    endpoint_tables = {name: table for name, table in endpoints.items() if isinstance(table, dict)}
+    return {role: str(endpoint_tables.get(name, {}).get("model", name)) for role, name in endpoint_by_role.items()}
 
 
 def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], copied: str = "") -> Path:
@@ -251,12 +255,12 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
         return
     try:
         read_key(endpoint.key_env, endpoint.key_file)
-        built = build_endpoint(name, endpoint, home) if name != config.embedder else None
+        built_endpoint = build_endpoint(name, endpoint, home) if name != config.embedder else None
     except NanofluxError as error:
         yield ProfileCheck(subject, False, error.message, error.fix)
         return
-    if connect and isinstance(built, OpenAIChatEndpoint):
-        yield from _check_servers(subject, endpoint, built)
+    if connect and isinstance(built_endpoint, OpenAIChatEndpoint):
+        yield from _check_servers(subject, endpoint, built_endpoint)
     else:
         yield ProfileCheck(
             subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.default_host}, not contacted"
@@ -281,10 +285,12 @@ def _check_weights(subject: str, endpoint: EndpointConfig, home: Home) -> Profil
     )
 
 
-def _check_servers(subject: str, endpoint: EndpointConfig, built: OpenAIChatEndpoint) -> Iterator[ProfileCheck]:
-    for url in built.service.urls:
+def _check_servers(
+    subject: str, endpoint: EndpointConfig, built_endpoint: OpenAIChatEndpoint
+) -> Iterator[ProfileCheck]:
+    for url in built_endpoint.service.urls:
         try:
-            models = asyncio.run(fetch_listing(url, built.service.key.text))
+            models = asyncio.run(fetch_listing(url, built_endpoint.service.key.text))
         except NanofluxError as error:
             yield ProfileCheck(subject, False, error.message, error.fix)
             continue

@@ -151,16 +151,16 @@ class _SeriesWorker:
         return ""
 
     def _play_round(self, number: int, rounds: list[Round]) -> None:
-        earlier = rounds[:number]
-        run = rounds[number].run if number < len(rounds) else self._start_run(number, earlier)
+        earlier_rounds = rounds[:number]
+        run = rounds[number].run if number < len(rounds) else self._start_run(number, earlier_rounds)
         self.ledger.start_round(self.id, number, run)
         self._finish_step(Work(RUN, run), lambda: self._generate(number, run))
-        training = self._create_training(number, [*(round_.run for round_ in earlier), run])
+        training = self._create_training(number, [*(round_.run for round_ in earlier_rounds), run])
         self._finish_step(Work(TRAINING, training), lambda: self._train(number, training))
         with LedgerView(self.home.ledger) as view:
             adapter = trainings.find_training(view, training).adapter
         self.ledger.set_round_adapter(self.id, number, adapter)
-        before = self._measure_on_dev(number, earlier[-1].adapter if earlier else "")
+        before = self._measure_on_dev(number, earlier_rounds[-1].adapter if earlier_rounds else "")
         after = self._measure_on_dev(number, adapter)
         assert before.strict and after.strict, "an evaluation without a judge is refused for answers in free text"
         result = {
@@ -203,22 +203,22 @@ class _SeriesWorker:
 
         trainings.resume_training(self.home, training, report_step)
 
-    def _start_run(self, number: int, earlier: list[Round]) -> str:
+    def _start_run(self, number: int, earlier_rounds: list[Round]) -> str:
         """Start the round's run and return its id. If a killed process has already started it, return that run's id."""
         name = f"{self.id}-round-{number + 1}"
         with LedgerView(self.home.ledger) as view:
             row = view.row("SELECT id FROM runs WHERE name = ?", name)
         if row is not None:
             return str(row["id"])
-        return asyncio.run(runs.start(self.home, self._derive_config(number, earlier), name))
+        return asyncio.run(runs.start(self.home, self._derive_config(number, earlier_rounds), name))
 
-    def _derive_config(self, number: int, earlier: list[Round]) -> RunConfig:
+    def _derive_config(self, number: int, earlier_rounds: list[Round]) -> RunConfig:
         config = self.settings.config
         changes: dict[str, Any] = {"seed": config.seed + number}
-        if earlier:
-            changes |= self._bind_tuned_defender(earlier[-1].adapter)
+        if earlier_rounds:
+            changes |= self._bind_tuned_defender(earlier_rounds[-1].adapter)
             with LedgerView(self.home.ledger) as view:
-                questions_by_run = freeze(view, [round_.run for round_ in earlier])
+                questions_by_run = freeze(view, [round_.run for round_ in earlier_rounds])
             changes["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
         return derive_config(config, changes, self.home)
 
@@ -231,10 +231,10 @@ class _SeriesWorker:
         return {"endpoints": {TUNED: {**base, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _create_training(self, number: int, run_ids: list[str]) -> str:
-        parts = [trainings.load_run_data(self.home, run) for run in run_ids]
+        run_data = [trainings.load_run_data(self.home, run) for run in run_ids]
         data = trainings.TrainingData(
-            [row for part in parts for row in part.rows], parts[-1].validation, parts[-1].run,
-            {"series": self.id, "round": number + 1, "runs": run_ids}, parts[-1].held_out,
+            [row for data_of_run in run_data for row in data_of_run.rows], run_data[-1].validation, run_data[-1].run,
+            {"series": self.id, "round": number + 1, "runs": run_ids}, run_data[-1].held_out,
         )  # fmt: skip
         return trainings.create_training(self.home, self.settings.base, parse_train_settings(self.settings.train), data)
 
@@ -280,7 +280,7 @@ def _load_dev_items(home: Home, settings: Rounds) -> list[Seed]:
     return items[: settings.dev_items or None]
 
 
-_FIND = """
+_FIND_QUERY = """
     SELECT * FROM series
     WHERE id = ?1 OR json_extract(settings, '$.name') = ?1 OR substr(id, 1, length(?1)) = ?1
     ORDER BY id = ?1 DESC, json_extract(settings, '$.name') = ?1 DESC, rowid DESC
@@ -309,7 +309,7 @@ def find(view: LedgerView, series: str) -> StoredSeries:
     Raises:
         NothingMatchedError: there is no such series.
     """
-    row = view.row(_FIND, series)
+    row = view.row(_FIND_QUERY, series)
     if row is None:
         raise NothingMatchedError(f"there is no series of rounds {series!r}", "see `nanoflux rounds list`")
     return StoredSeries(row["id"], row["status"], row["message"], row["seconds"], row["settings"])

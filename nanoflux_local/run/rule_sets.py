@@ -27,8 +27,8 @@ DESCRIPTIONS: Mapping[str, str] = {
 def find_rule_settings(name: object, domain: "Domain") -> Mapping[str, Any]:
     """The settings of a rule set; none for an unknown name, which the configuration's validation reports.
 
-    A domain's own checks stay: those of a rule set examine the question alone, and a question about documents that its
-    reader does not see would never pass them.
+    If the domain names checks, they replace those of the rule set. A rule set's checks see the question without its
+    documents, so a question about documents would never pass them.
     """
     from nanoflux_local.config import merge_tables  # deferred: `nanoflux run --help` needs only the names
 

@@ -182,10 +182,10 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         old = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
         kept = len(view.examples(run))
     new = validate_run(merge_tables(old.model_dump(mode="json"), settings))
-    fixed = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
-    if fixed:
+    fixed_keys = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
+    if fixed_keys:
         raise RefusedError(
-            f"{fixed[0]} affects the result of run {run}, so it is fixed once the run has started",
+            f"{fixed_keys[0]} affects the result of run {run}, so it is fixed once the run has started",
             f"fork the run, which reuses every call that still applies: {fork_command(run, settings)}",
         )
     if new.target < old.target and new.target < kept:

@@ -52,7 +52,7 @@ def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[
     sides = [dict(list_leaves(values)) for values in (first, second)]
     keys = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if not HASHES.fullmatch(key)]
     pairs = ((key, sides[0].get(key), sides[1].get(key)) for key in keys)
-    return tuple(Difference(key, one, other) for key, one, other in pairs if one != other)
+    return tuple(Difference(key, left, right) for key, left, right in pairs if left != right)
 
 
 def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
@@ -98,14 +98,16 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     trainings = [find_training(view, name) for name in (first, second)]
     figures, curves = [], []
     for training in trainings:
-        points = view.training_curve(training.id)
-        curves += [curve for curve in _load_loss_curves(training.id, points) if curve.x]
-        last = board.last_step(view, training.id)
-        dev = [event["val_loss"] for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
+        curve_events = view.training_curve(training.id)
+        curves += [curve for curve in _load_loss_curves(training.id, curve_events) if curve.x]
+        last_step = board.last_step(view, training.id)
+        dev_losses = [
+            event["val_loss"] for kind, event in curve_events if kind == "epoch" and event.get("val_loss") is not None
+        ]
         figures.append({
             "status": training.status, "base": training.base, "data": training.run or "a file",
-            "step": last.get("step", 0), "steps": last.get("steps", 0), "train loss": last.get("loss"),
-            "dev loss": dev[-1] if dev else None, "tokens/s": last.get("tokens_per_s"),
+            "step": last_step.get("step", 0), "steps": last_step.get("steps", 0), "train loss": last_step.get("loss"),
+            "dev loss": dev_losses[-1] if dev_losses else None, "tokens/s": last_step.get("tokens_per_s"),
             "seconds": round(training.seconds, 1),
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))
@@ -113,9 +115,9 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, tuple(curves), "step", "loss")
 
 
-def _load_loss_curves(training: str, points: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
-    steps = [event for kind, event in points if kind == "step"]
-    epochs = [event for kind, event in points if kind == "epoch" and event.get("val_loss") is not None]
+def _load_loss_curves(training: str, curve_events: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
+    steps = [event for kind, event in curve_events if kind == "step"]
+    epochs = [event for kind, event in curve_events if kind == "epoch" and event.get("val_loss") is not None]
     return [
         Curve(f"{training} train", [event["step"] for event in steps], [event["loss"] for event in steps]),
         Curve(f"{training} dev", [event["step"] for event in epochs], [event["val_loss"] for event in epochs]),

@@ -43,7 +43,7 @@ REPLAYABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
 """Settings that decide how replies are used. All others are part of the requests, so that with another value no
 remembered call would apply.
 """
-KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
+REQUEST_KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
 QUESTION_CHARACTERS = 80
 
 
@@ -63,7 +63,7 @@ class MissRecorder:
         self.last: MissingCall | None = None
 
     def answers(self) -> dict[str, Answer]:
-        return dict.fromkeys(KINDS, self._miss)
+        return dict.fromkeys(REQUEST_KINDS, self._miss)
 
     async def _miss(self, request: Request[Any]) -> Reply:
         self.last = MissingCall(request.kind, ROLE.get())
@@ -148,25 +148,25 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     config, identities, committed = load_run(home, run)
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
-    changed = derive_config(config, settings, home)
-    _refuse_changed_requests(run, config, changed, settings)
-    identities = add_unrecorded(identities, changed)
+    changed_config = derive_config(config, settings, home)
+    _refuse_changed_requests(run, config, changed_config, settings)
+    identities = add_unrecorded(identities, changed_config)
     misses = MissRecorder()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
-        replayed = await _replay_turns(build_rules(changed, identities, home), calls, misses, len(committed))
+        replayed = await _replay_turns(build_rules(changed_config, identities, home), calls, misses, len(committed))
     with LedgerView(home.ledger) as view:
         recorded, priced = RecordedCosts.load(view, run), view.is_priced(run)
     missing_calls = [turn.missing for turn in replayed if turn.missing is not None]
-    missing = count_missing(missing_calls, recorded, config, changed, priced)
-    return _compare(run, settings, changed, config, committed, replayed, missing)
+    missing = count_missing(missing_calls, recorded, config, changed_config, priced)
+    return _compare(run, settings, changed_config, config, committed, replayed, missing)
 
 
-def add_unrecorded(identities: Mapping[str, Identity], changed: RunConfig) -> dict[str, Identity]:
+def add_unrecorded(identities: Mapping[str, Identity], changed_config: RunConfig) -> dict[str, Identity]:
     """The identities with a placeholder for each tool and endpoint that the run was started without. No remembered call
     is addressed to a placeholder, so that the turns that need one count as unknown.
     """
-    needed = {*changed.players, *list_needed_tools(changed.judge)}
+    needed = {*changed_config.players, *list_needed_tools(changed_config.judge)}
     return {**{name: Identity("not recorded", name) for name in needed}, **identities}
 
 
@@ -207,43 +207,45 @@ async def _replay_turns(
 def _compare(
     run: str,
     settings: Mapping[str, Any],
-    changed: RunConfig,
+    changed_config: RunConfig,
     config: RunConfig,
     committed: Sequence[TurnRecord],
     replayed: Sequence[ReplayedTurn],
     missing: MissingCalls,
 ) -> WhatIf:
-    kept = [turn.record for turn in replayed if turn.record is not None and turn.record.kept]
-    before = {record.number: Example.of(record) for record in committed if record.kept}
-    after = {record.number: Example.of(record) for record in kept}
+    kept_records = [turn.record for turn in replayed if turn.record is not None and turn.record.kept]
+    recorded_examples = {record.number: Example.of(record) for record in committed if record.kept}
+    replayed_examples = {record.number: Example.of(record) for record in kept_records}
     unknown = [
-        UnknownTurn(turn.number, turn.number in before, turn.missing.kind, turn.missing.role)
+        UnknownTurn(turn.number, turn.number in recorded_examples, turn.missing.kind, turn.missing.role)
         for turn in replayed
         if turn.missing is not None
     ]
     unknown_numbers = {turn.turn for turn in unknown}
     ended = _has_ended(config, sum(record.kept for record in committed), len(committed))
-    complete = not unknown and (not ended or _has_ended(changed, len(kept), len(replayed)))
-    recorded_digest = dataset_digest(before.values())
-    digest = dataset_digest(after.values()) if complete else None
+    complete = not unknown and (not ended or _has_ended(changed_config, len(kept_records), len(replayed)))
+    recorded_digest = dataset_digest(recorded_examples.values())
+    digest = dataset_digest(replayed_examples.values()) if complete else None
     return WhatIf(
         run=run,
         settings=dict(settings),
         turns=len(replayed),
-        kept=len(kept),
-        target=changed.target,
+        kept=len(kept_records),
+        target=changed_config.target,
         complete=complete,
         digest=digest,
         recorded_digest=recorded_digest,
         same=digest == recorded_digest if complete else None,
-        stay=sum(_has_same_text(before.get(turn), example) for turn, example in after.items()),
+        stay=sum(_has_same_text(recorded_examples.get(turn), example) for turn, example in replayed_examples.items()),
         come=[
-            ExampleLine.of(example) for turn, example in after.items() if not _has_same_text(before.get(turn), example)
+            ExampleLine.of(example)
+            for turn, example in replayed_examples.items()
+            if not _has_same_text(recorded_examples.get(turn), example)
         ],
         go=[
             ExampleLine.of(example)
-            for turn, example in before.items()
-            if turn not in unknown_numbers and not _has_same_text(after.get(turn), example)
+            for turn, example in recorded_examples.items()
+            if turn not in unknown_numbers and not _has_same_text(replayed_examples.get(turn), example)
         ],
         unknown=unknown,
         needed=missing,
@@ -254,6 +256,6 @@ def _has_ended(config: RunConfig, kept: int, turns: int) -> bool:
     return kept >= config.target or turns >= config.max_turns
 
 
-def _has_same_text(one: Example | None, other: Example) -> bool:
+def _has_same_text(example: Example | None, other_example: Example) -> bool:
     """Whether two examples of a turn have the same text; the reasons why they were kept may differ."""
-    return one is not None and dataclasses.replace(one, reason=other.reason) == other
+    return example is not None and dataclasses.replace(example, reason=other_example.reason) == other_example

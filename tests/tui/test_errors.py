@@ -172,7 +172,7 @@ def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("! interrupted")
-        assert driver.app.screen.query_one("#board").key.sort == "evaluation"
+        assert driver.app.screen.query_one("#board").key.kind == "evaluation"
         await driver.wait_for("its process ended; run the same command again to resume")
         await driver.press("space")
         await driver.wait_for("To resume an evaluation")

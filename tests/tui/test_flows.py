@@ -23,8 +23,8 @@ Drive = Callable[..., None]
 def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Drive, home: Home, empty: Home) -> None:
     async def visit_full_home(driver: Any) -> None:
         await driver.wait_for("first", "second", "train-0123456789ab", "24/24", "12/12", "‖ paused")
-        sorts = [key.sort for key in driver.app.screen.query_one(WindowTable).keys]
-        assert sorts[:2] == ["experiment", "training"]  # failed work first, then waiting work, then finished work
+        kinds = [key.kind for key in driver.app.screen.query_one(WindowTable).keys]
+        assert kinds[:2] == ["experiment", "training"]  # failed work first, then waiting work, then finished work
 
     async def visit_empty_home(driver: Any) -> None:
         await driver.wait_for("This home is empty", "Start a run")

@@ -1,8 +1,8 @@
 """The blind check: solutions written from the question alone, some in words and some as programs run in the sandbox.
 
-A check that follows the author's solution repeats its misreadings. A blind solution cannot, because its request
-contains neither the author's solution nor the answer. This module builds the requests, reads the replies and draws the
-conclusion. An unreadable solution counts neither for nor against the author.
+A check that follows the attacker's solution repeats its misreadings. A blind solution cannot, because its request
+contains neither the attacker's solution nor the answer. This module builds the requests, reads the replies and draws
+the conclusion. An unreadable solution counts neither for nor against the attacker.
 """
 
 import re
@@ -37,7 +37,7 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many blind solutions agree with the author. `opposition` is the largest group with the same other answer;
+    """How many blind solutions agree with the attacker. `opposition` is the largest group with the same other answer;
     "cannot be answered" counts as an answer.
     """
 
@@ -109,7 +109,7 @@ class BlindCheck:
     def assign_solutions(self) -> list[tuple[bool, Player]]:
         """Decide for each solution whether it is a program, and which solver writes it. Programs and words alternate
         and start at different solvers, so that the first two solutions differ in method and, with several solvers, in
-        author.
+        solver.
         """
         order = [(2 * number, True, number) for number in range(self.programs)]
         order += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
@@ -131,14 +131,14 @@ class BlindCheck:
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
         program = solver.refuse_incomplete(reply) or read_free_program(reply)
         if isinstance(program, str) and self.sandbox is not None:
-            printed = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
-            answer, detail = _describe_result(printed)
+            result = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
+            answer, detail = _describe_result(result)
             return Exhibit("program", program, answer, detail, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
         sections = read_sections(text, ("CODE",))
         text = text if isinstance(sections, Unparsed) else sections["CODE"]
-        unread = program if isinstance(program, Unparsed) else Unparsed("no sandbox runs programs")
-        answer, detail = _describe_result(read_unanswerable(text) or unread)
+        unparsed = program if isinstance(program, Unparsed) else Unparsed("no sandbox runs programs")
+        answer, detail = _describe_result(read_unanswerable(text) or unparsed)
         return Exhibit("program", text, answer, detail, author=solver.name)
 
     async def _ask(
@@ -162,13 +162,16 @@ class BlindCheck:
 
     def _count(self, exhibits: Sequence[Exhibit]) -> Agreement:
         agreeing = [exhibit for exhibit in exhibits if exhibit.agrees]
-        others = [exhibit for exhibit in exhibits if exhibit.agrees is False]
-        groups = [tuple(other for other in others if self._is_same(other.outcome, one.outcome)) for one in others]
+        disagreeing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
+        groups = [
+            tuple(exhibit for exhibit in disagreeing if self._is_same(exhibit.outcome, candidate.outcome))
+            for candidate in disagreeing
+        ]
         return Agreement(
             solutions=len(exhibits),
             agreeing=len(agreeing),
             agreeing_programs=sum(exhibit.kind == "program" for exhibit in agreeing),
-            disagreeing=len(others),
+            disagreeing=len(disagreeing),
             opposition=max(groups, key=len, default=()),
         )
 
@@ -178,8 +181,8 @@ class BlindCheck:
     def _conclude(self, agreement: Agreement) -> Conclusion:
         if 2 * len(agreement.opposition) > self.solutions:
             return "contradicts"
-        enough = agreement.agreeing >= self.agreeing and (agreement.agreeing_programs or not self.programs)
-        return "supports" if enough else "not checked"
+        supported = agreement.agreeing >= self.agreeing and (agreement.agreeing_programs or not self.programs)
+        return "supports" if supported else "not checked"
 
     def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
         """Whether no answer of the remaining solutions can change the conclusion."""
@@ -202,12 +205,12 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
     if conclusion == "supports":
         return f"{agreement.agreeing} {total} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
     if conclusion == "contradicts":
-        first = agreement.opposition[0]
-        if first.outcome == CANNOT:
-            return f"{len(agreement.opposition)} {total} say that the question cannot be answered: {first.detail}"
-        return f"{len(agreement.opposition)} {total} give {first.outcome[:80]}, the author says {expected[:80]}"
-    unread = agreement.solutions - agreement.agreeing - agreement.disagreeing
-    return f"{agreement.agreeing} {total} agree, {agreement.disagreeing} disagree and {unread} could not be read"
+        exhibit = agreement.opposition[0]
+        if exhibit.outcome == CANNOT:
+            return f"{len(agreement.opposition)} {total} say that the question cannot be answered: {exhibit.detail}"
+        return f"{len(agreement.opposition)} {total} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
+    unread_count = agreement.solutions - agreement.agreeing - agreement.disagreeing
+    return f"{agreement.agreeing} {total} agree, {agreement.disagreeing} disagree and {unread_count} could not be read"
 
 
 def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:

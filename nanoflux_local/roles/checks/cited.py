@@ -1,7 +1,7 @@
-"""The citation check: the statements that the attacker cites are looked up in its passages, by the machine alone.
+"""The citation check: looks up, in the attacker's passages, the statements that it cites. No model is called.
 
-A question about documents must rest on words that stand there, from at least two passages. Whether its answer follows
-from them is left to the judge and to other checks.
+A question about documents must rest on the words of at least two of its passages. Whether its answer follows from them
+is left to the judge and to other checks.
 """
 
 import re
@@ -19,7 +19,7 @@ from nanoflux_local.transcript import Attack, Finding, Seed
 SECTION = "CITATIONS"
 """The section of an attack that lists its citations."""
 PASSAGES = 2
-"""The passages that a question must rest on."""
+"""The minimum number of passages that a question must rest on."""
 _NUMBERED = re.compile(r"\bpassages?\s+\d", re.IGNORECASE)
 
 
@@ -49,8 +49,8 @@ class CitedCheck:
         """
         del draw, call
         if not seeds or SECTION not in attack.notes:
-            missing = "no passages" if not seeds else f"no section {SECTION}"
-            return Finding(self.name, "not checked", f"the question has {missing}")
+            absent_input = "no passages" if not seeds else f"no section {SECTION}"
+            return Finding(self.name, "not checked", f"the question has {absent_input}")
         if _NUMBERED.search(attack.question):
             return Finding(
                 self.name, "contradicts", "the question names a passage by its number, which no reader knows"
@@ -62,10 +62,10 @@ class CitedCheck:
         if not citations or misquoted:
             reason = f"no passage says {misquoted!r}" if misquoted else "the attacker cites nothing"
             return Finding(self.name, "contradicts", reason, exhibits)
-        cited = {passage.id for passage in passages if passage is not None}
-        if len(cited) < min(PASSAGES, len(seeds)):
+        cited_ids = {passage.id for passage in passages if passage is not None}
+        if len(cited_ids) < min(PASSAGES, len(seeds)):
             return Finding(self.name, "contradicts", "a single passage is cited", exhibits)
-        reason = f"the {len(citations)} citations are in {len(cited)} of the passages"
+        reason = f"the {len(citations)} citations are in {len(cited_ids)} of the passages"
         return Finding(self.name, "supports", reason, exhibits)
 
 

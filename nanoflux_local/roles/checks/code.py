@@ -22,7 +22,9 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 @dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Requests a program until one gives an answer, with at most `retries` retries, which state the last fault."""
+    """Requests a program until one computes an answer, with at most `retries` retries. The prompt of each retry quotes
+    the previous failure.
+    """
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"
@@ -47,8 +49,8 @@ class CodeCheck:
         return {"chat": 1}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Compare the author's answer with the one that the solution's steps give (SPEC §2). The last program is the
-        evidence.
+        """Compare the attacker's answer with the answer that the solution's steps give (SPEC §2). The last program is
+        attached as evidence.
         """
         del seeds
         if self.domain.answer == "text":
@@ -60,13 +62,13 @@ class CodeCheck:
             reply = await ask(self.player.request(messages, seed, ("CODE",)), call)
             if isinstance(reply, RefusedPrompt):
                 return self._make_finding("not checked", reply.reason)
-            written = self.player.refuse_incomplete(reply) or read_program(reply)
-            if written == NONE:
+            parsed = self.player.refuse_incomplete(reply) or read_program(reply)
+            if parsed == NONE:
                 return self._make_finding("not checked", "the judge found nothing to calculate")
-            if isinstance(written, Unparsed):
-                problem = written.reason
+            if isinstance(parsed, Unparsed):
+                problem = parsed.reason
                 continue
-            program = written
+            program = parsed
             answer = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
             if isinstance(answer, str):
                 return self._compare(answer, attack, program)

@@ -1,6 +1,6 @@
 """The fact check (paper §3): the judge writes queries, and the search engine's results become part of its prompt.
 
-This check draws no conclusion. A search that timed out, found nothing, failed or was refused is reported as such to
+This check draws no conclusion. The outcome of each search (found, nothing, timeout, refused, failed) is reported to
 the judge and in the finding.
 """
 
@@ -21,7 +21,7 @@ from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed, Source
 
 MAX_QUERY_CHARACTERS = 200
 _SEPARATOR = re.compile(r"\s*[;,]\s+")
-_MARK = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
+_BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 OUTCOME_WORDS: dict[SearchOutcome, str] = {
     "found": "found",
     "nothing": "found nothing",
@@ -92,7 +92,7 @@ class FactCheck:
             len(lines) == 1 and len(listed := _SEPARATOR.split(lines[0])) > 2
         ):  # small models list all queries on one line
             lines = listed
-        lines = [_MARK.sub("", line).strip(' \t*"`') for line in lines]
+        lines = [_BULLET.sub("", line).strip(' \t*"`') for line in lines]
         queries = tuple(dict.fromkeys(line[:MAX_QUERY_CHARACTERS] for line in lines if line))
         return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]
 

@@ -14,7 +14,7 @@ from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.checks.programs import extract_code, parse_code
 from nanoflux_local.roles.sections import Unparsed
 
-_ARITHMETIC = (ast.BinOp, ast.AugAssign, ast.Compare)
+_CALCULATING_NODES = (ast.BinOp, ast.AugAssign, ast.Compare)
 
 
 def read_free_program(reply: ChatReply) -> str | Unparsed:
@@ -26,8 +26,8 @@ def read_free_program(reply: ChatReply) -> str | Unparsed:
     programs = [block for block, tree in trees if isinstance(tree, ast.Module) and _calculates(tree)]
     if programs:
         return "\n".join(programs)
-    faults = [tree for _, tree in trees if isinstance(tree, Unparsed)]
-    return faults[0] if faults else Unparsed("it calculates nothing")
+    unparsed = [tree for _, tree in trees if isinstance(tree, Unparsed)]
+    return unparsed[0] if unparsed else Unparsed("it calculates nothing")
 
 
 async def run_free_program(
@@ -41,7 +41,7 @@ async def run_free_program(
 
 
 def _calculates(tree: ast.Module) -> bool:
-    return any(isinstance(node, _ARITHMETIC) or _is_computing_call(node) for node in ast.walk(tree))
+    return any(isinstance(node, _CALCULATING_NODES) or _is_computing_call(node) for node in ast.walk(tree))
 
 
 def _is_computing_call(node: ast.AST) -> bool:
@@ -49,11 +49,11 @@ def _is_computing_call(node: ast.AST) -> bool:
 
 
 def _append_print(program: str) -> str:
-    """The program with a last line that prints the variable `answer`, if it is set, after a mark."""
-    return f"{program}\n\nprint()\nprint({_mark(program)!r}, globals().get('answer', ''))\n"
+    """The program with a last line that prints the variable `answer`, if it is set, after a marker."""
+    return f"{program}\n\nprint()\nprint({_make_marker(program)!r}, globals().get('answer', ''))\n"
 
 
-def _mark(program: str) -> str:
+def _make_marker(program: str) -> str:
     return f"answer-{digest(program)[:16]}"
 
 
@@ -61,10 +61,10 @@ def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unpa
     if reply.status != "ok":
         last_words = reply.stderr.strip().splitlines()[-1:] or ["no message"]
         return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
-    *printed, last = ["", *(line for line in reply.stdout.splitlines() if line.strip())]
-    mark, _, variable = last.partition(" ")
-    if mark != _mark(program):
+    *printed_lines, last_line = ["", *(line for line in reply.stdout.splitlines() if line.strip())]
+    marker, _, variable = last_line.partition(" ")
+    if marker != _make_marker(program):
         return Unparsed("it ended before its answer was read")
-    text = printed[-1] or variable
+    text = printed_lines[-1] or variable
     answer = normalize_answer(domain, text)
     return Unparsed(f"it prints {text[:80]!r}, which is no {domain.answer}") if answer is None else answer

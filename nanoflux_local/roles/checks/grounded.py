@@ -1,4 +1,4 @@
-"""The grounding check: the judge lists the premises of a solution with a quotation for each, and the machine looks up
+"""The grounding check: the judge lists the premises of a solution with a quotation for each, and this module looks up
 the quotations in the passages.
 
 The attacker may cite what it does not use, and use what it does not cite. Here another model says what the solution
@@ -28,8 +28,8 @@ from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descri
 from nanoflux_local.transcript import Attack, Finding, Seed
 
 SECTIONS = ("PREMISES", "UNSUPPORTED")
-COPIED = 20
-"""A longer section (in characters) that occurs in the prompt is the prompt's description, not an answer."""
+LONGEST_COINCIDENCE = 20
+"""A section of more characters than this that occurs in the prompt was copied from the prompt's description of it."""
 _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 
 
@@ -78,7 +78,7 @@ class GroundedCheck:
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
-        exhibits = tuple(show_quotation(each, find_passage(each, seeds)) for each in premises.quotations)
+        exhibits = tuple(show_quotation(quotation, find_passage(quotation, seeds)) for quotation in premises.quotations)
         misquoted = first_missing(exhibits)
         if premises.unsupported:
             return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
@@ -104,7 +104,9 @@ def read_premises(text: str, prompt: str) -> QuotedPremises | Unparsed:
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
         return sections
-    kept_sections = refuse_descriptions(sections, lambda section: len(section) > COPIED and section in prompt)
+    kept_sections = refuse_descriptions(
+        sections, lambda section: len(section) > LONGEST_COINCIDENCE and section in prompt
+    )
     if isinstance(kept_sections, Unparsed):
         return kept_sections
     unsupported = "" if _NONE.match(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]

@@ -1,7 +1,7 @@
 """The open-book check: solvers answer a question with its passages and without them, and never see the solution.
 
-With the passages they must reach the author's answer; without them they must not, or the question does not need its
-documents: it can be guessed, or everybody knows the answer.
+With the passages they must reach the attacker's answer. Without the passages they must not: otherwise the question does
+not need its documents, because its answer can be guessed or is common knowledge.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
 ANSWERS = 2
-"""Answers of each kind. A question is rejected only if both fail, since one wrong letter or one lucky guess is chance.
+"""The maximum number of answers with the passages, and of answers without them. A question is rejected only if all
+answers of one kind count against it, since a single wrong letter or lucky guess may be chance.
 """
 WITH, WITHOUT = "with the passages", "without the passages"
 SECTIONS = ("SOLUTION", "ANSWER")
@@ -31,8 +32,8 @@ SECTIONS = ("SOLUTION", "ANSWER")
 
 @dataclass(frozen=True, slots=True)
 class OpenBookCheck:
-    """Requests up to `ANSWERS` answers with the passages, until one is the author's, and then up to as many without
-    them, until one is not. The solvers take turns.
+    """Requests up to `ANSWERS` answers with the passages, until one equals the attacker's. If one does, requests up to
+    as many without the passages, until one differs. The solvers take turns.
     """
 
     name: ClassVar[str] = "open_book"
@@ -56,32 +57,34 @@ class OpenBookCheck:
         return {"chat": 2 * ANSWERS}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Contradict a question that the solvers answer differently with the passages, or equally without them. Every
-        answer is evidence.
+        """Contradict a question if every answer with the passages differs from the attacker's, or if every answer
+        without them equals it. Every answer is evidence.
         """
         if not seeds:
             return Finding(self.name, "not checked", "the question has no passages")
-        exhibits: list[Exhibit] = []
+        open_exhibits: list[Exhibit] = []
         prompt = self.domain.render("open_book", {"question": attack.question, "passages": seeds})
         for number in range(ANSWERS):
-            exhibits.append(await self._answer(prompt, WITH, number, attack, draw, call))
-            if exhibits[-1].agrees:
+            open_exhibits.append(await self._answer(prompt, WITH, number, attack, draw, call))
+            if open_exhibits[-1].agrees:
                 break
-        if not exhibits[-1].agrees:
-            return self._conclude_without_agreement(exhibits, attack.answer)
-        prompt, closed = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
+        if not open_exhibits[-1].agrees:
+            return self._conclude_without_agreement(open_exhibits, attack.answer)
+        prompt, closed_exhibits = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
         for number in range(ANSWERS):
-            closed.append(await self._answer(prompt, WITHOUT, number, attack, draw, call))
-            if closed[-1].outcome and not closed[-1].agrees:
+            closed_exhibits.append(await self._answer(prompt, WITHOUT, number, attack, draw, call))
+            if closed_exhibits[-1].outcome and not closed_exhibits[-1].agrees:
                 reason = f"the answer is {attack.answer[:80]} with the passages, and is not reached without them"
-                return Finding(self.name, "supports", reason, (*exhibits, *closed))
-        if all(exhibit.agrees for exhibit in closed):
+                return Finding(self.name, "supports", reason, (*open_exhibits, *closed_exhibits))
+        if all(exhibit.agrees for exhibit in closed_exhibits):
             reason = f"all {ANSWERS} answers without the passages are {attack.answer[:80]} too"
-            return Finding(self.name, "contradicts", reason, (*exhibits, *closed))
-        return Finding(self.name, "not checked", "an answer without the passages is unreadable", (*exhibits, *closed))
+            return Finding(self.name, "contradicts", reason, (*open_exhibits, *closed_exhibits))
+        return Finding(
+            self.name, "not checked", "an answer without the passages is unreadable", (*open_exhibits, *closed_exhibits)
+        )
 
     def _conclude_without_agreement(self, exhibits: Sequence[Exhibit], expected: str) -> Finding:
-        """With the passages, no answer is the author's: some may be unreadable or only worded differently."""
+        """With the passages, no answer is the attacker's: some may be unreadable or only worded differently."""
         differing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
         if len(differing) < ANSWERS:
             reason = f"no answer with the passages could be compared with {expected[:80]}"
@@ -91,7 +94,7 @@ class OpenBookCheck:
         return Finding(self.name, "contradicts", reason, tuple(exhibits))
 
     async def _answer(self, prompt: str, method: str, number: int, attack: Attack, draw: Draw, call: Call) -> Exhibit:
-        """One answer, compared with the author's; `agrees` is None if it cannot be read or compared."""
+        """One answer, compared with the attacker's; `agrees` is None if it cannot be read or compared."""
         solver = self.solvers[number % len(self.solvers)]
         seed = draw.seed(f"open-book, {method}", number)
         reply = await ask(solver.request((Message("user", prompt),), seed, SECTIONS), call)

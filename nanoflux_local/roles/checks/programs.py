@@ -22,9 +22,9 @@ NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
 )
-_WORD = "|".join(PARTS)
-_PART = re.compile(rf"^[ \t]*#[ \t#*]*(?:\d+[.)][ \t]*)?(?:({_WORD})\b.*|((?i:{_WORD}))[ \t:*]*)$", re.MULTILINE)
-_CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast.IfExp, ast.Subscript)
+_NAMES = "|".join(PARTS)
+_PART = re.compile(rf"^[ \t]*#[ \t#*]*(?:\d+[.)][ \t]*)?(?:({_NAMES})\b.*|((?i:{_NAMES}))[ \t:*]*)$", re.MULTILINE)
+_CALCULATING_NODES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast.IfExp, ast.Subscript)
 
 
 def read_program(reply: ChatReply) -> str | Unparsed:
@@ -47,18 +47,20 @@ def extract_code(reply: ChatReply) -> list[str] | Unparsed:
     blocks = _BLOCK.findall(f"{code}\n")
     if not blocks and reply.finish == "length":
         return Unparsed("it is too long and was cut off")
-    unopened = code.strip().partition("\n```")[0].strip(" `\n")  # a closing fence without an opening one
-    return blocks or [unopened]
+    unfenced_code = code.strip().partition("\n```")[0].strip(" `\n")  # a closing fence without an opening one
+    return blocks or [unfenced_code]
 
 
 def validate_form(program: str) -> str | Unparsed:
     """The program, if its parts are in order and it calculates its answer from named quantities."""
     headings = list(_PART.finditer(program))
-    marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in headings}
-    if tuple(marks) != PARTS or len(headings) != len(PARTS):
+    line_by_part = {
+        (heading[1] or heading[2]).upper(): program.count("\n", 0, heading.start()) + 1 for heading in headings
+    }
+    if tuple(line_by_part) != PARTS or len(headings) != len(PARTS):
         return Unparsed(f"the comment lines {', '.join(f'# {part}' for part in PARTS)} must open its parts, in order")
     tree = parse_code(program)
-    return tree if isinstance(tree, Unparsed) else _refuse_stated_answer(program, tree, marks)
+    return tree if isinstance(tree, Unparsed) else _refuse_stated_answer(program, tree, line_by_part)
 
 
 def parse_code(program: str) -> ast.Module | Unparsed:
@@ -71,9 +73,13 @@ def parse_code(program: str) -> ast.Module | Unparsed:
         return Unparsed(f"it is no Python: {error}"[:200])
 
 
-def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
+def _refuse_stated_answer(program: str, tree: ast.Module, line_by_part: Mapping[str, int]) -> str | Unparsed:
     """Refuse a program that only states its answer: it would agree with any answer that was copied into it."""
-    if not any(_list_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
+    if not any(
+        _list_names(node, ast.Store)
+        for node in tree.body
+        if line_by_part["VARIABLES"] < node.lineno < line_by_part["STEPS"]
+    ):
         return Unparsed("# VARIABLES names no quantity of the problem")
     calculated: set[str] = set()
     for node in tree.body:
@@ -89,20 +95,22 @@ def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, in
 
 
 def _calculates(node: ast.stmt) -> bool:
-    return any(isinstance(each, _CALCULATES) and _list_names(each, ast.Load) for each in ast.walk(node))
+    return any(isinstance(child, _CALCULATING_NODES) and _list_names(child, ast.Load) for child in ast.walk(node))
 
 
-def _list_names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, use)}
+def _list_names(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name) and isinstance(child.ctx, context)}
 
 
 def print_answer(program: str) -> str:
-    """Add a last line that prints the answer after a mark, which has the program's hash, so no program contains it."""
+    """Add a last line that prints the answer after a marker. The marker contains the program's hash, so no program
+    contains its own marker.
+    """
     value = "answer if isinstance(answer, (int, str)) else float(answer)"
-    return f"{program}\n\nprint()\nprint({_mark(program)!r}, {value})\n"
+    return f"{program}\n\nprint()\nprint({_make_marker(program)!r}, {value})\n"
 
 
-def _mark(program: str) -> str:
+def _make_marker(program: str) -> str:
     return f"answer-{digest(program)[:16]}"
 
 
@@ -116,9 +124,9 @@ def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unpa
     if reply.status != "ok":
         last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
         return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
-    *_, last = ["", *reply.stdout.splitlines()]
-    mark, _, printed = last.partition(" ")
-    if mark != _mark(program):
+    *_, last_line = ["", *reply.stdout.splitlines()]
+    marker, _, printed = last_line.partition(" ")
+    if marker != _make_marker(program):
         return Unparsed("it ended before its answer was read")
     answer = normalize_answer(domain, printed)
     return Unparsed(f"it gives {printed[:80]!r}, which is no {domain.answer}") if answer is None else printed

@@ -1,6 +1,6 @@
-"""Quotations from passages: read from a reply, and looked up in the passages by the machine.
+"""Quotations from passages: reads them from a reply, and looks them up in the passages.
 
-A quotation stands on a line with the number of its passage: `2: "at most 5 litres"`. The number is a hint only: what
+Each quotation is on a line with the number of its passage: `2: "at most 5 litres"`. The number is only a hint: what
 counts is whether a passage contains the words.
 """
 
@@ -41,12 +41,12 @@ def read_quotations(text: str) -> tuple[Quotation, ...]:
 def _read_lines(text: str) -> Iterator[Quotation]:
     for line in text.splitlines():
         for entry in _INLINE.split(line):
-            marked = _NUMBER.match(entry) if _MARKED.match(entry) else None
-            statement = entry[marked.end() :] if marked else entry.strip(" \t>*•-")
-            quoted = _QUOTED.search(statement)
-            words = (quoted[1] if quoted else statement).strip()
+            number_match = _NUMBER.match(entry) if _MARKED.match(entry) else None
+            statement = entry[number_match.end() :] if number_match else entry.strip(" \t>*•-")
+            quoted_match = _QUOTED.search(statement)
+            words = (quoted_match[1] if quoted_match else statement).strip()
             if words:
-                yield Quotation(words, int(marked[1]) if marked else 0)
+                yield Quotation(words, int(number_match[1]) if number_match else 0)
 
 
 def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
@@ -62,7 +62,7 @@ def _contains(passage: str, quotation: str) -> bool:
 
 
 def _join_words(text: str) -> str:
-    """The text with the words joined that end a line with a hyphen."""
+    """The text with each word joined that a hyphen divides at the end of a line."""
     return _LINE_END.sub("", text)
 
 

@@ -55,17 +55,19 @@ class RestatedCheck:
         if not seeds:
             return Finding(self.name, "not checked", "the question has no seeds")
         share, closest = max(
-            ((measure_word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_first
+            ((measure_word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_get_score
         )
         if share >= SAME_WORDS:
             reason = f"{share:.0%} of its words are those of seed {closest.id} in the same order, numbers not compared"
             return self._make_finding("contradicts", reason, closest)
         try:
-            vector = await self._embed(attack.question, call)
+            question_vector = await self._embed(attack.question, call)
             vectors = [(await self._embed(seed.question, call), seed) for seed in seeds]
         except PromptRefusedError as error:
             return self._make_finding("not checked", f"the embedder refuses a text: {error.message}", closest)
-        cosine, nearest = max(((similarity(vector, other), seed) for other, seed in vectors), key=_first)
+        cosine, nearest = max(
+            ((similarity(question_vector, seed_vector), seed) for seed_vector, seed in vectors), key=_get_score
+        )
         reason = f"its similarity to seed {nearest.id} is {cosine:.3f}"
         return self._make_finding("contradicts" if cosine > self.threshold else "supports", reason, nearest)
 
@@ -76,16 +78,16 @@ class RestatedCheck:
         return Finding(self.name, conclusion, reason, (Exhibit("quotation", seed.question, detail=f"seed {seed.id}"),))
 
 
-def measure_word_overlap(one: str, other: str) -> float:
+def measure_word_overlap(text: str, other_text: str) -> float:
     """The share of words that two texts have in the same order, from 0 to 1. All numbers count as the same word."""
-    return SequenceMatcher(None, _words(one), _words(other), autojunk=False).ratio()
+    return SequenceMatcher(None, _split_words(text), _split_words(other_text), autojunk=False).ratio()
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return ["0" if word[0].isdigit() else word for word in _WORD.findall(text.casefold())]
 
 
-def _first(pair: tuple[float, Seed]) -> float:
+def _get_score(pair: tuple[float, Seed]) -> float:
     return pair[0]
 
 

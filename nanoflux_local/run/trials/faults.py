@@ -49,14 +49,18 @@ def plant_fault(right: Attack, seed: Seed, fault: str, rng: random.Random) -> At
     "answer", the stated answer contradicts the steps.
     """
     if seed.options:
-        wrong = rng.choice([letter for letter in seed.options if letter != seed.answer])
-        stated = f"The answer is {wrong}. {seed.options[wrong]}"
-        return replace(right, answer=wrong, solution=f"{right.solution}\n{stated}" if fault == "answer" else stated)
+        wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
+        statement = f"The answer is {wrong_answer}. {seed.options[wrong_answer]}"
+        return replace(
+            right, answer=wrong_answer, solution=f"{right.solution}\n{statement}" if fault == "answer" else statement
+        )
     value = read_number(right.answer)
     if value is None:
         return replace(right, answer=f"not {right.answer}", solution=f"{right.solution}\nSo the opposite holds.")
-    wrong = plain_number(_draw_wrong_number(value, rng))
-    return replace(right, answer=wrong, solution=_replace_result(right, wrong) if fault == "slip" else right.solution)
+    wrong_answer = plain_number(_draw_wrong_number(value, rng))
+    return replace(
+        right, answer=wrong_answer, solution=_replace_result(right, wrong_answer) if fault == "slip" else right.solution
+    )
 
 
 def _draw_wrong_number(value: float, rng: random.Random) -> float:
@@ -67,13 +71,13 @@ def _draw_wrong_number(value: float, rng: random.Random) -> float:
     return round(value + shift, 2) if round(value + shift, 2) != round(value, 2) else value + 1
 
 
-def _replace_result(right: Attack, wrong: str) -> str:
+def _replace_result(right: Attack, wrong_answer: str) -> str:
     """The solution with the last occurrence of its answer replaced, or with the wrong answer appended."""
-    stated = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
-    matches = list(re.finditer(rf"(?<![\d.,]){stated}(?![\d]|[.,]\d)", right.solution))
+    answer_pattern = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
+    matches = list(re.finditer(rf"(?<![\d.,]){answer_pattern}(?![\d]|[.,]\d)", right.solution))
     if not matches:
-        return f"{right.solution}\nSo the answer is {wrong}."
-    return right.solution[: matches[-1].start()] + wrong + right.solution[matches[-1].end() :]
+        return f"{right.solution}\nSo the answer is {wrong_answer}."
+    return right.solution[: matches[-1].start()] + wrong_answer + right.solution[matches[-1].end() :]
 
 
 def find_quantities(seed: Seed) -> list[StatedNumber]:
@@ -85,8 +89,8 @@ def find_quantities(seed: Seed) -> list[StatedNumber]:
         for match in _QUANTITY.finditer(seed.question)
     ]
     values = [quantity.value for quantity in quantities]
-    texts = (*_OPERANDS.findall(seed.solution), *_LEFT_OPERANDS.findall(seed.solution))
-    operands = {_parse_value(text) for text in texts}
+    operand_texts = (*_OPERANDS.findall(seed.solution), *_LEFT_OPERANDS.findall(seed.solution))
+    operands = {_parse_value(text) for text in operand_texts}
     results = {_parse_value(text) for text in _RESULTS.findall(seed.solution)}
     return [
         quantity

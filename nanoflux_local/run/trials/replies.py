@@ -30,7 +30,7 @@ MAX_ITEMS_PER_REPLY = 8
 
 @dataclass(frozen=True, slots=True)
 class MarkedReply:
-    """A model's solution of a train item, under the item's question, and whether its answer is the item's."""
+    """A model's solution of a train item, with the item's question, and whether its answer is the item's."""
 
     seed: str
     author: str
@@ -104,9 +104,9 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
     defence = await defender.defend(question, draw, call)
     if isinstance(defence, Unparsed):
         return None
-    lettered = domain.with_letters(seed.options)
-    answer = normalize_answer(lettered, defence.answer)
-    right = is_same_answer(lettered, answer, seed.answer) if answer is not None else None
+    lettered_domain = domain.with_letters(seed.options)
+    answer = normalize_answer(lettered_domain, defence.answer)
+    right = is_same_answer(lettered_domain, answer, seed.answer) if answer is not None else None
     if answer is None or right is None or not defence.solution.strip():
         return None
     return MarkedReply(seed.id, defender.name, Attack(question, defence.solution, answer), right)

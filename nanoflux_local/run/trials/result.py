@@ -142,13 +142,15 @@ class TrialResult:
         """A table of the kinds of solutions, as headings and rows: how many the judge accepts by itself and with the
         checks, and how many each check supports, contradicts and does not check.
         """
-        rules = [("judge's word", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
-        rules = rules or [("judge", self.judge)]
-        headings = ["solutions", "number", *(title for title, _ in rules)]
+        titled_rates = (
+            [("judge's word", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
+        )
+        titled_rates = titled_rates or [("judge", self.judge)]
+        headings = ["solutions", "number", *(title for title, _ in titled_rates)]
         headings += [f"{name}: supports, contradicts, not checked" for name in self.checks]
         rows = []
         for kind, count in self.kinds.items():
-            accepted = [_count_accepted(rates, kind) for _, rates in rules if rates]
+            accepted = [_count_accepted(rates, kind) for _, rates in titled_rates if rates]
             findings = [check.findings.get(kind, {}) for check in self.checks.values()]
             cells = [", ".join(str(number) for number in counts.values()) for counts in findings]
             rows.append([KIND_TEXT.get(kind, kind), str(count), *accepted, *cells])
@@ -239,19 +241,24 @@ def _measure_check(judged: Sequence[JudgedSolution], check: str) -> CheckRates:
 def measure_rates(judged: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
     """The rates of a rule. Solutions for which `accept` returns None are not counted."""
     decisions = [(solution, accept(solution)) for solution in judged]
-    right = [(solution.kind, accepted) for solution, accepted in decisions if solution.right and accepted is not None]
-    wrong = [
+    right_decisions = [
+        (solution.kind, accepted) for solution, accepted in decisions if solution.right and accepted is not None
+    ]
+    wrong_decisions = [
         (solution.kind, not accepted) for solution, accepted in decisions if not solution.right and accepted is not None
     ]
-    faults = dict.fromkeys([*PLANTED, *(kind for kind, _ in wrong)])
+    faults = dict.fromkeys([*PLANTED, *(kind for kind, _ in wrong_decisions)])
     return Rates(
-        sensitivity=measure_share(rejected for _, rejected in wrong),
-        specificity=measure_share(accepted for _, accepted in right),
-        errors=sum(not rejected for _, rejected in wrong) + sum(not accepted for _, accepted in right),
-        caught={fault: measure_share(rejected for kind, rejected in wrong if kind == fault) for fault in faults},
+        sensitivity=measure_share(rejected for _, rejected in wrong_decisions),
+        specificity=measure_share(accepted for _, accepted in right_decisions),
+        errors=sum(not rejected for _, rejected in wrong_decisions)
+        + sum(not accepted for _, accepted in right_decisions),
+        caught={
+            fault: measure_share(rejected for kind, rejected in wrong_decisions if kind == fault) for fault in faults
+        },
         passed={
-            right_kind: measure_share(accepted for kind, accepted in right if kind == right_kind)
-            for right_kind in dict.fromkeys(kind for kind, _ in right)
+            right_kind: measure_share(accepted for kind, accepted in right_decisions if kind == right_kind)
+            for right_kind in dict.fromkeys(kind for kind, _ in right_decisions)
         },
     )
 

@@ -76,9 +76,9 @@ async def build_known_solutions(
 
 def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies) -> Iterator[KnownSolution]:
     """The right solutions. If the models gave too few right replies, the dataset's solutions replace them."""
-    own = iter(replies.right_replies)
+    own_replies = iter(replies.right_replies)
     for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
-        reply = next(own, None) if kind == "own" else None
+        reply = next(own_replies, None) if kind == "own" else None
         if reply is not None:
             yield _make_solution(2 * number, "own", reply)
         else:
@@ -90,7 +90,7 @@ def _build_wrong(
 ) -> Iterator[KnownSolution]:
     """The wrong solutions. A seed whose question cannot be broken is replaced by the next one that can."""
     mistakes = iter(replies.mistakes)
-    broken: set[tuple[str, SolutionKind]] = set()
+    used_pairs: set[tuple[str, SolutionKind]] = set()
     for index, kind in enumerate(kinds):
         number = 2 * index + 1
         if kind in PLANTED:
@@ -102,8 +102,8 @@ def _build_wrong(
             rng_of_solution = Draw(run_seed, TURN, number).rng("trial")
             for seed in [*seeds[index:], *seeds[:index]]:
                 broken_attack = break_question(_attack_from_seed(seed), seed, kind, rng_of_solution)
-                if broken_attack is not None and (seed.id, kind) not in broken:
-                    broken.add((seed.id, kind))
+                if broken_attack is not None and (seed.id, kind) not in used_pairs:
+                    used_pairs.add((seed.id, kind))
                     yield KnownSolution(number, seed.id, kind, broken_attack)
                     break
 

@@ -92,8 +92,8 @@ and the rest by time. Enter opens a line."""
         """The board's keys. Work whose process died is `interrupted` and, if it changed recently, comes first."""
         keys = list[board.LineKey]()
         for key in board.keys(view):
-            if key.status == "running" and key.sort in KINDS:
-                kind = KINDS[key.sort]
+            if key.status == "running" and key.kind in KINDS:
+                kind = KINDS[key.kind]
                 row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
                 if row is not None and not has_worker(self.home, Work(kind, row["id"])):
                     key = replace(key, status="interrupted")
@@ -127,7 +127,7 @@ and the rest by time. Enter opens a line."""
         if recorded.status != "running":
             return recorded
         summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
-        current = check_work(self.home, view, Work(KINDS[recorded.sort], recorded.id), summary)
+        current = check_work(self.home, view, Work(KINDS[recorded.kind], recorded.id), summary)
         draining = current.status == "running" and current.worker is not None and current.worker.wish
         status = "draining" if draining else current.status
         return replace(recorded, status=status, message=current.message, seconds=current.seconds)
@@ -145,7 +145,7 @@ and the rest by time. Enter opens a line."""
         left = "" if seconds_left is None else format_duration(seconds_left)
         return [
             colours.format_status(entry.status),
-            entry.sort,
+            entry.kind,
             format_line(entry.name, 80),
             Text(format_line(entry.about, 80), style=colours["muted"]),
             SortableCell(done, entry.done / entry.total if entry.total else None),
@@ -161,7 +161,7 @@ and the rest by time. Enter opens a line."""
             self.query_one("#about", Panel).show("")
             return
         text = Text.assemble(
-            (f"{entry.sort} {format_line(entry.id, 60)}", "bold"), f"  {format_line(entry.about, 100)}"
+            (f"{entry.kind} {format_line(entry.id, 60)}", "bold"), f"  {format_line(entry.about, 100)}"
         )
         advice = {
             "interrupted": "Its process ended. Press space to resume it; nothing is lost.",
@@ -182,31 +182,31 @@ and the rest by time. Enter opens a line."""
         entry = self._selected_line()
         if entry is None:
             return
-        if entry.sort == "run":
+        if entry.kind == "run":
             from nanoflux_tui.screens.run import RunScreen  # deferred, since the first frame does not need it
 
             self.app.push_screen(RunScreen(entry.id))
-        elif entry.sort == "experiment":
+        elif entry.kind == "experiment":
             from nanoflux_tui.screens.experiment import ExperimentScreen  # deferred like the run's screen
 
             self.app.push_screen(ExperimentScreen(entry.id))
         else:
-            if entry.sort in ("training", "evaluation"):
-                self.application.requested_rows[entry.sort] = entry.id
-            self.application.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.sort, "models"))
+            if entry.kind in ("training", "evaluation"):
+                self.application.requested_rows[entry.kind] = entry.id
+            self.application.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.kind, "models"))
 
     def action_pause(self) -> None:
         entry = self._selected_line()
-        if entry is not None and entry.sort == "evaluation":
+        if entry is not None and entry.kind == "evaluation":
             self.notify("To resume an evaluation, start the same one again (4, then e): its replies are kept.")
             return
-        if entry is None or entry.sort not in KINDS:
+        if entry is None or entry.kind not in KINDS:
             self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
             return
-        noun = KINDS[entry.sort].command
+        noun = KINDS[entry.kind].command
         if entry.status in ("running", "stalled"):
-            self.run_command(noun, "stop" if entry.sort == "experiment" else "pause", entry.id)
-        elif entry.sort == "experiment" and entry.status == "done":
+            self.run_command(noun, "stop" if entry.kind == "experiment" else "pause", entry.id)
+        elif entry.kind == "experiment" and entry.status == "done":
             self.notify("This experiment is done. Press Enter to see its results.")
         elif entry.status == "draining":
             self.notify("It is already draining: work in progress is finished first.")
@@ -215,13 +215,13 @@ and the rest by time. Enter opens a line."""
 
     def action_stop(self) -> None:
         entry = self._selected_line()
-        if entry is None or entry.sort == "evaluation":
+        if entry is None or entry.kind == "evaluation":
             self.notify(
                 "Evaluations cannot be stopped here. They end by themselves, and their replies are kept.",
                 severity="warning",
             )
             return
-        self.run_command(KINDS[entry.sort].command if entry.sort in KINDS else "models", "stop", entry.id)
+        self.run_command(KINDS[entry.kind].command if entry.kind in KINDS else "models", "stop", entry.id)
 
 
 def _build_server_line(server: ServerRecord) -> board.BoardLine:
