@@ -23,21 +23,21 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
         RefusedError: `target` exists.
         LedgerError: the copy could not be written, or is damaged; it is removed.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part_path = target.with_name(f".{target.name}.{os.getpid()}.part")
     _refuse_taken(target)
     try:
-        part.touch(mode=0o600, exist_ok=False)
+        part_path.touch(mode=0o600, exist_ok=False)
         with translate_sqlite_errors(target):
-            _copy(ledger, part, on_progress)
-            _check(part)
-        part.chmod(0o600)
-        _link_final_name(part, target)
+            _copy(ledger, part_path, on_progress)
+            _check(part_path)
+        part_path.chmod(0o600)
+        _link_final_name(part_path, target)
     except OSError as error:
         raise LedgerError(
             f"the backup cannot be written: {error}", "choose a file in a directory that you can write to"
         ) from error
     finally:
-        for path in (part, *(part.with_name(part.name + end) for end in ("-journal", "-wal", "-shm"))):
+        for path in (part_path, *(part_path.with_name(part_path.name + end) for end in ("-journal", "-wal", "-shm"))):
             path.unlink(missing_ok=True)
     return target.stat().st_size
 
@@ -47,10 +47,10 @@ def _refuse_taken(target: Path) -> None:
         raise RefusedError(f"{target} exists, and a backup overwrites nothing", "choose another file, or move this one")
 
 
-def _copy(ledger: Path, part: Path, on_progress: Callable[[int, int], None]) -> None:
+def _copy(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]) -> None:
     """Copy within one read transaction, so that concurrent writes neither wait for the copy nor restart it."""
     source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
-    with closing(source), closing(sqlite3.connect(part)) as copy:
+    with closing(source), closing(sqlite3.connect(part_path)) as copy:
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read fixes the snapshot
         source.backup(
@@ -59,19 +59,19 @@ def _copy(ledger: Path, part: Path, on_progress: Callable[[int, int], None]) -> 
         copy.execute("PRAGMA journal_mode = DELETE")  # a single file, readable on a read-only medium
 
 
-def _check(part: Path) -> None:
-    with closing(sqlite3.connect(f"{part.absolute().as_uri()}?mode=ro", uri=True)) as copy:
+def _check(part_path: Path) -> None:
+    with closing(sqlite3.connect(f"{part_path.absolute().as_uri()}?mode=ro", uri=True)) as copy:
         problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
         raise LedgerError(f"the copy is damaged: {problem}", "check the ledger itself with `nanoflux run verify RUN`")
 
 
-def _link_final_name(part: Path, target: Path) -> None:
+def _link_final_name(part_path: Path, target: Path) -> None:
     """Link the finished copy to its final name, unless that name already exists, and flush both to disk."""
-    with part.open("rb") as file:
+    with part_path.open("rb") as file:
         os.fsync(file.fileno())
     try:
-        os.link(part, target)
+        os.link(part_path, target)
     except FileExistsError:
         _refuse_taken(target)
     folder_fd = os.open(target.parent, os.O_RDONLY)

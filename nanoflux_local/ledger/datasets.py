@@ -92,6 +92,6 @@ def add_files(
 
 def find_free_name(connection: sqlite3.Connection, name: str) -> str:
     """`name`, or, if a dataset already has it, `name` with the lowest number that makes it unique."""
-    taken = {row[0] for row in connection.execute("SELECT name FROM datasets")}
-    numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
-    return name if name not in taken else next(candidate for candidate in numbered if candidate not in taken)
+    names = {row[0] for row in connection.execute("SELECT name FROM datasets")}
+    numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
+    return name if name not in names else next(candidate for candidate in numbered if candidate not in names)

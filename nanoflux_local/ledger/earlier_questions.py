@@ -40,9 +40,9 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
         RefusedError: a run's questions do not match their hash.
     """
     all_questions: list[str] = []
-    for run, expected in frozen.items():
-        questions = list(read_questions(view, run, expected.turns))
-        if digest(questions) != expected.questions:
+    for run, frozen_questions in frozen.items():
+        questions = list(read_questions(view, run, frozen_questions.turns))
+        if digest(questions) != frozen_questions.questions:
             raise RefusedError(
                 f"the questions of run {run} are not those recorded when this run started",
                 f"see `nanoflux run verify {run}`, restore a backup, or start a new run",

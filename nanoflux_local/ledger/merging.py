@@ -122,8 +122,8 @@ class _Merger:
 
     def _name_dataset(self, name: str, source_hash: str) -> str:
         """The name under which to add a dataset: its own, or that of a version if its own is taken."""
-        taken = self._rows("SELECT 1 FROM datasets WHERE name = ?", name)
-        return find_free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if taken else name
+        name_taken = self._rows("SELECT 1 FROM datasets WHERE name = ?", name)
+        return find_free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if name_taken else name
 
     # Runs
 
@@ -164,8 +164,8 @@ class _Merger:
     def _pin(self, run: str) -> None:
         """Pin a new run to those datasets whose names stand for other items here."""
         pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
-        stored = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
-        pinned |= {name: self._versions.get(version, version) for name, version in stored}
+        source_pins = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
+        pinned |= {name: self._versions.get(version, version) for name, version in source_pins}
         self._copy("pinned", ({"run": run, "dataset": name, "version": version} for name, version in pinned.items()))
 
     def add_reviews(self) -> None:
@@ -265,8 +265,8 @@ class _Merger:
         """The statement that inserts a row; generated columns are left out."""
         if table not in self._insertions:
             names = [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
-            values = ", ".join(f":{name}" for name in names)
-            self._insertions[table] = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"
+            placeholders = ", ".join(f":{name}" for name in names)
+            self._insertions[table] = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({placeholders})"
         return self._insertions[table]
 
 

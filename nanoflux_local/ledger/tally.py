@@ -137,7 +137,7 @@ class Tally:
         while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > RECENT_S:
             self._samples.popleft()
 
-    def _locate_calls(self, view: LedgerView, last: int) -> None:
+    def _locate_calls(self, view: LedgerView, last_call: int) -> None:
         """Infer from the latest calls how far each turn in progress has come."""
         if not self.steps:
             return
@@ -145,7 +145,7 @@ class Tally:
         for row in view.rows(
             "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
-            self.run, self._last_call, last, NEWEST_CALLS,
+            self.run, self._last_call, last_call, NEWEST_CALLS,
         ):  # fmt: skip
             progress = self._milestones.get(row["seed"])
             if progress is None or progress.turn < self.turns:

@@ -95,9 +95,9 @@ def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
     if state is None:
         return
     stand_ins = [model for model in state.managed if _perform_stand_in(state, stage, report, model)]
-    started = len(stand_ins) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
-    served = [model for model in stand_ins if started and _perform_serve(state, stage, report, model)]
-    all_served = started and len(served) == len(state.managed)
+    run_started = len(stand_ins) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
+    served_models = [model for model in stand_ins if run_started and _perform_serve(state, stage, report, model)]
+    all_served = run_started and len(served_models) == len(state.managed)
     if all_served and report.perform("turns", "", lambda: _play(state, stage)):
         report.perform("export", "", lambda: _export(state, stage))
         _train_and_compare(state, stage, report)
@@ -105,7 +105,7 @@ def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
     for name in ("run", "serve", "turns", "export", "train", "load", "evaluate"):
         if name not in reported:
             report.skip(name, "", "a step before it failed")
-    for model in served:
+    for model in served_models:
         report.perform("sleep and wake", model, lambda model=model: _sleep_and_wake(state, stage, model))  # type: ignore[misc]
 
 
@@ -205,10 +205,10 @@ def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
     lessons = _write_lessons(state, stage, model, number)
     prompts = [message.content for lesson in lessons for message in lesson.messages]
     texts = [THOUGHTS, *prompts, *(lesson.reply for lesson in lessons)]
-    words = read_harmony_words(python) if family.model_type == "gpt_oss" else None
+    harmony_words = read_harmony_words(python) if family.model_type == "gpt_oss" else None
     folder = stage.home.root / "stand-ins" / model
-    if words:
-        make_stand_in(family, folder, texts, words, number, tiny=WIDER, spread=WIDER_SPREAD)
+    if harmony_words:
+        make_stand_in(family, folder, texts, harmony_words, number, tiny=WIDER, spread=WIDER_SPREAD)
     else:
         make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(lessons))
     summary = teach(folder, manifest, family, lessons, python)

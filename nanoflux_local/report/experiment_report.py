@@ -43,11 +43,11 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
         NothingMatchedError: the experiment is unknown.
         NanofluxError: the directory is not writable.
     """
-    results = gather_contents(home, experiment)
-    write_atomically(out / "report.md", render_markdown(results))
-    write_atomically(out / "conditions.csv", as_csv(HEADINGS, list_condition_rows(results)))
-    write_atomically(out / "pairs.csv", as_csv(PAIR_HEADINGS, list_pair_rows(results)))
-    return write_atomically(out / "index.html", render_page("experiment.html", results))
+    contents = gather_contents(home, experiment)
+    write_atomically(out / "report.md", render_markdown(contents))
+    write_atomically(out / "conditions.csv", as_csv(HEADINGS, list_condition_rows(contents)))
+    write_atomically(out / "pairs.csv", as_csv(PAIR_HEADINGS, list_pair_rows(contents)))
+    return write_atomically(out / "index.html", render_page("experiment.html", contents))
 
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
@@ -197,8 +197,8 @@ def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> l
 
 def plan_axis(plan: GridPlan) -> str:
     """The label of the horizontal axis: what the grid's `each` varies."""
-    words = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
-    return next((words[condition.each] for condition in plan.conditions if condition.each), "")
+    label_by_axis = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
+    return next((label_by_axis[condition.each] for condition in plan.conditions if condition.each), "")
 
 
 def _collect_series(

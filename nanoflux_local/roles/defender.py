@@ -96,7 +96,7 @@ class Defender:
     def _build_section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
         """The request for the section after those in `texts`. The reply stops before the next section's name."""
         names = self.domain.sections.defender
-        stop = tuple(f"\n{later}:" for later in names[names.index(name) + 1 :]) or ("\n",)
+        stop = tuple(f"\n{later_name}:" for later_name in names[names.index(name) + 1 :]) or ("\n",)
         beginning = render_sections({**texts, name: ""}).rstrip()
         budget = self.budgets.get(name, DEFAULT_BUDGET)
         return lambda seed: self.player.continuation(messages, beginning, seed, budget, stop)

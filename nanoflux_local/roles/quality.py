@@ -63,8 +63,8 @@ def read_rating(text: str) -> float | None:
 
 def compute_weighted_mean(scores: dict[str, float]) -> float:
     """The weighted mean of the five dimensions, rounded to four decimals."""
-    total = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
-    return round(total / sum(WEIGHTS.values()), 4)
+    weighted_sum = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
+    return round(weighted_sum / sum(WEIGHTS.values()), 4)
 
 
 def find_level(score: float) -> int:

@@ -180,10 +180,10 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
 
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
     digests = {name: digest(text) for name, text in domain.prompts.items()}
-    changed = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
-    if changed:  # a run of an earlier version has digests of fewer prompts
+    changed_prompts = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
+    if changed_prompts:  # a run of an earlier version has digests of fewer prompts
         raise RefusedError(
-            f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
+            f"the prompt {changed_prompts[0]!r} of {domain.name!r} is not the one this run was started with",
             "resume the run with the version of NanoFlux that started it, or start a new run",
         )
     if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it

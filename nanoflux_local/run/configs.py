@@ -125,13 +125,15 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
     if changes.get("rules", config.rules) != config.rules:
         changes = merge_tables(find_rule_settings(changes["rules"], domain), changes)
     values = merge_tables(config.model_dump(mode="json"), changes)
-    changed = validate_run(values)
-    if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
-        values = merge_tables(values, {"novelty": _find_thresholds(changed.endpoints[changed.embedder], domain, home)})
-    values = merge_tables(values, {"endpoints": _replace_reasoning_tokens(config, changed, changes, home)})
-    changed = validate_run(merge_tables(values, changes))
-    _refuse_unplayable(changed, domain)
-    return changed
+    changed_config = validate_run(values)
+    if changed_config.endpoints[changed_config.embedder] != config.endpoints[config.embedder]:
+        values = merge_tables(
+            values, {"novelty": _find_thresholds(changed_config.endpoints[changed_config.embedder], domain, home)}
+        )
+    values = merge_tables(values, {"endpoints": _replace_reasoning_tokens(config, changed_config, changes, home)})
+    changed_config = validate_run(merge_tables(values, changes))
+    _refuse_unplayable(changed_config, domain)
+    return changed_config
 
 
 def _find_prices(config: RunConfig, home: Home) -> Settings:
@@ -147,14 +149,14 @@ def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) 
 
 
 def _replace_reasoning_tokens(
-    config: RunConfig, changed: RunConfig, changes: Mapping[str, Any], home: Home
+    config: RunConfig, changed_config: RunConfig, changes: Mapping[str, Any], home: Home
 ) -> Settings:
     """Look up the reasoning tokens of endpoints whose model changed, unless `changes` state them."""
     models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
     changed_endpoints = changes.get("endpoints", {})
     return {
         name: {"reasoning_tokens": manifest_reasoning_room(endpoint, home)}
-        for name, endpoint in changed.endpoints.items()
+        for name, endpoint in changed_config.endpoints.items()
         if endpoint.model != models.get(name) and "reasoning_tokens" not in changed_endpoints.get(name, {})
     }
 

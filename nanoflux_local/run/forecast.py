@@ -181,15 +181,15 @@ def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Foreca
     rng = np.random.default_rng(0)
     turn_count, kept = len(turns.kept), int(turns.kept.sum())
     chance = rng.beta(kept + 0.5, turn_count - kept + 0.5, DRAWS)
-    needed = examples_needed + rng.negative_binomial(examples_needed, chance)
-    played = np.minimum(needed, turns_left)
+    turns_needed = examples_needed + rng.negative_binomial(examples_needed, chance)
+    turns_played = np.minimum(turns_needed, turns_left)
     means = turns.costs[rng.integers(0, turn_count, (DRAWS, turn_count))].mean(axis=1)
     noise = rng.standard_normal(DRAWS)[:, None] * turns.costs.std(axis=0, ddof=1)
-    totals = np.maximum(0.0, played[:, None] * means + np.sqrt(played)[:, None] * noise)
+    totals = np.maximum(0.0, turns_played[:, None] * means + np.sqrt(turns_played)[:, None] * noise)
     seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COSTS)))
     return Forecast(
-        reaches_target=round(float((needed <= turns_left).mean()), 3),
-        turns=_make_span(played), seconds=seconds, tokens=tokens, usd=usd,
+        reaches_target=round(float((turns_needed <= turns_left).mean()), 3),
+        turns=_make_span(turns_played), seconds=seconds, tokens=tokens, usd=usd,
     )  # fmt: skip
 
 

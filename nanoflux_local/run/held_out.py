@@ -74,8 +74,8 @@ class HeldOut:
         """The largest similarity to any item, rounded correctly (`novelty`), and the first item that has it."""
         if not len(self._matrix):
             return None
-        rough = self._matrix @ vector
-        rows = np.flatnonzero(rough >= rough.max() - 2 * bound_rounding_error(len(vector)))
+        rough_products = self._matrix @ vector
+        rows = np.flatnonzero(rough_products >= rough_products.max() - 2 * bound_rounding_error(len(vector)))
         largest, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
         return largest, self._embedded[-row].id
 

@@ -113,19 +113,19 @@ def _average(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[Mi
 
 
 def count_missing(
-    missing: Sequence[MissingCall], recorded: RecordedCosts, old: RunConfig, new: RunConfig, priced: bool
+    missing_calls: Sequence[MissingCall], recorded: RecordedCosts, old: RunConfig, new: RunConfig, priced: bool
 ) -> MissingCalls:
     """Count the first missing call of each turn, and estimate the calls, tokens and dollars to complete the turns."""
-    added = CallCost()
+    added_cost = CallCost()
     for call, calls in find_added_calls(recorded, old, new).items():
-        added = added.plus(recorded.per_call.get(call, CallCost(1)).times(calls))
-    total = added.times(len(missing))
-    for call in missing:
+        added_cost = added_cost.plus(recorded.per_call.get(call, CallCost(1)).times(calls))
+    total = added_cost.times(len(missing_calls))
+    for call in missing_calls:
         total = total.plus(recorded.remaining.get(call, CallCost(1)))
-    count_by_call = Counter(missing)
+    count_by_call = Counter(missing_calls)
     return MissingCalls(
-        turns=len(missing),
-        at_least=len(missing),
+        turns=len(missing_calls),
+        at_least=len(missing_calls),
         expected=round(total.calls),
         by=[
             MissingCallCount(call.kind, call.role, count_by_call[call])
@@ -145,6 +145,6 @@ def find_added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) ->
                 calls.update(
                     {MissingCall(kind, "judge"): count for kind, count in check.count_calls(new.judge).items()}
                 )
-    added = {call: float(count) for call, count in calls.items()}
+    added_calls = {call: float(count) for call, count in calls.items()}
     further_defences = max(0, new.samples - old.samples) * recorded.defence_calls
-    return {**added, DEFENCE: further_defences} if further_defences else added
+    return {**added_calls, DEFENCE: further_defences} if further_defences else added_calls

@@ -108,12 +108,12 @@ def _scale(span: Span, factor: float) -> Span:
     return Span(*(round(value * factor) for value in (span.expected, span.low, span.high)))
 
 
-def _is_similar(config: RunConfig, earlier: Mapping[str, Any]) -> bool:
+def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
     """Whether an earlier run had the same rules, prompts and models, so that its turns cost about as much."""
     values = config.model_dump(mode="json")
-    if any(values[key] != earlier.get(key, values[key]) for key in EQUAL_SETTINGS):
+    if any(values[key] != earlier_config.get(key, values[key]) for key in EQUAL_SETTINGS):
         return False
-    earlier_endpoints = earlier.get("endpoints", {})
+    earlier_endpoints = earlier_config.get("endpoints", {})
     return all(
         all(endpoint.get(key) == earlier_endpoints.get(name, {}).get(key) for key in ("interface", "model", "adapter"))
         for name, endpoint in values["endpoints"].items()

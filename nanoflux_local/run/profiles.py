@@ -103,7 +103,7 @@ def _list_models(values: dict[str, Any]) -> dict[str, str]:
     return {role: str(endpoint_tables.get(name, {}).get("model", name)) for role, name in endpoint_by_role.items()}
 
 
-def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], copied: str = "") -> Path:
+def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], original: str = "") -> Path:
     """Write a new commented profile into the home: a copy of another one, or one for up to three servers.
 
     Raises:
@@ -115,8 +115,8 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], copie
     path = home.profiles / f"{name}.toml"
     if path.exists():
         raise RefusedError(f"the profile {path} already exists", "choose another name, or edit the file")
-    if copied:
-        text = find_profile(copied, home).read_text("utf-8")
+    if original:
+        text = find_profile(original, home).read_text("utf-8")
     elif len(servers) <= len(ROLES):
         text = render_profile(servers or [ServerAddress(MODEL, URL)] * 2)
     else:

@@ -100,11 +100,11 @@ async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: C
     """Play turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
     players = rules.find_players(number)
     attempts: list[Attempt] = []
-    used_seeds: set[str] = set()
+    used_ids: set[str] = set()
     for attempt_number in range(1 + rules.config.retries.validation):
         draw = Draw(rules.config.seed, number, attempt_number)
-        seeds = draw_seeds(rules, draw, used_seeds)
-        used_seeds.update(seed.id for seed in seeds)
+        seeds = draw_seeds(rules, draw, used_ids)
+        used_ids.update(seed.id for seed in seeds)
         attempt, question_vector = await play_attempt(rules, players, seeds, draw, history, call)
         attempts.append(attempt)
         if question_vector is not None:
@@ -114,11 +114,11 @@ async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: C
     return TurnRecord(number, players.attacker.name, players.defender.name, players.judge.name, tuple(attempts))
 
 
-def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
+def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]:
     """Draw seeds uniformly and without replacement within the turn; their number is uniform too (paper §3)."""
     rng = draw.rng("seeds")
     count = rng.randint(rules.config.seeds.min, rules.config.seeds.max)
-    return rules.seeds.draw(count, rng, used)
+    return rules.seeds.draw(count, rng, used_ids)
 
 
 async def play_attempt(

@@ -154,20 +154,22 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     misses = MissRecorder()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
-        replayed = await _replay_turns(build_rules(changed_config, identities, home), calls, misses, len(committed))
+        replayed_turns = await _replay_turns(
+            build_rules(changed_config, identities, home), calls, misses, len(committed)
+        )
     with LedgerView(home.ledger) as view:
-        recorded, priced = RecordedCosts.load(view, run), view.is_priced(run)
-    missing_calls = [turn.missing for turn in replayed if turn.missing is not None]
-    missing = count_missing(missing_calls, recorded, config, changed_config, priced)
-    return _compare(run, settings, changed_config, config, committed, replayed, missing)
+        recorded_costs, priced = RecordedCosts.load(view, run), view.is_priced(run)
+    missing_calls = [turn.missing for turn in replayed_turns if turn.missing is not None]
+    missing = count_missing(missing_calls, recorded_costs, config, changed_config, priced)
+    return _compare(run, settings, changed_config, config, committed, replayed_turns, missing)
 
 
 def add_unrecorded(identities: Mapping[str, Identity], changed_config: RunConfig) -> dict[str, Identity]:
     """The identities with a placeholder for each tool and endpoint that the run was started without. No remembered call
     is addressed to a placeholder, so that the turns that need one count as unknown.
     """
-    needed = {*changed_config.players, *list_needed_tools(changed_config.judge)}
-    return {**{name: Identity("not recorded", name) for name in needed}, **identities}
+    needed_names = {*changed_config.players, *list_needed_tools(changed_config.judge)}
+    return {**{name: Identity("not recorded", name) for name in needed_names}, **identities}
 
 
 def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
@@ -183,7 +185,7 @@ async def _replay_turns(
     rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_turns: int
 ) -> list[ReplayedTurn]:
     """Replay until the target, the turn limit, or the first turn beyond the recorded ones that misses a call."""
-    index, trace, replayed = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()
+    index, trace, replayed_turns = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()
     await index_questions_of_other_runs(rules, index, trace)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
@@ -193,15 +195,15 @@ async def _replay_turns(
         except ReplayMissError:
             if number >= recorded_turns:
                 break
-            replayed.append(ReplayedTurn(number, None, misses.last))
+            replayed_turns.append(ReplayedTurn(number, None, misses.last))
             for vector in history.questions:
                 index.append(vector)
         else:
-            replayed.append(ReplayedTurn(number, record))
+            replayed_turns.append(ReplayedTurn(number, record))
             kept += record.kept
             await index_questions(rules, index, record, trace)
         number += 1
-    return replayed
+    return replayed_turns
 
 
 def _compare(
@@ -210,26 +212,26 @@ def _compare(
     changed_config: RunConfig,
     config: RunConfig,
     committed: Sequence[TurnRecord],
-    replayed: Sequence[ReplayedTurn],
+    replayed_turns: Sequence[ReplayedTurn],
     missing: MissingCalls,
 ) -> WhatIf:
-    kept_records = [turn.record for turn in replayed if turn.record is not None and turn.record.kept]
+    kept_records = [turn.record for turn in replayed_turns if turn.record is not None and turn.record.kept]
     recorded_examples = {record.number: Example.of(record) for record in committed if record.kept}
     replayed_examples = {record.number: Example.of(record) for record in kept_records}
     unknown = [
         UnknownTurn(turn.number, turn.number in recorded_examples, turn.missing.kind, turn.missing.role)
-        for turn in replayed
+        for turn in replayed_turns
         if turn.missing is not None
     ]
     unknown_numbers = {turn.turn for turn in unknown}
     ended = _has_ended(config, sum(record.kept for record in committed), len(committed))
-    complete = not unknown and (not ended or _has_ended(changed_config, len(kept_records), len(replayed)))
+    complete = not unknown and (not ended or _has_ended(changed_config, len(kept_records), len(replayed_turns)))
     recorded_digest = dataset_digest(recorded_examples.values())
     digest = dataset_digest(replayed_examples.values()) if complete else None
     return WhatIf(
         run=run,
         settings=dict(settings),
-        turns=len(replayed),
+        turns=len(replayed_turns),
         kept=len(kept_records),
         target=changed_config.target,
         complete=complete,

@@ -201,16 +201,16 @@ class BlindCheck:
 
 
 def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str:
-    total = f"of {agreement.solutions} blind solutions"
+    of_all = f"of {agreement.solutions} blind solutions"
     if conclusion == "supports":
-        return f"{agreement.agreeing} {total} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
+        return f"{agreement.agreeing} {of_all} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
     if conclusion == "contradicts":
         exhibit = agreement.opposition[0]
         if exhibit.outcome == CANNOT:
-            return f"{len(agreement.opposition)} {total} say that the question cannot be answered: {exhibit.detail}"
-        return f"{len(agreement.opposition)} {total} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
+            return f"{len(agreement.opposition)} {of_all} say that the question cannot be answered: {exhibit.detail}"
+        return f"{len(agreement.opposition)} {of_all} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
     unread_count = agreement.solutions - agreement.agreeing - agreement.disagreeing
-    return f"{agreement.agreeing} {total} agree, {agreement.disagreeing} disagree and {unread_count} could not be read"
+    return f"{agreement.agreeing} {of_all} agree, {agreement.disagreeing} disagree and {unread_count} could not be read"
 
 
 def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:

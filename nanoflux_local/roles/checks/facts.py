@@ -89,9 +89,9 @@ class FactCheck:
             return sections
         lines = [line for line in sections["QUERIES"].splitlines() if line.strip()]
         if (
-            len(lines) == 1 and len(listed := _SEPARATOR.split(lines[0])) > 2
+            len(lines) == 1 and len(inline_queries := _SEPARATOR.split(lines[0])) > 2
         ):  # small models list all queries on one line
-            lines = listed
+            lines = inline_queries
         lines = [_BULLET.sub("", line).strip(' \t*"`') for line in lines]
         queries = tuple(dict.fromkeys(line[:MAX_QUERY_CHARACTERS] for line in lines if line))
         return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]

@@ -53,8 +53,10 @@ def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
     """The passage that contains a quotation, the named one first; None if no passage does or it is too short."""
     if len(re.findall(r"\w+", quotation.text)) < MIN_WORDS:
         return None
-    named = passages[quotation.number - 1 : quotation.number] if quotation.number else ()
-    return next((passage for passage in (*named, *passages) if _contains(passage.question, quotation.text)), None)
+    named_passages = passages[quotation.number - 1 : quotation.number] if quotation.number else ()
+    return next(
+        (passage for passage in (*named_passages, *passages) if _contains(passage.question, quotation.text)), None
+    )
 
 
 def _contains(passage: str, quotation: str) -> bool:

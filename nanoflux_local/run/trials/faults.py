@@ -44,23 +44,21 @@ class StatedNumber:
     value: float
 
 
-def plant_fault(right: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack:
+def plant_fault(attack: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack:
     """The solution with a wrong answer. For the fault "slip", the result that the solution states is changed too; for
     "answer", the stated answer contradicts the steps.
     """
     if seed.options:
         wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
         statement = f"The answer is {wrong_answer}. {seed.options[wrong_answer]}"
-        return replace(
-            right, answer=wrong_answer, solution=f"{right.solution}\n{statement}" if fault == "answer" else statement
-        )
-    value = read_number(right.answer)
+        solution = f"{attack.solution}\n{statement}" if fault == "answer" else statement
+        return replace(attack, answer=wrong_answer, solution=solution)
+    value = read_number(attack.answer)
     if value is None:
-        return replace(right, answer=f"not {right.answer}", solution=f"{right.solution}\nSo the opposite holds.")
+        return replace(attack, answer=f"not {attack.answer}", solution=f"{attack.solution}\nSo the opposite holds.")
     wrong_answer = plain_number(_draw_wrong_number(value, rng))
-    return replace(
-        right, answer=wrong_answer, solution=_replace_result(right, wrong_answer) if fault == "slip" else right.solution
-    )
+    solution = _replace_result(attack, wrong_answer) if fault == "slip" else attack.solution
+    return replace(attack, answer=wrong_answer, solution=solution)
 
 
 def _draw_wrong_number(value: float, rng: random.Random) -> float:
@@ -71,13 +69,13 @@ def _draw_wrong_number(value: float, rng: random.Random) -> float:
     return round(value + shift, 2) if round(value + shift, 2) != round(value, 2) else value + 1
 
 
-def _replace_result(right: Attack, wrong_answer: str) -> str:
+def _replace_result(attack: Attack, wrong_answer: str) -> str:
     """The solution with the last occurrence of its answer replaced, or with the wrong answer appended."""
-    answer_pattern = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
-    matches = list(re.finditer(rf"(?<![\d.,]){answer_pattern}(?![\d]|[.,]\d)", right.solution))
+    answer_pattern = re.escape(attack.answer) if "," in attack.answer else "(?:,?)".join(map(re.escape, attack.answer))
+    matches = list(re.finditer(rf"(?<![\d.,]){answer_pattern}(?![\d]|[.,]\d)", attack.solution))
     if not matches:
-        return f"{right.solution}\nSo the answer is {wrong_answer}."
-    return right.solution[: matches[-1].start()] + wrong_answer + right.solution[matches[-1].end() :]
+        return f"{attack.solution}\nSo the answer is {wrong_answer}."
+    return attack.solution[: matches[-1].start()] + wrong_answer + attack.solution[matches[-1].end() :]
 
 
 def find_quantities(seed: Seed) -> list[StatedNumber]:
@@ -160,9 +158,9 @@ def change_quantity(seed: Seed, rng: random.Random) -> str | None:
     return seed.question[: quantity.start] + money + number + percent + seed.question[quantity.end :]
 
 
-def break_question(right: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack | None:
+def break_question(attack: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack | None:
     """The solution with a question to which it no longer applies, because one quantity was "removed" or "changed". None
     if the question has no suitable quantity.
     """
     question = remove_quantity(seed, rng) if fault == "removed" else change_quantity(seed, rng)
-    return None if question is None else replace(right, question=format_question(replace(seed, question=question)))
+    return None if question is None else replace(attack, question=format_question(replace(seed, question=question)))

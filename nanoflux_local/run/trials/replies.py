@@ -73,7 +73,7 @@ async def collect_replies(
     rng = Draw(rules.config.seed, TURN, 0).rng("trial-replies")
     items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
     defenders = list({players.defender.name: players.defender for players in rules.player_groups}.values())
-    marked: list[MarkedReply] = []
+    marked_replies: list[MarkedReply] = []
     items_sent = 0
 
     async def ask(number: int) -> MarkedReply | None:
@@ -81,7 +81,7 @@ async def collect_replies(
         return await _ask_and_mark(domain, defender, items[number], draw, call)
 
     def lacks(count: int, right: bool) -> bool:
-        enough = sum(reply.right is right for reply in marked) >= count
+        enough = sum(reply.right is right for reply in marked_replies) >= count
         return not enough and items_sent < min(MAX_ITEMS_PER_REPLY * count, len(items))
 
     while lacks(mistakes, right=False) or lacks(right_replies, right=True):
@@ -89,11 +89,11 @@ async def collect_replies(
             return None
         numbers = range(items_sent, min(items_sent + batch_size, len(items)))
         replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)
-        marked += [reply for reply in replies if reply is not None]
+        marked_replies += [reply for reply in replies if reply is not None]
         items_sent = numbers.stop
     return Replies(
-        tuple([reply for reply in marked if not reply.right][:mistakes]),
-        tuple([reply for reply in marked if reply.right][:right_replies]),
+        tuple([reply for reply in marked_replies if not reply.right][:mistakes]),
+        tuple([reply for reply in marked_replies if reply.right][:right_replies]),
         items_sent,
     )
 

@@ -69,9 +69,9 @@ async def build_known_solutions(
     )
     if replies is None:
         return None
-    right = _build_right(seeds, right_kinds, replies)
-    wrong = _build_wrong(rules.config.seed, seeds, wrong_kinds, replies, rng)
-    return sorted([*right, *wrong], key=lambda solution: solution.number)
+    right_solutions = _build_right(seeds, right_kinds, replies)
+    wrong_solutions = _build_wrong(rules.config.seed, seeds, wrong_kinds, replies, rng)
+    return sorted([*right_solutions, *wrong_solutions], key=lambda solution: solution.number)
 
 
 def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies) -> Iterator[KnownSolution]:
