@@ -41,11 +41,11 @@ def _verify_calls(view: LedgerView, run: str) -> Iterator[str]:
     """Verify the calls made for the run, and those of other runs that its turns use."""
     for row in view.rows(f"SELECT * FROM {CALLS} WHERE run = ?", run):
         yield from _verify_call(row)
-    foreign_calls_query = (
+    calls_of_other_runs = (
         "SELECT DISTINCT turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
         " JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? AND calls.run <> ?"
     )
-    for row in view.rows(f"SELECT * FROM {CALLS} WHERE id IN ({foreign_calls_query})", run, run):
+    for row in view.rows(f"SELECT * FROM {CALLS} WHERE id IN ({calls_of_other_runs})", run, run):
         yield from _verify_call(row)
     for row in view.rows(
         "SELECT turns.number, turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"

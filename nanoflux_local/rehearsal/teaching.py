@@ -135,7 +135,7 @@ def _build_harmony_encoder(python: Path) -> Encode:
 
 
 def _fit(model: Any, lessons: Sequence[_EncodedLesson]) -> None:
-    """Fit the output matrix's rows of the replies' tokens until each token is by far the likeliest at its position.
+    """Fit the output rows of the replies' tokens until each token is by far the likeliest at its position.
 
     If a model's embedding is also its output matrix, the fitted rows change how the model reads its own reply; then the
     tokens are fitted position by position.

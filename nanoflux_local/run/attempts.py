@@ -127,15 +127,17 @@ def _assign_attempts(
     otherwise it belongs to the attempt of the call before it, or of the call after it if it is the attacker's, since
     an attempt begins with its attacker.
     """
-    known_attempts = [
+    located_attempts = [
         place.attempt if place else _find_attempt(attempts, request)
         for place, request in zip(places, requests, strict=True)
     ]
     assigned: list[int] = []
-    for index, attempt in enumerate(known_attempts):
+    for index, attempt in enumerate(located_attempts):
         if attempt is None:
-            next_known = next((known for known in known_attempts[index:] if known is not None), len(attempts) - 1)
-            attempt = assigned[-1] if assigned and roles[index] != "attacker" else next_known
+            next_located = next(
+                (number for number in located_attempts[index:] if number is not None), len(attempts) - 1
+            )
+            attempt = assigned[-1] if assigned and roles[index] != "attacker" else next_located
         assigned.append(attempt)
     return assigned
 

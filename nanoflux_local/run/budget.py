@@ -1,6 +1,6 @@
 """Budgets: caps on what a run and its roles may spend.
 
-Before it is sent, a call reserves the most it could cost; when its reply arrives, its actual cost replaces the
+Before a call is sent, it reserves the most that it could cost; when its reply arrives, its actual cost replaces the
 reservation. A cap is therefore never exceeded, however many calls are in flight. The endpoints know the prices.
 """
 

@@ -62,25 +62,28 @@ class OpenBookCheck:
         """
         if not seeds:
             return Finding(self.name, "not checked", "the question has no passages")
-        open_exhibits: list[Exhibit] = []
+        with_passages: list[Exhibit] = []
         prompt = self.domain.render("open_book", {"question": attack.question, "passages": seeds})
         for number in range(ANSWERS):
-            open_exhibits.append(await self._answer(prompt, WITH, number, attack, draw, call))
-            if open_exhibits[-1].agrees:
+            with_passages.append(await self._answer(prompt, WITH, number, attack, draw, call))
+            if with_passages[-1].agrees:
                 break
-        if not open_exhibits[-1].agrees:
-            return self._conclude_without_agreement(open_exhibits, attack.answer)
-        prompt, closed_exhibits = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
+        if not with_passages[-1].agrees:
+            return self._conclude_without_agreement(with_passages, attack.answer)
+        prompt, without_passages = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
         for number in range(ANSWERS):
-            closed_exhibits.append(await self._answer(prompt, WITHOUT, number, attack, draw, call))
-            if closed_exhibits[-1].outcome and not closed_exhibits[-1].agrees:
+            without_passages.append(await self._answer(prompt, WITHOUT, number, attack, draw, call))
+            if without_passages[-1].outcome and not without_passages[-1].agrees:
                 reason = f"the answer is {attack.answer[:80]} with the passages, and is not reached without them"
-                return Finding(self.name, "supports", reason, (*open_exhibits, *closed_exhibits))
-        if all(exhibit.agrees for exhibit in closed_exhibits):
+                return Finding(self.name, "supports", reason, (*with_passages, *without_passages))
+        if all(exhibit.agrees for exhibit in without_passages):
             reason = f"all {ANSWERS} answers without the passages are {attack.answer[:80]} too"
-            return Finding(self.name, "contradicts", reason, (*open_exhibits, *closed_exhibits))
+            return Finding(self.name, "contradicts", reason, (*with_passages, *without_passages))
         return Finding(
-            self.name, "not checked", "an answer without the passages is unreadable", (*open_exhibits, *closed_exhibits)
+            self.name,
+            "not checked",
+            "an answer without the passages is unreadable",
+            (*with_passages, *without_passages),
         )
 
     def _conclude_without_agreement(self, exhibits: Sequence[Exhibit], expected: str) -> Finding:

@@ -75,11 +75,8 @@ def parse_code(program: str) -> ast.Module | Unparsed:
 
 def _refuse_stated_answer(program: str, tree: ast.Module, line_by_part: Mapping[str, int]) -> str | Unparsed:
     """Refuse a program that only states its answer: it would agree with any answer that was copied into it."""
-    if not any(
-        _list_names(node, ast.Store)
-        for node in tree.body
-        if line_by_part["VARIABLES"] < node.lineno < line_by_part["STEPS"]
-    ):
+    start, end = line_by_part["VARIABLES"], line_by_part["STEPS"]
+    if not any(_list_names(node, ast.Store) for node in tree.body if start < node.lineno < end):
         return Unparsed("# VARIABLES names no quantity of the problem")
     calculated: set[str] = set()
     for node in tree.body:
