@@ -38,13 +38,13 @@ def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord
         NanofluxError: the file, when read back, differs from the model that was written.
     """
     with new_folder(target) as folder, tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch:
-        merged = Path(scratch) / "merged"
-        record = merge(adapter, base, merged)
+        merged_folder = Path(scratch) / "merged"
+        record = merge(adapter, base, merged_folder)
         file = folder / f"{adapter.base.name}-{adapter.id}.gguf"
-        write_gguf(merged, file, file.stem)
-        _check_round_trip(merged, file, Path(scratch) / "read")
-        (merged / RECORD).rename(folder / RECORD)
-        (merged / CARD).rename(folder / CARD)
+        write_gguf(merged_folder, file, file.stem)
+        _check_round_trip(merged_folder, file, Path(scratch) / "read")
+        (merged_folder / RECORD).rename(folder / RECORD)
+        (merged_folder / CARD).rename(folder / CARD)
     return record, target / file.name
 
 
@@ -74,9 +74,10 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    names = config.get("architectures")
+    architectures = config.get("architectures")
     reasons = {
-        f"its architecture is {names}, and only LlamaForCausalLM can be written": names != ["LlamaForCausalLM"],
+        f"its architecture is {architectures}, and only LlamaForCausalLM can be written": architectures
+        != ["LlamaForCausalLM"],
         "its rotary positions are scaled": rope.get("rope_type", "default") != "default",
         "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
     }
@@ -87,8 +88,8 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
 
 def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> None:
     rope = config.get("rope_parameters") or {}
-    heads = int(config["num_attention_heads"])
-    width = int(config.get("head_dim") or config["hidden_size"] // heads)
+    head_count = int(config["num_attention_heads"])
+    head_size = int(config.get("head_dim") or config["hidden_size"] // head_count)
     writer.add_type("model")
     writer.add_name(name)
     writer.add_vocab_size(int(config["vocab_size"]))
@@ -96,11 +97,11 @@ def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> No
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_block_count(int(config["num_hidden_layers"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
+    writer.add_head_count(head_count)
+    writer.add_head_count_kv(int(config.get("num_key_value_heads") or head_count))
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_rope_dimension_count(head_size)
     writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
 
@@ -110,17 +111,18 @@ def _write_vocabulary(writer: Any, model: Path, size: int) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    text_by_id, added = {index: text for text, index in tokenizer.get_vocab().items()}, tokenizer.added_tokens_decoder
+    text_by_id = {index: text for text, index in tokenizer.get_vocab().items()}
+    added_tokens = tokenizer.added_tokens_decoder
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_find_pre_tokenizer_name(model))
     writer.add_token_list([text_by_id.get(index, f"[PAD{index}]") for index in range(size)])
-    kinds = []
+    token_types = []
     for index in range(size):
-        if index in added:
-            kinds.append(TokenType.CONTROL if added[index].special else TokenType.USER_DEFINED)
+        if index in added_tokens:
+            token_types.append(TokenType.CONTROL if added_tokens[index].special else TokenType.USER_DEFINED)
         else:
-            kinds.append(TokenType.NORMAL if index in text_by_id else TokenType.UNUSED)
-    writer.add_token_types(kinds)
+            token_types.append(TokenType.NORMAL if index in text_by_id else TokenType.UNUSED)
+    writer.add_token_types(token_types)
     writer.add_add_bos_token(tokenizer("").input_ids == [tokenizer.bos_token_id])
     SpecialVocab(model, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
@@ -128,17 +130,17 @@ def _write_vocabulary(writer: Any, model: Path, size: int) -> None:
 def _find_pre_tokenizer_name(model: Path) -> str:
     text = (model / "tokenizer.json").read_text(encoding="utf-8")
     pre_tokenizer = json.loads(text).get("pre_tokenizer") or {}
-    parts = [_drop_offsets(part) for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
-    for name, steps in _PRE_TOKENIZERS.items():
-        if parts == steps:
+    steps = [_drop_offsets(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
+    for name, llama_cpp_steps in _PRE_TOKENIZERS.items():
+        if steps == llama_cpp_steps:
             return name
     problem = "this model cannot be written as GGUF: its pre-tokenizer is neither GPT-2's nor SmolLM's"
     raise UsageError(problem, _FIX)
 
 
-def _drop_offsets(part: dict[str, Any]) -> dict[str, Any]:
+def _drop_offsets(step: dict[str, Any]) -> dict[str, Any]:
     """A pre-tokenizer step without the key that affects only the offsets of the pieces."""
-    return {key: value for key, value in part.items() if key != "trim_offsets"}
+    return {key: value for key, value in step.items() if key != "trim_offsets"}
 
 
 class _Tensors:
@@ -164,8 +166,8 @@ class _Tensors:
         if gguf_name is None:
             raise UsageError(f"this model cannot be written as GGUF: GGUF has no name for its tensor {name!r}", _FIX)
         shape = list(tensor_slice.get_shape())
-        size = int(np.prod(shape)) * (4 if stored_type.name == "F32" else 2)
-        return gguf_name, shape, np.dtype(np.float32), size, stored_type
+        size_bytes = int(np.prod(shape)) * (4 if stored_type.name == "F32" else 2)
+        return gguf_name, shape, np.dtype(np.float32), size_bytes, stored_type
 
     def read_data(self, name: str) -> Any:
         """A tensor's stored values. Query and key rows are interleaved in the order of llama.cpp's rotary embedding."""
@@ -200,14 +202,14 @@ def _check_round_trip(model: Path, file: Path, scratch: Path) -> None:
         convert_gguf(file, scratch)
     except ModelsError as error:
         raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
-    written, read_back = dict(_read_weights(model)), dict(_read_weights(scratch))
-    is_same = written.keys() == read_back.keys() and all(
-        torch.equal(weight, read_back[name]) for name, weight in written.items()
+    written_weights, read_weights = dict(_read_weights(model)), dict(_read_weights(scratch))
+    weights_match = written_weights.keys() == read_weights.keys() and all(
+        torch.equal(weight, read_weights[name]) for name, weight in written_weights.items()
     )
-    tokens_written, tokens_read = (
+    written_tokens, read_tokens = (
         AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE) for folder in (model, scratch)
     )
-    if not is_same or tokens_written != tokens_read:
+    if not weights_match or written_tokens != read_tokens:
         raise NanofluxError("the GGUF file, when read back, differs from the model that was written", _FIX)
 
 

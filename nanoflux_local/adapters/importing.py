@@ -32,12 +32,12 @@ NAME = re.compile(r"\w[\w.-]*")
 MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
-SHOWN = 3
+MAX_LISTED = 3
 """The number of tensors that a message names; the rest are counted."""
-_MERGE = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
-_CHANGES_BASE = ("pissa", "olora", "loftq", "corda")
+_FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
+_BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
-_UNSUPPORTED = {
+_REASON_BY_UNSUPPORTED_KEY = {
     "use_dora": "it is a DoRA, whose magnitudes vLLM does not serve",
     "lora_bias": "its LoRA layers have biases, which vLLM does not serve",
     "use_qalora": "it is a QA-LoRA, which vLLM does not serve",
@@ -69,16 +69,16 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     refuse_unusable(config)
     hint = str(config.get("base_model_name_or_path") or "")
     base = base or _find_hinted_base(hint, home)
-    folder = weights_dir(base, home)
-    _compare_tensors(source, config, folder, base)
-    revision = read_record(folder).revision
+    base_folder = weights_dir(base, home)
+    _refuse_unfit_tensors(source, config, base_folder, base)
+    revision = read_record(base_folder).revision
     adapters_dir.mkdir(parents=True, exist_ok=True)
-    exported = read_adapter(source) if (source / MANIFEST).is_file() else None
+    exported_adapter = read_adapter(source) if (source / MANIFEST).is_file() else None
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
         new_adapter = Path(scratch) / "adapter"
         new_adapter.mkdir()
-        if exported and exported.base == BaseModel(base, revision):
-            return _restore(exported, new_adapter, adapters_dir, name)
+        if exported_adapter and exported_adapter.base == BaseModel(base, revision):
+            return _store_exported(exported_adapter, new_adapter, adapters_dir, name)
         shutil.copyfile(source / WEIGHTS, new_adapter / WEIGHTS)
         new_config = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
         write_atomically(new_adapter / CONFIG, (json.dumps(new_config, indent=2, sort_keys=True) + "\n").encode())
@@ -92,14 +92,15 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
         return seal(new_adapter, adapters_dir, record, _write_card)
 
 
-def _restore(exported: Adapter, new_adapter: Path, adapters_dir: Path, name: str) -> Path:
+def _store_exported(exported_adapter: Adapter, new_adapter: Path, adapters_dir: Path, name: str) -> Path:
     """Store an exported adapter with its own record."""
     if name:
         raise UsageError(
-            f"adapter {exported.id} was exported by NanoFlux and keeps its own record", "import it without --name"
+            f"adapter {exported_adapter.id} was exported by NanoFlux and keeps its own record",
+            "import it without --name",
         )
     for file in (WEIGHTS, CONFIG, MANIFEST, CARD):
-        shutil.copyfile(exported.folder / file, new_adapter / file)
+        shutil.copyfile(exported_adapter.folder / file, new_adapter / file)
     return store_folder(new_adapter, adapters_dir / read_adapter(new_adapter).hash)
 
 
@@ -114,20 +115,20 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
     Raises:
         DataError: the config cannot be used; the message states every reason.
     """
-    reasons = [reason for key, reason in _UNSUPPORTED.items() if config.get(key)]
+    reasons = [reason for key, reason in _REASON_BY_UNSUPPORTED_KEY.items() if config.get(key)]
     if config.get("modules_to_save"):
         modules = ", ".join(map(str, config["modules_to_save"]))
         reasons.append(f"it also contains whole modules ({modules}; modules_to_save), which vLLM does not serve")
     if config.get("bias", "none") != "none":
         reasons.append(f"it also trained biases of its base (bias = {config['bias']!r})")
     initialisation = config.get("init_lora_weights")
-    if isinstance(initialisation, str) and initialisation.lower().startswith(_CHANGES_BASE):
+    if isinstance(initialisation, str) and initialisation.lower().startswith(_BASE_CHANGING_INITIALISATIONS):
         reasons.append(f"it was initialised as {initialisation}, which changes the base's weights too")
     rank = highest_rank(config)
     if rank > MAX_RANK:
         reasons.append(f"its rank is {rank}, and vLLM serves {MAX_RANK} at most")
     if reasons:
-        raise DataError(f"the adapter cannot be used here: {'; '.join(reasons)}", _MERGE)
+        raise DataError(f"the adapter cannot be used here: {'; '.join(reasons)}", _FIX)
 
 
 def _read_config(source: Path) -> dict[str, Any]:
@@ -144,17 +145,17 @@ def _read_config(source: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{source / CONFIG} cannot be read: {error}", "copy the whole folder again") from error
     if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {kind!r})", _MERGE)
+        peft_type = config.get("peft_type") if isinstance(config, dict) else None
+        raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {peft_type!r})", _FIX)
     unusable = [
-        key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_number(config.get(key))
+        key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_positive(config.get(key))
     ]
     if unusable:
         raise DataError(f"{source / CONFIG} has no usable number for {', '.join(unusable)}", "copy the folder again")
     return config
 
 
-def _is_number(value: object) -> bool:
+def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
@@ -185,32 +186,32 @@ def _is_hinted(name: str, hint: str, home: Path) -> bool:
     return hint in (name, repo) or last_part.casefold() == name.casefold()
 
 
-def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: str) -> None:
+def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: Path, base_name: str) -> None:
     """Refuse an adapter unless its tensors are those that its config requires on `base`. Raises DataError."""
-    shapes = _read_saved_shapes(source / WEIGHTS)
-    other_tensors = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
+    saved_shapes = _read_saved_shapes(source / WEIGHTS)
+    other_tensors = [name for name in saved_shapes if ".lora_A." not in name and ".lora_B." not in name]
     if other_tensors:
-        kind = (
-            "embedding layers" if all("embed" in tensor for tensor in other_tensors) else "tensors other than its LoRA"
+        other_kind = (
+            "embedding layers" if all("embed" in name for name in other_tensors) else "tensors other than its LoRA"
         )
         raise DataError(
-            f"the adapter also contains {kind}, which vLLM does not serve: {_format_tensors(other_tensors)}", _MERGE
+            f"the adapter also contains {other_kind}, which vLLM does not serve: {_format_tensors(other_tensors)}", _FIX
         )
-    required = _list_required_shapes(config, base, name)
+    required_shapes = _list_required_shapes(config, base_folder, base_name)
     differences = [
-        f"{tensor} is {_format_shape(shapes[tensor])}, {name} requires {_format_shape(required[tensor])}"
-        for tensor in sorted(shapes.keys() & required.keys())
-        if shapes[tensor] != required[tensor]
+        f"{name} is {_format_shape(saved_shapes[name])}, {base_name} requires {_format_shape(required_shapes[name])}"
+        for name in sorted(saved_shapes.keys() & required_shapes.keys())
+        if saved_shapes[name] != required_shapes[name]
     ]
     problems = {
         "sizes that differ": differences,
-        f"tensors for layers that {name} lacks": sorted(shapes.keys() - required.keys()),
-        "no tensors for": sorted(required.keys() - shapes.keys()),
+        f"tensors for layers that {base_name} lacks": sorted(saved_shapes.keys() - required_shapes.keys()),
+        "no tensors for": sorted(required_shapes.keys() - saved_shapes.keys()),
     }
     reasons = [f"{problem}: {_format_tensors(tensors)}" for problem, tensors in problems.items() if tensors]
     if reasons:
         raise DataError(
-            f"the adapter was not trained on {name}: it has {'; '.join(reasons)}",
+            f"the adapter was not trained on {base_name}: it has {'; '.join(reasons)}",
             "pass the model it was trained on with --base",
         )
 
@@ -222,11 +223,11 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     try:
         with safe_open(str(path), framework="pt") as file:
-            for tensor in file.keys():  # noqa: SIM118 - not a mapping
-                value = file.get_tensor(tensor)
-                if not value.is_floating_point() or not bool(value.isfinite().all()):
-                    raise DataError(f"{tensor} of the adapter has values that are not finite numbers", "train it again")
-                shapes[tensor] = tuple(value.shape)
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                tensor = file.get_tensor(name)
+                if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+                    raise DataError(f"{name} of the adapter has values that are not finite numbers", "train it again")
+                shapes[name] = tuple(tensor.shape)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}", "copy the whole folder again") from error
     if not shapes:
@@ -234,34 +235,36 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _list_required_shapes(config: Mapping[str, Any], base: Path, name: str) -> dict[str, tuple[int, ...]]:
+def _list_required_shapes(config: Mapping[str, Any], base_folder: Path, base_name: str) -> dict[str, tuple[int, ...]]:
     """The tensors and shapes that PEFT creates for this config on a base without weights."""
     go_offline()
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    keys = (LoraConfig().to_dict().keys() & config.keys()) - {"base_model_name_or_path", "revision"}
+    config_keys = (LoraConfig().to_dict().keys() & config.keys()) - {"base_model_name_or_path", "revision"}
     try:
-        base_config = AutoConfig.from_pretrained(base, local_files_only=True)
+        base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
         if hasattr(base_config, "quantization_config"):
             del base_config.quantization_config  # a quantised layer has inputs and outputs of the same sizes
-        lora_config = LoraConfig(**{key: config[key] for key in keys})
+        lora_config = LoraConfig(**{key: config[key] for key in config_keys})
         with torch.device("meta"):
             model = get_peft_model(AutoModelForCausalLM.from_config(base_config), lora_config)
-        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        lora_tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"the adapter cannot be applied to {name}: {error}", "pass its base with --base") from error
-    return {tensor: tuple(value.shape) for tensor, value in state.items()}
+        raise DataError(
+            f"the adapter cannot be applied to {base_name}: {error}", "pass its base with --base"
+        ) from error
+    return {name: tuple(tensor.shape) for name, tensor in lora_tensors.items()}
 
 
 def _format_shape(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _format_tensors(tensors: Sequence[str]) -> str:
-    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
-    return ", ".join(tensor.removeprefix("base_model.model.") for tensor in tensors[:SHOWN]) + more
+def _format_tensors(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(name.removeprefix("base_model.model.") for name in names[:MAX_LISTED]) + more
 
 
 def _write_card(manifest: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ RECORD = "nanoflux-merged.json"
 # float32 this is 100 times the measured value. In 16 bits it is 5 times the measured value, which was itself twice the
 # divergence that rounding causes in the base alone.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.02}
-_PROBE = (
+_PROBE_TEXT = (
     "A farmer has 12345 apples and sells 6.5 percent of them. How many are left?\n"
     "First find the share: 12345 * 0.065 = 802.425. Then take it away.\nANSWER: 11542.575"
 )
@@ -94,11 +94,12 @@ def find_base(adapter: Adapter, home: Path) -> Path:
         RefusedError: another revision of the base is installed.
         ModelsError: the base is not installed.
     """
-    name, trained_on = adapter.base.name, adapter.base.revision
+    name, trained_revision = adapter.base.name, adapter.base.revision
     folder = weights_dir(name, home)
-    installed = read_record(folder).revision
-    if trained_on and installed != trained_on:
-        problem = f"the adapter was trained on {name} of revision {trained_on[:12]}, but {installed[:12]} is installed"
+    installed_revision = read_record(folder).revision
+    if trained_revision and installed_revision != trained_revision:
+        trained_id, installed_id = trained_revision[:12], installed_revision[:12]
+        problem = f"the adapter was trained on {name} of revision {trained_id}, but {installed_id} is installed"
         raise RefusedError(problem, "install the revision it was trained on, or train again on this one")
     return folder
 
@@ -137,22 +138,22 @@ def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _hide_progress_bars(), torch.no_grad():
-        ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE, return_tensors="pt")["input_ids"]
+        ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE_TEXT, return_tensors="pt")["input_ids"]
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).eval()
-        base_output = _compute_log_probabilities(model, ids)
+        base_log_probs = _compute_log_probabilities(model, ids)
         peft_model = PeftModel.from_pretrained(model, str(adapter)).eval()
-        adapter_output = _compute_log_probabilities(peft_model, ids)
+        adapter_log_probs = _compute_log_probabilities(peft_model, ids)
         try:
-            merged = peft_model.merge_and_unload(safe_merge=True)
+            merged_model = peft_model.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise UsageError(f"the adapter cannot be merged: {error}", "serve base and adapter together") from error
         check = _check_distances(
-            str(merged.dtype).removeprefix("torch."),
-            base_output,
-            adapter_output,
-            _compute_log_probabilities(merged, ids),
+            str(merged_model.dtype).removeprefix("torch."),
+            base_log_probs,
+            adapter_log_probs,
+            _compute_log_probabilities(merged_model, ids),
         )
-        merged.save_pretrained(str(folder))
+        merged_model.save_pretrained(str(folder))
     for path in folder.iterdir():
         path.chmod(0o644)
     return check
@@ -162,22 +163,22 @@ def _compute_log_probabilities(model: Any, ids: Any) -> Any:
     return model(input_ids=ids).logits[0].float().log_softmax(-1)
 
 
-def _check_distances(dtype: str, base_output: Any, adapter_output: Any, merged_output: Any) -> MergeCheck:
+def _check_distances(dtype: str, base_log_probs: Any, adapter_log_probs: Any, merged_log_probs: Any) -> MergeCheck:
     """Measure how far the output of the unmerged adapter is from that of the merged model and from that of the base.
     Raises RefusedError if the distance from the merged model is larger than rounding explains.
     """
-    distance, effect = (
-        float((adapter_output.exp() * (adapter_output - other)).sum(-1).mean())
-        for other in (merged_output, base_output)
+    nats_from_merged, nats_from_base = (
+        float((adapter_log_probs.exp() * (adapter_log_probs - log_probs)).sum(-1).mean())
+        for log_probs in (merged_log_probs, base_log_probs)
     )
     tolerance = TOLERANCE.get(dtype, 0.02)
-    if not distance <= tolerance:
+    if not nats_from_merged <= tolerance:  # also refuses NaN
         problem = (
-            f"the merged model differs by {distance:.2g} nats per token from base and adapter; "
+            f"the merged model differs by {nats_from_merged:.2g} nats per token from base and adapter; "
             f"rounding explains at most {tolerance:g}"
         )
         raise RefusedError(problem, "serve base and adapter together; nothing was written")
-    return MergeCheck(dtype, max(0.0, distance), effect, tolerance)
+    return MergeCheck(dtype, max(0.0, nats_from_merged), nats_from_base, tolerance)
 
 
 @contextmanager
@@ -195,24 +196,24 @@ def _hide_progress_bars() -> Iterator[None]:
 
 def _copy_other_files(base: Path, folder: Path) -> None:
     """Copy all files of the base except its weights, unchanged: config, tokenizer, chat template, licence."""
-    skipped = {WEIGHTS_RECORD, "model.safetensors.index.json"}
+    skipped_names = {WEIGHTS_RECORD, "model.safetensors.index.json"}
     for path in base.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in skipped:
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in skipped_names:
             shutil.copyfile(path, folder / ("base-README.md" if path.name == CARD else path.name))
 
 
 def _write_card(record: MergeRecord, base: Path) -> str:
-    name, check = record.base.name, record.check
+    base_name, check = record.base.name, record.check
     revision = record.base.revision[:12] or "unknown"
     return f"""---
-base_model: {name}
+base_model: {base_name}
 base_model_relation: finetune
 library_name: transformers
 tags: [merged, nanoflux-local]
 ---
-# {name} with adapter {record.adapter[:12]} merged in
+# {base_name} with adapter {record.adapter[:12]} merged in
 
-Made by NanoFlux Local from {name} (revision {revision}, licence: {_licence(base)}) and the
+Made by NanoFlux Local from {base_name} (revision {revision}, licence: {_licence(base)}) and the
 LoRA adapter {record.adapter}. Weights in {check.dtype}.
 
 On a probe text, the merged model differs by {check.nats_from_adapter:.2g} nats a token from base and unmerged adapter

@@ -27,10 +27,10 @@ def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str,
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = {name: weights[name].contiguous() for name in sorted(weights)}
-    write_atomically(folder / WEIGHTS, save(ordered, {"format": "pt"}))
-    document = {key: _to_json(value) for key, value in config.items()} | {"inference_mode": True}
-    write_atomically(folder / CONFIG, format_json(document).encode())
+    sorted_weights = {name: weights[name].contiguous() for name in sorted(weights)}
+    write_atomically(folder / WEIGHTS, save(sorted_weights, {"format": "pt"}))
+    json_config = {key: _to_json(value) for key, value in config.items()} | {"inference_mode": True}
+    write_atomically(folder / CONFIG, format_json(json_config).encode())
 
 
 def _to_json(value: Any) -> Any:
@@ -74,10 +74,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
     """All sealed adapters, in the order of their hashes; a damaged adapter is listed with its problem."""
-    return [_read_or_report(folder) for folder in _sealed_folders(adapters_dir)]
+    return [_read_or_report(folder) for folder in _list_sealed_folders(adapters_dir)]
 
 
-def _sealed_folders(adapters_dir: Path) -> list[Path]:
+def _list_sealed_folders(adapters_dir: Path) -> list[Path]:
     folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}"))
     return [folder for folder in folders if not folder.name.startswith(".")]
 
@@ -102,9 +102,9 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
             f"{prefix!r} is a path, and an adapter is named by its hash",
             f"import it first: `nanoflux adapters import {prefix} --base MODEL` prints its hash",
         )
-    folders = _sealed_folders(adapters_dir)
+    folders = _list_sealed_folders(adapters_dir)
     matches = [folder for folder in folders if prefix and folder.name.startswith(prefix)]
-    matches = matches or [folder for folder in folders if prefix and _imported_name(folder) == prefix]
+    matches = matches or [folder for folder in folders if prefix and _read_imported_name(folder) == prefix]
     if not matches:
         raise NothingMatchedError(
             f"no adapter {prefix!r} in {adapters_dir}", "choose one that `nanoflux adapters list` shows"
@@ -114,7 +114,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
     return matches[0]
 
 
-def _imported_name(folder: Path) -> str:
+def _read_imported_name(folder: Path) -> str:
     try:
         return str(_read_manifest(folder).get("imported", {}).get("name", ""))
     except DataError:
@@ -153,10 +153,10 @@ def store_folder(folder: Path, target: Path) -> Path:
 
 def package_versions() -> dict[str, str]:
     """The versions of this program and of the libraries that affect an adapter's weights."""
-    return {package: _version(package) for package in _PACKAGES}
+    return {package: _find_version(package) for package in _PACKAGES}
 
 
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -64,15 +64,15 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
     python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
-    wanted = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
-    runs, adapters = list(wanted.runs), sorted(wanted.adapters)
+    chosen = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
+    runs, adapters = list(chosen.runs), sorted(chosen.adapters)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, wanted)}
+    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, chosen)}
     files |= _copy_corpus(home, scratch) if request.corpus else {}
     files |= _map_training_rows(home, files.get("home/ledger.db"))
     files |= _map_domains(home, runs)
-    for name in adapters:
-        files |= _map_adapter(home, name)
+    for adapter in adapters:
+        files |= _map_adapter(home, adapter)
     for run in runs if request.runs else ():  # reports for `work` can be written from the merged ledger
         files |= _write_report(home, scratch, run)
     about: dict[str, Any] = {
@@ -80,7 +80,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         "models": list(request.models),
         "runs": runs,
         "adapters": adapters,
-        "evaluations": list(wanted.evaluations),
+        "evaluations": list(chosen.evaluations),
     }
     about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
@@ -98,17 +98,17 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
 
 def docs_folder() -> Path:
     """The documentation: inside the package in a wheel, at the root of a checkout."""
-    packaged = Path(__file__).parents[1] / "docs"
-    return packaged if packaged.is_dir() else packages.constraints_file().parent / "docs"
+    packaged_docs = Path(__file__).parents[1] / "docs"
+    return packaged_docs if packaged_docs.is_dir() else packages.constraints_file().parent / "docs"
 
 
 def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name in request.models:
         folder = weights_dir(name, home.root)
-        damaged = find_problems(folder)
-        if damaged:
-            raise DigestMismatchError("; ".join(damaged), f"run `nanoflux models pull {name}`, or import it again")
+        problems = find_problems(folder)
+        if problems:
+            raise DigestMismatchError("; ".join(problems), f"run `nanoflux models pull {name}`, or import it again")
         files |= _map_folder(folder, f"home/weights/{name}")
         user_manifest = home.root / "models" / f"{name}.toml"
         if user_manifest.is_file():
@@ -117,10 +117,11 @@ def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:
 
 
 def _map_profiles(request: BundleRequest) -> dict[str, Path]:
-    missing = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
-    if missing:
+    unusable = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
+    if unusable:
         raise UsageError(
-            f"{missing[0]} is not a profile file", "pass a .toml file; the wheel already includes the built-in profiles"
+            f"{unusable[0]} is not a profile file",
+            "pass a .toml file; the wheel already includes the built-in profiles",
         )
     return {f"home/profiles/{path.name}": path for path in request.profiles}
 
@@ -142,37 +143,37 @@ def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
             runs += [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid")]
             evaluations += [row["id"] for row in view.rows("SELECT id FROM evaluations ORDER BY rowid")]
         runs = _add_earlier_runs(view, runs)
-        linked = [name for run in runs for name in _list_linked_adapters(view, run, home)]
-    existing = {name for name in linked if (home.adapters / name).is_dir()}
-    return ExcerptContents(runs, request.datasets, adapters | existing, list(dict.fromkeys(evaluations)))
+        linked_adapters = [name for run in runs for name in _list_linked_adapters(view, run, home)]
+    existing_adapters = {name for name in linked_adapters if (home.adapters / name).is_dir()}
+    return ExcerptContents(runs, request.datasets, adapters | existing_adapters, list(dict.fromkeys(evaluations)))
 
 
 def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
-    imported = {dataset.name for dataset in view.datasets()}
+    imported_names = {dataset.name for dataset in view.datasets()}
     for name in names:
-        if name not in imported:
-            choices = ", ".join(sorted(imported)) or "(none imported)"
+        if name not in imported_names:
+            choices = ", ".join(sorted(imported_names)) or "(none imported)"
             fix = f"choose one of: {choices}; the wheel includes the built-in benchmarks"
             raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
 
 
 def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
-    """The runs, and the earlier runs whose questions they had to avoid: without these, they cannot be verified."""
+    """The runs, and the earlier runs whose questions they had to avoid; verification needs both."""
     all_runs = dict.fromkeys(runs)
     queue = list(all_runs)
     while queue:
         config = json.loads(view.find_run(queue.pop())["config"])
-        further_runs = [run for run in config.get("novel_against", {}) if run not in all_runs]
-        earlier = [run for run in further_runs if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
-        all_runs |= dict.fromkeys(earlier)
-        queue += earlier
+        earlier_runs = [run for run in config.get("novel_against", {}) if run not in all_runs]
+        recorded_runs = [run for run in earlier_runs if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
+        all_runs |= dict.fromkeys(recorded_runs)
+        queue += recorded_runs
     return list(all_runs)
 
 
 def _list_linked_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
     """The hashes of the adapters that were trained on a run, and of those that its endpoints name."""
-    trained = view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
-    return [*(row["adapter"] for row in trained), *_list_used_adapters(view, run, home)]
+    training_rows = view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
+    return [*(row["adapter"] for row in training_rows), *_list_used_adapters(view, run, home)]
 
 
 def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
@@ -196,18 +197,18 @@ def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
     return {f"home/domains/{path.name}": path for name in sorted(names) for path in list_domain_files(name, home.root)}
 
 
-def _map_adapter(home: Home, name: str) -> dict[str, Path]:
+def _map_adapter(home: Home, adapter: str) -> dict[str, Path]:
     """The files of an adapter without the outcome of its last probe, which is valid on this machine only."""
-    files = _map_folder(home.adapters / name, f"home/adapters/{name}")
+    files = _map_folder(home.adapters / adapter, f"home/adapters/{adapter}")
     return {path: file for path, file in files.items() if file.name != PROBE}
 
 
-def _write_ledger(home: Home, scratch: Path, wanted: ExcerptContents) -> dict[str, Path]:
-    if not home.ledger.exists() or not any((wanted.runs, wanted.datasets, wanted.adapters, wanted.evaluations)):
+def _write_ledger(home: Home, scratch: Path, chosen: ExcerptContents) -> dict[str, Path]:
+    if not home.ledger.exists() or not any((chosen.runs, chosen.datasets, chosen.adapters, chosen.evaluations)):
         return {}
     target = scratch / "ledger.db"
     target.unlink(missing_ok=True)
-    write_excerpt(home.ledger, target, wanted)
+    write_excerpt(home.ledger, target, chosen)
     return {"home/ledger.db": target}
 
 
@@ -217,8 +218,8 @@ def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
         return {}
     with LedgerView(excerpt) as view:
         trainings = [row["id"] for row in view.rows("SELECT id FROM trainings WHERE status = 'done'")]
-    names = [f"trainings/{training}/{name}" for training in trainings for name in (TRAIN, VALIDATION)]
-    return {f"home/{name}": home.root / name for name in names if (home.root / name).is_file()}
+    relative_paths = [f"trainings/{training}/{name}" for training in trainings for name in (TRAIN, VALIDATION)]
+    return {f"home/{path}": home.root / path for path in relative_paths if (home.root / path).is_file()}
 
 
 def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:
@@ -252,9 +253,9 @@ def _render_sbom(request: BundleRequest, home: Home, scratch: Path) -> str:
     return sbom.render_sbom([path for folder in folders for path in folder.glob("*.whl")], records)
 
 
-def _map_folder(folder: Path, name: str) -> dict[str, Path]:
+def _map_folder(folder: Path, prefix: str) -> dict[str, Path]:
     """The files of a folder; links in it are followed and replaced by their targets."""
-    return {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
+    return {f"{prefix}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
 
 
 def _write_text(path: Path, text: str) -> Path:

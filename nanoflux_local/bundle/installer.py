@@ -5,7 +5,7 @@ matches the manifest, and creates the installation with a single rename. It acce
 directories of a bundle.
 """
 
-from __future__ import annotations  # so that an older Python can still print the error
+from __future__ import annotations  # so that an older Python reaches the check of its version
 
 import argparse
 import contextlib
@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FORMAT = 1
-NAMESPACE = "nanoflux-bundle"
+SIGNATURE_NAMESPACE = "nanoflux-bundle"
 """The namespace of signatures (`ssh-keygen -Y`)."""
-PREFIX = b"sha256:"
-DIGEST = 64
-HEAD_BYTES = 64 << 20
+DIGEST_PREFIX = b"sha256:"
+DIGEST_CHARS = 64
+MAX_HEAD_BYTES = 64 << 20
 BLOCK = 1 << 20
 FOLDERS = ("wheels", "vllm-wheels", "home", "docs")
 TOP_LEVEL_FILES = ("requirements.txt", "vllm-requirements.txt", "sbom.json")
@@ -103,7 +103,7 @@ def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Ch
         **about,
         "format": FORMAT,
         "parts": [vars(part) for part in parts],
-        "files": {name: vars(total) for name, total in sorted(files.items())},
+        "files": {name: vars(checksum) for name, checksum in sorted(files.items())},
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     buffer = io.BytesIO()
@@ -111,8 +111,8 @@ def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Ch
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
         for name, content in (("__main__.py", Path(__file__).read_text("utf-8")), ("manifest.json", text)):
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
-        archive.comment = PREFIX + b"0" * DIGEST
-    unsealed = buffer.getvalue()[:-DIGEST]
+        archive.comment = DIGEST_PREFIX + b"0" * DIGEST_CHARS
+    unsealed = buffer.getvalue()[:-DIGEST_CHARS]
     return unsealed + hashlib.sha256(unsealed).hexdigest().encode()
 
 
@@ -122,18 +122,18 @@ def read_head(path: Path) -> Head:
     Raises:
         BundleError: the file is not a head, or it is damaged.
     """
-    fix_copy = "copy the bundle again from its source"
+    copy_fix = "copy the bundle again from its source"
     try:
         with path.open("rb") as file:
-            content = file.read(HEAD_BYTES)
+            content = file.read(MAX_HEAD_BYTES)
     except OSError as error:
         raise BundleError(
             f"{path}: cannot be read: {error.strerror}", "pass the first file of the bundle", 2
         ) from error
-    if content[-DIGEST - len(PREFIX) : -DIGEST] != PREFIX:
-        raise BundleError(f"{path}: not the first file of a bundle, or truncated", fix_copy)
-    if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
-        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", fix_copy)
+    if content[-DIGEST_CHARS - len(DIGEST_PREFIX) : -DIGEST_CHARS] != DIGEST_PREFIX:
+        raise BundleError(f"{path}: not the first file of a bundle, or truncated", copy_fix)
+    if hashlib.sha256(content[:-DIGEST_CHARS]).hexdigest().encode() != content[-DIGEST_CHARS:]:
+        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", copy_fix)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             manifest = json.loads(archive.read("manifest.json"))
@@ -144,7 +144,7 @@ def read_head(path: Path) -> Head:
             {str(name): Checksum(int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()},
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: its manifest cannot be read: {error}", fix_copy) from error
+        raise BundleError(f"{path}: its manifest cannot be read: {error}", copy_fix) from error
     if head.about.get("format") != FORMAT:
         fix = "install the bundle with the version of NanoFlux that created it"
         raise BundleError(f"{path}: bundle format {head.about.get('format')} is not supported, only {FORMAT}", fix)
@@ -158,9 +158,9 @@ def read_head(path: Path) -> Head:
 
 def is_safe(name: str) -> bool:
     """Whether a path stays inside one of the directories of a bundle, or is a file allowed next to them."""
-    parts = name.split("/")
-    plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
-    return plain and (name in TOP_LEVEL_FILES if len(parts) == 1 else parts[0] in FOLDERS)
+    segments = name.split("/")
+    is_plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(segments)
+    return is_plain and (name in TOP_LEVEL_FILES if len(segments) == 1 else segments[0] in FOLDERS)
 
 
 # The parts
@@ -171,7 +171,7 @@ def find_problems(head: Head) -> list[str]:
     their contents. Empty if the bundle is intact.
     """
     damaged_parts = [
-        damage for number, total in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), total))
+        damage for number, checksum in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), checksum))
     ]
     if damaged_parts:
         return damaged_parts
@@ -192,12 +192,12 @@ def _find_damage(path: Path, expected: Checksum) -> str:
         if status.st_size != expected.bytes:
             return f"{path}: has {status.st_size} bytes, should have {expected.bytes}"
         with path.open("rb") as file:
-            is_same = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
+            hash_matches = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
     except FileNotFoundError:
         return f"{path}: missing"
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
-    return "" if is_same else f"{path}: damaged: its SHA-256 differs from the manifest"
+    return "" if hash_matches else f"{path}: damaged: its SHA-256 differs from the manifest"
 
 
 class _PartsReader(io.RawIOBase):
@@ -213,13 +213,13 @@ class _PartsReader(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         content = b""
         while len(content) < size:
-            more = self._file.read(size - len(content)) if self._file else b""
-            if not more and not self._next():
+            block = self._file.read(size - len(content)) if self._file else b""
+            if not block and not self._open_next():
                 break
-            content += more
+            content += block
         return content
 
-    def _next(self) -> bool:
+    def _open_next(self) -> bool:
         if self._file:
             self._file.close()
         if self.number == len(self._head.parts):
@@ -249,11 +249,11 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
             raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
 
         def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
-            total = hashlib.sha256()
+            sha256 = hashlib.sha256()
             while block := file.read(BLOCK):
-                total.update(block)
+                sha256.update(block)
                 yield block
-            if Checksum(member.size, total.hexdigest()) != head.files[member.name]:
+            if Checksum(member.size, sha256.hexdigest()) != head.files[member.name]:
                 refuse(f"{member.name!r} does not match its SHA-256 in the manifest")
 
         try:
@@ -283,7 +283,7 @@ def sign(head: Path, key: Path) -> Path:
     """Sign a head, and thereby all its files, with an SSH key; the signature is written next to it."""
     signature = head.with_name(f"{head.name}.sig")
     signature.unlink(missing_ok=True)
-    _run_ssh_keygen(["sign", "-f", str(key), "-n", NAMESPACE, str(head)], "the bundle could not be signed")
+    _run_ssh_keygen(["sign", "-f", str(key), "-n", SIGNATURE_NAMESPACE, str(head)], "the bundle could not be signed")
     return signature
 
 
@@ -296,14 +296,14 @@ def check_signature(head: Path, signers: Path) -> str:
     signature = head.with_name(f"{head.name}.sig")
     problem = f"{head}: not signed by a signer in {signers}"
     signer = _run_ssh_keygen(["find-principals", "-s", str(signature), "-f", str(signers)], problem).split()[0]
-    arguments = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
+    arguments = ["-f", str(signers), "-I", signer, "-n", SIGNATURE_NAMESPACE, "-s", str(signature)]
     _run_ssh_keygen(["verify", *arguments], problem, head)
     return signer
 
 
-def _run_ssh_keygen(arguments: list[str], problem: str, source: Path | None = None) -> str:
+def _run_ssh_keygen(arguments: list[str], problem: str, stdin_path: Path | None = None) -> str:
     try:
-        with source.open("rb") if source else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
+        with stdin_path.open("rb") if stdin_path else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
             process = subprocess.run(
                 ["ssh-keygen", "-Y", *arguments], stdin=file, capture_output=True, text=True, check=False
             )
@@ -348,28 +348,29 @@ def refuse_damaged(head: Head) -> None:
     Raises:
         BundleError: the bundle is damaged.
     """
-    damaged = find_problems(head)
-    if damaged:
-        raise BundleError("\n".join(damaged), "copy the named files again; nothing was installed")
+    problems = find_problems(head)
+    if problems:
+        raise BundleError("\n".join(problems), "copy the named files again; nothing was installed")
 
 
 def _refuse_unfit(head: Head, to: Path) -> None:
     if os.path.lexists(to):
         raise BundleError(f"{to} already exists", "choose a new directory with --to", 3)
-    bundled, here = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
-    if head.wheels and bundled != here:
-        fix = f"run it with python{bundled}, or create a bundle with --python {here}"
-        raise BundleError(f"{head.path} is for Python {bundled}, but this is Python {here}", fix, 3)
-    machine = str(head.about.get("platform", ""))
-    if head.wheels and not machine.endswith(platform.machine()):
+    bundle_python, this_python = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
+    if head.wheels and bundle_python != this_python:
+        fix = f"run it with python{bundle_python}, or create a bundle with --python {this_python}"
+        raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {this_python}", fix, 3)
+    wheel_platform = str(head.about.get("platform", ""))
+    if head.wheels and not wheel_platform.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
-        raise BundleError(f"{head.path} is for {machine}, but this machine is {platform.machine()}", fix, 3)
-    size = sum(total.bytes for name, total in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
+        raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)
+    needed_bytes = sum(checksum.bytes for name, checksum in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
     existing_parent = next(parent for parent in to.parents if parent.exists())
-    free = shutil.disk_usage(existing_parent).free
-    if free < size:
+    free_bytes = shutil.disk_usage(existing_parent).free
+    if free_bytes < needed_bytes:
         raise BundleError(
-            f"{existing_parent}: {free >> 20} MiB free, but {size >> 20} MiB needed", "free some disk space"
+            f"{existing_parent}: {free_bytes >> 20} MiB free, but {needed_bytes >> 20} MiB needed",
+            "free some disk space",
         )
 
 
@@ -379,14 +380,14 @@ def _scratch_directory(to: Path) -> Iterator[Path]:
     directories that killed installations left are removed at the start.
     """
     parent = to.parent
-    mask = os.umask(0o077)
+    former_umask = os.umask(0o077)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(parent, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when this process ends
-            for left_behind in parent.glob(f".{to.name}.making-*"):
-                shutil.rmtree(left_behind, ignore_errors=True)
+            for abandoned in parent.glob(f".{to.name}.making-*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=parent))
             try:
                 yield scratch
@@ -398,7 +399,7 @@ def _scratch_directory(to: Path) -> Iterator[Path]:
         fix = "free disk space or fix the permissions, then install again; nothing was installed"
         raise BundleError(f"{error.filename or parent}: {error.strerror or error}", fix) from error
     finally:
-        os.umask(mask)
+        os.umask(former_umask)
 
 
 def unpack(head: Head, scratch: Path, prefix: str = "") -> None:
@@ -414,7 +415,7 @@ def unpack(head: Head, scratch: Path, prefix: str = "") -> None:
                 file.write(block)
 
 
-def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
+def _make_environments(scratch: Path, to: Path, with_vllm: bool) -> None:
     """Create the environment of NanoFlux Local, and a separate one for vLLM, which pins other versions. The pip among
     the wheels installs both, since this Python may not have pip.
     """
@@ -422,12 +423,12 @@ def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
     if pip is None:
         raise BundleError("the bundle has no wheel of pip", "create the bundle again")
     _make_environment(scratch / "venv", to, pip, scratch / "wheels", scratch / "requirements.txt")
-    if vllm:
+    if with_vllm:
         requirements = scratch / "vllm-requirements.txt"
         _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", requirements, "--no-deps")
         # The script prints the reason if torchvision does not load; models without image input can be served anyway.
-        for operators in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
-            subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(operators)], check=False)
+        for script in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
+            subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(script)], check=False)
         shutil.rmtree(scratch / "vllm-wheels")
     shutil.rmtree(scratch / "wheels")
     wrapper = scratch / "nanoflux"
@@ -455,11 +456,11 @@ def _make_environment(folder: Path, to: Path, pip: Path, wheels: Path, requireme
     _relocate(folder, str(scratch).encode(), str(to).encode())
 
 
-def _relocate(folder: Path, scratch_path: bytes, final: bytes) -> None:
+def _relocate(folder: Path, scratch_path: bytes, final_path: bytes) -> None:
     """In the scripts of an environment, replace the directory in which it was created by its final directory."""
     for path in [folder / "pyvenv.cfg", *(folder / "bin").iterdir()]:
         if path.is_file() and not path.is_symlink():
-            path.write_bytes(path.read_bytes().replace(scratch_path, final))
+            path.write_bytes(path.read_bytes().replace(scratch_path, final_path))
 
 
 # The program in the head

@@ -29,7 +29,7 @@ KIND_BY_PART = {ADAPTERS: "adapter", REPORTS: "report", "trainings": "training r
                 "profiles": "profile", "models": "model manifest", "weights": "model",
                 "corpus.db": "search corpus"}  # fmt: skip
 """The parts that a bundle may contain besides its ledger, with their kinds as messages name them."""
-SHOWN = 3
+MAX_LISTED = 3
 """Maximum number of problems in a message."""
 
 
@@ -83,24 +83,26 @@ def merge_bundle(
 
 
 def _refuse_unmergeable(head: installer.Head) -> None:
-    parts = {name.split("/")[1]: name for name in head.files if name.startswith("home/")}
-    if not parts:
+    file_by_part = {file.split("/")[1]: file for file in head.files if file.startswith("home/")}
+    if not file_by_part:
         raise NothingMatchedError(
             f"{head.path} contains no work, data or models to merge", "install it with `nanoflux bundle install`"
         )
-    for part, name in parts.items():
+    for part, file in file_by_part.items():
         if part not in {LEDGER, *KIND_BY_PART}:
-            raise RefusedError(f"{head.path} has {name!r}, which cannot be merged", "do not use this bundle")
+            raise RefusedError(f"{head.path} has {file!r}, which cannot be merged", "do not use this bundle")
 
 
 @contextmanager
 def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
     """The `home` of a bundle in a scratch directory on the disk of this home."""
-    size = sum(total.bytes for name, total in head.files.items() if name.startswith("home/"))
+    needed = sum(checksum.bytes for name, checksum in head.files.items() if name.startswith("home/"))
     free = shutil.disk_usage(home.root).free
-    if free < size:
-        raise NanofluxError(f"{home.root}: {free >> 20} MiB free, but {size >> 20} MiB needed", "free some disk space")
-    mask = os.umask(0o077)
+    if free < needed:
+        raise NanofluxError(
+            f"{home.root}: {free >> 20} MiB free, but {needed >> 20} MiB needed", "free some disk space"
+        )
+    former_umask = os.umask(0o077)
     try:
         with tempfile.TemporaryDirectory(dir=home.root, prefix=".merge-") as scratch:
             installer.unpack(head, Path(scratch), "home/")
@@ -111,7 +113,7 @@ def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
             "free some disk space or correct the permissions, then merge again; what was added stays",
         ) from error
     finally:
-        os.umask(mask)
+        os.umask(former_umask)
 
 
 def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tuple[Path, Path]]:
@@ -119,14 +121,14 @@ def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tupl
     this home already has, and the conflicts.
     """
     for source in sorted(_list_parts(unpacked)):
-        name = source.relative_to(unpacked)
-        kind, target = KIND_BY_PART[name.parts[0]], home.root / name
-        if name.parts[0] == ADAPTERS:
+        relative_path = source.relative_to(unpacked)
+        kind, target = KIND_BY_PART[relative_path.parts[0]], home.root / relative_path
+        if relative_path.parts[0] == ADAPTERS:
             _refuse_damaged_adapter(source)
         if not target.exists():
             merge.added.setdefault(kind, []).append(source.name)
             yield source, target
-        elif reason := _find_difference(name.parts[0], source, target):
+        elif reason := _find_difference(relative_path.parts[0], source, target):
             merge.conflicts.append(Conflict(kind, source.name, reason))
         else:
             merge.present.setdefault(kind, []).append(source.name)
@@ -146,25 +148,25 @@ def _refuse_damaged_adapter(folder: Path) -> None:
         raise DataError(f"adapter {folder.name} in the bundle does not match its hash", "create the bundle again")
 
 
-def _find_difference(kind: str, source: Path, target: Path) -> str:
+def _find_difference(part: str, source: Path, target: Path) -> str:
     """How a part differs from the part with the same name in this home; "" if it does not, or if only its description
     differs.
     """
-    if kind == REPORTS:
+    if part == REPORTS:
         return ""  # a report can be written again from the ledger
-    if kind == ADAPTERS:
+    if part == ADAPTERS:
         try:
             read_adapter(target)
         except DataError as error:
             return error.message
         return ""
     files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
-    differing = [path for path in files if not _is_same(path, target / path.relative_to(source))]
-    return f"{target} has other content" if differing else ""
+    differing_files = [path for path in files if not _is_same(path, target / path.relative_to(source))]
+    return f"{target} has other content" if differing_files else ""
 
 
-def _is_same(path: Path, other: Path) -> bool:
-    return other.is_file() and filecmp.cmp(path, other, shallow=False)
+def _is_same(source: Path, target: Path) -> bool:
+    return target.is_file() and filecmp.cmp(source, target, shallow=False)
 
 
 def _merge_ledger(source: Path, connection: Any, merge: BundleMerge, report: Callable[[str], None]) -> None:
@@ -174,15 +176,15 @@ def _merge_ledger(source: Path, connection: Any, merge: BundleMerge, report: Cal
             report(f"verifying {len(runs)} runs")
         for run in runs:
             if problems := list(verify_run(view, run)):
-                more = f"; {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+                more = f"; {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
                 raise DataError(
-                    f"run {run} in the bundle does not match its hashes: {'; '.join(problems[:SHOWN])}{more}",
+                    f"run {run} in the bundle does not match its hashes: {'; '.join(problems[:MAX_LISTED])}{more}",
                     "check the run where it was made with `nanoflux run verify`, then create the bundle again",
                 )
-        rows = merge_rows(connection, view)
-    merge.added |= rows.added
-    merge.present |= rows.present
-    merge.conflicts += rows.conflicts
+        merged_rows = merge_rows(connection, view)
+    merge.added |= merged_rows.added
+    merge.present |= merged_rows.present
+    merge.conflicts += merged_rows.conflicts
 
 
 def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:

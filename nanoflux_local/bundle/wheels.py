@@ -18,9 +18,9 @@ from nanoflux_local.packages import PROJECT, constraints_file, normalize_name
 from nanoflux_models.child import build_module_command
 from nanoflux_models.record import sha256_file
 
-OLDEST_GLIBC = {"x86_64": 5}
-"""The smallest N of the wheel tags `manylinux_2_N`, by machine; 17 for all others."""
-LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+OLDEST_GLIBC_MINOR = {"x86_64": 5}
+"""The smallest N of the wheel tags `manylinux_2_N`, by machine; on other machines it is 17."""
+LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
 def this_python() -> str:
@@ -61,7 +61,7 @@ def _download(folder: Path, requirements: Sequence[str], python: str, platform: 
             f"--python-version={python}",
             *(f"--platform={tag}" for tag in compatible_tags(platform)),
         ]
-    _pip(arguments, "the wheels could not be downloaded; those already downloaded are kept")
+    _run_pip(arguments, "the wheels could not be downloaded; those already downloaded are kept")
 
 
 def pin_wheels(folder: Path) -> str:
@@ -70,15 +70,15 @@ def pin_wheels(folder: Path) -> str:
     Raises:
         RefusedError: the directory has two versions of a package, for example one that an earlier bundle left.
     """
-    lines: dict[str, str] = {}
+    line_by_package: dict[str, str] = {}
     for path in sorted(folder.glob("*.whl")):
         name, version = path.name.split("-")[:2]
-        if normalize_name(name) in lines:
+        if normalize_name(name) in line_by_package:
             raise RefusedError(
                 f"{folder} has two versions of {name}", "remove that directory, then run the command again"
             )
-        lines[normalize_name(name)] = f"{normalize_name(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
-    return "".join(lines[name] for name in sorted(lines))
+        line_by_package[normalize_name(name)] = f"{normalize_name(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
+    return "".join(line_by_package[name] for name in sorted(line_by_package))
 
 
 def compatible_tags(platform: str) -> list[str]:
@@ -93,9 +93,9 @@ def compatible_tags(platform: str) -> list[str]:
     if not match[1]:
         return [platform]
     machine = match[2]
-    levels = range(int(match[1]), OLDEST_GLIBC.get(machine, 17) - 1, -1)
-    names = [f"manylinux_2_{level}_{machine}" for level in levels]
-    return [*names, *(f"{LEGACY[level]}_{machine}" for level in levels if level in LEGACY)]
+    glibc_minors = range(int(match[1]), OLDEST_GLIBC_MINOR.get(machine, 17) - 1, -1)
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in glibc_minors]
+    return [*tags, *(f"{LEGACY_TAGS[minor]}_{machine}" for minor in glibc_minors if minor in LEGACY_TAGS)]
 
 
 def _build_wheel(folder: Path) -> Path:
@@ -103,12 +103,12 @@ def _build_wheel(folder: Path) -> Path:
     if not (root / "pyproject.toml").is_file():
         fix = "pass the wheel that NanoFlux was installed from with --wheel"
         raise UsageError(f"the wheel of {PROJECT} cannot be built outside a checkout", fix)
-    isolation = [] if importlib.util.find_spec("hatchling") is None else ["--no-build-isolation"]
-    _pip(["wheel", "--no-deps", *isolation, "--wheel-dir", str(folder), str(root)], f"{PROJECT} could not be built")
+    options = [] if importlib.util.find_spec("hatchling") is None else ["--no-build-isolation"]
+    _run_pip(["wheel", "--no-deps", *options, "--wheel-dir", str(folder), str(root)], f"{PROJECT} could not be built")
     return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
 
 
-def _pip(arguments: Sequence[str], failure: str) -> None:
+def _run_pip(arguments: Sequence[str], failure: str) -> None:
     command = build_module_command("pip", *arguments, "--no-input", "--disable-pip-version-check", "--quiet")
     process = subprocess.run(
         command,

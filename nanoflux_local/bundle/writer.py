@@ -34,16 +34,16 @@ def write_bundle(
     unsafe = [name for name in files if not installer.is_safe(name)]
     if unsafe:
         raise NanofluxError(f"a bundle cannot contain a file named {unsafe[0]!r}", "rename the file")
-    scratch = head.with_name(f".{head.name}.new")
+    new_head = head.with_name(f".{head.name}.new")
     _remove_parts(head)
     try:
-        parts = _PartsWriter(head, part_bytes)
-        sums = _pack(files, parts, on_progress)
-        scratch.write_bytes(installer.head_bytes(about, parts.finish(), sums))
-        scratch.chmod(0o700)
-        scratch.rename(head)
+        parts_writer = _PartsWriter(head, part_bytes)
+        checksums = _pack(files, parts_writer, on_progress)
+        new_head.write_bytes(installer.head_bytes(about, parts_writer.finish(), checksums))
+        new_head.chmod(0o700)
+        new_head.rename(head)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        new_head.unlink(missing_ok=True)
         _remove_parts(head)
         fix = "free disk space or fix the permissions, then run the command again; downloads are kept"
         raise NanofluxError(f"{error.filename or head}: {error.strerror or error}", fix) from error
@@ -68,20 +68,20 @@ def _remove_parts(head: Path) -> None:
         number += 1
 
 
-def _pack(files: Mapping[str, Path], parts: "_PartsWriter", on_progress: OnProgress) -> dict[str, Checksum]:
-    sums, bytes_done = {}, 0
+def _pack(files: Mapping[str, Path], parts_writer: "_PartsWriter", on_progress: OnProgress) -> dict[str, Checksum]:
+    checksums, bytes_done = {}, 0
     total = sum(path.stat().st_size for path in files.values())
-    with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT, bufsize=installer.BLOCK) as archive:
+    with tarfile.open(fileobj=parts_writer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=installer.BLOCK) as archive:
         for name, path in sorted(files.items()):
             entry = tarfile.TarInfo(name)
             entry.size = path.stat().st_size
             with path.open("rb") as file:
                 source = _HashedFile(file)
                 archive.addfile(entry, source)
-            sums[name] = Checksum(entry.size, source.sha256.hexdigest())
+            checksums[name] = Checksum(entry.size, source.sha256.hexdigest())
             bytes_done += entry.size
             on_progress(bytes_done, total)
-    return sums
+    return checksums
 
 
 class _HashedFile:
@@ -101,7 +101,7 @@ class _PartsWriter(io.RawIOBase):
 
     def __init__(self, head: Path, part_bytes: int) -> None:
         self._head, self._limit = head, part_bytes
-        self._sums: list[Checksum] = []
+        self._checksums: list[Checksum] = []
         self._open()
 
     def writable(self) -> bool:
@@ -110,28 +110,28 @@ class _PartsWriter(io.RawIOBase):
     def write(self, content: Any) -> int:
         rest = memoryview(content)
         while rest:
-            free = self._limit - self._written
-            if not free:
+            space = self._limit - self._written
+            if not space:
                 self._close()
                 self._open()
                 continue
-            self._file.write(rest[:free])
-            self._sha256.update(rest[:free])
-            self._written += len(rest[:free])
-            rest = rest[free:]
+            self._file.write(rest[:space])
+            self._sha256.update(rest[:space])
+            self._written += len(rest[:space])
+            rest = rest[space:]
         return len(content)
 
     def finish(self) -> list[Checksum]:
         """The checksums of all parts, once everything is written."""
         self._close()
-        return self._sums
+        return self._checksums
 
     def _open(self) -> None:
         self._written, self._sha256 = 0, hashlib.sha256()
-        path = installer.part_path(self._head, len(self._sums) + 1)
+        path = installer.part_path(self._head, len(self._checksums) + 1)
         path.touch(mode=0o600)
         self._file = path.open("wb")
 
     def _close(self) -> None:
         self._file.close()
-        self._sums.append(Checksum(self._written, self._sha256.hexdigest()))
+        self._checksums.append(Checksum(self._written, self._sha256.hexdigest()))
