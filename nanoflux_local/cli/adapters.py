@@ -34,14 +34,14 @@ def list_all(as_json: bool) -> None:
         return
     if not adapters:
         raise NothingMatchedError("there are no adapters", "train one with `nanoflux train RUN --base smollm2-135m`")
-    rows = [_list_cells(adapter) for adapter in adapters]
+    rows = [_adapter_cells(adapter) for adapter in adapters]
     print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), rows)
     for adapter in adapters:
         if isinstance(adapter, DamagedAdapter):
             say(adapter.problem)
 
 
-def _list_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
+def _adapter_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
     from nanoflux_local.adapters.record import DamagedAdapter
 
     if isinstance(adapter, DamagedAdapter):
@@ -52,8 +52,8 @@ def _list_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
         name = adapter.imported.name if adapter.imported else ""
         return [adapter.hash[:16], adapter.base.name, "imported", "–", verdict, name]
     losses = training.dev_losses
-    dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-    return [adapter.hash[:16], adapter.base.name, training.examples, dev, verdict, training.run]
+    dev_loss = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
+    return [adapter.hash[:16], adapter.base.name, training.examples, dev_loss, verdict, training.run]
 
 
 @command.command()
@@ -63,12 +63,12 @@ def show(adapter: str, as_json: bool) -> None:
     """Show the record of ADAPTER: a hash, the first characters of one, or the name of an imported adapter."""
     from nanoflux_local.adapters.store import find_adapter, read_adapter
 
-    record = read_adapter(find_adapter(current_home().adapters, adapter))
+    adapter_record = read_adapter(find_adapter(current_home().adapters, adapter))
     if as_json:
-        print_json(record.to_json())
+        print_json(adapter_record.to_json())
         return
-    _show_adapter(record)
-    say(f"its files are in {record.folder}; `--json` prints the whole record")
+    _show_adapter(adapter_record)
+    say(f"its files are in {adapter_record.folder}; `--json` prints the whole record")
 
 
 def _show_adapter(adapter: "Adapter") -> None:
@@ -134,8 +134,8 @@ def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
     from nanoflux_local.adapters.importing import import_adapter
     from nanoflux_local.adapters.store import read_adapter
 
-    prepared = current_home().prepare()
-    adapter = read_adapter(import_adapter(folder, prepared.root, prepared.adapters, base, name))
+    home = current_home().prepare()
+    adapter = read_adapter(import_adapter(folder, home.root, home.adapters, base, name))
     if as_json:
         print_json(dict(adapter.manifest))
         return
@@ -192,8 +192,8 @@ def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
         from nanoflux_local.adapters.gguf import export_gguf
         from nanoflux_local.adapters.merge import find_base
 
-        merged, file = export_gguf(adapter_record, find_base(adapter_record, current_home().root), out)
-        record = {**merged.to_json(), "folder": str(out), "file": str(file)}
+        merge_record, file = export_gguf(adapter_record, find_base(adapter_record, current_home().root), out)
+        record = {**merge_record.to_json(), "folder": str(out), "file": str(file)}
     else:
         export_peft(adapter_record, out)
         record = {"adapter": adapter_record.hash, "base": adapter_record.base.to_json(), "folder": str(out)}

@@ -17,7 +17,7 @@ OUTCOMES = (
     "kept_failed", "kept_novel", "failed",
 )  # fmt: skip
 """A copy of `transcript.OUTCOMES`, so that `--help` does not import that module."""
-MAX_QUESTION_CHARS = 60
+MAX_TEXT_CHARS = 60
 """Maximum characters of a question or a reason in the table."""
 
 
@@ -38,24 +38,27 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
 
     with LedgerView(current_home().ledger) as view:
         run = str(view.find_run(run)["id"])
-        keys = list_attempts(view, run, outcomes, turn)
-        records = load_turns(view, run, sorted({number for number, _ in keys}))
+        attempt_keys = list_attempts(view, run, outcomes, turn)
+        turns = load_turns(view, run, sorted({turn_number for turn_number, _ in attempt_keys}))
     if as_json:
-        print_json([{"turn": number, "attempt": attempt, **to_json(records[number].attempts[attempt])}
-                    for number, attempt in keys])  # fmt: skip
+        print_json([{"turn": turn_number, "attempt": attempt, **to_json(turns[turn_number].attempts[attempt])}
+                    for turn_number, attempt in attempt_keys])  # fmt: skip
         return
-    if not keys:
+    if not attempt_keys:
         raise NothingMatchedError(f"run {run} has no such attempt", f"see its outcomes with `nanoflux run show {run}`")
     print_table(
         ("turn", "attempt", "outcome", "reason", "question"),
-        [[number, attempt, *_describe_attempt(records[number].attempts[attempt])] for number, attempt in keys],
+        [
+            [turn_number, attempt, *_attempt_cells(turns[turn_number].attempts[attempt])]
+            for turn_number, attempt in attempt_keys
+        ],
     )
     say(f"print the replies of a turn with `nanoflux run calls {run} TURN`")
 
 
-def _describe_attempt(attempt: "Attempt") -> list[str]:
+def _attempt_cells(attempt: "Attempt") -> list[str]:
     question = attempt.attack.question if attempt.attack else ""
-    texts = (" ".join(text.split())[:MAX_QUESTION_CHARS] for text in (attempt.reason, question))
+    texts = (" ".join(text.split())[:MAX_TEXT_CHARS] for text in (attempt.reason, question))
     return [attempt.outcome.replace("_", " "), *texts]
 
 
@@ -76,28 +79,28 @@ def calls(run: str, turn: int, attempt: int | None, as_json: bool) -> None:
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         config = json.loads(row["config"])
-        record = load_turn(view, row["id"], turn)
-        entries = load_calls(view, row["id"], record, load_steps(home, config), int(config.get("seed", 0)))
-    entries = [entry for entry in entries if attempt in (None, entry.attempt)]
+        turn_record = load_turn(view, row["id"], turn)
+        stored_calls = load_calls(view, row["id"], turn_record, load_steps(home, config), int(config.get("seed", 0)))
+    stored_calls = [call for call in stored_calls if attempt in (None, call.attempt)]
     if as_json:
-        print_json([entry.to_json() for entry in entries])
+        print_json([call.to_json() for call in stored_calls])
         return
-    if not entries:
-        where = f"turn {turn}" if attempt is None else f"attempt {attempt} of turn {turn}"
+    if not stored_calls:
+        scope = f"turn {turn}" if attempt is None else f"attempt {attempt} of turn {turn}"
         raise NothingMatchedError(
-            f"{where} of run {row['id']} used no call", f"see `nanoflux run attempts {row['id']} --turn {turn}`"
+            f"{scope} of run {row['id']} used no call", f"see `nanoflux run attempts {row['id']} --turn {turn}`"
         )
-    for entry in entries:
-        _print_call(entry)
+    for call in stored_calls:
+        _print_call(call)
 
 
-def _print_call(entry: "StoredCall") -> None:
+def _print_call(call: "StoredCall") -> None:
     from nanoflux_local.run.attempts import describe_call
 
-    request, reply = describe_call(entry.kind, entry.request, entry.reply)
-    step = " ".join(filter(None, (entry.role, entry.step)))
-    size = f"{entry.prompt_tokens} + {entry.completion_tokens} tokens, {entry.seconds:.1f} s"
-    title = f"call {entry.id}, attempt {entry.attempt}, {step or entry.kind}, {entry.model}, {size}"
+    request, reply = describe_call(call.kind, call.request, call.reply)
+    step = " ".join(filter(None, (call.role, call.step)))
+    size = f"{call.prompt_tokens} + {call.completion_tokens} tokens, {call.seconds:.1f} s"
+    title = f"call {call.id}, attempt {call.attempt}, {step or call.kind}, {call.model}, {size}"
     click.echo(plain(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))
 
 
@@ -114,13 +117,13 @@ def problems(run: str, as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = dict(view.find_run(run))
-        entries = list_problems(view, row["id"], check_work(home, view, Work(RUN_KIND, row["id"]), row))
+        run_problems = list_problems(view, row["id"], check_work(home, view, Work(RUN_KIND, row["id"]), row))
     if as_json:
-        print_json([entry.to_json() for entry in entries])
+        print_json([entry.to_json() for entry in run_problems])
         return
-    for entry in entries:
+    for entry in run_problems:
         click.echo(plain(f"{entry.severity}: {entry.where}: {entry.message} ({entry.count} times)\n  → {entry.fix}"))
-    if not entries:
+    if not run_problems:
         say(f"run {row['id']} has no faults and no warnings")
 
 
@@ -137,12 +140,12 @@ def log(run: str, lines: int, as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         work = Work(RUN_KIND, view.find_run(run)["id"])
-    last = read_log(home, work, lines)
+    log_lines = read_log(home, work, lines)
     if as_json:
-        print_json({"run": work.id, "log": str(work.log(home)), "lines": last})
+        print_json({"run": work.id, "log": str(work.log(home)), "lines": log_lines})
         return
-    if not last:
+    if not log_lines:
         raise NothingMatchedError(
             f"{work} has no log", "start or resume it with --detach; otherwise its terminal shows its messages"
         )
-    click.echo(plain("\n".join(last)))
+    click.echo(plain("\n".join(log_lines)))

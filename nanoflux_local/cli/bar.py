@@ -38,7 +38,7 @@ class Bar:
             line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
             click.echo(f"{line}\x1b[K", err=True, nl=False)
         elif int(share * 10) != self._last_tenth or self._clock() - self._last_line_s >= self._every_s:
-            # `!=` rather than `>`, since a new step restarts at 0.
+            # `!=` rather than `>`, since each new step counts from 0 again.
             self._last_tenth, self._last_line_s = int(share * 10), self._clock()
             click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
 

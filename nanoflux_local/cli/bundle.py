@@ -26,7 +26,7 @@ class ByteSize(click.ParamType[int]):
 
 
 def _count_mib(size: int) -> int:
-    """A size in MiB, rounded up, so that a small bundle has one."""
+    """A size in MiB, rounded up, so that the smallest bundle counts as 1 MiB."""
     return -(-size >> 20)
 
 

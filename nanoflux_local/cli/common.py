@@ -102,8 +102,8 @@ def plain(text: str) -> str:
 def one_line(value: object) -> str:
     """The text of a table cell: on one line, cut to `MAX_CELL_CHARS` characters."""
     text = str(value)
-    cut = text[:MAX_CELL_CHARS] + "…" if len(text) > MAX_CELL_CHARS else text
-    return plain(" ".join(cut.splitlines()))
+    shortened = text[:MAX_CELL_CHARS] + "…" if len(text) > MAX_CELL_CHARS else text
+    return plain(" ".join(shortened.splitlines()))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -115,9 +115,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 
 
 def describe_flops(flops: dict[str, Any]) -> str:
-    """The measured FLOPs, and their ratio to the 6ND estimate; also the ratio of the FLOPs that the architecture
-    predicts.
+    """The measured FLOPs, and two ratios to the 6ND estimate: of the measured FLOPs, and of the FLOPs that the
+    architecture predicts.
     """
-    line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
-    total = flops.get("explained", {}).get("total")  # missing in records of older versions
-    return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
+    measured = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
+    predicted = flops.get("explained", {}).get("total")  # missing in records of older versions
+    return f"{measured}; the architecture explains {predicted / flops['6nd']:.2f}" if predicted else measured

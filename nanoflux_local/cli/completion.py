@@ -68,12 +68,12 @@ def script_path(shell: str) -> Path:
         home = Path.home()
     except RuntimeError as error:
         raise UsageError("this user has no home directory", "set HOME") from error
-    data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    data_folder = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    config_folder = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     return {
-        "bash": data / "bash-completion" / "completions" / PROGRAM,
-        "zsh": data / "zsh" / "site-functions" / f"_{PROGRAM}",
-        "fish": config / "fish" / "completions" / f"{PROGRAM}.fish",
+        "bash": data_folder / "bash-completion" / "completions" / PROGRAM,
+        "zsh": data_folder / "zsh" / "site-functions" / f"_{PROGRAM}",
+        "fish": config_folder / "fish" / "completions" / f"{PROGRAM}.fish",
     }[shell]
 
 
@@ -90,6 +90,6 @@ def _find_completer(shell: str) -> "ShellComplete":
 
     from nanoflux_local.cli.main import nanoflux
 
-    kind = get_completion_class(shell)
-    assert kind is not None  # one of SHELLS
-    return kind(nanoflux, {}, PROGRAM, VARIABLE)
+    completer_class = get_completion_class(shell)
+    assert completer_class is not None  # one of SHELLS
+    return completer_class(nanoflux, {}, PROGRAM, VARIABLE)

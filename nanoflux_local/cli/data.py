@@ -45,8 +45,8 @@ def import_(
         raise click.UsageError("Pass either the files of DATASET or --hub; --revision needs --hub.")
     from nanoflux_local.seeds.importing import ImportRequest
 
-    names = ", ".join(path.name for path in paths)
-    request = ImportRequest(dataset, name or dataset, paths, names, skip_bad, split == "hashed", replaces)
+    file_names = ", ".join(path.name for path in paths)
+    request = ImportRequest(dataset, name or dataset, paths, file_names, skip_bad, split == "hashed", replaces)
     if not hub:
         _import_and_report(request, as_json)
         return
@@ -90,9 +90,9 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
     outcome = "imported" if summary.imported else "already imported, nothing changed"
     left_out = f"{counts['skipped']} bad and {counts['blank']} blank rows left out"
     say(f"{summary.dataset}: {counts['items']} items, {left_out}; {outcome}")
-    for other, by_split in summary.restated.items():
-        for split, count in by_split.items():
-            say(f"{count} items restate {split} items of {other}: do not train on one and test on the other")
+    for dataset, count_by_split in summary.restated.items():
+        for split, count in count_by_split.items():
+            say(f"{count} items restate {split} items of {dataset}: do not train on one and test on the other")
     for contradiction in reading.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {plain(contradiction)}")
     if len(reading.contradictory) > MAX_LISTED_ROWS:
@@ -127,12 +127,12 @@ def documents(
     from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 
     home = current_home()
-    path = find_documents_domain(home.root, domain_name, name) if domain_name else None
+    domain_file = find_documents_domain(home.root, domain_name, name) if domain_name else None
     summary = import_documents(home, DocumentsRequest(name, paths, held_out, skip_bad, replaces))
-    if path is not None:
-        write_documents_domain(path, name)
+    if domain_file is not None:
+        write_documents_domain(domain_file, name)
     if as_json:
-        print_json({**summary.to_json(), "domain": str(path) if path else None})
+        print_json({**summary.to_json(), "domain": str(domain_file) if domain_file else None})
     else:
         rows = [(split, count, summary.passages[split]) for split, count in summary.documents.items()]
         print_table(("split", "documents", "passages"), rows)
@@ -150,8 +150,8 @@ def _format_run_options(dataset: str, domain_name: str) -> str:
     """The options of `run start` with which a run draws its seeds from the passages of a dataset."""
     if domain_name:
         return f"--domain {domain_name}"
-    setting = "" if dataset == "documents" else f""" --set 'datasets=["{dataset}"]'"""
-    return f"--domain documents{setting}"
+    set_option = "" if dataset == "documents" else f""" --set 'datasets=["{dataset}"]'"""
+    return f"--domain documents{set_option}"
 
 
 @command.command("list")

@@ -135,12 +135,12 @@ def command(
     def build() -> "Endpoint":
         if endpoint:
             return _build_profile_endpoint(home, profile, endpoint, reasoning_tokens)
-        return _build_model(home, model, adapter, via, args, reasoning_tokens)
+        return _build_model_endpoint(home, model, adapter, via, args, reasoning_tokens)
 
     soft_judge = _build_judge(home, profile, judge) if mode == "soft" else None
     summary = evaluate_endpoint(home, build, data, split, limit, runs, temperature, soft_judge, domain)
     if judge_errors and summary.soft:
-        summary = replace(summary, corrected=_correct(home, judge_errors, summary.soft, summary.judge))
+        summary = replace(summary, corrected=_correct_for_judge_errors(home, judge_errors, summary.soft, summary.judge))
     if as_json:
         print_json(summary.to_json())
     else:
@@ -148,7 +148,7 @@ def command(
     summary.require_whole()
 
 
-def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
+def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
     """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), which its trial in a run has measured.
 
     Raises:
@@ -164,19 +164,21 @@ def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction"
         row = view.find_run(run)
         trial = summarize_trial(view, row["id"])
     config = json.loads(row["config"])
-    judge_of_run = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
-    if judge_of_run != judge:
+    run_judge = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
+    if run_judge != judge:
         raise UsageError(
-            f"the judge of run {run} is {judge_of_run or 'a program'}, not {judge}",
+            f"the judge of run {run} is {run_judge or 'a program'}, not {judge}",
             "pass a run judged by the same model",
         )
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:
         raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
     # Sensitivity is the rate of detected wrong solutions; an accuracy counts right ones, so the two rates are swapped.
-    right, wrong = rates.specificity, rates.sensitivity
-    counts = [round((share.share or 0) * share.n) for share in (right, wrong)]
-    prevalence = correct_prevalence(round(soft.mean * soft.n), soft.n, counts[0], right.n, counts[1], wrong.n)
+    right_rate, wrong_rate = rates.specificity, rates.sensitivity
+    correct_counts = [round((rate.share or 0) * rate.n) for rate in (right_rate, wrong_rate)]
+    prevalence = correct_prevalence(
+        round(soft.mean * soft.n), soft.n, correct_counts[0], right_rate.n, correct_counts[1], wrong_rate.n
+    )
     if prevalence is None:
         raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
     return Correction(prevalence.estimate, prevalence.ci95, row["id"])
@@ -256,7 +258,7 @@ def evaluate(
         EndpointError: replies are missing.
     """
     summary = evaluate_endpoint(
-        home, lambda: _build_model(home, model, adapter, via, args), data, split, limit, runs, temperature
+        home, lambda: _build_model_endpoint(home, model, adapter, via, args), data, split, limit, runs, temperature
     )
     summary.require_whole()
     return summary
@@ -313,7 +315,7 @@ def evaluate_endpoint(
         bar.close()
 
 
-def _build_model(
+def _build_model_endpoint(
     home: Home, model: str, adapter: str, via: str, args: tuple[str, ...], reasoning_tokens: int | None = None
 ) -> "Endpoint":
     from nanoflux_local.endpoints.build import build_model_endpoint

@@ -34,7 +34,7 @@ def list_evaluations(as_json: bool) -> None:
         evaluations = []
     else:
         with LedgerView(home.ledger) as view:
-            evaluations = [_summarize(home, view, row) for row in board.evaluations(view)]
+            evaluations = [_build_entry(home, view, row) for row in board.evaluations(view)]
     if as_json:
         print_json([asdict(entry) for entry in evaluations])
         return
@@ -68,7 +68,7 @@ class EvaluationEntry:
     started_at: str
 
 
-def _summarize(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> EvaluationEntry:
+def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> EvaluationEntry:
     """The entry of an evaluation, with the state of its worker: a killed evaluation is interrupted, not running."""
     from nanoflux_local.jobs import EVALUATION, Work, check_work
 
@@ -97,9 +97,9 @@ def show(evaluation: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        stored = find_evaluation(view, evaluation)
-        entry = _summarize(home, view, asdict(stored))
-    settings, result = stored.settings, stored.result
+        stored_evaluation = find_evaluation(view, evaluation)
+        entry = _build_entry(home, view, asdict(stored_evaluation))
+    settings, result = stored_evaluation.settings, stored_evaluation.result
     if as_json:
         print_json({**asdict(entry), **result, "settings": settings})
         return
@@ -139,14 +139,14 @@ def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
-        names = [find_evaluation(view, name).id for name in (evaluation, other) if name]
-        names = order_base_first(view, names)
+        ids = [find_evaluation(view, prefix).id for prefix in (evaluation, other) if prefix]
+        ids = order_base_first(view, ids)
         if item:
-            _show_item(view, names, item, as_json)
+            _show_item(view, ids, item, as_json)
         elif other:
-            _show_flips(view, names[0], names[1], as_json)
+            _show_flips(view, ids[0], ids[1], as_json)
         else:
-            _show_items(view, names[0], as_json)
+            _show_items(view, ids[0], as_json)
 
 
 def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
@@ -220,12 +220,12 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
     from nanoflux_local.evaluate.items import load_item
 
     records = {evaluation: load_item(view, evaluation, item) for evaluation in evaluations}
-    first = records[evaluations[0]]
+    first_record = records[evaluations[0]]
     if as_json:
         replies = {evaluation: _replies_json(record) for evaluation, record in records.items()}
-        print_json({"item": item, "question": first.question, "answer": first.answer, "replies": replies})
+        print_json({"item": item, "question": first_record.question, "answer": first_record.answer, "replies": replies})
         return
-    click.echo(plain(f"[{item}] {first.question}\n\nExpected: {first.answer}"))
+    click.echo(plain(f"[{item}] {first_record.question}\n\nExpected: {first_record.answer}"))
     for evaluation, record in records.items():
         for reply in record.replies:
             soft = f", {reply.soft} by the judge" if reply.soft else ""

@@ -37,13 +37,13 @@ def list_examples(run: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
-        name = view.find_run(run)["id"]
+        run_id = view.find_run(run)["id"]
         examples = [dict(row) for row in view.rows(
             "SELECT examples.id, turn, reason, question, answer, level, passes, tries, attempts"
             " FROM examples JOIN turns ON turns.run = examples.run AND turns.number = examples.turn"
-            " WHERE examples.run = ? ORDER BY turn", name
+            " WHERE examples.run = ? ORDER BY turn", run_id
         )]  # fmt: skip
-        reviews = load_reviews(view, name)
+        reviews = load_reviews(view, run_id)
     for row in examples:
         last_attempt = len(row.pop("attempts").split()) - 1
         row["pass_rate"] = [row.pop("passes"), row.pop("tries")]
@@ -218,11 +218,11 @@ def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_
 
     if edit:
         note = edit_text(note).strip()
-    recorded = record_review(current_home(), example, verdict, note, reviewer)
+    recorded_review = record_review(current_home(), example, verdict, note, reviewer)
     if as_json:
-        print_json(asdict(recorded))
+        print_json(asdict(recorded_review))
     else:
-        say(f"{recorded.reviewer} on example {recorded.example}: {verdict}")
+        say(f"{recorded_review.reviewer} on example {recorded_review.example}: {verdict}")
 
 
 @command.command("export-review")
@@ -271,8 +271,8 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
 
 def describe_agreement(agreement: "ReviewerAgreement") -> str:
     """The agreement of a reviewer and the judge in one sentence."""
-    line = f"the judge agrees on {agreement.agree} of {agreement.reviewed}"
+    agreed = f"the judge agrees on {agreement.agree} of {agreement.reviewed}"
     if agreement.kappa is None or agreement.ci95 is None:
-        return f"{line}; kappa is undefined because one of the two gives every example the same verdict"
+        return f"{agreed}; kappa is undefined because one of the two gives every example the same verdict"
     low, high = agreement.ci95
-    return f"{line}, Cohen's kappa {agreement.kappa:.2f} ({low:.2f} to {high:.2f})"
+    return f"{agreed}, Cohen's kappa {agreement.kappa:.2f} ({low:.2f} to {high:.2f})"

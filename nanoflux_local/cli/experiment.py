@@ -113,8 +113,8 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
         if as_json:
             print_json(lifecycle.load_summary(home, experiment).to_json())
         return
-    cells = len(lifecycle.load_plan(home, experiment).cells)
-    say(f"{experiment}: {cells} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
+    cell_count = len(lifecycle.load_plan(home, experiment).cells)
+    say(f"{experiment}: {cell_count} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
     workers = _make_workers(home, ray, bar)
@@ -166,11 +166,11 @@ def stop(name: str) -> None:
 def _show(home: Home, name: str, as_json: bool) -> None:
     from nanoflux_local.experiments.results import load_results
 
-    experiment_results = load_results(home, name).to_json()
+    results = load_results(home, name).to_json()
     if as_json:
-        print_json(experiment_results)
+        print_json(results)
     else:
-        show_results(experiment_results)
+        show_results(results)
 
 
 def show_results(experiment: dict[str, Any]) -> None:

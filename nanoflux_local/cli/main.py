@@ -63,9 +63,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            close = nearest(args[0], NOUNS)
-            if close and args[0] not in NOUNS:
-                raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close!r}?", ctx) from error
+            suggestion = nearest(args[0], NOUNS)
+            if suggestion and args[0] not in NOUNS:
+                raise click.UsageError(f"No such command {args[0]!r}. Did you mean {suggestion!r}?", ctx) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -137,7 +137,7 @@ def _report_failure(error: Exception) -> int:
 
 
 def _report_refused_hosts(code: object) -> None:
-    """Report the hosts to which a library tried to connect and whose refusal it ignored."""
+    """Report the refused hosts: a library tried to reach them and swallowed the guard's exception."""
     guard = sys.modules.get("nanoflux_models.guard")
     hosts = guard.refused_hosts() if guard and code != RefusedError.exit_code else []
     if hosts:

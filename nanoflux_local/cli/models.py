@@ -12,8 +12,10 @@ from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
 
-TRANSFER_LINE_S = 5.0
-"""Seconds between lines without a terminal; the terminal application shows the last one."""
+LINE_INTERVAL_S = 5.0
+"""Seconds between the lines of a download's progress that replace the bar if stderr is not a terminal. The terminal
+application shows the last line.
+"""
 
 
 @click.group(name="models")
@@ -28,15 +30,15 @@ def list_models(as_json: bool) -> None:
     from nanoflux_models.manifest import list_manifests
     from nanoflux_models.weights import list_installed
 
-    installed = {record.name: record for record in list_installed(current_home().root)}
+    record_by_name = {record.name: record for record in list_installed(current_home().root)}
     entries = [
         {
             "name": manifest.name,
             "kind": manifest.kind,
             "licence": manifest.licence,
-            "installed": manifest.name in installed,
-            "revision": installed[manifest.name].revision if manifest.name in installed else "",
-            "bytes": installed[manifest.name].bytes if manifest.name in installed else 0,
+            "installed": manifest.name in record_by_name,
+            "revision": record_by_name[manifest.name].revision if manifest.name in record_by_name else "",
+            "bytes": record_by_name[manifest.name].bytes if manifest.name in record_by_name else 0,
             "description": manifest.description,
         }
         for manifest in list_manifests(current_home().root)
@@ -51,7 +53,7 @@ def list_models(as_json: bool) -> None:
                 entry["name"],
                 entry["kind"],
                 "yes" if entry["installed"] else "no",
-                f"{installed[str(entry['name'])].bytes / 2**30:.1f}" if entry["installed"] else "",
+                f"{record_by_name[str(entry['name'])].bytes / 2**30:.1f}" if entry["installed"] else "",
                 entry["licence"],
                 entry["description"],
             ]
@@ -76,10 +78,10 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 class TransferBar:
-    """Progress of a download in MiB, which includes the bytes of an earlier, interrupted one."""
+    """Progress of a download in MiB, including the bytes that an earlier, interrupted download left."""
 
     def __init__(self, label: str) -> None:
-        self._bar = Bar(label, "MiB", TRANSFER_LINE_S)
+        self._bar = Bar(label, "MiB", LINE_INTERVAL_S)
         self._is_shown = False
 
     def show(self, done: int, total: int) -> None:

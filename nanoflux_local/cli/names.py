@@ -41,7 +41,7 @@ class Name(click.ParamType[str]):
         return [CompletionItem(name) for name in names[:MAX_COMPLETIONS]]
 
 
-def _list_column(sql: str) -> Callable[[Home], list[str]]:
+def _make_column_lister(sql: str) -> Callable[[Home], list[str]]:
     """A function that runs a query with one column and lists its values."""
 
     def list_names(home: Home) -> list[str]:
@@ -54,8 +54,8 @@ def _list_column(sql: str) -> Callable[[Home], list[str]]:
 
 
 def _list_runs(home: Home) -> list[str]:
-    names = _list_column("SELECT name FROM runs ORDER BY rowid DESC")(home)
-    return [*names, *_list_column("SELECT id FROM runs ORDER BY rowid DESC")(home)]
+    names = _make_column_lister("SELECT name FROM runs ORDER BY rowid DESC")(home)
+    return [*names, *_make_column_lister("SELECT id FROM runs ORDER BY rowid DESC")(home)]
 
 
 def _list_domains(home: Home) -> list[str]:
@@ -79,7 +79,7 @@ def _list_models(home: Home) -> list[str]:
 def _list_datasets(home: Home) -> list[str]:
     from nanoflux_local.seeds.benchmarks.base import list_built_in_benchmarks
 
-    imported = _list_column("SELECT name FROM datasets ORDER BY name")(home) if home.ledger.exists() else []
+    imported = _make_column_lister("SELECT name FROM datasets ORDER BY name")(home) if home.ledger.exists() else []
     return [*list_built_in_benchmarks(), *imported]
 
 
@@ -95,7 +95,7 @@ PROFILE = Name("profile", _list_profiles)
 MODEL = Name("model", _list_models)
 DATASET = Name("dataset", _list_datasets)
 ADAPTER = Name("adapter", _list_adapters)
-EVALUATION = Name("eval", _list_column("SELECT id FROM evaluations ORDER BY rowid DESC"))
-EXAMPLE = Name("example", _list_column("SELECT id FROM examples ORDER BY rowid DESC"))
-TRAINING = Name("training", _list_column("SELECT id FROM trainings ORDER BY rowid DESC"))
-EXPERIMENT = Name("experiment", _list_column("SELECT id FROM experiments ORDER BY rowid DESC"))
+EVALUATION = Name("eval", _make_column_lister("SELECT id FROM evaluations ORDER BY rowid DESC"))
+EXAMPLE = Name("example", _make_column_lister("SELECT id FROM examples ORDER BY rowid DESC"))
+TRAINING = Name("training", _make_column_lister("SELECT id FROM trainings ORDER BY rowid DESC"))
+EXPERIMENT = Name("experiment", _make_column_lister("SELECT id FROM experiments ORDER BY rowid DESC"))

@@ -13,7 +13,7 @@ with_edit = click.option("--edit", is_flag=True, help="Write the note in $EDITOR
 def show_or_change_note(
     kind: Literal["run", "training"], find_id: Callable[[], str], text: str | None, edit: bool, as_json: bool
 ) -> None:
-    """Store `text` as the note on a run or training, or the text that the user writes in an editor; without either,
+    """Store a note on a run or training: `text` or, with `edit`, what the user writes in an editor. Without either,
     print the current note. The newest note counts.
     """
     from nanoflux_local.ledger.notes import add_note
@@ -21,18 +21,18 @@ def show_or_change_note(
 
     if text is not None and edit:
         raise click.UsageError("TEXT and --edit exclude each other: give the note as TEXT or write it in the editor.")
-    home, subject = current_home(), find_id()
+    home, subject_id = current_home(), find_id()
     with LedgerView(home.ledger) as view:
-        note = view.note(kind, subject)
-    changed = edit_text(note) if edit else text
-    if changed is not None:
-        note = add_note(home.ledger, kind, subject, changed)
+        note = view.note(kind, subject_id)
+    new_text = edit_text(note) if edit else text
+    if new_text is not None:
+        note = add_note(home.ledger, kind, subject_id, new_text)
     if as_json:
-        print_json({kind: subject, "note": note})
-    elif changed is None:
-        click.echo(plain(note)) if note else say(f"{kind} {subject} has no note")
+        print_json({kind: subject_id, "note": note})
+    elif new_text is None:
+        click.echo(plain(note)) if note else say(f"{kind} {subject_id} has no note")
     else:
-        say(f"{kind} {subject}: {'noted' if note else 'the note was removed'}")
+        say(f"{kind} {subject_id}: {'noted' if note else 'the note was removed'}")
 
 
 def edit_text(text: str) -> str:

@@ -144,17 +144,17 @@ def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
     from nanoflux_local.cli.preview import describe_span
     from nanoflux_local.run.forecast import ENDED
 
-    speed: list[tuple[str, object]] = []
+    speed_rows: list[tuple[str, object]] = []
     if forecast.kept_per_hour:
-        speed = [("kept per hour", f"{forecast.kept_per_hour:.1f}")]
+        speed_rows = [("kept per hour", f"{forecast.kept_per_hour:.1f}")]
     if forecast.turns is None:
-        return speed if forecast.reason == ENDED else [*speed, ("forecast", forecast.reason)]
-    likely = f"{forecast.reaches_target:.0%} likely within the turn limit, with {forecast.level:.0%} intervals"
+        return speed_rows if forecast.reason == ENDED else [*speed_rows, ("forecast", forecast.reason)]
+    likelihood = f"{forecast.reaches_target:.0%} likely within the turn limit, with {forecast.level:.0%} intervals"
     spans = (
         ("turns", forecast.turns, 1, 0),
         ("minutes", forecast.seconds, 60, 1),
         ("tokens", forecast.tokens, 1, 0),
         ("usd", forecast.usd, 1, 2),
     )
-    rows = [(f"  {name}", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
-    return [*speed, ("to the target", likely), *rows]
+    span_rows = [(f"  {name}", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+    return [*speed_rows, ("to the target", likelihood), *span_rows]

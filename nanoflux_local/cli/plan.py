@@ -26,7 +26,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     from nanoflux_local.endpoints.managed.launches import plan_servers
     from nanoflux_models.manifest import list_manifests
 
-    sizes = _parse_gpu_sizes(gpus)
+    gpu_sizes = _parse_gpu_sizes(gpus)
     workload_by_model = _load_workloads(profile, sequences, context)
     manifests = list_manifests(current_home().root)
     weights_gib = {
@@ -34,8 +34,8 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
         for manifest in manifests
         if manifest.memory and manifest.kind == "chat"
     }
-    smaller = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
-    result = plan_servers(workload_by_model.values(), sizes, smaller, whole=True)
+    other_weights_gib = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
+    placement = plan_servers(workload_by_model.values(), gpu_sizes, other_weights_gib, whole=True)
     if as_json:
         workloads = {
             name: {"sequences": workload.sequences, "context": workload.context}
@@ -44,19 +44,19 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
         print_json(
             {
                 "profile": profile,
-                "gpus": sizes,
-                "fits": result.fits,
-                **asdict(result),
+                "gpus": gpu_sizes,
+                "fits": placement.fits,
+                **asdict(placement),
                 "asked": workloads,
                 "margins": _MARGINS,
             }
         )
-    elif result.fits and not workload_by_model:
+    elif placement.fits and not workload_by_model:
         say(f"{profile} places no model on a GPU.")
-    elif result.fits:
-        print_plan(result, workload_by_model)
-    if not result.fits:
-        raise NanofluxError(result.refusal, "choose a configuration that fits: " + "; ".join(result.would_fit))
+    elif placement.fits:
+        print_plan(placement, workload_by_model)
+    if not placement.fits:
+        raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
 
 
 _MARGINS = {
@@ -68,7 +68,7 @@ _MARGINS = {
 }
 
 
-def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -> None:
+def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]") -> None:
     """Print which model goes on which GPU, and how many concurrent requests fit."""
     print_table(
         ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
@@ -77,22 +77,22 @@ def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -
           f"{server.weights_gib:.1f}", f"{server.lora_gib:.1f}" if server.lora_gib else "none",
           f"{server.kv_gib:.1f}", f"{server.overhead_gib:.1f}",
           _format_requests(server, workload_by_model[server.name]), server.shares or "no")
-         for server in result.servers],
+         for server in placement.servers],
     )  # fmt: skip
     say(
         f"GiB of memory. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
         f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} to "
         "each server that sleeps on it."
     )
-    for server in result.servers:
+    for server in placement.servers:
         workload = workload_by_model[server.name]
         if server.requests < workload.sequences:
             say(
                 f"{server.name}: {server.requests} of the {workload.sequences} requests at once fit if all fill their "
                 f"{workload.context} tokens; vLLM queues the others."
             )
-    if result.ram_gib:
-        say(f"Taking turns (vLLM's sleep mode) keeps {result.ram_gib:.1f} GiB of weights in the machine's memory.")
+    if placement.ram_gib:
+        say(f"Taking turns (vLLM's sleep mode) keeps {placement.ram_gib:.1f} GiB of weights in the machine's memory.")
 
 
 def _format_requests(server: Server, workload: "Workload") -> str:
@@ -100,8 +100,8 @@ def _format_requests(server: Server, workload: "Workload") -> str:
 
 
 def _load_workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
-    """The workload of each model that a managed vLLM server runs for the profile's roles, judge panel or solvers. Those
-    with the same model share one server.
+    """The workload of each model that a managed vLLM server runs for the profile's roles, judge panel or solvers.
+    Endpoints with the same model share one server.
     """
     from nanoflux_local.config import EndpointConfig, validate_model
     from nanoflux_local.endpoints.build import check_endpoint
@@ -116,13 +116,13 @@ def _load_workloads(profile: str, sequences: int | None, context: int | None) ->
     endpoints = values.get("endpoints", {})
     configs = []
     for name in [name for name in dict.fromkeys(used_endpoints) if name in endpoints]:
-        where = f"profile {profile}: endpoints.{name}"
-        configs.append(validate_model(EndpointConfig, endpoints[name], where))
-        check_endpoint(configs[-1], where)
-    by_model = collect_workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
+        source = f"profile {profile}: endpoints.{name}"
+        configs.append(validate_model(EndpointConfig, endpoints[name], source))
+        check_endpoint(configs[-1], source)
+    workload_by_model = collect_workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
     return {
         name: replace(workload, sequences=sequences or workload.sequences, context=context or workload.context)
-        for name, workload in by_model.items()
+        for name, workload in workload_by_model.items()
     }
 
 

@@ -26,7 +26,7 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
     from nanoflux_local.run.preview import estimate_run, find_obstacle, plan_gpus
     from nanoflux_local.run.sources import DEFAULT, trace_settings
 
-    settings, gpus = trace_settings(config, layers), plan_gpus(config, home)
+    settings, gpu_plan = trace_settings(config, layers), plan_gpus(config, home)
     estimate, obstacle = estimate_run(config, home), find_obstacle(config, home)
     if as_json:
         print_json({
@@ -34,14 +34,14 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
             "profile": config.profile,
             "config": config.model_dump(mode="json"),
             "settings": [asdict(setting) for setting in settings],
-            "gpu_plan": _gpu_json(gpus) if gpus else None,
+            "gpu_plan": _gpu_json(gpu_plan) if gpu_plan else None,
             "estimate": {**asdict(estimate), "least_calls": estimate.least_calls},
             "obstacle": {"message": obstacle.message, "fix": obstacle.fix} if obstacle else None,
         })  # fmt: skip
     else:
         _print_settings(settings, layers[0].source if layers[0].source.startswith("run ") else DEFAULT)
-        if gpus:
-            _print_gpus(gpus, config.profile)
+        if gpu_plan:
+            _print_gpus(gpu_plan, config.profile)
         _print_estimate(estimate)
     if obstacle:
         raise obstacle
@@ -63,19 +63,19 @@ def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
     click.echo(f"… and {len(settings) - len(changed)} settings {description} (--json prints all of them)\n")
 
 
-def _gpu_json(gpus: "GpuPlan") -> dict[str, Any]:
-    placement = asdict(gpus.placement) if gpus.placement else {"servers": [], "refusal": "", "would_fit": []}
-    return {"gpus": list(gpus.gpus), "fits": bool(gpus.placement and gpus.placement.fits), **placement,
-            "problem": gpus.problem}  # fmt: skip
+def _gpu_json(gpu_plan: "GpuPlan") -> dict[str, Any]:
+    placement = asdict(gpu_plan.placement) if gpu_plan.placement else {"servers": [], "refusal": "", "would_fit": []}
+    return {"gpus": list(gpu_plan.gpus), "fits": bool(gpu_plan.placement and gpu_plan.placement.fits), **placement,
+            "problem": gpu_plan.problem}  # fmt: skip
 
 
-def _print_gpus(gpus: "GpuPlan", profile: str) -> None:
+def _print_gpus(gpu_plan: "GpuPlan", profile: str) -> None:
     from nanoflux_local.cli.plan import print_plan
 
-    if gpus.placement and gpus.placement.fits:
-        print_plan(gpus.placement, gpus.workloads)
+    if gpu_plan.placement and gpu_plan.placement.fits:
+        print_plan(gpu_plan.placement, gpu_plan.workloads)
     else:
-        say(f"no GPU plan: {gpus.problem}; plan for other GPUs with `nanoflux models plan {profile} --gpus 40,40`")
+        say(f"no GPU plan: {gpu_plan.problem}; plan for other GPUs with `nanoflux models plan {profile} --gpus 40,40`")
     click.echo()
 
 
@@ -88,8 +88,8 @@ def _print_estimate(estimate: "Estimate") -> None:
             for cost in estimate.attempt
         ],
     )  # fmt: skip
-    least = f"at least {estimate.target} attempts, {estimate.least_calls} chat requests"
-    click.echo(f"{estimate.target} kept examples need {least}")
+    minimum = f"at least {estimate.target} attempts, {estimate.least_calls} chat requests"
+    click.echo(f"{estimate.target} kept examples need {minimum}")
     forecast = estimate.forecast
     if forecast is None:
         say("no total: no earlier run with these models and rules; start one with --examples 10 for a forecast")

@@ -29,11 +29,11 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
     if as_json:
         documents = [report.to_json() for report in reports]
         print_json(documents[0] if len(documents) == 1 else documents)
-    failed = [step for report in reports for step in report.steps if step.outcome == "failed"]
-    if failed:
-        first = f"{failed[0].name} {failed[0].model}".rstrip()
+    failed_steps = [step for report in reports for step in report.steps if step.outcome == "failed"]
+    if failed_steps:
+        first_failed = f"{failed_steps[0].name} {failed_steps[0].model}".rstrip()
         raise NanofluxError(
-            f"{len(failed)} steps failed, the first of them: {first}", "read the reason in its line above"
+            f"{len(failed_steps)} steps failed, the first of them: {first_failed}", "read the reason in its line above"
         )
 
 
@@ -64,10 +64,10 @@ def _make_reports(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
     from nanoflux_local.rehearsal.steps import RehearsalReport
 
     return [
-        RehearsalReport(profile, lambda step, profile=profile: _show(profile, step))  # type: ignore[misc]
+        RehearsalReport(profile, lambda step, profile=profile: _print_step(profile, step))  # type: ignore[misc]
         for profile in dict.fromkeys(profiles)
     ]
 
 
-def _show(profile: str, step: "RehearsalStep") -> None:
+def _print_step(profile: str, step: "RehearsalStep") -> None:
     say(plain(f"{profile}: {step} ({step.seconds:.0f} s)"))

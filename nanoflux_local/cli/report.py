@@ -30,11 +30,11 @@ def command(name: str, out: Path | None) -> None:
     with LedgerView(home.ledger) as view:
         try:
             subject, is_run = str(view.find_run(name)["id"]), True
-        except NothingMatchedError as missing:
+        except NothingMatchedError as run_error:
             try:
                 subject, is_run = find(view, name).id, False
             except NothingMatchedError:
-                raise missing from None
+                raise run_error from None
     folder = out or home.reports / subject
     page = write_report(home.ledger, subject, folder) if is_run else write_experiment_report(home, subject, folder)
     click.echo(page)

@@ -321,8 +321,8 @@ def list_runs(as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        ids = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
-        entries = [load_listed_run(home, view, run) for run in ids]
+        run_ids = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
+        entries = [load_listed_run(home, view, run) for run in run_ids]
     if as_json:
         print_json([{**run.to_json(), "worker": asdict(worker) if worker else None} for run, worker in entries])
         return
@@ -431,13 +431,13 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
         ("example", "turn", "reason", "question"),
         [(change, example.turn, example.reason, example.question) for change, example in rows],
     )
-    needed = what_if.needed
+    needed_calls = what_if.needed
     say(f"{what_if.kept} kept in {what_if.turns} turns, {what_if.stay} of them as recorded")
-    if needed.turns:
-        calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed.by)
-        say(f"{needed.turns} turns need calls that were never made and count as not kept: at least {calls};")
-        dollars = "" if needed.usd is None else f" and ${needed.usd:.2f}"
-        cost = f"{needed.expected} calls with {needed.tokens:,} tokens{dollars}"
+    if needed_calls.turns:
+        calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed_calls.by)
+        say(f"{needed_calls.turns} turns need calls that were never made and count as not kept: at least {calls};")
+        dollars = "" if needed_calls.usd is None else f" and ${needed_calls.usd:.2f}"
+        cost = f"{needed_calls.expected} calls with {needed_calls.tokens:,} tokens{dollars}"
         say(f"about {cost} are expected if these turns continue like the recorded ones")
     if what_if.complete:
         say(f"digest {what_if.digest}" + (", as recorded" if what_if.same else ""))

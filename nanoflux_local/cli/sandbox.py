@@ -47,7 +47,7 @@ def check(as_json: bool) -> None:
     if as_json:
         print_json(outcome)
     else:
-        rows: list[list[Any]] = [[name, "holds" if held else "missing"] for name, held in outcome["layers"].items()]
+        rows: list[list[Any]] = [[name, "holds" if holds else "missing"] for name, holds in outcome["layers"].items()]
         print_table(("layer", ""), [*rows, ["backend", outcome["backend"]], ["safe", outcome["safe"]]])
         for reason in outcome["reasons"]:
             say(reason)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nanoflux_models.manifest import Manifest
     from nanoflux_models.probe_record import Probe
 
-FOLLOW_S = 0.3
-"""Seconds between two reads of a followed log, and between two tries to take the lock for starting a server."""
+POLL_S = 0.3
+"""Seconds between two reads of a followed log, and between two attempts to take the lock for starting a server."""
 
 
 def _open_supervisor(home: Home) -> Supervisor:
@@ -70,14 +70,14 @@ def serve(
 
     home = current_home().prepare()
     supervisor = _open_supervisor(home)
-    folders = [find_adapter(home.adapters, adapter) for adapter in adapters]
+    adapter_folders = [find_adapter(home.adapters, adapter) for adapter in adapters]
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
-    if folders and lora is False:
+    if adapter_folders and lora is False:
         raise UsageError("--adapter and --no-lora contradict each other", "leave out one of them")
-    record = _start_server(supervisor, home, config, folders, name, port, gpu_memory, lora=lora, owned=False)
+    record = _start_server(supervisor, home, config, adapter_folders, name, port, gpu_memory, lora=lora, owned=False)
     try:
-        for folder in folders:
-            record = _load_and_probe(supervisor, record, folder, home)
+        for adapter_folder in adapter_folders:
+            record = _load_and_prove(supervisor, record, adapter_folder, home)
     except BaseException:
         supervisor.stop(record)
         raise
@@ -92,7 +92,7 @@ def _start_server(
     supervisor: Supervisor,
     home: Home,
     config: "EndpointConfig",
-    folders: Sequence[Path],
+    adapter_folders: Sequence[Path],
     name: str,
     port: int = 0,
     gpu_memory: float = 0.0,
@@ -100,8 +100,8 @@ def _start_server(
     lora: bool | None = None,
     owned: bool,
 ) -> ServerRecord:
-    """Start a server and wait until it is ready. It reserves memory for the adapters in `folders` and, with `lora`, for
-    adapters that are loaded later.
+    """Start a server and wait until it is ready. It reserves memory for the adapters in `adapter_folders`
+    and, with `lora`, for adapters that are loaded later.
     """
     from dataclasses import replace
 
@@ -109,9 +109,9 @@ def _start_server(
     from nanoflux_models.manifest import load_manifest
 
     manifest = load_manifest(config.model, home.root)
-    if folders or lora:
+    if adapter_folders or lora:
         require_lora(manifest, home)
-    rank = choose_rank(folders) if folders or _takes_adapters(manifest, home, lora) else 0
+    rank = choose_rank(adapter_folders) if adapter_folders or _reserves_adapter_memory(manifest, home, lora) else 0
     seat = replace(assign_seats([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)
@@ -119,7 +119,7 @@ def _start_server(
     for node, arguments in enumerate(launch.other_nodes(), start=1):
         say(f"start on machine {node}: {shlex.join(arguments)}")
     while not (lock := supervisor.lock_start()):
-        time.sleep(FOLLOW_S)
+        time.sleep(POLL_S)
     with lock:
         started = supervisor.spawn(launch, name, port, owned=owned)
         say(f"starting {config.model}; its log: {started.record.log}")
@@ -127,7 +127,7 @@ def _start_server(
     return started.record
 
 
-def _takes_adapters(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
+def _reserves_adapter_memory(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
     """Whether to reserve memory for adapters: the user's choice, else whether the manifest has LoRA targets. By default
     no memory is reserved for a mixture of experts: vLLM for CPUs crashes on its adapters, and on GPUs their buffers
     take 0.8 GiB for gpt-oss-20b.
@@ -140,13 +140,13 @@ def _takes_adapters(manifest: "Manifest", home: Home, lora: bool | None) -> bool
     return manifest.lora is not None and not has_experts(weights_dir(manifest.name, home.root))
 
 
-def _load_and_probe(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
-    """Load an adapter on a server and probe it.
+def _load_and_prove(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
+    """Load an adapter on a server, probe it, and record that it passed.
 
     Raises:
         RefusedError: the adapter fails the probe.
     """
-    probe = _probe(record, folder, home)
+    probe = _load_and_probe(record, folder, home)
     if not probe.passed:
         raise RefusedError(
             f"adapter {folder.name[:12]} fails the probe: {probe.verdict}", "train it again or use another adapter"
@@ -155,7 +155,7 @@ def _load_and_probe(supervisor: Supervisor, record: ServerRecord, folder: Path, 
     return supervisor.record_proof(record, probe.adapter)
 
 
-def _probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
+def _load_and_probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
     from nanoflux_local.adapters.hash import adapter_hash
     from nanoflux_models.probe import probe
     from nanoflux_models.server_client import ServerClient
@@ -224,11 +224,11 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
             "--json and --follow cannot be combined: a followed log is not one JSON document", "leave out one of them"
         )
     text = path.read_text("utf-8", errors="replace")
-    last = text.splitlines()[-lines:]
+    last_lines = text.splitlines()[-lines:]
     if as_json:
-        print_json({"server": name, "log": str(path), "lines": last})
+        print_json({"server": name, "log": str(path), "lines": last_lines})
         return
-    for line in last:
+    for line in last_lines:
         click.echo(plain(line))
     for line in _follow_lines(path, len(text.encode("utf-8", "replace")), name) if follow else ():
         click.echo(plain(line))
@@ -242,11 +242,11 @@ def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
         file.seek(offset)
         while True:
             record = find(current_home().root, name)
-            more = file.readlines()
-            yield from (line.rstrip("\n") for line in more)
-            if not more and not (record and record.alive):
+            new_lines = file.readlines()
+            yield from (line.rstrip("\n") for line in new_lines)
+            if not new_lines and not (record and record.alive):
                 return
-            time.sleep(FOLLOW_S)
+            time.sleep(POLL_S)
 
 
 @click.command()
@@ -258,12 +258,12 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if bool(names) == everything:
         raise UsageError("stop needs either names of servers or --all", "list servers with `nanoflux models ps`")
     supervisor = _open_supervisor(current_home())
-    chosen = supervisor.servers() if everything else [supervisor.find(name) for name in names]
-    for record in chosen:
+    records = supervisor.servers() if everything else [supervisor.find(name) for name in names]
+    for record in records:
         supervisor.stop(record)
         say(f"stopped {record.name}; its port {record.port} is free")
     if as_json:
-        print_json({"stopped": [record.name for record in chosen]})
+        print_json({"stopped": [record.name for record in records]})
 
 
 @click.command("probe")
@@ -287,7 +287,7 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     folder = find_adapter(home.adapters, adapter)
     base = read_adapter(folder).base.name
     supervisor = _open_supervisor(home)
-    running = next(
+    running_server = next(
         (
             server
             for server in supervisor.servers()
@@ -296,11 +296,11 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
         None,
     )
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
-    record = running or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", owned=True)
+    record = running_server or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", owned=True)
     try:
-        probe = _probe(record, folder, home)
+        probe = _load_and_probe(record, folder, home)
     finally:
-        if running is None:
+        if running_server is None:
             supervisor.stop(record)
     if as_json:
         print_json({**asdict(probe), "base": base, "passed": probe.passed, "verdict": probe.verdict})

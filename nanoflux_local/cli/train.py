@@ -93,18 +93,24 @@ def command(
     home = common.current_home()
     stated_settings = parse_train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     all_settings = trainings.apply_manifest_targets(home, base, stated_settings)
-    rows = _load_data(home, run, data, build_choice(choice, all_settings.seed), base, mixes)
+    training_data = _load_data(home, run, data, build_choice(choice, all_settings.seed), base, mixes)
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
 
-        report = audit(
-            all_settings, rows.rows, rows.validation, weights_dir(base, home.root), rows.held_out, rows.source
+        audit_report = audit(
+            all_settings,
+            training_data.rows,
+            training_data.validation,
+            weights_dir(base, home.root),
+            training_data.held_out,
+            training_data.source,
         )
-        show_audit(report, as_json)
+        show_audit(audit_report, as_json)
         return
-    board = str(Path(tensorboard).absolute()) if tensorboard else ""
-    train_and_report(home, trainings.create_training(home, base, all_settings, rows, board), detach, as_json, launch)
+    tensorboard_folder = str(Path(tensorboard).absolute()) if tensorboard else ""
+    training = trainings.create_training(home, base, all_settings, training_data, tensorboard_folder)
+    train_and_report(home, training, detach, as_json, launch)
 
 
 def _load_data(
@@ -121,12 +127,12 @@ def _load_data(
     if run is not None:
         bar = Bar("comparing solutions", "solutions")
         try:
-            rows = trainings.load_run_data(home, run, choice, base, [parse_mix(mix) for mix in mixes], bar.show)
+            run_data = trainings.load_run_data(home, run, choice, base, [parse_mix(mix) for mix in mixes], bar.show)
         finally:
             bar.close()
-        for sentence in describe_left_out(rows.source):
+        for sentence in describe_left_out(run_data.source):
             say(f"left out: {sentence}")
-        return rows
+        return run_data
     assert file is not None
     if mixes:
         problem = "--mix needs a run, whose domain has the prompt for benchmark rows; the rows of a file have no domain"
@@ -191,7 +197,7 @@ def report_step(bar: Bar, event: "TrainEvent") -> None:
 
 def show_training(outcome: "TrainingOutcome") -> None:
     """Print the outcome of a finished training as a table."""
-    before, after = outcome.initial_val_loss, outcome.val_loss
+    initial, final = outcome.initial_val_loss, outcome.val_loss
     print_table(
         ("adapter", outcome.adapter[:16]),
         [
@@ -199,7 +205,7 @@ def show_training(outcome: "TrainingOutcome") -> None:
             ("examples", f"{outcome.examples} ({outcome.truncated} over the length limit)"),
             ("steps", f"{outcome.steps} over {outcome.tokens} tokens, {outcome.tokens_per_s:.0f} tokens/s"),
             ("train loss", f"{outcome.train_loss:.3f}"),
-            ("dev loss", "none" if after is None or before is None else f"{before:.3f} before, {after:.3f} after"),
+            ("dev loss", "none" if final is None or initial is None else f"{initial:.3f} before, {final:.3f} after"),
             ("FLOPs", describe_flops(dict(outcome.flops))),
             ("seconds", f"{outcome.seconds:.0f}"),
         ],
@@ -232,10 +238,10 @@ def show_state(summary: "TrainingSummary") -> None:
     )
 
 
-def _describe_system(rows: int) -> str:
-    if not rows:
+def _describe_system_messages(merged_rows: int) -> str:
+    if not merged_rows:
         return "unchanged"
-    return f"prepended to the user's message in {rows} rows: the chat template of the base model accepts none"
+    return f"prepended to the user's message in {merged_rows} rows: the chat template of the base model accepts none"
 
 
 def show_audit(audit: "Audit", as_json: bool) -> None:
@@ -259,7 +265,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
             ),
             ("cut", f"{cut} ({audit.overlong})" if audit.cut_rows else "none"),
             ("leaks", f"{len(audit.leaked)} rows hold a test question" if audit.leaked else "none"),
-            ("system messages", _describe_system(audit.system_merged)),
+            ("system messages", _describe_system_messages(audit.system_merged)),
             ("steps", audit.steps),
             ("adapts", audit.adapted),
             (

@@ -1,4 +1,4 @@
-"""`nanoflux tui`: replaces this process by the terminal application, a separate program."""
+"""`nanoflux tui`: replaces this process with the terminal application, a separate program."""
 
 import os
 import sys
@@ -25,5 +25,5 @@ def command(in_browser: bool, port: int, tour: bool, light: bool, keys: bool) ->
     flags = {"--web": in_browser, "--tour": tour, "--light": light, "--keys": keys}
     arguments = [*(flag for flag, is_set in flags.items() if is_set), *(["--port", str(port)] if port else [])]
     sys.stdout.flush()
-    application = build_module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)
-    os.execv(application[0], application)
+    command_line = build_module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)
+    os.execv(command_line[0], command_line)
