@@ -15,7 +15,7 @@ FREE_GIB = 2.0
 """The free space that the embedded default model and its demo need. Larger models also need space for their weights."""
 HASHED_GIB = 1.0
 """Weights are hashed up to this total size. Above it, only file sizes are compared, to keep the check fast."""
-REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
+REMOTE_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
 """Network file systems, on which SQLite's locks are unreliable."""
 
 
@@ -23,10 +23,10 @@ def check_home(home: Home) -> MachineCheck:
     """Check that the home is private to its owner, writable and on a local disk."""
     root = home.root
     if not root.exists():
-        creatable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
-        fix = "" if creatable else "choose another home with --home or NANOFLUX_HOME"
-        state = f"{root} does not exist yet" + ("" if creatable else " and cannot be created")
-        return MachineCheck("home", creatable, state, fix)
+        is_creatable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
+        fix = "" if is_creatable else "choose another home with --home or NANOFLUX_HOME"
+        state = f"{root} does not exist yet" + ("" if is_creatable else " and cannot be created")
+        return MachineCheck("home", is_creatable, state, fix)
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
         return MachineCheck(
@@ -36,18 +36,18 @@ def check_home(home: Home) -> MachineCheck:
         return MachineCheck(
             "home", False, f"{root} is not writable", "fix its permissions, or choose another home with --home"
         )
-    kind = _file_system(root)
-    if kind in REMOTE:
+    file_system = _file_system(root)
+    if file_system in REMOTE_FILE_SYSTEMS:
         fix = "choose a home on a local disk: SQLite's locks are unreliable on a network file system"
-        return MachineCheck("home", False, f"{root} is on a {kind} file system", fix)
+        return MachineCheck("home", False, f"{root} is on a {file_system} file system", fix)
     return MachineCheck("home", True, f"{root}, private")
 
 
 def check_disk(home: Home) -> MachineCheck:
     """Check the free space on the disk of the home."""
-    free = shutil.disk_usage(_nearest_existing(home.root)).free / GIB
-    fix = "" if free >= FREE_GIB else f"free {FREE_GIB:.0f} GiB, or choose a home on another disk"
-    return MachineCheck("disk", not fix, f"{free:.1f} GiB free", fix)
+    free_gib = shutil.disk_usage(_nearest_existing(home.root)).free / GIB
+    fix = "" if free_gib >= FREE_GIB else f"free {FREE_GIB:.0f} GiB, or choose a home on another disk"
+    return MachineCheck("disk", not fix, f"{free_gib:.1f} GiB free", fix)
 
 
 def check_ledger(home: Home) -> MachineCheck:
@@ -58,10 +58,10 @@ def check_ledger(home: Home) -> MachineCheck:
 
     try:
         with LedgerView(home.ledger) as view:
-            runs = view.contents()["runs"]
+            run_count = view.contents()["runs"]
     except NanofluxError as error:
         return MachineCheck("ledger", False, error.message, error.fix)
-    return MachineCheck("ledger", True, f"{runs} runs, {home.ledger.stat().st_size / 2**20:.1f} MiB")
+    return MachineCheck("ledger", True, f"{run_count} runs, {home.ledger.stat().st_size / 2**20:.1f} MiB")
 
 
 def check_weights(home: Home) -> MachineCheck:
@@ -70,23 +70,23 @@ def check_weights(home: Home) -> MachineCheck:
     if not names:
         return MachineCheck("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
     records = list_installed(home.root)
-    size = sum(file.bytes for record in records for file in record.files.values()) / GIB
-    hashed = size <= HASHED_GIB
+    size_gib = sum(file.bytes for record in records for file in record.files.values()) / GIB
+    is_hashed = size_gib <= HASHED_GIB
     faults = [f"{name}: no valid record" for name in names if name not in {record.name for record in records}]
     for record in records:
         folder = home.root / "weights" / record.name
-        faults += find_problems(folder) if hashed else _list_wrong_sizes(folder, record)
+        faults += find_problems(folder) if is_hashed else _list_wrong_sizes(folder, record)
     if faults:
-        damaged = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+        listed = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
         return MachineCheck(
-            "weights", False, damaged, "pull or import them again; `nanoflux models verify` lists every damaged file"
+            "weights", False, listed, "pull or import them again; `nanoflux models verify` lists every damaged file"
         )
-    summary = "all hashes match" if hashed else "all sizes match; `nanoflux models verify` checks the hashes"
+    summary = "all hashes match" if is_hashed else "all sizes match; `nanoflux models verify` checks the hashes"
     return MachineCheck("weights", True, f"{', '.join(names)}: {summary}")
 
 
 def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
-    sizes = {name: _size(folder / name) for name in record.files}
+    sizes = {name: _file_size(folder / name) for name in record.files}
     return [
         f"{folder / name}: {'missing' if sizes[name] < 0 else f'has {sizes[name]} bytes, should have {file.bytes}'}"
         for name, file in sorted(record.files.items())
@@ -94,7 +94,7 @@ def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
     ]
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
@@ -107,12 +107,12 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system of `path`: that of its longest mount point; of several mounts there, the last."""
+    """The type of the file system that holds `path`: that of the last mount on the longest mount point above it."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     except OSError:
         return ""
-    real = path.resolve()
-    above = [(len(point), kind) for point, kind in mounts if real.is_relative_to(point)]
-    longest = max((length for length, _ in above), default=0)
-    return next((kind for length, kind in reversed(above) if length == longest), "")
+    real_path = path.resolve()
+    mounts_above = [(len(point), kind) for point, kind in mounts if real_path.is_relative_to(point)]
+    max_length = max((length for length, _ in mounts_above), default=0)
+    return next((kind for length, kind in reversed(mounts_above) if length == max_length), "")

@@ -15,13 +15,13 @@ NVIDIA_VENDOR, DISPLAY_CLASSES = "0x10de", ("0x0300", "0x0302")
 
 def check_processors() -> MachineCheck:
     """Check the number of processor cores that this process may use."""
-    count = len(os.sched_getaffinity(0))
+    core_count = len(os.sched_getaffinity(0))
     fix = (
         ""
-        if count >= CORES
+        if core_count >= CORES
         else f"expect slow runs, or use a machine with {CORES} cores, which the embedded default is tuned for"
     )
-    return MachineCheck("processors", True, f"{count} cores", fix)
+    return MachineCheck("processors", True, f"{core_count} cores", fix)
 
 
 def check_memory() -> MachineCheck:
@@ -33,7 +33,7 @@ def check_memory() -> MachineCheck:
 
 def check_gpus() -> MachineCheck:
     """Check the GPUs that the driver lists. A card without a driver is a problem; a machine without a card is fine."""
-    survey, cards = survey_gpus(), _count_cards()
+    survey, card_count = survey_gpus(), _count_cards()
     if survey.gpus:
         summary = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
         return MachineCheck("gpus", not survey.problem, summary, _suggest_gpus_fix(survey))
@@ -44,9 +44,9 @@ def check_gpus() -> MachineCheck:
             survey.problem,
             "run nvidia-smi to see whether it hangs, then restart the driver or the machine",
         )
-    if cards:
+    if card_count:
         fix = "install NVIDIA's driver (in a container also its container toolkit) and check with nvidia-smi"
-        return MachineCheck("gpus", False, f"{cards} NVIDIA cards, but no working driver", fix)
+        return MachineCheck("gpus", False, f"{card_count} NVIDIA cards, but no working driver", fix)
     return MachineCheck("gpus", True, "none; small models run on the processors")
 
 

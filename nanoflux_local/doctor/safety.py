@@ -13,8 +13,8 @@ from nanoflux_models.supervisor import Supervisor, find_free_port
 
 UNREACHABLE = "192.0.2.1"
 """An address that is reserved for documentation (RFC 5737), so no host has it."""
-_CONNECT = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNREACHABLE}', 9))"
-"""Connects a datagram socket, which sends nothing even without the guard."""
+_CONNECT_PROGRAM = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNREACHABLE}', 9))"
+"""A program that connects a datagram socket; connecting sends nothing, even without the guard."""
 
 
 def check_sandbox() -> MachineCheck:
@@ -22,11 +22,11 @@ def check_sandbox() -> MachineCheck:
     from nanoflux_sandbox.probe import probe
 
     report = probe().as_dict()
-    working = [layer for layer, holds in report["layers"].items() if holds]
-    missing = [layer for layer, holds in report["layers"].items() if not holds]
-    layers = f"{', '.join(working) or 'no layer'} {'hold' if len(working) > 1 else 'holds'}"
-    layers += f"; missing: {', '.join(missing)}" if missing else ""
-    fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing else ""
+    working_layers = [layer for layer, holds in report["layers"].items() if holds]
+    missing_layers = [layer for layer, holds in report["layers"].items() if not holds]
+    layers = f"{', '.join(working_layers) or 'no layer'} {'hold' if len(working_layers) > 1 else 'holds'}"
+    layers += f"; missing: {', '.join(missing_layers)}" if missing_layers else ""
+    fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing_layers else ""
     return MachineCheck("sandbox", bool(report["safe"]), layers, fix)
 
 
@@ -78,7 +78,7 @@ def _child_refuses() -> bool:
     """
     environment = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
     process = subprocess.run(
-        build_python_command("-c", _CONNECT),
+        build_python_command("-c", _CONNECT_PROGRAM),
         env=guard_environment(environment),
         capture_output=True,
         text=True,

@@ -20,14 +20,14 @@ MAX_LISTED = 6
 
 def check_python() -> MachineCheck:
     """Check the version of the running interpreter."""
-    running = sys.version_info[:2]
+    running_version = sys.version_info[:2]
     interpreter = f"{sys.version.split()[0]} at {sys.executable}"
     newest = ".".join(map(str, NEWEST_TESTED))
     return MachineCheck(
         "python",
         True,
         interpreter,
-        "" if running <= NEWEST_TESTED else f"use Python {newest} or older: newer versions are not tested",
+        "" if running_version <= NEWEST_TESTED else f"use Python {newest} or older: newer versions are not tested",
     )
 
 
@@ -36,14 +36,14 @@ def check_torch() -> MachineCheck:
     metadata, since importing torch is slow.
     """
     try:
-        installed = version("torch")
+        torch_version = version("torch")
     except PackageNotFoundError:
         return MachineCheck(
             "torch", False, "not installed", f"run `pip install -c {packages.constraints_file()} torch`"
         )
-    if installed.endswith("+cpu") and describe_gpus():
-        return MachineCheck("torch", False, f"{installed}, which sees no GPU", "install a CUDA build of torch")
-    return MachineCheck("torch", True, installed)
+    if torch_version.endswith("+cpu") and describe_gpus():
+        return MachineCheck("torch", False, f"{torch_version}, which sees no GPU", "install a CUDA build of torch")
+    return MachineCheck("torch", True, torch_version)
 
 
 def check_vllm(home: Home) -> MachineCheck:
@@ -64,12 +64,12 @@ def check_vllm(home: Home) -> MachineCheck:
             f"run `make vllm`, or set {VARIABLE} to a Python with vLLM for CUDA",
         )
     try:
-        models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]
+        chat_models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]
     except ModelsError as error:
         return MachineCheck("vllm", True, summary, error.fix)
-    reasons = find_unservable(interpreter, models)
+    reasons = find_unservable(interpreter, chat_models)
     if not reasons:
-        return MachineCheck("vllm", True, f"{summary}, serves all {len(models)} chat models of the catalog")
+        return MachineCheck("vllm", True, f"{summary}, serves all {len(chat_models)} chat models of the catalog")
     limits = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
     return MachineCheck(
         "vllm",
@@ -84,14 +84,14 @@ def check_versions() -> MachineCheck:
     the tested one is only reported as advice.
     """
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
-    broken, needed, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
-    broken += [f"{package.name} is missing" for package in needed if not package.version and package.name in pins]
-    if broken:
-        return MachineCheck("versions", False, _list_some(list(dict.fromkeys(broken))), fix)
+    unmet, needed, tested = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
+    unmet += [f"{package.name} is missing" for package in needed if not package.version and package.name in tested]
+    if unmet:
+        return MachineCheck("versions", False, _list_some(list(dict.fromkeys(unmet))), fix)
     untested = [
-        f"{package.name} {package.version} (tested: {pins[package.name]})"
+        f"{package.name} {package.version} (tested: {tested[package.name]})"
         for package in needed
-        if package.name in pins and package.version.partition("+")[0] != pins[package.name].partition("+")[0]
+        if package.name in tested and package.version.partition("+")[0] != tested[package.name].partition("+")[0]
     ]
     if untested:
         return MachineCheck(

@@ -1,7 +1,7 @@
 """A domain: the kind of questions a run generates, with its benchmarks, seed counts, thresholds, sections and prompts.
 
 A domain is a file `catalog/NAME.toml` and the prompt templates `prompts/*.md`, which all domains share unless a domain
-replaces one by another file. This module loads the built-in domains; `own` loads those of a user.
+replaces one with another file. This module loads the built-in domains; `own` loads those of a user.
 """
 
 import tomllib
@@ -43,8 +43,8 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """Thresholds for the embedder with which they were calibrated: the model `embedder`, or the paper's
-    text-embedding-3-small. Every other embedder has its own thresholds (SPEC §6).
+    """Thresholds calibrated for one embedder: the model `embedder` or, if it is "", the paper's text-embedding-3-small.
+    Every other embedder has its own thresholds (SPEC §6).
     """
 
     question: float = Field(ge=-1, le=1)
@@ -173,11 +173,11 @@ class Domain(Strict):
 
     def render(self, prompt: str, values: Mapping[str, Any]) -> str:
         """One prompt's text with `values` filled in; a missing value is an error."""
-        return str(_template(self.prompts[prompt]).render(domain=self, **values)).strip()
+        return str(_compile_template(self.prompts[prompt]).render(domain=self, **values)).strip()
 
 
 @cache
-def _template(text: str) -> Any:
+def _compile_template(text: str) -> Any:
     from jinja2 import StrictUndefined  # deferred: most commands render no prompt
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -197,11 +197,11 @@ def load_built_in(name: str) -> Domain:
     """A built-in domain by its name; one that `extends` another inherits the other's values."""
     folder = resources.files(__package__)
     values = tomllib.loads((folder / "catalog" / f"{name}.toml").read_text(encoding="utf-8"))
-    base, files = values.pop("extends", ""), values.pop("prompt_files", {})
+    base, prompt_files = values.pop("extends", ""), values.pop("prompt_files", {})
     inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": {}}
-    files = files if base else {prompt: f"{prompt}.md" for prompt in PROMPTS} | files
-    texts = {prompt: (folder / "prompts" / file).read_text(encoding="utf-8") for prompt, file in files.items()}
-    return extend_domain(inherited, values, name, texts, f"domain {name}")
+    prompt_files = prompt_files if base else {prompt: f"{prompt}.md" for prompt in PROMPTS} | prompt_files
+    prompts = {prompt: (folder / "prompts" / file).read_text(encoding="utf-8") for prompt, file in prompt_files.items()}
+    return extend_domain(inherited, values, name, prompts, f"domain {name}")
 
 
 def extend_domain(

@@ -113,12 +113,12 @@ def _read_domain(name: str, path: Path) -> Domain:
             f"{path}: extends: there is no domain {base!r}", f"choose one of: {', '.join(list_built_in())}"
         )
     inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared_prompts()}
-    files = values.pop("prompt_files", {})
-    texts = {prompt: _read_prompt(path, prompt, file) for prompt, file in _prompt_files(path, files)}
-    domain = extend_domain(inherited, values, name, texts, str(path))
+    prompt_files = values.pop("prompt_files", {})
+    prompts = {prompt: _read_prompt(path, prompt, file) for prompt, file in _list_prompt_files(path, prompt_files)}
+    domain = extend_domain(inherited, values, name, prompts, str(path))
     _check_sections(path, domain)
-    for prompt in texts:
-        _check_prompt_renders(path.parent / files[prompt], domain, prompt)
+    for prompt in prompts:
+        _check_prompt_renders(path.parent / prompt_files[prompt], domain, prompt)
     return domain
 
 
@@ -154,16 +154,16 @@ def _shared_prompts() -> dict[str, str]:
     return dict(load_built_in("gsmhard").prompts)
 
 
-def _prompt_files(path: Path, files: Any) -> list[tuple[str, str]]:
-    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
+    if not isinstance(prompt_files, dict) or not all(isinstance(file, str) for file in prompt_files.values()):
         raise ConfigError(
             f"{path}: prompt_files is not a table of file names", 'write for instance attacker = "mine.md"'
         )
-    unknown = [prompt for prompt in files if prompt not in VARIABLES]
-    if unknown:
-        fix = suggest(unknown[0], VARIABLES, "keys there")
-        raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown[0]}'", fix)
-    return list(files.items())
+    unknown_prompts = [prompt for prompt in prompt_files if prompt not in VARIABLES]
+    if unknown_prompts:
+        fix = suggest(unknown_prompts[0], VARIABLES, "keys there")
+        raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown_prompts[0]}'", fix)
+    return list(prompt_files.items())
 
 
 def _read_prompt(path: Path, prompt: str, file: str) -> str:
@@ -179,14 +179,14 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
         )
     try:
         text = read_utf8(source)
-        needed = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
+        used_variables = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
     except (OSError, EncodingError) as error:
         raise ConfigError(
             f"{path}: prompt_files.{prompt}: {source}: {error}", "set it to a file of UTF-8 text"
         ) from error
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
-    unknown_names = sorted(needed - {"domain"} - VARIABLES[prompt])
+    unknown_names = sorted(used_variables - {"domain"} - VARIABLES[prompt])
     if unknown_names:
         names = ", ".join(sorted({"domain", *VARIABLES[prompt]}))
         raise ConfigError(f"{source}: uses the unknown variable {unknown_names[0]!r}", f"its variables are: {names}")
@@ -194,10 +194,10 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
 
 
 def _check_sections(path: Path, domain: Domain) -> None:
-    for role, needed in REQUIRED_SECTIONS.items():
-        missing = sorted(needed - set(getattr(domain.sections, role)))
+    for role, required in REQUIRED_SECTIONS.items():
+        missing = sorted(required - set(getattr(domain.sections, role)))
         if missing:
-            fix = f"add it; these sections are needed: {', '.join(sorted(needed))}"
+            fix = f"add it; these sections are needed: {', '.join(sorted(required))}"
             raise ConfigError(f"{path}: sections.{role} lacks {missing[0]}", fix)
     if domain.answer == "choice" and not domain.letters:
         raise ConfigError(f"{path}: letters is missing", 'set letters = "ABCD", or the letters of your options')

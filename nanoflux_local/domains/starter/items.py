@@ -26,8 +26,8 @@ from nanoflux_local.domains.starter.templates import SPLITS, Split
 from nanoflux_local.errors import DataError, UsageError
 
 NAMES = ("genetics", "medicine")
-_TEXTS = ("id", "split", "question", "answer", "solution", "source")
-_KEYS = frozenset({*_TEXTS, "options"})
+_TEXT_KEYS = ("id", "split", "question", "answer", "solution", "source")
+_KEYS = frozenset({*_TEXT_KEYS, "options"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ def load_choice_items(name: str) -> tuple[ChoiceItem, ...]:
 def parse_choice_items(file: str, content: str) -> tuple[ChoiceItem, ...]:
     """The items of one JSONL text; `file` names it in errors."""
     items: list[ChoiceItem] = []
-    seen: set[str] = set()
+    seen_texts: set[str] = set()
     for number, line in enumerate(content.splitlines(), start=1):
         item = _parse_item(f"{file}, line {number}", line)
-        for value in (item.id, item.question):
-            _check(value not in seen, f"{file}, line {number}", f"{value!r} is used twice")
-            seen.add(value)
+        for text in (item.id, item.question):
+            _check(text not in seen_texts, f"{file}, line {number}", f"{text!r} is used twice")
+            seen_texts.add(text)
         items.append(item)
     return tuple(items)
 
@@ -71,12 +71,12 @@ def _parse_item(place: str, line: str) -> ChoiceItem:
         _check(key in _KEYS, place, f"key {key!r} is unknown")
     for key in sorted(_KEYS):
         _check(key in row, place, f"key {key!r} is missing")
-    for key in _TEXTS:
+    for key in _TEXT_KEYS:
         _check(_is_text(row[key]), place, f"key {key!r} must be a text")
     _check(row["split"] in SPLITS, place, f"key 'split' must be one of {', '.join(SPLITS)}")
     options = _parse_options(place, row["options"])
     _check(row["answer"] in options, place, f"key 'answer' must be one of {', '.join(options)}")
-    return ChoiceItem(**{key: row[key] for key in _TEXTS}, options=options)
+    return ChoiceItem(**{key: row[key] for key in _TEXT_KEYS}, options=options)
 
 
 def _parse_row(place: str, line: str) -> dict[str, Any]:
@@ -88,13 +88,15 @@ def _parse_row(place: str, line: str) -> dict[str, Any]:
     return dict(row)
 
 
-def _parse_options(place: str, table: Any) -> Mapping[str, str]:
-    _check(isinstance(table, dict) and len(table) > 1, place, "key 'options' must be an object with several options")
-    letters = list(string.ascii_uppercase[: len(table)])
-    _check(list(table) == letters, place, f"key 'options' must have the letters {', '.join(letters)} in order")
-    _check(all(map(_is_text, table.values())), place, "key 'options' must hold texts")
-    _check(len(set(table.values())) == len(table), place, "key 'options' has the same text twice")
-    return MappingProxyType(table)
+def _parse_options(place: str, options: Any) -> Mapping[str, str]:
+    _check(
+        isinstance(options, dict) and len(options) > 1, place, "key 'options' must be an object with several options"
+    )
+    letters = list(string.ascii_uppercase[: len(options)])
+    _check(list(options) == letters, place, f"key 'options' must have the letters {', '.join(letters)} in order")
+    _check(all(map(_is_text, options.values())), place, "key 'options' must hold texts")
+    _check(len(set(options.values())) == len(options), place, "key 'options' has the same text twice")
+    return MappingProxyType(options)
 
 
 def _is_text(value: Any) -> bool:

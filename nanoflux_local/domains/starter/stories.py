@@ -16,8 +16,8 @@ from typing import Any
 from nanoflux_local.domains.starter.templates import Template, build_template
 from nanoflux_local.errors import DataError
 
-_WORD = re.compile(r"<(\w+)>")
-_PLURAL = "<items>"
+_WORD_SLOT = re.compile(r"<(\w+)>")
+_PLURAL_SLOT = "<items>"
 
 
 @cache
@@ -25,9 +25,9 @@ def load_stories(split: str = "") -> tuple[Template, ...]:
     """All stories, or those of one split, situation by situation."""
     plots, situations = _read_tables("plots.toml", "plot"), _read_tables("situations.toml", "situation")
     return tuple(
-        compose_story(situation, plot, row + column)
-        for row, situation in enumerate(situations)
-        for column, plot in enumerate(plots)
+        compose_story(situation, plot, situation_number + plot_number)
+        for situation_number, situation in enumerate(situations)
+        for plot_number, plot in enumerate(plots)
         if split in ("", situation["split"]) and not (situation["split"] == "train" and plot.get("held_out"))
     )
 
@@ -46,7 +46,7 @@ def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: i
     """
     words = _choose_words(situation, turn)
     row = {key: value for key, value in plot.items() if key not in ("texts", "held_out")}
-    row |= {"text": plot["texts"][turn % len(plot["texts"])], "unit": plot.get("unit", _PLURAL)}
+    row |= {"text": plot["texts"][turn % len(plot["texts"])], "unit": plot.get("unit", _PLURAL_SLOT)}
     row |= {key: _fill_words(row[key], words) for key in ("text", "ask", "result", "unit")}
     row["solution"] = [_fill_words(line, words) for line in plot["solution"]]
     row |= {"id": f"{situation['id']}-{plot['id']}", "split": situation["split"], "steps": len(row["solution"])}
@@ -66,12 +66,12 @@ def _choose_words(situation: Mapping[str, Any], turn: int) -> dict[str, str]:
 
 
 def _fill_words(text: str, words: Mapping[str, str]) -> str:
-    def word(match: re.Match[str]) -> str:
+    def find_word(match: re.Match[str]) -> str:
         if match[1] not in words:
             raise DataError(f"plots.toml: unknown word <{match[1]}>", f"use one of: {', '.join(words)}")
         return words[match[1]]
 
-    return _WORD.sub(word, text)
+    return _WORD_SLOT.sub(find_word, text)
 
 
 def _read_tables(file: str, name: str) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ The files are `arithmetic/*.toml`, one per setting. Each is a list of `[[templat
     where     optional condition over quantities and program variables; numbers are drawn again until it holds
     quantities.NAME = { low, high, step = 1, link = false }
 
-`link = true` lets the result of an earlier part replace the quantity; the text then shows a name such as "A". A linked
-value may lie outside low..high, but must pass `Template.admits`: every quantity must be a positive integer, every
-program variable must be positive with at most two decimals, and `where` must hold.
+`link = true` lets the result of an earlier template in a chain replace the quantity; the text then shows a name such as
+"A". A linked value may lie outside low..high, but must pass `Template.admits`: every quantity must be a positive
+integer, every program variable must be positive with at most two decimals, and `where` must hold.
 
 Unknown keys, names and placeholders are refused when a file is loaded. The attacker chooses the order of the linked
 templates and the names of their results.
@@ -42,10 +42,10 @@ Number = int | float
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 MAX_STEPS = 5
-_DRAWS = 1000
+_MAX_DRAWS = 1000
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_TEXTS = ("id", "split", "text", "ask", "result", "unit", "program")
-_KEYS = frozenset({*_TEXTS, "steps", "solution", "quantities", "where"})
+_TEXT_KEYS = ("id", "split", "text", "ask", "result", "unit", "program")
+_KEYS = frozenset({*_TEXT_KEYS, "steps", "solution", "quantities", "where"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ class Template:
 
         `share` in (0, 1] restricts the draw to the lower part of every range, for problems with smaller numbers.
         """
-        for _ in range(_DRAWS):
+        for _ in range(_MAX_DRAWS):
             values = {quantity.name: quantity.draw(rng, share) for quantity in self.quantities}
             if self.admits(values):
                 return values
         raise DataError(
-            f"{self.setting}.toml: template {self.id!r}: key 'where': no draw in {_DRAWS} satisfies it",
+            f"{self.setting}.toml: template {self.id!r}: key 'where': no draw in {_MAX_DRAWS} satisfies it",
             "loosen the condition or widen the ranges",
         )
 
@@ -135,12 +135,12 @@ def load_templates() -> tuple[Template, ...]:
     folder = resources.files(__package__) / "arithmetic"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     templates: list[Template] = []
-    seen: set[str] = set()
+    seen_ids: set[str] = set()
     for file in files:
         for template in parse_templates(file.name, file.read_text(encoding="utf-8")):
-            if template.id in seen:
+            if template.id in seen_ids:
                 raise _build_error(file.name, template.id, "id", "is used twice")
-            seen.add(template.id)
+            seen_ids.add(template.id)
             templates.append(template)
     return tuple(templates)
 
@@ -173,7 +173,7 @@ def build_template(file: str, row: Mapping[str, Any]) -> Template:
     quantities = tuple(_parse_quantity(slot, table, check) for slot, table in row["quantities"].items())
     check(any(quantity.link for quantity in quantities), "quantities", "no quantity has link = true")
     template = Template(
-        **{key: row[key] for key in _TEXTS},
+        **{key: row[key] for key in _TEXT_KEYS},
         setting=file.removesuffix(".toml"),
         steps=row["steps"],
         solution=tuple(row["solution"]),
@@ -192,7 +192,7 @@ def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
         check(key in _KEYS, key, "is unknown")
     for key in sorted(_KEYS - {"where"}):
         check(key in row, key, "is missing")
-    for key in _TEXTS:
+    for key in _TEXT_KEYS:
         check(isinstance(row[key], str) and row[key].strip() != "", key, "must be a text")
     check(isinstance(row.get("where", ""), str), "where", "must be a text")
     check(_KEBAB.fullmatch(row["id"]) is not None, "id", "must be kebab-case")
@@ -205,17 +205,17 @@ def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
 
 
 def _parse_quantity(name: str, table: Any, check: _Check) -> Quantity:
-    key = f"quantities.{name}"
-    check(isinstance(table, dict), key, "must be a table")
-    check(name.isidentifier() and name not in {"answer", "True", "False", "None"}, key, "cannot be used as a name")
-    for part in table:
-        check(part in {"low", "high", "step", "link"}, f"{key}.{part}", "is unknown")
-    for part in ("low", "high"):
-        check(part in table, f"{key}.{part}", "is missing")
-    for part in table.keys() - {"link"}:
-        check(_is_count(table[part]), f"{key}.{part}", "must be a positive integer")
-    check(table["low"] <= table["high"], f"{key}.high", "is below low")
-    check(isinstance(table.get("link", False), bool), f"{key}.link", "must be true or false")
+    slot_key = f"quantities.{name}"
+    check(isinstance(table, dict), slot_key, "must be a table")
+    check(name.isidentifier() and name not in {"answer", "True", "False", "None"}, slot_key, "cannot be used as a name")
+    for key in table:
+        check(key in {"low", "high", "step", "link"}, f"{slot_key}.{key}", "is unknown")
+    for key in ("low", "high"):
+        check(key in table, f"{slot_key}.{key}", "is missing")
+    for key in table.keys() - {"link"}:
+        check(_is_count(table[key]), f"{slot_key}.{key}", "must be a positive integer")
+    check(table["low"] <= table["high"], f"{slot_key}.high", "is below low")
+    check(isinstance(table.get("link", False), bool), f"{slot_key}.link", "must be true or false")
     return Quantity(name=name, **table)
 
 
@@ -223,7 +223,7 @@ def _check_program(template: Template, check: _Check) -> None:
     """Check that every name is defined before its use, so that no draw fails later."""
     slots = {quantity.name for quantity in template.quantities}
     names = set(slots)
-    statements = _parse(template.program, "exec", "program", check)
+    statements = _parse_statements(template.program, "exec", "program", check)
     check(len(statements) == template.steps, "program", "must have one statement per step")
     for statement in statements:
         assigned = statement.assigned
@@ -231,7 +231,7 @@ def _check_program(template: Template, check: _Check) -> None:
         _check_names(statement, names | {str(assigned)}, "program", check)
         names.add(str(assigned))
     check(statements[-1].assigned == "answer", "program", "must end by setting answer")
-    (condition,) = _parse(template.where, "eval", "where", check)
+    (condition,) = _parse_statements(template.where, "eval", "where", check)
     _check_names(condition, names, "where", check)
     check(_find_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_join_names(slots)}")
     for key in ("ask", "result", "unit"):
@@ -243,13 +243,15 @@ def _check_program(template: Template, check: _Check) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A statement of a program, or a condition: the one name that it assigns, if it does, and all names that occur."""
+    """A statement of a program, or a condition: the name that it assigns (None if it is no simple assignment), and all
+    names that occur in it.
+    """
 
     assigned: str | None
     names: frozenset[str]
 
 
-def _parse(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> tuple[_Statement, ...]:
+def _parse_statements(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> tuple[_Statement, ...]:
     try:
         return _parse_source(source, mode)
     except SyntaxError as error:
@@ -261,8 +263,8 @@ def _parse(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) 
 def _parse_source(source: str, mode: Literal["exec", "eval"]) -> tuple[_Statement, ...]:
     """The statements of a source text. Cached, since all stories of a plot have the same program."""
     tree = ast.parse(source, mode=mode)
-    parts = tree.body if isinstance(tree, ast.Module) else [tree]
-    return tuple(_Statement(_find_assigned_name(part), _find_names(part)) for part in parts)
+    nodes = tree.body if isinstance(tree, ast.Module) else [tree]
+    return tuple(_Statement(_find_assigned_name(node), _find_names(node)) for node in nodes)
 
 
 def _find_assigned_name(statement: ast.AST) -> str | None:
@@ -303,10 +305,10 @@ def _is_count(value: Any) -> bool:
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:
-    texts = {
+    text_by_name = {
         name: plain_number(value) if isinstance(value, int | float) else str(value) for name, value in values.items()
     }
-    return text.format_map(texts)
+    return text.format_map(text_by_name)
 
 
 def _remove_noise(value: Number) -> Number:
