@@ -24,7 +24,7 @@ SPEC_SECTIONS = {
         "ANALYSIS", "REASONING QUALITY", "CALCULATION ACCURACY", "DECISION", "CONFIDENCE", "EXPLANATION",
     ),
 }  # fmt: skip
-SPEC_NUMBERS = {
+SEED_COUNTS_AND_THRESHOLDS = {
     "gsmhard": ((5, 7), 0.85), "genomebench": ((5, 7), 0.80), "multimedqa": ((7, 12), 0.75),
     "starter-genetics": ((5, 7), 0.80), "starter-medicine": ((7, 12), 0.75),
 }  # fmt: skip
@@ -63,9 +63,9 @@ EXPECTED_TEXTS = {
     "open_book": [SEEDS[0].question, SEEDS[1].question, ATTACK.question, "SOLUTION:", "ANSWER:"],
 }
 SHORT_PROMPTS = ("gsmhard-short", "starter")
-ON_DOCUMENTS = ("documents", "documents-choice")
+DOCUMENT_DOMAINS = ("documents", "documents-choice")
 DOMAINS_AND_PROMPTS = [
-    *itertools.product(list_built_in(), PROMPTS), *itertools.product(ON_DOCUMENTS, DOCUMENT_PROMPTS),
+    *itertools.product(list_built_in(), PROMPTS), *itertools.product(DOCUMENT_DOMAINS, DOCUMENT_PROMPTS),
 ]  # fmt: skip
 
 
@@ -80,19 +80,19 @@ def test_prompts_render_their_values_verbatim(name, prompt):
 
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
-def test_prompt_without_its_values_is_an_error(name, prompt):
+def test_prompt_without_one_of_its_values_is_an_error(name, prompt):
     values = dict(VALUES[prompt])
     values.pop(next(iter(values)))
     with pytest.raises(jinja2.UndefinedError):
         load_domain(name).render(prompt, values)
 
 
-@pytest.mark.parametrize("name", SPEC_NUMBERS)
+@pytest.mark.parametrize("name", SEED_COUNTS_AND_THRESHOLDS)
 def test_seed_counts_and_thresholds_are_the_papers(name):
     domain = load_domain(name)
-    (low, high), theta = SPEC_NUMBERS[name]
+    (low, high), question_threshold = SEED_COUNTS_AND_THRESHOLDS[name]
     assert (domain.seeds.min, domain.seeds.max) == (low, high)
-    assert (domain.novelty.question, domain.novelty.solution) == (theta, 0.75)
+    assert (domain.novelty.question, domain.novelty.solution) == (question_threshold, 0.75)
     assert 0.9 <= domain.confidence <= 0.95
 
 
@@ -129,12 +129,12 @@ def test_judge_prompts_state_the_words_that_are_read(name, role, words):
 def test_document_prompts_belong_to_domains_for_documents() -> None:
     """Prompts of other domains are recorded with their runs, so none is added to them."""
     for name in list_built_in():
-        expected = [*PROMPTS, *(DOCUMENT_PROMPTS if name in ON_DOCUMENTS else ())]
+        expected = [*PROMPTS, *(DOCUMENT_PROMPTS if name in DOCUMENT_DOMAINS else ())]
         assert sorted(load_domain(name).prompts) == sorted(expected)
-        assert load_domain(name).cites == (name in ON_DOCUMENTS)
+        assert load_domain(name).cites == (name in DOCUMENT_DOMAINS)
 
 
-@pytest.mark.parametrize("name", ON_DOCUMENTS)
+@pytest.mark.parametrize("name", DOCUMENT_DOMAINS)
 def test_document_prompts_show_where_each_passage_stands(name):
     passages = (Seed("a", "x", "Doors close at ten.", "", source="wards/night.pdf", place="page 3"),)
     for prompt in ("attacker", *DOCUMENT_PROMPTS):
@@ -142,7 +142,7 @@ def test_document_prompts_show_where_each_passage_stands(name):
         assert "Passage 1 (wards/night.pdf, page 3): Doors close at ten." in load_domain(name).render(prompt, values)
 
 
-@pytest.mark.parametrize("name", ON_DOCUMENTS)
+@pytest.mark.parametrize("name", DOCUMENT_DOMAINS)
 def test_document_validation_shows_the_citations(name):
     attack = Attack("Q?", "S", "A", notes={"CITATIONS": '1: "Doors close at ten."'})
     text = load_domain(name).render("validation", {"attack": attack, "evidence": ()})
@@ -167,7 +167,7 @@ def test_defender_prompt_states_its_budgets(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "rule", "answer", "plain"),
+    ("name", "rule", "answer", "normalized_answer"),
     [
         ("gsmhard", "one number", "$1,200", "1200"),
         ("starter", "one number", "12 eggs", "12"),
@@ -177,11 +177,11 @@ def test_defender_prompt_states_its_budgets(name):
         ("multimedqa", "(A, B, C, D)", "**B**", "B"),
     ],
 )
-def test_answer_rule_matches_what_is_read(name, rule, answer, plain):
+def test_answer_rule_matches_what_is_read(name, rule, answer, normalized_answer):
     domain = load_domain(name)
     assert rule in domain.answer_rule
     assert domain.answer_rule in domain.render("attacker", VALUES["attacker"])
-    assert normalize_answer(domain, answer) == plain
+    assert normalize_answer(domain, answer) == normalized_answer
 
 
 @pytest.mark.parametrize("name", list_built_in())
@@ -203,14 +203,17 @@ def test_worked_examples_are_readable_and_right(name):
 
 def test_worked_attack_is_readable_and_right():
     domain = load_domain("gsmhard")
-    first, worked, last = build_attacker_messages(domain, SEEDS)
-    assert (first.role, worked.role, last.role) == ("user", "assistant", "user")
-    attack = read_attack(domain, worked.content)
+    example_prompt, example_reply, final_prompt = build_attacker_messages(domain, SEEDS)
+    assert (example_prompt.role, example_reply.role, final_prompt.role) == ("user", "assistant", "user")
+    attack = read_attack(domain, example_reply.content)
     assert isinstance(attack, Attack) and attack.answer == "60"
     steps = re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", attack.solution)
     assert len(steps) == 5 and all(eval(left) == float(right) for left, right in steps)
-    assert all(text in first.content for text in domain.attacks[0].material) and SEEDS[0].question not in first.content
-    assert SEEDS[0].question in last.content and "four steps" not in last.content
+    assert (
+        all(text in example_prompt.content for text in domain.attacks[0].material)
+        and SEEDS[0].question not in example_prompt.content
+    )
+    assert SEEDS[0].question in final_prompt.content and "four steps" not in final_prompt.content
     assert len(build_attacker_messages(load_domain("starter"), SEEDS)) == 1
 
 
@@ -225,7 +228,7 @@ def test_domain_refuses_unknown_keys():
         Domain.model_validate({**load_domain("gsmhard").model_dump(), "sonnets": 1})
 
 
-def test_genomebench_asks_for_xml_and_medicine_for_its_maps():
+def test_attacker_prompts_ask_for_the_papers_tags_and_maps():
     """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
     genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
@@ -251,7 +254,7 @@ def test_medicine_lists_the_benchmarks_with_free_text():
     assert set(domain.free_text) < set(domain.datasets) < set(list_importable_benchmarks())
 
 
-def test_seed_without_answer_is_shown_without_one():
+def test_attacker_prompt_omits_a_missing_answer():
     """The items of HealthSearchQA have no answer."""
     text = load_domain("multimedqa").render(
         "attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),), "first": True}

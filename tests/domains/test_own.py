@@ -24,19 +24,19 @@ novelty = { question = 0.9 }
 """
 
 
-def read_block(kind: str) -> str:
+def read_block(language: str) -> str:
     blocks = re.findall(
-        rf"```{kind}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL
+        rf"```{language}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL
     )
-    assert len(blocks) == 1, kind
+    assert len(blocks) == 1, language
     return blocks[0]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
+def write_domain(tmp_path: Path) -> Callable[..., Path]:
     """Write the file of the domain `mine` and its prompt files into a home, and return the home."""
 
-    def write_domain(text: str, **prompts: str) -> Path:
+    def write_files(text: str, **prompts: str) -> Path:
         folder = tmp_path / "domains"
         folder.mkdir(exist_ok=True)
         (folder / "mine.toml").write_text(text, encoding="utf-8")
@@ -44,7 +44,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
             (folder / f"{name}.md").write_text(prompt, encoding="utf-8")
         return tmp_path
 
-    return write_domain
+    return write_files
 
 
 def test_page_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -72,15 +72,15 @@ def test_page_names_every_domain_key() -> None:
     assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
 
 
-def test_domains_are_listed_and_shown_for_scripts(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_domain_commands_print_json(
+    write_domain: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    home = write(MINIMAL)
+    home = write_domain(MINIMAL)
     monkeypatch.setenv("NANOFLUX_HOME", str(home))
     outputs = []
-    for words in (("list",), ("show", "mine"), ("show", "mine", "--prompt", "code")):
+    for arguments in (("list",), ("show", "mine"), ("show", "mine", "--prompt", "code")):
         with pytest.raises(SystemExit) as result:
-            main(["domains", *words, "--json"])
+            main(["domains", *arguments, "--json"])
         assert result.value.code == 0
         outputs.append(json.loads(capfd.readouterr().out))
     domains, document, prompt = outputs
@@ -93,20 +93,20 @@ def test_domains_are_listed_and_shown_for_scripts(
     assert result.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
 
 
-def test_domain_without_a_base_has_the_shared_prompts(write: Callable[..., Path]) -> None:
-    home = write(MINIMAL)
+def test_domain_without_a_base_has_the_shared_prompts(write_domain: Callable[..., Path]) -> None:
+    home = write_domain(MINIMAL)
     domain = load_domain("mine", home)
     assert list_domain_names(home) == [*list_built_in(), "mine"]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
-    assert domain.hash != load_domain("mine", write(MINIMAL.replace("doses", "drips"))).hash
-    assert domain.hash == load_domain("mine", write(MINIMAL.replace("0.9", "0.8"))).hash, (
+    assert domain.hash != load_domain("mine", write_domain(MINIMAL.replace("doses", "drips"))).hash
+    assert domain.hash == load_domain("mine", write_domain(MINIMAL.replace("0.9", "0.8"))).hash, (
         "the thresholds belong to a run, so they must not change the hash of the domain"
     )
 
 
-ATTACKER = "prompt_files = { attacker = 'a.md' }"
-WRONG = {
+ATTACKER_PROMPT_FILE = "prompt_files = { attacker = 'a.md' }"
+INVALID_DOMAINS = {
     "unknown key": (MINIMAL + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
     "unknown key inside": (MINIMAL.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'"),
     "missing key": (MINIMAL.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
@@ -115,38 +115,38 @@ WRONG = {
     "threshold out of range": (MINIMAL.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
     "unknown prompt": (MINIMAL + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
     "text in place of file names": (MINIMAL + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
-    "missing prompt file": (MINIMAL + ATTACKER, {}, "No such file"),
-    "invalid template": (MINIMAL + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
+    "missing prompt file": (MINIMAL + ATTACKER_PROMPT_FILE, {}, "No such file"),
+    "invalid template": (MINIMAL + ATTACKER_PROMPT_FILE, {"a": "x\n{% for %}"}, "a.md, line 2"),
     "prompt file in another folder": (
         MINIMAL + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder",
     ),
     "unknown variable in a prompt": (
-        MINIMAL + ATTACKER, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
+        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
     ),
     "unknown key of a variable in a prompt": (
-        MINIMAL + ATTACKER, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
+        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
     ),
     "Python attributes in a prompt": (
-        MINIMAL + ATTACKER, {"a": "{{ seeds.__class__.__mro__ }}"}, "a.md: cannot be filled in",
+        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ seeds.__class__.__mro__ }}"}, "a.md: cannot be filled in",
     ),
     "missing section": (MINIMAL + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER"),
     "choice without letters": (MINIMAL.replace('"number"', '"choice"'), {}, "letters is missing"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "prompts", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("text", "prompts", "message"), INVALID_DOMAINS.values(), ids=INVALID_DOMAINS)
 def test_domain_errors_name_the_file(
-    write: Callable[..., Path], text: str, prompts: dict[str, str], message: str
+    write_domain: Callable[..., Path], text: str, prompts: dict[str, str], message: str
 ) -> None:
-    home = write(text, **prompts)
+    home = write_domain(text, **prompts)
     with pytest.raises(ConfigError) as caught:
         load_domain("mine", home)
     assert message in caught.value.message and str(home) in caught.value.message
     assert caught.value.fix
 
 
-def test_domain_names_stay_in_the_folder_and_off_built_in_ones(write: Callable[..., Path]) -> None:
-    home = write(MINIMAL)
+def test_domain_files_outside_the_folder_or_with_built_in_names_are_ignored(write_domain: Callable[..., Path]) -> None:
+    home = write_domain(MINIMAL)
     (home / "domains" / "starter.toml").write_text(MINIMAL)
     assert load_domain("starter", home) == load_domain("starter")
     for name in ("../domains/mine", "mine.toml", "", "other"):
@@ -167,12 +167,13 @@ def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
         '{"question": "Q2?", "answer": "B", "options": {"A": "a", "B": "b"}, "solution": null}',
         '{"question": "Q3?", "answer": "a text"}',
     )
-    first, second, third = read_benchmark("mine", [path]).items
-    assert (first.seed.id, first.seed.answer, first.seed.solution, first.seed.program, first.split) == (
-        "mine-q-1", "5", "s", "print(5)", "dev",
-    )  # fmt: skip
-    assert (second.seed.id, second.seed.options, second.seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
-    assert third.split in ("train", "dev", "test")
+    first_item, second_item, third_item = read_benchmark("mine", [path]).items
+    seed = first_item.seed
+    assert (seed.id, seed.answer, seed.solution, seed.program) == ("mine-q-1", "5", "s", "print(5)")
+    assert first_item.split == "dev"
+    seed = second_item.seed
+    assert (seed.id, seed.options, seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
+    assert third_item.split in ("train", "dev", "test")
     (tmp_path / "test.csv").write_text("question,answer,solution\nQ?,7,\n")
     assert read_benchmark("mine", [tmp_path / "test.csv"]).items[0].split == "test"
 
@@ -199,14 +200,14 @@ def test_own_data_errors_name_the_row(tmp_path: Path, line: str, message: str) -
 # Prompts
 
 
-OWN_FILES = {
+SPECIAL_PROMPT_FILES = {
     ("starter", "defender"): "defender_short", ("gsmhard-short", "defender"): "defender_steps",
     **{(name, prompt): f"{prompt}_documents" for name in ("documents", "documents-choice")
        for prompt in ("attacker", "validation")},
 }  # fmt: skip
 
 
-def read_table() -> dict[str, tuple[int, int]]:
+def read_prompt_table() -> dict[str, tuple[int, int]]:
     """The version and the maximum number of tokens of each prompt, as the page states them."""
     page = (DOCS / "reference" / "prompts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", page, re.MULTILINE)
@@ -216,7 +217,7 @@ def read_table() -> dict[str, tuple[int, int]]:
 def test_page_table_lists_every_prompt_with_its_version() -> None:
     folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
     first_lines = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
-    assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in read_table().items()}
+    assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in read_prompt_table().items()}
 
 
 @pytest.mark.real_model
@@ -224,9 +225,9 @@ def test_prompts_stay_within_the_tokens_the_page_states(smollm2_dir: Path) -> No
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
     for domain in map(load_domain, list_built_in()):
         for prompt in domain.prompts:
-            file = OWN_FILES.get((domain.name, prompt), prompt)
+            file = SPECIAL_PROMPT_FILES.get((domain.name, prompt), prompt)
             count = len(tokenizer(render_prompt(domain, prompt))["input_ids"])
-            assert count <= read_table()[file][1], (domain.name, prompt, count)
+            assert count <= read_prompt_table()[file][1], (domain.name, prompt, count)
             assert "version 1" not in render_prompt(domain, prompt)
 
 

@@ -41,7 +41,7 @@ def draw_values(template: Template, count: int = 30) -> list[dict[str, int]]:
     return [template.draw(rng) for _ in range(count)]
 
 
-def test_enough_templates_in_enough_settings_at_every_step_count():
+def test_templates_cover_enough_settings_and_every_step_count():
     steps = Counter(template.steps for template in TEMPLATES)
     assert len(TEMPLATES) >= 60
     assert len({template.setting for template in TEMPLATES}) >= 10
@@ -57,12 +57,12 @@ def test_templates_share_no_id_and_no_text():
         assert max(counts.values()) == 1, counts.most_common(1)
 
 
-def test_splits_have_templates_of_each_length_in_their_share():
+def test_splits_have_every_length_and_their_share_of_templates():
     for steps in (1, 2, 3):
         assert {t.split for t in TEMPLATES if t.steps == steps} == set(SPLITS)
-    share = Counter(template.split for template in TEMPLATES)
+    counts = Counter(template.split for template in TEMPLATES)
     for split, expected in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
-        assert abs(share[split] / len(TEMPLATES) - expected) < 0.05, share
+        assert abs(counts[split] / len(TEMPLATES) - expected) < 0.05, counts
 
 
 def test_settings_have_train_and_test_templates():
@@ -107,12 +107,12 @@ def test_links_admit_results_of_earlier_parts(template):
     rng = random.Random(template.id)
     assert template.links
     for link in template.links:
-        quantity = next(q for q in template.quantities if q.name == link)
-        values = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
-        assert sum(template.admits(v) for v in values) >= 15, f"{link} admits too few results"
-        assert not template.admits({**values[0], link: 2.5})
-        assert not template.admits({**values[0], link: 0})
-        assert " A" in template.build_question_text({**values[0], link: "A"})
+        quantity = next(candidate for candidate in template.quantities if candidate.name == link)
+        draws = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
+        assert sum(template.admits(draw) for draw in draws) >= 15, f"{link} admits too few results"
+        assert not template.admits({**draws[0], link: 2.5})
+        assert not template.admits({**draws[0], link: 0})
+        assert " A" in template.build_question_text({**draws[0], link: "A"})
 
 
 @for_each_template
@@ -184,7 +184,7 @@ def test_unsatisfiable_where_is_an_error():
 
 
 @pytest.mark.parametrize("name", LETTERS)
-def test_choice_items_are_many_split_and_balanced(name):
+def test_choice_items_are_numerous_split_and_balanced(name):
     items = load_choice_items(name)
     letters = Counter(item.answer for item in items)
     assert len(items) >= 40
@@ -208,8 +208,10 @@ def test_choice_items_have_options_a_question_and_a_solution(name):
 @pytest.mark.parametrize("name", LETTERS)
 def test_longest_option_does_not_reveal_the_answer(name):
     items = load_choice_items(name)
-    longest = sum(max(item.options, key=lambda letter: len(item.options[letter])) == item.answer for item in items)
-    assert longest / len(items) < 0.4
+    longest_is_answer_count = sum(
+        max(item.options, key=lambda letter: len(item.options[letter])) == item.answer for item in items
+    )
+    assert longest_is_answer_count / len(items) < 0.4
 
 
 def test_choice_questions_differ():
@@ -218,9 +220,11 @@ def test_choice_questions_differ():
 
 
 def make_row(**changes: object) -> str:
-    required = {"id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}}
-    more = {"answer": "B", "solution": "It is that. So it is.", "source": "A book"}
-    return json.dumps({key: value for key, value in {**required, **more, **changes}.items() if value is not None})
+    question_fields = {"id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}}
+    answer_fields = {"answer": "B", "solution": "It is that. So it is.", "source": "A book"}
+    return json.dumps(
+        {key: value for key, value in {**question_fields, **answer_fields, **changes}.items() if value is not None}
+    )
 
 
 @pytest.mark.parametrize(

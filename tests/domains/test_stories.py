@@ -96,10 +96,10 @@ def test_story_links_admit_results_of_earlier_parts() -> None:
 
 
 def test_composition_rotates_objects_people_and_wordings() -> None:
-    first, second = (compose_story(SITUATION, PLOT, turn) for turn in (0, 1))
-    assert first.build_question_text({"have": 3, "more": 4}) == "Ann has 3 rolls. Ann bakes 4 more."
-    assert second.build_question_text({"have": 3, "more": 4}) == "Cy and 3 plain pies, 4 more."
-    assert (first.id, first.steps, first.unit, first.ask) == (
+    first_story, second_story = (compose_story(SITUATION, PLOT, turn) for turn in (0, 1))
+    assert first_story.build_question_text({"have": 3, "more": 4}) == "Ann has 3 rolls. Ann bakes 4 more."
+    assert second_story.build_question_text({"have": 3, "more": 4}) == "Cy and 3 plain pies, 4 more."
+    assert (first_story.id, first_story.steps, first_story.unit, first_story.ask) == (
         "bakery-gain",
         1,
         "rolls",

@@ -87,7 +87,7 @@ def error(message: Any, **fields: Any) -> Json:
     return {"error": {"message": message, **fields}}
 
 
-TOOL = [{"id": "t-1", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
+TOOL_CALLS = [{"id": "t-1", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
 OK = "ANSWER: 18"
 THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
 OVERLONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
@@ -98,8 +98,8 @@ OPENAI_CHAT = [
     ("cut before its first word", 200, chat({"content": "", "refusal": None}, "length"), Read("", "length")),
     ("refusal", 200, chat({"content": None, "refusal": "I can't."}), Read("I can't.", "refused")),
     ("filtered", 200, chat({"content": None}, "content_filter"), Read("", "refused")),
-    ("tool call", 200, chat({"content": None, "tool_calls": TOOL}, "tool_calls"), Refused("the tool 'python'")),
-    ("tool call after a text", 200, chat({"content": OK, "tool_calls": TOOL}, "tool_calls"), Read(OK)),
+    ("tool call", 200, chat({"content": None, "tool_calls": TOOL_CALLS}, "tool_calls"), Refused("the tool 'python'")),
+    ("tool call after a text", 200, chat({"content": OK, "tool_calls": TOOL_CALLS}, "tool_calls"), Read(OK)),
     ("old function call", 200, chat({"content": None, "function_call": {"name": "f", "arguments": "{}"}},
                                     "function_call"), Refused("the tool 'f'")),
     ("busy", 429, error("Rate limit reached", type="requests", code="rate_limit_exceeded"), Retry("rate_limited")),
@@ -216,11 +216,11 @@ MISTRAL = [
                    "code": "3505"}, Retry("rate_limited")),
     ("wrong key", 401, {"detail": "Unauthorized"}, Refused("Unauthorized")),
 ]  # fmt: skip
-DETAILS = [{"type": "reasoning.text", "text": "hm", "format": "x", "index": 0}]
+REASONING_DETAILS = [{"type": "reasoning.text", "text": "hm", "format": "x", "index": 0}]
 OPENROUTER = [
     ("good", 200, chat({"content": OK, "refusal": None, "reasoning": None}, native_finish_reason="stop", provider="P"),
      Read(OK)),
-    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm", "reasoning_details": DETAILS}),
+    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm", "reasoning_details": REASONING_DETAILS}),
      Read(OK, thoughts="hm")),
     ("cut while it thought", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
     ("no end stated", 200, chat({"content": OK}, None), Read(OK)),

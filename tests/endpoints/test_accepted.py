@@ -50,7 +50,7 @@ def refuse(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize(
-    ("model", "sampled", "together", "max_tokens"),
+    ("model", "takes_sampling", "takes_both", "max_tokens"),
     [
         ("gpt-4o", True, True, "max_tokens"),
         ("duelist-a", True, True, "max_tokens"),
@@ -72,18 +72,18 @@ def refuse(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
         ("claude-sonnet-4-5@20250929", True, False, "max_tokens"),
     ],
 )
-def test_accepted_follows_the_models_name_behind_any_prefix(
-    model: str, sampled: bool, together: bool, max_tokens: str
+def test_accepted_parameters_follow_the_models_name_behind_any_prefix(
+    model: str, takes_sampling: bool, takes_both: bool, max_tokens: str
 ) -> None:
     accepted = infer_accepted(model)
-    assert (accepted.temperature, accepted.top_p) == (sampled, sampled)
-    assert (accepted.temperature_with_top_p, accepted.max_tokens) == (together, max_tokens)
+    assert (accepted.temperature, accepted.top_p) == (takes_sampling, takes_sampling)
+    assert (accepted.temperature_with_top_p, accepted.max_tokens) == (takes_both, max_tokens)
 
 
 # The table `send`
 
 
-def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
+def test_send_settings_override_the_models_name(server: Any) -> None:
     server.answer((200, GOOD_REPLY))
     send = Send(seed="int32", top_p=False, stop=2, max_tokens="max_completion_tokens", system=False)
     ask(OpenAIChatEndpoint("m", server.url, send=send))
@@ -96,15 +96,15 @@ def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
     assert body["temperature"] == 0.7 and body["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(body)
 
 
-def test_thinking_model_is_sent_no_stop_strings_unless_a_switch_is_set() -> None:
+def test_thinking_model_is_sent_no_stop_strings_unless_send_sets_them() -> None:
     assert infer_accepted("m", thinks=True).stop_strings(STOPS) == []
     assert infer_accepted("m", thinks=True, send=Send(stop=True)).stop_strings(STOPS) == list(STOPS)
 
 
-def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:
-    plain = OpenAIChatEndpoint("m", server.url)
-    switched = OpenAIChatEndpoint("m", server.url, send=Send(seed=False, temperature=False))
-    assert plain.identity == switched.identity
+def test_send_settings_change_no_identity(server: Any) -> None:
+    plain_endpoint = OpenAIChatEndpoint("m", server.url)
+    endpoint_with_send = OpenAIChatEndpoint("m", server.url, send=Send(seed=False, temperature=False))
+    assert plain_endpoint.identity == endpoint_with_send.identity
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:
         ({"interface": "vllm", "send": {"seed": False}}, "send: the interface 'vllm' does not support it"),
     ],
 )
-def test_unknown_switches_are_refused(values: dict[str, Any], message: str) -> None:
+def test_unknown_send_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         where = "profile: endpoints.x"
         check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, where), where)
@@ -124,14 +124,19 @@ def test_unknown_switches_are_refused(values: dict[str, Any], message: str) -> N
 # The server's refusals
 
 CHAT, RESPONSES, MESSAGES = OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint
-EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": SEED}
+SEED_ERROR = {
+    "type": "extra_forbidden",
+    "loc": ["body", "seed"],
+    "msg": "Extra inputs are not permitted",
+    "input": SEED,
+}
 
 
 @pytest.mark.parametrize(
     ("client", "answer", "removed", "added"),
     [
-        (CHAT, (422, {"object": "error", "message": {"detail": [EXTRA]}}), ["seed"], {}),
-        (CHAT, (422, {"detail": [EXTRA]}), ["seed"], {}),
+        (CHAT, (422, {"object": "error", "message": {"detail": [SEED_ERROR]}}), ["seed"], {}),
+        (CHAT, (422, {"detail": [SEED_ERROR]}), ["seed"], {}),
         (CHAT, refuse("seed: must be less than 2147483647"), [], {"seed": SEED % INT32_SEEDS}),
         (CHAT, (400, [{"error": {"code": 400, "message": "Invalid value at 'generation_config.seed' (TYPE_INT32), 9",
                                  "status": "INVALID_ARGUMENT"}}]), [], {"seed": SEED % INT32_SEEDS}),
@@ -173,16 +178,16 @@ def test_refused_parameter_is_learned_and_reported_once(
         send = Send.model_validate(Send().model_dump())  # as a run stores it
         replies = ask(client("m", server.url, send=send), times=2)
     assert [reply.text for reply in replies] == ["yes", "yes"]
-    first, *later = server.bodies
-    assert later == [{**{name: value for name, value in first.items() if name not in removed}, **added}] * 2
-    assert set(removed) <= set(first)
+    first_body, *later_bodies = server.bodies
+    assert later_bodies == [{**{name: value for name, value in first_body.items() if name not in removed}, **added}] * 2
+    assert set(removed) <= set(first_body)
     assert [fault.kind for fault in faults] == ["refused_parameter"] and "as with send = {" in faults[0].message
     assert caplog.text.count("as with send = {") == 1
 
 
 def test_concurrent_refusals_are_learned_and_reported_once(server: Any) -> None:
     faults: list[Fault] = []
-    server.choose = lambda body: (422, {"detail": [EXTRA]}) if "seed" in body else (200, GOOD_REPLY)
+    server.choose = lambda body: (422, {"detail": [SEED_ERROR]}) if "seed" in body else (200, GOOD_REPLY)
 
     async def send() -> list[ChatReply]:
         endpoint = OpenAIChatEndpoint("m", server.url)
@@ -225,20 +230,20 @@ def test_several_refused_parameters_are_learned_in_turn(server: Any) -> None:
 def test_refusal_for_another_reason_changes_no_parameter(server: Any, message: str) -> None:
     server.answer(refuse(message))
     endpoint = OpenAIChatEndpoint("m", server.url)
-    before = endpoint.accepted
+    accepted_before = endpoint.accepted
     with pytest.raises(EndpointError, match=r"answered 400: "):
         ask(endpoint)
-    assert endpoint.accepted == before and len(server.bodies) <= 2
+    assert endpoint.accepted == accepted_before and len(server.bodies) <= 2
 
 
-def test_stated_switch_is_not_changed_by_refusals(server: Any) -> None:
-    server.answer((422, {"detail": [EXTRA]}))
+def test_send_setting_is_not_changed_by_refusals(server: Any) -> None:
+    server.answer((422, {"detail": [SEED_ERROR]}))
     with pytest.raises(EndpointError, match=r"answered 422: body\.seed: Extra inputs"):
         ask(OpenAIChatEndpoint("m", server.url, send=Send(seed=True)))
     assert len(server.bodies) == 1
 
 
-def test_server_that_refuses_both_names_of_a_limit_ends_the_retries(server: Any) -> None:
+def test_server_that_refuses_both_names_of_max_tokens_ends_the_retries(server: Any) -> None:
     server.answer(
         *[refuse("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
           refuse("Unrecognized request argument supplied: max_completion_tokens")] * 5
@@ -261,7 +266,7 @@ def test_server_that_refuses_both_names_of_a_limit_ends_the_retries(server: Any)
         ("http://127.0.0.1:8000/v1/messages/", "ends in /messages", 'url = "http://127.0.0.1:8000/v1"'),
     ],
 )
-def test_url_with_a_route_is_refused(client: Any, url: str, message: str, fix: str) -> None:
+def test_url_with_a_route_or_an_invalid_port_is_refused(client: Any, url: str, message: str, fix: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         client("m", url)
     assert fix in error.value.fix

@@ -38,9 +38,9 @@ async def test_vector_is_bit_equal_under_concurrency(embedder: LocalEmbedder) ->
 
 async def test_long_text_is_embedded_whole(embedder: LocalEmbedder) -> None:
     filler = "the train leaves the station and "
-    ends = [await embed(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
-    assert not np.array_equal(*ends)
-    assert np.linalg.norm(ends[0]) == pytest.approx(1.0, abs=1e-6)
+    vectors = [await embed(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
+    assert not np.array_equal(*vectors)
+    assert np.linalg.norm(vectors[0]) == pytest.approx(1.0, abs=1e-6)
 
 
 async def test_empty_and_odd_texts_have_vectors(embedder: LocalEmbedder) -> None:

@@ -101,6 +101,6 @@ def test_permanently_failing_embedder_ends_the_retries(server: Any, monkeypatch:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://127.0.0.1:80/v1/embeddings"])
-def test_embedder_url_with_a_route_is_refused(url: str) -> None:
+def test_embedder_url_with_a_route_or_an_invalid_port_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"no valid port|ends in /embeddings"):
         ServedEmbedder("m", [url])

@@ -8,18 +8,18 @@ import pytest
 from nanoflux_local.endpoints.remote.error_body import MAX_MESSAGE_CHARS, parse_error, read_error
 from nanoflux_local.redaction import register_secret
 
-SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
+SEED_ERROR = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ({"error": {"message": "no", "code": "x"}}, "no"),
         ({"error": "no such model"}, "no such model"),
         ({"error": {"message": None, "type": "server_error"}}, ""),
         ({"detail": "Not Found"}, "Not Found"),
-        ({"detail": SEED}, "body.seed: Extra inputs are not permitted"),
-        ({"object": "error", "message": {"detail": SEED}}, "body.seed: Extra inputs are not permitted"),
+        ({"detail": SEED_ERROR}, "body.seed: Extra inputs are not permitted"),
+        ({"object": "error", "message": {"detail": SEED_ERROR}}, "body.seed: Extra inputs are not permitted"),
         ({"object": "error", "message": "too long", "code": 400}, "too long"),
         ([{"error": {"code": 400, "message": "Unknown name \"seed\"", "status": "INVALID_ARGUMENT"}}],
          "Unknown name \"seed\""),
@@ -36,12 +36,12 @@ SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
         ({}, ""), ([], ""), (None, ""), (7, ""), ({"error": {"message": ["a", "b"]}}, "a; b"),
     ],
 )  # fmt: skip
-def test_read_error_returns_the_providers_message(body: Any, words: str) -> None:
-    assert read_error(json.dumps(body).encode()).message == words
+def test_read_error_returns_the_providers_message(body: Any, message: str) -> None:
+    assert read_error(json.dumps(body).encode()).message == message
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"<html><head><title>413 Request  Entity &amp; more</title></head><body>x</body></html>",
          "413 Request Entity & more"),
@@ -53,8 +53,8 @@ def test_read_error_returns_the_providers_message(body: Any, words: str) -> None
     ],
     ids=["title", "heading", "plain", "nothing", "bytes", "deep"],
 )  # fmt: skip
-def test_read_error_accepts_text_that_is_not_json(content: bytes, words: str) -> None:
-    assert read_error(content).message == words
+def test_read_error_accepts_text_that_is_not_json(content: bytes, message: str) -> None:
+    assert read_error(content).message == message
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_error_body_maps_to_a_status(body: Any, status: int) -> None:
 
 
 def test_error_body_names_the_parameter_and_shows_no_secret() -> None:
-    assert parse_error({"detail": SEED}).params == ("body", "seed")
+    assert parse_error({"detail": SEED_ERROR}).params == ("body", "seed")
     refusal = parse_error({"error": {"message": "no", "param": "max_tokens", "code": "Unsupported_Parameter"}})
     assert (refusal.params, refusal.codes) == (("max_tokens",), ("unsupported_parameter",))
     register_secret("tiny-little-secret")
-    repeated = parse_error({"error": {"message": "x" * (MAX_MESSAGE_CHARS - 4) + "tiny-little-secret"}})
-    assert "tiny" not in repeated.message and len(repeated.message) <= MAX_MESSAGE_CHARS + 1
+    error_with_secret = parse_error({"error": {"message": "x" * (MAX_MESSAGE_CHARS - 4) + "tiny-little-secret"}})
+    assert "tiny" not in error_with_secret.message and len(error_with_secret.message) <= MAX_MESSAGE_CHARS + 1

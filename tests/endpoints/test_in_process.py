@@ -40,7 +40,7 @@ def drop_duration(reply: ChatReply) -> dict[str, object]:
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
     request = make_request(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
-    alone = await endpoint.chat(request)
+    reply_alone = await endpoint.chat(request)
     # There are more requests than rows, of many lengths, so some start while others are in progress.
     other_requests = [
         make_request(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i)
@@ -49,7 +49,7 @@ async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, s
     for position in (0, ROWS + 2):
         requests = [*other_requests[:position], request, *other_requests[position:]]
         replies = await asyncio.gather(*map(endpoint.chat, requests))
-        assert drop_duration(replies[position]) == drop_duration(alone)
+        assert drop_duration(replies[position]) == drop_duration(reply_alone)
     assert endpoint.repeatable
 
 
@@ -70,10 +70,10 @@ async def test_logits_are_bit_equal_in_any_batch(smollm2_dir: Path) -> None:
             decoder.release(occupied)
         return logits
 
-    alone = trace(0, {}, 0)
+    logits_alone = trace(0, {}, 0)
     for neighbours in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
         row = ROWS - 1
-        assert all(map(torch.equal, alone, trace(row, neighbours, 99)))
+        assert all(map(torch.equal, logits_alone, trace(row, neighbours, 99)))
     assert decoder.self_check() and decoder.agrees_with_transformers()
 
 
@@ -81,15 +81,15 @@ def test_cached_prefix_gives_the_same_bits_as_a_computed_one(smollm2_dir: Path) 
     torch = pytest.importorskip("torch")
     from nanoflux_local.endpoints.local.decoder import Decoder
 
-    first, second = (Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16") for _ in range(2))
+    first_decoder, second_decoder = (Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16") for _ in range(2))
     prefix, prompt = list(range(40, 110)), [*range(40, 110), *range(200, 230)]
-    first.prefill(1, [*prefix, 9, 8, 7], 200, shared=len(prefix))
-    cached = first.prefill(2, prompt, 200, shared=len(prefix))
-    computed = second.prefill(0, prompt, 200, shared=len(prefix))
-    assert torch.equal(cached, computed)
-    steps = first.step([0, 0, 5, 0])[2], second.step([5, 0, 0, 0])[0]
-    assert torch.equal(*steps)
-    similarity = torch.nn.functional.cosine_similarity(computed, second.prefill(3, prompt, 200), dim=0)
+    first_decoder.prefill(1, [*prefix, 9, 8, 7], 200, shared=len(prefix))
+    cached_logits = first_decoder.prefill(2, prompt, 200, shared=len(prefix))
+    computed_logits = second_decoder.prefill(0, prompt, 200, shared=len(prefix))
+    assert torch.equal(cached_logits, computed_logits)
+    logits_after_a_step = first_decoder.step([0, 0, 5, 0])[2], second_decoder.step([5, 0, 0, 0])[0]
+    assert torch.equal(*logits_after_a_step)
+    similarity = torch.nn.functional.cosine_similarity(computed_logits, second_decoder.prefill(3, prompt, 200), dim=0)
     assert similarity > 0.99, "reading the prompt in one pass gives different bits, but the logits must stay similar"
 
 
@@ -101,13 +101,13 @@ def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir:
     conversations = [
         (*worked_example, Message("user", question)) for question in ("How many are 2 and 2?", "What is 9 - 4?")
     ]
-    first, second = (codec.encode(messages) for messages in conversations)
-    shared = codec.count_shared(conversations[0], first)
-    assert shared == codec.count_shared(conversations[1], second) >= MIN_SHARED
-    assert first[:shared] == second[:shared]
-    assert codec.decode(first[:shared]).endswith("SOLUTION: 8 + 7 = 15\n")
+    first_ids, second_ids = (codec.encode(messages) for messages in conversations)
+    shared_count = codec.count_shared(conversations[0], first_ids)
+    assert shared_count == codec.count_shared(conversations[1], second_ids) >= MIN_SHARED
+    assert first_ids[:shared_count] == second_ids[:shared_count]
+    assert codec.decode(first_ids[:shared_count]).endswith("SOLUTION: 8 + 7 = 15\n")
     open_reply = (*conversations[0], Message("assistant", "SOLUTION: 2 +"))
-    assert codec.count_shared(open_reply, codec.encode(open_reply)) == shared
+    assert codec.count_shared(open_reply, codec.encode(open_reply)) == shared_count
     assert codec.count_shared(conversations[0][-1:], codec.encode(conversations[0][-1:])) == 0
 
 
@@ -118,32 +118,32 @@ async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None
 
 
 async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
-    uncut = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
-    stop = uncut[len(uncut) // 2 : len(uncut) // 2 + 5]
+    uncut_text = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
+    stop = uncut_text[len(uncut_text) // 2 : len(uncut_text) // 2 + 5]
     reply = await endpoint.chat(
         make_request(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,)))
     )
-    assert (reply.text, reply.finish) == (uncut[: uncut.index(stop)], "stop")
+    assert (reply.text, reply.finish) == (uncut_text[: uncut_text.index(stop)], "stop")
 
 
 async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
-    cut, complete = await asyncio.gather(
+    cut_reply, complete_reply = await asyncio.gather(
         endpoint.chat(make_request(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
         endpoint.chat(make_request(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
     )
-    assert (cut.finish, cut.completion_tokens) == ("length", 5)
-    assert complete.finish == "stop" and "<|" not in complete.text
-    assert cut.prompt_tokens > 5 and cut.seconds > 0
+    assert (cut_reply.finish, cut_reply.completion_tokens) == ("length", 5)
+    assert complete_reply.finish == "stop" and "<|" not in complete_reply.text
+    assert cut_reply.prompt_tokens > 5 and cut_reply.seconds > 0
 
 
 async def test_prompt_beyond_the_context_fails_alone(endpoint: InProcessEndpoint) -> None:
-    long, short = await asyncio.gather(
+    long_result, short_result = await asyncio.gather(
         endpoint.chat(make_request(endpoint, "word " * 9000)),
         endpoint.chat(make_request(endpoint, "Hello.", Sampling(max_tokens=3))),
         return_exceptions=True,
     )
-    assert isinstance(long, EndpointError) and "8192" in long.message and long.fix
-    assert isinstance(short, ChatReply)
+    assert isinstance(long_result, EndpointError) and "8192" in long_result.message and long_result.fix
+    assert isinstance(short_result, ChatReply)
 
 
 async def test_cancelled_requests_free_the_queue_and_their_rows(endpoint: InProcessEndpoint) -> None:

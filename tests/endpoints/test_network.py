@@ -124,7 +124,7 @@ def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkey
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch, scheme: str) -> None:
+def test_error_names_the_variable_of_a_socks_proxy_without_its_package(monkeypatch, scheme: str) -> None:
     if importlib.util.find_spec("socksio"):
         pytest.skip("the package socksio is installed here")
     monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:hidden-password@127.0.0.1:1080")
@@ -142,7 +142,7 @@ def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch,
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
-def test_unusable_proxy_is_refused_by_its_variable(monkeypatch, value: str) -> None:
+def test_error_names_the_variable_of_an_unusable_proxy(monkeypatch, value: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigError, match="HTTPS_PROXY names an unusable proxy"):
         check_network("https://model.example/v1")

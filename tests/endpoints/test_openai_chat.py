@@ -64,10 +64,10 @@ def test_request_body_contains_only_the_request(server: Any) -> None:
     ]  # fmt: skip
 
 
-def test_identity_names_model_and_server_and_is_not_repeatable(server: Any) -> None:
-    endpoint, elsewhere = (OpenAIChatEndpoint("m", url) for url in (server.url, "http://127.0.0.1:9/v1"))
+def test_endpoint_is_identified_by_model_and_server_and_is_not_repeatable(server: Any) -> None:
+    endpoint, other_endpoint = (OpenAIChatEndpoint("m", url) for url in (server.url, "http://127.0.0.1:9/v1"))
     assert (endpoint.identity.interface, endpoint.identity.model) == ("openai_chat", "m")
-    assert endpoint.identity != elsewhere.identity
+    assert endpoint.identity != other_endpoint.identity
     assert not endpoint.repeatable and endpoint.count_tokens("text") is None
 
 
@@ -211,13 +211,11 @@ def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None
         OpenAIChatEndpoint("m", "http://127.0.0.1:1/v1", "SOME_KEY")
 
 
-def repeat_key(server: Any) -> tuple[int, Any]:
+def refuse_and_repeat_key() -> tuple[int, Any]:
     return 401, {"error": {"message": f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."}}
 
 
-@pytest.mark.parametrize(
-    "answer", [lambda: (200, completion("ok")), lambda: repeat_key(None)], ids=["right", "refused"]
-)
+@pytest.mark.parametrize("answer", [lambda: (200, completion("ok")), refuse_and_repeat_key], ids=["right", "refused"])
 def test_key_is_in_no_row_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
 ) -> None:

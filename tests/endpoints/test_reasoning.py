@@ -56,9 +56,11 @@ async def test_stop_strings_of_other_models_are_sent(server) -> None:
 
 async def test_reply_cut_in_its_reasoning_names_the_key(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
-    cut = player.refuse_incomplete(await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length")))
-    assert cut is not None
-    assert cut.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
+    unparsed = player.refuse_incomplete(
+        await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length"))
+    )
+    assert unparsed is not None
+    assert unparsed.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
     assert player.refuse_incomplete(ChatReply("ANSWER: 5", "length")) is None
     assert player.refuse_incomplete(ChatReply("", "stop")) == Unparsed("the reply is empty")
 
@@ -96,12 +98,12 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
 def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
-    ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)["input_ids"]
-    assert ids[-1] in codec.ends and not codec.ends & set(ids[:-1])
-    assert strip_reasoning(codec.decode(ids[:-1])).strip() == "ANSWER: 12"
-    assert codec.find_stop(ids[:-1], ("12",)) is not None
-    thoughts = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])["input_ids"]
-    assert codec.find_stop(thoughts, STOP) is None
+    reply_ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)["input_ids"]
+    assert reply_ids[-1] in codec.ends and not codec.ends & set(reply_ids[:-1])
+    assert strip_reasoning(codec.decode(reply_ids[:-1])).strip() == "ANSWER: 12"
+    assert codec.find_stop(reply_ids[:-1], ("12",)) is not None
+    reasoning_ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])["input_ids"]
+    assert codec.find_stop(reasoning_ids, STOP) is None
 
 
 @pytest.fixture
@@ -111,8 +113,8 @@ def home(tmp_path: Path) -> Home:
 
 def test_reasoning_tokens_come_from_the_manifest_unless_set(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {}, home)
-    budgets = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
-    assert budgets == {"qwen3": 8192, "gemma": 0, "judge": 4096}
+    reasoning_tokens = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
+    assert reasoning_tokens == {"qwen3": 8192, "gemma": 0, "judge": 4096}
     for tokens in (0, 100):
         overridden = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": tokens}}}, home)
         assert overridden.endpoints["qwen3"].reasoning_tokens == tokens
@@ -152,5 +154,7 @@ def test_overflow_counts_prompt_answer_and_reasoning() -> None:
 async def test_reasoning_ended_by_a_stop_string_names_the_key_to_set(server) -> None:
     """The server applies stop strings to the reasoning too, and the endpoint has no `reasoning_tokens`."""
     reply = await ask_server(server, None, make_body(None, "Okay, let me", "stop"))
-    cut = Player("judge", Identity("openai_chat", "m"), Sampling()).refuse_incomplete(reply)
-    assert cut is not None and cut.reason.endswith("perhaps at a stop string; set endpoints.judge.reasoning_tokens")
+    unparsed = Player("judge", Identity("openai_chat", "m"), Sampling()).refuse_incomplete(reply)
+    assert unparsed is not None and unparsed.reason.endswith(
+        "perhaps at a stop string; set endpoints.judge.reasoning_tokens"
+    )

@@ -116,7 +116,7 @@ def test_recorded_reply_is_read_as_expected(peer: ServerWithClients, shape: Shap
 
 # Mutations
 
-COMPLETE = {
+COMPLETE_REPLIES = {
     "chat": chat({"content": "one", "reasoning": "two", "refusal": None, "tool_calls": []}),
     "responses": response([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "two"}]},
                            message_item({"type": "output_text", "text": "one"})]),
@@ -178,7 +178,7 @@ def test_mutated_reply_is_read_or_refused(peer: ServerWithClients, monkeypatch: 
 
     @settings(max_examples=100, deadline=None, database=None, derandomize=True,
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
-    @given(mutate(COMPLETE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
+    @given(mutate(COMPLETE_REPLIES[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
     def check(body: Any, status: int) -> None:
         peer.server.bodies.clear()
         peer.server.answer((status, json.dumps(body).encode()))

@@ -41,12 +41,12 @@ async def test_scripted_delay_does_not_change_the_identity() -> None:
 
 
 @pytest.mark.parametrize(("sections", "prompt"), PROMPTS.items(), ids=lambda value: value[0] if value else "")
-async def test_each_role_is_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
+async def test_scripted_replies_are_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
     sections_of_replies = [
         read_sections(text, sections) for text in await collect_replies(ScriptedEndpoint("m"), prompt)
     ]
-    unread = sum(isinstance(sections_or_error, Unparsed) for sections_or_error in sections_of_replies)
-    assert 3 <= unread <= 30
+    unparsed_count = sum(isinstance(sections_or_error, Unparsed) for sections_or_error in sections_of_replies)
+    assert 3 <= unparsed_count <= 30
 
 
 async def test_script_produces_every_outcome_of_a_run() -> None:
@@ -58,8 +58,8 @@ async def test_script_produces_every_outcome_of_a_run() -> None:
     verdicts = await collect_replies(endpoint, PROMPTS["DECISION", "CONFIDENCE"])
     assert sum("DECISION: INVALID" in text for text in verdicts) in range(15, 90)
     assert sum("CONFIDENCE: 0.97" not in text for text in verdicts) in range(15, 90)
-    wrong = await collect_replies(endpoint, PROMPTS["REASONING QUALITY", "DECISION"])
-    assert not any("DECISION: CORRECT" in text for text in wrong)
+    verdicts_on_wrong_answers = await collect_replies(endpoint, PROMPTS["REASONING QUALITY", "DECISION"])
+    assert not any("DECISION: CORRECT" in text for text in verdicts_on_wrong_answers)
 
 
 async def test_tokens_are_counted_in_words() -> None:

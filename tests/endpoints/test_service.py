@@ -163,18 +163,18 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
 
     async def send() -> float:
         endpoint = OpenAIChatEndpoint("m", url, capacity=32)
-        narrowest = 32.0
+        lowest_limit = 32.0
 
         async def send_one(number: int) -> None:
-            nonlocal narrowest
+            nonlocal lowest_limit
             await endpoint.chat(make_request(endpoint, str(number)))
-            narrowest = min(narrowest, endpoint.service.concurrency_limits()[0])
+            lowest_limit = min(lowest_limit, endpoint.service.concurrency_limits()[0])
 
         try:
             await asyncio.gather(*(send_one(number) for number in range(100)))
         finally:
             await endpoint.close()
-        return narrowest
+        return lowest_limit
 
     assert asyncio.run(send()) <= 16 and server.chaos.done["rate_limited"] > 20
 
@@ -187,7 +187,7 @@ def test_concurrency_limit_follows_vllms_metrics(fake_server, monkeypatch, waiti
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.waiting, server.cache = waiting, cache
-    limit = asyncio.run(measure_width(url, 10))
+    limit = asyncio.run(measure_concurrency_limit(url, 10))
     assert limit == 32 if (waiting, cache) == (2.0, 0.3) else limit < 8
 
 
@@ -195,11 +195,11 @@ def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatc
     class MomentaryQueue:
         """A metric whose readings alternate between 31 waiting requests and none."""
 
-        looks = 0
+        readings = 0
 
         def __format__(self, spec: str) -> str:
-            self.looks += 1
-            return str(31.0 if self.looks % 2 else 0.0)
+            self.readings += 1
+            return str(31.0 if self.readings % 2 else 0.0)
 
         __str__ = __repr__ = lambda self: format(self)
 
@@ -207,11 +207,11 @@ def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatc
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.waiting = MomentaryQueue()
-    assert asyncio.run(measure_width(url, 5)) == 32
-    assert server.waiting.looks >= 4
+    assert asyncio.run(measure_concurrency_limit(url, 5)) == 32
+    assert server.waiting.readings >= 4
 
 
-async def measure_width(url: str, requests: int) -> float:
+async def measure_concurrency_limit(url: str, requests: int) -> float:
     endpoint = OpenAIChatEndpoint("m", url, capacity=32)
     try:
         for number in range(requests):
@@ -222,7 +222,7 @@ async def measure_width(url: str, requests: int) -> float:
         await endpoint.close()
 
 
-def test_metrics_of_several_engines_are_read_as_the_worst() -> None:
+def test_metrics_of_several_engines_give_the_highest_values() -> None:
     text = (
         "# HELP x\nvllm:num_requests_waiting{engine=\"0\"} 1.0\nvllm:num_requests_waiting{engine=\"1\"} 7.0\n"
         "vllm:kv_cache_usage_perc 0.5\nvllm:other 9\n"
@@ -234,32 +234,32 @@ def test_metrics_of_several_engines_are_read_as_the_worst() -> None:
 
 
 async def test_time_limit_follows_the_measured_speed_down_to_its_minimum() -> None:
-    speed = AdaptiveTimeout(2.0)
-    assert speed.limit(512) == 2.0 * pace.FIRST_MULTIPLE
-    speed.note_answer(10.0, 100)  # 0.1 s a token
-    assert speed.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
-    assert speed.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.MIN_TOKENS)
+    timeout = AdaptiveTimeout(2.0)
+    assert timeout.limit(512) == 2.0 * pace.FIRST_MULTIPLE
+    timeout.note_answer(10.0, 100)  # 0.1 s a token
+    assert timeout.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
+    assert timeout.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.MIN_TOKENS)
     for _ in range(200):
-        speed.note_answer(0.01, 100)
-    assert speed.limit(1000) == 2.0
+        timeout.note_answer(0.01, 100)
+    assert timeout.limit(1000) == 2.0
 
 
 async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
-    speed = AdaptiveTimeout(0.01)
-    speed.note_answer(0.0001, 64)
-    before = speed.limit(64)
+    timeout = AdaptiveTimeout(0.01)
+    timeout.note_answer(0.0001, 64)
+    limit_before = timeout.limit(64)
     for _ in range(8):
         with pytest.raises(TimeoutError):
-            async with speed.time_limit(64, 0.01):
+            async with timeout.time_limit(64, 0.01):
                 await asyncio.sleep(1)
-    assert before < speed.limit(64) <= pace.MAX_SLACK * before
+    assert limit_before < timeout.limit(64) <= pace.MAX_SLACK * limit_before
 
 
 async def test_first_measured_speed_applies_to_running_requests() -> None:
-    speed, started = AdaptiveTimeout(0.05), time.monotonic()
+    timeout, started = AdaptiveTimeout(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
-        async with speed.time_limit(64, speed.limit(64)):
-            speed.note_answer(0.001, 64)
+        async with timeout.time_limit(64, timeout.limit(64)):
+            timeout.note_answer(0.001, 64)
             await asyncio.sleep(10)
     assert time.monotonic() - started < 0.05 * pace.FIRST_MULTIPLE
 
@@ -298,9 +298,11 @@ def test_missing_key_file_is_named(tmp_path: Path) -> None:
     ["http://me:secret@host/v1", "http://secret@host/v1", "http://host/v1?api_key=secret", "http://host/v1#secret"],
 )
 def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
-    for where in ({"url": url}, {"urls": [url, "http://other/v1"]}):
+    for address_fields in ({"url": url}, {"urls": [url, "http://other/v1"]}):
         with pytest.raises(ConfigError, match="no user, password or query") as error:
-            validate_model(EndpointConfig, {"interface": "openai_chat", "model": "m", **where}, "profile: endpoints.x")
+            validate_model(
+                EndpointConfig, {"interface": "openai_chat", "model": "m", **address_fields}, "profile: endpoints.x"
+            )
         assert "secret" not in f"{error.value}{error.value.fix}"
 
 
@@ -329,7 +331,7 @@ def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_
 
 
 @pytest.mark.parametrize(
-    ("profile", "change", "roles"),
+    ("profile", "settings", "interfaces"),
     [
         ("hosted", {}, ("anthropic_messages", "openai_responses", "openai_responses")),
         ("hybrid", {}, ("vllm", "vllm", "openai_responses")),
@@ -340,16 +342,16 @@ def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_
     ids=["hosted", "hybrid", "hybrid with a hosted attacker", "hosted with another judge"],
 )  # fmt: skip
 def test_profile_binds_each_role_to_its_client(
-    tmp_path: Path, monkeypatch, profile: str, change: dict[str, Any], roles: tuple[str, ...]
+    tmp_path: Path, monkeypatch, profile: str, settings: dict[str, Any], interfaces: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1111111111")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
     home = Home(tmp_path)
-    config = configs.resolve("starter-genetics", profile, {"max_turns": 1, **change}, home)
+    config = configs.resolve("starter-genetics", profile, {"max_turns": 1, **settings}, home)
     configs_by_role = [
         config.endpoints[getattr(config.roles, role).endpoint] for role in ("attacker", "defender", "judge")
     ]
-    assert tuple(config_of_role.interface for config_of_role in configs_by_role) == roles
+    assert tuple(config_of_role.interface for config_of_role in configs_by_role) == interfaces
     for config_of_role in configs_by_role:
         if config_of_role.interface != "vllm":
             endpoint = build_endpoint("x", config_of_role, home)

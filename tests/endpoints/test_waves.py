@@ -45,11 +45,11 @@ class SleepingEndpoint(ScriptedEndpoint):
 
 
 def make_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
-    inner = [SleepingEndpoint("a", 0.001), SleepingEndpoint("b", 0.001)]
+    endpoints = [SleepingEndpoint("a", 0.001), SleepingEndpoint("b", 0.001)]
     time_shared = take_turns(
-        {endpoint.identity.model: endpoint for endpoint in inner}, {"a": "gpu0", "b": "gpu0"}, 0.001
+        {endpoint.identity.model: endpoint for endpoint in endpoints}, {"a": "gpu0", "b": "gpu0"}, 0.001
     )
-    return {name: endpoint for name, endpoint in time_shared.items() if isinstance(endpoint, TimeShared)}, inner
+    return {name: endpoint for name, endpoint in time_shared.items() if isinstance(endpoint, TimeShared)}, endpoints
 
 
 def send_request(endpoint: Endpoint, number: int = 0) -> Any:
@@ -57,34 +57,32 @@ def send_request(endpoint: Endpoint, number: int = 0) -> Any:
 
 
 def test_wave_answers_all_waiting_requests() -> None:
-    async def play_run() -> int:
-        time_shared, inner = make_pair()
+    async def send_requests() -> int:
+        time_shared, endpoints = make_pair()
         await asyncio.gather(*(send_request(time_shared[name], number) for number in range(20) for name in ("a", "b")))
-        assert [endpoint.requests for endpoint in inner] == [20, 20] and [endpoint.awake for endpoint in inner] == [
-            False,
-            True,
-        ]
+        assert [endpoint.requests for endpoint in endpoints] == [20, 20]
+        assert [endpoint.awake for endpoint in endpoints] == [False, True]
         return time_shared["a"].gpu.swaps
 
-    assert asyncio.run(play_run()) == 2
+    assert asyncio.run(send_requests()) == 2
 
 
 def test_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
-    async def play_run() -> None:
-        time_shared, (broken, _) = make_pair()
-        broken.broken = True
+    async def send_requests() -> None:
+        time_shared, (failing_endpoint, _) = make_pair()
+        failing_endpoint.broken = True
         requests = [send_request(time_shared["a"]), send_request(time_shared["b"])]
         error, reply = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 30)
         assert isinstance(error, EndpointError) and "out of memory" in str(error)
         assert reply.text
-        broken.broken = False
+        failing_endpoint.broken = False
         assert (await send_request(time_shared["a"])).text
 
-    asyncio.run(play_run())
+    asyncio.run(send_requests())
 
 
 def test_cancelled_requests_leave_no_wave_open() -> None:
-    async def play_run() -> None:
+    async def send_requests() -> None:
         time_shared, _ = make_pair()
         for steps in range(12):  # cancels the requests after this many steps of the event loop
             tasks = [asyncio.create_task(send_request(time_shared[name], steps)) for name in ("a", "b", "a")]
@@ -95,11 +93,11 @@ def test_cancelled_requests_leave_no_wave_open() -> None:
             await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
         assert (await asyncio.wait_for(send_request(time_shared["b"]), 30)).text
 
-    asyncio.run(play_run())
+    asyncio.run(send_requests())
 
 
 def test_close_ends_waiting_requests() -> None:
-    async def play_run() -> None:
+    async def send_requests() -> None:
         time_shared, _ = make_pair()
         task = asyncio.create_task(send_request(time_shared["a"]))
         await asyncio.sleep(0)
@@ -107,7 +105,7 @@ def test_close_ends_waiting_requests() -> None:
         with pytest.raises(EndpointError, match="closed"):
             await task
 
-    asyncio.run(play_run())
+    asyncio.run(send_requests())
 
 
 def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
@@ -118,16 +116,18 @@ def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
 @pytest.fixture
 def sleeping_endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
     """Give the scripted endpoints of a profile a sleep mode, and collect those that share a GPU."""
-    wrapped: list[TimeShared] = []
+    time_shared_endpoints: list[TimeShared] = []
 
     def take_turns_and_collect(endpoints: Any, shares: Any) -> dict[str, Endpoint]:
         endpoint_by_name = take_turns(endpoints, shares, 0.001)
-        wrapped.extend(endpoint for endpoint in endpoint_by_name.values() if isinstance(endpoint, TimeShared))
+        time_shared_endpoints.extend(
+            endpoint for endpoint in endpoint_by_name.values() if isinstance(endpoint, TimeShared)
+        )
         return endpoint_by_name
 
     monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: SleepingEndpoint(config.model))
     monkeypatch.setattr(build, "take_turns", take_turns_and_collect)
-    return iter([wrapped])
+    return iter([time_shared_endpoints])
 
 
 def play_run(root: Path, **settings: Any) -> dict[str, Any]:
@@ -143,11 +143,13 @@ def play_run(root: Path, **settings: Any) -> dict[str, Any]:
 def test_order_of_waves_changes_no_dataset_and_swaps_are_few(
     tmp_path: Path, sleeping_endpoints: Iterator[list[TimeShared]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrapped = next(sleeping_endpoints)
-    groups = {"endpoints": {name: {"shares": "gpu0"} for name in ("duelist-a", "duelist-b", "arbiter")}}
-    waves = {count: play_run(tmp_path / str(count), concurrency=count, **groups) for count in (1, 32)}
-    swaps = wrapped[-1].gpu.swaps
+    time_shared_endpoints = next(sleeping_endpoints)
+    settings = {"endpoints": {name: {"shares": "gpu0"} for name in ("duelist-a", "duelist-b", "arbiter")}}
+    summary_by_concurrency = {
+        count: play_run(tmp_path / str(count), concurrency=count, **settings) for count in (1, 32)
+    }
+    swaps = time_shared_endpoints[-1].gpu.swaps
     monkeypatch.undo()
-    unshared = play_run(tmp_path / "plain", concurrency=8)
-    assert waves[1]["digest"] == waves[32]["digest"] == unshared["digest"]
-    assert 0 < swaps < waves[32]["calls"]["made"] / 4
+    unshared_summary = play_run(tmp_path / "plain", concurrency=8)
+    assert summary_by_concurrency[1]["digest"] == summary_by_concurrency[32]["digest"] == unshared_summary["digest"]
+    assert 0 < swaps < summary_by_concurrency[32]["calls"]["made"] / 4

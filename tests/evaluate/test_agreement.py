@@ -48,10 +48,10 @@ def test_kappa_matches_the_published_value_and_error() -> None:
 
 
 def test_kappa_interval_matches_the_bootstrap() -> None:
-    table = list_pairs([[40, 10], [5, 45]])
-    result = cohen_kappa(table)
+    pairs = list_pairs([[40, 10], [5, 45]])
+    result = cohen_kappa(pairs)
     rng = random.Random(1)
-    kappas = sorted(cohen_kappa(rng.choices(table, k=len(table)))[0] for _ in range(1500))
+    kappas = sorted(cohen_kappa(rng.choices(pairs, k=len(pairs)))[0] for _ in range(1500))
     assert result is not None
     assert result[1] == pytest.approx((kappas[37], kappas[1462]), abs=0.03)
     assert cohen_kappa([]) is None and cohen_kappa([("a", "a")] * 5) is None

@@ -70,20 +70,20 @@ def write_verdict(prompt: str, _: random.Random) -> str:
     """An unreadable verdict on item 0, SOUND on items 1 to 3, UNSOUND on the others."""
     number = int(ITEM_NUMBER.findall(prompt)[-1])
     word = "SOUND" if number < 4 else "UNSOUND"
-    middle = f"ANALYSIS: a\nREASONING QUALITY: {word if number else 'Hm'}\nCALCULATION ACCURACY: c\n"
-    return f"{middle}DECISION: CORRECT\nCONFIDENCE: 1\nEXPLANATION: e"
+    first_lines = f"ANALYSIS: a\nREASONING QUALITY: {word if number else 'Hm'}\nCALCULATION ACCURACY: c\n"
+    return f"{first_lines}DECISION: CORRECT\nCONFIDENCE: 1\nEXPLANATION: e"
 
 
 class FailingEndpoint(ScriptedEndpoint):
-    """Fails on one item, and counts its requests."""
+    """Fails on the item with this number (9: on no item), and counts its requests."""
 
     def __init__(self, model: str, failing_item: int) -> None:
         super().__init__(model, script=write_answer)
-        self.silent, self.requests = failing_item, 0
+        self.failing_item, self.requests = failing_item, 0
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         self.requests += 1
-        if ITEM_NUMBER.findall(request.messages[-1].content)[-1] == str(self.silent):
+        if ITEM_NUMBER.findall(request.messages[-1].content)[-1] == str(self.failing_item):
             raise EndpointError("no reply", "")
         return await super().chat(request)
 
@@ -91,12 +91,12 @@ class FailingEndpoint(ScriptedEndpoint):
 async def test_judge_adds_a_soft_mark_to_each_reply(tmp_path):
     model, judge = ScriptedEndpoint("m", script=write_answer), ScriptedEndpoint("j", script=write_verdict)
     with Ledger(tmp_path / "ledger.db") as ledger:
-        strict = await evaluate(ledger, model, make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0))
+        strict_result = await evaluate(ledger, model, make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0))
         plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
-        soft = await evaluate(ledger, model, plan)
+        soft_result = await evaluate(ledger, model, plan)
         rows = ledger.rows("SELECT item, verdict, soft FROM evaluation_items WHERE evaluation = ?", plan.id)
-    assert strict.soft is None and strict.id != soft.id
-    assert strict.strict == soft.strict and soft.strict.mean == pytest.approx(3 / 6)
+    assert strict_result.soft is None and strict_result.id != soft_result.id
+    assert strict_result.strict == soft_result.strict and soft_result.strict.mean == pytest.approx(3 / 6)
     assert rows == [
         ("i0", "right", "unscored"),
         ("i1", "right", "right"),
@@ -105,8 +105,8 @@ async def test_judge_adds_a_soft_mark_to_each_reply(tmp_path):
         ("i4", "wrong", "wrong"),
         ("i5", "unanswered", "unanswered"),
     ]
-    assert soft.soft.mean == pytest.approx(3 / 5) and soft.soft.unscored == 1
-    assert soft.judge == "j" and soft.to_json()["soft"]["judge"] == "j"
+    assert soft_result.soft.mean == pytest.approx(3 / 5) and soft_result.soft.unscored == 1
+    assert soft_result.judge == "j" and soft_result.to_json()["soft"]["judge"] == "j"
 
 
 async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
@@ -125,9 +125,11 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
                 compare(view, ids)
             (pair,) = compare(view, ids, partial=True).pairs
         assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
-        repeated = FailingEndpoint("a", 9)
-        complete = await evaluate(ledger, repeated, make_plan(repeated.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert repeated.requests == 1 and complete.unscored == 0, (
+        repeated_endpoint = FailingEndpoint("a", 9)
+        complete_result = await evaluate(
+            ledger, repeated_endpoint, make_plan(repeated_endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
+        )
+        assert repeated_endpoint.requests == 1 and complete_result.unscored == 0, (
             "other replies than the missing one were requested again"
         )
 
@@ -136,10 +138,10 @@ async def test_require_whole_allows_only_refused_prompts(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         endpoint = FailingEndpoint("m", 4)
         plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
-        partial = await evaluate(ledger, endpoint, plan)
+        partial_result = await evaluate(ledger, endpoint, plan)
         with pytest.raises(EndpointError, match="is partial: 1 replies are missing: no reply"):
-            partial.require_whole(allow_refused=True)
-        with_refused_prompts = replace(partial, causes=(ShortfallCause("too long", 1, refused=True),))
+            partial_result.require_whole(allow_refused=True)
+        with_refused_prompts = replace(partial_result, causes=(ShortfallCause("too long", 1, refused=True),))
         with_refused_prompts.require_whole(allow_refused=True)
         with pytest.raises(EndpointError, match="too long"):
             with_refused_prompts.require_whole()
@@ -217,10 +219,12 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
 
 async def test_concurrent_equal_evaluations_send_each_request_once(tmp_path):
     with Ledger(tmp_path / "ledger.db") as first_ledger, Ledger(tmp_path / "ledger.db") as second_ledger:
-        first, second = FailingEndpoint("m", 9), FailingEndpoint("m", 9)
-        plan = make_plan(first.identity, "starter", "test", ITEMS, 1, 0.0)
-        summaries = await asyncio.gather(evaluate(first_ledger, first, plan), evaluate(second_ledger, second, plan))
-    assert summaries[0] == summaries[1] and sorted((first.requests, second.requests)) == [0, 6]
+        first_endpoint, second_endpoint = FailingEndpoint("m", 9), FailingEndpoint("m", 9)
+        plan = make_plan(first_endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
+        summaries = await asyncio.gather(
+            evaluate(first_ledger, first_endpoint, plan), evaluate(second_ledger, second_endpoint, plan)
+        )
+    assert summaries[0] == summaries[1] and sorted((first_endpoint.requests, second_endpoint.requests)) == [0, 6]
 
 
 class SilentEndpoint(ScriptedEndpoint):
@@ -230,9 +234,9 @@ class SilentEndpoint(ScriptedEndpoint):
 
 async def test_evaluation_without_replies_fails_with_its_cause(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
-        silent = SilentEndpoint("m")
+        endpoint = SilentEndpoint("m")
         with pytest.raises(EndpointError, match="none of 6 replies could be scored: no reply"):
-            await evaluate(ledger, silent, make_plan(silent.identity, "starter", "test", ITEMS, 1, 0.0))
+            await evaluate(ledger, endpoint, make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0))
         ((status, message),) = ledger.rows("SELECT status, message FROM evaluations")
         assert status == "failed" and message.startswith("none of 6 replies could be scored: no reply (6) → ")
 
@@ -252,18 +256,18 @@ async def test_minimum_detectable_is_unknown_if_no_item_differs(tmp_path):
 
 async def test_cancelled_evaluation_resumes(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
-        slow = ScriptedEndpoint("m", script=write_answer)
-        plan = make_plan(slow.identity, "starter", "test", ITEMS, 3, 0.7)
-        task = asyncio.create_task(evaluate(ledger, slow, plan, lambda count, _: count == 7 and task.cancel()))
+        endpoint = ScriptedEndpoint("m", script=write_answer)
+        plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 3, 0.7)
+        task = asyncio.create_task(evaluate(ledger, endpoint, plan, lambda count, _: count == 7 and task.cancel()))
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ledger.rows("SELECT status FROM evaluations") == [("interrupted",)]
-        counting = FailingEndpoint("m", 9)
-        result = await evaluate(ledger, counting, plan)
-    assert counting.requests <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
+        counting_endpoint = FailingEndpoint("m", 9)
+        result = await evaluate(ledger, counting_endpoint, plan)
+    assert counting_endpoint.requests <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
 
 
-PROMISED = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
+PROMISED_KEYS = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
 
 
 async def test_comparison_json_has_the_promised_keys(tmp_path):
@@ -272,5 +276,5 @@ async def test_comparison_json_has_the_promised_keys(tmp_path):
         ids = [await evaluate_model(ledger, model, 8) for model in "abc"]
     with LedgerView(path) as view:
         pairs = compare(view, ids).to_json()["pairs"]
-    assert len(pairs) == 3 and all(pair.keys() >= PROMISED for pair in pairs)
+    assert len(pairs) == 3 and all(pair.keys() >= PROMISED_KEYS for pair in pairs)
     assert all(pair["holm_p"] >= pair["mcnemar_p"] for pair in pairs)

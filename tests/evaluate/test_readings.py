@@ -17,7 +17,7 @@ from nanoflux_local.transcript import Seed
 LM_EVAL = json.loads(Path(__file__).with_name("lm_eval.json").read_text(encoding="utf-8"))["replies"]
 """Replies, what the GSM8K rules of lm-evaluation-harness read in them (recorded by bench/lm_eval_rules.py), and the
 reason for each difference."""
-NUMBER, LETTER = load_domain("gsmhard"), load_domain("starter-medicine")
+NUMBER_DOMAIN, LETTER_DOMAIN = load_domain("gsmhard"), load_domain("starter-medicine")
 NUMBERS: dict[str, dict[str, str]] = {
     "plain": {
         "18": "18", "18.": "18", "18.0": "18", "0": "0", "-3": "-3", "−3": "-3", "+3": "3", "3.14": "3.14",
@@ -207,7 +207,7 @@ def list_cases(table: dict[str, dict[str, str]]) -> list[object]:
 
 @pytest.mark.parametrize(("answer", "reading"), list_cases(NUMBERS))
 def test_score_reply_reads_numbers(answer: str, reading: str) -> None:
-    score = score_reply(NUMBER, f"SOLUTION: s\nANSWER: {answer}", Seed("n", "gsmhard", "Q", "18"))
+    score = score_reply(NUMBER_DOMAIN, f"SOLUTION: s\nANSWER: {answer}", Seed("n", "gsmhard", "Q", "18"))
     assert score.reading == reading
     assert score.mark == ("right" if reading == "18" else "wrong" if reading else "unanswered")
 
@@ -216,7 +216,7 @@ def test_score_reply_reads_numbers(answer: str, reading: str) -> None:
 def test_score_reply_reads_letters(answer: str, reading: str) -> None:
     options = {"A": "ant", "B": "bee", "C": "cat", "D": "dog"}
     score = score_reply(
-        LETTER, f"SOLUTION: s\nANSWER: {answer}", Seed("c", "starter-medicine", "Q", "B", options=options)
+        LETTER_DOMAIN, f"SOLUTION: s\nANSWER: {answer}", Seed("c", "starter-medicine", "Q", "B", options=options)
     )
     assert score.reading == reading
     assert score.mark == ("right" if reading == "B" else "unanswered")
@@ -229,11 +229,11 @@ def test_tables_have_at_least_450_answers() -> None:
 @pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
 def test_flexible_rule_differences_have_a_recorded_reason(row: dict[str, Any]) -> None:
     """docs/explanation/evaluation.md gives the reasons; without a reason, the scorers agree."""
-    score = score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
+    score = score_reply(NUMBER_DOMAIN, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
     assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
 
 
 def test_reply_that_the_strict_rule_accepts_is_never_wrong() -> None:
     for row in LM_EVAL:
         if row["strict-match"][1]:
-            assert score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"])).mark != "wrong"
+            assert score_reply(NUMBER_DOMAIN, row["reply"], Seed("n", "gsm8k", "Q", row["answer"])).mark != "wrong"

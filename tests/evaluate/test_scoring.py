@@ -6,9 +6,9 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.evaluate.scoring import Score, score_reply
 from nanoflux_local.transcript import Seed
 
-NUMBER, LETTER = load_domain("gsmhard"), load_domain("starter-medicine")
-TEXT = NUMBER.model_copy(update={"answer": "text"})
-LARGE = Seed("l", "gsmhard", "Q", "9000000000000")
+NUMBER_DOMAIN, LETTER_DOMAIN = load_domain("gsmhard"), load_domain("starter-medicine")
+TEXT_DOMAIN = NUMBER_DOMAIN.model_copy(update={"answer": "text"})
+LARGE_ITEM = Seed("l", "gsmhard", "Q", "9000000000000")
 
 NUMBERS = {
     "SOLUTION: s\nANSWER: 1234.5": ("1234.5", "right"),
@@ -44,27 +44,27 @@ LETTERS = {
 }
 
 
-@pytest.mark.parametrize(("reply", "score"), NUMBERS.items(), ids=repr)
-def test_score_reply_marks_numbers(reply, score):
-    assert score_reply(NUMBER, reply, Seed("n", "gsmhard", "Q", "1234.5")) == Score(*score)
+@pytest.mark.parametrize(("reply", "reading_and_mark"), NUMBERS.items(), ids=repr)
+def test_score_reply_marks_numbers(reply, reading_and_mark):
+    assert score_reply(NUMBER_DOMAIN, reply, Seed("n", "gsmhard", "Q", "1234.5")) == Score(*reading_and_mark)
 
 
-@pytest.mark.parametrize(("reply", "score"), LETTERS.items(), ids=repr)
-def test_score_reply_marks_letters(reply, score):
+@pytest.mark.parametrize(("reply", "reading_and_mark"), LETTERS.items(), ids=repr)
+def test_score_reply_marks_letters(reply, reading_and_mark):
     item = Seed("c", "starter-medicine", "Q", "B", options={"A": "ant", "B": "bee", "C": "cat", "D": "dog"})
-    assert score_reply(LETTER, reply, item) == Score(*score)
+    assert score_reply(LETTER_DOMAIN, reply, item) == Score(*reading_and_mark)
 
 
 @pytest.mark.parametrize(
     ("answer", "mark"), [("9e12", "right"), ("9000000000001", "right"), ("9000010000000", "wrong")]
 )
 def test_large_numbers_are_compared_relatively(answer, mark):
-    assert score_reply(NUMBER, f"ANSWER: {answer}", LARGE).mark == mark
+    assert score_reply(NUMBER_DOMAIN, f"ANSWER: {answer}", LARGE_ITEM).mark == mark
 
 
 def test_free_text_is_unscored_without_a_judge():
     """Only a judge can grade free text."""
-    assert score_reply(TEXT, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")) == Score("a bee", "unscored")
+    assert score_reply(TEXT_DOMAIN, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")) == Score("a bee", "unscored")
 
 
 @pytest.mark.parametrize(("options", "answer", "mark"), [("ABCDE", "E", "right"), ("ABC", "D", "unanswered")])

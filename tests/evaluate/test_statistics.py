@@ -25,9 +25,9 @@ from nanoflux_local.evaluate.statistics import (
 Z = 1.959963984540054
 
 
-def compute_mcnemar_p(only_a, only_b):
+def compute_mcnemar_p(only_a_count, only_b_count):
     """McNemar's p of these discordant pairs and seven concordant ones."""
-    return mcnemar_exact([-1] * only_a + [1] * only_b + [0] * 7)
+    return mcnemar_exact([-1] * only_a_count + [1] * only_b_count + [0] * 7)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_bootstrap_interval_is_seeded_and_contains_the_mean():
     assert low < np.mean(values) < high
     assert bootstrap_interval(values) == (low, high)
     assert bootstrap_interval(values, seed=1) != (low, high)
-    normal = 2 * Z * np.std(values) / math.sqrt(80)
-    assert high - low == pytest.approx(normal, rel=0.05), (
+    normal_width = 2 * Z * np.std(values) / math.sqrt(80)
+    assert high - low == pytest.approx(normal_width, rel=0.05), (
         "the bootstrap interval of a mean must be close to the normal interval"
     )
 
@@ -199,7 +199,7 @@ def test_compare_paired_averages_repeats():
 
 
 def test_compare_paired_is_unbiased_for_unequal_run_counts():
-    """A majority vote over two runs would need both to be right, while the other side needs one."""
+    """By a majority vote, an item would need two right replies in one evaluation, but only one in the other."""
     single_runs, double_runs = (
         parse_marks("0 " * 40 + "1 " * 20),
         parse_marks("10 " * 20 + "00 " * 20 + "10 " * 8 + "11 " * 12),
@@ -264,18 +264,18 @@ SLEEP_HOURS = (
 
 
 def test_paired_t_matches_student_1908():
-    test = paired_t(*SLEEP_HOURS)
-    assert test is not None
-    assert (test.n, test.difference) == (10, pytest.approx(1.58))
-    assert (test.t, test.p) == (
+    t_test = paired_t(*SLEEP_HOURS)
+    assert t_test is not None
+    assert (t_test.n, t_test.difference) == (10, pytest.approx(1.58))
+    assert (t_test.t, t_test.p) == (
         pytest.approx(4.062127683382037, abs=1e-9),
         pytest.approx(0.002832890197384, abs=1e-9),
     )
-    assert test.ci95 == pytest.approx((0.7001142367230175, 2.459885763276983), abs=1e-9)
-    reversed_test = paired_t(*SLEEP_HOURS[::-1])
-    assert reversed_test is not None and (reversed_test.t, reversed_test.p) == (
-        pytest.approx(-test.t),
-        pytest.approx(test.p),
+    assert t_test.ci95 == pytest.approx((0.7001142367230175, 2.459885763276983), abs=1e-9)
+    reversed_t_test = paired_t(*SLEEP_HOURS[::-1])
+    assert reversed_t_test is not None and (reversed_t_test.t, reversed_t_test.p) == (
+        pytest.approx(-t_test.t),
+        pytest.approx(t_test.p),
     )
 
 
@@ -341,8 +341,8 @@ def test_accuracy_interval_of_equal_shares_is_wilsons():
 
 def test_paired_interval_without_any_flip_has_a_width():
     """The interval of Agresti and Min shrinks with the number of items, and contains the difference."""
-    few, many = (compare_paired([[True]] * n, [[True]] * n).ci95 for n in (4, 400))
-    assert few == pytest.approx((-1.96 / 6, 1.96 / 6), abs=1e-3) and many[1] < 0.005
+    few_items_interval, many_items_interval = (compare_paired([[True]] * n, [[True]] * n).ci95 for n in (4, 400))
+    assert few_items_interval == pytest.approx((-1.96 / 6, 1.96 / 6), abs=1e-3) and many_items_interval[1] < 0.005
     low, high = compare_paired([[False]] * 5, [[True]] * 5).ci95
     assert 0 < low < 1 and high == 1.0
 

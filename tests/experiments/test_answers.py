@@ -48,24 +48,27 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
         return load_answers(view, plan.id)
 
 
-def choose_rows(answers: dict[str, Answers], **condition: object) -> list:
+def select_items(answers: dict[str, Answers], **condition: object) -> list:
     parsed_condition = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
     return choose_items(parsed_condition, ITEMS, answers, load_domain("starter"))
 
 
 def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None:
-    bands = {band: {item.id for item in choose_rows(answers, solved=band)} for band in ("always", "sometimes", "never")}
-    assert {item.id for item in ITEMS[:3]} <= bands["always"] and {item.id for item in ITEMS[6:]} <= bands["never"]
-    assert bands["sometimes"] and sum(map(len, bands.values())) == len(ITEMS) == len(set.union(*bands.values()))
-    assert {item.id for item in choose_rows(answers, solved="ever")} == bands["always"] | bands["sometimes"]
+    ids = {band: {item.id for item in select_items(answers, solved=band)} for band in ("always", "sometimes", "never")}
+    assert {item.id for item in ITEMS[:3]} <= ids["always"] and {item.id for item in ITEMS[6:]} <= ids["never"]
+    assert ids["sometimes"] and sum(map(len, ids.values())) == len(ITEMS) == len(set.union(*ids.values()))
+    assert {item.id for item in select_items(answers, solved="ever")} == ids["always"] | ids["sometimes"]
 
 
 def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
-    own_rows, benchmark_rows = choose_rows(answers, solved="ever", solution="own"), choose_rows(answers, solved="ever")
-    assert [item.id for item in own_rows] == [item.id for item in benchmark_rows]
-    assert {item.solution for item in own_rows} <= {f"my own words {position}" for position in range(6)}
-    assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own_rows)
-    assert not any(item.solution.startswith("my own words") for item in benchmark_rows)
+    own_items, benchmark_items = (
+        select_items(answers, solved="ever", solution="own"),
+        select_items(answers, solved="ever"),
+    )
+    assert [item.id for item in own_items] == [item.id for item in benchmark_items]
+    assert {item.solution for item in own_items} <= {f"my own words {position}" for position in range(6)}
+    assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own_items)
+    assert not any(item.solution.startswith("my own words") for item in benchmark_items)
 
 
 def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:

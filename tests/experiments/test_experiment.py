@@ -21,11 +21,13 @@ from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
 
 
 def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: GridPlan) -> None:
-    home, before = resumed_experiment
-    assert {"generate", "base-0", "random-0"} <= before.keys() and "run-0" not in before
+    home, finished_before = resumed_experiment
+    assert {"generate", "base-0", "random-0"} <= finished_before.keys() and "run-0" not in finished_before
     with LedgerView(home.ledger) as view:
-        after = {row["id"]: row["at"] for row in view.rows("SELECT id, at FROM cells WHERE experiment = ?", plan.id)}
-        assert {cell: after[cell] for cell in before} == before
+        finished_after = {
+            row["id"]: row["at"] for row in view.rows("SELECT id, at FROM cells WHERE experiment = ?", plan.id)
+        }
+        assert {cell: finished_after[cell] for cell in finished_before} == finished_before
         runs = view.row("SELECT count(*) AS n FROM runs")
         assert runs is not None and runs["n"] == 1
         assert find(view, "small").status == "done"
@@ -33,21 +35,21 @@ def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: G
 
 def test_table_has_every_condition_with_intervals_and_tests(resumed_experiment) -> None:
     home, _ = resumed_experiment
-    table = load_results(home, "small").to_json()
-    by_name = {entry["condition"]: entry for entry in table["conditions"]}
-    assert set(by_name) == {"base", "random", "run", "run-2", "run-99"}
+    results = load_results(home, "small").to_json()
+    entries = {entry["condition"]: entry for entry in results["conditions"]}
+    assert set(entries) == {"base", "random", "run", "run-2", "run-99"}
     for name in ("base", "random", "run", "run-2"):
-        accuracy = by_name[name]["test"]["starter-easy"]
+        accuracy = entries[name]["test"]["starter-easy"]
         assert accuracy["n"] == 3 and accuracy["ci95"][0] <= accuracy["mean"] <= accuracy["ci95"][1]
-    assert by_name["run"]["seeds"] == [0, 1] and by_name["base"]["seeds"] == [0]
-    assert by_name["run"]["rows"] == by_name["random"]["rows"] == 3, "the control has another number of examples"
-    assert by_name["run-2"]["rows"] == 2
-    pairs = {(pair["a"], pair["b"]) for pair in table["pairs"]}
+    assert entries["run"]["seeds"] == [0, 1] and entries["base"]["seeds"] == [0]
+    assert entries["run"]["rows"] == entries["random"]["rows"] == 3, "the control has another number of examples"
+    assert entries["run-2"]["rows"] == 2
+    pairs = {(pair["a"], pair["b"]) for pair in results["pairs"]}
     assert pairs == {("base", "run"), ("random", "run")}
     assert all(
-        {"mcnemar_p", "holm_p", "bootstrap_p", "ci95", "minimum_detectable"} <= pair.keys() for pair in table["pairs"]
+        {"mcnemar_p", "holm_p", "bootstrap_p", "ci95", "minimum_detectable"} <= pair.keys() for pair in results["pairs"]
     )
-    assert table["cells_left"] == []
+    assert results["cells_left"] == []
 
 
 def test_impossible_conditions_are_left_out_with_the_reason(resumed_experiment) -> None:
@@ -61,10 +63,10 @@ def test_dev_chooses_and_test_only_reports(resumed_experiment) -> None:
     home, _ = resumed_experiment
     choice = load_results(home, "small").to_json()["chosen"]
     assert choice["condition"] == "run-2", "the choice is not one of the sizes"
-    dev, test = ({item.id for item in make_easy_items(split)[:3]} for split in ("dev", "test"))
-    assert not dev & test
+    dev_ids, test_ids = ({item.id for item in make_easy_items(split)[:3]} for split in ("dev", "test"))
+    assert not dev_ids & test_ids
     with LedgerView(home.ledger) as view:
-        for split, ids in (("dev", dev), ("test", test)):
+        for split, ids in (("dev", dev_ids), ("test", test_ids)):
             rows = view.rows(
                 "SELECT DISTINCT item FROM evaluation_items JOIN evaluations ON evaluations.id = evaluation"
                 " WHERE split = ?",
@@ -84,13 +86,15 @@ def test_seeds_train_separately_and_generation_is_counted_apart(resumed_experime
 
 def test_example_lineage_lists_the_trainings(resumed_experiment) -> None:
     home, _ = resumed_experiment
-    table = {entry["condition"]: entry for entry in load_results(home, "small").to_json()["conditions"]}
+    entries = {entry["condition"]: entry for entry in load_results(home, "small").to_json()["conditions"]}
     with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM examples ORDER BY turn")]
-        trainings_by_example = [{training.id for training in trace_lineage(home, view, name).trainings} for name in ids]
-    assert len(ids) == 3 and all(set(table["run"]["trainings"]) <= trainings for trainings in trainings_by_example)
+        trainings_by_example = [
+            {training.id for training in trace_lineage(home, view, example).trainings} for example in ids
+        ]
+    assert len(ids) == 3 and all(set(entries["run"]["trainings"]) <= trainings for trainings in trainings_by_example)
     example_counts = [
-        sum(training in trainings for trainings in trainings_by_example) for training in table["run-2"]["trainings"]
+        sum(training in trainings for trainings in trainings_by_example) for training in entries["run-2"]["trainings"]
     ]
     assert example_counts == [2, 2], "a training did not learn from two of the three examples"
 

@@ -28,8 +28,8 @@ def test_paper_grids_have_every_scale() -> None:
 
 def test_table_1_has_an_equal_number_of_random_examples_as_a_condition() -> None:
     plan = make_plan("table1", "paper")
-    random = plan.condition("random")
-    assert (random.source, random.size) == ("benchmark", "run")
+    random_condition = plan.condition("random")
+    assert (random_condition.source, random_condition.size) == ("benchmark", "run")
     assert ("random", "run") in plan.compared
     assert {condition.name for condition in plan.conditions} == {"base", "full", "random", "run", "frontier"}
     assert "frontier" not in [condition.name for condition in make_plan("table1", "tiny").conditions]
@@ -42,7 +42,7 @@ def test_quality_levels_and_their_control_have_equal_sizes() -> None:
     assert ("any", "level-4") in plan.compared
 
 
-def test_sizes_have_controls_and_dev_chooses() -> None:
+def test_sizes_have_controls_and_are_chosen_on_dev_items() -> None:
     plan = make_plan("size", "paper")
     assert [pair for pair in plan.compared if pair[0].startswith("random")] == [
         (f"random-{size}", f"run-{size}") for size in (50, 100, 150, 200)
@@ -67,8 +67,8 @@ def test_paper_figures_are_marked_as_the_papers() -> None:
     figures = load_paper_figures("table1", "gsmhard")
     assert figures is not None and figures["where"] == "Table 1"
     assert {row["condition"]: row["accuracy"] for row in figures["rows"]}["run"] == 63.3
-    starter = load_paper_figures("table1", "starter")
-    assert starter is not None and len({row["benchmark"] for row in starter["rows"]}) == 3
+    starter_figures = load_paper_figures("table1", "starter")
+    assert starter_figures is not None and len({row["benchmark"] for row in starter_figures["rows"]}) == 3
     assert load_paper_figures("nothing", "gsmhard") is None
 
 

@@ -20,20 +20,20 @@ def normalize(rows: list[list[float]]) -> np.ndarray:
 
 
 def test_distances_of_centres_and_pairs_differ() -> None:
-    right = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
-    unchanged = measure_distances(right, right)
+    right_vectors = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
+    unchanged = measure_distances(right_vectors, right_vectors)
     assert unchanged.centres.distance == pytest.approx(0) and unchanged.each.distance == pytest.approx(0)
-    swapped = measure_distances(right, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
-    centre, swapped_centre = right.mean(axis=0), normalize([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
+    swapped = measure_distances(right_vectors, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
+    centre, swapped_centre = right_vectors.mean(axis=0), normalize([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
     expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
     assert swapped.centres.distance == pytest.approx(expected, abs=1e-12)
     assert swapped.each.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
     for measured in (swapped.centres, swapped.each):
         low, high = measured.ci95
         assert low <= measured.distance <= high
-    assert measure_distances(right, right[::-1]) == measure_distances(right, right[::-1]), (
-        "two calls gave different intervals"
-    )
+    assert measure_distances(right_vectors, right_vectors[::-1]) == measure_distances(
+        right_vectors, right_vectors[::-1]
+    ), "two calls gave different intervals"
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_run_without_a_trial_is_refused(tmp_path) -> None:
 def test_run_solutions_come_from_failed_defences(judged_run) -> None:
     home, run = judged_run
     with LedgerView(home.ledger) as view:
-        failed = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
+        failed_attempts = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
     pairs = load_run_solutions(home, run)
-    assert len(pairs) == len(failed) > 0
-    assert [pair.right for pair in pairs] == [last.attack.solution for last in failed]
-    assert [pair.wrong for pair in pairs] == [last.defence.solution for last in failed]
+    assert len(pairs) == len(failed_attempts) > 0
+    assert [pair.right for pair in pairs] == [attempt.attack.solution for attempt in failed_attempts]
+    assert [pair.wrong for pair in pairs] == [attempt.defence.solution for attempt in failed_attempts]

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on one machine gives the local table, even if one node is killed during the run."""
+"""A Ray cluster of two nodes on one machine gives the same results as local workers, even if a node is killed."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def cluster():
     cluster.shutdown()
 
 
-def format_results(contents: dict) -> str:
+def format_results(results: dict) -> str:
     """The measurements of an experiment as text, without the ids of evaluations and times."""
     conditions = [
         {
@@ -32,9 +32,9 @@ def format_results(contents: dict) -> str:
             "tokens": entry.get("tokens"),
             "test": {data: {**accuracy, "evaluations": 0} for data, accuracy in entry["test"].items()},
         }
-        for entry in contents["conditions"]
+        for entry in results["conditions"]
     ]
-    return json.dumps([conditions, contents["pairs"], contents["left_out"]], indent=1, sort_keys=True)
+    return json.dumps([conditions, results["pairs"], results["left_out"]], indent=1, sort_keys=True)
 
 
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(

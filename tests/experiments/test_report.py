@@ -45,7 +45,7 @@ def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_p
         for key, value in attributes.items()
         if key in ("src", "href", "xlink:href")
     ]
-    assert [target for target in references if not str(target).startswith("#")] == []
+    assert [reference for reference in references if not str(reference).startswith("#")] == []
     assert "default-src 'none'" in text and "@import" not in text
     visible_text = " ".join(page.text.split())
     answer_position = visible_text.index("the run's examples against the model as it is")
@@ -117,9 +117,9 @@ def test_answer_states_significance_before_and_after_correction() -> None:
 def test_report_command_writes_run_and_experiment_reports(
     resumed_experiment, tmp_path: Path, monkeypatch, capfd
 ) -> None:
-    first, _ = resumed_experiment
+    original_home, _ = resumed_experiment
     home = Home(tmp_path / "home")
-    shutil.copytree(first.root, home.root)
+    shutil.copytree(original_home.root, home.root)
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with pytest.raises(SystemExit) as result:
         main(["report", "small"])

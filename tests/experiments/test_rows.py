@@ -36,8 +36,8 @@ def test_benchmark_rows_have_the_prompt_of_their_evaluation(tmp_path: Path) -> N
     home = Home(tmp_path / "home").prepare()
     items = [make_item(letters, "train") for letters in ("ABC", "ABCD", "ABCDE")]
     with Ledger(home.ledger) as ledger:
-        placed = [*((item, "train") for item in items), (make_item("ABCD", "test"), "test")]
-        ledger.import_dataset("medqa", "medqa", "content", placed, 0)
+        items_with_splits = [*((item, "train") for item in items), (make_item("ABCD", "test"), "test")]
+        ledger.import_dataset("medqa", "medqa", "content", items_with_splits, 0)
     (tmp_path / "grid.toml").write_text(GRID)
     plan = make_plan(str(tmp_path / "grid.toml"), "tiny")
     rows = load_condition_rows(home, plan, Condition(name="full", source="benchmark"), 0, {}).rows

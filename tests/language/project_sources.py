@@ -53,8 +53,8 @@ def error_classes() -> frozenset[str]:
         if isinstance(node, ast.ClassDef)
     }
     names = set(ERRORS)
-    while more := {name for name, parents in bases.items() if parents & names} - names:
-        names |= more
+    while new_names := {name for name, parents in bases.items() if parents & names} - names:
+        names |= new_names
     return frozenset(names)
 
 
@@ -101,14 +101,14 @@ def read_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, 
         case ast.Constant(value=str(text)):
             return (text,)
         case ast.Name(id=name) if name in values:
-            outer = {other: value for other, value in values.items() if other != name}
-            return tuple(text for value in values[name] for text in read_texts(value, outer))
+            other_values = {other_name: value for other_name, value in values.items() if other_name != name}
+            return tuple(text for value in values[name] for text in read_texts(value, other_values))
         case ast.JoinedStr(values=parts):
             return _join([read_texts(part, values) for part in parts])
         case ast.FormattedValue(value=ast.IfExp() as inner):
             return read_texts(inner, values)
-        case ast.IfExp(body=body, orelse=other):
-            return (*read_texts(body, values), *read_texts(other, values))
+        case ast.IfExp(body=body, orelse=orelse):
+            return (*read_texts(body, values), *read_texts(orelse, values))
         case ast.BoolOp(values=operands):
             return tuple(text for operand in operands for text in read_texts(operand, values))
         case ast.BinOp(left=left, op=ast.Add(), right=right):

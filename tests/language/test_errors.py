@@ -4,7 +4,7 @@ import re
 
 from tests.language.project_sources import VALUE, raised_errors
 
-NAMES = {"GGUF", "GPU", "HOME", "LoRA", "QLoRA", "Python", "Ray", "SHA", "NanoFlux", "US"}
+CAPITALIZED_WORDS = {"GGUF", "GPU", "HOME", "LoRA", "QLoRA", "Python", "Ray", "SHA", "NanoFlux", "US"}
 """Words with a capital letter that may start a message."""
 
 
@@ -13,8 +13,8 @@ def find_faults(text: str) -> list[str]:
     faults = []
     if re.search(r"[\w)`'\"}]\.$", text.strip()):
         faults.append("ends with a full stop")
-    first = re.match(r"[A-Z][a-z]+\b", text)
-    if first and first[0] not in NAMES:
+    first_word = re.match(r"[A-Z][a-z]+\b", text)
+    if first_word and first_word[0] not in CAPITALIZED_WORDS:
         faults.append("opens with a capital letter")
     if re.search(r"\bplease\b|!$", text, re.IGNORECASE):
         faults.append("contains `please` or an exclamation mark")

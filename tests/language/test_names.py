@@ -9,9 +9,11 @@ from tests.language.project_sources import PACKAGES, SOURCES, Function, assigned
 
 BARE_NAMES = {"found", "told", "known", "given", "what", "thing", "at"}
 """Names that do not describe their value."""
-VERBS = {"seed", "embed", "feed", "need", "read", "put", "cut", "set", "let", "split", "shed", "proceed", "exceed"}
+NOT_PARTICIPLES = {
+    "seed", "embed", "feed", "need", "read", "put", "cut", "set", "let", "split", "shed", "proceed", "exceed",
+}  # fmt: skip
 """Verbs and nouns that look like past participles."""
-IRREGULAR = {
+IRREGULAR_PARTICIPLES = {
     "told", "found", "known", "given", "made", "kept", "held", "drawn", "begun", "shown", "taken", "lost", "left",
     "written", "built", "sent", "met", "said", "spent", "stuck", "broken", "chosen", "worn", "gone", "done",
 }  # fmt: skip
@@ -20,7 +22,7 @@ IRREGULAR = {
 def is_participle(name: str) -> bool:
     """Whether a function's name is a single past participle."""
     word = name.strip("_")
-    return word not in VERBS and (word in IRREGULAR or bool(re.fullmatch(r"[a-z]+ed", word)))
+    return word not in NOT_PARTICIPLES and (word in IRREGULAR_PARTICIPLES or bool(re.fullmatch(r"[a-z]+ed", word)))
 
 
 def is_accessor(function: Function) -> bool:
@@ -44,12 +46,12 @@ def test_functions_are_named_after_what_they_do() -> None:
 
 def test_tests_are_named_by_subject_and_behaviour() -> None:
     openings = "a|an|the|what|who|whoever|where|it|no|nothing|nobody|every|everything|when|if|its|that|those|there"
-    wrong = [
+    misnamed = [
         f"{place}: {function.name}"
         for place, function in functions(("tests",))
         if re.match(rf"test_({openings})_", function.name)
     ]
-    assert not wrong, "\n".join(wrong)
+    assert not misnamed, "\n".join(misnamed)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("trained", True), ("_told", True), ("embed", False), ("train", False)])

@@ -74,10 +74,10 @@ def test_backup_overwrites_nothing(ledger: Ledger, path: Path, tmp_path: Path, k
         existing.mkdir()
     else:
         existing.symlink_to(tmp_path / "elsewhere")
-    before = sorted(path.name for path in tmp_path.iterdir())
+    files_before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(RefusedError, match="a backup overwrites nothing"):
         back_up(path, existing)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == files_before
     assert kind != "a file" or existing.read_text() == "precious"
 
 
@@ -97,11 +97,11 @@ def test_backup_into_a_missing_directory_is_an_error(ledger: Ledger, path: Path,
 def test_damaged_ledger_is_not_backed_up(run_copy, tmp_path: Path) -> None:
     with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        root, size = (connection.execute(sql).fetchone()[0] for sql in (
+        root_page, page_size = (connection.execute(sql).fetchone()[0] for sql in (
             "SELECT rootpage FROM sqlite_master WHERE name = 'turns'", "PRAGMA page_size"))  # fmt: skip
     connection.close()
     with run_copy.path.open("r+b") as file:
-        file.seek((root - 1) * size + 8)
+        file.seek((root_page - 1) * page_size + 8)
         file.write(b"\xff" * 64)
     with pytest.raises(LedgerError):
         back_up(run_copy.path, tmp_path / "copy.db")

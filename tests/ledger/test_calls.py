@@ -51,13 +51,13 @@ async def wait_for_requests(endpoint: GatedEndpoint, times: int = 1) -> None:
 async def test_equal_concurrent_requests_share_one_call(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
-    waiting = [asyncio.create_task(calls.ask(make_request())) for _ in range(5)]
-    different = asyncio.create_task(calls.ask(make_request(seed=1)))
+    equal_tasks = [asyncio.create_task(calls.ask(make_request())) for _ in range(5)]
+    different_task = asyncio.create_task(calls.ask(make_request(seed=1)))
     await wait_for_requests(endpoint, 2)
     endpoint.gate.set()
-    replies = await asyncio.gather(*waiting)
+    replies = await asyncio.gather(*equal_tasks)
     assert replies == [(1, ChatReply("reply 1", "stop"))] * 5
-    assert (await different)[1].text == "reply 2"
+    assert (await different_task)[1].text == "reply 2"
     assert await calls.ask(make_request()) == replies[0]
     assert endpoint.requests == [make_request(), make_request(seed=1)]
 
@@ -65,13 +65,13 @@ async def test_equal_concurrent_requests_share_one_call(make_calls: MakeCalls) -
 async def test_cancelled_waiter_leaves_the_call_to_the_others(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
-    first, second = (asyncio.create_task(calls.ask(make_request())) for _ in range(2))
+    cancelled_task, remaining_task = (asyncio.create_task(calls.ask(make_request())) for _ in range(2))
     await wait_for_requests(endpoint)
-    first.cancel()
+    cancelled_task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await first
+        await cancelled_task
     endpoint.gate.set()
-    assert (await second)[1].text == "reply 1"
+    assert (await remaining_task)[1].text == "reply 1"
     assert len(endpoint.requests) == 1
 
 
@@ -80,9 +80,9 @@ async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(
 ) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
-    waiting = asyncio.create_task(calls.ask(make_request()))
+    task = asyncio.create_task(calls.ask(make_request()))
     await wait_for_requests(endpoint)
-    waiting.cancel()
+    task.cancel()
     endpoint.gate.set()
     while ledger.recall(make_request()) is None:
         await asyncio.sleep(0)
@@ -93,15 +93,15 @@ async def test_unsent_call_without_waiters_is_dropped(make_calls: MakeCalls) -> 
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
     calls.limiter.resize(1)
-    first, dropped, cancelled_waiter, remaining_waiter = (
+    first_task, dropped_task, cancelled_waiter, remaining_waiter = (
         asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped", "shared", "shared")
     )
     await wait_for_requests(endpoint)
-    for task in (dropped, cancelled_waiter):
+    for task in (dropped_task, cancelled_waiter):
         task.cancel()
     endpoint.gate.set()
-    await asyncio.gather(first, remaining_waiter)
-    assert dropped.cancelled() and endpoint.requests == [make_request("first"), make_request("shared")]
+    await asyncio.gather(first_task, remaining_waiter)
+    assert dropped_task.cancelled() and endpoint.requests == [make_request("first"), make_request("shared")]
     assert (await calls.ask(make_request("dropped")))[1].text == "reply 3", (
         "a later request for the dropped call was not sent"
     )
@@ -111,13 +111,13 @@ async def test_request_repeated_after_a_dropped_call_is_answered(make_calls: Mak
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
     calls.limiter.resize(1)
-    first, dropped = (asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped"))
+    first_task, dropped_task = (asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped"))
     await wait_for_requests(endpoint)
-    dropped.cancel()
-    await asyncio.wait([dropped])
-    repeated = asyncio.create_task(calls.ask(make_request("dropped")))
+    dropped_task.cancel()
+    await asyncio.wait([dropped_task])
+    repeated_task = asyncio.create_task(calls.ask(make_request("dropped")))
     endpoint.gate.set()
-    assert (await repeated)[1].text == "reply 2" and (await first)[1].text == "reply 1"
+    assert (await repeated_task)[1].text == "reply 2" and (await first_task)[1].text == "reply 1"
 
 
 async def test_failure_reaches_every_waiter_and_is_not_remembered(make_calls: MakeCalls, ledger: Ledger) -> None:
@@ -150,8 +150,8 @@ async def test_reply_is_committed_before_it_is_returned(make_calls: MakeCalls, p
         return ChatReply("x", "stop")
 
     await make_calls(answer).ask(make_request())
-    with Ledger(path) as another:  # to SQLite, this is like another process
-        assert another.recall(make_request()) == (1, ChatReply("x", "stop"))
+    with Ledger(path) as second_ledger:  # to SQLite, this is like another process
+        assert second_ledger.recall(make_request()) == (1, ChatReply("x", "stop"))
 
 
 async def test_uncommitted_reply_is_not_returned(
@@ -183,8 +183,8 @@ async def test_failed_commit_stops_further_calls(
 
 async def test_reply_stored_first_by_another_process_is_used(make_calls: MakeCalls, path: Path) -> None:
     async def answer(request: ChatRequest) -> ChatReply:
-        with Ledger(path) as another:
-            another.remember("other run", request, ChatReply("theirs", "stop"))
+        with Ledger(path) as second_ledger:
+            second_ledger.remember("other run", request, ChatReply("theirs", "stop"))
         return ChatReply("ours", "stop")
 
     assert (await make_calls(answer).ask(make_request()))[1].text == "theirs"
@@ -193,11 +193,11 @@ async def test_reply_stored_first_by_another_process_is_used(make_calls: MakeCal
 async def test_close_cancels_pending_calls_and_leaves_no_task(make_calls: MakeCalls, ledger: Ledger) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
-    waiting = asyncio.create_task(calls.ask(make_request()))
+    task = asyncio.create_task(calls.ask(make_request()))
     await wait_for_requests(endpoint)
     await calls.close()
     with pytest.raises(asyncio.CancelledError):
-        await waiting
+        await task
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert ledger.recall(make_request()) is None
 

@@ -1,4 +1,4 @@
-"""Compressed calls are read as before: after a compaction, during one, and after a killed one."""
+"""Compressed calls read like uncompressed ones: after a compaction, during one, and after a killed one."""
 
 import asyncio
 import os
@@ -41,23 +41,23 @@ def find_problems(path: Path) -> list[str]:
 
 
 def test_packed_calls_are_smaller_and_read_the_same(run_copy, small_batches) -> None:
-    before, replay_before = read_texts(run_copy.path), asyncio.run(runs.replay(run_copy.home, run_copy.run))
+    texts_before, replay_before = read_texts(run_copy.path), asyncio.run(runs.replay(run_copy.home, run_copy.run))
     result = compact(run_copy.path)
-    assert result.packed == len(before) > 50
+    assert result.packed == len(texts_before) > 50
     assert result.texts_after < result.texts_before / 2
     assert result.bytes_after == measure_file_bytes(run_copy.path) < result.bytes_before
-    assert read_texts(run_copy.path) == before
+    assert read_texts(run_copy.path) == texts_before
     assert find_problems(run_copy.path) == []
     assert asyncio.run(runs.replay(run_copy.home, run_copy.run)) == replay_before and replay_before.same
     with LedgerView(run_copy.path) as view:
-        assert view.contents()["packs"] == len(before)
+        assert view.contents()["packs"] == len(texts_before)
         assert list(view.rows("SELECT id FROM calls WHERE request <> '' OR reply <> ''")) == []
 
 
 def test_second_compaction_packs_nothing(run_copy) -> None:
     compact(run_copy.path)
-    second = compact(run_copy.path)
-    assert (second.packed, second.texts_before, second.texts_after) == (0, 0, 0)
+    second_result = compact(run_copy.path)
+    assert (second_result.packed, second_result.texts_before, second_result.texts_after) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "\ud800 middle \udfff", "\x00\u2028", "α" * 2**20], ids=ascii)
@@ -75,22 +75,22 @@ def test_pack_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
     ledger.remember("run", ChatRequest(IDENTITY, (), seed=1), ChatReply("x", "stop"))
     with ledger.transaction() as connection:
         connection.execute("UPDATE calls SET reply = CAST(x'7bff7d' AS TEXT) WHERE id = 1")
-    before = find_problems(path)
-    assert before == ["call 1: the reply does not match its hash"]
+    problems_before = find_problems(path)
+    assert problems_before == ["call 1: the reply does not match its hash"]
     assert compact(path).packed == 2
-    assert find_problems(path) == before
+    assert find_problems(path) == problems_before
 
 
 @pytest.mark.parametrize("column", ["request", "reply", "dictionary"])
 def test_damaged_pack_is_reported_and_stops_no_reader(run_copy, small_batches, column: str) -> None:
     compact(run_copy.path)
     with sqlite3.connect(run_copy.path) as connection:
-        wrong = "99" if column == "dictionary" else f"substr({column}, 1, length({column}) - 3) || x'000000'"
-        connection.execute(f"UPDATE packs SET {column} = CAST({wrong} AS {'INTEGER' if wrong == '99' else 'BLOB'})"
-                           " WHERE call = 5")  # fmt: skip
+        damaged_value = "99" if column == "dictionary" else f"substr({column}, 1, length({column}) - 3) || x'000000'"
+        sql_type = "INTEGER" if column == "dictionary" else "BLOB"
+        connection.execute(f"UPDATE packs SET {column} = CAST({damaged_value} AS {sql_type}) WHERE call = 5")
     connection.close()
-    lines = find_problems(run_copy.path)
-    assert lines and all(line.startswith("call 5: the re") for line in lines)
+    problems = find_problems(run_copy.path)
+    assert problems and all(line.startswith("call 5: the re") for line in problems)
 
 
 def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> None:
@@ -154,19 +154,17 @@ else:
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "where"), [(1, "between"), (5, "between"), (1, "inside"), (5, "inside"), (1, "end")]
-)
+@pytest.mark.parametrize(("batch", "where"), [(1, "between"), (5, "between"), (1, "inside"), (5, "inside"), (1, "end")])
 def test_killed_compaction_loses_nothing_and_the_next_one_resumes(
-    run_copy, small_batches, moment: int, where: str
+    run_copy, small_batches, batch: int, where: str
 ) -> None:
-    before = read_texts(run_copy.path)
-    command = [sys.executable, "-c", DYING_COMPACTION, str(run_copy.path), str(moment), where]
+    texts_before = read_texts(run_copy.path)
+    command = [sys.executable, "-c", DYING_COMPACTION, str(run_copy.path), str(batch), where]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == -signal.SIGKILL
-    assert read_texts(run_copy.path) == before
+    assert read_texts(run_copy.path) == texts_before
     assert find_problems(run_copy.path) == []
     with LedgerView(run_copy.path) as view:
-        packed = view.contents()["packs"]
-    assert packed == {"between": 10 * moment, "inside": 10 * (moment - 1), "end": len(before)}[where]
-    assert compact(run_copy.path).packed == len(before) - packed
-    assert read_texts(run_copy.path) == before
+        packed_count = view.contents()["packs"]
+    assert packed_count == {"between": 10 * batch, "inside": 10 * (batch - 1), "end": len(texts_before)}[where]
+    assert compact(run_copy.path).packed == len(texts_before) - packed_count
+    assert read_texts(run_copy.path) == texts_before

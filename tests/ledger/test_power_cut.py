@@ -1,4 +1,4 @@
-"""Power cuts are simulated while a run commits: a small form of the benchmark, and a test that it detects losses."""
+"""Power cuts are simulated while a run commits: a short benchmark, and a test that the benchmark detects losses."""
 
 import importlib.util
 import random

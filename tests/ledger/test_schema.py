@@ -7,8 +7,8 @@ from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 
-PINNED = Path(__file__).with_name("schema.sql")
-RELEASED = [
+PINNED_SCHEMA = Path(__file__).with_name("schema.sql")
+RELEASED_MIGRATIONS = [
     "m001_calls",
     "m002_runs",
     "m003_data",
@@ -40,20 +40,20 @@ def read_schema(path: Path) -> str:
 
 
 def test_schema_equals_the_pinned_one(ledger: Ledger, path: Path) -> None:
-    assert read_schema(path) == PINNED.read_text()
+    assert read_schema(path) == PINNED_SCHEMA.read_text()
 
 
 def test_migrations_are_applied_in_their_released_order(ledger: Ledger, path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        applied = [name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id")]
-    assert applied == [migration.name for migration in migrations._migrations] == RELEASED
+        applied_names = [name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id")]
+    assert applied_names == [migration.name for migration in migrations._migrations] == RELEASED_MIGRATIONS
 
 
 def test_reopening_a_ledger_changes_nothing(ledger: Ledger, path: Path) -> None:
     ledger.close()
-    before = path.read_bytes()
+    bytes_before = path.read_bytes()
     Ledger(path).close()
-    assert path.read_bytes() == before
+    assert path.read_bytes() == bytes_before
 
 
 def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
@@ -70,8 +70,10 @@ def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
         for table in ("packs", "dictionaries"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm015_size'")
-        damaged = connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3 RETURNING number")
-        assert damaged.fetchall() == [(3,)]
+        damaged_turns = connection.execute(
+            "UPDATE turns SET record = substr(record, 2) WHERE number = 3 RETURNING number"
+        )
+        assert damaged_turns.fetchall() == [(3,)]
     connection.close()
     with LedgerView(run_copy.path) as view:
         counts_after = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]

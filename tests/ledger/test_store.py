@@ -62,17 +62,17 @@ TEXTS = {
 )
 def test_reply_is_recalled_unchanged(ledger: Ledger, path: Path, request_, reply) -> None:
     assert ledger.recall(request_) is None
-    row, stored = ledger.remember("run", request_, reply)
-    assert stored == reply
+    call_id, stored_reply = ledger.remember("run", request_, reply)
+    assert stored_reply == reply
     ledger.close()
-    with Ledger(path) as reopened, LedgerView(path) as view:
-        assert reopened.recall(request_) == (row, reply)
+    with Ledger(path) as reopened_ledger, LedgerView(path) as view:
+        assert reopened_ledger.recall(request_) == (call_id, reply)
         assert list(verify_run(view, "run")) == []
 
 
 def test_surrogate_pair_is_stored_as_its_character(ledger: Ledger, path: Path) -> None:
-    _, stored = ledger.remember("run", REQUEST, ChatReply("\ud83d\ude00", "stop"))
-    assert stored == ChatReply("😀", "stop") == ledger.recall(REQUEST)[1]
+    _, stored_reply = ledger.remember("run", REQUEST, ChatReply("\ud83d\ude00", "stop"))
+    assert stored_reply == ChatReply("😀", "stop") == ledger.recall(REQUEST)[1]
     with LedgerView(path) as view:
         assert list(verify_run(view, "run")) == []
 
@@ -80,29 +80,30 @@ def test_surrogate_pair_is_stored_as_its_character(ledger: Ledger, path: Path) -
 @pytest.mark.parametrize("text", [text for name, text in TEXTS.items() if "megabyte" not in name])
 def test_request_of_any_text_is_recalled(ledger: Ledger, text: str) -> None:
     request = ChatRequest(IDENTITY, (Message("user", text),))
-    row, _ = ledger.remember("run", request, ChatReply("yes", "stop"))
-    assert ledger.recall(request) == (row, ChatReply("yes", "stop"))
+    call_id, _ = ledger.remember("run", request, ChatReply("yes", "stop"))
+    assert ledger.recall(request) == (call_id, ChatReply("yes", "stop"))
     assert ledger.recall(ChatRequest(IDENTITY, (Message("user", text + " "),))) is None
 
 
 def test_first_reply_to_a_request_is_kept(ledger: Ledger, path: Path) -> None:
-    first = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
-    with Ledger(path) as another:
-        assert another.remember("other run", REQUEST, ChatReply("second", "stop")) == first
-    assert ledger.recall(REQUEST) == first
+    first_call = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
+    with Ledger(path) as second_ledger:
+        assert second_ledger.remember("other run", REQUEST, ChatReply("second", "stop")) == first_call
+    assert ledger.recall(REQUEST) == first_call
     assert ledger.rows("SELECT run FROM calls") == [("run",)]
 
 
 def test_keys_with_equal_first_digits_are_distinct(ledger: Ledger) -> None:
     """The index has only the first digits of each key."""
-    first_row, _ = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
-    other = ChatRequest(IDENTITY, (Message("user", "hello"),), seed=1)
+    first_id, _ = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
+    other_request = ChatRequest(IDENTITY, (Message("user", "hello"),), seed=1)
     with ledger.transaction() as connection:
-        connection.execute("UPDATE calls SET key = substr(?, 1, 10) || substr(key, 11)", (other.key(),))
-    assert ledger.recall(other) is None
-    row, reply = ledger.remember("run", other, ChatReply("second", "stop"))
-    assert row != first_row and ledger.recall(other) == (row, reply) == (row, ChatReply("second", "stop"))
-    assert ledger.remember("run", other, ChatReply("third", "stop")) == (row, reply)
+        connection.execute("UPDATE calls SET key = substr(?, 1, 10) || substr(key, 11)", (other_request.key(),))
+    assert ledger.recall(other_request) is None
+    other_id, reply = ledger.remember("run", other_request, ChatReply("second", "stop"))
+    assert other_id != first_id and reply == ChatReply("second", "stop")
+    assert ledger.recall(other_request) == (other_id, reply)
+    assert ledger.remember("run", other_request, ChatReply("third", "stop")) == (other_id, reply)
 
 
 def test_call_costs_are_stored_in_columns(ledger: Ledger) -> None:
@@ -140,10 +141,10 @@ def test_turn_is_committed_whole_or_not_at_all(
     ledger.remember("run", REQUEST, ChatReply("x", "stop"))
     ledger.commit_turn("run", new_turn(0, "kept_novel"), [1])
     tables = ("turns", "turn_calls", "examples", "runs")
-    before = [ledger.rows(f"SELECT * FROM {table}") for table in tables]
+    rows_before = [ledger.rows(f"SELECT * FROM {table}") for table in tables]
     with pytest.raises(LedgerError):
         ledger.commit_turn("run", new_turn(number, "kept_failed"), calls)
-    assert [ledger.rows(f"SELECT * FROM {table}") for table in tables] == before
+    assert [ledger.rows(f"SELECT * FROM {table}") for table in tables] == rows_before
     ledger.commit_turn("run", new_turn(1, "kept_failed"), [1])
 
 
@@ -236,14 +237,14 @@ def test_migration_to_short_keys_keeps_calls(path: Path) -> None:
     )
     compressed = [zstandard.compress(text.encode()) for text in ("{}", canonical_json(reply.to_json()))]
     connection.execute("INSERT INTO packs VALUES (7, 0, ?, ?)", compressed)
-    before = connection.execute("SELECT id, role, at, seconds FROM calls").fetchall()
+    rows_before = connection.execute("SELECT id, role, at, seconds FROM calls").fetchall()
     connection.close()
     with Ledger(path) as ledger:
         assert Path(f"{path}-wal").stat().st_size == 0, (
             "the migration wrote the whole ledger to the log and did not truncate it"
         )
         assert ledger.recall(REQUEST) == (7, reply)
-        assert ledger.rows("SELECT id, role, at, seconds FROM calls") == before == [(7, "judge", "now", 3.0)]
+        assert ledger.rows("SELECT id, role, at, seconds FROM calls") == rows_before == [(7, "judge", "now", 3.0)]
         assert ledger.rows("PRAGMA foreign_key_check") == [] and ledger.rows("PRAGMA integrity_check") == [("ok",)]
         assert ledger.rows("SELECT name FROM sqlite_master WHERE sql LIKE '%calls_anew%'") == []
 
@@ -256,11 +257,11 @@ def test_newer_ledger_is_refused_and_unchanged(open_ledger, ledger: Ledger, path
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('nanoflux', 'm900_later', 'now')"
         )
     connection.close()
-    before = path.read_bytes()
+    bytes_before = path.read_bytes()
     with pytest.raises(LedgerError, match=r"newer version of NanoFlux \(it has the migration m900_later\)") as caught:
         open_ledger(path)
     assert str(path) in caught.value.message and "update" in caught.value.fix
-    assert path.read_bytes() == before
+    assert path.read_bytes() == bytes_before
 
 
 @pytest.mark.parametrize("open_ledger", [Ledger, LedgerView])
@@ -300,8 +301,12 @@ def test_view_of_a_missing_ledger_matches_nothing(path: Path) -> None:
 
 def test_locked_ledger_is_named(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanoflux_local.ledger.store.BUSY_TIMEOUT_S", 0.05)
-    with Ledger(path) as other, ledger.transaction(), pytest.raises(LedgerError, match="locked by another process"):
-        other.start_job("run", "x", 1, "")
+    with (
+        Ledger(path) as second_ledger,
+        ledger.transaction(),
+        pytest.raises(LedgerError, match="locked by another process"),
+    ):
+        second_ledger.start_job("run", "x", 1, "")
 
 
 def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
@@ -310,7 +315,7 @@ def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
     for number in range(20):
         path, start = tmp_path / str(number) / "ledger.db", time.monotonic() + 0.02
         path.parent.mkdir()
-        children = [run_in_fork(lambda path=path, start=start: open_at(path, start)) for _ in range(6)]
+        children = [run_in_fork(lambda path=path, start=start: open_ledger_at(path, start)) for _ in range(6)]
         failed_children += [child for child in children if os.waitpid(child, 0)[1]]
         with Ledger(path) as ledger:
             assert ledger.rows("SELECT count(*) FROM jobs") == [(6,)]
@@ -318,13 +323,13 @@ def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
 
 
 def test_ledger_opens_while_a_suspended_process_holds_the_migration_lock(ledger: Ledger, path: Path) -> None:
-    with path.with_suffix(".migrate").open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)  # like a process that was suspended during a migration
-        with Ledger(path) as other:
-            assert other.start_job("test", "x", 1, "") == 1
+    with path.with_suffix(".migrate").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)  # like a process that was suspended during a migration
+        with Ledger(path) as second_ledger:
+            assert second_ledger.start_job("test", "x", 1, "") == 1
 
 
-def open_at(path: Path, start: float) -> None:
+def open_ledger_at(path: Path, start: float) -> None:
     time.sleep(max(0.0, start - time.monotonic()))
     with Ledger(path) as ledger:
         ledger.start_job("test", "x", os.getpid(), "")

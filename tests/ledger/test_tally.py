@@ -21,7 +21,7 @@ def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
     ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("yes", "stop"))
 
 
-def test_turns_in_progress_are_those_with_replies_and_the_next(
+def test_turns_in_progress_are_those_with_replies_and_the_next_turn(
     ledger: Ledger, path: Path, new_turn: Callable[..., TurnRecord]
 ) -> None:
     ledger.commit_turn("run", new_turn(0, "invalid", "kept_failed"), [])

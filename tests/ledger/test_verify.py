@@ -18,7 +18,7 @@ from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.run import configs, runs
 from nanoflux_local.transcript import Seed, TurnRecord
 
-EDITED = [
+EDITED_COLUMNS = [
     ("calls", "request", "call {id}: the request does not match its key"),
     ("calls", "reply", "call {id}: the reply does not match its hash"),
     ("calls", "key", "call {id}: the request does not match its key"),
@@ -58,7 +58,7 @@ def test_verify_reports_nothing_for_an_unchanged_run(run_copy) -> None:
 
 
 @pytest.mark.parametrize("byte", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "invalid UTF-8"])
-@pytest.mark.parametrize(("table", "column", "problem"), EDITED, ids=[f"{t}.{c}" for t, c, _ in EDITED])
+@pytest.mark.parametrize(("table", "column", "problem"), EDITED_COLUMNS, ids=[f"{t}.{c}" for t, c, _ in EDITED_COLUMNS])
 def test_verify_finds_one_changed_byte_anywhere(run_copy, table: str, column: str, problem: str, byte: bytes) -> None:
     rng = random.Random(f"{table}{column}{byte!r}")
     for _ in range(6):
@@ -66,27 +66,27 @@ def test_verify_finds_one_changed_byte_anywhere(run_copy, table: str, column: st
             row = rng.choice(connection.execute(f"SELECT rowid AS place, * FROM {table}").fetchall())
             text = row[column]
             position = rng.choice([index for index in range(len(text)) if text[index : index + 1] != byte])
-            changed = text[:position] + byte + text[position + 1 :]
+            changed_text = text[:position] + byte + text[position + 1 :]
             update = f"UPDATE {table} SET {column} = CAST(? AS TEXT) WHERE rowid = ?"
-            connection.execute(update, (changed, row["place"]))
-        names = {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
-        assert problem.format(**names) in find_problems(run_copy)
+            connection.execute(update, (changed_text, row["place"]))
+        row_values = {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
+        assert problem.format(**row_values) in find_problems(run_copy)
         with tamper(run_copy) as connection:
             connection.execute(update, (text, row["place"]))
     assert find_problems(run_copy) == []
 
 
-KEPT = "(SELECT max(number) FROM turns WHERE kept = 1)"
-DELETED = {
-    "an example": (f"DELETE FROM examples WHERE turn = {KEPT}", "kept, but its example is missing"),
+LAST_KEPT = "(SELECT max(number) FROM turns WHERE kept = 1)"
+DAMAGES = {
+    "an example": (f"DELETE FROM examples WHERE turn = {LAST_KEPT}", "kept, but its example is missing"),
     "the first turn": ("DELETE FROM turns WHERE number = 0", "turn 0: missing"),
     "a turn in the middle": ("DELETE FROM turns WHERE number = 5", "turn 5: missing"),
     "the last turn": ("DELETE FROM turns WHERE number = 15", "is done, but has only 15 turns"),
     "the last turns and examples": (
         "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but has only 7 turns"),
-    "a kept turn without its example": (f"DELETE FROM turns WHERE number = {KEPT}", "differs from turn"),
+    "a kept turn without its example": (f"DELETE FROM turns WHERE number = {LAST_KEPT}", "differs from turn"),
     "a call that a turn uses": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
-    "the mark of a kept turn": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "the column kept is False"),
+    "the mark of a kept turn": (f"UPDATE turns SET kept = 0 WHERE number = {LAST_KEPT}", "the column kept is False"),
     "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
                         "the column prompt_tokens differs"),
     "a call's price": ("UPDATE calls SET usd = 0.5 WHERE id = 1", "the column usd differs"),
@@ -102,7 +102,7 @@ DELETED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("sql", "message"), DELETED.values(), ids=DELETED)
+@pytest.mark.parametrize(("sql", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_verify_finds_deleted_and_edited_rows(run_copy, sql: str, message: str) -> None:
     with tamper(run_copy) as connection:
         connection.executescript(sql)
@@ -127,8 +127,8 @@ def test_turn_rewritten_with_its_hash_differs_from_its_example(run_copy) -> None
         record["attempts"][-1]["attack"]["solution"] += " So there."
         values = (canonical_json(record), digest(record), row["number"])
         connection.execute("UPDATE turns SET record = ?, record_hash = ? WHERE number = ?", values)
-    lines = find_problems(run_copy)
-    assert len(lines) == 1 and lines[0].endswith(f"differs from turn {row['number']}")
+    problems = find_problems(run_copy)
+    assert len(problems) == 1 and problems[0].endswith(f"differs from turn {row['number']}")
 
 
 def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:

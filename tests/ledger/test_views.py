@@ -47,14 +47,14 @@ def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: P
     identity = Identity("scripted", "m")
     ledger.create_run("old", "old", CONFIG, {})
     requests = [ChatRequest(identity, (), seed=seed) for seed in range(4)]
-    reused = ledger.remember("old", requests[0], ChatReply("x", "stop", 100, 100))[0]
-    used, wasted = (
+    reused_call = ledger.remember("old", requests[0], ChatReply("x", "stop", 100, 100))[0]
+    used_call, wasted_call = (
         ledger.remember("run", request, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for request in requests[1:3]
     )
-    ledger.commit_turn("run", new_turn(0, "kept_failed"), [reused, used, used])
+    ledger.commit_turn("run", new_turn(0, "kept_failed"), [reused_call, used_call, used_call])
     with LedgerView(path) as view:
         summary = view.summarize_run("run").to_json()
-    assert wasted != used
+    assert wasted_call != used_call
     assert summary["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
     assert summary["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0, "reasoning_tokens": 0}
 

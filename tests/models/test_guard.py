@@ -41,22 +41,22 @@ def run_guarded(script: str, **variables: str) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def try_statement(statement: str, before: str = "", **variables: str) -> Any:
-    return run_guarded(INSTALL_GUARD + before + TRY_STATEMENT.format(statement=statement), **variables)
+def try_statement(statement: str, setup_code: str = "", **variables: str) -> Any:
+    return run_guarded(INSTALL_GUARD + setup_code + TRY_STATEMENT.format(statement=statement), **variables)
 
 
 @pytest.fixture(scope="module")
 def own_address() -> str:
     """An address of this machine that is not loopback, so that a real connection to it can be tried."""
     addresses_here = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
-    outer = [
+    outer_addresses = [
         address.address
         for address in addresses_here
         if address.family.name == "AF_INET" and not address.address.startswith("127.")
     ]
-    if not outer:
+    if not outer_addresses:
         pytest.skip("this machine has only loopback addresses")
-    return outer[0]
+    return outer_addresses[0]
 
 
 @pytest.mark.parametrize(
@@ -117,16 +117,16 @@ place = server.getsockname()[1]
     ],
 )
 def test_guard_allows_loopback(host: str, family: str, statement: str) -> None:
-    before = LISTEN_ON_LOOPBACK.replace("HOST", repr(host)).replace("FAMILY", f"socket.{family}")
+    setup_code = LISTEN_ON_LOOPBACK.replace("HOST", repr(host)).replace("FAMILY", f"socket.{family}")
     if family == "AF_INET6" and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
-    assert try_statement(statement, before) == ["through", None, []]
+    assert try_statement(statement, setup_code) == ["through", None, []]
 
 
 def test_guard_allows_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    before = f"server = socket.socket(socket.AF_UNIX); server.bind({path!r}); server.listen()\n"
-    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", before) == ["through", None, []]
+    setup_code = f"server = socket.socket(socket.AF_UNIX); server.bind({path!r}); server.listen()\n"
+    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", setup_code) == ["through", None, []]
 
 
 LISTEN = """
@@ -136,9 +136,9 @@ place = server.getsockname()[1]
 
 
 def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
-    before = LISTEN.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
+    setup_code = LISTEN.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
     statement = f"socket.create_connection(({own_address!r}, place), 5)"
-    _, message, _ = try_statement(statement, before)
+    _, message, _ = try_statement(statement, setup_code)
     assert f"refused to reach {own_address}:" in message
     script = f"""
 try:
@@ -151,9 +151,9 @@ try:
 except TimeoutError:
     print(json.dumps("no connection"))
 """
-    assert run_guarded(INSTALL_GUARD + before + script) == "no connection"
-    assert try_statement(statement, before + f"guard.allow({own_address!r})\n") == ["through", None, []]
-    assert try_statement(statement, before, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
+    assert run_guarded(INSTALL_GUARD + setup_code + script) == "no connection"
+    assert try_statement(statement, setup_code + f"guard.allow({own_address!r})\n") == ["through", None, []]
+    assert try_statement(statement, setup_code, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
@@ -165,9 +165,9 @@ resolve = lambda host, port, *a, **k: real(host, port, *a, **k) if host != "mode
     (socket.AF_INET, socket.SOCK_STREAM, 6, "", ({own_address!r}, port))]
 socket.getaddrinfo = resolve
 """
-    before = LISTEN.replace("ADDRESS", repr(own_address))
-    for allowed in ("models.example", "https://Models.Example:8443/v1"):
-        script = resolver + INSTALL_GUARD + before + f"guard.allow({allowed!r})\n"
+    setup_code = LISTEN.replace("ADDRESS", repr(own_address))
+    for allowed_host in ("models.example", "https://Models.Example:8443/v1"):
+        script = resolver + INSTALL_GUARD + setup_code + f"guard.allow({allowed_host!r})\n"
         statement = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', place), 5)")
         assert run_guarded(script + statement) == ["through", None, []]
         assert run_guarded(script + "print(json.dumps(guard.allowed_hosts()))") == ["models.example"]
@@ -190,8 +190,8 @@ waits = []
 sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time.sleep" else None)
 """
     script = INSTALL_GUARD.replace("guard.install()", count_sleeps + "guard.install()")
-    tail = TRY_STATEMENT.format(statement=statement).replace("guard.refused_hosts()", "waits")
-    name, message, waits = run_guarded(script + tail, HF_HOME=str(tmp_path), HOME=str(tmp_path))
+    try_code = TRY_STATEMENT.format(statement=statement).replace("guard.refused_hosts()", "waits")
+    name, message, waits = run_guarded(script + try_code, HF_HOME=str(tmp_path), HOME=str(tmp_path))
     assert message is not None and "refused to reach" in message, name
     assert waits == []
 

@@ -129,9 +129,11 @@ def test_token_is_sent_to_the_hub_only(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_accepted")
     pull("gemma-3-4b-it", tmp_path)
-    on_cdn = [request for request in hub.requests if "/resolve/" not in request.path and "/api/" not in request.path]
-    assert len(on_cdn) == 2 and not any(request.token for request in on_cdn)
-    assert {request.token for request in hub.requests if request not in on_cdn} == {"hf_accepted"}
+    cdn_requests = [
+        request for request in hub.requests if "/resolve/" not in request.path and "/api/" not in request.path
+    ]
+    assert len(cdn_requests) == 2 and not any(request.token for request in cdn_requests)
+    assert {request.token for request in hub.requests if request not in cdn_requests} == {"hf_accepted"}
 
 
 def write_manifest(home: Path, revision: str, pins: str = "") -> None:
@@ -166,11 +168,11 @@ def test_missing_repository_is_named(hub: Hub, tmp_path: Path) -> None:
 
 def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_path: Path) -> None:
     repository = hub.add("lab/own", FILES)
-    first = repository.branches["main"]
+    first_commit = repository.branches["main"]
     hub.on_file = lambda _: repository.push({name: content + b"later" for name, content in FILES.items()})
     write_manifest(tmp_path, "main")
     folder = pull("own", tmp_path)
-    assert read_record(folder).source["commit"] == first != repository.branches["main"]
+    assert read_record(folder).source["commit"] == first_commit != repository.branches["main"]
     assert hash_installed_files(folder) == hash_wanted_files(FILES)
 
 
@@ -200,9 +202,9 @@ def test_pull_removes_files_of_an_earlier_commit(hub: Hub, tmp_path: Path) -> No
     with pytest.raises(ModelsError, match="the hash of the download"):
         pull("own", tmp_path)
     repository.corrupt = ""
-    later = {**FILES, "config.json": b"changed since"}
-    repository.push(later)
-    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(later)
+    later_files = {**FILES, "config.json": b"changed since"}
+    repository.push(later_files)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(later_files)
 
 
 def test_download_larger_than_the_disk_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
@@ -227,14 +229,14 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
     write_manifest(tmp_path, "main")
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(tmp_path), "models", "pull", "own"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    partial, deadline = tmp_path / "weights" / ".own.partial", time.monotonic() + 120
-    while not any(path.stat().st_size for path in partial.glob("model.safetensors.*.part")):
+    partial_folder, deadline = tmp_path / "weights" / ".own.partial", time.monotonic() + 120
+    while not any(path.stat().st_size for path in partial_folder.glob("model.safetensors.*.part")):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert list_installed(tmp_path) == []
-    (part,) = partial.glob("model.safetensors.*.part")
+    (part,) = partial_folder.glob("model.safetensors.*.part")
     downloaded_bytes = part.stat().st_size
     hub.released.set()
     repository.stall_after = 0

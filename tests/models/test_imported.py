@@ -81,10 +81,10 @@ def select_used_values(manifest: Manifest) -> dict[str, Any]:
 def test_imported_full_size_wrapper_is_described_and_planned_like_the_catalogs(
     full_size_gemma: Path, tmp_path: Path
 ) -> None:
-    mine, catalog = describe("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
-    assert select_used_values(mine) == select_used_values(catalog)
+    imported, packaged = describe("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    assert select_used_values(imported) == select_used_values(packaged)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
-        plans = [plan_servers([manifest], gpus) for manifest in (mine, catalog)]
+        plans = [plan_servers([manifest], gpus) for manifest in (imported, packaged)]
         servers = [[(s.gpus, s.utilisation, s.tensor, s.kv_gib) for s in plan.servers] for plan in plans]
         assert servers[0] == servers[1] and plans[0].fits == plans[1].fits
 
@@ -106,18 +106,18 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("architecture", "catalog"),
+    ("architecture", "catalog_name"),
     [
         ("Qwen3ForCausalLM", "qwen3-32b-awq"),
         ("Qwen2ForCausalLM", "deepseek-r1-distill-qwen-14b"),
     ],
 )
-def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog: str, tmp_path: Path) -> None:
+def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog_name: str, tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES[architecture], tmp_path / "files")
-    mine, packaged = describe("mine", folder, tmp_path), load_manifest(catalog, tmp_path)
-    assert mine.chat.thinks and packaged.chat.thinks and mine.chat.reasoning_tokens > 0
-    assert mine.vllm.args == packaged.vllm.args and mine.chat.reasoning_tags == packaged.chat.reasoning_tags
-    assert mine.lora == packaged.lora and mine.architecture == packaged.architecture
+    imported, packaged = describe("mine", folder, tmp_path), load_manifest(catalog_name, tmp_path)
+    assert imported.chat.thinks and packaged.chat.thinks and imported.chat.reasoning_tokens > 0
+    assert imported.vllm.args == packaged.vllm.args and imported.chat.reasoning_tags == packaged.chat.reasoning_tags
+    assert imported.lora == packaged.lora and imported.architecture == packaged.architecture
 
 
 def test_import_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
@@ -200,13 +200,15 @@ def test_base_without_template_is_reported_at_import_and_by_eval(
     assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base") == 0
     assert "base has no chat template" in capsys.readouterr().err
     assert not load_manifest("base", home).chat.template
-    evaluate = ("--home", str(home), "eval", "--model", "base", "--data", "starter-easy", "--limit", "1", "--runs", "1")
-    assert read_exit_code(*evaluate) == 2
+    eval_args = (
+        "--home", str(home), "eval", "--model", "base", "--data", "starter-easy", "--limit", "1", "--runs", "1",
+    )  # fmt: skip
+    assert read_exit_code(*eval_args) == 2
     assert "base has no chat template" in capsys.readouterr().err
-    with_template = ("--chat-template", str(tiny_base / "chat_template.jinja"))
-    assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base", *with_template) == 0
+    template_args = ("--chat-template", str(tiny_base / "chat_template.jinja"))
+    assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base", *template_args) == 0
     assert load_manifest("base", home).chat.template
-    assert read_exit_code(*evaluate) == 0
+    assert read_exit_code(*eval_args) == 0
 
 
 def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_path: Path) -> None:
@@ -233,10 +235,10 @@ def test_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path
     shutil.copytree(tiny_base, merged)
     (merged / "nanoflux-merged.json").write_text(json.dumps({"adapter": "a" * 64, "base": {"name": "gemma-3-4b-it"}}))
     import_path(merged, "tuned", tmp_path)
-    mine, base = load_manifest("tuned", tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
-    assert mine.model_copy(update={"name": base.name, "description": base.description, "source": base.source,
+    tuned, base = load_manifest("tuned", tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    assert tuned.model_copy(update={"name": base.name, "description": base.description, "source": base.source,
                                    "gated": base.gated}) == base  # fmt: skip
-    assert mine.source.kind == "file" and mine.description == "gemma-3-4b-it with adapter aaaaaaaaaaaa merged in"
+    assert tuned.source.kind == "file" and tuned.description == "gemma-3-4b-it with adapter aaaaaaaaaaaa merged in"
 
 
 def test_models_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:

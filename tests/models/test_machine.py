@@ -15,14 +15,14 @@ def test_gauges_report_use_since_the_previous_reading(tmp_path: Path) -> None:
     write_ticks(tmp_path, 100, 850)
     (tmp_path / "meminfo").write_text(MEMORY)
     meter = MachineMeter(tmp_path, tmp_path)
-    first = meter.read()
-    assert first.busy is None and (first.memory_used, first.memory_total) == (750 * 1024, 1000 * 1024)
-    assert 0 < first.disk_used < first.disk_total
+    gauges = meter.read()
+    assert gauges.busy is None and (gauges.memory_used, gauges.memory_total) == (750 * 1024, 1000 * 1024)
+    assert 0 < gauges.disk_used < gauges.disk_total
     write_ticks(tmp_path, 130, 920)
     assert meter.read().busy == 0.3
 
 
-def test_gauges_are_empty_on_a_system_that_states_nothing(tmp_path: Path) -> None:
+def test_gauges_are_empty_without_proc_files(tmp_path: Path) -> None:
     gauges = MachineMeter(tmp_path / "missing", tmp_path).read()
     assert (gauges.busy, gauges.memory_total, gauges.disk_total) == (None, 0, 0) and gauges.cores >= 1
 

@@ -81,7 +81,7 @@ def test_lora_targets_of_a_wrapper_match_only_its_text_tower(tmp_path: Path, nam
     assert not re.fullmatch(target, "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj")
 
 
-def test_embedded_models_are_sourced_from_a_package_index(tmp_path: Path) -> None:
+def test_embedded_models_come_from_a_package_index(tmp_path: Path) -> None:
     for name in ("smollm2-135m", "all-minilm-l6-v2"):
         assert isinstance(load_manifest(name, tmp_path).source, WheelSource)
 
@@ -130,7 +130,7 @@ def test_unknown_model_error_lists_the_models(tmp_path: Path, name: str) -> None
 def test_reasoning_room_comes_from_the_chat_table_or_the_sampling_table(tmp_path: Path) -> None:
     qwen = load_manifest("qwen3-32b-awq", tmp_path)
     assert qwen.reasoning_room == qwen.chat.reasoning_tokens == 8192
-    unset = qwen.chat.model_copy(update={"reasoning_tokens": 0})
+    chat_without_tokens = qwen.chat.model_copy(update={"reasoning_tokens": 0})
     sampling = qwen.sampling.model_copy(update={"max_tokens": 3000})
-    assert qwen.model_copy(update={"chat": unset, "sampling": sampling}).reasoning_room == 3000
+    assert qwen.model_copy(update={"chat": chat_without_tokens, "sampling": sampling}).reasoning_room == 3000
     assert load_manifest("gemma-3-4b-it", tmp_path).reasoning_room == 0

@@ -14,29 +14,29 @@ SIZES = (0.5, 8.0, 18.0, 27.5, 60.0)
 
 def check_placement(placement: Placement, demands: list[Demand], gpus: list[float]) -> None:
     assert Counter(server.name for server in placement.servers) == Counter(demand.name for demand in demands)
-    for gpu, size in enumerate(gpus):
-        on_gpu = [server for server in placement.servers if gpu in server.gpus]
-        groups = {server.shares for server in on_gpu}
-        if groups == {""} or not on_gpu:
-            assert sum(server.utilisation for server in on_gpu) <= LIMIT + 1e-6
+    for gpu, gpu_gib in enumerate(gpus):
+        servers_on_gpu = [server for server in placement.servers if gpu in server.gpus]
+        groups = {server.shares for server in servers_on_gpu}
+        if groups == {""} or not servers_on_gpu:
+            assert sum(server.utilisation for server in servers_on_gpu) <= LIMIT + 1e-6
         else:
             assert len(groups) == 1  # servers that take turns on a GPU are all in one group
-            awake = max(server.utilisation for server in on_gpu)
-            assert awake + ASLEEP_GIB * (len(on_gpu) - 1) / size <= LIMIT + 1e-6
+            awake_utilisation = max(server.utilisation for server in servers_on_gpu)
+            assert awake_utilisation + ASLEEP_GIB * (len(servers_on_gpu) - 1) / gpu_gib <= LIMIT + 1e-6
 
 
 @pytest.mark.parametrize("gpus", [[24.0], [40.0], [80.0], [40.0] * 2, [40.0] * 4, [24.0, 80.0], [16.0] * 8])
 def test_placement_places_every_model_once_and_overfills_no_gpu(gpus: list[float]) -> None:
-    placed = 0
+    fitting_count = 0
     for weights in itertools.combinations_with_replacement(SIZES, 3):
         demands = [Demand(f"m{number}", gib, gib / 8 + 1) for number, gib in enumerate(weights)]
         placement = place_models(demands, gpus)
         if placement.fits:
-            placed += 1
+            fitting_count += 1
             check_placement(placement, demands, gpus)
         else:
             assert not placement.servers and placement.would_fit and "do not fit" in placement.refusal
-    assert placed
+    assert fitting_count
 
 
 def test_placement_leaves_gpus_of_unknown_size_empty_and_keeps_the_indices() -> None:
@@ -54,7 +54,7 @@ def test_placement_lets_as_few_models_as_possible_take_turns() -> None:
     }  # fmt: skip
 
 
-def test_placement_gives_copies_and_a_stated_width_their_gpus() -> None:
+def test_placement_gives_each_copy_its_stated_number_of_gpus() -> None:
     placement = place_models([Demand("wide", 40, 8, width=2, copies=2)], [40.0] * 4)
     assert placement.servers[0].gpus == (0, 1, 2, 3) and placement.servers[0].tensor == 2
     assert not place_models([Demand("wide", 40, 8, width=2, copies=2)], [40.0] * 3).fits

@@ -93,7 +93,7 @@ def test_kv_bytes_count_layers_of_different_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text_config", "expected"),
     [
         ({"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 512}, 4 * 8 * 64 * 4),
         ({"num_hidden_layers": 4, "num_attention_heads": 8, "head_dim": 32, "num_key_value_heads": 2}, 4 * 2 * 32 * 4),
@@ -111,5 +111,5 @@ def test_kv_bytes_count_layers_of_different_sizes() -> None:
         ({}, 0),
     ],
 )  # fmt: skip
-def test_kv_bytes_count_only_layers_that_cache(text: dict[str, Any], expected: int) -> None:
-    assert measure({"w": Tensor("BF16", 1)}, text).kv_bytes_per_token == expected
+def test_kv_bytes_count_only_layers_that_cache(text_config: dict[str, Any], expected: int) -> None:
+    assert measure({"w": Tensor("BF16", 1)}, text_config).kv_bytes_per_token == expected

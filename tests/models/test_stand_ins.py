@@ -26,12 +26,12 @@ def test_stand_in_loads_as_its_class_and_generates_text(stand_in: tuple[str, Pat
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
     assert type(model).__name__ == architecture and model.dtype is torch.bfloat16
-    ids = tokenizer.apply_chat_template(
+    prompt_ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is 你 12?"}], add_generation_prompt=True, return_dict=False
     )
-    assert "What is 你 12?" in tokenizer.decode(ids)
-    reply = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
-    assert len(tokenizer.decode(reply)) >= 6
+    assert "What is 你 12?" in tokenizer.decode(prompt_ids)
+    reply_ids = model.generate(torch.tensor([prompt_ids]), max_new_tokens=6, do_sample=False)[0, len(prompt_ids) :]
+    assert len(tokenizer.decode(reply_ids)) >= 6
     scripted_ids = tokenizer(family.write("Two thoughts.", "ANSWER: 3"), add_special_tokens=False)["input_ids"]
     assert scripted_ids[-1] in {family.control[end] for end in family.ends}
     assert "ANSWER: 3" in tokenizer.decode(scripted_ids)
@@ -58,9 +58,9 @@ def test_gemma_stand_in_has_two_towers_a_minimal_config_and_a_strict_template(tm
 
 def test_stand_in_is_reproducible(tmp_path: Path) -> None:
     family = FAMILIES["Qwen3ForCausalLM"]
-    first, second = (make_stand_in(family, tmp_path / name, TEXTS) for name in ("one", "two"))
-    for path in first.iterdir():
-        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+    first_folder, second_folder = (make_stand_in(family, tmp_path / name, TEXTS) for name in ("one", "two"))
+    for path in first_folder.iterdir():
+        assert path.read_bytes() == (second_folder / path.name).read_bytes(), path.name
 
 
 def test_catalog_chat_models_have_a_family_and_full_sizes(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ def test_failed_package_download_names_the_cause(home: Path) -> None:
     assert list_weights(home) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_pull_leaves_nothing(home: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_pull_leaves_nothing(home: Path, signal_number: signal.Signals) -> None:
     code = (
         "import sys, time, pathlib, nanoflux_models.weights as w\n"
         "def stall(path):\n"
@@ -139,13 +139,13 @@ def test_interrupted_pull_leaves_nothing(home: Path, number: signal.Signals) -> 
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdout and child.stdout.readline() == b"half\n"
-    child.send_signal(number)
+    child.send_signal(signal_number)
     child.wait(10)
     assert list_installed(home) == []
     with pytest.raises(ModelNotFoundError, match="tiny") as caught:
         weights_dir("tiny", home)
     assert caught.value.fix == "nanoflux models pull tiny" and caught.value.exit_code == 4
-    if number == signal.SIGINT:
+    if signal_number == signal.SIGINT:
         assert list_weights(home) == []
     pull("tiny", home)
     assert list_weights(home) == ["tiny"]
@@ -206,7 +206,7 @@ def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tm
 
 
 @pytest.mark.real_model
-def test_import_of_a_gguf_gives_the_bytes_of_a_pull(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
+def test_gguf_import_writes_the_same_bytes_as_a_pull(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
     folder = import_path(gguf, "mine", tmp_path)
     # Another process made the pulled copy, so equal bytes show that conversion is reproducible.
     imported, pulled = read_record(folder), read_record(smollm2_dir)
@@ -266,9 +266,9 @@ def write_gemma_gguf(path: Path) -> None:
         "blk.0.ffn_gate": (intermediate, hidden), "blk.0.ffn_up": (intermediate, hidden),
         "blk.0.ffn_down": (hidden, intermediate),
     }  # fmt: skip
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", random.normal(1, 0.1, shape).astype(np.float32))
+        writer.add_tensor(f"{name}.weight", rng.normal(1, 0.1, shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
