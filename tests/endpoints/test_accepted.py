@@ -117,8 +117,8 @@ def test_send_settings_change_no_identity(server: Any) -> None:
 )
 def test_unknown_send_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        where = "profile: endpoints.x"
-        check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, where), where)
+        source = "profile: endpoints.x"
+        check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, source), source)
 
 
 # The server's refusals

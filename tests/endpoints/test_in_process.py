@@ -113,8 +113,10 @@ def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir:
 
 async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None:
     requests = [make_request(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
-    first, second, repeated = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, requests))]
-    assert first == repeated != second
+    first_text, second_text, repeated_text = [
+        reply.text for reply in await asyncio.gather(*map(endpoint.chat, requests))
+    ]
+    assert first_text == repeated_text != second_text
 
 
 async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:

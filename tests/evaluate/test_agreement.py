@@ -36,7 +36,7 @@ def test_alpha_is_one_in_full_agreement_and_undefined_without_variation() -> Non
 
 
 def list_pairs(table: list[list[int]]) -> list[tuple[int, int]]:
-    return [(first, second) for first, row in enumerate(table) for second, n in enumerate(row) for _ in range(n)]
+    return [(row, column) for row, counts in enumerate(table) for column, n in enumerate(counts) for _ in range(n)]
 
 
 def test_kappa_matches_the_published_value_and_error() -> None:

@@ -59,8 +59,8 @@ def test_wilson_matches_statsmodels(k, n, interval):
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (199, 200)])
 def test_wilson_matches_its_formula(k, n):
     p, centre = k / n, (k / n + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    assert wilson(k, n) == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-9)
+    half_width = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    assert wilson(k, n) == pytest.approx((max(0, centre - half_width), min(1, centre + half_width)), abs=1e-9)
 
 
 def compute_binomial_tail(b: int, c: int) -> float:
@@ -361,8 +361,8 @@ def test_predict_right_share_matches_bayes_rule_for_large_counts():
     expected = right * specificity / accepted
     assert among_accepted.estimate == pytest.approx(expected, abs=0.01)
     assert among_accepted.ci95 == pytest.approx((expected, expected), abs=0.02)
-    kept = round(n * accepted / 2)
-    _, among_kept = predict_right_share(*counts, (round(n * accepted), n), (kept, round(n * accepted)))
+    kept_count = round(n * accepted / 2)
+    _, among_kept = predict_right_share(*counts, (round(n * accepted), n), (kept_count, round(n * accepted)))
     assert among_kept.estimate == pytest.approx(1 - 2 * (1 - expected), abs=0.02), (
         "the prediction must assume that every wrong question is kept"
     )

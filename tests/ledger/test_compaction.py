@@ -154,17 +154,19 @@ else:
 """
 
 
-@pytest.mark.parametrize(("batch", "where"), [(1, "between"), (5, "between"), (1, "inside"), (5, "inside"), (1, "end")])
+@pytest.mark.parametrize(
+    ("batch", "kill_point"), [(1, "between"), (5, "between"), (1, "inside"), (5, "inside"), (1, "end")]
+)
 def test_killed_compaction_loses_nothing_and_the_next_one_resumes(
-    run_copy, small_batches, batch: int, where: str
+    run_copy, small_batches, batch: int, kill_point: str
 ) -> None:
     texts_before = read_texts(run_copy.path)
-    command = [sys.executable, "-c", DYING_COMPACTION, str(run_copy.path), str(batch), where]
+    command = [sys.executable, "-c", DYING_COMPACTION, str(run_copy.path), str(batch), kill_point]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == -signal.SIGKILL
     assert read_texts(run_copy.path) == texts_before
     assert find_problems(run_copy.path) == []
     with LedgerView(run_copy.path) as view:
         packed_count = view.contents()["packs"]
-    assert packed_count == {"between": 10 * batch, "inside": 10 * (batch - 1), "end": len(texts_before)}[where]
+    assert packed_count == {"between": 10 * batch, "inside": 10 * (batch - 1), "end": len(texts_before)}[kill_point]
     assert compact(run_copy.path).packed == len(texts_before) - packed_count
     assert read_texts(run_copy.path) == texts_before

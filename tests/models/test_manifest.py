@@ -36,7 +36,7 @@ def test_catalog_loads(tmp_path: Path) -> None:
         assert manifest.licence and manifest.description and manifest.memory
         assert (manifest.lora is not None) == (manifest.kind == "chat")
         thresholds = manifest.embedder and manifest.embedder.thresholds
-        assert thresholds is None or thresholds.calibrated  # thresholds must be calibrated
+        assert thresholds is None or thresholds.calibrated
 
 
 def test_manifest_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
