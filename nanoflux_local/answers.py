@@ -39,12 +39,12 @@ _POWER_OF_TEN = re.compile(
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT_RUN = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_FRACTION_SIGN = re.compile("[¼-¾⅐-⅞]")
 _LATEX_FRACTION = re.compile(r"\\[cdt]?frac\s*(?:\{\s*([-+−]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}|(\d)\s*(\d)(?!\d))")
 _LATEX_WRAPPER = re.compile(r"\\(?:f?boxed|text|textbf|mathrm|mathbf|left|right)\b|\\[()\[\]]")
 _NOT_EVALUATED = re.compile(r"\\(?:[cdt]?frac|sqrt|pi|log|ln)\b|[√π±]")
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s*\}?\s*(?:\^|\*\*)\s*\{?-?\d\}?")
-_LEAD = re.compile(
+_LEAD_IN = re.compile(
     r"^\W*(?:(?:it\s+is|i\s+(?:would\s+)?(?:choose|pick|select))\s+)?"
     r"(?:(?:the\s+)?(?:(?:correct|best|final|right)\s+)?(?:answer|option|choice)(?:\s+is)?"
     r"(?:\W*\b(?:option|choice|letter))?)?\W*",
@@ -56,7 +56,7 @@ _EMPHASIS = re.compile(r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)")
 _DIGIT = re.compile(r"[\d¼-¾⅐-⅞]")
 _ITEM_ONE = re.compile(r"\W*1[.)]\s+\w")
 """The first item of a numbered list, whose number is not an answer."""
-_ASIDE = re.compile(
+_BRACKETED_REMARK = re.compile(
     r"(?<=[^\s*×·/+\-−=^(])\s+\((?!\s*or\b)(?![\d\s.,$]*[-+−*×·/][\d\s.,$+*×·/−-]*\))[^()]*\)(?!\s*[-+−*×·/^\d])"
 )
 """A remark in brackets after a value or a word. A calculation in brackets, or "(or 20)", is not a remark."""
@@ -76,8 +76,8 @@ _REMARK = re.compile(
 """Where a remark after a value begins: a next sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so …")."""
 _CHOICE = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
 _ONLY_LETTERS = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
-_MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
-_LINE_MARK = re.compile(r"^[\s(\[*_>-]*([A-J])[*_]{0,3}[.):\]](?=\s|[*_])", re.MULTILINE)
+_OPTION_MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
+_LINE_OPTION_MARK = re.compile(r"^[\s(\[*_>-]*([A-J])[*_]{0,3}[.):\]](?=\s|[*_])", re.MULTILINE)
 _VERDICT = re.compile(
     r"(?<!\w)([A-J])\b[^\w\n]*(?:\([^()\n]*\)\s*)?(?:is|was)\s+(?:(?:clearly|definitely|also|the|an?)\s+)*"
     r"(?:(?P<yes>correct|right|true|best|answer)|(?P<no>not|incorrect|wrong|false))\b"
@@ -159,8 +159,8 @@ def read_number(text: str) -> float | None:
     if len(text) > MAX_CHARS:
         return None
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
-    line = _ASIDE.sub("", _to_plain_spelling(_find_deciding_lines(text)))
-    first_value = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_end(line))
+    line = _BRACKETED_REMARK.sub("", _to_plain_spelling(_find_deciding_lines(text)))
+    first_value = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_in_end(line))
     if first_value is None and (boxes := _BOX.findall(text)):
         values = {_read_value_after_equals(_to_plain_spelling(box)) for box in boxes}
         return values.pop() if len(values) == 1 else None
@@ -179,19 +179,19 @@ def _find_deciding_lines(text: str) -> str:
     they are several answers.
     """
     lines = [line for line in _join_equations(text.split("\n")) if _DIGIT.search(line)]
-    bare = list(itertools.takewhile(_is_only_number, lines))
-    return " ; ".join(bare) if len(bare) > 1 else lines[0] if lines else ""
+    number_lines = list(itertools.takewhile(_is_only_number, lines))
+    return " ; ".join(number_lines) if len(number_lines) > 1 else lines[0] if lines else ""
 
 
 def _join_equations(lines: Iterable[str]) -> list[str]:
     """The stripped lines without blank ones; lines that break before or after "=" are joined."""
-    joined: list[str] = []
+    joined_lines: list[str] = []
     for line in filter(None, map(str.strip, lines)):
-        if joined and (joined[-1].endswith("=") or line.lstrip("&\\ ").startswith("=")):
-            joined[-1] = f"{joined[-1]} {line}"
+        if joined_lines and (joined_lines[-1].endswith("=") or line.lstrip("&\\ ").startswith("=")):
+            joined_lines[-1] = f"{joined_lines[-1]} {line}"
         else:
-            joined.append(line)
-    return joined
+            joined_lines.append(line)
+    return joined_lines
 
 
 def _is_only_number(line: str) -> bool:
@@ -199,10 +199,10 @@ def _is_only_number(line: str) -> bool:
     return match is not None and re.search(r"\w", line[: match.start()] + line[match.end() :]) is None
 
 
-def _find_lead_end(text: str) -> int:
+def _find_lead_in_end(text: str) -> int:
     """The index after opening words like "The answer is"."""
-    lead = _LEAD.match(text)
-    return lead.end() if lead else 0
+    lead_in = _LEAD_IN.match(text)
+    return lead_in.end() if lead_in else 0
 
 
 def _read_value_after_equals(line: str) -> float | None:
@@ -211,16 +211,16 @@ def _read_value_after_equals(line: str) -> float | None:
     if _NOT_EVALUATED.search(plain):
         return None
     numbers = list(_NUMBER.finditer(plain))
-    if any(_is_operation(plain, left, right) for left, right in itertools.pairwise(numbers)):
+    if any(_is_operation(plain, number, next_number) for number, next_number in itertools.pairwise(numbers)):
         return None
-    distinct = {value for match in numbers if (value := _read_value(match)) is not None}
-    return distinct.pop() if len(distinct) == 1 else None
+    values = {value for match in numbers if (value := _read_value(match)) is not None}
+    return values.pop() if len(values) == 1 else None
 
 
 def _to_plain_spelling(text: str) -> str:
     """The text with LaTeX, superscripts, fraction characters and powers of ten in their plain spelling."""
     plain = _EMPHASIS.sub("", " ".join(text.split())).strip("_ ")  # long runs of spaces would be slow to match
-    plain = _VULGAR.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", plain).replace("⁄", "/")
+    plain = _FRACTION_SIGN.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", plain).replace("⁄", "/")
     plain = _SUPERSCRIPT_RUN.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", plain)
     plain = re.sub(r"(?<=\d)(?=\\[cdt]?frac)", " ", plain)  # 1\frac{1}{2}
     plain = _LATEX_FRACTION.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]}", plain)
@@ -230,10 +230,10 @@ def _to_plain_spelling(text: str) -> str:
     return _POWER_OF_TEN.sub(lambda match: f"{'' if match[1] else '1'}e{match[2].replace('−', '-')}", plain)
 
 
-def _is_operation(text: str, left: re.Match[str], right: re.Match[str]) -> bool:
+def _is_operation(text: str, left_number: re.Match[str], right_number: re.Match[str]) -> bool:
     """Whether there is only an arithmetic operator between two numbers."""
-    between = text[left.end() : right.start()].strip()
-    sign = between or (right["sign"] or "").strip()
+    between = text[left_number.end() : right_number.start()].strip()
+    sign = between or (right_number["sign"] or "").strip()
     return bool(sign) and _OPERATION.fullmatch(sign) is not None
 
 
@@ -261,7 +261,7 @@ def read_choice(text: str, letters: str) -> str | None:
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")
     confirmed, denied = _find_verdicts(plain)
-    answer = _LEAD.sub("", plain)
+    answer = _LEAD_IN.sub("", plain)
     match = _CHOICE.match(answer)
     if match is None or match[1].upper() in denied:
         opening = match or _VERDICT.match(answer)
@@ -280,9 +280,10 @@ def read_choice(text: str, letters: str) -> str | None:
 def _find_verdicts(text: str) -> tuple[set[str], set[str]]:
     """The letters that a text calls right, and the letters that it calls wrong."""
     verdicts = [*_VERDICT.finditer(text), *_OPTION_VERDICT.finditer(text)]
-    short = list(_SHORT_VERDICT.finditer(text))
-    if any(match["yes"] for match in short) and any(match["no"] for match in short):  # one alone may be an option
-        verdicts += short
+    short_verdicts = list(_SHORT_VERDICT.finditer(text))
+    # "B: right" alone may be an option; such verdicts count only if there are both right and wrong ones.
+    if any(match["yes"] for match in short_verdicts) and any(match["no"] for match in short_verdicts):
+        verdicts += short_verdicts
     return {match[1] for match in verdicts if match["yes"]}, {match[1] for match in verdicts if match["no"]}
 
 
@@ -291,16 +292,16 @@ def _are_options_listed(text: str, letters: str) -> bool:
 
     "A. ant" before "B. bee is wrong" is an answer and its explanation.
     """
-    if _LINE_MARK.findall(text)[:2] == list(letters[:2]):
+    if _LINE_OPTION_MARK.findall(text)[:2] == list(letters[:2]):
         return _EXPLANATION_WORD.search(text.partition("\n")[2]) is None
-    several = min(3, len(letters))
-    return any(_MARK.findall(line)[:several] == list(letters[:several]) for line in text.split("\n"))
+    marks_needed = min(3, len(letters))
+    return any(_OPTION_MARK.findall(line)[:marks_needed] == list(letters[:marks_needed]) for line in text.split("\n"))
 
 
 def _find_bare_letters(text: str, end: int) -> set[str]:
     """The option letters after `end` if the rest of the text contains only letters: the "C" of "A, C"."""
-    rest = _ONLY_LETTERS.fullmatch(text, end)
-    return set(re.findall(r"\b[A-Z]\b", rest[0].upper())) if rest else set()
+    letters_match = _ONLY_LETTERS.fullmatch(text, end)
+    return set(re.findall(r"\b[A-Z]\b", letters_match[0].upper())) if letters_match else set()
 
 
 def plain_number(x: float) -> str:
@@ -320,8 +321,8 @@ def exact_number(x: float | Decimal) -> str:
         raise ValueError(f"{x} is not a finite number")
     value = Decimal(repr(x) if isinstance(x, float) else x)
     if is_below_tolerance(float(value)):
-        digits, _, exponent = f"{value.normalize():e}".partition("e")
-        return f"{digits}e{int(exponent)}"
+        mantissa, _, exponent = f"{value.normalize():e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
     text = f"{value:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text

@@ -148,9 +148,13 @@ class Price(Strict):
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
         """US dollars for these tokens; the cached tokens are part of the prompt tokens."""
-        cached = min(cached_tokens, prompt_tokens)
-        price = self.prompt if self.cached is None else self.cached
-        return (self.prompt * (prompt_tokens - cached) + price * cached + self.completion * completion_tokens) / 1e6
+        cached_count = min(cached_tokens, prompt_tokens)
+        cached_price = self.prompt if self.cached is None else self.cached
+        return (
+            self.prompt * (prompt_tokens - cached_count)
+            + cached_price * cached_count
+            + self.completion * completion_tokens
+        ) / 1e6
 
 
 def refuse_secrets(url: str) -> None:
@@ -385,11 +389,11 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         errors = error.errors()  # a misspelt key is also missing under its right name: report the misspelling
-        first = next((detail for detail in errors if detail["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        reported_error = next((detail for detail in errors if detail["type"] == "extra_forbidden"), errors[0])
+        key = ".".join(str(part) for part in reported_error["loc"])
+        if reported_error["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key)) from error
-        reason = str(first["msg"]).removeprefix("Value error, ")
+        reason = str(reported_error["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", "correct the value and try again") from error
 
 
@@ -397,9 +401,9 @@ def suggest_key(model: type[BaseModel], key: str) -> str:
     """The fix for an unknown dotted key: the most similar key of the same table, or the tables that have such a key."""
     *path, name = key.split(".")
     keys_of_table = _list_keys(_find_table(model, path))
-    same_name = [other for other in _list_dotted_keys(model) if other.rpartition(".")[2] == name]
-    if not nearest(name, keys_of_table) and same_name:
-        return f"did you mean {' or '.join(map(repr, same_name[:4]))}? keys there: {', '.join(keys_of_table)}"
+    namesakes = [dotted_key for dotted_key in _list_dotted_keys(model) if dotted_key.rpartition(".")[2] == name]
+    if not nearest(name, keys_of_table) and namesakes:
+        return f"did you mean {' or '.join(map(repr, namesakes[:4]))}? keys there: {', '.join(keys_of_table)}"
     return suggest(name, keys_of_table, "keys there")
 
 
@@ -413,8 +417,8 @@ def _find_table(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 def _find_subtable(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """The model of the table, or of each table, under `key`; None if the value is not a table."""
     field = model.model_fields.get(key)
-    kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    types = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+    return next((cls for cls in types if isinstance(cls, type) and issubclass(cls, BaseModel)), None)
 
 
 def _list_keys(model: type[BaseModel]) -> list[str]:
@@ -487,11 +491,11 @@ def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping) and value:
             arguments += format_settings(value, f"{prefix}{key}.")
         else:
-            arguments.append(f"{prefix}{key}={_toml(value)}")
+            arguments.append(f"{prefix}{key}={_format_toml_value(value)}")
     return arguments
 
 
-def _toml(value: Any) -> str:
+def _format_toml_value(value: Any) -> str:
     """A JSON value as TOML, which writes numbers, booleans, strings and lists as JSON does; single words are not
     quoted.
     """

@@ -11,26 +11,26 @@ from nanoflux_local.errors import NanofluxError, UsageError
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, so that a crash leaves the old file or the new one. Raises OSError."""
-    part = path.with_name(f".{path.name}.part")
+    temporary_path = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with temporary_path.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        temporary_path.replace(path)
         sync(path.parent)
     except OSError:
-        part.unlink(missing_ok=True)
+        temporary_path.unlink(missing_ok=True)
         raise
 
 
 def sync(path: Path) -> None:
     """Flush a file or a directory to disk; a rename is durable once its directory is flushed."""
-    handle = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             folder.rename(target)
             sync(target.parent)
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise _make_write_error(target, error) from error
 
 
 def write_new(files: dict[Path, bytes]) -> None:
@@ -61,34 +61,34 @@ def write_new(files: dict[Path, bytes]) -> None:
 
     Raises UsageError if one of the files exists, NanofluxError if one cannot be written.
     """
-    renamed: list[Path] = []
-    *_, last = files
+    renamed_paths: list[Path] = []
+    *_, last_path = files
     for path in reversed(files):
         _refuse_existing(path)
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(_temporary(path), content)
+            write_atomically(_temporary_path(path), content)
         for path in files:
             _refuse_existing(path)  # another process may have created it meanwhile
-            _temporary(path).rename(path)
-            renamed.append(path)
+            _temporary_path(path).rename(path)
+            renamed_paths.append(path)
         for folder in {path.parent for path in files}:
             sync(folder)
     except BaseException as error:
-        for path in (*map(_temporary, files), *renamed):
+        for path in (*map(_temporary_path, files), *renamed_paths):
             with suppress(OSError):
                 path.unlink()
         if not isinstance(error, OSError):
             raise
-        raise _unwritable(last, error) from error
+        raise _make_write_error(last_path, error) from error
 
 
-def _temporary(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def _unwritable(path: Path, error: OSError) -> NanofluxError:
+def _make_write_error(path: Path, error: OSError) -> NanofluxError:
     message = f"{path} cannot be written: {error.strerror or error}"
     return NanofluxError(message, "free some disk space, or choose another path with -o; no partial output is left")
 

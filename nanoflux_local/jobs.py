@@ -1,4 +1,4 @@
-"""Jobs: the worker processes of runs, trainings, evaluations, series and experiments: locks, heartbeats, stop requests.
+"""Locks, heartbeats and stop requests of jobs: the worker processes of runs, trainings, evaluations and other work.
 
 A process that wants a worker to pause or stop writes the request into the row of the worker's job, which the worker
 polls. The lock is the kernel's and is released when its process ends, so a crash or a reboot leaves nothing to clean
@@ -179,9 +179,9 @@ class Heartbeat:
             await asyncio.sleep(POLL_S)
             self._poll()
 
-    def run_until(self, ended: threading.Event) -> None:
-        """Poll, from a thread, until `ended` is set."""
-        while not ended.wait(POLL_S):
+    def run_until(self, end_event: threading.Event) -> None:
+        """Poll, from a thread, until `end_event` is set."""
+        while not end_event.wait(POLL_S):
             self._poll()
 
     def _poll(self) -> None:
@@ -206,12 +206,12 @@ def heartbeat_thread(ledger: Path, job: int, work: Work, on_request: Callable[[S
     """Run a `Heartbeat` in a separate thread with its own connection, for work that blocks its thread. If the heartbeat
     fails, `on_request` gets "stop", and the error is raised at the end of the block.
     """
-    ended, failures = threading.Event(), list[NanofluxError]()
+    end_event, failures = threading.Event(), list[NanofluxError]()
 
     def beat() -> None:
         try:
             with Ledger(ledger) as connection:
-                Heartbeat(connection, job, work, on_request).run_until(ended)
+                Heartbeat(connection, job, work, on_request).run_until(end_event)
         except NanofluxError as error:
             failures.append(error)
             on_request("stop")
@@ -221,7 +221,7 @@ def heartbeat_thread(ledger: Path, job: int, work: Work, on_request: Callable[[S
     try:
         yield
     finally:
-        ended.set()
+        end_event.set()
         thread.join()
     if failures:
         raise failures[0]
@@ -231,8 +231,8 @@ def list_running_work(home: Home, view: LedgerView) -> list[Work]:
     """All work that has a worker."""
     kinds = {kind.name: kind for kind in (RUN, TRAINING, EVALUATION, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
-    running = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
-    return [work for work in running if has_worker(home, work)]
+    recorded_work = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
+    return [work for work in recorded_work if has_worker(home, work)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,14 +318,16 @@ def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> s
     if not has_worker(home, work):
         return _set_idle_status(home, work, request)
     job = _wait_for_job(home, work)
-    effective: StopRequest = request
+    effective_request: StopRequest = request
     if request == "stop" and job.wish in ("stop", "end"):
-        effective = "end"
+        effective_request = "end"
     if request == "pause" and job.wish:
         return f"{work} is already draining"
     with Ledger(home.ledger) as ledger:
-        ledger.request_stop(job.id, effective)
-    return f"{work} " + ("ends now" if effective == "end" else f"drains and will then be {status_after(effective)}")
+        ledger.request_stop(job.id, effective_request)
+    return f"{work} " + (
+        "ends now" if effective_request == "end" else f"drains and will then be {status_after(effective_request)}"
+    )
 
 
 def status_after(request: StopRequest) -> str:
@@ -378,10 +380,12 @@ def launch(home: Home, work: Work) -> int:
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     deadline = time.monotonic() + LAUNCH_S
     while not _has_started(home, work, worker.pid):
-        code = worker.poll()
-        if code is not None and not _has_started(home, work, worker.pid):
-            tail = log.read_text(errors="replace")[log_start:].strip()[-500:]
-            raise NanofluxError(f"the worker of {work} ended at once with exit code {code}: {tail}", f"read {log}")
+        exit_code = worker.poll()
+        if exit_code is not None and not _has_started(home, work, worker.pid):
+            log_tail = log.read_text(errors="replace")[log_start:].strip()[-500:]
+            raise NanofluxError(
+                f"the worker of {work} ended at once with exit code {exit_code}: {log_tail}", f"read {log}"
+            )
         if time.monotonic() > deadline:
             raise NanofluxError(f"the worker of {work} (pid {worker.pid}) has not started yet", f"read {log}")
         time.sleep(RETRY_S)

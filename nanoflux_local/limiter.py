@@ -69,7 +69,7 @@ class Limiter:
 
     def _admit(self) -> None:
         while self._waiting and self.busy < self.limit:
-            first = heapq.heappop(self._waiting)[-1]
-            if not first.done():
+            next_admitted = heapq.heappop(self._waiting)[-1]
+            if not next_admitted.done():
                 self.busy += 1
-                first.set_result(None)
+                next_admitted.set_result(None)

@@ -27,8 +27,8 @@ class Package:
 
 def constraints_file() -> Path:
     """The file of tested versions: next to this module in an installed wheel, at the root in a checkout."""
-    packaged = Path(__file__).with_name("constraints.txt")
-    return packaged if packaged.is_file() else Path(__file__).parents[1] / "constraints.txt"
+    packaged_file = Path(__file__).with_name("constraints.txt")
+    return packaged_file if packaged_file.is_file() else Path(__file__).parents[1] / "constraints.txt"
 
 
 def tested_versions() -> dict[str, str]:
@@ -40,18 +40,18 @@ def tested_versions() -> dict[str, str]:
 def needed_packages(project: str = PROJECT) -> list[Package]:
     """`project` and everything that it requires on this platform, directly or indirectly, sorted by name."""
     packages: dict[str, Package] = {}
-    waiting = [project]
-    while waiting:
-        name = normalize_name(waiting.pop())
+    pending_names = [project]
+    while pending_names:
+        name = normalize_name(pending_names.pop())
         if name in packages:
             continue
         try:
-            installed = distribution(name)
+            installed_distribution = distribution(name)
         except PackageNotFoundError:
             packages[name] = Package(name, "", "")
             continue
-        packages[name] = Package(name, installed.version, licence(_metadata(installed)))
-        waiting += [required for required, _ in requirements(installed.requires or ())]
+        packages[name] = Package(name, installed_distribution.version, licence(_metadata(installed_distribution)))
+        pending_names += [required_name for required_name, _ in requirements(installed_distribution.requires or ())]
     return [packages[name] for name in sorted(packages)]
 
 
@@ -74,9 +74,9 @@ def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     from packaging.requirements import Requirement  # deferred: only doctor and bundles read requirements
 
     for line in lines:
-        required = Requirement(line)
-        if required.marker is None or required.marker.evaluate({"extra": ""}):
-            yield required.name, str(required.specifier)
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement.name, str(requirement.specifier)
 
 
 def licence(metadata: Message) -> str:
@@ -85,11 +85,11 @@ def licence(metadata: Message) -> str:
     licence_field = "" if licence_field == "UNKNOWN" else licence_field  # written by old tools for an empty field
     if licence_field and "\n" not in licence_field and len(licence_field) <= _MAX_NAME_CHARS:
         return str(licence_field)
-    classified = [
+    classifier_licences = [
         line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")
     ]
-    first = next((line.strip() for line in licence_field.splitlines() if line.strip()), "")
-    return " or ".join(classified) or first[:_MAX_NAME_CHARS] or "not stated"
+    first_line = next((line.strip() for line in licence_field.splitlines() if line.strip()), "")
+    return " or ".join(classifier_licences) or first_line[:_MAX_NAME_CHARS] or "not stated"
 
 
 def normalize_name(name: str) -> str:

@@ -13,9 +13,9 @@ def default_home() -> Path:
     Raises:
         UsageError: `NANOFLUX_HOME` is not set, and this user has no home directory.
     """
-    configured = os.environ.get("NANOFLUX_HOME")
-    if configured:
-        return expand_user(configured)
+    home_setting = os.environ.get("NANOFLUX_HOME")
+    if home_setting:
+        return expand_user(home_setting)
     import platformdirs  # deferred: `nanoflux --help` does not need it
 
     try:

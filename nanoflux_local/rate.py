@@ -24,19 +24,19 @@ class RateMeter:
         if done < self._done or total != self._total or self._done < 0:
             self._start_s, self._start_done, self._total = now_s, done, total
         self._done = done
-        elapsed_s, gained = now_s - self._start_s, done - self._start_done
-        return gained / elapsed_s if gained and elapsed_s >= STEADY_S else None
+        elapsed_s, done_since_start = now_s - self._start_s, done - self._start_done
+        return done_since_start / elapsed_s if done_since_start and elapsed_s >= STEADY_S else None
 
 
-def format_rate(rate_per_s: float | None, left: float, unit: str = "") -> str:
+def format_rate(rate_per_s: float | None, units_left: float, unit: str = "") -> str:
     """A rate and the time left: "1.2 steps/s, 40 s left", "14 s each, 5 min left"; "" without a rate."""
     if not rate_per_s:
         return ""
     if rate_per_s < SLOW and unit not in MEASURES:
-        rate = f"{format_seconds(1 / rate_per_s)} each"
+        rate_text = f"{format_seconds(1 / rate_per_s)} each"
     else:
-        rate = f"{rate_per_s:,.1f} {unit}/s" if unit else f"{rate_per_s:,.1f}/s"
-    return f"{rate}, {format_seconds(left / rate_per_s)} left" if left > 0 else rate
+        rate_text = f"{rate_per_s:,.1f} {unit}/s" if unit else f"{rate_per_s:,.1f}/s"
+    return f"{rate_text}, {format_seconds(units_left / rate_per_s)} left" if units_left > 0 else rate_text
 
 
 def format_seconds(seconds: float) -> str:

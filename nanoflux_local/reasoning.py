@@ -11,7 +11,7 @@ TAGS = ("think", "thinking", "reasoning")
 CUT_IN_REASONING = "cut inside its reasoning"
 """The reason shown for a reply that reached its token limit before its answer."""
 _FURTHER_TAGS = ("thought", "thoughts", "seed:think")
-_SPELLINGS = (
+_TAG_PAIRS = (
     *((f"<{tag}>", f"</{tag}>") for tag in (*TAGS, *_FURTHER_TAGS)),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
@@ -20,11 +20,11 @@ _SPELLINGS = (
 )
 """How a block opens and closes; case does not matter."""
 _BLOCK = re.compile(
-    "|".join(rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in _SPELLINGS),
+    "|".join(rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in _TAG_PAIRS),
     re.DOTALL | re.IGNORECASE,
 )
-_OPENED = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in _SPELLINGS)})\s*\Z", re.IGNORECASE)
-_CLOSED = re.compile("|".join(re.escape(closing) for _, closing in _SPELLINGS), re.IGNORECASE)
+_OPENING_AT_END = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in _TAG_PAIRS)})\s*\Z", re.IGNORECASE)
+_CLOSING_TAG = re.compile("|".join(re.escape(closing) for _, closing in _TAG_PAIRS), re.IGNORECASE)
 _HEADING = re.compile(r"[ \t]*#{1,6}[ \t]+\S.*")
 _CHANNEL = re.compile(
     r"(?:<\|start\|>\w*)?<\|channel\|>\s*(?P<name>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
@@ -43,7 +43,7 @@ def strip_reasoning(text: str) -> str:
     channels, only the final one is kept.
     """
     visible = _BLOCK.sub("", _final_channel(text))
-    closing_tag = _CLOSED.search(visible)
+    closing_tag = _CLOSING_TAG.search(visible)
     return visible[closing_tag.end() :] if closing_tag else visible
 
 
@@ -57,7 +57,7 @@ def with_reasoning(reasoning: str, text: str) -> str:
 
 def find_opening_tag(prompt: str) -> str:
     """The tag with which a prompt opens the reply's reasoning, as some chat templates do; "" if it opens none."""
-    opening_tag = _OPENED.search(prompt)
+    opening_tag = _OPENING_AT_END.search(prompt)
     return opening_tag[0] if opening_tag else ""
 
 
@@ -77,8 +77,8 @@ def cut_answer(text: str, stop: Sequence[str]) -> str:
     models reason in paragraphs, and so is a blank line below a heading ("## ANSWER").
     """
     start = answer_start(text)
-    ends = [index for string in stop if (index := _find_stop(text, string, start)) >= 0]
-    return text[: min(ends, default=len(text))]
+    end_indices = [index for string in stop if (index := _find_stop(text, string, start)) >= 0]
+    return text[: min(end_indices, default=len(text))]
 
 
 def _find_stop(text: str, string: str, start: int) -> int:

@@ -55,19 +55,19 @@ def derive_seed(*parts: int | str) -> int:
 
 
 @cache
-def _field_names(kind: type[object]) -> tuple[str, ...]:
+def _field_names(record_type: type[object]) -> tuple[str, ...]:
     """The field names of a record's type; empty for other types."""
-    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+    return tuple(field.name for field in fields(record_type)) if is_dataclass(record_type) else ()
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types. `dataclasses.asdict` would take longer, since it also copies immutable values: an eighth
-    of the time of a call.
+    """A value in JSON's types. `dataclasses.asdict`, which also copies immutable values, would take an eighth of the
+    time of a call.
     """
-    kind = value.__class__
-    names = () if kind is str else _field_names(kind)  # most values in a record are text
-    if names:
-        return {name: plain(getattr(value, name)) for name in names}
+    value_type = value.__class__
+    field_names = () if value_type is str else _field_names(value_type)  # most values in a record are text
+    if field_names:
+        return {name: plain(getattr(value, name)) for name in field_names}
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
@@ -81,11 +81,11 @@ class Message:
 
 def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The messages for a chat template without a system role: the system text opens the first user message."""
-    system = [message.content for message in messages if message.role == "system"]
-    rest = [message for message in messages if message.role != "system"]
-    if system and rest:
-        rest[0] = replace(rest[0], content="\n\n".join([*system, rest[0].content]))
-    return tuple(rest)
+    system_texts = [message.content for message in messages if message.role == "system"]
+    other_messages = [message for message in messages if message.role != "system"]
+    if system_texts and other_messages:
+        other_messages[0] = replace(other_messages[0], content="\n\n".join([*system_texts, other_messages[0].content]))
+    return tuple(other_messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +198,11 @@ class EmbedReply(Reply):
         return cls(base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode())
 
 
-def similarity(one: Vector, other: Vector) -> float:
+def similarity(vector: Vector, other_vector: Vector) -> float:
     """Cosine similarity of two unit vectors of shape (dimensions,), to 6 digits. Products of float32 are exact in
     float64, and `fsum` rounds only once, so that two vectors give the same number in every process and on any machine.
     """
-    return round(math.fsum((one.astype(np.float64) * other).tolist()), SIMILARITY_DIGITS)
+    return round(math.fsum((vector.astype(np.float64) * other_vector).tolist()), SIMILARITY_DIGITS)
 
 
 @dataclass(frozen=True, slots=True)

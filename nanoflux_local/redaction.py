@@ -64,9 +64,9 @@ def _make_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         message = record.getMessage()
     except (TypeError, ValueError):  # a library's wrong format arguments, which logging itself reports
         return record
-    clean = redact(message)
-    if clean != message:
-        record.msg, record.args = clean, None
+    redacted = redact(message)
+    if redacted != message:
+        record.msg, record.args = redacted, None
     if record.exc_info:
         record.exc_text = redact("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
     return record

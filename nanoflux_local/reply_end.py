@@ -6,21 +6,21 @@ Models that miss their stop token continue with an invented user message, which 
 import re
 from collections.abc import Collection
 
-_SPEAKERS = "human|user|assistant|system"
-_TASKS = "q|question|problem|exercise|task|instruction|input"
+_SPEAKER_LABELS = "human|user|assistant|system"
+_TASK_LABELS = "q|question|problem|exercise|task|instruction|input"
 _CONTROL = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</s>|<s>|<(?:eos|bos|pad|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
 )
-_OPENING = re.compile(rf"(?:\s*(?:{_CONTROL.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
+_OPENING_TOKENS = re.compile(rf"(?:\s*(?:{_CONTROL.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
 
 
-def _next_turn(labels: str) -> re.Pattern[str]:
+def _compile_next_turn(labels: str) -> re.Pattern[str]:
     return re.compile(
         rf"{_CONTROL.pattern}|^[ \t#*>]*(?P<label>{labels})(?:[ \t]*\d+)?[ \t*]*[:：]", re.IGNORECASE | re.MULTILINE
     )
 
 
-_NEXT_SPEAKER, _NEXT_TURN = _next_turn(_SPEAKERS), _next_turn(f"{_SPEAKERS}|{_TASKS}")
+_NEXT_SPEAKER, _NEXT_TURN = _compile_next_turn(_SPEAKER_LABELS), _compile_next_turn(f"{_SPEAKER_LABELS}|{_TASK_LABELS}")
 
 
 def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:
@@ -29,7 +29,7 @@ def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: b
     Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section
     instead. With `speakers_only`, labels of tasks do not end the text, since prose uses them too ("Problem: …").
     """
-    opening = _OPENING.match(text)
+    opening = _OPENING_TOKENS.match(text)
     text = text[opening.end() :] if opening else text
     first_word = re.search(r"\w", text)
     if first_word is None:

@@ -3,7 +3,7 @@
 import codecs
 from pathlib import Path
 
-_MARKS = {
+_ENCODING_BY_MARK = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -38,4 +38,4 @@ def decode_utf8(content: bytes) -> str:
 
 def encoding_by_mark(content: bytes) -> str:
     """Return "UTF-16" or "UTF-32" if the content opens with such a byte order mark, otherwise ""."""
-    return next((name for mark, name in _MARKS.items() if content.startswith(mark)), "")
+    return next((name for mark, name in _ENCODING_BY_MARK.items() if content.startswith(mark)), "")

@@ -241,33 +241,33 @@ class Attempt:
         """
         if self.evaluation is None:
             return None
-        judged = [self.evaluation.positive, *(sample.right for sample in self.samples if sample.right is not None)]
-        return sum(judged), len(judged)
+        judgements = [self.evaluation.positive, *(sample.right for sample in self.samples if sample.right is not None)]
+        return sum(judgements), len(judgements)
 
     @property
     def unreadable_step(self) -> AttemptStep | Literal[""]:
         """The step that got no readable reply: its prompt was refused, or the replies could not be read."""
         if self.refused or self.outcome not in ("unparsed", "failed"):
             return self.refused
-        parts: dict[AttemptStep, object] = {
+        part_by_step: dict[AttemptStep, object] = {
             "attack": self.attack,
             "validation": self.validation,
             "defence": self.defence,
         }
-        return next((step for step, part in parts.items() if part is None), "evaluation")
+        return next((step for step, part in part_by_step.items() if part is None), "evaluation")
 
     @property
     def readable_steps(self) -> tuple[AttemptStep, ...]:
         """The steps that got a readable reply."""
-        doubted = self.outcome == "low_confidence"
-        parts: dict[AttemptStep, object] = {
+        is_doubted = self.outcome == "low_confidence"
+        part_by_step: dict[AttemptStep, object] = {
             "attack": self.attack,
             "embedding": self.attack is not None and self.refused != "embedding",
-            "validation": self.validation or (doubted and self.defence is None),
+            "validation": self.validation or (is_doubted and self.defence is None),
             "defence": self.defence,
-            "evaluation": self.evaluation or (doubted and self.defence is not None),
+            "evaluation": self.evaluation or (is_doubted and self.defence is not None),
         }
-        return tuple(step for step, part in parts.items() if part)
+        return tuple(step for step, part in part_by_step.items() if part)
 
     @property
     def rejected(self) -> bool:
@@ -343,33 +343,35 @@ def turn_from_json(value: dict[str, Any]) -> TurnRecord:
 
 def attempt_from_json(value: dict[str, Any]) -> Attempt:
     """Parse a stored attempt."""
-    kinds: dict[str, Any] = {"attack": Attack, "quality": Quality}
-    kinds |= dict.fromkeys(("validation", "evaluation"), verdict_from_json)
-    parts = {name: kind(**value[name]) for name, kind in kinds.items() if value.get(name) is not None}
+    parser_by_field: dict[str, Any] = {"attack": Attack, "quality": Quality}
+    parser_by_field |= dict.fromkeys(("validation", "evaluation"), verdict_from_json)
+    parsed_fields = {
+        name: parse(**value[name]) for name, parse in parser_by_field.items() if value.get(name) is not None
+    }
     if value.get("defence") is not None:
-        parts["defence"] = _defence(value["defence"])
-    samples = tuple(_sample(sample) for sample in value.get("samples", ()))
-    return Attempt(**{**value, **parts, "seeds": tuple(value["seeds"]), "samples": samples})
+        parsed_fields["defence"] = _parse_defence(value["defence"])
+    samples = tuple(_parse_sample(sample) for sample in value.get("samples", ()))
+    return Attempt(**{**value, **parsed_fields, "seeds": tuple(value["seeds"]), "samples": samples})
 
 
-def _defence(value: dict[str, Any]) -> Defence:
+def _parse_defence(value: dict[str, Any]) -> Defence:
     return Defence(**{**value, "cut": tuple(value["cut"])})
 
 
-def _sample(value: dict[str, Any]) -> Sample:
+def _parse_sample(value: dict[str, Any]) -> Sample:
     defence = value["defence"]
-    return Sample(**{**value, "defence": None if defence is None else _defence(defence)})
+    return Sample(**{**value, "defence": None if defence is None else _parse_defence(defence)})
 
 
 def verdict_from_json(**value: Any) -> Verdict:
     """Parse a stored verdict. Verdicts of earlier versions have fewer keys, and a separate field for each check."""
-    findings = tuple(_finding(finding) for finding in value.pop("findings", ())) or _older_findings(value)
-    former = ("check", "check_detail", "program", "searches", "lookup")
-    value = {key: item for key, item in value.items() if key not in former}
+    findings = tuple(_parse_finding(finding) for finding in value.pop("findings", ())) or _parse_older_findings(value)
+    former_keys = ("check", "check_detail", "program", "searches", "lookup")
+    value = {key: item for key, item in value.items() if key not in former_keys}
     return Verdict(**{**value, "findings": findings, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})
 
 
-def _finding(value: dict[str, Any]) -> Finding:
+def _parse_finding(value: dict[str, Any]) -> Finding:
     evidence = tuple(
         Exhibit(**{**exhibit, "results": tuple(Source(**result) for result in exhibit["results"])})
         for exhibit in value["evidence"]
@@ -377,7 +379,7 @@ def _finding(value: dict[str, Any]) -> Finding:
     return Finding(**{**value, "evidence": evidence})
 
 
-def _older_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
+def _parse_older_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
     """The findings of a verdict from a version that stored one field for each check."""
     findings: list[Finding] = []
     if value.get("lookup"):
@@ -389,9 +391,11 @@ def _older_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
             for search in value.get("searches", ())
         )  # fmt: skip
         findings.append(Finding("facts", "not checked", value["lookup"], searches))
-    check = value.get("check", "not checked")
-    if check != "not checked" or value.get("check_detail"):
+    code_conclusion = value.get("check", "not checked")
+    if code_conclusion != "not checked" or value.get("check_detail"):
         conclusions: dict[str, Conclusion] = {"agrees": "supports", "disagrees": "contradicts"}
         programs = (Exhibit("program", value["program"]),) if value.get("program") else ()
-        findings.append(Finding("code", conclusions.get(check, "not checked"), value.get("check_detail", ""), programs))
+        findings.append(
+            Finding("code", conclusions.get(code_conclusion, "not checked"), value.get("check_detail", ""), programs)
+        )
     return tuple(findings)

@@ -15,7 +15,7 @@ from nanoflux_local.paths import Home
 from nanoflux_models.errors import ModelNotFoundError
 from nanoflux_models.manifest import load_manifest
 
-CORRECT = "correct the value and try again"
+CORRECT_VALUE = "correct the value and try again"
 
 
 def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
@@ -69,8 +69,8 @@ def build_model_endpoint(
     `via` is a kind that takes adapters (`adapter_kinds`). `args` are passed to vLLM. `reasoning_tokens` limits the
     reasoning of a reply; None uses the limit in the model's manifest.
     """
-    limit = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
-    config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=limit)
+    reasoning_limit = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
+    config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=reasoning_limit)
     return build_endpoint(model, config, home)
 
 
@@ -85,13 +85,13 @@ def check_endpoint(config: EndpointConfig, where: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"{where}.{error.message}", error.fix) from None
     if not kind.in_profiles:
-        raise ConfigError(f"{where}: the interface {kind.name!r} cannot be part of a profile", CORRECT)
+        raise ConfigError(f"{where}: the interface {kind.name!r} cannot be part of a profile", CORRECT_VALUE)
     if config.batch_invariant and not kind.batch_invariant:
-        raise ConfigError(f"{where}: batch_invariant: the interface {kind.name!r} does not support it", CORRECT)
+        raise ConfigError(f"{where}: batch_invariant: the interface {kind.name!r} does not support it", CORRECT_VALUE)
     if config.structured and not kind.structured:
-        raise ConfigError(f"{where}: structured: the interface {kind.name!r} does not support it", CORRECT)
+        raise ConfigError(f"{where}: structured: the interface {kind.name!r} does not support it", CORRECT_VALUE)
     if config.send != Send() and not kind.takes_send:
-        raise ConfigError(f"{where}: send: the interface {kind.name!r} does not support it", CORRECT)
+        raise ConfigError(f"{where}: send: the interface {kind.name!r} does not support it", CORRECT_VALUE)
 
 
 def check_endpoints(config: RunConfig, where: str) -> None:

@@ -32,16 +32,16 @@ class Chaos:
     _received: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def evenly(cls, share: float, seed: int = 0, **more: float) -> "Chaos":
+    def evenly(cls, share: float, seed: int = 0, **settings: float) -> "Chaos":
         """Chaos in which a `share` of all responses fails, with every kind of trouble equally often."""
-        return cls(dict.fromkeys(TROUBLES, share / len(TROUBLES)), seed=seed, **more)  # type: ignore[arg-type]
+        return cls(dict.fromkeys(TROUBLES, share / len(TROUBLES)), seed=seed, **settings)  # type: ignore[arg-type]
 
-    def draw_trouble(self, request: str) -> tuple[Trouble | None, random.Random]:
-        """Draw the fault of the next response to `request` (None: a good response); also return a random generator for
+    def draw_trouble(self, request_digest: str) -> tuple[Trouble | None, random.Random]:
+        """Draw the fault of the next response to a request (None: a good response); also return a random generator for
         the rest of the response.
         """
-        self._received[request] += 1
-        rng = random.Random(derive_seed(self.seed, request, self._received[request]))
+        self._received[request_digest] += 1
+        rng = random.Random(derive_seed(self.seed, request_digest, self._received[request_digest]))
         draw = rng.random()
         for trouble, rate in self.rates.items():
             if draw < rate:

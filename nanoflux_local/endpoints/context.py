@@ -27,17 +27,20 @@ class Context:
     reasoning: int = 0
 
 
-def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer: int) -> str:
-    """Describe how a request exceeds its endpoint's context; "" if it fits or the context is unknown. `answer` is the
-    maximum number of the answer's tokens.
+def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer_tokens: int) -> str:
+    """Describe how a request exceeds its endpoint's context; "" if it fits or the context is unknown. `answer_tokens`
+    is the maximum number of tokens of the answer.
     """
     context = endpoint.context
-    prompt = sum(_count_tokens(endpoint, message.content) for message in messages) if context.tokens else 0
-    total = prompt + answer + context.reasoning
-    if not context.tokens or total <= context.tokens:
+    prompt_tokens = sum(_count_tokens(endpoint, message.content) for message in messages) if context.tokens else 0
+    total_tokens = prompt_tokens + answer_tokens + context.reasoning
+    if not context.tokens or total_tokens <= context.tokens:
         return ""
-    parts = f"{prompt:,} of the prompt, {answer:,} of the answer and {context.reasoning:,} of reasoning_tokens"
-    return f"{context.tokens:,} tokens of context are too few for a request of {total:,}: {parts}"
+    parts = (
+        f"{prompt_tokens:,} of the prompt, {answer_tokens:,} of the answer"
+        f" and {context.reasoning:,} of reasoning_tokens"
+    )
+    return f"{context.tokens:,} tokens of context are too few for a request of {total_tokens:,}: {parts}"
 
 
 def _count_tokens(endpoint: "Endpoint", text: str) -> int:

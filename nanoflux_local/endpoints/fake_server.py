@@ -78,9 +78,9 @@ class FakeServer:
         self._clients.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                line, *headers = head.decode("latin-1").lower().split("\r\n")
+                request_line, *headers = head.decode("latin-1").lower().split("\r\n")
                 length = next((int(header[15:]) for header in headers if header.startswith("content-length:")), 0)
-                await self._serve(line.split(" ")[1], await reader.readexactly(length), reader, writer)
+                await self._serve(request_line.split(" ")[1], await reader.readexactly(length), reader, writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -92,8 +92,8 @@ class FakeServer:
         if path == "/stats":
             return _send(writer, 200, {"requests": self.requests, "hung_up": self.hung_up, **self.chaos.done})
         if path == "/metrics":
-            figures = {"vllm:num_requests_waiting": self.waiting, "vllm:kv_cache_usage_perc": self.cache}
-            text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in figures.items())
+            metrics = {"vllm:num_requests_waiting": self.waiting, "vllm:kv_cache_usage_perc": self.cache}
+            text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in metrics.items())
             return _send(writer, 200, text.encode())
         if path not in WRITERS and path != EMBEDDINGS:
             return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
@@ -163,9 +163,9 @@ def _to_json_object(text: str, keys: tuple[str, ...]) -> str:
     """Turn a reply with headings into the requested JSON object; return a reply without those headings unchanged."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
-        name, colon, rest = line.partition(":")
-        if colon and name.replace(" ", "_") in keys:
-            sections[name.replace(" ", "_")] = rest.strip()
+        heading, colon, section_text = line.partition(":")
+        if colon and heading.replace(" ", "_") in keys:
+            sections[heading.replace(" ", "_")] = section_text.strip()
     return json.dumps(sections) if sections else text
 
 
@@ -203,20 +203,20 @@ def _format_chat_reply(request: ParsedRequest, reply: FakeReply) -> Json:
 
 
 def _format_responses_reply(request: ParsedRequest, reply: FakeReply) -> Json:
-    reasoning = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.reasoning}]}
+    reasoning_item = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.reasoning}]}
     content = [{"type": "output_text", "text": reply.text, "annotations": []}]
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
     total = reply.prompt_tokens + reply.completion_tokens
     usage = {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens, "total_tokens": total}
-    output = [reasoning, message] if reply.reasoning else [message]
+    output = [reasoning_item, message] if reply.reasoning else [message]
     return {"id": "r1", "object": "response", "created_at": 0, "model": request.model, "status": "completed",
             "output": output, "usage": usage}  # fmt: skip
 
 
 def _format_messages_reply(request: ParsedRequest, reply: FakeReply) -> Json:
-    reasoning = {"type": "thinking", "thinking": reply.reasoning, "signature": "s"}
-    text = {"type": "text", "text": reply.text}
-    content = [reasoning, text] if reply.reasoning else [text]
+    reasoning_block = {"type": "thinking", "thinking": reply.reasoning, "signature": "s"}
+    text_block = {"type": "text", "text": reply.text}
+    content = [reasoning_block, text_block] if reply.reasoning else [text_block]
     usage = {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens}
     return {"id": "m1", "type": "message", "role": "assistant", "model": request.model, "content": content,
             "stop_reason": "end_turn", "usage": usage}  # fmt: skip

@@ -64,17 +64,17 @@ def reporting_faults(listener: FaultListener) -> Iterator[None]:
 
 def announce(fault: Fault) -> None:
     """Report a fault, and log it even if the listener records it elsewhere, so that the user sees it at once."""
-    report = FAULT_LISTENER.get()
-    report(fault)
-    if report is not _log:
+    listener = FAULT_LISTENER.get()
+    listener(fault)
+    if listener is not _log:
         _log(fault)
 
 
 class GarbledError(Exception):
     """An unusable reply: not JSON, not in the protocol's format, or cut off. `raw` is the reply as received."""
 
-    def __init__(self, why: str, raw: str = "") -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, raw: str = "") -> None:
+        super().__init__(reason)
         self.raw = raw
 
 
@@ -162,8 +162,8 @@ def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
     import httpx2
 
     cause = error.__cause__
-    unreachable = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, httpx2.ProxyError)
-    if isinstance(cause, unreachable):
+    unreachable_errors = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, httpx2.ProxyError)
+    if isinstance(cause, unreachable_errors):
         return ClassifiedFault("unreachable", f"does not answer: {cause}")
     if isinstance(cause, httpx2.TimeoutException):
         return ClassifiedFault("timeout", f"did not answer within {limit_s:.3g} s")
@@ -176,10 +176,12 @@ def _classify_response(error: Any) -> ClassifiedFault:
     response = error.response
     fault = _classify_status(error.status_code, read_error(response.content), read_retry_after(response.headers))
     if fault.status in REDIRECTS:
-        target = urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
+        redirect_url = (
+            urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
+        )
         fix = "set the server's new address as the endpoint's url: redirects are not followed"
         return replace(
-            fault, message=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix, setting="url"
+            fault, message=f"answered {fault.status}: a redirect to {redact(redirect_url)}", fix=fix, setting="url"
         )
     if fault.status in NOT_FOUND:
         setting = "model" if _names_model(fault.server_message) else "url"
@@ -187,7 +189,7 @@ def _classify_response(error: Any) -> ClassifiedFault:
     return fault
 
 
-def _classify_status(status: int, body: ErrorBody, wait: float | None) -> ClassifiedFault:
+def _classify_status(status: int, body: ErrorBody, retry_after_s: float | None) -> ClassifiedFault:
     """Classify an error response by its HTTP status or the status in its body."""
     message = f"answered {status}: {body.message or 'no reason stated'}"
     kind: FaultKind | None = None
@@ -197,7 +199,13 @@ def _classify_status(status: int, body: ErrorBody, wait: float | None) -> Classi
         kind = "server_error"
     fix = FIXES.get(status, "") if kind is None else ""
     return ClassifiedFault(
-        kind, message, retry_after_s=wait, status=status, codes=body.codes, server_message=body.message, fix=fix
+        kind,
+        message,
+        retry_after_s=retry_after_s,
+        status=status,
+        codes=body.codes,
+        server_message=body.message,
+        fix=fix,
     )
 
 
@@ -210,24 +218,24 @@ def _suggest_address(requested_url: str, server_message: str = "") -> str:
     """The fix for a 404 or 405, which usually means a wrong path in the url, and sometimes a wrong model name."""
     parts = urlsplit(requested_url)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")
-    base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
+    base_url = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
     if _names_model(server_message):
         return "correct the endpoint's model: the server does not have it"
     if re.search(r"/v\d", parts.path):
         return f"correct the endpoint's url: no model answers at {parts.path}"
-    return f'correct the endpoint\'s url: no model answers at {parts.path} (did you mean url = "{base}/v1"?)'
+    return f'correct the endpoint\'s url: no model answers at {parts.path} (did you mean url = "{base_url}/v1"?)'
 
 
 def read_retry_after(headers: Any) -> float | None:
     """Seconds to wait before the next request, from any of the three formats of the Retry-After header."""
     import time
 
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+    for name, units_per_s in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:
             continue
         try:
-            seconds = float(value) / scale
+            seconds = float(value) / units_per_s
         except ValueError:
             try:
                 seconds = parsedate_to_datetime(value).timestamp() - time.time()

@@ -13,7 +13,7 @@ from nanoflux_local.config import EndpointConfig, Price, read_toml, validate_mod
 from nanoflux_local.endpoints.kinds.base import find_kind
 
 FILE = "prices.toml"
-_DATE = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
+_DATE_SUFFIX = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
 
 
 def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
@@ -24,15 +24,15 @@ def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
     """
     hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {find_kind(endpoint.interface).default_host}
     host = str(hosts.pop())
-    if hosts or not host:
+    if hosts or not host:  # several hosts may have different prices
         return None
     user_file = home / FILE
     user_prices = read_toml(user_file) if user_file.exists() else {}
     for path, table in ((user_file, user_prices), (Path(FILE), _packaged_prices())):
-        models = table.get(host, {})
-        for name in (endpoint.model, _DATE.sub("", endpoint.model)):
-            if name in models:
-                return validate_model(Price, models[name], f"{path}: {host}: {name}")
+        price_by_model = table.get(host, {})
+        for name in (endpoint.model, _DATE_SUFFIX.sub("", endpoint.model)):
+            if name in price_by_model:
+                return validate_model(Price, price_by_model[name], f"{path}: {host}: {name}")
     return None
 
 

@@ -113,18 +113,19 @@ _VERBS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "wei
 
 def _write_attack(prompt: str, rng: random.Random) -> str:
     """A question with a short story; one in ten has the words of a fixed story, so that near-duplicates occur."""
-    story = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
-    first, second = story.sample(_THINGS, 2)
-    name, verb = story.choice(_PEOPLE), story.choice(_VERBS)
-    rows, each, lost = rng.randrange(3, 40), rng.randrange(3, 40), rng.randrange(1, 9)
+    story_rng = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
+    counted_thing, kept_thing = story_rng.sample(_THINGS, 2)
+    name, verb = story_rng.choice(_PEOPLE), story_rng.choice(_VERBS)
+    boxes, per_box, given_away = rng.randrange(3, 40), rng.randrange(3, 40), rng.randrange(1, 9)
     question = (
-        f"{name} {verb} {rows} boxes of {each} {first} and gives {lost} to a friend who keeps {second}. "
-        f"How many {first} are left?"
+        f"{name} {verb} {boxes} boxes of {per_box} {counted_thing} and gives {given_away} to a friend who keeps"
+        f" {kept_thing}. How many {counted_thing} are left?"
     )
-    total = rows * each
-    answer = f"{total - lost}" if "option letter" not in prompt else story.choice("ABCD")
+    total = boxes * per_box
+    answer = f"{total - given_away}" if "option letter" not in prompt else story_rng.choice("ABCD")
     return (
-        f"QUESTION: {question}\nSOLUTION: {rows} * {each} = {total}; {total} - {lost} = {total - lost}.\n"
+        f"QUESTION: {question}\n"
+        f"SOLUTION: {boxes} * {per_box} = {total}; {total} - {given_away} = {total - given_away}.\n"
         f"ANSWER: {answer}\nREFLECTION: the gift is easy to miss."
     )
 
@@ -132,22 +133,28 @@ def _write_attack(prompt: str, rng: random.Random) -> str:
 def _write_defence(prompt: str, rng: random.Random) -> str:
     """An answer that is right two times in three, sometimes with a solution that differs from the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
-    first, second, third = [*numbers, 2, 3, 1][:3]
-    answer = first * second - third + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
+    boxes, per_box, given_away = [*numbers, 2, 3, 1][:3]
+    answer = boxes * per_box - given_away + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
     steps = rng.choice([
-        f"{first} * {second} = {first * second}; {first * second} - {third} = {answer}.",
+        f"{boxes} * {per_box} = {boxes * per_box}; {boxes * per_box} - {given_away} = {answer}.",
         f"Taking one box away at a time and then the gift, everything that stays comes to {answer}.",
     ])  # fmt: skip
-    letter = rng.choice("ABCD") if "option letter" in prompt else str(answer)
-    return f"ANALYSIS: count what is left.\nSOLUTION: {steps}\nANSWER: {letter}"
+    stated_answer = rng.choice("ABCD") if "option letter" in prompt else str(answer)
+    return f"ANALYSIS: count what is left.\nSOLUTION: {steps}\nANSWER: {stated_answer}"
 
 
 def _write_evaluation(prompt: str, rng: random.Random) -> str:
-    expected = re.search(r"Reference answer: (.*)", prompt)
-    stated = re.search(r"Its answer: (.*)", prompt)
-    right = expected is not None and stated is not None and expected[1].strip() == stated[1].strip()
-    middle = f"REASONING QUALITY: {'SOUND' if right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
-    return _write_judgement(rng, "CORRECT", "INCORRECT", 1.0 if right else 0.0, middle)
+    reference_match = re.search(r"Reference answer: (.*)", prompt)
+    answer_match = re.search(r"Its answer: (.*)", prompt)
+    is_right = (
+        reference_match is not None
+        and answer_match is not None
+        and reference_match[1].strip() == answer_match[1].strip()
+    )
+    middle_sections = (
+        f"REASONING QUALITY: {'SOUND' if is_right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
+    )
+    return _write_judgement(rng, "CORRECT", "INCORRECT", 1.0 if is_right else 0.0, middle_sections)
 
 
 def _write_program(prompt: str, rng: random.Random) -> str:
@@ -156,8 +163,8 @@ def _write_program(prompt: str, rng: random.Random) -> str:
     """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
     rows, each, lost = [*numbers, "2", "3", "1"][:3]
-    left = rng.choice(["total"] + ["total - lost"] * 7)
-    steps = f"# STEPS\ntotal = rows * each\nleft = {left}\n# CHECK\nanswer = left\n"
+    left_expression = rng.choice(["total"] + ["total - lost"] * 7)
+    steps = f"# STEPS\ntotal = rows * each\nleft = {left_expression}\n# CHECK\nanswer = left\n"
     program = f"# VARIABLES\nrows, each, lost = {rows}, {each}, {lost}\n{steps}"
     return f"CODE:\n```python\n{program if rng.random() < 0.875 else 'print(42)'}\n```"
 
@@ -167,15 +174,15 @@ def _write_premises(prompt: str, rng: random.Random) -> str:
     missing fact.
     """
     statement = prompt.split("Problem:")[-1].strip().partition(".")[0]
-    kind = rng.randrange(8)
-    quoted = f"Nobody {statement}" if kind == 0 else statement
-    missing = "how many boxes there are" if kind == 1 else "NONE"
-    return f'ASKED: what is left\nGIVEN: "{quoted}"\nMISSING: {missing}\nCONTRADICTION: NONE'
+    draw = rng.randrange(8)
+    quotation = f"Nobody {statement}" if draw == 0 else statement
+    missing_fact = "how many boxes there are" if draw == 1 else "NONE"
+    return f'ASKED: what is left\nGIVEN: "{quotation}"\nMISSING: {missing_fact}\nCONTRADICTION: NONE'
 
 
-def _write_judgement(rng: random.Random, yes: str, no: str, chance: float, middle: str) -> str:
+def _write_judgement(rng: random.Random, yes: str, no: str, yes_probability: float, middle_sections: str) -> str:
     confidence = rng.choice([0.6, 0.8]) if rng.random() < 0.1 else 0.97
     return (
-        f"ANALYSIS: read twice.\n{middle}\nDECISION: {yes if rng.random() < chance else no}\n"
+        f"ANALYSIS: read twice.\n{middle_sections}\nDECISION: {yes if rng.random() < yes_probability else no}\n"
         f"CONFIDENCE: {confidence}\nEXPLANATION: that is what the steps give."
     )

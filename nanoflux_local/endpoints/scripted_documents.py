@@ -11,43 +11,44 @@ from collections.abc import Sequence
 _PASSAGE = re.compile(r"^Passage (\d+)(?: \(.*?\))?: (.+)$", re.MULTILINE)
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)|.+$")
 _OPTION = re.compile(r"^([A-D])\. (.+)$", re.MULTILINE)
-_OPENING = re.compile(r"“(.+?) …”")
+_QUOTED_OPENING = re.compile(r"“(.+?) …”")
 OPENING_WORDS = 6
 
 
 def write_document_attack(prompt: str, rng: random.Random) -> str:
     """An attack on two passages of the prompt. One attack in ten misquotes, and one in ten cites a single passage."""
     first_sentences = [(number, _SENTENCE.findall(text)[0].strip()) for number, text in _list_passages(prompt)]
-    cited = rng.sample(first_sentences, min(2, len(first_sentences)))
-    kind = rng.randrange(10)
-    if kind == 0:
-        cited = cited[:1]
-    openings = [" ".join(sentence.split()[:OPENING_WORDS]) for _, sentence in cited]
-    answer = " and ".join(_find_last_word(sentence) for _, sentence in cited)
-    if kind == 1:
-        cited = [(number, f"Nobody says that {sentence}") for number, sentence in cited]
-    citations = "\n".join(f'{number}: "{sentence}"' for number, sentence in cited)
-    rules = " and ".join(f"“{opening} …”" for opening in openings)
-    letter, options = _offer_options(answer, rng) if "option letter" in prompt else (answer, "")
+    cited_sentences = rng.sample(first_sentences, min(2, len(first_sentences)))
+    draw = rng.randrange(10)
+    if draw == 0:
+        cited_sentences = cited_sentences[:1]
+    openings = [" ".join(sentence.split()[:OPENING_WORDS]) for _, sentence in cited_sentences]
+    answer = " and ".join(_find_last_word(sentence) for _, sentence in cited_sentences)
+    if draw == 1:
+        cited_sentences = [(number, f"Nobody says that {sentence}") for number, sentence in cited_sentences]
+    citations = "\n".join(f'{number}: "{sentence}"' for number, sentence in cited_sentences)
+    quoted_openings = " and ".join(f"“{opening} …”" for opening in openings)
+    stated_answer, option_lines = _offer_options(answer, rng) if "option letter" in prompt else (answer, "")
     return (
-        f"CITATIONS:\n{citations}\nQUESTION: {rng.choice(_CASES)} Which word ends {rules}?{options}\n"
-        f"SOLUTION: The rules end with {answer}.\nANSWER: {letter}\nREFLECTION: each rule has one last word."
+        f"CITATIONS:\n{citations}\n"
+        f"QUESTION: {rng.choice(_SITUATIONS)} Which word ends {quoted_openings}?{option_lines}\n"
+        f"SOLUTION: The rules end with {answer}.\nANSWER: {stated_answer}\nREFLECTION: each rule has one last word."
     )
 
 
 def write_document_answer(prompt: str) -> str:
     """The answer to a question of `write_document_attack`, read from the passages of the prompt."""
     sentences = [sentence.strip() for _, text in _list_passages(prompt) for sentence in _SENTENCE.findall(text)]
-    openings = _OPENING.findall(prompt.split("Question:")[-1])
-    ends = [
+    openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1])
+    last_words = [
         _find_last_word(sentence)
         for opening in openings
         for sentence in [next((candidate for candidate in sentences if candidate.startswith(opening)), "")]
         if sentence
     ]
-    if not openings or len(ends) < len(openings):
+    if not openings or len(last_words) < len(openings):
         return "SOLUTION: The passages do not say it.\nANSWER: CANNOT BE ANSWERED, because a rule is missing"
-    answer = " and ".join(ends)
+    answer = " and ".join(last_words)
     if "option letter" in prompt:
         answer = next((letter for letter, option in _OPTION.findall(prompt) if option == answer), "A")
     return f"SOLUTION: The rules are in the passages.\nANSWER: {answer}"
@@ -57,19 +58,19 @@ def write_document_premises(prompt: str, rng: random.Random) -> str:
     """The sentences that a question of `write_document_attack` rests on. One reply in eight misquotes them, and one in
     eight names an unsupported premise.
     """
-    openings = _OPENING.findall(prompt.split("Question:")[-1].split("Solution:")[0])
-    kind = rng.randrange(8)
-    lines = [
-        f'{number}: "{"Nobody says that " if kind == 0 else ""}{sentence.strip()}"'
+    openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1].split("Solution:")[0])
+    draw = rng.randrange(8)
+    quotation_lines = [
+        f'{number}: "{"Nobody says that " if draw == 0 else ""}{sentence.strip()}"'
         for number, text in _list_passages(prompt)
         for sentence in _SENTENCE.findall(text)
         if any(sentence.strip().startswith(opening) for opening in openings)
     ]
-    unsupported = "that each rule has a last word" if kind == 1 else "NONE"
-    return "PREMISES:\n" + ("\n".join(lines) or "NONE") + f"\nUNSUPPORTED: {unsupported}"
+    unsupported = "that each rule has a last word" if draw == 1 else "NONE"
+    return "PREMISES:\n" + ("\n".join(quotation_lines) or "NONE") + f"\nUNSUPPORTED: {unsupported}"
 
 
-_CASES = (
+_SITUATIONS = (
     "A new colleague asks about two rules.", "The night shift starts.", "An audit is announced.", "A visitor waits.",
     "The store is being checked.", "A form is filled in.", "Two teams disagree.", "The weekly meeting begins.",
 )  # fmt: skip
@@ -78,8 +79,8 @@ _CASES = (
 def _offer_options(answer: str, rng: random.Random) -> tuple[str, str]:
     """The letter of an answer among four options, and the lines of the options."""
     options = rng.sample([answer, f"{answer} twice", "neither word", "both words"], 4)
-    lines = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
-    return "ABCD"[options.index(answer)], lines
+    option_lines = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
+    return "ABCD"[options.index(answer)], option_lines
 
 
 def _list_passages(prompt: str) -> Sequence[tuple[int, str]]:

@@ -42,8 +42,8 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
         values = [value for value in unit if value is not None]
         if len(values) > 1:
             for index, value in enumerate(values):
-                for other in values[:index] + values[index + 1 :]:
-                    coincidences[value, other] += 1 / (len(values) - 1)
+                for paired_value in values[:index] + values[index + 1 :]:
+                    coincidences[value, paired_value] += 1 / (len(values) - 1)
     totals: defaultdict[Hashable, float] = defaultdict(float)
     for (value, _), count in coincidences.items():
         totals[value] += count
@@ -51,7 +51,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
     expected = n * n - sum(count * count for count in totals.values())
     if n < 2 or expected <= 1e-9:
         return None
-    observed = sum(count for (one, other), count in coincidences.items() if one != other)
+    observed = sum(count for (value, paired_value), count in coincidences.items() if value != paired_value)
     return float(1 - (n - 1) * observed / expected)
 
 
@@ -62,22 +62,29 @@ def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tupl
     n = len(pairs)
     labels = sorted({label for pair in pairs for label in pair}, key=repr)
     joint = Counter(pairs)
-    rows, columns = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    chance = sum(rows[label] * columns[label] for label in labels) / n**2 if n else 1.0
-    if chance >= 1:
+    row_counts = Counter(row_label for row_label, _ in pairs)
+    column_counts = Counter(column_label for _, column_label in pairs)
+    chance_agreement = sum(row_counts[label] * column_counts[label] for label in labels) / n**2 if n else 1.0
+    if chance_agreement >= 1:
         return None
-    agreed = sum(joint[label, label] for label in labels) / n
-    kappa = (agreed - chance) / (1 - chance)
+    observed_agreement = sum(joint[label, label] for label in labels) / n
+    kappa = (observed_agreement - chance_agreement) / (1 - chance_agreement)
     agreement_term = sum(
-        joint[label, label] / n * ((1 - chance) - (rows[label] + columns[label]) / n * (1 - agreed)) ** 2
+        joint[label, label]
+        / n
+        * ((1 - chance_agreement) - (row_counts[label] + column_counts[label]) / n * (1 - observed_agreement)) ** 2
         for label in labels
     )
     disagreement_term = sum(
-        joint[one, other] / n * ((columns[one] + rows[other]) / n) ** 2
-        for one in labels
-        for other in labels
-        if one != other
+        joint[row_label, column_label] / n * ((column_counts[row_label] + row_counts[column_label]) / n) ** 2
+        for row_label in labels
+        for column_label in labels
+        if row_label != column_label
     )
-    variance = agreement_term + (1 - agreed) ** 2 * disagreement_term - (agreed * chance - 2 * chance + agreed) ** 2
-    error = math.sqrt(max(0.0, variance) / n) / (1 - chance) ** 2
-    return kappa, (max(-1.0, kappa - Z95 * error), min(1.0, kappa + Z95 * error))
+    variance = (
+        agreement_term
+        + (1 - observed_agreement) ** 2 * disagreement_term
+        - (observed_agreement * chance_agreement - 2 * chance_agreement + observed_agreement) ** 2
+    )
+    standard_error = math.sqrt(max(0.0, variance) / n) / (1 - chance_agreement) ** 2
+    return kappa, (max(-1.0, kappa - Z95 * standard_error), min(1.0, kappa + Z95 * standard_error))

@@ -98,9 +98,8 @@ class Comparison:
 def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> Comparison:
     """Compare all pairs of evaluations with paired tests and Holm's correction over these pairs.
 
-    Evaluations without an adapter come first, so that they are the bases of tuned models, in whatever order they are
-    named.
-    Evaluations with missing replies are refused unless `partial`; their missing items are then left out on both sides.
+    Whatever the order of `evaluations`, those without an adapter come first, as the bases of the tuned models. Without
+    `partial`, evaluations with missing replies are refused; with it, the missing items are left out on both sides.
 
     Raises:
         NothingMatchedError: an evaluation is unknown or not finished.
@@ -111,8 +110,8 @@ def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False)
         raise UsageError(
             "a comparison needs two different evaluations", "take their ids from the output of `nanoflux eval`"
         )
-    ordered = order_base_first(view, list(dict.fromkeys(evaluations)))
-    sides = [load_side(view, name, partial) for name in ordered]
+    ordered_evaluations = order_base_first(view, list(dict.fromkeys(evaluations)))
+    sides = [load_side(view, name, partial) for name in ordered_evaluations]
     return Comparison(correct_pairs([compare_sides(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]]))
 
 
@@ -134,7 +133,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
             f"evaluations {a.name} and {b.name} share only one item, too few for a test", "evaluate at least two items"
         )
     paired = compare_paired([a.marks[item] for item in shared], [b.marks[item] for item in shared])
-    over_runs = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
+    t_test = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
     return Pair(
         a=a.name,
         b=b.name,
@@ -144,7 +143,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         bootstrap_p=paired.bootstrap_p,
         mcnemar_p=paired.mcnemar_p,
         minimum_detectable=paired.minimum_detectable,
-        paired_t_p=over_runs.p if over_runs else None,
+        paired_t_p=t_test.p if t_test else None,
         left_out=len(all_items) - len(shared),
         holm_p=paired.mcnemar_p,
         data=data,
@@ -154,13 +153,13 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
 
 def _shares(marks: ItemMarks) -> dict[str, float]:
     """The share of right replies, for each item that has a mark."""
-    return {item: sum(repeats) / len(repeats) for item, repeats in marks.items() if repeats}
+    return {item: sum(item_marks) / len(item_marks) for item, item_marks in marks.items() if item_marks}
 
 
 def correct_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """The pairs with Holm's correction over all of them."""
-    adjusted = holm([pair.mcnemar_p for pair in pairs])
-    return tuple(replace(pair, holm_p=p) for pair, p in zip(pairs, adjusted, strict=True))
+    adjusted_p_values = holm([pair.mcnemar_p for pair in pairs])
+    return tuple(replace(pair, holm_p=p) for pair, p in zip(pairs, adjusted_p_values, strict=True))
 
 
 def load_side(view: LedgerView, evaluation: str, partial: bool = False) -> Side:

@@ -71,14 +71,22 @@ class EvaluationPlan:
 
     @property
     def id(self) -> str:
-        items = [digest(item.to_json()) for item in self.items]
-        prompt = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
-        settings = [asdict(self.identity), self.data, self.split, items, self.runs, asdict(self.sampling), self.seed]
+        item_digests = [digest(item.to_json()) for item in self.items]
+        prompt_settings = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
+        settings = [
+            asdict(self.identity),
+            self.data,
+            self.split,
+            item_digests,
+            self.runs,
+            asdict(self.sampling),
+            self.seed,
+        ]
         if self.judge:
-            prompt += [
+            prompt_settings += [
                 digest([self.judge.settings, self.domain.prompts["evaluation"], self.domain.prompts["confidence"]])
             ]
-        return digest([*settings, prompt])[:12]
+        return digest([*settings, prompt_settings])[:12]
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the same conversation as the defender's in a run."""
@@ -197,9 +205,9 @@ def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
     """Refuse a plan whose longest request leaves too little context for reasoning."""
     if not plan.reasoning_tokens or not plan.items:
         return
-    longest = max(plan.items, key=lambda item: len(format_question(item)))
-    answer = plan.sampling.max_tokens - plan.reasoning_tokens
-    if overflow := find_overflow(endpoint, plan.request(longest, 0).messages, answer):
+    longest_item = max(plan.items, key=lambda item: len(format_question(item)))
+    answer_tokens = plan.sampling.max_tokens - plan.reasoning_tokens
+    if overflow := find_overflow(endpoint, plan.request(longest_item, 0).messages, answer_tokens):
         fix = "lower --reasoning-tokens, or use an endpoint with a longer context"
         raise ConfigError(f"{plan.identity.model}: {overflow}", fix)
 
@@ -242,11 +250,13 @@ async def _collect_marks(
         return item.id, repeat, marks_of_reply
 
     try:
-        scores = await asyncio.gather(*(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items))
+        marked_replies = await asyncio.gather(
+            *(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items)
+        )
     finally:
         await marker.calls.close()
     marks: dict[str, list[ReplyMarks]] = {item.id: [ReplyMarks("unscored")] * plan.runs for item in plan.items}
-    for item_id, repeat, marks_of_reply in scores:
+    for item_id, repeat, marks_of_reply in marked_replies:
         marks[item_id][repeat] = marks_of_reply
     return marks, shortfall
 
@@ -299,11 +309,11 @@ def summarize(plan: EvaluationPlan, marks: dict[str, list[ReplyMarks]], shortfal
     Raises:
         EndpointError: no reply was scored.
     """
-    strict = measure_accuracy([[reply.strict for reply in repeats] for repeats in marks.values()])
-    soft = measure_accuracy([[reply.soft or "unscored" for reply in repeats] for repeats in marks.values()])
+    strict = measure_accuracy([[reply.strict for reply in item_marks] for item_marks in marks.values()])
+    soft = measure_accuracy([[reply.soft or "unscored" for reply in item_marks] for item_marks in marks.values()])
     if strict is None and soft is None:
         raise _no_score_error(shortfall)
-    replies = [reply for repeats in marks.values() for reply in repeats]
+    replies = [reply for item_marks in marks.values() for reply in item_marks]
     strict_marks = [reply.strict for reply in replies]
     return EvaluationSummary(
         id=plan.id,

@@ -102,22 +102,22 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
         NothingMatchedError: no evaluation, or more than one, has an id that starts with `name`.
     """
     rows = list(view.rows("SELECT * FROM evaluations WHERE substr(id, 1, ?) = ?", len(name), name)) if name else []
-    exact = [row for row in rows if row["id"] == name]
-    if len(exact or rows) != 1:
+    exact_matches = [row for row in rows if row["id"] == name]
+    if len(exact_matches or rows) != 1:
         problem = f"{len(rows)} evaluations have ids that start with {name!r}" if rows else f"no evaluation {name!r}"
         raise NothingMatchedError(f"{problem} in this home", "list evaluations with `nanoflux eval list`")
-    row = (exact or rows)[0]
+    row = (exact_matches or rows)[0]
     columns = {field.name: row[field.name] for field in fields(StoredEvaluation)}
-    decoded = {name: json.loads(columns[name]) for name in ("settings", "result")}
-    return StoredEvaluation(**{**columns, **decoded})
+    decoded_columns = {name: json.loads(columns[name]) for name in ("settings", "result")}
+    return StoredEvaluation(**{**columns, **decoded_columns})
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
     """Evaluations in the order of a comparison: those without an adapter first, otherwise in their present order."""
     placeholders = ",".join("?" * len(evaluations))
     sql = f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({placeholders})"
-    tuned = {row["id"] for row in view.rows(sql, *evaluations)}
-    return sorted(evaluations, key=lambda evaluation: evaluation in tuned)
+    tuned_ids = {row["id"] for row in view.rows(sql, *evaluations)}
+    return sorted(evaluations, key=lambda evaluation: evaluation in tuned_ids)
 
 
 def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
@@ -134,7 +134,7 @@ def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
         row["split"],
     )
     settings = row["settings"] if isinstance(row["settings"], dict) else json.loads(row["settings"])
-    return next((str(other["id"]) for other in candidates if json.loads(other["settings"]) == settings), "")
+    return next((str(candidate["id"]) for candidate in candidates if json.loads(candidate["settings"]) == settings), "")
 
 
 def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
@@ -150,8 +150,8 @@ def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
 
 def _score_item(item: str, rows: Sequence[Any]) -> ItemScore:
     marks = [row["verdict"] for row in rows]
-    scored = len(marks) - marks.count("unscored")
-    return ItemScore(item, marks.count("right"), scored, len(marks), tuple(row["reading"] for row in rows))
+    scored_count = len(marks) - marks.count("unscored")
+    return ItemScore(item, marks.count("right"), scored_count, len(marks), tuple(row["reading"] for row in rows))
 
 
 def list_flips(view: LedgerView, base: str, other: str) -> list[Flip]:
@@ -174,8 +174,8 @@ def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Fl
 
 def load_questions(view: LedgerView, evaluation: str) -> dict[str, Seed]:
     """The items of an evaluation by id; empty if their benchmark is no longer in this home."""
-    stored = find_evaluation(view, evaluation)
-    return {item.id: item for item in load_available_items(view.path, stored.data, stored.split)}
+    stored_evaluation = find_evaluation(view, evaluation)
+    return {item.id: item for item in load_available_items(view.path, stored_evaluation.data, stored_evaluation.split)}
 
 
 def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[str, Seed] | None = None) -> ItemRecord:

@@ -1,7 +1,7 @@
 """The missing replies of an evaluation: each cause with its count, in the order of their first occurrence.
 
-`Shortfall` also decides when to stop sending requests: when the endpoint refuses every one, or asks for a longer pause
-than calls may wait. A refused prompt or a lost reply affects only its own item.
+`Shortfall` also decides when to stop sending requests: when the endpoint refuses every request, or asks for a longer
+pause than calls may wait. A refused prompt or a lost reply affects only its own item.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
 
 NOT_ASKED = "not asked: the evaluation stopped at the first cause"
-MOST_CAUSES = 20
+MAX_CAUSES = 20
 """The number of causes that are listed separately; without a limit, messages that differ only in a number would fill
 the ledger.
 """
@@ -41,7 +41,7 @@ class Shortfall:
         self.stops = self.stops or isinstance(error, EndpointRefusedError) or getattr(error, "pauses", False)
         refusal = str(getattr(error, "cause", ""))
         reason = refusal or error.message
-        self._count(reason if reason in self._causes or len(self._causes) < MOST_CAUSES else OTHER, bool(refusal))
+        self._count(reason if reason in self._causes or len(self._causes) < MAX_CAUSES else OTHER, bool(refusal))
 
     def skip(self) -> None:
         """Count a reply that was not requested."""

@@ -41,7 +41,7 @@ class SoftJudge:
         return [*settings, reasoning] if reasoning else settings
 
     async def mark(self, domain: Domain, question: str, item: Seed, reply: str, draw: Draw, call: Call) -> Mark:
-        """The soft mark of one reply. A reply without both a solution and an answer is "unanswered".
+        """The soft mark of one reply. A reply that lacks a solution or an answer is "unanswered".
 
         Raises:
             EndpointError: the judge did not reply, or its reply was cut inside its reasoning.

@@ -60,10 +60,11 @@ def accuracy_interval(rates: Sequence[float]) -> tuple[float, float]:
 
 def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
     """The 95% Wilson score interval of a share of n that need not be a whole number of items."""
-    z = _normal(CONFIDENCE)
+    z = _two_sided_z(CONFIDENCE)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # rounding may pass the share
+    half_width = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    low, high = max(0.0, middle - half_width), min(1.0, middle + half_width)
+    return min(share, low), max(share, high)  # by rounding, the bounds may miss the share
 
 
 def _difference_interval(differences: Floats, means: Floats) -> tuple[float, float]:
@@ -78,17 +79,17 @@ def _difference_interval(differences: Floats, means: Floats) -> tuple[float, flo
     n = len(differences) + 2
     gained, lost = (len(differences) * max(0.0, sign * float(differences[0])) + 0.5 for sign in (1, -1))
     middle = (gained - lost) / n
-    half = _normal(CONFIDENCE) * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
-    return max(-1.0, middle - half), min(1.0, middle + half)
+    half_width = _two_sided_z(CONFIDENCE) * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
+    return max(-1.0, middle - half_width), min(1.0, middle + half_width)
 
 
 def _resampled_means(values: Floats, seed: int) -> Floats:
     """Means of `RESAMPLES` resamples, shape (RESAMPLES,); computed in blocks to bound memory."""
     rng = np.random.default_rng(seed)
-    block = max(1, 2_000_000 // max(1, len(values)))
+    block_size = max(1, 2_000_000 // max(1, len(values)))
     means = [
-        values[rng.integers(0, len(values), (min(block, RESAMPLES - start), len(values)))].mean(axis=1)
-        for start in range(0, RESAMPLES, block)
+        values[rng.integers(0, len(values), (min(block_size, RESAMPLES - start), len(values)))].mean(axis=1)
+        for start in range(0, RESAMPLES, block_size)
     ]
     return np.concatenate(means)
 
@@ -100,14 +101,14 @@ def mcnemar_exact(differences: Sequence[int]) -> float:
     exact test of signs (Fisher 1935, The Design of Experiments, §21).
     """
     sizes = [abs(difference) for difference in differences if difference]
-    chances = np.ones(1, dtype=np.float64)  # probability of each sum, from the smallest in steps of two
+    probabilities = np.ones(1, dtype=np.float64)  # probability of each sum, from the smallest in steps of two
     for size in sizes:
-        longer = np.zeros(len(chances) + size, dtype=np.float64)
-        longer[: len(chances)] += chances / 2
-        longer[size:] += chances / 2
-        chances = longer
-    sums = 2 * np.arange(len(chances)) - sum(sizes)
-    return min(1.0, float(chances[np.abs(sums) >= abs(sum(differences))].sum()))
+        next_probabilities = np.zeros(len(probabilities) + size, dtype=np.float64)
+        next_probabilities[: len(probabilities)] += probabilities / 2
+        next_probabilities[size:] += probabilities / 2
+        probabilities = next_probabilities
+    sums = 2 * np.arange(len(probabilities)) - sum(sizes)
+    return min(1.0, float(probabilities[np.abs(sums) >= abs(sum(differences))].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -129,7 +130,7 @@ def minimum_detectable(differences: Sequence[float]) -> float | None:
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
     if not spread:
         return None
-    return (_normal(CONFIDENCE) + _normal(2 * POWER - 1)) * spread / math.sqrt(len(differences))
+    return (_two_sided_z(CONFIDENCE) + _two_sided_z(2 * POWER - 1)) * spread / math.sqrt(len(differences))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,10 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     if len(differences) < 2 or float(np.ptp(differences)) < ROUNDING:
         return None
-    test = ttest_rel(b, a)
-    interval = test.confidence_interval(CONFIDENCE)
-    ends = float(interval.low), float(interval.high)
-    return PairedT(len(differences), float(differences.mean()), float(test.statistic), float(test.pvalue), ends)
+    t_test = ttest_rel(b, a)
+    interval = t_test.confidence_interval(CONFIDENCE)
+    ci95 = float(interval.low), float(interval.high)
+    return PairedT(len(differences), float(differences.mean()), float(t_test.statistic), float(t_test.pvalue), ci95)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -165,14 +166,14 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return math.nan, math.nan
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
-    return mean - half, mean + half
+    half_width = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean - half_width, mean + half_width
 
 
 def split_folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
     """Split names into `count` parts whose sizes differ by at most one, independent of the order of `names`."""
-    ordered = sorted(names, key=lambda name: derive_seed("fold", name))
-    return [sorted(ordered[part::count]) for part in range(count)]
+    ordered_names = sorted(names, key=lambda name: derive_seed("fold", name))
+    return [sorted(ordered_names[part::count]) for part in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +205,10 @@ def correct_prevalence(
         + estimate**2 * sensitivity * (1 - sensitivity) / rights
         + (1 - estimate) ** 2 * specificity * (1 - specificity) / wrongs
     ) / youden**2
-    half = _normal(CONFIDENCE) * math.sqrt(variance)
-    low, middle, high = (min(1.0, max(0.0, value)) for value in (estimate - half, estimate, estimate + half))
+    half_width = _two_sided_z(CONFIDENCE) * math.sqrt(variance)
+    low, middle, high = (
+        min(1.0, max(0.0, value)) for value in (estimate - half_width, estimate, estimate + half_width)
+    )
     return Prevalence(middle, (low, high))
 
 
@@ -231,16 +234,16 @@ def predict_right_share(
         rng.beta(hits + 0.5, n - hits + 0.5, (PREDICTIONS, 1)).clip(1e-9, 1 - 1e-9) for hits, n in (rights, wrongs)
     )
     prevalence = np.linspace(0, 1, 201)[np.newaxis]
-    chance = prevalence * specificity + (1 - prevalence) * (1 - sensitivity)
-    share = prevalence * specificity / chance
-    weight = passed[0] * np.log(chance) + (passed[1] - passed[0]) * np.log1p(-chance)
-    kept_share = share
+    accepted_share = prevalence * specificity + (1 - prevalence) * (1 - sensitivity)
+    right_share = prevalence * specificity / accepted_share
+    log_weights = passed[0] * np.log(accepted_share) + (passed[1] - passed[0]) * np.log1p(-accepted_share)
+    kept_share = right_share
     if kept is not None:
-        wrong = (1 - share) * kept[1]
-        weight += np.where(wrong <= kept[0], -np.log(kept[1] - np.minimum(wrong, kept[0]) + 1), -np.inf)
-        kept_share = (1 - wrong / kept[0]).clip(0, 1)
-    weight = np.exp(weight - weight.max())
-    return _summarize_posterior(share, weight), _summarize_posterior(kept_share, weight)
+        wrong_kept = (1 - right_share) * kept[1]
+        log_weights += np.where(wrong_kept <= kept[0], -np.log(kept[1] - np.minimum(wrong_kept, kept[0]) + 1), -np.inf)
+        kept_share = (1 - wrong_kept / kept[0]).clip(0, 1)
+    weights = np.exp(log_weights - log_weights.max())
+    return _summarize_posterior(right_share, weights), _summarize_posterior(kept_share, weights)
 
 
 def _summarize_posterior(values: Floats, weights: Floats) -> Prevalence:
@@ -251,13 +254,15 @@ def _summarize_posterior(values: Floats, weights: Floats) -> Prevalence:
 def _weighted_quantiles(values: Floats, weights: Floats) -> list[float]:
     """The 2.5%, 50% and 97.5% quantiles of weighted values."""
     order = np.argsort(values, axis=None)
-    cumulated = np.cumsum(weights.ravel()[order])
-    tail = (1 - CONFIDENCE) / 2
-    places = np.searchsorted(cumulated, np.array([tail, 0.5, 1 - tail]) * cumulated[-1])
-    return [float(value) for value in values.ravel()[order][places]]
+    cumulative_weights = np.cumsum(weights.ravel()[order])
+    tail_probability = (1 - CONFIDENCE) / 2
+    positions = np.searchsorted(
+        cumulative_weights, np.array([tail_probability, 0.5, 1 - tail_probability]) * cumulative_weights[-1]
+    )
+    return [float(value) for value in values.ravel()[order][positions]]
 
 
-def _normal(confidence: float) -> float:
+def _two_sided_z(confidence: float) -> float:
     from scipy.stats import norm
 
     return float(norm.ppf((1 + confidence) / 2))
@@ -269,18 +274,18 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
     Both tests use the difference between an item's mean marks.
     """
     unit = math.lcm(*(len(marks) for marks in (*a, *b)))
-    exact = [
+    unit_differences = [
         sum(marks_b) * (unit // len(marks_b)) - sum(marks_a) * (unit // len(marks_a))
         for marks_a, marks_b in zip(a, b, strict=True)
     ]
-    differences = np.array(exact, dtype=np.float64) / unit
+    differences = np.array(unit_differences, dtype=np.float64) / unit
     means = _resampled_means(differences, seed)
-    tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    tail_count = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Paired(
         n=len(differences),
         difference=float(differences.mean()),
         ci95=_difference_interval(differences, means),
-        bootstrap_p=min(1.0, 2 * (tail + 1) / (RESAMPLES + 1)),
-        mcnemar_p=mcnemar_exact(exact),
+        bootstrap_p=min(1.0, 2 * (tail_count + 1) / (RESAMPLES + 1)),
+        mcnemar_p=mcnemar_exact(unit_differences),
         minimum_detectable=minimum_detectable(differences.tolist()),
     )

@@ -124,20 +124,20 @@ def _strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
 def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
     """The accuracy of marks of shape (items, runs); None if no reply has a mark."""
     rates = [
-        float(np.mean([mark == "right" for mark in repeats if mark != "unscored"]))
-        for repeats in marks
-        if set(repeats) != {"unscored"}
+        float(np.mean([mark == "right" for mark in item_marks if mark != "unscored"]))
+        for item_marks in marks
+        if set(item_marks) != {"unscored"}
     ]
     if not rates:
         return None
-    runs = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
-    by_run = tuple(float(np.mean([mark == "right" for mark in run])) for run in runs if run)
+    marks_by_run = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
+    by_run = tuple(float(np.mean([mark == "right" for mark in run])) for run in marks_by_run if run)
     return Accuracy(
         n=len(rates),
         mean=float(np.mean(rates)),
         sd=float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
         ci95=accuracy_interval(rates),
-        unscored=sum(mark == "unscored" for repeats in marks for mark in repeats),
+        unscored=sum(mark == "unscored" for item_marks in marks for mark in item_marks),
         by_run=by_run,
     )
 

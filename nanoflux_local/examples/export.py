@@ -140,8 +140,8 @@ class _Dataset:
         if not rows:
             fix = "export another format; runs with --set samples=N record more answers of the defender"
             raise NothingMatchedError(f"no chosen example of run {source.run['id']} has a wrong answer to reject", fix)
-        names = source.config.get("datasets") or seed_datasets(source.domain)
-        seeds = {name: find_licence(name) or UNKNOWN for name in names}
+        dataset_names = source.config.get("datasets") or seed_datasets(source.domain)
+        seeds = {name: find_licence(name) or UNKNOWN for name in dataset_names}
         without_rejected = len(source.rows) - len(examples)
         return cls(replace(source, rows=tuple(examples)), rows, without_rejected, seeds, _list_models(home, source))
 
@@ -173,8 +173,8 @@ class _Dataset:
 
 def _count_pass_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The number of rows by pass rate, the hardest first: {"0 of 4": 3, "1 of 4": 5}."""
-    rated = sorted((row for row in rows if row["tries"]), key=lambda row: (row["pass_rate"], row["tries"]))
-    return dict(Counter(f"{row['passes']} of {row['tries']}" for row in rated))
+    rated_rows = sorted((row for row in rows if row["tries"]), key=lambda row: (row["pass_rate"], row["tries"]))
+    return dict(Counter(f"{row['passes']} of {row['tries']}" for row in rated_rows))
 
 
 def _list_models(home: Home, source: RunRows) -> dict[str, str]:
@@ -210,10 +210,10 @@ def _format_prompt_completion(example: TrainingExample) -> ExportRow:
 def _format_alpaca(example: TrainingExample) -> ExportRow:
     """One question and its answer; a system message and earlier messages have separate keys."""
     system = [message.content for message in example.prompt[:1] if message.role == "system"]
-    *earlier, last = [message.content for message in example.prompt[len(system) :]]
-    history = [list(pair) for pair in zip(earlier[::2], earlier[1::2], strict=True)]
+    *earlier_texts, question = [message.content for message in example.prompt[len(system) :]]
+    history = [list(pair) for pair in zip(earlier_texts[::2], earlier_texts[1::2], strict=True)]
     extra_keys = {**({"system": system[0]} if system else {}), **({"history": history} if history else {})}
-    return {**extra_keys, "instruction": last, "input": "", "output": example.completion}
+    return {**extra_keys, "instruction": question, "input": "", "output": example.completion}
 
 
 FORMATS: dict[str, Callable[[TrainingExample], ExportRow]] = {
@@ -229,10 +229,12 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     """A pair for each wrong answer of the defender: the solution to learn is chosen, the wrong answer rejected."""
     assert row.attempt is not None, "pairs need the attempt's defences"
     prompt, chosen = _format_prompt_completion(row.example).values()
-    completions = [format_completion(defence.solution, defence.answer) for defence in load_wrong_defences(row.attempt)]
+    wrong_completions = [
+        format_completion(defence.solution, defence.answer) for defence in load_wrong_defences(row.attempt)
+    ]
     return [
         {"prompt": prompt, "chosen": chosen, "rejected": [{"role": "assistant", "content": completion}]}
-        for completion in dict.fromkeys(completions)
+        for completion in dict.fromkeys(wrong_completions)
         if completion != row.example.completion
     ]
 
@@ -242,8 +244,10 @@ def _shape_rows(kind: str, row: RunRow, has_pass_rates: bool, cites: bool) -> li
     is not the author's, and "citations" in runs on documents. Parquet rows also have question, solution and answer as
     columns.
     """
-    parts = ("question", "solution", "answer") if kind == "parquet" else ()
-    keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
+    parquet_columns = ("question", "solution", "answer") if kind == "parquet" else ()
+    keys = [
+        key for key in ("id", "turn", "reason", "level", "origin", *parquet_columns) if row.columns.get(key) is not None
+    ]
     message_rows = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
     columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if has_pass_rates else {})
     if cites and row.attempt is not None:
@@ -279,22 +283,22 @@ def _encode_parquet(rows: Sequence[ExportRow]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
-    return sink.getvalue()
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), buffer)
+    return buffer.getvalue()
 
 
 def _write_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
     """The card in the hub's format, so that it can serve as README.md of a dataset there."""
     loader = "parquet" if summary.format == "parquet" else "json"
-    train = f"\nor `nanoflux train --data {name} --base MODEL`.\n"
+    training_hint = f"\nor `nanoflux train --data {name} --base MODEL`.\n"
     if summary.command:
-        train = f"\nor, in this folder: `{summary.command}`\n"
+        training_hint = f"\nor, in this folder: `{summary.command}`\n"
     elif summary.format == PREFERENCE:
-        train = "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
-    train = "" if loader == "parquet" else train
+        training_hint = "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
+    training_hint = "" if loader == "parquet" else training_hint
     source, environment = dataset.source, json.loads(dataset.source.run["environment"])
-    origin = "".join(f"\n| {name} | {text} |" for name, text in _describe_rows(dataset, summary))
+    extra_rows = "".join(f"\n| {name} | {text} |" for name, text in _describe_rows(dataset, summary))
     text = f"""---
 pretty_name: {source.run["id"]}
 tags: [synthetic, nanoflux-local]
@@ -314,7 +318,7 @@ question or solved it in a new way. NanoFlux Local {__version__} wrote this file
 | SHA-256 of the file | `{summary.sha256}` |
 | digest of the examples | `{summary.digest}` (as in `run show` if all examples were chosen) |
 | digest of the rows | `{summary.data_digest}` (as in the record of an adapter trained on them) |
-| chosen by | {_describe_choice(summary.choice)} |{origin}
+| chosen by | {_describe_choice(summary.choice)} |{extra_rows}
 | kept because | {_format_counts(summary.reasons)} |
 | quality level | {_format_counts(summary.levels) or "not scored"} |
 | rules | {summary.rules}: {DESCRIPTIONS[summary.rules]} |
@@ -335,7 +339,7 @@ The licences of the seeds and of the models apply to the examples made from them
 ## Loading
 
     datasets.load_dataset("{loader}", data_files={json.dumps(name, ensure_ascii=False)}, split="train")
-{train}"""
+{training_hint}"""
     return redact(text)
 
 
@@ -352,9 +356,9 @@ def _describe_rows(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str,
 
 
 def _describe_choice(choice: Mapping[str, Any]) -> str:
-    drawn = f", {choice['rows']} of {choice['matched']} drawn by seed {choice['seed']}" if choice["size"] else ""
+    sample_note = f", {choice['rows']} of {choice['matched']} drawn by seed {choice['seed']}" if choice["size"] else ""
     query = " ".join(choice["query"].split()).replace("|", "\\|")
-    return f"`{query}`, values `{json.dumps(choice['values'])}`{drawn}"
+    return f"`{query}`, values `{json.dumps(choice['values'])}`{sample_note}"
 
 
 def _format_versions(environment: Mapping[str, Any]) -> str:

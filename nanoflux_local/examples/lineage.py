@@ -108,12 +108,12 @@ def trace_lineage(home: Home, view: LedgerView, example: str) -> Lineage:
         raise NothingMatchedError(
             f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
         )
-    last = json.loads(row["record"])["attempts"][-1]
+    last_attempt = json.loads(row["record"])["attempts"][-1]
     return Lineage(
-        seeds=tuple(_find_seed(view, row["run"], name) for name in last["seeds"]),
+        seeds=tuple(_find_seed(view, row["run"], name) for name in last_attempt["seeds"]),
         calls=tuple(_list_calls(view, row["turn_id"])),
         trainings=tuple(_list_trainings(home, view, row["run"], f"turn-{row['turn']}")),
-        near=tuple(_find_near_items(home, view, row["run"], last["attack"]["question"])),
+        near=tuple(_find_near_items(home, view, row["run"], last_attempt["attack"]["question"])),
     )
 
 
@@ -169,20 +169,20 @@ def _list_trainings(home: Home, view: LedgerView, run: str, name: str) -> list[T
 def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> list[NearItem]:
     """The held-out items nearest to a question, by the run's embeddings; [] if the run has no held-out items."""
     row = view.find_run(run)
-    recorded = json.loads(row["environment"])["identities"].get("embedder")
-    identity = Identity(**recorded) if recorded else None
+    embedder_fields = json.loads(row["environment"])["identities"].get("embedder")
+    identity = Identity(**embedder_fields) if embedder_fields else None
     question_vector = _load_vector(view, identity, question) if identity else None
     if identity is None or question_vector is None:
         return []
     pinned = view.pinned_versions(row["id"])
     held_out = [pinned.get(dataset, dataset) for dataset in json.loads(row["config"]).get("held_out", ())]
-    measured = [
+    scored_items = [
         (similarity(question_vector, vector), item)
         for dataset in held_out
         for item in load_available_items(home.ledger, dataset, "test")  # a moved run may lack its benchmarks here
         if (vector := _load_vector(view, identity, item.question)) is not None
     ]
-    nearest = sorted(measured, key=lambda pair: (-pair[0], pair[1].id))[:NEAR]
+    nearest = sorted(scored_items, key=lambda pair: (-pair[0], pair[1].id))[:NEAR]
     return [NearItem(item.id, item.dataset, cosine) for cosine, item in nearest]
 
 

@@ -31,7 +31,7 @@ MAX_NOTE_CHARACTERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuestion:
-    """A question that the judge accepted or rejected, under an id that reveals neither."""
+    """A question that the judge accepted or rejected, under an id that does not reveal which."""
 
     id: str
     run: str
@@ -49,9 +49,9 @@ def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion
         for attempt in record.attempts:
             if attempt.attack is None or attempt.validation is None:
                 continue
-            attack, place = attempt.attack, [run, record.number, attempt.number]
+            attack, position = attempt.attack, [run, record.number, attempt.number]
             yield JudgedQuestion(
-                digest(place)[:16], run, record.number, attempt.number, attempt.validation.positive,
+                digest(position)[:16], run, record.number, attempt.number, attempt.validation.positive,
                 attack.question, attack.solution, attack.answer,
             )  # fmt: skip
 
@@ -116,20 +116,20 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
         UsageError: the file exists.
     """
     with LedgerView(home.ledger) as view:
-        judged = list(list_judged_questions(view, view.find_run(run)["id"]))
-    if not judged or size > len(judged):
+        judged_questions = list(list_judged_questions(view, view.find_run(run)["id"]))
+    if not judged_questions or size > len(judged_questions):
         raise NothingMatchedError(
-            f"run {run} has {len(judged)} judged questions, fewer than the {size or 'one'} needed",
+            f"run {run} has {len(judged_questions)} judged questions, fewer than the {size or 'one'} needed",
             "lower --size, or continue the run",
         )
-    chosen = random.Random(derive_seed(seed, "blind")).sample(judged, size or len(judged))
+    chosen = random.Random(derive_seed(seed, "blind")).sample(judged_questions, size or len(judged_questions))
     rows = [
         {"id": judged_question.id, "question": judged_question.question, "solution": judged_question.solution,
          "answer": judged_question.answer, "verdict": "", "note": ""}
         for judged_question in chosen
     ]  # fmt: skip
     write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
-    return BlindExport(judged[0].run, len(rows), str(out))
+    return BlindExport(judged_questions[0].run, len(rows), str(out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
         judged_by_id = {
             judged.id: judged for run in runs for judged in list_judged_questions(view, run) if judged.id in ids
         }
-    by_run: dict[str, list[tuple[int, int, str, str]]] = {}
+    reviews_by_run: dict[str, list[tuple[int, int, str, str]]] = {}
     for number, row in rows:
         if row["id"] not in judged_by_id:
             raise DataError(
@@ -167,13 +167,13 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
         if row["verdict"]:
             judged = judged_by_id[row["id"]]
             note = storable(row.get("note") or "")[:MAX_NOTE_CHARACTERS]
-            by_run.setdefault(judged.run, []).append((judged.turn, judged.attempt, row["verdict"], note))
+            reviews_by_run.setdefault(judged.run, []).append((judged.turn, judged.attempt, row["verdict"], note))
     reviewer = reviewer or default_reviewer()
     with Ledger(home.ledger) as ledger:
-        for run, reviews in by_run.items():
+        for run, reviews in reviews_by_run.items():
             ledger.add_reviews(run, reviews, reviewer, blind=True)
-    taken = sum(map(len, by_run.values()))
-    return BlindImport(reviewer, taken, len(rows) - taken, sorted(by_run))
+    taken = sum(map(len, reviews_by_run.values()))
+    return BlindImport(reviewer, taken, len(rows) - taken, sorted(reviews_by_run))
 
 
 def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -201,15 +201,15 @@ def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def load_reviews(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
     """The newest verdict of each reviewer, by turn and attempt."""
-    verdicts_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+    verdicts_by_attempt: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
         review_entry = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
-        verdicts = verdicts_by_place.setdefault((row["turn"], row["attempt"]), {})
+        verdicts = verdicts_by_attempt.setdefault((row["turn"], row["attempt"]), {})
         verdicts[row["reviewer"]] = review_entry
         if row["verdict"] == WITHDRAWN:
             del verdicts[row["reviewer"]]
-    return {place: verdicts for place, verdicts in verdicts_by_place.items() if verdicts}
+    return {attempt_key: verdicts for attempt_key, verdicts in verdicts_by_attempt.items() if verdicts}
 
 
 def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
@@ -219,18 +219,22 @@ def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
     reviews = load_reviews(view, run)
     if not reviews:
         return None
-    accepted = {(judged.turn, judged.attempt): judged.accepted for judged in list_judged_questions(view, run)}
-    people = sorted({name for verdicts in reviews.values() for name in verdicts})
-    return ReviewAgreement({name: _compare_with_judge(name, reviews, accepted) for name in people})
+    accepted_by_attempt = {
+        (judged.turn, judged.attempt): judged.accepted for judged in list_judged_questions(view, run)
+    }
+    reviewers = sorted({name for verdicts in reviews.values() for name in verdicts})
+    return ReviewAgreement({name: _compare_with_judge(name, reviews, accepted_by_attempt) for name in reviewers})
 
 
 def _compare_with_judge(
-    name: str, reviews: dict[tuple[int, int], dict[str, dict[str, Any]]], accepted: dict[tuple[int, int], bool]
+    name: str,
+    reviews: dict[tuple[int, int], dict[str, dict[str, Any]]],
+    accepted_by_attempt: dict[tuple[int, int], bool],
 ) -> ReviewerAgreement:
     pairs: Sequence[tuple[bool, bool]] = [
-        (accepted[place], verdicts[name]["verdict"] == "keep")
-        for place, verdicts in reviews.items()
-        if name in verdicts and place in accepted
+        (accepted_by_attempt[attempt_key], verdicts[name]["verdict"] == "keep")
+        for attempt_key, verdicts in reviews.items()
+        if name in verdicts and attempt_key in accepted_by_attempt
     ]
     kappa, ci95 = cohen_kappa(pairs) or (None, None)
     verdicts = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]

@@ -90,17 +90,17 @@ def _trl_command(out: Path, kind: str) -> str:
 
 
 def _describe_to_axolotl(out: Path, kind: str, _rows: Sequence[Row]) -> str:
-    pairs = kind == PREFERENCE
+    is_preference = kind == PREFERENCE
     return f"""\
 # Data for axolotl. Add base_model and the settings of the training, then run in this folder:
 # {_axolotl_command(out, kind)}
-{"rl: dpo" if pairs else "chat_template: tokenizer_default"}
+{"rl: dpo" if is_preference else "chat_template: tokenizer_default"}
 datasets:
   - path: {json.dumps(out.name)}
     ds_type: json
     split: train
-    type: {"chat_template.default" if pairs else "chat_template"}
-    field_messages: {"prompt" if pairs else "messages"}
+    type: {"chat_template.default" if is_preference else "chat_template"}
+    field_messages: {"prompt" if is_preference else "messages"}
 """
 
 

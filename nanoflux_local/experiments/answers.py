@@ -99,8 +99,12 @@ def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
         text = json.loads(row["reply"])["text"] if row["reply"] else ""
         replies.setdefault(row["item"], []).append((row["verdict"] == "right", text))
     return {
-        item: Answers(sum(right for right, _ in marked), len(marked), tuple(text for right, text in marked if right))
-        for item, marked in replies.items()
+        item: Answers(
+            sum(is_right for is_right, _ in marked_replies),
+            len(marked_replies),
+            tuple(text for is_right, text in marked_replies if is_right),
+        )
+        for item, marked_replies in replies.items()
     }
 
 

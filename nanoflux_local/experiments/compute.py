@@ -31,23 +31,23 @@ class GenerationCost:
 
 def measure_generation_cost(home: Home, view: LedgerView, run: str) -> GenerationCost:
     """The cost of a run's generation, from its calls in the ledger."""
-    tokens, flops, usd, unknown = 0, 0.0, 0.0, list[str]()
+    tokens, flops, usd, unknown_models = 0, 0.0, 0.0, list[str]()
     rows = view.rows(
         "SELECT model, sum(prompt_tokens + completion_tokens) AS tokens, sum(usd) AS usd FROM calls"
         " WHERE run = ? AND kind = 'chat' GROUP BY model ORDER BY model",
         run,
     )
     for row in rows:
-        size = _parameters(home, row["model"])
+        parameter_count = _count_parameters(home, row["model"])
         tokens += row["tokens"]
         usd += row["usd"]
-        flops += 2.0 * size * row["tokens"]
-        if not size:
-            unknown.append(row["model"])
-    return GenerationCost(run, tokens, flops, usd, unknown, view.find_run(run)["seconds"])
+        flops += 2.0 * parameter_count * row["tokens"]
+        if not parameter_count:
+            unknown_models.append(row["model"])
+    return GenerationCost(run, tokens, flops, usd, unknown_models, view.find_run(run)["seconds"])
 
 
-def _parameters(home: Home, model: str) -> int:
+def _count_parameters(home: Home, model: str) -> int:
     """The model's number of weights, 0 if it is not installed."""
     with suppress(ModelsError, OSError):
         return parameters(weights_dir(model, home.root))
@@ -56,7 +56,8 @@ def _parameters(home: Home, model: str) -> int:
 
 def compare_compute(full: Mapping[str, Any] | None, subset: Mapping[str, Any] | None) -> dict[str, float] | None:
     """How many times less compute the condition `subset` took than the condition `full`, for training alone and
-    including generation. None if one of them was not trained; without "with_generation" if a model's size is unknown.
+    including generation. None if one of them was not trained; "with_generation" is missing if a model's size is
+    unknown.
     """
     if not full or not subset or not full.get("flops") or not subset.get("flops"):
         return None

@@ -90,26 +90,26 @@ class _Execution:
         self.workers, self.on_cell = workers, on_cell
         self.plan = load_plan(home, experiment)
         self.requests: list[StopRequest] = []
-        self.failed: list[str] = []
+        self.failures: list[str] = []
 
     def run(self, work: Work) -> None:
         with record_job(self.ledger, work) as job:
             with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
                 self._run_cells([cell for cell in self._remaining_cells() if cell.condition in PREPARATION])
-                if not self.failed:  # the other cells need finished runs and answers
+                if not self.failures:  # the other cells need finished runs and answers
                     self._run_cells([cell for cell in self._remaining_cells() if cell.condition not in PREPARATION])
             status = status_after(self.requests[-1]) if self.requests else "done"
-            job.status = "failed" if self.failed and not self.requests else status
-            job.message = "; ".join(self.failed)
-        if self.failed:
+            job.status = "failed" if self.failures and not self.requests else status
+            job.message = "; ".join(self.failures)
+        if self.failures:
             fix = "fix the causes, then run the same command again to resume"
-            raise NanofluxError(f"{len(self.failed)} cells failed: {job.message}", fix)
+            raise NanofluxError(f"{len(self.failures)} cells failed: {job.message}", fix)
 
     def _remaining_cells(self) -> list[Cell]:
-        done = {row[0] for row in self.ledger.rows(
+        done_ids = {row[0] for row in self.ledger.rows(
             "SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id
         )}  # fmt: skip
-        return [cell for cell in self.plan.cells if cell.id not in done]
+        return [cell for cell in self.plan.cells if cell.id not in done_ids]
 
     def _run_cells(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
@@ -123,7 +123,7 @@ class _Execution:
         result = outcome if isinstance(outcome, dict) else {}
         status, message = _classify_outcome(cell, outcome)
         if status == "failed":
-            self.failed.append(f"{cell.id}: {message.splitlines()[0]}")
+            self.failures.append(f"{cell.id}: {message.splitlines()[0]}")
         self.ledger.set_cell(self.id, cell.id, status, message, result)
         self.on_cell(cell, status)
 
@@ -240,11 +240,22 @@ def _read_row(row: sqlite3.Row) -> StoredExperiment:
     return StoredExperiment(*(row[column] for column in columns))
 
 
-def _summarize(home: Home, view: LedgerView, stored: StoredExperiment) -> ExperimentSummary:
-    recorded = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
-    state = check_work(home, view, Work(EXPERIMENT, stored.id), recorded)
-    cells = board.cells_by_status(view, stored.id)
-    return ExperimentSummary(stored.id, stored.name, stored.scale, stored.created_at, state, cells)
+def _summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
+    stored_state = {
+        "status": experiment.status,
+        "message": experiment.message,
+        "seconds": round(experiment.seconds, 3),
+    }
+    state = check_work(home, view, Work(EXPERIMENT, experiment.id), stored_state)
+    cells = board.cells_by_status(view, experiment.id)
+    return ExperimentSummary(
+        experiment.id,
+        experiment.name,
+        experiment.scale,
+        experiment.created_at,
+        state,
+        cells,
+    )
 
 
 def load_summary(home: Home, name: str) -> ExperimentSummary:

@@ -45,11 +45,11 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
         return str(row["id"])
     run = str(row["id"]) if row else ""
     if not run:
-        fixed: dict[str, object] = {"seeds": {"min": cell.seed, "max": cell.seed}} if cell.seed else {}
-        fixed |= {"rules": cell.rules} if cell.rules else {}
+        cell_settings: dict[str, object] = {"seeds": {"min": cell.seed, "max": cell.seed}} if cell.seed else {}
+        cell_settings |= {"rules": cell.rules} if cell.rules else {}
         # Grids run unattended, and a run that misses its target is still useful, so it never pauses when saturated.
         defaults = {"target": plan.scale.examples, "pause_when_saturated": 0}
-        settings = merge_tables(merge_tables(defaults, plan.scale.run), fixed)
+        settings = merge_tables(merge_tables(defaults, plan.scale.run), cell_settings)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)
         run = asyncio.run(runs.start(home, config, name))
     asyncio.run(runs.play(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))

@@ -34,7 +34,7 @@ class Condition(Strict):
     training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    Of "all" benchmark rows, at most the scale's `full` are used.
+    With `size` "all", at most `full` benchmark rows (a setting of the scale) are used.
 
     `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
     of each example to learn: the author's, or one of another origin (`train.solutions`). For benchmark rows, the base
@@ -123,7 +123,7 @@ class Scale(Strict):
     frontier: Frontier | None = None
 
     @model_validator(mode="after")
-    def _repeats_differ(self) -> "Scale":
+    def _check_settings(self) -> "Scale":
         if self.runs > 1 and self.temperature == 0:
             raise ValueError(
                 "with temperature 0 every run gives the same replies: set a temperature above 0, or one run"

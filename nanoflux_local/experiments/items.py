@@ -20,11 +20,11 @@ def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[S
     test_stems = {
         extract_stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")
     }
-    kept = [item for item in items if extract_stem(item.question) not in test_stems]
-    if not kept:
+    kept_items = [item for item in items if extract_stem(item.question) not in test_stems]
+    if not kept_items:
         fix = "set another `benchmark` in the grid: training needs solutions"
         raise NothingMatchedError(f"no train item of {', '.join(datasets)} has a solution", fix)
-    return kept, len(items) - len(kept)
+    return kept_items, len(items) - len(kept_items)
 
 
 def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
@@ -33,8 +33,10 @@ def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> 
     Raises:
         NothingMatchedError: no item is left.
     """
-    seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
-    seed_items = (item for dataset in seeds for item in load_available_items(home.ledger, dataset, "train"))
+    seed_dataset_names = seed_datasets(load_domain(plan.scale.domain, home.root))
+    seed_items = (
+        item for dataset in seed_dataset_names for item in load_available_items(home.ledger, dataset, "train")
+    )
     seed_stems = {extract_stem(item.question) for item in seed_items}
     items = [item for item in load_items(home.ledger, data, split) if extract_stem(item.question) not in seed_stems]
     if not items:

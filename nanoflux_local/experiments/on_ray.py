@@ -39,30 +39,32 @@ class RayWorkers:
             with contextlib.chdir(self._home.root):  # Ray puts the driver's folder on its workers' module path
                 self._ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            text = str(error).splitlines()[0]
+            first_line = str(error).splitlines()[0]
             raise ConfigError(
-                f"no Ray cluster answers at {address}: {text}", "check the cluster with `ray status`"
+                f"no Ray cluster answers at {address}: {first_line}", "check the cluster with `ray status`"
             ) from error
 
     def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]:
         """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
-        task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
+        remote_function = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
         cell_by_task = {}
         for cell in cells:
-            cell_by_task[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
+            cell_by_task[
+                remote_function.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())
+            ] = cell
             self._on_start(cell, "submitted")
         try:
             while cell_by_task:
-                (finished,), _ = self._ray.wait(list(cell_by_task), num_returns=1)
-                yield cell_by_task.pop(finished), self._fetch_outcome(finished)
+                (finished_task,), _ = self._ray.wait(list(cell_by_task), num_returns=1)
+                yield cell_by_task.pop(finished_task), self._fetch_outcome(finished_task)
         finally:
-            for reference in cell_by_task:
-                self._ray.cancel(reference, force=True)
+            for task in cell_by_task:
+                self._ray.cancel(task, force=True)
 
-    def _fetch_outcome(self, reference: Any) -> CellOutcome:
+    def _fetch_outcome(self, task: Any) -> CellOutcome:
         try:
-            outcome: CellOutcome = self._ray.get(reference)
+            outcome: CellOutcome = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return NanofluxError(f"the Ray worker failed: {lines[-1]}", "read Ray's logs on that node")

@@ -21,16 +21,16 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
     Raises:
         ConfigError: the grid, scale or kind is unknown, or two conditions have the same name.
     """
-    title, grid = load_grid(name)
+    grid_name, grid = load_grid(name)
     if scale_name not in grid.scales:
-        raise ConfigError(f"{title} has no scale {scale_name!r}", f"choose one of: {', '.join(grid.scales)}")
+        raise ConfigError(f"{grid_name} has no scale {scale_name!r}", f"choose one of: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
     conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
     conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"{title}: two conditions have the same name",
+            f"{grid_name}: two conditions have the same name",
             "put {value} into the name of each condition that sets `each`",
         )
     cells = [
@@ -39,7 +39,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
         *(cell for condition in conditions for cell in _list_cells(condition, grid, scale)),
     ]
     return GridPlan(
-        name=title,
+        name=grid_name,
         scale_name=scale_name,
         grid=grid,
         scale=scale,
@@ -68,12 +68,12 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
 
 def _list_generation_cells(conditions: list[Condition], run: str) -> list[Cell]:
     """The cells that generate runs: one for each rule set and fixed number of seed questions."""
-    needed = {
+    run_key_by_settings = {
         (condition.rules, condition.seed_count): condition.run_key for condition in conditions if condition.needs_run
     }
     return [
         Cell(id=GENERATE if key == DEFAULT_RUN else f"{GENERATE}-{key}", condition=GENERATE, seed=count, rules=rules)
-        for (rules, count), key in sorted(needed.items())
+        for (rules, count), key in sorted(run_key_by_settings.items())
         if key != DEFAULT_RUN or not run
     ]
 

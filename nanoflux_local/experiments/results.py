@@ -52,8 +52,8 @@ class ExperimentResults:
             "conditions": [entry.to_json() for entry in self.conditions],
             **self.comparison.to_json(),
             "paper": self.paper,
-            "cells_left": [cell for cell, entry in cells if entry.status not in ("done", "left out")],
-            "left_out": {cell: entry.message for cell, entry in cells if entry.status == "left out"},
+            "cells_left": [cell_id for cell_id, cell in cells if cell.status not in ("done", "left out")],
+            "left_out": {cell_id: cell.message for cell_id, cell in cells if cell.status == "left out"},
         }
 
 
@@ -63,15 +63,15 @@ def load_results(home: Home, name: str) -> ExperimentResults:
     Raises:
         NothingMatchedError: the experiment is unknown.
     """
-    entry = load_summary(home, name)
+    summary = load_summary(home, name)
     with LedgerView(home.ledger) as view:
         plan = find(view, name).plan
-        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, entry.experiment), find_runs(home, plan)
+        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, summary.experiment), find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
         comparison = kind.comparison(experiment, entries)
     paper = load_paper_figures(plan.grid.paper, plan.scale.domain)
-    return ExperimentResults(entry, plan, runs, entries, comparison, cells, paper)
+    return ExperimentResults(summary, plan, runs, entries, comparison, cells, paper)
 
 
 def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:

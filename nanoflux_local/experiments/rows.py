@@ -37,9 +37,9 @@ def load_condition_rows(
     run = runs.get(condition.run_key, "")
     size = _count_rows(home, plan, condition, run)
     if condition.source == "run":
-        return _run_rows(home, plan, condition, run, size, seed)
+        return _load_run_rows(home, plan, condition, run, size, seed)
     domain = load_domain(plan.scale.domain, home.root)
-    items, repeated = load_train_items(home, plan, domain)
+    items, repeated_count = load_train_items(home, plan, domain)
     if condition.needs_answers:
         with LedgerView(home.ledger) as view:
             items = choose_items(condition, items, load_answers(view, plan.id), domain)
@@ -49,7 +49,9 @@ def load_condition_rows(
             f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
         )
     if condition.equal == "tokens":
-        size = _rows_of_equal_tokens(home, plan, items, domain, load_run_data(home, run, Choice(size=size, seed=seed)))
+        size = _count_rows_of_equal_tokens(
+            home, plan, items, domain, load_run_data(home, run, Choice(size=size, seed=seed))
+        )
     uses_all = condition.size == "all"  # then the rows are the same for every seed, and only the training varies
     rng = random.Random(derive_seed(0 if uses_all else seed, "random", plan.scale.domain))
     drawn_items = [items[index] for index in sorted(rng.sample(range(len(items)), size or len(items)))]
@@ -62,31 +64,31 @@ def load_condition_rows(
     if condition.solution != "author":
         origins = {condition.solution: len(drawn_items)}
         source["solution"] = {"rule": condition.solution, "without": 0, "origins": origins}
-    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated, "seed": 0 if uses_all else seed}
+    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated_count, "seed": 0 if uses_all else seed}
     return TrainingData(_build_examples(domain, drawn_items), load_validation_examples(home, domain), "", source)
 
 
-def _run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
+def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
     """A run's examples. With a mix, `size` includes the benchmark's rows, so that all conditions are equally large."""
-    run_rows = round(size / (1 + condition.mix))
-    choice = Choice(level=condition.level, size=run_rows, seed=seed, solution=condition.solution)
+    run_row_count = round(size / (1 + condition.mix))
+    choice = Choice(level=condition.level, size=run_row_count, seed=seed, solution=condition.solution)
     datasets = plan.scale.benchmark or seed_datasets(load_domain(plan.scale.domain, home.root))
     mixes = [Mix(dataset, condition.mix / len(datasets)) for dataset in datasets if condition.mix]
     return load_run_data(home, run, choice, plan.scale.base, mixes)
 
 
-def _rows_of_equal_tokens(
+def _count_rows_of_equal_tokens(
     home: Home, plan: GridPlan, items: Sequence[Seed], domain: Domain, reference: TrainingData
 ) -> int:
     """How many of the items have about as many tokens as the reference's rows, by the base model's tokenizer."""
     counter = TokenCounter(weights_dir(plan.scale.base, home.root))
 
-    def count(rows: Sequence[TrainingExample]) -> int:
+    def count_tokens(rows: Sequence[TrainingExample]) -> int:
         texts = (text for row in rows for text in (*(message.content for message in row.prompt), row.completion))
         return sum(map(counter.count, texts))
 
-    mean = count(_build_examples(domain, items)) / len(items)
-    return max(1, round(count(reference.rows) / mean))
+    mean_tokens = count_tokens(_build_examples(domain, items)) / len(items)
+    return max(1, round(count_tokens(reference.rows) / mean_tokens))
 
 
 def _build_examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
@@ -112,9 +114,9 @@ def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int
     Raises:
         NothingMatchedError: no example has a level.
     """
-    dropped = find_dropped_turns(view, run)
+    dropped_turns = find_dropped_turns(view, run)
     rows = view.rows("SELECT turn, level FROM examples WHERE run = ? AND level > 0", run)
-    counts = Counter(row["level"] for row in rows if row["turn"] not in dropped)
+    counts = Counter(row["level"] for row in rows if row["turn"] not in dropped_turns)
     sizes = [counts[level] for level in levels if level in counts]
     if not sizes:
         fix = "generate with a judge that scores reasoning, or pass such a run with --run"

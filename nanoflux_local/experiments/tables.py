@@ -56,13 +56,13 @@ def format_detectable(difference: float | None) -> str:
 
 def list_notes(results: Mapping[str, Any]) -> list[str]:
     """Sentences on the condition chosen on dev items and on the compute that the run's examples saved."""
-    lines = []
+    notes = []
     if chosen := results["chosen"]:
-        test = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
-        lines.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} on dev; on test {test})")
+        test_accuracies = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
+        notes.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} on dev; on test {test_accuracies})")
     if ratios := results["less_compute"]:
-        lines.append(format_compute(ratios))
-    return lines
+        notes.append(format_compute(ratios))
+    return notes
 
 
 def format_compute(ratios: Mapping[str, float]) -> str:

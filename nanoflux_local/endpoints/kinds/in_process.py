@@ -37,7 +37,7 @@ class InProcessKind(EndpointKind):
             adapter=find_adapter(home.adapters, config.adapter) if config.adapter else None,
             rows=config.rows or ROWS,
             system_role=manifest.chat.system_role,
-            # Without reasoning, the context may cut a reply short, so requests are not checked against it.
+            # Only requests to a reasoning model are checked against the context: other replies may be cut short.
             context=Context(manifest.context, reasoning) if reasoning else None,
         )
 

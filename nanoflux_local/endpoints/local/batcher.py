@@ -56,10 +56,10 @@ class Batcher:
     def __init__(self, rows: int, load: LoadDecoder) -> None:
         self._load = load
         self._waiting: deque[Job] = deque()
-        self._live: list[Job | None] = [None] * rows
-        self._wake = threading.Condition()
+        self._job_by_row: list[Job | None] = [None] * rows
+        self._work_available = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._ended: NanofluxError | None = None
+        self._end_error: NanofluxError | None = None
 
     def submit(self, request: ChatRequest) -> "Future[ChatReply]":
         """Queue a request.
@@ -68,21 +68,21 @@ class Batcher:
             NanofluxError: the worker was closed, or has crashed.
         """
         job = Job(request)
-        with self._wake:
-            if self._ended:
-                raise self._ended
+        with self._work_available:
+            if self._end_error:
+                raise self._end_error
             self._waiting.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nanoflux-decoder", daemon=True)
                 self._thread.start()
-            self._wake.notify()
+            self._work_available.notify()
         return job.future
 
     def close(self) -> None:
         """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
-        with self._wake:
-            self._ended = self._ended or _closed_error()
-            self._wake.notify()
+        with self._work_available:
+            self._end_error = self._end_error or _closed_error()
+            self._work_available.notify()
         if self._thread:
             self._thread.join()
 
@@ -100,12 +100,12 @@ class Batcher:
             self._end(_closed_error())
 
     def _end(self, error: NanofluxError) -> None:
-        with self._wake:
-            self._ended = self._ended or error
-            unfinished = [*self._waiting, *(job for job in self._live if job)]
+        with self._work_available:
+            self._end_error = self._end_error or error
+            unfinished_jobs = [*self._waiting, *(job for job in self._job_by_row if job)]
             self._waiting.clear()
-            self._live = [None] * len(self._live)
-        for job in unfinished:
+            self._job_by_row = [None] * len(self._job_by_row)
+        for job in unfinished_jobs:
             if not job.future.done():
                 job.fail(error)
 
@@ -115,52 +115,52 @@ class Batcher:
         """
         while True:
             self._drop_cancelled()
-            with self._wake:
-                if self._ended:
+            with self._work_available:
+                if self._end_error:
                     return False
-                free = self._live.index(None) if None in self._live else None
-                if free is None or not self._waiting:
-                    if any(self._live):
+                free_row = self._job_by_row.index(None) if None in self._job_by_row else None
+                if free_row is None or not self._waiting:
+                    if any(self._job_by_row):
                         return True
-                    self._wake.wait()
+                    self._work_available.wait()
                     continue
                 job = self._waiting.popleft()
-                self._live[free] = job
-            self._start(free, job)
+                self._job_by_row[free_row] = job
+            self._start(free_row, job)
 
     def _drop_cancelled(self) -> None:
-        for row, job in enumerate(self._live):
+        for row, job in enumerate(self._job_by_row):
             if job and job.future.cancelled():
                 self._free(row)
-        with self._wake:
+        with self._work_available:
             self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
 
     def _start(self, row: int, job: Job) -> None:
         from nanoflux_local.endpoints.local.sampler import make_generator
 
         try:
-            ids = self._codec.encode(job.request.messages)
-            job.opening_tag = self._codec.find_opened_reasoning(ids)
-            job.prompt, room = len(ids), self._decoder.context - len(ids)
-            if room < 1:
-                raise make_too_long_error(len(ids), self._decoder.context)
-            job.limit = min(job.request.sampling.max_tokens, room)
+            prompt_ids = self._codec.encode(job.request.messages)
+            job.opening_tag = self._codec.find_opened_reasoning(prompt_ids)
+            job.prompt, free_positions = len(prompt_ids), self._decoder.context - len(prompt_ids)
+            if free_positions < 1:
+                raise make_too_long_error(len(prompt_ids), self._decoder.context)
+            job.limit = min(job.request.sampling.max_tokens, free_positions)
             job.generator = make_generator(job.request.seed)
-            shared = self._codec.count_shared(job.request.messages, ids)
-            logits = self._decoder.prefill(row, ids, len(ids) + job.limit, shared)
+            shared_tokens = self._codec.count_shared(job.request.messages, prompt_ids)
+            logits = self._decoder.prefill(row, prompt_ids, len(prompt_ids) + job.limit, shared_tokens)
         except EndpointError as error:
             self._free(row)
             job.fail(error)
             return
-        self._take(row, job, logits)
+        self._draw_token(row, job, logits)
 
     def _advance(self) -> None:
-        logits = self._decoder.step([job.tokens[-1] if job else 0 for job in self._live])
-        for row, job in enumerate(self._live):
+        logits = self._decoder.step([job.tokens[-1] if job else 0 for job in self._job_by_row])
+        for row, job in enumerate(self._job_by_row):
             if job:
-                self._take(row, job, logits[row])
+                self._draw_token(row, job, logits[row])
 
-    def _take(self, row: int, job: Job, logits: Any) -> None:
+    def _draw_token(self, row: int, job: Job, logits: Any) -> None:
         """Draw a row's next token; free the row if that token ends the reply."""
         from nanoflux_local.endpoints.local.sampler import draw
 
@@ -170,10 +170,10 @@ class Batcher:
             self._free(row)
             job.fail(error)
             return
-        end = self._find_end(job)
-        if end:
+        ending = self._find_end(job)
+        if ending:
             self._free(row)
-            job.finish(*end)
+            job.finish(*ending)
 
     def _find_end(self, job: Job) -> tuple[str, Finish] | None:
         """The reply's text and finish reason if the newest token ends the reply, else None."""
@@ -185,7 +185,7 @@ class Batcher:
         return (job.opening_tag + self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
 
     def _free(self, row: int) -> None:
-        self._live[row] = None
+        self._job_by_row[row] = None
         self._decoder.release(row)
 
 

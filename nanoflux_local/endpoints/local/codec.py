@@ -38,8 +38,8 @@ class ChatCodec:
         self._name = folder.name
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._system_role = system_role and try_template(folder).system_role
-        self._in_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
-        self._hidden = self._find_hidden_tokens()
+        self._uses_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
+        self._hidden_ids = self._find_hidden_tokens()
         self.ends = self._find_ends(folder)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -61,16 +61,16 @@ class ChatCodec:
         """Count the tokens of the conversation before its last question: instructions and worked examples, which other
         prompts share. 0 if that part is missing or short. The result depends only on the messages.
         """
-        question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
-        before = messages[:question]
-        if not any(message.role == "assistant" for message in before):
+        last_question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
+        earlier_messages = messages[:last_question]
+        if not any(message.role == "assistant" for message in earlier_messages):
             return 0
         try:
-            shared = self._tokenizer.apply_chat_template(self._format_messages(before), return_dict=False)
+            shared_ids = self._tokenizer.apply_chat_template(self._format_messages(earlier_messages), return_dict=False)
         except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
             return 0
-        is_prefix = len(shared) < len(ids) and list(shared) == list(ids[: len(shared)])
-        return len(shared) if is_prefix and len(shared) >= MIN_SHARED else 0
+        is_prefix = len(shared_ids) < len(ids) and list(shared_ids) == list(ids[: len(shared_ids)])
+        return len(shared_ids) if is_prefix and len(shared_ids) >= MIN_SHARED else 0
 
     def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
         """The tag at the end of a prompt that opens the reply's reasoning; "" if there is none."""
@@ -78,9 +78,11 @@ class ChatCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Special tokens are omitted, except those that mark reasoning; spaces are not cleaned up."""
-        skip = self._hidden is None
-        visible = [number for number in ids if self._hidden is None or number not in self._hidden]
-        return str(self._tokenizer.decode(visible, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+        omit_special = self._hidden_ids is None
+        visible_ids = [token_id for token_id in ids if self._hidden_ids is None or token_id not in self._hidden_ids]
+        return str(
+            self._tokenizer.decode(visible_ids, skip_special_tokens=omit_special, clean_up_tokenization_spaces=False)
+        )
 
     def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
         """The text before the answer's first stop string, if the newest token completed one; else None. `opening_tag`
@@ -104,24 +106,24 @@ class ChatCodec:
 
     def _find_hidden_tokens(self) -> frozenset[int] | None:
         """The ids of the special tokens to omit from texts. None means all of them, if none marks reasoning."""
-        special = {
-            number: str(token) for number, token in self._tokenizer.added_tokens_decoder.items() if token.special
+        special_tokens = {
+            token_id: str(token) for token_id, token in self._tokenizer.added_tokens_decoder.items() if token.special
         }
-        marks = (*THINK_MARKS, *CHANNEL_MARKS) if self._in_channels else THINK_MARKS
-        hidden = frozenset(number for number, text in special.items() if text not in marks)
-        return hidden if len(hidden) < len(special) else None
+        marks = (*THINK_MARKS, *CHANNEL_MARKS) if self._uses_channels else THINK_MARKS
+        hidden_ids = frozenset(token_id for token_id, text in special_tokens.items() if text not in marks)
+        return hidden_ids if len(hidden_ids) < len(special_tokens) else None
 
     def _find_ends(self, folder: Path) -> frozenset[int]:
         # In harmony, "<|end|>" ends a channel and "<|return|>" the turn.
-        turn_ends = [token for token in TURN_ENDS if not (self._in_channels and token in CHANNEL_MARKS)]
+        turn_ends = [token for token in TURN_ENDS if not (self._uses_channels and token in CHANNEL_MARKS)]
         turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
-        unknown = self._tokenizer.unk_token_id
-        ends = {self._tokenizer.eos_token_id, *(end for end in turn_end_ids if end != unknown)}
+        unknown_id = self._tokenizer.unk_token_id
+        end_ids = {self._tokenizer.eos_token_id, *(end_id for end_id in turn_end_ids if end_id != unknown_id)}
         for name in ("config.json", "generation_config.json"):
             if (folder / name).is_file():
-                value = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")
-                ends.update(value if isinstance(value, list) else [value])
-        return frozenset(end for end in ends if end is not None)
+                eos_token_id = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")
+                end_ids.update(eos_token_id if isinstance(eos_token_id, list) else [eos_token_id])
+        return frozenset(end_id for end_id in end_ids if end_id is not None)
 
 
 def _replace_surrogates(text: str) -> str:

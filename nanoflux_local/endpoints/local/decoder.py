@@ -56,9 +56,9 @@ class CacheRows:
         if reserved <= self._reserved:
             return
         for store in (self._keys, self._values):
-            for layer, old in store.items():
-                store[layer] = old.new_zeros(self.count, reserved, *old.shape[2:])
-                store[layer][:, : self._reserved] = old
+            for layer, old_cache in store.items():
+                store[layer] = old_cache.new_zeros(self.count, reserved, *old_cache.shape[2:])
+                store[layer][:, : self._reserved] = old_cache
         self._reserved = reserved
 
     def begin_step(self, device: torch.device) -> torch.Tensor:
@@ -76,8 +76,8 @@ class CacheRows:
         self._allocate(layer, keys, values)
         start = self.lengths[self.filling]
         end = start + keys.shape[2]
-        for store, new in ((self._keys[layer], keys), (self._values[layer], values)):
-            store[self.filling, start:end] = new[0].transpose(0, 1)
+        for cache, new_entries in ((self._keys[layer], keys), (self._values[layer], values)):
+            cache[self.filling, start:end] = new_entries[0].transpose(0, 1)
         if not start:
             return keys, values
         stored = [store[layer][self.filling, :end].transpose(0, 1)[None] for store in (self._keys, self._values)]
@@ -109,19 +109,19 @@ class CacheRows:
         """
         self._allocate(layer, keys, values)
         length = self._read_length
-        extended = []
-        for store, new in ((self._keys[layer], keys), (self._values[layer], values)):
-            store.view(-1, *store.shape[2:]).index_copy_(0, self._slots, new[:, :, 0])
-            extended.append(store[:, :length].transpose(1, 2))
-        return extended[0], extended[1]
+        attended = []
+        for cache, new_entries in ((self._keys[layer], keys), (self._values[layer], values)):
+            cache.view(-1, *cache.shape[2:]).index_copy_(0, self._slots, new_entries[:, :, 0])
+            attended.append(cache[:, :length].transpose(1, 2))
+        return attended[0], attended[1]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
         """The mask of the positions that each row attends to: its filled positions, within any sliding window."""
         if window not in self._masks:
-            newest = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
+            newest_positions = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
             positions = torch.arange(self._read_length, device=device)
-            filled = positions <= newest
-            self._masks[window] = filled if window is None else filled & (positions > newest - window)
+            filled = positions <= newest_positions
+            self._masks[window] = filled if window is None else filled & (positions > newest_positions - window)
         return self._masks[window]
 
     @property
@@ -161,18 +161,18 @@ def attend(
     if nanoflux_rows.filling is not None:
         keys, values = nanoflux_rows.fill(layer, key, value)
         total = keys.shape[2]
-        banded = total > length or (sliding_window and sliding_window < length)
-        mask = _band_mask(length, total, sliding_window, device) if banded else None
-        out = functional.scaled_dot_product_attention(
+        needs_mask = total > length or (sliding_window and sliding_window < length)
+        mask = _band_mask(length, total, sliding_window, device) if needs_mask else None
+        attended = functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, is_causal=mask is None and length > 1, scale=scaling, enable_gqa=True
         )
-        return out.transpose(1, 2).contiguous(), None
+        return attended.transpose(1, 2).contiguous(), None
     keys, values = nanoflux_rows.append(layer, key, value)
     mask = nanoflux_rows.mask(sliding_window, device)
     # The query heads that share a key head are treated as positions of one head, so that keys are not copied in memory.
-    shared = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
-    out = functional.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scaling)
-    return out.reshape(query.shape[0], 1, query.shape[1], -1), None
+    grouped_query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
+    attended = functional.scaled_dot_product_attention(grouped_query, keys, values, attn_mask=mask, scale=scaling)
+    return attended.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
 def _band_mask(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
@@ -180,8 +180,8 @@ def _band_mask(length: int, total: int, window: int | None, device: torch.device
     earlier positions, within any sliding window.
     """
     positions = torch.arange(total, device=device)
-    behind = positions[total - length :, None] - positions[None, :]
-    return (behind >= 0) & (behind < window) if window else behind >= 0
+    distance = positions[total - length :, None] - positions[None, :]
+    return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
 class Decoder:
@@ -209,20 +209,20 @@ class Decoder:
         self.rows.lengths[row] = 0
         if 0 < shared < len(ids):
             self._start_with_prefix(row, ids[:shared])
-        return self._read(row, ids[self.rows.lengths[row] :])
+        return self._process_prompt(row, ids[self.rows.lengths[row] :])
 
     def _start_with_prefix(self, row: int, ids: list[int]) -> None:
         key = tuple(ids)
         if key in self._prefixes:
             self.rows.copy_in(row, self._prefixes[key])
         else:
-            self._read(row, ids)
+            self._process_prompt(row, ids)
             self._prefixes[key] = self.rows.copy_out(row)
         self._prefixes.move_to_end(key)
         while len(self._prefixes) > PREFIXES:
             self._prefixes.popitem(last=False)
 
-    def _read(self, row: int, ids: list[int]) -> torch.Tensor:
+    def _process_prompt(self, row: int, ids: list[int]) -> torch.Tensor:
         """Append a prompt's tokens to a row; return the logits after them in float32."""
         start, end = self.rows.lengths[row], self.rows.lengths[row] + len(ids)
         with self._filling(row):
@@ -245,26 +245,28 @@ class Decoder:
         """Whether a row's logits have the same bits when the row is alone and when it is at another index, next to
         longer rows.
         """
-        prompt, other = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
-        last = self.rows.count - 1
+        prompt, other_prompt = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
+        last_row = self.rows.count - 1
         logits_alone = self._probe({0: prompt})
-        logits_with_others = self._probe({last: prompt, **{row: other[row:] for row in range(last)}})
-        return torch.equal(logits_alone[0], logits_with_others[last])
+        logits_with_others = self._probe({last_row: prompt, **{row: other_prompt[row:] for row in range(last_row)}})
+        return torch.equal(logits_alone[0], logits_with_others[last_row])
 
     def agrees_with_transformers(self) -> bool:
         """Whether `prefill` (in one pass and in two) and `step` agree with the forward pass of transformers, up to
         rounding.
         """
         ids = [7, 11, 13, 17, 19, 23, 29]
-        stepped = [self._probe({0: ids[:-1]}, token=ids[-1], shared=shared)[0] for shared in (0, 4)]
+        step_logits = [self._probe({0: ids[:-1]}, token=ids[-1], shared=shared)[0] for shared in (0, 4)]
         self.model.set_attn_implementation("sdpa")
         try:
             with torch.inference_mode():
-                plain = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
+                transformers_logits = self.model(
+                    input_ids=torch.tensor([ids], device=self.device), use_cache=False
+                ).logits[0, -1]
         finally:
             self.model.set_attn_implementation(ATTENTION)
-        reference = plain.float().to(stepped[0].device)
-        return min(float(functional.cosine_similarity(logits, reference, dim=0)) for logits in stepped) > 0.99
+        reference = transformers_logits.float().to(step_logits[0].device)
+        return min(float(functional.cosine_similarity(logits, reference, dim=0)) for logits in step_logits) > 0.99
 
     def _probe(self, prompts: dict[int, list[int]], token: int = 37, shared: int = 0) -> torch.Tensor:
         for row, ids in prompts.items():
@@ -315,13 +317,13 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     if adapter:
         from peft import PeftModel
 
-        tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-        if _measure_effect(tuned) < MIN_EFFECT:
+        tuned_model = PeftModel.from_pretrained(model, str(adapter)).eval()
+        if _measure_effect(tuned_model) < MIN_EFFECT:
             message = f"adapter {adapter.name[:12]} has no effect: the base's logits are the same without it"
             raise RefusedError(
                 message, "train it again, or use another adapter; with this one the base would be compared with itself"
             )
-        model = tuned.merge_and_unload().to(dtype)
+        model = tuned_model.merge_and_unload().to(dtype)
     return model.eval()
 
 
@@ -332,9 +334,9 @@ def _measure_effect(model: Any) -> float:
     base.set_attn_implementation("sdpa")
     try:
         with torch.inference_mode():
-            tuned = model(input_ids=ids, use_cache=False).logits
+            tuned_logits = model(input_ids=ids, use_cache=False).logits
             with model.disable_adapter():
-                return float((tuned - model(input_ids=ids, use_cache=False).logits).abs().max())
+                return float((tuned_logits - model(input_ids=ids, use_cache=False).logits).abs().max())
     finally:
         base.set_attn_implementation(ATTENTION)
 

@@ -52,9 +52,9 @@ class LocalEmbedder:
         return
 
     def _embed_text(self, text: str) -> Vector:
-        clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        encodable_text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         with self._lock:
-            vectors = [self._encode(window) for window in self._split_windows(clean)]
+            vectors = [self._encode(window) for window in self._split_windows(encodable_text)]
         if len(vectors) == 1:
             return vectors[0]
         mean = np.mean(np.stack(vectors), axis=0, dtype=np.float64)
@@ -67,15 +67,15 @@ class LocalEmbedder:
     def _split_windows(self, text: str) -> Iterator[str]:
         """Split a text at token boundaries into windows of the model's input length."""
         tokenizer = self._model.tokenizer
-        size = self._model.max_seq_length - tokenizer.num_special_tokens_to_add()
+        window_tokens = self._model.max_seq_length - tokenizer.num_special_tokens_to_add()
         offsets = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
         )["offset_mapping"]
-        if len(offsets) <= size:
+        if len(offsets) <= window_tokens:
             yield text
             return
-        for start in range(0, len(offsets), size):
-            window = offsets[start : start + size]
+        for start in range(0, len(offsets), window_tokens):
+            window = offsets[start : start + window_tokens]
             yield text[window[0][0] : window[-1][1]]
 
     @cached_property

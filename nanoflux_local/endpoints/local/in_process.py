@@ -56,8 +56,9 @@ class InProcessEndpoint:
         self.repeatable = self._device == "cpu"
         self._batcher = Batcher(rows, self._load)
         if not self.repeatable:
-            loaded = self._load()  # on a GPU, `_load` tests repeatability, which must be known before a run records it
-            self._batcher = Batcher(rows, lambda: loaded)
+            # On a GPU, `_load` tests repeatability, which must be known before a run records it.
+            decoder_and_codec = self._load()
+            self._batcher = Batcher(rows, lambda: decoder_and_codec)
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request; if the caller is cancelled, the request's row is freed.

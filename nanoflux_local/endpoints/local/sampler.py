@@ -27,23 +27,23 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     weights = torch.softmax(logits / sampling.temperature, 0)
     tokens = None
     if sampling.top_p < 1.0:
-        weights, tokens = _nucleus(weights, sampling.top_p)
-    mass = weights.double().cumsum(0)
-    if not float(mass[-1]) > 0.0:
+        weights, tokens = _select_nucleus(weights, sampling.top_p)
+    cumulative_weights = weights.double().cumsum(0)
+    if not float(cumulative_weights[-1]) > 0.0:
         raise EndpointError(
             "the model's logits are not finite numbers", "check the weights with `nanoflux models verify NAME`"
         )
-    point = torch.rand(1, generator=generator, dtype=torch.float64) * mass[-1]
-    index = min(int(torch.searchsorted(mass, point, right=True)), len(mass) - 1)
+    threshold = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative_weights[-1]
+    index = min(int(torch.searchsorted(cumulative_weights, threshold, right=True)), len(cumulative_weights) - 1)
     return index if tokens is None else int(tokens[index])
 
 
-def _nucleus(weights: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _select_nucleus(weights: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The likeliest tokens whose total probability reaches `top_p`, as probabilities and token ids."""
     for count in (min(CANDIDATES, len(weights)), len(weights)):
-        top, tokens = weights.topk(count)
-        mass = top.double().cumsum(0)
-        if float(mass[-1]) >= top_p:
+        top_weights, tokens = weights.topk(count)
+        cumulative_weights = top_weights.double().cumsum(0)
+        if float(cumulative_weights[-1]) >= top_p:
             break
-    size = int((mass < top_p).sum()) + 1
-    return top[:size], tokens[:size]
+    size = int((cumulative_weights < top_p).sum()) + 1
+    return top_weights[:size], tokens[:size]

@@ -13,8 +13,8 @@ class TokenCounter:
 
     def count(self, text: str) -> int:
         """Count the tokens of `text`, without special tokens."""
-        clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        return len(self._tokenizer.encode(clean, add_special_tokens=False).ids)
+        encodable_text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return len(self._tokenizer.encode(encodable_text, add_special_tokens=False).ids)
 
     @cached_property
     def _tokenizer(self) -> Any:

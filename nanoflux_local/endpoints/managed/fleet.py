@@ -33,7 +33,7 @@ class ManagedServer:
         self.supervisor = Supervisor(home)
         self.restarts = 0
         self._record: ServerRecord | None = None
-        self._exited: asyncio.Future[None] | None = None
+        self._exit_future: asyncio.Future[None] | None = None
         self._lock = asyncio.Lock()
 
     async def ensure_running(self) -> tuple[ServerRecord, asyncio.Future[None]]:
@@ -43,23 +43,23 @@ class ManagedServer:
             EndpointError: the server cannot be started, or has crashed too often.
         """
         async with self._lock:
-            if self._record is None or self._exited is None or self._exited.done():
+            if self._record is None or self._exit_future is None or self._exit_future.done():
                 try:
                     await self._bring_up()
                 except ModelsError as error:
                     raise EndpointError(error.message, error.fix) from error
-            assert self._record is not None and self._exited is not None
-            return self._record, self._exited
+            assert self._record is not None and self._exit_future is not None
+            return self._record, self._exit_future
 
     async def has_failed(self) -> bool:
         """Whether the server has exited or its engine is dead. A server with a dead engine is stopped, so that
         `ensure_running` starts a new one.
         """
-        record, exited = self._record, self._exited
-        if record is None or exited is None:
+        record, exit_future = self._record, self._exit_future
+        if record is None or exit_future is None:
             return True
         deadline = asyncio.get_running_loop().time() + HEALTH_TIMEOUT_S
-        while not exited.done():
+        while not exit_future.done():
             if await asyncio.to_thread(ServerClient(record.url).is_healthy):
                 return False
             if asyncio.get_running_loop().time() > deadline:
@@ -88,10 +88,10 @@ class ManagedServer:
         if self._record is not None:
             await self._handle_exit(self._record)
         else:
-            for crashed in await asyncio.to_thread(self.supervisor.sweep):
-                log.warning("stopped the remaining processes of server %s", crashed.name)
+            for crashed_server in await asyncio.to_thread(self.supervisor.sweep):
+                log.warning("stopped the remaining processes of server %s", crashed_server.name)
         record = self._find_running() or await self._start()
-        self._record, self._exited = record, _watch_exit(record.pid)
+        self._record, self._exit_future = record, _watch_exit(record.pid)
 
     async def _handle_exit(self, record: ServerRecord) -> None:
         """Stop the remaining processes of a server that exited, and count the restart.
@@ -126,15 +126,15 @@ class ManagedServer:
             await asyncio.sleep(POLL_S)
         with lock:
             # Started in this thread, which lives as long as the endpoints: an owned server ends with the thread.
-            started = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
-            log.info("starting the server of %s; its log: %s", self.launch.model, started.record.log)
+            server = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
+            log.info("starting the server of %s; its log: %s", self.launch.model, server.record.log)
             try:
-                await asyncio.to_thread(self.supervisor.await_ready, started)
+                await asyncio.to_thread(self.supervisor.await_ready, server)
             except asyncio.CancelledError:
                 with suppress(ModelsError):
-                    self.supervisor.stop(started.record, grace_s=2.0)  # this also ends `await_ready` in its thread
+                    self.supervisor.stop(server.record, grace_s=2.0)  # this also ends `await_ready` in its thread
                 raise
-        return started.record
+        return server.record
 
 
 class Fleet:
@@ -163,11 +163,11 @@ def _watch_exit(pid: int) -> asyncio.Future[None]:
         future.set_result(None)
         return future
 
-    def finish() -> None:
+    def mark_exit() -> None:
         loop.remove_reader(descriptor)
         os.close(descriptor)
         if not future.done():
             future.set_result(None)
 
-    loop.add_reader(descriptor, finish)
+    loop.add_reader(descriptor, mark_exit)
     return future

@@ -88,8 +88,8 @@ class Workload:
         """
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return Seat(sequences=self.sequences)
-        planned = min(max(CONTEXT * SEQUENCES // self.context, 1), self.sequences)
-        return Seat(kv_gib=replace(self, sequences=planned).demand.kv_gib, sequences=self.sequences)
+        planned_sequences = min(max(CONTEXT * SEQUENCES // self.context, 1), self.sequences)
+        return Seat(kv_gib=replace(self, sequences=planned_sequences).demand.kv_gib, sequences=self.sequences)
 
 
 def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
@@ -105,13 +105,13 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
             continue
         manifest = load_manifest(config.model, home.root)
         rank = choose_rank([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
-        earlier = by_model.get(config.model, Workload(manifest, 0, 0))
+        workload_so_far = by_model.get(config.model, Workload(manifest, 0, 0))
         by_model[config.model] = Workload(
             manifest,
-            min(earlier.sequences + config.capacity, concurrency),
-            max(earlier.context, served_context(config, manifest)),
-            max(earlier.rank, rank),
-            earlier.shares or config.shares,
+            min(workload_so_far.sequences + config.capacity, concurrency),
+            max(workload_so_far.context, served_context(config, manifest)),
+            max(workload_so_far.rank, rank),
+            workload_so_far.shares or config.shares,
         )
     return by_model
 
@@ -138,7 +138,8 @@ def plan_servers(
     whole: bool = False,
 ) -> Placement:
     """Plan which model runs on which GPU. A model passed as a manifest is planned for `sequences` requests of `context`
-    tokens. With `whole`, the servers share all memory of each GPU, even if they need less.
+    tokens. `smaller` are other models, with the GiB of their weights, that a refusal may suggest. With `whole`, the
+    servers share all memory of each GPU, even if they need less.
 
     Raises:
         ConfigError: a manifest has no [memory], or its model spans several machines.
@@ -191,20 +192,20 @@ def build_managed(
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
     """
     groups = {name: config.shares for name, config in endpoints.items()}
-    managed = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
-    if not managed:
+    managed_configs = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
+    if not managed_configs:
         return {}, groups
-    concurrency = concurrency or sum(config.capacity for config in managed.values())
-    by_model = collect_workloads(managed.values(), concurrency, home)
-    for config in managed.values():
+    concurrency = concurrency or sum(config.capacity for config in managed_configs.values())
+    by_model = collect_workloads(managed_configs.values(), concurrency, home)
+    for config in managed_configs.values():
         if config.adapter:
             require_lora(by_model[config.model].manifest, home)
     contexts = {
-        model: max(_required_context(config) for config in managed.values() if config.model == model)
+        model: max(_required_context(config) for config in managed_configs.values() if config.model == model)
         for model in by_model
     }
     seats, fleet, vllm_endpoints = assign_seats(by_model.values(), whole=True), Fleet(home.root), {}
-    for name, config in managed.items():
+    for name, config in managed_configs.items():
         seat, group = seats[config.model]
         groups[name] = group or groups[name]
         launch = make_launch(config, home, seat, bool(groups[name]), by_model[config.model].rank)
@@ -265,13 +266,13 @@ def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
     fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {MIN_CAPABILITY} or higher (A100)"
     if interpreter.for_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
-    lowest = min(list_compute_capabilities(), default=0.0)
-    if lowest < MIN_CAPABILITY:
-        problem = f"a GPU has compute capability {lowest}" if lowest else "no GPU states its compute capability"
+    capability = min(list_compute_capabilities(), default=0.0)
+    if capability < MIN_CAPABILITY:
+        problem = f"a GPU has compute capability {capability}" if capability else "no GPU states its compute capability"
         raise RefusedError(f"batch_invariant: {problem}; {MIN_CAPABILITY} is needed", fix)
 
 
 def choose_rank(adapters: Iterable[Path]) -> int:
     """The rank that a server must allow for these adapters: the default, or the next higher rank that vLLM supports."""
-    highest = max((read_rank(folder) for folder in adapters), default=RANK)
-    return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest), highest)
+    highest_rank = max((read_rank(folder) for folder in adapters), default=RANK)
+    return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest_rank), highest_rank)

@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.launch import Launch
-from nanoflux_models.manifest import load_manifest as load_model
+from nanoflux_models.manifest import load_manifest
 
 
 class MergedCopy:
@@ -84,7 +84,7 @@ def build_merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
     Raises:
         NanofluxError, ModelsError: vLLM, the weights or the adapter are missing, or they cannot be merged.
     """
-    manifest = load_model(config.model, home.root).model_copy(update={"lora": None})
+    manifest = load_manifest(config.model, home.root).model_copy(update={"lora": None})
     seat = assign_seats([manifest])[config.model][0]
     launch = replace(make_launch(config, home, seat, sleeps=False), manifest=manifest)
     if config.adapter:

@@ -56,9 +56,9 @@ class VllmEndpoint:
         self._counter = TokenCounter(launch.weights)
         self._client: OpenAIChatEndpoint | None = None
         self._url = ""
-        self._refused: RefusedError | None = None
+        self._refusal: RefusedError | None = None
         self._sentinel: Sentinel | None = None
-        self._preparing = asyncio.Lock()
+        self._preparation_lock = asyncio.Lock()
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request; the request is sent again if the server crashes.
@@ -68,10 +68,10 @@ class VllmEndpoint:
             RefusedError: the adapter has no effect, or disagrees with PEFT.
         """
         while True:
-            client, exited = await self._prepare_client()
+            client, exit_future = await self._prepare_client()
             task = asyncio.create_task(client.chat(self._adapt_request(request)))
             try:
-                await asyncio.wait((task, exited), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, exit_future), return_when=asyncio.FIRST_COMPLETED)
                 if task.done() and (task.exception() is None or not await self._server.has_failed()):
                     return self._count_reasoning(task.result())
             finally:
@@ -89,8 +89,8 @@ class VllmEndpoint:
             RefusedError: the adapter no longer applies.
         """
         record, _ = await self._server.ensure_running()
-        woken = await _in_thread(_wake, ServerClient(record.url))
-        if woken and self._sentinel is not None and self._adapter is not None and record.url == self._url:
+        was_asleep = await _in_thread(_wake, ServerClient(record.url))
+        if was_asleep and self._sentinel is not None and self._adapter is not None and record.url == self._url:
             await self._check_adapter(ServerClient(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
@@ -108,10 +108,10 @@ class VllmEndpoint:
         """Start the server if necessary, and load and probe the adapter; return a client, and a future that is done
         when the server exits.
         """
-        async with self._preparing:
-            if self._refused is not None:
-                raise self._refused
-            record, exited = await self._server.ensure_running()
+        async with self._preparation_lock:
+            if self._refusal is not None:
+                raise self._refusal
+            record, exit_future = await self._server.ensure_running()
             if self._client is None or record.url != self._url:
                 if self._client is not None:
                     await self._client.close()
@@ -121,18 +121,18 @@ class VllmEndpoint:
                     await self._test_batch_invariance(ServerClient(record.url))
                 self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, context=self.context)
                 self._url = record.url
-            return self._client, exited
+            return self._client, exit_future
 
-    async def _load(self, adapter: Path, url: str, proved: tuple[str, ...]) -> None:
+    async def _load(self, adapter: Path, url: str, proved_adapters: tuple[str, ...]) -> None:
         client, launch = ServerClient(url), self._server.launch
         await self._load_or_refuse(client, adapter)
-        if self._name not in proved:
+        if self._name not in proved_adapters:
             result = await _in_thread(probe, client, launch.model, launch.weights, adapter, self._name)
             if not result.passed:
                 command = f"nanoflux models probe {self._name[:12]}"
                 fix = f"train it again, or use another adapter; `{command}` repeats the test"
-                self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
-                raise self._refused
+                self._refusal = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
+                raise self._refusal
             self._server.record_proof(self._name)
         if launch.sleeps:
             self._sentinel = await _in_thread(choose_sentinel, client, launch.model, self._name)
@@ -144,8 +144,8 @@ class VllmEndpoint:
         except EndpointError as error:
             if not isinstance(error.__cause__, ServerRefusedError):
                 raise
-            self._refused = RefusedError(error.message, error.fix)
-            raise self._refused from error
+            self._refusal = RefusedError(error.message, error.fix)
+            raise self._refusal from error
 
     async def _check_adapter(self, client: ServerClient, adapter: Path, sentinel: Sentinel) -> None:
         """Check that the adapter still applies after a wake. If not, reload the adapter, and refuse it if it still does
@@ -157,15 +157,15 @@ class VllmEndpoint:
         await _in_thread(client.load_adapter, self._name, adapter)
         if not await _in_thread(still_applies, client, sentinel):
             problem = f"adapter {self._name[:12]} no longer applies after its server has slept (vllm#53888)"
-            self._refused = RefusedError(problem, "remove `shares` from its endpoint, or merge the adapter")
-            raise self._refused
+            self._refusal = RefusedError(problem, "remove `shares` from its endpoint, or merge the adapter")
+            raise self._refusal
 
     async def _test_batch_invariance(self, client: ServerClient) -> None:
         difference = await _in_thread(find_batch_dependence, client, self._name)
         if difference:
             problem = f"the server of {self._server.launch.model} is not batch invariant: {difference}"
-            self._refused = RefusedError(problem, "remove batch_invariant; the run is then not marked repeatable")
-            raise self._refused
+            self._refusal = RefusedError(problem, "remove batch_invariant; the run is then not marked repeatable")
+            raise self._refusal
         self._server.record_batch_proof()
 
     def _count_reasoning(self, reply: ChatReply) -> ChatReply:
@@ -186,15 +186,15 @@ class VllmEndpoint:
 
 def _wake(client: ServerClient) -> bool:
     """Wake the server; return whether it was asleep."""
-    asleep = client.is_asleep()
-    if asleep:
+    was_asleep = client.is_asleep()
+    if was_asleep:
         client.wake()
-    return asleep
+    return was_asleep
 
 
-async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    """Run `work` in a thread; errors of `nanoflux_models` become endpoint errors."""
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Run `function` in a thread; errors of `nanoflux_models` become endpoint errors."""
     try:
-        return await asyncio.to_thread(work, *arguments)
+        return await asyncio.to_thread(function, *arguments)
     except ModelsError as error:
         raise EndpointError(error.message, error.fix) from error

@@ -48,7 +48,7 @@ class SharedGpu:
         self._in_flight = 0
         self._waiting: dict[Sleeper, dict[int, asyncio.Future[None]]] = {}
         self._tickets = itertools.count()
-        self._task: asyncio.Task[None] | None = None
+        self._swap_task: asyncio.Task[None] | None = None
 
     async def enter(self, member: Sleeper) -> None:
         """Wait for a wave of this member. The caller must call `leave` after its request."""
@@ -73,7 +73,7 @@ class SharedGpu:
 
     async def close(self) -> None:
         """Cancel a swap in progress; waiting requests fail. Safe to call twice."""
-        task, self._task = self._task, None
+        task, self._swap_task = self._swap_task, None
         if task:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -81,19 +81,19 @@ class SharedGpu:
             self._fail(member, EndpointError("the endpoint was closed", "resume the run"))
 
     def _start_swap_if_idle(self) -> None:
-        if self._task is None and not self._in_flight and any(self._waiting.values()):
-            self._task = asyncio.create_task(self._end_wave())
+        if self._swap_task is None and not self._in_flight and any(self._waiting.values()):
+            self._swap_task = asyncio.create_task(self._end_wave())
 
     async def _end_wave(self) -> None:
         try:
             if self._answering is not None:
                 await asyncio.sleep(self._linger_s)
-            waiting = [member for member, futures in self._waiting.items() if futures]
-            if not self._in_flight and waiting:
-                await self._swap(max(waiting, key=self._priority))
+            waiting_members = [member for member, futures in self._waiting.items() if futures]
+            if not self._in_flight and waiting_members:
+                await self._swap(max(waiting_members, key=self._priority))
         finally:
-            if self._task is asyncio.current_task():
-                self._task = None
+            if self._swap_task is asyncio.current_task():
+                self._swap_task = None
                 self._start_swap_if_idle()
 
     def _priority(self, member: Sleeper) -> tuple[int, int]:

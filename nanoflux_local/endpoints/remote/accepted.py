@@ -23,7 +23,7 @@ STOP_LIMIT = 4
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
 _OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
 _CLAUDE = re.compile(_PREFIX + r"claude-")
-_CLAUDE_SAMPLED = re.compile(
+_CLAUDE_WITH_SAMPLING = re.compile(
     _PREFIX + r"claude-(?:[23]|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-6])?(?:-\d{8}|-v\d|-latest|[@:]|$))"
 )
 
@@ -32,7 +32,7 @@ _UNSUPPORTED = re.compile(
     r"|unexpected|unknown|unrecogni[sz]ed|extra_forbidden|extra inputs|extra fields|deprecated|cannot find field"
     r"|not available|cannot be used"
 )
-_TOGETHER = re.compile(r"both|only one|together|same time|simultaneous|either")
+_NOT_TOGETHER = re.compile(r"both|only one|together|same time|simultaneous|either")
 _STOP = re.compile(r"""[.'"`]stop['"`]|\bstop[_ ](?:sequences?|strings?|words?)\b|(?:^|[.\s])stop:""")
 _NO_SYSTEM = re.compile(
     r"system.{0,40}(?:not supported|unsupported|not allowed|not enabled|not permitted)|not support.{0,20}system"
@@ -85,8 +85,10 @@ def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -
     if _OPENAI_REASONING.match(model):
         accepted = AcceptedParameters(temperature=False, top_p=False, stop=False, max_tokens="max_completion_tokens")
     elif _CLAUDE.match(model):
-        sampled = bool(_CLAUDE_SAMPLED.match(model))
-        accepted = AcceptedParameters(temperature=sampled, top_p=sampled, temperature_with_top_p=False)
+        accepts_sampling = bool(_CLAUDE_WITH_SAMPLING.match(model))
+        accepted = AcceptedParameters(
+            temperature=accepts_sampling, top_p=accepts_sampling, temperature_with_top_p=False
+        )
     if thinks:
         accepted = replace(accepted, stop=False)
     return replace(accepted, **(send.model_dump(exclude_none=True) if send else {}))
@@ -95,27 +97,34 @@ def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -
 def learn_from_refusal(refusal: ErrorBody, accepted: AcceptedParameters, request: ChatRequest) -> dict[str, Any]:
     """The switches to change after a refused request, with their new values. Empty if no parameter is named."""
     text = " ".join((refusal.message, *refusal.codes)).lower()
-    unsupported, params = bool(_UNSUPPORTED.search(text)), set(refusal.params)
+    says_unsupported, params = bool(_UNSUPPORTED.search(text)), set(refusal.params)
 
-    def names(parameter: str) -> bool:
+    def names_parameter(parameter: str) -> bool:
         return parameter in params or bool(re.search(rf"(?<![\w-]){parameter}(?![\w-])", text))
 
-    if accepted.temperature_with_top_p and names("temperature") and names("top_p") and _TOGETHER.search(text):
+    if (
+        accepted.temperature_with_top_p
+        and names_parameter("temperature")
+        and names_parameter("top_p")
+        and _NOT_TOGETHER.search(text)
+    ):
         return {"temperature_with_top_p": False}
     changes: dict[str, Any] = {}
-    if unsupported:
-        changes.update({name: False for name in ("temperature", "top_p") if getattr(accepted, name) and names(name)})
-        other = "max_completion_tokens" if accepted.max_tokens == "max_tokens" else "max_tokens"
-        changes.update({"max_tokens": other} if names(accepted.max_tokens) else {})
-    if accepted.seed and names("seed"):
-        shorten = accepted.seed is True and not unsupported and request.seed >= INT32_SEEDS
-        changes["seed"] = "int32" if shorten else False
+    if says_unsupported:
+        changes.update(
+            {name: False for name in ("temperature", "top_p") if getattr(accepted, name) and names_parameter(name)}
+        )
+        other_name = "max_completion_tokens" if accepted.max_tokens == "max_tokens" else "max_tokens"
+        changes.update({"max_tokens": other_name} if names_parameter(accepted.max_tokens) else {})
+    if accepted.seed and names_parameter("seed"):
+        should_shorten = accepted.seed is True and not says_unsupported and request.seed >= INT32_SEEDS
+        changes["seed"] = "int32" if should_shorten else False
     if (
         accepted.stop
         and request.sampling.stop
         and (_STOP.search(text) or {"stop", "stop_sequences"} & {*refusal.params})
     ):
-        may_limit = accepted.stop is True and not unsupported and len(request.sampling.stop) > STOP_LIMIT
+        may_limit = accepted.stop is True and not says_unsupported and len(request.sampling.stop) > STOP_LIMIT
         changes["stop"] = STOP_LIMIT if may_limit else False
     if accepted.system and _NO_SYSTEM.search(text) and any(message.role == "system" for message in request.messages):
         changes["system"] = False

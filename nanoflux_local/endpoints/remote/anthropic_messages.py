@@ -44,9 +44,9 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
     def connect(url: str, key: ApiKey) -> Any:
         import anthropic
 
-        base = url.rstrip("/").removesuffix("/v1")  # the SDK appends /v1
+        base_url = url.rstrip("/").removesuffix("/v1")  # the SDK appends /v1
         client = anthropic.AsyncAnthropic(
-            base_url=base, api_key=key.text or "none", **build_client_options(anthropic, url)
+            base_url=base_url, api_key=key.text or "none", **build_client_options(anthropic, url)
         )
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
@@ -81,24 +81,24 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
 
     def parse_reply(self, body: Any) -> ParsedReply:
         check_error(body, "content")
-        blocks, reason = value_at(body, "content"), value_at(body, "stop_reason")
+        blocks, stop_reason = value_at(body, "content"), value_at(body, "stop_reason")
         if not isinstance(blocks, (list, str)):
             raise ValueError(NO_TEXT)
         content = read_content(blocks)
         if not content.text:
-            check_tool_call(reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
+            check_tool_call(stop_reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
         # The server reports prompt tokens that were written to or read from its cache separately.
-        cached = read_token_count(body, "usage", "cache_read_input_tokens")
-        prompt = (
+        cached_tokens = read_token_count(body, "usage", "cache_read_input_tokens")
+        prompt_tokens = (
             read_token_count(body, "usage", "input_tokens")
             + read_token_count(body, "usage", "cache_creation_input_tokens")
-            + cached
+            + cached_tokens
         )
         return ParsedReply(
             content.text or "",
-            read_finish(reason),
-            prompt,
+            read_finish(stop_reason),
+            prompt_tokens,
             read_token_count(body, "usage", "output_tokens"),
-            cached,
+            cached_tokens,
             content.reasoning,
         )

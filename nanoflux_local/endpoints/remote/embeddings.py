@@ -56,10 +56,10 @@ class ServedEmbedder:
         text = request.text.encode("utf-8", "replace").decode() or " "  # servers refuse an empty text
 
         async def attempt(client: Any, limit_s: float) -> EmbedReply:
-            sending = client.embeddings.with_raw_response.create(
+            response_coroutine = client.embeddings.with_raw_response.create(
                 model=request.endpoint.model, input=text, encoding_format="float", timeout=build_timeout(limit_s)
             )
-            response = (await sending).http_response
+            response = (await response_coroutine).http_response
             try:
                 body = load_json(response)
                 check_error(body, "data")
@@ -67,9 +67,9 @@ class ServedEmbedder:
             except ValueError as error:
                 raise GarbledError(str(error), response.text) from None
 
-        tokens = len(text.encode())
-        lost_usd = 0.0 if self.price is None else self.price.cost(tokens, 0)
-        return await self._service.ask(attempt, AttemptBounds(1, tokens, lost_usd))
+        max_tokens = len(text.encode())
+        lost_usd = 0.0 if self.price is None else self.price.cost(max_tokens, 0)
+        return await self._service.ask(attempt, AttemptBounds(1, max_tokens, lost_usd))
 
     async def close(self) -> None:
         await self._service.close()
@@ -87,7 +87,7 @@ def _normalize(numbers: Any) -> Vector:
         vector = np.asarray(numbers, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError("an embedding that is not a list of numbers") from None
-    length = float(np.linalg.norm(vector)) if vector.ndim == 1 else 0.0
-    if not np.isfinite(length) or length == 0:
+    norm = float(np.linalg.norm(vector)) if vector.ndim == 1 else 0.0
+    if not np.isfinite(norm) or norm == 0:
         raise ValueError("an embedding without a direction")
-    return np.asarray(vector / length, dtype=np.float32)
+    return np.asarray(vector / norm, dtype=np.float32)

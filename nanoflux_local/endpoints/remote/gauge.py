@@ -39,9 +39,9 @@ class Gauge:
         if self._has_no_metrics or self._task is not None or now - self._read_at < INTERVAL_S:
             return
         self._read_at = now
-        self._task = asyncio.create_task(self._adapt_lane(now))
+        self._task = asyncio.create_task(self._adapt_limit(now))
 
-    async def _adapt_lane(self, start: float) -> None:
+    async def _adapt_limit(self, start: float) -> None:
         import httpx2
 
         try:
@@ -61,8 +61,8 @@ class Gauge:
         response = await client.get(address)
         metrics = read_metrics(response.text) if response.status_code == 200 else {}
         self._has_no_metrics = not metrics
-        full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL_CACHE
-        return full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.limiter.limit + 1
+        is_cache_full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL_CACHE
+        return is_cache_full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.limiter.limit + 1
 
     async def close(self) -> None:
         """Cancel a reading in progress. Safe to call twice."""

@@ -1,7 +1,7 @@
 """Reads API keys from the environment, or from a file that only its owner can read; never from the command line.
 
 A key's text exists only inside an `ApiKey`. Servers repeat keys in their messages, so every message passes through
-`Key.mask` before it is stored or shown.
+`ApiKey.mask` before it is stored or shown.
 """
 
 import os
@@ -53,10 +53,10 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
 def _read_key_file(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            status = os.fstat(file.fileno())  # of the open file, since the path could be replaced in between
-            if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            file_status = os.fstat(file.fileno())  # of the open file, since the path could be replaced in between
+            if file_status.st_uid != os.geteuid() or stat.S_IMODE(file_status.st_mode) & 0o077:
                 raise ConfigError(
-                    f"the key file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
+                    f"the key file {path} can be read by others (mode {stat.S_IMODE(file_status.st_mode):04o})",
                     f"make it private: chmod 600 {path}; replace a key that others may have read",
                 )
             key = file.read(10_000).strip()

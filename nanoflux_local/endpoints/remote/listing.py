@@ -19,7 +19,7 @@ from nanoflux_local.errors import EndpointError
 
 TIMEOUT_S = 3.0
 PRIVATE_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")
-SHOWN = 3
+MAX_SHOWN = 3
 """The number of listed models that a message shows."""
 
 
@@ -37,14 +37,14 @@ async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
 
 async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
     model = endpoint.identity.model
-    models = await _fetch_listing(url, endpoint.service.key.text)
-    if not models or any(is_same_model(model, listed) for listed in models):
+    models = await _try_fetch_listing(url, endpoint.service.key.text)
+    if not models or any(is_same_model(model, listed_name) for listed_name in models):
         return ""
-    others = ", ".join(models[:SHOWN]) + (", …" if len(models) > SHOWN else "")
-    return f"endpoints.{name}: {url} does not list the model {model}; it lists {others}; correct model or url"
+    listed_models = ", ".join(models[:MAX_SHOWN]) + (", …" if len(models) > MAX_SHOWN else "")
+    return f"endpoints.{name}: {url} does not list the model {model}; it lists {listed_models}; correct model or url"
 
 
-async def _fetch_listing(url: str, key: str) -> list[str]:
+async def _try_fetch_listing(url: str, key: str) -> list[str]:
     """The models that a server lists. Empty if it lists none, or if the query fails: then the first request reports the
     failure.
     """
@@ -86,9 +86,13 @@ def read_listing(body: Any) -> Iterator[str]:
                 yield name[:200]
 
 
-def is_same_model(model: str, listed: str) -> bool:
+def is_same_model(model: str, listed_name: str) -> bool:
     """Whether a listed name means this model: Ollama appends a tag to names, and gateways list patterns."""
-    return listed == model or listed.startswith(f"{model}:") or ("*" in listed and fnmatchcase(model, listed))
+    return (
+        listed_name == model
+        or listed_name.startswith(f"{model}:")
+        or ("*" in listed_name and fnmatchcase(model, listed_name))
+    )
 
 
 def is_private(url: str) -> bool:

@@ -90,10 +90,10 @@ def _check_proxy(proxy: Proxy, host: str) -> None:
     fix = f"correct or unset {proxy.variable}, or add {host} to NO_PROXY"
     parts = urlsplit(proxy.url)
     try:
-        usable = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        is_usable = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
+        is_usable = False
+    if not is_usable:
         raise ConfigError(
             f"{proxy.variable} names an unusable proxy: {proxy.address}",
             f"{fix}; write a proxy as http://HOST:PORT or socks5://HOST:PORT",

@@ -80,17 +80,17 @@ class OpenAIChatEndpoint(ServedEndpoint):
         if not isinstance(message, dict):
             raise ValueError(NO_TEXT)
         check_error({"error": choice.get("error")}, "choices")
-        content, reason = read_content(message.get("content")), choice.get("finish_reason")
+        content, finish_reason = read_content(message.get("content")), choice.get("finish_reason")
         reasoning = content.reasoning or next(
             (text for key in REASONING_KEYS if isinstance(text := message.get(key), str) and text), ""
         )
         refusal = content.refusal or message.get("refusal")
         if not content.text and not refusal:
-            check_tool_call(reason, message.get("tool_calls"), message.get("function_call"))
-        refused = not content.text and isinstance(refusal, str) and bool(refusal)
+            check_tool_call(finish_reason, message.get("tool_calls"), message.get("function_call"))
+        is_refused = not content.text and isinstance(refusal, str) and bool(refusal)
         return ParsedReply(
-            str(refusal) if refused else content.text or "",
-            "refused" if refused else read_finish(reason),
+            str(refusal) if is_refused else content.text or "",
+            "refused" if is_refused else read_finish(finish_reason),
             read_token_count(body, "usage", "prompt_tokens"),
             read_token_count(body, "usage", "completion_tokens"),
             read_token_count(body, "usage", "prompt_tokens_details", "cached_tokens"),

@@ -45,13 +45,13 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
             "store": False,
         }
         if request.sections:
-            form = {
+            text_format = {
                 "type": "json_schema",
                 "name": "sections",
                 "strict": True,
                 "schema": build_sections_schema(request.sections),
             }
-            body["text"] = {"format": form}
+            body["text"] = {"format": text_format}
         return body
 
     def parse_reply(self, body: Any) -> ParsedReply:
@@ -64,8 +64,8 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
         text = "".join(message.text or "" for message in messages)
         refusal = "".join(message.refusal for message in messages)
         if not text and not refusal:
-            calls = [item for item in output if str(value_at(item, "type")).endswith("_call")]
-            check_tool_call(None, calls)
+            tool_calls = [item for item in output if str(value_at(item, "type")).endswith("_call")]
+            check_tool_call(None, tool_calls)
         return ParsedReply(
             text + refusal,
             "refused" if refusal and finish == "stop" else finish,

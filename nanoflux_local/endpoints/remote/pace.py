@@ -28,7 +28,7 @@ class AdaptiveTimeout:
         self._floor_s = floor_s
         self._token_s: float | None = None
         self._slack = 1.0
-        self._running: dict[asyncio.Timeout, int] = {}
+        self._tokens_by_timeout: dict[asyncio.Timeout, int] = {}
 
     def limit(self, tokens: int) -> float:
         """The timeout in seconds for a reply of at most `tokens`."""
@@ -45,11 +45,11 @@ class AdaptiveTimeout:
         """
         try:
             async with asyncio.timeout(limit_s) as timeout:
-                self._running[timeout] = tokens
+                self._tokens_by_timeout[timeout] = tokens
                 try:
                     yield
                 finally:
-                    del self._running[timeout]
+                    del self._tokens_by_timeout[timeout]
         except TimeoutError:
             # The timeout may have been too short, so the next one is longer. Requests that ran at the same time with
             # the same timeout lengthen it only once.
@@ -58,12 +58,12 @@ class AdaptiveTimeout:
 
     def note_answer(self, seconds: float, tokens: int) -> None:
         """Adapt the timeout to an answer: at once if the answer was slower, gradually if it was faster."""
-        first, token_s = self._token_s is None, seconds / max(tokens, MIN_TOKENS)
+        is_first, token_s = self._token_s is None, seconds / max(tokens, MIN_TOKENS)
         self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
         self._slack = max(1.0, self._slack / 2)
-        if first:
+        if is_first:
             now = asyncio.get_running_loop().time()
-            for timeout, max_tokens in self._running.items():
+            for timeout, max_tokens in self._tokens_by_timeout.items():
                 timeout.reschedule(min(timeout.when() or now, now + self.limit(max_tokens)))
 
 

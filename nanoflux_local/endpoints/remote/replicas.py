@@ -25,7 +25,7 @@ class Replica:
         self.reached = False
         self.retry_at = 0.0
         self.pause_message = ""
-        self._failed = 0
+        self._failures = 0
 
     @property
     def available(self) -> bool:
@@ -39,24 +39,24 @@ class Replica:
 
     def note_answer(self) -> None:
         """Record a response: the replica works."""
-        self.reached, self.retry_at, self._failed = True, 0.0, 0
+        self.reached, self.retry_at, self._failures = True, 0.0, 0
 
     def note_failure(self) -> None:
         """Skip this replica for a time that doubles with each consecutive failure."""
-        self.retry_at = time.monotonic() + min(MAX_BACKOFF_S, BACKOFF_S * 2 ** min(self._failed, 16))
-        self._failed += 1
+        self.retry_at = time.monotonic() + min(MAX_BACKOFF_S, BACKOFF_S * 2 ** min(self._failures, 16))
+        self._failures += 1
 
 
 def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
     """The least loaded free replica, preferably one that was not `tried`. If none is free, the failed replica whose
     retry is due first; if all replicas ask for pauses, the one whose pause ends first.
     """
-    free = [replica for replica in replicas if replica.free]
-    if free:
-        return min(free, key=lambda replica: (replica in tried, replica.limiter.load))
-    failed = [replica for replica in replicas if not replica.limiter.pause_left_s]
-    if failed:
-        return min(failed, key=lambda replica: replica.retry_at)
+    free_replicas = [replica for replica in replicas if replica.free]
+    if free_replicas:
+        return min(free_replicas, key=lambda replica: (replica in tried, replica.limiter.load))
+    failed_replicas = [replica for replica in replicas if not replica.limiter.pause_left_s]
+    if failed_replicas:
+        return min(failed_replicas, key=lambda replica: replica.retry_at)
     return min(replicas, key=lambda replica: replica.limiter.pause_left_s)
 
 

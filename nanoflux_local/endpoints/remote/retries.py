@@ -40,18 +40,18 @@ class RetryState:
         """Seconds until the next attempt after `fault`; None if the call fails. `reached_before` is true if the server
         ever responded; `elsewhere` is true if another replica, on which this call has not failed, is free.
         """
-        pause = self._pause(fault, reached_before, elsewhere)
-        self.waited_s += pause or 0.0
-        return pause
+        pause_s = self._pause(fault, reached_before, elsewhere)
+        self.waited_s += pause_s or 0.0
+        return pause_s
 
     def wait(self, pause_s: float) -> float | None:
         """Seconds to wait for a server that asks for a pause of `pause_s`; None if this pause is too long."""
         if self._busy_s + pause_s > MAX_WAIT_S:
             return None
-        wait = pause_s + self._random.uniform(0, BASE_S)
-        self._busy_s += wait
-        self.waited_s += wait
-        return wait
+        wait_s = pause_s + self._random.uniform(0, BASE_S)
+        self._busy_s += wait_s
+        self.waited_s += wait_s
+        return wait_s
 
     def _pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
         if fault.kind is None:
@@ -69,10 +69,10 @@ class RetryState:
 
     def _busy_pause(self) -> float | None:
         """Draw the pause after a busy response; such a response need not state how long to wait."""
-        pause = self._draw_pause(self._busy)
+        pause_s = self._draw_pause(self._busy)
         self._busy += 1
-        self._busy_s += pause
-        return pause if self._busy_s <= MAX_WAIT_S else None
+        self._busy_s += pause_s
+        return pause_s if self._busy_s <= MAX_WAIT_S else None
 
     def _draw_pause(self, doublings: int) -> float:
         return self._random.uniform(0, min(MAX_PAUSE_S, BASE_S * 2 ** min(doublings, 16)))

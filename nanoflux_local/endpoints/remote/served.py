@@ -133,22 +133,22 @@ class ServedEndpoint(ABC):
         If the changed request is accepted, the changes apply to later requests and are reported once. If the refusal is
         repeated, the parameter was not its reason: the changes are dropped, and the last refusal is raised.
         """
-        accepted, learned = self.accepted, dict[str, Any]()
+        accepted, changes_so_far = self.accepted, dict[str, Any]()
         while True:
             try:
                 response = await self.post(client, self.build_body(request, accepted), limit_s)
             except self.sdk().APIStatusError as error:
-                changes = self._find_changes(error, accepted, request, learned)
+                changes = self._find_changes(error, accepted, request, changes_so_far)
                 if not changes:
                     raise
-                learned |= changes
+                changes_so_far |= changes
                 accepted = replace(accepted, **changes)
             else:
-                self._learn(learned)
+                self._learn(changes_so_far)
                 return response
 
     def _find_changes(
-        self, error: Any, accepted: AcceptedParameters, request: ChatRequest, learned: Mapping[str, Any]
+        self, error: Any, accepted: AcceptedParameters, request: ChatRequest, changes_so_far: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The parameters to change before a refused request is sent again. Parameters are only ever restricted, and
         switches that the user has set are not changed.
@@ -156,16 +156,18 @@ class ServedEndpoint(ABC):
         if error.status_code not in REFUSED_PARAMETER:
             return {}
         changes = learn_from_refusal(read_error(error.response.content), accepted, request)
-        fixed = self._user_switches | {name for name in learned if learned[name] is False or name == "max_tokens"}
-        return {name: value for name, value in changes.items() if name not in fixed}
+        unchangeable = self._user_switches | {
+            name for name in changes_so_far if changes_so_far[name] is False or name == "max_tokens"
+        }
+        return {name: value for name, value in changes.items() if name not in unchangeable}
 
     def _learn(self, changes: Mapping[str, Any]) -> None:
         """Apply the changes to later requests, and report them unless another request already did."""
-        fresh = {name: value for name, value in changes.items() if getattr(self.accepted, name) != value}
-        if not fresh:
+        new_changes = {name: value for name, value in changes.items() if getattr(self.accepted, name) != value}
+        if not new_changes:
             return
-        self.accepted = replace(self.accepted, **fresh)
-        names, switches = " and ".join(fresh), format_change(fresh)
+        self.accepted = replace(self.accepted, **new_changes)
+        names, switches = " and ".join(new_changes), format_change(new_changes)
         message = (
             f"the server refuses {names}; later requests are sent as with {switches}; "
             "set this in the endpoint's table to avoid the refusal"
@@ -175,14 +177,14 @@ class ServedEndpoint(ABC):
     def _read_response(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
         """Read a response, whose contents the SDKs do not check."""
         try:
-            parsed = _drop_lone_end(self.parse_reply(load_json(response)))
+            parsed = _drop_lone_end_token(self.parse_reply(load_json(response)))
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
-        raw = with_reasoning(parsed.reasoning, parsed.text)
-        text = cut_answer(raw, request.sampling.stop)
+        raw_reply = with_reasoning(parsed.reasoning, parsed.text)
+        text = cut_answer(raw_reply, request.sampling.stop)
         reply = ChatReply(
             self.service.key.mask(text),
-            parsed.finish if text == raw or parsed.finish == "refused" else "stop",
+            parsed.finish if text == raw_reply or parsed.finish == "refused" else "stop",
             parsed.prompt_tokens,
             parsed.completion_tokens,
             round(seconds, 3),
@@ -238,7 +240,7 @@ class ServedEndpoint(ABC):
         await self.service.close()
 
 
-def _drop_lone_end(parsed: ParsedReply) -> ParsedReply:
+def _drop_lone_end_token(parsed: ParsedReply) -> ParsedReply:
     """Treat a reply that consists only of its end token as empty: vLLM 0.32 sends the end token of gpt-oss as text."""
     return replace(parsed, text="") if END_TOKEN.fullmatch(parsed.text.strip()) else parsed
 
@@ -266,8 +268,8 @@ def check_address(url: str) -> None:
         raise ConfigError(f"the url {url} has no valid port", "set a port from 1 to 65535, or leave it out")
     route = next((route for route in ROUTES if parts.path.rstrip("/").endswith(route)), "")
     if route:
-        base = parts._replace(path=parts.path.rstrip("/").removesuffix(route)).geturl()
-        raise ConfigError(f"the url {url} ends in {route}, which NanoFlux appends", f'write url = "{base}"')
+        base_url = parts._replace(path=parts.path.rstrip("/").removesuffix(route)).geturl()
+        raise ConfigError(f"the url {url} ends in {route}, which NanoFlux appends", f'write url = "{base_url}"')
 
 
 def build_timeout(limit_s: float) -> Any:

@@ -100,10 +100,10 @@ class Service:
                 return outcome
             self._raise_refusal(replica, outcome)
             self._report_fault(outcome, seconds, bounds)
-            pause = self._note_fault(replica, outcome, start, retries)
-            if pause is not None:
-                self._waits.note(replica.url, self.key.mask(outcome.message), pause, retries.waited_s)
-                await asyncio.sleep(pause)
+            pause_s = self._note_fault(replica, outcome, start, retries)
+            if pause_s is not None:
+                self._waits.note(replica.url, self.key.mask(outcome.message), pause_s, retries.waited_s)
+                await asyncio.sleep(pause_s)
             elif outcome.reply is not None:
                 return cast(T, outcome.reply)  # every reply was empty: the empty reply is accepted as the model's
             else:
@@ -116,14 +116,14 @@ class Service:
             BusyError: the server asks for a longer pause than a call may wait.
         """
         pause_s = replica.limiter.pause_left_s
-        wait = retries.wait(pause_s)
-        if wait is None:
+        wait_s = retries.wait(pause_s)
+        if wait_s is None:
             raise BusyError(
                 f"{replica.url} asks for a pause until {local_time(pause_s)}: it {replica.pause_message}",
                 "resume after that with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
             )
-        self._waits.note(replica.url, replica.pause_message, wait, retries.waited_s)
-        await asyncio.sleep(wait)
+        self._waits.note(replica.url, replica.pause_message, wait_s, retries.waited_s)
+        await asyncio.sleep(wait_s)
 
     async def _attempt(
         self, attempt: SendRequest[T], replica: Replica, tokens: int, limit_s: float
@@ -161,10 +161,10 @@ class Service:
         else:
             replica.reached = True
         retries.tried.append(replica)
-        elsewhere = has_another(self._replicas, retries.tried)
-        if not elsewhere:
+        another_is_free = has_another(self._replicas, retries.tried)
+        if not another_is_free:
             retries.tried.clear()
-        return retries.pause(fault, replica.reached, elsewhere)
+        return retries.pause(fault, replica.reached, another_is_free)
 
     def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
         """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry is useless."""

@@ -24,7 +24,7 @@ _REFUSED = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrai
 _FAILED = re.compile(r"error|abort|cancel|insufficient")
 _TOOL = re.compile(r"tool|function")
 _REASONING_KINDS = ("thinking", "reasoning", "reasoning_text", "summary_text")
-_INNER = ("text", "thinking", "reasoning", "summary", "content")
+_INNER_KEYS = ("text", "thinking", "reasoning", "summary", "content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ def _parse_events(text: str) -> Iterator[dict[str, Any]]:
 def _join_events(events: list[dict[str, Any]], is_complete: bool) -> Any:
     """Join the events of a stream into one reply. Some gateways stream even if the request does not ask for it."""
     response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
-    failed = next((event for event in events if event.get("error")), None)
-    if response is not None or failed is not None:
-        return response or failed
+    error_event = next((event for event in events if event.get("error")), None)
+    if response is not None or error_event is not None:
+        return response or error_event
     choices = [choice for event in events if isinstance(choice := value_at(event, "choices", 0), dict)]
     if not choices:
         raise ValueError("a stream of events without a reply")
@@ -137,7 +137,7 @@ def _collect_texts(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for entry in value for text in _collect_texts(entry)]
     if isinstance(value, dict):
-        return next((texts for key in _INNER if (texts := _collect_texts(value.get(key)))), [])
+        return next((texts for key in _INNER_KEYS if (texts := _collect_texts(value.get(key)))), [])
     return []
 
 
@@ -165,8 +165,8 @@ def check_tool_call(reason: Any, *calls: Any) -> None:
     """
     tool_name = next((name for call in calls for name in _tool_names(call)), "")
     if tool_name or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
-        tool = f"the tool {tool_name[:100]!r}" if tool_name else "a tool"
-        raise NoAnswerError(f"the reply calls {tool} and holds no text, though no tool was offered")
+        tool_phrase = f"the tool {tool_name[:100]!r}" if tool_name else "a tool"
+        raise NoAnswerError(f"the reply calls {tool_phrase} and holds no text, though no tool was offered")
 
 
 def _tool_names(call: Any) -> Iterator[str]:
@@ -191,5 +191,5 @@ def read_token_count(value: Any, *path: str | int) -> int:
     number = value_at(value, *path)
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 12:
         number = int(number)
-    usable = isinstance(number, (int, float)) and 0 < number <= MAX_COUNT
-    return int(number) if usable else 0
+    is_usable = isinstance(number, (int, float)) and 0 < number <= MAX_COUNT
+    return int(number) if is_usable else 0

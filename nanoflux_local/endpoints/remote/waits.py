@@ -32,11 +32,11 @@ def reporting_waits(report: ReportLine) -> Iterator[None]:
     """Report waits inside the block, and in tasks that are started there, by calling `report` with one line for each.
     If endpoints share a server, a wait for it is reported only once.
     """
-    reported: set[str] = set()
+    reported_lines: set[str] = set()
 
     def report_once(line: str) -> None:
-        if line not in reported:
-            reported.add(line)
+        if line not in reported_lines:
+            reported_lines.add(line)
             report(line)
 
     token = REPORT.set(report_once)
@@ -66,5 +66,5 @@ class Waits:
 def local_time(seconds: float) -> str:
     """The local time after `seconds` from now, with the date unless it is today."""
     now = datetime.now().astimezone()
-    then = now + timedelta(seconds=seconds)
-    return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M")
+    end = now + timedelta(seconds=seconds)
+    return end.strftime("%H:%M:%S" if end.date() == now.date() else "%Y-%m-%d %H:%M")

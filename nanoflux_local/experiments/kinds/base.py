@@ -106,8 +106,8 @@ class ConditionComparison:
 class ExperimentKind(Protocol):
     """One kind of experiment.
 
-    `columns` head the table of conditions. A kind that `measures_accuracy` has entries with `test` accuracies, which
-    the report plots and compares in pairs.
+    `columns` are the columns of the table of conditions. A kind that `measures_accuracy` has entries with `test`
+    accuracies, which the report plots and compares in pairs.
     """
 
     name: ClassVar[str]

@@ -71,8 +71,8 @@ class DiscriminativityKind:
         return measure_discriminativity(home, plan, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
-        done = experiment.done_cells(condition.name)
-        return {key: done[0].result[key] for key in KEYS if done and key in done[0].result}
+        done_cells = experiment.done_cells(condition.name)
+        return {key: done_cells[0].result[key] for key in KEYS if done_cells and key in done_cells[0].result}
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         del experiment, entries  # the conditions have different questions and cannot be paired
@@ -106,8 +106,8 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     )
     if len(pairs) < MIN_PAIRS:
         raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate more examples")
-    right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
-    return {"pairs": len(pairs), **asdict(measure_distances(right, wrong))}
+    right_vectors, wrong_vectors = asyncio.run(_embed_solutions(home, plan, pairs))
+    return {"pairs": len(pairs), **asdict(measure_distances(right_vectors, wrong_vectors))}
 
 
 def load_run_solutions(home: Home, run: str) -> list[Solutions]:
@@ -127,15 +127,15 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
     """Solutions to random train items that the base model fails, as many as `load_run_solutions` returns."""
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = load_train_items(home, plan, domain)
-    count = len(load_run_solutions(home, run))
-    sampled = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * count))
+    solution_count = len(load_run_solutions(home, run))
+    sampled_items = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * solution_count))
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
         evaluation_plan = make_plan(
             endpoint.identity,
-            sampled[0].dataset,
+            sampled_items[0].dataset,
             "train",
-            sampled,
+            sampled_items,
             1,
             0.0,
             root=home.root,
@@ -146,7 +146,7 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
             (await evaluate(ledger, endpoint, evaluation_plan)).require_whole(allow_refused=True)
     finally:
         await endpoint.close()
-    references = {item.id: item.solution for item in sampled}
+    references = {item.id: item.solution for item in sampled_items}
     with LedgerView(home.ledger) as view:
         rows = view.rows(
             f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS whole ON whole.id = call"
@@ -159,7 +159,7 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
         for item, sections in replies
         if not isinstance(sections, Unparsed)
     ]
-    return solutions[:count]
+    return solutions[:solution_count]
 
 
 async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
@@ -195,20 +195,20 @@ class Distances:
     each: Distance
 
 
-def measure_distances(right: Matrix, wrong: Matrix) -> Distances:
+def measure_distances(right_vectors: Matrix, wrong_vectors: Matrix) -> Distances:
     """Distance of the centres and mean distance of the pairs, each with a 95% percentile bootstrap over the pairs."""
     rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(right), (RESAMPLES, len(right)))
-    pair_distances = 1 - np.sum(right * wrong, axis=1)
-    centres = [_cosine_distance(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
+    draws = rng.integers(0, len(right_vectors), (RESAMPLES, len(right_vectors)))
+    pair_distances = 1 - np.sum(right_vectors * wrong_vectors, axis=1)
+    centres = [_cosine_distance(right_vectors[draw].mean(axis=0), wrong_vectors[draw].mean(axis=0)) for draw in draws]
     return Distances(
-        Distance(_cosine_distance(right.mean(axis=0), wrong.mean(axis=0)), _compute_interval(centres)),
+        Distance(_cosine_distance(right_vectors.mean(axis=0), wrong_vectors.mean(axis=0)), _compute_interval(centres)),
         Distance(float(pair_distances.mean()), _compute_interval(pair_distances[draws].mean(axis=1))),
     )
 
 
-def _cosine_distance(one: Matrix, other: Matrix) -> float:
-    return float(1 - one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+def _cosine_distance(a: Matrix, b: Matrix) -> float:
+    return float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def _compute_interval(values: Sequence[float] | Matrix) -> list[float]:
@@ -223,16 +223,18 @@ def _format_row(entry: Mapping[str, Any]) -> list[object]:
     return [entry["title"], entry.get("pairs", ""), *cells]
 
 
-def _format_distance(measured: Mapping[str, Any]) -> str:
-    low, high = measured["ci95"]
-    return f"{measured['distance']:.4f} ({low:.4f} to {high:.4f})"
+def _format_distance(distance: Mapping[str, Any]) -> str:
+    low, high = distance["ci95"]
+    return f"{distance['distance']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _format_sentence(entry: Mapping[str, Any]) -> str:
     centres, pairs = entry["centres"], entry["each"]
     low, high = centres["ci95"]
-    between = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
-    return f"{entry['title']}: {between}, {pairs['distance']:.4f} within pairs, over {entry['pairs']} questions."
+    between_centres = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
+    return (
+        f"{entry['title']}: {between_centres}, {pairs['distance']:.4f} within pairs, over {entry['pairs']} questions."
+    )
 
 
 KIND: ExperimentKind = DiscriminativityKind()

@@ -1,4 +1,4 @@
-"""Experiments on the judge: the error rates of the judge alone, with its checks, and of each check on known solutions.
+"""Experiments on the judge: the error rates on known solutions of the judge alone, with its checks, and of each check.
 
 This module reads the trial of each run (see `run.trials`), and calls no judge itself.
 """
@@ -25,7 +25,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measure_rates, summarize_trial
 
 KEYS = ("rates", "solutions", "unjudged", "findings")
-BROKEN = ("removed", "changed")
+BROKEN_KINDS = ("removed", "changed")
 ALL = "all"
 """The `check` of a condition that combines the judge's own verdict with all checks."""
 
@@ -54,8 +54,8 @@ class JudgeKind:
         return load_judge_rates(home, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
-        done = experiment.done_cells(condition.name)
-        return {key: done[0].result[key] for key in KEYS if done and key in done[0].result}
+        done_cells = experiment.done_cells(condition.name)
+        return {key: done_cells[0].result[key] for key in KEYS if done_cells and key in done_cells[0].result}
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         del experiment, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
@@ -76,7 +76,7 @@ def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
         NothingMatchedError: the run has no judge trial, or its judge lacks the checks.
     """
     with LedgerView(home.ledger) as view:
-        trial, judged = summarize_trial(view, run), load_judged(view, run)
+        trial, judged_solutions = summarize_trial(view, run), load_judged(view, run)
     if trial is None:
         fix = "generate with a model as judge, and set judge.trial and judge.code_check"
         raise NothingMatchedError(f"run {run} has no judge trial", fix)
@@ -91,7 +91,7 @@ def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
         "run": run,
         "solutions": trial.solutions,
         "unjudged": trial.unjudged,
-        "rates": asdict(check.unless_contradicted if check else measure_rates(judged, _make_rule(condition))),
+        "rates": asdict(check.unless_contradicted if check else measure_rates(judged_solutions, _make_rule(condition))),
         **({"findings": check.findings} if check else {}),
     }
 
@@ -109,8 +109,8 @@ def _format_row(entry: Mapping[str, Any]) -> list[object]:
     if not rates:
         return [entry["title"], "not done yet", "", "", "", "", ""]
     shares = [_format_share(rates[name]) for name in ("sensitivity", "specificity")]
-    kinds = [_format_counts(rates["caught"], names) for names in (("mistake",), BROKEN)]
-    return [entry["title"], *shares, *kinds, rates["errors"], entry.get("unjudged", "")]
+    rejected_by_kind = [_format_counts(rates["caught"], names) for names in (("mistake",), BROKEN_KINDS)]
+    return [entry["title"], *shares, *rejected_by_kind, rates["errors"], entry.get("unjudged", "")]
 
 
 def _format_counts(caught: Mapping[str, Any], kinds: Sequence[str]) -> str:
@@ -130,8 +130,13 @@ def _format_share(share: Mapping[str, Any]) -> str:
 def _format_sentence(entry: Mapping[str, Any]) -> str:
     rates = entry["rates"]
     shares = [rates[name] for name in ("sensitivity", "specificity")]
-    caught, passed = (f"{percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares)
-    return f"{entry['title']}: rejects {caught} wrong solutions, accepts {passed} right ones; {rates['errors']} errors."
+    rejected, accepted = (
+        f"{percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares
+    )
+    return (
+        f"{entry['title']}: rejects {rejected} wrong solutions, accepts {accepted} right ones;"
+        f" {rates['errors']} errors."
+    )
 
 
 KIND: ExperimentKind = JudgeKind()

@@ -41,7 +41,7 @@ from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.train.summary import TrainingSummary
 
-TRAINED = ("run", "benchmark")
+TRAINED_SOURCES = ("run", "benchmark")
 """Sources of conditions that are trained."""
 
 
@@ -62,22 +62,26 @@ class TrainKind:
 
     def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
         """Every training seed of the scale; one cell for a condition that is not trained."""
-        return scale.train_seeds if condition.source in TRAINED else (0,)
+        return scale.train_seeds if condition.source in TRAINED_SOURCES else (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         result: CellResult = {}
-        if condition.source in TRAINED:
+        if condition.source in TRAINED_SOURCES:
             result = train_condition(home, plan, condition, seed, on_step)
         return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
 
     def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
-        view, scale, done = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
+        view, scale, done_cells = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
         entry: dict[str, Any] = {
-            "test": {data: asdict(_measure_accuracy(view, done, "test", data)) for data in scale.test} if done else {},
-            "dev": {data: asdict(_measure_accuracy(view, done, "dev", data)) for data in scale.dev} if done else {},
+            "test": {data: asdict(_measure_accuracy(view, done_cells, "test", data)) for data in scale.test}
+            if done_cells
+            else {},
+            "dev": {data: asdict(_measure_accuracy(view, done_cells, "dev", data)) for data in scale.dev}
+            if done_cells
+            else {},
         }
-        if done and condition.source in TRAINED:
-            entry |= asdict(_summarize_trainings(done))
+        if done_cells and condition.source in TRAINED_SOURCES:
+            entry |= asdict(_summarize_trainings(done_cells))
             if condition.source == "run":
                 entry["generation"] = asdict(
                     measure_generation_cost(experiment.home, view, experiment.runs[condition.run_key])
@@ -179,8 +183,8 @@ class TrainingFigures:
     val_losses: list[list[float]]
 
 
-def _summarize_trainings(done: Sequence[StoredCell]) -> TrainingFigures:
-    results = [cell.result for cell in done]
+def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingFigures:
+    results = [cell.result for cell in done_cells]
 
     def average(key: str) -> float:
         return float(np.mean([result[key] for result in results]))
@@ -233,8 +237,8 @@ class ConditionAccuracy:
 def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str, data: str) -> ConditionAccuracy:
     side = _load_condition(view, "", cells, split, data)
     rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
-    parts = [part for part in split_folds(list(rates)) if part]
-    means = [float(np.mean([rates[item] for item in part])) for part in parts]
+    item_folds = [fold for fold in split_folds(list(rates)) if fold]
+    means = [float(np.mean([rates[item] for item in fold])) for fold in item_folds]
     folds = FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means))) if len(means) > 1 else None
     return ConditionAccuracy(
         len(rates),
@@ -259,12 +263,12 @@ def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
     """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
     pairs: list[Pair] = []
     for data in experiment.plan.scale.test:
-        for names in experiment.plan.compared:
-            sides = [experiment.finished_cells(name) for name in names]
-            if all(sides):
+        for pair_names in experiment.plan.compared:
+            cells_of_pair = [experiment.finished_cells(name) for name in pair_names]
+            if all(cells_of_pair):
                 a, b = (
-                    _load_condition(experiment.view, name, side, "test", data)
-                    for name, side in zip(names, sides, strict=True)
+                    _load_condition(experiment.view, name, cells, "test", data)
+                    for name, cells in zip(pair_names, cells_of_pair, strict=True)
                 )
                 with suppress(UsageError):  # a single item cannot be tested
                     pairs.append(compare_sides(a, b, data))
@@ -286,8 +290,8 @@ def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> Chos
         return float(np.mean([accuracy["mean"] for accuracy in entry.figures["dev"].values()]))
 
     best = max(entries, key=average_dev)
-    test = {data: accuracy["mean"] for data, accuracy in best.figures["test"].items()}
-    return ChosenCondition(best.condition, best.title, average_dev(best), test)
+    test_accuracies = {data: accuracy["mean"] for data, accuracy in best.figures["test"].items()}
+    return ChosenCondition(best.condition, best.title, average_dev(best), test_accuracies)
 
 
 def _format_pair(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
