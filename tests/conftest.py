@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_models import guard
 
-# Before anything imports torch: tests often share their cores with other work.
+# Set before anything imports torch: idle OpenMP threads must not spin on cores that other work needs.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 # Background jobs of a shell ignore Ctrl-C, and so do their children: the tests of Ctrl-C would wait for ever.
@@ -29,19 +29,21 @@ guard.install()
 DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
 
 
-LONG = (
+LONG_FILES = (
     "test_served.py", "test_thinking.py", "test_attacks.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
-"""Files that take minutes. They start first, busy ones next to waiting ones, so that no process is left with a long one
-at the end."""
+"""Files that take minutes. They start first, busy files next to waiting ones, so that no process is left with a long
+file at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the files if several processes share the suite, one file at a time each (`--dist loadfile`)."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+        items.sort(
+            key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +82,13 @@ def make_base(folder: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    specials = ["<|im_start|>", "<|im_end|>"]
+    special_tokens = ["<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({text: i for i, text in enumerate([*specials, *letters])}, []))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(specials)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    bpe_tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate([*special_tokens, *letters])}, []))
+    bpe_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe_tokenizer.decoder = decoders.ByteLevel()
+    bpe_tokenizer.add_special_tokens(special_tokens)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe_tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -135,7 +137,7 @@ def _umask() -> Iterator[None]:
 
 
 class FakeServers:
-    """Running fake servers on a separate event loop. `servers(chaos)` starts one and returns its address and itself."""
+    """Fake servers on a separate event loop. `servers(chaos)` starts one and returns its address and the server."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -181,8 +183,8 @@ class _Listening(ThreadingHTTPServer):
 
 
 class Server:
-    """A server on a loopback port. It gives the `answers` in order and repeats the last one, or answers with `choose`
-    of a request's body, and records the requests.
+    """A server on a loopback port. It gives the `answers` in order and repeats the last one, or answers with what
+    `choose` returns for a request's body. It records the requests.
     """
 
     def __init__(self) -> None:
@@ -230,7 +232,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def new_server() -> type[Server]:
-    """The class of servers, for fixtures with a wider scope, which close theirs."""
+    """The class `Server`, for fixtures with a wider scope, which create and close their own server."""
     return Server
 
 

@@ -20,7 +20,7 @@ attacker = {{ endpoint = "server" }}
 defender = {{ endpoint = "server" }}
 judge = {{ endpoint = "server" }}
 """
-DEAD = "http://127.0.0.1:9/v1"
+DEAD_URL = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture
@@ -28,24 +28,24 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     """`command("run", …)` in this process on a home of the test: exit code, stdout, stderr."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
 
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        return (int(ended.value.code or 0), *capfd.readouterr())
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_info:
+            main(list(arguments))
+        return (int(exit_info.value.code or 0), *capfd.readouterr())
 
     return call
 
 
 def start_on_dead_server(command, tmp_path: Path, revision: str) -> tuple[int, str, str]:
     profile = tmp_path / "server.toml"
-    profile.write_text(PROFILE.format(url=DEAD, revision=revision))
-    words = ("--name", "r", "--concurrency", "1", "--max-turns", "2")
-    return command("run", "start", "--domain", "starter-genetics", "--profile", str(profile), *words)
+    profile.write_text(PROFILE.format(url=DEAD_URL, revision=revision))
+    arguments = ("--name", "r", "--concurrency", "1", "--max-turns", "2")
+    return command("run", "start", "--domain", "starter-genetics", "--profile", str(profile), *arguments)
 
 
-def offered_command(message: str, which: str) -> list[str]:
-    """The offered command that starts with these words, without `nanoflux`."""
-    match = re.search(f"nanoflux ({which}[^`\n]*)", message)
+def find_offered_command(message: str, pattern: str) -> list[str]:
+    """The words of the offered command that matches `pattern`, without `nanoflux`."""
+    match = re.search(f"nanoflux ({pattern}[^`\n]*)", message)
     assert match, message
     return shlex.split(match[1])
 
@@ -53,19 +53,21 @@ def offered_command(message: str, which: str) -> list[str]:
 def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp_path: Path, fake_server) -> None:
     code, _, message = start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
     assert code == 1 and "does not answer" in message
-    offered = offered_command(message, "run resume [^`]*--set ")
-    stored = json.loads(command("run", "show", "r", "--json")[1])["message"]
-    assert offered_command(stored, "run resume [^`]*--set ") == offered, "the fix is recorded with the error"
-    assert offered[-1] == "endpoints.server.url=URL"
+    offered_words = find_offered_command(message, "run resume [^`]*--set ")
+    stored_message = json.loads(command("run", "show", "r", "--json")[1])["message"]
+    assert find_offered_command(stored_message, "run resume [^`]*--set ") == offered_words, (
+        "the fix is recorded with the error"
+    )
+    assert offered_words[-1] == "endpoints.server.url=URL"
     url, server = fake_server()
-    code, output, message = command(*offered[:-1], f"endpoints.server.url={url}", "--json")
+    code, output, message = command(*offered_words[:-1], f"endpoints.server.url={url}", "--json")
     assert code in (0, 1) and json.loads(output)["turns"] == 2 and server.requests, message
     with LedgerView(tmp_path / "home" / "ledger.db") as view:
         row = view.find_run("r")
     config, environment = json.loads(row["config"]), json.loads(row["environment"])
     assert config["endpoints"]["server"]["url"] == url
     (move,) = environment["moves"]
-    assert move["endpoints.server.url"] == [DEAD, url] and move["at"]
+    assert move["endpoints.server.url"] == [DEAD_URL, url] and move["at"]
     assert command("run", "verify", "r")[0] == 0
     assert command("run", "replay", "r")[0] == 0
 
@@ -73,12 +75,12 @@ def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp
 def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
     code, _, message = start_on_dead_server(command, tmp_path, "")
     assert code == 1 and "states no revision" in message
-    offered = offered_command(message, "run start --fork")
+    offered_words = find_offered_command(message, "run start --fork")
     url, _ = fake_server()
-    refused = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
-    assert refused[0] == 3 and "its address identifies its model" in refused[2]
-    assert offered_command(refused[2], "run start --fork")[-1] == f"endpoints.server.url={url}"
-    code, output, message = command(*offered[:-1], f"endpoints.server.url={url}", "--json")
+    code, _, refusal = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
+    assert code == 3 and "its address identifies its model" in refusal
+    assert find_offered_command(refusal, "run start --fork")[-1] == f"endpoints.server.url={url}"
+    code, output, message = command(*offered_words[:-1], f"endpoints.server.url={url}", "--json")
     assert json.loads(output)["turns"] == 2, message
 
 
@@ -87,7 +89,7 @@ def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: P
     for setting in ("endpoints.server.model=other", "endpoints.other.url=http://127.0.0.1:9/v1", "seed=3"):
         code, output, message = command("run", "resume", "r", "--set", setting)
         assert (code, output) == (3, "") and "is fixed once the run has started" in message
-        assert offered_command(message, "run start --fork")[-1] == setting
+        assert find_offered_command(message, "run start --fork")[-1] == setting
     assert command("run", "resume", "r", "--set", "endpoints.server=3")[0] == 2
     code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
     assert code == 2 and "may hold no user" in message
@@ -114,7 +116,7 @@ def test_missing_model_is_changed_by_a_fork(command, tmp_path: Path, fake_server
     config, _, _ = load_run(Home(tmp_path / "home"), "r")
     error = EndpointRefusedError("answered 404", "correct the endpoint's model; then `nanoflux run resume`")
     assert write_fix(error, "r", config) == error.fix, "an error without an address is left as it is"
-    error.address, error.setting = DEAD, "model"
+    error.address, error.setting = DEAD_URL, "model"
     fix = write_fix(error, "r", config)
-    assert offered_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"
-    assert offered_command(fix, "run resume") == ["run", "resume", "r"]
+    assert find_offered_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"
+    assert find_offered_command(fix, "run resume") == ["run", "resume", "r"]

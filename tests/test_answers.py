@@ -34,12 +34,12 @@ NUMBERS = {
                                    "4x6", "1..5", "1'000"]),
     "not evaluated": dict.fromkeys(["\\sqrt{16}", "√2", "2π", "\\frac{\\pi}{2}", "\\frac{x}{2}", "\\log 8"]),
 }  # fmt: skip
-TABLE = [
+NUMBER_CASES = [
     pytest.param(text, value, id=f"{kind}:{text!r}") for kind, row in NUMBERS.items() for text, value in row.items()
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), TABLE)
+@pytest.mark.parametrize(("text", "expected"), NUMBER_CASES)
 def test_read_number_returns_the_one_stated_number(text, expected):
     value = read_number(text)
     assert value == (None if expected is None else pytest.approx(expected, rel=1e-12))
@@ -51,11 +51,11 @@ def test_answer_of_book_length_is_not_read():
 
 
 def test_number_cases_cover_every_notation():
-    assert len(TABLE) >= 60
+    assert len(NUMBER_CASES) >= 60
 
 
 @pytest.mark.parametrize(
-    "run",
+    "repeated",
     [
         " ",
         "1",
@@ -88,9 +88,9 @@ def test_number_cases_cover_every_notation():
         "18. A",
     ],
 )
-def test_degenerate_answer_is_read_quickly(run):
-    started = time.process_time()  # of this process: other work does not count
-    for text in (run * 8000, f"x{run * 8000}y"):
+def test_degenerate_answer_is_read_quickly(repeated):
+    started = time.process_time()  # CPU time, to which other processes do not count
+    for text in (repeated * 8000, f"x{repeated * 8000}y"):
         read_number(text)
         read_choice(text, "ABCD")
     assert time.process_time() - started < 3
@@ -116,7 +116,7 @@ def test_read_choice_returns_the_letter_that_an_answer_opens_with(text, expected
 def test_read_choice_accepts_only_the_letters_of_the_domain():
     assert read_choice("E", "ABCDE") == "E"
     assert read_choice("D", "ABC") is None
-    assert read_choice("B. E", "ABCD") == "B", "a text that is a letter outside the choices is a text"
+    assert read_choice("B. E", "ABCD") == "B", "a text may be a letter that is no choice"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_read_choice_accepts_only_the_letters_of_the_domain():
         (0.5 + 1.1e-6, 0.5, False),
         (100.00009, 100.0, True),
         (100.00011, 100.0, False),
-        (9e12 + 8e6, 9e12, True),  # a bare 1e-6 asks more than a double holds
+        (9e12 + 8e6, 9e12, True),  # a double cannot hold a difference of 1e-6 here
         (9e12 + 1e7, 9e12, False),
         (-9e12, 9e12, False),
         (-5.0, -5.0000049, True),

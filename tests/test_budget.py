@@ -25,23 +25,23 @@ def start(home: Home, **settings: Any) -> str:
     return asyncio.run(runs.start(home, config))
 
 
-def summary(home: Home, run: str) -> dict[str, Any]:
+def read_summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
 
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
 def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
-    free, capped = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
-    expected = start(free)
-    asyncio.run(runs.play(free, expected))
-    run = start(capped, budget=budget)
+    uncapped_home, capped_home = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
+    uncapped_run = start(uncapped_home)
+    asyncio.run(runs.play(uncapped_home, uncapped_run))
+    run = start(capped_home, budget=budget)
     with pytest.raises(BudgetError, match="tokens") as refused:
-        asyncio.run(runs.play(capped, run))
+        asyncio.run(runs.play(capped_home, run))
     assert refused.value.exit_code == 3
-    paused = summary(capped, run)
+    paused = read_summary(capped_home, run)
     assert paused["status"] == "paused" and "budget." in paused["message"]
-    with LedgerView(capped.ledger) as view:
+    with LedgerView(capped_home.ledger) as view:
         spent = {
             row["role"]: row["n"]
             for row in view.rows("SELECT role, sum(prompt_tokens + completion_tokens) AS n FROM calls GROUP BY 1")
@@ -49,9 +49,9 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     assert sum(spent.values()) <= budget.get("tokens", 10**9)
     assert spent["judge"] <= budget.get("roles", {}).get("judge", {}).get("tokens", 10**9)
     assert spent["judge"] > 0 and spent["attacker"] > 0
-    runs.change(capped, run, {"budget": {"tokens": 10**9, "roles": {"judge": {"tokens": 10**9}}}})
-    asyncio.run(runs.play(capped, run))
-    assert summary(capped, run)["digest"] == summary(free, expected)["digest"]
+    runs.change(capped_home, run, {"budget": {"tokens": 10**9, "roles": {"judge": {"tokens": 10**9}}}})
+    asyncio.run(runs.play(capped_home, run))
+    assert read_summary(capped_home, run)["digest"] == read_summary(uncapped_home, uncapped_run)["digest"]
 
 
 def make_accounts(ledger: Ledger, budget: Budget, largest_cost: Cost) -> RunAccounts:
@@ -60,13 +60,13 @@ def make_accounts(ledger: Ledger, budget: Budget, largest_cost: Cost) -> RunAcco
 
 
 async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Path) -> None:
-    """Ten calls of at most a dollar each, that cost a tenth: no more than three at once under a cap of three."""
-    in_flight = most = 0
+    """Ten calls may cost a dollar each and cost a tenth of it: a cap of three dollars admits three at once."""
+    in_flight = max_in_flight = 0
 
     async def answer(request: ChatRequest) -> Reply:
-        nonlocal in_flight, most
+        nonlocal in_flight, max_in_flight
         in_flight += 1
-        most = max(most, in_flight)
+        max_in_flight = max(max_in_flight, in_flight)
         await asyncio.sleep(0.001)
         in_flight -= 1
         return ChatReply("", "stop", usd=0.1)
@@ -75,7 +75,7 @@ async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Pa
         accounts = make_accounts(ledger, Budget(usd=3.0), Cost(usd=1.0))
         call = accounts.guard({"chat": answer})["chat"]
         await asyncio.gather(*(call(REQUEST) for _ in range(10)))
-    assert most == 3
+    assert max_in_flight == 3
     assert accounts.by_role[""].spent.usd == pytest.approx(1.0)
     assert accounts.by_role[""].reserved == Cost()
 
@@ -106,7 +106,7 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
 async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
     tmp_path: Path, kind: FaultKind, kept: bool
 ) -> None:
-    """A refused parameter is reported when the reply is there already."""
+    """A refused parameter is reported only after the reply has arrived."""
 
     async def answer(request: ChatRequest) -> Reply:
         accounts.set_budget(Budget(usd=0.5))
@@ -115,12 +115,12 @@ async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         accounts = make_accounts(ledger, Budget(usd=1.0), Cost(usd=1.0))
-        asked = accounts.guard({"chat": answer})["chat"](REQUEST)
+        pending_reply = accounts.guard({"chat": answer})["chat"](REQUEST)
         if kept:
-            assert (await asked) == ChatReply("paid", "stop", usd=1.0)
+            assert (await pending_reply) == ChatReply("paid", "stop", usd=1.0)
         else:
             with pytest.raises(BudgetError):
-                await asked
+                await pending_reply
 
 
 async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
             await call(REQUEST)
 
 
-SERVED = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
+SERVED_ENDPOINT = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
 
 
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
@@ -149,20 +149,20 @@ def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[
         return configs.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
 
     with pytest.raises(ConfigError, match=r"endpoints\.far\.price is unknown"):
-        resolve(SERVED)
-    config = resolve({**SERVED, "price": {"prompt": 2, "completion": 8}})
+        resolve(SERVED_ENDPOINT)
+    config = resolve({**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}})
     assert binding.bind(config, Home(tmp_path)).endpoints["far"].price.cost(1_000_000, 500_000) == 6
 
 
 def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
-    """The whole way: price, reservation, pause; nothing listens at the address, and nothing is asked there."""
+    """The run pauses before its first priced request: nothing listens at the address."""
     home = Home(tmp_path).prepare()
     run = start(
         home,
-        endpoints={"far": {**SERVED, "price": {"prompt": 2, "completion": 8}}},
+        endpoints={"far": {**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}}},
         roles={"judge": {"endpoint": "far"}},
         budget={"usd": 0.0001},
     )
     with pytest.raises(BudgetError, match=r"budget\.usd"):
         asyncio.run(runs.play(home, run))
-    assert summary(home, run)["status"] == "paused"
+    assert read_summary(home, run)["status"] == "paused"

@@ -14,10 +14,10 @@ CONFIG = {"domain": "starter", "target": 20, "max_turns": 20}
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A ledger with a run of twenty examples, every third kept for its novelty, and another run with one."""
-    path = tmp_path / "ledger.db"
-    with Ledger(path) as ledger:
+def ledger_path(tmp_path: Path) -> Path:
+    """A ledger with a run of twenty examples, every third kept for its novelty, and a run with one example."""
+    ledger_path = tmp_path / "ledger.db"
+    with Ledger(ledger_path) as ledger:
         for run in ("run", "other"):
             ledger.create_run(run, run, CONFIG, {})
         with ledger.transaction() as connection:
@@ -27,37 +27,37 @@ def path(tmp_path: Path) -> Path:
                 " VALUES (?1 || ?2, ?1, ?2, ?3, 'Q' || ?2, 'S', 'A', 'hash', 'at')",
                 [*rows, ("other", 0, "kept_failed")],
             )
-    return path
+    return ledger_path
 
 
 @pytest.fixture
-def view(path: Path) -> Iterator[LedgerView]:
-    with LedgerView(path) as view:
+def view(ledger_path: Path) -> Iterator[LedgerView]:
+    with LedgerView(ledger_path) as view:
         yield view
 
 
-def turns(view: LedgerView, choice: Choice) -> list[int]:
+def choose_turns(view: LedgerView, choice: Choice) -> list[int]:
     return [row["turn"] for row in choose_rows(view, "run", choice)[0]]
 
 
 def test_choice_combines_reason_and_expression(view: LedgerView) -> None:
-    assert turns(view, Choice()) == list(range(20))
-    assert turns(view, Choice(reason="kept_novel")) == [0, 3, 6, 9, 12, 15, 18]
-    assert turns(view, Choice(reason="kept_novel", where="turn > 10")) == [12, 15, 18]
-    assert turns(view, Choice(where="turn IN (SELECT turn FROM examples WHERE run = 'other')")) == [0]
-    assert turns(view, Choice(where="turn < 2 OR turn = 5")) == [0, 1, 5]
+    assert choose_turns(view, Choice()) == list(range(20))
+    assert choose_turns(view, Choice(reason="kept_novel")) == [0, 3, 6, 9, 12, 15, 18]
+    assert choose_turns(view, Choice(reason="kept_novel", where="turn > 10")) == [12, 15, 18]
+    assert choose_turns(view, Choice(where="turn IN (SELECT turn FROM examples WHERE run = 'other')")) == [0]
+    assert choose_turns(view, Choice(where="turn < 2 OR turn = 5")) == [0, 1, 5]
 
 
 def test_expression_cannot_leave_its_run_or_its_brackets(view: LedgerView) -> None:
-    assert turns(view, Choice(where="turn < 3 -- the first three")) == [0, 1, 2]
-    assert turns(view, Choice(where="1 OR run = 'other'")) == list(range(20))
+    assert choose_turns(view, Choice(where="turn < 3 -- the first three")) == [0, 1, 2]
+    assert choose_turns(view, Choice(where="1 OR run = 'other'")) == list(range(20))
 
 
 def test_size_is_drawn_by_seed_in_turn_order(view: LedgerView) -> None:
-    first = turns(view, Choice(size=5))
-    assert first == sorted(first) == turns(view, Choice(size=5)) and len(set(first)) == 5
-    assert turns(view, Choice(size=5, seed=1)) != first
-    assert turns(view, Choice(size=20)) == list(range(20))
+    drawn_turns = choose_turns(view, Choice(size=5))
+    assert drawn_turns == sorted(drawn_turns) == choose_turns(view, Choice(size=5)) and len(set(drawn_turns)) == 5
+    assert choose_turns(view, Choice(size=5, seed=1)) != drawn_turns
+    assert choose_turns(view, Choice(size=20)) == list(range(20))
 
 
 def test_choice_is_recorded(view: LedgerView) -> None:
@@ -65,8 +65,8 @@ def test_choice_is_recorded(view: LedgerView) -> None:
     assert record["query"].startswith("SELECT * FROM examples WHERE run = ? AND reason = ? AND (turn > 4")
     assert record["values"] == ["run", "kept_failed"]
     assert (record["matched"], record["rows"], record["size"], record["seed"]) == (10, 3, 3, 7)
-    again = choose_rows(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))[1]
-    assert again == record != choose_rows(view, "run", Choice(size=3, seed=7))[1]
+    repeated_record = choose_rows(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))[1]
+    assert repeated_record == record != choose_rows(view, "run", Choice(size=3, seed=7))[1]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_invalid_expression_is_refused_and_changes_nothing(view: LedgerView, whe
     with pytest.raises(UsageError, match=message) as caught:
         choose_rows(view, "run", Choice(where=where))
     assert "reason" in caught.value.fix
-    assert len(turns(view, Choice())) == 20
+    assert len(choose_turns(view, Choice())) == 20
 
 
 def test_training_refuses_too_few_examples(view: LedgerView) -> None:
@@ -92,9 +92,9 @@ def test_training_refuses_too_few_examples(view: LedgerView) -> None:
         choose_rows(view, "run", Choice(size=21))
 
 
-def test_levels_are_refused_for_unrated_examples(path: Path, view: LedgerView) -> None:
+def test_levels_are_refused_for_unrated_examples(ledger_path: Path, view: LedgerView) -> None:
     with pytest.raises(RefusedError, match="no quality levels"):
         choose_rows(view, "run", Choice(level=4))
-    with Ledger(path) as ledger, ledger.transaction() as connection:
+    with Ledger(ledger_path) as ledger, ledger.transaction() as connection:
         connection.execute("UPDATE examples SET level = 4 WHERE turn IN (2, 7)")
-    assert turns(view, Choice(level=4)) == [2, 7]
+    assert choose_turns(view, Choice(level=4)) == [2, 7]

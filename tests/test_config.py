@@ -1,4 +1,4 @@
-"""Configuration: what `--set` says, whose value wins, and errors that name the key and the known ones."""
+"""Configuration: how `--set` is read, which value takes precedence, and errors that name the key and the valid keys."""
 
 import re
 
@@ -77,7 +77,7 @@ def test_setting_without_key_or_value_is_refused(text):
         parse_setting(text)
 
 
-def test_merged_prefers_later_values_and_changes_no_input():
+def test_merge_tables_prefers_later_values_and_changes_no_input():
     base, over = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
     assert merge_tables(base, over) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
     assert (base, over) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
@@ -85,7 +85,7 @@ def test_merged_prefers_later_values_and_changes_no_input():
     assert merge_tables({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
-UNKNOWN = {
+UNKNOWN_KEYS = {
     "foo=1": ("'foo'", "max_turns"),
     "novelty.foo=1": ("'novelty.foo'", "question, solution"),
     "roles.attacker.sampling.heat=1": ("'roles.attacker.sampling.heat'", "temperature, top_p"),
@@ -95,7 +95,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize(("setting", "message"), UNKNOWN.items())
+@pytest.mark.parametrize(("setting", "message"), UNKNOWN_KEYS.items())
 def test_unknown_key_is_named_with_the_valid_keys(home, setting, message):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
@@ -105,7 +105,7 @@ def test_unknown_key_is_named_with_the_valid_keys(home, setting, message):
     assert caught.value.exit_code == 2
 
 
-WRONG = {
+INVALID_VALUES = {
     "seed=-1": "seed",
     "seed=1.5": "seed",
     "novelty=3": "novelty",
@@ -131,7 +131,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("setting", "message"), WRONG.items())
+@pytest.mark.parametrize(("setting", "message"), INVALID_VALUES.items())
 def test_invalid_value_is_named_by_its_key(home, setting, message):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
@@ -185,7 +185,7 @@ def test_stated_threshold_wins_over_the_manifest(home, other_embedder):
 
 
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
-def test_domain_with_programs_is_played_by_programs(home, domain):
+def test_domain_with_programs_uses_them_as_attacker_and_judge(home, domain):
     roles = resolve(domain, "embedded", {}, home).roles
     assert [getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")] == [
         "program",
@@ -195,7 +195,7 @@ def test_domain_with_programs_is_played_by_programs(home, domain):
 
 
 @pytest.mark.parametrize("domain", ["starter-genetics", "starter-medicine"])
-def test_domain_without_programs_takes_the_models_of_the_profile(home, domain):
+def test_domain_without_programs_uses_the_models_of_the_profile(home, domain):
     roles = resolve(domain, "embedded", {}, home).roles
     assert {getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")} == {"smollm2"}
     assert roles.attacker.sampling.temperature == 0.8
@@ -209,7 +209,7 @@ def test_domain_without_programs_takes_the_models_of_the_profile(home, domain):
         ("starter", "attacker", "smollm2", "can judge only the questions of a program"),
     ],
 )
-def test_program_role_is_refused_for_a_domain_without_programs(home, domain, role, endpoint, message):
+def test_program_is_refused_in_a_role_that_it_cannot_play(home, domain, role, endpoint, message):
     with pytest.raises(ConfigError, match=message):
         resolve(domain, "embedded", {"roles": {role: {"endpoint": endpoint}}}, home)
 
@@ -221,13 +221,13 @@ def test_configuration_is_frozen_and_survives_json(home):
     assert validate_model(RunConfig, config.model_dump(mode="json"), "stored") == config
 
 
-def test_changed_prompts_refuse_an_earlier_run(home):
+def test_run_with_changed_prompts_is_refused(home):
     config = resolve("starter", "scripted", {}, home)
     identities = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
     assert build_rules(config, identities, home).config == config
-    old = config.model_copy(update={"prompts": {**config.prompts, "evaluation": "0" * 64}})
+    earlier_config = config.model_copy(update={"prompts": {**config.prompts, "evaluation": "0" * 64}})
     with pytest.raises(RefusedError, match="the prompt 'evaluation'"):
-        build_rules(old, identities, home)
+        build_rules(earlier_config, identities, home)
 
 
 def test_toml_may_open_with_a_byte_order_mark(tmp_path):
@@ -287,16 +287,16 @@ def test_chat_model_as_embedder_is_refused(home):
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 9])
-async def test_cut_is_the_longest_beginning_within_the_budget(budget):
-    """Counted with the endpoint's own tokenizer, here words (SPEC §2)."""
+async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
+    """The budget counts the tokens of the endpoint's own tokenizer, here words (SPEC §2)."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")
-    bound = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)
-    reply = await bound.answers()["cut"](CutRequest(endpoint.identity, text, budget))
-    kept = len(reply.text)
+    run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)
+    reply = await run_endpoints.answers()["cut"](CutRequest(endpoint.identity, text, budget))
+    prefix_length = len(reply.text)
     assert reply.exact and text.startswith(reply.text)
     assert endpoint.count_tokens(reply.text) <= budget
-    assert kept == len(text) or endpoint.count_tokens(text[: kept + 1]) > budget
+    assert prefix_length == len(text) or endpoint.count_tokens(text[: prefix_length + 1]) > budget
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ from nanoflux_local.train.summary import TrainingOutcome
 BASE = "tiny"
 QUICK = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
 LONG = QUICK.model_copy(update={"epochs": 400})
-"""Epochs for a training that outlasts any test."""
+"""Enough epochs that the training outlasts any test."""
 
 
-def support() -> Any:
-    """The training tests' own examples."""
+def load_train_support() -> Any:
+    """The module that makes the training tests' examples."""
     spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -54,50 +54,50 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, weights: Path) -> Home:
-    return home_with(tmp_path / "home", weights)
+    return make_home(tmp_path / "home", weights)
 
 
-def home_with(root: Path, weights: Path) -> Home:
+def make_home(root: Path, weights: Path) -> Home:
     home = Home(root).prepare()
     (home.root / "weights").symlink_to(weights)
     shutil.copytree(weights.parent / "models", home.root / "models", dirs_exist_ok=True)
     return home
 
 
-def data(count: int = 12) -> trainings.TrainingData:
-    return trainings.TrainingData(support().make_examples(count), source={"file": "sums.jsonl"})
+def make_data(count: int = 12) -> trainings.TrainingData:
+    return trainings.TrainingData(load_train_support().make_examples(count), source={"file": "sums.jsonl"})
 
 
-def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)
 
 
-def work(training: str) -> jobs.Work:
+def make_work(training: str) -> jobs.Work:
     return jobs.Work(jobs.TRAINING, training)
 
 
-def finish(home: Home, training: str) -> TrainingOutcome:
+def resume_to_end(home: Home, training: str) -> TrainingOutcome:
     outcome = trainings.resume_training(home, training)
     assert isinstance(outcome, TrainingOutcome)
     return outcome
 
 
-def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_path: Path) -> None:
-    training = trainings.create_training(home, BASE, QUICK, data())
-    pid = jobs.launch(home, work(training))
-    until(lambda: trainings.summarize_training(home, training).step >= 3)
+    training = trainings.create_training(home, BASE, QUICK, make_data())
+    pid = jobs.launch(home, make_work(training))
+    wait_until(lambda: trainings.summarize_training(home, training).step >= 3)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not jobs.has_worker(home, work(training)))
-    assert trainings.create_training(home, BASE, QUICK, data()) == training
-    result = finish(home, training)
+    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
+    assert trainings.create_training(home, BASE, QUICK, make_data()) == training
+    result = resume_to_end(home, training)
     summary = trainings.summarize_training(home, training)
     assert (summary.status, summary.adapter, summary.step) == ("done", result.adapter, result.steps)
     with LedgerView(home.ledger) as view:
@@ -106,19 +106,24 @@ def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_p
     steps = [event["step"] for kind, event in curve if kind == "step"]
     assert steps == list(range(1, result.steps + 1))
     assert events is not None and events["n"] >= len(steps)
-    other = home_with(tmp_path / "other", weights)
-    assert finish(other, trainings.create_training(other, BASE, QUICK, data())).adapter == result.adapter
+    other_home = make_home(tmp_path / "other", weights)
+    assert (
+        resume_to_end(other_home, trainings.create_training(other_home, BASE, QUICK, make_data())).adapter
+        == result.adapter
+    )
 
 
 def test_repeated_training_is_answered_from_the_ledger(home: Home) -> None:
-    rows = data()
+    data = make_data()
     events: list[object] = []
-    first = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), events.append, rows.source)
-    again = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), lambda _: pytest.fail("trained"), rows.source)
-    assert events and again == first
-    manifest = read_adapter(home.adapters / first.adapter).manifest
-    assert (manifest["training"], manifest["source"]) == (first.document["training"], {"file": "sums.jsonl"})
-    assert first.document["attention"] == "nanoflux_cpu" and first.document["padding_free"] is False
+    first_outcome = trainings.train_adapter(home, "", BASE, QUICK, data.rows, (), events.append, data.source)
+    repeated_outcome = trainings.train_adapter(
+        home, "", BASE, QUICK, data.rows, (), lambda _: pytest.fail("trained"), data.source
+    )
+    assert events and repeated_outcome == first_outcome
+    manifest = read_adapter(home.adapters / first_outcome.adapter).manifest
+    assert (manifest["training"], manifest["source"]) == (first_outcome.document["training"], {"file": "sums.jsonl"})
+    assert first_outcome.document["attention"] == "nanoflux_cpu" and first_outcome.document["padding_free"] is False
 
 
 def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: Path) -> None:
@@ -126,90 +131,90 @@ def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: P
     path.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "completion": str(n + 1)}) + "\n" for n in range(9)))
     settings = [f"--set={key}={value}" for key, value in QUICK.model_dump(exclude_defaults=True).items()]
     command = ("train", "--data", str(path), "--base", BASE, *settings, "--set=epochs=60", "--json")
-    started = cli(home, *command, "--detach")
+    started = run_cli(home, *command, "--detach")
     assert started.returncode == 0, started.stderr
     training = json.loads(started.stdout)["training"]
     path.unlink()  # the training has a copy of its rows
-    assert "drains" in jobs.request_stop(home, work(training), "pause")
-    until(lambda: not jobs.has_worker(home, work(training)))
+    assert "drains" in jobs.request_stop(home, make_work(training), "pause")
+    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
     paused = trainings.summarize_training(home, training)
     assert paused.status == "paused" and paused.worker is None and paused.step < 300
     assert (home.root / "trainings" / training / "checkpoint.pt").exists()
-    listed = json.loads(cli(home, "trainings", "list", "--json").stdout)
+    listed = json.loads(run_cli(home, "trainings", "list", "--json").stdout)
     assert [entry["training"] for entry in listed] == [training]
-    done = cli(home, "trainings", "resume", training[:9], "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    resumed = run_cli(home, "trainings", "resume", training[:9], "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    result = json.loads(resumed.stdout)
     assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
             "tokens_per_s", "seconds"} <= result.keys()  # fmt: skip
     assert result["steps"] == 240 and {"6nd", "measured"} <= result["flops"].keys()
-    assert "already done" in jobs.request_stop(home, work(training), "stop")
+    assert "already done" in jobs.request_stop(home, make_work(training), "stop")
 
 
 def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> None:
-    training = trainings.create_training(home, BASE, LONG, data())
-    jobs.launch(home, work(training))
-    until(lambda: trainings.summarize_training(home, training).step >= 1)
+    training = trainings.create_training(home, BASE, LONG, make_data())
+    jobs.launch(home, make_work(training))
+    wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
     worker = trainings.summarize_training(home, training).worker
     assert worker is not None and worker.wish == ""
     with pytest.raises(NanofluxError, match="another process is working on training"):
         trainings.resume_training(home, training)
-    assert "drains" in jobs.request_stop(home, work(training), "stop")
-    until(lambda: not jobs.has_worker(home, work(training)))
+    assert "drains" in jobs.request_stop(home, make_work(training), "stop")
+    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
     stopped = trainings.summarize_training(home, training)
     assert stopped.status == "stopped"
-    job = jobs.launch(home, work(training))
+    pid = jobs.launch(home, make_work(training))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
             with ledger.transaction():  # so that the suspended worker holds no lock of the ledger
-                os.kill(job, signal.SIGSTOP)  # so that both requests are there before the worker polls
-            assert "drains" in jobs.request_stop(home, work(training), "stop")
-            assert "ends now" in jobs.request_stop(home, work(training), "stop")
-        os.kill(job, signal.SIGCONT)
-    until(lambda: not jobs.has_worker(home, work(training)))
+                os.kill(pid, signal.SIGSTOP)  # so that both requests are there before the worker polls
+            assert "drains" in jobs.request_stop(home, make_work(training), "stop")
+            assert "ends now" in jobs.request_stop(home, make_work(training), "stop")
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
     ended = trainings.summarize_training(home, training)
     assert ended.status == "stopped" and ended.step >= stopped.step
 
 
 def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
-    training = trainings.create_training(home, BASE, LONG, data())
-    pid = jobs.launch(home, work(training))
-    until(lambda: trainings.summarize_training(home, training).step >= 1)
+    training = trainings.create_training(home, BASE, LONG, make_data())
+    pid = jobs.launch(home, make_work(training))
+    wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
     os.kill(pid, signal.SIGTERM)
-    until(lambda: not jobs.has_worker(home, work(training)))
+    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
     assert trainings.summarize_training(home, training).status == "interrupted"
 
 
 def test_changed_rows_are_not_trained_on(home: Home) -> None:
-    training = trainings.create_training(home, BASE, QUICK, data())
-    rows = home.root / "trainings" / training / trainings.TRAIN
-    rows.write_text(rows.read_text().replace("ANSWER", "GUESS"))
+    training = trainings.create_training(home, BASE, QUICK, make_data())
+    rows_path = home.root / "trainings" / training / trainings.TRAIN
+    rows_path.write_text(rows_path.read_text().replace("ANSWER", "GUESS"))
     with pytest.raises(LedgerError, match="are not those of"):
         trainings.resume_training(home, training)
     assert trainings.summarize_training(home, training).status == "failed"
-    rows.unlink()
+    rows_path.unlink()
     with pytest.raises(LedgerError, match="cannot be read"):
         trainings.resume_training(home, training)
 
 
 def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    assert cli(home, "train").returncode == 2
-    assert cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
-    refused = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
+    assert run_cli(home, "train").returncode == 2
+    assert run_cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
+    refused = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
     assert refused.returncode == 2 and "rows of a file cannot be chosen" in refused.stderr
-    preview = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
+    preview = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
     assert preview.returncode == 0, preview.stderr
     assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "validated on" in preview.stdout
-    assert cli(home, "trainings", "show", "nothing").returncode == 4
+    assert run_cli(home, "trainings", "show", "nothing").returncode == 4
 
 
 def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) -> None:
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    rows = data()
-    training = trainings.create_training(home, BASE, QUICK, rows, str(tmp_path / "board"))
-    result = finish(home, training)
+    data = make_data()
+    training = trainings.create_training(home, BASE, QUICK, data, str(tmp_path / "board"))
+    result = resume_to_end(home, training)
     board = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
     losses = [point.value for point in board.Scalars("train/loss")]
     assert losses == pytest.approx(list(result.train_losses))
@@ -220,16 +225,16 @@ def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
     settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     asyncio.run(runs.play(home, run))
-    kept = [row.id for row in trainings.load_run_data(home, run).rows]
+    kept_ids = [row.id for row in trainings.load_run_data(home, run).rows]
     choice = Choice(reason="kept_failed", where="turn > 0", size=3)
-    chosen = trainings.load_run_data(home, run, choice)
-    assert len(chosen.rows) == 3 and {row.id for row in chosen.rows} < set(kept) - {"turn-0"}
-    short = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
-    result = finish(home, trainings.create_training(home, BASE, short, chosen))
+    chosen_data = trainings.load_run_data(home, run, choice)
+    assert len(chosen_data.rows) == 3 and {row.id for row in chosen_data.rows} < set(kept_ids) - {"turn-0"}
+    one_epoch = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
+    result = resume_to_end(home, trainings.create_training(home, BASE, one_epoch, chosen_data))
     source = read_adapter(home.adapters / result.adapter).manifest["source"]
     assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
     assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64
     command = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")
-    audited = cli(home, *command, "--where", "turn > 0", "--size", "2", "--json")
-    assert audited.returncode == 0 and json.loads(audited.stdout)["rows"] == 2, audited.stderr
-    assert cli(home, *command, "--level", "4").returncode == 3
+    dry_run = run_cli(home, *command, "--where", "turn > 0", "--size", "2", "--json")
+    assert dry_run.returncode == 0 and json.loads(dry_run.stdout)["rows"] == 2, dry_run.stderr
+    assert run_cli(home, *command, "--level", "4").returncode == 3

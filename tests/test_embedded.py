@@ -28,9 +28,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -> Home:
     """A fresh home with the weights of the test home."""
     assert smollm2_dir.parent == minilm_dir.parent == test_home / "weights"
-    place = Home(tmp_path / "home").prepare()
-    (place.root / "weights").symlink_to(test_home / "weights")
-    return place
+    home = Home(tmp_path / "home").prepare()
+    (home.root / "weights").symlink_to(test_home / "weights")
+    return home
 
 
 def generate(home: Home, domain: str = "starter", **settings: object) -> dict[str, object]:
@@ -44,38 +44,40 @@ def generate(home: Home, domain: str = "starter", **settings: object) -> dict[st
 
 
 def test_concurrency_does_not_change_the_dataset(home: Home) -> None:
-    one = generate(home, target=3, concurrency=1)
+    sequential = generate(home, target=3, concurrency=1)
     other_home = Home(home.root.parent / "other").prepare()
     (other_home.root / "weights").symlink_to(home.root / "weights")
-    many = generate(other_home, target=3, concurrency=16)
-    assert one["kept"] == 3 and one["repeatable"] is True
+    concurrent = generate(other_home, target=3, concurrency=16)
+    assert sequential["kept"] == 3 and sequential["repeatable"] is True
     for key in ("digest", "funnel", "turns"):
-        assert one[key] == many[key]
+        assert sequential[key] == concurrent[key]
 
 
 def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: Path) -> None:
     run = str(generate(home, target=4, concurrency=16)["run"])
     data = load_run_data(home, run)
-    held = load_validation_examples(home, load_built_in("starter"))[:2]
+    validation_examples = load_validation_examples(home, load_built_in("starter"))[:2]
     settings = TrainSettings(epochs=2)
-    trained = train_adapter(home, data.run, "smollm2-135m", settings, data.rows, held, lambda _: None)
-    assert trained.val_loss is not None and trained.initial_val_loss is not None
-    assert trained.val_loss < trained.initial_val_loss
+    outcome = train_adapter(home, data.run, "smollm2-135m", settings, data.rows, validation_examples, lambda _: None)
+    assert outcome.val_loss is not None and outcome.initial_val_loss is not None
+    assert outcome.val_loss < outcome.initial_val_loss
 
     summaries = [
         evaluate(home, "smollm2-135m", adapter, "starter-easy", "test", 4, runs=1, temperature=0.0)
-        for adapter in ("", trained.adapter[:12])
+        for adapter in ("", outcome.adapter[:12])
     ]
     assert [summary.n for summary in summaries] == [4, 4] and summaries[0].id != summaries[1].id
     with LedgerView(home.ledger) as view:
         assert compare(view, [summary.id for summary in summaries]).pairs[0].n == 4
-        made = view.row("SELECT count(*) AS n FROM calls")
-        assert made is not None
+        calls_before = view.row("SELECT count(*) AS n FROM calls")
+        assert calls_before is not None
 
-        again = evaluate(home, "smollm2-135m", "", "starter-easy", "test", 4, runs=1, temperature=0.0)
-        assert again == summaries[0]
-        total = view.row("SELECT count(*) AS n FROM calls")
-        assert total is not None and total["n"] == made["n"], "a finished evaluation sends no request again"
+        repeated = evaluate(home, "smollm2-135m", "", "starter-easy", "test", 4, runs=1, temperature=0.0)
+        assert repeated == summaries[0]
+        calls_after = view.row("SELECT count(*) AS n FROM calls")
+        assert calls_after is not None and calls_after["n"] == calls_before["n"], (
+            "a finished evaluation sends no request again"
+        )
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "95% interval" in page and "exact McNemar" in page and page.count('class="example"') >= 3
 
@@ -105,8 +107,10 @@ def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
 
     path = SHARED / "gsm-hard" / "gsmhardv2.jsonl"
     assert json.loads(nanoflux("data", "import", "gsmhard", str(path), "--json").stdout)["items"] == 1319
-    again = nanoflux("data", "import", "gsmhard", str(path)).stderr
-    assert "nothing changed" in again and "checking" not in again, "a known file's programs are not run again"
+    repeated_import = nanoflux("data", "import", "gsmhard", str(path)).stderr
+    assert "nothing changed" in repeated_import and "checking" not in repeated_import, (
+        "a known file's programs are not run again"
+    )
     words = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
     summary = json.loads(nanoflux(*words).stdout)
     assert summary["kept"] == 2 and summary["status"] == "done"

@@ -23,10 +23,10 @@ from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.engine import Engine, RunProgress
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
-REACHED = [outcome for outcome in OUTCOMES if outcome not in ("contaminated", "unproven")]
+REACHABLE_OUTCOMES = [outcome for outcome in OUTCOMES if outcome not in ("contaminated", "unproven")]
 """The outcomes that can occur here: no evaluation items are imported and no check runs."""
-Before = Callable[[Request[Any]], Awaitable[None]]
-HARD = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}
+BeforeCall = Callable[[Request[Any]], Awaitable[None]]
+STRICT_SETTINGS = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}
 """One strike and no retry of an unreadable reply, so that every outcome occurs in a few dozen turns."""
 
 
@@ -48,14 +48,14 @@ class World:
     @classmethod
     async def make(cls, root: Path, **settings: Any) -> "World":
         home = Home(root).prepare()
-        config = configs.resolve("starter-genetics", "scripted", {**HARD, **settings}, home)
+        config = configs.resolve("starter-genetics", "scripted", {**STRICT_SETTINGS, **settings}, home)
         return cls(home, await runs.start(home, config), config.seed)
 
     @contextlib.asynccontextmanager
-    async def engine(self, before: Before) -> AsyncIterator[Engine]:
+    async def engine(self, before: BeforeCall) -> AsyncIterator[Engine]:
         """The engine as `runs.play` builds it, with `before` awaited ahead of every call that goes out."""
         config, identities, committed = runs.load_run(self.home, self.run)
-        bound = binding.bind(config, self.home)
+        run_endpoints = binding.bind(config, self.home)
 
         def log_requests(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
             async def call(request: Request[Any]) -> Reply:
@@ -65,18 +65,18 @@ class World:
 
             return call
 
-        answers = {kind: log_requests(answer) for kind, answer in bound.answers().items()}
+        answers = {kind: log_requests(answer) for kind, answer in run_endpoints.answers().items()}
         with Ledger(self.home.ledger) as ledger:
             rules = binding.build_rules(config, identities, self.home)
             calls = RememberedCalls(ledger, self.run, answers)
             yield Engine(ledger, self.run, rules, calls, committed, self.record_progress)
-        await bound.close()
+        await run_endpoints.close()
 
     def record_progress(self, progress: RunProgress) -> None:
         self.reported.append(progress)
         self.on_disk.append(len(self.records()))
 
-    async def play(self, before: Before = no_delay) -> None:
+    async def play(self, before: BeforeCall = no_delay) -> None:
         async with self.engine(before) as engine:
             await engine.play()
 
@@ -96,7 +96,7 @@ class World:
             return {row["key"] for row in view.rows("SELECT key FROM calls")}
 
 
-def random_delays(seed: int) -> Before:
+def random_delays(seed: int) -> BeforeCall:
     """Random delays that do not depend on the request, so that replies arrive in a different order for each seed."""
     rng = random.Random(seed)
 
@@ -108,7 +108,7 @@ def random_delays(seed: int) -> Before:
 
 @pytest.fixture(scope="module")
 def sequential(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Forty turns, one after the other: the reference for every other way of playing."""
+    """Forty turns, played one after another: the reference for runs at any other concurrency."""
 
     async def play(seed: int) -> World:
         world = await World.make(tmp_path_factory.mktemp("sequential"), seed=seed, max_turns=40, concurrency=1)
@@ -117,14 +117,14 @@ def sequential(tmp_path_factory: pytest.TempPathFactory) -> World:
 
     for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that reaches them all
         world = asyncio.run(play(seed))
-        if all(map(world.summary()["funnel"].get, REACHED)):
+        if all(map(world.summary()["funnel"].get, REACHABLE_OUTCOMES)):
             return world
     raise AssertionError("no run had every outcome")
 
 
 async def test_reference_run_has_every_outcome(sequential: World) -> None:
     funnel = sequential.summary()["funnel"]
-    assert all(funnel[outcome] for outcome in REACHED), funnel
+    assert all(funnel[outcome] for outcome in REACHABLE_OUTCOMES), funnel
     assert len(sequential.asked) == len(set(sequential.asked)) == sequential.summary()["calls"]["made"]
     assert sequential.summary()["calls"]["wasted"] == 0
 
@@ -142,15 +142,15 @@ async def test_concurrency_does_not_change_the_dataset(sequential: World, tmp_pa
     with world.view() as view:
         assert list(verify_run(view, world.run)) == []
     if concurrency == 64:
-        assert actual["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
+        assert actual["calls"]["wasted"] > 0, "no speculative call was wasted, so speculation was not tested"
 
 
 async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: World, tmp_path: Path) -> None:
-    async def steadily(_: Request[Any]) -> None:
+    async def wait_before_call(_: Request[Any]) -> None:
         await asyncio.sleep(0.01)
 
     world = await World.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all are under way at once
-    await world.play(steadily)
+    await world.play(wait_before_call)
     with world.view() as view:
         rows = view.rows(
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
@@ -167,10 +167,10 @@ class SimulatedTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        look = self._selector.select
-        self._selector.select = lambda timeout=None: look(self._pass(timeout or 0.0))
+        select = self._selector.select
+        self._selector.select = lambda timeout=None: select(self._advance(timeout or 0.0))
 
-    def _pass(self, seconds: float) -> float:
+    def _advance(self, seconds: float) -> float:
         self._now += seconds
         return 0.0
 
@@ -182,22 +182,22 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
     """With 200 turns of up to six attempts, 32 request slots and one second per request, a run takes little more than
     the shortest possible time.
     """
-    places, requests = asyncio.Semaphore(32), 0
+    request_slots, requests = asyncio.Semaphore(32), 0
 
     async def before(request: Request[Any]) -> None:
         nonlocal requests
         if request.kind == "chat":
-            async with places:
+            async with request_slots:
                 requests += 1
                 await asyncio.sleep(1)
 
     async def play_and_time() -> float:
         settings = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
         world = await World.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **settings)
-        began = asyncio.get_running_loop().time()
+        start = asyncio.get_running_loop().time()
         await world.play(before)
         assert max(len(record.attempts) for record in world.records()) > 3
-        return asyncio.get_running_loop().time() - began
+        return asyncio.get_running_loop().time() - start
 
     loop = SimulatedTimeLoop()
     try:
@@ -209,17 +209,17 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
 
 async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=6, concurrency=4)
-    under_way, most = 0, 0
+    under_way, max_under_way = 0, 0
 
     async def before(request: Request[Any]) -> None:
-        nonlocal under_way, most
+        nonlocal under_way, max_under_way
         under_way += 1
-        most = max(most, under_way)
+        max_under_way = max(max_under_way, under_way)
         await asyncio.sleep(0.005)
         under_way -= 1
 
     await world.play(before)
-    assert most == 4
+    assert max_under_way == 4
     assert [progress.turns for progress in world.reported] == [1, 2, 3, 4, 5, 6]
 
 
@@ -245,8 +245,8 @@ async def test_engine_stops_at_the_target(sequential: World, tmp_path: Path, con
     records = world.records()
     assert sum(record.kept for record in records) == 5 and records[-1].kept
     assert records == sequential.records()[: len(records)]
-    last = world.reported[-1]
-    assert (last.kept, last.target, last.turns, last.record) == (5, 5, len(records), records[-1])
+    progress = world.reported[-1]
+    assert (progress.kept, progress.target, progress.turns, progress.record) == (5, 5, len(records), records[-1])
 
 
 async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: World, tmp_path: Path) -> None:
@@ -258,18 +258,18 @@ async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: World, tmp
 
     await world.play(before)
     assert world.records() == sequential.records()[:6]
-    attacks = {
+    attack_seeds_by_turn = {
         turn: {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
     }
-    assert [turn for turn, drawn in attacks.items() if drawn & seeds] == list(range(6))
+    assert [turn for turn, attack_seeds in attack_seeds_by_turn.items() if attack_seeds & seeds] == list(range(6))
 
 
 async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=4)
     await world.play()
-    before, world.asked = world.records(), []
+    records_before, world.asked = world.records(), []
     await world.play()
-    assert world.asked == [] and world.records() == before
+    assert world.asked == [] and world.records() == records_before
 
 
 async def test_funnel_adds_up_to_the_attempts(sequential: World) -> None:
@@ -285,12 +285,12 @@ async def test_resume_after_failures_repeats_no_call(sequential: World, tmp_path
     """The endpoint fails after a number of calls, and the run is resumed, several times over."""
     world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
     for limit in (0, 1, 17, 40, 90):
-        remembered_keys, world.asked, left = world.remembered_keys(), [], limit
+        remembered_keys, world.asked, calls_left = world.remembered_keys(), [], limit
 
         async def before(request: Request[Any]) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
+            nonlocal calls_left
+            calls_left -= 1
+            if calls_left < 0:
                 raise EndpointError("gone")
 
         with pytest.raises(EndpointError, match="gone"):
@@ -306,12 +306,12 @@ async def test_resume_after_failures_repeats_no_call(sequential: World, tmp_path
 
 
 async def test_examples_kept_before_a_failure_count_towards_the_target(sequential: World, tmp_path: Path) -> None:
-    world, left = await World.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1), 30
+    world, calls_left = await World.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1), 30
 
     async def before(request: Request[Any]) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        nonlocal calls_left
+        calls_left -= 1
+        if calls_left < 0:
             raise EndpointError("gone")
 
     with pytest.raises(EndpointError):

@@ -26,11 +26,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def endpoints_at(url: str, **more: Any) -> dict[str, Any]:
     """The scripted profile with its three models behind one server, each by a different protocol."""
-    here = {"url": url, "timeout_s": 2.0, **more}
+    endpoint = {"url": url, "timeout_s": 2.0, **more}
     return {
-        "duelist-a": {**here, "interface": "openai_chat"},
-        "duelist-b": {**here, "interface": "openai_responses"},
-        "arbiter": {**here, "interface": "anthropic_messages"},
+        "duelist-a": {**endpoint, "interface": "openai_chat"},
+        "duelist-b": {**endpoint, "interface": "openai_responses"},
+        "arbiter": {**endpoint, "interface": "anthropic_messages"},
     }
 
 
@@ -43,47 +43,47 @@ def start(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
 def play(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
     run = start(home, endpoints, **settings)
     asyncio.run(runs.play(home, run))
-    return summary(home, run)
+    return read_summary(home, run)
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    """The command line in this process: its exit code and what it said."""
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command in this process; returns its exit code and its output."""
     from nanoflux_local.cli.main import main
 
     def call(home: Path, *arguments: str) -> SimpleNamespace:
         monkeypatch.setenv("NANOFLUX_HOME", str(home))
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
         out, err = capfd.readouterr()
-        return SimpleNamespace(code=int(ended.value.code or 0), out=out, err=err)
+        return SimpleNamespace(code=int(exit_info.value.code or 0), out=out, err=err)
 
     return call
 
 
-def summary(home: Home, run: str) -> dict[str, Any]:
+def read_summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
 
 def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path: Path, fake_server) -> None:
-    whole, _ = fake_server()
+    healthy_url, _ = fake_server()
     rates = {**dict.fromkeys(TROUBLES, 0.078), "stall": 0.01}
-    broken, server = fake_server(Chaos(rates, seed=3, thinking=0.3, retry_after_s=0.01))
-    expected = play(Home(tmp_path / "whole"), endpoints_at(whole), max_turns=200, concurrency=16)
-    result = play(Home(tmp_path / "broken"), endpoints_at(broken), max_turns=200, concurrency=16)
+    faulty_url, server = fake_server(Chaos(rates, seed=3, thinking=0.3, retry_after_s=0.01))
+    expected = play(Home(tmp_path / "whole"), endpoints_at(healthy_url), max_turns=200, concurrency=16)
+    result = play(Home(tmp_path / "broken"), endpoints_at(faulty_url), max_turns=200, concurrency=16)
     assert (result["digest"], result["funnel"]) == (expected["digest"], expected["funnel"])
     assert result["kept"] > 20 and result["turns"] == 200
-    done, counted = server.chaos.done, result["faults"]
-    assert sum(done.values()) > 0.3 * server.requests
-    # Every fault that reached a client is counted as what it was. Those under way at the end reached nobody, and on a
-    # slow day a client gives up before a fault arrives, which is a timeout then.
-    assert all(0 < counted[kind] <= done[kind] for kind in TROUBLES if kind != "stall")
-    assert 0 < done["stall"] <= counted["timeout"] + 16
-    assert sum(counted.values()) >= sum(done.values()) - 16
+    injected, counted = server.chaos.done, result["faults"]
+    assert sum(injected.values()) > 0.3 * server.requests
+    # Every fault that reached a client is counted under its kind. A fault still under way at the end reached no client,
+    # and a slow client may time out before a fault arrives.
+    assert all(0 < counted[kind] <= injected[kind] for kind in TROUBLES if kind != "stall")
+    assert 0 < injected["stall"] <= counted["timeout"] + 16
+    assert sum(counted.values()) >= sum(injected.values()) - 16
 
 
-def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server, called) -> None:
+def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server, command) -> None:
     rates = dict.fromkeys(("rate_limited", "server_error", "reset", "garbled", "empty"), 0.08)
     url, server = fake_server(Chaos(rates, seed=5, retry_after_s=0.01))  # type: ignore[arg-type]
     home = Home(tmp_path)
@@ -91,18 +91,18 @@ def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server
     endpoints["hashing"] = {"url": url, "interface": "openai_embeddings"}
     result = play(home, endpoints, max_turns=6, concurrency=1)
     assert result["faults"] == dict(server.chaos.done) and len(result["faults"]) >= 4
-    shown = called(home.root, "run", "show", result["run"], "--json")
+    shown = command(home.root, "run", "show", result["run"], "--json")
     assert json.loads(shown.out)["faults"] == result["faults"]
-    words = called(home.root, "run", "show", result["run"]).out
-    assert all(f"fault: {kind.replace('_', ' ')}" in words for kind in result["faults"])
+    output = command(home.root, "run", "show", result["run"]).out
+    assert all(f"fault: {kind.replace('_', ' ')}" in output for kind in result["faults"])
     with LedgerView(home.ledger) as view:
-        kept = [row["raw"] for row in view.rows("SELECT raw FROM faults WHERE kind = 'garbled'")]
+        raw_replies = [row["raw"] for row in view.rows("SELECT raw FROM faults WHERE kind = 'garbled'")]
         roles = {row["role"] for row in view.rows("SELECT role FROM faults")}
-    assert any(raw for raw in kept) and {"attacker", "defender", "judge"} & roles
+    assert any(raw for raw in raw_replies) and {"attacker", "defender", "judge"} & roles
 
 
 def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, fake_server) -> None:
-    """The same script in JSON: what is read is the same, up to what the request's own words change."""
+    """The script replies in JSON. The request is worded differently, which changes a few replies."""
     url, _ = fake_server()
     home = Home(tmp_path)
     result = play(home, endpoints_at(url, structured=True), max_turns=12, concurrency=4)
@@ -116,21 +116,24 @@ def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, f
 
 def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
     monkeypatch.setattr(replicas, "BACKOFF_S", 0.05)
-    alone, _ = fake_server()
-    expected = play(Home(tmp_path / "one"), endpoints_at(alone), max_turns=30, concurrency=8)
-    (one, dying), (other, living) = fake_server(), fake_server()
+    healthy_url, _ = fake_server()
+    expected = play(Home(tmp_path / "one"), endpoints_at(healthy_url), max_turns=30, concurrency=8)
+    (dying_url, dying), (living_url, living) = fake_server(), fake_server()
     home = Home(tmp_path / "two")
-    endpoints = {name: {**end, "url": "", "urls": [one, other]} for name, end in endpoints_at(alone).items()}
+    endpoints = {
+        name: {**endpoint, "url": "", "urls": [dying_url, living_url]}
+        for name, endpoint in endpoints_at(healthy_url).items()
+    }
     run = start(home, endpoints, max_turns=30, concurrency=2)  # with more, all turns would end together
 
     def on_progress(progress: Any) -> None:
         if progress.turns == 5:
             fake_server.stop(dying)
         if progress.turns == 15:
-            fake_server.again(dying, one)
+            fake_server.again(dying, dying_url)
 
     asyncio.run(runs.play(home, run, on_progress))
-    result = summary(home, run)
+    result = read_summary(home, run)
     assert result["digest"] == expected["digest"]
     assert set(result["faults"]) <= {"unreachable", "reset", "timeout"} and result["faults"]
     assert min(dying.requests, living.requests) > 10
@@ -145,7 +148,7 @@ def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: 
     run = start(home, endpoints_at(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
     with pytest.raises(BudgetError, match=r"budget\.usd = 30"):
         asyncio.run(runs.play(home, run))
-    stopped = summary(home, run)
+    stopped = read_summary(home, run)
     assert stopped["status"] == "paused" and stopped["calls"]["made"] == 0
     assert 1 <= stopped["faults"]["reset"] == server.requests < 12
     assert 0 < stopped["lost"]["usd"] <= 30.0 and stopped["lost"]["tokens"] > 0
@@ -155,7 +158,7 @@ def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: 
     server.chaos.rates.clear()
     runs.change(home, run, {"budget": {"usd": 1000.0}})
     asyncio.run(runs.play(home, run))
-    assert summary(home, run)["status"] == "done"
+    assert read_summary(home, run)["status"] == "done"
 
 
 def test_role_budget_counts_only_the_lost_attempts_of_the_role(tmp_path: Path, fake_server) -> None:
@@ -193,46 +196,46 @@ ECHOES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["variable", "file"])
+@pytest.mark.parametrize("key_source", ["variable", "file"])
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("interface", ["openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings"])
 def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
-    interface: str, echo: str, place: str, server, tmp_path: Path, monkeypatch, caplog, called
+    interface: str, echo: str, key_source: str, server, tmp_path: Path, monkeypatch, caplog, command
 ) -> None:
-    if place == "file" and echo not in ("refused", "as the reply"):
+    if key_source == "file" and echo not in ("refused", "as the reply"):
         pytest.skip("how a key is read changes nothing about what is masked")
     if interface == "anthropic_messages" and echo == "busy, no credit":
         pytest.skip("a 429 is never about credit there")
     caplog.set_level("DEBUG")
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     monkeypatch.setattr(retries, "EMPTY_ATTEMPTS", 2)
-    private = tmp_path / "private" / "key"
-    private.parent.mkdir()
-    private.write_text(CANARY + "\n")
-    private.chmod(0o600)
+    key_path = tmp_path / "private" / "key"
+    key_path.parent.mkdir()
+    key_path.write_text(CANARY + "\n")
+    key_path.chmod(0o600)
     monkeypatch.setenv("SOME_KEY", CANARY)
-    key = {"key_env": "SOME_KEY"} if place == "variable" else {"key_file": str(private)}
+    key = {"key_env": "SOME_KEY"} if key_source == "variable" else {"key_file": str(key_path)}
     server.answer(*ECHOES[echo])
     server.more_headers = {"x-your-key": CANARY, "Location": f"{server.url}/{CANARY}", "Retry-After": "0"}
     home = Home(tmp_path / "home").prepare()
-    end = {"interface": interface, "url": server.url, **key}
+    endpoint = {"interface": interface, "url": server.url, **key}
     names = ["hashing"] if interface == "openai_embeddings" else ["duelist-a", "duelist-b", "arbiter"]
-    settings = {"endpoints": dict.fromkeys(names, end), "max_turns": 1, "concurrency": 2}
+    settings = {"endpoints": dict.fromkeys(names, endpoint), "max_turns": 1, "concurrency": 2}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
-    ended = called(home.root, "run", "resume", run)
+    resumed = command(home.root, "run", "resume", run)
     readable = echo == "as the reply" and interface == "openai_embeddings"  # a vector; no chat reply holds a section
-    assert ended.code == (0 if readable else 1), ended.err
+    assert resumed.code == (0 if readable else 1), resumed.err
     assert any(CANARY in str(headers) for headers in server.headers), "the key did not reach the server"
-    assert CANARY not in ended.out + ended.err + caplog.text
-    shown = called(home.root, "run", "show", run, "--json")
+    assert CANARY not in resumed.out + resumed.err + caplog.text
+    shown = command(home.root, "run", "show", run, "--json")
     assert CANARY not in shown.out + shown.err
-    called(home.root, "report", run, "-o", str(home.root / "report"))
+    command(home.root, "report", run, "-o", str(home.root / "report"))
     for file in home.root.rglob("*"):
         assert file.is_dir() or CANARY.encode() not in file.read_bytes(), file
 
 
 def test_chained_errors_hold_no_api_key(server, monkeypatch) -> None:
-    """Not only its message: a traceback prints what an exception came from."""
+    """A traceback prints chained exceptions too, so masking the message is not enough."""
     import traceback
 
     from nanoflux_local.config import EndpointConfig

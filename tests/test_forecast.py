@@ -1,4 +1,4 @@
-"""Forecasts: that their intervals hold what they say they hold, and that they say nothing too early or too late."""
+"""Forecasts: their intervals have the stated coverage, and none is given too early or after the run's end."""
 
 import sqlite3
 from dataclasses import asdict
@@ -22,23 +22,23 @@ def draw_turns(rng: np.random.Generator, chance: float, turns: int) -> forecast.
 
 @pytest.mark.parametrize(("chance", "turns"), [(0.3, 30), (0.7, 60)])
 def test_forecast_intervals_have_their_stated_coverage(chance: float, turns: int) -> None:
-    rng, missing, trials, inside = np.random.default_rng(7), 40, 200, np.zeros(2)
+    rng, missing_examples, trials, hits = np.random.default_rng(7), 40, 200, np.zeros(2)
     for _ in range(trials):
-        spans = asdict(forecast.predict(draw_turns(rng, chance, turns), missing, 10**6))
-        needed = missing + rng.negative_binomial(missing, chance)
+        intervals = asdict(forecast.predict(draw_turns(rng, chance, turns), missing_examples, 10**6))
+        needed = missing_examples + rng.negative_binomial(missing_examples, chance)
         spent = rng.gamma(2.0, 300.0, needed).sum()
         for column, (name, truth) in enumerate((("turns", needed), ("tokens", spent))):
-            inside[column] += spans[name]["low"] <= truth <= spans[name]["high"]
-    assert ((inside / trials > 0.83) & (inside / trials < 0.97)).all(), inside / trials
+            hits[column] += intervals[name]["low"] <= truth <= intervals[name]["high"]
+    assert ((hits / trials > 0.83) & (hits / trials < 0.97)).all(), hits / trials
 
 
 def test_turn_limit_caps_the_forecast_and_lowers_the_chance() -> None:
     turns = draw_turns(np.random.default_rng(1), 0.5, 100)
-    free, tight = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
-    assert free["reaches_target"] == 1.0 and free["turns"]["low"] < 100 < free["turns"]["high"]
-    assert 0.01 < tight["reaches_target"] < 0.5 and tight["turns"]["high"] == 90
-    assert tight["tokens"]["expected"] < free["tokens"]["expected"]
-    assert asdict(forecast.predict(turns, 50, 90)) == tight
+    unlimited, limited = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
+    assert unlimited["reaches_target"] == 1.0 and unlimited["turns"]["low"] < 100 < unlimited["turns"]["high"]
+    assert 0.01 < limited["reaches_target"] < 0.5 and limited["turns"]["high"] == 90
+    assert limited["tokens"]["expected"] < unlimited["tokens"]["expected"]
+    assert asdict(forecast.predict(turns, 50, 90)) == limited
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
-    """A run that was stopped early, and its summary with a forecast for a later target."""
+    """Play a run, raise its limits, and return its id and its summary with a forecast for them."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     run = play_run(home, config)
@@ -73,20 +73,20 @@ def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
 
 
 def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
-    _, first = play(home, max_turns=30)
-    _, again = play(home, max_turns=30)
-    assert again["calls"]["made"] == 0
-    assert again["forecast"]["tokens"] == first["forecast"]["tokens"]
+    _, first_summary = play(home, max_turns=30)
+    _, repeated_summary = play(home, max_turns=30)
+    assert repeated_summary["calls"]["made"] == 0
+    assert repeated_summary["forecast"]["tokens"] == first_summary["forecast"]["tokens"]
 
 
 @pytest.mark.parametrize("working", [True, False], ids=["stall", "pause"])
 def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, working: bool) -> None:
     run, summary = play(home, max_turns=30)
-    later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
+    two_hours_later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
     with sqlite3.connect(home.ledger) as connection:
-        middle = connection.execute("SELECT at FROM turns WHERE number = 15").fetchone()[0]
+        middle_time = connection.execute("SELECT at FROM turns WHERE number = 15").fetchone()[0]
         for table in ("turns", "calls"):
-            connection.execute(f"UPDATE {table} SET at = {later} WHERE at >= ?", (middle,))
+            connection.execute(f"UPDATE {table} SET at = {two_hours_later} WHERE at >= ?", (middle_time,))
         connection.execute("UPDATE runs SET seconds = seconds + ?", (7200.0 if working else 0.0,))
     connection.close()
     with LedgerView(home.ledger) as view:

@@ -24,21 +24,21 @@ from tests.played_runs import play_run
 
 STORY = "A baker sells 12 trays of 30 rolls each morning and gives 7 rolls to the school next door every single day"
 ITEMS = [Seed("gsm8k-test-1", "gsm8k", STORY, "353"), Seed("gsm8k-test-2", "gsm8k", "How many?", "1")]
-AWAY = np.array([0, 0, 1], dtype=np.float32)
+DISTANT_VECTOR = np.array([0, 0, 1], dtype=np.float32)
 
 
 def attack(question: str, solution: str = "") -> Attack:
     return Attack(question, solution, "1")
 
 
-async def embed_items(held: HeldOut, *vectors: list[float]) -> HeldOut:
+async def embed_items(held_out: HeldOut, *vectors: list[float]) -> HeldOut:
     replies = iter([EmbedReply.of(np.array(vector)) for vector in vectors])
 
     async def call(request: Any) -> Any:
         return next(replies)
 
-    await held.embed(Identity("embedder", "x"), call)
-    return held
+    await held_out.embed(Identity("embedder", "x"), call)
+    return held_out
 
 
 @pytest.mark.parametrize(
@@ -54,36 +54,38 @@ async def embed_items(held: HeldOut, *vectors: list[float]) -> HeldOut:
     ],
 )
 def test_equal_text_or_thirteen_shared_words_repeat_an_item(question: str, solution: str, reason: str) -> None:
-    result = HeldOut(ITEMS).find_repeat(attack(question, solution), AWAY, 0.85)
+    result = HeldOut(ITEMS).find_repeat(attack(question, solution), DISTANT_VECTOR, 0.85)
     assert result.startswith(reason) if reason else result == ""
 
 
 async def test_question_above_the_threshold_repeats_the_nearest_item() -> None:
-    held = await embed_items(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
+    held_out = await embed_items(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
     vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
-    assert held.find_repeat(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
-    assert held.find_repeat(attack("Else"), vector, 0.86) == ""
+    assert held_out.find_repeat(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
+    assert held_out.find_repeat(attack("Else"), vector, 0.86) == ""
 
 
 def test_phrases_of_training_items_identify_no_item() -> None:
     phrase = "which of the following is the most likely cause of the findings in this patient"
     items = [Seed("medqa-test-1", "medqa", f"A man coughs; {phrase}?", "A")]
     question = attack(f"A woman sneezes; {phrase}?")
-    assert "medqa-test-1" in HeldOut(items).find_repeat(question, AWAY, 0.85)
-    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(question, AWAY, 0.85) == ""
-    twice = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
-    assert HeldOut(twice).find_repeat(question, AWAY, 0.85) == ""
-    again = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
-    assert "medqa-test-1" in HeldOut(again).find_repeat(question, AWAY, 0.85), "one item restated is still one item"
+    assert "medqa-test-1" in HeldOut(items).find_repeat(question, DISTANT_VECTOR, 0.85)
+    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
+    shared_phrase = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
+    assert HeldOut(shared_phrase).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
+    restated_item = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
+    assert "medqa-test-1" in HeldOut(restated_item).find_repeat(question, DISTANT_VECTOR, 0.85), (
+        "one item restated is still one item"
+    )
     assert len(list(list_word_sequences(phrase))) == len(phrase.split()) - GRAM + 1
 
 
-def _import(home: Home, name: str, items: list[tuple[Seed, str]]) -> None:
+def _import_items(home: Home, name: str, items: list[tuple[Seed, str]]) -> None:
     with Ledger(home.ledger) as ledger:
         ledger.import_dataset(name, "file", name, items, 0)
 
 
-TRAIN = [(Seed(f"genomebench-{n}", "genomebench", f"Seed {n}?", "A"), "train") for n in range(8)]
+TRAIN_ITEMS = [(Seed(f"genomebench-{n}", "genomebench", f"Seed {n}?", "A"), "train") for n in range(8)]
 SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds": {"min": 2, "max": 3}}
 
 
@@ -97,20 +99,23 @@ def play(home: Home, **changes: Any) -> dict[str, Any]:
 def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
     """A home whose test items are questions that a run without them kept, and that run."""
     home = Home(tmp_path / "first").prepare()
-    _import(home, "genomebench", TRAIN)
-    before = play(home)
-    assert before["funnel"]["contaminated"] == 0 and before["contaminated"] == [] and before["kept"] > 2
+    _import_items(home, "genomebench", TRAIN_ITEMS)
+    baseline = play(home)
+    assert baseline["funnel"]["contaminated"] == 0 and baseline["contaminated"] == [] and baseline["kept"] > 2
     with LedgerView(home.ledger) as view:
-        kept = [example.question for example in view.examples(before["run"])]
-    second = Home(tmp_path / "second").prepare()
-    tests = [(Seed(f"genomebench-t{n}", "genomebench", question, "A"), "test") for n, question in enumerate(kept[:2])]
-    _import(second, "genomebench", [*TRAIN, *tests])
-    return second, before
+        kept_questions = [example.question for example in view.examples(baseline["run"])]
+    leaking_home = Home(tmp_path / "second").prepare()
+    test_items = [
+        (Seed(f"genomebench-t{n}", "genomebench", question, "A"), "test")
+        for n, question in enumerate(kept_questions[:2])
+    ]
+    _import_items(leaking_home, "genomebench", [*TRAIN_ITEMS, *test_items])
+    return leaking_home, baseline
 
 
 @pytest.fixture
 def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The domain of these runs evaluates on that benchmark."""
+    """Make the domain of these runs evaluate on genomebench."""
     domain = binding.load_domain("starter-genetics").model_copy(update={"evaluates": ("genomebench",)})
     for module in (configs, binding):
         monkeypatch.setattr(module, "load_domain", lambda *_: domain)
@@ -118,18 +123,18 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("held_out")
 def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
-    home, before = leaking
+    home, baseline = leaking
     result = play(home, concurrency=1)
-    items = {hit["reason"].split(":")[0] for hit in result["contaminated"]}
-    assert {"repeats genomebench-t0", "repeats genomebench-t1"} <= items
+    repeated_items = {hit["reason"].split(":")[0] for hit in result["contaminated"]}
+    assert {"repeats genomebench-t0", "repeats genomebench-t1"} <= repeated_items
     assert result["funnel"]["contaminated"] == len(result["contaminated"])
     assert result["funnel"]["attempts"] == sum(n for key, n in result["funnel"].items() if key != "attempts")
     with LedgerView(home.ledger) as view:
-        tests = {item.question for item in view.items("genomebench", "test")}
-        assert not tests & {example.question for example in view.examples(result["run"])}
+        test_questions = {item.question for item in view.items("genomebench", "test")}
+        assert not test_questions & {example.question for example in view.examples(result["run"])}
         config = json.loads(view.find_run(result["run"])["config"])
     assert (config["datasets"], config["held_out"]) == (["genomebench"], ["genomebench"])
-    assert result["digest"] != before["digest"]
+    assert result["digest"] != baseline["digest"]
 
 
 @pytest.mark.usefixtures("held_out")
@@ -137,11 +142,13 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
     leaking: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, _ = leaking
-    one, many = play(home, concurrency=1), play(home, concurrency=16)
-    assert one["digest"] == many["digest"] and one["contaminated"] == many["contaminated"] != []
-    _import(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # what comes later changes no run
+    sequential, concurrent = play(home, concurrency=1), play(home, concurrency=16)
+    assert (
+        sequential["digest"] == concurrent["digest"] and sequential["contaminated"] == concurrent["contaminated"] != []
+    )
+    _import_items(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # items imported later change no run
     monkeypatch.setattr(ScriptedEndpoint, "chat", None)
-    assert asyncio.run(runs.replay(home, one["run"])).same
+    assert asyncio.run(runs.replay(home, sequential["run"])).same
 
 
 @pytest.mark.usefixtures("held_out")
@@ -151,28 +158,28 @@ def test_run_show_names_each_held_out_hit(
     home, _ = leaking
     result = play(home)
     show_run(home, result["run"], False)
-    shown = capfd.readouterr().out
+    output = capfd.readouterr().out
     hits = [f"turn {hit['turn']}" for hit in result["contaminated"][:MAX_LISTED]]
-    assert hits and [line.split("  ")[1] for line in shown.splitlines() if "repeats genomebench" in line] == hits
+    assert hits and [line.split("  ")[1] for line in output.splitlines() if "repeats genomebench" in line] == hits
 
 
 @pytest.mark.usefixtures("held_out")
 def test_held_out_datasets_are_a_setting(leaking: tuple[Home, dict[str, Any]]) -> None:
-    home, before = leaking
+    home, baseline = leaking
     result = play(home, held_out=[])
-    assert result["digest"] == before["digest"] and result["funnel"]["contaminated"] == 0
+    assert result["digest"] == baseline["digest"] and result["funnel"]["contaminated"] == 0
 
 
 def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As GSM-Hard's items have the words of GSM8K's test set."""
+    """GSM-Hard's items have the words of GSM8K's test set."""
     home = Home(tmp_path).prepare()
     program = "def solution():\n    x = 12\n    result = x\n    return result"
-    hard = [(Seed("gsmhard-1", "gsmhard", STORY.replace("12", "99"), "1", program=program), "train"),
-            (Seed("gsmhard-2", "gsmhard", "Else?", "2"), "test")]  # fmt: skip
-    _import(home, "gsmhard", hard)
-    _import(home, "gsm8k", [(ITEMS[0], "test")])
+    gsmhard_items = [(Seed("gsmhard-1", "gsmhard", STORY.replace("12", "99"), "1", program=program), "train"),
+                     (Seed("gsmhard-2", "gsmhard", "Else?", "2"), "test")]  # fmt: skip
+    _import_items(home, "gsmhard", gsmhard_items)
+    _import_items(home, "gsm8k", [(ITEMS[0], "test")])
     config = configs.resolve("gsmhard", "scripted", {}, home)
     assert config.held_out == ("gsmhard",)
     assert "1 of the seeds restate test items of gsm8k" in caplog.text
@@ -186,7 +193,7 @@ def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, An
     from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 
     home, _ = leaking
-    _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
+    _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
     run = play(home, held_out=["medqa"])["run"]
     write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents([run]))
     with LedgerView(tmp_path / "excerpt.db") as view:
@@ -201,24 +208,24 @@ def test_medicine_uses_installed_datasets_and_names_missing_ones(
         asyncio.run(runs.start(home, configs.resolve("multimedqa", "scripted", unchecked, home)))
     for name in ("pubmedqa", "liveqa"):
         seeds = [(Seed(f"{name}-{n}", name, f"Is {name} {n} so?", "A"), "train") for n in range(12)]
-        _import(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
+        _import_items(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
     config = configs.resolve("multimedqa", "scripted", unchecked, home)
     assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
     assert "no seeds come from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
     fork = configs.derive_config(config, {"seed": 3}, home)
-    _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
-    assert fork.datasets == config.datasets, "what is imported later changes neither a run nor its forks"
+    _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
+    assert fork.datasets == config.datasets, "a later import changes neither a run nor its forks"
     assert configs.resolve("multimedqa", "scripted", unchecked, home).datasets == ("medqa", "pubmedqa", "liveqa")
 
 
 def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     (tmp_path / "domains").mkdir()
-    file = tmp_path / "domains" / "mine.toml"
-    file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\n')
+    domain_path = tmp_path / "domains" / "mine.toml"
+    domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\n')
     run = asyncio.run(runs.start(home, configs.resolve("mine", "scripted", {"max_turns": 2}, home)))
-    file.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
+    domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
     with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
         asyncio.run(runs.play(home, run))
-    file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
-    asyncio.run(runs.play(home, run))  # which a run's own configuration holds
+    domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
+    asyncio.run(runs.play(home, run))  # the run's own configuration holds the confidence

@@ -9,7 +9,7 @@ import pytest
 
 from nanoflux_local.cli.main import NOUNS
 
-HEAVY = {
+HEAVY_LIBRARIES = {
     "torch",
     "transformers",
     "peft",
@@ -62,26 +62,26 @@ COMMANDS = [
 
 def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
     """The output of a command in a new process, and the top-level modules that it imported."""
-    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, set(json.loads(done.stderr.splitlines()[-1]))
+    process = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    return process.stdout, set(json.loads(process.stderr.splitlines()[-1]))
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("run", "start", "--help")])
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     text, modules = run_and_list_modules(*arguments)
     assert "click" in modules and bool(text) == bool(arguments)
-    assert not HEAVY & modules
+    assert not HEAVY_LIBRARIES & modules
 
 
 def test_help_lists_every_noun_within_a_third_of_a_cpu_second() -> None:
-    spent = []
+    cpu_s = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         text = subprocess.check_output([sys.executable, "-m", "nanoflux_local.cli", "--help"], text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    assert min(spent) < 0.3, spent
+        cpu_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(cpu_s) < 0.3, cpu_s
     assert all(f"  {noun} " in text for noun in NOUNS)
 
 
@@ -90,10 +90,10 @@ def test_command_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
 
     for command in COMMANDS:
         for option in ("--help", "-h"):
-            with pytest.raises(SystemExit) as ended:
+            with pytest.raises(SystemExit) as exit_info:
                 main([*command, option])
             text = capsys.readouterr().out
-            assert ended.value.code == 0 and "Usage: " in text and " ".join(command) in text
+            assert exit_info.value.code == 0 and "Usage: " in text and " ".join(command) in text
             assert len(text.splitlines()) > 4, "a command without a word about what it does"
 
 
@@ -106,7 +106,7 @@ def test_listed_commands_are_complete() -> None:
         if not isinstance(group, click.Group):
             return [path]
         context = click.Context(group)
-        below = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
-        return [path, *(inner for name, command in below if command for inner in walk(command, (*path, name)))]
+        children = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+        return [path, *(inner for name, command in children if command for inner in walk(command, (*path, name)))]
 
     assert sorted(walk(nanoflux, ())) == sorted(COMMANDS)

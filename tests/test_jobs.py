@@ -34,64 +34,64 @@ def start(home: Home, **settings: Any) -> str:
     return asyncio.run(runs.start(home, config))
 
 
-def work(run: str) -> jobs.Work:
+def make_work(run: str) -> jobs.Work:
     return jobs.Work(jobs.RUN, run)
 
 
 def show(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run).to_json()
-        return {**summary, **jobs.check_work(home, view, work(run), summary).to_json()}
+        return {**summary, **jobs.check_work(home, view, make_work(run), summary).to_json()}
 
 
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)
 
 
-def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "run", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_paused_and_reconfigured_run_ends_with_the_digest_of_an_uninterrupted_one(home: Home) -> None:
-    plain = start(home)
-    asyncio.run(runs.play(home, plain))
+    uninterrupted_run = start(home)
+    asyncio.run(runs.play(home, uninterrupted_run))
     run = start(home, endpoints=SLOW)
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         connection.execute("DELETE FROM turn_calls")  # so that no call is remembered and the worker is slow
         connection.execute("DELETE FROM calls")
-    assert jobs.launch(home, work(run)) == (show(home, run)["worker"] or {}).get("pid")
+    assert jobs.launch(home, make_work(run)) == (show(home, run)["worker"] or {}).get("pid")
     with pytest.raises(RefusedError, match="another process"):
-        jobs.launch(home, work(run))
-    assert cli(home, "resume", run).returncode == 3
-    assert cli(home, "pause", run).returncode == 0
-    until(lambda: show(home, run)["status"] == "paused")
+        jobs.launch(home, make_work(run))
+    assert run_cli(home, "resume", run).returncode == 3
+    assert run_cli(home, "pause", run).returncode == 0
+    wait_until(lambda: show(home, run)["status"] == "paused")
     paused = show(home, run)
     assert 0 < paused["turns"] < 30 and paused["worker"] is None
-    assert cli(home, "set", run, "seed=5").returncode == 3
-    assert cli(home, "set", run, "concurrency=16").returncode == 0
-    done = cli(home, "resume", run, "--detach", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["run"] == run
-    until(lambda: show(home, run)["status"] == "done")
-    assert show(home, run)["digest"] == show(home, plain)["digest"]
+    assert run_cli(home, "set", run, "seed=5").returncode == 3
+    assert run_cli(home, "set", run, "concurrency=16").returncode == 0
+    resumed = run_cli(home, "resume", run, "--detach", "--json")
+    assert resumed.returncode == 0 and json.loads(resumed.stdout)["run"] == run
+    wait_until(lambda: show(home, run)["status"] == "done")
+    assert show(home, run)["digest"] == show(home, uninterrupted_run)["digest"]
 
 
 def test_second_stop_ends_at_once_and_a_killed_worker_is_interrupted(home: Home) -> None:
     run = start(home, endpoints={"duelist-a": {"delay_s": 60}})
-    jobs.launch(home, work(run))
-    assert "drains" in jobs.request_stop(home, work(run), "stop")
+    jobs.launch(home, make_work(run))
+    assert "drains" in jobs.request_stop(home, make_work(run), "stop")
     assert show(home, run)["status"] == "running"
-    assert "now" in jobs.request_stop(home, work(run), "stop")
-    until(lambda: not jobs.has_worker(home, work(run)))
+    assert "now" in jobs.request_stop(home, make_work(run), "stop")
+    wait_until(lambda: not jobs.has_worker(home, make_work(run)))
     assert show(home, run)["status"] == "stopped"
-    pid = jobs.launch(home, work(run))
+    pid = jobs.launch(home, make_work(run))
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not jobs.has_worker(home, work(run)))
+    wait_until(lambda: not jobs.has_worker(home, make_work(run)))
     assert show(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.request_stop(home, work(run), "pause")
+    assert "no process" in jobs.request_stop(home, make_work(run), "pause")
     assert show(home, run)["status"] == "paused"
 
 
@@ -104,28 +104,28 @@ def test_recorded_worker_is_running_at_once(home: Home) -> None:
     assert show(home, run)["status"] == "interrupted", "recorded as running, without a process"
 
 
-def edit(ledger: Ledger, sql: str, *values: object) -> None:
+def execute_sql(ledger: Ledger, sql: str, *values: object) -> None:
     with ledger.transaction() as connection:
         connection.execute(sql, values)
 
 
 def test_worker_without_heartbeat_is_stalled(home: Home) -> None:
     run = start(home)
-    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, work(run)):
+    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
         assert show(home, run)["status"] == "running"
-        edit(ledger, "UPDATE jobs SET beat_s = beat_s - 31 WHERE id = ?", job)
+        execute_sql(ledger, "UPDATE jobs SET beat_s = beat_s - 31 WHERE id = ?", job)
         assert show(home, run)["status"] == "stalled"
 
 
 @pytest.mark.parametrize("moment", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
 def test_changed_wall_clock_affects_no_worker_state(home: Home, moment: str) -> None:
     run = start(home)
-    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, work(run)):
+    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
-        edit(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", moment, moment, job)
+        execute_sql(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", moment, moment, job)
         assert show(home, run)["status"] == "running" and 0 <= show(home, run)["seconds"] < 30
 
 
@@ -134,9 +134,9 @@ def test_run_of_an_earlier_boot_is_interrupted_and_resumes(home: Home) -> None:
     with Ledger(home.ledger) as ledger:
         ledger.start_job("run", run, 1, "another boot")  # pid 1 is alive, but the job is of another boot
         ledger.set_run_status(run, "running")
-        edit(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")
+        execute_sql(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")
     assert show(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.request_stop(home, work(run), "pause")
+    assert "no process" in jobs.request_stop(home, make_work(run), "pause")
     assert show(home, run)["status"] == "paused"
     asyncio.run(runs.play(home, run))
     finished = show(home, run)
@@ -150,7 +150,7 @@ def test_concurrent_starts_of_one_run_leave_one_worker(home: Home) -> None:
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "run", "resume", run]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(4)]
     try:
-        until(lambda: sum(process.poll() == 3 for process in processes) == 3)
+        wait_until(lambda: sum(process.poll() == 3 for process in processes) == 3)
         assert show(home, run)["status"] == "running"
     finally:
         for process in processes:
@@ -160,7 +160,7 @@ def test_concurrent_starts_of_one_run_leave_one_worker(home: Home) -> None:
         assert view.row("SELECT count(*) AS n FROM jobs")["n"] == 1
 
 
-MEMORY = """
+MEMORY_SCRIPT = """
 import asyncio, json, re, sys
 from pathlib import Path
 from nanoflux_local.run import configs, runs
@@ -180,8 +180,10 @@ print(json.dumps([turns, peak, "torch" in sys.modules]))
 
 
 def test_thousand_turns_fit_in_300_mb_without_torch(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    turns, kib, torch = json.loads(done.stdout)
+    process = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    turns, kib, torch = json.loads(process.stdout)
     assert turns == 1000 and not torch
     assert kib < 300 * 1024

@@ -1,4 +1,4 @@
-"""Runs whose judge checks what it accepts by programs in the real sandbox: the same at any pace, and again offline."""
+"""Runs whose judge runs programs in the real sandbox: the same at any concurrency, and replayed offline."""
 
 import asyncio
 import sqlite3
@@ -37,13 +37,13 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No endpoint, no embedder, no sandbox."""
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable the endpoints, the embedder and the sandbox."""
     for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed"), (PythonTool, "run")):
         monkeypatch.setattr(owner, name, None)
 
 
-def attempts(checked: tuple[Home, str]) -> list[Attempt]:
+def read_attempts(checked: tuple[Home, str]) -> list[Attempt]:
     home, run = checked
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
@@ -51,7 +51,7 @@ def attempts(checked: tuple[Home, str]) -> list[Attempt]:
 
 def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home, str]) -> None:
     attempt_by_conclusion = {}
-    for attempt in attempts(checked):
+    for attempt in read_attempts(checked):
         finding = attempt.validation.finding("code")
         assert finding.reason
         assert finding.conclusion != "contradicts" or attempt.outcome == "invalid"
@@ -65,15 +65,17 @@ def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home
 
 
 def test_judged_run_is_equal_at_any_concurrency(checked: tuple[Home, str], tmp_path: Path) -> None:
-    elsewhere = Home(tmp_path / "home").prepare()
-    assert read_digest(elsewhere, play(elsewhere, concurrency=16)) == read_digest(*checked)
+    other_home = Home(tmp_path / "home").prepare()
+    assert read_digest(other_home, play(other_home, concurrency=16)) == read_digest(*checked)
 
 
-def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], alone: None) -> None:
+def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], offline: None) -> None:
     assert asyncio.run(runs.replay(*checked)).same
-    without = asyncio.run(replay_with(*checked, {"judge": {"code_check": False}}))
-    overruled = sum(attempt.validation.finding("code").conclusion == "contradicts" for attempt in attempts(checked))
-    assert 0 < without.needed.turns <= overruled  # what the program rejected, no defender has seen
+    without_check = asyncio.run(replay_with(*checked, {"judge": {"code_check": False}}))
+    overruled = sum(
+        attempt.validation.finding("code").conclusion == "contradicts" for attempt in read_attempts(checked)
+    )
+    assert 0 < without_check.needed.turns <= overruled  # no defender has seen the questions that the program rejected
 
 
 @pytest.mark.parametrize(
@@ -101,16 +103,16 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
         chosen, _ = choose_rows(view, run, Choice(level=next(level for level in levels if level)))
         panel = summarize_panel(view, run)
         assert list(verify_run(view, run)) == []
-    kept = [record.last for record in records if record.kept]
-    assert levels == [attempt.quality.level if attempt.quality else None for attempt in kept]
-    assert all(attempt.quality or attempt.unrated for attempt in kept)
-    assert sum(summary["levels"].values()) == len(kept) and 0 < len(chosen) <= len(kept)
+    kept_attempts = [record.last for record in records if record.kept]
+    assert levels == [attempt.quality.level if attempt.quality else None for attempt in kept_attempts]
+    assert all(attempt.quality or attempt.unrated for attempt in kept_attempts)
+    assert sum(summary["levels"].values()) == len(kept_attempts) and 0 < len(chosen) <= len(kept_attempts)
     verdicts = [attempt.validation for record in records for attempt in record.attempts if attempt.validation]
     assert {vote.judge for verdict in verdicts for vote in verdict.votes} == {"arbiter", "second"}
     assert panel is not None and panel.judgements >= len(verdicts)
     show_run(home, run, as_json=False)
-    shown = capsys.readouterr().out
-    assert "Krippendorff's alpha" in shown and "reasoning" in shown
+    output = capsys.readouterr().out
+    assert "Krippendorff's alpha" in output and "reasoning" in output
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "Reasoning of the kept examples: " in page and "Reasoning: L" in page
     assert asyncio.run(runs.replay(home, run)).same
@@ -131,13 +133,13 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
     run = play(home, judge=judge, max_turns=8)
-    findings = [attempt.validation.finding("facts") for attempt in attempts((home, run))]
+    findings = [attempt.validation.finding("facts") for attempt in read_attempts((home, run))]
     outcomes = {search.outcome for finding in findings for search in finding.evidence}
     assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
-    elsewhere = Home(tmp_path / "elsewhere").prepare()
-    home.corpus.rename(elsewhere.corpus)
+    other_home = Home(tmp_path / "elsewhere").prepare()
+    home.corpus.rename(other_home.corpus)
     assert asyncio.run(runs.replay(home, run)).same
-    assert read_digest(elsewhere, play(elsewhere, judge=judge, max_turns=8, concurrency=1)) == read_digest(home, run)
+    assert read_digest(other_home, play(other_home, judge=judge, max_turns=8, concurrency=1)) == read_digest(home, run)
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])

@@ -12,34 +12,39 @@ async def settle() -> None:
 
 
 class Queue:
-    """A room and those that came to it, in the order in which they got in."""
+    """A limiter, and the names of the tasks that it has admitted, in order."""
 
     def __init__(self, limit: float) -> None:
         self.limiter = Limiter(limit)
-        self.inside: list[str] = []
-        self.out = asyncio.Event()
+        self.admitted: list[str] = []
+        self.release = asyncio.Event()
 
-    def come(self, name: str, *rank: int) -> asyncio.Task[None]:
-        async def visit() -> None:
+    def start_task(self, name: str, *rank: int) -> asyncio.Task[None]:
+        async def run_task() -> None:
             RANK.set(lambda: rank)
             async with self.limiter:
-                self.inside.append(name)
-                await self.out.wait()
+                self.admitted.append(name)
+                await self.release.wait()
 
-        return asyncio.create_task(visit())
+        return asyncio.create_task(run_task())
 
 
 def test_limiter_admits_the_smallest_rank_then_the_earliest_arrival() -> None:
     async def play() -> list[str]:
         queue = Queue(1)
-        visits = [queue.come("first", 9)]
+        tasks = [queue.start_task("first", 9)]
         await settle()
-        visits += [queue.come("late", 5), queue.come("a", 2), queue.come("b", 2), queue.come("unranked")]
+        tasks += [
+            queue.start_task("late", 5),
+            queue.start_task("a", 2),
+            queue.start_task("b", 2),
+            queue.start_task("unranked"),
+        ]
         await settle()
-        assert queue.inside == ["first"]
-        queue.out.set()
-        await asyncio.gather(*visits)
-        return queue.inside
+        assert queue.admitted == ["first"]
+        queue.release.set()
+        await asyncio.gather(*tasks)
+        return queue.admitted
 
     assert asyncio.run(play()) == ["first", "unranked", "a", "b", "late"]
 
@@ -47,22 +52,22 @@ def test_limiter_admits_the_smallest_rank_then_the_earliest_arrival() -> None:
 def test_limiter_reorder_applies_changed_ranks() -> None:
     async def play() -> list[str]:
         queue = Queue(1)
-        order = {"a": 1, "b": 2}
+        rank_by_name = {"a": 1, "b": 2}
 
-        async def visit(name: str) -> None:
-            RANK.set(lambda: (order[name],))
+        async def run_task(name: str) -> None:
+            RANK.set(lambda: (rank_by_name[name],))
             async with queue.limiter:
-                queue.inside.append(name)
+                queue.admitted.append(name)
 
-        holder = queue.come("holder")
+        holding_task = queue.start_task("holder")
         await settle()
-        visits = [asyncio.create_task(visit(name)) for name in order]
+        tasks = [asyncio.create_task(run_task(name)) for name in rank_by_name]
         await settle()
-        order.update(a=2, b=1)
+        rank_by_name.update(a=2, b=1)
         queue.limiter.reorder()
-        queue.out.set()
-        await asyncio.gather(holder, *visits)
-        return queue.inside
+        queue.release.set()
+        await asyncio.gather(holding_task, *tasks)
+        return queue.admitted
 
     assert asyncio.run(play()) == ["holder", "b", "a"]
 
@@ -70,16 +75,16 @@ def test_limiter_reorder_applies_changed_ranks() -> None:
 def test_limiter_passes_the_slot_of_a_cancelled_task_on() -> None:
     async def play() -> tuple[list[str], int]:
         queue = Queue(1)
-        holder = queue.come("holder")
+        holding_task = queue.start_task("holder")
         await settle()
-        gone, next_one = queue.come("gone", 1), queue.come("next", 2)
+        cancelled_task, next_task = queue.start_task("gone", 1), queue.start_task("next", 2)
         await settle()
-        gone.cancel()
+        cancelled_task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await gone
-        queue.out.set()
-        await asyncio.gather(holder, next_one)
-        return queue.inside, queue.limiter.busy
+            await cancelled_task
+        queue.release.set()
+        await asyncio.gather(holding_task, next_task)
+        return queue.admitted, queue.limiter.busy
 
     assert asyncio.run(play()) == (["holder", "next"], 0)
 
@@ -87,13 +92,13 @@ def test_limiter_passes_the_slot_of_a_cancelled_task_on() -> None:
 def test_limiter_resize_admits_waiting_tasks() -> None:
     async def play() -> int:
         queue = Queue(1)
-        visits = [queue.come(str(number), number) for number in range(4)]
+        tasks = [queue.start_task(str(number), number) for number in range(4)]
         await settle()
         queue.limiter.resize(3)
         await settle()
-        inside = len(queue.inside)
-        queue.out.set()
-        await asyncio.gather(*visits)
-        return inside
+        admitted_count = len(queue.admitted)
+        queue.release.set()
+        await asyncio.gather(*tasks)
+        return admitted_count
 
     assert asyncio.run(play()) == 3

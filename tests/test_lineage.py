@@ -22,10 +22,12 @@ def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, question FROM examples")
         assert row is not None
-        near = trace_lineage(home, view, row["id"]).near
+        nearest_items = trace_lineage(home, view, row["id"]).near
         with pytest.raises(NothingMatchedError, match="no example 'x'"):
             trace_lineage(home, view, "x")
     vector = HashingEmbedder("hashing-embedder").vector
-    alike = {item.id: similarity(vector(row["question"]), vector(item.question)) for item in make_easy_items("test")}
-    assert [entry.similarity for entry in near] == sorted(alike.values(), reverse=True)[:3]
-    assert all(alike[entry.item] == entry.similarity for entry in near)
+    similarity_by_item = {
+        item.id: similarity(vector(row["question"]), vector(item.question)) for item in make_easy_items("test")
+    }
+    assert [entry.similarity for entry in nearest_items] == sorted(similarity_by_item.values(), reverse=True)[:3]
+    assert all(similarity_by_item[entry.item] == entry.similarity for entry in nearest_items)

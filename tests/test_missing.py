@@ -11,7 +11,7 @@ from nanoflux_local.run.missing import CallCost, MissingCall, RecordedCosts, cou
 
 JUDGE, DEFENDER = MissingCall("chat", "judge"), MissingCall("chat", "defender")
 PYTHON, EMBED = MissingCall("python", "judge"), MissingCall("embed", "judge")
-RECORDED = RecordedCosts(
+RECORDED_COSTS = RecordedCosts(
     per_call={JUDGE: CallCost(1, 100, 0.01), DEFENDER: CallCost(1, 50, 0.002)},
     remaining={JUDGE: CallCost(3, 250, 0.022)},
     defence_calls=2.0,
@@ -25,13 +25,13 @@ def paper(tmp_path: Path) -> RunConfig:
 
 def test_proven_rules_add_the_calls_of_checks_and_samples(tmp_path: Path, paper: RunConfig) -> None:
     proven = derive_config(paper, {"rules": "proven"}, Home(tmp_path))
-    assert find_added_calls(RECORDED, paper, proven) == {JUDGE: 5.0, PYTHON: 2.0, EMBED: 2.0, DEFENDER: 6.0}
-    assert find_added_calls(RECORDED, proven, paper) == {}
+    assert find_added_calls(RECORDED_COSTS, paper, proven) == {JUDGE: 5.0, PYTHON: 2.0, EMBED: 2.0, DEFENDER: 6.0}
+    assert find_added_calls(RECORDED_COSTS, proven, paper) == {}
 
 
 def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper: RunConfig) -> None:
-    three = paper.model_copy(update={"samples": 3})
-    missing = count_missing([JUDGE, JUDGE, PYTHON], RECORDED, paper, three, priced=True)
+    three_samples = paper.model_copy(update={"samples": 3})
+    missing = count_missing([JUDGE, JUDGE, PYTHON], RECORDED_COSTS, paper, three_samples, priced=True)
     assert (missing.turns, missing.at_least) == (3, 3)
     assert [(entry.kind, entry.role, entry.calls) for entry in missing.by] == [
         ("chat", "judge", 2), ("python", "judge", 1)
@@ -39,10 +39,10 @@ def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper: RunC
     assert missing.expected == 2 * 3 + 1 + 3 * 4, "an unrecorded call counts as one; 2 samples are 4 calls a turn"
     assert missing.tokens == 2 * 250 + 3 * 4 * 50
     assert missing.usd == pytest.approx(2 * 0.022 + 3 * 4 * 0.002)
-    assert count_missing([JUDGE], RECORDED, paper, paper, priced=False).usd is None
+    assert count_missing([JUDGE], RECORDED_COSTS, paper, paper, priced=False).usd is None
 
 
 def test_program_that_judges_adds_no_checks(tmp_path: Path) -> None:
     embedded = resolve("starter", "embedded", {}, Home(tmp_path))
     proven = derive_config(embedded, {"rules": "proven"}, Home(tmp_path))
-    assert set(find_added_calls(RECORDED, embedded, proven)) == {DEFENDER}
+    assert set(find_added_calls(RECORDED_COSTS, embedded, proven)) == {DEFENDER}

@@ -24,37 +24,37 @@ def home(tmp_path: Path) -> Home:
 
 
 def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **more: Any) -> str:
-    """A scripted run, to its end."""
+    """Play a scripted run to its end."""
     overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **more}
     if against:
         with LedgerView(home.ledger) as view:
-            frozen = {run: asked.model_dump() for run, asked in freeze(view, against).items()}
+            frozen = {run: questions.model_dump() for run, questions in freeze(view, against).items()}
         overrides["novel_against"] = frozen
     return play_run(home, configs.resolve("starter-genetics", "scripted", overrides, home), name)
 
 
-def summary(home: Home, run: str) -> dict[str, Any]:
+def read_summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
 
-def problems(home: Home, run: str) -> list[str]:
+def find_problems(home: Home, run: str) -> list[str]:
     with LedgerView(home.ledger) as view:
         return list(verify_run(view, run))
 
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
-    """The same seed asks the same questions: alone they are kept again, compared with the first run none is kept."""
+    """Equal seeds ask equal questions: a run alone keeps them again, and a run held against the first keeps none."""
     first, alone = play(home, "first"), play(home, "alone")
     against = play(home, "against", ("first",))
-    assert summary(home, alone)["digest"] == summary(home, first)["digest"]
+    assert read_summary(home, alone)["digest"] == read_summary(home, first)["digest"]
     with LedgerView(home.ledger) as view:
-        begun = {record.number: record.attempts[0] for record in view.turn_records(against)}
-        again = {record.number: record.attempts[0] for record in view.turn_records(first)}
-    asked = [number for number, attempt in again.items() if attempt.attack is not None]
-    assert asked and all(begun[number].outcome == "novelty_rejected" for number in asked)
-    assert all(begun[number].nearest == 1.0 for number in asked)
-    assert problems(home, against) == []
+        attempts_against = {record.number: record.attempts[0] for record in view.turn_records(against)}
+        first_attempts = {record.number: record.attempts[0] for record in view.turn_records(first)}
+    asked_turns = [number for number, attempt in first_attempts.items() if attempt.attack is not None]
+    assert asked_turns and all(attempts_against[number].outcome == "novelty_rejected" for number in asked_turns)
+    assert all(attempts_against[number].nearest == 1.0 for number in asked_turns)
+    assert find_problems(home, against) == []
 
 
 def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home) -> None:
@@ -62,24 +62,24 @@ def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home)
     run_ids = [
         play(home, f"at-{concurrency}", ("first",), seed=4, concurrency=concurrency) for concurrency in (1, 8, 64)
     ]
-    assert len({summary(home, run)["digest"] for run in run_ids}) == 1
+    assert len({read_summary(home, run)["digest"] for run in run_ids}) == 1
     assert asyncio.run(runs.replay(home, run_ids[-1])).same
 
 
 def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
     first = play(home, "first")
     against = play(home, "against", ("first",), turns=6, seed=4)
-    before = summary(home, against)["digest"]
+    digest_before = read_summary(home, against)["digest"]
     runs.change(home, first, {"max_turns": 20})
     runs.change(home, against, {"max_turns": 12})
     for run in (first, against):
         asyncio.run(runs.play(home, run))
-    other = play(home, "other", turns=12, seed=4, novel_against=config_of(home, against)["novel_against"])
-    assert summary(home, against)["digest"] == summary(home, other)["digest"] != before
-    assert problems(home, against) == []
+    fresh_run = play(home, "other", turns=12, seed=4, novel_against=read_config(home, against)["novel_against"])
+    assert read_summary(home, against)["digest"] == read_summary(home, fresh_run)["digest"] != digest_before
+    assert find_problems(home, against) == []
 
 
-def config_of(home: Home, run: str) -> dict[str, Any]:
+def read_config(home: Home, run: str) -> dict[str, Any]:
     return runs.load_run(home, run)[0].model_dump(mode="json")
 
 
@@ -91,10 +91,10 @@ def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home)
     same = play(home, "same", ("first",), seed=4, concurrency=1)
     against = play(home, "against", ("first",), seed=4, concurrency=1, **settings)
     with LedgerView(home.ledger) as view:
-        made = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", against)
+        embedded_again = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", against)
         remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same)
-    assert made["n"] == len(questions) > 5 and remembered["n"] == 0
-    assert summary(home, against)["calls"]["wasted"] == summary(home, same)["calls"]["wasted"] == 0
+    assert embedded_again["n"] == len(questions) > 5 and remembered["n"] == 0
+    assert read_summary(home, against)["calls"]["wasted"] == read_summary(home, same)["calls"]["wasted"] == 0
 
 
 def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
@@ -105,7 +105,7 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
         connection.execute("DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first,))
         connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first,))
     connection.close()
-    assert f"run {against}: the questions of run {first} are not those recorded when this run started" in problems(
+    assert f"run {against}: the questions of run {first} are not those recorded when this run started" in find_problems(
         home, against
     )
     with pytest.raises(RefusedError, match=f"the questions of run {first} are not those recorded"):

@@ -14,7 +14,7 @@ EMPTY = History()
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few hundred rows fill several blocks."""
+    """Make the blocks so small that a few hundred rows fill several."""
     monkeypatch.setattr(novelty, "BLOCK_BYTES", 256 * 32 * 4)
 
 
@@ -24,12 +24,12 @@ def unit_vectors(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
 
 
 def brute_force(earlier: np.ndarray, vector: np.ndarray) -> float:
-    """In fractions and one by one, unlike the code under test."""
+    """The largest similarity, in fractions and row by row, unlike the code under test."""
     return max(round(float(exact(row, vector)), 6) for row in earlier)
 
 
-def exact(one: np.ndarray, other: np.ndarray) -> Fraction:
-    return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(one, other, strict=True)), Fraction(0))
+def exact(left: np.ndarray, right: np.ndarray) -> Fraction:
+    return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)), Fraction(0))
 
 
 def fill_index(vectors: np.ndarray) -> NoveltyIndex:
@@ -73,10 +73,10 @@ def test_history_does_not_change_while_the_index_grows():
         if count % 50 == 0:
             histories.append((count, index.history(), index.history().nearest(query)))
         index.append(vector)
-    for count, history, answered in histories:
+    for count, history, expected in histories:
         rows = np.concatenate(history.blocks) if count else vectors[:0]
         assert np.array_equal(rows, vectors[:count])
-        assert history.nearest(query) == answered
+        assert history.nearest(query) == expected
 
 
 def test_questions_of_the_turn_itself_count_as_earlier():
@@ -91,14 +91,14 @@ def test_questions_of_the_turn_itself_count_as_earlier():
 def test_plus_leaves_the_original_history_unchanged():
     index = fill_index(unit_vectors(5))
     history = index.history()
-    one, other = history.plus(unit_vectors(1, seed=4)[0]), history.plus(unit_vectors(1, seed=5)[0])
-    assert (len(history.own), len(one.own), len(other.own), len(index)) == (0, 1, 1, 5)
+    first, second = history.plus(unit_vectors(1, seed=4)[0]), history.plus(unit_vectors(1, seed=5)[0])
+    assert (len(history.own), len(first.own), len(second.own), len(index)) == (0, 1, 1, 5)
 
 
 def test_similarity_is_the_rounded_cosine():
-    one, other = unit_vectors(2)
-    assert similarity(one, other) == brute_force(one[None, :], other)
-    assert similarity(one, -one) == pytest.approx(-1.0, abs=1e-6)
+    left, right = unit_vectors(2)
+    assert similarity(left, right) == brute_force(left[None, :], right)
+    assert similarity(left, -left) == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_growing_the_index_copies_no_row():
@@ -109,42 +109,51 @@ def test_growing_the_index_copies_no_row():
         index.append(vector)
     late = index.history()
     assert [len(block) for block in late.blocks] == [256, 256, 188]
-    assert all(np.shares_memory(one, other) for one, other in zip(early.blocks, late.blocks, strict=False))
+    assert all(
+        np.shares_memory(early_block, late_block)
+        for early_block, late_block in zip(early.blocks, late.blocks, strict=False)
+    )
 
 
 def test_nearest_does_not_depend_on_other_rows():
-    """A matrix product's last bits do: here they lie within the bound, and the answer is the same to the bit."""
+    """The last bits of a matrix product do depend on them, but stay within the bound, and the answer is exact."""
     vectors, query = unit_vectors(600, dimensions=33, seed=6), unit_vectors(1, dimensions=33, seed=7)[0]
-    near = query + 0.01 * vectors
-    near /= np.linalg.norm(near, axis=1, keepdims=True)
-    rough = [float((near[:count] @ query)[place]) for count in (60, 599, 600) for place in range(60)]
-    exact_products = [float(exact(row, query)) for row in near[:60]] * 3
-    assert max(abs(one - other) for one, other in zip(rough, exact_products, strict=True)) < bound_rounding_error(33)
-    best = brute_force(near, query)
+    near_vectors = query + 0.01 * vectors
+    near_vectors /= np.linalg.norm(near_vectors, axis=1, keepdims=True)
+    float_products = [float((near_vectors[:count] @ query)[row]) for count in (60, 599, 600) for row in range(60)]
+    exact_products = [float(exact(row, query)) for row in near_vectors[:60]] * 3
+    assert max(
+        abs(rough_product - exact_product)
+        for rough_product, exact_product in zip(float_products, exact_products, strict=True)
+    ) < bound_rounding_error(33)
+    nearest = brute_force(near_vectors, query)
     for count in (1, 2, 3, 7, 64, 599):
         assert (
-            max(fill_index(near[:count]).history().nearest(query), fill_index(near[count:]).history().nearest(query))
-            == best
+            max(
+                fill_index(near_vectors[:count]).history().nearest(query),
+                fill_index(near_vectors[count:]).history().nearest(query),
+            )
+            == nearest
         )
-    for order in range(5):
-        mixed = np.random.default_rng(order).permutation(near)
-        assert fill_index(mixed).history().nearest(query) == best
+    for seed in range(5):
+        shuffled = np.random.default_rng(seed).permutation(near_vectors)
+        assert fill_index(shuffled).history().nearest(query) == nearest
 
 
 def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
-    """Whatever row the product puts first within its error, the truly nearest one is the answer."""
+    """Whichever row an inexact product ranks first, the answer is the similarity of the truly nearest row."""
     query = unit_vectors(1)[0]
     other = unit_vectors(1, seed=1)[0]
-    tilt = other - (other @ query) * query
-    tilt /= np.linalg.norm(tilt)
+    direction = other - (other @ query) * query
+    direction /= np.linalg.norm(direction)
     angles = np.sqrt(np.linspace(0, bound_rounding_error(32), 40))
-    near = np.stack([np.cos(angle) * query + np.sin(angle) * tilt for angle in angles]).astype(np.float32)
-    best = brute_force(near, query)
+    near_vectors = np.stack([np.cos(angle) * query + np.sin(angle) * direction for angle in angles]).astype(np.float32)
+    nearest = brute_force(near_vectors, query)
 
-    class Off(np.ndarray):
+    class InexactArray(np.ndarray):
         def __matmul__(self, vector):
             product = np.asarray(self) @ vector
             return (product + bound_rounding_error(32) * np.linspace(-0.5, 0.5, len(product))).astype(np.float32)
 
-    assert np.argmax(near.view(Off) @ query) != np.argmax(near @ query)
-    assert History((near.view(Off),)).nearest(query) == best
+    assert np.argmax(near_vectors.view(InexactArray) @ query) != np.argmax(near_vectors @ query)
+    assert History((near_vectors.view(InexactArray),)).nearest(query) == nearest

@@ -1,4 +1,4 @@
-"""What pauses a run: a server that is busy for long, and replies that cannot be read. Either can be resumed."""
+"""What pauses a run: a server that is busy for long, and unreadable replies. A paused run can be resumed."""
 
 import asyncio
 import json
@@ -30,19 +30,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.01)
 
 
-def begin(home: Home, url: str, **settings: Any) -> str:
-    here = {"interface": "openai_chat", "url": url, "timeout_s": 30.0}
-    values = {"endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), here), "seed": 7, "target": 10_000,
+def start_run(home: Home, url: str, **settings: Any) -> str:
+    endpoint = {"interface": "openai_chat", "url": url, "timeout_s": 30.0}
+    values = {"endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint), "seed": 7, "target": 10_000,
               "reply_tokens": 200, "max_turns": 24, **settings}  # fmt: skip
     return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
 def play(home: Home, run: str) -> dict[str, Any]:
     asyncio.run(runs.play(home, run))
-    return show(home, run)
+    return read_state(home, run)
 
 
-def show(home: Home, run: str) -> dict[str, Any]:
+def read_state(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return {**view.summarize_run(run).to_json(), **view.unread(run), "problems": list(verify_run(view, run))}
 
@@ -51,10 +51,10 @@ def show(home: Home, run: str) -> dict[str, Any]:
 def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: int) -> None:
     url, server = fake_server(Chaos({"rate_limited": 1.0}, retry_after_s=43200))
     home = Home(tmp_path)
-    run = begin(home, url, concurrency=concurrency, max_turns=4)
+    run = start_run(home, url, concurrency=concurrency, max_turns=4)
     with pytest.raises(BusyError, match="asks for a pause until"):
         play(home, run)
-    paused = show(home, run)
+    paused = read_state(home, run)
     assert paused["status"] == "paused" and "asks for a pause until" in paused["message"]
     server.chaos.rates = {}
     assert play(home, run)["status"] == "done"
@@ -67,27 +67,27 @@ def silent_attacker(prompt: str, rng: Random) -> str:
 
 
 def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_path: Path, fake_server) -> None:
-    shown = []
+    paused_states = []
     for concurrency in (1, 8):
         url, server = fake_server(server=FakeServer(script=silent_attacker))
         home = Home(tmp_path / str(concurrency))
-        run = begin(home, url, concurrency=concurrency, pause_after_unread=12)
+        run = start_run(home, url, concurrency=concurrency, pause_after_unread=12)
         with pytest.raises(UnreadError) as error:
             play(home, run)
         assert "12 attempts in a row got nothing to read at the attack from duelist-a" in error.value.message
         assert "Here is my key [secret], and nothing" in error.value.message and KEY not in str(error.value)
-        paused = show(home, run)
+        paused = read_state(home, run)
         assert paused["status"] == "paused" and "got nothing to read" in paused["message"] and not paused["problems"]
         assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
         assert asyncio.run(runs.replay(home, run)).same
-        shown.append((paused["turns"], paused["unread"]))
+        paused_states.append((paused["turns"], paused["unread"]))
         server._script = write_reply
-        assert play_on(home, run)["status"] == "done"
-    assert shown[0] == shown[1] and shown[0][0] == 3
+        assert play_until_done(home, run)["status"] == "done"
+    assert paused_states[0] == paused_states[1] and paused_states[0][0] == 3
 
 
-def play_on(home: Home, run: str) -> dict[str, Any]:
-    """Resume a run until it is done: turns that were played ahead of the pause rest on unread replies as well."""
+def play_until_done(home: Home, run: str) -> dict[str, Any]:
+    """Resume a run until it is done: turns played ahead of the pause have unread replies too."""
     for _ in range(10):
         with suppress(UnreadError):
             return play(home, run)
@@ -97,16 +97,16 @@ def play_on(home: Home, run: str) -> dict[str, Any]:
 def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(Chaos({"empty": 1.0}))
     home = Home(tmp_path)
-    run = begin(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
+    run = start_run(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
     with pytest.raises(UnreadError, match="4 attempts in a row got nothing to read at the attack"):
         play(home, run)
-    assert show(home, run)["status"] == "paused"
+    assert read_state(home, run)["status"] == "paused"
 
 
 def test_limit_of_zero_never_pauses_and_can_be_set_on_a_paused_run(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=FakeServer(script=silent_attacker))
     home = Home(tmp_path)
-    run = begin(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
+    run = start_run(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
     with pytest.raises(UnreadError):
         play(home, run)
     runs.change(home, run, {"pause_after_unread": 0})
@@ -120,17 +120,17 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
     home = Home(tmp_path)
     price = {"prompt": 1000, "completion": 1000}
     endpoint = {"interface": "openai_chat", "url": url, "timeout_s": 30.0, "price": price}
-    run = begin(home, url, max_turns=12, endpoints=dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint))
+    run = start_run(home, url, max_turns=12, endpoints=dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint))
     played = play(home, run)
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
-    printed = []
-    for more in ((), ("--json",)):
+    outputs = []
+    for options in ((), ("--json",)):
         with pytest.raises(SystemExit):
-            main(["run", "show", run, *more])
-        printed.append(capfd.readouterr().out)
-    rows = [line.split(maxsplit=1) for line in printed[0].splitlines()]
+            main(["run", "show", run, *options])
+        outputs.append(capfd.readouterr().out)
+    rows = [line.split(maxsplit=1) for line in outputs[0].splitlines()]
     assert ["dollars", f"{played['usage']['usd']:.4f}"] in rows and played["usage"]["usd"] > 0
-    result = json.loads(printed[1])
+    result = json.loads(outputs[1])
     assert result["unread"] == played["unread"] and result["refused"] == {}
     for reason, count in result["unread"].items():
         assert [str(count), reason] in rows
@@ -146,36 +146,36 @@ UNPARSED = Attempt(0, (), "unparsed", reason="missing section QUESTION")
 UNJUDGED = Attempt(0, (), "failed", reason="validation: missing section DECISION", attack=ATTACK)
 
 
-def turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecord:
+def make_turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecord:
     return TurnRecord(number, attacker, "d", "judge", attempts)
 
 
 def test_streak_counts_one_step_of_one_player() -> None:
     streaks = Streaks()
-    for number in range(4):  # two attackers that take turns, of whom one is never read
-        result = streaks.add(turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
-        assert result is None
-    assert streaks.add(turn(4, UNJUDGED, attacker="a"), 3) is None
-    result = streaks.add(turn(5, UNPARSED, attacker="b"), 3)
-    assert result is not None and (result.step, result.player, result.attempts) == ("attack", "b", 3)
+    for number in range(4):  # two attackers take turns, and one is never readable
+        streak = streaks.add(make_turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
+        assert streak is None
+    assert streaks.add(make_turn(4, UNJUDGED, attacker="a"), 3) is None
+    streak = streaks.add(make_turn(5, UNPARSED, attacker="b"), 3)
+    assert streak is not None and (streak.step, streak.player, streak.attempts) == ("attack", "b", 3)
 
 
 def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
     streaks = Streaks()
-    assert streaks.add(turn(0, UNPARSED, UNPARSED), 3) is None
-    assert streaks.add(turn(1, UNPARSED, UNPARSED, READ), 3) is None
-    result = [streaks.add(turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
-    assert [each.attempts if each else None for each in result] == [None, 4, 6, None]
-    assert streaks.add(turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"
-    assert streaks.add(turn(7, UNPARSED), 0) is None
+    assert streaks.add(make_turn(0, UNPARSED, UNPARSED), 3) is None
+    assert streaks.add(make_turn(1, UNPARSED, UNPARSED, READ), 3) is None
+    streaks_reported = [streaks.add(make_turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
+    assert [streak.attempts if streak else None for streak in streaks_reported] == [None, 4, 6, None]
+    assert streaks.add(make_turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"
+    assert streaks.add(make_turn(7, UNPARSED), 0) is None
 
 
 def test_run_without_one_readable_reply_does_not_end_as_done(tmp_path: Path, fake_server) -> None:
-    """Fewer attempts than pause a run, all of them unreadable: its end says so, even after a resume."""
+    """A run too short to pause, all of whose attempts are unreadable, fails at its end, even after a resume."""
     url, _ = fake_server(server=FakeServer(script=lambda prompt, rng: "I would rather not."))
     home = Home(tmp_path)
-    run = begin(home, url, concurrency=1, max_turns=1, retries={"validation": 1, "parse": 0})
+    run = start_run(home, url, concurrency=1, max_turns=1, retries={"validation": 1, "parse": 0})
     for _ in range(2):
         with pytest.raises(UnreadError, match="no reply could be read in any of 1 turns: missing section"):
             play(home, run)
-        assert show(home, run)["status"] == "paused"
+        assert read_state(home, run)["status"] == "paused"

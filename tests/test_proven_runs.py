@@ -39,11 +39,11 @@ def last_attempts(home: Home, run: str) -> list[Attempt]:
         return [record.last for record in view.turn_records(run)]
 
 
-def show(proven: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def run_command(proven: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(proven[0].root))
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
 
 
 def test_rule_set_fills_in_its_settings_and_single_values_win(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_rule_set_fills_in_its_settings_and_single_values_win(tmp_path: Path) ->
     proven = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
     assert (proven.rules, proven.samples, proven.keep) == ("proven", 4, "provable")
     assert proven.judge.checks == ("answerable", "blind", "restated")
-    single = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
-    assert single == proven.model_copy(update={"samples": 2})
+    two_samples = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
+    assert two_samples == proven.model_copy(update={"samples": 2})
     paper = configs.resolve("starter", "scripted", {}, home)
     assert configs.resolve("starter", "scripted", {"rules": "paper"}, home) == paper
     assert (paper.rules, paper.samples, paper.keep, paper.judge.checks) == ("paper", 1, "failed", ())
@@ -89,8 +89,8 @@ def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven: tuple[Ho
         assert len(attempt.samples) == 3 and 1 <= tries <= 4
         blind = attempt.validation.finding("blind") if attempt.validation else None
         supported = blind is not None and blind.conclusion == "supports"
-        kept = 0 < passes < tries or (passes == 0 and supported)
-        assert (attempt.outcome == "kept_failed") is kept
+        is_kept = 0 < passes < tries or (passes == 0 and supported)
+        assert (attempt.outcome == "kept_failed") is is_kept
         assert (attempt.outcome == "defender_right") is (passes == tries)
     assert outcomes["kept_failed"] > 3 and outcomes["defender_right"], outcomes
 
@@ -116,14 +116,14 @@ def test_replay_of_a_paper_run_under_proven_rules_gives_the_cost(
     home = Home(tmp_path / "home").prepare()
     run = play(home, rules="paper", max_turns=8)
     what_if = asyncio.run(replay_with(home, run, {"rules": "proven"}))
-    unknown = {turn.turn for turn in what_if.unknown}
-    kept = {turn for turn, attempt in enumerate(last_attempts(home, run)) if attempt.outcome.startswith("kept")}
-    assert kept and kept <= unknown | {example.turn for example in what_if.go}
+    unknown_turns = {turn.turn for turn in what_if.unknown}
+    kept_turns = {turn for turn, attempt in enumerate(last_attempts(home, run)) if attempt.outcome.startswith("kept")}
+    assert kept_turns and kept_turns <= unknown_turns | {example.turn for example in what_if.go}
     assert what_if.needed.tokens > 0 and what_if.needed.expected > what_if.needed.at_least
-    show((home, run), monkeypatch, "run", "replay", run, "--rules", "proven")
-    printed = capfd.readouterr()
-    assert "tokens are expected" in printed.err + printed.out
-    assert f"nanoflux run start --fork {run} --set rules=proven" in printed.err + printed.out
+    run_command((home, run), monkeypatch, "run", "replay", run, "--rules", "proven")
+    output = capfd.readouterr()
+    assert "tokens are expected" in output.err + output.out
+    assert f"nanoflux run start --fork {run} --set rules=proven" in output.err + output.out
 
 
 def test_examples_are_chosen_by_pass_rate(proven: tuple[Home, str]) -> None:
@@ -138,8 +138,8 @@ def test_examples_are_chosen_by_pass_rate(proven: tuple[Home, str]) -> None:
         assert view.summarize_run(run).pass_rates == dict(
             sorted(Counter(f"{passes} of {tries}" for passes, tries in rate_by_turn.values()).items())
         )
-    hard = {turn for turn, (passes, tries) in rate_by_turn.items() if passes / tries < 0.6}
-    assert {row["turn"] for row in rows} == hard and 0 < len(hard) < len(rate_by_turn)
+    hard_turns = {turn for turn, (passes, tries) in rate_by_turn.items() if passes / tries < 0.6}
+    assert {row["turn"] for row in rows} == hard_turns and 0 < len(hard_turns) < len(rate_by_turn)
 
 
 def test_pass_rates_are_shown_and_exported(
@@ -149,18 +149,18 @@ def test_pass_rates_are_shown_and_exported(
     with LedgerView(home.ledger) as view:
         example = view.row("SELECT id, passes, tries FROM examples WHERE run = ? ORDER BY turn", run)
         assert example is not None
-    show(proven, monkeypatch, "run", "show", run)
-    printed = capfd.readouterr().out
-    assert "proven" in printed and "pass rates" in printed
-    show(proven, monkeypatch, "examples", "list", run)
+    run_command(proven, monkeypatch, "run", "show", run)
+    output = capfd.readouterr().out
+    assert "proven" in output and "pass rates" in output
+    run_command(proven, monkeypatch, "examples", "list", run)
     assert "pass rate" in capfd.readouterr().out
-    show(proven, monkeypatch, "examples", "show", example["id"])
+    run_command(proven, monkeypatch, "examples", "show", example["id"])
     assert f"{example['passes']} of {example['tries']} right" in capfd.readouterr().out
-    show(proven, monkeypatch, "examples", "list", run, "--json")
+    run_command(proven, monkeypatch, "examples", "list", run, "--json")
     listed = json.loads(capfd.readouterr().out)
     assert listed[0]["pass_rate"] == [example["passes"], example["tries"]]
     out = tmp_path / "kept.jsonl"
-    show(proven, monkeypatch, "export", run, "--out", str(out))
+    run_command(proven, monkeypatch, "export", run, "--out", str(out))
     row = json.loads(out.read_text().splitlines()[0])
     assert row["pass_rate"] == [example["passes"], example["tries"]]
     page = write_report(home.ledger, run, tmp_path / "report").read_text()

@@ -15,7 +15,7 @@ HARMONY = "<|channel|>analysis<|message|>One.\n\nTwo.<|end|><|start|>assistant<|
         ("\n\nANSWER: 5", "\n\nANSWER: 5"),  # without reasoning a reply is unchanged
         ("<think>\nOne.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),
         ("\n<think>One.</think>ANSWER: 5", "ANSWER: 5"),
-        ("One.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),  # opened by the prompt
+        ("One.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),  # the prompt opens the reasoning
         ("[THINK]One.\n\n[/THINK]ANSWER: 5", "ANSWER: 5"),
         (f"{HARMONY}ANSWER: 5", "ANSWER: 5"),
         ("<think>\nOne.\n\nTwo.", ""),
@@ -52,7 +52,7 @@ def test_stop_strings_end_the_answer_alone(text: str, cut: str) -> None:
         (with_reasoning("One.\n\nTwo", ""), "length", True),
         (with_reasoning("One.\n\nTwo", ""), "stop", True),
         ("<think>\nOne", "length", True),
-        ("", "length", True),  # the server counts thoughts and keeps them
+        ("", "length", True),  # the server counts the thoughts but withholds them
         ("", "stop", False),
         ("   \n", "length", False),  # blanks are no thoughts
         ("ANSWER: 5", "length", False),

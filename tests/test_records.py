@@ -1,4 +1,4 @@
-"""Records: one JSON text for a value, hashes that never move, replies and turns that survive being stored."""
+"""Records: one JSON text for a value, hashes that never change, replies and turns that survive being stored."""
 
 import json
 import math
@@ -40,8 +40,8 @@ from nanoflux_local.transcript import (
     verdict_from_json,
 )
 
-WHO = Identity("scripted", "fake", "1")
-CHAT = ChatRequest(WHO, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64, ("\n",)), 7)
+IDENTITY = Identity("scripted", "fake", "1")
+CHAT = ChatRequest(IDENTITY, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64, ("\n",)), 7)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,11 @@ def test_request_keys_are_pinned():
     assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
     assert CHAT.key() == "6bc48be25cdf1fb797fffd49fa6650c4d0054703815e804564673af094b2f4d3"
     assert (
-        ChatRequest(WHO, CHAT.messages).key() == "c4104a9f431adcf9d0ad3bbffaec00b29d19b5b47103ede8dd2d6819f3857e8e"
-    ), "the defaults are part of the promise too"
-    assert PythonRequest(WHO, "print(1)").key() == "8fce2b6e561ecdcac3d0416e4be9d485775a31ba98360d19a08ac3d9d34f3c41"
+        ChatRequest(IDENTITY, CHAT.messages).key() == "c4104a9f431adcf9d0ad3bbffaec00b29d19b5b47103ede8dd2d6819f3857e8e"
+    ), "the keys of requests with default settings are pinned too"
+    assert (
+        PythonRequest(IDENTITY, "print(1)").key() == "8fce2b6e561ecdcac3d0416e4be9d485775a31ba98360d19a08ac3d9d34f3c41"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,9 +89,9 @@ def test_request_keys_are_pinned():
         replace(CHAT, seed=8),
         replace(CHAT, messages=(Message("system", "2 + 2?"),)),
         replace(CHAT, messages=(*CHAT.messages, Message("assistant", ""))),
-        replace(CHAT, endpoint=replace(WHO, adapter="abc")),
-        replace(CHAT, endpoint=replace(WHO, revision="2")),
-        replace(CHAT, endpoint=replace(WHO, variant="bf16")),
+        replace(CHAT, endpoint=replace(IDENTITY, adapter="abc")),
+        replace(CHAT, endpoint=replace(IDENTITY, revision="2")),
+        replace(CHAT, endpoint=replace(IDENTITY, variant="bf16")),
         *(replace(CHAT, sampling=replace(CHAT.sampling, **{key: value}))
           for key, value in {"temperature": 0.6, "top_p": 0.8, "max_tokens": 65, "stop": ()}.items()),
     ],
@@ -100,9 +102,9 @@ def test_request_key_depends_on_every_field(changed):
 
 def test_request_kinds_never_share_a_key():
     """A cut and an embedding of one text differ although their fields could agree."""
-    keys = [EmbedRequest(WHO, "x").key(), CutRequest(WHO, "x", 5).key(), CutRequest(WHO, "x", 6).key()]
+    keys = [EmbedRequest(IDENTITY, "x").key(), CutRequest(IDENTITY, "x", 5).key(), CutRequest(IDENTITY, "x", 6).key()]
     assert len(set(keys)) == 3
-    assert json.loads(canonical_json(EmbedRequest(WHO, "x").to_json())) == {
+    assert json.loads(canonical_json(EmbedRequest(IDENTITY, "x").to_json())) == {
         "endpoint": {"interface": "scripted", "model": "fake", "revision": "1", "adapter": "", "variant": ""},
         "text": "x",
     }
@@ -124,9 +126,9 @@ def test_replies_survive_json(reply):
 
 def test_embeddings_survive_bit_for_bit():
     vector = np.random.default_rng(0).standard_normal(384).astype(np.float32)
-    read = EmbedReply.of(vector).vector
-    assert read.dtype == np.dtype("<f4")
-    assert np.array_equal(read, vector)
+    stored_vector = EmbedReply.of(vector).vector
+    assert stored_vector.dtype == np.dtype("<f4")
+    assert np.array_equal(stored_vector, vector)
 
 
 def test_derived_seeds_are_pinned_and_spread_over_63_bits():
@@ -139,12 +141,14 @@ def test_derived_seeds_are_pinned_and_spread_over_63_bits():
     assert derive_seed(1, 23) != derive_seed(12, 3), "parts do not run together"
 
 
-def turn(**last) -> TurnRecord:
+def make_turn(**changes) -> TurnRecord:
     attack = Attack("Q", "S", "4", "print(4)", {"REFLECTION": "r"})
     verdict = Verdict(True, 0.95, "fine", soft=True, asked=2, findings=(Finding("code", "supports", "d"),))
-    first = Attempt(0, ("a", "b"), "invalid", "unclear", attack, 0.5, replace(verdict, positive=False))
-    final = Attempt(1, ("c",), "kept_failed", "", attack, None, verdict, Defence("s", "5", "a", ("SOLUTION",)), verdict)
-    return TurnRecord(3, "one", "other", "judge", (first, replace(final, **last)))
+    first_attempt = Attempt(0, ("a", "b"), "invalid", "unclear", attack, 0.5, replace(verdict, positive=False))
+    last_attempt = Attempt(
+        1, ("c",), "kept_failed", "", attack, None, verdict, Defence("s", "5", "a", ("SOLUTION",)), verdict
+    )
+    return TurnRecord(3, "one", "other", "judge", (first_attempt, replace(last_attempt, **changes)))
 
 
 def test_verdict_of_an_older_version_is_read_as_findings():
@@ -166,7 +170,15 @@ def test_verdict_of_an_older_version_is_read_as_findings():
 
 
 def test_records_are_immutable():
-    for record in (WHO, CHAT, CHAT.messages[0], CHAT.sampling, turn(), turn().last, Example.of(turn())):
+    for record in (
+        IDENTITY,
+        CHAT,
+        CHAT.messages[0],
+        CHAT.sampling,
+        make_turn(),
+        make_turn().last,
+        Example.of(make_turn()),
+    ):
         with pytest.raises(AttributeError):
             setattr(record, next(iter(record.__slots__)), None)
 
@@ -181,15 +193,15 @@ SAMPLES = (
 def test_turn_survives_json_whole():
     blind = Exhibit("program", "answer = 4", "4", author="other", agrees=True)
     verdict = Verdict(True, 1.0, "fine", findings=(Finding("blind", "supports", evidence=(blind,)),))
-    record = turn(samples=SAMPLES, validation=verdict)
+    record = make_turn(samples=SAMPLES, validation=verdict)
     assert turn_from_json(json.loads(canonical_json(record.to_json()))) == record
 
 
 def test_turn_stored_without_later_fields_takes_their_defaults():
-    stored = turn().to_json()
+    stored = make_turn().to_json()
     for attempt in stored["attempts"]:
         del attempt["samples"]
-    assert turn_from_json(json.loads(canonical_json(stored))) == turn()
+    assert turn_from_json(json.loads(canonical_json(stored))) == make_turn()
     finding = {"check": "code", "conclusion": "supports", "reason": "", "evidence": [
         {"kind": "program", "text": "answer = 4", "outcome": "", "detail": "", "results": []}]}  # fmt: skip
     verdict = verdict_from_json(positive=True, confidence=1.0, explanation="", findings=[finding])
@@ -198,10 +210,10 @@ def test_turn_stored_without_later_fields_takes_their_defaults():
 
 def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
     wrong = Verdict(False, 1.0, "wrong")
-    assert turn(samples=SAMPLES).last.pass_rate == (2, 3)
-    assert turn(samples=SAMPLES, evaluation=wrong).last.pass_rate == (1, 3)
-    assert turn(evaluation=wrong).last.pass_rate == (0, 1)
-    assert turn(evaluation=None).last.pass_rate is None
+    assert make_turn(samples=SAMPLES).last.pass_rate == (2, 3)
+    assert make_turn(samples=SAMPLES, evaluation=wrong).last.pass_rate == (1, 3)
+    assert make_turn(evaluation=wrong).last.pass_rate == (0, 1)
+    assert make_turn(evaluation=None).last.pass_rate is None
 
 
 @pytest.mark.parametrize(
@@ -222,21 +234,21 @@ def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
 )
 def test_turn_outcome_follows_its_last_attempt(outcome, has_defence, expected):
     assert outcome in OUTCOMES
-    record = turn(outcome=outcome, **({} if has_defence else {"defence": None}))
+    record = make_turn(outcome=outcome, **({} if has_defence else {"defence": None}))
     assert record.outcome == expected
     assert record.kept is (expected == "kept")
 
 
 def test_example_is_the_attackers_text_of_a_kept_turn():
-    assert Example.of(turn()) == Example(3, "Q", "S", "4", "kept_failed")
+    assert Example.of(make_turn()) == Example(3, "Q", "S", "4", "kept_failed")
     with pytest.raises(ValueError, match="turn 3 was not kept"):
-        Example.of(turn(outcome="defender_right"))
+        Example.of(make_turn(outcome="defender_right"))
 
 
 def test_dataset_digest_depends_on_order_and_every_field():
-    one, other = Example(0, "Q", "S", "4", "kept_failed"), Example(1, "Q2", "S", "5", "kept_novel")
-    digests = [dataset_digest(d) for d in ([], [one], [one, other], [other, one], [one, one])]
+    first, second = Example(0, "Q", "S", "4", "kept_failed"), Example(1, "Q2", "S", "5", "kept_novel")
+    digests = [dataset_digest(examples) for examples in ([], [first], [first, second], [second, first], [first, first])]
     changed = {"turn": 9, "question": "x", "solution": "x", "answer": "x", "reason": "x"}
-    digests += [dataset_digest([replace(one, **{key: value})]) for key, value in changed.items()]
+    digests += [dataset_digest([replace(first, **{key: value})]) for key, value in changed.items()]
     assert len(set(digests)) == len(digests)
-    assert dataset_digest(iter([one, other])) == dataset_digest([one, other])
+    assert dataset_digest(iter([first, second])) == dataset_digest([first, second])

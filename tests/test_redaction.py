@@ -69,7 +69,7 @@ def test_longer_secret_is_redacted_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert redact(f"a {SECRETS['named by its variable']}-and-more b") == f"a {MARK} b"
 
 
-SPEAKING = """
+LOGGING_SCRIPT = """
 import logging, sys
 from nanoflux_local import redaction
 redaction.install()
@@ -86,16 +86,16 @@ raise RuntimeError(" ".join(texts))
 
 
 def test_log_lines_and_tracebacks_show_no_secrets() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SPEAKING, *map(message_with, SECRETS)],
+    process = subprocess.run(
+        [sys.executable, "-c", LOGGING_SCRIPT, *map(message_with, SECRETS)],
         env={**os.environ, "LAB_MODEL_KEY": SECRETS["named by its variable"]},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1 and "RuntimeError" in done.stderr and "and 7" in done.stderr
-    assert done.stderr.count("ValueError: ") == len(SECRETS) and "a wrong format" in done.stderr
-    assert "canary" not in done.stderr.replace("".join(map(str, sys.argv)), "")
+    assert process.returncode == 1 and "RuntimeError" in process.stderr and "and 7" in process.stderr
+    assert process.stderr.count("ValueError: ") == len(SECRETS) and "a wrong format" in process.stderr
+    assert "canary" not in process.stderr.replace("".join(map(str, sys.argv)), "")
 
 
 def test_run_message_is_stored_without_secrets(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prompts that a server refuses for good: a run goes on without them, at any concurrency, and remembers them."""
+"""Prompts that a server refuses for good: a run continues without them, at any concurrency, and remembers them."""
 
 import asyncio
 import hashlib
@@ -22,9 +22,9 @@ from nanoflux_local.run.engine import RunProgress
 OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 
 
-class Refusing(FakeServer):
-    """Refuses `share` percent of all prompts, decided by the prompt alone, and of embeddings `texts` percent. Texts
-    that hold `word` are refused as well.
+class RefusingServer(FakeServer):
+    """Refuses `share` percent of all prompts and `texts` percent of all texts to embed, chosen by their hashes. It also
+    refuses prompts and texts that hold `word`.
     """
 
     def __init__(self, share: int = 0, texts: int = 0, word: str = "") -> None:
@@ -35,21 +35,23 @@ class Refusing(FakeServer):
     async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
         if path not in READERS and path != EMBEDDINGS:
             return await super()._serve(path, body, reader, writer)
-        asked = json.loads(body)
-        text, share = (asked["input"], self.texts) if path == EMBEDDINGS else (READERS[path](asked).prompt, self.share)
+        request = json.loads(body)
+        text, share = (
+            (request["input"], self.texts) if path == EMBEDDINGS else (READERS[path](request).prompt, self.share)
+        )
         if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 >= share and not (self.word and self.word in text):
             return await super()._serve(path, body, reader, writer)
         self.refused += 1
         return _send(writer, 400, {"error": {"message": OVERFLOW, "code": 400, "type": "BadRequestError"}})
 
 
-def begin(home: Home, url: str, **settings: Any) -> str:
+def start_run(home: Home, url: str, **settings: Any) -> str:
     """A new run of the scripted models, each behind the server by a different protocol."""
-    here = {"url": url, "timeout_s": 30.0}
+    endpoint = {"url": url, "timeout_s": 30.0}
     endpoints: dict[str, Any] = {
-        "duelist-a": {**here, "interface": "openai_chat"},
-        "duelist-b": {**here, "interface": "openai_responses"},
-        "arbiter": {**here, "interface": "anthropic_messages"},
+        "duelist-a": {**endpoint, "interface": "openai_chat"},
+        "duelist-b": {**endpoint, "interface": "openai_responses"},
+        "arbiter": {**endpoint, "interface": "anthropic_messages"},
         **settings.pop("endpoints", {}),
     }
     values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, "max_turns": 40, **settings}
@@ -58,10 +60,10 @@ def begin(home: Home, url: str, **settings: Any) -> str:
 
 def play(home: Home, run: str, **more: Any) -> dict[str, Any]:
     asyncio.run(runs.play(home, run, **more))
-    return show(home, run)
+    return read_state(home, run)
 
 
-def show(home: Home, run: str) -> dict[str, Any]:
+def read_state(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return {**view.summarize_run(run).to_json(), **view.unread(run), "problems": list(verify_run(view, run))}
 
@@ -77,76 +79,83 @@ def stop_at(turn: int) -> Any:
 
 
 def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fake_server) -> None:
-    url, server = fake_server(server=Refusing(share=8))
+    url, server = fake_server(server=RefusingServer(share=8))
     home = Home(tmp_path / "one")
-    run = begin(home, url, concurrency=1)
-    alone = play(home, run)
-    assert alone["status"] == "done" and alone["turns"] == 40 and alone["kept"] > 3 and not alone["problems"]
-    assert alone["funnel"]["failed"] >= sum(alone["refused"].values()) > 2
-    assert set(alone["refused"]) <= {
+    run = start_run(home, url, concurrency=1)
+    sequential = play(home, run)
+    assert (
+        sequential["status"] == "done"
+        and sequential["turns"] == 40
+        and sequential["kept"] > 3
+        and not sequential["problems"]
+    )
+    assert sequential["funnel"]["failed"] >= sum(sequential["refused"].values()) > 2
+    assert set(sequential["refused"]) <= {
         f"{step}: {TOO_LONG}" for step in ("attack", "validation", "defence", "evaluation")
     }
-    assert len(alone["refused"]) > 1, "only one step was refused, so the others were not tested"
+    assert len(sequential["refused"]) > 1, "only one step was refused, so the others were not tested"
     with LedgerView(home.ledger) as view:
         records = view.turn_records(run)
     reasons = [attempt.reason for record in records for attempt in record.attempts if attempt.refused]
     assert all("answered 400: This model's maximum context length is 4096" in reason for reason in reasons)
-    refused = server.refused
+    refused_count = server.refused
     assert asyncio.run(runs.replay(home, run)).same
-    assert server.refused == refused, "a replay asked the server"
+    assert server.refused == refused_count, "a replay asked the server"
 
     home = Home(tmp_path / "eight")
-    run = begin(home, url, concurrency=8)
+    run = start_run(home, url, concurrency=8)
     with pytest.raises(NanofluxError, match="stopped by the test"):
         play(home, run, on_progress=stop_at(9))
-    together = play(home, run)
+    concurrent = play(home, run)
     for key in ("digest", "funnel", "refused", "unread", "kept", "turns", "problems"):
-        assert together[key] == alone[key]
+        assert concurrent[key] == sequential[key]
     with LedgerView(home.ledger) as view:
         assert view.turn_records(run) == records
     assert asyncio.run(runs.replay(home, run)).same
 
 
 def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fake_server) -> None:
-    url, _ = fake_server(server=Refusing(texts=15))
+    url, _ = fake_server(server=RefusingServer(texts=15))
     embedder = {"hashing": {"interface": "openai_embeddings", "url": url}}
-    shown = []
+    states = []
     for concurrency in (1, 8):
         home = Home(tmp_path / str(concurrency))
-        run = begin(home, url, concurrency=concurrency, endpoints=embedder)
-        shown.append(play(home, run))
+        run = start_run(home, url, concurrency=concurrency, endpoints=embedder)
+        states.append(play(home, run))
         assert asyncio.run(runs.replay(home, run)).same
-    assert list(shown[0]["refused"]) == [f"embedding: {TOO_LONG}"] and shown[0]["kept"] > 3
-    assert 3 < sum(shown[0]["refused"].values()) <= shown[0]["funnel"]["failed"]
-    assert [each["digest"] for each in shown] == [shown[0]["digest"]] * 2 and shown[0]["funnel"] == shown[1]["funnel"]
+    assert list(states[0]["refused"]) == [f"embedding: {TOO_LONG}"] and states[0]["kept"] > 3
+    assert 3 < sum(states[0]["refused"].values()) <= states[0]["funnel"]["failed"]
+    assert [state["digest"] for state in states] == [states[0]["digest"]] * 2 and states[0]["funnel"] == states[1][
+        "funnel"
+    ]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake_server, concurrency: int) -> None:
-    url, server = fake_server(server=Refusing(share=100))
+    url, server = fake_server(server=RefusingServer(share=100))
     home = Home(tmp_path)
-    run = begin(home, url, concurrency=concurrency, max_turns=12)
+    run = start_run(home, url, concurrency=concurrency, max_turns=12)
     with pytest.raises(EndpointRefusedError, match=r"has answered nothing and refuses every prompt: answered 400"):
         play(home, run)
-    broken = show(home, run)
-    assert broken["status"] == "failed" and "maximum context length" in broken["message"]
-    assert broken["calls"]["made"] <= 4, "refusals of a server that never answered were remembered"
+    failed = read_state(home, run)
+    assert failed["status"] == "failed" and "maximum context length" in failed["message"]
+    assert failed["calls"]["made"] <= 4, "refusals of a server that never answered were remembered"
     server.share = 0
-    mended = play(home, run)
-    assert mended["status"] == "done" and mended["turns"] == 12
-    assert sum(mended["refused"].values()) <= 4
+    resumed = play(home, run)
+    assert resumed["status"] == "done" and resumed["turns"] == 12
+    assert sum(resumed["refused"].values()) <= 4
 
 
 def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server) -> None:
-    """The judge's evaluations alone are refused: what attacks, defends and validates was answered."""
+    """Only the judge's evaluations are refused; attacks, validations and defences are answered."""
     turns = []
     for concurrency in (1, 8):
-        url, _ = fake_server(server=Refusing(word="REASONING QUALITY"))
+        url, _ = fake_server(server=RefusingServer(word="REASONING QUALITY"))
         home = Home(tmp_path / str(concurrency))
-        run = begin(home, url, concurrency=concurrency, pause_after_unread=5)
+        run = start_run(home, url, concurrency=concurrency, pause_after_unread=5)
         with pytest.raises(UnreadError, match="5 attempts in a row got nothing to read at the evaluation from arbiter"):
             play(home, run)
-        paused = show(home, run)
+        paused = read_state(home, run)
         assert paused["status"] == "paused" and paused["refused"] == {f"evaluation: {TOO_LONG}": 5}
         turns.append(paused["turns"])
         with pytest.raises(UnreadError, match="10 attempts in a row"):
@@ -178,7 +187,7 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
         (403, "Your input was flagged by moderation", ("403",), FILTERED),
         (400, "Output data may contain inappropriate content.", ("data_inspection_failed",), FILTERED),
         (400, "messages: roles must alternate", (), REJECTED),
-        # what no other prompt would pass
+        # causes that would refuse any prompt
         (400, "Your credit balance is too low to access the Anthropic API.", ("invalid_request_error",), ""),
         (400, "API key not valid. Please pass a valid API key.", ("invalid_argument",), ""),
         (400, "Invalid model name passed in model=x. Call `/v1/models` to view available models", (), ""),

@@ -19,16 +19,20 @@ CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0, 
 TURNS = 12
 
 
-def turn(number: int) -> TurnRecord:
-    """A kept turn; in every third one a first question was rejected."""
+def make_turn(number: int) -> TurnRecord:
+    """A kept turn; in every third turn, an earlier question was rejected."""
 
-    def attempt(place: int, accepted: bool) -> Attempt:
-        attack = Attack(f"Question {number}.{place}", "a solution", "4")
-        rejected = Attempt(place, ("s",), "invalid", attack=attack, validation=Verdict(accepted, 0.95, "SECRET REASON"))
+    def attempt(position: int, accepted: bool) -> Attempt:
+        attack = Attack(f"Question {number}.{position}", "a solution", "4")
+        validated = Attempt(
+            position, ("s",), "invalid", attack=attack, validation=Verdict(accepted, 0.95, "SECRET REASON")
+        )
         if not accepted:
-            return rejected
+            return validated
         verdict = Verdict(False, 0.95, "it fails")
-        return Attempt(place, ("s",), "kept_failed", "", attack, None, rejected.validation, Defence("d", "5"), verdict)
+        return Attempt(
+            position, ("s",), "kept_failed", "", attack, None, validated.validation, Defence("d", "5"), verdict
+        )
 
     attempts = [attempt(0, True)] if number % 3 else [attempt(0, False), attempt(1, True)]
     return TurnRecord(number, "one", "other", "judge", tuple(attempts))
@@ -40,7 +44,7 @@ def home(tmp_path: Path) -> Home:
     with Ledger(home.ledger) as ledger:
         ledger.create_run("run", "a name", CONFIG, {"identities": {}})
         for number in range(TURNS):
-            ledger.commit_turn("run", turn(number), [])
+            ledger.commit_turn("run", make_turn(number), [])
     return home
 
 
@@ -57,11 +61,11 @@ def write_verdicts(home: Home, rows: list[dict[str, Any]], verdict: Callable[[di
 
 
 def was_rejected(row: dict[str, Any]) -> bool:
-    number, place = row["question"].removeprefix("Question ").split(".")
-    return int(number) % 3 == 0 and place == "0"
+    number, position = row["question"].removeprefix("Question ").split(".")
+    return int(number) % 3 == 0 and position == "0"
 
 
-def agreement_of(home: Home, reviewer: str) -> dict[str, Any]:
+def read_agreement(home: Home, reviewer: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         agreement = review.summarize_agreement(view, "run")
     assert agreement is not None
@@ -87,24 +91,24 @@ def test_agreement_of_a_careful_and_a_random_reviewer(home: Home) -> None:
     rows = export(home)
     agreeing = write_verdicts(home, rows, lambda row: "drop" if was_rejected(row) else "keep")
     assert review.import_blind(home, agreeing, "ada") == review.BlindImport("ada", 16, 0, ["run"])
-    ada = agreement_of(home, "ada")
+    ada = read_agreement(home, "ada")
     assert (ada["agree"], ada["reviewed"], ada["kappa"]) == (16, 16, 1)
     review.import_blind(home, write_verdicts(home, rows, lambda _: "keep"), "bo")
-    assert agreement_of(home, "bo")["kappa"] == 0 and agreement_of(home, "bo")["agree"] == 12
-    half = iter(["fix", "keep"] * 8)
-    review.import_blind(home, write_verdicts(home, rows, lambda _: next(half)), "cy")
-    low, high = agreement_of(home, "cy")["ci95"]
-    assert low < agreement_of(home, "cy")["kappa"] < high and agreement_of(home, "cy")["fix"] == 8
+    assert read_agreement(home, "bo")["kappa"] == 0 and read_agreement(home, "bo")["agree"] == 12
+    verdicts = iter(["fix", "keep"] * 8)
+    review.import_blind(home, write_verdicts(home, rows, lambda _: next(verdicts)), "cy")
+    low, high = read_agreement(home, "cy")["ci95"]
+    assert low < read_agreement(home, "cy")["kappa"] < high and read_agreement(home, "cy")["fix"] == 8
 
 
 def test_newest_verdict_counts_and_open_ones_are_ignored(home: Home) -> None:
     rows = export(home)
     review.import_blind(home, write_verdicts(home, rows, lambda _: "drop"), "ada")
-    again = review.import_blind(
+    second_import = review.import_blind(
         home, write_verdicts(home, rows, lambda row: "" if was_rejected(row) else "keep"), "ada"
     )
-    assert (again.taken, again.open) == (12, 4)
-    assert agreement_of(home, "ada")["agree"] == 16
+    assert (second_import.taken, second_import.open) == (12, 4)
+    assert read_agreement(home, "ada")["agree"] == 16
 
 
 BROKEN = {
@@ -133,25 +137,25 @@ def test_review_is_shown_with_the_example_and_listed(
     from nanoflux_local.cli.main import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
-        return int(ended.value.code or 0), *capsys.readouterr()
+        return int(exit_info.value.code or 0), *capsys.readouterr()
 
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     listed = json.loads(run("examples", "list", "run", "--json")[1])
     assert len(listed) == TURNS and listed[3]["reviews"] == {} and listed[3]["level"] is None
-    name = listed[3]["id"]  # of a turn whose first question was rejected
-    code, _, err = run("examples", "review", name, "--verdict", "fix", "--note", "a unit lacks", "--reviewer", "ada")
+    example = listed[3]["id"]  # of a turn whose first question was rejected
+    code, _, err = run("examples", "review", example, "--verdict", "fix", "--note", "a unit lacks", "--reviewer", "ada")
     assert code == 0 and "ada on example" in err
     assert json.loads(run("examples", "list", "run", "--json")[1])[3]["reviews"] == {"ada": "fix"}
     assert "fix" in run("examples", "list", "run")[1]
-    shown = json.loads(run("examples", "show", name, "--json")[1])
+    shown = json.loads(run("examples", "show", example, "--json")[1])
     assert shown["reviews"]["ada"]["note"] == "a unit lacks" and shown["turn"]["number"] == 3
-    text = run("examples", "show", name)[1]
+    text = run("examples", "show", example)[1]
     assert "ada: fix a unit lacks" in text and "SECRET REASON" in text
     assert "review by ada" in run("run", "show", "run")[1]
     assert run("examples", "review", "none", "--verdict", "keep")[0] == 4
-    assert run("examples", "review", name, "--verdict", "perhaps")[0] == 2
+    assert run("examples", "review", example, "--verdict", "perhaps")[0] == 2
     out = home.root / "r.jsonl"
     assert run("examples", "export-review", "run", "-o", str(out), "--size", "6")[0] == 0
     path = write_verdicts(home, [json.loads(line) for line in out.read_text().splitlines()], lambda _: "keep")

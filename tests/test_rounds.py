@@ -30,7 +30,7 @@ def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
     return home
 
 
-def plan(home: Home, **more: Any) -> rounds.Rounds:
+def make_plan(home: Home, **more: Any) -> rounds.Rounds:
     config = configs.resolve("starter", "embedded", TINY, home)
     return rounds.Rounds(config=config, dev="starter", dev_items=2, train=QUICK, **{"rounds": 2, **more})
 
@@ -45,33 +45,44 @@ def mark_helpful(home: Home, series: str) -> None:
 
 @pytest.mark.real_model
 def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home) -> None:
-    series = rounds.create(home, plan(home))
+    series = rounds.create(home, make_plan(home))
     rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
-    (first,) = summary.rounds
+    (first_round,) = summary.rounds
     assert (summary.status, summary.adapter) == ("done", ""), "no better than before, so it is not used"
     assert "round 1 did not help" in summary.message
-    assert first.kept == 3 and first.helped is False and first.after["mean"] <= first.before["mean"]
+    assert (
+        first_round.kept == 3
+        and first_round.helped is False
+        and first_round.after["mean"] <= first_round.before["mean"]
+    )
     mark_helpful(home, series)
     rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
-    first, second = summary.rounds
-    assert summary.adapter == first.adapter and second.kept == 3
+    first_round, second_round = summary.rounds
+    assert summary.adapter == first_round.adapter and second_round.kept == 3
     with LedgerView(home.ledger) as view:
-        one, two = (json.loads(view.find_run(each.run)["config"]) for each in (first, second))
-        questions = [{example.question for example in view.examples(each.run)} for each in (first, second)]
+        first_config, second_config = (
+            json.loads(view.find_run(played_round.run)["config"]) for played_round in (first_round, second_round)
+        )
+        questions = [
+            {example.question for example in view.examples(played_round.run)}
+            for played_round in (first_round, second_round)
+        ]
         training = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")][-1]
-        assert list(verify_run(view, second.run)) == []
-    assert two["seed"] == one["seed"] + 1 and list(two["novel_against"]) == [first.run]
-    assert two["roles"]["defender"]["endpoint"] == "tuned"
-    assert two["endpoints"]["tuned"]["adapter"] == first.adapter
+        assert list(verify_run(view, second_round.run)) == []
+    assert second_config["seed"] == first_config["seed"] + 1 and list(second_config["novel_against"]) == [
+        first_round.run
+    ]
+    assert second_config["roles"]["defender"]["endpoint"] == "tuned"
+    assert second_config["endpoints"]["tuned"]["adapter"] == first_round.adapter
     assert not questions[0] & questions[1]
-    assert training["source"]["runs"] == [first.run, second.run], "all rounds so far"
+    assert training["source"]["runs"] == [first_round.run, second_round.run], "all rounds so far"
 
 
 @pytest.mark.real_model
 def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    series = rounds.create(home, plan(home, rounds=1))
+    series = rounds.create(home, make_plan(home, rounds=1))
 
     def interrupt_after_one(step: str, done: int, total: int) -> None:
         if "examples" in step and done == 1:
@@ -89,19 +100,19 @@ def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: py
 
 @pytest.mark.real_model
 def test_pause_of_a_series_drains_its_run(home: Home) -> None:
-    asked_for = plan(home)
-    one_by_one = asked_for.config.model_copy(update={"concurrency": 1})
-    series = rounds.create(home, asked_for.model_copy(update={"config": one_by_one}))
-    asked: list[str] = []
+    series_plan = make_plan(home)
+    sequential_config = series_plan.config.model_copy(update={"concurrency": 1})
+    series = rounds.create(home, series_plan.model_copy(update={"config": sequential_config}))
+    answers: list[str] = []
 
-    def pausing(step: str, done: int, total: int) -> None:
-        if "examples" in step and not asked:
-            asked.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
-            time.sleep(1)  # the worker looks a few times a second
+    def pause_once(step: str, done: int, total: int) -> None:
+        if "examples" in step and not answers:
+            answers.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
+            time.sleep(1)  # the worker polls a few times a second
 
-    rounds.play(home, series, pausing)
+    rounds.play(home, series, pause_once)
     summary = rounds.summarize_series(home, series)
-    assert "drains" in asked[0] and summary.status == "paused"
+    assert "drains" in answers[0] and summary.status == "paused"
     assert summary.rounds[0].adapter == ""
     with LedgerView(home.ledger) as view:
         assert view.find_run(summary.rounds[0].run)["status"] == "paused"
@@ -112,16 +123,21 @@ def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: H
     with pytest.raises(UsageError, match="takes no adapter"):
         rounds.create(home, rounds.Rounds(config=scripted, rounds=1, dev="starter-genetics"))
     with pytest.raises(NanofluxError, match="nowhere"):
-        rounds.create(home, plan(home).model_copy(update={"dev": "nowhere"}))
+        rounds.create(home, make_plan(home).model_copy(update={"dev": "nowhere"}))
     with pytest.raises(NanofluxError, match="epoch"):
-        rounds.create(home, plan(home).model_copy(update={"train": {"epochs": -1}}))
+        rounds.create(home, make_plan(home).model_copy(update={"train": {"epochs": -1}}))
 
 
 @pytest.mark.real_model
 def test_series_is_found_by_id_prefix_and_newest_name(home: Home) -> None:
-    made = [rounds.create(home, plan(home, name=name)) for name in ("improve", "improve", "")]
-    for asked, series in ((made[0], made[0]), (made[0][:-1], made[0]), ("improve", made[1]), (made[2], made[2])):
-        assert rounds.summarize_series(home, asked).series == series
-    assert [each.name for each in rounds.summarize_all_series(home)] == ["", "improve", "improve"]
+    series_ids = [rounds.create(home, make_plan(home, name=name)) for name in ("improve", "improve", "")]
+    for reference, series in (
+        (series_ids[0], series_ids[0]),
+        (series_ids[0][:-1], series_ids[0]),
+        ("improve", series_ids[1]),
+        (series_ids[2], series_ids[2]),
+    ):
+        assert rounds.summarize_series(home, reference).series == series
+    assert [summary.name for summary in rounds.summarize_all_series(home)] == ["", "improve", "improve"]
     with pytest.raises(NanofluxError, match="no series of rounds 'improv'"):
         rounds.summarize_series(home, "improv")

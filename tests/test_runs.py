@@ -1,4 +1,4 @@
-"""A run's life: started only when it can be played, held by one process, resumed on the same models, replayed alone."""
+"""A run's life: started only if it can be played, held by one process, resumed on the same models, replayed offline."""
 
 import asyncio
 import json
@@ -47,21 +47,21 @@ def play(home: Home, name: str = "", **settings: Any) -> str:
     return run
 
 
-def summary(home: Home, run: str) -> dict[str, Any]:
+def read_summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
 
-def rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
+def read_rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
     with LedgerView(home.ledger) as view:
         return [tuple(row) for row in view.rows(sql)]
 
 
-def everything(home: Home) -> list[list[tuple[Any, ...]]]:
-    return [rows(home, f"SELECT * FROM {table}") for table in ("calls", "runs", "turns", "examples", "jobs")]
+def read_tables(home: Home) -> list[list[tuple[Any, ...]]]:
+    return [read_rows(home, f"SELECT * FROM {table}") for table in ("calls", "runs", "turns", "examples", "jobs")]
 
 
-def edit(home: Home, sql: str) -> None:
+def execute_sql(home: Home, sql: str) -> None:
     with sqlite3.connect(home.ledger) as connection:
         connection.execute(sql)
     connection.close()
@@ -104,53 +104,53 @@ def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profi
         config = configs.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
     assert message in str(refused.value)
-    assert not home.ledger.exists() or rows(home, "SELECT * FROM runs") == []
+    assert not home.ledger.exists() or read_rows(home, "SELECT * FROM runs") == []
 
 
 # Playing
 
 
 def test_played_run_is_done_with_its_working_time(home: Home) -> None:
-    result = summary(home, play(home))
+    result = read_summary(home, play(home))
     assert (result["status"], result["turns"], result["message"], result["repeatable"]) == ("done", 6, "", True)
     assert result["seconds"] > 0
-    assert rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
+    assert read_rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
 
 
 def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> None:
-    first, second = (summary(home, play(home, name)) for name in ("first", "second"))
+    first, second = (read_summary(home, play(home, name)) for name in ("first", "second"))
     assert second["digest"] == first["digest"]
     assert second["calls"] == {"made": 0, "remembered": first["calls"]["made"] - first["calls"]["wasted"], "wasted": 0}
     assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
 def test_different_seed_gives_a_different_dataset(home: Home) -> None:
-    assert summary(home, play(home))["digest"] != summary(home, play(home, seed=1))["digest"]
+    assert read_summary(home, play(home))["digest"] != read_summary(home, play(home, seed=1))["digest"]
 
 
 def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, other = start(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
-    answer, left = ScriptedEndpoint.chat, 30
+    run, undisturbed_home = start(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
+    original_chat, calls_left = ScriptedEndpoint.chat, 30
 
-    async def breaking(self: ScriptedEndpoint, request: ChatRequest) -> ChatReply:
-        nonlocal left
-        left -= 1
-        if left == 0:
+    async def fail_once(self: ScriptedEndpoint, request: ChatRequest) -> ChatReply:
+        nonlocal calls_left
+        calls_left -= 1
+        if calls_left == 0:
             raise EndpointError("http://127.0.0.1:1 does not answer")
-        return await answer(self, request)
+        return await original_chat(self, request)
 
-    monkeypatch.setattr(ScriptedEndpoint, "chat", breaking)
+    monkeypatch.setattr(ScriptedEndpoint, "chat", fail_once)
     with pytest.raises(EndpointError):
         asyncio.run(runs.play(home, run))
-    failed = summary(home, run)
+    failed = read_summary(home, run)
     assert (failed["status"], failed["message"]) == ("failed", "http://127.0.0.1:1 does not answer")
     assert 0 < failed["turns"] < 20
     asyncio.run(runs.play(home, run))
-    result = summary(home, run)
+    result = read_summary(home, run)
     assert (result["status"], result["message"], result["turns"]) == ("done", "", 20)
     assert result["seconds"] > failed["seconds"]
-    assert result["digest"] == summary(other, play(other, max_turns=20))["digest"]
-    assert rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
+    assert result["digest"] == read_summary(undisturbed_home, play(undisturbed_home, max_turns=20))["digest"]
+    assert read_rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
 
 
 def test_cancelled_run_is_interrupted(home: Home) -> None:
@@ -165,9 +165,9 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancel_soon())
-    assert summary(home, run)["status"] == "interrupted"
+    assert read_summary(home, run)["status"] == "interrupted"
     asyncio.run(runs.play(home, run))
-    assert summary(home, run)["status"] == "done"
+    assert read_summary(home, run)["status"] == "done"
 
 
 # One process at a time
@@ -182,20 +182,20 @@ def test_run_is_played_by_one_worker(home: Home) -> None:
         with pytest.raises(RefusedError, match="another process is working on") as refused:
             asyncio.run(runs.play(home, run))
         assert refused.value.exit_code == 3
-        assert summary(home, run)["turns"] == 0
+        assert read_summary(home, run)["turns"] == 0
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
 
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
-    run, looking = start(home), threading.Event()
+    run, stop = start(home), threading.Event()
     with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
         pass
 
-    def look() -> None:
-        while not looking.is_set():
+    def poll() -> None:
+        while not stop.is_set():
             jobs.has_worker(home, jobs.Work(jobs.RUN, run))
 
-    threads = [threading.Thread(target=look) for _ in range(2)]
+    threads = [threading.Thread(target=poll) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
@@ -203,7 +203,7 @@ def test_reader_does_not_block_a_worker(home: Home) -> None:
             with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
                 pass
     finally:
-        looking.set()
+        stop.set()
         for thread in threads:
             thread.join()
 
@@ -217,44 +217,44 @@ def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
 
 def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path) -> None:
     run = start(home)
-    there = Home(tmp_path / "elsewhere")
-    there.root.mkdir()
-    there.ledger.write_bytes(home.ledger.read_bytes())
-    assert not jobs.has_worker(there, jobs.Work(jobs.RUN, run))
-    asyncio.run(runs.play(there, run))
-    assert summary(there, run)["status"] == "done"
+    other_home = Home(tmp_path / "elsewhere")
+    other_home.root.mkdir()
+    other_home.ledger.write_bytes(home.ledger.read_bytes())
+    assert not jobs.has_worker(other_home, jobs.Work(jobs.RUN, run))
+    asyncio.run(runs.play(other_home, run))
+    assert read_summary(other_home, run)["status"] == "done"
 
 
 # The same models
 
 
 @pytest.mark.parametrize(
-    ("kind", "named"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
+    ("kind", "names"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
 )
-def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, named: str):
+def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, names: str):
     run = start(home)
-    build = kind.__init__
+    original_init = kind.__init__
 
     def init_with_revision(self: Any, model: str, *rest: Any) -> None:
-        build(self, model, *rest)
+        original_init(self, model, *rest)
         self.identity = Identity("scripted", model, revision="2")
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "__init__", init_with_revision)
-        with pytest.raises(RefusedError, match=f"^({named}) is not what this run was started with.*revision='2'"):
+        with pytest.raises(RefusedError, match=f"^({names}) is not what this run was started with.*revision='2'"):
             asyncio.run(runs.play(home, run))
-    assert summary(home, run)["status"] == "created" and rows(home, "SELECT * FROM calls") == []
+    assert read_summary(home, run)["status"] == "created" and read_rows(home, "SELECT * FROM calls") == []
     asyncio.run(runs.play(home, run))
 
 
 def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     run = play(home)
     domain = binding.load_domain("starter-genetics")
-    other = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
-    monkeypatch.setattr(binding, "load_domain", lambda *_: other)
-    for work in (runs.play, runs.replay):
+    changed_domain = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
+    monkeypatch.setattr(binding, "load_domain", lambda *_: changed_domain)
+    for action in (runs.play, runs.replay):
         with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' is not the one"):
-            asyncio.run(work(home, run))
+            asyncio.run(action(home, run))
 
 
 # Replay
@@ -262,7 +262,7 @@ def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def remove_endpoints(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From then on, whatever would build or ask an endpoint, an embedder or a sandbox is an error."""
+    """A function after whose call every use of an endpoint, an embedder or a sandbox raises an error."""
 
     def missing(*_: object) -> None:
         raise AssertionError("a replay needs no endpoint")
@@ -284,30 +284,30 @@ def test_replay_gives_the_same_dataset_without_endpoints_or_writes(
     home: Home, remove_endpoints: Callable[[], None]
 ) -> None:
     run = play(home, max_turns=15)
-    before, recorded = everything(home), summary(home, run)
+    tables_before, summary = read_tables(home), read_summary(home, run)
     remove_endpoints()
     result = replay(home, run)
     assert result == {
-        "run": run, "turns": 15, "kept": recorded["kept"], "digest": recorded["digest"],
-        "recorded_digest": recorded["digest"], "same": True,
+        "run": run, "turns": 15, "kept": summary["kept"], "digest": summary["digest"],
+        "recorded_digest": summary["digest"], "same": True,
     }  # fmt: skip
-    assert everything(home) == before
+    assert read_tables(home) == tables_before
 
 
 @pytest.mark.parametrize("kind", ["chat", "embed"])
 def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: Callable[[], None], kind: str) -> None:
     run = play(home)
     remove_endpoints()
-    edit(home, f"DELETE FROM calls WHERE kind = '{kind}'")
+    execute_sql(home, f"DELETE FROM calls WHERE kind = '{kind}'")
     with pytest.raises(ReplayMissError, match=f"does not remember a {kind} call"):
         replay(home, run)
 
 
 def test_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
     run = play(home)
-    edit(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
+    execute_sql(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     result = replay(home, run)
-    assert not result["same"] and result["digest"] == summary(home, run)["digest"] != result["recorded_digest"]
+    assert not result["same"] and result["digest"] == read_summary(home, run)["digest"] != result["recorded_digest"]
 
 
 def test_replay_of_a_run_without_turns_is_refused(home: Home) -> None:

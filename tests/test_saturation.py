@@ -16,7 +16,7 @@ from nanoflux_local.transcript import Attempt, Outcome, TurnRecord
 NOTHING_IS_NOVEL = {"novelty": {"question": -1.0}, "seeds": {"min": 2}, "retries": {"validation": 3}}
 
 
-def turn(number: int, *outcomes: Outcome) -> TurnRecord:
+def make_turn(number: int, *outcomes: Outcome) -> TurnRecord:
     attempts = tuple(Attempt(position, (), outcome) for position, outcome in enumerate(outcomes))
     return TurnRecord(number, "a", "b", "c", attempts)
 
@@ -28,10 +28,10 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def test_saturation_is_reported_once_per_limit_with_its_forecast(config: RunConfig) -> None:
-    recent = RecentAttempts()
+    recent_attempts = RecentAttempts()
     reports = {}
     for number in range(20):
-        saturation = recent.add(turn(number, *["novelty_rejected"] * 4), config)
+        saturation = recent_attempts.add(make_turn(number, *["novelty_rejected"] * 4), config)
         if saturation:
             reports[number] = saturation
     assert list(reports) == [4, 9, 14, 19], "after 20 attempts, then after 20 more"
@@ -42,12 +42,12 @@ def test_saturation_is_reported_once_per_limit_with_its_forecast(config: RunConf
 
 
 def test_saturation_needs_one_reason_for_nearly_all_attempts(config: RunConfig) -> None:
-    mixed, nearly = RecentAttempts(), RecentAttempts()
+    mixed, nearly_uniform = RecentAttempts(), RecentAttempts()
     for number in range(60):
         outcomes: tuple[Outcome, ...] = ("invalid",) if number % 10 == 0 else ("novelty_rejected",)
-        assert mixed.add(turn(number, *outcomes), config) is None
-    reports = [nearly.add(turn(0, "kept_failed"), config)]
-    reports += [nearly.add(turn(number, "defender_right"), config) for number in range(1, 20)]
+        assert mixed.add(make_turn(number, *outcomes), config) is None
+    reports = [nearly_uniform.add(make_turn(0, "kept_failed"), config)]
+    reports += [nearly_uniform.add(make_turn(number, "defender_right"), config) for number in range(1, 20)]
     assert reports[:-1] == [None] * 19 and reports[-1] is not None and reports[-1].rejected == 19
 
 
@@ -55,9 +55,9 @@ def test_run_that_reaches_its_target_at_the_rate_of_its_newest_turns_is_not_satu
     """One of 20 turns is kept: 1,000 turns give 50 examples."""
     reachable = config.model_copy(update={"target": 50})
     for settings, reported in ((config, True), (reachable, False)):
-        recent, reports = RecentAttempts(), []
+        recent_attempts, reports = RecentAttempts(), []
         for number in range(20):
-            reports.append(recent.add(turn(number, "invalid" if number else "kept_failed"), settings))
+            reports.append(recent_attempts.add(make_turn(number, "invalid" if number else "kept_failed"), settings))
         assert any(reports) is reported
 
 

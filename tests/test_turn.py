@@ -15,7 +15,7 @@ from nanoflux_local.run.turn import Players, Rules, run_turn
 from nanoflux_local.transcript import Attack, Defence, Finding, TurnRecord, Verdict
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
-NOTHING = History()
+NO_HISTORY = History()
 DIMENSIONS = 256
 
 
@@ -42,14 +42,14 @@ def axis(number: int) -> np.ndarray:
     return np.eye(DIMENSIONS, dtype=np.float32)[number]
 
 
-def leaning(cosine: float, towards: int, own: int) -> np.ndarray:
+def make_tilted_vector(cosine: float, towards: int, own: int) -> np.ndarray:
     """A unit vector with this cosine to axis `towards`."""
     return (cosine * axis(towards) + math.sqrt(1 - cosine**2) * axis(own)).astype(np.float32)
 
 
 @dataclass
 class World:
-    """Answers by role: each role's replies in order, the last one for ever; `{n}` counts the role's requests.
+    """Answers by role: each role's replies in order, repeating the last one; `{n}` counts the role's requests.
 
     Texts embed at right angles to each other unless `vectors` places them.
     """
@@ -86,7 +86,7 @@ class World:
         return [request.messages[-1].content for asked, request in self.asked if asked == role]
 
 
-def rules(tmp_path, profile="scripted", **overrides) -> Rules:
+def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
     config = resolve("starter", profile, overrides, Home(tmp_path))
     return build_rules(
         config, {**IDENTITIES, "sandbox": Identity("sandbox", "s"), "smollm2": Identity("x", "y")}, Home(tmp_path)
@@ -95,25 +95,25 @@ def rules(tmp_path, profile="scripted", **overrides) -> Rules:
 
 @pytest.fixture
 def play(tmp_path):
-    async def play_turn(world: World, number=0, history=NOTHING, **overrides) -> TurnRecord:
-        return await run_turn(rules(tmp_path, **overrides), number, history, world)
+    async def play_turn(world: World, number=0, history=NO_HISTORY, **overrides) -> TurnRecord:
+        return await run_turn(make_rules(tmp_path, **overrides), number, history, world)
 
     return play_turn
 
 
-def near(first: str, second: str, cosine: float) -> dict[str, np.ndarray]:
-    return {first: axis(0), second: leaning(cosine, 0, 1)}
+def place_vectors(first: str, second: str, cosine: float) -> dict[str, np.ndarray]:
+    return {first: axis(0), second: make_tilted_vector(cosine, 0, 1)}
 
 
-DOUBT, READ_AGAIN = "confidence 0.5, 0.5, 0.5", 3
-ENDS = {
+DOUBT, READ_ATTEMPTS = "confidence 0.5, 0.5, 0.5", 3
+CASES = {
     "kept_failed": (World(), ["kept_failed"], "kept", (1, 1, 1, 1)),
     "kept_novel": (
-        World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", 0.74)),
+        World(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.74)),
         ["kept_novel"], "kept", (1, 1, 1, 1),
     ),
     "defender_right": (
-        World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", 0.76)),
+        World(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.76)),
         ["defender_right"], "dropped", (1, 1, 1, 1),
     ),
     "right answer by invalid steps": (World(defence=[defence()]), ["kept_failed"], "kept", (1, 1, 1, 1)),
@@ -141,9 +141,9 @@ ENDS = {
         World(evaluation=[*[evaluation("INCORRECT", 0.5)] * 2, evaluation("INCORRECT")]),
         ["kept_failed"], "kept", (1, 1, 1, 3),
     ),
-    "unreadable validation": (World(validation=["no"]), ["failed"], "failed", (1, READ_AGAIN, 0, 0)),
-    "unreadable defence": (World(defence=["no"]), ["failed"], "failed", (1, 1, READ_AGAIN, 0)),
-    "unreadable evaluation": (World(evaluation=["no"]), ["failed"], "failed", (1, 1, 1, READ_AGAIN)),
+    "unreadable validation": (World(validation=["no"]), ["failed"], "failed", (1, READ_ATTEMPTS, 0, 0)),
+    "unreadable defence": (World(defence=["no"]), ["failed"], "failed", (1, 1, READ_ATTEMPTS, 0)),
+    "unreadable evaluation": (World(evaluation=["no"]), ["failed"], "failed", (1, 1, 1, READ_ATTEMPTS)),
     "readable at the third time": (
         World(validation=["no", "no", validation()], defence=["no", "no", defence("5")]),
         ["kept_failed"], "kept", (1, 3, 3, 1),
@@ -158,26 +158,26 @@ ENDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("world", "outcomes", "turn", "calls"), ENDS.values(), ids=ENDS)
-async def test_turn_ends_in_every_outcome(play, world, outcomes, turn, calls):
+@pytest.mark.parametrize(("world", "outcomes", "turn_outcome", "calls"), CASES.values(), ids=CASES)
+async def test_turn_ends_in_every_outcome(play, world, outcomes, turn_outcome, calls):
     world = replace(world, asked=[], embedded=[], vectors=dict(world.vectors))
     record = await play(world)
     assert [attempt.outcome for attempt in record.attempts] == outcomes
     assert [attempt.number for attempt in record.attempts] == list(range(len(outcomes)))
-    assert record.outcome == turn
+    assert record.outcome == turn_outcome
     assert tuple(map(world.count, ("attack", "validation", "defence", "evaluation"))) == calls
     seeds = [request.seed for _, request in world.asked]
-    assert len(set(seeds)) == len(seeds), "each request of a turn has a seed of its own"
+    assert len(set(seeds)) == len(seeds), "each request of a turn has a different seed"
 
 
 async def test_kept_attempt_records_every_step(play):
     world = World(evaluation=[evaluation("INCORRECT", 0.6), evaluation("INCORRECT", 0.99)])
-    last = (await play(world)).last
-    assert last.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
-    assert last.validation == Verdict(True, 0.95, "e")
-    assert (last.defence.answer, last.defence.solution) == ("5", "our way")
-    assert last.evaluation == Verdict(False, 0.99, "e", soft=True, asked=2)
-    assert (last.nearest, last.solution_similarity, last.reason) == (None, None, "")
+    attempt = (await play(world)).last
+    assert attempt.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
+    assert attempt.validation == Verdict(True, 0.95, "e")
+    assert (attempt.defence.answer, attempt.defence.solution) == ("5", "our way")
+    assert attempt.evaluation == Verdict(False, 0.99, "e", soft=True, asked=2)
+    assert (attempt.nearest, attempt.solution_similarity, attempt.reason) == (None, None, "")
 
 
 @pytest.mark.parametrize(
@@ -228,33 +228,38 @@ async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
     ("cosine", "outcome"), [(0.84, "kept_failed"), (0.85, "kept_failed"), (0.86, "novelty_rejected")]
 )
 async def test_question_near_an_earlier_turns_question_is_rejected(play, cosine, outcome):
-    """Above θq it is rejected, at θq it is not."""
+    """A question is rejected above θq, and not at θq."""
     history = History((np.stack([axis(5), axis(0), axis(6)]),))
-    world = World(vectors={"Question 0": leaning(cosine, 0, 1)})
+    world = World(vectors={"Question 0": make_tilted_vector(cosine, 0, 1)})
     record = await play(world, history=history)
     assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
     assert world.count("validation") == 1, "a rejected question costs no judgement"
 
 
 async def test_questions_of_the_same_turn_count_as_earlier(play):
-    """Rejected or not, whatever passed parsing was generated before (SPEC §6)."""
+    """Every parsed question counts as generated before, rejected or not (SPEC §6)."""
     world = World(
         attack=[attack("First"), attack("Second"), attack("Third"), attack("Fourth")],
         validation=[validation("INVALID")],
-        vectors={"First": axis(0), "Second": leaning(0.9, 0, 1), "Third": axis(1), "Fourth": axis(3)},
+        vectors={"First": axis(0), "Second": make_tilted_vector(0.9, 0, 1), "Third": axis(1), "Fourth": axis(3)},
     )
     record = await play(world, retries={"validation": 3})
-    assert [a.outcome for a in record.attempts] == ["invalid", "novelty_rejected", "invalid", "invalid"]
-    assert [a.nearest for a in record.attempts] == [None, 0.9, pytest.approx(math.sqrt(1 - 0.81), abs=1e-6), 0.0]
+    assert [attempt.outcome for attempt in record.attempts] == ["invalid", "novelty_rejected", "invalid", "invalid"]
+    assert [attempt.nearest for attempt in record.attempts] == [
+        None,
+        0.9,
+        pytest.approx(math.sqrt(1 - 0.81), abs=1e-6),
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
     ("cosine", "outcome"), [(0.74, "kept_novel"), (0.75, "defender_right"), (0.76, "defender_right")]
 )
 async def test_correct_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
-    world = World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", cosine))
-    last = (await play(world)).last
-    assert (last.outcome, last.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
+    world = World(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", cosine))
+    attempt = (await play(world)).last
+    assert (attempt.outcome, attempt.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
 
 
 async def test_failed_defence_needs_no_second_novelty_check(play):
@@ -265,8 +270,8 @@ async def test_failed_defence_needs_no_second_novelty_check(play):
 
 async def test_seeds_are_drawn_without_replacement_within_a_turn(play):
     record = await play(World(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
-    drawn = [seed for attempt in record.attempts for seed in attempt.seeds]
-    assert len(set(drawn)) == len(drawn)
+    seed_ids = [seed_id for attempt in record.attempts for seed_id in attempt.seeds]
+    assert len(set(seed_ids)) == len(seed_ids)
     assert all(2 <= len(attempt.seeds) <= 5 for attempt in record.attempts)
     assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "their number is drawn too"
 
@@ -279,19 +284,19 @@ async def test_attacker_sees_the_recorded_seeds(play, tmp_path):
 
 
 async def test_two_models_swap_roles_each_turn(tmp_path):
-    run_rules = rules(tmp_path)
+    run_rules = make_rules(tmp_path)
     for number in range(4):
         world = World(attack=[attack(f"Turn {number}")])
-        record = await run_turn(run_rules, number, NOTHING, world)
-        names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
-        assert (record.attacker, record.defender, record.judge) == (*names, "arbiter")
-        asked = {role: request.endpoint.model for role, request in world.asked}
-        assert (asked["attack"], asked["defence"]) == names
-        assert asked["validation"] == asked["evaluation"] == "arbiter"
+        record = await run_turn(run_rules, number, NO_HISTORY, world)
+        model_names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
+        assert (record.attacker, record.defender, record.judge) == (*model_names, "arbiter")
+        model_by_role = {role: request.endpoint.model for role, request in world.asked}
+        assert (model_by_role["attack"], model_by_role["defence"]) == model_names
+        assert model_by_role["validation"] == model_by_role["evaluation"] == "arbiter"
 
 
 def test_swap_keeps_the_sampling_of_each_role(tmp_path):
-    for players in rules(tmp_path).player_groups:
+    for players in make_rules(tmp_path).player_groups:
         assert players.attacker.player.sampling.temperature == 0.8
         assert players.defender.player.sampling.temperature == 0.7
 
@@ -304,7 +309,7 @@ def test_swap_keeps_the_sampling_of_each_role(tmp_path):
     ],
 )
 def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
-    run_rules = rules(tmp_path, profile, **overrides)
+    run_rules = make_rules(tmp_path, profile, **overrides)
     assert [
         (players.attacker.name, players.defender.name, players.judge.name) for players in run_rules.player_groups
     ] == [names]
@@ -313,18 +318,21 @@ def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, nam
 
 async def test_equal_arguments_give_an_equal_record(play):
     worlds = [World(attack=["no", attack(), attack()], validation=[validation("INVALID"), validation()]) for _ in "ab"]
-    one, other = [await play(world, number=7) for world in worlds]
-    assert one == other
+    first_record, second_record = [await play(world, number=7) for world in worlds]
+    assert first_record == second_record
     assert worlds[0].asked == worlds[1].asked
     assert worlds[0].embedded == worlds[1].embedded
 
 
 @pytest.mark.parametrize("changed", [{"number": 9}, {"seed": 1}])
 async def test_different_turn_or_run_makes_different_requests(play, changed):
-    one, other = World(), World()
-    first, second = await play(one, number=7), await play(other, **{"number": 7, **changed})
-    assert first.last.seeds != second.last.seeds
-    assert not {request.seed for _, request in one.asked} & {request.seed for _, request in other.asked}
+    first_world, second_world = World(), World()
+    first_record, second_record = (
+        await play(first_world, number=7),
+        await play(second_world, **{"number": 7, **changed}),
+    )
+    assert first_record.last.seeds != second_record.last.seeds
+    assert not {request.seed for _, request in first_world.asked} & {request.seed for _, request in second_world.asked}
 
 
 async def test_turn_does_not_change_its_history(play):
@@ -373,16 +381,16 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    base = rules(tmp_path, **PROVABLE)
-    players = replace(base.find_players(0), judge=BlindJudge())
-    record = await run_turn(replace(base, player_groups=[players]), 0, NOTHING, World(defence=[WRONG]))
+    base_rules = make_rules(tmp_path, **PROVABLE)
+    players = replace(base_rules.find_players(0), judge=BlindJudge())
+    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, World(defence=[WRONG]))
     assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
     if conclusion != "supports":
         assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
 
 
 async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tmp_path):
-    class Program:
+    class ProgramJudge:
         name = "program"
 
         async def validate(self, attack, draw, call, evidence=(), seeds=()):
@@ -391,9 +399,9 @@ async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tm
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    base = rules(tmp_path, **PROVABLE)
-    players = replace(base.find_players(0), judge=Program())
-    record = await run_turn(replace(base, player_groups=[players]), 0, NOTHING, World(defence=[WRONG]))
+    base_rules = make_rules(tmp_path, **PROVABLE)
+    players = replace(base_rules.find_players(0), judge=ProgramJudge())
+    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, World(defence=[WRONG]))
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
 
 
@@ -413,8 +421,10 @@ async def test_further_answers_at_temperature_zero_are_varied(play):
     greedy = {"roles": {role: {"sampling": {"temperature": 0.0}} for role in ("attacker", "defender")}}
     world = World()
     await play(world, samples=2, **greedy)
-    first, second = (request.sampling.temperature for role, request in world.asked if role == "defence")
-    assert (first, second) == (0.0, 0.7)
+    first_temperature, second_temperature = (
+        request.sampling.temperature for role, request in world.asked if role == "defence"
+    )
+    assert (first_temperature, second_temperature) == (0.0, 0.7)
 
 
 async def test_further_answers_do_not_decide_what_the_paper_keeps(play):
@@ -423,19 +433,19 @@ async def test_further_answers_do_not_decide_what_the_paper_keeps(play):
     assert record.last.samples[0].right is True and record.last.samples[0].reason
 
 
-class Broken(Exception):
+class EndpointFailure(Exception):
     """An endpoint that fails."""
 
 
 async def test_failing_call_raises_and_gives_no_record(play):
-    """Infrastructure is never an outcome: it passes through to the engine."""
+    """A failing endpoint is no outcome of a turn: its error passes through to the engine."""
 
-    class Dead(World):
+    class FailingWorld(World):
         async def __call__(self, request):
-            raise Broken
+            raise EndpointFailure
 
-    with pytest.raises(Broken):
-        await play(Dead())
+    with pytest.raises(EndpointFailure):
+        await play(FailingWorld())
 
 
 async def test_turn_plays_with_hand_made_players(tmp_path):
@@ -457,9 +467,12 @@ async def test_turn_plays_with_hand_made_players(tmp_path):
             return Verdict(False, 1.0, "wrong")
 
     player = Player()
-    base = rules(tmp_path)
+    base_rules = make_rules(tmp_path)
     record = await run_turn(
-        Rules(base.config, base.seeds, [Players(player, player, player)], base.embedder), 3, NOTHING, World()
+        Rules(base_rules.config, base_rules.seeds, [Players(player, player, player)], base_rules.embedder),
+        3,
+        NO_HISTORY,
+        World(),
     )
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "invalid", "kept_failed"]
     assert record.last.attack.question.startswith("3-2-")

@@ -35,12 +35,12 @@ def play(home: Home, **settings: Any) -> str:
     return run
 
 
-def records(home: Home, run: str) -> list[TurnRecord]:
+def read_records(home: Home, run: str) -> list[TurnRecord]:
     with LedgerView(home.ledger) as view:
         return view.turn_records(run)
 
 
-def ask(home: Home, run: str, **settings: Any) -> dict[str, Any]:
+def replay(home: Home, run: str, **settings: Any) -> dict[str, Any]:
     return asdict(asyncio.run(replay_with(home, run, settings)))
 
 
@@ -48,57 +48,61 @@ def ask(home: Home, run: str, **settings: Any) -> dict[str, Any]:
 def test_replay_with_settings_equals_playing_them(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    run, elsewhere = play(home), Home(home.root / "elsewhere").prepare()
-    real = play(elsewhere, **settings)
+    run, other_home = play(home), Home(home.root / "elsewhere").prepare()
+    played_run = play(other_home, **settings)
     for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
         monkeypatch.setattr(owner, name, None)
-    answer = ask(home, run, **settings)
-    assert answer["complete"] and answer["digest"] == read_digest(elsewhere, real)
-    assert answer["turns"] == len(records(elsewhere, real)) and answer["needed"]["turns"] == 0
-    before = {record.number for record in records(home, run) if record.kept}
-    after = {record.number for record in records(elsewhere, real) if record.kept}
-    assert {example["turn"] for example in answer["come"]} >= after - before
-    assert {example["turn"] for example in answer["go"]} >= before - after
-    assert answer["stay"] + len(answer["come"]) == answer["kept"] == len(after)
-    assert answer["same"] == (answer["digest"] == read_digest(home, run))
+    result = replay(home, run, **settings)
+    assert result["complete"] and result["digest"] == read_digest(other_home, played_run)
+    assert result["turns"] == len(read_records(other_home, played_run)) and result["needed"]["turns"] == 0
+    kept_before = {record.number for record in read_records(home, run) if record.kept}
+    kept_after = {record.number for record in read_records(other_home, played_run) if record.kept}
+    assert {example["turn"] for example in result["come"]} >= kept_after - kept_before
+    assert {example["turn"] for example in result["go"]} >= kept_before - kept_after
+    assert result["stay"] + len(result["come"]) == result["kept"] == len(kept_after)
+    assert result["same"] == (result["digest"] == read_digest(home, run))
 
 
 def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home) -> None:
     run = play(home)
-    answer = ask(home, run, novelty={"question": 0.4})
-    assert not answer["complete"] and answer["digest"] is None and answer["same"] is None
-    unknown = {entry["turn"] for entry in answer["unknown"]}
-    assert 0 < len(unknown) < TURNS and answer["turns"] == TURNS
-    needed = answer["needed"]
-    assert needed["turns"] == needed["at_least"] == len(unknown) == sum(entry["calls"] for entry in needed["by"])
+    result = replay(home, run, novelty={"question": 0.4})
+    assert not result["complete"] and result["digest"] is None and result["same"] is None
+    unknown_turns = {entry["turn"] for entry in result["unknown"]}
+    assert 0 < len(unknown_turns) < TURNS and result["turns"] == TURNS
+    needed = result["needed"]
+    assert needed["turns"] == needed["at_least"] == len(unknown_turns) == sum(entry["calls"] for entry in needed["by"])
     assert needed["expected"] > needed["at_least"]
     assert {(entry["role"], entry["kind"]) for entry in needed["by"]} == {("attacker", "chat")}
-    real = Home(home.root / "elsewhere").prepare()
-    truth = records(real, play(real, novelty={"question": 0.4}))
-    first = min(unknown)
-    recorded = records(home, run)
-    come = {example["turn"] for example in answer["come"] if example["turn"] < first}
-    assert come == {record.number for record in truth[:first] if record.kept and not recorded[record.number].kept}
-    assert all(turn not in unknown for turn in (*come, *(example["turn"] for example in answer["go"])))
+    other_home = Home(home.root / "elsewhere").prepare()
+    played_records = read_records(other_home, play(other_home, novelty={"question": 0.4}))
+    first_unknown = min(unknown_turns)
+    recorded_turns = read_records(home, run)
+    come_turns = {example["turn"] for example in result["come"] if example["turn"] < first_unknown}
+    assert come_turns == {
+        record.number
+        for record in played_records[:first_unknown]
+        if record.kept and not recorded_turns[record.number].kept
+    }
+    assert all(turn not in unknown_turns for turn in (*come_turns, *(example["turn"] for example in result["go"])))
 
 
 def test_question_accepted_only_by_the_change_misses_its_judge(home: Home) -> None:
     run = play(home, novelty={"question": 0.4})
-    answer = ask(home, run, novelty={"question": 0.99})
-    assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in answer["needed"]["by"]}
+    result = replay(home, run, novelty={"question": 0.99})
+    assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in result["needed"]["by"]}
 
 
 def test_replay_stops_at_the_first_unplayed_turn_that_misses_a_call(home: Home) -> None:
     run = play(home)
-    answer = ask(home, run, max_turns=TURNS + 5)
-    assert (answer["turns"], answer["complete"], answer["go"], answer["come"]) == (TURNS, False, [], [])
+    result = replay(home, run, max_turns=TURNS + 5)
+    assert (result["turns"], result["complete"], result["go"], result["come"]) == (TURNS, False, [], [])
 
 
 def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home) -> None:
     run = play(home)
     before = home.ledger.read_bytes()
-    answer = ask(home, run, concurrency=3)
-    assert answer["same"] and answer["digest"] == read_digest(home, run) and answer["come"] == answer["go"] == []
+    result = replay(home, run, concurrency=3)
+    assert result["same"] and result["digest"] == read_digest(home, run) and result["come"] == result["go"] == []
     assert home.ledger.read_bytes() == before
 
 
@@ -115,7 +119,7 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
 def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
     run = play(home, max_turns=2)
     with pytest.raises(RefusedError, match="no remembered call applies") as refused:
-        ask(home, run, **settings)
+        replay(home, run, **settings)
     assert refused.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in refused.value.fix
 
 
@@ -127,31 +131,33 @@ def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home
     run = play(home, max_turns=12)
     estimate = asyncio.run(replay_with(home, run, PROVABLE))
     assert estimate.stay == 0 and estimate.come == [] and not estimate.complete
-    kept = {record.number for record in records(home, run) if record.kept}
-    assert kept <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
+    kept_turns = {record.number for record in read_records(home, run) if record.kept}
+    assert kept_turns <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
     fork = play_run(home, runs.fork_config(home, run, PROVABLE), forked_from=run)
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(fork)
-    made = summary.usage.prompt_tokens + summary.usage.completion_tokens
-    assert 0.3 * made < estimate.needed.tokens < 3 * made
+    spent_tokens = summary.usage.prompt_tokens + summary.usage.completion_tokens
+    assert 0.3 * spent_tokens < estimate.needed.tokens < 3 * spent_tokens
     assert estimate.needed.usd is None
-    again = asyncio.run(replay_with(home, run, PROVABLE))
-    assert again.unknown == [] and again.digest == summary.digest, "the fork's calls answer the replay"
+    repeated_replay = asyncio.run(replay_with(home, run, PROVABLE))
+    assert repeated_replay.unknown == [] and repeated_replay.digest == summary.digest, (
+        "the fork's calls answer the replay"
+    )
 
 
 @pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
 def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[str, Any]) -> None:
-    several = play(home, samples=3)
-    what_if = asyncio.run(replay_with(home, several, changes))
+    run = play(home, samples=3)
+    what_if = asyncio.run(replay_with(home, run, changes))
     assert what_if.unknown == []
-    elsewhere = Home(home.root / "elsewhere").prepare()
-    assert what_if.digest == read_digest(elsewhere, play(elsewhere, **changes))
+    other_home = Home(home.root / "elsewhere").prepare()
+    assert what_if.digest == read_digest(other_home, play(other_home, **changes))
 
 
 def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
     run = start(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):
-        ask(home, run, novelty={"question": 0.4})
+        replay(home, run, novelty={"question": 0.4})
     asyncio.run(runs.play(home, run))
     with pytest.raises(ConfigError, match="unknown key"):
-        ask(home, run, noveltee={"question": 0.4})
+        replay(home, run, noveltee={"question": 0.4})

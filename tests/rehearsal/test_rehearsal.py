@@ -65,10 +65,10 @@ def run_rehearsal(home: Path, python: str, *words: str) -> tuple[int, Any, str]:
     """`nanoflux models rehearse … --json` in a separate process: exit code, document, stderr."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *words, "--json"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+    return process.returncode, json.loads(process.stdout) if process.stdout else None, process.stderr
 
 
 PROFILES = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
@@ -87,15 +87,15 @@ STEPS = {
 }
 
 
-def failures(document: dict[str, Any]) -> list[dict[str, Any]]:
+def list_failed_steps(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for step in document["steps"] if step["outcome"] == "failed"]
 
 
 @pytest.mark.timeout(3600)
 def test_packaged_profiles_pass_and_leave_the_users_home_alone(tmp_path: Path, vllm_python: str) -> None:
     home = tmp_path / "home"
-    code, documents, said = run_rehearsal(home, vllm_python, *PROFILES)
-    assert code == 0, said
+    code, documents, stderr = run_rehearsal(home, vllm_python, *PROFILES)
+    assert code == 0, stderr
     assert [document["profile"] for document in documents] == list(PROFILES)
     for document in documents:
         assert document["ok"] and {step["name"] for step in document["steps"]} >= STEPS
@@ -114,7 +114,7 @@ def test_wrong_lora_target_fails_the_training_step(tmp_path: Path, vllm_python: 
     lines = [line if not line.startswith("targets") else 'targets = ["qkv_proj"]' for line in manifest.splitlines()]
     (home / "models" / "gemma-4-12b-it.toml").write_text("\n".join(lines))
     code, document, _ = run_rehearsal(home, vllm_python, str(write_profile(tmp_path, model="gemma-4-12b-it")))
-    failed = failures(document)
+    failed = list_failed_steps(document)
     assert code == 1 and [step["name"] for step in failed] == ["train"]
     assert "'qkv_proj' matches no linear layer" in failed[0]["detail"] and "q_proj" in failed[0]["detail"]
     assert {step["name"]: step["outcome"] for step in document["steps"]}["load"] == "skipped"
@@ -123,15 +123,15 @@ def test_wrong_lora_target_fails_the_training_step(tmp_path: Path, vllm_python: 
 @pytest.mark.timeout(1800)
 def test_missing_torchvision_fails_the_serve_step(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(
-        tmp_path / "home", without_torchvision(tmp_path, vllm_python), str(write_profile(tmp_path))
+        tmp_path / "home", make_python_without_torchvision(tmp_path, vllm_python), str(write_profile(tmp_path))
     )
-    failed = failures(document)
+    failed = list_failed_steps(document)
     assert code == 1 and [(step["name"], step["model"]) for step in failed] == [("serve", "gemma-3-4b-it")]
     assert "torchvision" in failed[0]["detail"]
     assert {step["name"]: step["outcome"] for step in document["steps"]}["turns"] == "skipped"
 
 
-def without_torchvision(folder: Path, python: str) -> str:
+def make_python_without_torchvision(folder: Path, python: str) -> str:
     """An interpreter with the same packages, in which torchvision cannot be imported."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     site = next((folder / "venv").glob("lib/python*/site-packages"))
@@ -155,15 +155,15 @@ def without_torchvision(folder: Path, python: str) -> str:
 
 def test_short_context_fails_the_run_step_with_its_key(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, str(write_profile(tmp_path, context=96)))
-    failed = failures(document)
+    failed = list_failed_steps(document)
     assert code == 1 and [step["name"] for step in failed] == ["run"]
     assert "endpoints.gemma.context" in failed[0]["detail"]
     assert {step["name"]: step["outcome"] for step in document["steps"]}["serve"] == "skipped"
 
 
 def test_full_size_refuses_a_machine_without_a_gpu(tmp_path: Path, vllm_python: str) -> None:
-    code, document, said = run_rehearsal(tmp_path / "home", vllm_python, "hybrid", "--full-size")
-    assert code == 3 and document is None and "needs a GPU" in said
+    code, document, stderr = run_rehearsal(tmp_path / "home", vllm_python, "hybrid", "--full-size")
+    assert code == 3 and document is None and "needs a GPU" in stderr
 
 
 @pytest.mark.timeout(1800)
@@ -187,12 +187,12 @@ def test_profile_with_checks_is_rehearsed_without_them(tmp_path: Path, vllm_pyth
     profile = tmp_path / "hosted.toml"
     keys = 'rules = "proven"\nsamples = 2\nkeep = "provable"\njudge = { checks = ["blind"], solvers = ["claude"] }\n'
     profile.write_text(keys + find_profile("hosted").read_text())
-    code, document, said = run_rehearsal(tmp_path / "home", vllm_python, str(profile))
-    assert code == 0, said
+    code, document, stderr = run_rehearsal(tmp_path / "home", vllm_python, str(profile))
+    assert code == 0, stderr
     outcomes = {step["name"]: step["outcome"] for step in document["steps"]}
     assert outcomes["turns"] == outcomes["export"] == "passed", document
 
 
 def test_profiles_in_process_need_no_rehearsal(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, "embedded")
-    assert code == 1 and "in process" in failures(document)[0]["detail"]
+    assert code == 1 and "in process" in list_failed_steps(document)[0]["detail"]

@@ -23,7 +23,7 @@ EVIL = (
 )
 CONFIG = {"domain": "starter", "target": 9, "max_turns": 9, "note": EVIL}
 FLOPS = {"6nd": 1e12, "measured": 8e11}
-RESULT = {
+TRAINING_RESULT = {
     "examples": 3,
     "steps": 4,
     "tokens": 900,
@@ -32,7 +32,7 @@ RESULT = {
     "truncated": 1,
     "flops": FLOPS,
 }
-SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4, "batch": 4, "epochs": 5}
+TRAINING_SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4, "batch": 4, "epochs": 5}
 
 
 def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
@@ -44,21 +44,21 @@ def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
     return TurnRecord(number, text, text, text, (attempt,))
 
 
-def add_evaluation(ledger: Ledger, name: str, adapter: str, rights: list[bool]) -> None:
+def add_evaluation(ledger: Ledger, name: str, adapter: str, correct: list[bool]) -> None:
     identity = Identity("scripted", EVIL, adapter=adapter)
     ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1, "items": "the same"})
     call, _ = ledger.remember("run", ChatRequest(identity, ()), ChatReply("x", "stop"))
-    for item, right in enumerate(rights):
-        ledger.add_evaluation_item(name, 0, str(item), call, EVIL, "right" if right else "wrong")
-    mean = sum(rights) / len(rights)
+    for number, is_right in enumerate(correct):
+        ledger.add_evaluation_item(name, 0, str(number), call, EVIL, "right" if is_right else "wrong")
+    mean = sum(correct) / len(correct)
     strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.1, mean + 0.1]}
-    result = {"model": EVIL, "adapter": adapter or None, "data": EVIL, "split": "test", "n": len(rights), "runs": 1}
+    result = {"model": EVIL, "adapter": adapter or None, "data": EVIL, "split": "test", "n": len(correct), "runs": 1}
     result |= {"strict": strict, "unanswered": 0, "unscored": 0}
     ledger.finish_evaluation(name, "done", result)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def ledger_path(tmp_path: Path) -> Path:
     """A ledger in which every text from a model, a file or a person is hostile."""
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run("run", EVIL, CONFIG, {"identities": {}, "repeatable": False, "versions": {EVIL: EVIL}})
@@ -69,17 +69,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def trained(path: Path) -> Path:
+def trained_ledger_path(ledger_path: Path) -> Path:
     """The same ledger with a training and its two evaluations, so that the page has all its parts."""
-    with Ledger(path) as ledger:
-        ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
+    with Ledger(ledger_path) as ledger:
+        ledger.create_training("t", "run", EVIL, "hash", TRAINING_SETTINGS, {})
         for step in range(1, 5):
             ledger.add_training_event("t", "step", step, {"step": step, "loss": 2.0 / step})
         ledger.add_training_event("t", "epoch", 4, {"step": 4, "val_loss": 0.9})
-        ledger.finish_training("t", "done", "adapterhash", RESULT)
+        ledger.finish_training("t", "done", "adapterhash", TRAINING_RESULT)
         add_evaluation(ledger, "before", "", [True, False] * 10)
         add_evaluation(ledger, "after", "adapterhash", [True] * 18 + [False] * 2)
-    return path
+    return ledger_path
 
 
 class Page(HTMLParser):
@@ -103,16 +103,20 @@ class Page(HTMLParser):
         self.text += data
 
 
-def write_page(path: Path, out: Path, run: str = "run") -> tuple[str, Page]:
-    text = write_report(path, run, out).read_text(encoding="utf-8")
+def write_page(ledger_path: Path, out: Path, run: str = "run") -> tuple[str, Page]:
+    text = write_report(ledger_path, run, out).read_text(encoding="utf-8")
     return text, Page(text)
 
 
-@pytest.mark.parametrize("fixture", ["path", "trained"])
+@pytest.mark.parametrize("fixture", ["ledger_path", "trained_ledger_path"])
 def test_report_escapes_generated_text(fixture: str, tmp_path: Path, request) -> None:
     text, page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
-    names = [tag for tag, _ in page.tags]
-    assert "script" not in names and "iframe" not in names and names.count("html") == names.count("title") == 1
+    tag_names = [tag for tag, _ in page.tags]
+    assert (
+        "script" not in tag_names
+        and "iframe" not in tag_names
+        and tag_names.count("html") == tag_names.count("title") == 1
+    )
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
     assert "<script>alert(1)</script>" in page.text and "{{ 7*7 }}" in page.text and "{% raw %}" in page.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
@@ -121,25 +125,36 @@ def test_report_escapes_generated_text(fixture: str, tmp_path: Path, request) ->
     assert text.rstrip().endswith("</html>") and text.count("<pre") == text.count("</pre>")
 
 
-@pytest.mark.parametrize("fixture", ["path", "trained"])
+@pytest.mark.parametrize("fixture", ["ledger_path", "trained_ledger_path"])
 def test_report_fetches_nothing(fixture: str, tmp_path: Path, request) -> None:
     text, page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
-    fetching = ("src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background", "ping")
-    reached = [attributes[key] for _, attributes in page.tags for key in fetching if key in attributes]
-    assert [target for target in reached if not target.startswith("#")] == []
+    url_attributes = (
+        "src",
+        "href",
+        "xlink:href",
+        "srcset",
+        "data",
+        "poster",
+        "action",
+        "formaction",
+        "background",
+        "ping",
+    )
+    attribute_targets = [attributes[key] for _, attributes in page.tags for key in url_attributes if key in attributes]
+    assert [target for target in attribute_targets if not target.startswith("#")] == []
     assert {tag for tag, _ in page.tags}.isdisjoint(
         {"link", "base", "object", "embed", "img", "audio", "video", "form"}
     )
-    styles = re.findall(r"url\(\s*['\"]?([^)]*)", text)
-    assert [target for target in styles if not target.startswith("#")] == [] and "@import" not in text
+    style_targets = re.findall(r"url\(\s*['\"]?([^)]*)", text)
+    assert [target for target in style_targets if not target.startswith("#")] == [] and "@import" not in text
     (policy,) = [
         attributes["content"] for tag, attributes in page.tags if "content-security-policy" in str(attributes).lower()
     ]
     assert policy.startswith("default-src 'none'")
 
 
-def test_report_states_the_figures_of_the_ledger(trained: Path, tmp_path: Path) -> None:
-    _, page = write_page(trained, tmp_path / "out")
+def test_report_states_the_figures_of_the_ledger(trained_ledger_path: Path, tmp_path: Path) -> None:
+    _, page = write_page(trained_ledger_path, tmp_path / "out")
     text = " ".join(page.text.split())
     for part in (
         "Accuracy on held-out items went from 50.0% to 90.0%", "The paired difference is +40.0 points",
@@ -151,93 +166,93 @@ def test_report_states_the_figures_of_the_ledger(trained: Path, tmp_path: Path) 
     assert [tag for tag, _ in page.tags].count("svg") == 2
 
 
-def test_report_samples_examples_across_the_run(path: Path, tmp_path: Path) -> None:
-    _, page = write_page(path, tmp_path / "out")
+def test_report_samples_examples_across_the_run(ledger_path: Path, tmp_path: Path) -> None:
+    _, page = write_page(ledger_path, tmp_path / "out")
     assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
 
 
-def test_report_of_untrained_and_empty_runs(path: Path, tmp_path: Path) -> None:
-    assert "Nothing has been trained and evaluated" in write_page(path, tmp_path / "out")[1].text
-    with Ledger(path) as ledger:
+def test_report_of_untrained_or_empty_run_says_so(ledger_path: Path, tmp_path: Path) -> None:
+    assert "Nothing has been trained and evaluated" in write_page(ledger_path, tmp_path / "out")[1].text
+    with Ledger(ledger_path) as ledger:
         ledger.create_run("empty", "empty", CONFIG, {"repeatable": True})
-    assert "No example was kept." in write_page(path, tmp_path / "none", "empty")[1].text
+    assert "No example was kept." in write_page(ledger_path, tmp_path / "none", "empty")[1].text
 
 
-def test_report_of_a_one_item_evaluation_has_no_comparison(path: Path, tmp_path: Path) -> None:
-    with Ledger(path) as ledger:
-        ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
-        ledger.finish_training("t", "done", "adapterhash", RESULT)
+def test_report_of_a_one_item_evaluation_has_no_comparison(ledger_path: Path, tmp_path: Path) -> None:
+    with Ledger(ledger_path) as ledger:
+        ledger.create_training("t", "run", EVIL, "hash", TRAINING_SETTINGS, {})
+        ledger.finish_training("t", "done", "adapterhash", TRAINING_RESULT)
         add_evaluation(ledger, "before", "", [True])
         add_evaluation(ledger, "after", "adapterhash", [False])
-    assert "The paired difference" not in write_page(path, tmp_path / "out")[1].text
+    assert "The paired difference" not in write_page(ledger_path, tmp_path / "out")[1].text
 
 
-def test_report_counts_the_scored_items_of_a_partial_evaluation(path: Path, tmp_path: Path) -> None:
-    with Ledger(path) as ledger:
-        ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
-        ledger.finish_training("t", "done", "adapterhash", RESULT)
+def test_report_counts_the_scored_items_of_a_partial_evaluation(ledger_path: Path, tmp_path: Path) -> None:
+    with Ledger(ledger_path) as ledger:
+        ledger.create_training("t", "run", EVIL, "hash", TRAINING_SETTINGS, {})
+        ledger.finish_training("t", "done", "adapterhash", TRAINING_RESULT)
         add_evaluation(ledger, "before", "", [True, False] * 10)
         add_evaluation(ledger, "after", "adapterhash", [True] * 15)
         result = json.loads(ledger.rows("SELECT result FROM evaluations WHERE id = 'after'")[0][0])
         result |= {"items": 20, "unscored": 5, "unscored_reasons": [{"reason": EVIL, "count": 5, "refused": False}]}
         ledger.finish_evaluation("after", "partial", result)
-    text = " ".join(write_page(path, tmp_path / "out")[1].text.split())
+    text = " ".join(write_page(ledger_path, tmp_path / "out")[1].text.split())
     assert "15 of 20" in text and "5 items that only one of the two evaluations scored are left out" in text
 
 
-def test_report_is_deterministic(trained: Path, tmp_path: Path) -> None:
-    assert write_page(trained, tmp_path / "one")[0] == write_page(trained, tmp_path / "two")[0]
+def test_report_is_deterministic(trained_ledger_path: Path, tmp_path: Path) -> None:
+    assert write_page(trained_ledger_path, tmp_path / "one")[0] == write_page(trained_ledger_path, tmp_path / "two")[0]
 
 
-# Whole or not at all
+# Writing a page completely or not at all
 
 
-def test_report_of_an_unknown_run_creates_no_directory(path: Path, tmp_path: Path) -> None:
+def test_report_of_an_unknown_run_creates_no_directory(ledger_path: Path, tmp_path: Path) -> None:
     with pytest.raises(NothingMatchedError):
-        write_report(path, "nobody", tmp_path / "out")
+        write_report(ledger_path, "nobody", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_report_failing_to_write_keeps_the_old_page(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ledger_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = write_page(path, tmp_path / "out")[0]
-    write = Path.write_text
+    old_page = write_page(ledger_path, tmp_path / "out")[0]
+    write_text = Path.write_text
 
-    def full(self: Path, text: str, **options: Any) -> int:
-        write(self, text[:1000], **options)
+    def write_until_disk_full(self: Path, text: str, **options: Any) -> int:
+        write_text(self, text[:1000], **options)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", write_until_disk_full)
     with pytest.raises(NanofluxError, match=r"index\.html cannot be written: No space left on device"):
-        write_report(path, "run", tmp_path / "out")
+        write_report(ledger_path, "run", tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
-    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == before
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == old_page
 
 
-def test_report_replaces_the_page_atomically(path: Path, tmp_path: Path) -> None:
-    before = write_page(path, tmp_path / "out")[0]
-    with (tmp_path / "out" / "index.html").open(encoding="utf-8") as reader, Ledger(path) as ledger:
+def test_report_replaces_the_page_atomically(ledger_path: Path, tmp_path: Path) -> None:
+    old_page = write_page(ledger_path, tmp_path / "out")[0]
+    with (tmp_path / "out" / "index.html").open(encoding="utf-8") as reader, Ledger(ledger_path) as ledger:
         ledger.set_run_status("run", "done")
-        assert write_page(path, tmp_path / "out")[0] != before
-        assert reader.read() == before
+        assert write_page(ledger_path, tmp_path / "out")[0] != old_page
+        assert reader.read() == old_page
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
 
 
-def test_report_into_a_file_names_the_path(path: Path, tmp_path: Path) -> None:
+def test_report_into_a_file_names_the_path(ledger_path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NanofluxError, match=r"file.index\.html cannot be written: .* exists") as error:
-        write_report(path, "run", tmp_path / "file")
+        write_report(ledger_path, "run", tmp_path / "file")
     assert "-o" in error.value.fix and (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["run", "../../escaped", "ru"])
-def test_report_command_writes_into_the_home(path: Path, name: str) -> None:
-    with Ledger(path) as ledger:
+def test_report_command_writes_into_the_home(ledger_path: Path, name: str) -> None:
+    with Ledger(ledger_path) as ledger:
         ledger.rows("UPDATE runs SET name = '../../escaped'")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "nanoflux_local.cli", "report", name],
-        env={**os.environ, "NANOFLUX_HOME": str(path.parent)}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "NANOFLUX_HOME": str(ledger_path.parent)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == path.parent / "reports" / "run" / "index.html"
+    assert process.returncode == 0, process.stderr
+    assert Path(process.stdout.strip()) == ledger_path.parent / "reports" / "run" / "index.html"

@@ -1,4 +1,4 @@
-"""The blind check: what solvers see, how their solutions are read, what the answers conclude, and when it stops."""
+"""The blind check: what solvers see, how their solutions are read, what it concludes from them, and when it stops."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,21 +19,21 @@ GSMHARD, GENETICS, SANDBOX, DRAW = (
     Identity("sandbox", "s"),
     Draw(1, 2, 3),
 )
-TEXT = GSMHARD.model_copy(update={"answer": "text"})
+FREE_TEXT = GSMHARD.model_copy(update={"answer": "text"})
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "SECRET STEPS 6 * 7 = 42", "42")
-BROKEN = "no"
+UNREADABLE_ANSWER = "no"
 
 
-def words(answer: str) -> str:
+def make_worded_reply(answer: str) -> str:
     return f"SOLUTION: step by step to {answer}\nANSWER: {answer}"
 
 
-def program(answer: str) -> str:
+def make_program_reply(answer: str) -> str:
     return f"CODE:\n```python\none = 1\nresult = one * {answer}\nprint(result)\n```"
 
 
 class Solvers:
-    """Answers with `answers` in order, as the request asks: in words, or as a program that the sandbox then runs."""
+    """Gives the `answers` in order, as each request asks: in words, or as a program whose run prints the answer."""
 
     def __init__(self, answers: Sequence[str], status: str = "ok") -> None:
         self.answers, self.status = list(answers), status
@@ -50,13 +50,18 @@ class Solvers:
         answer = self.answers.pop(0)
         if answer == "refused":
             raise PromptRefusedError("prompt too long", "shorten it")
-        if answer == BROKEN or CANNOT in answer:
+        if answer == UNREADABLE_ANSWER or CANNOT in answer:
             return ChatReply(answer, "stop")
-        return ChatReply(program(answer) if "Python program" in request.messages[-1].content else words(answer), "stop")
+        return ChatReply(
+            make_program_reply(answer)
+            if "Python program" in request.messages[-1].content
+            else make_worded_reply(answer),
+            "stop",
+        )
 
     @property
     def methods(self) -> str:
-        """p for each program and w for each solution in words that was asked for."""
+        """One letter for each request: p for a program, w for a solution in words."""
         return "".join("p" if "Python program" in request.messages[-1].content else "w" for request in self.asked)
 
 
@@ -64,19 +69,19 @@ def player(name: str) -> Player:
     return Player(name, Identity("scripted", name), Sampling(0.0, 1.0, 256))
 
 
-def blind(domain=GSMHARD, names=("arbiter",), solutions=4, programs=2, agreeing=2) -> BlindCheck:
+def make_blind_check(domain=GSMHARD, names=("arbiter",), solutions=4, programs=2, agreeing=2) -> BlindCheck:
     return BlindCheck(domain, tuple(map(player, names)), SANDBOX, 2.5, solutions, programs, agreeing)
 
 
 CONCLUSIONS = [
-    # the answers in the order p w p w; the conclusion; how many were asked for
+    # the answers in the order p w p w; the conclusion; the number of solutions requested
     ("42 42", "supports", 2),
     ("41 42 42", "supports", 3),
     ("41 42 41 42", "not checked", 4),  # the two that agree are in words
-    ("no 42 no 42", "not checked", 3),  # no program is left that could agree
+    ("no 42 no 42", "not checked", 3),  # no remaining program could agree
     ("41 41 41", "contradicts", 3),
     ("41 41 42 41", "contradicts", 4),
-    ("41 43 44 45", "not checked", 3),  # neither side can win any more
+    ("41 43 44 45", "not checked", 3),  # neither side can still win
     ("41 43 41 42", "not checked", 4),
     ("CANNOT CANNOT CANNOT", "contradicts", 3),
     ("CANNOT CANNOT 42 42", "supports", 4),
@@ -85,15 +90,19 @@ CONCLUSIONS = [
 ]
 
 
-@pytest.mark.parametrize(("answers", "conclusion", "asked"), CONCLUSIONS)
-async def test_blind_check_concludes_and_stops(answers, conclusion, asked):
-    said = [f"{CANNOT}, because the rows are missing" if word == "CANNOT" else word for word in answers.split()]
-    solvers = Solvers(said)
-    finding = await blind().examine(ATTACK, DRAW, solvers)
-    assert (finding.check, finding.conclusion, len(solvers.asked)) == ("blind", conclusion, asked), finding.reason
-    assert solvers.methods == "pwpw"[:asked]
-    assert len(finding.evidence) == asked
-    assert len({request.seed for request in solvers.asked}) == asked
+@pytest.mark.parametrize(("answers", "conclusion", "request_count"), CONCLUSIONS)
+async def test_blind_check_concludes_and_stops(answers, conclusion, request_count):
+    replies = [
+        f"{CANNOT}, because the rows are missing" if answer == "CANNOT" else answer for answer in answers.split()
+    ]
+    solvers = Solvers(replies)
+    finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
+    assert (finding.check, finding.conclusion, len(solvers.asked)) == ("blind", conclusion, request_count), (
+        finding.reason
+    )
+    assert solvers.methods == "pwpw"[:request_count]
+    assert len(finding.evidence) == request_count
+    assert len({request.seed for request in solvers.asked}) == request_count
 
 
 @pytest.mark.parametrize(
@@ -105,12 +114,12 @@ async def test_blind_check_concludes_and_stops(answers, conclusion, asked):
     ],
 )
 async def test_blind_check_reports_counts(answers, reason):
-    assert (await blind().examine(ATTACK, DRAW, Solvers(answers.split()))).reason == reason
+    assert (await make_blind_check().examine(ATTACK, DRAW, Solvers(answers.split()))).reason == reason
 
 
 async def test_blind_requests_hold_neither_solution_nor_answer():
     solvers = Solvers(["41", "43", "42", "42"])
-    await blind(solutions=4, agreeing=3).examine(
+    await make_blind_check(solutions=4, agreeing=3).examine(
         replace(ATTACK, answer="4242", notes={"HINT": "SECRET"}), DRAW, solvers
     )
     assert len(solvers.asked) >= 2
@@ -122,7 +131,9 @@ async def test_blind_requests_hold_neither_solution_nor_answer():
 
 async def test_blind_check_keeps_every_solution_as_evidence():
     solvers = Solvers(["42", "no", f"CODE: {CANNOT}: no rows", "41"])
-    first, second, third, fourth = (await blind(names=("one", "two")).examine(ATTACK, DRAW, solvers)).evidence
+    first, second, third, fourth = (
+        await make_blind_check(names=("one", "two")).examine(ATTACK, DRAW, solvers)
+    ).evidence
     assert (first.kind, first.outcome, first.agrees, first.author) == ("program", "42", True, "one")
     assert first.text.startswith("one = 1") and "one * 42" in first.text
     assert second == Exhibit("solution", "no", "", "missing section ANSWER", author="two", agrees=None)
@@ -133,25 +144,25 @@ async def test_blind_check_keeps_every_solution_as_evidence():
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "killed"])
 async def test_blind_program_that_fails_counts_for_neither_side(status):
     solvers = Solvers(["41", "41", "41", "41"], status)
-    finding = await blind().examine(ATTACK, DRAW, solvers)
+    finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
     assert finding.conclusion == "not checked"
     assert [exhibit.agrees for exhibit in finding.evidence if exhibit.kind == "program"] == [None] * len(solvers.ran)
     assert finding.evidence[0].detail == f"it ended with {status}: KeyError: 1"
 
 
-async def test_blind_solver_that_refuses_the_prompt_is_unread():
-    finding = await blind().examine(ATTACK, DRAW, Solvers(["refused", "42", "42"]))
+async def test_blind_solver_that_refuses_the_prompt_counts_for_neither_side():
+    finding = await make_blind_check().examine(ATTACK, DRAW, Solvers(["refused", "42", "42"]))
     assert finding.conclusion == "supports"
     assert (finding.evidence[0].agrees, finding.evidence[0].detail) == (None, "prompt too long: shorten it")
 
 
-async def test_blind_solvers_take_turns_in_author_and_method():
-    def order(*names: str) -> list[tuple[bool, str]]:
-        return [(is_program, solver.name) for is_program, solver in blind(names=names).assign_solutions()]
+async def test_blind_solutions_alternate_between_methods_and_authors():
+    def list_authors(*names: str) -> list[tuple[bool, str]]:
+        return [(is_program, solver.name) for is_program, solver in make_blind_check(names=names).assign_solutions()]
 
-    assert order("one") == [(True, "one"), (False, "one"), (True, "one"), (False, "one")]
-    assert order("one", "two") == [(True, "one"), (False, "two"), (True, "two"), (False, "one")]
-    assert order("one", "two", "three") == [(True, "one"), (False, "two"), (True, "two"), (False, "three")]
+    assert list_authors("one") == [(True, "one"), (False, "one"), (True, "one"), (False, "one")]
+    assert list_authors("one", "two") == [(True, "one"), (False, "two"), (True, "two"), (False, "one")]
+    assert list_authors("one", "two", "three") == [(True, "one"), (False, "two"), (True, "two"), (False, "three")]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +171,7 @@ async def test_blind_solvers_take_turns_in_author_and_method():
 )
 async def test_blind_check_compares_letters_without_programs(answers, conclusion):
     solvers = Solvers(answers.split())
-    finding = await blind(GENETICS, programs=0).examine(Attack("Which?", "because", "B"), DRAW, solvers)
+    finding = await make_blind_check(GENETICS, programs=0).examine(Attack("Which?", "because", "B"), DRAW, solvers)
     assert finding.conclusion == conclusion
     assert set(solvers.methods) == {"w"}
 
@@ -173,14 +184,14 @@ async def test_blind_check_compares_letters_without_programs(answers, conclusion
         ([f"{CANNOT}, because it names no patient"] * 3, "contradicts"),
     ],
 )
-async def test_blind_check_never_takes_other_words_for_another_answer(answers, conclusion):
-    finding = await blind(TEXT, programs=0).examine(
+async def test_blind_check_treats_different_words_as_no_disagreement(answers, conclusion):
+    finding = await make_blind_check(FREE_TEXT, programs=0).examine(
         Attack("Which?", "because", "the mitral valve"), DRAW, Solvers(answers)
     )
     assert finding.conclusion == conclusion
 
 
-READ = {
+ANSWER_BY_REPLY = {
     "SOLUTION: s\nANSWER: 42": "42",
     "<think>ANSWER: 3</think>**SOLUTION:** s\n**ANSWER:** $42.0": "42",
     '{"SOLUTION": "s", "ANSWER": "42"}': "42",
@@ -190,7 +201,7 @@ READ = {
     f"{CANNOT}, because nobody says how many": Unanswerable("nobody says how many"),
     f'{{"SOLUTION": "s", "ANSWER": "{CANNOT}, because no price"}}': Unanswerable("no price"),
 }
-UNREADABLE = {
+REASON_BY_REPLY = {
     f"SOLUTION: s\nANSWER: {CANNOT}, because …": "ANSWER is not a number",
     f"SOLUTION: s\nANSWER: 42\n{CANNOT}, because 3 of 4 are missing": "gives an answer and says that there is none",
     "SOLUTION: s\nANSWER: 42\nANSWER: 43": "given twice",
@@ -200,12 +211,12 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize(("text", "answer"), READ.items())
+@pytest.mark.parametrize(("text", "answer"), ANSWER_BY_REPLY.items())
 def test_blind_answer_is_read(text, answer):
     assert read_answer(GSMHARD, text) == answer
 
 
-@pytest.mark.parametrize(("text", "reason"), UNREADABLE.items())
+@pytest.mark.parametrize(("text", "reason"), REASON_BY_REPLY.items())
 def test_blind_answer_is_never_guessed(text, reason):
     answer = read_answer(GSMHARD, text)
     assert isinstance(answer, Unparsed) and reason in answer.reason

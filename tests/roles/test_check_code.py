@@ -1,4 +1,4 @@
-"""The judge's program: its form, what it may not do, what its run means, and what it changes (paper §3, A.1)."""
+"""The judge's program: its form, its limits, what its run means, and how it changes the verdict (paper §3, A.1)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "6 * 7 = 42", "4
 VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
 
 
-def program(variables="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
+def make_program(variables="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
     return f"# VARIABLES\n{variables}\n# STEPS\n{steps}\n# CHECK\n{check}"
 
 
@@ -30,65 +30,65 @@ def read(text: str, finish="stop") -> str | Unparsed:
     return read_program(ChatReply(text, finish))
 
 
-AS_JSON = "# VARIABLES\\nrows, each = 6, 7\\n# STEPS\\neggs = rows * each\\n# CHECK\\nanswer = eggs"
-IN_PIECES = (
+PROGRAM_AS_JSON = "# VARIABLES\\nrows, each = 6, 7\\n# STEPS\\neggs = rows * each\\n# CHECK\\nanswer = eggs"
+PROGRAM_IN_PIECES = (
     "First:\n```python\n# VARIABLES\nrows, each = 6, 7\n```\n"
     "and\n```\n# STEPS\neggs = rows * each\n# CHECK\nanswer = eggs\n```"
 )
-READABLE = [
-    fence(program()),
-    f"<think>```python\nx\n```</think>{fence(program())}",
-    f"**CODE:**\n```Python3\n{program()}\n```\nIt prints:\n```\n42\n```",
-    f"CODE:\n{program()}",
-    program(),
-    f'{{"CODE": "{AS_JSON}"}}',
-    f'{{"code": "```python\\n{AS_JSON}\\n```"}}',
+READABLE_REPLIES = [
+    fence(make_program()),
+    f"<think>```python\nx\n```</think>{fence(make_program())}",
+    f"**CODE:**\n```Python3\n{make_program()}\n```\nIt prints:\n```\n42\n```",
+    f"CODE:\n{make_program()}",
+    make_program(),
+    f'{{"CODE": "{PROGRAM_AS_JSON}"}}',
+    f'{{"code": "```python\\n{PROGRAM_AS_JSON}\\n```"}}',
     fence("# Variables:\nrows, each = 6, 7\n# Steps\neggs = rows * each\n# Check\nanswer = eggs"),
     fence("# 1. VARIABLES given\nrows, each = 6, 7\n# 2) STEPS\neggs = rows * each\n# 3. CHECK it\nanswer = eggs"),
-    fence(program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
-    fence(program(check="answer = rows * each")),
-    fence(program(check="total = eggs\nanswer = total")),
-    fence(program("rows, each = 6, 7\neggs = rows * each", "# None")),
-    IN_PIECES,
-    f"{program()}\n```\n\nThe program now follows the form.",
+    fence(make_program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
+    fence(make_program(check="answer = rows * each")),
+    fence(make_program(check="total = eggs\nanswer = total")),
+    fence(make_program("rows, each = 6, 7\neggs = rows * each", "# None")),
+    PROGRAM_IN_PIECES,
+    f"{make_program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", READABLE)
+@pytest.mark.parametrize("text", READABLE_REPLIES)
 def test_code_program_is_read_from_messy_replies(text):
     result = read(text)
     assert isinstance(result, str), result
     assert "answer =" in result and "```" not in result
 
 
-UNREADABLE = {
+REASON_BY_PROGRAM = {
     "print(42)": "must open its parts",
-    program().replace("# STEPS", "# THEN"): "must open its parts",
-    program().replace("# CHECK", "# STEPS\n# CHECK"): "must open its parts",
+    make_program().replace("# STEPS", "# THEN"): "must open its parts",
+    make_program().replace("# CHECK", "# STEPS\n# CHECK"): "must open its parts",
     "# STEPS\na = 1\n# VARIABLES\nb = 2\n# CHECK\nanswer = a + b": "must open its parts",
-    program(steps="eggs = rows *"): "it is no Python",
-    program(steps="(" * 300): "it is no Python",
-    program(steps="eggs = " + "-" * 7000 + "1"): "it is no Python",
-    program(steps="eggs = 1\x00"): "it is no Python",
-    program(variables="pass"): "names no quantity",
-    program(steps="eggs = 42"): "calculates nothing",
-    program("first_quantity = ...", "first_result = ...", "answer = first_result"): "calculates nothing",
-    program(check="answer = 42"): "not from a bare value",
-    program(check="answer = rows"): "not from a bare value",
-    program(check="result = eggs"): "not from a bare value",
-    program(check="answer = eggs\nanswer = 42"): "not from a bare value",
-    program(check="answer = eggs\n" + "#" * MAX_PROGRAM_CHARACTERS): "longer than",
+    make_program(steps="eggs = rows *"): "it is no Python",
+    make_program(steps="(" * 300): "it is no Python",
+    make_program(steps="eggs = " + "-" * 7000 + "1"): "it is no Python",
+    make_program(steps="eggs = 1\x00"): "it is no Python",
+    make_program(variables="pass"): "names no quantity",
+    make_program(steps="eggs = 42"): "calculates nothing",
+    make_program("first_quantity = ...", "first_result = ...", "answer = first_result"): "calculates nothing",
+    make_program(check="answer = 42"): "not from a bare value",
+    make_program(check="answer = rows"): "not from a bare value",
+    make_program(check="result = eggs"): "not from a bare value",
+    make_program(check="answer = eggs\nanswer = 42"): "not from a bare value",
+    make_program(check="answer = eggs\n" + "#" * MAX_PROGRAM_CHARACTERS): "longer than",
 }
 
 
-@pytest.mark.parametrize(("code", "why"), UNREADABLE.items())
-def test_code_program_of_another_form_is_refused(code, why):
+@pytest.mark.parametrize(("code", "reason"), REASON_BY_PROGRAM.items())
+def test_code_program_of_another_form_is_refused(code, reason):
     result = read(fence(code))
-    assert isinstance(result, Unparsed) and why in result.reason
+    assert isinstance(result, Unparsed) and reason in result.reason
 
 
 def test_code_program_cut_at_token_limit_is_reported():
-    assert read(f"CODE:\n```python\n{program()}", "length") == Unparsed("it is too long and was cut off")
+    assert read(f"CODE:\n```python\n{make_program()}", "length") == Unparsed("it is too long and was cut off")
 
 
 @pytest.mark.parametrize("text", ["CODE: NONE", "none", "CODE:\n```\nNONE\n```", "CODE: **NONE**."])
@@ -96,8 +96,8 @@ def test_code_reply_none_means_nothing_to_calculate(text):
     assert read(text) == "NONE"
 
 
-class Outside:
-    """Programs by script; a run prints what the program would, or ends with `status`."""
+class FakeCall:
+    """Answers prompts with the `replies` in order; a program that runs prints `printed` and ends with `status`."""
 
     def __init__(self, *replies: str, printed: str = "42", status: str = "ok", stderr: str = "") -> None:
         self.replies, self.printed, self.status, self.stderr = list(replies), printed, status, stderr
@@ -115,7 +115,7 @@ class Outside:
         return ChatReply(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0], "stop")
 
 
-def check(player, domain=GSMHARD, retries=2) -> CodeCheck:
+def make_check(player, domain=GSMHARD, retries=2) -> CodeCheck:
     return CodeCheck(domain, player, SANDBOX, 2.5, retries)
 
 
@@ -126,64 +126,66 @@ def check(player, domain=GSMHARD, retries=2) -> CodeCheck:
      ("", "not checked")],
 )  # fmt: skip
 async def test_code_check_compares_answers(player, printed, conclusion):
-    outside = Outside(fence(program()), printed=printed)
-    finding = await check(player).examine(ATTACK, DRAW, outside)
+    call = FakeCall(fence(make_program()), printed=printed)
+    finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.check, finding.conclusion) == ("code", conclusion)
-    assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
-    assert (outside.ran[0].endpoint, outside.ran[0].wall_s) == (SANDBOX, 2.5)
+    assert [exhibit.text for exhibit in finding.evidence] == [make_program() + "\n"]
+    assert (call.ran[0].endpoint, call.ran[0].wall_s) == (SANDBOX, 2.5)
     if conclusion != "not checked":
         assert finding.reason == f"the program gives {printed}, the solution says 42"
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
 async def test_code_check_repeats_failed_program_with_its_fault(player, status):
-    outside = Outside(fence(program()), status=status, stderr="Traceback\nNameError: eggs")
-    finding = await check(player).examine(ATTACK, DRAW, outside)
+    call = FakeCall(fence(make_program()), status=status, stderr="Traceback\nNameError: eggs")
+    finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", f"it ended with {status}: NameError: eggs")
-    assert len(outside.ran) == len(set(outside.seeds)) == 3
-    assert "NameError: eggs" not in outside.prompts[0] and "NameError: eggs" in outside.prompts[2]
+    assert len(call.ran) == len(set(call.seeds)) == 3
+    assert "NameError: eggs" not in call.prompts[0] and "NameError: eggs" in call.prompts[2]
 
 
 async def test_code_check_never_runs_unreadable_program(player):
-    outside = Outside("no", fence(program(check="answer = 42")), fence(program()))
-    assert (await check(player).examine(ATTACK, DRAW, outside)).conclusion == "supports"
-    assert len(outside.ran) == 1
-    assert "bare value" in outside.prompts[2]
+    call = FakeCall("no", fence(make_program(check="answer = 42")), fence(make_program()))
+    assert (await make_check(player).examine(ATTACK, DRAW, call)).conclusion == "supports"
+    assert len(call.ran) == 1
+    assert "bare value" in call.prompts[2]
 
 
 async def test_code_check_without_program_concludes_nothing(player):
-    finding = await check(player, retries=1).examine(ATTACK, DRAW, Outside("I would rather not"))
+    finding = await make_check(player, retries=1).examine(ATTACK, DRAW, FakeCall("I would rather not"))
     assert finding.conclusion == "not checked" and "must open its parts" in finding.reason and not finding.evidence
 
 
 async def test_code_check_asks_once_if_nothing_is_calculated(player):
-    outside = Outside("CODE: NONE")
-    finding = await check(player).examine(ATTACK, DRAW, outside)
+    call = FakeCall("CODE: NONE")
+    finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", "the judge found nothing to calculate")
-    assert len(outside.prompts) == 1 and not outside.ran
+    assert len(call.prompts) == 1 and not call.ran
 
 
 async def test_code_prompt_omits_authors_answer(player):
-    outside = Outside(fence(program()))
-    await check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, outside)
-    assert "the steps" in outside.prompts[0] and "77.5" not in outside.prompts[0]
+    call = FakeCall(fence(make_program()))
+    await make_check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, call)
+    assert "the steps" in call.prompts[0] and "77.5" not in call.prompts[0]
 
 
 @pytest.mark.parametrize(("printed", "conclusion"), [("B", "supports"), ("(c)", "contradicts"), ("Z", "not checked")])
 async def test_code_check_compares_letters(player, printed, conclusion):
-    outside = Outside(fence(program(check="answer = 'AB'[eggs > 40]")), printed=printed)
+    call = FakeCall(fence(make_program(check="answer = 'AB'[eggs > 40]")), printed=printed)
     genetics = load_domain("starter-genetics")
-    assert (await check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, outside)).conclusion == conclusion
+    assert (await make_check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, call)).conclusion == conclusion
 
 
 async def test_code_check_skips_free_text(player):
-    outside = Outside("no")
-    finding = await check(player, GSMHARD.model_copy(update={"answer": "text"})).examine(ATTACK, DRAW, outside)
-    assert finding.conclusion == "not checked" and not outside.prompts
+    call = FakeCall("no")
+    finding = await make_check(player, GSMHARD.model_copy(update={"answer": "text"})).examine(ATTACK, DRAW, call)
+    assert finding.conclusion == "not checked" and not call.prompts
 
 
-def judge(player, code=True) -> CheckingJudge:
-    return CheckingJudge(ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), (check(player),) if code else ())
+def make_judge(player, code=True) -> CheckingJudge:
+    return CheckingJudge(
+        ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), (make_check(player),) if code else ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,29 +193,32 @@ def judge(player, code=True) -> CheckingJudge:
     [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")],
 )
 async def test_contradicting_check_rejects_accepted_attack(player, printed, valid, conclusion):
-    verdict = await judge(player).validate(ATTACK, DRAW, Outside(VALID, fence(program()), printed=printed))
+    verdict = await make_judge(player).validate(ATTACK, DRAW, FakeCall(VALID, fence(make_program()), printed=printed))
     finding = verdict.finding("code")
     assert (verdict.positive, finding.conclusion) == (valid, conclusion)
-    assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
+    assert [exhibit.text for exhibit in finding.evidence] == [make_program() + "\n"]
     assert verdict.explanation.startswith("[the program disagrees]") is (conclusion == "contradicts")
     assert finding.reason
 
 
 async def test_rejected_attack_is_not_checked(player):
-    outside = Outside(VALID.replace("VALID", "INVALID"))
-    verdict = await judge(player).validate(ATTACK, DRAW, outside)
+    call = FakeCall(VALID.replace("VALID", "INVALID"))
+    verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert not verdict.positive
     assert verdict.findings == (Finding("code", "not checked", "the judge had rejected it already"),)
-    assert len(outside.prompts) == 1
+    assert len(call.prompts) == 1
 
 
-async def test_verdict_without_checks_is_the_judges(player):
-    outside = Outside(VALID)
-    verdict = await judge(player, code=False).validate(ATTACK, DRAW, outside)
+async def test_verdict_without_checks_comes_from_the_judge(player):
+    call = FakeCall(VALID)
+    verdict = await make_judge(player, code=False).validate(ATTACK, DRAW, call)
     assert (verdict.positive, verdict.findings) == (True, ())
-    assert len(outside.prompts) == 1
+    assert len(call.prompts) == 1
 
 
 def test_answer_mark_depends_on_program():
-    assert print_answer(program()).startswith(program())
-    assert print_answer(program()).split("'")[1] != print_answer(program(check="answer = eggs + 1")).split("'")[1]
+    assert print_answer(make_program()).startswith(make_program())
+    assert (
+        print_answer(make_program()).split("'")[1]
+        != print_answer(make_program(check="answer = eggs + 1")).split("'")[1]
+    )

@@ -14,15 +14,15 @@ from nanoflux_local.transcript import Attack, Attempt, Exhibit, Source, TurnReco
 MEDICINE, ENGINE, DRAW = load_built_in("starter-medicine"), Identity("search", "corpus", "r"), Draw(1, 2, 3)
 ATTACK = Attack("Which vitamin? A. C B. D", "Scurvy follows lack of C.", "A")
 VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
-FOUND = SearchReply("found", "", (("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),))
-ENDS = {
-    "found": FOUND, "nothing": SearchReply("nothing"), "timeout": SearchReply("timeout", "no answer within 30 s"),
+FOUND_REPLY = SearchReply("found", "", (("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),))
+REPLY_BY_QUERY = {
+    "found": FOUND_REPLY, "nothing": SearchReply("nothing"), "timeout": SearchReply("timeout", "no answer within 30 s"),
     "refused": SearchReply("refused", "refused to reach x"), "failed": SearchReply("failed", "status 500"),
 }  # fmt: skip
 
 
-class Outside:
-    """Replies by script; a search for one of the ends' names ends so."""
+class FakeCall:
+    """Answers prompts with the `replies` in order, and a search by its query, from REPLY_BY_QUERY."""
 
     def __init__(self, *replies: str) -> None:
         self.replies = list(replies)
@@ -32,19 +32,19 @@ class Outside:
     async def __call__(self, request):
         if isinstance(request, SearchRequest):
             self.searches.append(request)
-            return ENDS[request.query]
+            return REPLY_BY_QUERY[request.query]
         self.prompts.append(request.messages[-1].content)
         return ChatReply(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0], "stop")
 
 
-def facts(player, queries=5) -> FactCheck:
+def make_fact_check(player, queries=5) -> FactCheck:
     return FactCheck(MEDICINE, player, ENGINE, queries, 4, 30.0, 1)
 
 
-READ = {
+QUERIES_BY_REPLY = {
     "QUERIES:\nfound\nnothing": ["found", "nothing"],
     "QUERIES: found": ["found"],
-    "**QUERIES:**\n1. found\n2) nothing\n- timeout\n* `refused`\n5. \"failed\"": list(ENDS),
+    "**QUERIES:**\n1. found\n2) nothing\n- timeout\n* `refused`\n5. \"failed\"": list(REPLY_BY_QUERY),
     "QUERIES:\nfound\nfound\n\nnothing": ["found", "nothing"],
     "QUERIES: found, nothing, timeout": ["found", "nothing", "timeout"],
     "QUERIES: NONE": [], "QUERIES:\nNone.": [],
@@ -52,38 +52,38 @@ READ = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "queries"), READ.items())
+@pytest.mark.parametrize(("text", "queries"), QUERIES_BY_REPLY.items())
 async def test_fact_queries_are_read_one_per_line(player, text, queries):
-    outside = Outside(text)
-    finding = await facts(player).examine(ATTACK, DRAW, outside)
-    assert [search.query for search in finding.evidence] == [request.query for request in outside.searches] == queries
-    assert all((request.endpoint, request.top, request.timeout_s) == (ENGINE, 4, 30.0) for request in outside.searches)
+    call = FakeCall(text)
+    finding = await make_fact_check(player).examine(ATTACK, DRAW, call)
+    assert [search.query for search in finding.evidence] == [request.query for request in call.searches] == queries
+    assert all((request.endpoint, request.top, request.timeout_s) == (ENGINE, 4, 30.0) for request in call.searches)
 
 
 async def test_fact_queries_are_limited_in_number_and_length(player):
-    outside = Outside("QUERIES:\nfound\nnothing\ntimeout")
-    finding = await facts(player, queries=2).examine(ATTACK, DRAW, outside)
+    call = FakeCall("QUERIES:\nfound\nnothing\ntimeout")
+    finding = await make_fact_check(player, queries=2).examine(ATTACK, DRAW, call)
     assert len(finding.evidence) == 2 and finding.reason == "2 searches: 1 found, 1 found nothing"
-    ENDS["w" * MAX_QUERY_CHARACTERS] = FOUND
-    await facts(player).examine(ATTACK, DRAW, long := Outside("QUERIES: " + "w" * 999))
-    assert len(long.searches[0].query) == MAX_QUERY_CHARACTERS
+    REPLY_BY_QUERY["w" * MAX_QUERY_CHARACTERS] = FOUND_REPLY
+    await make_fact_check(player).examine(ATTACK, DRAW, long_query_call := FakeCall("QUERIES: " + "w" * 999))
+    assert len(long_query_call.searches[0].query) == MAX_QUERY_CHARACTERS
 
 
 async def test_search_outcomes_reach_verdict_and_judge(player):
-    outside = Outside("QUERIES:\n" + "\n".join(list(ENDS)[:5]), VALID)
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
-    verdict = await judge.validate(ATTACK, DRAW, outside)
+    call = FakeCall("QUERIES:\n" + "\n".join(list(REPLY_BY_QUERY)[:5]), VALID)
+    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
+    verdict = await judge.validate(ATTACK, DRAW, call)
     assert verdict.positive
     finding = verdict.finding("facts")
     assert finding.conclusion == "not checked"
     assert finding.reason == "5 searches: 1 found, 1 found nothing, 1 timed out, 1 refused, 1 failed"
-    assert [search.outcome for search in finding.evidence] == list(ENDS)[:5]
+    assert [search.outcome for search in finding.evidence] == list(REPLY_BY_QUERY)[:5]
     assert finding.evidence[0].results == (Source("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),)
     assert finding.evidence[2].detail == "no answer within 30 s"
-    shown = outside.prompts[-1]
-    for words in ("[Vitamin C; facts.jsonl, line 1] Scurvy follows its lack.", "the search timed out",
+    judge_prompt = call.prompts[-1]
+    for line in ("[Vitamin C; facts.jsonl, line 1] Scurvy follows its lack.", "the search timed out",
                   "the search was refused", "the search failed", "nothing was found"):  # fmt: skip
-        assert words in shown
+        assert line in judge_prompt
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ async def test_search_outcomes_reach_verdict_and_judge(player):
     [("QUERIES: NONE", "the judge named nothing to look up"), ("no", "nothing was looked up: missing section QUERIES")],
 )
 async def test_fact_check_without_queries_keeps_verdict(player, reply, reason):
-    outside = Outside(*[reply] * (1 if "NONE" in reply else 2), VALID)
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
-    verdict = await judge.validate(ATTACK, DRAW, outside)
+    call = FakeCall(*[reply] * (1 if "NONE" in reply else 2), VALID)
+    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
+    verdict = await judge.validate(ATTACK, DRAW, call)
     finding = verdict.finding("facts")
     assert verdict.positive and finding.reason == reason and not finding.evidence
-    assert "looked up about it" not in outside.prompts[-1]
+    assert "looked up about it" not in call.prompts[-1]
 
 
 async def test_search_results_are_stored_with_turn(player):
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
-    verdict = await judge.validate(ATTACK, DRAW, Outside("QUERIES: found", VALID))
+    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
+    verdict = await judge.validate(ATTACK, DRAW, FakeCall("QUERIES: found", VALID))
     record = TurnRecord(0, "a", "d", "j", (Attempt(0, ("s",), "invalid", attack=ATTACK, validation=verdict),))
     assert turn_from_json(record.to_json()) == record
     assert isinstance(record.attempts[0].validation.finding("facts").evidence[0], Exhibit)

@@ -1,4 +1,4 @@
-"""The restatement check: which questions repeat a seed, and what such a question still costs."""
+"""The restatement check: which questions repeat a seed, and which calls such a question saves."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ SEEDS = (
 VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
 
 
-class Outside:
+class FakeCall:
     """Embeds texts as unit vectors at a given cosine to the question's, and answers every prompt with VALID."""
 
     def __init__(self, question: str, cosines: dict[str, float]) -> None:
@@ -35,19 +35,19 @@ class Outside:
         if isinstance(request, EmbedRequest):
             self.embedded.append(request)
             cosine = self.cosines.get(request.text, 0.1)
-            if cosine > 1:
+            if cosine > 1:  # marks a text that the embedder refuses
                 raise PromptRefusedError("context", "too long")
             return EmbedReply.of(np.array([cosine, (1 - cosine**2) ** 0.5], dtype=np.float32))
         self.prompts.append(request.messages[-1].content)
         return ChatReply(VALID, "stop")
 
 
-def check(threshold: float = 0.85) -> RestatedCheck:
+def make_check(threshold: float = 0.85) -> RestatedCheck:
     return RestatedCheck(EMBEDDER, threshold)
 
 
 async def examine(question: str, cosines: dict[str, float] | None = None) -> Finding:
-    return await check().examine(Attack(question, "s", "1"), DRAW, Outside(question, cosines or {}), SEEDS)
+    return await make_check().examine(Attack(question, "s", "1"), DRAW, FakeCall(question, cosines or {}), SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ async def test_question_stitched_from_several_seeds_is_no_restatement():
 
 
 async def test_question_without_seeds_is_not_checked():
-    outside = Outside("Q?", {})
-    finding = await check().examine(Attack("Q?", "s", "1"), DRAW, outside)
+    call = FakeCall("Q?", {})
+    finding = await make_check().examine(Attack("Q?", "s", "1"), DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", "the question has no seeds")
-    assert not outside.embedded
+    assert not call.embedded
 
 
 async def test_seed_that_the_embedder_refuses_is_not_checked():
@@ -92,20 +92,22 @@ async def test_seed_that_the_embedder_refuses_is_not_checked():
 
 
 def test_word_overlap_limit_separates_restatements_from_similar_questions():
-    """Pairs like those from which the limit was chosen: the same story with other numbers, and two of a kind."""
-    twin = "James has 7 more than 4 times the number of Oreos Jordan has. How many does James have?"
-    assert measure_word_overlap(SEEDS[0].question, twin) > SAME_WORDS
-    one = "There are 500 students in a local high school. 40 percent are juniors. How many juniors are in sports?"
-    other = "There are 400 students in a local high school. 1/5 of the freshmen own a pet. How many do not own a pet?"
-    assert 0.4 < measure_word_overlap(one, other) < SAME_WORDS
+    """Pairs like those that the limit was chosen from: one story with different numbers, and two similar stories."""
+    same_story = "James has 7 more than 4 times the number of Oreos Jordan has. How many does James have?"
+    assert measure_word_overlap(SEEDS[0].question, same_story) > SAME_WORDS
+    juniors = "There are 500 students in a local high school. 40 percent are juniors. How many juniors are in sports?"
+    pet_owners = (
+        "There are 400 students in a local high school. 1/5 of the freshmen own a pet. How many do not own a pet?"
+    )
+    assert 0.4 < measure_word_overlap(juniors, pet_owners) < SAME_WORDS
 
 
 async def test_restated_question_is_rejected_before_the_judge_is_asked(player):
-    judge = CheckingJudge(ModelJudge(load_domain("gsmhard"), player, JudgeRules(), 0), (check(),))
-    attack, outside = Attack(SEEDS[0].question, "s", "1"), Outside(SEEDS[0].question, {})
-    verdict = await judge.validate(attack, DRAW, outside, seeds=SEEDS)
-    assert (verdict.positive, verdict.asked, outside.prompts) == (False, 0, [])
+    judge = CheckingJudge(ModelJudge(load_domain("gsmhard"), player, JudgeRules(), 0), (make_check(),))
+    attack, call = Attack(SEEDS[0].question, "s", "1"), FakeCall(SEEDS[0].question, {})
+    verdict = await judge.validate(attack, DRAW, call, seeds=SEEDS)
+    assert (verdict.positive, verdict.asked, call.prompts) == (False, 0, [])
     assert verdict.explanation.startswith("[it restates a seed] ") and "seed oreos" in verdict.explanation
-    accepted = await judge.validate(attack, DRAW, outside)
+    accepted = await judge.validate(attack, DRAW, call)
     assert accepted.positive and accepted.finding("restated").conclusion == "not checked"
-    assert len(outside.prompts) == 1
+    assert len(call.prompts) == 1

@@ -36,7 +36,7 @@ def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, play(home, concurrency=1)
 
 
-def judged_attempts(home: Home, run: str) -> list[Attempt]:
+def read_judged_attempts(home: Home, run: str) -> list[Attempt]:
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
@@ -58,7 +58,7 @@ def test_checked_run_replays_and_verifies(checked_run: tuple[Home, str]) -> None
 
 def test_checked_run_records_every_finding(checked_run: tuple[Home, str]) -> None:
     conclusions: Counter[tuple[str, str]] = Counter()
-    for attempt in judged_attempts(*checked_run):
+    for attempt in read_judged_attempts(*checked_run):
         findings = attempt.validation.findings
         assert {finding.check for finding in findings} == {*CHECKS, "code"}
         assert all(finding.reason for finding in findings)
@@ -72,7 +72,7 @@ def test_checked_run_records_every_finding(checked_run: tuple[Home, str]) -> Non
 
 
 def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home, str]) -> None:
-    findings = [attempt.validation.finding("blind") for attempt in judged_attempts(*checked_run)]
+    findings = [attempt.validation.finding("blind") for attempt in read_judged_attempts(*checked_run)]
     exhibits = [exhibit for finding in findings for exhibit in finding.evidence]
     assert {(exhibit.kind, exhibit.author) for exhibit in exhibits} == {
         (kind, author) for kind in ("program", "solution") for author in ("arbiter", "second")
@@ -81,22 +81,22 @@ def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home
 
 
 def test_blind_requests_in_the_ledger_hold_no_solution(checked_run: tuple[Home, str]) -> None:
-    """The requests as they were recorded, found by their seeds, which no other step draws."""
+    """A recorded request is a blind one if it offers the reply CANNOT BE ANSWERED."""
     home, _ = checked_run
     with LedgerView(home.ledger) as view:
         requests = [row["request"] for row in view.rows("SELECT request FROM calls WHERE kind = 'chat'")]
-    blind = [request for request in map(str, requests) if "CANNOT BE ANSWERED" in request]
-    solutions = [attempt.attack.solution for attempt in judged_attempts(*checked_run)]
-    assert len(blind) > 10
-    assert not [request for request in blind for solution in solutions if solution in request]
+    blind_requests = [request for request in map(str, requests) if "CANNOT BE ANSWERED" in request]
+    solutions = [attempt.attack.solution for attempt in read_judged_attempts(*checked_run)]
+    assert len(blind_requests) > 10
+    assert not [request for request in blind_requests for solution in solutions if solution in request]
 
 
-def test_other_blind_settings_replay_from_the_ledger(checked_run: tuple[Home, str]) -> None:
-    """One agreeing solution was always written; solutions of another endpoint were not, so their turns are unknown."""
-    fewer = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
-    assert fewer.turns == SETTINGS["max_turns"] and all(turn.role != "judge" for turn in fewer.unknown)
-    other = asyncio.run(replay_with(*checked_run, {"judge": {"solvers": ["unused"]}}))
-    assert other.unknown and {(turn.kind, turn.role) for turn in other.unknown} == {("chat", "judge")}
+def test_checked_run_replays_with_other_blind_settings(checked_run: tuple[Home, str]) -> None:
+    """The ledger always holds one agreeing solution, but none by a solver that the run did not have."""
+    one_agreeing = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
+    assert one_agreeing.turns == SETTINGS["max_turns"] and all(turn.role != "judge" for turn in one_agreeing.unknown)
+    unused_solver = asyncio.run(replay_with(*checked_run, {"judge": {"solvers": ["unused"]}}))
+    assert unused_solver.unknown and {(turn.kind, turn.role) for turn in unused_solver.unknown} == {("chat", "judge")}
 
 
 def test_checked_run_is_shown_with_its_blind_solutions(
@@ -106,11 +106,8 @@ def test_checked_run_is_shown_with_its_blind_solutions(
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with LedgerView(home.ledger) as view:
         example = next(iter(view.rows("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)))["id"]
-    for arguments, shown in (
-        (("run", "show", run), "blind"),
-        (("examples", "show", str(example)), "Blind check: "),
-    ):
-        with pytest.raises(SystemExit) as ended:
+    for arguments, expected in ((("run", "show", run), "blind"), (("examples", "show", str(example)), "Blind check: ")):
+        with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
         output = capsys.readouterr().out
-        assert ended.value.code == 0 and shown in output, output
+        assert exit_info.value.code == 0 and expected in output, output

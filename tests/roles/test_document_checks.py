@@ -25,7 +25,7 @@ PASSAGES = (
 RANGE, DUTY = '1: "kept between 2 and 8 degrees"', '2: "on duty is reached at extension 417"'
 
 
-def attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -> Attack:
+def make_attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -> Attack:
     return Attack("Whom does one call?", "SECRET steps", answer, notes={"CITATIONS": citations})
 
 
@@ -43,7 +43,7 @@ def attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -
     ],
 )
 def test_quotations_are_read_with_their_passage(text: str, quotations: list[tuple[str, int]]) -> None:
-    assert [(each.text, each.number) for each in read_quotations(text)] == quotations
+    assert [(quotation.text, quotation.number) for quotation in read_quotations(text)] == quotations
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_quotations_are_read_with_their_passage(text: str, quotations: list[tupl
     ],
 )
 def test_quotation_is_looked_up_in_the_passages(text: str, number: int, passage: str | None) -> None:
-    place = find_passage(Quotation(text, number), PASSAGES)
-    assert (place.id if place else None) == passage
+    seed = find_passage(Quotation(text, number), PASSAGES)
+    assert (seed.id if seed else None) == passage
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,27 @@ def test_quotation_is_looked_up_in_the_passages(text: str, number: int, passage:
 )
 async def test_cited_check_concludes_without_a_model(scripted, citations: str, conclusion: str, reason: str) -> None:
     call = scripted([])
-    finding = await CitedCheck().examine(attack(citations), DRAW, call, PASSAGES)
+    finding = await CitedCheck().examine(make_attack(citations), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("cited", conclusion) and reason in finding.reason
     assert not call.asked
 
 
 async def test_cited_check_refuses_a_question_about_numbered_passages(scripted) -> None:
-    question = Attack("What does Passage 2 say?", "S", "A", notes=attack().notes)
+    question = Attack("What does Passage 2 say?", "S", "A", notes=make_attack().notes)
     finding = await CitedCheck().examine(question, DRAW, scripted([]), PASSAGES)
     assert finding.conclusion == "contradicts" and "by its number" in finding.reason
 
 
 async def test_cited_check_needs_passages_and_citations(scripted) -> None:
-    for question, seeds in ((attack(), ()), (Attack("Q?", "S", "A"), PASSAGES)):
+    for question, seeds in ((make_attack(), ()), (Attack("Q?", "S", "A"), PASSAGES)):
         finding = await CitedCheck().examine(question, DRAW, scripted([]), seeds)
         assert finding.conclusion == "not checked" and finding.reason.startswith("the question has no")
 
 
 async def test_attempt_lists_its_citations(scripted) -> None:
-    finding = await CitedCheck().examine(attack(f'{RANGE}\n{DUTY}\n"opens at eight"'), DRAW, scripted([]), PASSAGES)
+    finding = await CitedCheck().examine(
+        make_attack(f'{RANGE}\n{DUTY}\n"opens at eight"'), DRAW, scripted([]), PASSAGES
+    )
     attempt = Attempt(0, ("1", "2"), "invalid", validation=Verdict(False, 1.0, "", findings=(finding,)))
     assert attempt.citations == (
         Citation("cold.docx", "Refrigerators", "kept between 2 and 8 degrees"),
@@ -132,33 +134,35 @@ def reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
 )
 async def test_grounded_check_concludes(player, scripted, text: str, conclusion: str, reason: str) -> None:
     call = scripted(lambda _: text)
-    finding = await GroundedCheck(DOCUMENTS, player, 0).examine(attack(), DRAW, call, PASSAGES)
+    finding = await GroundedCheck(DOCUMENTS, player, 0).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("grounded", conclusion) and reason in finding.reason
     assert len(call.asked) == 1 and all(passage.question in call.prompts[0] for passage in PASSAGES)
 
 
 async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripted) -> None:
     call = scripted(["no sections", reply()])
-    finding = await GroundedCheck(DOCUMENTS, player, 1).examine(attack(), DRAW, call, PASSAGES)
+    finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, call, PASSAGES)
     assert finding.conclusion == "supports" and len({request.seed for request in call.asked}) == 2
-    assert (await GroundedCheck(DOCUMENTS, player, 1).examine(attack(), DRAW, scripted([]))).conclusion == "not checked"
+    assert (
+        await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, scripted([]))
+    ).conclusion == "not checked"
 
 
 # Open book
 
 
-def solution(answer: str) -> str:
+def make_solution(answer: str) -> str:
     return f"SOLUTION: by the rules.\nANSWER: {answer}"
 
 
-CANNOT = solution("CANNOT BE ANSWERED, because the number is not given")
+CANNOT_SOLUTION = make_solution("CANNOT BE ANSWERED, because the number is not given")
 
 
 @pytest.mark.parametrize(
     ("replies", "conclusion", "reason"),
     [
         (["Extension 417.", "112"], "supports", "is not reached without them"),
-        (["the extension 417", CANNOT], "supports", "is not reached without them"),
+        (["the extension 417", CANNOT_SOLUTION], "supports", "is not reached without them"),
         (["200", "extension 417", "417 extension", "999"], "supports", "is not reached without them"),
         (["extension 417", "extension 417", "extension 417"], "contradicts", "all 2 answers without the passages"),
         (
@@ -166,30 +170,30 @@ CANNOT = solution("CANNOT BE ANSWERED, because the number is not given")
             "contradicts",
             "the answer is extension 200 and extension 300, the author",
         ),
-        ([CANNOT, CANNOT], "contradicts", "CANNOT BE ANSWERED"),
+        ([CANNOT_SOLUTION, CANNOT_SOLUTION], "contradicts", "CANNOT BE ANSWERED"),
         (["extension of the porter", "extension 200"], "not checked", "could be compared"),
         (["?", "no sections"], "not checked", "could be compared"),
         (["extension 417", "no sections", "no sections"], "not checked", "unreadable"),
     ],
 )
 async def test_open_book_check_concludes(player, scripted, replies: list[str], conclusion: str, reason: str) -> None:
-    texts = [text if text.startswith("SOLUTION") or text == "no sections" else solution(text) for text in replies]
+    texts = [text if text.startswith("SOLUTION") or text == "no sections" else make_solution(text) for text in replies]
     call = scripted(texts)
-    finding = await OpenBookCheck(DOCUMENTS, (player,)).examine(attack(), DRAW, call, PASSAGES)
+    finding = await OpenBookCheck(DOCUMENTS, (player,)).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.conclusion, len(call.asked)) == (conclusion, len(replies)) and reason in finding.reason
     assert len({request.seed for request in call.asked}) == len(replies)
     assert not [prompt for prompt in call.prompts if "SECRET" in prompt]
     with_passages = [PASSAGES[1].question in prompt for prompt in call.prompts]
     assert with_passages == sorted(with_passages, reverse=True) and with_passages[0]
     assert [exhibit.detail.split(":")[0] for exhibit in finding.evidence] == [
-        "with the passages" if each else "without the passages" for each in with_passages
+        "with the passages" if has_passages else "without the passages" for has_passages in with_passages
     ]
 
 
 async def test_open_book_check_compares_letters(player, scripted) -> None:
-    call = scripted([solution("(B)"), solution("C")])
-    finding = await OpenBookCheck(CHOICE, (player,)).examine(attack(answer="B"), DRAW, call, PASSAGES)
-    assert finding.conclusion == "supports" and [each.agrees for each in finding.evidence] == [True, False]
+    call = scripted([make_solution("(B)"), make_solution("C")])
+    finding = await OpenBookCheck(CHOICE, (player,)).examine(make_attack(answer="B"), DRAW, call, PASSAGES)
+    assert finding.conclusion == "supports" and [exhibit.agrees for exhibit in finding.evidence] == [True, False]
 
 
 @pytest.mark.parametrize(

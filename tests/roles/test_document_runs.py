@@ -20,20 +20,22 @@ from nanoflux_local.transcript import Attack, Attempt
 
 SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
 SETTINGS = {"max_turns": 80, "target": 30, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
-"""The scripted attacker's questions are much alike."""
+"""The novelty threshold is high because the scripted attacker's questions resemble one another."""
 
 
 def write_rules(folder: Path) -> Path:
     """Eight documents in two formats, each with two rules below two headings."""
     folder.mkdir()
     for number, subject in enumerate(SUBJECTS):
-        first = (
+        cleaning_rule = (
             f"The {subject} is cleaned with {number + 2} litres of water before the early shift takes over the hall."
         )
-        second = f"Whoever repairs the {subject} informs team {number} and waits {number + 7} minutes for the call."
-        markdown = f"# Cleaning\n{first}\n# Repair\n{second}\n"
-        page = f"<title>Rules</title><h1>Cleaning</h1><p>{first}</p><h1>Repair</h1><p>{second}</p>"
-        name, text = (f"{subject}.md", markdown) if number % 2 else (f"{subject}.html", page)
+        repair_rule = (
+            f"Whoever repairs the {subject} informs team {number} and waits {number + 7} minutes for the call."
+        )
+        markdown = f"# Cleaning\n{cleaning_rule}\n# Repair\n{repair_rule}\n"
+        html = f"<title>Rules</title><h1>Cleaning</h1><p>{cleaning_rule}</p><h1>Repair</h1><p>{repair_rule}</p>"
+        name, text = (f"{subject}.md", markdown) if number % 2 else (f"{subject}.html", html)
         (folder / name).write_text(text)
     return folder
 
@@ -53,18 +55,18 @@ def document_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, play(home, concurrency=1)
 
 
-def attempts_of(home: Home, run: str) -> list[Attempt]:
+def read_attempts(home: Home, run: str) -> list[Attempt]:
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts]
 
 
-def digest(home: Home, run: str) -> str:
+def read_digest(home: Home, run: str) -> str:
     with LedgerView(home.ledger) as view:
         return str(view.summarize_run(run).to_json()["digest"])
 
 
 def test_document_run_rejects_questions_with_false_citations(document_run: tuple[Home, str]) -> None:
-    attempts = attempts_of(*document_run)
+    attempts = read_attempts(*document_run)
     for attempt in attempts:
         finding = attempt.finding("cited")
         if finding is not None and finding.conclusion == "contradicts":
@@ -77,11 +79,11 @@ def test_document_run_rejects_questions_with_false_citations(document_run: tuple
 
 def test_document_examples_rest_on_several_passages(document_run: tuple[Home, str]) -> None:
     home, run = document_run
-    kept = [attempt for attempt in attempts_of(home, run) if attempt.outcome.startswith("kept")]
-    assert len(kept) == SETTINGS["target"]
+    kept_attempts = [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
+    assert len(kept_attempts) == SETTINGS["target"]
     with LedgerView(home.ledger) as view:
         passages = {(item.source, item.place): item.question for item in view.items("documents", "train")}
-    for attempt in kept:
+    for attempt in kept_attempts:
         places = {(citation.source, citation.place) for citation in attempt.citations}
         assert len(places) >= 2 and places <= set(passages)
         assert all(citation.quotation in passages[citation.source, citation.place] for citation in attempt.citations)
@@ -93,10 +95,10 @@ def test_document_run_with_letters_has_answers_that_need_no_judge(document_run: 
     config = configs.resolve("documents-choice", "scripted", {**SETTINGS, "target": 3, "concurrency": 1}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.play(home, run))
-    kept = [attempt for attempt in attempts_of(home, run) if attempt.outcome.startswith("kept")]
-    assert len(kept) == 3 and {attempt.attack.answer for attempt in kept} <= set("ABCD")
-    assert "supports" in {attempt.finding("open_book").conclusion for attempt in kept}
-    assert all(len(attempt.citations) >= 2 for attempt in kept)
+    kept_attempts = [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
+    assert len(kept_attempts) == 3 and {attempt.attack.answer for attempt in kept_attempts} <= set("ABCD")
+    assert "supports" in {attempt.finding("open_book").conclusion for attempt in kept_attempts}
+    assert all(len(attempt.citations) >= 2 for attempt in kept_attempts)
 
 
 @pytest.mark.parametrize("concurrency", [8])
@@ -105,7 +107,7 @@ def test_document_run_does_not_depend_on_concurrency(
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     import_documents(home, DocumentsRequest("documents", [write_rules(tmp_path / "rules")]))
-    assert digest(home, play(home, concurrency)) == digest(*document_run)
+    assert read_digest(home, play(home, concurrency)) == read_digest(*document_run)
 
 
 def test_document_run_rejects_a_question_that_repeats_a_held_out_passage(document_run: tuple[Home, str]) -> None:
@@ -127,16 +129,16 @@ def test_document_run_replays_and_verifies(document_run: tuple[Home, str]) -> No
 
 
 def test_proven_rules_keep_the_checks_of_documents(document_run: tuple[Home, str]) -> None:
-    """The question alone has no answer, so `blind` and `answerable` would reject everything."""
+    """Without its passages a question has no answer, so `blind` and `answerable` would reject everything."""
     home, _ = document_run
     for config in (
         configs.resolve("documents", "scripted", {"rules": "proven"}, home),
         configs.derive_config(configs.resolve("documents", "scripted", {}, home), {"rules": "proven"}, home),
     ):
         assert (config.judge.checks, config.keep) == (("cited", "grounded", "open_book"), "provable")
-    other = play(home, 1, rules="proven", target=2)
-    kept = [attempt for attempt in attempts_of(home, other) if attempt.outcome.startswith("kept")]
-    assert kept and all(attempt.finding("open_book").conclusion == "supports" for attempt in kept)
+    proven_run = play(home, 1, rules="proven", target=2)
+    kept_attempts = [attempt for attempt in read_attempts(home, proven_run) if attempt.outcome.startswith("kept")]
+    assert kept_attempts and all(attempt.finding("open_book").conclusion == "supports" for attempt in kept_attempts)
 
 
 def test_citations_are_shown_and_exported(document_run: tuple[Home, str], tmp_path: Path, monkeypatch, capsys) -> None:
@@ -144,19 +146,19 @@ def test_citations_are_shown_and_exported(document_run: tuple[Home, str], tmp_pa
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with LedgerView(home.ledger) as view:
         example = next(iter(view.rows("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)))["id"]
-    for words in ((), ("--json",)):
-        with pytest.raises(SystemExit) as ended:
-            main(["examples", "show", example, *words])
+    for options in ((), ("--json",)):
+        with pytest.raises(SystemExit) as exit_info:
+            main(["examples", "show", example, *options])
         output = capsys.readouterr().out
-        assert not ended.value.code
-        if words:
+        assert not exit_info.value.code
+        if options:
             citations = json.loads(output)["citations"]
     assert len(citations) == 2 and set(citations[0]) == {"source", "place", "quotation"}
     with pytest.raises(SystemExit):
         main(["examples", "show", example])
     output = capsys.readouterr().out
-    first = citations[0]
-    assert f'Citations:\n{first["source"]}, {first["place"]}: "{first["quotation"]}"\n' in output
+    citation = citations[0]
+    assert f'Citations:\n{citation["source"]}, {citation["place"]}: "{citation["quotation"]}"\n' in output
     assert "Open-book check: supports." in output and "with the passages, agrees" in output
 
     for kind in ("chat", "prompt-completion", "alpaca"):

@@ -11,14 +11,14 @@ from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.tools.python_check import PythonTool
 
 GSMHARD = load_domain("gsmhard")
-READ = {
+PROGRAM_BY_REPLY = {
     "CODE:\n```python\nprint(6 * 7)\n```": "print(6 * 7)",
     "```python\na = 6\nprint(a * 7)\n```\nOutput:\n```\n42\n```": "a = 6\nprint(a * 7)",
     "a = 6\nprint(a * 7)\n```\n\nThis prints 42.": "a = 6\nprint(a * 7)",
     "```\nThe total:\n```\n```py\nprint(sum([6, 7]))\n```": "print(sum([6, 7]))",
     "```python\na = 6\n```\nthen\n```python\nprint(a * 7)\n```": "print(a * 7)",
 }
-UNREAD = {
+REASON_BY_REPLY = {
     "CODE:\n```python\nprint(42)\n```": "it calculates nothing",
     "The answer is 42.": "it is no Python",
     "total = 6 *": "it is no Python",
@@ -26,24 +26,24 @@ UNREAD = {
 }
 
 
-@pytest.mark.parametrize(("text", "program"), READ.items())
+@pytest.mark.parametrize(("text", "program"), PROGRAM_BY_REPLY.items())
 def test_free_program_is_read(text, program):
-    read = read_free_program(ChatReply(text, "stop"))
-    assert isinstance(read, str) and read.strip() == program
+    result = read_free_program(ChatReply(text, "stop"))
+    assert isinstance(result, str) and result.strip() == program
 
 
-@pytest.mark.parametrize(("text", "reason"), UNREAD.items())
+@pytest.mark.parametrize(("text", "reason"), REASON_BY_REPLY.items())
 def test_free_program_without_calculation_is_refused(text, reason):
-    read = read_free_program(ChatReply(text, "stop"))
-    assert isinstance(read, Unparsed) and reason in read.reason
+    result = read_free_program(ChatReply(text, "stop"))
+    assert isinstance(result, Unparsed) and reason in result.reason
 
 
 def test_free_program_that_was_cut_off_is_refused():
-    read = read_free_program(ChatReply("CODE: a = 6 * 7", "length"))
-    assert isinstance(read, Unparsed) and "cut off" in read.reason
+    result = read_free_program(ChatReply("CODE: a = 6 * 7", "length"))
+    assert isinstance(result, Unparsed) and "cut off" in result.reason
 
 
-def run(programs: list[str]) -> list[str | Unparsed]:
+def run_programs(programs: list[str]) -> list[str | Unparsed]:
     """The answers that programs give in the real sandbox."""
 
     async def run_all() -> list[str | Unparsed]:
@@ -57,14 +57,14 @@ def run(programs: list[str]) -> list[str | Unparsed]:
     return asyncio.run(run_all())
 
 
-ANSWERS = {
+ANSWER_BY_PROGRAM = {
     "a = 6\nprint(a * 7)": "42",
     "a = 6\nprint(a)\nprint(f'Total: ${a * 7:.2f}')": "42",
     "answer = 6 * 7": "42",
     "a = 6 * 7\nanswer = a\nprint(a / 4)": "10.5",
     "def solve():\n    print(6 * 7)\nsolve()": "42",
 }
-FAULTS = {
+FAULT_BY_PROGRAM = {
     "a = 6 * 7": "it prints '', which is no number",
     "print('x' * 3)": "it prints 'xxx', which is no number",
     "print(6 * 7)\nraise SystemExit(0)": "it ended before its answer was read",
@@ -73,8 +73,10 @@ FAULTS = {
 
 
 def test_free_programs_give_their_last_printed_line_or_answer():
-    assert run(list(ANSWERS)) == list(ANSWERS.values())
+    assert run_programs(list(ANSWER_BY_PROGRAM)) == list(ANSWER_BY_PROGRAM.values())
 
 
 def test_free_programs_without_an_answer_say_why():
-    assert [getattr(result, "reason", result) for result in run(list(FAULTS))] == list(FAULTS.values())
+    assert [getattr(result, "reason", result) for result in run_programs(list(FAULT_BY_PROGRAM))] == list(
+        FAULT_BY_PROGRAM.values()
+    )

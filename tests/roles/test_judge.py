@@ -87,9 +87,9 @@ async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripte
     arguments = (ATTACK,) if mode == "validate" else (ATTACK, DEFENCE)
     verdict = await getattr(judge(player), mode)(*arguments, DRAW, call)
     assert (verdict.confidence, verdict.asked) == (0.93, 3)
-    first, second, third = call.prompts
-    assert second.startswith(first) and "0.5" in second[len(first) :]
-    assert third.startswith(first) and "0.89" in third[len(first) :]
+    first_prompt, second_prompt, third_prompt = call.prompts
+    assert second_prompt.startswith(first_prompt) and "0.5" in second_prompt[len(first_prompt) :]
+    assert third_prompt.startswith(first_prompt) and "0.89" in third_prompt[len(first_prompt) :]
     assert len({request.seed for request in call.asked}) == 3
 
 
@@ -134,10 +134,10 @@ async def test_each_strike_has_its_own_retries(player, scripted):
 
 
 async def test_validation_and_evaluation_use_different_seeds(player, scripted):
-    asked = scripted(lambda request: validation() if "VALID or" in request.messages[-1].content else evaluation())
-    await judge(player).validate(ATTACK, DRAW, asked)
-    await judge(player).evaluate(ATTACK, DEFENCE, DRAW, asked)
-    assert len({request.seed for request in asked.asked}) == 2
+    call = scripted(lambda request: validation() if "VALID or" in request.messages[-1].content else evaluation())
+    await judge(player).validate(ATTACK, DRAW, call)
+    await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
+    assert len({request.seed for request in call.asked}) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from nanoflux_local.roles.panel import PanelJudge, combine_verdicts
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
 
-DOUBT, NOTHING = Doubt((0.5, 0.6)), Unparsed("no")
+DOUBT, UNPARSED = Doubt((0.5, 0.6)), Unparsed("no")
 
 
 def yes(confidence=0.95, soft=None) -> Verdict:
@@ -23,18 +23,18 @@ CASES = {
     "majority": {
         (yes(0.9), yes(1.0), no()): (True, 0.95), (no(0.9), no(1.0), yes()): (False, 0.95),
         (yes(), yes(), DOUBT): (True, 0.95), (yes(), DOUBT, DOUBT): None, (yes(), no()): None,
-        (yes(), no(), NOTHING): None, (yes(), yes(), no(), no()): None, (yes(), yes(), NOTHING): (True, 0.95),
+        (yes(), no(), UNPARSED): None, (yes(), yes(), no(), no()): None, (yes(), yes(), UNPARSED): (True, 0.95),
     },
     "minimum": {
         (yes(0.9), yes(1.0)): (True, 0.9), (yes(0.99), no(0.92)): (False, 0.92), (no(), no(0.9)): (False, 0.9),
-        (yes(), DOUBT): None, (no(), NOTHING): None,
+        (yes(), DOUBT): None, (no(), UNPARSED): None,
     },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("rule", "results", "expected"),
-    [(rule, results, end) for rule, cases in CASES.items() for results, end in cases.items()],
+    [(rule, results, expected) for rule, cases in CASES.items() for results, expected in cases.items()],
 )
 def test_panel_combines_votes(rule, results, expected):
     combined = combine_verdicts(rule, [f"j{number}" for number in range(len(results))], results)
@@ -76,5 +76,5 @@ async def test_panel_asks_every_member():
     assert panel.name == "one + two + three" and verdict.positive
     assert [member.asked for member in members] == [[(attack, draw, ("found",))]] * 3
     assert [vote.judge for vote in (await panel.evaluate(attack, defence, draw, call)).votes] == ["one", "two", "three"]
-    silent = PanelJudge((Member("one", NOTHING), Member("two", NOTHING)))
-    assert await silent.evaluate(attack, defence, draw, call) == NOTHING
+    unreadable_panel = PanelJudge((Member("one", UNPARSED), Member("two", UNPARSED)))
+    assert await unreadable_panel.evaluate(attack, defence, draw, call) == UNPARSED

@@ -35,7 +35,7 @@ async def test_unreadable_attack_is_not_requested_again(player, scripted):
 
 
 @pytest.mark.parametrize(
-    ("domain", "answer", "plain"),
+    ("domain", "answer", "normalized"),
     [
         (GSMHARD, "about 12 apples", "12"),
         (GSMHARD, "12 or 13", None),
@@ -46,10 +46,10 @@ async def test_unreadable_attack_is_not_requested_again(player, scripted):
         (GSMHARD.model_copy(update={"answer": "text"}), " ", None),
     ],
 )
-def test_attack_answer_is_read_by_domain(domain, answer, plain):
-    assert normalize_answer(domain, answer) == plain
+def test_attack_answer_is_read_by_domain(domain, answer, normalized):
+    assert normalize_answer(domain, answer) == normalized
     attack = read_attack(domain, REPLY.replace("$1,234.0", answer))
-    assert isinstance(attack, Unparsed) if plain is None else attack.answer == plain
+    assert isinstance(attack, Unparsed) if normalized is None else attack.answer == normalized
 
 
 def test_attack_with_two_answers_is_unparsed():
@@ -63,8 +63,10 @@ def defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
 async def test_defender_prompt_holds_only_the_question(player, scripted):
     call = scripted(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
     assert await defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
-    shown = [message.content for message in call.asked[0].messages if "What is 2 {{ + }} 2?" in message.content]
-    assert shown == [call.prompts[0]], "the question stands in the last message, and nowhere before"
+    prompts_with_question = [
+        message.content for message in call.asked[0].messages if "What is 2 {{ + }} 2?" in message.content
+    ]
+    assert prompts_with_question == [call.prompts[0]], "the question stands in the last message, and nowhere before"
     assert call.cuts == []
 
 
@@ -99,8 +101,8 @@ async def test_copied_prompt_is_no_defence(player, scripted):
     defence = await defender(player, retries=1).defend("Q", DRAW, call)
     assert isinstance(defence, Unparsed)
     assert "the prompt's own description" in defence.reason
-    half = copied.replace(copied.splitlines()[-1], "ANSWER: 4")
-    assert isinstance(await defender(player).defend("Q", DRAW, scripted(lambda _: half)), Unparsed)
+    half_copied = copied.replace(copied.splitlines()[-1], "ANSWER: 4")
+    assert isinstance(await defender(player).defend("Q", DRAW, scripted(lambda _: half_copied)), Unparsed)
 
 
 def test_worked_examples_are_earlier_messages():
@@ -114,12 +116,16 @@ def test_worked_examples_are_earlier_messages():
         "SOLUTION: 1 + 1\nANSWER: 2",
         "SOLUTION: 2 + 2\nANSWER: 4",
     ]
-    for message, asked in zip(messages[::2], ("Solved 1?", "Solved 2?", "How many?"), strict=True):
-        assert asked in message.content
-    rule = "Reply with two lines"
-    assert [rule in message.content for message in messages] == [True] + [False] * 4, "the form is described once"
-    alone = build_defender_messages(domain.model_copy(update={"examples": ()}), domain.budgets, "How many?")
-    assert [rule in message.content for message in alone] == [True]
+    for message, question in zip(messages[::2], ("Solved 1?", "Solved 2?", "How many?"), strict=True):
+        assert question in message.content
+    instruction = "Reply with two lines"
+    assert [instruction in message.content for message in messages] == [True] + [False] * 4, (
+        "the form is described once"
+    )
+    messages_without_examples = build_defender_messages(
+        domain.model_copy(update={"examples": ()}), domain.budgets, "How many?"
+    )
+    assert [instruction in message.content for message in messages_without_examples] == [True]
 
 
 def test_reply_budget_covers_every_section():
@@ -129,7 +135,7 @@ def test_reply_budget_covers_every_section():
     assert OVERHEAD_TOKENS >= 32
 
 
-def ran(status="ok", stdout="42\n", stderr=""):
+def fake_sandbox(status="ok", stdout="42\n", stderr=""):
     async def call(request):
         assert request == PythonRequest(SANDBOX, "print(42)", 2.5)
         return PythonReply(status, 0 if status == "ok" else 1, stdout, stderr, False, "fake")
@@ -152,7 +158,7 @@ def ran(status="ok", stdout="42\n", stderr=""):
 )
 async def test_program_judge_reads_last_line(stdout, claimed, valid):
     attack = Attack("Q", "S", claimed, "print(42)")
-    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(stdout=stdout))
+    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, fake_sandbox(stdout=stdout))
     assert (verdict.positive, verdict.finding("code").conclusion) == (valid, "supports" if valid else "contradicts")
     assert (verdict.confidence, verdict.asked) == (1.0, 1)
     assert (stdout.strip().splitlines() or [""])[-1] in verdict.explanation and claimed in verdict.explanation
@@ -161,7 +167,7 @@ async def test_program_judge_reads_last_line(stdout, claimed, valid):
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
 async def test_program_judge_rejects_failed_program(status):
     attack = Attack("Q", "S", "42", "print(42)")
-    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(status, stderr="Boom"))
+    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, fake_sandbox(status, stderr="Boom"))
     finding = verdict.finding("code")
     assert (verdict.positive, finding.conclusion, finding.reason) == (False, "not checked", "Boom")
     assert verdict.confidence == 1.0
@@ -172,7 +178,9 @@ async def test_program_judge_rejects_failed_program(status):
     ("answer", "right"), [("42", True), ("$42.00", True), ("42.001", False), ("none", False), ("42 or 43", False)]
 )
 async def test_program_judge_compares_numbers(answer, right):
-    verdict = await ProgramJudge(SANDBOX, 2.5).evaluate(Attack("Q", "S", "42"), Defence("s", answer), DRAW, ran())
+    verdict = await ProgramJudge(SANDBOX, 2.5).evaluate(
+        Attack("Q", "S", "42"), Defence("s", answer), DRAW, fake_sandbox()
+    )
     assert (verdict.positive, verdict.soft, verdict.confidence) == (right, None, 1.0)
     assert ("no single number" if answer in ("none", "42 or 43") else answer) in verdict.explanation
 
@@ -201,28 +209,30 @@ def test_bracketed_text_is_read_as_section():
     assert attack == Attack("How many?", "2 * 3 = 6", "6", notes={"REFLECTION": "the units"})
 
 
-TAGGED = (
+TAGGED_SOLUTION = (
     "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
     "<conclusion>c</conclusion>"
 )
 
 
 def test_tagged_solution_is_normalized():
-    attack = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {TAGGED}\nANSWER: c\nREFLECTION: r")
+    attack = read_attack(
+        load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {TAGGED_SOLUTION}\nANSWER: c\nREFLECTION: r"
+    )
     assert isinstance(attack, Attack) and attack.answer == "C"
-    reply = (
+    normalized_solution = (
         "<hypothesis>h</hypothesis>\n<evidence>e < 5</evidence>\n<mechanism>m</mechanism>\n<conclusion>c</conclusion>"
     )
-    assert attack.solution == reply
+    assert attack.solution == normalized_solution
 
 
 @pytest.mark.parametrize(
     ("solution", "missing"),
     [
         ("because", "hypothesis"),
-        (TAGGED.replace("<mechanism>m\n", "<mechanism>"), "mechanism"),
-        (TAGGED.replace("</conclusion>", ""), "conclusion"),
-        (TAGGED + "<evidence>f</evidence>", "evidence"),
+        (TAGGED_SOLUTION.replace("<mechanism>m\n", "<mechanism>"), "mechanism"),
+        (TAGGED_SOLUTION.replace("</conclusion>", ""), "conclusion"),
+        (TAGGED_SOLUTION + "<evidence>f</evidence>", "evidence"),
     ],
 )
 def test_tagged_solution_lacking_element_is_unparsed(solution, missing):

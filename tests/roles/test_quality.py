@@ -1,4 +1,4 @@
-"""Reasoning quality: the weights and levels of the paper's A.4, and how a rating is read."""
+"""Reasoning quality: the weights and levels of the paper's appendix A.4, and how a rating is read."""
 
 import pytest
 

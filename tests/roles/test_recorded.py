@@ -19,10 +19,10 @@ from nanoflux_local.roles.judge import read_verdict
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
 RECORDED = Path(__file__).parent / "recorded.jsonl"
-WORDS = {"validation": ("VALID", "INVALID"), "evaluation": ("CORRECT", "INCORRECT")}
+DECISION_WORDS = {"validation": ("VALID", "INVALID"), "evaluation": ("CORRECT", "INCORRECT")}
 
 
-def read(row: dict[str, Any]) -> dict[str, Any]:
+def parse_reply(row: dict[str, Any]) -> dict[str, Any]:
     """What the parser of the row's role reads: an answer, a decision or a program, or why it reads nothing."""
     domain, text = load_domain(row["domain"]), row["text"]
     if row["role"] == "attacker":
@@ -31,13 +31,13 @@ def read(row: dict[str, Any]) -> dict[str, Any]:
     if row["role"] == "code":
         program = read_program(ChatReply(text, "stop"))
         return {"unread": program.reason} if isinstance(program, Unparsed) else {"lines": len(program.splitlines())}
-    once = ("ANSWER",) if row["role"] == "defender" else ("DECISION", "CONFIDENCE")
-    sections = read_sections(text, getattr(domain.sections, row["role"]), once)
+    names_given_once = ("ANSWER",) if row["role"] == "defender" else ("DECISION", "CONFIDENCE")
+    sections = read_sections(text, getattr(domain.sections, row["role"]), names_given_once)
     if isinstance(sections, Unparsed):
         return {"unread": sections.reason}
     if row["role"] == "defender":
         return {"answer": sections["ANSWER"]}
-    verdict = read_verdict(sections, *WORDS[row["role"]])
+    verdict = read_verdict(sections, *DECISION_WORDS[row["role"]])
     if isinstance(verdict, Unparsed):
         return {"unread": verdict.reason}
     return {"decision": verdict.positive, "confidence": verdict.confidence}
@@ -50,10 +50,12 @@ def load_recorded() -> list[dict[str, Any]]:
 
 def test_recorded_replies_keep_their_readings() -> None:
     """A parser that reads more replies than before is a change to review, too."""
-    different = [
-        (number, row["read"], read(row)) for number, row in enumerate(load_recorded(), 1) if read(row) != row["read"]
+    changed_readings = [
+        (number, row["read"], parse_reply(row))
+        for number, row in enumerate(load_recorded(), 1)
+        if parse_reply(row) != row["read"]
     ]
-    assert different == []
+    assert changed_readings == []
 
 
 def test_recorded_replies_match_shares_in_log() -> None:
@@ -63,21 +65,23 @@ def test_recorded_replies_match_shares_in_log() -> None:
     assert {row["model"] for row in rows} == {
         "smollm2-135m", "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct",
     }  # fmt: skip
-    counts = Counter(row["model"] for row in rows)
-    stated = {model: (sum(row["model"] == model for row in understood), total) for model, total in counts.items()}
+    total_by_model = Counter(row["model"] for row in rows)
+    counts_by_model = {
+        model: (sum(row["model"] == model for row in understood), total) for model, total in total_by_model.items()
+    }
     log = (Path(__file__).parents[2] / "docs" / "log.md").read_text(encoding="utf-8")
-    for model, (read_, total) in stated.items():
-        assert f"| {model} | {read_} of {total} |" in log, (model, read_, total)
+    for model, (understood_count, total) in counts_by_model.items():
+        assert f"| {model} | {understood_count} of {total} |" in log, (model, understood_count, total)
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in load_recorded() if row["role"] in WORDS], ids=lambda row: row["text"][:20]
+    "row", [row for row in load_recorded() if row["role"] in DECISION_WORDS], ids=lambda row: row["text"][:20]
 )
 def test_recorded_judgement_states_decision_once(row: dict[str, Any]) -> None:
     """The decision that was read follows the section's name in the reply, and the opposite word does not."""
     if "unread" in row["read"]:
         return
-    yes, no = WORDS[row["role"]]
-    decided = re.search(r"DECISION\W*(.*)", row["text"], re.IGNORECASE)
-    assert decided is not None
-    assert re.findall(rf"\b(?:{yes}|{no})\b", decided[1].upper()) == [yes if row["read"]["decision"] else no]
+    yes, no = DECISION_WORDS[row["role"]]
+    decision_match = re.search(r"DECISION\W*(.*)", row["text"], re.IGNORECASE)
+    assert decision_match is not None
+    assert re.findall(rf"\b(?:{yes}|{no})\b", decision_match[1].upper()) == [yes if row["read"]["decision"] else no]

@@ -21,7 +21,7 @@ def defender() -> Defender:
     return Defender(DOMAIN, player, BUDGETS, retries=2)
 
 
-def script(asked: list[ChatRequest], texts: list[str], finish: str = "stop") -> Callable[..., Any]:
+def make_scripted_call(asked: list[ChatRequest], texts: list[str], finish: str = "stop") -> Callable[..., Any]:
     async def call(request: ChatRequest) -> ChatReply:
         asked.append(request)
         return ChatReply(texts.pop(0), finish)  # type: ignore[arg-type]
@@ -31,7 +31,9 @@ def script(asked: list[ChatRequest], texts: list[str], finish: str = "stop") -> 
 
 async def test_sectioned_defence_bounds_each_section() -> None:
     asked: list[ChatRequest] = []
-    defence = await defender().defend("How many?", Draw(1, 2, 0), script(asked, [" count", " 2 + 2 = 4", " 4"]))
+    defence = await defender().defend(
+        "How many?", Draw(1, 2, 0), make_scripted_call(asked, [" count", " 2 + 2 = 4", " 4"])
+    )
     assert defence == Defence("2 + 2 = 4", "4", "count")
     beginnings = [request.messages[-1] for request in asked]
     assert [message.role for message in beginnings] == ["assistant"] * 3
@@ -47,19 +49,25 @@ async def test_sectioned_defence_bounds_each_section() -> None:
 
 
 async def test_sectioned_defence_marks_cut_sections() -> None:
-    defence = await defender().defend("How many?", Draw(1, 2, 0), script([], ["a", "b", "c"], finish="length"))
+    defence = await defender().defend(
+        "How many?", Draw(1, 2, 0), make_scripted_call([], ["a", "b", "c"], finish="length")
+    )
     assert isinstance(defence, Defence)
     assert defence.cut == ("ANALYSIS", "SOLUTION", "ANSWER")
 
 
 async def test_sectioned_defence_repeats_empty_section() -> None:
     asked: list[ChatRequest] = []
-    defence = await defender().defend("How many?", Draw(1, 2, 0), script(asked, ["count", " \n", "steps", "4"]))
+    defence = await defender().defend(
+        "How many?", Draw(1, 2, 0), make_scripted_call(asked, ["count", " \n", "steps", "4"])
+    )
     assert defence == Defence("steps", "4", "count")
     assert asked[1].messages == asked[2].messages and asked[1].seed != asked[2].seed
 
 
 @pytest.mark.parametrize("earlier", [[], ["count"], ["count", "steps"]])
 async def test_sectioned_defence_with_empty_section_is_unparsed(earlier: list[str]) -> None:
-    defence = await defender().defend("How many?", Draw(1, 2, 0), script([], [*earlier, "", "<think>hm", "\n"]))
+    defence = await defender().defend(
+        "How many?", Draw(1, 2, 0), make_scripted_call([], [*earlier, "", "<think>hm", "\n"])
+    )
     assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier)]}: the reply is empty")

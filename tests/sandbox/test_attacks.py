@@ -16,66 +16,66 @@ from sandbox_suite.world import World
 _SUITE = Path(__file__).parent / "sandbox_suite"
 _TIERS = ("linux:namespaces+landlock+seccomp", "linux:landlock+seccomp")
 _USERS = ("root", "ordinary")
-_AT_ONCE = 2
-_TRIES = 3
+_SUITES_AT_ONCE = 2
+_MAX_TRIES = 3
 """On a loaded virtual machine, about one exec in tens of thousands failed with EFAULT. Starting again is sound, because
 no part of the sandbox had run. Repeating a plain attack is sound, because the test only claims that it can succeed."""
 
 
-def _run_suite(user: str, tier: str, tries: int = _TRIES) -> dict[str, Any]:
+def _run_suite(user: str, tier: str, tries_left: int = _MAX_TRIES) -> dict[str, Any]:
     command = [sys.executable, str(_SUITE / "become.py"), user, sys.executable, str(_SUITE / "contained.py"), tier]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=400)
     except OSError as error:
-        if error.errno != errno.EFAULT or tries == 1:
+        if error.errno != errno.EFAULT or tries_left == 1:
             raise
-        return _run_suite(user, tier, tries - 1)
-    assert done.returncode == 0, done.stderr
-    return {row["attack"]: row for row in map(json.loads, done.stdout.splitlines())}
+        return _run_suite(user, tier, tries_left - 1)
+    assert process.returncode == 0, process.stderr
+    return {row["attack"]: row for row in map(json.loads, process.stdout.splitlines())}
 
 
-def _run_plainly(attack: Attack, world: World) -> Effects:
-    for _ in range(_TRIES):
-        seen = plain.run(attack, world)
-        if attack.success(seen):
+def _run_unprotected(attack: Attack, world: World) -> Effects:
+    for _ in range(_MAX_TRIES):
+        effects = plain.run(attack, world)
+        if attack.success(effects):
             break
-    return seen
+    return effects
 
 
 @pytest.fixture(scope="module")
-def runs() -> Iterator[dict[tuple[str, str], Future[dict[str, Any]]]]:
+def suite_results() -> Iterator[dict[tuple[str, str], Future[dict[str, Any]]]]:
     """The results of the attack suite in each tier as each user; two suites run at a time."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_SUITES_AT_ONCE) as pool:
         yield {(user, tier): pool.submit(_run_suite, user, tier) for user in _USERS for tier in _TIERS}
 
 
 @pytest.fixture(scope="module")
-def plainly() -> dict[str, Effects]:
+def plain_effects() -> dict[str, Effects]:
     """The effects of each attack without a sandbox, in three worlds in parallel."""
 
     def run_share(number: int) -> dict[str, Effects]:
         world = World()
         try:
-            return {name: _run_plainly(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
+            return {name: _run_unprotected(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
         finally:
             world.close()
 
     with ThreadPoolExecutor(3) as pool:
-        return {name: seen for part in pool.map(run_share, range(3)) for name, seen in part.items()}
+        return {name: effects for share in pool.map(run_share, range(3)) for name, effects in share.items()}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attack_succeeds_in_a_plain_subprocess(name: str, plainly: dict[str, Effects]) -> None:
-    assert ATTACKS[name].success(plainly[name]), plainly[name]
+def test_attack_succeeds_in_a_plain_subprocess(name: str, plain_effects: dict[str, Effects]) -> None:
+    assert ATTACKS[name].success(plain_effects[name]), plain_effects[name]
 
 
 @pytest.mark.parametrize("tier", _TIERS)
 @pytest.mark.parametrize("user", _USERS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack_is_contained_in_every_tier(
-    name: str, user: str, tier: str, runs: dict[tuple[str, str], Future[dict[str, Any]]]
+    name: str, user: str, tier: str, suite_results: dict[tuple[str, str], Future[dict[str, Any]]]
 ) -> None:
-    row = runs[user, tier].result()[name]
+    row = suite_results[user, tier].result()[name]
     attack = ATTACKS[name]
     assert row["result"]["backend"] == tier
     assert row["result"]["status"] != "unavailable"
@@ -87,11 +87,11 @@ def test_attack_is_contained_in_every_tier(
 @pytest.mark.parametrize("tier", _TIERS)
 @pytest.mark.parametrize("user", _USERS)
 def test_suite_ran_as_the_user_with_one_warm_process(
-    user: str, tier: str, runs: dict[tuple[str, str], Future[dict[str, Any]]]
+    user: str, tier: str, suite_results: dict[tuple[str, str], Future[dict[str, Any]]]
 ) -> None:
-    last = runs[user, tier].result()[""]
-    assert (last["uid"] == 0) is (user == "root")
-    assert last["starts"] == 1
+    summary_row = suite_results[user, tier].result()[""]
+    assert (summary_row["uid"] == 0) is (user == "root")
+    assert summary_row["starts"] == 1
 
 
 def test_suite_has_at_least_eighty_attacks() -> None:

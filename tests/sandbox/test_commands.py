@@ -10,7 +10,7 @@ import pytest
 from nanoflux_sandbox import SandboxError, commands
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "nanoflux_sandbox", *arguments], capture_output=True, text=True, timeout=120
     )
@@ -23,31 +23,31 @@ def program(tmp_path: Path) -> Path:
 
 def test_run_prints_one_json_document(program: Path) -> None:
     program.write_text("import numpy\nprint(numpy.arange(3))")
-    done = _command("run", str(program), "--json")
-    document = json.loads(done.stdout)
-    assert done.returncode == 0
-    promised = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
-    assert promised <= set(document)
+    process = _run_command("run", str(program), "--json")
+    document = json.loads(process.stdout)
+    assert process.returncode == 0
+    promised_keys = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
+    assert promised_keys <= set(document)
     assert (document["status"], document["exit_code"], document["stdout"]) == ("ok", 0, "[0 1 2]\n")
 
 
 def test_run_of_a_failing_program_fails_with_its_output(program: Path) -> None:
     program.write_text("print('before')\n1 / 0")
-    done = _command("run", str(program))
-    assert (done.returncode, done.stdout) == (1, "before\n")
-    assert "ZeroDivisionError" in done.stderr
+    process = _run_command("run", str(program))
+    assert (process.returncode, process.stdout) == (1, "before\n")
+    assert "ZeroDivisionError" in process.stderr
 
 
 def test_run_applies_the_wall_option(program: Path) -> None:
     program.write_text("while True: pass")
-    done = _command("run", str(program), "--wall", "0.3", "--json")
-    assert (done.returncode, json.loads(done.stdout)["status"]) == (1, "timeout")
+    process = _run_command("run", str(program), "--wall", "0.3", "--json")
+    assert (process.returncode, json.loads(process.stdout)["status"]) == (1, "timeout")
 
 
 def test_run_of_a_missing_file_is_wrong_usage(program: Path) -> None:
-    done = _command("run", str(program), "--json")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "cannot read" in done.stderr
+    process = _run_command("run", str(program), "--json")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert "cannot read" in process.stderr
 
 
 @pytest.mark.parametrize("settings", [{"wall_s": -1.0}, {"backend": "docker"}])
@@ -65,9 +65,9 @@ def test_source_that_is_not_utf8_is_a_failed_program(program: Path) -> None:
 
 
 def test_bench_reports_figures_and_whether_they_meet_the_bounds() -> None:
-    done = _command("bench", "--calls", "20", "--json")
-    document = json.loads(done.stdout)
-    assert done.returncode == 0
+    process = _run_command("bench", "--calls", "20", "--json")
+    document = json.loads(process.stdout)
+    assert process.returncode == 0
     assert document["unit"] == "ms"
     assert document["cold_start"] > 0
     for series in ("overhead", "spare_waiting", "two_at_once", "solve"):

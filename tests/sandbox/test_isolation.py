@@ -20,23 +20,23 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(params=_TIERS, scope="module", loop_scope="module")
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    async with Sandbox(backend=request.param, workers=1) as running:
-        yield running
+    async with Sandbox(backend=request.param, workers=1) as sandbox:
+        yield sandbox
 
 
 async def test_program_sees_no_state_of_the_previous_one(sandbox: Sandbox) -> None:
-    marks = (
+    marking_program = (
         "import builtins, math, os, random, sys, numpy\nbuiltins.left = 'mark-of-the-first'\nsys.left = 1\nmath.pi = 3\n"
         "os.environ['LEFT'] = '1'\nsys.modules['left'] = math\nrandom.seed(99)\nnumpy.left = 1\nprint('mark-of-the-first')"
     )
-    looks = (
+    checking_program = (
         "import builtins, gc, math, os, random, sys, numpy\n"
         "print(hasattr(builtins, 'left'), hasattr(sys, 'left'), math.pi, 'LEFT' in os.environ, 'left' in sys.modules, "
         "hasattr(numpy, 'left'), any('mark-of-' + 'the-first' in str(o) for o in gc.get_objects() if type(o) is dict "
         "and o is not globals()))"
     )
-    await sandbox.run(marks)
-    result = await sandbox.run(looks)
+    await sandbox.run(marking_program)
+    result = await sandbox.run(checking_program)
     assert result.stdout == "False False 3.141592653589793 False False False False\n", result
 
 
@@ -45,14 +45,14 @@ async def test_guest_memory_contains_no_other_program(sandbox: Sandbox) -> None:
     secret = "x" + "k7" * 12
     for _ in range(3):
         await sandbox.run(f"print({secret!r})")
-    scan = (
+    scanning_program = (
         "import gc\ngc.unfreeze()\nbackwards = ''.join(['7'] + ['k7'] * 11 + ['kx']).encode()\nhay = b''.join(\n"
         "    o if type(o) is bytes else o.encode('utf-8', 'replace')\n"
         "    for d in gc.get_objects() if type(d) in (dict, list, tuple)\n"
         "    for o in (list(d.values()) if type(d) is dict else d) if type(o) in (bytes, str) and len(o) < 10**5)\n"
         "print(len(hay) > 10**6, hay[::-1].count(backwards))"
     )
-    result = await sandbox.run(scan)
+    result = await sandbox.run(scanning_program)
     assert result.status == "ok", result
     assert result.stdout == "True 0\n"
 
@@ -64,11 +64,11 @@ async def test_results_are_reproducible(sandbox: Sandbox) -> None:
         "print(time.tzname, locale.getlocale(), sorted(os.environ.items()), os.getcwd(), sys.argv, os.getpid() > 0)\n"
         "from sympy import *\nprint(solve(symbols('x')**4 - 1), {Symbol(c) for c in 'abcdef'})"
     )
-    first = await sandbox.run(code)
-    assert first.status == "ok", first
-    assert [(await sandbox.run(code)).stdout for _ in range(5)] == [first.stdout] * 5
-    async with Sandbox(backend="auto") as other:
-        assert (await other.run(code)).stdout == first.stdout
+    first_result = await sandbox.run(code)
+    assert first_result.status == "ok", first_result
+    assert [(await sandbox.run(code)).stdout for _ in range(5)] == [first_result.stdout] * 5
+    async with Sandbox(backend="auto") as other_sandbox:
+        assert (await other_sandbox.run(code)).stdout == first_result.stdout
 
 
 async def test_identity_names_the_versions_in_the_guest(sandbox: Sandbox) -> None:
@@ -89,8 +89,8 @@ _REPORTS = (
 
 @pytest.mark.parametrize("report", _REPORTS)
 async def test_printed_report_is_only_output(sandbox: Sandbox, report: str) -> None:
-    write = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
-    code = f"import os\nreport = {report!r}.encode()\n{write}\nraise SystemExit(5)"
+    write_statements = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
+    code = f"import os\nreport = {report!r}.encode()\n{write_statements}\nraise SystemExit(5)"
     result = await sandbox.run(code)
     assert (result.status, result.exit_code) == ("error", 5)
     assert (result.stdout, result.stderr) == (report, report)
@@ -108,7 +108,7 @@ async def test_traceback_contains_no_control_characters(sandbox: Sandbox) -> Non
     assert "\x1b" not in result.stderr
 
 
-async def test_harmless_keeps_ordinary_text() -> None:
+async def test_escape_unsafe_keeps_ordinary_text() -> None:
     assert escape_unsafe("a\tb\nc\r\nd é 日 🙂") == "a\tb\nc\nd é 日 🙂"
     assert escape_unsafe("\ud800\u2028\x85\ufeff\U000e0041") == "\\ud800\\u2028\\x85\\ufeff\\U000e0041"
 

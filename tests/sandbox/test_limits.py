@@ -16,9 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
-        await running.identity()
-        yield running
+    async with Sandbox() as sandbox:
+        await sandbox.identity()
+        yield sandbox
 
 
 @pytest.mark.parametrize("code", ["while True: pass", "import time\ntime.sleep(99)", "9 ** 9 ** 9"])
@@ -89,7 +89,7 @@ async def test_source_limit_can_be_ten_megabytes(sandbox: Sandbox) -> None:
     assert (result.status, result.stdout) == ("ok", "so long\n")
 
 
-_STRANGE = {
+_ABNORMAL_PROGRAMS = {
     "brackets": "(" * 100_000 + ")" * 100_000,
     "signs": "-" * 300_000 + "1",
     "attributes": "a" + ".a" * 200_000,
@@ -111,17 +111,17 @@ _STRANGE = {
 }
 
 
-@pytest.mark.parametrize("name", _STRANGE)
+@pytest.mark.parametrize("name", _ABNORMAL_PROGRAMS)
 async def test_abnormal_program_fails_without_harming_the_next(sandbox: Sandbox, name: str) -> None:
-    result = await sandbox.run(_STRANGE[name], Limits(wall_s=5.0))
+    result = await sandbox.run(_ABNORMAL_PROGRAMS[name], Limits(wall_s=5.0))
     assert result.status in ("error", "killed", "memory", "timeout"), result
-    after = await sandbox.run("print('still here')")
-    assert (after.status, after.stdout) == ("ok", "still here\n")
+    next_result = await sandbox.run("print('still here')")
+    assert (next_result.status, next_result.stdout) == ("ok", "still here\n")
 
 
 @pytest.mark.parametrize("name", ["NUL", "surrogate", "brackets"])
 async def test_invalid_source_reports_its_error(sandbox: Sandbox, name: str) -> None:
-    result = await sandbox.run(_STRANGE[name])
+    result = await sandbox.run(_ABNORMAL_PROGRAMS[name])
     assert (result.status, result.exit_code) == ("error", 1)
     assert "Error" in result.stderr
 
@@ -146,7 +146,7 @@ async def test_deadly_system_call_is_reported(sandbox: Sandbox) -> None:
     assert "system call" in result.detail
 
 
-@pytest.mark.parametrize("wrong", [{"wall_s": 0}, {"wall_s": float("nan")}, {"memory_mb": -1}, {"cpu_s": 0.0}])
-async def test_limits_reject_values_that_are_not_positive_and_finite(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize("invalid_limits", [{"wall_s": 0}, {"wall_s": float("nan")}, {"memory_mb": -1}, {"cpu_s": 0.0}])
+async def test_limits_reject_values_that_are_not_positive_and_finite(invalid_limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="limit"):
-        Limits(**wrong)  # type: ignore[arg-type]
+        Limits(**invalid_limits)  # type: ignore[arg-type]

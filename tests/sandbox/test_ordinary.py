@@ -15,8 +15,8 @@ def results(request: pytest.FixtureRequest) -> dict[str, Result]:
     async def run_all() -> dict[str, Result]:
         programs = {**ORDINARY, **FAILING}
         async with Sandbox(backend=request.param) as sandbox:
-            done = await asyncio.gather(*(sandbox.run(code, _LIMITS) for code, _ in programs.values()))
-        return dict(zip(programs, done, strict=True))
+            program_results = await asyncio.gather(*(sandbox.run(code, _LIMITS) for code, _ in programs.values()))
+        return dict(zip(programs, program_results, strict=True))
 
     return asyncio.run(run_all())
 

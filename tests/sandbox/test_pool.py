@@ -1,4 +1,4 @@
-"""The pool survives programs and accidents, leaks nothing, and ends with its caller."""
+"""The pool survives its programs and killed processes, leaks nothing, and ends with its caller."""
 
 import asyncio
 import os
@@ -16,9 +16,9 @@ from nanoflux_sandbox import Limits, Sandbox, SandboxError
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
-        await running.identity()
-        yield running
+    async with Sandbox() as sandbox:
+        await sandbox.identity()
+        yield sandbox
 
 
 def _find_descendants(root: int) -> set[int]:
@@ -27,23 +27,23 @@ def _find_descendants(root: int) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+                fields_after_name = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if after_name[0] != "Z":
-                parents[int(entry.name)] = int(after_name[1])
-    family = {root}
-    while children := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= children
-    return family - {root}
+            if fields_after_name[0] != "Z":
+                parents[int(entry.name)] = int(fields_after_name[1])
+    pids = {root}
+    while children := {pid for pid, parent in parents.items() if parent in pids} - pids:
+        pids |= children
+    return pids - {root}
 
 
-def _resident_mb(pids: set[int]) -> float:
+def _measure_resident_mb(pids: set[int]) -> float:
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _warm(sandbox: Sandbox) -> int:
+def _warm_pid(sandbox: Sandbox) -> int:
     assert sandbox.warm_pid is not None
     return sandbox.warm_pid
 
@@ -59,12 +59,12 @@ async def test_pool_runs_at_most_its_workers_at_once() -> None:
     async with Sandbox(workers=2, spares=0) as sandbox:
         await sandbox.identity()
         runs = asyncio.gather(*(sandbox.run("import time\ntime.sleep(0.5)") for _ in range(6)))
-        most = 0
+        most_processes = 0
         while not runs.done():
-            most = max(most, len(_find_descendants(_warm(sandbox))))
+            most_processes = max(most_processes, len(_find_descendants(_warm_pid(sandbox))))
             await asyncio.sleep(0.05)
         await runs
-    assert 1 <= most <= 3  # two guests, and the warm process descendants the one that waits for it
+    assert 1 <= most_processes <= 3  # two guests, and the warm process itself, a child of the process that waits for it
 
 
 async def test_thousand_programs_leak_nothing() -> None:
@@ -85,51 +85,51 @@ async def test_thousand_programs_leak_nothing() -> None:
     assert after["memory"] < before["memory"] + 8
 
 
-def _open_files(pid: int) -> int:
+def _count_open_files(pid: int) -> int:
     try:
         return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # the warm process is closed to an ordinary user
+    except OSError:  # an ordinary user may not read the warm process
         return 0
 
 
 async def _measure_resources(sandbox: Sandbox) -> dict[str, float]:
     descendants = _find_descendants(os.getpid())
-    descriptors = [_open_files(pid) for pid in descendants]
+    descriptors = [_count_open_files(pid) for pid in descendants]
     return {
-        "descriptors": _open_files(os.getpid()),
+        "descriptors": _count_open_files(os.getpid()),
         "warm descriptors": max(descriptors, default=0),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "processes": len(descendants),
-        "memory": _resident_mb({os.getpid(), *descendants}),
+        "memory": _measure_resident_mb({os.getpid(), *descendants}),
     }
 
 
 async def test_dead_warm_process_is_replaced(sandbox: Sandbox) -> None:
-    before = _warm(sandbox)
-    os.kill(before, signal.SIGKILL)
+    old_pid = _warm_pid(sandbox)
+    os.kill(old_pid, signal.SIGKILL)
     result = await sandbox.run("print('again')")
     assert (result.status, result.stdout) == ("ok", "again\n")
-    assert _warm(sandbox) != before
+    assert _warm_pid(sandbox) != old_pid
 
 
 async def test_program_is_retried_after_its_warm_process_died(sandbox: Sandbox) -> None:
-    running = asyncio.create_task(sandbox.run("import time\ntime.sleep(0.5)\nprint('done')", Limits(wall_s=20.0)))
+    run = asyncio.create_task(sandbox.run("import time\ntime.sleep(0.5)\nprint('done')", Limits(wall_s=20.0)))
     await asyncio.sleep(0.2)
-    os.kill(_warm(sandbox), signal.SIGKILL)
-    result = await running
+    os.kill(_warm_pid(sandbox), signal.SIGKILL)
+    result = await run
     assert (result.status, result.stdout) == ("ok", "done\n")
 
 
-def _stall(sandbox: Sandbox) -> None:
-    for pid in (_warm(sandbox), *_find_descendants(_warm(sandbox))):
+def _suspend(sandbox: Sandbox) -> None:
+    for pid in (_warm_pid(sandbox), *_find_descendants(_warm_pid(sandbox))):
         os.kill(pid, signal.SIGSTOP)
 
 
 async def test_program_of_a_stalled_warm_process_times_out(sandbox: Sandbox) -> None:
-    running = asyncio.create_task(sandbox.run("import time\ntime.sleep(60)", Limits(wall_s=1.0)))
+    run = asyncio.create_task(sandbox.run("import time\ntime.sleep(60)", Limits(wall_s=1.0)))
     await asyncio.sleep(0.5)
-    _stall(sandbox)
-    result = await running
+    _suspend(sandbox)
+    result = await run
     assert result.status == "timeout"
     assert result.wall_s < 2.0
     assert (await sandbox.run("print('again')")).stdout == "again\n"
@@ -137,50 +137,50 @@ async def test_program_of_a_stalled_warm_process_times_out(sandbox: Sandbox) -> 
 
 async def test_stalled_warm_process_is_replaced_for_the_next_program(sandbox: Sandbox) -> None:
     await sandbox.run("print('leaves a spare')")
-    _stall(sandbox)
+    _suspend(sandbox)
     result = await sandbox.run("print('ran')", Limits(wall_s=1.0))
     assert (result.status, result.stdout) == ("ok", "ran\n")
 
 
 async def test_cancelling_ends_the_program(sandbox: Sandbox) -> None:
     await sandbox.run("print(1)")
-    running = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
+    run = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
     await asyncio.sleep(0.3)
-    running.cancel()
+    run.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await running
+        await run
     assert (await sandbox.run("print(2)")).stdout == "2\n"
     await asyncio.sleep(0.3)
-    busy = [pid for pid in _find_descendants(os.getpid()) if _is_running(pid)]
-    assert busy == []
+    running_pids = [pid for pid in _find_descendants(os.getpid()) if _is_running(pid)]
+    assert running_pids == []
 
 
 def _is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
 
 
-@pytest.mark.parametrize("started", [0.0, 3.0])
-async def test_close_ends_every_process_and_is_idempotent(started: float) -> None:
-    before = _find_descendants(os.getpid())
+@pytest.mark.parametrize("delay_s", [0.0, 3.0])
+async def test_close_ends_every_process_and_is_idempotent(delay_s: float) -> None:
+    pids_before = _find_descendants(os.getpid())
     sandbox = Sandbox()
-    running = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
-    while not _find_descendants(os.getpid()) - before:
+    run = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
+    while not _find_descendants(os.getpid()) - pids_before:
         await asyncio.sleep(0.05)
-    await asyncio.sleep(started)
+    await asyncio.sleep(delay_s)
     await sandbox.close()
     await sandbox.close()
-    result = await running
+    result = await run
     assert (result.status, result.detail or result.stderr) == ("unavailable", "the sandbox was closed")
-    assert await _find_survivors(before) == set()
+    assert await _find_survivors(pids_before) == set()
 
 
-async def _find_survivors(before: set[int]) -> set[int]:
+async def _find_survivors(pids_before: set[int]) -> set[int]:
     """The descendants of this process that are still alive after the kernel had time to end them."""
     for _ in range(50):
-        if not (left := _find_descendants(os.getpid()) - before):
+        if not (survivors := _find_descendants(os.getpid()) - pids_before):
             break
         await asyncio.sleep(0.1)
-    return left
+    return survivors
 
 
 async def test_closed_sandbox_starts_again() -> None:
@@ -231,10 +231,10 @@ def test_processes_end_with_a_killed_caller(tier: str, stalled: bool) -> None:
     caller.kill()
     caller.wait()
     time.sleep(1.0)
-    assert {pid for pid in descendants if _alive(pid)} == set()
+    assert {pid for pid in descendants if _is_alive(pid)} == set()
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -243,14 +243,14 @@ def _alive(pid: int) -> bool:
 
 def test_import_is_cheap() -> None:
     code = "import sys, nanoflux_sandbox\nprint([m for m in ('numpy', 'sympy', 'ctypes') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("wrong", [{"backend": "none"}, {"backend": "linux:landlock"}, {"workers": 0}])
-def test_invalid_setting_is_rejected(wrong: dict[str, object]) -> None:
+@pytest.mark.parametrize("invalid_settings", [{"backend": "none"}, {"backend": "linux:landlock"}, {"workers": 0}])
+def test_invalid_setting_is_rejected(invalid_settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"backend|worker"):
-        Sandbox(**wrong)  # type: ignore[arg-type]
+        Sandbox(**invalid_settings)  # type: ignore[arg-type]
 
 
 def test_sandbox_error_carries_its_fix_and_exit_code() -> None:

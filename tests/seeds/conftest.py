@@ -1,4 +1,4 @@
-"""Shared by the seeds' tests: the real sandbox, started once, and GSM-Hard where it is here."""
+"""Shared by the seeds' tests: the real sandbox, started once, and GSM-Hard if its file is installed."""
 
 import asyncio
 from collections.abc import Iterator

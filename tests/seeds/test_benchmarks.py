@@ -1,4 +1,4 @@
-"""Every benchmark in its official layout, with the counts of its source, and in the hub's, as the same items."""
+"""Every benchmark: the official files have the counts that their source states, and the hub's have the same items."""
 
 import json
 import random
@@ -48,7 +48,7 @@ OFFICIAL: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
 }  # fmt: skip
 
 
-def official(name: str) -> list[Path]:
+def official_paths(name: str) -> list[Path]:
     paths = [DATA / path for path in OFFICIAL[name][0]]
     if not all(path.exists() for path in paths):
         pytest.skip(f"the official files of {name} are not under {DATA}")
@@ -57,7 +57,7 @@ def official(name: str) -> list[Path]:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_files_import_with_their_counts(name):
-    reading = read_benchmark(name, official(name))
+    reading = read_benchmark(name, official_paths(name))
     _, count, splits = OFFICIAL[name]
     assert (len(reading.items), reading.skipped) == (count, [])
     assert Counter(item.split for item in reading.items) == splits
@@ -69,43 +69,45 @@ def test_official_files_import_with_their_counts(name):
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name != "genomebench"])
 def test_benchmark_states_the_size_of_its_official_files(name):
-    """Of those official splits that are at hand; Genome-Bench is known from one row."""
+    """Only splits whose official files are installed are compared. One row of Genome-Bench is published."""
     benchmark = list_importable_benchmarks()[name]
-    form, paths = benchmark.format, official(name)
-    splits = {str(path): read_file_split(path) if form.official_splits else "" for path in paths}
+    layout, paths = benchmark.format, official_paths(name)
+    splits = {str(path): read_file_split(path) if layout.official_splits else "" for path in paths}
     counts = Counter(splits[item.place.rpartition(", ")[0]] for item in read_benchmark(name, paths).items)
     assert counts == {split: benchmark.counts[split] for split in counts}
 
 
 @pytest.mark.parametrize("name", [name for name in list_built_in() if load_domain(name).datasets != ("documents",)])
 def test_domain_lists_the_benchmarks_that_seed_it(name):
-    """The domain's file fixes their order; each module repeats the domain, so that it alone says what it seeds.
+    """The domain's file fixes their order; each benchmark's module also names the domains that it seeds.
 
     Domains about a user's documents have no benchmark.
     """
-    listed = load_domain(name).datasets
-    assert set(listed) == {each.name for each in list_benchmarks().values() if name in each.domains}
-    assert seed_datasets(load_domain(name)) == listed
+    datasets = load_domain(name).datasets
+    assert set(datasets) == {benchmark.name for benchmark in list_benchmarks().values() if name in benchmark.domains}
+    assert seed_datasets(load_domain(name)) == datasets
 
 
-def test_labels_of_official_files_are_read_right():
-    """Against figures that the sources state themselves."""
-    pubmed = read_benchmark("pubmedqa", official("pubmedqa")).items
-    assert Counter(item.seed.answer for item in pubmed) == {"A": 552, "B": 338, "C": 110}
-    tested = Counter(item.seed.answer for item in pubmed if item.split == "test")
-    assert tested == {"A": 276, "B": 169, "C": 55}
-    medqa = read_benchmark("medqa", official("medqa")).items
-    for line, item in zip(official("medqa")[0].read_text().splitlines(), medqa, strict=True):
+def test_labels_of_official_files_are_read_correctly():
+    """The expected figures are those that the sources publish."""
+    pubmedqa_items = read_benchmark("pubmedqa", official_paths("pubmedqa")).items
+    assert Counter(item.seed.answer for item in pubmedqa_items) == {"A": 552, "B": 338, "C": 110}
+    test_answers = Counter(item.seed.answer for item in pubmedqa_items if item.split == "test")
+    assert test_answers == {"A": 276, "B": 169, "C": 55}
+    medqa_items = read_benchmark("medqa", official_paths("medqa")).items
+    for line, item in zip(official_paths("medqa")[0].read_text().splitlines(), medqa_items, strict=True):
         assert item.seed.options[item.seed.answer] == json.loads(line)["answer"]
-    searched = read_benchmark("healthsearchqa", official("healthsearchqa")).items
-    assert not any(item.seed.question.startswith(",") for item in searched)
+    healthsearchqa_items = read_benchmark("healthsearchqa", official_paths("healthsearchqa")).items
+    assert not any(item.seed.question.startswith(",") for item in healthsearchqa_items)
 
 
-def test_gsm_hard_is_known_to_restate_gsm8ks_test_set():
-    hard = [extract_stem(item.seed.question) for item in read_benchmark("gsmhard", official("gsmhard")).items]
-    easy = read_benchmark("gsm8k", official("gsm8k")).items
+def test_gsm_hard_restates_the_test_set_of_gsm8k():
+    gsmhard_stems = [
+        extract_stem(item.seed.question) for item in read_benchmark("gsmhard", official_paths("gsmhard")).items
+    ]
+    gsm8k_items = read_benchmark("gsm8k", official_paths("gsm8k")).items
     counts = {
-        split: count_restated(hard, [item.seed for item in easy if item.split == split])
+        split: count_restated(gsmhard_stems, [item.seed for item in gsm8k_items if item.split == split])
         for split in ("train", "dev", "test")
     }
     assert counts["test"] >= 1245
@@ -161,12 +163,12 @@ LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, 
 }  # fmt: skip
 
 
-def _parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def _write_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
     return folder / "train-00000-of-00001.parquet"
 
 
-def _save(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def _write_saved_folder(folder: Path, rows: list[dict[str, Any]]) -> Path:
     table = pyarrow.Table.from_pylist(rows)
     split = folder / "saved" / "train"
     split.mkdir(parents=True)
@@ -176,35 +178,41 @@ def _save(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder / "saved"
 
 
-def _lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def _write_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
     (folder / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "train.json"
 
 
-@pytest.mark.parametrize("layout", [_parquet, _save, _lines], ids=["parquet", "saved folder", "lines under .json"])
+@pytest.mark.parametrize(
+    "layout", [_write_parquet, _write_saved_folder, _write_lines], ids=["parquet", "saved folder", "lines under .json"]
+)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_hub_layouts_give_the_same_items(tmp_path, name, layout):
-    hub, rows = LAYOUTS[name]
-    path = tmp_path / "train.jsonl" if isinstance(rows, list) else tmp_path / "train.json"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) if isinstance(rows, list) else json.dumps(rows))
+    hub_rows, official_rows = LAYOUTS[name]
+    path = tmp_path / "train.jsonl" if isinstance(official_rows, list) else tmp_path / "train.json"
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in official_rows)
+        if isinstance(official_rows, list)
+        else json.dumps(official_rows)
+    )
     expected = [(item.seed, item.split) for item in read_benchmark(name, [path]).items]
     (tmp_path / "hub").mkdir()
-    reading = read_benchmark(name, [layout(tmp_path / "hub", hub)])
+    reading = read_benchmark(name, [layout(tmp_path / "hub", hub_rows)])
     assert [(item.seed, item.split) for item in reading.items] == expected
     assert expected
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("header", ["", "question,A,B,C,D,answer"])
-def test_mmlu_reads_the_same_from_csv_and_from_the_hub(tmp_path, end, header):
+def test_mmlu_reads_the_same_from_csv_and_from_the_hub(tmp_path, line_end, header):
     rows = [*([header] if header else []), '"Which, of\n two?",one,two,three,four,B', "Why?,1,2,3,4,D"]
     path = tmp_path / "anatomy_test.csv"
-    path.write_bytes((end.join(rows) + end).encode())
-    hub = [
+    path.write_bytes((line_end.join(rows) + line_end).encode())
+    hub_rows = [
         {"question": "Which, of\n two?", "subject": "anatomy", "choices": list(MCQ.values()), "answer": 1},
         {"question": "Why?", "subject": "anatomy", "choices": ["1", "2", "3", "4"], "answer": 3},
     ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(hub), tmp_path / "test-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(hub_rows), tmp_path / "test-00000-of-00001.parquet")
     from_csv = read_benchmark("mmlu", [path]).items
     from_hub = read_benchmark("mmlu", [tmp_path / "test-00000-of-00001.parquet"]).items
     assert [item.seed for item in from_csv] == [item.seed for item in from_hub]
@@ -212,8 +220,8 @@ def test_mmlu_reads_the_same_from_csv_and_from_the_hub(tmp_path, end, header):
     assert {item.split for item in [*from_csv, *from_hub]} == {"test"}
 
 
-def test_medmcqas_two_ways_of_counting_are_told_apart(tmp_path):
-    def answers(file: str, *cops: int) -> str:
+def test_medmcqa_answers_counted_from_zero_or_one_are_distinguished(tmp_path):
+    def read_answers(file: str, *cops: int) -> str:
         path = tmp_path / file
         path.write_text("".join(
             json.dumps({"id": str(n), "question": "Q", "cop": cop, **{f"op{c}": c for c in "abcd"}}) + "\n"
@@ -221,19 +229,21 @@ def test_medmcqas_two_ways_of_counting_are_told_apart(tmp_path):
         ))  # fmt: skip
         return "".join(item.seed.answer for item in read_benchmark("medmcqa", [path]).items)
 
-    assert answers("dev.json", 1, 2, 4) == "ABD"
-    assert answers("dev.json", 0, 2, 3) == "ACD", "the hub's rows, saved as JSON"
-    assert answers("dev.json", 1, 2) == "AB", "the official layout counts from one"
+    assert read_answers("dev.json", 1, 2, 4) == "ABD"
+    assert read_answers("dev.json", 0, 2, 3) == "ACD", "the hub's rows, saved as JSON"
+    assert read_answers("dev.json", 1, 2) == "AB", "the official layout counts from one"
     with pytest.raises(DataError, match="counts from 0 in some rows"):
-        answers("dev.json", 0, 4)
+        read_answers("dev.json", 0, 4)
     with pytest.raises(DataError, match="carries no answers"):
-        answers("test.json", -1)
+        read_answers("test.json", -1)
 
 
 def test_several_benchmarks_give_about_as_many_seeds_each():
-    """However large one of them is (MedMCQA has eighteen times MedQA's items), and while each has any left."""
-    pools = {"large": 500, "middle": 50, "small": 2}
-    items = [Seed(f"{name}-{number}", name, "Q?", "1") for name, count in pools.items() for number in range(count)]
+    """However large a benchmark is (MedMCQA has eighteen times as many items as MedQA), while each has items left."""
+    count_by_name = {"large": 500, "middle": 50, "small": 2}
+    items = [
+        Seed(f"{name}-{number}", name, "Q?", "1") for name, count in count_by_name.items() for number in range(count)
+    ]
     source, rng = Items(items), random.Random(0)
     for count in (1, 2, 3, 7, 12):
         drawn = source.draw(count, rng)
@@ -241,8 +251,8 @@ def test_several_benchmarks_give_about_as_many_seeds_each():
         shares = Counter(seed.dataset for seed in drawn)
         assert shares["small"] <= 2 and shares["small"] >= min(2, count // 3)
         assert abs(shares["large"] - shares["middle"]) <= 1
-    first = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
-    assert all(count == pytest.approx(200, abs=60) for count in first.values())
+    first_datasets = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
+    assert all(count == pytest.approx(200, abs=60) for count in first_datasets.values())
     assert len({seed.id for seed in source.draw(552, rng)}) == 552
     with pytest.raises(NothingMatchedError, match="asks for 553 seeds, but there are only 552"):
         source.draw(553, rng)
@@ -251,19 +261,21 @@ def test_several_benchmarks_give_about_as_many_seeds_each():
 
 def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path):
     path = tmp_path / "train.jsonl"
-    good = json.dumps({"question": "What is 1+1?", "answer": "#### 2"})
-    path.write_bytes(b"\n".join([good.encode(), b"{", b'{"question": 3}', b"\xff", b"x" * (5 * 2**20), good.encode()]))
+    good_row = json.dumps({"question": "What is 1+1?", "answer": "#### 2"})
+    path.write_bytes(
+        b"\n".join([good_row.encode(), b"{", b'{"question": 3}', b"\xff", b"x" * (5 * 2**20), good_row.encode()])
+    )
     with pytest.raises(DataError, match="line 2: not JSON"):
         read_benchmark("gsm8k", [path])
     reading = read_benchmark("gsm8k", [path], skip_bad=True)
     assert [item.seed.id for item in reading.items] == ["gsm8k-train-1", "gsm8k-train-6"]
-    assert [text.split(": ")[0].rpartition("line ")[2] for text in reading.skipped] == ["2", "3", "4", "5"]
+    assert [message.split(": ")[0].rpartition("line ")[2] for message in reading.skipped] == ["2", "3", "4", "5"]
 
 
 def test_splits_come_from_file_names_or_from_words(tmp_path):
-    names = {"train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
-             "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": ""}  # fmt: skip
-    assert {name: read_file_split(Path("/test/train", name)) for name in names} == names
+    splits = {"train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
+              "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": ""}  # fmt: skip
+    assert {name: read_file_split(Path("/test/train", name)) for name in splits} == splits
     path = tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps({"question": f"{w}?", "answer": "#### 1"}) + "\n" for w in "abcdefghij"))
     assert {item.split for item in read_benchmark("gsm8k", [path]).items} == {"test"}
@@ -272,22 +284,22 @@ def test_splits_come_from_file_names_or_from_words(tmp_path):
     assert len({item.split for item in hashed}) > 1
 
 
-def test_one_file_named_twice_and_marks_without_items_are_refused(tmp_path):
+def test_file_named_twice_and_labels_without_items_are_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"question": "Q?", "answer": "#### 1"}) + "\n")
     with pytest.raises(UsageError, match=r"is in .* too"):
         read_benchmark("gsm8k", [path, path])
-    marks = tmp_path / "test_ground_truth.json"
-    marks.write_text(json.dumps({"123": "yes", "124": "no"}))
+    labels = tmp_path / "test_ground_truth.json"
+    labels.write_text(json.dumps({"123": "yes", "124": "no"}))
     with pytest.raises(DataError, match="no item has the id '123'"):
-        read_benchmark("pubmedqa", [marks])
+        read_benchmark("pubmedqa", [labels])
     shutil.copy(path, tmp_path / "again.jsonl")
-    assert hash_content([path, marks]) == hash_content([marks, path]) != hash_content([path])
+    assert hash_content([path, labels]) == hash_content([labels, path]) != hash_content([path])
 
 
-BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
+BOMB_XML = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
 ENTITY = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
-OUTSIDE = f"""{ENTITY}<x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
+ENTITY_XML = f"""{ENTITY}<x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
 
 
 def _zip_bomb() -> bytes:
@@ -308,10 +320,10 @@ def _workbook(sheet: str, claimed: int | None = None) -> bytes:
 
     import openpyxl
 
-    made = io.BytesIO()
-    openpyxl.Workbook().save(made)
+    empty_workbook = io.BytesIO()
+    openpyxl.Workbook().save(empty_workbook)
     file = io.BytesIO()
-    with zipfile.ZipFile(made) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(empty_workbook) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for entry in source.infolist():
             text = sheet.encode() if entry.filename == "xl/worksheets/sheet1.xml" else source.read(entry)
             archive.writestr(entry.filename, text)
@@ -321,7 +333,7 @@ def _workbook(sheet: str, claimed: int | None = None) -> bytes:
     return file.getvalue()
 
 
-def _rows(count: int) -> str:
+def _sheet(count: int) -> str:
     cell = '<c t="inlineStr"><is><t>Question</t></is></c>'
     rows = "".join(f'<row r="{number}">{cell}</row>' for number in range(1, count + 1))
     return f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
@@ -329,9 +341,9 @@ def _rows(count: int) -> str:
 
 MALFORMED = {
     "XLSX with an external entity": (
-        "medicationqa", "x.xlsx", lambda: _workbook(ENTITY + _rows(3).replace(">Question<", ">&e;<")), "not an XLSX",
+        "medicationqa", "x.xlsx", lambda: _workbook(ENTITY + _sheet(3).replace(">Question<", ">&e;<")), "not an XLSX",
     ),
-    "XLSX that understates its size": ("medicationqa", "x.xlsx", lambda: _workbook(_rows(9999), 99), "not an XLSX"),
+    "XLSX that understates its size": ("medicationqa", "x.xlsx", lambda: _workbook(_sheet(9999), 99), "not an XLSX"),
     "JSON in UTF-16": ("pubmedqa", "x.json", '{"1": {}}'.encode("utf-16"), "not JSON in UTF-8"),
     "JSON of numbers": ("pubmedqa", "x.json", b"[1]", "entry 1: not a JSON object"),
     "Parquet cut off": ("gsm8k", "x.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
@@ -341,8 +353,8 @@ MALFORMED = {
     "XLSX that is none": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
     "zip bomb": ("medicationqa", "x.xlsx", _zip_bomb, "are more than the"),
     "XML cut off": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
-    "XML with entities": ("liveqa", "x.xml", BOMB.encode(), "XML with entities or external references"),
-    "XML with an external entity": ("liveqa", "x.xml", OUTSIDE.encode(), "XML with entities or external references"),
+    "XML with entities": ("liveqa", "x.xml", BOMB_XML.encode(), "XML with entities or external references"),
+    "XML with an external entity": ("liveqa", "x.xml", ENTITY_XML.encode(), "XML with entities or external references"),
     "Parquet that is none": ("gsm8k", "x.parquet", b"PAR1 no", "not a Parquet file"),
     "JSON cut off": ("pubmedqa", "x.json", b'{"1": {"QUESTION": "', "not JSON in UTF-8"),
     "CSV in Latin-1": ("mmlu", "anatomy_test.csv", b"caf\xe9,1,2,3,4,A\n", "line 1: not UTF-8"),
@@ -353,14 +365,14 @@ MALFORMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "file", "content", "said"), MALFORMED.values(), ids=MALFORMED)
-def test_malformed_file_error_names_the_file(tmp_path, name, file, content, said):
+@pytest.mark.parametrize(("name", "file", "content", "message"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_file_error_names_the_file(tmp_path, name, file, content, message):
     path = tmp_path / file
     path.write_bytes(content() if callable(content) else content)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error:
         read_benchmark(name, [path])
-    assert caught.value.message.startswith(str(path))
-    assert said in caught.value.message
+    assert error.value.message.startswith(str(path))
+    assert message in error.value.message
 
 
 def test_broken_table_error_names_the_table(tmp_path):
@@ -371,17 +383,17 @@ def test_broken_table_error_names_the_table(tmp_path):
 
 
 def test_medqa_has_four_options_or_five_as_a_table_or_a_list(tmp_path):
-    def read(options: Any, letter: str) -> Any:
+    def read_seed(options: Any, letter: str) -> Any:
         path = tmp_path / "train.jsonl"
         path.write_text(json.dumps({"question": "Which?", "options": options, "answer": "x", "answer_idx": letter}))
         return read_benchmark("medqa", [path]).items[0].seed
 
-    five = {**MCQ, "E": "five"}
-    assert read(five, "E").options == five and read(five, "E").answer == "E"
-    assert read([{"key": letter, "value": text} for letter, text in MCQ.items()], "B") == read(MCQ, "B")
-    for options, letter in ((MCQ, "E"), ({**five, "F": "six"}, "A"), ({"A": "one", "B": "two"}, "A")):
+    five_options = {**MCQ, "E": "five"}
+    assert read_seed(five_options, "E").options == five_options and read_seed(five_options, "E").answer == "E"
+    assert read_seed([{"key": letter, "value": text} for letter, text in MCQ.items()], "B") == read_seed(MCQ, "B")
+    for options, letter in ((MCQ, "E"), ({**five_options, "F": "six"}, "A"), ({"A": "one", "B": "two"}, "A")):
         with pytest.raises(DataError, match="line 1: "):
-            read(options, letter)
+            read_seed(options, letter)
 
 
 def test_huge_line_takes_little_memory(tmp_path):

@@ -65,14 +65,14 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def passages_of(home: Home, name: str, split: str | None = None) -> dict[str, Seed]:
+def read_passages(home: Home, name: str, split: str | None = None) -> dict[str, Seed]:
     with LedgerView(home.ledger) as view:
         return {item.id: item for item in view.items(name, split)}
 
 
 def test_import_keeps_source_and_place_of_each_format(home: Home, folder: Path) -> None:
     summary = import_documents(home, DocumentsRequest("ward", [folder]))
-    places = {(item.source, item.place) for item in passages_of(home, "ward").values()}
+    places = {(item.source, item.place) for item in read_passages(home, "ward").values()}
     assert places == {
         ("hygiene.md", "Hand hygiene"), ("hygiene.md", "Disinfection"), ("wards/store.html", "Stock"),
         ("wards/store.html", "Orders"), ("wards/night.txt", "part 1"), ("wards/keys.txt", "part 1"),
@@ -81,7 +81,7 @@ def test_import_keeps_source_and_place_of_each_format(home: Home, folder: Path) 
     }  # fmt: skip
     assert sum(summary.documents.values()) == 6 and sum(summary.passages.values()) == 11
     assert summary.near_duplicates == summary.short == 0 and summary.imported
-    page = passages_of(home, "ward")["ward/waste.pdf#2"]
+    page = read_passages(home, "ward")["ward/waste.pdf#2"]
     assert (page.location, page.answer) == ("waste.pdf, page 2", "") and "no longer than 7 days" in page.question
 
 
@@ -90,13 +90,14 @@ def test_second_passage_below_a_heading_is_part_two(home: Home, tmp_path: Path) 
         "# Rules\n" + " ".join(f"Rule {number} names item {number}." for number in range(80))
     )
     import_documents(home, DocumentsRequest("long", [tmp_path / "long.md"]))
-    assert [item.place for item in passages_of(home, "long").values()] == ["Rules", "Rules, part 2", "Rules, part 3"]
+    assert [item.place for item in read_passages(home, "long").values()] == ["Rules", "Rules, part 2", "Rules, part 3"]
 
 
 def test_splits_hold_whole_documents(home: Home, folder: Path) -> None:
     summary = import_documents(home, DocumentsRequest("ward", [folder]))
     sources = {
-        split: {item.source for item in passages_of(home, "ward", split).values()} for split in ("train", "dev", "test")
+        split: {item.source for item in read_passages(home, "ward", split).values()}
+        for split in ("train", "dev", "test")
     }
     assert sources["test"] == set(summary.held_out) and len(sources["test"]) == 1 and len(sources["dev"]) == 1
     assert not sources["train"] & (sources["test"] | sources["dev"]) and len(sources["train"]) == 4
@@ -115,14 +116,14 @@ def test_named_documents_are_held_out(home: Home, folder: Path) -> None:
     request = DocumentsRequest("ward", [folder], held_out=[folder / "wards"])
     summary = import_documents(home, request)
     assert set(summary.held_out) == {"wards/store.html", "wards/night.txt", "wards/keys.txt"}
-    assert {item.source.split("/")[0] for item in passages_of(home, "ward", "test").values()} == {"wards"}
+    assert {item.source.split("/")[0] for item in read_passages(home, "ward", "test").values()} == {"wards"}
     assert summary.documents == {"train": 3, "dev": 0, "test": 3}
 
 
 def test_import_needs_a_train_document(home: Home, folder: Path) -> None:
-    with pytest.raises(NothingMatchedError, match="has a passage for a question") as caught:
+    with pytest.raises(NothingMatchedError, match="has a passage for a question") as error:
         import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder]))
-    assert "hold out fewer" in caught.value.fix
+    assert "hold out fewer" in error.value.fix
 
 
 def test_train_passage_that_repeats_a_held_out_one_is_left_out(home: Home, folder: Path) -> None:
@@ -133,9 +134,9 @@ def test_train_passage_that_repeats_a_held_out_one_is_left_out(home: Home, folde
     )
     summary = import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder / "wards" / "night.txt"]))
     assert summary.near_duplicates == 1
-    train = passages_of(home, "ward", "train").values()
-    assert "night-2.md" in {item.source for item in train} and not [
-        item for item in train if "signs the list" in item.question
+    train_passages = read_passages(home, "ward", "train").values()
+    assert "night-2.md" in {item.source for item in train_passages} and not [
+        item for item in train_passages if "signs the list" in item.question
     ]
 
 
@@ -188,7 +189,7 @@ def make_passages(*texts: str) -> list[Seed]:
 
 
 def test_related_passages_draw_passages_with_common_rare_words() -> None:
-    """Ten passages on pumps among forty on as many other subjects: what is drawn with a pump is a pump."""
+    """Ten passages are about pumps, forty about other subjects: a pump passage is drawn with pump passages only."""
     pumps = [f"The pump type{number} of the station needs valve{number}." for number in range(10)]
     others = [f"The subject{number} has colour{number} and shape{number}." for number in range(40)]
     source = RelatedPassages(make_passages(*pumps, *others))
@@ -211,8 +212,8 @@ def test_related_passages_avoid_those_drawn_before() -> None:
 def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("ward", [folder]))
     source = build_seed_source(home.ledger, ("ward",), chainable=False)
-    drawn = {seed.id for seed in source.draw(len(passages_of(home, "ward", "train")), random.Random(1))}
-    assert drawn == set(passages_of(home, "ward", "train"))
+    drawn = {seed.id for seed in source.draw(len(read_passages(home, "ward", "train")), random.Random(1))}
+    assert drawn == set(read_passages(home, "ward", "train"))
 
 
 def test_passages_and_questions_are_not_mixed(home: Home, folder: Path) -> None:
@@ -223,7 +224,7 @@ def test_passages_and_questions_are_not_mixed(home: Home, folder: Path) -> None:
 
 def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("documents", [folder]))
-    items = list(passages_of(home, "documents").values())
+    items = list(read_passages(home, "documents").values())
     with pytest.raises(UsageError, match="which have no answers"):
         make_plan(Identity("scripted", "m"), "documents", "test", items, 1, 0.0)
 
@@ -231,42 +232,44 @@ def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:
 # The command
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+def run_command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_info:
         main(list(words))
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
+    output = capsys.readouterr()
+    return int(exit_info.value.code or 0), output.out, output.err
 
 
 def test_data_documents_writes_a_domain(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
-    code, out, err = run(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward", "--json")
+    code, out, err = run_command(
+        capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward", "--json"
+    )
     document = json.loads(out)
     assert code == 0 and document["documents"] == {"train": 4, "dev": 1, "test": 1} and document["imported"]
     assert "nanoflux run start --domain ward\n" in err
     path = home.root / "domains" / "ward.toml"
     assert document["domain"] == str(path)
     assert path.read_text() == 'extends = "documents"\ntitle = "ward rules"\ndatasets = ["ward-rules"]\n'
-    assert run(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")[0] == 0
-    code, _, err = run(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
+    assert run_command(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")[0] == 0
+    code, _, err = run_command(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
     assert code == 2 and "draws its seeds from other data" in err
-    assert not passages_of(home, "other"), "nothing is imported if the domain is refused"
-    code, _, err = run(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
+    assert not read_passages(home, "other"), "nothing is imported if the domain is refused"
+    code, _, err = run_command(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
     assert code == 2 and "no domain can be written as 'gsmhard'" in err
 
 
 def test_data_show_prints_where_a_passage_stands(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
-    run(capsys, "data", "documents", str(folder), "--held-out", str(folder / "wards"))
-    code, out, _ = run(capsys, "data", "show", "documents", "--limit", "9")
+    run_command(capsys, "data", "documents", str(folder), "--held-out", str(folder / "wards"))
+    code, out, _ = run_command(capsys, "data", "show", "documents", "--limit", "9")
     assert code == 0 and "\n  waste.pdf, page 1\n" in out and "= \n" not in out
-    item = json.loads(run(capsys, "data", "show", "documents", "--limit", "1", "--json")[1])[0]
+    item = json.loads(run_command(capsys, "data", "show", "documents", "--limit", "1", "--json")[1])[0]
     assert item["source"] and item["place"]
-    starter = json.loads(run(capsys, "data", "show", "starter", "--limit", "1", "--json")[1])[0]
+    starter = json.loads(run_command(capsys, "data", "show", "starter", "--limit", "1", "--json")[1])[0]
     assert "source" not in starter, "other items keep their keys, and with them their digests"
 
 
-def test_config_error_is_a_usage_error_for_the_domain(home: Home) -> None:
+def test_existing_domain_with_other_data_is_refused(home: Home) -> None:
     from nanoflux_local.domains.own import find_documents_domain
 
     path = home.root / "domains" / "ward.toml"

@@ -1,4 +1,4 @@
-"""From the hub, which is a server of this machine here: fetched whole or not at all, and only where it was allowed."""
+"""Imports from the hub, here a server on this machine: complete or not at all, and only with permission."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ from nanoflux_models.guard import VARIABLE
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def _parquet(split: str) -> bytes:
+def _make_parquet(split: str) -> bytes:
     file = io.BytesIO()
     rows = [{"question": f"What is {number} + 1, {split}?", "answer": f"#### {number + 1}"} for number in range(3)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
@@ -31,25 +31,25 @@ def _parquet(split: str) -> bytes:
 
 FILES = {
     "README.md": b"# GSM8K",
-    "main/train-00000-of-00001.parquet": _parquet("train"),
-    "main/test-00000-of-00001.parquet": _parquet("test"),
+    "main/train-00000-of-00001.parquet": _make_parquet("train"),
+    "main/test-00000-of-00001.parquet": _make_parquet("test"),
     "socratic/train-00000-of-00001.parquet": b"not asked for",
 }
 
 
 class Hub(ThreadingHTTPServer):
-    """Answers what the hub's client asks for one data set, and notes every path."""
+    """Answers the requests of the hub's client for one data set, and records every path."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), Answering)
+        super().__init__(("127.0.0.1", 0), HubHandler)
         self.files = files
         self.asked: list[str] = []
-        self.elsewhere = ""
+        self.redirect_url = ""
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
 
-class Answering(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
@@ -62,17 +62,17 @@ class Answering(BaseHTTPRequestHandler):
             tree = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
                     for name, data in self.server.files.items()]  # fmt: skip
             return self._send(json.dumps(tree).encode())
-        if self.server.elsewhere and "/resolve/" in path:
-            return self._send(b"x" * 100, self.server.elsewhere)
+        if self.server.redirect_url and "/resolve/" in path:
+            return self._send(b"x" * 100, self.server.redirect_url)
         content = self.server.files.get(path.removeprefix(f"/datasets/openai/gsm8k/resolve/{COMMIT}/"))
         return self._send(content) if content is not None else self.send_error(404)
 
     do_HEAD = do_GET
 
-    def _send(self, body: bytes, elsewhere: str = "") -> None:
-        self.send_response(302 if elsewhere else 200)
-        if elsewhere:
-            self.send_header("Location", elsewhere)
+    def _send(self, body: bytes, redirect_url: str = "") -> None:
+        self.send_response(302 if redirect_url else 200)
+        if redirect_url:
+            self.send_header("Location", redirect_url)
             self.send_header("X-Linked-Size", str(len(body)))
             self.send_header("X-Linked-ETag", '"abc"')
         self.send_header("Content-Length", str(len(body)))
@@ -96,25 +96,25 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def nanoflux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """`nanoflux(...)` in this process: the exit code and what was said."""
+    """`nanoflux(...)` in this process: the exit code and the output."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     for name in (VARIABLE, "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
-        return int(ended.value.code or 0), "".join(capfd.readouterr())
+        return int(exit_info.value.code or 0), "".join(capfd.readouterr())
 
     return call
 
 
 def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    code, said = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == 0, said
-    assert "gsm8k: 6 items" in said and "imported" in said
+    code, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert code == 0, output
+    assert "gsm8k: 6 items" in output and "imported" in output
     assert not any("README" in path or "socratic" in path for path in hub.asked if "resolve" in path)
     for name in list(FILES)[1:3]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -127,29 +127,29 @@ def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path)
     assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "nothing is left behind"
 
 
-def test_without_leave_nothing_is_asked_and_the_setting_is_named(nanoflux):
-    code, said = nanoflux("data", "import", "medqa", "--hub")
+def test_hub_import_without_permission_names_the_setting(nanoflux):
+    code, output = nanoflux("data", "import", "medqa", "--hub")
     assert code == 3
-    assert "medqa is published on huggingface.co (GBaker/MedQA-USMLE-4-options)" in said
-    assert f"{VARIABLE}=huggingface.co" in said and "HF_ENDPOINT" in said
+    assert "medqa is published on huggingface.co (GBaker/MedQA-USMLE-4-options)" in output
+    assert f"{VARIABLE}=huggingface.co" in output and "HF_ENDPOINT" in output
 
 
 def test_redirect_to_another_host_is_refused_and_named(nanoflux, hub, monkeypatch):
-    hub.elsewhere = "http://192.0.2.1/large-file"
+    hub.redirect_url = "http://192.0.2.1/large-file"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv(VARIABLE, "mirror.example")
-    code, said = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == 3, said
-    assert "openai/gsm8k redirects to 192.0.2.1" in said and f"{VARIABLE}=mirror.example,192.0.2.1" in said
+    code, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert code == 3, output
+    assert "openai/gsm8k redirects to 192.0.2.1" in output and f"{VARIABLE}=mirror.example,192.0.2.1" in output
 
 
-@pytest.mark.parametrize("broken", ["main/test-00000-of-00001.parquet", ""])
-def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broken):
-    hub.files = {**FILES, broken: b"no table"} if broken else {"README.md": b"empty"}
+@pytest.mark.parametrize("broken_file", ["main/test-00000-of-00001.parquet", ""])
+def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broken_file):
+    hub.files = {**FILES, broken_file: b"no table"} if broken_file else {"README.md": b"empty"}
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    code, said = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == (2 if broken else 1)
-    assert ("not a Parquet file" if broken else "openai/gsm8k could not be fetched") in said
+    code, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert code == (2 if broken_file else 1)
+    assert ("not a Parquet file" if broken_file else "openai/gsm8k could not be fetched") in output
     ledger = tmp_path / "home" / "ledger.db"
     if ledger.exists():
         with LedgerView(ledger) as view:
@@ -157,7 +157,7 @@ def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broke
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("liveqa", "--hub"), "github.com/abachaa/LiveQA"),
         (("pharmacy", "--hub"), "'pharmacy' is not on the model hub"),
@@ -166,9 +166,9 @@ def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broke
         (("gsm8k", "x.jsonl", "--revision", "main"), "Pass either the files of DATASET or --hub"),
     ],
 )
-def test_impossible_hub_requests_are_wrong_usage(nanoflux, arguments, said):
+def test_impossible_hub_requests_are_wrong_usage(nanoflux, arguments, message):
     code, output = nanoflux("data", "import", *arguments)
-    assert code == 2 and said in output
+    assert code == 2 and message in output
 
 
 @pytest.mark.parametrize("benchmark", list_importable_benchmarks().values(), ids=list_importable_benchmarks())

@@ -18,19 +18,19 @@ from nanoflux_local.seeds.source import Items
 from nanoflux_local.seeds.splits import hash_into_split
 from nanoflux_local.seeds.tables import MAX_LINE_BYTES, read_rows
 
-GOOD = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
+GOOD_ROW = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
 
 
-def read(path, **how):
-    return read_benchmark("gsmhard", [path], **how).items
+def read(path, **options):
+    return read_benchmark("gsmhard", [path], **options).items
 
 
 def line(**changed) -> bytes:
-    return json.dumps({**GOOD, **changed}).encode()
+    return json.dumps({**GOOD_ROW, **changed}).encode()
 
 
-def without(key: str) -> bytes:
-    return json.dumps({name: value for name, value in GOOD.items() if name != key}).encode()
+def line_without(key: str) -> bytes:
+    return json.dumps({name: value for name, value in GOOD_ROW.items() if name != key}).encode()
 
 
 @pytest.fixture
@@ -45,18 +45,18 @@ def write(tmp_path):
 
 def test_good_row_becomes_a_seed_with_its_line(write):
     path = write(line(), b"", b"  ", line(target=-3))
-    (place, seed, _), last = read(path)
+    (place, seed, _), last_item = read(path)
     assert (place, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
     assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
     assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
-    assert last.place == f"{path}, line 4", "blank lines are counted as lines"
-    assert last.seed.id == "gsmhard-2", "and are no rows"
+    assert last_item.place == f"{path}, line 4", "blank lines are counted as lines"
+    assert last_item.seed.id == "gsmhard-2", "and are no rows"
 
 
-BAD = {
-    "input missing": (without("input"), "key 'input' is missing"),
-    "code missing": (without("code"), "key 'code' is missing"),
-    "target missing": (without("target"), "key 'target' is missing"),
+BAD_ROWS = {
+    "input missing": (line_without("input"), "key 'input' is missing"),
+    "code missing": (line_without("code"), "key 'code' is missing"),
+    "target missing": (line_without("target"), "key 'target' is missing"),
     "input no text": (line(input=5), "key 'input'"),
     "code null": (line(code=None), "key 'code'"),
     "target a text": (line(target="42"), "key 'target'"),
@@ -76,14 +76,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("row", "said"), BAD.values(), ids=BAD)
-def test_bad_row_error_names_file_and_line(write, row, said):
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_bad_row_error_names_file_and_line(write, row, message):
     path = write(line(), b"", row, line())
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error:
         read(path)
-    assert caught.value.message.startswith(f"{path}, line 3: ")
-    assert said in caught.value.message
-    assert caught.value.exit_code == 2
+    assert error.value.message.startswith(f"{path}, line 3: ")
+    assert message in error.value.message
+    assert error.value.exit_code == 2
 
 
 def test_line_as_long_as_the_limit_is_read(write):
@@ -122,11 +122,11 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
     assert not (tmp_path / "ledger.db").exists(), "looking creates nothing"
 
 
-def check(sandbox, path):
+def check_file(sandbox, path):
     sandbox.wait(check_programs(read(path), sandbox.call, sandbox.identity))
 
 
-DISAGREEING = {
+DISAGREEING_ROWS = {
     "another number": line(target=43),
     "a little off": line(target=42.001),
     "an error": line(code="def solution():\n    return 1 / 0"),
@@ -139,18 +139,18 @@ DISAGREEING = {
 
 
 def test_programs_that_agree_pass_in_the_real_sandbox(write, sandbox):
-    check(sandbox, write(line(), line(target=42), line(target=42.00001)))
+    check_file(sandbox, write(line(), line(target=42), line(target=42.00001)))
 
 
-@pytest.mark.parametrize("row", DISAGREEING.values(), ids=DISAGREEING)
+@pytest.mark.parametrize("row", DISAGREEING_ROWS.values(), ids=DISAGREEING_ROWS)
 def test_disagreeing_program_error_names_the_line(write, sandbox, row):
     path = write(line(), row, line())
-    with pytest.raises(DataError) as caught:
-        check(sandbox, path)
-    assert caught.value.message.startswith(f"{path}, line 2: its program gives ")
+    with pytest.raises(DataError) as error:
+        check_file(sandbox, path)
+    assert error.value.message.startswith(f"{path}, line 2: its program gives ")
 
 
-def test_missing_sandbox_is_no_verdict_on_a_row(write, sandbox):
+def test_missing_sandbox_blames_no_row(write, sandbox):
     async def unavailable(request):
         return PythonReply("unavailable", None, "", "no namespaces", False, "none")
 
@@ -185,7 +185,7 @@ def test_numbers_case_and_punctuation_do_not_move_an_item():
         assert len({hash_into_split(text) for text in variants}) == 1
 
 
-def test_gsm_hards_official_file_reads_whole(gsmhard_path):
+def test_official_file_of_gsm_hard_is_read_completely(gsmhard_path):
     items = [item.seed for item in read(gsmhard_path)]
     assert len(items) == 1319
     assert len({item.id for item in items}) == 1319
@@ -193,7 +193,7 @@ def test_gsm_hards_official_file_reads_whole(gsmhard_path):
     assert len(split_into_parts("x", items[1].question, items[1].program)) == 1
 
 
-def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
+def test_most_seeds_of_gsm_hard_can_be_chained(gsmhard_path):
     items = [item.seed for item in read(gsmhard_path)]
     rng = random.Random(0)
     chained = Items(items, chainable=True)
@@ -209,10 +209,10 @@ def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
     ids=["train", "test"],
 )
 def test_draws_are_without_replacement_while_enough_is_left(source, count):
-    first = {seed.id for seed in source.draw(count, random.Random(1))}
-    second = {seed.id for seed in source.draw(count, random.Random(1), without=first)}
-    assert len(first) == len(second) == count
-    assert not first & second
+    first_ids = {seed.id for seed in source.draw(count, random.Random(1))}
+    second_ids = {seed.id for seed in source.draw(count, random.Random(1), without=first_ids)}
+    assert len(first_ids) == len(second_ids) == count
+    assert not first_ids & second_ids
 
 
 def test_draws_are_uniform():
@@ -224,14 +224,14 @@ def test_draws_are_uniform():
         assert count == pytest.approx(1200, abs=120)
 
 
-def test_more_seeds_than_there_are_is_refused_and_fewer_left_start_over():
+def test_draw_refuses_more_seeds_than_exist_and_starts_over_if_few_are_left():
     items = make_starter_items("train")[:4]
     source = Items(items)
     with pytest.raises(NothingMatchedError, match="asks for 5 seeds, but there are only 4"):
         source.draw(5, random.Random(0))
     assert len(source.draw(4, random.Random(0))) == 4
-    rest = source.draw(2, random.Random(0), without={items[0].id, items[1].id})
-    assert {seed.id for seed in rest} == {items[2].id, items[3].id}
+    remaining = source.draw(2, random.Random(0), without={items[0].id, items[1].id})
+    assert {seed.id for seed in remaining} == {items[2].id, items[3].id}
     assert len(source.draw(3, random.Random(0), without={items[0].id, items[1].id})) == 3
     with pytest.raises(NothingMatchedError, match="no training items"):
         Items([])

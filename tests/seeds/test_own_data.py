@@ -13,8 +13,8 @@ from nanoflux_local.transcript import Seed
 OPTIONS = {"A": "ant", "B": "bee"}
 
 
-def seeds(path: Path) -> list[Seed]:
-    return [placed.seed for placed in read_benchmark("mine", [path]).items]
+def read_seeds(path: Path) -> list[Seed]:
+    return [item.seed for item in read_benchmark("mine", [path]).items]
 
 
 def write_content(path: Path, content: bytes | str) -> Path:
@@ -22,7 +22,7 @@ def write_content(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def parquet(path: Path, **columns: list[object]) -> Path:
+def write_parquet(path: Path, **columns: list[object]) -> Path:
     import pyarrow
     import pyarrow.parquet
 
@@ -31,42 +31,42 @@ def parquet(path: Path, **columns: list[object]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spelled", "kept"),
+    ("json_answer", "answer"),
     [
         ("3.2e-7", "3.2e-7"), ("4.5e-8", "4.5e-8"), ("0.00025033", "0.00025033"), ("12.0", "12"), ("-0.0", "0"),
         ("1234.5", "1234.5"), ("12345678901234567890", "12345678901234567890"), ("1e16", "10000000000000000"),
         ("0.1", "0.1"), ('" 0.50 "', "0.50"),
     ],
 )  # fmt: skip
-def test_answers_keep_every_digit(tmp_path: Path, spelled: str, kept: str) -> None:
-    path = write_content(tmp_path / "rows.jsonl", f'{{"question": "Q?", "answer": {spelled}}}\n')
-    assert [seed.answer for seed in seeds(path)] == [kept]
+def test_answers_keep_every_digit(tmp_path: Path, json_answer: str, answer: str) -> None:
+    path = write_content(tmp_path / "rows.jsonl", f'{{"question": "Q?", "answer": {json_answer}}}\n')
+    assert [seed.answer for seed in read_seeds(path)] == [answer]
 
 
 NOT_FINITE = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"nan"', '"-inf"', '"1e999"']
 
 
-@pytest.mark.parametrize("spelled", NOT_FINITE, ids=lambda text: text[:12])
-def test_non_finite_answer_error_names_the_line(tmp_path: Path, spelled: str) -> None:
+@pytest.mark.parametrize("json_answer", NOT_FINITE, ids=lambda text: text[:12])
+def test_non_finite_answer_error_names_the_line(tmp_path: Path, json_answer: str) -> None:
     good = '{"question": "P?", "answer": 1}\n'
-    path = write_content(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {spelled}}}\n')
+    path = write_content(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {json_answer}}}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: key 'answer' is .*not a finite number"):
-        seeds(path)
+        read_seeds(path)
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf")])
 def test_parquet_and_csv_are_checked_for_finite_answers_too(tmp_path: Path, answer: float) -> None:
     with pytest.raises(DataError, match="row 1: key 'answer' is not a finite number"):
-        seeds(parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[answer]))
+        read_seeds(write_parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[answer]))
     with pytest.raises(DataError, match=r"line 2: key 'answer' is .*not a finite number"):
-        seeds(write_content(tmp_path / "rows.csv", f"question,answer\nQ?,{answer}\n"))
+        read_seeds(write_content(tmp_path / "rows.csv", f"question,answer\nQ?,{answer}\n"))
 
 
 def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
     from decimal import Decimal
 
-    path = parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[Decimal("0.00000032")])
-    assert seeds(path)[0].answer == "3.2e-7"
+    path = write_parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[Decimal("0.00000032")])
+    assert read_seeds(path)[0].answer == "3.2e-7"
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_byte_order_mark_is_skipped(tmp_path: Path, file: str, content: str, encoding: str) -> None:
-    assert [seed.answer for seed in seeds(write_content(tmp_path / file, content.encode(encoding)))] == ["4"]
+    assert [seed.answer for seed in read_seeds(write_content(tmp_path / file, content.encode(encoding)))] == ["4"]
 
 
 @pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_another_encoding_is_named(tmp_path: Path, file: str, encoding: str) -> None:
     path = write_content(tmp_path / file, '{"question": "Q?", "answer": 4}\n'.encode(encoding))
-    with pytest.raises(DataError, match=f"the file is {encoding.upper()}, not (JSON|CSV) in UTF-8") as caught:
-        seeds(path)
-    assert "iconv" in caught.value.fix
+    with pytest.raises(DataError, match=f"the file is {encoding.upper()}, not (JSON|CSV) in UTF-8") as error:
+        read_seeds(path)
+    assert "iconv" in error.value.fix
 
 
 AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
@@ -104,33 +104,33 @@ AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
 )
 def test_repeated_key_error_names_the_place(tmp_path: Path, file: str, content: str, place: str) -> None:
     with pytest.raises(DataError, match=f"{place}: the key '(answer|A)' is given twice"):
-        seeds(write_content(tmp_path / file, content))
+        read_seeds(write_content(tmp_path / file, content))
 
 
 @pytest.mark.parametrize("depth", [2_000, 200_000])
 def test_values_that_are_nested_too_deep_are_refused_with_their_line(tmp_path: Path, depth: int) -> None:
     content = f'{{"question": "Q?", "answer": {"[" * depth}{"]" * depth}}}\n'
     with pytest.raises(DataError, match=r"line 1: (not JSON in UTF-8: nested too deep|key 'answer')"):
-        seeds(write_content(tmp_path / "rows.jsonl", content))
+        read_seeds(write_content(tmp_path / "rows.jsonl", content))
 
 
-def table(path: Path, *rows: list[str]) -> Path:
+def write_csv(path: Path, *rows: list[str]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return path
 
 
 def test_options_come_from_csv_in_columns_or_as_json_in_a_cell(tmp_path: Path) -> None:
-    columns = table(tmp_path / "a.csv", ["question", "A", "B", "C", "answer"], ["Q?", "ant", "bee", "", "B"])
-    cell = table(tmp_path / "b.csv", ["question", "options", "answer"], ["Q?", json.dumps(OPTIONS), "B"])
+    columns = write_csv(tmp_path / "a.csv", ["question", "A", "B", "C", "answer"], ["Q?", "ant", "bee", "", "B"])
+    cell = write_csv(tmp_path / "b.csv", ["question", "options", "answer"], ["Q?", json.dumps(OPTIONS), "B"])
     for path in (columns, cell):
-        assert [(seed.options, seed.answer) for seed in seeds(path)] == [(OPTIONS, "B")]
+        assert [(seed.options, seed.answer) for seed in read_seeds(path)] == [(OPTIONS, "B")]
 
 
 @pytest.mark.parametrize(
     "options", ["ant; bee", "{", '["ant", "bee"]', "[" * 100_000, '{"B": "bee"}', '{"A": 5}', '"ant"', "5"]
 )
 def test_options_that_cannot_be_read_are_refused_with_their_line(tmp_path: Path, options: str) -> None:
-    path = table(tmp_path / "rows.csv", ["question", "options", "answer"], ["Q?", options, "B"])
+    path = write_csv(tmp_path / "rows.csv", ["question", "options", "answer"], ["Q?", options, "B"])
     with pytest.raises(DataError, match=r"line 2: key 'options' (is not|does not hold)"):
-        seeds(path)
+        read_seeds(path)

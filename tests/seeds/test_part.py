@@ -1,4 +1,4 @@
-"""Taking seeds apart: which programs are straight lines, and which numbers are slots (concept stitching, paper §3)."""
+"""Splitting seeds into parts: which programs are straight-line code, and which numbers are slots (paper §3)."""
 
 import pytest
 
@@ -17,11 +17,11 @@ def solution():
 EGGS_TEXT = "Ducks lay 16 eggs per day. She eats 3 and sells the rest for $2 each. What does she earn?"
 
 
-def program(*lines: str, end: str = "return result") -> str:
+def make_program(*lines: str, end: str = "return result") -> str:
     return "\n".join(["def solution():", *(f"    {line}" for line in (*lines, end))])
 
 
-def slots(question: str, code: str) -> dict[str, str]:
+def find_slots(question: str, code: str) -> dict[str, str]:
     return {part.slot: part.value for part in split_into_parts("id", question, code)}
 
 
@@ -35,60 +35,60 @@ def test_straight_line_lists_assignments_up_to_the_answer():
 @pytest.mark.parametrize(
     ("code", "answer"),
     [
-        (program("a = 5", end="return a * 2"), "a * 2"),
-        (program("a = 5", "result = max(a, abs(-3), round(a / 2))"), "result"),
-        (program("a = 5", "result = (a ** 2) % 7 // 2"), "result"),
-        (program("a = 5", "result = -a"), "result"),
-        (program("a = 5", "result = a") + "\n\nprint(repr(solution()))\n", "result"),
+        (make_program("a = 5", end="return a * 2"), "a * 2"),
+        (make_program("a = 5", "result = max(a, abs(-3), round(a / 2))"), "result"),
+        (make_program("a = 5", "result = (a ** 2) % 7 // 2"), "result"),
+        (make_program("a = 5", "result = -a"), "result"),
+        (make_program("a = 5", "result = a") + "\n\nprint(repr(solution()))\n", "result"),
     ],
 )
 def test_arithmetic_and_a_few_calls_are_simple(code, answer):
     assert read_assignments(code)[-1] == ("answer", answer)
 
 
-TWISTED = {
-    "a loop": program("result = 0", "for i in range(3): result = result + i"),
-    "a while": program("result = 5", "while result > 3: result = 1"),
-    "a reassignment": program("a = 5", "a = a + 1", "result = a"),
-    "an augmented assignment": program("result = 5", "result += 1"),
-    "a branch": program("a = 5", "if a > 3: a = 1", "result = a"),
-    "an if expression": program("a = 5", "result = a if a > 3 else 1"),
-    "two targets": program("a = b = 5", "result = a + b"),
-    "unpacking": program("a, b = 5, 6", "result = a + b"),
-    "a list": program("a = [1, 2]", "result = sum(a)"),
-    "a text": program("a = 'x'", "result = 5"),
-    "a boolean": program("a = True", "result = a + 1"),
-    "a comparison": program("a = 5", "result = a > 3"),
-    "an attribute": program("a = 5", "result = a.real"),
-    "an index": program("a = 5", "result = a[0]"),
-    "another function": program("a = 5", "result = pow(a, 2)"),
-    "a method": program("import math", "result = math.sqrt(4)"),
-    "a keyword argument": program("a = 5", "result = round(a, ndigits=1)"),
-    "a lambda": program("result = (lambda: 5)()"),
-    "a walrus": program("result = (a := 5)"),
-    "an annotation": program("a: int = 5", "result = a"),
-    "an early return": program("a = 5", "return a", "result = 6"),
-    "a statement with an effect": program("a = 5", "print(a)", "result = a"),
+UNSUPPORTED_PROGRAMS = {
+    "a loop": make_program("result = 0", "for i in range(3): result = result + i"),
+    "a while": make_program("result = 5", "while result > 3: result = 1"),
+    "a reassignment": make_program("a = 5", "a = a + 1", "result = a"),
+    "an augmented assignment": make_program("result = 5", "result += 1"),
+    "a branch": make_program("a = 5", "if a > 3: a = 1", "result = a"),
+    "an if expression": make_program("a = 5", "result = a if a > 3 else 1"),
+    "two targets": make_program("a = b = 5", "result = a + b"),
+    "unpacking": make_program("a, b = 5, 6", "result = a + b"),
+    "a list": make_program("a = [1, 2]", "result = sum(a)"),
+    "a text": make_program("a = 'x'", "result = 5"),
+    "a boolean": make_program("a = True", "result = a + 1"),
+    "a comparison": make_program("a = 5", "result = a > 3"),
+    "an attribute": make_program("a = 5", "result = a.real"),
+    "an index": make_program("a = 5", "result = a[0]"),
+    "another function": make_program("a = 5", "result = pow(a, 2)"),
+    "a method": make_program("import math", "result = math.sqrt(4)"),
+    "a keyword argument": make_program("a = 5", "result = round(a, ndigits=1)"),
+    "a lambda": make_program("result = (lambda: 5)()"),
+    "a walrus": make_program("result = (a := 5)"),
+    "an annotation": make_program("a: int = 5", "result = a"),
+    "an early return": make_program("a = 5", "return a", "result = 6"),
+    "a statement with an effect": make_program("a = 5", "print(a)", "result = a"),
     "no return": "def solution():\n    a = 5",
-    "a bare return": program("a = 5", end="return"),
-    "its own answer": program("answer = 5", end="return answer"),
+    "a bare return": make_program("a = 5", end="return"),
+    "its own answer": make_program("answer = 5", end="return answer"),
     "no function": "a = 5\nprint(a)",
     "a class": "class solution: pass",
-    "an import before": "import math\n" + program("result = 5"),
+    "an import before": "import math\n" + make_program("result = 5"),
     "not Python": "def solution(:",
-    "a NUL": program("result = 5") + "\0",
-    "nested too deep": program("result = " + "-" * 20_000 + "1"),
+    "a NUL": make_program("result = 5") + "\0",
+    "nested too deep": make_program("result = " + "-" * 20_000 + "1"),
     "empty": "",
 }
 
 
-@pytest.mark.parametrize("code", TWISTED.values(), ids=TWISTED)
-def test_whatever_else_a_program_does_makes_it_no_part(code):
+@pytest.mark.parametrize("code", UNSUPPORTED_PROGRAMS.values(), ids=UNSUPPORTED_PROGRAMS)
+def test_unsupported_program_gives_no_part(code):
     assert read_assignments(code) is None
     assert split_into_parts("id", "There are 5 hens and 6 cocks.", code) == []
 
 
-def test_slots_open_the_text_around_their_number():
+def test_slot_splits_the_text_around_its_number():
     parts = {part.slot: part for part in split_into_parts("ducks", EGGS_TEXT, EGGS)}
     assert {slot: part.value for slot, part in parts.items()} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
     eaten = parts["eaten"]
@@ -126,8 +126,8 @@ def test_slots_open_the_text_around_their_number():
     ],
 )
 def test_slot_is_a_number_that_occurs_once(question, slot):
-    code = program("hens = 4933828", "result = hens * 2")
-    assert slots(question, code) == ({} if slot is None else {"hens": slot})
+    code = make_program("hens = 4933828", "result = hens * 2")
+    assert find_slots(question, code) == ({} if slot is None else {"hens": slot})
 
 
 TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
@@ -153,7 +153,7 @@ TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
          "calculated", "not in the text", "idle", "idle through another"],
 )  # fmt: skip
 def test_slot_occurs_once_in_the_program_and_decides_the_answer(lines, expected):
-    assert slots(TEXT, program(*lines)) == expected
+    assert find_slots(TEXT, make_program(*lines)) == expected
 
 
 def test_explanations_are_filled_with_plain_numbers():
@@ -161,5 +161,5 @@ def test_explanations_are_filled_with_plain_numbers():
 
 
 def test_calls_keep_their_names_in_explanations():
-    code = program("hens = 5", "cocks = 6", "result = max(hens, cocks)")
+    code = make_program("hens = 5", "cocks = 6", "result = max(hens, cocks)")
     assert split_into_parts("id", TEXT, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)

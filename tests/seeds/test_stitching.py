@@ -35,7 +35,7 @@ TEMPLATES = [template for template in load_templates() if template.split == "tra
 
 @dataclass(frozen=True)
 class Story:
-    """A seed of GSM-Hard's shape, and what it comes to as a function of its slot, written down a second time."""
+    """A seed in GSM-Hard's format; `solve` computes its answer from the number in its slot a second time."""
 
     id: str
     question: str
@@ -69,19 +69,19 @@ STORIES = (
           ("litres = 55", "nearest = 2", "most = 80", "result = min(round(litres / nearest) * nearest, most)"),
           "litres", 55, lambda x: min(round(x / 2) * 2, 80)),
 )  # fmt: skip
-BY_ID = {story.id: story for story in STORIES}
+STORY_BY_ID = {story.id: story for story in STORIES}
 
 
 def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer, which links are fitted, and what they carry: the rule as the question states it."""
-    x, fitted, links = stories[0].solve(stories[0].own), [], []
+    """The chain's answer, whether each link is fitted, and each link's number, by the rule that the question states."""
+    answer, fitted, links = stories[0].solve(stories[0].own), [], []
     for story in stories[1:]:
-        fits = x > 0 and x == math.floor(x) and x <= 100 * story.own
-        link = x if fits else math.floor(abs(x) + 0.5) % 1000 + 1
+        fits = answer > 0 and answer == math.floor(answer) and answer <= 100 * story.own
+        link = answer if fits else math.floor(abs(answer) + 0.5) % 1000 + 1
         fitted.append(not fits)
         links.append(link)
-        x = story.solve(link)
-    return x, fitted, links
+        answer = story.solve(link)
+    return answer, fitted, links
 
 
 CHAINS = [
@@ -105,7 +105,7 @@ def run_and_trace(sandbox, parts):
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
 def test_chain_answer_equals_its_stories_answers(sandbox, ids):
-    stories = [BY_ID[name] for name in ids]
+    stories = [STORY_BY_ID[name] for name in ids]
     parts = [story.part for story in stories]
     answer, fitted, links = solve_chain(stories)
     trace = run_and_trace(sandbox, parts)
@@ -117,28 +117,28 @@ def test_chain_answer_equals_its_stories_answers(sandbox, ids):
 
 
 def test_chains_cover_every_kind_of_link():
-    kinds = {fitted for ids in CHAINS for fitted in solve_chain([BY_ID[name] for name in ids])[1]}
+    kinds = {fitted for ids in CHAINS for fitted in solve_chain([STORY_BY_ID[name] for name in ids])[1]}
     assert kinds == {True, False}
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
 def test_question_states_every_part_and_names_every_link(sandbox, ids):
-    parts = [BY_ID[name].part for name in ids]
+    parts = [STORY_BY_ID[name].part for name in ids]
     trace = run_and_trace(sandbox, parts)
-    sentences = build_question_text(parts, trace).split("\n")
-    assert len(sentences) == len(parts)
-    assert sentences[0].startswith(f"Part 1. {parts[0].text()} ")
-    for number, (part, text) in enumerate(zip(parts[1:], sentences[1:], strict=True), 2):
+    part_texts = build_question_text(parts, trace).split("\n")
+    assert len(part_texts) == len(parts)
+    assert part_texts[0].startswith(f"Part 1. {parts[0].text()} ")
+    for number, (part, text) in enumerate(zip(parts[1:], part_texts[1:], strict=True), 2):
         name = NAMES[number - 2]
         assert text.startswith(f"Part {number}. {part.text(name)}")
-        how = "call the remainder plus 1" if trace.fitted[number - 2] else "Call the answer to this"
-        assert sentences[number - 2].endswith(f"{how} {name}.")
-    assert sentences[-1] == f"Part {len(parts)}. {parts[-1].text(NAMES[len(parts) - 2])}"
+        instruction = "call the remainder plus 1" if trace.fitted[number - 2] else "Call the answer to this"
+        assert part_texts[number - 2].endswith(f"{instruction} {name}.")
+    assert part_texts[-1] == f"Part {len(parts)}. {parts[-1].text(NAMES[len(parts) - 2])}"
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
 def test_solution_lines_are_true_arithmetic(sandbox, ids):
-    parts = [BY_ID[name].part for name in ids]
+    parts = [STORY_BY_ID[name].part for name in ids]
     trace = run_and_trace(sandbox, parts)
     lines = build_solution_text(parts, trace).split("\n")
     assert len(lines) == len(parts)
@@ -153,7 +153,7 @@ def test_solution_lines_are_true_arithmetic(sandbox, ids):
 
 
 def test_fitted_link_text_matches_its_calculation(sandbox):
-    trace = run_and_trace(sandbox, parts := [BY_ID["loss"].part, BY_ID["robe"].part])
+    trace = run_and_trace(sandbox, parts := [STORY_BY_ID["loss"].part, STORY_BY_ID["robe"].part])
     assert trace.variables[0]["answer"] == -4933816
     assert build_solution_text(parts, trace).split("\n")[0] == (
         "The answer = 12 - 4933828 = -4933816. Rounded, 4933816 leaves the remainder 816 when divided by 1000, "
@@ -162,22 +162,22 @@ def test_fitted_link_text_matches_its_calculation(sandbox):
 
 
 @pytest.mark.parametrize(
-    ("first", "link", "fitted"),
+    ("first_answer", "link", "fitted"),
     [("2.5", 4, True), ("0.5", 2, True), ("0", 1, True), ("-7", 8, True), ("999.5", 1, True), ("1999", 1999, False),
      ("4000", 4000, False), ("4001", 2, True), ("3.0", 3, False), ("0.4999", 1, True)],
 )  # fmt: skip
-def test_links_are_whole_positive_and_of_the_storys_size(sandbox, first, link, fitted):
-    """Halves go up; a robe of 40 bolts bears up to 4000."""
-    start = Part("first", "", "", "", "", "", "", (("answer", first),), (), False)
-    trace = run_and_trace(sandbox, [start, BY_ID["robe"].part])
+def test_links_are_whole_positive_and_of_the_storys_size(sandbox, first_answer, link, fitted):
+    """Halves are rounded up; the robe's own number is 40, so its link may be at most 4000."""
+    start = Part("first", "", "", "", "", "", "", (("answer", first_answer),), (), False)
+    trace = run_and_trace(sandbox, [start, STORY_BY_ID["robe"].part])
     assert (trace.links, trace.fitted) == ((link,), (fitted,))
 
 
-def attacker(sandbox, source) -> StitchingAttacker:
+def make_attacker(sandbox, source) -> StitchingAttacker:
     return StitchingAttacker(source, sandbox.identity, 5.0)
 
 
-def items() -> tuple[Items, tuple[Seed, ...]]:
+def make_source() -> tuple[Items, tuple[Seed, ...]]:
     seeds = tuple(Seed(story.id, "x", story.question, "0", program=story.code) for story in STORIES)
     return Items(seeds, chainable=True), seeds
 
@@ -188,26 +188,26 @@ async def validate(judge, attack, call):
 
 @pytest.mark.parametrize("number", range(4))
 def test_attack_is_verified_by_its_program(sandbox, number):
-    source, seeds = items()
-    attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
+    source, seeds = make_source()
+    attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
     assert isinstance(attack, Attack)
     assert attack.question.startswith("Part 1. ") and "\nPart 6. " in attack.question
     verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), attack, sandbox.call))
     assert (verdict.positive, verdict.finding("code").conclusion) == (True, "supports")
-    again = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
-    assert again == attack
+    repeated_attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
+    assert repeated_attack == attack
 
 
 def test_judge_rejects_a_wrong_answer(sandbox):
-    source, seeds = items()
-    attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
-    wrong = Attack(attack.question, attack.solution, "1234567", attack.program)
-    verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), wrong, sandbox.call))
+    source, seeds = make_source()
+    attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
+    wrong_attack = Attack(attack.question, attack.solution, "1234567", attack.program)
+    verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), wrong_attack, sandbox.call))
     assert (verdict.positive, verdict.finding("code").conclusion) == (False, "contradicts")
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "message"),
     [
         ("1 / 0", "ended with error"),
         ("1e308 * 10", "ended with error"),
@@ -215,17 +215,17 @@ def test_judge_rejects_a_wrong_answer(sandbox):
         ("(-8) ** 0.5", "ended with error"),
     ],
 )
-def test_chain_without_a_result_is_unparsed(sandbox, expression, said):
+def test_chain_without_a_result_is_unparsed(sandbox, expression, message):
     start = Part("first", "", "", "", "", "", "", (("answer", expression),), (), False)
-    reply = sandbox.run(build_tracing_program([start, BY_ID["robe"].part]))
-    trace = read_trace([start, BY_ID["robe"].part], reply)
-    assert isinstance(trace, Unparsed) and said in trace.reason
+    reply = sandbox.run(build_tracing_program([start, STORY_BY_ID["robe"].part]))
+    trace = read_trace([start, STORY_BY_ID["robe"].part], reply)
+    assert isinstance(trace, Unparsed) and message in trace.reason
 
 
 @pytest.mark.parametrize("status", ["timeout", "memory", "killed", "output"])
 def test_unfinished_trace_is_unparsed(status):
     reply = PythonReply(status, None, "0 answer 5\n", "", False, "fake")
-    assert isinstance(read_trace([BY_ID["robe"].part], reply), Unparsed)
+    assert isinstance(read_trace([STORY_BY_ID["robe"].part], reply), Unparsed)
 
 
 def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
@@ -235,8 +235,8 @@ def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
     )
 
 
-class NoChain:
-    """A source that finds no order, or one whose first part divides by zero."""
+class FixedChain:
+    """A source whose chain is always `parts`; None means that it found no order."""
 
     def __init__(self, parts):
         self._parts = parts
@@ -246,12 +246,12 @@ class NoChain:
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [(None, "no order"), ((Part("x", "", "", "", "", "", "", (("answer", "1 / 0"),), (), False),), "ended with error")],
 )
-def test_failed_chain_or_program_is_unparsed(sandbox, parts, said):
-    attack = sandbox.wait(attacker(sandbox, NoChain(parts)).attack((), Draw(0, 0, 0), sandbox.call))
-    assert isinstance(attack, Unparsed) and said in attack.reason
+def test_failed_chain_or_program_is_unparsed(sandbox, parts, message):
+    attack = sandbox.wait(make_attacker(sandbox, FixedChain(parts)).attack((), Draw(0, 0, 0), sandbox.call))
+    assert isinstance(attack, Unparsed) and message in attack.reason
 
 
 def test_result_names_continue_after_the_letters():
@@ -262,50 +262,50 @@ def test_result_names_continue_after_the_letters():
 
 
 def test_chain_longer_than_the_letters_runs(sandbox):
-    parts = [BY_ID["robe"].part] * 26
+    parts = [STORY_BY_ID["robe"].part] * 26
     trace = run_and_trace(sandbox, parts)
-    answer, _, _ = solve_chain([BY_ID["robe"]] * 26)
+    answer, _, _ = solve_chain([STORY_BY_ID["robe"]] * 26)
     assert numbers_agree(read_number(sandbox.run(build_answer_program(parts, trace)).stdout), answer)
 
 
 def solve_part(part: Part, link: float | None) -> float:
-    """A starter part's answer by plain exec of its statements, with `link` in its slot."""
+    """A starter part's answer, from evaluating its statements with `link` in its slot."""
     variables: dict = {}
     for name, expression in part.statements:
         variables[name] = link if link is not None and name == part.slot else eval(expression, {}, variables)
     return variables["answer"]
 
 
-def starter_chain(number: int) -> tuple[Part, ...] | None:
-    """Two to six parts, or None where no order of the drawn templates was found."""
+def draw_starter_chain(number: int) -> tuple[Part, ...] | None:
+    """Two to six parts, or None if no order of the drawn templates was found."""
     source, rng = StarterTemplates(TEMPLATES), random.Random(number)
     return source.chain(source.draw(2 + number % 5, rng), rng)
 
 
-CHAINED = {number: parts for number in range(200) if (parts := starter_chain(number)) is not None}
+STARTER_CHAINS = {number: parts for number in range(200) if (parts := draw_starter_chain(number)) is not None}
 
 
-def test_chains_of_the_starters_own_length_are_nearly_always_found():
+def test_starter_chains_of_every_length_are_found():
     for length, share in ((2, 0.95), (3, 0.9), (4, 0.6), (5, 0.4), (6, 0.2)):
-        assert sum(2 + number % 5 == length for number in CHAINED) >= share * 40, length
+        assert sum(2 + number % 5 == length for number in STARTER_CHAINS) >= share * 40, length
 
 
-def test_starter_chains_bear_each_result_as_it_is():
-    for number, parts in CHAINED.items():
+def test_starter_chains_carry_each_result_unchanged():
+    for number, parts in STARTER_CHAINS.items():
         assert len({part.seed for part in parts}) == len(parts) == 2 + number % 5
-        earlier = None
+        previous_answer = None
         for part in parts:
-            if earlier is not None:
-                assert earlier == int(earlier) > 0
-                assert float(part.value) == earlier, "the drawn story already holds the result"
-                assert earlier <= LINK_RANGE * HIGHEST[part.seed, part.slot]
+            if previous_answer is not None:
+                assert previous_answer == int(previous_answer) > 0
+                assert float(part.value) == previous_answer, "the drawn story already holds the result"
+                assert previous_answer <= LINK_RANGE * HIGHEST[part.seed, part.slot]
             assert part.fits and part.text("X").count("X") >= 1
-            earlier = round(solve_part(part, earlier), 6)
+            previous_answer = round(solve_part(part, previous_answer), 6)
 
 
-@pytest.mark.parametrize("number", list(CHAINED)[::6])
-def test_starter_chains_run_and_tell_the_answer(sandbox, number):
-    parts = CHAINED[number]
+@pytest.mark.parametrize("number", list(STARTER_CHAINS)[::6])
+def test_starter_chains_run_and_give_the_answer(sandbox, number):
+    parts = STARTER_CHAINS[number]
     trace = run_and_trace(sandbox, parts)
     answer = None
     for index, part in enumerate(parts):
@@ -322,23 +322,23 @@ def test_starter_chains_run_and_tell_the_answer(sandbox, number):
 
 
 def test_chains_repeat_under_the_same_draw():
-    for number in list(CHAINED)[:10]:
-        assert starter_chain(number) == CHAINED[number]
-    questions = {"".join(part.text() for part in parts) for parts in CHAINED.values()}
-    assert len(questions) == len(CHAINED)
+    for number in list(STARTER_CHAINS)[:10]:
+        assert draw_starter_chain(number) == STARTER_CHAINS[number]
+    questions = {"".join(part.text() for part in parts) for parts in STARTER_CHAINS.values()}
+    assert len(questions) == len(STARTER_CHAINS)
 
 
 def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
     """Real programs, real links: what the kept program prints is the answer that the trace found."""
     source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chainable=True)
-    judge, made = ProgramJudge(sandbox.identity, 5.0), 0
+    judge, attack_count = ProgramJudge(sandbox.identity, 5.0), 0
     for number in range(20):
         draw = Draw(0, number, 0)
         seeds = source.draw(5 + number % 3, draw.rng("seeds"))
-        attack = sandbox.wait(attacker(sandbox, source).attack(seeds, draw, sandbox.call))
+        attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, draw, sandbox.call))
         if isinstance(attack, Unparsed):
             continue
-        made += 1
+        attack_count += 1
         assert sandbox.wait(validate(judge, attack, sandbox.call)).positive, attack.program
         assert [f"Part {part}." in attack.question for part in range(1, len(seeds) + 1)] == [True] * len(seeds)
-    assert made >= 15
+    assert attack_count >= 15

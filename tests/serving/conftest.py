@@ -14,7 +14,7 @@ import pytest
 from nanoflux_models.interpreter import VARIABLE
 
 PROJECT = Path(__file__).parents[2]
-LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
+SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
 """Start without compilation and with little memory: the tests' requests are small."""
 
 
@@ -45,7 +45,7 @@ def nanoflux(home: Path, python: str, *words: str, timeout: float = 300) -> subp
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`nanoflux(home, python, "models", "ps")`."""
+    """Runs a command in a separate process: `command(home, python, "models", "ps")`."""
     return nanoflux
 
 
@@ -56,10 +56,12 @@ def served(
     """SmolLM2 behind a real vLLM: the JSON of `models serve`, with `home` and `python`."""
     assert smollm2_dir.parent == minilm_dir.parent
     home = new_home(tmp_path_factory.mktemp("served") / "home", smollm2_dir.parent)
-    done = nanoflux(home, vllm_python, "models", "serve", "smollm2-135m", "--context", "2048", *LEAN, "--json")
-    assert done.returncode == 0, done.stderr
+    process = nanoflux(
+        home, vllm_python, "models", "serve", "smollm2-135m", "--context", "2048", *SERVER_OPTIONS, "--json"
+    )
+    assert process.returncode == 0, process.stderr
     try:
-        yield {**json.loads(done.stdout), "home": home, "python": vllm_python}
+        yield {**json.loads(process.stdout), "home": home, "python": vllm_python}
     finally:
         nanoflux(home, vllm_python, "models", "stop", "--all")
 
@@ -78,8 +80,8 @@ def adapter(served: dict[str, Any]) -> str:
         for n in range(8)
     ]
     settings = TrainSettings(epochs=3, learning_rate=2e-3, batch=4, max_length=64)
-    trained = train_adapter(Home(served["home"]), "made-up", "smollm2-135m", settings, rows, rows[:1], lambda _: None)
-    return trained.adapter
+    outcome = train_adapter(Home(served["home"]), "made-up", "smollm2-135m", settings, rows, rows[:1], lambda _: None)
+    return outcome.adapter
 
 
 @pytest.fixture(scope="module")

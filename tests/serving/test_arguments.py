@@ -36,50 +36,58 @@ json.dump(read, sys.stdout)
 def parse_commands(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
     """Parse command lines with vLLM's own parser; return the values of each."""
     words = [command[3:] for command in commands]
-    done = subprocess.run(
+    process = subprocess.run(
         [python, "-c", PARSE], input=json.dumps(words), capture_output=True, text=True, cwd=folder, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    read: list[list[Any]] = json.loads(done.stdout.splitlines()[-1])
-    return read
+    assert process.returncode == 0, process.stderr[-2000:]
+    parsed_values: list[list[Any]] = json.loads(process.stdout.splitlines()[-1])
+    return parsed_values
 
 
 def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
     interpreter = replace(interpreter, built_for_cpu=False, torch="2.13.0")
-    chat = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
+    chat_manifests = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
     seat = Seat((0, 1), 0.4, tensor=2, sequences=24)
     launches = [
         Launch(manifest, "r", tmp_path, interpreter, seat, sleeps=True, wraps=True, rank=rank)
-        for manifest in chat
+        for manifest in chat_manifests
         for rank in (0, 16)
     ]
-    big = chat[0].model_copy(update={"vllm": chat[0].vllm.model_copy(update={"args": ()})})
-    wide = big.model_copy(update={"parallel": Parallel(tensor=4, pipeline=2, nodes=2)})
-    joined = big.model_copy(update={"parallel": Parallel(tensor=8, nodes=2, backend="mp", master="10.0.0.1")})
-    others = [Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (wide, joined)]
-    commands = [launch.command(8000) for launch in (*launches, *others)] + others[1].other_nodes()
-    by_command = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
-    commands += [replace(launch, interpreter=by_command).command(8000) for launch in launches]
-    read = parse_commands(vllm_python, commands, tmp_path)
-    assert read[-len(launches) :] == read[: len(launches)], "`vllm serve` reads the same"
-    read = read[: -len(launches)]
-    for launch, values in zip(launches, read, strict=False):
+    base_manifest = chat_manifests[0].model_copy(
+        update={"vllm": chat_manifests[0].vllm.model_copy(update={"args": ()})}
+    )
+    ray_manifest = base_manifest.model_copy(update={"parallel": Parallel(tensor=4, pipeline=2, nodes=2)})
+    mp_manifest = base_manifest.model_copy(
+        update={"parallel": Parallel(tensor=8, nodes=2, backend="mp", master="10.0.0.1")}
+    )
+    node_launches = [
+        Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (ray_manifest, mp_manifest)
+    ]
+    commands = [launch.command(8000) for launch in (*launches, *node_launches)] + node_launches[1].other_nodes()
+    serve_interpreter = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
+    commands += [replace(launch, interpreter=serve_interpreter).command(8000) for launch in launches]
+    parsed_values = parse_commands(vllm_python, commands, tmp_path)
+    assert parsed_values[-len(launches) :] == parsed_values[: len(launches)], "`vllm serve` parses the same values"
+    parsed_values = parsed_values[: -len(launches)]
+    for launch, values in zip(launches, parsed_values, strict=False):
         expected = [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1", 24, launch.rank > 0]
-        assert values[:9] == expected and values[9] is True, "no tower but the text's is loaded"
-    assert read[-3][:7] == [[wide.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
-    assert {values[14] for values in read} == {None}, "vLLM decides about prefix caching: on if the model supports it"
-    assert [values[10:14] for values in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
+        assert values[:9] == expected and values[9] is True, "only the language model is loaded"
+    assert parsed_values[-3][:7] == [[ray_manifest.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
+    assert {values[14] for values in parsed_values} == {None}, (
+        "vLLM decides about prefix caching: on if the model supports it"
+    )
+    assert [values[10:14] for values in parsed_values[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
 
 
 def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
-    manifest = next(each for each in list_manifests(tmp_path) if each.name == "gpt-oss-20b")
+    manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.name == "gpt-oss-20b")
     plain, adapted = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
     assert "--enable-lora" not in plain.command(1) and "--max-num-seqs" not in plain.command(1)
     assert plain.environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
     assert adapted.command(1)[adapted.command(1).index("--max-lora-rank") + 1] == "32"
-    assert plain.variant == adapted.variant, "the keys of recorded requests hold"
+    assert plain.variant == adapted.variant, "the keys of recorded requests stay valid"
 
 
 def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ from tests.played_runs import play_run
 Command = Callable[..., CompletedProcess[str]]
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
-ROOM, CONTEXT = 512, 9216
-"""Reasoning tokens of an endpoint, and a server's context, which is enough for them."""
+REASONING_TOKENS, CONTEXT = 512, 9216
+"""The reasoning tokens of an endpoint, and the context of its server, which has room for them."""
 ENDINGS = {
     "qwen3-32b-awq": {
         "at once": "<|im_end|>",
@@ -83,7 +83,7 @@ endpoint = "silent"
 [roles.judge]
 endpoint = "program"
 """
-SERVED = f"context = {CONTEXT}\nreasoning_tokens = {ROOM}\nargs = {json.dumps(ARGS)}"
+SERVED = f"context = {CONTEXT}\nreasoning_tokens = {REASONING_TOKENS}\nargs = {json.dumps(ARGS)}"
 RUN = (
     "run", "start", "--domain", "starter", "--seed", str(SEED), "--examples", str(QUESTIONS),
     "--max-turns", str(QUESTIONS), "--set", "retries.parse=0", "--json",
@@ -91,7 +91,7 @@ RUN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
+class SilentModel:
     """A served stand-in that answers the first of the starter domain's test items, the first question of a run, and no
     other question."""
 
@@ -104,19 +104,19 @@ class Silent:
 
 
 @pytest.fixture(scope="module", params=list(ENDINGS))
-def silent(
+def silent_model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, vllm_python: str, command: Command
-) -> Iterator[Silent]:
+) -> Iterator[SilentModel]:
     model = str(request.param)
     home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
     words = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={word}" for word in ARGS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, vllm_python)
-        done = command(home.root, vllm_python, *words)
-        assert done.returncode == 0, done.stderr
+        process = command(home.root, vllm_python, *words)
+        assert process.returncode == 0, process.stderr
         try:
-            yield Silent(home, model)
+            yield SilentModel(home, model)
         finally:
             command(home.root, vllm_python, "models", "stop", "--all")
 
@@ -170,15 +170,21 @@ def write_profile(home: Home, interface: str, model: str, settings: str) -> str:
     return str(path)
 
 
-def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
+def ask(silent_model: SilentModel, item: int) -> tuple[ChatReply, list[Fault]]:
     """The reply to one test item under the defender's prompt, and the faults reported until it was accepted."""
     faults: list[Fault] = []
 
     async def chat() -> ChatReply:
-        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
+        endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
         try:
             plan = make_plan(
-                endpoint.identity, "starter", "test", make_starter_items("test"), 1, 0.0, reasoning_tokens=ROOM
+                endpoint.identity,
+                "starter",
+                "test",
+                make_starter_items("test"),
+                1,
+                0.0,
+                reasoning_tokens=REASONING_TOKENS,
             )
             with reporting_faults(faults.append):
                 return await endpoint.chat(plan.request(make_starter_items("test")[item], 0))
@@ -188,56 +194,58 @@ def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
     return asyncio.run(chat()), faults
 
 
-def evaluate_silent(silent: Silent) -> tuple[EvaluationSummary, dict[str, str]]:
+def evaluate_silent(silent_model: SilentModel) -> tuple[EvaluationSummary, dict[str, str]]:
     """The summary of an evaluation on the taught items, and their marks by item."""
     items = make_starter_items("test")[:QUESTIONS]
 
     async def run() -> EvaluationSummary:
-        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
+        endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
         try:
-            with Ledger(silent.home.ledger) as ledger:
+            with Ledger(silent_model.home.ledger) as ledger:
                 return await evaluate(
                     ledger,
                     endpoint,
-                    make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=ROOM),
+                    make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=REASONING_TOKENS),
                 )
         finally:
             await endpoint.close()
 
     summary = asyncio.run(run())
-    with LedgerView(silent.home.ledger) as view:
+    with LedgerView(silent_model.home.ledger) as view:
         rows = view.rows("SELECT item, verdict FROM evaluation_items WHERE evaluation = ?", summary.id)
         return summary, {row["item"]: row["verdict"] for row in rows}
 
 
-def test_endpoint_reads_an_answer_after_thoughts(silent: Silent) -> None:
-    reply, faults = ask(silent, 0)
+def test_endpoint_reads_an_answer_after_thoughts(silent_model: SilentModel) -> None:
+    reply, faults = ask(silent_model, 0)
     assert not faults and reply.finish == "stop" and THOUGHTS in reply.text
     assert strip_reasoning(reply.text).strip() == f"ANSWER: {make_starter_items('test')[0].answer}"
 
 
-def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> None:
-    for item, ending in enumerate(silent.endings, 1):
-        reply, faults = ask(silent, item)
+def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent_model: SilentModel) -> None:
+    for item, ending in enumerate(silent_model.endings, 1):
+        reply, faults = ask(silent_model, item)
         assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
-        reason = Player("judge", Identity("vllm", silent.model), Sampling(), thinks=True).refuse_incomplete(reply)
+        reason = Player("judge", Identity("vllm", silent_model.model), Sampling(), thinks=True).refuse_incomplete(reply)
         assert isinstance(reason, Unparsed) and reason.reason.endswith(("is empty", "without an answer")), ending
         assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
         assert (THOUGHTS in reply.text) is (ending == "thoughts alone") and reply.completion_tokens >= 1, ending
 
 
-def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent: Silent) -> None:
-    summary, marks = evaluate_silent(silent)
+def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent_model: SilentModel) -> None:
+    summary, marks = evaluate_silent(silent_model)
     assert list(marks.values()).count("right") == 1 and marks[make_starter_items("test")[0].id] == "right"
-    assert summary.unanswered == list(marks.values()).count("unanswered") == len(silent.endings)
+    assert summary.unanswered == list(marks.values()).count("unanswered") == len(silent_model.endings)
     assert summary.is_whole and summary.unscored == 0
 
 
-def test_run_ends_the_turns_of_replies_without_an_answer(silent: Silent, vllm_python: str, command: Command) -> None:
-    profile = write_profile(silent.home, "vllm", silent.model, SERVED)
-    done = command(silent.home.root, vllm_python, *RUN, "--profile", profile)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+def test_run_ends_the_turns_of_replies_without_an_answer(
+    silent_model: SilentModel, vllm_python: str, command: Command
+) -> None:
+    profile = write_profile(silent_model.home, "vllm", silent_model.model, SERVED)
+    process = command(silent_model.home.root, vllm_python, *RUN, "--profile", profile)
+    assert process.returncode == 0, process.stderr
+    summary = json.loads(process.stdout)
     assert (summary["status"], summary["turns"], summary["kept"]) == ("done", QUESTIONS, 1), summary
-    assert summary["funnel"]["failed"] == len(silent.endings), summary
-    assert summary["faults"]["empty"] >= EMPTY_ATTEMPTS * len(silent.endings), summary
+    assert summary["funnel"]["failed"] == len(silent_model.endings), summary
+    assert summary["faults"]["empty"] >= EMPTY_ATTEMPTS * len(silent_model.endings), summary

@@ -59,12 +59,12 @@ def test_explain_names_a_missing_module_in_the_fix() -> None:
 
 
 def test_installed_vllm_can_serve_the_catalog(vllm_python: str, tmp_path: Path) -> None:
-    models = [each for each in list_manifests(tmp_path) if each.kind == "chat" and each.architecture]
-    assert {"gemma-3-4b-it", "gpt-oss-20b"} <= {each.name for each in models}
+    models = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat" and manifest.architecture]
+    assert {"gemma-3-4b-it", "gpt-oss-20b"} <= {manifest.name for manifest in models}
     assert find_unservable(find_interpreter(vllm_python), models) == {}
 
 
-def without_torchvision(folder: Path, python: str) -> Path:
+def write_python_without_torchvision(folder: Path, python: str) -> Path:
     """An interpreter like `python` that finds no torchvision."""
     (folder / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")
     path = folder / "python"
@@ -79,14 +79,14 @@ def test_doctor_names_the_models_that_need_a_missing_torchvision(
     from nanoflux_local.doctor import software
     from nanoflux_local.paths import Home
 
-    monkeypatch.setenv("NANOFLUX_VLLM_PYTHON", str(without_torchvision(tmp_path, vllm_python)))
+    monkeypatch.setenv("NANOFLUX_VLLM_PYTHON", str(write_python_without_torchvision(tmp_path, vllm_python)))
     check = software.check_vllm(Home(tmp_path / "home"))
     assert check.ok and "not gemma-3-4b-it: torchvision does not load" in check.state and "make vllm" in check.fix
     assert "not qwen3" not in check.state and "for CPUs" in check.state
 
 
 def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
-    manifest = next(each for each in list_manifests(tmp_path) if each.kind == "chat")
+    manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
     unknown = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
     assert find_unservable(find_interpreter(vllm_python), [unknown]) == {
         "mine": "this vLLM does not know MambaNineForCausalLM"
@@ -102,7 +102,7 @@ def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> 
     assert done.returncode == 0 and "--served-model-name" in done.stdout + done.stderr, done.stderr[-500:]
 
 
-def fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
+def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
     """An interpreter with a fake vLLM that has these modules and this distribution name."""
     for module in modules:
         path = folder / "vllm/entrypoints" / module
@@ -132,6 +132,6 @@ def fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
 def test_interpreter_chooses_the_newest_module(
     modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], tmp_path: Path
 ) -> None:
-    interpreter = find_interpreter(str(fake_vllm(tmp_path, *modules, distribution=distribution)))
+    interpreter = find_interpreter(str(install_fake_vllm(tmp_path, *modules, distribution=distribution)))
     assert isinstance(interpreter, Interpreter) and interpreter.entry == entry
     assert interpreter.text_only == ("--limit-mm-per-prompt", '{"image": 0}')

@@ -16,13 +16,13 @@ from nanoflux_models.manifest import Parallel, load_manifest
 from nanoflux_models.offline import GUARDED
 
 HERE = Path(__file__).parent
-ELSEWHERE = "192.0.2.1"
-"""Of the block that is kept for documentation: no such host is anywhere."""
-TRY = f"""
+OUTSIDE_ADDRESS = "192.0.2.1"
+"""An address reserved for documentation, which no host has."""
+CONNECTING_SCRIPT = f"""
 import multiprocessing, socket, subprocess, sys
 
 def reach():
-    socket.create_connection(("{ELSEWHERE}", 80), 5)
+    socket.create_connection(("{OUTSIDE_ADDRESS}", 80), 5)
 
 if __name__ == "__main__":
     import vllm.envs
@@ -45,19 +45,19 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
     script = tmp_path / "reach.py"
-    script.write_text(TRY)
+    script.write_text(CONNECTING_SCRIPT)
     environment = launch(vllm_python, tmp_path).environment("mark")
     assert "SOME_TOKEN" not in environment
-    done = subprocess.run(
+    process = subprocess.run(
         [vllm_python, script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 1
-    assert done.stderr.count(f"OutsideError: refused to reach {ELSEWHERE}") == 3, done.stderr
+    assert process.returncode == 1
+    assert process.stderr.count(f"OutsideError: refused to reach {OUTSIDE_ADDRESS}") == 3, process.stderr
 
 
 def test_launch_over_several_machines_is_not_guarded(vllm_python: str, tmp_path: Path) -> None:
-    spread = launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
-    assert str(GUARDED) not in spread.get("PYTHONPATH", "") and spread["HF_HUB_OFFLINE"] == "1"
+    environment = launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
+    assert str(GUARDED) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.mark.real_model
@@ -72,13 +72,13 @@ def test_run_with_a_served_model_makes_no_outside_connection(
     (home / "weights").symlink_to(smollm2_dir.parent)
     words = ("run", "start", "--domain", "starter", "--profile", str(HERE / "served.toml"), "--max-turns", "1")
     prefix = (strace, "-f", "--seccomp-bpf", "-qq", "-s", "64", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
-    done = subprocess.run(
+    process = subprocess.run(
         [*prefix, "-o", str(log), sys.executable, "-m", "nanoflux_local.cli", *words],
         env={**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: vllm_python},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=570,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert process.returncode == 0, process.stderr[-3000:]
     calls = log.read_text(errors="replace").splitlines()
-    inner = [line for line in calls if "AF_INET" in line]
-    assert inner, "the client's connections to its server are in the account"
-    assert [line for line in inner if not re.search(r'inet_addr\("127\.|"::1"|"::ffff:127\.', line)] == []
+    connections = [line for line in calls if "AF_INET" in line]
+    assert connections, "the trace holds the client's connections to its server"
+    assert [line for line in connections if not re.search(r'inet_addr\("127\.|"::1"|"::ffff:127\.', line)] == []

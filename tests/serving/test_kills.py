@@ -21,7 +21,7 @@ from nanoflux_models.supervisor import Supervisor, find_free_port, list_server_p
 
 pytestmark = pytest.mark.real_model
 PROFILE = str(Path(__file__).with_name("served.toml"))
-# One request at a time: what else is in a batch changes vLLM's bits, and with them now and then a greedy reply.
+# One request at a time: other requests in a batch change vLLM's rounding, and so now and then a greedy reply.
 RUN = ("run", "start", "--domain", "starter", "--seed", "5", "--profile", PROFILE, "--concurrency", "1",
        "--max-turns", "4", "--json")  # fmt: skip
 
@@ -37,7 +37,7 @@ def home(served: dict[str, Any], tmp_path: Path) -> Path:
         Supervisor(folder).stop(record, grace_s=1.0)
 
 
-def begin(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
+def start_command(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", *words]
     with (home.parent / "err").open("w") as err:
@@ -46,16 +46,16 @@ def begin(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
         )
 
 
-def until(seen: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
-    """Wait until `seen` returns something, and return it."""
-    end = time.monotonic() + seconds
-    while not (records := seen()):
-        assert child.poll() is None and time.monotonic() < end, "it ended, or took too long"
+def wait_for(read_value: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
+    """Wait until `read_value` returns a true value, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (value := read_value()):
+        assert child.poll() is None and time.monotonic() < deadline, "the command ended, or took too long"
         time.sleep(0.02)
-    return records
+    return value
 
 
-def calls(home: Path) -> int:
+def count_chat_calls(home: Path) -> int:
     """The number of remembered chat calls."""
     if not (home / "ledger.db").exists():
         return 0
@@ -71,11 +71,11 @@ def test_killed_server_changes_no_dataset_of_a_run(
     assert undisturbed.returncode == 0, undisturbed.stderr
     expected = json.loads(undisturbed.stdout)
 
-    child = begin(home, served["python"], *RUN)
-    until(lambda: calls(home) >= 2, child)
+    child = start_command(home, served["python"], *RUN)
+    wait_for(lambda: count_chat_calls(home) >= 2, child)
     record = server_record.read_records(home)[0]
-    family = list_server_processes(record)
-    assert len(family) >= 3 and record.owner is not None and record.owner[0] == child.pid
+    processes = list_server_processes(record)
+    assert len(processes) >= 3 and record.owner is not None and record.owner[0] == child.pid
     os.kill(record.pid, signal.SIGKILL)
     out, _ = child.communicate(timeout=300)
     stderr = (home.parent / "err").read_text()
@@ -86,33 +86,35 @@ def test_killed_server_changes_no_dataset_of_a_run(
     assert {key: result[key] for key in ("digest", "turns", "kept", "funnel")} == {
         key: expected[key] for key in ("digest", "turns", "kept", "funnel")
     }
-    assert not any(each.alive for each in family) and server_record.read_records(home) == []
+    assert not any(member.alive for member in processes) and server_record.read_records(home) == []
     assert find_free_port(record.port) == record.port
 
 
 def test_next_command_stops_servers_of_a_killed_command(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    unrelated_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        child = begin(home, served["python"], "models", "serve", "smollm2-135m", "--arg=--enforce-eager")
+        child = start_command(home, served["python"], "models", "serve", "smollm2-135m", "--arg=--enforce-eager")
 
-        def with_its_engine() -> tuple[ServerRecord, list[Process]] | None:
+        def find_server_with_engine() -> tuple[ServerRecord, list[Process]] | None:
             record = next(iter(server_record.read_records(home)), None)
-            family = list_server_processes(record) if record else []
-            return (record, family) if record and len(family) >= 3 else None
+            processes = list_server_processes(record) if record else []
+            return (record, processes) if record and len(processes) >= 3 else None
 
-        record, family = until(with_its_engine, child)
+        record, processes = wait_for(find_server_with_engine, child)
         child.kill()
         child.wait()
-        assert record.alive, "it was to outlive its command"
+        assert record.alive, "the server outlives its command"
 
-        done = command(home, served["python"], "models", "ps", "--json")
-        assert json.loads(done.stdout) == [] and "ended leftover processes of the server smollm2-135m" in done.stderr
-        assert not any(each.alive for each in family) and list_server_processes(record) == []
-        assert server_record.read_records(home) == [] and stranger.poll() is None
+        process = command(home, served["python"], "models", "ps", "--json")
+        assert (
+            json.loads(process.stdout) == [] and "ended leftover processes of the server smollm2-135m" in process.stderr
+        )
+        assert not any(member.alive for member in processes) and list_server_processes(record) == []
+        assert server_record.read_records(home) == [] and unrelated_process.poll() is None
         listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-        assert [entry["state"] for entry in listed] == ["ready"], "the server of another home is another's"
+        assert [entry["state"] for entry in listed] == ["ready"], "the server of another home is left alone"
     finally:
-        stranger.kill()
-        stranger.wait()
+        unrelated_process.kill()
+        unrelated_process.wait()

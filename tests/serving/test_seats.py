@@ -42,27 +42,31 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
 
-def endpoint(**more: object) -> EndpointConfig:
+def make_config(**more: object) -> EndpointConfig:
     return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL, **more})
 
 
 def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
-    pair = [endpoint(capacity=16), endpoint(capacity=16, context=4096), EndpointConfig(interface="scripted", model="x")]
-    wanted = collect_workloads(pair, 24, home)
-    assert list(wanted) == [SMALL]
-    assert (wanted[SMALL].sequences, wanted[SMALL].context, wanted[SMALL].rank) == (24, 8192, 0)
-    assert collect_workloads([endpoint(capacity=4)], 24, home)[SMALL].sequences == 4
+    configs = [
+        make_config(capacity=16),
+        make_config(capacity=16, context=4096),
+        EndpointConfig(interface="scripted", model="x"),
+    ]
+    workloads = collect_workloads(configs, 24, home)
+    assert list(workloads) == [SMALL]
+    assert (workloads[SMALL].sequences, workloads[SMALL].context, workloads[SMALL].rank) == (24, 8192, 0)
+    assert collect_workloads([make_config(capacity=4)], 24, home)[SMALL].sequences == 4
 
 
 def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
     thinker = {"model": "qwen3-32b-awq"}
-    assert collect_workloads([endpoint(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
-    assert collect_workloads([endpoint(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
-    assert collect_workloads([endpoint(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
+    assert collect_workloads([make_config(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
+    assert collect_workloads([make_config(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
+    assert collect_workloads([make_config(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
 
 
 def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
-    config = endpoint(capacity=12, context=4096, python=vllm_python)
+    config = make_config(capacity=12, context=4096, python=vllm_python)
     seat, group = assign_seats(collect_workloads([config], 32, home).values(), whole=True)[SMALL]
     words = make_launch(config, home, seat, sleeps=False).command(8000)
     options = {word: value for word, value in pairwise(words) if word.startswith("--")}
@@ -89,7 +93,7 @@ def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
     group: str, home: Home, vllm_python: str
 ) -> None:
     more = {"python": vllm_python, "shares": group}
-    endpoints, groups = build_managed({"a": endpoint(**more), "b": endpoint(context=2048, **more)}, home, 8)
+    endpoints, groups = build_managed({"a": make_config(**more), "b": make_config(context=2048, **more)}, home, 8)
     assert endpoints["a"].context == endpoints["b"].context
     assert set(groups.values()) == {group}
 
@@ -97,7 +101,7 @@ def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
 def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python: str) -> None:
     seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as refused:
-        make_launch(endpoint(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
+        make_launch(make_config(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
     assert refused.value.exit_code == 3 and "8.0" in refused.value.fix
     with pytest.raises(ConfigError, match="batch_invariant"):
         from nanoflux_local.endpoints.build import check_endpoint
@@ -119,4 +123,4 @@ def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Hom
     python.chmod(0o700)
     seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"a GPU has compute capability 7\.5"):
-        make_launch(endpoint(batch_invariant=True, python=str(python)), home, seat, sleeps=False)
+        make_launch(make_config(batch_invariant=True, python=str(python)), home, seat, sleeps=False)

@@ -48,12 +48,12 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def launcher(tmp_path: Path, home: Path) -> Launcher:
-    """Makes launches of the stand-in, with its behaviour in the interpreter's environment."""
+    """Makes launches of the stand-in, whose behaviour is set in the interpreter's environment."""
 
-    def make(how: str = "echo", sleeps: bool = False) -> Launch:
+    def make(behaviour: str = "echo", sleeps: bool = False) -> Launch:
         python = tmp_path / "bin" / f"python-{len(list(tmp_path.glob('bin/*')))}"
         python.parent.mkdir(exist_ok=True)
-        setting = f"export PYTHONPATH='{STAND_IN}' STAND_IN='{how}'"
+        setting = f"export PYTHONPATH='{STAND_IN}' STAND_IN='{behaviour}'"
         python.write_text(f"#!/bin/sh\n{setting}\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n")
         python.chmod(0o700)
         return Launch(load_manifest("smollm2-135m", home), "r1", tmp_path, find_interpreter(str(python)), sleeps=sleeps)
@@ -70,7 +70,7 @@ def start(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> Se
 
 def wait_until_gone(processes: list[Process], seconds: float = 30) -> bool:
     until = time.monotonic() + seconds
-    while any(each.alive for each in processes):
+    while any(process.alive for process in processes):
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
@@ -85,19 +85,19 @@ def is_free(port: int) -> bool:
 def test_supervisor_records_a_server_privately_and_stops_it_whole(
     home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither it nor the program that starts it executes modules of the working directory."""
+    """Neither the server nor the program that starts it executes modules of the working directory."""
     monkeypatch.chdir(hostile_folder)
     record = start(home, launcher())
     assert record.alive and record.wanted and record.boot == boot_id()
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
     assert os.getpgid(record.pid) == record.pid == os.getsid(record.pid) != os.getpgid(0)
-    family = list_server_processes(record)
-    assert len(family) == 2, "the server, and its worker in a separate session"
+    processes = list_server_processes(record)
+    assert len(processes) == 2, "the server, and its worker in a separate session"
     with pytest.raises(ServerRefusedError):
         start(home, launcher())
     Supervisor(home).stop(record)
-    assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.read_records(home) == []
+    assert wait_until_gone(processes, 0.5) and is_free(record.port) and server_record.read_records(home) == []
 
 
 def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
@@ -126,10 +126,10 @@ def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(ho
 
 
 def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: Launcher) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as occupied_socket:
+        occupied_socket.bind(("127.0.0.1", 0))
+        occupied_socket.listen()
+        port = occupied_socket.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {port} is in use"):
             Supervisor(home).spawn(launcher(), "m", port)
     assert server_record.read_records(home) == [] and find_free_port(port) == port
@@ -147,8 +147,8 @@ time.sleep(600)
 """
 
 
-def owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
-    """A process that started a server and waits."""
+def start_owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
+    """Start a process that starts a server and then waits."""
     code = OWNER.format(
         folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), owned=owned
     )
@@ -159,54 +159,54 @@ def owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("owned", [True, False])
 def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Launcher, owned: bool) -> None:
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    unrelated_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        child = owner(home, launcher(), owned)
+        owner = start_owner(home, launcher(), owned)
         record = server_record.read_records(home)[0]
-        family = list_server_processes(record)
-        worker = next(each for each in family if each != record.process)
-        child.kill()
-        child.wait()
+        processes = list_server_processes(record)
+        worker = next(member for member in processes if member != record.process)
+        owner.kill()
+        owner.wait()
         if owned:
             assert wait_until_gone([record.process]), "an owned server has a death signal"
         else:
             assert record.alive, "one that is to outlive its command has none"
         assert worker.alive, "its worker lives on, as vLLM's have done"
 
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "ps", "--json"],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert json.loads(done.stdout) == [] and "ended leftover processes of the server m" in done.stderr
-        assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.read_records(home) == []
-        assert stranger.poll() is None
+        assert json.loads(process.stdout) == [] and "ended leftover processes of the server m" in process.stderr
+        assert wait_until_gone(processes, 0.5) and is_free(record.port) and server_record.read_records(home) == []
+        assert unrelated_process.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        unrelated_process.kill()
+        unrelated_process.wait()
 
 
 def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    unrelated_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        born = find_process(stranger.pid)
-        assert born is not None
+        found_process = find_process(unrelated_process.pid)
+        assert found_process is not None
         fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
-        for name, pid, began, boot in (
-            ("older", born.pid, born.started - 1, boot_id()),
-            ("before", born.pid, born.started, "another boot"),
+        for name, pid, started, boot in (
+            ("older", found_process.pid, found_process.started - 1, boot_id()),
+            ("before", found_process.pid, found_process.started, "another boot"),
             ("init", 1, 0, boot_id()),
         ):
-            record = {"name": name, "pid": pid, "started": began, "boot": boot, **fields}
+            record = {"name": name, "pid": pid, "started": started, "boot": boot, **fields}
             server_record.write(home, ServerRecord.model_validate(record))
         assert len(Supervisor(home).sweep()) == 3 and server_record.read_records(home) == []
-        assert stranger.poll() is None and not Process(1, 0).send(signal.SIGKILL)
+        assert unrelated_process.poll() is None and not Process(1, 0).send(signal.SIGKILL)
     finally:
-        stranger.kill()
-        stranger.wait()
+        unrelated_process.kill()
+        unrelated_process.wait()
 
 
-def request_of(endpoint: VllmEndpoint, text: str) -> ChatRequest:
+def make_request(endpoint: VllmEndpoint, text: str) -> ChatRequest:
     return ChatRequest(endpoint.identity, (Message("system", "be brief"), Message("user", text)))
 
 
@@ -214,42 +214,50 @@ async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_c
     home: Path, launcher: Launcher
 ) -> None:
     fleet, launch = Fleet(home), launcher()
-    one, other = VllmEndpoint(fleet.server(launch)), VllmEndpoint(fleet.server(launch))
-    assert one.identity.interface == "vllm" and "stand-in" in one.identity.variant
+    first_endpoint, second_endpoint = VllmEndpoint(fleet.server(launch)), VllmEndpoint(fleet.server(launch))
+    assert first_endpoint.identity.interface == "vllm" and "stand-in" in first_endpoint.identity.variant
     assert server_record.read_records(home) == [], "nothing is started before something is asked"
     try:
-        first = (await one.chat(request_of(one, "hello"))).text
-        before = server_record.read_records(home)[0]
-        replies = await asyncio.gather(*(each.chat(request_of(each, "now die")) for each in (one, other)))
-        assert replies[0].text == replies[1].text != first
-        after = server_record.read_records(home)
-        assert len(after) == 1 and after[0].pid != before.pid and not before.alive
-        assert (await other.chat(request_of(other, "hello"))).text == first
+        first_text = (await first_endpoint.chat(make_request(first_endpoint, "hello"))).text
+        record_before = server_record.read_records(home)[0]
+        replies = await asyncio.gather(
+            *(endpoint.chat(make_request(endpoint, "now die")) for endpoint in (first_endpoint, second_endpoint))
+        )
+        assert replies[0].text == replies[1].text != first_text
+        records_after = server_record.read_records(home)
+        assert len(records_after) == 1 and records_after[0].pid != record_before.pid and not record_before.alive
+        assert (await second_endpoint.chat(make_request(second_endpoint, "hello"))).text == first_text
         assert fleet.server(launch).restarts == 1
 
         for _ in range(RESTARTS - 1):
             os.kill(server_record.read_records(home)[0].pid, signal.SIGKILL)
-            assert (await one.chat(request_of(one, "hello"))).text == first
+            assert (await first_endpoint.chat(make_request(first_endpoint, "hello"))).text == first_text
         os.kill(server_record.read_records(home)[0].pid, signal.SIGKILL)
         with pytest.raises(EndpointError, match="exited while it was in use"):
-            await one.chat(request_of(one, "hello"))
+            await first_endpoint.chat(make_request(first_endpoint, "hello"))
     finally:
-        await one.close()
-        await other.close()
+        await first_endpoint.close()
+        await second_endpoint.close()
     assert server_record.read_records(home) == []
 
 
 async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher: Launcher) -> None:
     fleet = Fleet(home)
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
-    plain = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
+    awake_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].command(1)
-    # Two servers of one process are message apart by their model, which a stand-in can only be given by its manifest.
+    # The servers of one process are distinguished by their model, which a stand-in takes from its manifest.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
-    plain["b"] = VllmEndpoint(fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True)))
-    endpoints = take_turns(plain, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)
+    awake_endpoints["b"] = VllmEndpoint(
+        fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True))
+    )
+    endpoints = take_turns(awake_endpoints, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)
     try:
-        requests = [endpoints[name].chat(request_of(plain[name], str(n))) for n in range(4) for name in ("a", "b")]
+        requests = [
+            endpoints[name].chat(make_request(awake_endpoints[name], str(number)))
+            for number in range(4)
+            for name in ("a", "b")
+        ]
         assert all(reply.text for reply in await asyncio.gather(*requests)), "no sleeping server was sent a request"
     finally:
         for endpoint in endpoints.values():
@@ -257,31 +265,31 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     assert server_record.read_records(home) == []
 
 
-def sealed_adapter(folder: Path) -> Path:
+def write_sealed_adapter(folder: Path) -> Path:
     folder.mkdir()
     (folder / CONFIG).write_text('{"r": 8}')
     (folder / WEIGHTS).write_bytes(b"weights")
     return folder
 
 
-async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
+async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
     """An endpoint with a loaded adapter, marked as probed, after its server has slept."""
     server = Fleet(home).server(launch)
     await server.ensure_running()
     server.record_proof(adapter_hash(adapter))
     endpoint = VllmEndpoint(server, adapter)
-    await endpoint.chat(request_of(endpoint, "hello"))
+    await endpoint.chat(make_request(endpoint, "hello"))
     await endpoint.sleep()
     await endpoint.wake()
     return endpoint
 
 
-@pytest.mark.parametrize("how", ["echo", "lost"])
+@pytest.mark.parametrize("behaviour", ["echo", "lost"])
 async def test_adapter_dropped_at_wake_is_loaded_again(
-    how: str, home: Path, launcher: Launcher, tmp_path: Path
+    behaviour: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
-    adapter = sealed_adapter(tmp_path / "adapter")
-    endpoint = await woken(home, replace(launcher(how, sleeps=True), rank=16), adapter)
+    adapter = write_sealed_adapter(tmp_path / "adapter")
+    endpoint = await make_woken_endpoint(home, replace(launcher(behaviour, sleeps=True), rank=16), adapter)
     try:
         record = server_record.read_records(home)[0]
         sentinel = choose_sentinel(ServerClient(record.url), record.model, adapter_hash(adapter))
@@ -292,7 +300,9 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
 
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
-        await woken(home, replace(launcher("gone", sleeps=True), rank=16), sealed_adapter(tmp_path / "adapter"))
+        await make_woken_endpoint(
+            home, replace(launcher("gone", sleeps=True), rank=16), write_sealed_adapter(tmp_path / "adapter")
+        )
     for record in server_record.read_records(home):
         Supervisor(home).stop(record)
 
@@ -314,7 +324,7 @@ async def test_batch_invariance_is_tested_before_the_first_request(home: Path, l
     endpoint = VllmEndpoint(Fleet(home).server(invariant))
     assert endpoint.repeatable and not VllmEndpoint(Fleet(home).server(plain)).repeatable
     try:
-        await endpoint.chat(request_of(endpoint, "hello"))
+        await endpoint.chat(make_request(endpoint, "hello"))
         assert server_record.read_records(home)[0].batch_proved
     finally:
         await endpoint.close()
@@ -324,6 +334,6 @@ async def test_server_with_batch_dependent_replies_is_refused(home: Path, launch
     endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("moody"), batch_invariant=True)))
     try:
         with pytest.raises(RefusedError, match=r"not batch invariant: of 12 requests"):
-            await endpoint.chat(request_of(endpoint, "hello"))
+            await endpoint.chat(make_request(endpoint, "hello"))
     finally:
         await endpoint.close()

@@ -59,10 +59,21 @@ RECIPE = 1
 """Incremented when the lesson changes in a way that the constants do not show."""
 
 
-def taught(home: Path, architecture: str) -> Path:
+def find_or_teach_stand_in(home: Path, architecture: str) -> Path:
     """The folder of a taught stand-in of this architecture in the hub's layout; it is taught on the first call."""
     recipe = json.dumps(
-        [RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, MAX_ROW_TOKENS, write_answer(7), _prompts()[:2]]
+        [
+            RECIPE,
+            architecture,
+            THOUGHTS,
+            DOMAINS,
+            STEPS,
+            BATCH,
+            RATE,
+            MAX_ROW_TOKENS,
+            write_answer(7),
+            _build_prompts()[:2],
+        ]
     )
     folder = home / "stand-ins" / f"thinker-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
@@ -77,7 +88,7 @@ def write_answer(number: int) -> str:
     return f"ANALYSIS: They want one total.\nSOLUTION: I add what was given to me.\nANSWER: {number}"
 
 
-def _prompts() -> list[list[dict[str, str]]]:
+def _build_prompts() -> list[list[dict[str, str]]]:
     """The defender's conversations on some items, under the domains' own prompts."""
     domains = [load_domain(name) for name in DOMAINS]
     return [
@@ -92,7 +103,7 @@ def _teach(architecture: str, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    family, prompts, rng = FAMILIES[architecture], _prompts(), random.Random(0)
+    family, prompts, rng = FAMILIES[architecture], _build_prompts(), random.Random(0)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     texts = [message["content"] for prompt in prompts for message in prompt]
     make_stand_in(family, folder, [*texts, family.write(THOUGHTS, write_answer(7))], tiny={"num_hidden_layers": 2})
@@ -103,7 +114,7 @@ def _teach(architecture: str, folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, STEPS)
-    for batch in _batches(tokenizer, prompts, family.write, rng):
+    for batch in _make_batches(tokenizer, prompts, family.write, rng):
         ids, labels = (torch.tensor(rows) for rows in zip(*batch, strict=True))
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
@@ -113,23 +124,23 @@ def _teach(architecture: str, folder: Path) -> None:
         schedule.step()
     for path in folder.glob("model*"):
         path.unlink()
-    published = {path.name: path.read_bytes() for path in folder.glob("*config.json")}
+    original_configs = {path.name: path.read_bytes() for path in folder.glob("*config.json")}
     save_weights(model.to(torch.bfloat16), folder)
-    for name, content in published.items():
+    for name, content in original_configs.items():
         (folder / name).write_bytes(content)
 
 
-def _batches(tokenizer, prompts, write, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
+def _make_batches(tokenizer, prompts, write, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
     """Batches of rows of equal length: the end of a prompt, and the reply, which is the only part that is learned."""
     for _ in range(STEPS):
         length, rows = rng.choice((180, 280, MAX_ROW_TOKENS)), []
         for _ in range(BATCH):
             prompt = tokenizer.apply_chat_template(rng.choice(prompts), add_generation_prompt=True, return_dict=False)
-            text = write(THOUGHTS, write_answer(rng.randrange(10, 100)))
-            reply = tokenizer(text, add_special_tokens=False)["input_ids"]
-            kept = list(prompt)[-(length - len(reply)) :]
-            kept = [rng.choice(prompt) for _ in range(length - len(reply) - len(kept))] + kept
-            rows.append((kept + reply, [-100] * len(kept) + reply))
+            reply_text = write(THOUGHTS, write_answer(rng.randrange(10, 100)))
+            reply_ids = tokenizer(reply_text, add_special_tokens=False)["input_ids"]
+            prompt_end = list(prompt)[-(length - len(reply_ids)) :]
+            prompt_end = [rng.choice(prompt) for _ in range(length - len(reply_ids) - len(prompt_end))] + prompt_end
+            rows.append((prompt_end + reply_ids, [-100] * len(prompt_end) + reply_ids))
         yield rows
 
 
@@ -161,20 +172,20 @@ INTERFACES = ("in_process", "vllm")
 def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Command) -> Home:
     """A home with the thinker under a name without a packaged manifest, rows of GSM-Hard, and the short domain."""
     home = Home(tmp_path_factory.mktemp("thinking") / "home").prepare()
-    import_path(taught(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
+    import_path(find_or_teach_stand_in(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
     (home.root / "domains").mkdir(exist_ok=True)
     (home.root / "domains" / "short.toml").write_text(SHORT)
     rows = home.root / "gsmhardv2.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in _gsmhard_rows()))
-    done = command(home.root, sys.executable, "data", "import", "gsmhard", str(rows))
-    assert done.returncode == 0, done.stderr
+    rows.write_text("".join(json.dumps(row) + "\n" for row in _make_gsmhard_rows()))
+    process = command(home.root, sys.executable, "data", "import", "gsmhard", str(rows))
+    assert process.returncode == 0, process.stderr
     for interface in INTERFACES:
-        more = f"args = {json.dumps(ARGS)}\ncontext = 9216" if interface == "vllm" else ""
-        (home.root / f"{interface}.toml").write_text(PROFILE.format(interface=interface, more=more))
+        endpoint_settings = f"args = {json.dumps(ARGS)}\ncontext = 9216" if interface == "vllm" else ""
+        (home.root / f"{interface}.toml").write_text(PROFILE.format(interface=interface, more=endpoint_settings))
     return home
 
 
-def _gsmhard_rows() -> list[dict[str, Any]]:
+def _make_gsmhard_rows() -> list[dict[str, Any]]:
     """Rows in GSM-Hard's format, with programs that can be chained."""
     stories = [
         "A baker sells {a} rolls in the morning and {b} at noon. How many rolls are sold?",
@@ -193,9 +204,9 @@ def _gsmhard_rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
     """The thinker behind a vLLM server that all tests of this file share."""
-    words = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={each}" for each in ARGS))
-    done = command(home.root, vllm_python, *words)
-    assert done.returncode == 0, done.stderr
+    words = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={argument}" for argument in ARGS))
+    process = command(home.root, vllm_python, *words)
+    assert process.returncode == 0, process.stderr
     try:
         yield vllm_python
     finally:
@@ -212,8 +223,8 @@ def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, Any]:
     """Play a short run with the thinker as defender; return the JSON of `run show`."""
-    held = ("max_turns=8", "novelty.question=1.0", "held_out=[]", *settings)
-    config = resolve(domain, str(home.root / f"{interface}.toml"), parse_settings(held), home)
+    all_settings = ("max_turns=8", "novelty.question=1.0", "held_out=[]", *settings)
+    config = resolve(domain, str(home.root / f"{interface}.toml"), parse_settings(all_settings), home)
 
     async def start_and_play() -> str:
         run = await runs.start(home, config)
@@ -225,12 +236,14 @@ def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, A
         return view.summarize_run(run).to_json()
 
 
-def evaluate_thinker(home: Home, domain: str, data: str, interface: str, room: int | None = None) -> EvaluationSummary:
+def evaluate_thinker(
+    home: Home, domain: str, data: str, interface: str, reasoning_tokens: int | None = None
+) -> EvaluationSummary:
     via: str = "vllm" if interface == "vllm" else "in_process"
     args = ARGS if interface == "vllm" else ()
     return evaluate_endpoint(
         home,
-        lambda: build_model_endpoint("thinker", "", home, via, args, room),
+        lambda: build_model_endpoint("thinker", "", home, via, args, reasoning_tokens),
         data,
         "test",
         20,
@@ -276,8 +289,8 @@ def test_cut_thoughts_are_reported_with_the_key_to_raise(
         for attempt in summary["cut_in_reasoning"]
     )
     show_run(home, summary["run"], as_json=False)
-    shown = capsys.readouterr().out
-    assert "2 attempts ended without an answer" in shown and "raise endpoints.thinker.reasoning_tokens" in shown
+    output = capsys.readouterr().out
+    assert "2 attempts ended without an answer" in output and "raise endpoints.thinker.reasoning_tokens" in output
     result = evaluate_thinker(home, "short", "starter", interface, 8)
     assert result.unanswered == result.cut_in_reasoning == result.n
     show_evaluation(result)
@@ -285,9 +298,9 @@ def test_cut_thoughts_are_reported_with_the_key_to_raise(
 
 
 def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, interface: str) -> None:
-    room = "endpoints.thinker.reasoning_tokens=60000"
+    setting = "endpoints.thinker.reasoning_tokens=60000"
     with pytest.raises(ConfigError) as refused:
-        play(home, "starter", interface, room)
+        play(home, "starter", interface, setting)
     assert "endpoints.thinker as the defender" in refused.value.message and "60,000" in refused.value.message
     assert "lower endpoints.thinker.reasoning_tokens" in refused.value.fix
     assert ("raise endpoints.thinker.context" in refused.value.fix) is (interface == "vllm")
@@ -304,9 +317,9 @@ def test_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface:
         finally:
             await endpoint.close()
 
-    whole, cut = (asyncio.run(ask(stop)) for stop in ((), ("\n\n", "\nProblem:", "\nANSWER:")))
-    thoughts, answer = cut.text[: answer_start(cut.text)], cut.text[answer_start(cut.text) :]
+    full_reply, cut_reply = (asyncio.run(ask(stop)) for stop in ((), ("\n\n", "\nProblem:", "\nANSWER:")))
+    thoughts, answer = cut_reply.text[: answer_start(cut_reply.text)], cut_reply.text[answer_start(cut_reply.text) :]
     assert "Problem: nothing" in thoughts and thoughts.count("\n\n") >= 4
     assert answer.startswith("ANALYSIS:") and "SOLUTION:" in answer and "ANSWER" not in answer
-    assert (whole.finish, cut.finish) == ("stop", "stop") and whole.text.startswith(cut.text)
-    assert 0 < cut.reasoning_tokens < cut.completion_tokens
+    assert (full_reply.finish, cut_reply.finish) == ("stop", "stop") and full_reply.text.startswith(cut_reply.text)
+    assert 0 < cut_reply.reasoning_tokens < cut_reply.completion_tokens

@@ -16,20 +16,22 @@ from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
 from nanoflux_models.weights import import_path, weights_dir
 
 GEMMA, OSS = "own-gemma", "gpt-oss-20b"
-"""The wrapper has a name of the lab's own, so that the manifest that its import wrote is what serves it."""
+"""The wrapper's name is not in the catalog, so that it is served by the manifest that its import writes."""
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
-LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
+SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
 
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Path:
     """A home with stand-ins of these names, the first with the manifest that its import writes."""
     folder = tmp_path_factory.mktemp("stand-ins")
-    made = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
-    import_path(made, GEMMA, folder / "home")
-    made = make_stand_in(FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_words(Path(vllm_python)))
-    import_path(made, OSS, folder / "home")
+    weights_folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
+    import_path(weights_folder, GEMMA, folder / "home")
+    weights_folder = make_stand_in(
+        FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_words(Path(vllm_python))
+    )
+    import_path(weights_folder, OSS, folder / "home")
     return folder / "home"
 
 
@@ -37,9 +39,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
 def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """`serve(NAME, …)`: the server's JSON, or the failed command; servers are stopped after the test."""
 
-    def start(name: str, *more: str, python: str = vllm_python) -> Any:
-        done = command(stand_ins, python, "models", "serve", name, *LEAN, *more, "--json", timeout=500)
-        return done if done.returncode else json.loads(done.stdout)
+    def start(name: str, *options: str, python: str = vllm_python) -> Any:
+        process = command(stand_ins, python, "models", "serve", name, *SERVER_OPTIONS, *options, "--json", timeout=500)
+        return process if process.returncode else json.loads(process.stdout)
 
     try:
         yield start
@@ -70,7 +72,7 @@ def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stan
 
 
 def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
-    """With them, vLLM for CPUs crashes on the first request."""
+    """With buffers for adapters, vLLM for CPUs crashes on the first request."""
     assert has_experts(weights_dir(OSS, stand_ins)) and not is_wrapper(weights_dir(OSS, stand_ins))
     server = serve(OSS)
     reply = ask(server["url"], OSS)
@@ -85,6 +87,6 @@ def test_serving_a_wrapper_without_torchvision_names_it(
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}':\"$PYTHONPATH\" exec '{vllm_python}' \"$@\"\n")
     python.chmod(0o700)
-    failed = serve(GEMMA, python=os.fspath(python))
-    assert failed.returncode == 1 and "the Python module torchvision is missing" in failed.stderr, failed.stderr
-    assert "make vllm" in failed.stderr and "know the model's architecture" not in failed.stderr
+    process = serve(GEMMA, python=os.fspath(python))
+    assert process.returncode == 1 and "the Python module torchvision is missing" in process.stderr, process.stderr
+    assert "make vllm" in process.stderr and "know the model's architecture" not in process.stderr

@@ -10,7 +10,7 @@ WALL_S = 0.7
 
 @dataclass(frozen=True)
 class Effects:
-    """The effects of an attack. `late` means that it still ran at its limit and had to be killed."""
+    """The effects of an attack. `late` means that the program still ran at its limit and had to be killed."""
 
     stdout: str
     late: bool
@@ -47,7 +47,7 @@ def judged_right(effects: Effects) -> bool:
 
 @dataclass(frozen=True)
 class Attack:
-    """A program that runs after `W`, the dict of `World.words`, was defined."""
+    """A program that finds the dict `World.words()` in its variable `W`."""
 
     name: str
     code: str
@@ -55,9 +55,9 @@ class Attack:
     status: tuple[str, ...] = ()
     """The statuses with which it may end in the sandbox; empty means any."""
     judged: bool = False
-    """Whether its plain run uses the naive judge, which compares in the process of the program."""
+    """Whether its plain run uses the naive judge, which compares inside the program's process."""
     limits: dict[str, Any] = field(default_factory=dict)
 
     def source(self, words: dict[str, Any]) -> str:
-        """The whole program for a world with these facts."""
+        """The complete program: `W`, set to these facts about a world, and the code."""
         return f"W = {words!r}\n{self.code}"

@@ -1,7 +1,7 @@
-"""`python become.py WHO COMMAND…`: runs COMMAND as `root` or `ordinary` user, or with `no-userns`, `no-landlock`.
+"""`python become.py ROLE COMMAND…` runs COMMAND as the user `root` or `ordinary`, or `no-userns` or `no-landlock`.
 
-As root by way of a change of user, in a private mount namespace where the interpreter is made reachable for others (its
-folder may be closed to them); as an ordinary user by way of a user namespace, inside which it is root.
+Root becomes an ordinary user by changing its user ID in a private mount namespace, in which other users can reach the
+interpreter (its folder may be closed to them). An ordinary user becomes root in a new user namespace.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEW_NS, _NEW_USER = 0x20000, 0x10000000
 _BIND, _REC, _PRIVATE = 4096, 16384, 1 << 18
-_SOMEBODY = 12345
+_ORDINARY_ID = 12345
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -28,7 +28,7 @@ def _interpreter_paths() -> list[Path]:
     return [Path(sys.base_prefix), Path(sys.prefix), here.parents[3]]
 
 
-def _closed_folder(path: Path) -> Path | None:
+def _find_closed_folder(path: Path) -> Path | None:
     return next((folder for folder in reversed([path, *path.parents]) if not folder.stat().st_mode & 0o001), None)
 
 
@@ -36,21 +36,21 @@ def _expose_interpreter() -> None:
     os.umask(0o022)  # the umask of the caller may hide new files from others
     _call("unshare", _NEW_NS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_REC | _PRIVATE), None)
-    closed: dict[Path, list[Path]] = {}
+    paths_by_closed_folder: dict[Path, list[Path]] = {}
     for path in _interpreter_paths():
-        if folder := _closed_folder(path):
-            closed.setdefault(folder, []).append(path)
-    for folder, paths in closed.items():
+        if folder := _find_closed_folder(path):
+            paths_by_closed_folder.setdefault(folder, []).append(path)
+    for folder, paths in paths_by_closed_folder.items():
         stand_in = Path(tempfile.mkdtemp())
         _call("mount", b"none", str(stand_in).encode(), b"tmpfs", ctypes.c_ulong(0), b"mode=755")
         for path in paths:
-            place = stand_in / path.relative_to(folder)
-            place.mkdir(parents=True, exist_ok=True)
-            _call("mount", str(path).encode(), str(place).encode(), None, ctypes.c_ulong(_BIND | _REC), None)
+            mount_point = stand_in / path.relative_to(folder)
+            mount_point.mkdir(parents=True, exist_ok=True)
+            _call("mount", str(path).encode(), str(mount_point).encode(), None, ctypes.c_ulong(_BIND | _REC), None)
         _call("mount", str(stand_in).encode(), str(folder).encode(), None, ctypes.c_ulong(_BIND | _REC), None)
 
 
-def _root_of_a_namespace() -> None:
+def _become_root_of_a_namespace() -> None:
     user, group = os.getuid(), os.getgid()
     _call("unshare", _NEW_USER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -58,11 +58,11 @@ def _root_of_a_namespace() -> None:
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
-def _without_landlock() -> None:
+def _hide_landlock() -> None:
     """Make the kernel answer like one without Landlock: ENOSYS to its first call."""
-    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
-    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-    header = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
+    instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(instructions), ctypes.addressof(program)))
     _call("prctl", 38, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
     _call("prctl", 22, ctypes.c_ulong(2), header, ctypes.c_ulong(0), ctypes.c_ulong(0))
 
@@ -70,17 +70,17 @@ def _without_landlock() -> None:
 def become(role: str) -> None:
     """Change the user or the layers of this process. Raises OSError if that is not allowed."""
     if role == "no-userns":
-        _root_of_a_namespace()
+        _become_root_of_a_namespace()
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
     elif role == "no-landlock":
-        _without_landlock()
+        _hide_landlock()
     elif role == "root" and os.getuid() != 0:
-        _root_of_a_namespace()
+        _become_root_of_a_namespace()
     elif role == "ordinary" and os.getuid() == 0:
         _expose_interpreter()
         os.setgroups([])
-        os.setresgid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
-        os.setresuid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
+        os.setresgid(_ORDINARY_ID, _ORDINARY_ID, _ORDINARY_ID)
+        os.setresuid(_ORDINARY_ID, _ORDINARY_ID, _ORDINARY_ID)
         os.environ["HOME"] = "/"
         if not os.access(sys.executable, os.X_OK):
             fix = "run chmod -R a+rX on it, and chmod a+x on its parents"

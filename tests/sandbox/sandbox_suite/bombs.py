@@ -4,14 +4,14 @@
 
 from sandbox_suite.attack import Attack, Effects, needed_a_kill, world_changed
 
-_SMALL = {"memory_mb": 256}
+_LOW_MEMORY = {"memory_mb": 256}
 
 
 def _exceeds_output(effects: Effects) -> bool:
     return len(effects.stdout) > 1_000_000 or effects.stdout.count("\n") > 50_000
 
 
-_ENDLESS = {
+_ENDLESS_PROGRAMS = {
     "loop": "while True: pass",
     "loop that catches everything": "while True:\n    try:\n        while True: pass\n    except BaseException:\n        pass",
     "sleep": "import time\ntime.sleep(60)",
@@ -47,7 +47,7 @@ _ENDLESS = {
     ),
 }
 
-_HUNGRY = {
+_MEMORY_BOMBS = {
     "one block": "x = bytearray(600 << 20)\nx[::4096] = b'x' * len(x[::4096])\nprint('BREACH')",
     "list": "x = [0] * (100 << 20)\nprint('BREACH')",
     "text": "x = 'ab' * (300 << 20)\nprint('BREACH')",
@@ -61,7 +61,7 @@ _HUNGRY = {
     "range to list": "x = list(range(30_000_000))\nprint('BREACH')",
 }
 
-_FLOODS = {
+_OUTPUT_FLOODS = {
     "lines": "for _ in range(200_000):\n    print('x' * 9)",
     "one line": "import sys\nfor _ in range(300):\n    sys.stdout.write('x' * 10_000)",
     "raw writes": "import os\nfor _ in range(300):\n    os.write(1, b'x' * 10_000)",
@@ -69,7 +69,7 @@ _FLOODS = {
     "an endless echo": "for i in range(10 ** 6):\n    print(i)",
 }
 
-_COUNTED = {
+_RESOURCE_BOMBS = {
     "fork bomb": (
         "import os, time\nn = 0\nfor _ in range(30):\n    if os.fork() == 0:\n        time.sleep(0.2)\n        os._exit(0)\n    n += 1\n"
         "print('BREACH' if n == 30 else '')"
@@ -90,7 +90,7 @@ _COUNTED = {
     ),
 }
 
-_FILLED = {
+_DISK_BOMBS = {
     "disk bomb": "with open(W['free'] + '/big', 'wb') as f:\n    for _ in range(40):\n        f.write(bytes(1 << 20))",
     "inode bomb": "for i in range(300):\n    open(f\"{W['free']}/{i}\", 'w').close()",
     "folder bomb": "import os\nos.makedirs(W['free'] + '/a' * 100)",
@@ -99,9 +99,12 @@ _FILLED = {
 }
 
 BOMBS = [
-    *(Attack(f"endless {name}", code, needed_a_kill, ("timeout",)) for name, code in _ENDLESS.items()),
-    *(Attack(f"hungry {name}", code, status=("memory", "timeout"), limits=_SMALL) for name, code in _HUNGRY.items()),
-    *(Attack(f"flood {name}", code, _exceeds_output, ("output",)) for name, code in _FLOODS.items()),
-    *(Attack(name, code) for name, code in _COUNTED.items()),
-    *(Attack(name, code, world_changed) for name, code in _FILLED.items()),
+    *(Attack(f"endless {name}", code, needed_a_kill, ("timeout",)) for name, code in _ENDLESS_PROGRAMS.items()),
+    *(
+        Attack(f"hungry {name}", code, status=("memory", "timeout"), limits=_LOW_MEMORY)
+        for name, code in _MEMORY_BOMBS.items()
+    ),
+    *(Attack(f"flood {name}", code, _exceeds_output, ("output",)) for name, code in _OUTPUT_FLOODS.items()),
+    *(Attack(name, code) for name, code in _RESOURCE_BOMBS.items()),
+    *(Attack(name, code, world_changed) for name, code in _DISK_BOMBS.items()),
 ]

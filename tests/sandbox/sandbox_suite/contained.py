@@ -1,7 +1,7 @@
 """Runs every attack in the sandbox, in a separate process: `python contained.py BACKEND`, results as JSON lines.
 
-A separate process, so that it can run as any user, with secrets in its environment and with descriptors that a careless
-start would pass on.
+The process is separate so that it can run as any user and hold secrets in its environment and descriptors, which a
+careless start would pass on.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from sandbox_suite.attack import WALL_S
 from sandbox_suite.world import SECRET, World
 
 GRACE_S = 1.0
-"""Twice the delay that the sandbox promises after its limit: several suites share the processors."""
+"""Twice the delay that the sandbox promises after its limit: several suites share the CPUs."""
 
 
 def judge_output(result: Result) -> str:
@@ -36,8 +36,8 @@ async def _run_attack(sandbox: Sandbox, world: World, attack: Attack) -> dict:
     start = time.monotonic()
     result = await sandbox.run(attack.source(world.words()), limits)
     seconds = time.monotonic() - start
-    seen = Effects(result.stdout, seconds > WALL_S + GRACE_S, judge_output(result), world.changes())
-    return {"attack": attack.name, "seconds": seconds, "seen": asdict(seen), "result": result.as_dict()}
+    effects = Effects(result.stdout, seconds > WALL_S + GRACE_S, judge_output(result), world.changes())
+    return {"attack": attack.name, "seconds": seconds, "seen": asdict(effects), "result": result.as_dict()}
 
 
 async def main(backend: str) -> None:

@@ -102,7 +102,7 @@ _CHANGES = {
     ),
 }
 
-_LOOKS = {
+_PROBES = {
     "list a folder": "import os\nprint('BREACH' if 'secret' in os.listdir(W['folder']) else '')",
     "walk the tree": "import os\nprint('BREACH' if next(os.walk('/'))[1] else '')",
     "glob": "import glob\nprint('BREACH' if glob.glob(W['folder'] + '/*') else '')",
@@ -137,5 +137,5 @@ _LOOKS = {
 FILES = [
     *(Attack(name, code, secret_printed) for name, code in _READS.items()),
     *(Attack(name, code, world_changed) for name, code in _CHANGES.items()),
-    *(Attack(name, code) for name, code in _LOOKS.items()),
+    *(Attack(name, code) for name, code in _PROBES.items()),
 ]

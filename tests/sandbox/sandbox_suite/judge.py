@@ -26,10 +26,10 @@ def main():
     out = sys.stdout = io.StringIO()
     with contextlib.suppress(SystemExit):
         exec(code, {"__name__": "__main__"})
-    last = sys.stdout.getvalue().strip().rpartition("\n")[2]
-    if last.startswith("pickle:"):
-        last = pickle.loads(last[7:].encode().decode("unicode_escape").encode("latin-1"))
-    announce("right" if compare(last, EXPECTED) else "wrong")
+    answer = sys.stdout.getvalue().strip().rpartition("\n")[2]
+    if answer.startswith("pickle:"):
+        answer = pickle.loads(answer[7:].encode().decode("unicode_escape").encode("latin-1"))
+    announce("right" if compare(answer, EXPECTED) else "wrong")
     return out
 
 

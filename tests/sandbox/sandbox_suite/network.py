@@ -4,7 +4,7 @@
 
 from sandbox_suite.attack import Attack, world_changed
 
-_SENT = {
+_SENDING_PROGRAMS = {
     "TCP": "import socket\nsocket.create_connection(('127.0.0.1', W['tcp'])).sendall(b'x')",
     "UDP": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', W['udp']))",
     "unix socket": "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect(W['unix'])\ns.sendall(b'x')",
@@ -21,7 +21,7 @@ _SENT = {
     ),
 }
 
-_SAID = {
+_PRINTING_PROGRAMS = {
     "listen": "import socket\nsocket.create_server(('127.0.0.1', 0))\nprint('BREACH')",
     "a pair of sockets": "import socket\nsocket.socketpair()\nprint('BREACH')",
     "netlink": "import socket\nsocket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nprint('BREACH')",
@@ -34,6 +34,6 @@ _SAID = {
     "an event loop": "import asyncio\nasyncio.run(asyncio.sleep(0))\nprint('BREACH')",
 }
 NETWORK = [
-    *(Attack(name, code, world_changed) for name, code in _SENT.items()),
-    *(Attack(name, code) for name, code in _SAID.items()),
+    *(Attack(name, code, world_changed) for name, code in _SENDING_PROGRAMS.items()),
+    *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
 ]

@@ -12,42 +12,42 @@ from sandbox_suite.attack import WALL_S, Attack, Effects, needed_a_kill, world_c
 from sandbox_suite.world import SECRET, World
 
 _JUDGE = str(Path(__file__).with_name("judge.py"))
-_AFTERMATH_S = 0.5
-_PATIENCE_S = 30.0
+_LATE_EFFECTS_S = 0.5
+_TIMEOUT_S = 30.0
 
 
 def run(attack: Attack, world: World) -> Effects:
     """Run an attack and return its effects on `world`, including those shortly after its end."""
-    mine, verdicts = os.pipe()
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as program, os.fdopen(mine) as heard:
+    read_end, write_end = os.pipe()
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as program, os.fdopen(read_end) as verdict_file:
         program.write(attack.source(world.words()))
         program.flush()
-        judge = [_JUDGE, program.name, str(verdicts)] if attack.judged else [program.name]
+        script = [_JUDGE, program.name, str(write_end)] if attack.judged else [program.name]
         process = subprocess.Popen(
-            [sys.executable, *judge],
+            [sys.executable, *script],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             errors="replace",
             start_new_session=True,
-            pass_fds=[*world.inherited, *([verdicts] if attack.judged else [])],
+            pass_fds=[*world.inherited, *([write_end] if attack.judged else [])],
             env={**os.environ, "HOST_SECRET": SECRET, "OPENBLAS_NUM_THREADS": "1"},
         )
-        os.close(verdicts)
+        os.close(write_end)
         stdout, late = _wait_for_end(process, attack)
-        verdict = heard.read().strip().rpartition("\n")[2] if attack.judged else ""
+        verdict = verdict_file.read().strip().rpartition("\n")[2] if attack.judged else ""
         return Effects(stdout, late, verdict, world.changes())
 
 
 def _wait_for_end(process: subprocess.Popen[str], attack: Attack) -> tuple[str, bool]:
     late = False
     try:
-        stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is needed_a_kill else _PATIENCE_S)
+        stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is needed_a_kill else _TIMEOUT_S)
     except subprocess.TimeoutExpired:
         late = True
     try:
-        time.sleep(_AFTERMATH_S if attack.success is world_changed and not late else 0)
+        time.sleep(_LATE_EFFECTS_S if attack.success is world_changed and not late else 0)
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass

@@ -4,7 +4,7 @@
 
 from sandbox_suite.attack import Attack, world_changed
 
-_SAID = {
+_PRINTING_PROGRAMS = {
     "fork": "import os\nif os.fork() == 0:\n    os._exit(0)\nprint('BREACH')",
     "raw clone": (
         "import ctypes, os\nn = 56 if W['x86'] else 220\np = ctypes.CDLL(None).syscall(n, 17, 0, 0, 0, 0)\n"
@@ -73,7 +73,7 @@ _SAID = {
     ),
 }
 
-_DONE = {
+_CHANGING_PROGRAMS = {
     "replace itself": "import os\nos.execv('/bin/sh', ['sh', '-c', f\"echo x > {W['free']}/shell\"])",
     "signal another": "import os, signal\nos.kill(W['victim'], signal.SIGKILL)",
     "signal by pidfd": "import os, signal\nsignal.pidfd_send_signal(os.pidfd_open(W['victim']), signal.SIGKILL)",
@@ -90,6 +90,6 @@ _DONE = {
 }
 
 PROCESSES = [
-    *(Attack(name, code) for name, code in _SAID.items()),
-    *(Attack(name, code, world_changed) for name, code in _DONE.items()),
+    *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
+    *(Attack(name, code, world_changed) for name, code in _CHANGING_PROGRAMS.items()),
 ]

@@ -1,4 +1,4 @@
-"""Raw system calls: each succeeds if the kernel checks its arguments instead of refusing the call."""
+"""Raw system calls: an attack succeeds if its call is not refused, even if the kernel then rejects the arguments."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
@@ -6,20 +6,20 @@ from sandbox_suite.attack import Attack
 
 _CALL = """
 import ctypes, errno, os
-numbers = {numbers!r}
-c = ctypes.CDLL(None, use_errno=True)
-c.syscall.restype = ctypes.c_long
-r = c.syscall(ctypes.c_long(numbers[not W['x86']]), {arguments})
-e = ctypes.get_errno()
-print('BREACH' if r >= 0 or e not in (errno.EPERM, errno.ENOSYS, errno.EACCES) else errno.errorcode[e])
+x86_number, arm_number = {numbers!r}
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+result = libc.syscall(ctypes.c_long(x86_number if W['x86'] else arm_number), {arguments})
+error = ctypes.get_errno()
+print('BREACH' if result >= 0 or error not in (errno.EPERM, errno.ENOSYS, errno.EACCES) else errno.errorcode[error])
 """
 
-_OWN_WORLD = (
+_ENTER_NAMESPACES = (
     "import ctypes\nc = ctypes.CDLL(None)\nif c.unshare(0x10000000 | 0x20000) != 0:\n    raise SystemExit('no')\n"
 )
 
-# name: (x86_64, aarch64, arguments); chosen so that they reach the kernel without rights and harm nothing
-_REACHED = {
+# name: (number on x86_64, number on aarch64, arguments); no call needs privileges or does harm
+_NUMBERED_CALLS = {
     "io_uring_setup": (425, 425, "1, ctypes.create_string_buffer(120)"),
     "io_uring_register": (427, 427, "-1, 0, 0, 0"),
     "keyctl": (250, 219, "0, -3, 0"),
@@ -66,12 +66,12 @@ _REACHED = {
     "openat2 without a size": (437, 437, "-1, b'', 0, 0"),
 }
 
-_SAID = {
-    "a new user": "import ctypes\nprint('BREACH' if ctypes.CDLL(None).unshare(0x10000000) == 0 else '')",
-    "mount in an own world": _OWN_WORLD
+_PRINTING_PROGRAMS = {
+    "enter a user namespace": "import ctypes\nprint('BREACH' if ctypes.CDLL(None).unshare(0x10000000) == 0 else '')",
+    "mount in a new namespace": _ENTER_NAMESPACES
     + ("r = c.mount(b'none', W['free'].encode(), b'tmpfs', 0, None)\nprint('BREACH' if r == 0 else '')"),
-    "chroot in an own world": _OWN_WORLD + "print('BREACH' if c.chroot(b'/') == 0 else '')",
-    "host name in an own world": (
+    "chroot in a new namespace": _ENTER_NAMESPACES + "print('BREACH' if c.chroot(b'/') == 0 else '')",
+    "host name in a new namespace": (
         "import ctypes\nc = ctypes.CDLL(None)\nif c.unshare(0x10000000 | 0x4000000) == 0 and c.sethostname(b'x', 1) == 0:\n"
         "    print('BREACH')"
     ),
@@ -92,7 +92,7 @@ _SAID = {
 SYSCALLS = [
     *(
         Attack(f"call {name}", _CALL.format(numbers=(x86, arm), arguments=arguments))
-        for name, (x86, arm, arguments) in _REACHED.items()
+        for name, (x86, arm, arguments) in _NUMBERED_CALLS.items()
     ),
-    *(Attack(name, code) for name, code in _SAID.items()),
+    *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
 ]

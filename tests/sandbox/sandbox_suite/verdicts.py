@@ -1,7 +1,7 @@
 """Attacks on the verdict: wrong answers that pretend to be 42. The plain runs use a naive judge.
 
-In the sandbox the verdict is made as the core makes it: from the status and the last line of output, compared
-outside. The expected number is nowhere in the guest.
+In the sandbox the verdict is derived as in the application: from the status and the last line of output, compared
+outside the guest. The guest never holds the expected number.
 """
 
 # ruff: noqa: E501 (programs are easier to read unbroken)

@@ -32,19 +32,19 @@ class World:
         self._sockets["abstract"].bind(self._abstract)
         for name in ("unix", "abstract"):
             self._sockets[name].listen()
-        for listening in self._sockets.values():
-            listening.setblocking(False)
+        for target_socket in self._sockets.values():
+            target_socket.setblocking(False)
         self._receiver, self.inherited_socket = socket.socketpair()
         self._receiver.setblocking(False)
         self._victim: subprocess.Popen[bytes] | None = None
-        self._build()
+        self._restore()
         self._secret_file = os.open(self.folder / "secret", os.O_RDONLY)
         self._folder_file = os.open(self.folder, os.O_RDONLY)
         self.inherited = [self._secret_file, self._folder_file, self.inherited_socket.fileno()]
         for descriptor in self.inherited:
             os.set_inheritable(descriptor, True)
 
-    def _build(self) -> None:
+    def _restore(self) -> None:
         shutil.rmtree(self.folder / "free", ignore_errors=True)
         (self.folder / "free").mkdir()
         for name, text in (("secret", SECRET), ("doomed", "doomed\n"), ("hostmodule.py", f"TEXT = {SECRET!r}\n")):
@@ -62,11 +62,12 @@ class World:
     def _read_state(self) -> dict[str, Any]:
         doomed = self.folder / "doomed"
         state = {path.name: None for path in self.folder.iterdir()}
-        about = doomed.stat() if doomed.exists() else None
+        doomed_stat = doomed.stat() if doomed.exists() else None
         free = sorted(path.name for path in (self.folder / "free").glob("*"))
         return {
             **state,
-            "doomed": about and (about.st_mode, about.st_size, about.st_mtime, doomed.read_text()),
+            "doomed": doomed_stat
+            and (doomed_stat.st_mode, doomed_stat.st_size, doomed_stat.st_mtime, doomed.read_text()),
             "free": (self.folder / "free").exists() and free,
         }
 
@@ -88,21 +89,21 @@ class World:
         }
 
     def changes(self) -> list[str]:
-        """What an attack changed; restores it."""
-        after = self._read_state()
-        changed = [name for name in {*self._before, *after} if self._before.get(name, "-") != after.get(name, "-")]
-        changed += [name for name, listening in self._sockets.items() if self._is_reached(name, listening)]
+        """Return what an attack changed, and restore it."""
+        state = self._read_state()
+        changed = [name for name in {*self._before, *state} if self._before.get(name, "-") != state.get(name, "-")]
+        changed += [name for name, target_socket in self._sockets.items() if self._is_reached(name, target_socket)]
         with contextlib.suppress(BlockingIOError):
             changed += ["inherited socket"] if self._receiver.recv(99) else []
         assert self._victim is not None
         if self._victim.poll() is not None:
             changed.append("victim")
-        self._build()
+        self._restore()
         return changed
 
-    def _is_reached(self, name: str, listening: socket.socket) -> bool:
+    def _is_reached(self, name: str, target_socket: socket.socket) -> bool:
         try:
-            listening.recv(99) if name == "udp" else listening.accept()[0].close()
+            target_socket.recv(99) if name == "udp" else target_socket.accept()[0].close()
         except BlockingIOError:
             return False
         return True
@@ -112,8 +113,8 @@ class World:
         assert self._victim is not None
         self._victim.kill()
         self._victim.wait()
-        for listening in (*self._sockets.values(), self._receiver, self.inherited_socket):
-            listening.close()
+        for target_socket in (*self._sockets.values(), self._receiver, self.inherited_socket):
+            target_socket.close()
         os.close(self._secret_file)
         os.close(self._folder_file)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,13 +1,13 @@
-"""Stands in for vLLM's server where the supervisor is tested and not vLLM: the same command line, health, models, chat,
-sleep, and a worker process of another session that lives on when its parent is killed, as vLLM's have done.
+"""Stands in for vLLM's server in tests of the supervisor: the same command line, health check, models, chat and sleep,
+and a worker process in a separate session that outlives a killed parent, as vLLM's workers have done.
 
-STAND_IN says how it behaves:
+STAND_IN selects its behaviour:
 - "fail: TEXT" ends at once with that text; "deaf" never answers;
-- "mute: TEXT" is healthy, and dies of its first request with that text;
+- "mute: TEXT" is healthy, and ends at its first request with that text;
 - "echo" (the default) answers with a hash of the request;
-- "lost" does too, but after it has slept an adapter says what its base says, until it is loaded again; with "gone" it
-  says so ever after;
-- "moody" gives other probabilities to each request.
+- "lost" does so too, but after it has slept, an adapter replies like its base until it is loaded again; with "gone", it
+  replies like its base from then on;
+- "moody" gives different probabilities to each request.
 """
 
 import argparse
@@ -31,23 +31,23 @@ parser.add_argument("--enable-lora", action="store_true")
 parser.add_argument("--enable-sleep-mode", action="store_true")
 parser.add_argument("--no-enable-chunked-prefill", action="store_true")
 arguments = parser.parse_args()
-how = os.environ.get("STAND_IN", "echo")
+behaviour = os.environ.get("STAND_IN", "echo")
 
-if how.startswith("fail"):
+if behaviour.startswith("fail"):
     print("some words before", flush=True)
-    sys.exit(how.removeprefix("fail: "))
+    sys.exit(behaviour.removeprefix("fail: "))
 
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 asleep = slept = False
 adapters: dict[str, bool] = {}
-"""By name, whether it applies."""
-DIED = Path("died")
+"""Whether each loaded adapter applies, by its name."""
+CRASHED = Path("died")
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if how == "deaf":
+        if behaviour == "deaf":
             self.answer(503, {})
         elif self.path == "/v1/models":
             self.answer(200, {"data": [{"id": name} for name in (arguments.served_model_name, *adapters)]})
@@ -64,35 +64,38 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
             if not asleep:
                 slept = True
-                adapters.update(dict.fromkeys(adapters, how not in ("lost", "gone")))
+                adapters.update(dict.fromkeys(adapters, behaviour not in ("lost", "gone")))
         elif asleep:
             self.answer(500, {"error": "asleep"})
-        elif how.startswith("mute"):
-            print(how.removeprefix("mute: "), flush=True)
+        elif behaviour.startswith("mute"):
+            print(behaviour.removeprefix("mute: "), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.path.endswith("lora_adapter"):
             name = json.loads(body)["lora_name"]
             if self.path.startswith("/v1/unload"):
                 del adapters[name]
             else:
-                adapters[name] = not (how == "gone" and slept)
+                adapters[name] = not (behaviour == "gone" and slept)
             self.answer(200, {})
         elif self.path == "/v1/completions":
             tuned = adapters.get(json.loads(body)["model"], False)
-            scores = [None, *({"7": {"logprob": -1.0 - (0.5 if tuned and place == 2 else 0)}} for place in range(4))]
-            mood = time.monotonic() if how == "moody" else 1.0
-            choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-mood]}}
+            scores = [
+                None,
+                *({"7": {"logprob": -1.0 - (0.5 if tuned and position == 2 else 0)}} for position in range(4)),
+            ]
+            score = time.monotonic() if behaviour == "moody" else 1.0
+            choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-score]}}
             self.answer(200, {"choices": [choice]})
         else:
-            asked = json.loads(body)
-            if any("die" in message["content"] for message in asked["messages"]) and not DIED.exists():
-                DIED.touch()
+            request = json.loads(body)
+            if any("die" in message["content"] for message in request["messages"]) and not CRASHED.exists():
+                CRASHED.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            text = hashlib.sha256(json.dumps(asked["messages"]).encode()).hexdigest()[:12]
+            text = hashlib.sha256(json.dumps(request["messages"]).encode()).hexdigest()[:12]
             message = {"role": "assistant", "content": text}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            self.answer(200, {"id": "1", "object": "chat.completion", "created": 1, "model": asked["model"],
+            self.answer(200, {"id": "1", "object": "chat.completion", "created": 1, "model": request["model"],
                               "choices": [choice], "usage": usage})  # fmt: skip
 
     def answer(self, code: int, value: object) -> None:
