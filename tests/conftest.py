@@ -1,4 +1,4 @@
-"""Fixtures of all tests: no connection leaves this machine; a home with the real small models, pulled once."""
+"""Fixtures for all tests: a guard against outside connections, and a home with the real small models, pulled once."""
 
 import asyncio
 import json

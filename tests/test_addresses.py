@@ -25,7 +25,7 @@ DEAD_URL = "http://127.0.0.1:9/v1"
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """`command("run", …)` in this process on a home of the test: exit code, stdout, stderr."""
+    """Runs a command in this process on a temporary home; returns its exit code, stdout and stderr."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
 
     def call(*arguments: str) -> tuple[int, str, str]:

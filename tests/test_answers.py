@@ -125,14 +125,14 @@ def test_read_choice_accepts_only_the_letters_of_the_domain():
         (0.0, 0.0, True),
         (0.0, -0.0, True),
         (1e-6, 0.0, True),
-        (0.0, 3.2e-7, False),  # below the tolerance it is relative
+        (0.0, 3.2e-7, False),  # the tolerance is relative to a value that is smaller than itself
         (9.9e-7, 3.2e-7, False),
         (3.2000002e-7, 3.2e-7, True),
         (-3.2e-7, 3.2e-7, False),
         (0.0, 1e-6, True),
         (1.1e-6, 0.0, False),
         (-1.1e-6, 0.0, False),
-        (0.5 + 0.9e-6, 0.5, True),  # below 1 the tolerance is absolute
+        (0.5 + 0.9e-6, 0.5, True),  # for values below 1 the tolerance is absolute
         (0.5 + 1.1e-6, 0.5, False),
         (100.00009, 100.0, True),
         (100.00011, 100.0, False),

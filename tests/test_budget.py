@@ -1,4 +1,4 @@
-"""Budgets: no cap is ever passed, hitting one pauses the run, and a raised one gives the dataset of an uncapped run."""
+"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run gives an uncapped run's dataset."""
 
 import asyncio
 from pathlib import Path
@@ -36,9 +36,9 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     uncapped_run = start(uncapped_home)
     asyncio.run(runs.play(uncapped_home, uncapped_run))
     run = start(capped_home, budget=budget)
-    with pytest.raises(BudgetError, match="tokens") as refused:
+    with pytest.raises(BudgetError, match="tokens") as error:
         asyncio.run(runs.play(capped_home, run))
-    assert refused.value.exit_code == 3
+    assert error.value.exit_code == 3
     paused = read_summary(capped_home, run)
     assert paused["status"] == "paused" and "budget." in paused["message"]
     with LedgerView(capped_home.ledger) as view:

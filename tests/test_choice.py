@@ -79,9 +79,9 @@ def test_choice_is_recorded(view: LedgerView) -> None:
     ],
 )
 def test_invalid_expression_is_refused_and_changes_nothing(view: LedgerView, where: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(UsageError, match=message) as error:
         choose_rows(view, "run", Choice(where=where))
-    assert "reason" in caught.value.fix
+    assert "reason" in error.value.fix
     assert len(choose_turns(view, Choice())) == 20
 
 

@@ -45,7 +45,7 @@ def home(tmp_path) -> Home:
 
 
 @pytest.fixture
-def other_embedder(home) -> dict:
+def embedder_settings(home) -> dict:
     (home.root / "models").mkdir()
     (home.root / "models" / "other-embedder.toml").write_text(MANIFEST)
     return {"endpoints": {"e": {"interface": "embedder", "model": "other-embedder"}}, "embedder": "e"}
@@ -97,12 +97,12 @@ UNKNOWN_KEYS = {
 
 @pytest.mark.parametrize(("setting", "message"), UNKNOWN_KEYS.items())
 def test_unknown_key_is_named_with_the_valid_keys(home, setting, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as error:
         resolve("starter", "embedded", parse_setting(setting), home)
     key, names = message
-    assert f"unknown key {key}" in caught.value.message
-    assert names in caught.value.fix
-    assert caught.value.exit_code == 2
+    assert f"unknown key {key}" in error.value.message
+    assert names in error.value.fix
+    assert error.value.exit_code == 2
 
 
 INVALID_VALUES = {
@@ -133,10 +133,10 @@ INVALID_VALUES = {
 
 @pytest.mark.parametrize(("setting", "message"), INVALID_VALUES.items())
 def test_invalid_value_is_named_by_its_key(home, setting, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as error:
         resolve("starter", "embedded", parse_setting(setting), home)
-    assert message in caught.value.message
-    assert caught.value.fix
+    assert message in error.value.message
+    assert error.value.fix
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_invalid_value_is_named_by_its_key(home, setting, message):
     ],
 )
 def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, names):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as error:
         resolve(domain, profile, {}, home)
-    assert names in caught.value.fix
+    assert names in error.value.fix
 
 
 @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, theta):
 
 
 @pytest.mark.parametrize(("domain", "expected"), [("starter", (0.61, 0.51)), ("gsmhard", (0.62, 0.52))])
-def test_thresholds_come_from_the_manifest_of_the_chosen_embedder(home, other_embedder, domain, expected):
-    config = resolve(domain, "embedded", other_embedder, home)
+def test_thresholds_come_from_the_manifest_of_the_chosen_embedder(home, embedder_settings, domain, expected):
+    config = resolve(domain, "embedded", embedder_settings, home)
     assert (config.novelty.question, config.novelty.solution) == expected
 
 
-def test_embedder_changed_in_place_brings_its_thresholds(home, other_embedder):
+def test_embedder_changed_in_place_brings_its_thresholds(home, embedder_settings):
     config = resolve("starter", "embedded", {"endpoints": {"minilm": {"model": "other-embedder"}}}, home)
     assert config.novelty.question == 0.61
 
 
-def test_stated_threshold_wins_over_the_manifest(home, other_embedder):
-    config = resolve("starter", "embedded", {**other_embedder, "novelty": {"question": 0.7}}, home)
+def test_stated_threshold_wins_over_the_manifest(home, embedder_settings):
+    config = resolve("starter", "embedded", {**embedder_settings, "novelty": {"question": 0.7}}, home)
     assert (config.novelty.question, config.novelty.solution) == (0.7, 0.51)
 
 
@@ -251,9 +251,9 @@ def test_invalid_toml_is_named_with_its_line(tmp_path, content, message):
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as error:
         read_toml(path)
-    assert str(path) in caught.value.message and message in caught.value.message
+    assert str(path) in error.value.message and message in error.value.message
 
 
 def test_profile_may_be_a_file(tmp_path):

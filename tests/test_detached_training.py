@@ -173,8 +173,8 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> 
             assert "ends now" in jobs.request_stop(home, make_work(training), "stop")
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not jobs.has_worker(home, make_work(training)))
-    ended = trainings.summarize_training(home, training)
-    assert ended.status == "stopped" and ended.step >= stopped.step
+    stopped_again = trainings.summarize_training(home, training)
+    assert stopped_again.status == "stopped" and stopped_again.step >= stopped.step
 
 
 def test_signal_ends_a_training_and_is_reported(home: Home) -> None:

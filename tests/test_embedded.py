@@ -96,9 +96,9 @@ def test_domain_without_programs_is_played_by_the_small_model(home: Home) -> Non
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the benchmark files are not beside the project")
 def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
-    def nanoflux(*words: str) -> subprocess.CompletedProcess[str]:
+    def nanoflux(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "nanoflux_local.cli", *words],
+            [sys.executable, "-m", "nanoflux_local.cli", *arguments],
             env={**os.environ, "NANOFLUX_HOME": str(home.root)},
             capture_output=True,
             text=True,
@@ -111,8 +111,8 @@ def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
     assert "nothing changed" in repeated_import and "checking" not in repeated_import, (
         "a known file's programs are not run again"
     )
-    words = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
-    summary = json.loads(nanoflux(*words).stdout)
+    arguments = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
+    summary = json.loads(nanoflux(*arguments).stdout)
     assert summary["kept"] == 2 and summary["status"] == "done"
     with LedgerView(home.ledger) as view:
         for record in view.turn_records(summary["run"]):

@@ -1,4 +1,4 @@
-"""The engine: concurrency changes nothing, a stop at any call loses nothing, and nothing is asked twice."""
+"""The engine: concurrency changes nothing, a stop at any call loses nothing, and no call is made twice."""
 
 import asyncio
 import contextlib
@@ -316,8 +316,8 @@ async def test_examples_kept_before_a_failure_count_towards_the_target(sequentia
 
     with pytest.raises(EndpointError):
         await world.play(before)
-    kept = world.summary()["kept"]
-    assert 0 < kept < 6
+    kept_count = world.summary()["kept"]
+    assert 0 < kept_count < 6
     await world.play()
     assert world.summary()["kept"] == 6
     assert world.records() == sequential.records()[: len(world.records())]

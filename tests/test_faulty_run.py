@@ -1,4 +1,4 @@
-"""Runs over served models that fail in every way: faults are counted, cost what they cost, and change no dataset."""
+"""Runs over served models that fail in every way: faults are counted, charged to the budget, and change no dataset."""
 
 import asyncio
 import json
@@ -19,14 +19,14 @@ PRICE = {"prompt": 1000, "completion": 1000}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retry_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.002)
     monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.02)
 
 
-def endpoints_at(url: str, **more: Any) -> dict[str, Any]:
+def endpoints_at(url: str, **settings: Any) -> dict[str, Any]:
     """The scripted profile with its three models behind one server, each by a different protocol."""
-    endpoint = {"url": url, "timeout_s": 2.0, **more}
+    endpoint = {"url": url, "timeout_s": 2.0, **settings}
     return {
         "duelist-a": {**endpoint, "interface": "openai_chat"},
         "duelist-b": {**endpoint, "interface": "openai_responses"},
@@ -223,7 +223,9 @@ def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
     settings = {"endpoints": dict.fromkeys(names, endpoint), "max_turns": 1, "concurrency": 2}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     resumed = command(home.root, "run", "resume", run)
-    readable = echo == "as the reply" and interface == "openai_embeddings"  # a vector; no chat reply holds a section
+    readable = (
+        echo == "as the reply" and interface == "openai_embeddings"
+    )  # the vector is readable, while no chat reply holds a section
     assert resumed.code == (0 if readable else 1), resumed.err
     assert any(CANARY in str(headers) for headers in server.headers), "the key did not reach the server"
     assert CANARY not in resumed.out + resumed.err + caplog.text

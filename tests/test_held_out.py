@@ -97,7 +97,7 @@ def play(home: Home, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
-    """A home whose test items are questions that a run without them kept, and that run."""
+    """A home whose test items repeat questions that an earlier run kept, and the summary of that run."""
     home = Home(tmp_path / "first").prepare()
     _import_items(home, "genomebench", TRAIN_ITEMS)
     baseline = play(home)
@@ -173,7 +173,7 @@ def test_held_out_datasets_are_a_setting(leaking: tuple[Home, dict[str, Any]]) -
 def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """GSM-Hard's items have the words of GSM8K's test set."""
+    """GSM-Hard's items restate GSM8K's test items with other numbers."""
     home = Home(tmp_path).prepare()
     program = "def solution():\n    x = 12\n    result = x\n    return result"
     gsmhard_items = [(Seed("gsmhard-1", "gsmhard", STORY.replace("12", "99"), "1", program=program), "train"),
@@ -228,4 +228,4 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
         asyncio.run(runs.play(home, run))
     domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
-    asyncio.run(runs.play(home, run))  # the run's own configuration holds the confidence
+    asyncio.run(runs.play(home, run))  # the confidence is fixed by the run's own configuration

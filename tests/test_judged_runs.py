@@ -31,7 +31,7 @@ def play(home: Home, **settings: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
     return home, play(home, concurrency=1)
 
@@ -43,15 +43,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, None)
 
 
-def read_attempts(checked: tuple[Home, str]) -> list[Attempt]:
-    home, run = checked
+def read_attempts(checked_run: tuple[Home, str]) -> list[Attempt]:
+    home, run = checked_run
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
 
-def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home, str]) -> None:
+def test_finding_is_recorded_with_its_program_and_its_effect(checked_run: tuple[Home, str]) -> None:
     attempt_by_conclusion = {}
-    for attempt in read_attempts(checked):
+    for attempt in read_attempts(checked_run):
         finding = attempt.validation.finding("code")
         assert finding.reason
         assert finding.conclusion != "contradicts" or attempt.outcome == "invalid"
@@ -59,21 +59,21 @@ def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home
         attempt_by_conclusion[finding.conclusion] = attempt
     assert set(attempt_by_conclusion) == {"supports", "contradicts", "not checked"}
     assert attempt_by_conclusion["contradicts"].reason.startswith("[the program disagrees]")
-    home, run = checked
+    home, run = checked_run
     with LedgerView(home.ledger) as view:
         assert list(verify_run(view, run)) == []
 
 
-def test_judged_run_is_equal_at_any_concurrency(checked: tuple[Home, str], tmp_path: Path) -> None:
+def test_judged_run_is_equal_at_any_concurrency(checked_run: tuple[Home, str], tmp_path: Path) -> None:
     other_home = Home(tmp_path / "home").prepare()
-    assert read_digest(other_home, play(other_home, concurrency=16)) == read_digest(*checked)
+    assert read_digest(other_home, play(other_home, concurrency=16)) == read_digest(*checked_run)
 
 
-def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], offline: None) -> None:
-    assert asyncio.run(runs.replay(*checked)).same
-    without_check = asyncio.run(replay_with(*checked, {"judge": {"code_check": False}}))
+def test_judged_run_replays_from_the_ledger(checked_run: tuple[Home, str], offline: None) -> None:
+    assert asyncio.run(runs.replay(*checked_run)).same
+    without_check = asyncio.run(replay_with(*checked_run, {"judge": {"code_check": False}}))
     overruled = sum(
-        attempt.validation.finding("code").conclusion == "contradicts" for attempt in read_attempts(checked)
+        attempt.validation.finding("code").conclusion == "contradicts" for attempt in read_attempts(checked_run)
     )
     assert 0 < without_check.needed.turns <= overruled  # no defender has seen the questions that the program rejected
 
@@ -85,8 +85,8 @@ def test_replay_counts_calls_to_a_tool_that_the_run_was_started_without(
     tmp_path: Path, setting: str, value: Any
 ) -> None:
     home = Home(tmp_path / "home").prepare()
-    second = {"second": {"interface": "scripted", "model": "second-arbiter"}}
-    run = play(home, judge={"code_check": False}, endpoints=second, max_turns=1)
+    endpoints = {"second": {"interface": "scripted", "model": "second-arbiter"}}
+    run = play(home, judge={"code_check": False}, endpoints=endpoints, max_turns=1)
     what_if = asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
     assert [(turn.turn, turn.role) for turn in what_if.unknown] == [(0, "judge")] and not what_if.complete
     assert what_if.needed.expected >= 1

@@ -1,4 +1,4 @@
-"""Two processes train one adapter through `accelerate launch`: as one process does up to rounding, recorded once."""
+"""Two processes train one adapter through `accelerate launch`: it equals one process's up to rounding."""
 
 import importlib.util
 import json
@@ -61,12 +61,12 @@ def new_home(folder: Path, name: str) -> Home:
 
 
 def start(
-    home: Home, folder: Path, *words: str, prefix: tuple[str, ...] = (), cwd: Path | None = None
+    home: Home, folder: Path, *arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None
 ) -> subprocess.Popen[str]:
     settings = [word for key in SETTINGS for word in ("--set", key)]
     command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "train", "--data", str(folder / "rows.jsonl")]
     return subprocess.Popen(
-        [*prefix, *command, "--base", "tiny", *settings, *words],
+        [*prefix, *command, "--base", "tiny", *settings, *arguments],
         env={**os.environ, "NANOFLUX_HOME": str(home.root)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -169,11 +169,11 @@ def test_sigterm_ends_all_processes_and_keeps_the_checkpoint(folder: Path) -> No
 
 def test_launcher_errors_are_reported(folder: Path) -> None:
     home = new_home(folder, "refused")
-    for words, code, message in (
+    for arguments, code, message in (
         (("--launch", "--no_such_option"), 1, "accelerate launch ended with"),
         (("--launch", "'half"), 2, "cannot be read"),
         (("--launch", TWO_PROCESSES, "--detach"), 2, "cannot be combined"),
     ):
-        process = start(home, folder, *words)
+        process = start(home, folder, *arguments)
         _, err = process.communicate(timeout=300)
         assert process.returncode == code and message in err, err

@@ -19,19 +19,24 @@ RECORDED_COSTS = RecordedCosts(
 
 
 @pytest.fixture
-def paper(tmp_path: Path) -> RunConfig:
+def paper_config(tmp_path: Path) -> RunConfig:
     return resolve("starter", "scripted", {}, Home(tmp_path))
 
 
-def test_proven_rules_add_the_calls_of_checks_and_samples(tmp_path: Path, paper: RunConfig) -> None:
-    proven = derive_config(paper, {"rules": "proven"}, Home(tmp_path))
-    assert find_added_calls(RECORDED_COSTS, paper, proven) == {JUDGE: 5.0, PYTHON: 2.0, EMBED: 2.0, DEFENDER: 6.0}
-    assert find_added_calls(RECORDED_COSTS, proven, paper) == {}
+def test_proven_rules_add_the_calls_of_checks_and_samples(tmp_path: Path, paper_config: RunConfig) -> None:
+    proven_config = derive_config(paper_config, {"rules": "proven"}, Home(tmp_path))
+    assert find_added_calls(RECORDED_COSTS, paper_config, proven_config) == {
+        JUDGE: 5.0,
+        PYTHON: 2.0,
+        EMBED: 2.0,
+        DEFENDER: 6.0,
+    }
+    assert find_added_calls(RECORDED_COSTS, proven_config, paper_config) == {}
 
 
-def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper: RunConfig) -> None:
-    three_samples = paper.model_copy(update={"samples": 3})
-    missing = count_missing([JUDGE, JUDGE, PYTHON], RECORDED_COSTS, paper, three_samples, priced=True)
+def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper_config: RunConfig) -> None:
+    three_samples = paper_config.model_copy(update={"samples": 3})
+    missing = count_missing([JUDGE, JUDGE, PYTHON], RECORDED_COSTS, paper_config, three_samples, priced=True)
     assert (missing.turns, missing.at_least) == (3, 3)
     assert [(entry.kind, entry.role, entry.calls) for entry in missing.by] == [
         ("chat", "judge", 2), ("python", "judge", 1)
@@ -39,10 +44,10 @@ def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper: RunC
     assert missing.expected == 2 * 3 + 1 + 3 * 4, "an unrecorded call counts as one; 2 samples are 4 calls a turn"
     assert missing.tokens == 2 * 250 + 3 * 4 * 50
     assert missing.usd == pytest.approx(2 * 0.022 + 3 * 4 * 0.002)
-    assert count_missing([JUDGE], RECORDED_COSTS, paper, paper, priced=False).usd is None
+    assert count_missing([JUDGE], RECORDED_COSTS, paper_config, paper_config, priced=False).usd is None
 
 
 def test_program_that_judges_adds_no_checks(tmp_path: Path) -> None:
     embedded = resolve("starter", "embedded", {}, Home(tmp_path))
-    proven = derive_config(embedded, {"rules": "proven"}, Home(tmp_path))
-    assert set(find_added_calls(RECORDED_COSTS, embedded, proven)) == {DEFENDER}
+    proven_config = derive_config(embedded, {"rules": "proven"}, Home(tmp_path))
+    assert set(find_added_calls(RECORDED_COSTS, embedded, proven_config)) == {DEFENDER}

@@ -1,4 +1,4 @@
-"""Runs held novel against others: frozen, remembered or embedded again, the same at any concurrency and on resume."""
+"""Runs whose questions must also be novel against other runs: the same at any concurrency, on replay and on resume."""
 
 import asyncio
 import sqlite3
@@ -23,9 +23,9 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **more: Any) -> str:
+def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **settings: Any) -> str:
     """Play a scripted run to its end."""
-    overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **more}
+    overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **settings}
     if against:
         with LedgerView(home.ledger) as view:
             frozen = {run: questions.model_dump() for run, questions in freeze(view, against).items()}
@@ -44,13 +44,13 @@ def find_problems(home: Home, run: str) -> list[str]:
 
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
-    """Equal seeds ask equal questions: a run alone keeps them again, and a run held against the first keeps none."""
-    first, alone = play(home, "first"), play(home, "alone")
+    """A run with the same seed asks the same questions: it keeps them if it is alone, and none against the first run."""
+    first_run, alone_run = play(home, "first"), play(home, "alone")
     against = play(home, "against", ("first",))
-    assert read_summary(home, alone)["digest"] == read_summary(home, first)["digest"]
+    assert read_summary(home, alone_run)["digest"] == read_summary(home, first_run)["digest"]
     with LedgerView(home.ledger) as view:
         attempts_against = {record.number: record.attempts[0] for record in view.turn_records(against)}
-        first_attempts = {record.number: record.attempts[0] for record in view.turn_records(first)}
+        first_attempts = {record.number: record.attempts[0] for record in view.turn_records(first_run)}
     asked_turns = [number for number, attempt in first_attempts.items() if attempt.attack is not None]
     assert asked_turns and all(attempts_against[number].outcome == "novelty_rejected" for number in asked_turns)
     assert all(attempts_against[number].nearest == 1.0 for number in asked_turns)
@@ -67,12 +67,12 @@ def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home)
 
 
 def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
-    first = play(home, "first")
+    first_run = play(home, "first")
     against = play(home, "against", ("first",), turns=6, seed=4)
     digest_before = read_summary(home, against)["digest"]
-    runs.change(home, first, {"max_turns": 20})
+    runs.change(home, first_run, {"max_turns": 20})
     runs.change(home, against, {"max_turns": 12})
-    for run in (first, against):
+    for run in (first_run, against):
         asyncio.run(runs.play(home, run))
     fresh_run = play(home, "other", turns=12, seed=4, novel_against=read_config(home, against)["novel_against"])
     assert read_summary(home, against)["digest"] == read_summary(home, fresh_run)["digest"] != digest_before
@@ -84,31 +84,36 @@ def read_config(home: Home, run: str) -> dict[str, Any]:
 
 
 def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home) -> None:
-    first = play(home, "first")
+    first_run = play(home, "first")
     with LedgerView(home.ledger) as view:
-        questions = set(read_questions(view, first, 12))
+        questions = set(read_questions(view, first_run, 12))
     settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
-    same = play(home, "same", ("first",), seed=4, concurrency=1)
+    same_embedder_run = play(home, "same", ("first",), seed=4, concurrency=1)
     against = play(home, "against", ("first",), seed=4, concurrency=1, **settings)
     with LedgerView(home.ledger) as view:
         embedded_again = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", against)
-        remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same)
+        remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same_embedder_run)
     assert embedded_again["n"] == len(questions) > 5 and remembered["n"] == 0
-    assert read_summary(home, against)["calls"]["wasted"] == read_summary(home, same)["calls"]["wasted"] == 0
+    assert (
+        read_summary(home, against)["calls"]["wasted"] == read_summary(home, same_embedder_run)["calls"]["wasted"] == 0
+    )
 
 
 def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
-    first = play(home, "first")
+    first_run = play(home, "first")
     against = play(home, "against", ("first",), turns=4, seed=4)
     runs.change(home, against, {"max_turns": 8})
     with sqlite3.connect(home.ledger) as connection:
-        connection.execute("DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first,))
-        connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first,))
+        connection.execute(
+            "DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first_run,)
+        )
+        connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first_run,))
     connection.close()
-    assert f"run {against}: the questions of run {first} are not those recorded when this run started" in find_problems(
-        home, against
+    assert (
+        f"run {against}: the questions of run {first_run} are not those recorded when this run started"
+        in find_problems(home, against)
     )
-    with pytest.raises(RefusedError, match=f"the questions of run {first} are not those recorded"):
+    with pytest.raises(RefusedError, match=f"the questions of run {first_run} are not those recorded"):
         asyncio.run(runs.play(home, against))
 
 

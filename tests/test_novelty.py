@@ -25,10 +25,10 @@ def unit_vectors(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
 
 def brute_force(earlier: np.ndarray, vector: np.ndarray) -> float:
     """The largest similarity, in fractions and row by row, unlike the code under test."""
-    return max(round(float(exact(row, vector)), 6) for row in earlier)
+    return max(round(float(multiply_exactly(row, vector)), 6) for row in earlier)
 
 
-def exact(left: np.ndarray, right: np.ndarray) -> Fraction:
+def multiply_exactly(left: np.ndarray, right: np.ndarray) -> Fraction:
     return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)), Fraction(0))
 
 
@@ -121,7 +121,7 @@ def test_nearest_does_not_depend_on_other_rows():
     near_vectors = query + 0.01 * vectors
     near_vectors /= np.linalg.norm(near_vectors, axis=1, keepdims=True)
     float_products = [float((near_vectors[:count] @ query)[row]) for count in (60, 599, 600) for row in range(60)]
-    exact_products = [float(exact(row, query)) for row in near_vectors[:60]] * 3
+    exact_products = [float(multiply_exactly(row, query)) for row in near_vectors[:60]] * 3
     assert max(
         abs(rough_product - exact_product)
         for rough_product, exact_product in zip(float_products, exact_products, strict=True)
@@ -143,8 +143,8 @@ def test_nearest_does_not_depend_on_other_rows():
 def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
     """Whichever row an inexact product ranks first, the answer is the similarity of the truly nearest row."""
     query = unit_vectors(1)[0]
-    other = unit_vectors(1, seed=1)[0]
-    direction = other - (other @ query) * query
+    second = unit_vectors(1, seed=1)[0]
+    direction = second - (second @ query) * query
     direction /= np.linalg.norm(direction)
     angles = np.sqrt(np.linspace(0, bound_rounding_error(32), 40))
     near_vectors = np.stack([np.cos(angle) * query + np.sin(angle) * direction for angle in angles]).astype(np.float32)

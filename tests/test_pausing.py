@@ -25,7 +25,7 @@ KEY = "sk-0123456789abcdef0123456789"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retry_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.01)
 
@@ -61,7 +61,7 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
 
 
 def silent_attacker(prompt: str, rng: Random) -> str:
-    """Plays every role but the attacker, whose replies hold no section."""
+    """Replies for every role; only the attacker's replies hold no section."""
     text = write_reply(prompt, rng)
     return f"Here is my key {KEY}, and nothing that was asked for." if "QUESTION:" in text else text
 
@@ -140,7 +140,7 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
 
 
 ATTACK = Attack("How many?", "2 + 2 = 4.", "4")
-READ = Attempt(0, (), "kept_failed", attack=ATTACK, validation=Verdict(True, 1.0, ""), defence=Defence("", "5"),
+READABLE = Attempt(0, (), "kept_failed", attack=ATTACK, validation=Verdict(True, 1.0, ""), defence=Defence("", "5"),
                evaluation=Verdict(False, 1.0, ""))  # fmt: skip
 UNPARSED = Attempt(0, (), "unparsed", reason="missing section QUESTION")
 UNJUDGED = Attempt(0, (), "failed", reason="validation: missing section DECISION", attack=ATTACK)
@@ -153,7 +153,7 @@ def make_turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecor
 def test_streak_counts_one_step_of_one_player() -> None:
     streaks = Streaks()
     for number in range(4):  # two attackers take turns, and one is never readable
-        streak = streaks.add(make_turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
+        streak = streaks.add(make_turn(number, UNPARSED if number % 2 else READABLE, attacker="ab"[number % 2]), 3)
         assert streak is None
     assert streaks.add(make_turn(4, UNJUDGED, attacker="a"), 3) is None
     streak = streaks.add(make_turn(5, UNPARSED, attacker="b"), 3)
@@ -163,7 +163,7 @@ def test_streak_counts_one_step_of_one_player() -> None:
 def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
     streaks = Streaks()
     assert streaks.add(make_turn(0, UNPARSED, UNPARSED), 3) is None
-    assert streaks.add(make_turn(1, UNPARSED, UNPARSED, READ), 3) is None
+    assert streaks.add(make_turn(1, UNPARSED, UNPARSED, READABLE), 3) is None
     streaks_reported = [streaks.add(make_turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
     assert [streak.attempts if streak else None for streak in streaks_reported] == [None, 4, 6, None]
     assert streaks.add(make_turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"

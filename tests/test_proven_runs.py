@@ -29,7 +29,7 @@ def play(home: Home, **settings: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def proven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+def proven_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("proven") / "home").prepare()
     return home, play(home, concurrency=1)
 
@@ -39,8 +39,8 @@ def last_attempts(home: Home, run: str) -> list[Attempt]:
         return [record.last for record in view.turn_records(run)]
 
 
-def run_command(proven: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setenv("NANOFLUX_HOME", str(proven[0].root))
+def run_command(proven_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(proven_run[0].root))
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
     assert exit_info.value.code == 0
@@ -48,16 +48,16 @@ def run_command(proven: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *argu
 
 def test_rule_set_fills_in_its_settings_and_single_values_win(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    proven = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
-    assert (proven.rules, proven.samples, proven.keep) == ("proven", 4, "provable")
-    assert proven.judge.checks == ("answerable", "blind", "restated")
+    proven_config = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
+    assert (proven_config.rules, proven_config.samples, proven_config.keep) == ("proven", 4, "provable")
+    assert proven_config.judge.checks == ("answerable", "blind", "restated")
     two_samples = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
-    assert two_samples == proven.model_copy(update={"samples": 2})
+    assert two_samples == proven_config.model_copy(update={"samples": 2})
     paper = configs.resolve("starter", "scripted", {}, home)
     assert configs.resolve("starter", "scripted", {"rules": "paper"}, home) == paper
     assert (paper.rules, paper.samples, paper.keep, paper.judge.checks) == ("paper", 1, "failed", ())
-    assert configs.derive_config(paper, {"rules": "proven"}, home) == proven
-    assert configs.derive_config(proven, {"rules": "paper"}, home) == paper
+    assert configs.derive_config(paper, {"rules": "proven"}, home) == proven_config
+    assert configs.derive_config(proven_config, {"rules": "paper"}, home) == paper
     assert set(RULE_SETS) == {"paper", "proven"}
 
 
@@ -79,9 +79,9 @@ def _toml(table: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
-def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven: tuple[Home, str]) -> None:
+def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven_run: tuple[Home, str]) -> None:
     outcomes: Counter[str] = Counter()
-    for attempt in last_attempts(*proven):
+    for attempt in last_attempts(*proven_run):
         outcomes[attempt.outcome] += 1
         if attempt.evaluation is None:
             continue
@@ -96,15 +96,15 @@ def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven: tuple[Ho
 
 
 @pytest.mark.parametrize("concurrency", [8, 64])
-def test_proven_run_is_equal_at_any_concurrency(proven: tuple[Home, str], tmp_path: Path, concurrency: int) -> None:
+def test_proven_run_is_equal_at_any_concurrency(proven_run: tuple[Home, str], tmp_path: Path, concurrency: int) -> None:
     home = Home(tmp_path / "home").prepare()
     run = play(home, concurrency=concurrency)
-    assert read_digest(home, run) == read_digest(*proven)
-    assert last_attempts(home, run) == last_attempts(*proven)
+    assert read_digest(home, run) == read_digest(*proven_run)
+    assert last_attempts(home, run) == last_attempts(*proven_run)
 
 
-def test_proven_run_replays_and_verifies(proven: tuple[Home, str]) -> None:
-    home, run = proven
+def test_proven_run_replays_and_verifies(proven_run: tuple[Home, str]) -> None:
+    home, run = proven_run
     assert asyncio.run(runs.replay(home, run)).same
     with LedgerView(home.ledger) as view:
         assert list(verify_run(view, run)) == []
@@ -126,8 +126,8 @@ def test_replay_of_a_paper_run_under_proven_rules_gives_the_cost(
     assert f"nanoflux run start --fork {run} --set rules=proven" in output.err + output.out
 
 
-def test_examples_are_chosen_by_pass_rate(proven: tuple[Home, str]) -> None:
-    home, run = proven
+def test_examples_are_chosen_by_pass_rate(proven_run: tuple[Home, str]) -> None:
+    home, run = proven_run
     rate_by_turn = {
         turn: attempt.pass_rate
         for turn, attempt in enumerate(last_attempts(home, run))
@@ -143,24 +143,24 @@ def test_examples_are_chosen_by_pass_rate(proven: tuple[Home, str]) -> None:
 
 
 def test_pass_rates_are_shown_and_exported(
-    proven: tuple[Home, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    proven_run: tuple[Home, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    home, run = proven
+    home, run = proven_run
     with LedgerView(home.ledger) as view:
         example = view.row("SELECT id, passes, tries FROM examples WHERE run = ? ORDER BY turn", run)
         assert example is not None
-    run_command(proven, monkeypatch, "run", "show", run)
+    run_command(proven_run, monkeypatch, "run", "show", run)
     output = capfd.readouterr().out
     assert "proven" in output and "pass rates" in output
-    run_command(proven, monkeypatch, "examples", "list", run)
+    run_command(proven_run, monkeypatch, "examples", "list", run)
     assert "pass rate" in capfd.readouterr().out
-    run_command(proven, monkeypatch, "examples", "show", example["id"])
+    run_command(proven_run, monkeypatch, "examples", "show", example["id"])
     assert f"{example['passes']} of {example['tries']} right" in capfd.readouterr().out
-    run_command(proven, monkeypatch, "examples", "list", run, "--json")
+    run_command(proven_run, monkeypatch, "examples", "list", run, "--json")
     listed = json.loads(capfd.readouterr().out)
     assert listed[0]["pass_rate"] == [example["passes"], example["tries"]]
     out = tmp_path / "kept.jsonl"
-    run_command(proven, monkeypatch, "export", run, "--out", str(out))
+    run_command(proven_run, monkeypatch, "export", run, "--out", str(out))
     row = json.loads(out.read_text().splitlines()[0])
     assert row["pass_rate"] == [example["passes"], example["tries"]]
     page = write_report(home.ledger, run, tmp_path / "report").read_text()

@@ -209,10 +209,10 @@ def test_turn_stored_without_later_fields_takes_their_defaults():
 
 
 def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
-    wrong = Verdict(False, 1.0, "wrong")
+    rejection = Verdict(False, 1.0, "wrong")
     assert make_turn(samples=SAMPLES).last.pass_rate == (2, 3)
-    assert make_turn(samples=SAMPLES, evaluation=wrong).last.pass_rate == (1, 3)
-    assert make_turn(evaluation=wrong).last.pass_rate == (0, 1)
+    assert make_turn(samples=SAMPLES, evaluation=rejection).last.pass_rate == (1, 3)
+    assert make_turn(evaluation=rejection).last.pass_rate == (0, 1)
     assert make_turn(evaluation=None).last.pass_rate is None
 
 

@@ -1,4 +1,4 @@
-"""Secrets of six kinds stay out of messages, log lines, tracebacks and the ledger; ordinary words stay in."""
+"""Secrets of six kinds stay out of messages, log lines, tracebacks and the ledger; ordinary text is unchanged."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def message_with(kind: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def secret_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_MODEL_KEY", SECRETS["named by its variable"])
 
 

@@ -58,8 +58,8 @@ def start_run(home: Home, url: str, **settings: Any) -> str:
     return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
-def play(home: Home, run: str, **more: Any) -> dict[str, Any]:
-    asyncio.run(runs.play(home, run, **more))
+def play(home: Home, run: str, **options: Any) -> dict[str, Any]:
+    asyncio.run(runs.play(home, run, **options))
     return read_state(home, run)
 
 
@@ -69,7 +69,7 @@ def read_state(home: Home, run: str) -> dict[str, Any]:
 
 
 def stop_at(turn: int) -> Any:
-    """Ends the run with an error at this turn."""
+    """A progress callback that ends the run with an error at this turn."""
 
     def on_progress(progress: RunProgress) -> None:
         if progress.turns == turn:
@@ -166,7 +166,7 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
 @pytest.mark.parametrize(
     ("status", "words", "codes", "cause"),
     [
-        # vLLM, llama.cpp (now and before), TGI, Anthropic, OpenAI, Gemini, Groq, nginx
+        # vLLM, llama.cpp (current and earlier), TGI, Anthropic, OpenAI, Gemini, Groq, nginx
         (400, OVERFLOW, ("badrequesterror", "400"), TOO_LONG),
         (400, "the request exceeds the available context size", ("exceed_context_size_error",), TOO_LONG),
         (500, "the request exceeds the available context size. try increasing it", ("500",), TOO_LONG),

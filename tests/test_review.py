@@ -149,8 +149,8 @@ def test_review_is_shown_with_the_example_and_listed(
     assert code == 0 and "ada on example" in err
     assert json.loads(run("examples", "list", "run", "--json")[1])[3]["reviews"] == {"ada": "fix"}
     assert "fix" in run("examples", "list", "run")[1]
-    shown = json.loads(run("examples", "show", example, "--json")[1])
-    assert shown["reviews"]["ada"]["note"] == "a unit lacks" and shown["turn"]["number"] == 3
+    document = json.loads(run("examples", "show", example, "--json")[1])
+    assert document["reviews"]["ada"]["note"] == "a unit lacks" and document["turn"]["number"] == 3
     text = run("examples", "show", example)[1]
     assert "ada: fix a unit lacks" in text and "SECRET REASON" in text
     assert "review by ada" in run("run", "show", "run")[1]

@@ -15,9 +15,9 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, rounds
 
-TINY = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
+TINY_SETTINGS = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
         "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip
-QUICK = {"epochs": 1, "batch": 2, "threads": 1, "max_length": 1024}
+TRAIN_SETTINGS = {"epochs": 1, "batch": 2, "threads": 1, "max_length": 1024}
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
     return home
 
 
-def make_plan(home: Home, **more: Any) -> rounds.Rounds:
-    config = configs.resolve("starter", "embedded", TINY, home)
-    return rounds.Rounds(config=config, dev="starter", dev_items=2, train=QUICK, **{"rounds": 2, **more})
+def make_plan(home: Home, **settings: Any) -> rounds.Rounds:
+    config = configs.resolve("starter", "embedded", TINY_SETTINGS, home)
+    return rounds.Rounds(config=config, dev="starter", dev_items=2, train=TRAIN_SETTINGS, **{"rounds": 2, **settings})
 
 
 def mark_helpful(home: Home, series: str) -> None:

@@ -100,10 +100,10 @@ UNPLAYABLE = {
 
 @pytest.mark.parametrize(("domain", "profile", "settings", "error", "message"), UNPLAYABLE.values(), ids=UNPLAYABLE)
 def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, message):
-    with pytest.raises(error) as refused:
+    with pytest.raises(error) as error:
         config = configs.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
-    assert message in str(refused.value)
+    assert message in str(error.value)
     assert not home.ledger.exists() or read_rows(home, "SELECT * FROM runs") == []
 
 
@@ -118,10 +118,14 @@ def test_played_run_is_done_with_its_working_time(home: Home) -> None:
 
 
 def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> None:
-    first, second = (read_summary(home, play(home, name)) for name in ("first", "second"))
-    assert second["digest"] == first["digest"]
-    assert second["calls"] == {"made": 0, "remembered": first["calls"]["made"] - first["calls"]["wasted"], "wasted": 0}
-    assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
+    first_summary, second_summary = (read_summary(home, play(home, name)) for name in ("first", "second"))
+    assert second_summary["digest"] == first_summary["digest"]
+    assert second_summary["calls"] == {
+        "made": 0,
+        "remembered": first_summary["calls"]["made"] - first_summary["calls"]["wasted"],
+        "wasted": 0,
+    }
+    assert second_summary["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
 def test_different_seed_gives_a_different_dataset(home: Home) -> None:
@@ -179,9 +183,9 @@ def test_run_is_played_by_one_worker(home: Home) -> None:
     with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
         assert jobs.has_worker(home, jobs.Work(jobs.RUN, run))
         assert not jobs.has_worker(home, jobs.Work(jobs.RUN, "another"))
-        with pytest.raises(RefusedError, match="another process is working on") as refused:
+        with pytest.raises(RefusedError, match="another process is working on") as error:
             asyncio.run(runs.play(home, run))
-        assert refused.value.exit_code == 3
+        assert error.value.exit_code == 3
         assert read_summary(home, run)["turns"] == 0
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
 
@@ -229,18 +233,20 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
+    ("endpoint_type", "names"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
 )
-def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, names: str):
+def test_resume_on_other_models_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, endpoint_type: type, names: str
+):
     run = start(home)
-    original_init = kind.__init__
+    original_init = endpoint_type.__init__
 
     def init_with_revision(self: Any, model: str, *rest: Any) -> None:
         original_init(self, model, *rest)
         self.identity = Identity("scripted", model, revision="2")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "__init__", init_with_revision)
+        patch.setattr(endpoint_type, "__init__", init_with_revision)
         with pytest.raises(RefusedError, match=f"^({names}) is not what this run was started with.*revision='2'"):
             asyncio.run(runs.play(home, run))
     assert read_summary(home, run)["status"] == "created" and read_rows(home, "SELECT * FROM calls") == []

@@ -101,8 +101,8 @@ def play(tmp_path):
     return play_turn
 
 
-def place_vectors(first: str, second: str, cosine: float) -> dict[str, np.ndarray]:
-    return {first: axis(0), second: make_tilted_vector(cosine, 0, 1)}
+def place_vectors(first_text: str, second_text: str, cosine: float) -> dict[str, np.ndarray]:
+    return {first_text: axis(0), second_text: make_tilted_vector(cosine, 0, 1)}
 
 
 DOUBT, READ_ATTEMPTS = "confidence 0.5, 0.5, 0.5", 3
@@ -213,9 +213,9 @@ async def test_retry_bounds_come_from_the_configuration(play):
 async def test_each_strike_asks_with_a_changed_prompt(play):
     world = World(evaluation=[evaluation("INCORRECT", 0.5), evaluation("INCORRECT", 0.6), evaluation("INCORRECT")])
     await play(world)
-    first, second, third = world.prompts("evaluation")
-    assert second.startswith(first) and third.startswith(first)
-    assert len({first, second, third}) == 3
+    first_prompt, second_prompt, third_prompt = world.prompts("evaluation")
+    assert second_prompt.startswith(first_prompt) and third_prompt.startswith(first_prompt)
+    assert len({first_prompt, second_prompt, third_prompt}) == 3
 
 
 async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
@@ -449,7 +449,7 @@ async def test_failing_call_raises_and_gives_no_record(play):
 
 
 async def test_turn_plays_with_hand_made_players(tmp_path):
-    """The protocol asks nothing of its players but the four methods."""
+    """A turn needs nothing from its players but the four methods."""
 
     class Player:
         name = "hand-made"

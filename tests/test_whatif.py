@@ -100,10 +100,10 @@ def test_replay_stops_at_the_first_unplayed_turn_that_misses_a_call(home: Home) 
 
 def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home) -> None:
     run = play(home)
-    before = home.ledger.read_bytes()
+    ledger_before = home.ledger.read_bytes()
     result = replay(home, run, concurrency=3)
     assert result["same"] and result["digest"] == read_digest(home, run) and result["come"] == result["go"] == []
-    assert home.ledger.read_bytes() == before
+    assert home.ledger.read_bytes() == ledger_before
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
 )
 def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
     run = play(home, max_turns=2)
-    with pytest.raises(RefusedError, match="no remembered call applies") as refused:
+    with pytest.raises(RefusedError, match="no remembered call applies") as error:
         replay(home, run, **settings)
-    assert refused.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in refused.value.fix
+    assert error.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in error.value.fix
 
 
 PROVABLE: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks": ["blind"]}}

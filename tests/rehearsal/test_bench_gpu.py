@@ -11,8 +11,8 @@ import torch
 BENCH = Path(__file__).parents[2] / "bench" / "gpu.py"
 
 
-def run_bench(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(BENCH), *words], capture_output=True, text=True, check=False)
+def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(BENCH), *arguments], capture_output=True, text=True, check=False)
 
 
 def test_gpu_bench_measures_every_part_at_tiny_size() -> None:

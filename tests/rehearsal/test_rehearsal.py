@@ -17,7 +17,7 @@ from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import CATALOG
 
 PROJECT = Path(__file__).parents[2]
-ONE_MODEL = """
+ONE_MODEL_PROFILE = """
 concurrency = 4
 embedder = "minilm"
 [endpoints.gemma]
@@ -57,14 +57,14 @@ def vllm_python() -> str:
 def write_profile(folder: Path, context: int = 4096, model: str = "gemma-3-4b-it") -> Path:
     """Write a profile of which only the defender is served by vLLM."""
     path = folder / "one.toml"
-    path.write_text(ONE_MODEL.format(model=model, context=context))
+    path.write_text(ONE_MODEL_PROFILE.format(model=model, context=context))
     return path
 
 
-def run_rehearsal(home: Path, python: str, *words: str) -> tuple[int, Any, str]:
+def run_rehearsal(home: Path, python: str, *arguments: str) -> tuple[int, Any, str]:
     """`nanoflux models rehearse … --json` in a separate process: exit code, document, stderr."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
-    command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *words, "--json"]
+    command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *arguments, "--json"]
     process = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

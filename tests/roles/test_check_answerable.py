@@ -65,8 +65,8 @@ async def test_unreadable_answerability_is_requested_again(player, scripted):
         ("packs 6 boxes of $7.50 eggs each. She gives", True),
         ("She gives 5 away.", True),
         ("Ada packs ... away", True),
-        ("away … Ada packs", False),  # in another order
-        ("Ada packs 6 box", False),  # no whole word
+        ("away … Ada packs", False),  # in the wrong order
+        ("Ada packs 6 box", False),  # not a whole word
         ("6 boxes of $7.5 eggs", False),
         ("packs boxes", False),
         ("…", False),

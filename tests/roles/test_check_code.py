@@ -26,7 +26,7 @@ def fence(code: str) -> str:
     return f"CODE:\n```python\n{code}\n```"
 
 
-def read(text: str, finish="stop") -> str | Unparsed:
+def read_reply(text: str, finish="stop") -> str | Unparsed:
     return read_program(ChatReply(text, finish))
 
 
@@ -56,7 +56,7 @@ READABLE_REPLIES = [
 
 @pytest.mark.parametrize("text", READABLE_REPLIES)
 def test_code_program_is_read_from_messy_replies(text):
-    result = read(text)
+    result = read_reply(text)
     assert isinstance(result, str), result
     assert "answer =" in result and "```" not in result
 
@@ -83,17 +83,17 @@ REASON_BY_PROGRAM = {
 
 @pytest.mark.parametrize(("code", "reason"), REASON_BY_PROGRAM.items())
 def test_code_program_of_another_form_is_refused(code, reason):
-    result = read(fence(code))
+    result = read_reply(fence(code))
     assert isinstance(result, Unparsed) and reason in result.reason
 
 
 def test_code_program_cut_at_token_limit_is_reported():
-    assert read(f"CODE:\n```python\n{make_program()}", "length") == Unparsed("it is too long and was cut off")
+    assert read_reply(f"CODE:\n```python\n{make_program()}", "length") == Unparsed("it is too long and was cut off")
 
 
 @pytest.mark.parametrize("text", ["CODE: NONE", "none", "CODE:\n```\nNONE\n```", "CODE: **NONE**."])
 def test_code_reply_none_means_nothing_to_calculate(text):
-    assert read(text) == "NONE"
+    assert read_reply(text) == "NONE"
 
 
 class FakeCall:

@@ -108,7 +108,7 @@ async def test_attempt_lists_its_citations(scripted) -> None:
     assert Attempt(0, (), "unparsed").citations == ()
 
 
-# Grounded
+# The grounded check
 
 
 def reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
@@ -148,7 +148,7 @@ async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripte
     ).conclusion == "not checked"
 
 
-# Open book
+# The open-book check
 
 
 def make_solution(answer: str) -> str:

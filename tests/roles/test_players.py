@@ -1,4 +1,4 @@
-"""Attacker and defender as models, and the program that judges: prompts out, records in."""
+"""Attacker and defender as models, and the program that judges: their prompts, and how their replies are read."""
 
 import pytest
 

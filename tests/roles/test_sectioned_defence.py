@@ -21,31 +21,35 @@ def defender() -> Defender:
     return Defender(DOMAIN, player, BUDGETS, retries=2)
 
 
-def make_scripted_call(asked: list[ChatRequest], texts: list[str], finish: str = "stop") -> Callable[..., Any]:
+def make_scripted_call(requests: list[ChatRequest], texts: list[str], finish: str = "stop") -> Callable[..., Any]:
     async def call(request: ChatRequest) -> ChatReply:
-        asked.append(request)
+        requests.append(request)
         return ChatReply(texts.pop(0), finish)  # type: ignore[arg-type]
 
     return call
 
 
 async def test_sectioned_defence_bounds_each_section() -> None:
-    asked: list[ChatRequest] = []
+    requests: list[ChatRequest] = []
     defence = await defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call(asked, [" count", " 2 + 2 = 4", " 4"])
+        "How many?", Draw(1, 2, 0), make_scripted_call(requests, [" count", " 2 + 2 = 4", " 4"])
     )
     assert defence == Defence("2 + 2 = 4", "4", "count")
-    beginnings = [request.messages[-1] for request in asked]
+    beginnings = [request.messages[-1] for request in requests]
     assert [message.role for message in beginnings] == ["assistant"] * 3
     assert [message.content for message in beginnings] == [
         "ANALYSIS:",
         "ANALYSIS: count\nSOLUTION:",
         "ANALYSIS: count\nSOLUTION: 2 + 2 = 4\nANSWER:",
     ]
-    assert [request.sampling.max_tokens for request in asked] == [8, 16, 4]
-    assert [request.sampling.stop[:-1] for request in asked] == [("\nSOLUTION:", "\nANSWER:"), ("\nANSWER:",), ("\n",)]
-    assert all(request.sampling.stop[-1] == "\nProblem:" for request in asked)
-    assert len({request.seed for request in asked}) == 3
+    assert [request.sampling.max_tokens for request in requests] == [8, 16, 4]
+    assert [request.sampling.stop[:-1] for request in requests] == [
+        ("\nSOLUTION:", "\nANSWER:"),
+        ("\nANSWER:",),
+        ("\n",),
+    ]
+    assert all(request.sampling.stop[-1] == "\nProblem:" for request in requests)
+    assert len({request.seed for request in requests}) == 3
 
 
 async def test_sectioned_defence_marks_cut_sections() -> None:
@@ -57,12 +61,12 @@ async def test_sectioned_defence_marks_cut_sections() -> None:
 
 
 async def test_sectioned_defence_repeats_empty_section() -> None:
-    asked: list[ChatRequest] = []
+    requests: list[ChatRequest] = []
     defence = await defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call(asked, ["count", " \n", "steps", "4"])
+        "How many?", Draw(1, 2, 0), make_scripted_call(requests, ["count", " \n", "steps", "4"])
     )
     assert defence == Defence("steps", "4", "count")
-    assert asked[1].messages == asked[2].messages and asked[1].seed != asked[2].seed
+    assert requests[1].messages == requests[2].messages and requests[1].seed != requests[2].seed
 
 
 @pytest.mark.parametrize("earlier", [[], ["count"], ["count", "steps"]])

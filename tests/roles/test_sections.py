@@ -122,9 +122,9 @@ def test_repeated_section_keeps_first_text():
     assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
 
 
-@pytest.mark.parametrize("again", ["4", " 4. ", "**4**", "`4`", "4\n"])
-def test_repeated_equal_decision_is_read(again):
-    sections = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {again}", NAMES, once=("ANSWER",))
+@pytest.mark.parametrize("repeated", ["4", " 4. ", "**4**", "`4`", "4\n"])
+def test_repeated_equal_decision_is_read(repeated):
+    sections = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {repeated}", NAMES, once=("ANSWER",))
     assert sections == GOOD
 
 

@@ -53,9 +53,9 @@ def test_run_of_a_missing_file_is_wrong_usage(program: Path) -> None:
 @pytest.mark.parametrize("settings", [{"wall_s": -1.0}, {"backend": "docker"}])
 def test_invalid_setting_is_wrong_usage(program: Path, settings: dict[str, object]) -> None:
     program.write_text("print(1)")
-    with pytest.raises(SandboxError) as caught:
+    with pytest.raises(SandboxError) as error:
         commands.run_file(program, **settings)  # type: ignore[arg-type]
-    assert caught.value.exit_code == 2
+    assert error.value.exit_code == 2
 
 
 def test_source_that_is_not_utf8_is_a_failed_program(program: Path) -> None:

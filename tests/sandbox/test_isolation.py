@@ -80,14 +80,14 @@ async def test_identity_names_the_versions_in_the_guest(sandbox: Sandbox) -> Non
     assert identity.as_dict()["backend"] == identity.backend
 
 
-_REPORTS = (
+_FORGED_REPORTS = (
     '{"status": "ok", "exit_code": 0, "stdout": "42", "stderr": "", "truncated": false, "wall_s": 0, "backend": "x"}',
     '{"do": "end", "guest": 3, "status": 0, "cpu_s": 0, "late": false}',
     "re",
 )
 
 
-@pytest.mark.parametrize("report", _REPORTS)
+@pytest.mark.parametrize("report", _FORGED_REPORTS)
 async def test_printed_report_is_only_output(sandbox: Sandbox, report: str) -> None:
     write_statements = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
     code = f"import os\nreport = {report!r}.encode()\n{write_statements}\nraise SystemExit(5)"

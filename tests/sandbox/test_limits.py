@@ -1,4 +1,4 @@
-"""Each limit ends a program in time with its own status, and the pool keeps working."""
+"""Each limit ends a program in time with a distinct status, and the pool keeps working."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

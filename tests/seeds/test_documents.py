@@ -34,7 +34,7 @@ RULES = {
 
 
 def write_pdf(path: Path, *pages: str) -> None:
-    """A PDF by matplotlib, with one line of text on each page."""
+    """Write a PDF with matplotlib, with one line of text on each page."""
     from matplotlib.backends.backend_pdf import PdfPages
     from matplotlib.figure import Figure
 
@@ -232,9 +232,9 @@ def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:
 # The command
 
 
-def run_command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as exit_info:
-        main(list(words))
+        main(list(arguments))
     output = capsys.readouterr()
     return int(exit_info.value.code or 0), output.out, output.err
 

@@ -21,7 +21,7 @@ from nanoflux_local.seeds.tables import MAX_LINE_BYTES, read_rows
 GOOD_ROW = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
 
 
-def read(path, **options):
+def read_items(path, **options):
     return read_benchmark("gsmhard", [path], **options).items
 
 
@@ -45,7 +45,7 @@ def write(tmp_path):
 
 def test_good_row_becomes_a_seed_with_its_line(write):
     path = write(line(), b"", b"  ", line(target=-3))
-    (place, seed, _), last_item = read(path)
+    (place, seed, _), last_item = read_items(path)
     assert (place, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
     assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
     assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
@@ -80,7 +80,7 @@ BAD_ROWS = {
 def test_bad_row_error_names_file_and_line(write, row, message):
     path = write(line(), b"", row, line())
     with pytest.raises(DataError) as error:
-        read(path)
+        read_items(path)
     assert error.value.message.startswith(f"{path}, line 3: ")
     assert message in error.value.message
     assert error.value.exit_code == 2
@@ -101,7 +101,7 @@ def test_unreadable_file_is_named(tmp_path, name):
 def test_empty_file_has_no_items(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.touch()
-    assert read(path) == []
+    assert read_items(path) == []
 
 
 def test_file_hash_covers_its_bytes(write):
@@ -123,7 +123,7 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
 
 
 def check_file(sandbox, path):
-    sandbox.wait(check_programs(read(path), sandbox.call, sandbox.identity))
+    sandbox.wait(check_programs(read_items(path), sandbox.call, sandbox.identity))
 
 
 DISAGREEING_ROWS = {
@@ -156,7 +156,7 @@ def test_missing_sandbox_blames_no_row(write, sandbox):
 
     path = write(line())
     with pytest.raises(RefusedError, match="no namespaces"):
-        sandbox.wait(check_programs(read(path), unavailable, Identity("sandbox", "none")))
+        sandbox.wait(check_programs(read_items(path), unavailable, Identity("sandbox", "none")))
 
 
 def stems(count: int) -> list[str]:
@@ -174,7 +174,7 @@ def test_splits_are_near_60_10_30_and_pinned():
 
 
 def test_numbers_case_and_punctuation_do_not_move_an_item():
-    """A restated stem with other numbers stays on its side of the split."""
+    """A restated stem with other numbers stays in its split."""
     for stem in stems(200):
         variants = [
             f"{stem.capitalize()} 16 and 3?",
@@ -186,7 +186,7 @@ def test_numbers_case_and_punctuation_do_not_move_an_item():
 
 
 def test_official_file_of_gsm_hard_is_read_completely(gsmhard_path):
-    items = [item.seed for item in read(gsmhard_path)]
+    items = [item.seed for item in read_items(gsmhard_path)]
     assert len(items) == 1319
     assert len({item.id for item in items}) == 1319
     assert items[0].answer == "-9867630"
@@ -194,7 +194,7 @@ def test_official_file_of_gsm_hard_is_read_completely(gsmhard_path):
 
 
 def test_most_seeds_of_gsm_hard_can_be_chained(gsmhard_path):
-    items = [item.seed for item in read(gsmhard_path)]
+    items = [item.seed for item in read_items(gsmhard_path)]
     rng = random.Random(0)
     chained = Items(items, chainable=True)
     drawn = chained.draw(1000, rng)
@@ -236,4 +236,4 @@ def test_draw_refuses_more_seeds_than_exist_and_starts_over_if_few_are_left():
     with pytest.raises(NothingMatchedError, match="no training items"):
         Items([])
     with pytest.raises(NothingMatchedError, match="no training items"):
-        Items(make_starter_items("train")[:3], chainable=True)  # starter programs are no functions
+        Items(make_starter_items("train")[:3], chainable=True)  # starter programs define no function

@@ -1,4 +1,4 @@
-"""Own data: what a row may hold in any layout, and what is refused with its place."""
+"""A user's own data: what a row may hold in each layout, and which rows are refused, with their place."""
 
 import csv
 import json
@@ -48,8 +48,8 @@ NOT_FINITE = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"
 
 @pytest.mark.parametrize("json_answer", NOT_FINITE, ids=lambda text: text[:12])
 def test_non_finite_answer_error_names_the_line(tmp_path: Path, json_answer: str) -> None:
-    good = '{"question": "P?", "answer": 1}\n'
-    path = write_content(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {json_answer}}}\n')
+    good_row = '{"question": "P?", "answer": 1}\n'
+    path = write_content(tmp_path / "rows.jsonl", f'{good_row}{{"question": "Q?", "answer": {json_answer}}}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: key 'answer' is .*not a finite number"):
         read_seeds(path)
 

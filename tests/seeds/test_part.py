@@ -17,8 +17,8 @@ def solution():
 EGGS_TEXT = "Ducks lay 16 eggs per day. She eats 3 and sells the rest for $2 each. What does she earn?"
 
 
-def make_program(*lines: str, end: str = "return result") -> str:
-    return "\n".join(["def solution():", *(f"    {line}" for line in (*lines, end))])
+def make_program(*lines: str, last_line: str = "return result") -> str:
+    return "\n".join(["def solution():", *(f"    {line}" for line in (*lines, last_line))])
 
 
 def find_slots(question: str, code: str) -> dict[str, str]:
@@ -35,7 +35,7 @@ def test_straight_line_lists_assignments_up_to_the_answer():
 @pytest.mark.parametrize(
     ("code", "answer"),
     [
-        (make_program("a = 5", end="return a * 2"), "a * 2"),
+        (make_program("a = 5", last_line="return a * 2"), "a * 2"),
         (make_program("a = 5", "result = max(a, abs(-3), round(a / 2))"), "result"),
         (make_program("a = 5", "result = (a ** 2) % 7 // 2"), "result"),
         (make_program("a = 5", "result = -a"), "result"),
@@ -70,8 +70,8 @@ UNSUPPORTED_PROGRAMS = {
     "an early return": make_program("a = 5", "return a", "result = 6"),
     "a statement with an effect": make_program("a = 5", "print(a)", "result = a"),
     "no return": "def solution():\n    a = 5",
-    "a bare return": make_program("a = 5", end="return"),
-    "its own answer": make_program("answer = 5", end="return answer"),
+    "a bare return": make_program("a = 5", last_line="return"),
+    "its own answer": make_program("answer = 5", last_line="return answer"),
     "no function": "a = 5\nprint(a)",
     "a class": "class solution: pass",
     "an import before": "import math\n" + make_program("result = 5"),

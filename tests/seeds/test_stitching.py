@@ -35,7 +35,7 @@ TEMPLATES = [template for template in load_templates() if template.split == "tra
 
 @dataclass(frozen=True)
 class Story:
-    """A seed in GSM-Hard's format; `solve` computes its answer from the number in its slot a second time."""
+    """A seed in GSM-Hard's format; `solve` computes its answer independently, from the number in its slot."""
 
     id: str
     question: str
@@ -329,7 +329,7 @@ def test_chains_repeat_under_the_same_draw():
 
 
 def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
-    """Real programs, real links: what the kept program prints is the answer that the trace found."""
+    """With real programs and links, the kept program prints the answer that the trace found."""
     source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chainable=True)
     judge, attack_count = ProgramJudge(sandbox.identity, 5.0), 0
     for number in range(20):

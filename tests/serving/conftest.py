@@ -34,10 +34,10 @@ def new_home(folder: Path, weights: Path) -> Path:
     return folder
 
 
-def nanoflux(home: Path, python: str, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def nanoflux(home: Path, python: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a command in a separate process."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
-    command = [sys.executable, "-m", "nanoflux_local.cli", *words]
+    command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     return subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
     )

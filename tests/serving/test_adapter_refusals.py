@@ -45,10 +45,10 @@ def client() -> Iterator[ServerClient]:
 
 
 def test_refused_adapter_is_reported_with_vllms_message(client: ServerClient, tmp_path: Path) -> None:
-    with pytest.raises(ServerRefusedError) as refused:
+    with pytest.raises(ServerRefusedError) as error:
         client.load_adapter("a" * 64, tmp_path)
-    assert REASON in refused.value.message and "target_modules" in refused.value.fix
-    assert refused.value.exit_code == 3
+    assert REASON in error.value.message and "target_modules" in error.value.fix
+    assert error.value.exit_code == 3
 
 
 def test_unreachable_server_is_not_reported_as_a_refusal(tmp_path: Path) -> None:

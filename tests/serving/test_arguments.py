@@ -35,9 +35,9 @@ json.dump(read, sys.stdout)
 
 def parse_commands(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
     """Parse command lines with vLLM's own parser; return the values of each."""
-    words = [command[3:] for command in commands]
+    arguments = [command[3:] for command in commands]
     process = subprocess.run(
-        [python, "-c", PARSE], input=json.dumps(words), capture_output=True, text=True, cwd=folder, timeout=300
+        [python, "-c", PARSE], input=json.dumps(arguments), capture_output=True, text=True, cwd=folder, timeout=300
     )
     assert process.returncode == 0, process.stderr[-2000:]
     parsed_values: list[list[Any]] = json.loads(process.stdout.splitlines()[-1])

@@ -83,8 +83,8 @@ endpoint = "silent"
 [roles.judge]
 endpoint = "program"
 """
-SERVED = f"context = {CONTEXT}\nreasoning_tokens = {REASONING_TOKENS}\nargs = {json.dumps(ARGS)}"
-RUN = (
+SERVER_SETTINGS = f"context = {CONTEXT}\nreasoning_tokens = {REASONING_TOKENS}\nargs = {json.dumps(ARGS)}"
+RUN_ARGUMENTS = (
     "run", "start", "--domain", "starter", "--seed", str(SEED), "--examples", str(QUESTIONS),
     "--max-turns", str(QUESTIONS), "--set", "retries.parse=0", "--json",
 )  # fmt: skip
@@ -110,10 +110,10 @@ def silent_model(
     model = str(request.param)
     home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
-    words = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={word}" for word in ARGS))
+    arguments = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={word}" for word in ARGS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, vllm_python)
-        process = command(home.root, vllm_python, *words)
+        process = command(home.root, vllm_python, *arguments)
         assert process.returncode == 0, process.stderr
         try:
             yield SilentModel(home, model)
@@ -152,7 +152,7 @@ def list_items() -> list[str]:
 
 
 def list_run_questions(folder: Path) -> list[str]:
-    """The questions of the run that `RUN` starts, from the same run with a scripted defender: a program writes them."""
+    """The questions of the run that `RUN_ARGUMENTS` start, from the same run with a scripted defender: a program writes them."""
     home = Home(folder / "scripted").prepare()
     profile = write_profile(home, "scripted", "duelist-b", "")
     config = configs.resolve("starter", profile, {"seed": SEED, "target": QUESTIONS, "max_turns": QUESTIONS}, home)
@@ -242,8 +242,8 @@ def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent_model: 
 def test_run_ends_the_turns_of_replies_without_an_answer(
     silent_model: SilentModel, vllm_python: str, command: Command
 ) -> None:
-    profile = write_profile(silent_model.home, "vllm", silent_model.model, SERVED)
-    process = command(silent_model.home.root, vllm_python, *RUN, "--profile", profile)
+    profile = write_profile(silent_model.home, "vllm", silent_model.model, SERVER_SETTINGS)
+    process = command(silent_model.home.root, vllm_python, *RUN_ARGUMENTS, "--profile", profile)
     assert process.returncode == 0, process.stderr
     summary = json.loads(process.stdout)
     assert (summary["status"], summary["turns"], summary["kept"]) == ("done", QUESTIONS, 1), summary

@@ -1,4 +1,4 @@
-"""Causes of exits by lines of vLLM's logs, and the environment that `make vllm` installs."""
+"""Causes of exits, read from vLLM's logs, and the environment that `make vllm` installs."""
 
 import subprocess
 from pathlib import Path
@@ -98,8 +98,8 @@ def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> 
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
     assert interpreter.text_only == ("--language-model-only",)
-    done = subprocess.run([vllm_python, "-P", "-m", *interpreter.entry, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--served-model-name" in done.stdout + done.stderr, done.stderr[-500:]
+    process = subprocess.run([vllm_python, "-P", "-m", *interpreter.entry, "--help"], capture_output=True, text=True)
+    assert process.returncode == 0 and "--served-model-name" in process.stdout + process.stderr, process.stderr[-500:]
 
 
 def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:

@@ -35,7 +35,7 @@ if __name__ == "__main__":
 """
 
 
-def launch(python: str, home: Path, **changes: Any) -> Launch:
+def make_launch(python: str, home: Path, **changes: Any) -> Launch:
     manifest = load_manifest("smollm2-135m", home).model_copy(update=changes)
     return Launch(manifest, "r", home, Interpreter(Path(python), "", "+cpu"))
 
@@ -46,7 +46,7 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
     monkeypatch.setenv("SOME_TOKEN", "secret")
     script = tmp_path / "reach.py"
     script.write_text(CONNECTING_SCRIPT)
-    environment = launch(vllm_python, tmp_path).environment("mark")
+    environment = make_launch(vllm_python, tmp_path).environment("mark")
     assert "SOME_TOKEN" not in environment
     process = subprocess.run(
         [vllm_python, script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
@@ -56,7 +56,7 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
 
 
 def test_launch_over_several_machines_is_not_guarded(vllm_python: str, tmp_path: Path) -> None:
-    environment = launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
+    environment = make_launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
     assert str(GUARDED) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
 
 
@@ -70,10 +70,10 @@ def test_run_with_a_served_model_makes_no_outside_connection(
     home, log = tmp_path / "home", tmp_path / "trace"
     home.mkdir(mode=0o700)
     (home / "weights").symlink_to(smollm2_dir.parent)
-    words = ("run", "start", "--domain", "starter", "--profile", str(HERE / "served.toml"), "--max-turns", "1")
+    arguments = ("run", "start", "--domain", "starter", "--profile", str(HERE / "served.toml"), "--max-turns", "1")
     prefix = (strace, "-f", "--seccomp-bpf", "-qq", "-s", "64", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
     process = subprocess.run(
-        [*prefix, "-o", str(log), sys.executable, "-m", "nanoflux_local.cli", *words],
+        [*prefix, "-o", str(log), sys.executable, "-m", "nanoflux_local.cli", *arguments],
         env={**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: vllm_python},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=570,
     )  # fmt: skip

@@ -21,9 +21,9 @@ from nanoflux_models.supervisor import Supervisor, find_free_port, list_server_p
 
 pytestmark = pytest.mark.real_model
 PROFILE = str(Path(__file__).with_name("served.toml"))
-# One request at a time: other requests in a batch change vLLM's rounding, and so now and then a greedy reply.
-RUN = ("run", "start", "--domain", "starter", "--seed", "5", "--profile", PROFILE, "--concurrency", "1",
-       "--max-turns", "4", "--json")  # fmt: skip
+# One request at a time: other requests in a batch change vLLM's rounding, and occasionally a greedy reply.
+RUN_ARGUMENTS = ("run", "start", "--domain", "starter", "--seed", "5", "--profile", PROFILE, "--concurrency", "1",
+                 "--max-turns", "4", "--json")  # fmt: skip
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def home(served: dict[str, Any], tmp_path: Path) -> Path:
         Supervisor(folder).stop(record, grace_s=1.0)
 
 
-def start_command(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
+def start_command(home: Path, python: str, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
-    command = [sys.executable, "-m", "nanoflux_local.cli", *words]
+    command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     with (home.parent / "err").open("w") as err:
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True
@@ -67,11 +67,11 @@ def count_chat_calls(home: Path) -> int:
 def test_killed_server_changes_no_dataset_of_a_run(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    undisturbed = command(served["home"], served["python"], *RUN)
+    undisturbed = command(served["home"], served["python"], *RUN_ARGUMENTS)
     assert undisturbed.returncode == 0, undisturbed.stderr
     expected = json.loads(undisturbed.stdout)
 
-    child = start_command(home, served["python"], *RUN)
+    child = start_command(home, served["python"], *RUN_ARGUMENTS)
     wait_for(lambda: count_chat_calls(home) >= 2, child)
     record = server_record.read_records(home)[0]
     processes = list_server_processes(record)

@@ -42,8 +42,8 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
 
-def make_config(**more: object) -> EndpointConfig:
-    return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL, **more})
+def make_config(**settings: object) -> EndpointConfig:
+    return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL, **settings})
 
 
 def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
@@ -68,12 +68,12 @@ def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
 def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
     seat, group = assign_seats(collect_workloads([config], 32, home).values(), whole=True)[SMALL]
-    words = make_launch(config, home, seat, sleeps=False).command(8000)
-    options = {word: value for word, value in pairwise(words) if word.startswith("--")}
+    arguments = make_launch(config, home, seat, sleeps=False).command(8000)
+    options = {word: value for word, value in pairwise(arguments) if word.startswith("--")}
     assert group == "" and seat.gpus == (0,)
     assert options["--gpu-memory-utilization"] == "0.92", "it is awake alone on its card"
     assert options["--max-num-seqs"] == "12" and options["--max-model-len"] == "4096"
-    assert "--enable-lora" not in words
+    assert "--enable-lora" not in arguments
 
 
 def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
@@ -92,17 +92,19 @@ def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
 def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
     group: str, home: Home, vllm_python: str
 ) -> None:
-    more = {"python": vllm_python, "shares": group}
-    endpoints, groups = build_managed({"a": make_config(**more), "b": make_config(context=2048, **more)}, home, 8)
+    settings = {"python": vllm_python, "shares": group}
+    endpoints, groups = build_managed(
+        {"a": make_config(**settings), "b": make_config(context=2048, **settings)}, home, 8
+    )
     assert endpoints["a"].context == endpoints["b"].context
     assert set(groups.values()) == {group}
 
 
 def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python: str) -> None:
     seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
-    with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as refused:
+    with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as error:
         make_launch(make_config(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
-    assert refused.value.exit_code == 3 and "8.0" in refused.value.fix
+    assert error.value.exit_code == 3 and "8.0" in error.value.fix
     with pytest.raises(ConfigError, match="batch_invariant"):
         from nanoflux_local.endpoints.build import check_endpoint
 

@@ -113,12 +113,12 @@ def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any
     assert all(reply.prompt_tokens > 700 and reply.finish == "length" for reply in replies)
 
 
-RUN = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
+RUN_ARGUMENTS = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
 
 
 def test_run_uses_a_served_model(served: dict[str, Any], command: Command) -> None:
     profile = str(Path(__file__).with_name("served.toml"))
-    process = command(served["home"], served["python"], *RUN, "--profile", profile, "--concurrency", "4")
+    process = command(served["home"], served["python"], *RUN_ARGUMENTS, "--profile", profile, "--concurrency", "4")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     assert (result["status"], result["kept"], result["repeatable"]) == ("done", 3, False)
@@ -138,12 +138,12 @@ def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
     assert result["passed"] and result["difference"] > 0.1 and result["agreement"] > 0.8
     client = ServerClient(served["url"])
     assert adapter in client.list_models() and not client.is_busy(adapter)
-    shown = json.loads(command(served["home"], served["python"], "adapters", "show", adapter[:12], "--json").stdout)
-    assert (shown["probe"]["passed"], shown["probe"]["agreement"]) == (True, result["agreement"])
+    document = json.loads(command(served["home"], served["python"], "adapters", "show", adapter[:12], "--json").stdout)
+    assert (document["probe"]["passed"], document["probe"]["agreement"]) == (True, result["agreement"])
 
 
 MIN_EQUAL_SHARE, MAX_GAP, MAX_TOKENS = 0.8, 0.5, 24
-"""From docs/how-to/adapters.md: the smallest share of equal texts, the largest gap in nats between PEFT's choice and the
+"""From docs/how-to/adapters.md: the smallest share of equal texts, the largest gap in nats from PEFT's choice to the
 server's token, and the largest number of tokens in a text."""
 END_OF_TURN = 2
 """SmolLM2's end of turn."""
@@ -193,28 +193,28 @@ def test_adapter_without_effect_is_refused_by_probe_and_eval(
     probe_process = command(served["home"], served["python"], "models", "probe", zeroed, "--json")
     assert probe_process.returncode == 3 and json.loads(probe_process.stdout)["difference"] < 1e-3
     assert "it has no effect" in probe_process.stderr
-    words = ("eval", "--model", "smollm2-135m", "--adapter", zeroed, "--data", "starter-easy", "--limit", "2")
+    arguments = ("eval", "--model", "smollm2-135m", "--adapter", zeroed, "--data", "starter-easy", "--limit", "2")
     for via in ("vllm", "merged", "in_process"):
         options = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8") if via == "vllm" else ()
         process = command(
-            served["home"], served["python"], *words, "--runs", "1", "--temperature", "0", "--via", via, *options
+            served["home"], served["python"], *arguments, "--runs", "1", "--temperature", "0", "--via", via, *options
         )
         assert process.returncode == 3 and "has no effect" in process.stderr, process.stderr
 
 
 def test_evaluation_uses_a_served_model(served: dict[str, Any], adapter: str, command: Command) -> None:
-    words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
+    arguments = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
     options = ("--runs", "1", "--temperature", "0", "--via", "vllm", *SERVER_OPTIONS)
-    process = command(served["home"], served["python"], *words, *options, "--json")
+    process = command(served["home"], served["python"], *arguments, *options, "--json")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     assert result["n"] == 2 and result["adapter"] == adapter and result["unscored"] == 0
 
 
 def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapter: str, command: Command) -> None:
-    words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
+    arguments = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
     options = ("--runs", "1", "--temperature", "0", "--via", "merged", *SERVER_OPTIONS)
-    process = command(served["home"], served["python"], *words, *options, "--json")
+    process = command(served["home"], served["python"], *arguments, *options, "--json")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     assert (result["n"], result["model"], result["adapter"], result["unscored"]) == (2, "smollm2-135m", adapter, 0)

@@ -69,9 +69,9 @@ def start(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> Se
 
 
 def wait_until_gone(processes: list[Process], seconds: float = 30) -> bool:
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while any(process.alive for process in processes):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
@@ -101,9 +101,9 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
 
 
 def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
-    with pytest.raises(ServerError) as refused:
+    with pytest.raises(ServerError) as error:
         start(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
-    message = str(refused.value)
+    message = str(error.value)
     assert "out of memory" in message and "some words before" in message and "exit code 1" in message
     assert "--gpu-memory" in message and str(home / "logs/server-m.log") in message
     assert server_record.read_records(home) == []
@@ -119,9 +119,9 @@ def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) ->
 
 def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(home: Path, launcher: Launcher) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
-    with pytest.raises(ServerError, match="answered its health check but no request") as refused:
+    with pytest.raises(ServerError, match="answered its health check but no request") as error:
         start(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
-    assert "mixture of experts" in str(refused.value) and "omit --adapter" in str(refused.value)
+    assert "mixture of experts" in str(error.value) and "omit --adapter" in str(error.value)
     assert server_record.read_records(home) == []
 
 

@@ -52,9 +52,9 @@ allows for it and nobody hurries.
 Wait, could that be wrong? Checking again, backwards, gives exactly what came out earlier.
 
 Good: both ways agree, therefore an answer can follow now in whatever form was asked."""
-"""Hardly a word occurs twice: the last words then determine the next one, which is learned in seconds."""
+"""Hardly any word occurs twice, so the last words determine the next one: a model learns this in seconds."""
 DOMAINS = ("starter", "gsmhard")
-STEPS, BATCH, RATE, MAX_ROW_TOKENS = 200, 4, 4e-3, 560
+STEPS, BATCH, LEARNING_RATE, MAX_ROW_TOKENS = 200, 4, 4e-3, 560
 RECIPE = 1
 """Incremented when the lesson changes in a way that the constants do not show."""
 
@@ -69,7 +69,7 @@ def find_or_teach_stand_in(home: Path, architecture: str) -> Path:
             DOMAINS,
             STEPS,
             BATCH,
-            RATE,
+            LEARNING_RATE,
             MAX_ROW_TOKENS,
             write_answer(7),
             _build_prompts()[:2],
@@ -89,7 +89,7 @@ def write_answer(number: int) -> str:
 
 
 def _build_prompts() -> list[list[dict[str, str]]]:
-    """The defender's conversations on some items, under the domains' own prompts."""
+    """The defender's prompts for some items, in every domain."""
     domains = [load_domain(name) for name in DOMAINS]
     return [
         [{"role": message.role, "content": message.content} for message in messages]
@@ -112,7 +112,7 @@ def _teach(architecture: str, folder: Path) -> None:
     config.initializer_range = 0.02
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, STEPS)
     for batch in _make_batches(tokenizer, prompts, family.write, rng):
         ids, labels = (torch.tensor(rows) for rows in zip(*batch, strict=True))
@@ -163,7 +163,7 @@ sampling = {{ temperature = 0.5 }}
 [roles.judge]
 endpoint = "program"
 """
-SHORT = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
+SHORT_DOMAIN = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
 """A domain whose answers have fewer tokens than the reasoning, which is cut unless it has a separate limit."""
 INTERFACES = ("in_process", "vllm")
 
@@ -174,7 +174,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Com
     home = Home(tmp_path_factory.mktemp("thinking") / "home").prepare()
     import_path(find_or_teach_stand_in(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
     (home.root / "domains").mkdir(exist_ok=True)
-    (home.root / "domains" / "short.toml").write_text(SHORT)
+    (home.root / "domains" / "short.toml").write_text(SHORT_DOMAIN)
     rows = home.root / "gsmhardv2.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in _make_gsmhard_rows()))
     process = command(home.root, sys.executable, "data", "import", "gsmhard", str(rows))
@@ -204,8 +204,8 @@ def _make_gsmhard_rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
     """The thinker behind a vLLM server that all tests of this file share."""
-    words = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={argument}" for argument in ARGS))
-    process = command(home.root, vllm_python, *words)
+    arguments = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={argument}" for argument in ARGS))
+    process = command(home.root, vllm_python, *arguments)
     assert process.returncode == 0, process.stderr
     try:
         yield vllm_python
@@ -273,8 +273,8 @@ def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
 def test_evaluation_reads_the_answers_of_a_thinking_model(home: Home, interface: str, domain: str) -> None:
     result = evaluate_thinker(home, domain, domain, interface, 512)
-    asked = result.n * result.runs
-    assert asked >= 5 and result.unanswered + result.unscored <= 0.05 * asked
+    answer_count = result.n * result.runs
+    assert answer_count >= 5 and result.unanswered + result.unscored <= 0.05 * answer_count
     assert result.cut_in_reasoning == 0 and result.reasoning_tokens == 512
 
 
@@ -299,11 +299,11 @@ def test_cut_thoughts_are_reported_with_the_key_to_raise(
 
 def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, interface: str) -> None:
     setting = "endpoints.thinker.reasoning_tokens=60000"
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         play(home, "starter", interface, setting)
-    assert "endpoints.thinker as the defender" in refused.value.message and "60,000" in refused.value.message
-    assert "lower endpoints.thinker.reasoning_tokens" in refused.value.fix
-    assert ("raise endpoints.thinker.context" in refused.value.fix) is (interface == "vllm")
+    assert "endpoints.thinker as the defender" in error.value.message and "60,000" in error.value.message
+    assert "lower endpoints.thinker.reasoning_tokens" in error.value.fix
+    assert ("raise endpoints.thinker.context" in error.value.fix) is (interface == "vllm")
 
 
 def test_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:

@@ -15,7 +15,7 @@ from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
 from nanoflux_models.weights import import_path, weights_dir
 
-GEMMA, OSS = "own-gemma", "gpt-oss-20b"
+GEMMA, GPT_OSS = "own-gemma", "gpt-oss-20b"
 """The wrapper's name is not in the catalog, so that it is served by the manifest that its import writes."""
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -31,7 +31,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
     weights_folder = make_stand_in(
         FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_words(Path(vllm_python))
     )
-    import_path(weights_folder, OSS, folder / "home")
+    import_path(weights_folder, GPT_OSS, folder / "home")
     return folder / "home"
 
 
@@ -67,15 +67,15 @@ def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stan
     assert "/v1/load_lora_adapter" in log, "adapters may come later"
     assert "api_server` is deprecated" not in log and "command is deprecated" not in log
     pixel = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
-    with pytest.raises(urllib.error.HTTPError, match="400"):  # no tower was loaded that could read an image
+    with pytest.raises(urllib.error.HTTPError, match="400"):  # no vision tower is loaded
         ask(server["url"], GEMMA, [pixel, {"type": "text", "text": "What is it?"}])
 
 
 def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
     """With buffers for adapters, vLLM for CPUs crashes on the first request."""
-    assert has_experts(weights_dir(OSS, stand_ins)) and not is_wrapper(weights_dir(OSS, stand_ins))
-    server = serve(OSS)
-    reply = ask(server["url"], OSS)
+    assert has_experts(weights_dir(GPT_OSS, stand_ins)) and not is_wrapper(weights_dir(GPT_OSS, stand_ins))
+    server = serve(GPT_OSS)
+    reply = ask(server["url"], GPT_OSS)
     assert reply["finish_reason"] == "length"
     assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
 

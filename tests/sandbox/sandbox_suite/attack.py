@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WALL_S = 0.7
-"""The wall limit of every attack; a program that still runs then has exceeded its time."""
+"""The wall-clock limit of every attack."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs an attack in a plain subprocess, the baseline of the sandbox: same user and time limit, no other protection."""
+"""Runs an attack in a plain subprocess, the baseline for the sandbox: same user and time limit, no other protection."""
 
 import os
 import signal

@@ -53,7 +53,7 @@ class World:
             (self.folder / name).chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            # A new session: the session of the test runner may be outside this PID namespace, as number 0.
+            # In a new session, because the test runner's may be outside this PID namespace and so have the number 0.
             self._victim = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
             )
@@ -63,12 +63,12 @@ class World:
         doomed = self.folder / "doomed"
         state = {path.name: None for path in self.folder.iterdir()}
         doomed_stat = doomed.stat() if doomed.exists() else None
-        free = sorted(path.name for path in (self.folder / "free").glob("*"))
+        names_in_free = sorted(path.name for path in (self.folder / "free").glob("*"))
         return {
             **state,
             "doomed": doomed_stat
             and (doomed_stat.st_mode, doomed_stat.st_size, doomed_stat.st_mtime, doomed.read_text()),
-            "free": (self.folder / "free").exists() and free,
+            "free": (self.folder / "free").exists() and names_in_free,
         }
 
     def words(self) -> dict[str, Any]:
