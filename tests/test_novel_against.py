@@ -44,7 +44,7 @@ def find_problems(home: Home, run: str) -> list[str]:
 
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
-    """A run with the same seed asks the same questions: it keeps them if it is alone, and none against the first run."""
+    """A run with the same seed asks the same questions: it keeps them if it is alone, but none against the first."""
     first_run, alone_run = play(home, "first"), play(home, "alone")
     against = play(home, "against", ("first",))
     assert read_summary(home, alone_run)["digest"] == read_summary(home, first_run)["digest"]

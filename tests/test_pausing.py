@@ -141,7 +141,7 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
 
 ATTACK = Attack("How many?", "2 + 2 = 4.", "4")
 READABLE = Attempt(0, (), "kept_failed", attack=ATTACK, validation=Verdict(True, 1.0, ""), defence=Defence("", "5"),
-               evaluation=Verdict(False, 1.0, ""))  # fmt: skip
+                   evaluation=Verdict(False, 1.0, ""))  # fmt: skip
 UNPARSED = Attempt(0, (), "unparsed", reason="missing section QUESTION")
 UNJUDGED = Attempt(0, (), "failed", reason="validation: missing section DECISION", attack=ATTACK)
 

@@ -16,7 +16,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, rounds
 
 TINY_SETTINGS = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
-        "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip
+                 "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip
 TRAIN_SETTINGS = {"epochs": 1, "batch": 2, "threads": 1, "max_length": 1024}
 
 

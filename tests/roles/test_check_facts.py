@@ -82,7 +82,7 @@ async def test_search_outcomes_reach_verdict_and_judge(player):
     assert finding.evidence[2].detail == "no answer within 30 s"
     judge_prompt = call.prompts[-1]
     for line in ("[Vitamin C; facts.jsonl, line 1] Scurvy follows its lack.", "the search timed out",
-                  "the search was refused", "the search failed", "nothing was found"):  # fmt: skip
+                 "the search was refused", "the search failed", "nothing was found"):  # fmt: skip
         assert line in judge_prompt
 
 

@@ -152,7 +152,7 @@ def list_items() -> list[str]:
 
 
 def list_run_questions(folder: Path) -> list[str]:
-    """The questions of the run that `RUN_ARGUMENTS` start, from the same run with a scripted defender: a program writes them."""
+    """The questions of the run that RUN_ARGUMENTS start, from a run with a scripted defender: a program writes them."""
     home = Home(folder / "scripted").prepare()
     profile = write_profile(home, "scripted", "duelist-b", "")
     config = configs.resolve("starter", profile, {"seed": SEED, "target": QUESTIONS, "max_turns": QUESTIONS}, home)
