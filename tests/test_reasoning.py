@@ -41,7 +41,7 @@ def test_answer_begins_after_the_reasoning(text: str, answer: str) -> None:
         ("# 1\nProblem: 2", "# 1"),
     ],
 )  # fmt: skip
-def test_stop_strings_end_the_answer_alone(text: str, cut: str) -> None:
+def test_stop_strings_end_only_the_answer(text: str, cut: str) -> None:
     assert cut_answer(text, STOP) == cut
     assert cut_answer(text, ()) == text
 

@@ -87,7 +87,7 @@ def test_review_export_is_blind_shuffled_and_complete(home: Home) -> None:
         )
 
 
-def test_agreement_of_a_careful_and_a_random_reviewer(home: Home) -> None:
+def test_agreement_separates_a_careful_from_a_random_reviewer(home: Home) -> None:
     rows = export(home)
     agreeing = write_verdicts(home, rows, lambda row: "drop" if was_rejected(row) else "keep")
     assert review.import_blind(home, agreeing, "ada") == review.BlindImport("ada", 16, 0, ["run"])

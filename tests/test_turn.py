@@ -427,7 +427,7 @@ async def test_further_answers_at_temperature_zero_are_varied(play):
     assert (first_temperature, second_temperature) == (0.0, 0.7)
 
 
-async def test_further_answers_do_not_decide_what_the_paper_keeps(play):
+async def test_further_answers_decide_nothing_under_the_paper_rules(play):
     record = await play(World(defence=[WRONG, RIGHT]), samples=2)
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (1, 2))
     assert record.last.samples[0].right is True and record.last.samples[0].reason

@@ -45,7 +45,7 @@ def replay(home: Home, run: str, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{"novelty": {"solution": 0.3}}, {"max_turns": 9}, {"target": 4}])
-def test_replay_with_settings_equals_playing_them(
+def test_replay_with_changed_settings_equals_a_played_run(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     run, other_home = play(home), Home(home.root / "elsewhere").prepare()
@@ -86,7 +86,7 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
     assert all(turn not in unknown_turns for turn in (*come_turns, *(example["turn"] for example in result["go"])))
 
 
-def test_question_accepted_only_by_the_change_misses_its_judge(home: Home) -> None:
+def test_question_accepted_only_by_changed_settings_misses_a_judge_call(home: Home) -> None:
     run = play(home, novelty={"question": 0.4})
     result = replay(home, run, novelty={"question": 0.99})
     assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in result["needed"]["by"]}

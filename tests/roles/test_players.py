@@ -185,7 +185,7 @@ async def test_program_judge_compares_numbers(answer, right):
     assert ("no single number" if answer in ("none", "42 or 43") else answer) in verdict.explanation
 
 
-def test_draw_seeds_differ_and_repeat():
+def test_draw_seeds_are_distinct_and_reproducible():
     seeds = {Draw(*key).seed(step, retry) for key in [(1, 2, 3), (2, 2, 3), (1, 1, 3), (1, 2, 2)]
              for step in ("attack", "defence") for retry in range(3)}  # fmt: skip
     assert len(seeds) == 24

@@ -26,7 +26,7 @@ def test_quality_score_of_specified_example():
     ("score", "level"),
     [(1, 1), (1.4999, 1), (1.5, 2), (2.4999, 2), (2.5, 3), (3.4999, 3), (3.5, 4), (4.4999, 4), (4.5, 5), (5, 5)],
 )
-def test_quality_level_limits(score, level):
+def test_quality_level_changes_at_its_limits(score, level):
     assert find_level(score) == level
 
 

@@ -160,7 +160,7 @@ def test_bare_heading_is_text_if_others_have_colons(line):
     assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}\n5"}
 
 
-def test_fence_inside_reply_stays():
+def test_fence_inside_reply_is_kept():
     text = "```\nANALYSIS: a\n```\nSOLUTION: s\n```\nx\n```\nANSWER: 4"
     assert read_sections(text, ("SOLUTION",)) == {"SOLUTION": "s\n```\nx\n```\nANSWER: 4"}
 
