@@ -100,10 +100,10 @@ UNPLAYABLE = {
 
 @pytest.mark.parametrize(("domain", "profile", "settings", "error", "message"), UNPLAYABLE.values(), ids=UNPLAYABLE)
 def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, message):
-    with pytest.raises(error) as error:
+    with pytest.raises(error) as error_info:
         config = configs.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
-    assert message in str(error.value)
+    assert message in str(error_info.value)
     assert not home.ledger.exists() or read_rows(home, "SELECT * FROM runs") == []
 
 
