@@ -24,10 +24,10 @@ def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> objec
     return chaos.Matrix(tmp_path_factory.mktemp("chaos"), turns=30, times=TIMES, kills=TIMES, seed=0, delay=0.1)
 
 
-@pytest.mark.parametrize("failure", ["kill_in_transaction", "power_cut", "disk_full", "clock_jumps", "two_workers"])
+@pytest.mark.parametrize("failure", ["kill_in_transaction", "cut_power", "fill_disk", "jump_clock", "start_workers"])
 def test_run_under_faults_gives_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # then the file size is limited, which needs no privilege
-    result = matrix.row(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
+    result = matrix.measure_failure(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
     assert result.times >= 1 and result.same and result.wrong == []
