@@ -178,7 +178,7 @@ def test_note_is_written_in_the_editor_of_the_terminal(terminal: Any, home: Home
     terminal.start([sys.executable, "-m", "nanoflux_tui", "--home", str(home.root)], env)
     terminal.wait_for("train-0123")
     terminal.press("3")
-    terminal.wait_for("30/40")
+    terminal.wait_for("train loss", "New training")  # the first screen lists the training too
     terminal.press("m")
     terminal.wait_for("Note on train-0123456789ab")
     terminal.press("C-e")
