@@ -38,8 +38,8 @@ def _check_folder(path: Path) -> None:
         raise ManifestError(
             f"{path}: neither a folder nor a .gguf file", "pass a folder of safetensors or one GGUF file"
         )
-    weights = list(path.glob("*.safetensors"))
-    if not weights:
+    weight_files = list(path.glob("*.safetensors"))
+    if not weight_files:
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
         reason = "only pickled weights, which can run code when loaded" if pickled else "no .safetensors file"
         raise ManifestError(f"{path}: {reason}", "get the model's safetensors files")
@@ -48,6 +48,6 @@ def _check_folder(path: Path) -> None:
             raise ManifestError(f"{path}: no {name}", "pass the whole model folder, with its config and tokenizer")
     if (path / INDEX).is_file():
         shards = set(read_json(path / INDEX).get("weight_map", {}).values())
-        missing = sorted(shards - {weight.name for weight in weights})
+        missing = sorted(shards - {file.name for file in weight_files})
         if missing:
             raise ManifestError(f"{path}: weights missing: {', '.join(missing)}", "copy the whole folder again")

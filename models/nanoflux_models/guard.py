@@ -70,9 +70,9 @@ def is_installed() -> bool:
 def allow(*hosts: str) -> None:
     """Allow connections to these hosts. Each is a name, an address, a URL, or `.domain` for every name in a domain."""
     for host in hosts:
-        plain = _normalize((urlsplit(host).hostname or "") if "://" in host else host.strip())
-        if plain:
-            _allowed.add(plain)
+        normalized = _normalize((urlsplit(host).hostname or "") if "://" in host else host.strip())
+        if normalized:
+            _allowed.add(normalized)
 
 
 def allowed_hosts() -> list[str]:
@@ -147,9 +147,14 @@ def _check_address(sock: socket.socket, address: Any) -> None:
 
 
 def _check_host(host: Any) -> None:
-    plain = _normalize(host)
-    if plain not in LOCAL and plain not in _resolved and not _is_allowed(plain) and not _is_local(plain):
-        _refuse(plain)
+    normalized = _normalize(host)
+    if (
+        normalized not in LOCAL
+        and normalized not in _resolved
+        and not _is_allowed(normalized)
+        and not _is_local(normalized)
+    ):
+        _refuse(normalized)
 
 
 def _is_allowed(host: str) -> bool:

@@ -30,10 +30,10 @@ WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
 """The endings of a model's files: tensors, configs, tokenizer, template, card. These formats cannot contain code."""
 OTHER_FORMATS = {"original", "metal", "onnx", "openvino", "coreml"}
 """Folders in which publishers store copies of the weights for other software."""
-IMPORT = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
-STREAMS = 4
+IMPORT_ADVICE = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
+PARALLEL_DOWNLOADS = 4
 INTERVAL_S = 0.5
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RemoteFile:
         # The hub lists a SHA-256 only for large files. For a small file, it lists git's SHA-1 of a header and content.
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest() == self.digest
 
@@ -88,10 +88,10 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
     ]
     if not any(file.path.endswith(".safetensors") for file in files):
         raise HubError(f"{repo} has no .safetensors file", "choose a repository that publishes safetensors")
-    _remove_others(folder, files)
+    _remove_other_files(folder, files)
     missing = [file for file in files if not file.is_intact(folder / file.path)]
-    _require_space(folder, repo, sum(file.size for file in missing) - _sum_parts(folder, missing))
-    with _report_progress(folder, files), ThreadPoolExecutor(STREAMS) as pool:
+    _require_space(folder, repo, sum(file.size for file in missing) - _sum_part_sizes(folder, missing))
+    with _report_progress(folder, files), ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
         downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
         finished, _ = wait(downloads, return_when=FIRST_EXCEPTION)
         failure = next((error for task in finished if (error := task.exception())), None)
@@ -134,23 +134,25 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
     part.replace(folder / file.path)
 
 
-def _require_space(folder: Path, repo: str, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        message = f"{repo}: {needed / 2**30:.1f} GiB are missing, and {folder} has {free / 2**30:.1f} GiB free"
+def _require_space(folder: Path, repo: str, needed_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        message = (
+            f"{repo}: {needed_bytes / 2**30:.1f} GiB are missing, and {folder} has {free_bytes / 2**30:.1f} GiB free"
+        )
         raise HubError(message, "free some space, or choose another NANOFLUX_HOME")
 
 
-def _sum_parts(folder: Path, files: list[RemoteFile]) -> int:
+def _sum_part_sizes(folder: Path, files: list[RemoteFile]) -> int:
     parts = [file.part(folder) for file in files]
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 
-def _remove_others(folder: Path, files: list[RemoteFile]) -> None:
+def _remove_other_files(folder: Path, files: list[RemoteFile]) -> None:
     """Remove files of earlier downloads that are not part of this commit."""
-    kept = {folder / file.path for file in files} | {file.part(folder) for file in files}
+    kept_paths = {folder / file.path for file in files} | {file.part(folder) for file in files}
     for path in list(folder.rglob("*")):
-        if path.is_file() and path not in kept:
+        if path.is_file() and path not in kept_paths:
             path.unlink()
 
 
@@ -202,11 +204,11 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_response(error, repo, revision)
     if isinstance(error, httpx2.HTTPError):
-        fix = f"check the network and HF_ENDPOINT, then pull again: downloaded parts are kept; {IMPORT}"
+        fix = f"check the network and HF_ENDPOINT, then pull again: downloaded parts are kept; {IMPORT_ADVICE}"
         return HubError(f"{repo}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}", fix)
     if isinstance(error, OSError) and error.errno:
         return HubError(f"{error.filename or repo}: {error.strerror}", "correct this, then pull again")
-    return HubError(f"{repo}: {type(error).__name__}: {_first_line(error)}", f"pull again; {IMPORT}")
+    return HubError(f"{repo}: {type(error).__name__}: {_first_line(error)}", f"pull again; {IMPORT_ADVICE}")
 
 
 def _explain_response(error: Any, repo: str, revision: str) -> HubError:
@@ -228,7 +230,7 @@ def _explain_response(error: Any, repo: str, revision: str) -> HubError:
         return HubError(f"{constants.ENDPOINT} has no repository {repo}, or your account may not see it", fix, 4)
     if status in (401, 403):
         return HubError(f"{repo}: the hub refuses the token (HTTP {status})", "set HF_TOKEN to a valid token", 3)
-    fix = f"pull again later: downloaded parts are kept; {IMPORT}"
+    fix = f"pull again later: downloaded parts are kept; {IMPORT_ADVICE}"
     return HubError(f"{repo}: the hub answered HTTP {status} ({error.response.reason_phrase})", fix)
 
 

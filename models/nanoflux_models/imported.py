@@ -113,11 +113,11 @@ def describe(name: str, folder: Path, home: Path) -> Manifest:
 
 
 def _describe_memory(sizes: Sizes) -> dict[str, Any]:
-    whole = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token}
+    memory = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token}
     if not sizes.sliding_window:
-        return whole
-    sliding = {"sliding_bytes_per_token": sizes.sliding_bytes_per_token, "sliding_window": sizes.sliding_window}
-    return whole | sliding
+        return memory
+    sliding_memory = {"sliding_bytes_per_token": sizes.sliding_bytes_per_token, "sliding_window": sizes.sliding_window}
+    return memory | sliding_memory
 
 
 def _describe_embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
@@ -153,9 +153,9 @@ def _choose_targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
     Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the vision tower's modules have
     the same names, so a regular expression over full names limits the adapter to the text tower.
     """
-    names = [name.split(".") for name in tensors]
-    has_experts = any("experts" in parts for parts in names)
-    modules = {part for parts in names for part in parts}
+    name_parts = [name.split(".") for name in tensors]
+    has_experts = any("experts" in parts for parts in name_parts)
+    modules = {part for parts in name_parts for part in parts}
     adapted = [module for module in (ATTENTION if has_experts else ATTENTION + FEED_FORWARD) if module in modules]
     return [rf".*{TEXT_TOWER}.*\.({'|'.join(adapted)})"] if is_wrapper and adapted else adapted
 
@@ -172,8 +172,8 @@ def _read_licence(folder: Path) -> str:
     """The licence that the model's card names in its first lines."""
     card = folder / "README.md"
     head = card.read_text("utf-8", "replace")[:4000] if card.is_file() else ""
-    names = [re.search(rf"^{key}:\s*(\S.*?)\s*$", head, re.MULTILINE) for key in ("license_name", "license")]
-    return next((name[1] for name in names if name), "unknown: see where the weights came from")
+    matches = [re.search(rf"^{key}:\s*(\S.*?)\s*$", head, re.MULTILINE) for key in ("license_name", "license")]
+    return next((match[1] for match in matches if match), "unknown: see where the weights came from")
 
 
 def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
@@ -195,14 +195,16 @@ def _checksum(body: str) -> str:
 
 
 def _render_table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    scalars = {key: value for key, value in values.items() if not isinstance(value, dict)}
     lines = [
-        f"{_render_key(key)} = {json.dumps(plain[key], ensure_ascii=False)}" for key in plain if plain[key] is not None
+        f"{_render_key(key)} = {json.dumps(scalars[key], ensure_ascii=False)}"
+        for key in scalars
+        if scalars[key] is not None
     ]
     for key, table in values.items():
         if isinstance(table, dict):
-            inner = (*path, _render_key(key))
-            lines += ["", f"[{'.'.join(inner)}]", *_render_table(table, inner)]
+            inner_path = (*path, _render_key(key))
+            lines += ["", f"[{'.'.join(inner_path)}]", *_render_table(table, inner_path)]
     return lines
 
 

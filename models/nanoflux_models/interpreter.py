@@ -110,8 +110,8 @@ def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
     """
     modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"
-    words = ("serve",) if newest == SERVE else ()
-    return (f"vllm.entrypoints.{newest.replace('/', '.')}", *words)
+    arguments = ("serve",) if newest == SERVE else ()
+    return (f"vllm.entrypoints.{newest.replace('/', '.')}", *arguments)
 
 
 def _choose_text_only_flags(root: Path) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ class Launch:
         A server that spans several machines gets only the switches, since its machines connect to each other.
         """
         inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
-        added = {
+        own_variables = {
             **SETTINGS,
             **SAFE_PATH,
             "VLLM_LOGGING_COLOR": "0",
@@ -158,13 +158,13 @@ class Launch:
             MARK: mark,
         }
         if self.manifest.parallel.nodes == 1:
-            added |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+            own_variables |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
         if self.seat.gpus:
-            added["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.seat.gpus))
+            own_variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.seat.gpus))
         if self.interpreter.for_cpu:
             kv_gib = str(max(1, math.ceil(self.seat.kv_gib)))
             inherited = {**CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": kv_gib, **inherited}
-        environment = inherited | added
+        environment = inherited | own_variables
         return guard_environment(environment) if self.manifest.parallel.nodes == 1 else environment
 
     def _parallel_flags(self, node: int = 0) -> tuple[str, ...]:

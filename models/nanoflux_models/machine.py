@@ -1,4 +1,4 @@
-"""Gauges of this machine: how busy its processors are, and how much of its memory and of a disk is used.
+"""Gauges of this machine: how busy its CPUs are, and how much of its memory and of a disk is used.
 
 Reads /proc and the file system, and needs no package. GPUs are not covered: see `gpus`.
 """
@@ -14,8 +14,8 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """One reading. `busy` is the share of the processors' time since the previous reading that they worked, None in the
-    first reading; all sizes are in bytes, and 0 if this system does not state them.
+    """One reading. `busy` is the busy share of all CPU time since the previous reading, None in the first reading. All
+    sizes are in bytes, and 0 if this system does not state them.
     """
 
     busy: float | None
@@ -51,10 +51,12 @@ class MachineMeter:
 
 
 def _read_ticks(path: Path) -> tuple[int, int] | None:
-    """The ticks that all processors worked and that passed, since the system started; None if they are not stated."""
+    """The busy ticks and all ticks of all CPUs since the system started; None if the system does not state them."""
     with suppress(OSError, ValueError):
-        user, nice, system, idle, waiting, *others = map(int, path.read_text("ascii").partition("\n")[0].split()[1:9])
-        busy = user + nice + system + sum(others)
+        user, nice, system, idle, waiting, *other_busy = map(
+            int, path.read_text("ascii").partition("\n")[0].split()[1:9]
+        )
+        busy = user + nice + system + sum(other_busy)
         return busy, busy + idle + waiting
     return None
 

@@ -226,8 +226,8 @@ def find_manifest_path(name: str, home: Path) -> Path:
     """
     paths = _list_paths(home)
     if name not in paths:
-        close = difflib.get_close_matches(name, paths, n=1)
-        question = f"did you mean {close[0]!r}? " if close else ""
+        similar_names = difflib.get_close_matches(name, paths, n=1)
+        question = f"did you mean {similar_names[0]!r}? " if similar_names else ""
         fix = f"{question}choose one of {', '.join(sorted(paths))}"
         raise ModelNotFoundError(f"there is no model {name!r}", fix)
     return paths[name]

@@ -134,19 +134,19 @@ def place_models(
     distributed to its servers. `smaller` are other models, with the GiB of their weights, that a refusal may suggest. A
     GPU of 0 GiB, whose size is unknown, remains empty; the other GPUs keep their indices.
     """
-    ordered = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
+    largest_first = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
     indices = [index for index, gib in enumerate(gpus) if gib]
-    sizes = [gpus[index] for index in indices]
-    servers = _place(ordered, sizes)
+    gpu_sizes = [gpus[index] for index in indices]
+    servers = _place(largest_first, gpu_sizes)
     if servers is None:
-        return _build_refusal(ordered, sizes, smaller or {})
-    by_name = {demand.name: demand for demand in demands}
-    servers = _distribute_rest(servers, by_name, sizes, whole)
+        return _build_refusal(largest_first, gpu_sizes, smaller or {})
+    demand_by_name = {demand.name: demand for demand in demands}
+    servers = _distribute_rest(servers, demand_by_name, gpu_sizes, whole)
     servers = [replace(server, gpus=tuple(indices[gpu] for gpu in server.gpus)) for server in servers]
-    weights = {demand.name: demand.weights_gib * demand.copies for demand in demands}
+    weights_by_name = {demand.name: demand.weights_gib * demand.copies for demand in demands}
     return Placement(
-        tuple(_state_capacity(server, by_name[server.name], gpus) for server in servers),
-        ram_gib=sum(weights[server.name] for server in servers if server.shares),
+        tuple(_state_capacity(server, demand_by_name[server.name], gpus) for server in servers),
+        ram_gib=sum(weights_by_name[server.name] for server in servers if server.shares),
     )
 
 
@@ -165,47 +165,51 @@ def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
 
 def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) -> list[Server] | None:
     """Place all units at once: the largest first, each on the emptiest GPUs. One model of a unit is awake at a time."""
-    free = [LIMIT] * len(gpus)
-    placed = []
+    free_shares = [LIMIT] * len(gpus)
+    placed_servers = []
     for unit in units:
-        claim, servers = next(_list_options(unit, gpus, free), (0.0, []))
+        claim, servers = next(_list_options(unit, gpus, free_shares), (0.0, []))
         if not servers:
             return None
         for gpu in servers[0].gpus:
-            free[gpu] -= claim
-        placed += servers
-    return placed
+            free_shares[gpu] -= claim
+        placed_servers += servers
+    return placed_servers
 
 
 def _list_options(
-    unit: Sequence[Demand], gpus: Sequence[float], free: Sequence[float]
+    unit: Sequence[Demand], gpus: Sequence[float], free_shares: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
     """The options for placing one unit, beginning with the fewest GPUs: the share that it claims, and its servers. If
     there is no memory for a few requests, the unit claims complete GPUs without other models.
     """
     copies = max(demand.copies for demand in unit)
     for width in _list_widths(unit):
-        emptiest = sorted(range(len(gpus)), key=lambda gpu: (-free[gpu] * gpus[gpu], gpu))[: width * copies]
-        if len(emptiest) < width * copies:
+        emptiest_gpus = sorted(range(len(gpus)), key=lambda gpu: (-free_shares[gpu] * gpus[gpu], gpu))[: width * copies]
+        if len(emptiest_gpus) < width * copies:
             break
-        smallest = min(gpus[gpu] for gpu in emptiest)
-        free_share = min(free[gpu] for gpu in emptiest)
-        asleep = ASLEEP_GIB * (len(unit) - 1) / smallest
-        few = [demand.with_few_requests for demand in unit]
-        one = [demand.with_one_request for demand in unit]
+        smallest_gib = min(gpus[gpu] for gpu in emptiest_gpus)
+        free_share = min(free_shares[gpu] for gpu in emptiest_gpus)
+        asleep_share = ASLEEP_GIB * (len(unit) - 1) / smallest_gib
+        demands_with_few = [demand.with_few_requests for demand in unit]
+        demands_with_one = [demand.with_one_request for demand in unit]
         few_share, one_share = (
-            max(demand.share(width, smallest) for demand in demands) + asleep for demands in (few, one)
+            max(demand.share(width, smallest_gib) for demand in demands) + asleep_share
+            for demands in (demands_with_few, demands_with_one)
         )
         if few_share <= free_share + 1e-9:
-            yield few_share, _make_servers(few, emptiest, width, smallest)
+            yield few_share, _make_servers(demands_with_few, emptiest_gpus, width, smallest_gib)
         elif one_share <= LIMIT <= free_share + 1e-9:
-            yield LIMIT, _make_servers(one, emptiest, width, smallest)
+            yield LIMIT, _make_servers(demands_with_one, emptiest_gpus, width, smallest_gib)
 
 
-def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, smallest: float) -> list[Server]:
-    group = unit[0].shares if len(unit) > 1 else ""
+def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, smallest_gib: float) -> list[Server]:
+    turn_group = unit[0].shares if len(unit) > 1 else ""
     indices = tuple(sorted(gpus))
-    return [Server(demand.name, indices, demand.share(width, smallest), width, demand.kv_gib, group) for demand in unit]
+    return [
+        Server(demand.name, indices, demand.share(width, smallest_gib), width, demand.kv_gib, turn_group)
+        for demand in unit
+    ]
 
 
 def _list_widths(unit: Sequence[Demand]) -> list[int]:
@@ -228,36 +232,40 @@ def _place_with_neighbours(demands: Sequence[Demand], gpus: Sequence[float], nei
     """Place each server next to at most `neighbours` sleeping servers, on the GPUs with the fewest servers. Return None
     if that fails.
     """
-    server_counts, placed = [0] * len(gpus), []
+    server_counts, placed_servers = [0] * len(gpus), []
     limits = [LIMIT - ASLEEP_GIB * neighbours / size for size in gpus]
     for demand in demands:
         options = [
             server
             for width in _list_widths([demand])
-            for chosen in [sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))[: width * demand.copies]]
-            if len(chosen) == width * demand.copies
-            for server in _make_servers([demand.with_one_request], chosen, width, min(gpus[gpu] for gpu in chosen))
-            if all(server.utilisation <= limits[gpu] + 1e-9 for gpu in chosen)
+            for chosen_gpus in [
+                sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))[: width * demand.copies]
+            ]
+            if len(chosen_gpus) == width * demand.copies
+            for server in _make_servers(
+                [demand.with_one_request], chosen_gpus, width, min(gpus[gpu] for gpu in chosen_gpus)
+            )
+            if all(server.utilisation <= limits[gpu] + 1e-9 for gpu in chosen_gpus)
         ]
         if not options:
             return None
-        placed.append(options[0])
+        placed_servers.append(options[0])
         for gpu in options[0].gpus:
             server_counts[gpu] += 1
-    return placed if max(server_counts) <= neighbours + 1 else None
+    return placed_servers if max(server_counts) <= neighbours + 1 else None
 
 
 def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
     """Put servers that share a GPU, directly or through other servers, into one group, named after its first GPU."""
-    group = list(range(gpus))
+    group_of_gpu = list(range(gpus))
     for server in list(servers) * gpus:  # repeated until a chain of neighbours is one group
-        lowest = min(group[gpu] for gpu in server.gpus)
+        lowest_group = min(group_of_gpu[gpu] for gpu in server.gpus)
         for gpu in server.gpus:
-            group[gpu] = lowest
-    names = [group[server.gpus[0]] for server in servers]
+            group_of_gpu[gpu] = lowest_group
+    group_numbers = [group_of_gpu[server.gpus[0]] for server in servers]
     return [
-        replace(server, shares=f"gpu{name}" if names.count(name) > 1 else "")
-        for server, name in zip(servers, names, strict=True)
+        replace(server, shares=f"gpu{number}" if group_numbers.count(number) > 1 else "")
+        for server, number in zip(servers, group_numbers, strict=True)
     ]
 
 
@@ -268,20 +276,20 @@ def _distribute_rest(
     requests, or all of the rest if `whole`.
     """
     awake_groups = [_group_awake([server for server in servers if gpu in server.gpus]) for gpu in range(len(gpus))]
-    spare = [
+    spare_shares = [
         LIMIT - sum(_claim(group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
         for groups, size in zip(awake_groups, gpus, strict=True)
     ]
-    grown = []
+    grown_servers = []
     for server in servers:
-        parts = []
+        possible_shares = []
         for gpu in server.gpus:
             group = next(group for group in awake_groups[gpu] if server in group)
-            parts.append(_claim(group) + spare[gpu] / len(awake_groups[gpu]))
-        wanted = demands[server.name].share(server.tensor, min(gpus[gpu] for gpu in server.gpus))
-        share = math.floor(min(parts if whole else [*parts, wanted]) * 100 + 1e-6) / 100
-        grown.append(replace(server, utilisation=max(server.utilisation, share)))
-    return grown
+            possible_shares.append(_claim(group) + spare_shares[gpu] / len(awake_groups[gpu]))
+        wanted_share = demands[server.name].share(server.tensor, min(gpus[gpu] for gpu in server.gpus))
+        share = math.floor(min(possible_shares if whole else [*possible_shares, wanted_share]) * 100 + 1e-6) / 100
+        grown_servers.append(replace(server, utilisation=max(server.utilisation, share)))
+    return grown_servers
 
 
 def _claim(group: Sequence[Server]) -> float:
@@ -311,22 +319,22 @@ def _state_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Se
 
 
 def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Mapping[str, float]) -> Placement:
-    sizes = ", ".join(f"{size:g}" for size in gpus)
+    gpu_sizes = ", ".join(f"{size:g}" for size in gpus)
     needs = "; ".join(
         f"{demand.name} needs {demand.weights_gib + demand.kv_gib + demand.lora_gib + OVERHEAD_GIB:.1f} GiB"
         for demand in (demand.with_one_request for demand in demands)
     )
     advice = []
     if gpus:
-        largest = max(gpus)
+        largest_gib = max(gpus)
         for count in range(len(gpus) + 1, 9):
-            if _place(demands, [largest] * count) is not None:
-                advice.append(f"{count} GPUs of {largest:g} GiB")
+            if _place(demands, [largest_gib] * count) is not None:
+                advice.append(f"{count} GPUs of {largest_gib:g} GiB")
                 break
-        free_gib = largest * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)
+        free_gib = largest_gib * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)
         names = sorted(name for name, weights in smaller.items() if weights * 1.2 < free_gib)
         advice += [f"a smaller model: {', '.join(names)}"] if names else []
     advice.append("fewer or shorter requests at once: --sequences, --context")
     return Placement(
-        refusal=f"these models do not fit on GPUs of {sizes or 'no'} GiB: {needs}", would_fit=tuple(advice)
+        refusal=f"these models do not fit on GPUs of {gpu_sizes or 'no'} GiB: {needs}", would_fit=tuple(advice)
     )

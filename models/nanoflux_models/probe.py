@@ -35,20 +35,20 @@ def probe(client: ServerClient, base: str, weights: Path, folder: Path, name: st
     """
     prompts = encode_chats(weights, PROMPTS)
     replies = [reply_greedily(client, name, ids, TOKENS) for ids in prompts]
-    tuned, plain = (
+    tuned_by_prompt, base_by_prompt = (
         [_score_reply(client, model, ids, reply) for ids, reply in zip(prompts, replies, strict=True)]
         for model in (name, base)
     )
-    expected = [score for scores in score_with_peft(weights, folder, prompts, replies) for score in scores]
-    served = [score for scores in tuned for score in scores]
-    untuned = [score for scores in plain for score in scores]
+    peft_scores = [score for scores in score_with_peft(weights, folder, prompts, replies) for score in scores]
+    tuned_scores = [score for scores in tuned_by_prompt for score in scores]
+    base_scores = [score for scores in base_by_prompt for score in scores]
     result = Probe(
         adapter=name,
-        tokens=len(served),
-        difference=max(abs(a - b) for a, b in zip(served, untuned, strict=True)),
-        agreement=sum(gap == 0.0 for _, gap in expected) / len(expected),
-        worst_gap=max(gap for _, gap in expected),
-        error=sum(abs(a - b) for a, (b, _) in zip(served, expected, strict=True)) / len(served),
+        tokens=len(tuned_scores),
+        difference=max(abs(a - b) for a, b in zip(tuned_scores, base_scores, strict=True)),
+        agreement=sum(gap == 0.0 for _, gap in peft_scores) / len(peft_scores),
+        worst_gap=max(gap for _, gap in peft_scores),
+        error=sum(abs(a - b) for a, (b, _) in zip(tuned_scores, peft_scores, strict=True)) / len(tuned_scores),
     )
     write_probe(folder, result, base)
     return result

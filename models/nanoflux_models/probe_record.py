@@ -66,8 +66,8 @@ def write_probe(folder: Path, outcome: Probe, base: str) -> None:
     Raises:
         ServerError: the file cannot be written.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {**asdict(outcome), "base": base, "passed": outcome.passed, "verdict": outcome.verdict, "at": now}
+    timestamp = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {**asdict(outcome), "base": base, "passed": outcome.passed, "verdict": outcome.verdict, "at": timestamp}
     try:
         write_atomically(folder / PROBE, json.dumps(record, indent=2, sort_keys=True) + "\n")
     except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 BOOT_ID = PROC / "sys/kernel/random/boot_id"
-LOWEST = 2
+LOWEST_SIGNALLED_PID = 2
 
 
 def boot_id() -> str:
@@ -36,7 +36,7 @@ class Process:
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal to this process; return False if the process has ended."""
-        if self.pid < LOWEST:
+        if self.pid < LOWEST_SIGNALLED_PID:
             return False
         try:
             descriptor = os.pidfd_open(self.pid)
@@ -80,8 +80,8 @@ def find_descendants(root: Process) -> list[Process]:
     if root not in (entry.process for entry in table.values()):
         return []
     family = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
-    while more := {pid for pid, entry in table.items() if entry.parent in family} - family:
-        family |= more
+    while children := {pid for pid, entry in table.items() if entry.parent in family} - family:
+        family |= children
     return [table[pid].process for pid in sorted(family - {root.pid})]
 
 
@@ -117,7 +117,7 @@ def _wait(processes: list[Process], seconds: float) -> list[Process]:
 def _read_process_table() -> dict[int, _ProcessEntry]:
     """All processes by pid, except processes that exit while the table is read."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
-    return {pid: entry for pid in pids if pid >= LOWEST and (entry := _read_stat(pid))}
+    return {pid: entry for pid in pids if pid >= LOWEST_SIGNALLED_PID and (entry := _read_stat(pid))}
 
 
 def _read_stat(pid: int) -> _ProcessEntry | None:
@@ -125,5 +125,5 @@ def _read_stat(pid: int) -> _ProcessEntry | None:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text[text.rindex(")") + 2 :].split()  # a process name may contain spaces and brackets
-    return _ProcessEntry(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0])
+    stat_fields = text[text.rindex(")") + 2 :].split()  # a process name may contain spaces and brackets
+    return _ProcessEntry(Process(pid, int(stat_fields[19])), int(stat_fields[1]), int(stat_fields[3]), stat_fields[0])

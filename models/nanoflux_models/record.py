@@ -45,7 +45,7 @@ class WeightsRecord(BaseModel):
     @property
     def bytes(self) -> int:
         """The size of all files."""
-        return sum(each.bytes for each in self.files.values())
+        return sum(file.bytes for file in self.files.values())
 
 
 def sha256_file(path: Path) -> str:
@@ -105,5 +105,7 @@ def find_problems(folder: Path) -> list[str]:
             messages.append(f"{path}: changed (its SHA-256 is not the recorded one)")
     if compute_revision(record.files) != record.revision:
         messages.append(f"{folder / RECORD}: changed (its revision is not that of its files)")
-    extra = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return messages + [f"{folder / name}: not part of the model" for name in sorted(extra - {*record.files, RECORD})]
+    present_names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return messages + [
+        f"{folder / name}: not part of the model" for name in sorted(present_names - {*record.files, RECORD})
+    ]

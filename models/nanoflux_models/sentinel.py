@@ -23,9 +23,9 @@ class Sentinel:
 
 def choose_sentinel(client: ServerClient, base: str, adapter: str) -> Sentinel:
     """Choose the sentinel with one request each to base and adapter, on a server where the adapter was just probed."""
-    tuned, plain = _score_text(client, adapter), _score_text(client, base)
-    position = max(range(len(tuned)), key=lambda index: abs(tuned[index] - plain[index]))
-    return Sentinel(adapter, position, tuned[position], plain[position])
+    tuned_scores, base_scores = _score_text(client, adapter), _score_text(client, base)
+    position = max(range(len(tuned_scores)), key=lambda index: abs(tuned_scores[index] - base_scores[index]))
+    return Sentinel(adapter, position, tuned_scores[position], base_scores[position])
 
 
 def still_applies(client: ServerClient, sentinel: Sentinel) -> bool:

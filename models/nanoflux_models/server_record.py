@@ -62,11 +62,11 @@ class ServerRecord(BaseModel):
 
 def read_records(home: Path) -> list[ServerRecord]:
     """The records of all servers, by name; other files are skipped."""
-    servers = []
-    for path in sorted(_folder(home).glob("*.json")):
+    records = []
+    for path in sorted(_servers_folder(home).glob("*.json")):
         with contextlib.suppress(OSError, ValidationError):
-            servers.append(ServerRecord.model_validate_json(path.read_bytes()))
-    return servers
+            records.append(ServerRecord.model_validate_json(path.read_bytes()))
+    return records
 
 
 def find(home: Path, name: str) -> ServerRecord | None:
@@ -76,16 +76,16 @@ def find(home: Path, name: str) -> ServerRecord | None:
 
 def write(home: Path, record: ServerRecord) -> None:
     """Write a record atomically, readable only by this user."""
-    folder = _folder(home)
+    folder = _servers_folder(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(folder / f"{record.name}.json", record.model_dump_json(indent=2) + "\n")
 
 
 def remove(home: Path, record: ServerRecord) -> None:
     """Remove a server's record, unless another server of that name has replaced it."""
-    stored = find(home, record.name)
-    if stored and stored.mark == record.mark:
-        (_folder(home) / f"{record.name}.json").unlink(missing_ok=True)
+    stored_record = find(home, record.name)
+    if stored_record and stored_record.mark == record.mark:
+        (_servers_folder(home) / f"{record.name}.json").unlink(missing_ok=True)
 
 
 def log_path(home: Path, name: str) -> Path:
@@ -93,5 +93,5 @@ def log_path(home: Path, name: str) -> Path:
     return home / "logs" / f"server-{name}.log"
 
 
-def _folder(home: Path) -> Path:
+def _servers_folder(home: Path) -> Path:
     return home / "servers"

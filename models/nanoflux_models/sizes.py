@@ -77,8 +77,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         try:
             with safe_open(str(path), "np") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
-                    part = file.get_slice(name)
-                    tensors[name] = Tensor(part.get_dtype(), math.prod(part.get_shape()))
+                    tensor_slice = file.get_slice(name)
+                    tensors[name] = Tensor(tensor_slice.get_dtype(), math.prod(tensor_slice.get_shape()))
         except SafetensorError as error:
             raise ManifestError(f"{path.name}: not a complete safetensors file: {error}", "copy it again") from error
     return tensors
@@ -86,7 +86,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def read_text_config(folder: Path) -> dict[str, Any]:
     """The configuration of a model's text tower, including the defaults of its class."""
-    published = read_json(folder / "config.json")
+    published_config = read_json(folder / "config.json")
     go_offline()
     try:
         from transformers import AutoConfig
@@ -94,17 +94,17 @@ def read_text_config(folder: Path) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         return dict(config.get_text_config().to_dict())
     except Exception:  # noqa: BLE001 - for an unknown architecture, each class raises a different error
-        return dict(published.get("text_config") or published)
+        return dict(published_config.get("text_config") or published_config)
 
 
 def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | None = None) -> Sizes:
     """Compute the sizes from the tensors and the text tower's configuration. `bits` is the number of bits of a packed
     weight, None if no weights are packed.
     """
-    size = sum(tensor.bytes for tensor in tensors.values())
+    stored_bytes = sum(tensor.bytes for tensor in tensors.values())
     return Sizes(
         parameters=sum(_count_parameters(name, tensor, bits) for name, tensor in tensors.items()),
-        weights_gib=math.ceil(size / 2**30 * 100) / 100,
+        weights_gib=math.ceil(stored_bytes / 2**30 * 100) / 100,
         context=int(text.get("max_position_embeddings") or 2048),
         kv_bytes_per_token=sum(_compute_kv_bytes(text).values()),
         sliding_bytes_per_token=_compute_sliding_bytes(text),
@@ -129,32 +129,32 @@ def _count_parameters(name: str, tensor: Tensor, bits: int | None) -> int:
         return 0 if name.endswith(("_scale", "_scale_inv")) else tensor.count
     if name.endswith(SCALES):
         return 0
-    packed = tensor.dtype in ("I32", "U8", "I8")
-    return tensor.count * 8 * BYTES.get(tensor.dtype, 1) // bits if packed else tensor.count
+    is_packed = tensor.dtype in ("I32", "U8", "I8")
+    return tensor.count * 8 * BYTES.get(tensor.dtype, 1) // bits if is_packed else tensor.count
 
 
-def _compute_sliding_bytes(text: Mapping[str, Any]) -> int:
-    return _compute_kv_bytes(text).get("sliding_attention", 0) if text.get("sliding_window") else 0
+def _compute_sliding_bytes(text_config: Mapping[str, Any]) -> int:
+    return _compute_kv_bytes(text_config).get("sliding_attention", 0) if text_config.get("sliding_window") else 0
 
 
-def _compute_kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
+def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
     """The bytes of a token's keys and values in the cache, by kind of attention."""
-    layers = int(text.get("num_hidden_layers") or 0)
-    if rank := text.get("kv_lora_rank"):  # one compressed vector for keys and values
-        return {"full_attention": layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES}
-    kinds = list(text.get("layer_types") or ["full_attention"] * layers)
-    kinds = kinds[: layers - int(text.get("num_kv_shared_layers") or 0)]
-    caching = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
+    layers = int(text_config.get("num_hidden_layers") or 0)
+    if rank := text_config.get("kv_lora_rank"):  # one compressed vector for keys and values
+        return {"full_attention": layers * (int(rank) + int(text_config.get("qk_rope_head_dim") or 0)) * KV_BYTES}
+    kinds = list(text_config.get("layer_types") or ["full_attention"] * layers)
+    kinds = kinds[: layers - int(text_config.get("num_kv_shared_layers") or 0)]
+    caching_layers = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
     # Layers may differ: Gemma 4 has wider heads in the layers that attend to the whole context.
-    overrides = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
+    overrides = {int(layer): values for layer, values in (text_config.get("per_layer_config") or {}).items()}
     bytes_by_kind: dict[str, int] = {}
-    for layer in caching:
-        size = _compute_layer_bytes({**text, **overrides.get(layer, {})})
-        bytes_by_kind[kinds[layer]] = bytes_by_kind.get(kinds[layer], 0) + size
+    for layer in caching_layers:
+        layer_bytes = _compute_layer_bytes({**text_config, **overrides.get(layer, {})})
+        bytes_by_kind[kinds[layer]] = bytes_by_kind.get(kinds[layer], 0) + layer_bytes
     return bytes_by_kind
 
 
 def _compute_layer_bytes(layer: Mapping[str, Any]) -> int:
     heads = int(layer.get("num_attention_heads") or 1)
-    size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
-    return int(layer.get("num_key_value_heads") or heads) * size * 2 * KV_BYTES
+    head_size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
+    return int(layer.get("num_key_value_heads") or heads) * head_size * 2 * KV_BYTES

@@ -74,13 +74,13 @@ class Supervisor:
         """
         folder = self._home / "servers"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(lock)
+            os.close(descriptor)
             return None
-        return _closing(lock)
+        return _closing(descriptor)
 
     def sweep(self) -> list[ServerRecord]:
         """Stop servers whose owner was killed, and the remaining processes of servers that died. Return the records of
@@ -103,11 +103,11 @@ class Supervisor:
             ServerRefusedError: a server of that name is running.
             ServerError: `port` is in use, or the interpreter cannot be started.
         """
-        earlier = server_record.find(self._home, name)
-        if earlier and earlier.alive:
+        prior_record = server_record.find(self._home, name)
+        if prior_record and prior_record.alive:
             raise ServerRefusedError(f"server {name} is already running", f"nanoflux models stop {name}")
-        if earlier:
-            self.stop(earlier)
+        if prior_record:
+            self.stop(prior_record)
         mark, port = secrets.token_hex(16), find_free_port(port)
         log = server_record.log_path(self._home, name)
         command = launch.command(port)
@@ -153,10 +153,10 @@ class Supervisor:
                     raise self.explain_exit(record, f"exited before it answered (exit code {code})", code)
                 if time.monotonic() > deadline:
                     raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
-                newest = next(iter(quote_last_lines(_read_tail(record), 1)), "")
-                if newest != reported_line:
-                    reported_line = newest
-                    on_progress(newest)
+                newest_line = next(iter(quote_last_lines(_read_tail(record), 1)), "")
+                if newest_line != reported_line:
+                    reported_line = newest_line
+                    on_progress(newest_line)
                 time.sleep(POLL_S)
             self._await_token(started, client)
         except BaseException:
@@ -182,17 +182,19 @@ class Supervisor:
 
     def record_proof(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Record that an adapter passed its probe on this server."""
-        stored = server_record.find(self._home, record.name) or record
-        updated = stored.model_copy(update={"proved": tuple(dict.fromkeys([*stored.proved, adapter]))})
-        server_record.write(self._home, updated)
-        return updated
+        stored_record = server_record.find(self._home, record.name) or record
+        updated_record = stored_record.model_copy(
+            update={"proved": tuple(dict.fromkeys([*stored_record.proved, adapter]))}
+        )
+        server_record.write(self._home, updated_record)
+        return updated_record
 
     def record_batch_proof(self, record: ServerRecord) -> ServerRecord:
         """Record that this server's replies do not depend on the batch."""
-        stored = server_record.find(self._home, record.name) or record
-        updated = stored.model_copy(update={"batch_proved": True})
-        server_record.write(self._home, updated)
-        return updated
+        stored_record = server_record.find(self._home, record.name) or record
+        updated_record = stored_record.model_copy(update={"batch_proved": True})
+        server_record.write(self._home, updated_record)
+        return updated_record
 
     def stop(self, record: ServerRecord, grace_s: float = GRACE_S) -> None:
         """Stop a server and all its processes, and check that they have ended and that the port is free.
@@ -201,25 +203,25 @@ class Supervisor:
             ServerError: a process still runs, or the port is in use; then the record remains.
         """
         processes = list_server_processes(record)
-        leader = [member for member in processes if member == record.process]
+        leader = [process for process in processes if process == record.process]
         remaining = end(leader, grace_s)  # the leader stops its workers in order
         remaining += end(
-            [member for member in list_server_processes(record) if member not in remaining], min(grace_s, 5.0)
+            [process for process in list_server_processes(record) if process not in remaining], min(grace_s, 5.0)
         )
-        remaining += end([member for member in processes if member not in remaining], 0.0)
+        remaining += end([process for process in processes if process not in remaining], 0.0)
         if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
-            pids = ", ".join(str(member.pid) for member in remaining)
-            remains = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
-            raise ServerError(f"server {record.name} could not be stopped: {remains}", f"read its log: {record.log}")
+            pids = ", ".join(str(process.pid) for process in remaining)
+            problem = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
+            raise ServerError(f"server {record.name} could not be stopped: {problem}", f"read its log: {record.log}")
         server_record.remove(self._home, record)
 
     def explain_exit(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
         """The error for a server's exit or failure (`event`), with the cause according to its log, and the log's last
         lines.
         """
-        tail = _read_tail(record)
-        cause, fix = explain(tail, code)
-        quoted = "".join(f"\n    {line}" for line in quote_last_lines(tail))
+        log_tail = _read_tail(record)
+        cause, fix = explain(log_tail, code)
+        quoted = "".join(f"\n    {line}" for line in quote_last_lines(log_tail))
         return ServerError(f"the server of {record.model} {event}: {cause}{quoted}", f"{fix}; its log: {record.log}")
 
 
@@ -231,7 +233,7 @@ def list_server_processes(record: ServerRecord) -> list[Process]:
     root = record.process
     if find_process(root.pid) == root:
         processes += [root, *find_descendants(root)]
-    return [member for member in dict.fromkeys(processes) if member.alive]
+    return [process for process in dict.fromkeys(processes) if process.alive]
 
 
 def find_free_port(port: int = 0) -> int:
@@ -240,15 +242,15 @@ def find_free_port(port: int = 0) -> int:
     Raises:
         ServerError: `port` is in use.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe_socket.bind(("127.0.0.1", port))
         except OSError as error:
             raise ServerError(
                 f"port {port} is in use: {error.strerror}", "set another port, or leave it out to use any free port"
             ) from error
-        return int(probe.getsockname()[1])
+        return int(probe_socket.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -52,14 +52,14 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
             return target
         partial = home / "weights" / f".{name}.partial"
         try:
-            fetched = fetch(manifest, scratch, progress, transfer, partial)
+            download = fetch(manifest, scratch, progress, transfer, partial)
         except DigestMismatchError:  # resuming the download would fail again
             shutil.rmtree(partial, ignore_errors=True)
             raise
         source = manifest.source.model_dump(exclude={"sha256"})
-        if fetched.commit:  # a revision may be a branch; the commit identifies the files
-            source["commit"] = fetched.commit
-        files, origin = _convert_gguf_files(fetched.files, scratch, progress)
+        if download.commit:  # a revision may be a branch; the commit identifies the files
+            source["commit"] = download.commit
+        files, origin = _convert_gguf_files(download.files, scratch, progress)
         return _install(manifest, files, origin, source, target, scratch, progress)
 
 
@@ -89,16 +89,16 @@ def import_path(
     if not NAME.fullmatch(name):
         raise ManifestError(f"{name!r} cannot be a model's name", "use lower-case letters, digits, '.', '_' and '-'")
     with _open_scratch_folder(home, name) as scratch:
-        adopted = scratch / "files"
-        adopt_folder(path, adopted)
-        files, origin = _convert_gguf_files(adopted, scratch, progress)
+        adopted_folder = scratch / "files"
+        adopt_folder(path, adopted_folder)
+        files, origin = _convert_gguf_files(adopted_folder, scratch, progress)
         if template:
             _copy_template(template, files / TEMPLATE)
         read_tensors(files)  # refuses truncated files, even if `name` has a manifest
-        manifest, text = load_or_derive_manifest(name, files, home)
+        manifest, manifest_text = load_or_derive_manifest(name, files, home)
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
-        if text:
-            save_manifest(name, text, home)
+        if manifest_text:
+            save_manifest(name, manifest_text, home)
         progress(f"manifest of {name}: {summary(manifest)}")
         if manifest.kind == "chat" and not read_template(target):
             progress(f"{name} has no chat template: chat, training and evaluation need one (--chat-template FILE)")
@@ -163,15 +163,15 @@ def _install(
     scratch: Path,
     progress: Progress,
 ) -> Path:
-    recorded = record_files(files)
+    file_records = record_files(files)
     record = WeightsRecord(
         name=manifest.name,
         kind=manifest.kind,
         licence=manifest.licence,
         source=source,
         origin=origin,
-        files=recorded,
-        revision=compute_revision(recorded),
+        files=file_records,
+        revision=compute_revision(file_records),
     )
     write_record(files, record)
     _replace_folder(files, target, scratch / "old")
@@ -180,16 +180,16 @@ def _install(
 
 
 def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
-    ggufs = sorted(files.glob("*.gguf"))
-    if not ggufs:
+    gguf_files = sorted(files.glob("*.gguf"))
+    if not gguf_files:
         return files, {}
-    progress(f"converting {ggufs[0].name} to bf16 safetensors")
+    progress(f"converting {gguf_files[0].name} to bf16 safetensors")
     target = scratch / "converted"
-    convert_gguf(ggufs[0], target, lambda step, name: progress(f"converting {step}/{STEPS} {name}"))
-    return target, {path.name: sha256_file(path) for path in ggufs}
+    convert_gguf(gguf_files[0], target, lambda step, name: progress(f"converting {step}/{STEPS} {name}"))
+    return target, {path.name: sha256_file(path) for path in gguf_files}
 
 
-def _replace_folder(files: Path, target: Path, aside: Path) -> None:
+def _replace_folder(files: Path, target: Path, old_folder: Path) -> None:
     if target.exists():
-        target.rename(aside)
+        target.rename(old_folder)
     files.rename(target)

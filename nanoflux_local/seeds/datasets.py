@@ -56,8 +56,8 @@ def seed_datasets(domain: Domain) -> tuple[str, ...]:
     """The benchmarks from which a domain's runs draw seeds: those that the domain's file lists, in that order, then
     those whose modules list the domain.
     """
-    others = (name for name, benchmark in list_benchmarks().items() if domain.name in benchmark.domains)
-    return tuple(dict.fromkeys([*domain.datasets, *others]))
+    benchmarks_of_domain = (name for name, benchmark in list_benchmarks().items() if domain.name in benchmark.domains)
+    return tuple(dict.fromkeys([*domain.datasets, *benchmarks_of_domain]))
 
 
 def find_licence(dataset: str) -> str:
@@ -68,11 +68,11 @@ def find_licence(dataset: str) -> str:
 
 def list_datasets_with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
     """Those of `datasets` that have train items; if none has, all of them, so that a later error names the first."""
-    present = tuple(name for name in datasets if _has_items(ledger, name, "train"))
-    missing = [name for name in datasets if name not in present]
-    if present and missing:
-        _LOG.warning("no seeds come from %s: they have no train items here", ", ".join(missing))
-    return present or tuple(datasets)
+    with_items = tuple(name for name in datasets if _has_items(ledger, name, "train"))
+    without_items = [name for name in datasets if name not in with_items]
+    if with_items and without_items:
+        _LOG.warning("no seeds come from %s: they have no train items here", ", ".join(without_items))
+    return with_items or tuple(datasets)
 
 
 def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
@@ -106,8 +106,8 @@ def _has_items(ledger: Path, dataset: str, split: str) -> bool:
         return view.row("SELECT 1 FROM items WHERE dataset = ? AND split = ?", dataset, split) is not None
 
 
-def _train_templates(datasets: Sequence[str]) -> list[Template]:
-    """The train templates of the starter domain if all of `datasets` are drawn from templates, else []."""
+def _load_train_templates(datasets: Sequence[str]) -> list[Template]:
+    """The starter domain's train templates behind `datasets`; [] if any of the datasets is not drawn from templates."""
     sources: dict[str, Callable[[], tuple[Template, ...]]] = {
         "starter": load_templates,
         "starter-stories": partial(load_stories, "train"),
@@ -126,14 +126,14 @@ def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) ->
         NothingMatchedError: a dataset has no train items here.
         UsageError: some of the datasets are passages of documents and others are questions.
     """
-    templates = _train_templates(datasets)
+    templates = _load_train_templates(datasets)
     if templates:
         return StarterTemplates(templates)
     items = [item for dataset in datasets for item in load_items(ledger, dataset, "train")]
-    kinds = {bool(item.source) for item in items}
-    if len(kinds) > 1:
+    passage_flags = {bool(item.source) for item in items}
+    if len(passage_flags) > 1:
         raise UsageError(
             f"the datasets {', '.join(datasets)} hold passages and questions, which no run mixes",
             "choose datasets of one kind: --set 'datasets=[\"NAME\"]'",
         )
-    return RelatedPassages(items) if kinds == {True} else Items(items, chainable)
+    return RelatedPassages(items) if passage_flags == {True} else Items(items, chainable)

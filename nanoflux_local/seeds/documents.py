@@ -22,7 +22,7 @@ from nanoflux_local.tools.documents import Document, Passage, list_documents, re
 from nanoflux_local.transcript import Seed
 
 MIN_WORDS = 8
-"""A shorter passage (a page number, a lone heading) says too little for a question."""
+"""The minimum words of a passage. A shorter one (a page number, a lone heading) says too little for a question."""
 HELD_OUT_FIRST = tuple(reversed(SPLITS))
 
 
@@ -103,20 +103,20 @@ def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
 def _collect_passages(dataset: str, documents: Sequence[_NamedDocument]) -> tuple[list[tuple[Seed, str]], Counter[str]]:
     """The passages as items with their splits, and how many were left out as "short" or "near_duplicates"."""
     items: list[tuple[Seed, str]] = []
-    left_out: Counter[str] = Counter()
-    seen = NearDuplicates()
+    left_out_counts: Counter[str] = Counter()
+    seen_passages = NearDuplicates()
     for document in sorted(documents, key=lambda document: HELD_OUT_FIRST.index(document.split)):
         passages = document.content.passages
         for number, (passage, place) in enumerate(zip(passages, _list_places(passages), strict=True), 1):
             if len(passage.text.split()) < MIN_WORDS:
-                left_out["short"] += 1
-            elif not seen.add(passage.text):
-                left_out["near_duplicates"] += 1
+                left_out_counts["short"] += 1
+            elif not seen_passages.add(passage.text):
+                left_out_counts["near_duplicates"] += 1
             else:
                 name = f"{dataset}/{document.name}#{number}"
                 item = Seed(name, dataset, passage.text, "", source=document.name, place=place)
                 items.append((item, document.split))
-    return items, left_out
+    return items, left_out_counts
 
 
 def _list_places(passages: Iterable[Passage]) -> list[str]:
@@ -171,7 +171,7 @@ def _store(
     items: Sequence[tuple[Seed, str]],
     skipped: int,
 ) -> bool:
-    content = digest(sorted([document.name, document.split, document.content.sha256] for document in documents))
+    content_digest = digest(sorted([document.name, document.split, document.content.sha256] for document in documents))
     with Ledger(home.prepare().ledger) as ledger:
         source = f"{len(documents)} documents"
-        return ledger.import_dataset(request.name, source, content, items, skipped, replace=request.replace)
+        return ledger.import_dataset(request.name, source, content_digest, items, skipped, replace=request.replace)

@@ -30,31 +30,31 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
         RefusedError: the user has not allowed its host.
         NanofluxError: the download failed.
     """
-    source = _find_source(dataset)
-    _refuse_outside(dataset, source)
+    hub_dataset = _find_hub_dataset(dataset)
+    _refuse_outside_host(dataset, hub_dataset)
     # Xet is native code, which bypasses the guard; colour codes would end up in error messages.
     environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
-    command = build_module_command("huggingface_hub.cli.hf", "download", source.repo, "--repo-type", "dataset",
-                             "--revision", revision or source.revision, "--local-dir", str(target))  # fmt: skip
-    for pattern in source.files:
+    command = build_module_command("huggingface_hub.cli.hf", "download", hub_dataset.repo, "--repo-type", "dataset",
+                             "--revision", revision or hub_dataset.revision, "--local-dir", str(target))  # fmt: skip
+    for pattern in hub_dataset.files:
         command += ["--include", pattern]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
     redirect = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
     if redirect:
-        raise _build_refusal(f"{source.repo} redirects to {redirect[1]}", redirect[1])
+        raise _build_refusal(f"{hub_dataset.repo} redirects to {redirect[1]}", redirect[1])
     if process.returncode or not files:
         reason = "\n".join(process.stderr.strip().splitlines()[-3:]) or "it has none of the benchmark's files"
         raise NanofluxError(
-            f"{source.repo} could not be fetched: {reason}",
+            f"{hub_dataset.repo} could not be fetched: {reason}",
             "correct the cause above; or download the files yourself and pass their paths",
         )
-    return files, f"{source.repo}@{_read_commit(target)}"
+    return files, f"{hub_dataset.repo}@{_read_commit(target)}"
 
 
-def _find_source(dataset: str) -> HubDataset:
+def _find_hub_dataset(dataset: str) -> HubDataset:
     benchmarks = list_importable_benchmarks()
     benchmark = benchmarks.get(dataset)
     if benchmark is not None and benchmark.hub is not None:
@@ -66,7 +66,7 @@ def _find_source(dataset: str) -> HubDataset:
     raise UsageError(message, f"choose one of {', '.join(on_hub)}; or pass the paths of files")
 
 
-def _refuse_outside(dataset: str, source: HubDataset) -> None:
+def _refuse_outside_host(dataset: str, hub_dataset: HubDataset) -> None:
     """Ask the guard before starting the process, so that a refusal is an error of this command and not a traceback."""
     host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname or ""
     refused = False
@@ -78,7 +78,7 @@ def _refuse_outside(dataset: str, source: HubDataset) -> None:
         raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
     # Raised outside the except clause, so that the guard's error, whose advice is for endpoints, is not chained.
     if refused:
-        raise _build_refusal(f"{dataset} is published on {host} ({source.repo})", host)
+        raise _build_refusal(f"{dataset} is published on {host} ({hub_dataset.repo})", host)
 
 
 def _build_refusal(reason: str, host: str) -> RefusedError:

@@ -60,44 +60,46 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
         DataError: a file cannot be read, a row is bad, or a program contradicts its item.
         RefusedError: this machine cannot isolate programs.
     """
-    reading = read_benchmark(request.dataset, request.paths, request.skip_bad, request.hashed, request.name)
-    if not reading.items:
+    content = read_benchmark(request.dataset, request.paths, request.skip_bad, request.hashed, request.name)
+    if not content.items:
         raise UsageError(f"{', '.join(map(str, request.paths))}: no items", "pass the benchmark's files")
-    imported = _store(home, request, reading, on_program)
-    return ImportSummary(request.name, reading, imported, _count_restated_by_dataset(home, request.name))
+    imported = _store(home, request, content, on_program)
+    return ImportSummary(request.name, content, imported, _count_restated_by_dataset(home, request.name))
 
 
-def _store(home: Home, request: ImportRequest, reading: BenchmarkContent, on_program: OnProgram) -> bool:
-    """Check the programs and store the items. Returns False, without either, if the files are already imported."""
-    content = hash_content(request.paths)
-    if request.hashed or reading.skipped:  # the same files then give other items or splits
-        content = digest([content, "hashed" if request.hashed else "official", len(reading.skipped)])
+def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_program: OnProgram) -> bool:
+    """Check the programs and store the items. Returns False, and does neither, if the files are already imported."""
+    content_digest = hash_content(request.paths)
+    if request.hashed or content.skipped:  # then the same files yield different items or splits
+        content_digest = digest([content_digest, "hashed" if request.hashed else "official", len(content.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
-        if ledger.has_dataset(request.name, content):
+        if ledger.has_dataset(request.name, content_digest):
             return False
-        items = [(placed.seed, placed.split) for placed in reading.items]
+        items = [(placed.seed, placed.split) for placed in content.items]
         if not request.replace:
             ledger.refuse_clash(request.name, items)
-        asyncio.run(_check_in_sandbox(reading.items, on_program))
-        skipped = len(reading.skipped)
-        return ledger.import_dataset(request.name, request.source, content, items, skipped, replace=request.replace)
+        asyncio.run(_check_in_sandbox(content.items, on_program))
+        skipped = len(content.skipped)
+        return ledger.import_dataset(
+            request.name, request.source, content_digest, items, skipped, replace=request.replace
+        )
 
 
 async def _check_in_sandbox(items: Sequence[PlacedItem], on_program: OnProgram) -> None:
-    programs = [item for item in items if item.seed.program]
-    if not programs:
+    items_with_programs = [item for item in items if item.seed.program]
+    if not items_with_programs:
         return
-    tool, checked = PythonTool(), 0
+    tool, checked_count = PythonTool(), 0
 
     async def run(request: PythonRequest) -> PythonReply:
-        nonlocal checked
+        nonlocal checked_count
         reply = await tool.run(request)
-        checked += 1
-        on_program(checked, len(programs))
+        checked_count += 1
+        on_program(checked_count, len(items_with_programs))
         return reply
 
     try:
-        await check_programs(programs, run, await tool.identity())
+        await check_programs(items_with_programs, run, await tool.identity())
     finally:
         await tool.close()
 
@@ -126,10 +128,10 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [extract_stem(item.question) for item in view.items(dataset)]
-        for other in (stored.name for stored in view.datasets() if stored.name != dataset):
-            by_split = {split: count_restated(stems, view.items(other, split)) for split in SPLITS}
-            counts[other] = {split: count for split, count in by_split.items() if count}
-    return {other: by_split for other, by_split in counts.items() if by_split}
+        for other_dataset in (stored.name for stored in view.datasets() if stored.name != dataset):
+            counts_by_split = {split: count_restated(stems, view.items(other_dataset, split)) for split in SPLITS}
+            counts[other_dataset] = {split: count for split, count in counts_by_split.items() if count}
+    return {other_dataset: counts_by_split for other_dataset, counts_by_split in counts.items() if counts_by_split}
 
 
 def hash_content(paths: Iterable[Path]) -> str:

@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 
-SHINGLE = 3
-"""Consecutive words that are compared as one."""
-SIMILAR = 0.7
-"""The share of common shingles (of all shingles in both texts) from which a passage is a near-duplicate. One changed
-word leaves 0.71 of a passage of 20 words in common, and 0.90 of one of 60 words.
+WORDS_PER_SHINGLE = 3
+"""The number of consecutive words that are compared as one unit."""
+MIN_COMMON_SHARE = 0.7
+"""The lowest share of common shingles, among all shingles of both texts, that makes a passage a near-duplicate. After
+one word is changed, the share is 0.71 in a passage of 20 words and 0.90 in one of 60 words.
 """
 
 
@@ -21,8 +21,13 @@ class NearDuplicates:
     def add(self, text: str) -> bool:
         """Add a passage unless it is a near-duplicate of one added before. Returns whether it was added."""
         shingles = shingles_of(text)
-        shared = Counter(owner for shingle in shingles for owner in self._owners.get(shingle, ()))
-        if any(common >= SIMILAR * (len(shingles) + self._sizes[owner] - common) for owner, common in shared.items()):
+        common_counts = Counter(
+            earlier_passage for shingle in shingles for earlier_passage in self._owners.get(shingle, ())
+        )
+        if any(
+            common >= MIN_COMMON_SHARE * (len(shingles) + self._sizes[earlier_passage] - common)
+            for earlier_passage, common in common_counts.items()
+        ):
             return False
         for shingle in shingles:
             self._owners.setdefault(shingle, []).append(len(self._sizes))
@@ -31,6 +36,8 @@ class NearDuplicates:
 
 
 def shingles_of(text: str) -> set[tuple[str, ...]]:
-    """The runs of `SHINGLE` consecutive words of a text, case-folded; a shorter text is one run."""
+    """The runs of `WORDS_PER_SHINGLE` consecutive words of a text, case-folded; a shorter text is one run."""
     words = re.findall(r"\w+", text.casefold())
-    return {tuple(words[start : start + SHINGLE]) for start in range(max(1, len(words) - SHINGLE + 1))}
+    return {
+        tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(max(1, len(words) - WORDS_PER_SHINGLE + 1))
+    }

@@ -64,8 +64,8 @@ def _read_options(row: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(options, dict):
         raise BadRowError("key 'options' is not a table of letters and texts")
     options = {letter: text for letter, text in options.items() if text is not None}  # Parquet rows have all letters
-    in_order = list(options) == list(LETTERS[: len(options)])
-    if not in_order or not all(isinstance(text, str) for text in options.values()):
+    are_letters_in_order = list(options) == list(LETTERS[: len(options)])
+    if not are_letters_in_order or not all(isinstance(text, str) for text in options.values()):
         raise BadRowError("key 'options' does not hold texts under A, B, C …")
     return options
 

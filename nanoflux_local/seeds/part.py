@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from nanoflux_local.answers import plain_number
 
-_FUNCTIONS = {"abs", "int", "float", "round", "max", "min", "sum"}
-_ALLOWED = (
+_ARITHMETIC_FUNCTIONS = {"abs", "int", "float", "round", "max", "min", "sum"}
+_ARITHMETIC_NODES = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.Name, ast.Load, ast.Call, ast.operator, ast.unaryop,
 )  # fmt: skip
 
@@ -16,11 +16,12 @@ _ALLOWED = (
 class Part:
     """One link of a chain.
 
-    The slot is the quantity in the text that an earlier part's result can replace. `before` and `after` are the text
-    around it, `value` is its original text, and `slot` its variable ("" for a part that can only come first). `ask` is
-    the question if it is separate from the facts, `result` a noun phrase for the answer or "". `statements` are
-    assignments (variable, expression) in order, the last one to `answer`; `lines` explain them, with variables as
-    {placeholders}. `fits` means that the story makes sense with any earlier result that was put into the slot.
+    The slot is a quantity in the facts that the result of the previous link can replace. `before` and `after` are the
+    facts on either side of it, `value` is the quantity as originally written, and `slot` is the name of its variable
+    ("" for a part that can only be the first link). `ask` is the question if it is separate from the facts; `result` is
+    a noun phrase for the answer, or "". `statements` are assignments (variable, expression) in order, and the last of
+    them assigns `answer`; `lines` explain them, with variables as {placeholders}. `fits` means that the story makes
+    sense with any result of a previous link in the slot.
     """
 
     seed: str
@@ -43,21 +44,26 @@ def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
     """One part for each possible slot of a question whose program consists only of assignments; [] for other programs.
 
     A slot is a whole number above 1 that occurs exactly once in the question and once in the program. The answer must
-    depend on it; otherwise an earlier result in its place would have no effect.
+    depend on the slot; otherwise a previous link's result in it would have no effect.
     """
     statements = read_assignments(code)
     if statements is None:
         return []
-    counts: dict[str, int] = {}
+    number_counts: dict[str, int] = {}
     for _, expression in statements:
         for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", expression):
-            counts[number] = counts.get(number, 0) + 1
+            number_counts[number] = number_counts.get(number, 0) + 1
     lines = tuple(
         _explain_assignment(name, expression) for name, expression in statements if not _is_number_or_name(expression)
     )
-    parts, needed = [], _find_needed(statements)
+    parts, needed_variables = [], _find_needed_variables(statements)
     for name, expression in statements:
-        if name not in needed or not re.fullmatch(r"\d+", expression) or int(expression) < 2 or counts[expression] != 1:
+        if (
+            name not in needed_variables
+            or not re.fullmatch(r"\d+", expression)
+            or int(expression) < 2
+            or number_counts[expression] != 1
+        ):
             continue
         span = _find_only_occurrence(question, int(expression))
         if span is not None:
@@ -68,17 +74,17 @@ def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
     return parts
 
 
-def _find_needed(statements: tuple[tuple[str, str], ...]) -> set[str]:
+def _find_needed_variables(statements: tuple[tuple[str, str], ...]) -> set[str]:
     """The variables from which the answer is calculated, directly or through others."""
-    needed = {"answer"}
+    needed_variables = {"answer"}
     for name, expression in reversed(statements):
-        if name in needed:
-            needed.update(re.findall(r"[^\W\d]\w*", expression))
-    return needed
+        if name in needed_variables:
+            needed_variables.update(re.findall(r"[^\W\d]\w*", expression))
+    return needed_variables
 
 
 def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
-    """The assignments of `def solution()`, the last one to `answer`; None if the function does anything else.
+    """The assignments in `def solution()`, then its return value, assigned to `answer`; None if it does anything else.
 
     Code after the function, such as a line that prints its result, is ignored.
     """
@@ -106,11 +112,13 @@ def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
 def _is_arithmetic(expression: ast.expr) -> bool:
     """Whether an expression is arithmetic over numbers, names, and calls of a few functions."""
     for node in ast.walk(expression):
-        if not isinstance(node, _ALLOWED):
+        if not isinstance(node, _ARITHMETIC_NODES):
             return False
         if isinstance(node, ast.Constant) and (isinstance(node.value, bool) or not isinstance(node.value, int | float)):
             return False
-        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS):
+        if isinstance(node, ast.Call) and not (
+            isinstance(node.func, ast.Name) and node.func.id in _ARITHMETIC_FUNCTIONS
+        ):
             return False
     return True
 
@@ -126,17 +134,17 @@ def _explain_assignment(name: str, expression: str) -> str:
     """
     tree = ast.parse(expression, mode="eval")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id not in _FUNCTIONS:
+        if isinstance(node, ast.Name) and node.id not in _ARITHMETIC_FUNCTIONS:
             node.id = "{" + node.id + "}"
-    words = "the answer" if name in ("answer", "result") else name.replace("_", " ")
-    return f"{words[0].upper()}{words[1:]} = {ast.unparse(tree)} = {{{name}}}."
+    label = "the answer" if name in ("answer", "result") else name.replace("_", " ")
+    return f"{label[0].upper()}{label[1:]} = {ast.unparse(tree)} = {{{name}}}."
 
 
 def _find_only_occurrence(question: str, number: int) -> tuple[int, int] | None:
     """The span of `number` in the text, with or without thousands separators; None unless it occurs exactly once."""
-    grouped = f"{number:,}"
-    alone = rf"(?<![\w.,])(?<!\d[/:])(?:{number}|{re.escape(grouped)})(?![\w%]|[.,/:]\d)"
-    spans = [match.span() for match in re.finditer(alone, question)]
+    number_with_commas = f"{number:,}"
+    pattern = rf"(?<![\w.,])(?<!\d[/:])(?:{number}|{re.escape(number_with_commas)})(?![\w%]|[.,/:]\d)"
+    spans = [match.span() for match in re.finditer(pattern, question)]
     return spans[0] if len(spans) == 1 else None
 
 

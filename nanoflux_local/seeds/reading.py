@@ -65,22 +65,22 @@ def read_benchmark(
         DataError: a file cannot be read, or it has a bad row and `skip_bad` is not set.
     """
     file_format, name = find_format(dataset), check_name(dataset, name)
-    reading, numbers = BenchmarkContent(), Counter[str]()
+    content, item_counts = BenchmarkContent(), Counter[str]()
     labels: dict[str, PlacedRow] = {}
     for path in _split_paths(paths):
-        placed_rows = _read_file(file_format, path, reading, skip_bad)
+        placed_rows = _read_file(file_format, path, content, skip_bad)
         labels |= {placed.row.id: placed for placed in placed_rows if not placed.row.question}
-        official = read_file_split(path) if file_format.official_splits else ""
+        official_split = read_file_split(path) if file_format.official_splits else ""
         for place, number, row in placed_rows:
             if row.question:
-                seed = _build_item(name, row, official, number, numbers)
-                split = hash_into_split(row.question) if hashed else _choose_split(file_format, row, official)
-                reading.items.append(PlacedItem(place, seed, split))
-    _apply_labels(name, reading, {} if hashed else labels)
-    _refuse_repeated_ids(reading.items)
-    _settle_contradictions(reading, file_format is OWN_FORMAT, skip_bad)
-    reading.below_tolerance = [place for place, seed, _ in reading.items if _is_below_tolerance(seed)]
-    return reading
+                seed = _build_item(name, row, official_split, number, item_counts)
+                split = hash_into_split(row.question) if hashed else _choose_split(file_format, row, official_split)
+                content.items.append(PlacedItem(place, seed, split))
+    _apply_labels(name, content, {} if hashed else labels)
+    _refuse_repeated_ids(content.items)
+    _settle_contradictions(content, file_format is OWN_FORMAT, skip_bad)
+    content.below_tolerance = [place for place, seed, _ in content.items if _is_below_tolerance(seed)]
+    return content
 
 
 def find_format(dataset: str) -> Format:
@@ -135,8 +135,8 @@ def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
         yield from splits or [path]
 
 
-def _read_file(file_format: Format, path: Path, reading: BenchmarkContent, skip_bad: bool) -> list[PlacedRow]:
-    """The parsed rows of one file; bad rows and blank ones are counted in `reading`."""
+def _read_file(file_format: Format, path: Path, content: BenchmarkContent, skip_bad: bool) -> list[PlacedRow]:
+    """The parsed rows of one file; bad rows and blank ones are counted in `content`."""
     placed_rows = []
     for row in read_rows(path, file_format.columns, file_format.row_element):
         place = f"{path}, {row.place}"
@@ -145,11 +145,11 @@ def _read_file(file_format: Format, path: Path, reading: BenchmarkContent, skip_
                 raise BadRowError(row.problem)
             placed_rows.append(PlacedRow(place, row.number, file_format.parse_row(row.values, path.name)))
         except BlankRowError:
-            reading.blank += 1
+            content.blank += 1
         except BadRowError as error:
             if not skip_bad:
                 raise make_row_error(place, str(error)) from error
-            reading.skipped.append(f"{place}: {error}")
+            content.skipped.append(f"{place}: {error}")
     if file_format.finish_file is None:
         return placed_rows
     try:
@@ -159,69 +159,71 @@ def _read_file(file_format: Format, path: Path, reading: BenchmarkContent, skip_
     return [placed._replace(row=row) for placed, row in zip(placed_rows, finished_rows, strict=True)]
 
 
-def _build_item(dataset: str, row: ParsedRow, official: str, number: int, numbers: Counter[str]) -> Seed:
+def _build_item(dataset: str, row: ParsedRow, official_split: str, number: int, item_counts: Counter[str]) -> Seed:
     """Build an item. Its id is made from the row's id, or its number in the split, so that it does not depend on the
     layout of the file.
     """
-    prefix = "-".join(filter(None, (dataset, row.group, official)))
+    prefix = "-".join(filter(None, (dataset, row.group, official_split)))
     if row.group:  # several subjects share a file on the hub, but have separate official files
-        numbers[prefix] += 1
-        number = numbers[prefix]
-    name = f"{dataset}-{row.id}" if row.id else f"{prefix}-{number}"
-    return Seed(name, dataset, row.question, row.answer, row.solution, row.program, row.options)
+        item_counts[prefix] += 1
+        number = item_counts[prefix]
+    item_id = f"{dataset}-{row.id}" if row.id else f"{prefix}-{number}"
+    return Seed(item_id, dataset, row.question, row.answer, row.solution, row.program, row.options)
 
 
-def _choose_split(file_format: Format, row: ParsedRow, official: str) -> str:
-    if official == "train" and file_format.carves_dev:
+def _choose_split(file_format: Format, row: ParsedRow, official_split: str) -> str:
+    if official_split == "train" and file_format.carves_dev:
         return hash_into_split(row.question, CARVED_SHARES)
-    return row.split or official or hash_into_split(row.question)
+    return row.split or official_split or hash_into_split(row.question)
 
 
-def _apply_labels(dataset: str, reading: BenchmarkContent, labels: dict[str, PlacedRow]) -> None:
+def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, PlacedRow]) -> None:
     """Put labelled items into the split that their label names, and all others into train and dev."""
     if not labels:
         return
-    by_id = {placed.seed.id: number for number, placed in enumerate(reading.items)}
-    for name, label in labels.items():
-        number = by_id.get(f"{dataset}-{name}")
-        if number is None:
-            raise make_row_error(label.place, f"no item has the id {name!r}", "pass the file with the questions too")
-        if reading.items[number].seed.answer != label.row.answer:
+    index_by_id = {placed.seed.id: index for index, placed in enumerate(content.items)}
+    for label_id, label in labels.items():
+        index = index_by_id.get(f"{dataset}-{label_id}")
+        if index is None:
+            raise make_row_error(
+                label.place, f"no item has the id {label_id!r}", "pass the file with the questions too"
+            )
+        if content.items[index].seed.answer != label.row.answer:
             raise make_row_error(label.place, "the label differs from the answer of its question")
-    for number, (place, seed, _) in enumerate(reading.items):
+    for index, (place, seed, _) in enumerate(content.items):
         label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
         split = label_of_item.row.split if label_of_item else hash_into_split(seed.question, CARVED_SHARES)
-        reading.items[number] = PlacedItem(place, seed, split)
+        content.items[index] = PlacedItem(place, seed, split)
 
 
-def _settle_contradictions(reading: BenchmarkContent, refuses: bool, skip_bad: bool) -> None:
-    """Find questions that are repeated with another answer. In own data such rows are bad (`refuses`). In benchmarks,
-    some of which are published with such rows, they are only reported.
+def _settle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_bad: bool) -> None:
+    """Find questions that are repeated with another answer. In own data, such rows are bad. Some benchmarks are
+    published with such rows, which are then only reported.
     """
-    first: dict[tuple[str, ...], PlacedItem] = {}
-    consistent: list[PlacedItem] = []
-    for placed in reading.items:
+    first_by_question: dict[tuple[str, ...], PlacedItem] = {}
+    consistent_items: list[PlacedItem] = []
+    for placed in content.items:
         seed = placed.seed
         key = (" ".join(seed.question.casefold().split()), *sorted(seed.options.values()))
-        earlier = first.setdefault(key, placed)
-        if _answers_agree(seed, earlier.seed):
-            consistent.append(placed)
+        earlier_item = first_by_question.setdefault(key, placed)
+        if _answers_agree(seed, earlier_item.seed):
+            consistent_items.append(placed)
             continue
-        answers = f"the answer {seed.answer[:40]!r}, not {earlier.seed.answer[:40]!r}"
-        reason = f"the question of {earlier.place} again, with {answers}"
-        if refuses and not skip_bad:
+        both_answers = f"the answer {seed.answer[:40]!r}, not {earlier_item.seed.answer[:40]!r}"
+        reason = f"the question of {earlier_item.place} again, with {both_answers}"
+        if is_own_data and not skip_bad:
             raise make_row_error(placed.place, reason)
-        (reading.skipped if refuses else reading.contradictory).append(f"{placed.place}: {reason}")
-    if refuses:
-        reading.items = consistent
+        (content.skipped if is_own_data else content.contradictory).append(f"{placed.place}: {reason}")
+    if is_own_data:
+        content.items = consistent_items
 
 
-def _answers_agree(one: Seed, other: Seed) -> bool:
+def _answers_agree(first_seed: Seed, second_seed: Seed) -> bool:
     """Whether grading would treat two answers as equal. Free texts always agree."""
-    if one.options or other.options:
-        return one.options.get(one.answer) == other.options.get(other.answer)
-    numbers = [float_or_none(seed.answer) for seed in (one, other)]
-    return None in numbers or same_number(one.answer, other.answer)
+    if first_seed.options or second_seed.options:
+        return first_seed.options.get(first_seed.answer) == second_seed.options.get(second_seed.answer)
+    numbers = [float_or_none(seed.answer) for seed in (first_seed, second_seed)]
+    return None in numbers or same_number(first_seed.answer, second_seed.answer)
 
 
 def _is_below_tolerance(seed: Seed) -> bool:
@@ -229,11 +231,11 @@ def _is_below_tolerance(seed: Seed) -> bool:
 
 
 def _refuse_repeated_ids(items: Sequence[PlacedItem]) -> None:
-    places: dict[str, str] = {}
+    place_by_id: dict[str, str] = {}
     for place, seed, _ in items:
-        if seed.id in places:
-            raise UsageError(f"{place}: the item {seed.id!r} is in {places[seed.id]} too", "pass each file once")
-        places[seed.id] = place
+        if seed.id in place_by_id:
+            raise UsageError(f"{place}: the item {seed.id!r} is in {place_by_id[seed.id]} too", "pass each file once")
+        place_by_id[seed.id] = place
 
 
 def make_row_error(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:

@@ -1,7 +1,7 @@
 """A seed source of passages: draws passages that have rare words in common, so that a question can need several.
 
-The first passage is drawn uniformly, as the paper draws seeds. Passages that are drawn independently rarely bear on one
-situation; the others are therefore drawn from those that share most rare words with the first: names, terms, and
+The first passage is drawn uniformly, as the paper draws seeds. Passages drawn independently rarely concern the same
+situation, so the others are drawn from the passages that share the most rare words with the first: names, terms, and
 the numbers of rooms and forms.
 """
 
@@ -19,10 +19,10 @@ from nanoflux_local.transcript import Seed
 
 RELATED = 8
 """The number of related passages from which the others are drawn."""
-RARE = 10
-"""The number of passages that a word may be in to count as rare. Words of templates and of the language are in more."""
-DIGITS = 9
-"""Decimals to which scores are rounded, so that every machine ranks passages alike."""
+MAX_RARE_PASSAGES = 10
+"""The maximum number of passages that contain a rare word. Words of forms and everyday words are in more passages."""
+SCORE_DECIMALS = 9
+"""The number of decimals to which scores are rounded, so that every machine ranks passages alike."""
 
 
 class RelatedPassages:
@@ -37,36 +37,40 @@ class RelatedPassages:
         numbers = [number for number, passage in enumerate(self._passages) if passage.id not in without]
         if len(numbers) < count:
             numbers = list(range(len(self._passages)))
-        first = rng.choice(numbers)
-        others = self._rank(first, numbers)[: max(RELATED, count - 1)]
-        return tuple(self._passages[number] for number in (first, *rng.sample(others, count - 1)))
+        first_number = rng.choice(numbers)
+        related_numbers = self._rank(first_number, numbers)[: max(RELATED, count - 1)]
+        return tuple(self._passages[number] for number in (first_number, *rng.sample(related_numbers, count - 1)))
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
         """Passages have no programs that could be chained."""
         del seeds, rng
         return None
 
-    def _rank(self, first: int, numbers: Sequence[int]) -> list[int]:
-        """The other passages of `numbers`, the most related to `first` first."""
+    def _rank(self, first_number: int, numbers: Sequence[int]) -> list[int]:
+        """The other passages of `numbers`, beginning with the most related to the passage `first_number`."""
         scores: dict[int, float] = defaultdict(float)
-        for owners in self._owners_by_passage[first]:
-            for number in owners:
-                scores[number] += math.log(len(self._passages) / len(owners))
-        others = [number for number in numbers if number != first]
-        return sorted(others, key=lambda number: (-round(scores[number], DIGITS), number))
+        for numbers_with_word in self._numbers_by_rare_word[first_number]:
+            for number in numbers_with_word:
+                scores[number] += math.log(len(self._passages) / len(numbers_with_word))
+        other_numbers = [number for number in numbers if number != first_number]
+        return sorted(other_numbers, key=lambda number: (-round(scores[number], SCORE_DECIMALS), number))
 
     @cached_property
-    def _owners_by_passage(self) -> list[list[tuple[int, ...]]]:
-        """For each rare word of each passage, the passages that contain it. Built on first use: most processes that
-        build a run's rules draw no seeds.
+    def _numbers_by_rare_word(self) -> list[list[tuple[int, ...]]]:
+        """For each passage, and each of its rare words, the numbers of all passages that contain the word. Built on
+        first use, since most processes that build a run's rules draw no seeds.
         """
         words_by_passage = [_list_words(passage.question) for passage in self._passages]
-        owners: dict[str, list[int]] = {}
+        numbers_by_word: dict[str, list[int]] = {}
         for number, words in enumerate(words_by_passage):
             for word in words:
-                owners.setdefault(word, []).append(number)
-        rare = {word: tuple(numbers) for word, numbers in owners.items() if 2 <= len(numbers) <= RARE}
-        return [[rare[word] for word in words if word in rare] for words in words_by_passage]
+                numbers_by_word.setdefault(word, []).append(number)
+        numbers_by_rare_word = {
+            word: tuple(numbers) for word, numbers in numbers_by_word.items() if 2 <= len(numbers) <= MAX_RARE_PASSAGES
+        }
+        return [
+            [numbers_by_rare_word[word] for word in words if word in numbers_by_rare_word] for words in words_by_passage
+        ]
 
 
 def _list_words(text: str) -> list[str]:

@@ -26,7 +26,7 @@ class SeedSource(Protocol):
         ...
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """The seeds as parts, ordered so that each can use the result before it; None if no order was found."""
+        """The seeds as parts, ordered so that each can use the result of the previous one; None if no order works."""
         ...
 
 
@@ -52,12 +52,12 @@ class Items:
         if len(self._pools) == 1:
             (pool,) = self._pools.values()
             return tuple(_sample(pool, [item.id for item in pool], count, rng, without))
-        drawn = [
+        drawn_seeds = [
             seed
             for name, share in self._divide_among_benchmarks(count, rng).items()
             for seed in _sample(self._pools[name], [item.id for item in self._pools[name]], share, rng, without)
         ]
-        return tuple(rng.sample(drawn, count))
+        return tuple(rng.sample(drawn_seeds, count))
 
     def _divide_among_benchmarks(self, count: int, rng: random.Random) -> dict[str, int]:
         """How many seeds each benchmark gives. In a random order, the benchmarks take turns giving one seed, until
@@ -96,21 +96,21 @@ class StarterTemplates:
 
     def _try_chain(self, templates: Sequence[Template], rng: random.Random) -> tuple[Part, ...] | None:
         parts: list[Part] = []
-        earlier: float | None = None
+        previous_result: float | None = None
         for template in templates:
             values: dict[str, float] = dict(template.draw(rng))
             slot = rng.choice([quantity for quantity in template.quantities if quantity.link])
-            if earlier is not None:
-                values[slot.name] = earlier
-                if earlier > LINK_RANGE * slot.high or not template.admits(values):
+            if previous_result is not None:
+                values[slot.name] = previous_result
+                if previous_result > LINK_RANGE * slot.high or not template.admits(values):
                     return None
             parts.append(make_template_part(template, values, slot.name))
-            earlier = template.solve(values)["answer"]
+            previous_result = template.solve(values)["answer"]
         return tuple(parts)
 
 
 def make_template_part(template: Template, values: dict[str, float], slot: str) -> Part:
-    """A template with these values as a part with the given slot."""
+    """The part made from a template with these values; `slot` is the variable of the part's slot."""
     before, after = template.build_question_text({**values, slot: "\0"}).split("\0")
     assignments = [(name, str(value)) for name, value in values.items()]
     steps = [tuple(map(str.strip, line.split("=", 1))) for line in template.program.strip().splitlines()]
@@ -150,5 +150,5 @@ def refuse_shortage(count: int, available: int) -> None:
 
 def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
     refuse_shortage(count, len(pool))
-    fresh = [item for item, name in zip(pool, ids, strict=True) if name not in without]
-    return rng.sample(fresh if len(fresh) >= count else list(pool), count)
+    not_excluded = [item for item, name in zip(pool, ids, strict=True) if name not in without]
+    return rng.sample(not_excluded if len(not_excluded) >= count else list(pool), count)

@@ -52,5 +52,5 @@ def extract_stem(question: str) -> str:
 
 def count_restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
     """How many of `stems` are the stem of a question in `others`. For instance, GSM-Hard restates GSM8K's test set."""
-    other_stems = {extract_stem(other.question) for other in others}
-    return sum(question_stem in other_stems for question_stem in stems)
+    other_stems = {extract_stem(seed.question) for seed in others}
+    return sum(stem in other_stems for stem in stems)

@@ -84,9 +84,9 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 _refuse_encoding(path, line)
                 line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
-            rest = line
-            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-                rest = file.readline(MAX_LINE_BYTES + 1)
+            line_part = line
+            while len(line_part) > MAX_LINE_BYTES and not line_part.endswith(b"\n"):
+                line_part = file.readline(MAX_LINE_BYTES + 1)
 
 
 def _refuse_encoding(path: Path, content: bytes) -> None:
@@ -103,7 +103,7 @@ class _ObjectWithRepeatedKey(dict[str, Any]):
     key: str
 
 
-def _parse(content: bytes) -> Any:
+def _parse_json(content: bytes) -> Any:
     """A JSON value. Raises ValueError with the reason if it is not valid."""
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_build_object, parse_int=_parse_integer)
@@ -115,9 +115,9 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
-    repeated = _ObjectWithRepeatedKey(values)
-    repeated.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-    return repeated
+    object_with_repeat = _ObjectWithRepeatedKey(values)
+    object_with_repeat.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+    return object_with_repeat
 
 
 def _parse_integer(digits: str) -> int | float:
@@ -129,19 +129,19 @@ def _find_repeated_key(value: Any) -> str:
     """The key that occurs twice in an object, or in an object inside it; "" if there is none."""
     if isinstance(value, _ObjectWithRepeatedKey):
         return value.key
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_find_repeated_key, inner)), "")
+    inner_values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_find_repeated_key, inner_values)), "")
 
 
 def _is_json_lines(path: Path) -> bool:
     """Whether a file is JSON Lines: by its name, or because its first line is a row and not a table of rows."""
     if path.suffix.lower() != ".json":
         return True
-    first = next((line for _, line in _read_lines(path) if line.strip()), b"")
+    first_line = next((line for _, line in _read_lines(path) if line.strip()), b"")
     try:
-        value = _parse(first)
+        value = _parse_json(first_line)
     except ValueError:
-        return not first.lstrip().startswith((b"{", b"["))
+        return not first_line.lstrip().startswith((b"{", b"["))
     if not isinstance(value, dict):
         return False
     is_row = any(key.casefold() in _QUESTION_KEYS for key in value)
@@ -149,18 +149,18 @@ def _is_json_lines(path: Path) -> bool:
 
 
 def _read_json_lines(path: Path) -> Iterator[TableRow]:
-    rows = 0
+    row_count = 0
     for number, line in _read_lines(path):
         if line.strip():
-            rows += 1
-            yield _parse_json_row(f"line {number}", rows, line)
+            row_count += 1
+            yield _parse_json_row(f"line {number}", row_count, line)
 
 
 def _parse_json_row(place: str, number: int, line: bytes) -> TableRow:
     if len(line) > MAX_LINE_BYTES:
         return TableRow(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
-        value = _parse(line)
+        value = _parse_json(line)
     except ValueError as error:
         return TableRow(place, number, problem=f"not JSON in UTF-8: {error}")
     return _build_row(place, number, value)
@@ -181,7 +181,7 @@ def _read_json_value(path: Path) -> Iterator[TableRow]:
     try:
         content = path.read_bytes()
         _refuse_encoding(path, content)
-        value = _parse(content.removeprefix(codecs.BOM_UTF8))
+        value = _parse_json(content.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         fail(path, f"not JSON in UTF-8: {error}")
     if isinstance(value, list):
@@ -205,8 +205,8 @@ def _refuse_larger(path: Path, size: int, limit: int) -> None:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
-    """The rows of a CSV file. Its first row is the header, unless the file has the headerless layout `columns`: that
-    many cells, and no cell called "question" or "answer" in the first row.
+    """The rows of a CSV file. Its first row is the header, unless it has as many cells as `columns`, none of them
+    called "question" or "answer": then the file has no header, and `columns` names its cells.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(_decode_csv_lines(path), strict=True)
@@ -252,24 +252,26 @@ def _read_xlsx(path: Path) -> Iterator[TableRow]:
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_larger(path, sum(entry.file_size for entry in archive.infolist()), MAX_UNPACKED_BYTES)
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError) as error:
         fail(path, f"not an XLSX workbook: {error}")
     try:
-        sheet = book.worksheets[0].iter_rows(values_only=True)
-        header = [str(cell).strip() for cell in next(sheet, ())]
-        for number, cells in enumerate(sheet, 1):
+        sheet_rows = workbook.worksheets[0].iter_rows(values_only=True)
+        header = [str(cell).strip() for cell in next(sheet_rows, ())]
+        for number, cells in enumerate(sheet_rows, 1):
             values = dict(zip(header, cells, strict=False))
             if any(cell is not None for cell in cells):
                 yield TableRow(f"row {number + 1}", number, values)
     except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError) as error:  # bad XML raises SyntaxError
         fail(path, f"not an XLSX workbook: {error}")
     finally:
-        book.close()
+        workbook.close()
 
 
 def _read_xml(path: Path, element: str) -> Iterator[TableRow]:
-    """A row for each `element`, which is the value of its key `""`. Entities and external references are refused."""
+    """A row for each XML element named `element`; the row's key `""` holds it. Entities and external references are
+    refused.
+    """
     from xml.etree.ElementTree import ParseError
 
     from defusedxml import DefusedXmlException
@@ -292,8 +294,8 @@ def _read_parquet(path: Path) -> Iterator[TableRow]:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        groups = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
-        _refuse_larger(path, max(groups, default=0), MAX_UNPACKED_BYTES)
+        group_sizes = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        _refuse_larger(path, max(group_sizes, default=0), MAX_UNPACKED_BYTES)
         yield from _read_batches(file.iter_batches(BATCH))
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the operating system cannot read the file

@@ -121,23 +121,23 @@ class Corpus:
         return counts
 
     def _put(self, document: Document) -> str:
-        stored = self._connection.execute(
+        stored_row = self._connection.execute(
             "SELECT id, sha256 FROM documents WHERE source = ?", (document.source,)
         ).fetchone()
-        if stored and stored[1] == document.sha256:
+        if stored_row and stored_row[1] == document.sha256:
             return "unchanged"
-        if stored:
-            self._connection.execute("DELETE FROM passages WHERE document = ?", (stored[0],))
-            self._connection.execute("DELETE FROM documents WHERE id = ?", (stored[0],))
-        row = self._connection.execute(
+        if stored_row:
+            self._connection.execute("DELETE FROM passages WHERE document = ?", (stored_row[0],))
+            self._connection.execute("DELETE FROM documents WHERE id = ?", (stored_row[0],))
+        document_id = self._connection.execute(
             "INSERT INTO documents (source, sha256, size) VALUES (?,?,?)",
             (document.source, document.sha256, len(document.passages)),
         ).lastrowid
         self._connection.executemany(
             "INSERT INTO passages (title, text, place, document) VALUES (?,?,?,?)",
-            [(passage.title, passage.text, passage.place, row) for passage in document.passages],
+            [(passage.title, passage.text, passage.place, document_id) for passage in document.passages],
         )
-        return "replaced" if stored else "added"
+        return "replaced" if stored_row else "added"
 
     def documents(self) -> list[IndexedDocument]:
         """The documents, ordered by source."""
@@ -157,11 +157,11 @@ class Corpus:
             TimeoutError: the search took longer than `timeout_s`.
             UsageError: the query contains no word.
         """
-        until = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         words = extract_terms(query)
         if not words:
             raise UsageError(f"the query {query!r} holds no word to search for", "search for a word")
-        self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS_BETWEEN_CHECKS)
+        self._connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_CHECKS)
         with self._translate_errors():
             rows = self._connection.execute(
                 f"SELECT passages.title, documents.source, passages.place,"
@@ -181,7 +181,7 @@ def _match_expression(words: Sequence[str]) -> str:
     quoted = [f'"{word}"' for word in words]
     if len(quoted) < 3:
         return " OR ".join(quoted)
-    return " OR ".join(f"({one} AND {other})" for one, other in combinations(quoted[:MAX_QUERY_WORDS], 2))
+    return " OR ".join(f"({left} AND {right})" for left, right in combinations(quoted[:MAX_QUERY_WORDS], 2))
 
 
 def extract_terms(query: str) -> list[str]:

@@ -61,16 +61,16 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [
+            documents_inside = [
                 entry
                 for entry in sorted(path.rglob("*"))
                 if entry.suffix.lower() in READERS and entry.is_file() and not _is_hidden(entry.relative_to(path))
             ]
-            if not inside:
+            if not documents_inside:
                 raise NothingMatchedError(
                     f"{path} holds no documents", f"add files that end in {', '.join(sorted(READERS))}"
                 )
-            files += inside
+            files += documents_inside
         elif not path.exists():
             raise DataError(f"{path}: there is no such file", "pass files or directories of documents")
         elif path.suffix.lower() not in READERS:
@@ -252,8 +252,8 @@ def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
 def _cut_paragraph(words: list[str]) -> Iterator[list[str]]:
     """A paragraph in pieces of at most `WORDS` words, each cut after the last sentence that fits."""
     while len(words) > WORDS:
-        ends = [place for place in range(WORDS // 2, WORDS) if words[place].endswith((".", "!", "?"))]
-        cut = ends[-1] + 1 if ends else WORDS
+        sentence_ends = [index for index in range(WORDS // 2, WORDS) if words[index].endswith((".", "!", "?"))]
+        cut = sentence_ends[-1] + 1 if sentence_ends else WORDS
         yield words[:cut]
         words = words[cut:]
     if words:

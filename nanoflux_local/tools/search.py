@@ -22,10 +22,11 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_models import guard
 
 SearchResult = tuple[str, str, str]
+"""The title, the place (an address, or a document and a position in it) and the snippet."""
 GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
-REFUSED_KEYS = (401, 403)
-"""The HTTP statuses with which an engine refuses a key."""
+KEY_REFUSED_STATUSES = (401, 403)
+"""The HTTP statuses of a reply that refuses the key."""
 MAX_SNIPPET_CHARACTERS = 600
 """Maximum characters of a snippet, since an engine may return text of any length."""
 
@@ -63,7 +64,7 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
     """
     start = time.monotonic()
 
-    def reply(outcome: Any, detail: str = "", results: list[SearchResult] | None = None) -> SearchReply:
+    def build_reply(outcome: Any, detail: str = "", results: list[SearchResult] | None = None) -> SearchReply:
         shortened = tuple((title, place, snippet[:MAX_SNIPPET_CHARACTERS]) for title, place, snippet in results or ())
         return SearchReply(outcome, key.mask(redact(detail))[:300], shortened, round(time.monotonic() - start, 3))
 
@@ -72,14 +73,14 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
     except EndpointError:
         raise
     except TimeoutError:
-        return reply("timeout", f"no answer within {timeout_s:g} s")
+        return build_reply("timeout", f"no answer within {timeout_s:g} s")
     except Exception as error:  # noqa: BLE001 - the libraries raise many kinds of errors
         refusal = guard.find_refusal(error)
         if refusal is not None:
-            return reply("refused", refusal.message)
+            return build_reply("refused", refusal.message)
         timed_out = "timeout" in type(error).__name__.lower()
-        return reply("timeout" if timed_out else "failed", f"{type(error).__name__}: {error}")
-    return reply("found", "", results) if results else reply("nothing")
+        return build_reply("timeout" if timed_out else "failed", f"{type(error).__name__}: {error}")
+    return build_reply("found", "", results) if results else build_reply("nothing")
 
 
 class CorpusSearch:
@@ -92,10 +93,10 @@ class CorpusSearch:
     async def search(self, request: SearchRequest) -> SearchReply:
         async def find_results() -> list[SearchResult]:
             try:
-                passages = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
+                hits = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
             except UsageError:
                 return []
-            return [(passage.title, passage.place, passage.snippet) for passage in passages]
+            return [(hit.title, hit.place, hit.snippet) for hit in hits]
 
         return await run_search(find_results, request.timeout_s + 1, ApiKey())  # the index enforces the limit itself
 
@@ -147,18 +148,18 @@ class _HttpEngine:
         import httpx2
 
         async with httpx2.AsyncClient(timeout=timeout_s, **http_options(self._url)) as client:
-            reply = await client.get(f"{self._url}{path}", params=query, headers=headers)
-        if reply.status_code in REFUSED_KEYS:
+            response = await client.get(f"{self._url}{path}", params=query, headers=headers)
+        if response.status_code in KEY_REFUSED_STATUSES:
             raise EndpointError(
-                f"the search engine {self.identity.model} refuses the request ({reply.status_code})",
+                f"the search engine {self.identity.model} refuses the request ({response.status_code})",
                 "check search.key_env or search.key_file, and the permissions of the key",
             )
-        if reply.status_code != 200:
-            raise ValueError(f"the engine answered with status {reply.status_code}")
-        value = reply.json()
-        if not isinstance(value, dict):
+        if response.status_code != 200:
+            raise ValueError(f"the engine answered with status {response.status_code}")
+        body = response.json()
+        if not isinstance(body, dict):
             raise ValueError("the engine's answer is not a JSON object")
-        return value
+        return body
 
     async def close(self) -> None:
         return

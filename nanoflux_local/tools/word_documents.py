@@ -1,6 +1,6 @@
 """Reads the text of Word documents (.docx), section by section: paragraphs, lists and tables below each heading.
 
-A document is a zip archive of XML. Only `word/document.xml` is read, and the names of styles in `word/styles.xml`.
+A document is a zip archive of XML. Only `word/document.xml` and the names of styles in `word/styles.xml` are read.
 Entities, external references and archives that unpack to too many bytes are refused.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 MAX_UNPACKED_BYTES = 256 * 2**20
-_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_NAMESPACE = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _HEADING = re.compile(r"(heading \d|title)", re.IGNORECASE)
 """Word's built-in names of heading styles, which are the same in every language of its interface."""
 
@@ -29,8 +29,8 @@ def read_word_sections(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
         DataError: the content is not a Word document.
     """
     heading, paragraphs = "", list[str]()
-    body, heading_styles = _parse_document(path, content)
-    for paragraph in body.iter(f"{_WORD}p"):
+    root, heading_styles = _parse_document(path, content)
+    for paragraph in root.iter(f"{_NAMESPACE}p"):
         text = _text_of(paragraph)
         if _style_of(paragraph) in heading_styles and text:
             yield heading, "\n\n".join(paragraphs)
@@ -61,29 +61,29 @@ def _parse_document(path: Path, content: bytes) -> tuple["Element", set[str]]:
             f"{path}: not a readable Word document: {error}"[:300],
             "save it again as .docx or leave it out; nothing was added",
         ) from None
-    return root, _heading_styles(styles)
+    return root, _list_heading_styles(styles)
 
 
-def _heading_styles(styles: "Element | None") -> set[str]:
-    ids = set[str]()
-    for style in styles.iter(f"{_WORD}style") if styles is not None else ():
-        name = style.find(f"{_WORD}name")
-        if name is not None and _HEADING.fullmatch(name.get(f"{_WORD}val", "")):
-            ids.add(style.get(f"{_WORD}styleId", ""))
-    return ids
+def _list_heading_styles(styles: "Element | None") -> set[str]:
+    style_ids = set[str]()
+    for style in styles.iter(f"{_NAMESPACE}style") if styles is not None else ():
+        name = style.find(f"{_NAMESPACE}name")
+        if name is not None and _HEADING.fullmatch(name.get(f"{_NAMESPACE}val", "")):
+            style_ids.add(style.get(f"{_NAMESPACE}styleId", ""))
+    return style_ids
 
 
 def _style_of(paragraph: "Element") -> str:
-    style = paragraph.find(f"{_WORD}pPr/{_WORD}pStyle")
-    return "" if style is None else style.get(f"{_WORD}val", "")
+    style = paragraph.find(f"{_NAMESPACE}pPr/{_NAMESPACE}pStyle")
+    return "" if style is None else style.get(f"{_NAMESPACE}val", "")
 
 
 def _text_of(paragraph: "Element") -> str:
     """A paragraph's text in single spaces; text that was deleted under change tracking is not part of it."""
     texts = []
     for element in paragraph.iter():
-        if element.tag in (f"{_WORD}tab", f"{_WORD}br"):
+        if element.tag in (f"{_NAMESPACE}tab", f"{_NAMESPACE}br"):
             texts.append(" ")
-        elif element.tag == f"{_WORD}t":
+        elif element.tag == f"{_NAMESPACE}t":
             texts.append(element.text or "")
     return " ".join("".join(texts).split())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "nanoflux_cpu"
-_MAX_TOKENS = 1024  # tokens; for longer rows, the matrix of tokens × tokens would take too much memory
+_MAX_TOKENS = 1024  # for longer rows, the tokens × tokens matrix would take too much memory
 
 
 class CausalAttention(torch.autograd.Function):
@@ -29,8 +29,8 @@ class CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out = ctx.saved_tensors
         # Query heads that share a key head become rows of one product, which also sums their key gradients.
-        rows = (*k.shape[:2], -1, k.shape[-1])
-        query, grad, result = q.reshape(rows), grads[0].reshape(rows), out.reshape(rows)
+        merged_shape = (*k.shape[:2], -1, k.shape[-1])
+        query, grad, result = q.reshape(merged_shape), grads[0].reshape(merged_shape), out.reshape(merged_shape)
         probabilities = _compute_probabilities(query * ctx.scale, k)
         grad_v = probabilities.mT @ grad
         grad_probabilities = (grad @ v.mT).sub_((grad * result).sum(-1, keepdim=True))
@@ -41,8 +41,8 @@ class CausalAttention(torch.autograd.Function):
 def _compute_probabilities(query: Tensor, k: Tensor) -> Tensor:
     """Causal softmax of rows that hold several heads of the same tokens, one head after another."""
     tokens = k.shape[2]
-    future = torch.full((tokens, tokens), -torch.inf, dtype=k.dtype).triu_(1)
-    return (query @ k.mT).add_(future.repeat(query.shape[2] // tokens, 1)).softmax(-1)
+    future_mask = torch.full((tokens, tokens), -torch.inf, dtype=k.dtype).triu_(1)
+    return (query @ k.mT).add_(future_mask.repeat(query.shape[2] // tokens, 1)).softmax(-1)
 
 
 def attend(
@@ -60,10 +60,10 @@ def attend(
 
 
 def _is_unsupported(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
-    unmasked = mask is None and query.shape[2] == key.shape[2] <= _MAX_TOKENS
+    is_causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
+    fits_unmasked = mask is None and query.shape[2] == key.shape[2] <= _MAX_TOKENS
     extra = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
-    return not (causal and unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(extra)
+    return not (is_causal and fits_unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(extra)
 
 
 def register() -> str:

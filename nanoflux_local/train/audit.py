@@ -75,7 +75,7 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
     rows: list[EncodedExample] = []
     findings: list[RowFinding] = _find_duplicates(examples)
     for number, example in enumerate(examples):
-        encoded, problem, detail = _examine(example, number, codec, settings)
+        encoded, problem, detail = _encode_if_usable(example, number, codec, settings)
         if problem:
             findings.append(RowFinding(number, example.id, problem, detail, dropped=True))
         elif encoded:
@@ -107,8 +107,8 @@ def prepare_rows(
     if validation:
         held_out = select_rows(validation, codec, settings)
         return _drop_validation_rows(usable, held_out, examples), held_out
-    contents = list(dict.fromkeys(row.ids for row in usable.rows))
-    held_ids = set(split(contents, settings.val_fraction, settings.seed)[1])
+    distinct_ids = list(dict.fromkeys(row.ids for row in usable.rows))
+    held_ids = set(split(distinct_ids, settings.val_fraction, settings.seed)[1])
     train = tuple(row for row in usable.rows if row.ids not in held_ids)
     held_out_rows = tuple(row for row in usable.rows if row.ids in held_ids)
     if settings.early_stopping and not held_out_rows:
@@ -139,30 +139,30 @@ def _drop_validation_rows(usable: Selection, validation: Selection, examples: Se
     return Selection(rows, tuple(sorted((*usable.findings, *findings), key=lambda finding: finding.row)))
 
 
-def _examine(
+def _encode_if_usable(
     example: TrainingExample, row: int, codec: Codec, settings: TrainSettings
 ) -> tuple[EncodedExample | None, RowProblem | None, str]:
     """(tokens, None, "") for a usable row, otherwise (None, problem, detail)."""
     roles = [message.role for message in example.prompt]
-    if not _in_order(roles):
+    if not _are_roles_in_order(roles):
         return None, "wrong role order", f"{', '.join(roles) or 'no message'}; must be: system? (user assistant)* user"
     if not example.completion.strip():
         return None, "empty answer", "it has nothing to learn"
     try:
-        whole = codec.encode(example, row)
+        uncut = codec.encode(example, row)
     except DataError as error:
         return None, "refused by the template", error.message
     except UnicodeEncodeError as error:
         return None, "lone surrogate", f"{error.object[error.start]!r} is not a character"
-    over = len(whole.ids) - settings.max_length
-    if over > 0 and settings.overlong != "truncate":
-        return None, "too long", f"{len(whole.ids)} tokens, {over} over max_length"
-    if whole.prompt >= settings.max_length:
-        return None, "no labels", f"the prompt alone has {whole.prompt} tokens of max_length {settings.max_length}"
-    return EncodedExample(whole.ids[: settings.max_length], whole.prompt, max(0, over), row), None, ""
+    excess_tokens = len(uncut.ids) - settings.max_length
+    if excess_tokens > 0 and settings.overlong != "truncate":
+        return None, "too long", f"{len(uncut.ids)} tokens, {excess_tokens} over max_length"
+    if uncut.prompt >= settings.max_length:
+        return None, "no labels", f"the prompt alone has {uncut.prompt} tokens of max_length {settings.max_length}"
+    return EncodedExample(uncut.ids[: settings.max_length], uncut.prompt, max(0, excess_tokens), row), None, ""
 
 
-def _in_order(roles: Sequence[str]) -> bool:
+def _are_roles_in_order(roles: Sequence[str]) -> bool:
     turns = roles[1:] if roles and roles[0] == "system" else roles
     return len(turns) % 2 == 1 and all(role == ("user", "assistant")[i % 2] for i, role in enumerate(turns))
 
@@ -214,10 +214,10 @@ class Audit:
     """What a training would do. Tokens and labels are those of the usable rows in one epoch, after cutting.
 
     In `system_merged` rows the system's text is prepended to the user's message, since the base takes no system
-    messages. `cut_rows` rows lose `cut_tokens` tokens at `max_length`, at most `cut_most` in one row. `rendered` is the
-    first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`. `adapted` names
-    the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of how the rows
-    were chosen.
+    messages. `cut_rows` rows lose `cut_tokens` tokens in total at `max_length`, and no row loses more than `cut_most`.
+    `rendered` is the first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`.
+    `adapted` names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of
+    how the rows were chosen.
     """
 
     rows: int
@@ -266,21 +266,21 @@ def audit(
     codec = Codec.load(base_dir)
     usable, held_out_rows = prepare_rows(settings, examples, validation, codec)
     adapted = resolve_targets(base_dir, settings.target_modules)
-    lengths, cuts = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
+    lengths, cut_lengths = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
     tokens, labels = CountSummary.of(lengths), CountSummary.of([row.labels for row in usable.rows])
-    work = estimate_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
+    flops = estimate_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
     if settings.gradient_checkpointing:
-        work *= 1.5  # the forward pass is repeated: six products instead of four
-    size = parameters(base_dir)
+        flops *= 1.5  # the forward pass is repeated: six products instead of four
+    parameter_count = parameters(base_dir)
     return Audit(
         rows=len(examples),
         usable=len(usable.rows),
         validation=len(held_out_rows.rows),
         tokens=tokens,
         labels=labels,
-        cut_rows=sum(cut > 0 for cut in cuts),
-        cut_tokens=sum(cuts),
-        cut_most=max(cuts),
+        cut_rows=sum(cut > 0 for cut in cut_lengths),
+        cut_tokens=sum(cut_lengths),
+        cut_most=max(cut_lengths),
         overlong=settings.overlong,
         findings=usable.findings,
         validation_findings=held_out_rows.findings,
@@ -288,10 +288,10 @@ def audit(
         system_merged=sum(codec.merges_system(examples[row.row]) for row in usable.rows),
         rendered=codec.text(examples[usable.rows[0].row]),
         steps=step_count(settings, len(lengths)),
-        parameters=size,
-        flops_6nd=six_nd(size, tokens.total * settings.epochs),
-        flops_expected=work,
-        seconds=estimate.estimate_seconds(work, settings),
+        parameters=parameter_count,
+        flops_6nd=six_nd(parameter_count, tokens.total * settings.epochs),
+        flops_expected=flops,
+        seconds=estimate.estimate_seconds(flops, settings),
         memory_bytes=estimate.estimate_memory(base_dir, settings, tokens.most, labels.most),
         dtype=estimate.choose_precision(settings),
         adapted_tensors=adapted.tensors,
@@ -309,27 +309,30 @@ def step_count(settings: TrainSettings, rows: int) -> int:
 def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
     """Rows whose text contains a held-out prompt, compared word by word without case and punctuation."""
     prompts_by_start: dict[tuple[str, ...], list[list[str]]] = {}
-    for words in map(_words, held_out):
-        if words:
-            prompts_by_start.setdefault(tuple(words[:_KEY_WORDS]), []).append(words)
-    sizes = sorted({len(key) for key in prompts_by_start})
-    texts = (
-        _words(" ".join([*(message.content for message in example.prompt), example.completion])) for example in examples
+    for prompt in map(_split_words, held_out):
+        if prompt:
+            prompts_by_start.setdefault(tuple(prompt[:_KEY_WORDS]), []).append(prompt)
+    start_lengths = sorted({len(start) for start in prompts_by_start})
+    word_lists = (
+        _split_words(" ".join([*(message.content for message in example.prompt), example.completion]))
+        for example in examples
     )
-    return tuple(row for row, text in enumerate(texts) if _contains_prompt(text, prompts_by_start, sizes))
+    return tuple(
+        row for row, words in enumerate(word_lists) if _contains_prompt(words, prompts_by_start, start_lengths)
+    )
 
 
 def _contains_prompt(
-    text: list[str], prompts_by_start: Mapping[tuple[str, ...], list[list[str]]], sizes: Sequence[int]
+    words: list[str], prompts_by_start: Mapping[tuple[str, ...], list[list[str]]], start_lengths: Sequence[int]
 ) -> bool:
-    """Whether the text contains one of the prompts. Each position is looked up once, so not every prompt is tried."""
+    """Whether the words contain one of the prompts. Each position is compared only with prompts that start alike."""
     return any(
-        text[start : start + len(prompt)] == prompt
-        for start in range(len(text))
-        for size in sizes
-        for prompt in prompts_by_start.get(tuple(text[start : start + size]), ())
+        words[position : position + len(prompt)] == prompt
+        for position in range(len(words))
+        for start_length in start_lengths
+        for prompt in prompts_by_start.get(tuple(words[position : position + start_length]), ())
     )
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())

@@ -81,59 +81,61 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
     """
     _require_levels(view, run, choice)
     sql, values = choice.query(run)
-    matching = _select_rows(view, sql, values)
-    if not matching:
+    matching_rows = _select_rows(view, sql, values)
+    if not matching_rows:
         fix = f"see `nanoflux run show {run}` and `nanoflux examples list {run}`"
         raise NothingMatchedError(f"no example of run {run} matches: {sql} {list(values)}", fix)
-    rows, left_out = _leave_out(view, run, choice, matching)
-    drawn_rows = choice.draw(rows)
+    eligible_rows, exclusions = _exclude_rows(view, run, choice, matching_rows)
+    drawn_rows = choice.draw(eligible_rows)
     record = {
         "query": sql,
         "values": list(values),
-        "matched": len(rows),
+        "matched": len(eligible_rows),
         "size": choice.size,
         "seed": choice.seed,
         "rows": len(drawn_rows),
         "ids_digest": digest([row["id"] for row in drawn_rows]),
-        **left_out,
+        **exclusions,
     }
     return [dict(row) for row in drawn_rows], record
 
 
-def _leave_out(
+def _exclude_rows(
     view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
 ) -> tuple[list[sqlite3.Row], dict[str, Any]]:
-    """The rows that reviewers have not dropped and that have a solution of the requested origin, and a record with the
-    number of the others. If nothing is left out, the record is empty, so that the ids of earlier trainings stay the
-    same.
+    """The rows that reviewers have not dropped and that have a solution of the requested origin, and a record of the
+    number of rows left out. If none is, the record is empty, so that the ids of earlier trainings stay the same.
     """
     record: dict[str, Any] = {}
-    dropped = find_dropped_turns(view, run)
-    kept = [row for row in rows if choice.include_dropped or row["turn"] not in dropped]
-    if any(row["turn"] in dropped for row in rows):
-        record["dropped"] = {"included": choice.include_dropped, "rows": sum(row["turn"] in dropped for row in rows)}
-    if not kept:
+    dropped_turns = find_dropped_turns(view, run)
+    kept_rows = [row for row in rows if choice.include_dropped or row["turn"] not in dropped_turns]
+    if any(row["turn"] in dropped_turns for row in rows):
+        record["dropped"] = {
+            "included": choice.include_dropped,
+            "rows": sum(row["turn"] in dropped_turns for row in rows),
+        }
+    if not kept_rows:
         fix = "add --include-dropped, or withdraw the verdicts with `nanoflux examples review ID --verdict open`"
         raise NothingMatchedError(f"reviewers dropped all {len(rows)} matching examples of run {run}", fix)
     if choice.solution == "author":
-        return kept, record
+        return kept_rows, record
     solutions_by_turn = load_solutions(view, run)
-    with_solution = [row for row in kept if list_candidates(solutions_by_turn[row["turn"]], choice.solution)]
-    record["solution"] = {"rule": choice.solution, "without": len(kept) - len(with_solution)}
-    if not with_solution:
+    rows_with_solution = [row for row in kept_rows if list_candidates(solutions_by_turn[row["turn"]], choice.solution)]
+    record["solution"] = {"rule": choice.solution, "without": len(kept_rows) - len(rows_with_solution)}
+    if not rows_with_solution:
         fix = "choose another --solution; the check `blind` and --set samples=N record further solutions"
         raise NothingMatchedError(f"no matching example of run {run} has a {choice.solution} solution", fix)
-    return with_solution, record
+    return rows_with_solution, record
 
 
 def find_dropped_turns(view: LedgerView, run: str) -> set[int]:
     """The turns with an example that at least one reviewer dropped in their newest verdict."""
-    newest = view.rows(
+    newest_verdicts = view.rows(
         "SELECT turn, attempt, verdict, max(id) FROM reviews WHERE run = ? GROUP BY turn, attempt, reviewer", run
     )
-    dropped = {(row["turn"], row["attempt"]) for row in newest if row["verdict"] == "drop"}
-    turns = view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run) if dropped else ()
-    return {row["number"] for row in turns if (row["number"], len(row["attempts"].split()) - 1) in dropped}
+    dropped_attempts = {(row["turn"], row["attempt"]) for row in newest_verdicts if row["verdict"] == "drop"}
+    turns = view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run) if dropped_attempts else ()
+    return {row["number"] for row in turns if (row["number"], len(row["attempts"].split()) - 1) in dropped_attempts}
 
 
 def load_attempts(view: LedgerView, run: str) -> dict[int, tuple[Attempt, str, str]]:
@@ -147,7 +149,10 @@ def load_attempts(view: LedgerView, run: str) -> dict[int, tuple[Attempt, str, s
 
 def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution, ...]]:
     """The right solutions of each turn with an example."""
-    return {turn: load_right_solutions(*attempt) for turn, attempt in load_attempts(view, run).items()}
+    return {
+        turn: load_right_solutions(*attempt_and_endpoints)
+        for turn, attempt_and_endpoints in load_attempts(view, run).items()
+    }
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:

@@ -19,8 +19,10 @@ def build_training_example(
 
 def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> TrainingExample:
     """A benchmark item with its own solution as a row; its prompt offers the letters of the item's options."""
-    lettered = domain.with_letters(item.options)
-    return build_training_example(lettered, budgets, format_question(item), item.solution, item.answer, item.id)
+    domain_with_letters = domain.with_letters(item.options)
+    return build_training_example(
+        domain_with_letters, budgets, format_question(item), item.solution, item.answer, item.id
+    )
 
 
 def format_completion(solution: str, answer: str) -> str:

@@ -21,10 +21,10 @@ from nanoflux_models.manifest import load_manifest
 from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 
-_PROBE = "completion"
+_PROBE_COMPLETION = "completion"
 _PLACEHOLDER = re.compile(r"\0(\d+)\0")
 """The placeholder of the n-th control token while a template is rendered."""
-_POOL = 8
+_BATCHES_PER_POOL = 8
 """The number of batches in a pool. Rows are sorted by length within a pool."""
 
 
@@ -64,8 +64,8 @@ class Codec:
     def __init__(self, tokenizer: Any, system_role: bool = True) -> None:
         self.tokenizer = tokenizer
         self.system_role = system_role
-        added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-        self._controls = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+        added_tokens = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._controls = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added_tokens]))
         self._control = re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or r"(?!)")
         self.end = self._end_of_turn()
 
@@ -97,17 +97,17 @@ class Codec:
 
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> EncodedExample:
         """Tokens of one example, its tail cut at `max_length`. Raises ValueError if the text cannot be encoded."""
-        as_text = [Message(message.role, self._insert_placeholders(message.content)) for message in example.prompt]
-        prompt = self._encode_text(self.prompt_text(as_text))
+        messages = [Message(message.role, self._insert_placeholders(message.content)) for message in example.prompt]
+        prompt = self._encode_text(self.prompt_text(messages))
         ids = prompt + self._encode_text(self._insert_placeholders(example.completion) + self.end)
-        kept = ids if max_length is None else ids[:max_length]
-        return EncodedExample(tuple(kept), len(prompt), len(ids) - len(kept), row)
+        kept_ids = ids if max_length is None else ids[:max_length]
+        return EncodedExample(tuple(kept_ids), len(prompt), len(ids) - len(kept_ids), row)
 
     def _encode_text(self, text: str) -> list[int]:
         text.encode()  # raises for a lone surrogate, with its position, before the tokenizer does
         ids: list[int] = []
-        for number, piece in enumerate(_PLACEHOLDER.split(text)):  # text and placeholders alternate
-            if number % 2 == 0:
+        for index, piece in enumerate(_PLACEHOLDER.split(text)):  # text and placeholders alternate
+            if index % 2 == 0:
                 ids += self._encode_piece(piece, as_text=False)
             elif int(piece) < len(self._controls):
                 ids += self._encode_piece(self._controls[int(piece)], as_text=True)
@@ -146,9 +146,9 @@ class Codec:
 
     def _end_of_turn(self) -> str:
         """The text that the template writes after an answer, without the line break between messages."""
-        dialogue = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE}]
-        after = self._render(dialogue, add_generation_prompt=False).rpartition(_PROBE)[2].rstrip()
-        return after or str(self.tokenizer.eos_token)
+        dialogue = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE_COMPLETION}]
+        ending = self._render(dialogue, add_generation_prompt=False).rpartition(_PROBE_COMPLETION)[2].rstrip()
+        return ending or str(self.tokenizer.eos_token)
 
 
 def _takes_system(base_dir: Path) -> bool:
@@ -170,15 +170,15 @@ Item = TypeVar("Item")
 
 
 def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Split items into training and validation: `fraction` of them is drawn by seed for validation, at least one if it
-    is positive.
+    """Split items into training and validation. The share `fraction` of them is drawn by seed for validation, and at
+    least one item if `fraction` is positive.
 
     With fewer than two items nothing is held out, and at least one remains to train on. Both parts keep the order.
     """
-    count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
-    held_out = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), count))
-    train = tuple(item for index, item in enumerate(items) if index not in held_out)
-    return train, tuple(item for index, item in enumerate(items) if index in held_out)
+    held_out_count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
+    held_out_indices = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), held_out_count))
+    train = tuple(item for index, item in enumerate(items) if index not in held_out_indices)
+    return train, tuple(item for index, item in enumerate(items) if index in held_out_indices)
 
 
 def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -190,7 +190,9 @@ def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> li
     rng = random.Random(derive_seed(seed, "order", epoch))
     order = rng.sample(range(len(lengths)), len(lengths))
     batches = [
-        batch for pool in _split_into_chunks(order, size * _POOL) for batch in _batch_by_length(pool, lengths, size)
+        batch
+        for pool in _split_into_chunks(order, size * _BATCHES_PER_POOL)
+        for batch in _batch_by_length(pool, lengths, size)
     ]
     rng.shuffle(batches)
     return batches

@@ -1,6 +1,6 @@
 """Rough time and memory of a training, for the audit.
 
-The estimates serve planning: whether a training takes minutes or hours, and whether it fits. They are no guarantee.
+The estimates are for planning: whether a training takes minutes or hours, and whether it fits. They guarantee nothing.
 """
 
 import time
@@ -10,9 +10,9 @@ from nanoflux_local.train.flops import count_head_weights, parameters, read_shap
 from nanoflux_local.train.settings import TrainSettings
 
 _MATRIX_SHARE = 0.55  # share of a training's time spent in matrix products (profiled: SmolLM2-135M on CPU)
-_VECTORS_PER_LAYER = 34  # of hidden size, kept for the backward pass of each token, including the layer's wider MLP
-_LIBRARIES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
-_FOUR_BITS = 0.516  # bytes per weight: half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
+_VECTORS_PER_LAYER = 34  # vectors of hidden size that a layer, its MLP included, keeps per token for the backward pass
+_LIBRARY_BYTES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
+_BYTES_PER_4_BIT_WEIGHT = 0.516  # half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
 WITHIN = 1.5
 """The memory estimate is within this factor of the measured peak (docs/log.md); a test checks it."""
 
@@ -38,17 +38,17 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, label
     """
     from nanoflux_local.train.model import choose_device
 
-    sizes, width = read_shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
+    shape, bytes_per_value = read_shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
     unquantized = count_head_weights(base_dir) if settings.qlora else parameters(base_dir)
-    base = unquantized * width + (parameters(base_dir) - unquantized) * _FOUR_BITS
-    vectors = sizes.layers * _VECTORS_PER_LAYER
+    base_bytes = unquantized * bytes_per_value + (parameters(base_dir) - unquantized) * _BYTES_PER_4_BIT_WEIGHT
+    vectors = shape.layers * _VECTORS_PER_LAYER
     if settings.gradient_checkpointing:
-        vectors = sizes.layers + _VECTORS_PER_LAYER
-    activations = settings.batch * longest * sizes.hidden * vectors * width
-    adapter = 16 * settings.r * sizes.layers * sizes.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
-    logits = min(settings.batch * labels, 128) * sizes.vocabulary * 4 * 2
-    on_cpu = _LIBRARIES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
-    return int(base + adapter + activations + logits + on_cpu)
+        vectors = shape.layers + _VECTORS_PER_LAYER
+    activations = settings.batch * longest * shape.hidden * vectors * bytes_per_value
+    adapter = 16 * settings.r * shape.layers * shape.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
+    logits = min(settings.batch * labels, 128) * shape.vocabulary * 4 * 2
+    cpu_overhead = _LIBRARY_BYTES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
+    return int(base_bytes + adapter + activations + logits + cpu_overhead)
 
 
 def _measure_matrix_speed(settings: TrainSettings) -> float:
@@ -58,10 +58,10 @@ def _measure_matrix_speed(settings: TrainSettings) -> float:
     from nanoflux_local.train.model import choose_device, choose_dtype
 
     device = choose_device(settings.device)
-    a = torch.ones(1024, 1024, dtype=choose_dtype(settings.dtype, device), device=device)
-    best = float("inf")
+    matrix = torch.ones(1024, 1024, dtype=choose_dtype(settings.dtype, device), device=device)
+    best_s = float("inf")
     for _ in range(4):
         start = time.perf_counter()
-        float((a @ a)[0, 0])
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
+        float((matrix @ matrix)[0, 0])
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * 1024**3 / best_s

@@ -74,8 +74,8 @@ def explain_flops(matrices: Matrices, work: TrainingVolume, checkpointing: bool 
 
 def count_head_weights(base_dir: Path) -> int:
     """Weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
-    sizes = read_shape(base_dir)
-    return sizes.vocabulary * sizes.hidden * (1 if sizes.tied else 2)
+    shape = read_shape(base_dir)
+    return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
 
 
 def stored_bytes(base_dir: Path) -> int:
@@ -119,8 +119,8 @@ class Shape:
 
 
 def read_shape(base_dir: Path) -> Shape:
-    """The shape of the model in `base_dir`, read through transformers: a hub's config leaves out the defaults of its
-    class, and the text model of a multimodal wrapper has a separate section.
+    """The shape of the model in `base_dir`, read through transformers: a published config leaves out values that
+    equal the defaults of its class, and that of a multimodal wrapper has a separate section for the text model.
 
     Raises:
         DataError: transformers cannot read the configuration.
@@ -129,19 +129,29 @@ def read_shape(base_dir: Path) -> Shape:
     from transformers import AutoConfig
 
     try:
-        text = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
+        text_config = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         fix = "import the model again; a newer transformers may know its architecture"
         raise DataError(f"{base_dir / 'config.json'} cannot be read: {error}", fix) from error
     tensors = {name for path in _list_weight_files(base_dir) for name in _read_header(path)}
     tied = not any(name.endswith("lm_head.weight") for name in tensors)
-    return Shape(text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.vocab_size, tied)
+    return Shape(
+        text_config.hidden_size,
+        text_config.num_hidden_layers,
+        text_config.num_attention_heads,
+        text_config.vocab_size,
+        tied,
+    )
 
 
 def estimate_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
     """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
     the head, and attention for rows of `length` tokens, forward and backward."""
-    sizes = read_shape(base_dir)
-    head = sizes.vocabulary * sizes.hidden
-    inner = parameters(base_dir) - count_head_weights(base_dir)
-    return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * sizes.hidden * sizes.layers
+    shape = read_shape(base_dir)
+    head_weights = shape.vocabulary * shape.hidden
+    inner_weights = parameters(base_dir) - count_head_weights(base_dir)
+    return (
+        4.0 * inner_weights * tokens
+        + 4.0 * head_weights * labels
+        + 14.0 * tokens * length * shape.hidden * shape.layers
+    )

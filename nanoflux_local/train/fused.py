@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nanoflux_local.train.four_bit import find_unpacker
 
-_ROWS = 128
+_ROWS_PER_SLICE = 128
 
 
 class LoraLinear(torch.autograd.Function):
@@ -37,28 +37,28 @@ class LoraLinear(torch.autograd.Function):
         share: float,
         unpack: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat_x = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
-        zeroed = draw_dropped(flat, share) if share else None
-        low = _zero(flat, zeroed) @ a.T
+        zeroed = draw_dropped(flat_x, share) if share else None
+        low_rank = _zero(flat_x, zeroed) @ a.T
         matrix = unpack(weight).to(x.dtype) if unpack else weight
-        y = F.linear(flat, matrix, bias).addmm_(low, b.T, alpha=scale)
-        ctx.save_for_backward(flat, weight, a, b, low, zeroed)
+        y = F.linear(flat_x, matrix, bias).addmm_(low_rank, b.T, alpha=scale)
+        ctx.save_for_backward(flat_x, weight, a, b, low_rank, zeroed)
         ctx.scale, ctx.shape, ctx.unpack = scale, x.shape, unpack
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat, weight, a, b, low, zeroed = ctx.saved_tensors
+        flat_x, weight, a, b, low_rank, zeroed = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        grad_low = (grad @ b).mul_(ctx.scale)
-        grad_a = (grad_low.T @ _zero(flat, zeroed)).float()
-        grad_b = (low.T @ grad).T.float().mul_(ctx.scale)
+        grad_low_rank = (grad @ b).mul_(ctx.scale)
+        grad_a = (grad_low_rank.T @ _zero(flat_x, zeroed)).float()
+        grad_b = (low_rank.T @ grad).T.float().mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            through = _zero(grad_low @ a, zeroed)
+            grad_x_of_lora = _zero(grad_low_rank @ a, zeroed)
             matrix = ctx.unpack(weight).to(grad.dtype) if ctx.unpack else weight
-            grad_x = torch.mm(grad, matrix).add_(through).view(ctx.shape)
+            grad_x = torch.mm(grad, matrix).add_(grad_x_of_lora).view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
@@ -88,8 +88,8 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(labels), _ROWS):
-            rows = slice(start, start + _ROWS)
+        for start in range(0, len(labels), _ROWS_PER_SLICE):
+            rows = slice(start, start + _ROWS_PER_SLICE)
             logits, label = (hidden[rows] @ head.T).float(), labels[rows, None]
             log_probabilities = logits.log_softmax(-1)
             total -= log_probabilities.gather(1, label).sum()
@@ -121,8 +121,8 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
 def _can_fuse(layer: Any, adapter: str) -> bool:
     """Whether the layer adapts a frozen nn.Linear, unpacked or in four bits, without a LoRA variant or a LoRA bias."""
     base = layer.base_layer
-    linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and find_unpacker(base) is not None)
-    return linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
+    is_linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and find_unpacker(base) is not None)
+    return is_linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
 
 
 class _FusedLayer:

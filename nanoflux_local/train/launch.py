@@ -24,12 +24,12 @@ def launch(home: Path, training: str, arguments: str) -> int:
         UsageError: the arguments cannot be split into shell words.
     """
     try:
-        words = shlex.split(arguments)
+        launcher_arguments = shlex.split(arguments)
     except ValueError as error:
         raise UsageError(f"--launch {arguments!r} cannot be read: {error}", "see `accelerate launch --help`") from error
     resume_command = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
-    command = build_module_command("accelerate.commands.launch", *words, *resume_command)
-    environment = make_safe_environment(os.environ)  # accelerate starts Pythons without our flags
+    command = build_module_command("accelerate.commands.launch", *launcher_arguments, *resume_command)
+    environment = make_safe_environment(os.environ)  # accelerate starts Python processes without our flags
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
     try:
         return process.wait()

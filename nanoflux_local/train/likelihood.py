@@ -20,7 +20,7 @@ SCORES = "scores"
 """The value of the ledger's `run` column for these calls, which belong to no run."""
 BATCH = 8
 """The number of completions in one forward pass."""
-SLICE = 128
+POSITIONS_PER_SLICE = 128
 """The number of positions whose logits are in memory at a time."""
 OnScore = Callable[[int, int], None]
 """Called with the number of scored groups and their total."""
@@ -44,8 +44,8 @@ class Likelihoods:
         self._identity = Identity("likelihood", model, read_record(self._folder).revision, variant=variant)
 
     def score(self, group: Sequence[TrainingExample]) -> list[float]:
-        """The mean log-probability per token of each completion of one prompt, in nats. They are computed together, so
-        that equal groups give equal scores.
+        """The mean log-probability per token of each completion of one prompt, in nats. The completions are scored
+        together, so that equal groups get equal scores.
 
         Raises:
             DataError: the model's folder or chat template cannot be used.
@@ -100,8 +100,8 @@ class Likelihoods:
         positions = outputs[row.prompt - 1 : len(row.ids) - 1]
         labels = torch.tensor(row.ids[row.prompt :], device=self._device)
         total = 0.0
-        for start in range(0, len(labels), SLICE):
-            part = slice(start, start + SLICE)
-            logits = head(positions[part]).float()
-            total -= float(torch.nn.functional.cross_entropy(logits, labels[part], reduction="sum"))
+        for start in range(0, len(labels), POSITIONS_PER_SLICE):
+            window = slice(start, start + POSITIONS_PER_SLICE)
+            logits = head(positions[window]).float()
+            total -= float(torch.nn.functional.cross_entropy(logits, labels[window], reduction="sum"))
         return ScoreReply(round(total / len(labels), 6), len(labels))

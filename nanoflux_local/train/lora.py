@@ -97,7 +97,7 @@ def train(
 
 
 def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """A digest of everything that decides the weights, which tells whether a checkpoint belongs to this training. How
+    """A digest of everything that decides the weights: a checkpoint with another digest is of another training. How
     often checkpoints are written does not matter.
     """
     weight_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
@@ -137,15 +137,15 @@ def _describe_checkpoint(out_dir: Path) -> str:
     return "; the last good checkpoint is kept" if (out_dir / checkpoint.NAME).exists() else ""
 
 
-_NO_MEMORY = ("allocate memory", "bad_alloc", "could not create a primitive")
+_OUT_OF_MEMORY_MESSAGES = ("allocate memory", "bad_alloc", "could not create a primitive")
 """Parts of the messages by which torch reports exhausted memory on a CPU; the last is from oneDNN, which states no
 reason.
 """
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    has_type = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return has_type or any(words in str(error) for words in _NO_MEMORY)
+    is_memory_error = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_memory_error or any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
 
 
 class _TrainingLoop:
@@ -200,8 +200,8 @@ class _TrainingLoop:
         """Do one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
-        rank = [self.team.rank] if self.team.rank else []  # a single process uses the seed of the first of several
-        torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank))
+        rank_seed = [self.team.rank] if self.team.rank else []  # process 0 of a team uses the seed of a single process
+        torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank_seed))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
         norm = float(nn.utils.clip_grad_norm_(self.model.trained, self.settings.max_grad_norm))
@@ -249,17 +249,21 @@ class _TrainingLoop:
     def _end_epoch(self, epoch: int) -> None:
         progress, steps = self.progress, [step for step in self.steps if step.epoch == epoch]
         losses = progress.losses[-len(steps) :] if steps else []
-        value = self._validate()
-        progress.val_losses.append(value)
+        val_loss = self._validate()
+        progress.val_losses.append(val_loss)
         if losses:
             progress.epoch_losses.append(sum(losses) / len(losses))
-        earlier = [loss for loss in progress.val_losses[:-1] if loss is not None]
-        if value is not None and self.settings.early_stopping and value < min(earlier, default=math.inf):
+        earlier_val_losses = [loss for loss in progress.val_losses[:-1] if loss is not None]
+        if (
+            val_loss is not None
+            and self.settings.early_stopping
+            and val_loss < min(earlier_val_losses, default=math.inf)
+        ):
             progress.best_epoch = epoch
             progress.best_weights = {
                 name: weight.clone() for name, weight in collect_lora_weights(self.model.peft).items()
             }
-        self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, value))
+        self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, val_loss))
 
     def _validate(self) -> float | None:
         """The mean loss per label token of the held-out rows, without dropout."""
@@ -267,9 +271,9 @@ class _TrainingLoop:
         if not rows:
             return None
         size = self.settings.batch
-        parts = self.team.take_own_share([rows[start : start + size] for start in range(0, len(rows), size)])
+        own_batches = self.team.take_own_share([rows[start : start + size] for start in range(0, len(rows), size)])
         with self.model.inference_mode():
-            total = sum(float(self.model.loss(part)) for part in parts)
+            total = sum(float(self.model.loss(batch)) for batch in own_batches)
         return self.team.sum_values(total) / sum(row.labels for row in rows)
 
     def _is_patience_exhausted(self) -> bool:
@@ -278,21 +282,21 @@ class _TrainingLoop:
         return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
 
     def _save(self) -> None:
-        weights, optimizer = collect_lora_weights(self.model.peft), self.optimizer.state_dict()
+        weights, optimizer_state = collect_lora_weights(self.model.peft), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             self._raise_diverged(f"weights are not finite after step {self.progress.step}")
         if self.team.rank:
             return
-        path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer)
+        path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer_state)
         self.on_event(CheckpointEvent(self.progress.step, str(path)))
 
     def _resume(self) -> None:
         saved = self.team.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
         if saved is None:
             return
-        self.progress, weights, optimizer = saved
+        self.progress, weights, optimizer_state = saved
         load_lora_weights(self.model.peft, weights)
-        self.optimizer.load_state_dict(optimizer)
+        self.optimizer.load_state_dict(optimizer_state)
         self.on_event(ResumeEvent(self.progress.step, str(self.out_dir / checkpoint.NAME)))
 
     def _finish(self) -> None:
@@ -301,20 +305,20 @@ class _TrainingLoop:
         weights = self.progress.best_weights or collect_lora_weights(self.model.peft)
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
-    def _measure_work(self) -> TrainingVolume:
+    def _measure_volume(self) -> TrainingVolume:
         """The amount of data that the steps so far put through the model, with padding."""
         parts = [part for step in self.steps[: self.progress.step] for part in step.parts]
         row_groups = [
             [self.rows[index] for index in share] for part in parts for share in self.team.gather_shares(part)
         ]
-        padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
+        padded_shapes = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
         return TrainingVolume(
-            positions=sum(count * longest for count, longest in padded),
-            squares=sum(count * longest**2 for count, longest in padded),
+            positions=sum(count * longest for count, longest in padded_shapes),
+            squares=sum(count * longest**2 for count, longest in padded_shapes),
             labels=sum(row.labels for rows in row_groups for row in rows),
         )
 
-    def build_result(self, finished: bool, data: str) -> TrainResult:
+    def build_result(self, finished: bool, examples_digest: str) -> TrainResult:
         progress = self.progress
         return TrainResult(
             finished=finished,
@@ -332,7 +336,7 @@ class _TrainingLoop:
             flops_6nd=six_nd(parameters(self.base_dir), progress.tokens),
             flops_measured=progress.flops * progress.tokens / max(1, progress.counted),
             flops_explained=explain_flops(
-                self.model.measure_matrices(), self._measure_work(), self.settings.gradient_checkpointing
+                self.model.measure_matrices(), self._measure_volume(), self.settings.gradient_checkpointing
             ),
             seconds=progress.seconds,
             dtype=str(self.dtype).removeprefix("torch."),
@@ -340,5 +344,5 @@ class _TrainingLoop:
             processes=self.team.size,
             attention=self.model.attention,
             padding_free=self.model.padding_free,
-            data_digest=data,
+            data_digest=examples_digest,
         )

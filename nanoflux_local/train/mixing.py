@@ -75,12 +75,12 @@ def draw_mixed_rows(
         NothingMatchedError: a benchmark is missing, or has too few usable rows.
     """
     excluded = _list_excluded_stems(home, domain, held_out)
-    questions: set[str] = set()
-    drawn: list[MixedRows] = []
+    drawn_questions: set[str] = set()
+    mixed_rows: list[MixedRows] = []
     for mix in mixes:
         own_stems = _list_stems(home, [mix.dataset], ("dev", "test"))
         items = _select_unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_stems)
-        usable = [item for item in items if _normalize(item.question) not in questions]
+        usable = [item for item in items if _normalize(item.question) not in drawn_questions]
         size = max(1, round(mix.ratio * count))
         if size > len(usable):
             raise NothingMatchedError(
@@ -90,15 +90,15 @@ def draw_mixed_rows(
             )
         positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable)), size)
         drawn_items = [usable[position] for position in sorted(positions)]
-        questions |= {_normalize(item.question) for item in drawn_items}
-        mixed = _build_rows(home, mix.dataset, drawn_items, domain, budgets)
-        drawn.append(MixedRows(mix, mixed, len(usable)))
-    return drawn
+        drawn_questions |= {_normalize(item.question) for item in drawn_items}
+        rows = _build_rows(home, mix.dataset, drawn_items, domain, budgets)
+        mixed_rows.append(MixedRows(mix, rows, len(usable)))
+    return mixed_rows
 
 
 def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) -> set[str]:
-    names = dict.fromkeys([*seed_datasets(domain), *domain.evaluates])
-    return _list_stems(home, names, ("dev", "test")) | _list_stems(home, held_out, ("test",))
+    datasets = dict.fromkeys([*seed_datasets(domain), *domain.evaluates])
+    return _list_stems(home, datasets, ("dev", "test")) | _list_stems(home, held_out, ("test",))
 
 
 def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
@@ -122,8 +122,8 @@ def _normalize(question: str) -> str:
 def _build_rows(
     home: Home, dataset: str, items: Sequence[Seed], domain: Domain, budgets: dict[str, int]
 ) -> tuple[TrainingExample, ...]:
-    """The items as rows with the prompt of the run's domain, or of another domain if the run's does not use the
-    benchmark.
+    """The items as rows with the prompt of `domain`, or, if `domain` does not use the benchmark, of a domain that
+    does.
     """
     if dataset not in (*seed_datasets(domain), *domain.evaluates):
         domain = choose_domain(dataset, home.root)

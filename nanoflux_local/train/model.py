@@ -39,13 +39,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The base's precision: `auto` is bfloat16 if the hardware multiplies it, otherwise float32."""
+    """The base's precision: `auto` is bfloat16 if the hardware can multiply in it, otherwise float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -87,8 +87,8 @@ class Completions:
         self.head = self.causal.get_output_embeddings()
         self.plain_head = has_plain_head(self.causal, self.head)
         if settings.gradient_checkpointing:
-            new_name = "activation_checkpointing_enable"  # since transformers 5.23
-            enable = getattr(self.causal, new_name, None) or self.causal.gradient_checkpointing_enable
+            new_method_name = "activation_checkpointing_enable"  # since transformers 5.23
+            enable = getattr(self.causal, new_method_name, None) or self.causal.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         fuse(self.peft)
         self.peft.train()
@@ -98,7 +98,7 @@ class Completions:
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
         attends to padding, and no label is padding. If `padding_free`, the rows are joined into one row whose positions
-        restart at 0 for each of them; this tells the attention where each row begins.
+        restart at 0 for each of them, which shows the attention where each row begins.
         """
         inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
@@ -119,7 +119,7 @@ class Completions:
     def _join_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The same as `_pad_rows`, for one row that joins all rows: ids and positions have the shape (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
-        positions_in_rows = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
+        positions_in_rows = torch.tensor([[index for row in rows for index in range(len(row.ids))]])
         starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
         inputs = {"input_ids": ids.to(self.device), "position_ids": positions_in_rows.to(self.device)}
         return inputs, *self._select_labels(rows, starts, ids)
@@ -129,7 +129,7 @@ class Completions:
     ) -> tuple[Tensor, Tensor]:
         started_rows = zip(starts, rows, strict=True)
         positions = torch.tensor(
-            [start + place for start, row in started_rows for place in range(row.prompt - 1, len(row.ids) - 1)]
+            [start + index for start, row in started_rows for index in range(row.prompt - 1, len(row.ids) - 1)]
         )
         return positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
 
@@ -137,16 +137,21 @@ class Completions:
         """The sizes that decide the FLOPs of a step."""
         from peft.tuners.lora import LoraLayer
 
-        inside = list(self.causal.get_decoder().modules())
-        pairs = [layer for layer in inside if isinstance(layer, LoraLayer)]
-        low_rank = [
-            weight for layer in pairs for matrices in (layer.lora_A, layer.lora_B) for weight in matrices.parameters()
+        modules = list(self.causal.get_decoder().modules())
+        lora_layers = [layer for layer in modules if isinstance(layer, LoraLayer)]
+        low_rank_weights = [
+            weight
+            for layer in lora_layers
+            for matrices in (layer.lora_A, layer.lora_B)
+            for weight in matrices.parameters()
         ]
-        trained = {id(weight) for weight in low_rank}
-        linear = [module for module in inside if isinstance(module, nn.Linear) and id(module.weight) not in trained]
+        low_rank_ids = {id(weight) for weight in low_rank_weights}
+        linear_layers = [
+            module for module in modules if isinstance(module, nn.Linear) and id(module.weight) not in low_rank_ids
+        ]
         return Matrices(
-            linear=sum(layer.in_features * layer.out_features for layer in linear),
-            low_rank=sum(weight.numel() for weight in low_rank),
+            linear=sum(layer.in_features * layer.out_features for layer in linear_layers),
+            low_rank=sum(weight.numel() for weight in low_rank_weights),
             head=self.head.in_features * self.head.out_features,
             attention=sum(map(_compute_attention_width, self.causal.config.get_text_config().per_layer_config)),
         )
@@ -170,8 +175,8 @@ def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> An
 
 def _compute_attention_width(layer: Any) -> int:
     """Heads times head size of one layer's configuration: layers of a model may differ in both."""
-    size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
-    return int(layer.num_attention_heads * size)
+    head_size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(layer.num_attention_heads * head_size)
 
 
 def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
@@ -216,7 +221,7 @@ def _add_lora(base: Any, settings: TrainSettings) -> Any:
 
 def has_plain_head(causal: Any, head: Any) -> bool:
     """Whether logits are hidden states times one frozen matrix, with no further operation."""
-    text = causal.config.get_text_config()
-    extra = any(getattr(text, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)
-    linear = type(head) is nn.Linear and getattr(head, "bias", None) is None
-    return linear and not head.weight.requires_grad and not extra
+    text_config = causal.config.get_text_config()
+    has_extra_operation = any(getattr(text_config, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)
+    is_plain_linear = type(head) is nn.Linear and getattr(head, "bias", None) is None
+    return is_plain_linear and not head.weight.requires_grad and not has_extra_operation

@@ -11,15 +11,15 @@ _WRITERS = {"solver": "a blind solver", "own": "the defender"}
 
 
 def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The name and a description of each property that differs from the default. Without entries, the rows teach the
-    author's solutions and nothing was mixed in.
+    """The name and a description of each property that differs from the default. If the list is empty, the rows teach
+    the author's solutions and nothing was mixed in.
     """
     entries = []
     if solution := record.get("solution"):
         counts = ", ".join(f"{count} {origin}" for origin, count in solution["origins"].items())
         model = f" under {solution['model']}" if "model" in solution else ""
         entries.append(("solutions", f"{solution['rule']}{model}: {counts}"))
-    entries += [("left out", sentence) for sentence in describe_left_out(record)]
+    entries += [("left out", phrase) for phrase in describe_left_out(record)]
     if (dropped := record.get("dropped")) and dropped["included"]:
         entries.append(("included", f"{dropped['rows']} that a reviewer dropped"))
     for mix in record.get("mix", ()):
@@ -30,12 +30,12 @@ def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def describe_left_out(record: Mapping[str, Any]) -> list[str]:
     """A phrase for each reason why examples were left out."""
-    sentences = []
+    phrases = []
     dropped, solution = record.get("dropped"), record.get("solution")
     if dropped and not dropped["included"]:
-        sentences.append(f"{dropped['rows']} that a reviewer dropped")
+        phrases.append(f"{dropped['rows']} that a reviewer dropped")
     if solution and solution["without"]:
         total = record["matched"] + solution["without"]
         writer = _WRITERS[solution["rule"]]
-        sentences.append(f"{solution['without']} of {total} without a right solution by {writer}")
-    return sentences
+        phrases.append(f"{solution['without']} of {total} without a right solution by {writer}")
+    return phrases

@@ -39,12 +39,12 @@ def publish(
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
         folder = Path(scratch) / "adapter"
         folder.mkdir()
-        _copy(result.adapter_dir, folder, base, revision)
+        _copy_adapter(result.adapter_dir, folder, base, revision)
         record = _build_record(result, settings, base, revision) | dict(extra or {})
-        return seal(folder, adapters_dir, record, _write_card)
+        return seal(folder, adapters_dir, record, _format_card)
 
 
-def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
+def _copy_adapter(source: Path, folder: Path, base: str, revision: str) -> None:
     """Copy the weights unchanged, and the config with the base's name instead of a path on this machine."""
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
@@ -55,11 +55,11 @@ def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
 def _build_record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
     record = result.to_json()
     losses = {key: record[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
-    counts = ("examples", "validation_examples", "truncated", "dropped", "tokens")
+    count_keys = ("examples", "validation_examples", "truncated", "dropped", "tokens")
     return {
         "schema": 1,
         "base": {"name": base, "revision": revision},
-        "data": {"digest": result.data_digest, **{key: record[key] for key in counts}},
+        "data": {"digest": result.data_digest, **{key: record[key] for key in count_keys}},
         "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
         "steps": result.steps,
@@ -71,15 +71,15 @@ def _build_record(result: TrainResult, settings: TrainSettings, base: str, revis
     }
 
 
-def _write_card(manifest: Mapping[str, Any]) -> str:
+def _format_card(manifest: Mapping[str, Any]) -> str:
     """A short model card in the hub's format."""
     settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
     base = manifest["base"]["name"]
     flops = manifest["flops"]
     measured, predicted = flops["measured"] / flops["6nd"], flops["explained"]["total"] / flops["6nd"]
-    val = [losses["initial_val_loss"], *losses["val_losses"]]
+    val_losses = [losses["initial_val_loss"], *losses["val_losses"]]
     origin = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
-    curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val)
+    curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val_losses)
     return f"""---
 base_model: {base}
 library_name: peft

@@ -52,9 +52,9 @@ def _read_row(line: str, place: str, number: int) -> TrainingExample:
         raise DataError(f"{place} is not a JSON object", f"write one of {SHAPES}")
     _refuse_weight(row, place)
     name = f"line {number}" if row.get("id") is None else str(row["id"])
-    for key, shape in (("messages", _read_chat), ("completion", _read_pair), ("output", _read_alpaca)):
+    for key, read in (("messages", _read_chat), ("completion", _read_pair), ("output", _read_alpaca)):
         if key in row:
-            return TrainingExample(*shape(row, place), name)
+            return TrainingExample(*read(row, place), name)
     raise DataError(
         f"{place} has none of the known shapes: its keys are {', '.join(row) or 'none'}", f"write one of {SHAPES}"
     )

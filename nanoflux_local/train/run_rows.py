@@ -74,49 +74,53 @@ def load_run_rows(
         run_columns = dict(view.find_run(run))
         if not view.row("SELECT 1 FROM examples WHERE run = ?", run_columns["id"]):
             raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
-        columns, record = choose_rows(view, run_columns["id"], choice)
+        example_columns, record = choose_rows(view, run_columns["id"], choice)
         domain = load_domain(run_columns["domain"], home.root)
         loads_attempts = with_attempts or choice.solution != "author" or domain.cites
         attempts = load_attempts(view, run_columns["id"]) if loads_attempts else {}
     budgets = json.loads(run_columns["config"])["budgets"]
 
-    def build(row: dict[str, Any]) -> RunRow:
+    def build_row(row: dict[str, Any]) -> RunRow:
         name = f"turn-{row['turn']}"
         example = build_training_example(domain, budgets, row["question"], row["solution"], row["answer"], name)
         return RunRow(row, example, attempts[row["turn"]][0] if attempts else None)
 
     if choice.solution == "author":
-        rows = list(map(build, columns))
+        rows = list(map(build_row, example_columns))
     else:
-        variants = [list(map(build, _list_variants(row, attempts[row["turn"]], choice.solution))) for row in columns]
-        likelihoods = _score(home, base, variants, on_score) if choice.solution == "likeliest" else []
-        rows = _choose_variants(variants, choice.solution, likelihoods)
+        variant_groups = [
+            list(map(build_row, _list_variants(row, attempts[row["turn"]], choice.solution))) for row in example_columns
+        ]
+        likelihoods = _score_variants(home, base, variant_groups, on_score) if choice.solution == "likeliest" else []
+        rows = _choose_variants(variant_groups, choice.solution, likelihoods)
         record["solution"] |= {"origins": dict(sorted(Counter(row.columns["origin"] for row in rows).items()))}
         record["solution"] |= {"model": base} if likelihoods else {}
     return RunRows(run_columns, domain, budgets, tuple(rows), record)
 
 
 def _list_variants(
-    row: dict[str, Any], attempt: tuple[Attempt, str, str], rule: SolutionRule
+    row: dict[str, Any], attempt_and_endpoints: tuple[Attempt, str, str], rule: SolutionRule
 ) -> Iterator[dict[str, Any]]:
     """The columns of an example with each of the solutions that the rule may choose."""
-    for solution in list_candidates(load_right_solutions(*attempt), rule):
+    for solution in list_candidates(load_right_solutions(*attempt_and_endpoints), rule):
         yield {**row, "solution": solution.text, "answer": solution.answer, "origin": solution.origin}
 
 
 def _choose_variants(
-    variants: Sequence[Sequence[RunRow]], rule: SolutionRule, likelihoods: Sequence[Sequence[float]]
+    variant_groups: Sequence[Sequence[RunRow]], rule: SolutionRule, likelihoods: Sequence[Sequence[float]]
 ) -> list[RunRow]:
-    """The shortest or likeliest variant of each example, otherwise the first; of equal variants the first."""
+    """The shortest or likeliest variant of each example, the first of equals; under other rules the first variant."""
     if rule == "shortest":
-        return [min(group, key=lambda row: len(row.columns["solution"])) for group in variants]
+        return [min(group, key=lambda row: len(row.columns["solution"])) for group in variant_groups]
     if rule == "likeliest":
-        best = [scores.index(max(scores)) for scores in likelihoods]
-        return [group[index] for group, index in zip(variants, best, strict=True)]
-    return [group[0] for group in variants]
+        best_indices = [scores.index(max(scores)) for scores in likelihoods]
+        return [group[index] for group, index in zip(variant_groups, best_indices, strict=True)]
+    return [group[0] for group in variant_groups]
 
 
-def _score(home: Home, base: str, variants: Sequence[Sequence[RunRow]], on_score: OnScore) -> list[list[float]]:
+def _score_variants(
+    home: Home, base: str, variant_groups: Sequence[Sequence[RunRow]], on_score: OnScore
+) -> list[list[float]]:
     """The likelihood of every variant. A variant without alternatives is not scored and has 0."""
     if not base:
         raise UsageError("--solution likeliest compares solutions under a model", "pass the model with --base")
@@ -125,7 +129,7 @@ def _score(home: Home, base: str, variants: Sequence[Sequence[RunRow]], on_score
     scores: list[list[float]] = []
     with Ledger(home.ledger) as ledger:
         likelihoods = Likelihoods(home, ledger, base)
-        for group in variants:
+        for group in variant_groups:
             scores.append(likelihoods.score([row.example for row in group]) if len(group) > 1 else [0.0])
-            on_score(len(scores), len(variants))
+            on_score(len(scores), len(variant_groups))
     return scores

@@ -30,8 +30,8 @@ class RightSolution:
 
 
 def load_right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
-    """The right solutions of a kept attempt, the author's first. Of several by the same origin with the same words, the
-    first counts. `attacker` and `defender` name the endpoints that played.
+    """The right solutions of a kept attempt, the author's first. Of solutions that have the same origin and the same
+    words, only the first is listed. `attacker` and `defender` name the endpoints that played.
     """
     unique: dict[tuple[Origin, str], RightSolution] = {}
     for solution in _list_solutions(attempt, attacker, defender):
@@ -72,5 +72,5 @@ def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> t
     """The solutions that a rule may choose: those of its origin; for "shortest" and "likeliest" all, each text once."""
     if rule not in ("shortest", "likeliest"):
         return tuple(solution for solution in solutions if solution.origin == rule)
-    unique = {" ".join(solution.text.split()): solution for solution in reversed(solutions)}
-    return tuple(solution for solution in solutions if unique[" ".join(solution.text.split())] is solution)
+    first_by_words = {" ".join(solution.text.split()): solution for solution in reversed(solutions)}
+    return tuple(solution for solution in solutions if first_by_words[" ".join(solution.text.split())] is solution)

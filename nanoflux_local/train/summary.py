@@ -13,7 +13,7 @@ from nanoflux_local.jobs import TRAINING, Work, Worker, check_work
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
-_LAST_STEP = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
+_LAST_STEP_KEYS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ class TrainingOutcome:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         names = ("adapter", "base", "examples", "truncated", "steps", "tokens", "tokens_per_s", "train_loss",
                  "val_loss", "initial_val_loss", "flops", "seconds")  # fmt: skip
-        fields = {name: document[name] for name in names}
-        return cls(**fields, train_losses=tuple(document["train_losses"]), document=document)
+        values = {name: document[name] for name in names}
+        return cls(**values, train_losses=tuple(document["train_losses"]), document=document)
 
     def to_json(self) -> dict[str, Any]:
         """The record without the loss of every step."""
@@ -110,8 +110,8 @@ def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> Tr
     """The state of a training, with its last step, its epochs and its worker."""
     curve = view.training_curve(stored.id)
     last_step: dict[str, Any] = next((event for kind, event in reversed(curve) if kind == "step"), {})
-    recorded = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
-    state = check_work(home, view, Work(TRAINING, stored.id), recorded)
+    recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
+    state = check_work(home, view, Work(TRAINING, stored.id), recorded_state)
     return TrainingSummary(
         training=stored.id,
         run=stored.run,
@@ -121,7 +121,7 @@ def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> Tr
         adapter=stored.adapter,
         step=last_step.get("step", 0),
         steps=last_step.get("steps", 0),
-        **{key: last_step.get(key) for key in _LAST_STEP},
+        **{key: last_step.get(key) for key in _LAST_STEP_KEYS},
         val_losses=[event["val_loss"] for kind, event in curve if kind == "epoch"],
         seconds=state.seconds,
         settings=stored.settings,

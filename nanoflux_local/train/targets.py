@@ -13,14 +13,14 @@ from typing import Any
 from nanoflux_local.errors import UsageError
 
 ALL = "all-linear"
-_EXPRESSION = re.compile(r"[*+?()\[\]|\\^$]")
+_EXPRESSION_CHARACTER = re.compile(r"[*+?()\[\]|\\^$]")
 """Characters that make a target an expression. A dot is part of a name: `self_attn.q_proj`."""
-_SHOWN = 8
+_MAX_ENDINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptedLayers:
-    """The layers that a LoRA adapts in one base: two tensors each.
+    """The layers that a LoRA adapts in one base, with two tensors for each layer.
 
     `modules` is the value for PEFT: names, or one expression over full names. `tower` is the name of the text tower
     inside a multimodal wrapper, "" if the base is a text model throughout.
@@ -55,11 +55,11 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
     """
     tower, layers = _find_tower(base), _list_linear_layers(base)
     if targets == ALL:
-        inside = tuple(name for name in layers if not tower or name.startswith(f"{tower}."))
-        if len(inside) == len(layers):
-            return AdaptedLayers(ALL, inside, tower)
-        modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_list_endings(inside)))})"
-        return AdaptedLayers(modules, inside, tower)
+        text_layers = tuple(name for name in layers if not tower or name.startswith(f"{tower}."))
+        if len(text_layers) == len(layers):
+            return AdaptedLayers(ALL, text_layers, tower)
+        modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_list_endings(text_layers)))})"
+        return AdaptedLayers(modules, text_layers, tower)
     target_list = (targets,) if isinstance(targets, str) else tuple(targets)
     names = (*layers, *_list_embeddings(base))
     for target in target_list:
@@ -76,7 +76,7 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
 
 def is_expression(target: str) -> bool:
     """Whether a target is a regular expression over full module names rather than the end of one."""
-    return _EXPRESSION.search(target) is not None
+    return _EXPRESSION_CHARACTER.search(target) is not None
 
 
 def _join_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
@@ -112,7 +112,9 @@ def _refuse_other_towers(adapted: Sequence[str], tower: str, layers: Sequence[st
 
 
 def _suggest_expression(tower: str, layers: Sequence[str]) -> str:
-    endings = sorted(_list_endings([name for name in layers if name.startswith(f"{tower}." if tower else "")]))[:_SHOWN]
+    endings = sorted(_list_endings([name for name in layers if name.startswith(f"{tower}." if tower else "")]))[
+        :_MAX_ENDINGS
+    ]
     return rf".*{tower.split('.')[-1]}.*\.({'|'.join(endings)})" if tower else rf".*\.({'|'.join(endings)})"
 
 
@@ -121,7 +123,7 @@ def _list_endings(names: Iterable[str]) -> set[str]:
 
 
 def _find_tower(base: Any) -> str:
-    """The text tower's name inside a wrapper that has another; "" in a text model."""
+    """The name of the text tower in a wrapper that has other towers too; "" for a text model."""
     decoder = base.get_decoder()
     if getattr(base.config, "vision_config", None) is None and getattr(base.config, "audio_config", None) is None:
         return ""

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 def count_processes() -> int:
-    """How many processes train together, by the launcher's environment variables; 1 without a launcher."""
+    """How many processes train together, according to the launcher's environment variables; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
 
 
@@ -75,8 +75,8 @@ class _ProcessGroup(Team):
 
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
         sums = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        for weight, part in zip(weights, sums.split([weight.numel() for weight in weights]), strict=True):
-            weight.grad = part.view_as(weight)
+        for weight, gradient_sum in zip(weights, sums.split([weight.numel() for weight in weights]), strict=True):
+            weight.grad = gradient_sum.view_as(weight)
 
     def broadcast(self, make: Callable[[], Item]) -> Item:
         from accelerate.utils import broadcast_object_list

@@ -42,7 +42,7 @@ from nanoflux_local.train.run_rows import OnScore, load_run_rows
 from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 from nanoflux_local.train.summary import StoredTraining, TrainingOutcome, TrainingSummary, summarize_stored
 from nanoflux_local.train.team import is_follower
-from nanoflux_models.manifest import load_manifest as load_model
+from nanoflux_models.manifest import load_manifest
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -89,8 +89,8 @@ def load_run_data(
     if mixes:
         held_out, seed = run_rows.config.get("held_out", ()), (choice or Choice()).seed
         mixed = draw_mixed_rows(home, mixes, domain, run_rows.budgets, held_out, len(rows), seed)
-        rows += [row for part in mixed for row in part.rows]
-        source["mix"] = [part.to_json() for part in mixed]
+        rows += [row for mixed_rows in mixed for row in mixed_rows.rows]
+        source["mix"] = [mixed_rows.to_json() for mixed_rows in mixed]
     validation, test_questions = load_validation_examples(home, domain), list_held_out_questions(home, domain)
     return TrainingData(rows, validation, run_rows.run["id"], source, test_questions)
 
@@ -125,8 +125,8 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
 
 def list_held_out_questions(home: Home, domain: Domain) -> list[str]:
     """The questions of the test splits on which an adapter of this domain is evaluated, if they are imported."""
-    names = (*seed_datasets(domain), *domain.evaluates)
-    return [item.question for name in names for item in load_available_items(home.ledger, name, "test")]
+    datasets = (*seed_datasets(domain), *domain.evaluates)
+    return [item.question for dataset in datasets for item in load_available_items(home.ledger, dataset, "test")]
 
 
 def _list_all_test_questions(home: Home) -> list[str]:
@@ -143,7 +143,7 @@ def apply_manifest_targets(home: Home, base: str, settings: TrainSettings) -> Tr
     Raises:
         ModelsError: the base has no manifest.
     """
-    lora = load_model(base, home.root).lora
+    lora = load_manifest(base, home.root).lora
     if lora is None or "target_modules" in settings.model_fields_set or set(lora.targets) == USUAL_TARGETS:
         return settings
     return settings.model_copy(update={"target_modules": lora.targets})
@@ -158,16 +158,21 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     """
     revision = read_record(weights_dir(base, home.root)).revision
     settings = apply_manifest_targets(home, base, settings)
-    rows, validation = data_digest(data.rows), data_digest(data.validation)
-    inputs = [base, revision, settings.model_dump(mode="json"), rows, validation, data.source]
+    rows_digest, validation_digest = data_digest(data.rows), data_digest(data.validation)
+    inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, data.source]
     training = f"train-{digest(inputs)[:12]}"
-    folder = _folder(home, training)
+    folder = _training_folder(home, training)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / TRAIN, data.rows)
     write_rows(folder / VALIDATION, data.validation)
-    plan = {"source": data.source, "revision": revision, "validation_digest": validation, "tensorboard": tensorboard}
+    plan = {
+        "source": data.source,
+        "revision": revision,
+        "validation_digest": validation_digest,
+        "tensorboard": tensorboard,
+    }
     with Ledger(home.ledger) as ledger:
-        ledger.create_training(training, data.run, base, rows, settings.model_dump(mode="json"), plan)
+        ledger.create_training(training, data.run, base, rows_digest, settings.model_dump(mode="json"), plan)
     return training
 
 
@@ -227,8 +232,8 @@ def _train(home: Home, stored: StoredTraining, on_event: "OnEvent", should_stop:
     from nanoflux_local.train.lora import train
 
     rows, validation = _load_rows(home, stored)
-    settings, weights = parse_train_settings(stored.settings), weights_dir(stored.base, home.root)
-    return train(settings, rows, validation, weights, _folder(home, stored.id), on_event, should_stop)
+    settings, base_dir = parse_train_settings(stored.settings), weights_dir(stored.base, home.root)
+    return train(settings, rows, validation, base_dir, _training_folder(home, stored.id), on_event, should_stop)
 
 
 def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
@@ -245,13 +250,13 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
         raise work.busy_error()
     if outcome := _load_outcome(home, _load_stored(home, training)):
         return outcome
-    code = launch(home.root, training, arguments)
+    exit_code = launch(home.root, training, arguments)
     if outcome := _load_outcome(home, _load_stored(home, training)):
         return outcome
     summary = summarize_training(home, training)
-    if code:
+    if exit_code:
         fix = f"read the messages above; resume with `nanoflux trainings resume {training}` or the same command"
-        raise NanofluxError(f"accelerate launch ended with {code}: {summary.message or summary.status}", fix)
+        raise NanofluxError(f"accelerate launch ended with {exit_code}: {summary.message or summary.status}", fix)
     return summary
 
 
@@ -285,8 +290,8 @@ class _Training:
         outcome: TrainingOutcome | None = None
         try:
             with heartbeat_thread(self.home.ledger, job, work, self._handle_request):
-                trained = self._train()
-            outcome = self._publish(trained) if trained.finished else None
+                result = self._train()
+            outcome = self._publish(result) if result.finished else None
             status = "done" if outcome else status_after(self.requests[-1])
         except KeyboardInterrupt:
             if "end" not in self.requests:
@@ -313,16 +318,16 @@ class _Training:
 
             return _train(self.home, self.stored, report_event, lambda: bool(self.requests))
 
-    def _publish(self, trained: "TrainResult") -> TrainingOutcome:
+    def _publish(self, result: "TrainResult") -> TrainingOutcome:
         from nanoflux_local.train.publishing import publish
 
         base, run = self.stored.base, self.stored.run
         extra = {"run": run, "training": self.id, "source": self.plan["source"]}
-        folder = publish(trained, self.settings, self.home.adapters, base, self.plan["revision"], extra)
-        result = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **trained.to_json()}
-        result.pop("adapter_dir")
-        # The ledger returns lists for tuples, and so does the outcome.
-        return TrainingOutcome.from_json(json.loads(canonical_json(result)))
+        folder = publish(result, self.settings, self.home.adapters, base, self.plan["revision"], extra)
+        document = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **result.to_json()}
+        document.pop("adapter_dir")
+        # The ledger stores tuples as lists, so the outcome has lists as well.
+        return TrainingOutcome.from_json(json.loads(canonical_json(document)))
 
     def _handle_request(self, request: StopRequest) -> None:
         """Record a request of another process; called from the heartbeat's thread. A pause or stop takes effect after
@@ -334,7 +339,7 @@ class _Training:
             _thread.interrupt_main()
 
 
-def _folder(home: Home, training: str) -> Path:
+def _training_folder(home: Home, training: str) -> Path:
     return home.root / "trainings" / training
 
 
@@ -344,7 +349,7 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
     Raises:
         LedgerError: the files are missing or were changed.
     """
-    folder = _folder(home, stored.id)
+    folder = _training_folder(home, stored.id)
     try:
         rows = read_rows(folder / TRAIN)
         validation = read_rows(folder / VALIDATION) if (folder / VALIDATION).stat().st_size else []
@@ -374,8 +379,8 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
     Raises:
         NothingMatchedError: none matches, or several do.
     """
-    if exact := view.row("SELECT * FROM trainings WHERE id = ?", name):
-        return StoredTraining.from_row(exact)
+    if exact_match := view.row("SELECT * FROM trainings WHERE id = ?", name):
+        return StoredTraining.from_row(exact_match)
     matches = list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
     if len(matches) != 1:
         problem = f"{len(matches)} trainings begin with {name!r}" if matches else f"there is no training {name!r}"

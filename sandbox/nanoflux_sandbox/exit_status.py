@@ -17,7 +17,7 @@ _MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|O
 
 
 class GuestExit(NamedTuple):
-    """How a guest ended: its wait status, its processor seconds, and whether it was killed at its deadline."""
+    """How a guest ended: its wait status, its CPU seconds, and whether it was killed at its deadline."""
 
     status: int
     cpu_s: float
@@ -49,11 +49,11 @@ def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, exceeded: 
 
 
 def _classify_signal(guest: GuestExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
-    number = os.WTERMSIG(guest.status)
+    signal_number = os.WTERMSIG(guest.status)
     if guest.late:
         return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s")
-    if number in (signal.SIGKILL, signal.SIGXCPU) and guest.cpu_s > cpu_limit_s - 0.1:
+    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and guest.cpu_s > cpu_limit_s - 0.1:
         return ProgramStatus("timeout", None, f"more than {cpu_limit_s} s of processor time")
-    if number == signal.SIGSYS:
+    if signal_number == signal.SIGSYS:
         return ProgramStatus("killed", None, "the program made a system call that no legitimate program makes")
-    return ProgramStatus("killed", None, f"ended by {signal.Signals(number).name}")
+    return ProgramStatus("killed", None, f"ended by {signal.Signals(signal_number).name}")

@@ -22,7 +22,7 @@ from nanoflux_sandbox.kernel import landlock, libc, privileges, seccomp
 
 READY, ENCLOSED = b"r", b"e"
 HEADER = struct.Struct("=QQQ")
-"""Sent before the source: its length in bytes, the memory limit in bytes, and the processor time limit in seconds."""
+"""Sent before the source: its length in bytes, the memory limit in bytes, and the CPU time limit in seconds."""
 
 _CLOSE_RANGE = 436
 _ISOLATION_FAILED = 111
@@ -61,7 +61,7 @@ def _seed_generators() -> None:
 
 def run_guest(setup: GuestSetup, descriptors: list[int]) -> NoReturn:
     """Run one program on `descriptors` (input, output, error output) and exit. Never returns, never raises."""
-    exit_process, code = os._exit, _ISOLATION_FAILED
+    exit_process, exit_code = os._exit, _ISOLATION_FAILED
     try:
         _keep_only_descriptors(descriptors)
         _isolate(setup)
@@ -69,10 +69,10 @@ def run_guest(setup: GuestSetup, descriptors: list[int]) -> NoReturn:
         source = _receive_source(setup)
         setup.filter.apply()
         os.write(1, ENCLOSED)
-        code = 1
-        code = _run(source)
+        exit_code = 1
+        exit_code = _run(source)
     finally:
-        exit_process(code)
+        exit_process(exit_code)
 
 
 def _keep_only_descriptors(descriptors: list[int]) -> None:

@@ -43,8 +43,8 @@ idna punycode hex_codec base64_codec rot_13 unicode_escape raw_unicode_escape qu
 
 THIRD_PARTY = ("numpy", "sympy", "mpmath")
 
-_NUMPY = _split_words("linalg random fft polynomial ma testing char rec ctypeslib exceptions dtypes typing")
-_SYMPY = _split_words(
+_NUMPY_MODULES = _split_words("linalg random fft polynomial ma testing char rec ctypeslib exceptions dtypes typing")
+_SYMPY_PACKAGES = _split_words(
     """
 algebras assumptions calculus combinatorics concrete core discrete functions geometry holonomic integrals logic
 matrices ntheory polys printing series sets simplify solvers stats strategies tensor unify utilities vector
@@ -56,7 +56,9 @@ parsing.sympy_parser physics.units physics.units.systems printing.latex printing
 printing.str printing.pycode
 """
 )
-_SKIPPED = ("tests", "benchmarks", "plotting", "pytest", "runtests", "tmpfiles", "autowrap", "_compilation", "sampling")
+_SKIPPED_PREFIXES = (
+    "tests", "benchmarks", "plotting", "pytest", "runtests", "tmpfiles", "autowrap", "_compilation", "sampling",
+)  # fmt: skip
 
 TYPICAL = (
     """
@@ -100,7 +102,7 @@ def load() -> dict[str, str]:
     versions = {name: _read_version(name) for name in THIRD_PARTY if importlib.util.find_spec(name)}
     sys.meta_path.insert(0, _PackageBlocker())
     encodings = (f"encodings.{name}" for name in ENCODINGS)
-    for name in (*STANDARD, *encodings, *_list_parts(versions), *_PRIVATE):
+    for name in (*STANDARD, *encodings, *_list_parts(versions), *_PRIVATE_MODULES):
         with contextlib.suppress(ImportError), warnings.catch_warnings():  # missing or deprecated parts
             warnings.simplefilter("ignore")
             importlib.import_module(name)
@@ -111,12 +113,12 @@ class _PackageBlocker:
     """Refuses other packages while loading: parts of sympy would import torch and scipy if they are installed."""
 
     def find_spec(self, name: str, *_: object) -> None:
-        top = name.partition(".")[0]
-        if top not in sys.stdlib_module_names and top not in (*THIRD_PARTY, __package__):
+        top_package = name.partition(".")[0]
+        if top_package not in sys.stdlib_module_names and top_package not in (*THIRD_PARTY, __package__):
             raise ModuleNotFoundError(f"no {name} in the sandbox", name=name)
 
 
-_PRIVATE = ("_strptime", "_pydecimal", "_pyio", "numpy.random._pickle")
+_PRIVATE_MODULES = ("_strptime", "_pydecimal", "_pyio", "numpy.random._pickle")
 
 
 def _read_version(name: str) -> str:
@@ -125,17 +127,17 @@ def _read_version(name: str) -> str:
 
 def _list_parts(versions: dict[str, str]) -> Iterator[str]:
     if "numpy" in versions:
-        yield from (f"numpy.{part}" for part in _NUMPY)
+        yield from (f"numpy.{part}" for part in _NUMPY_MODULES)
     if "sympy" in versions:
         yield from (f"sympy.{part}" for part in _SYMPY_SINGLE_MODULES)
-        for part in _SYMPY:
+        for part in _SYMPY_PACKAGES:
             yield from _list_modules_below(f"sympy.{part}")
 
 
 def _list_modules_below(package: str) -> Iterator[str]:
     module = importlib.import_module(package)
     for submodule in pkgutil.iter_modules(getattr(module, "__path__", []), f"{package}."):
-        if submodule.name.rpartition(".")[2].startswith(_SKIPPED):
+        if submodule.name.rpartition(".")[2].startswith(_SKIPPED_PREFIXES):
             continue
         yield submodule.name
         if submodule.ispkg:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from nanoflux_sandbox.text import decode_output
 
 _CHUNK = 65536
-_GREETING = b"re"
+_CONFIRMATION = b"re"
 
 
 class Output:
@@ -22,7 +22,7 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._out, self._err = out, err
         self._buffers = {out: bytearray(), err: bytearray()}
-        self._bytes, self._lines = len(_GREETING), 0
+        self._bytes, self._lines = len(_CONFIRMATION), 0
         self._on_exceeded: Callable[[], None] = lambda: None
         self.exceeded = False
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -31,18 +31,18 @@ class Output:
 
     def allow(self, size: int, lines: int, on_exceeded: Callable[[], None]) -> None:
         """Set the budget in bytes and lines. Output beyond either is cut, and `on_exceeded` is called once."""
-        self._bytes = size + len(_GREETING) - len(self._buffers[self._out])
+        self._bytes = size + len(_CONFIRMATION) - len(self._buffers[self._out])
         self._lines, self._on_exceeded = lines, on_exceeded
 
     @property
     def enclosed(self) -> bool:
         """Whether the guest confirmed that its filter was active before it parsed the program."""
-        return self._buffers[self._out].startswith(_GREETING)
+        return self._buffers[self._out].startswith(_CONFIRMATION)
 
     @property
     def stdout(self) -> str:
         """The program's output as harmless text."""
-        return decode_output(bytes(self._buffers[self._out][len(_GREETING) :]))
+        return decode_output(bytes(self._buffers[self._out][len(_CONFIRMATION) :]))
 
     @property
     def stderr(self) -> str:
@@ -69,13 +69,13 @@ class Output:
         return not self.exceeded
 
     def _append(self, buffer: bytearray, raw: bytes) -> None:
-        kept = raw[: self._bytes]
-        if kept.count(b"\n") > self._lines:
-            kept = b"\n".join([*kept.split(b"\n", self._lines)[:-1], b""])
-        buffer += kept
-        self._bytes -= len(kept)
-        self._lines -= kept.count(b"\n")
-        if len(kept) < len(raw) and not self.exceeded:
+        kept_bytes = raw[: self._bytes]
+        if kept_bytes.count(b"\n") > self._lines:
+            kept_bytes = b"\n".join([*kept_bytes.split(b"\n", self._lines)[:-1], b""])
+        buffer += kept_bytes
+        self._bytes -= len(kept_bytes)
+        self._lines -= kept_bytes.count(b"\n")
+        if len(kept_bytes) < len(raw) and not self.exceeded:
             self.exceeded = True
             self._on_exceeded()
         if not self.ready.done():

@@ -24,7 +24,7 @@ START_S = 60.0
 _MESSAGE_BYTES = 65536
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
 _CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.warm import main; main()"
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC0", "HOME": "/"}
 
 
@@ -71,8 +71,8 @@ class Parent:
             raise WarmProcessError(f"the warm process took longer than {START_S:.0f} s to start") from None
 
     def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[GuestExit]]:
-        """Request a guest on `descriptors`. Returns its number and a future for how it ends, which may raise
-        WarmProcessError.
+        """Request a guest on `descriptors`. Returns the guest's number, and a future for how the guest ends, which may
+        raise WarmProcessError.
         """
         number = next(self._numbers)
         end: asyncio.Future[GuestExit] = self._loop.create_future()
@@ -158,7 +158,7 @@ def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=[control.fileno()],
-        env={**_ENVIRONMENT, **dict.fromkeys(_ONE_THREAD, "1"), **_library_path()},
+        env={**_ENVIRONMENT, **dict.fromkeys(_THREAD_COUNT_VARIABLES, "1"), **_library_path()},
         cwd="/",
         start_new_session=True,
     )

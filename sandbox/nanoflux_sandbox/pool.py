@@ -20,7 +20,7 @@ _DEFAULT = Limits()
 
 
 class Sandbox:
-    """Runs programs, at most `workers` at once (None: one for each processor), inside the layers of `backend`.
+    """Runs programs, at most `workers` at once (None: one for each CPU), inside the layers of `backend`.
 
     `backend` is `auto` (the strongest tier that works on this machine) or the name of a tier, which may have fewer
     layers, for example `linux:seccomp`. A named tier that does not work is never replaced by a weaker one; the status

@@ -18,12 +18,12 @@ from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _T = TypeVar("_T")
 
-_LAYER_BY_LAYER = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
+_LAYER_TEST_TIERS = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
 """The tiers that together show which single layers work."""
 
 
 def probe() -> LayerReport:
-    """Start the sandbox as `auto` does; unless it gets the strongest tier, report which layers are missing and why."""
+    """Start the sandbox as `auto` does. If the strongest tier fails, report which layers are missing and why."""
     return run_in_thread(_probe())
 
 
@@ -41,18 +41,18 @@ async def _probe() -> LayerReport:
         return LayerReport(await _test_layers(), "none", False, refusal.reasons)
     finally:
         await supply.close()
-    reached = set(supply.tier.split("+"))
-    layers = {layer: layer in reached for layer in tiers.LAYERS}
+    working_layers = set(supply.tier.split("+"))
+    layers = {layer: layer in working_layers for layer in tiers.LAYERS}
     return LayerReport(layers, tiers.full_name(supply.tier), True, supply.reasons)
 
 
 async def _test_layers() -> dict[str, bool]:
-    working: set[str] = set()
+    working_layers: set[str] = set()
     if not tiers.explain_unsupported():
-        for tier in _LAYER_BY_LAYER:
+        for tier in _LAYER_TEST_TIERS:
             if await _tier_works(tier):
-                working.update(tier.split("+"))
-    return {layer: layer in working for layer in tiers.LAYERS}
+                working_layers.update(tier.split("+"))
+    return {layer: layer in working_layers for layer in tiers.LAYERS}
 
 
 async def _tier_works(tier: str) -> bool:

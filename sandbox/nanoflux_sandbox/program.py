@@ -46,7 +46,7 @@ class Program:
         return self._parent.alive and not self._end.done()
 
     async def ready(self) -> None:
-        """Wait until the guest has isolated itself. Raises WarmProcessError if it ends without that."""
+        """Wait until the guest has isolated itself. Raises WarmProcessError if the guest ends before that."""
         futures = (self._output.ready, self._end)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
@@ -65,16 +65,16 @@ class Program:
         end = await self._wait_for_end(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - start
         self.drop()
-        program = self._determine_status(end, limits, cpu_limit_s)
+        program_status = self._determine_status(end, limits, cpu_limit_s)
         return Result(
-            status=program.status,
-            exit_code=program.exit_code,
+            status=program_status.status,
+            exit_code=program_status.exit_code,
             stdout=self._output.stdout,
             stderr=self._output.stderr,
             truncated=self._output.exceeded,
             wall_s=wall_s,
             backend=backend,
-            detail=program.detail,
+            detail=program_status.detail,
         )
 
     def _determine_status(self, end: GuestExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
@@ -94,15 +94,15 @@ class Program:
         if not self._end.done():
             self._parent.give_up("it did not end a program that exceeded its time")
 
-    def _write_input(self, rest: memoryview) -> None:
+    def _write_input(self, unsent: memoryview) -> None:
         try:
-            rest = rest[os.write(self._in, rest) :]
+            unsent = unsent[os.write(self._in, unsent) :]
         except BlockingIOError:
             pass
         except BrokenPipeError:  # the guest has ended; its exit status says how
-            rest = rest[:0]
-        if rest:
-            self._loop.add_writer(self._in, self._write_input, rest)
+            unsent = unsent[:0]
+        if unsent:
+            self._loop.add_writer(self._in, self._write_input, unsent)
         else:
             self._close_input()
 

@@ -23,7 +23,7 @@ class Limits:
     wall_s: float = 5.0
     """Seconds from the start of the program to its end; after that, the status is `timeout`."""
     cpu_s: float | None = None
-    """Seconds of processor time, rounded up to whole seconds (status `timeout`). None: the same as `wall_s`."""
+    """Seconds of CPU time, rounded up to whole seconds (status `timeout`). None: the same as `wall_s`."""
     memory_mb: int = 512
     """MiB of address space beyond what the warm interpreter already maps (status `memory`)."""
     output_bytes: int = 256 * 1024

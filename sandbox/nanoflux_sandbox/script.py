@@ -20,12 +20,12 @@ NAME = "program.py"
 def run(source: str) -> int:
     """Run `source` as `__main__` to its end, including exit functions and finalizers. Returns the exit code."""
     linecache.cache[NAME] = (len(source), None, [f"{line}\n" for line in source.split("\n")], NAME)
-    code = _run_source(source)
+    exit_code = _run_source(source)
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     sys.modules.pop("__main__", None)
     gc.collect()  # finalizes leftover objects while their globals are intact, as at a normal exit
-    return code if _flush_streams() else code or 1
+    return exit_code if _flush_streams() else exit_code or 1
 
 
 def _run_source(source: str) -> int:
@@ -73,10 +73,10 @@ def _keep_own_frames(report: traceback.TracebackException | None) -> None:
 
 
 def _flush_streams() -> bool:
-    complete = True
+    all_flushed = True
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()  # type: ignore[union-attr]
         except BaseException:  # noqa: BLE001 (the program closed, broke or replaced the stream)
-            complete = complete and getattr(stream, "closed", False) is True
-    return complete
+            all_flushed = all_flushed and getattr(stream, "closed", False) is True
+    return all_flushed

@@ -54,13 +54,13 @@ print("could trace")
 async def verify(parent: Parent, backend: str) -> None:
     """Attack from inside a guest of `parent`. Raises WarmProcessError, which names the attack, if one succeeds."""
     token = secrets.token_hex(8)
-    forbidden = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
-    if (forbidden.status, forbidden.stdout) != ("ok", f"{token} 42\n"):
-        output = forbidden.stdout or forbidden.stderr or forbidden.detail
-        raise WarmProcessError(f"the self-test failed: {forbidden.status}, {output}")
-    deadly = await _run(parent, _DEADLY, backend)
-    if deadly.status != "killed" or deadly.stdout:
-        raise WarmProcessError(f"the self-test failed: a deadly system call ended as {deadly.status}")
+    forbidden_result = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
+    if (forbidden_result.status, forbidden_result.stdout) != ("ok", f"{token} 42\n"):
+        output = forbidden_result.stdout or forbidden_result.stderr or forbidden_result.detail
+        raise WarmProcessError(f"the self-test failed: {forbidden_result.status}, {output}")
+    deadly_result = await _run(parent, _DEADLY, backend)
+    if deadly_result.status != "killed" or deadly_result.stdout:
+        raise WarmProcessError(f"the self-test failed: a deadly system call ended as {deadly_result.status}")
 
 
 async def _run(parent: Parent, source: str, backend: str) -> Result:

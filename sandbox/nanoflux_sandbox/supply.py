@@ -90,8 +90,8 @@ class Supply:
         return None
 
     def restock(self) -> None:
-        """Fork a spare guest if there are fewer than configured. Call this after a program has ended: while a program
-        ends, forking the memory that it shares doubles the time that it needs for that.
+        """Fork a spare guest if there are fewer than configured. Call this after a program has ended: forking while a
+        program is ending doubles the time that its exit takes, since both work on the same memory.
         """
         parent = self._parent
         if parent is not None and parent.alive and len(self._spares) < self._max_spares:

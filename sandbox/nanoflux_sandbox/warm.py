@@ -57,8 +57,10 @@ class _GuestForker:
             self._kill_late_guests()
 
     def _poll_timeout_ms(self) -> float | None:
-        nearest = min((child.deadline for child in self._guests.values() if not child.late), default=float("inf"))
-        return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) * 1000 + 1
+        nearest_deadline = min(
+            (child.deadline for child in self._guests.values() if not child.late), default=float("inf")
+        )
+        return None if nearest_deadline == float("inf") else max(0.0, nearest_deadline - time.monotonic()) * 1000 + 1
 
     def _handle_request(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
@@ -116,12 +118,12 @@ def send(control: socket.socket, **message: Any) -> None:
 
 def main() -> None:
     """Run the warm process. `argv` has the control socket, the caller's pid and the layers to apply."""
-    number, caller_pid, names = sys.argv[1:]
-    control = socket.socket(fileno=int(number))
+    control_descriptor, caller_pid, layer_names = sys.argv[1:]
+    control = socket.socket(fileno=int(control_descriptor))
     try:
         caller = os.pidfd_open(int(caller_pid))
         versions = _load()
-        forker = _isolate(control, caller, frozenset(names.split("+")))
+        forker = _isolate(control, caller, frozenset(layer_names.split("+")))
     except Exception as error:  # noqa: BLE001 (the caller must learn of any error, as no program can run)
         send(control, do="failed", reason=f"{type(error).__name__}: {error}")
         return

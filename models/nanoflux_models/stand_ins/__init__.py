@@ -48,7 +48,7 @@ def make_stand_in(
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
     The tokenizer learns its words from `texts` (without texts, it encodes bytes), and each of `phrases` is one token.
-    `words` replaces both by a complete vocabulary (see `gpt_oss.read_harmony_words`). `tiny` overrides keys of the
+    `words` replaces both with a complete vocabulary (see `gpt_oss.read_harmony_words`). `tiny` overrides keys of the
     configuration, even with a model's real sizes; the weights are then drawn faster on a GPU (`device`). `spread` is
     the standard deviation of the weights, by default the family's. The same arguments give the same bytes.
     """
@@ -56,8 +56,8 @@ def make_stand_in(
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    published = {**family.configuration(), **(tiny or {})}
-    config = transformers.AutoConfig.for_model(**_drop_keys(published, "architectures", "torch_dtype"))
+    published_config = {**family.configuration(), **(tiny or {})}
+    config = transformers.AutoConfig.for_model(**_drop_keys(published_config, "architectures", "torch_dtype"))
     _set_spread(config, spread or family.spread)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
@@ -65,7 +65,7 @@ def make_stand_in(
     _scale_weights(model, family.scales)
     save_weights(model, folder)
     write_tokenizer(family, folder, texts, words, phrases)
-    _write_config_files(family, folder, published)
+    _write_config_files(family, folder, published_config)
     return folder
 
 
@@ -104,10 +104,10 @@ def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) ->
     """Write the configuration files in their published form. They replace the files that transformers wrote, which
     state every default.
     """
-    ends = [family.control[end] for end in family.ends]
+    end_ids = [family.control[token] for token in family.ends]
     files = {
         "config.json": config,
-        "generation_config.json": {"eos_token_id": ends, "pad_token_id": family.control[family.pad]},
+        "generation_config.json": {"eos_token_id": end_ids, "pad_token_id": family.control[family.pad]},
         **family.files,
     }
     for name, content in files.items():

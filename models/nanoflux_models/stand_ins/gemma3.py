@@ -62,7 +62,7 @@ _SHARED = {
     "eos_token_id": [1, 106],
     "image_token_index": 262_144,
 }
-_FOUR_B = {
+_CONFIG_4B = {
     **_SHARED,
     "mm_tokens_per_image": 256,
     "text_config": _make_text_config(2560, 10_240, 34, 1024),
@@ -97,7 +97,7 @@ GEMMA3 = Family(
         "text_config": _make_text_config(64, 128, 6, 64),
         "vision_config": _make_vision_config(64, 128, 2, 2, 56),
     },
-    full={"gemma-3-4b-it": _FOUR_B, "medgemma-4b-it": _FOUR_B, "medgemma-1.5-4b-it": _FOUR_B},
+    full={"gemma-3-4b-it": _CONFIG_4B, "medgemma-4b-it": _CONFIG_4B, "medgemma-1.5-4b-it": _CONFIG_4B},
     write=_write,
     tokenizer={
         "extra_special_tokens": {

@@ -91,7 +91,7 @@ def _write_after_opening_tag(thoughts: str, answer: str) -> str:
     return f"{thoughts}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
 
 
-_QWEN3_HEAD = {"attention_bias": False, "head_dim": 128, "bos_token_id": 151_643, "eos_token_id": 151_645}
+_QWEN3_PUBLISHED_KEYS = {"attention_bias": False, "head_dim": 128, "bos_token_id": 151_643, "eos_token_id": 151_645}
 _AWQ = {
     "bits": 4,
     "group_size": 128,
@@ -130,7 +130,7 @@ QWEN3 = Family(
     full={
         "qwen3-32b-awq": {
             **_make_size_keys(5120, 25_600, 64, 64, 8, 151_936, 1e6, 40_960),
-            **_QWEN3_HEAD,
+            **_QWEN3_PUBLISHED_KEYS,
             "torch_dtype": "float16",
             "quantization_config": _AWQ,
         }
@@ -161,7 +161,7 @@ QWEN3_MOE = Family(
         "qwen3-30b-a3b-instruct-2507-fp8": {
             **_make_size_keys(2048, 6144, 48, 32, 4, 151_936, 1e7, 262_144),
             **_make_expert_keys(128, 8, 768),
-            **_QWEN3_HEAD,
+            **_QWEN3_PUBLISHED_KEYS,
             "quantization_config": _FP8,
         }
     },

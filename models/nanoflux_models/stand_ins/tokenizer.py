@@ -11,8 +11,8 @@ from typing import Any
 
 from nanoflux_models.stand_ins.family import Family
 
-LEARNED = 3000
-"""The maximum number of words that are learned, including single bytes."""
+MAX_LEARNED_TOKENS = 3000
+"""The maximum number of tokens that are learned, including single bytes."""
 
 
 def write_tokenizer(
@@ -48,31 +48,31 @@ def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[st
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    size = min(LEARNED, family.vocabulary - len(family.control) - len(phrases))
+    size = min(MAX_LEARNED_TOKENS, family.vocabulary - len(family.control) - len(phrases))
     learner.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )
-    learned = learner.get_vocab()
+    id_by_word = learner.get_vocab()
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    ordered = sorted(learned, key=lambda word: learned[word])
-    return Tokenizer(models.BPE(_place_tokens(family, [*phrases, *ordered]), merges))
+    words_in_id_order = sorted(id_by_word, key=lambda word: id_by_word[word])
+    return Tokenizer(models.BPE(_place_tokens(family, [*phrases, *words_in_id_order]), merges))
 
 
-def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
+def _place_tokens(family: Family, ordered_words: Sequence[str]) -> dict[str, int]:
     """The id of each token: control tokens have fixed ids; the other ids go to the words in order, then to meaningless
     words.
     """
     vocabulary = dict(family.control)
-    taken, words = set(family.control.values()), iter(ordered)
-    meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered[:LEARNED])
+    taken_ids, words = set(family.control.values()), iter(ordered_words)
+    meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered_words[:MAX_LEARNED_TOKENS])
     for number in range(family.vocabulary):
-        if number not in taken:
+        if number not in taken_ids:
             vocabulary[next(words, None) or next(meaningless)] = number
     return vocabulary
 
 
 def _make_from_words(family: Family, words: Sequence[bytes]) -> Any:
-    """A tokenizer with a complete vocabulary and no merges: other words are encoded as bytes."""
+    """A tokenizer of `words` and the control tokens. It has no merges, so it encodes any other word as bytes."""
     from tokenizers import Tokenizer, models
 
     letters = _map_bytes_to_letters()
@@ -82,9 +82,11 @@ def _make_from_words(family: Family, words: Sequence[bytes]) -> Any:
 
 def _map_bytes_to_letters() -> Mapping[int, str]:
     """The character with which byte-level tokenizers write each byte."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    printable_bytes = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    other_bytes = [byte for byte in range(256) if byte not in printable_bytes]
+    return {byte: chr(byte) for byte in printable_bytes} | {
+        byte: chr(256 + offset) for offset, byte in enumerate(other_bytes)
+    }
 
 
 def _add_control_tokens(core: Any, family: Family, phrases: Sequence[str]) -> None:

@@ -20,13 +20,13 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     lettered_texts = _OPTION.findall(parts[-1]) if len(parts) == 2 else []
     if [letter for letter, _ in lettered_texts] != list("abcde"):
         raise BadRowError("key 'question' does not list five options a. to e.")
-    reply = read_required_text(row, "answer")
-    answer, explanation = _ANSWER.search(reply), _EXPLANATION.search(reply)
-    if answer is None:
+    answer_text = read_required_text(row, "answer")
+    answer_match, explanation_match = _ANSWER.search(answer_text), _EXPLANATION.search(answer_text)
+    if answer_match is None:
         raise BadRowError("key 'answer' has no <answer> with a letter")
     options = {letter.upper(): text.strip().strip(' "“”').strip() for letter, text in lettered_texts}
-    solution = explanation[1].strip() if explanation else ""
-    return ParsedRow(parts[0].strip(), answer[1].upper(), solution, options=options)
+    solution = explanation_match[1].strip() if explanation_match else ""
+    return ParsedRow(parts[0].strip(), answer_match[1].upper(), solution, options=options)
 
 
 BENCHMARK = Benchmark(

@@ -13,8 +13,8 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """{question, answer: solution, "####", number}; the calculator annotations <<…>> are removed from the solution."""
     del file
     question = read_required_text(row, "question")
-    solution, mark, number = read_required_text(row, "answer").rpartition("####")
-    value = read_number(number.strip()) if mark else None
+    solution, separator, number = read_required_text(row, "answer").rpartition("####")
+    value = read_number(number.strip()) if separator else None
     if value is None:
         raise BadRowError("key 'answer' does not end in #### and a number")
     return ParsedRow(question, answer_number(value), re.sub(r"<<[^<>]*>>", "", solution).strip())

@@ -9,7 +9,7 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question, opa … opd, cop, exp, id}. The answer is `cop`, until `settle_answers` replaces it by a letter."""
+    """{question, opa … opd, cop, exp, id}. The answer is `cop`, until `settle_answers` replaces it with a letter."""
     del file
     options = {letter: read_required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
     cop = row.get("cop")
@@ -22,17 +22,17 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
-    """Replace each `cop` by a letter. `cop` counts from 1 in the official files and from 0 on the hub. A 4 or a 0 in
-    any row shows which; without either, the file's format decides.
+    """Replace each `cop` with a letter. `cop` counts from 1 in the official files and from 0 on the hub. A 4 in any row
+    shows that it counts from 1, and a 0 that it counts from 0; without either, the file's format decides.
 
     Raises:
         BadRowError: the file has both a 0 and a 4.
     """
-    answers = {row.answer for row in rows}
-    if {"0", "4"} <= answers:
+    cops = {row.answer for row in rows}
+    if {"0", "4"} <= cops:
         raise BadRowError("key 'cop' counts from 0 in some rows and from 1 in others")
-    first = 1 if "4" in answers or ("0" not in answers and file.endswith((".json", ".jsonl"))) else 0
-    return [replace(row, answer="ABCD"[int(row.answer) - first]) for row in rows]
+    lowest_cop = 1 if "4" in cops or ("0" not in cops and file.endswith((".json", ".jsonl"))) else 0
+    return [replace(row, answer="ABCD"[int(row.answer) - lowest_cop]) for row in rows]
 
 
 BENCHMARK = Benchmark(

@@ -9,8 +9,8 @@ from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
 DRAWS, MAX_STEPS, SHARE = 4, 2, 0.3
-"""The number of items from each template, the maximum steps of a template, and the lowest share of each number's range
-from which numbers are drawn.
+"""The number of items from each template, the maximum steps of a template, and the part of each number's range from
+which numbers are drawn, as a share counted from the low end.
 """
 
 

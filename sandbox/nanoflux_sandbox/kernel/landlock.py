@@ -28,13 +28,13 @@ def version() -> int:
 
 
 def _build_attributes(version: int) -> bytes:
-    files = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= version)) - 1
-    words = [files]
+    file_rights = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= version)) - 1
+    rights = [file_rights]
     if version >= _NET_SINCE:
-        words.append(_NET_RIGHTS)
+        rights.append(_NET_RIGHTS)
     if version >= _SCOPE_SINCE:
-        words.append(_SCOPES)
-    return struct.pack(f"={len(words)}Q", *words)
+        rights.append(_SCOPES)
+    return struct.pack(f"={len(rights)}Q", *rights)
 
 
 def deny_everything() -> None:

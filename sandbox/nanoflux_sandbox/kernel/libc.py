@@ -7,7 +7,7 @@ import os
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
-_HOLDING_THE_LOCK = ctypes.PyDLL(None, use_errno=True)
+_LIBC_UNDER_GIL = ctypes.PyDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -22,21 +22,21 @@ Argument = int | bytes | None | ctypes.Array[ctypes.c_char]
 
 def _check_outcome(name: str, outcome: int) -> int:
     if outcome < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+        error_number = ctypes.get_errno()
+        raise OSError(error_number, f"{name}: {os.strerror(error_number)}")
     return outcome
 
 
 def call(name: str, *arguments: Argument) -> int:
     """Call the function `name` of libc with integers, byte strings or buffers. Raises OSError if it fails."""
-    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
-    return _check_outcome(name, getattr(_LIBC, name)(*converted))
+    c_arguments = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    return _check_outcome(name, getattr(_LIBC, name)(*c_arguments))
 
 
 def system_call(name: str, number: int, *arguments: Argument) -> int:
     """Make the system call `number`, for which libc has no function. Raises OSError if it fails."""
-    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
-    return _check_outcome(name, _LIBC.syscall(ctypes.c_long(number), *converted))
+    c_arguments = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    return _check_outcome(name, _LIBC.syscall(ctypes.c_long(number), *c_arguments))
 
 
 def prctl(option: int, *arguments: Argument) -> int:
@@ -49,4 +49,4 @@ def fork() -> int:
 
     Use it only in a process with one thread whose child needs no new random seed. Raises OSError if it fails.
     """
-    return _check_outcome("fork", _HOLDING_THE_LOCK.fork())
+    return _check_outcome("fork", _LIBC_UNDER_GIL.fork())

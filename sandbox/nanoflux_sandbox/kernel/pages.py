@@ -11,22 +11,25 @@ from pathlib import Path
 
 from nanoflux_sandbox.kernel import libc
 
-_COLLAPSE = 25
-_HUGE = 2 << 20
+_MADV_COLLAPSE = 25
+_HUGE_PAGE_BYTES = 2 << 20
 
 
 def _list_private_ranges() -> Iterator[tuple[int, int]]:
     for line in Path("/proc/self/maps").read_text().splitlines():
-        span, rights, *others = line.split()
-        if rights == "rw-p" and others[3:] in ([], ["[heap]"]):
-            start, end = (int(part, 16) for part in span.split("-"))
+        address_range, rights, *other_fields = line.split()
+        if rights == "rw-p" and other_fields[3:] in ([], ["[heap]"]):
+            start, end = (int(part, 16) for part in address_range.split("-"))
             yield start, end
 
 
 def collapse() -> None:
     """Move this process's private memory to huge pages, as far as the kernel supports it. Never raises an error."""
     for start, end in _list_private_ranges():
-        first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
+        aligned_start, aligned_end = (
+            -(-start // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES,
+            end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES,
+        )
         with contextlib.suppress(OSError):
-            if first < last:
-                libc.call("madvise", first, last - first, _COLLAPSE)
+            if aligned_start < aligned_end:
+                libc.call("madvise", aligned_start, aligned_end - aligned_start, _MADV_COLLAPSE)

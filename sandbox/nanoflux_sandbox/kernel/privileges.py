@@ -55,15 +55,15 @@ def limit_resources(memory_bytes: int, cpu_s: int) -> None:
     """Set the hard limits of one program: address space in bytes, CPU time in seconds, three descriptors, and zero for
     core dumps, file sizes, locked memory, message queues and processes.
     """
-    nothing = (
+    forbidden_resources = (
         resource.RLIMIT_CORE,
         resource.RLIMIT_FSIZE,
         resource.RLIMIT_MEMLOCK,
         resource.RLIMIT_MSGQUEUE,
         resource.RLIMIT_NPROC,
     )
-    for kind in nothing:
-        resource.setrlimit(kind, (0, 0))
+    for forbidden_resource in forbidden_resources:
+        resource.setrlimit(forbidden_resource, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))

@@ -56,8 +56,8 @@ def _return_value(value: int) -> _Step:
     return _Step(_RETURN, 0, 0, value)
 
 
-def _refuse(number: int = errno.EPERM) -> _Step:
-    return _return_value(_ERRNO | number)
+def _refuse(error_number: int = errno.EPERM) -> _Step:
+    return _return_value(_ERRNO | error_number)
 
 
 def _compile_equality(number: int, body: list[_Step]) -> list[_Step]:
@@ -84,10 +84,10 @@ def _build_steps(machine: str) -> Iterator[_Step]:
         yield _return_value(_KILL)
     for name, numbers in syscalls.CONDITIONAL.items():
         yield from _compile_equality(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
-    for outcome, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
+    for action, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
         for entry in table.values():
             if (number := syscalls.number(entry, machine)) is not None:
-                yield from _compile_equality(number, [_return_value(outcome)])
+                yield from _compile_equality(number, [_return_value(action)])
     for name, numbers in syscalls.ANSWERED.items():
         yield from _compile_equality(_find_number(numbers, machine), [_refuse(ANSWERS[name])])
     yield _refuse()

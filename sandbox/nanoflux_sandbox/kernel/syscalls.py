@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "sigaltstack": (131, 132),
     "pause": (34, None),
     "restart_syscall": (219, 128),
-    # information about itself
+    # information about the process itself
     "getpid": (39, 172),
     "gettid": (186, 178),
     "getppid": (110, 173),
