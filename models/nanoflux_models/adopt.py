@@ -13,24 +13,24 @@ from nanoflux_models.sizes import read_json
 INDEX = "model.safetensors.index.json"
 
 
-def adopt_folder(path: Path, files: Path) -> None:
-    """Copy a model's files into `files`, a new folder: one GGUF file, or a folder's safetensors, configs and tokenizer.
+def adopt_folder(path: Path, target: Path) -> None:
+    """Copy a model's files into `target`, a new folder: a GGUF file, or a folder's safetensors, configs and tokenizer.
 
     Raises:
         ManifestError: `path` is neither a folder nor a GGUF file, or files are missing.
     """
-    files.mkdir()
+    target.mkdir()
     if path.is_file() and path.suffix == ".gguf":
-        shutil.copyfile(path, files / path.name)
+        shutil.copyfile(path, target / path.name)
         return
     _check_folder(path)
     for source in sorted(path.rglob("*")):
         relative_path = source.relative_to(path)
         if source.is_file() and is_wanted(relative_path):
-            (files / relative_path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, files / relative_path)
+            (target / relative_path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / relative_path)
     # A record from another home would describe that home's import, not this one.
-    (files / "weights.json").unlink(missing_ok=True)
+    (target / "weights.json").unlink(missing_ok=True)
 
 
 def _check_folder(path: Path) -> None:

@@ -137,7 +137,7 @@ def place_models(
     largest_first = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
     indices = [index for index, gib in enumerate(gpus) if gib]
     gpu_sizes = [gpus[index] for index in indices]
-    servers = _place(largest_first, gpu_sizes)
+    servers = _place_demands(largest_first, gpu_sizes)
     if servers is None:
         return _build_refusal(largest_first, gpu_sizes, smaller or {})
     demand_by_name = {demand.name: demand for demand in demands}
@@ -150,7 +150,7 @@ def place_models(
     )
 
 
-def _place(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
+def _place_demands(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
     together = _place_together(_group_by_shares(demands), gpus)
     return _place_in_turns(demands, gpus) if together is None else together
 
@@ -180,8 +180,8 @@ def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) ->
 def _list_options(
     unit: Sequence[Demand], gpus: Sequence[float], free_shares: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
-    """The options for placing one unit, beginning with the fewest GPUs: the share that it claims, and its servers. If
-    there is no memory for a few requests, the unit claims complete GPUs without other models.
+    """The options for placing one unit, beginning with the fewest GPUs. An option is the share of each GPU that the
+    unit claims, and its servers. If there is no memory for a few requests, the unit claims GPUs without other models.
     """
     copies = max(demand.copies for demand in unit)
     for width in _list_widths(unit):
@@ -328,7 +328,7 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Ma
     if gpus:
         largest_gib = max(gpus)
         for count in range(len(gpus) + 1, 9):
-            if _place(demands, [largest_gib] * count) is not None:
+            if _place_demands(demands, [largest_gib] * count) is not None:
                 advice.append(f"{count} GPUs of {largest_gib:g} GiB")
                 break
         free_gib = largest_gib * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)

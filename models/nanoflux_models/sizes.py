@@ -97,7 +97,7 @@ def read_text_config(folder: Path) -> dict[str, Any]:
         return dict(published_config.get("text_config") or published_config)
 
 
-def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | None = None) -> Sizes:
+def measure(tensors: Mapping[str, Tensor], text_config: Mapping[str, Any], bits: int | None = None) -> Sizes:
     """Compute the sizes from the tensors and the text tower's configuration. `bits` is the number of bits of a packed
     weight, None if no weights are packed.
     """
@@ -105,10 +105,10 @@ def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | 
     return Sizes(
         parameters=sum(_count_parameters(name, tensor, bits) for name, tensor in tensors.items()),
         weights_gib=math.ceil(stored_bytes / 2**30 * 100) / 100,
-        context=int(text.get("max_position_embeddings") or 2048),
-        kv_bytes_per_token=sum(_compute_kv_bytes(text).values()),
-        sliding_bytes_per_token=_compute_sliding_bytes(text),
-        sliding_window=int(text.get("sliding_window") or 0) if _compute_sliding_bytes(text) else 0,
+        context=int(text_config.get("max_position_embeddings") or 2048),
+        kv_bytes_per_token=sum(_compute_kv_bytes(text_config).values()),
+        sliding_bytes_per_token=_compute_sliding_bytes(text_config),
+        sliding_window=int(text_config.get("sliding_window") or 0) if _compute_sliding_bytes(text_config) else 0,
     )
 
 

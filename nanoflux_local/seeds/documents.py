@@ -80,7 +80,7 @@ def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
     """
     check_own_name(request.name)
     documents, skipped = _read_documents(request)
-    items, left_out = _collect_passages(request.name, documents)
+    items, left_out_counts = _collect_passages(request.name, documents)
     if not any(split == "train" for _, split in items):
         raise NothingMatchedError(
             f"no train document among {', '.join(map(str, request.paths))} has a passage for a question",
@@ -92,8 +92,8 @@ def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
         dataset=request.name,
         documents={split: documents_by_split[split] for split in SPLITS},
         passages={split: passages_by_split[split] for split in SPLITS},
-        near_duplicates=left_out["near_duplicates"],
-        short=left_out["short"],
+        near_duplicates=left_out_counts["near_duplicates"],
+        short=left_out_counts["short"],
         held_out=tuple(document.name for document in documents if document.split == "test"),
         skipped=skipped,
         imported=_store(home, request, documents, items, len(skipped)),

@@ -42,9 +42,9 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
         command += ["--include", pattern]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
-    redirect = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
-    if redirect:
-        raise _build_refusal(f"{hub_dataset.repo} redirects to {redirect[1]}", redirect[1])
+    redirect_match = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
+    if redirect_match:
+        raise _build_refusal(f"{hub_dataset.repo} redirects to {redirect_match[1]}", redirect_match[1])
     if process.returncode or not files:
         reason = "\n".join(process.stderr.strip().splitlines()[-3:]) or "it has none of the benchmark's files"
         raise NanofluxError(

@@ -16,13 +16,13 @@ class NearDuplicates:
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
-        self._owners: dict[tuple[str, ...], list[int]] = {}
+        self._passages_by_shingle: dict[tuple[str, ...], list[int]] = {}
 
     def add(self, text: str) -> bool:
         """Add a passage unless it is a near-duplicate of one added before. Returns whether it was added."""
         shingles = shingles_of(text)
         common_counts = Counter(
-            earlier_passage for shingle in shingles for earlier_passage in self._owners.get(shingle, ())
+            earlier_passage for shingle in shingles for earlier_passage in self._passages_by_shingle.get(shingle, ())
         )
         if any(
             common >= MIN_COMMON_SHARE * (len(shingles) + self._sizes[earlier_passage] - common)
@@ -30,7 +30,7 @@ class NearDuplicates:
         ):
             return False
         for shingle in shingles:
-            self._owners.setdefault(shingle, []).append(len(self._sizes))
+            self._passages_by_shingle.setdefault(shingle, []).append(len(self._sizes))
         self._sizes.append(len(shingles))
         return True
 

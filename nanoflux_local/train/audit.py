@@ -74,18 +74,18 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
     """
     rows: list[EncodedExample] = []
     findings: list[RowFinding] = _find_duplicates(examples)
-    for number, example in enumerate(examples):
-        encoded, problem, detail = _encode_if_usable(example, number, codec, settings)
+    for row_number, example in enumerate(examples):
+        encoded, problem, detail = _encode_if_usable(example, row_number, codec, settings)
         if problem:
-            findings.append(RowFinding(number, example.id, problem, detail, dropped=True))
+            findings.append(RowFinding(row_number, example.id, problem, detail, dropped=True))
         elif encoded:
             rows.append(encoded)
             if controls := codec.find_controls(example):
                 detail = f"{', '.join(controls)} in a message is learnt as text"
-                findings.append(RowFinding(number, example.id, "control token", detail, dropped=False))
+                findings.append(RowFinding(row_number, example.id, "control token", detail, dropped=False))
             if encoded.cut:
                 detail = f"{encoded.cut} tokens over max_length {settings.max_length}"
-                findings.append(RowFinding(number, example.id, "cut", detail, dropped=False))
+                findings.append(RowFinding(row_number, example.id, "cut", detail, dropped=False))
     selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda finding: finding.row)))
     _refuse_unusable(selection, settings)
     return selection

@@ -39,7 +39,7 @@ class TrainingProgress:
 def save(
     folder: Path, fingerprint: str, progress: TrainingProgress, weights: dict[str, Tensor], optimizer: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint of `folder`; the previous one stays until the new one is complete. Raises OSError."""
+    """Write the checkpoint in `folder`; the previous one stays until the new one is complete. Raises OSError."""
     buffer = io.BytesIO()
     state = {"fingerprint": fingerprint, "progress": vars(progress), "weights": weights, "optimizer": optimizer}
     torch.save(state, buffer)

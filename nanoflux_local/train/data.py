@@ -66,7 +66,9 @@ class Codec:
         self.system_role = system_role
         added_tokens = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._controls = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added_tokens]))
-        self._control = re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or r"(?!)")
+        self._control_pattern = re.compile(
+            "|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or r"(?!)"
+        )
         self.end = self._end_of_turn()
 
     @classmethod
@@ -123,10 +125,10 @@ class Codec:
     def find_controls(self, example: TrainingExample) -> tuple[str, ...]:
         """The control tokens spelled out in an example's messages, in order and without duplicates."""
         texts = (*(message.content for message in example.prompt), example.completion)
-        return tuple(dict.fromkeys(match[0] for text in texts for match in self._control.finditer(text)))
+        return tuple(dict.fromkeys(match[0] for text in texts for match in self._control_pattern.finditer(text)))
 
     def _insert_placeholders(self, text: str) -> str:
-        return self._control.sub(lambda match: f"\0{self._controls.index(match[0])}\0", text)
+        return self._control_pattern.sub(lambda match: f"\0{self._controls.index(match[0])}\0", text)
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:

@@ -183,20 +183,20 @@ class _TrainingLoop:
         while self.progress.step < len(self.steps) and not self._is_patience_exhausted():
             self._advance()
             if self.progress.step < len(self.steps) and self.team.broadcast(should_stop):
-                self._save()
+                self._save_checkpoint()
                 return False
-        self._finish()
+        self._write_adapter()
         return True
 
     def _advance(self) -> None:
         step = self.steps[self.progress.step]
-        self._step(step)
+        self._take_optimizer_step(step)
         if step.last:
             self._end_epoch(step.epoch)
         if step.last or self.progress.step % self.settings.checkpoint_every == 0:
-            self._save()
+            self._save_checkpoint()
 
-    def _step(self, step: OptimizerStep) -> None:
+    def _take_optimizer_step(self, step: OptimizerStep) -> None:
         """Do one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
@@ -281,7 +281,7 @@ class _TrainingLoop:
         patience, epochs = self.settings.early_stopping, len(self.progress.epoch_losses)
         return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
 
-    def _save(self) -> None:
+    def _save_checkpoint(self) -> None:
         weights, optimizer_state = collect_lora_weights(self.model.peft), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             self._raise_diverged(f"weights are not finite after step {self.progress.step}")
@@ -299,7 +299,7 @@ class _TrainingLoop:
         self.optimizer.load_state_dict(optimizer_state)
         self.on_event(ResumeEvent(self.progress.step, str(self.out_dir / checkpoint.NAME)))
 
-    def _finish(self) -> None:
+    def _write_adapter(self) -> None:
         if self.team.rank:
             return
         weights = self.progress.best_weights or collect_lora_weights(self.model.peft)

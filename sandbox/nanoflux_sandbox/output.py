@@ -22,7 +22,7 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._out, self._err = out, err
         self._buffers = {out: bytearray(), err: bytearray()}
-        self._bytes, self._lines = len(_CONFIRMATION), 0
+        self._bytes_left, self._lines_left = len(_CONFIRMATION), 0
         self._on_exceeded: Callable[[], None] = lambda: None
         self.exceeded = False
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -31,8 +31,8 @@ class Output:
 
     def allow(self, size: int, lines: int, on_exceeded: Callable[[], None]) -> None:
         """Set the budget in bytes and lines. Output beyond either is cut, and `on_exceeded` is called once."""
-        self._bytes = size + len(_CONFIRMATION) - len(self._buffers[self._out])
-        self._lines, self._on_exceeded = lines, on_exceeded
+        self._bytes_left = size + len(_CONFIRMATION) - len(self._buffers[self._out])
+        self._lines_left, self._on_exceeded = lines, on_exceeded
 
     @property
     def enclosed(self) -> bool:
@@ -69,12 +69,12 @@ class Output:
         return not self.exceeded
 
     def _append(self, buffer: bytearray, raw: bytes) -> None:
-        kept_bytes = raw[: self._bytes]
-        if kept_bytes.count(b"\n") > self._lines:
-            kept_bytes = b"\n".join([*kept_bytes.split(b"\n", self._lines)[:-1], b""])
+        kept_bytes = raw[: self._bytes_left]
+        if kept_bytes.count(b"\n") > self._lines_left:
+            kept_bytes = b"\n".join([*kept_bytes.split(b"\n", self._lines_left)[:-1], b""])
         buffer += kept_bytes
-        self._bytes -= len(kept_bytes)
-        self._lines -= kept_bytes.count(b"\n")
+        self._bytes_left -= len(kept_bytes)
+        self._lines_left -= kept_bytes.count(b"\n")
         if len(kept_bytes) < len(raw) and not self.exceeded:
             self.exceeded = True
             self._on_exceeded()

@@ -1,7 +1,7 @@
 """Determines which layers this machine can enforce, by starting tiers and attacking them.
 
-`probe` works with and without a running event loop. If an automatic tier works, it takes as long as one or two cold
-starts.
+`probe` works with and without a running event loop. If an automatic tier works, `probe` takes as long as one or
+two cold starts.
 """
 
 from __future__ import annotations
