@@ -22,7 +22,7 @@ MAX_WHOLE_BYTES = 64 * 2**20
 """Maximum size of a file that can only be read as a whole: a single JSON value or XML."""
 MAX_UNPACKED_BYTES = 256 * 2**20
 """Maximum size of a workbook, or of one row group of a Parquet file, after decompression."""
-BATCH = 1000
+ROWS_PER_BATCH = 1000
 MAX_INTEGER_DIGITS = 400
 """Maximum digits of an integer that is read exactly; longer integers are beyond the range of a double."""
 _QUESTION_KEYS = ("question", "input")
@@ -296,7 +296,7 @@ def _read_parquet(path: Path) -> Iterator[TableRow]:
         file = pyarrow.parquet.ParquetFile(path)
         group_sizes = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
         _refuse_larger(path, max(group_sizes, default=0), MAX_UNPACKED_BYTES)
-        yield from _read_batches(file.iter_batches(BATCH))
+        yield from _read_batches(file.iter_batches(ROWS_PER_BATCH))
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the operating system cannot read the file
             raise

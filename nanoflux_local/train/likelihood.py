@@ -18,7 +18,7 @@ from nanoflux_models.weights import weights_dir
 
 SCORES = "scores"
 """The value of the ledger's `run` column for these calls, which belong to no run."""
-BATCH = 8
+COMPLETIONS_PER_PASS = 8
 """The number of completions in one forward pass."""
 POSITIONS_PER_SLICE = 128
 """The number of positions whose logits are in memory at a time."""
@@ -54,7 +54,9 @@ class Likelihoods:
         remembered = [self._ledger.recall(request) for request in requests]
         replies = [reply for _, reply in filter(None, remembered)]
         if len(replies) < len(requests):
-            batches = [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
+            batches = [
+                group[start : start + COMPLETIONS_PER_PASS] for start in range(0, len(group), COMPLETIONS_PER_PASS)
+            ]
             new_replies = [reply for batch in batches for reply in self._score(batch)]
             calls = [(request, reply, "") for request, reply in zip(requests, new_replies, strict=True)]
             replies = [reply for _, reply in self._ledger.remember_all(SCORES, calls)]

@@ -49,7 +49,7 @@ from nanoflux_models.weights import weights_dir
 if TYPE_CHECKING:
     from nanoflux_local.train.events import OnEvent, TrainEvent, TrainResult
 
-VALIDATION_ITEMS = 12
+MAX_VALIDATION_ITEMS = 12
 USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 """All linear layers of most text models: a manifest that names exactly these layers means `all-linear`."""
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
@@ -119,7 +119,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
     rows: list[TrainingExample] = []
     for dataset in seed_datasets(domain):
         items = [item for item in load_available_items(home.ledger, dataset, "dev") if item.solution]
-        rows += [build_item_example(domain, domain.budgets, item) for item in items[:VALIDATION_ITEMS]]
+        rows += [build_item_example(domain, domain.budgets, item) for item in items[:MAX_VALIDATION_ITEMS]]
     return rows
 
 
