@@ -3,8 +3,8 @@
     python bench/chaos.py [--kills 200] [--turns 400] [--times 20] [--only NAME] [--seed 0]
 
 After each failure, `run verify` must report no problem, the dataset must equal the undisturbed one, and no remembered
-call may be made again; only calls that were in flight when a process died may. Failures are caused by signals, or by a
-patch that the process of the command line runs first (`kills.CHILD`), so that the product contains no code for them.
+call may be made again; a call that was in flight when a process died may. Failures are caused by signals, or by a
+patch that the command-line process runs first (`kills.CHILD`), so that the product contains no code for them.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 CONCURRENCY = 16
-FAULTS = 0.4
-IN_TRANSACTION = """
+FAULT_SHARE = 0.4
+KILL_IN_TRANSACTION_PATCH = """
 import contextlib, random, signal
 from nanoflux_local.ledger.store import Ledger
 plain, left = Ledger.transaction, [random.Random({seed}).randrange(4, {most})]
@@ -43,7 +43,7 @@ def kill_before_commit(self):
             os.kill(os.getpid(), signal.SIGKILL)
 Ledger.transaction = kill_before_commit
 """
-JUMPS = """
+CLOCK_JUMP_PATCH = """
 import datetime, random
 from nanoflux_local.ledger import store
 rng = random.Random({seed})
@@ -53,8 +53,8 @@ def jump():
 store.now = jump
 """
 DISK_KIB, GROWTH_KIB = 900, 200
-"""The initial size of the disk, in which a small ledger fits, and its growth each time that it is full, in KiB."""
-SMALL_FILES = """
+"""The initial size of the disk, which holds a small ledger, and its growth each time that it is full, in KiB."""
+FILE_SIZE_LIMIT_PATCH = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
@@ -121,9 +121,9 @@ class Matrix:
 
     def kill_in_transaction(self, trial: Trial, rng: random.Random) -> int:
         """Kill the writer between its last write and its commit."""
-        commits = 2 * self.turns // self.times
+        commits_per_kill = 2 * self.turns // self.times
         for _ in range(self.times):
-            trial.patch = IN_TRANSACTION.format(seed=rng.randrange(10**9), most=max(8, commits))
+            trial.patch = KILL_IN_TRANSACTION_PATCH.format(seed=rng.randrange(10**9), most=max(8, commits_per_kill))
             if not trial.kill_at(10**9, starting=False):
                 break
         return trial.kills
@@ -151,14 +151,16 @@ class Matrix:
                 process.wait()
                 (trial.home / "ledger.db-shm").unlink(missing_ok=True)
                 for file, content in saved.items():
-                    torn = rng.randbytes(rng.randrange(4096)) if file.name.endswith("wal") else b""
-                    file.write_bytes(content + torn)
+                    torn_frame = rng.randbytes(rng.randrange(4096)) if file.name.endswith("wal") else b""
+                    file.write_bytes(content + torn_frame)
             process.communicate()
             trial.kills += process.returncode != 0
         return process.returncode != 0
 
     def _choose_moment(self, trial: Trial, rng: random.Random) -> float:
-        """Draw the number of calls until the next failure, so that about `times` failures fit into the run."""
+        """The number of sent calls at which the next failure occurs, drawn so that about `times` failures fit into the
+        run.
+        """
         return len(trial.sent_keys()) + rng.uniform(0, 1.6 * len(self.undisturbed.sent_keys()) / self.times)
 
     def fill_disk(self, trial: Trial, _: random.Random) -> int:
@@ -166,7 +168,7 @@ class Matrix:
         mounted = _mount(trial.home, DISK_KIB)
         size_kib = DISK_KIB
         while True:
-            trial.patch = "" if mounted else SMALL_FILES.format(size=size_kib * 1024)
+            trial.patch = "" if mounted else FILE_SIZE_LIMIT_PATCH.format(size=size_kib * 1024)
             with _record_repeats(trial):
                 code, errors = _play(trial)
                 size_kib += GROWTH_KIB if trial.kills < self.times else 500_000
@@ -182,7 +184,7 @@ class Matrix:
         """Set the wall clock to another year each time it is read; the run must still be listed as running."""
         statuses: list[str] = []
         while trial.kills < self.times:
-            trial.patch = JUMPS.format(seed=rng.randrange(10**9))
+            trial.patch = CLOCK_JUMP_PATCH.format(seed=rng.randrange(10**9))
             with _record_repeats(trial):
                 process, moment = trial.start_process(), self._choose_moment(trial, rng)
                 while process.poll() is None and (
@@ -224,9 +226,9 @@ class Matrix:
 @contextmanager
 def _record_repeats(trial: Trial) -> Iterator[None]:
     """Record the calls that are made in this context although the ledger already remembered them."""
-    remembered, sent = trial.remembered_keys(), len(trial.sent_keys())
+    remembered_keys, sent_count = trial.remembered_keys(), len(trial.sent_keys())
     yield
-    trial.repeated += sorted(remembered & set(trial.sent_keys()[sent:]))
+    trial.repeated += sorted(remembered_keys & set(trial.sent_keys()[sent_count:]))
 
 
 def _count_alive(processes: list[subprocess.Popen[str]]) -> int:
@@ -234,7 +236,7 @@ def _count_alive(processes: list[subprocess.Popen[str]]) -> int:
 
 
 def _play(trial: Trial) -> tuple[int, str]:
-    """Run until it ends by itself. Returns the exit code and the error output."""
+    """Let the run end by itself. Returns its exit code and its error output."""
     process = trial.start_process()
     _, errors = process.communicate()
     return process.returncode, errors
@@ -253,12 +255,12 @@ def _mount(folder: Path, kib: int, options: str = "") -> bool:
 
 
 def compare_with_faulty_server(matrix: Matrix) -> Row:
-    """Compare a run against a server that fails two requests in five, in every known way, with one against a server
-    that does not fail.
+    """Compare two runs: one against a server that fails two requests in five, in every known way, and one against a
+    server that does not fail.
     """
-    start, outcomes, faults_counted = time.monotonic(), [], []
-    for name, share in (("served", 0.0), ("faulty", FAULTS)):
-        command = [sys.executable, "-m", "nanoflux_local.endpoints.fake_server", "--faults", str(share)]
+    start, outcomes, fault_counts = time.monotonic(), [], []
+    for name, fault_share in (("served", 0.0), ("faulty", FAULT_SHARE)):
+        command = [sys.executable, "-m", "nanoflux_local.endpoints.fake_server", "--faults", str(fault_share)]
         server = subprocess.Popen([*command, "--stall-s", "0.3"], stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
@@ -268,7 +270,7 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
             if code:
                 raise SystemExit(f"the run against a failing server ended with {code}: {errors}")
             outcomes.append(trial.outcome())
-            faults_counted.append(_count_faults(url))
+            fault_counts.append(_count_faults(url))
         finally:
             server.kill()
             server.wait()
@@ -277,12 +279,12 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
     wrong = [f"{key} differs" for key in keys if expected[key] != actual[key]]
     wrong += [f"verify: {problem}" for problem in actual["problems"]]
     same, seconds = expected["digest"] == actual["digest"], time.monotonic() - start
-    return Row("endpoint faults", faults_counted[1], 0, 0, len(actual["problems"]), same, seconds, wrong)
+    return Row("endpoint faults", fault_counts[1], 0, 0, len(actual["problems"]), same, seconds, wrong)
 
 
 def _make_server_settings(matrix: Matrix, url: str) -> tuple[str, ...]:
-    served = ("duelist-a", "duelist-b", "arbiter")
-    endpoints = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in served]
+    names = ("duelist-a", "duelist-b", "arbiter")
+    endpoints = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in names]
     settings = make_scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
     return (*settings, *(part for endpoint in endpoints for part in ("--set", endpoint)))
 
@@ -308,12 +310,12 @@ FAILURES: dict[str, str] = {
 
 def format_table(rows: list[Row]) -> str:
     """One line for each kind of failure."""
-    head = ("failure", "times", "same digest", "verify finds", "sent twice", "lost in flight", "seconds")
+    titles = ("failure", "times", "same digest", "verify finds", "sent twice", "lost in flight", "seconds")
     lines = [
         (row.name, row.times, "yes" if row.same else "NO", row.problems, row.repeated, row.lost, f"{row.seconds:.0f}")
         for row in rows
     ]
-    return "\n".join(f"{name:<26}" + "".join(f"{cell!s:<17}" for cell in cells) for name, *cells in (head, *lines))
+    return "\n".join(f"{name:<26}" + "".join(f"{cell!s:<17}" for cell in cells) for name, *cells in (titles, *lines))
 
 
 def enter_mount_namespace() -> None:
@@ -343,8 +345,8 @@ def main() -> None:
         if "endpoint faults" in (options.only or ["endpoint faults"]):
             rows.append(compare_with_faulty_server(matrix))
         print(format_table(rows))
-        for mounted in Path(folder).iterdir():
-            subprocess.run(["umount", str(mounted)], capture_output=True)
+        for mount_point in Path(folder).iterdir():
+            subprocess.run(["umount", str(mount_point)], capture_output=True)
     wrong = [f"{row.name}: {difference}" for row in rows for difference in row.wrong]
     print(json.dumps({"turns": options.turns, "kills": options.kills, "wrong": wrong}))
     sys.exit(1 if wrong else 0)

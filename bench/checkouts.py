@@ -4,8 +4,9 @@
     python bench/checkouts.py /tmp/before [--rounds 7] [--only help --only train]
 
 Every command runs with both checkouts in alternation, in the same environment and in a new home. CPU seconds (of the
-process and its children) depend less on other load than wall time does; medians and the median of the paired ratios
-are printed. The runs and the evaluation are scripted; the training takes one epoch of a tiny base made here.
+process and its children) depend less on other load than wall time does; medians and the median of the paired ratios are
+printed. The run and the evaluation use scripted models; the training is one epoch on a tiny base that the script
+creates.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("", "models", "sandbox", "tui")
-HEAVY = {"torch", "transformers", "peft", "numpy", "scipy", "pydantic", "sqlite_utils", "openai", "textual"}
+HEAVY_LIBRARIES = {"torch", "transformers", "peft", "numpy", "scipy", "pydantic", "sqlite_utils", "openai", "textual"}
 PROBE = """
 import json, sys
 from nanoflux_local.cli.main import main
@@ -50,17 +51,21 @@ def environment(checkout: Path, home: Path) -> dict[str, str]:
 
 def run_command(checkout: Path, home: Path, words: tuple[str, ...]) -> tuple[float, int, set[str]]:
     """The CPU seconds of a command, the number of its modules, and the heavy libraries among them."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    usage_before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
         [sys.executable, "-P", "-c", PROBE, *words],
         env=environment(checkout, home), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    usage_after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = [line for line in result.stderr.splitlines() if line.startswith("MODULES ")]
     if result.returncode or not lines:
         raise SystemExit(f"{checkout}: {' '.join(words)} ended with {result.returncode}: {result.stderr[-2000:]}")
     count, names = json.loads(lines[-1].removeprefix("MODULES "))
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, count, HEAVY & set(names)
+    return (
+        usage_after.ru_utime - usage_before.ru_utime + usage_after.ru_stime - usage_before.ru_stime,
+        count,
+        HEAVY_LIBRARIES & set(names),
+    )
 
 
 def make_base(folder: Path) -> Path:
@@ -70,36 +75,36 @@ def make_base(folder: Path) -> Path:
         code = (
             f"import sys; sys.path.insert(0, {str(PROJECT / 'tests')!r}); from pathlib import Path; import conftest; "
         )
-        make = [sys.executable, "-P", "-c", code + f"conftest.make_base(Path({str(base)!r}))"]
-        subprocess.run(make, env=environment(PROJECT, folder), check=True, capture_output=True)
+        command = [sys.executable, "-P", "-c", code + f"conftest.make_base(Path({str(base)!r}))"]
+        subprocess.run(command, env=environment(PROJECT, folder), check=True, capture_output=True)
     return base
 
 
-def measure(before: Path, name: str, rounds: int, folder: Path) -> dict[str, object]:
+def measure(earlier_checkout: Path, name: str, rounds: int, folder: Path) -> dict[str, object]:
     """Alternate one command between the checkouts, after one discarded pair."""
     rows = folder / "rows.jsonl"
     sums = [(random.Random(n).randrange(90), n) for n in range(24)]
     rows.write_text("".join(json.dumps({"prompt": f"{a} + {b}?", "completion": str(a + b)}) + "\n" for a, b in sums))
     words = tuple(word.format(rows=rows) for word in COMMANDS[name])
-    seconds: dict[Path, list[float]] = {before: [], PROJECT: []}
+    seconds: dict[Path, list[float]] = {earlier_checkout: [], PROJECT: []}
     modules: dict[Path, tuple[int, set[str]]] = {}
-    for number in range(rounds + 1):
-        for checkout in (before, PROJECT) if number % 2 else (PROJECT, before):
+    for round_number in range(rounds + 1):
+        for checkout in (earlier_checkout, PROJECT) if round_number % 2 else (PROJECT, earlier_checkout):
             with tempfile.TemporaryDirectory(dir=folder) as home:
                 if name == "train":
                     run_command(checkout, Path(home), ("models", "import", str(make_base(folder)), "--name", "tiny"))
-                cpu_s, *loaded = run_command(checkout, Path(home), words)
-            modules[checkout] = (loaded[0], loaded[1])
-            seconds[checkout] += [cpu_s] if number else []
-    ratios = [b / a for a, b in zip(seconds[before], seconds[PROJECT], strict=True)]
+                cpu_s, module_count, heavy = run_command(checkout, Path(home), words)
+            modules[checkout] = (module_count, heavy)
+            seconds[checkout] += [cpu_s] if round_number else []
+    ratios = [now_s / before_s for before_s, now_s in zip(seconds[earlier_checkout], seconds[PROJECT], strict=True)]
     return {
         "command": name,
-        "before_s": round(statistics.median(seconds[before]), 3),
+        "before_s": round(statistics.median(seconds[earlier_checkout]), 3),
         "now_s": round(statistics.median(seconds[PROJECT]), 3),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 2) for ratio in ratios],
-        "modules": [modules[before][0], modules[PROJECT][0]],
-        "heavy": [sorted(modules[before][1]), sorted(modules[PROJECT][1])],
+        "modules": [modules[earlier_checkout][0], modules[PROJECT][0]],
+        "heavy": [sorted(modules[earlier_checkout][1]), sorted(modules[PROJECT][1])],
     }
 
 

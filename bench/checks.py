@@ -1,5 +1,5 @@
-"""Measures the judge and its checks on GSM8K solutions known to be right or wrong: right ones, real mistakes, broken
-questions.
+"""Measures the judge and its checks on GSM8K solutions that are known to be right, to contain a real mistake, or to
+answer a broken question.
 
     python bench/checks.py [--pairs 50] [--minutes 8] [--steps "blind,code word,answerable"] [--home DIR]
 
@@ -40,7 +40,7 @@ from nanoflux_local.transcript import Finding, Verdict
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 KINDS = ["mistake", "removed", "mistake", "changed", "own"]
-WORD = "word"
+DECISION_STEP = "word"
 PROFILE = """
 concurrency = {concurrency}
 embedder = "hashing"
@@ -90,13 +90,13 @@ def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
     python = ROOT / ".venv-vllm" / "bin" / "python"
     profile.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
     judge = {"trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0}
-    judge |= {"checks": [step for group in options.steps.split() for step in group.split(",") if step != WORD]}
+    judge |= {"checks": [step for group in options.steps.split() for step in group.split(",") if step != DECISION_STEP]}
     values: dict[str, Any] = {"datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge}
     values |= {"reply_tokens": options.reply_tokens, "retries": {"parse": options.retries}}
     return configs.resolve("gsmhard-short", str(profile), values, home)
 
 
-async def find_or_start(home: Home, options: argparse.Namespace) -> str:
+async def find_or_start_run(home: Home, options: argparse.Namespace) -> str:
     """The run that the measurement's calls belong to."""
     name = f"checks-{options.pairs}-{options.seed}"
     try:
@@ -126,7 +126,7 @@ async def measure(
             return []
         measured = [Measured(solution) for solution in solutions]
         steps: dict[str, Any] = {check.name: partial(_examine, check) for check in judge.checks}
-        steps[WORD] = partial(_judge, judge)
+        steps[DECISION_STEP] = partial(_judge, judge)
         for group in groups:
             group_steps = [steps[name] for name in group.split(",")]
             jobs = [
@@ -158,24 +158,28 @@ async def _judge(judge: CheckingJudge, measured: Measured, draw: Draw, call: Any
 
 def show(measured: Sequence[Measured]) -> None:
     """Print the rates of each rule over the solutions for which everything it needs was measured."""
-    names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
+    check_names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
     judged = [solution for solution in measured if solution.is_judged]
     unjudged = sum(solution.decision is None for solution in judged)
     print(f"{len(measured)} known solutions; {len(judged)} judged, {unjudged} of them without a verdict")
     print_rates("judge's word", judged, lambda solution: solution.decision)
-    for name in names:
+    for name in check_names:
         examined = [solution for solution in measured if name in solution.findings]
         print_rates(f"{name}: not contradicted", examined, partial(concludes, (name,), False))
         print_rates(f"{name}: supported", examined, partial(concludes, (name,), True))
         print_findings(name, examined)
-    if {"blind", "answerable"} <= set(names):
-        both = [solution for solution in measured if {"blind", "answerable"} <= solution.findings.keys()]
-        print_rates("blind and answerable: not contradicted", both, partial(concludes, ("blind", "answerable"), False))
-        print_rates("blind supports, answerable does not contradict", both, is_proven)
-    for name in names:
+    if {"blind", "answerable"} <= set(check_names):
+        examined_by_both = [solution for solution in measured if {"blind", "answerable"} <= solution.findings.keys()]
+        print_rates(
+            "blind and answerable: not contradicted",
+            examined_by_both,
+            partial(concludes, ("blind", "answerable"), False),
+        )
+        print_rates("blind supports, answerable does not contradict", examined_by_both, is_proven)
+    for name in check_names:
         examined = [solution for solution in judged if name in solution.findings]
         print_rates(f"word and {name}", examined, lambda solution, name=name: solution.accepted_with((name,)))
-    complete = [solution for solution in judged if set(names) <= solution.findings.keys()]
+    complete = [solution for solution in judged if set(check_names) <= solution.findings.keys()]
     print_rates("word and all checks", complete, lambda solution: solution.accepted)
 
 
@@ -185,7 +189,7 @@ def is_proven(solution: JudgedSolution) -> bool:
 
 
 def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) -> bool:
-    """Whether all checks support a solution, or, without `supported`, none contradicts it."""
+    """With `supported`, whether all checks support a solution; otherwise, whether none contradicts it."""
     conclusions = [solution.conclude(check) for check in checks]
     if supported:
         return all(conclusion == "supports" for conclusion in conclusions)
@@ -197,21 +201,21 @@ def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[Judg
     rates: Rates = measure_rates([solution.as_judged() for solution in measured], accept)
     kinds = [f"{kind} {describe(share)}" for kind, share in rates.passed.items() if share.n]
     kinds += [f"{kind} {describe(share, rejected=True)}" for kind, share in rates.caught.items() if share.n]
-    right, wrong = describe(rates.specificity, True), describe(rates.sensitivity, True, rejected=True)
-    print(f"{title}: accepts {right} of the right, {wrong} of the wrong | {', '.join(kinds)}")
+    right_text, wrong_text = describe(rates.specificity, True), describe(rates.sensitivity, True, rejected=True)
+    print(f"{title}: accepts {right_text} of the right, {wrong_text} of the wrong | {', '.join(kinds)}")
 
 
 def print_findings(name: str, measured: Sequence[Measured]) -> None:
     """Print how often a check supports, contradicts or does not check each kind."""
     for kind in dict.fromkeys(entry.solution.kind for entry in measured):
-        found_conclusions = [entry.as_judged().conclude(name) for entry in measured if entry.solution.kind == kind]
-        counts = (f"{conclusion} {found_conclusions.count(conclusion)}" for conclusion in CONCLUSIONS)
+        conclusions = [entry.as_judged().conclude(name) for entry in measured if entry.solution.kind == kind]
+        counts = (f"{conclusion} {conclusions.count(conclusion)}" for conclusion in CONCLUSIONS)
         print(f"    {kind:10} " + ", ".join(counts))
 
 
 def describe(share: Share, interval: bool = False, rejected: bool = False) -> str:
     """The number and share of accepted solutions, with the interval in percent if requested. With `rejected`, `share`
-    is that of the rejected ones.
+    is the share of rejected solutions.
     """
     if share.share is None or share.ci95 is None:
         return "0/0"
@@ -223,7 +227,7 @@ def describe(share: Share, interval: bool = False, rejected: bool = False) -> st
 
 
 async def run_bench(home: Home, options: argparse.Namespace) -> None:
-    run, groups = await find_or_start(home, options), options.steps.split()
+    run, groups = await find_or_start_run(home, options), options.steps.split()
     if not options.show:
         bound = bind(runs.load_run(home, run)[0], home)
         try:

@@ -124,15 +124,17 @@ def show(home: Home) -> None:
         records = view.turn_records(run)
         row = view.find_run(run)
     attempts = [attempt for record in records for attempt in record.attempts]
-    kept = [record.last for record in records if record.kept]
-    print(f"{len(records)} turns, {len(attempts)} attempts, {len(kept)} kept, {row['seconds'] / 60:.1f} minutes")
+    kept_attempts = [record.last for record in records if record.kept]
+    print(
+        f"{len(records)} turns, {len(attempts)} attempts, {len(kept_attempts)} kept, {row['seconds'] / 60:.1f} minutes"
+    )
     print("attempts:", format_counts(attempt.outcome for attempt in attempts))
     print("rejected by:", format_counts(name for attempt in attempts if (name := name_rejection(attempt))))
     for check in ("cited", "grounded", "open_book"):
-        print(f"{check} on kept:", format_counts(conclude(attempt, check) for attempt in kept))
-    grounded = [attempt for attempt in kept if is_grounded(attempt)]
-    share = f"{len(grounded) / len(kept):.0%}" if kept else "none kept"
-    print(f"kept examples whose every premise is grounded: {len(grounded)}/{len(kept)} ({share})")
+        print(f"{check} on kept:", format_counts(conclude(attempt, check) for attempt in kept_attempts))
+    grounded_attempts = [attempt for attempt in kept_attempts if is_grounded(attempt)]
+    share = f"{len(grounded_attempts) / len(kept_attempts):.0%}" if kept_attempts else "none kept"
+    print(f"kept examples whose every premise is grounded: {len(grounded_attempts)}/{len(kept_attempts)} ({share})")
     print_examples([record for record in records if record.kept])
 
 

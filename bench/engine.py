@@ -1,14 +1,16 @@
-"""Measures the engine: 200 turns against a server of known speed, as wall time over the ideal, and CPU time.
+"""Measures the engine with 200 turns against a server of known speed: their wall time relative to the ideal, and their
+CPU time.
 
-    python bench/engine.py                      # C = 32
+    python bench/engine.py                      # the server has 32 slots
     python bench/engine.py --scripted           # no server and no client: the CPU time of the engine alone
     python bench/engine.py --flawless           # every turn takes one attempt, as in a plain pipeline
     python bench/engine.py --peer PYTHON        # the same number of calls by distilabel, in a separate environment
 
-The ideal is the total service time of the calls, divided by C. The share of wasted calls is printed too, since an
-engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one question in ten
-is rejected as a near-duplicate. The calls of one turn are sequential, so `longest_turn_s` is a lower bound for any
-engine. The peer's environment: `pip install 'distilabel[openai]==1.5.3' requests` (an undeclared dependency).
+The ideal is the total service time of the calls, divided by the number of slots. The share of wasted calls is printed
+too, since an engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one
+question in ten is rejected as a near-duplicate. The calls of one turn are sequential, so no engine can take less than
+`longest_turn_s`. The peer's environment needs `pip install 'distilabel[openai]==1.5.3' requests`; distilabel uses
+`requests` but does not declare it.
 """
 
 import argparse
@@ -40,14 +42,14 @@ SLOWEST_TURN = """
 
 
 def make_settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
-    shared = {**SETTINGS, "max_turns": options.turns, "target": options.turns, "seed": options.seed}
-    shared["concurrency"] = options.concurrency
+    settings = {**SETTINGS, "max_turns": options.turns, "target": options.turns, "seed": options.seed}
+    settings["concurrency"] = options.concurrency
     if options.flawless:
-        shared["novelty"] = {"question": 1.0}
+        settings["novelty"] = {"question": 1.0}
     if not url:
-        return shared
+        return settings
     endpoint = {"interface": "openai_chat", "url": url}
-    return {**shared, "endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint)}
+    return {**settings, "endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint)}
 
 
 def cpu_seconds() -> float:
@@ -65,26 +67,26 @@ def play(options: argparse.Namespace, url: str) -> dict[str, Any]:
             import openai  # do not count its import
 
             del openai
-        wall, processor = time.perf_counter(), cpu_seconds()
+        wall_s, cpu_s = time.perf_counter(), cpu_seconds()
         asyncio.run(runs.play(home, run))
-        wall, processor = time.perf_counter() - wall, cpu_seconds() - processor
+        wall_s, cpu_s = time.perf_counter() - wall_s, cpu_seconds() - cpu_s
         with LedgerView(home.ledger) as view:
-            ((longest,),) = view.rows(SLOWEST_TURN, run)
-            return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.summarize_run(run).to_json()}
+            ((longest_s,),) = view.rows(SLOWEST_TURN, run)
+            return {"wall_s": wall_s, "cpu_s": cpu_s, "longest": longest_s, **view.summarize_run(run).to_json()}
 
 
 def fetch_stats(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as reply:
-        figures: dict[str, Any] = json.load(reply)
-    return figures
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as response:
+        stats: dict[str, Any] = json.load(response)
+    return stats
 
 
 @contextmanager
 def start_server(options: argparse.Namespace) -> Iterator[str]:
     """Start a token server; yields its address."""
-    words = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(options.slots)]
-    words += ["--token-s", str(options.token_s), *(["--flawless"] if options.flawless else [])]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(options.slots)]
+    command += ["--token-s", str(options.token_s), *(["--flawless"] if options.flawless else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
             yield server.stdout.readline().strip()
@@ -113,20 +115,23 @@ def main() -> None:
         print(json.dumps(summarize(play(options, "")), indent=2))
         return
     with start_server(options) as url:
-        ours = {**summarize(play(options, url)), **compare_with_ideal(fetch_stats(url), options)}
-    print(json.dumps(ours, indent=2))
+        our_figures = {**summarize(play(options, url)), **compare_with_ideal(fetch_stats(url), options)}
+    print(json.dumps(our_figures, indent=2))
     if options.peer:
         with start_server(options) as url:
-            theirs = {**run_peer(options, url, ours["chat_requests"]), **compare_with_ideal(fetch_stats(url), options)}
-        print(json.dumps({"distilabel": theirs}, indent=2))
+            peer_figures = {
+                **run_peer(options, url, our_figures["chat_requests"]),
+                **compare_with_ideal(fetch_stats(url), options),
+            }
+        print(json.dumps({"distilabel": peer_figures}, indent=2))
 
 
 def run_peer(options: argparse.Namespace, url: str, requests: int) -> dict[str, Any]:
-    """Send as many requests with distilabel, in batches as large as the server's slots."""
-    words = [options.peer, str(SUPPORT / "distilabel_duel.py"), url, str(requests // 4), str(options.slots)]
+    """Send the same number of requests with distilabel, in batches with one request for each slot of the server."""
+    command = [options.peer, str(SUPPORT / "distilabel_duel.py"), url, str(requests // 4), str(options.slots)]
     with tempfile.TemporaryDirectory() as home:
         lines = subprocess.run(
-            words,
+            command,
             env={**os.environ, "HOME": home},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -141,14 +146,14 @@ def run_peer(options: argparse.Namespace, url: str, requests: int) -> dict[str, 
     }
 
 
-def compare_with_ideal(served: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The time from the first request to the last reply, over the shortest possible time."""
-    ideal = served["busy_s"] / options.slots
+def compare_with_ideal(server_stats: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The time from the first request to the last reply, compared with the shortest possible time."""
+    ideal_s = server_stats["busy_s"] / options.slots
     return {
-        "chat_requests": served["requests"],
-        "ideal_s": round(ideal, 2),
-        "span_s": round(served["span_s"], 2),
-        "span_over_ideal": round(served["span_s"] / ideal, 3),
+        "chat_requests": server_stats["requests"],
+        "ideal_s": round(ideal_s, 2),
+        "span_s": round(server_stats["span_s"], 2),
+        "span_over_ideal": round(server_stats["span_s"] / ideal_s, 3),
     }
 
 

@@ -3,8 +3,8 @@
     python bench/gemma_gguf.py PATH/gemma3-270m-q4_k_m.gguf [--rows 20] [--epochs 3] [--limit 5] [--home FOLDER]
 
 Without the file the script ends with a message, since the weights cannot be shipped. A pretrained model has no chat
-template, so the import sets one. Printed are the losses, the strict marks before and after, and the seconds of each
-step.
+template, so the import sets one. The script prints the losses, the strict accuracy before and after training, and
+the seconds of each step.
 """
 
 import argparse
@@ -82,18 +82,18 @@ def measure(steps: Steps, options: argparse.Namespace, scratch: Path) -> dict[st
     write_training_rows(rows, options.rows)
     template.write_text(TEMPLATE, "utf-8")
     steps.run("import", "models", "import", str(options.gguf), "--name", NAME, "--chat-template", str(template))
-    before = steps.evaluate("eval before", NAME, options.limit)
+    figures_before = steps.evaluate("eval before", NAME, options.limit)
     settings = ("--set", f"epochs={options.epochs}", "--set", "max_length=160", "--set", "dtype=float32")
     trained = json.loads(steps.run("train", "train", "--data", str(rows), "--base", NAME, *settings, "--json"))
     merged = scratch / "merged"
     steps.run("merge", "adapters", "merge", trained["adapter"], "-o", str(merged))
     steps.run("import merged", "models", "import", str(merged), "--name", f"{NAME}-tuned")
-    after = steps.evaluate("eval after", f"{NAME}-tuned", options.limit)
-    figures = {
+    figures_after = steps.evaluate("eval after", f"{NAME}-tuned", options.limit)
+    training_figures = {
         key: trained[key]
         for key in ("examples", "steps", "train_loss", "initial_val_loss", "val_losses", "tokens_per_s")
     }
-    return {"train": figures, "before": before, "after": after, "seconds": steps.seconds}
+    return {"train": training_figures, "before": figures_before, "after": figures_after, "seconds": steps.seconds}
 
 
 if __name__ == "__main__":

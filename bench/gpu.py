@@ -191,10 +191,14 @@ def main() -> None:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    true = options.size == "true"
-    if true and device == "cpu":
+    is_true_size = options.size == "true"
+    if is_true_size and device == "cpu":
         parser.exit(3, "a model of true size needs a GPU, and torch finds none: pass --size tiny\n")
-    size = Size(True, options.rows, 128, options.examples, 100_000, 1536) if true else Size(False, 2, 8, 4, 1_000, 64)
+    size = (
+        Size(True, options.rows, 128, options.examples, 100_000, 1536)
+        if is_true_size
+        else Size(False, 2, 8, 4, 1_000, 64)
+    )
     start, report = time.monotonic(), {"model": MODEL, "size": options.size, "device": device}
     if device == "cuda":
         report["gpu"] = torch.cuda.get_device_name()
@@ -208,8 +212,8 @@ def main() -> None:
             "novelty": lambda: measure_novelty(size),
         }
         for name, work in parts.items():
-            late = time.monotonic() - start > options.limit_s * 0.75  # the longest part takes less than the rest
-            report[name] = {"left_out": f"{options.limit_s:g} s were nearly over"} if late else measure(work, device)
+            is_late = time.monotonic() - start > options.limit_s * 0.75  # the longest part takes less than the rest
+            report[name] = {"left_out": f"{options.limit_s:g} s were nearly over"} if is_late else measure(work, device)
     print(json.dumps(report, indent=2))
 
 

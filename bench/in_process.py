@@ -1,5 +1,5 @@
-"""Measures the decoding speed of the in-process endpoint by its number of rows, with one and with all rows in use, and
-that of transformers' `generate`.
+"""Measures the decoding speed of the in-process endpoint for several numbers of rows, with one and with all rows in
+use, and the speed of transformers' `generate`.
 
     python bench/in_process.py WEIGHTS_DIR [--rows 4 8 16 32] [--dtype bfloat16 float32] [--tokens 32]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_models.offline import go_offline
 
-PROMPT = 160
+PROMPT_TOKENS = 160
 
 
 def main() -> None:
@@ -32,21 +32,25 @@ def main() -> None:
     for dtype in options.dtype:
         for rows in options.rows:
             generate_speed = time_generate(options.weights, dtype, rows, options.tokens)
-            for used in (1, rows):
-                prefill, step = time_decoding(options.weights, dtype, rows, used, options.tokens)
-                reference = f"{generate_speed:14.0f}" if used == rows else ""
-                print(f"{dtype:>9} {rows:4} {used:6} {prefill:13.3f} {step * 1e3:8.1f} {used / step:6.0f} {reference}")
+            for rows_in_use in (1, rows):
+                prefill, step = time_decoding(options.weights, dtype, rows, rows_in_use, options.tokens)
+                speed_cell = f"{generate_speed:14.0f}" if rows_in_use == rows else ""
+                step_ms, tokens_per_s = step * 1e3, rows_in_use / step
+                print(
+                    f"{dtype:>9} {rows:4} {rows_in_use:6} {prefill:13.3f} {step_ms:8.1f} "
+                    f"{tokens_per_s:6.0f} {speed_cell}"
+                )
 
 
-def time_decoding(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tuple[float, float]:
+def time_decoding(weights: Path, dtype: str, rows: int, rows_in_use: int, tokens: int) -> tuple[float, float]:
     """Median seconds of a prefill and of a decoding step."""
     from nanoflux_local.endpoints.local.decoder import Decoder
 
     decoder = Decoder(weights, None, rows, "cpu", dtype)
     prefills, steps = [], []
-    for row in range(used):
+    for row in range(rows_in_use):
         started = time.perf_counter()
-        decoder.prefill(row, [5 + (position * row) % 999 for position in range(PROMPT)], PROMPT + tokens)
+        decoder.prefill(row, [5 + (position * row) % 999 for position in range(PROMPT_TOKENS)], PROMPT_TOKENS + tokens)
         prefills.append(time.perf_counter() - started)
     for _ in range(tokens):
         started = time.perf_counter()
@@ -61,7 +65,7 @@ def time_generate(weights: Path, dtype: str, rows: int, tokens: int) -> float:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(weights), dtype=getattr(torch, dtype)).eval()
-    ids = torch.tensor([[5 + (position * row) % 999 for position in range(PROMPT)] for row in range(rows)])
+    ids = torch.tensor([[5 + (position * row) % 999 for position in range(PROMPT_TOKENS)] for row in range(rows)])
     seconds = []
     for count in (1, tokens + 1):
         started = time.perf_counter()

@@ -43,7 +43,7 @@ main()
 
 @dataclass
 class Trial:
-    """One run in a separate home, with the calls that it sent and remembers."""
+    """One run in a separate home, with the calls that it sent and those that its ledger remembers."""
 
     home: Path
     settings: tuple[str, ...]
@@ -78,10 +78,10 @@ class Trial:
         With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
         that a busy machine kills at the same points as an idle one.
         """
-        remembered, sent = self.remembered_keys(), len(self.sent_keys())
+        remembered_keys, sent_count = self.remembered_keys(), len(self.sent_keys())
         process = self.start_process()
         assert process.stderr is not None
-        while process.poll() is None and not starting and len(self.sent_keys()) < sent + moment:
+        while process.poll() is None and not starting and len(self.sent_keys()) < sent_count + moment:
             time.sleep(0.002)
         try:
             process.wait(moment if starting else 0)
@@ -91,7 +91,7 @@ class Trial:
         if process.wait() not in (0, -signal.SIGKILL):
             raise SystemExit(f"the run ended with {process.returncode}: {errors}")
         self.kills += process.returncode != 0
-        self.repeated += sorted(remembered & set(self.sent_keys()[sent:]))
+        self.repeated += sorted(remembered_keys & set(self.sent_keys()[sent_count:]))
         return process.returncode != 0
 
     def rows(self, sql: str) -> list[Any]:
@@ -133,16 +133,16 @@ def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
     trial.finish()
 
 
-def find_differences(plain: dict[str, Any], killed: dict[str, Any], trial: Trial, concurrency: int) -> list[str]:
+def find_differences(expected: dict[str, Any], actual: dict[str, Any], trial: Trial, concurrency: int) -> list[str]:
     """The forbidden differences between the undisturbed run and the killed one."""
     differences = [
-        f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if plain[key] != killed[key]
+        f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if expected[key] != actual[key]
     ]
-    differences += [f"verify: {problem}" for problem in killed["problems"]]
-    counts = Counter(turn for turn, _ in killed["examples"])
+    differences += [f"verify: {problem}" for problem in actual["problems"]]
+    counts = Counter(turn for turn, _ in actual["examples"])
     differences += [f"two examples of turn {turn}" for turn, count in counts.items() if count > 1]
     differences += [f"sent again although remembered: {key[:12]}" for key in trial.repeated]
-    in_flight = killed["sent"] - killed["made"]
+    in_flight = actual["sent"] - actual["made"]
     if in_flight > trial.kills * concurrency:
         differences.append(f"{in_flight} calls lost in flight by {trial.kills} kills at concurrency {concurrency}")
     return differences
@@ -158,10 +158,10 @@ def main() -> None:
     options = parser.parse_args()
     settings = make_scripted_settings(options.turns, options.concurrency, options.delay)
     with tempfile.TemporaryDirectory() as folder:
-        plain, killed = (Trial(Path(folder) / name, settings) for name in ("plain", "killed"))
-        seconds = plain.finish()
-        disturb(killed, options.kills, len(plain.sent_keys()), random.Random(options.seed))
-        expected, actual = plain.outcome(), killed.outcome()
+        undisturbed, killed = (Trial(Path(folder) / name, settings) for name in ("plain", "killed"))
+        seconds = undisturbed.finish()
+        disturb(killed, options.kills, len(undisturbed.sent_keys()), random.Random(options.seed))
+        expected, actual = undisturbed.outcome(), killed.outcome()
     wrong = find_differences(expected, actual, killed, options.concurrency)
     if killed.kills < options.kills:
         wrong.append(f"the run finished after {killed.kills} kills: pass more --turns")
@@ -196,7 +196,7 @@ def format_table(expected: dict[str, Any], actual: dict[str, Any], trial: Trial,
         ("problems found by verify", len(expected["problems"]), len(actual["problems"])),
     ]
     note = f"\nThe undisturbed run took {seconds:.1f} s."
-    return "\n".join(f"{name:<26}{first!s:<20}{second}" for name, first, second in rows) + note
+    return "\n".join(f"{name:<26}{undisturbed!s:<20}{killed}" for name, undisturbed, killed in rows) + note
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 25] [--keep FOLDER]
 
-A scripted run of 1,000 turns is copied with other seeds and valid hashes until the ledger has that many calls. Measured
-are: the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run list` and `run
-show`; `run verify` with its memory; a backup; compaction; and everything but the backup again afterwards. `--runs 1`
-puts all calls into one run, to measure the memory of `run verify`. `--keep` keeps the filled ledger, which is then
-packed, and uses it again.
+A scripted run of 1,000 turns is copied with other seeds and valid hashes until the ledger has `--calls` calls. The
+script measures the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run list`
+and `run show`; `run verify` with its memory; a backup; and compaction. Then it measures all but the last two again on
+the packed ledger. `--runs 1` puts all calls into one run, to measure the memory of `run verify`. With `--keep`, the
+filled ledger is kept, packed, and used again by later calls with the same folder.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling, canonical_json, digest
 from nanoflux_local.run import configs, runs
 
-MARK = 7_777_777_777_777
+PLACEHOLDER = 7_777_777_777_777
 SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8, "pause_when_saturated": 0}
 CALL_COLUMNS = (
     "key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at, role"
@@ -59,22 +59,24 @@ class RowCopier:
         connection.row_factory = sqlite3.Row
         self._connection = connection
         self._run = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
-        self.calls = [self._split_at_mark(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")]
+        self.calls = [
+            self._split_at_placeholder(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")
+        ]
         self._position_by_id = {call["id"]: position for position, call in enumerate(self.calls)}
         self._turns = [dict(row) for row in connection.execute("SELECT * FROM turns ORDER BY number")]
         self._turn_calls = [tuple(row) for row in connection.execute("SELECT turn, position, call FROM turn_calls")]
         self._examples = [dict(row) for row in connection.execute("SELECT * FROM examples ORDER BY turn")]
 
-    def _split_at_mark(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _split_at_placeholder(self, row: dict[str, Any]) -> dict[str, Any]:
         request = json.loads(row["request"])
         if "seed" in request:
-            request["seed"] = MARK
+            request["seed"] = PLACEHOLDER
         else:
             field = "code" if "code" in request else "text"
-            request[field] += f"\n#{MARK}"
-        mark = str(MARK)
-        row["request_parts"] = canonical_json(request).split(mark)
-        row["key_parts"] = canonical_json({"kind": row["kind"], **request}).split(mark)
+            request[field] += f"\n#{PLACEHOLDER}"
+        placeholder = str(PLACEHOLDER)
+        row["request_parts"] = canonical_json(request).split(placeholder)
+        row["key_parts"] = canonical_json({"kind": row["kind"], **request}).split(placeholder)
         return row
 
     def create(self, run: str) -> None:
@@ -83,32 +85,36 @@ class RowCopier:
 
     def write(self, run: str, copy: int, offset: int, count: int, calls_only: bool = False) -> None:
         """Write a copy of the first `count` calls, and of the turns and examples with numbers from `offset` on."""
-        first = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
+        first_call_id = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
         self._connection.executemany(
-            f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})", self._copy_calls(run, copy, first, count)
+            f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})",
+            self._copy_calls(run, copy, first_call_id, count),
         )
         if calls_only:
             return
-        turn = self._connection.execute("SELECT coalesce(max(id), 0) FROM turns").fetchone()[0] + 1
-        shift = turn - self._turns[0]["id"]
+        first_turn_id = self._connection.execute("SELECT coalesce(max(id), 0) FROM turns").fetchone()[0] + 1
+        id_shift = first_turn_id - self._turns[0]["id"]
         records = [(row, {**json.loads(row["record"]), "number": row["number"] + offset}) for row in self._turns]
         self._insert("turns", [
-            {**row, "id": row["id"] + shift, "run": run, "number": record["number"], "record": canonical_json(record),
-             "record_hash": digest(record)}
+            {**row, "id": row["id"] + id_shift, "run": run, "number": record["number"],
+             "record": canonical_json(record), "record_hash": digest(record)}
             for row, record in records
         ])  # fmt: skip
         self._connection.executemany(
             "INSERT INTO turn_calls VALUES (?,?,?)",
-            [(id_ + shift, position, first + self._position_by_id[call]) for id_, position, call in self._turn_calls],
+            [
+                (id_ + id_shift, position, first_call_id + self._position_by_id[call])
+                for id_, position, call in self._turn_calls
+            ],
         )
         self._insert("examples", [self._copy_example(row, run, offset) for row in self._examples])
 
-    def _copy_calls(self, run: str, copy: int, first: int, count: int) -> Iterator[tuple[Any, ...]]:
-        for place, row in enumerate(self.calls[:count]):
-            mark = str((10**12 + copy) * 10**6 + place)
+    def _copy_calls(self, run: str, copy: int, first_id: int, count: int) -> Iterator[tuple[Any, ...]]:
+        for position, row in enumerate(self.calls[:count]):
+            number = str((10**12 + copy) * 10**6 + position)
             yield (
-                first + place, hashlib.sha256(mark.join(row["key_parts"]).encode()).hexdigest(), row["kind"],
-                row["model"], run, mark.join(row["request_parts"]), row["reply"], row["reply_hash"],
+                first_id + position, hashlib.sha256(number.join(row["key_parts"]).encode()).hexdigest(), row["kind"],
+                row["model"], run, number.join(row["request_parts"]), row["reply"], row["reply_hash"],
                 row["prompt_tokens"], row["completion_tokens"], row["usd"], row["seconds"], row["at"], row["role"],
             )  # fmt: skip
 
@@ -132,22 +138,22 @@ def fill(home: Home, calls: int, runs_count: int) -> None:
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
         connection.execute(f"PRAGMA {pragma}")
-    copies = RowCopier(connection, run)
-    whole = (calls - len(copies.calls)) // len(copies.calls)
-    for copy in range(whole):
+    copier = RowCopier(connection, run)
+    copies = (calls - len(copier.calls)) // len(copier.calls)
+    for copy in range(copies):
         name = f"copy-{copy % runs_count:04d}"
         connection.execute("BEGIN")
         if copy < runs_count:
-            copies.create(name)
-        copies.write(name, copy, 1000 * (copy // runs_count), len(copies.calls))
+            copier.create(name)
+        copier.write(name, copy, 1000 * (copy // runs_count), len(copier.calls))
         connection.execute("COMMIT")
-    for row in connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall():
-        if row[0] != run:
-            config = json.loads(copies._run["config"]) | {"max_turns": row[1]}
+    for copied_run, turns in connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall():
+        if copied_run != run:
+            config = json.loads(copier._run["config"]) | {"max_turns": turns}
             connection.execute("UPDATE runs SET config = ?, config_hash = ?, max_turns = ? WHERE id = ?",
-                               (canonical_json(config), digest(config), row[1], row[0]))  # fmt: skip
-    rest = calls - connection.execute("SELECT count(*) FROM calls").fetchone()[0]
-    copies.write("copy-0000", whole, 0, rest, calls_only=True)
+                               (canonical_json(config), digest(config), turns, copied_run))  # fmt: skip
+    missing_calls = calls - connection.execute("SELECT count(*) FROM calls").fetchone()[0]
+    copier.write("copy-0000", copies, 0, missing_calls, calls_only=True)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
 
@@ -161,13 +167,13 @@ def time_s(action: Callable[[], object]) -> float:
 def sample_requests(home: Home, count: int) -> list[ChatRequest]:
     """Remembered requests, sampled from the whole ledger."""
     with LedgerView(home.ledger) as view:
-        last = view.row("SELECT max(id) AS n FROM calls")
-        assert last is not None
-        texts = (
-            view.row(f"SELECT request FROM {CALLS} WHERE id = ? AND kind = 'chat'", row)
-            for row in random.Random(0).sample(range(1, last["n"] + 1), 3 * count)
+        max_id_row = view.row("SELECT max(id) AS n FROM calls")
+        assert max_id_row is not None
+        rows = (
+            view.row(f"SELECT request FROM {CALLS} WHERE id = ? AND kind = 'chat'", call_id)
+            for call_id in random.Random(0).sample(range(1, max_id_row["n"] + 1), 3 * count)
         )
-        return [read_request(json.loads(row["request"])) for row in texts if row is not None][:count]
+        return [read_request(json.loads(row["request"])) for row in rows if row is not None][:count]
 
 
 def read_request(document: dict[str, Any]) -> ChatRequest:
@@ -177,13 +183,13 @@ def read_request(document: dict[str, Any]) -> ChatRequest:
 
 
 def measure_lookups(home: Home) -> dict[str, float]:
-    """Milliseconds of `recall` for remembered requests, each looked up once, and for others."""
+    """Milliseconds of `recall` for remembered requests, each looked up once, and for unknown requests."""
     requests = sample_requests(home, 2000)
     with Ledger(home.ledger) as ledger:
         hits = [time_s(lambda request=request: ledger.recall(request)) for request in requests]
         assert all(ledger.recall(request) is not None for request in requests[:100])
-        unknown = [ChatRequest(request.endpoint, request.messages, request.sampling, 1) for request in requests]
-        misses = [time_s(lambda request=request: ledger.recall(request)) for request in unknown]
+        unseen_requests = [ChatRequest(request.endpoint, request.messages, request.sampling, 1) for request in requests]
+        misses = [time_s(lambda request=request: ledger.recall(request)) for request in unseen_requests]
     return {
         "found_median_ms": round(1000 * statistics.median(hits), 3),
         "found_p99_ms": round(1000 * sorted(hits)[len(hits) * 99 // 100], 3),
@@ -221,9 +227,9 @@ def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]
 
 def measure_cost(action: Callable[[], object]) -> tuple[float, float, float]:
     """Seconds, CPU seconds and MB written of an action."""
-    processor, written = time.process_time(), written_mb()
+    cpu_before, mb_before = time.process_time(), written_mb()
     seconds = time_s(action)
-    return seconds, time.process_time() - processor, written_mb() - written
+    return seconds, time.process_time() - cpu_before, written_mb() - mb_before
 
 
 def written_mb() -> float:

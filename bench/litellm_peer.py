@@ -46,7 +46,7 @@ KEY = "PEER_KEY"
 """The environment variable with the proxy's key, drawn for each start; the proxy refuses to start without one."""
 CLIENTS: tuple[type[ServedEndpoint], ...] = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
 TOOL = [{"id": "t", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
-MOCKED = {
+MOCKED_MODELS = {
     "gpt": "openai/gpt-4o",
     "reasoner": "openai/o3-mini",
     "claude": "anthropic/claude-sonnet-4-5",
@@ -94,8 +94,8 @@ def make_environment(folder: Path) -> str:
     if (folder / "bin" / "litellm").exists():
         return ""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "-q", "--only-binary=:all:", f"litellm[proxy]=={VERSION}"]
-    result = subprocess.run(pip, capture_output=True, text=True, check=False)
+    command = [str(folder / "bin" / "pip"), "install", "-q", "--only-binary=:all:", f"litellm[proxy]=={VERSION}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
     return "" if result.returncode == 0 else (errors[-1] if errors else f"pip ended with {result.returncode}")
 
@@ -105,8 +105,8 @@ class Upstream(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        chat = self.path.endswith("/chat/completions")
-        status, reply = UPSTREAM[body["model"]][0] if chat else make_error_reply(404, f"no such path: {self.path}")
+        is_chat = self.path.endswith("/chat/completions")
+        status, reply = UPSTREAM[body["model"]][0] if is_chat else make_error_reply(404, f"no such path: {self.path}")
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -124,18 +124,18 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _model(name: str, model: str, base: str, **more: str) -> dict[str, Any]:
+def _build_model_entry(name: str, model: str, base: str, **more: str) -> dict[str, Any]:
     return {"model_name": name, "litellm_params": {"model": model, "api_key": "none", "api_base": base, **more}}
 
 
 @contextmanager
-def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]:
+def start_proxy(venv: Path, folder: Path, upstream_url: str, scripted_url: str) -> Iterator[str]:
     """Start the proxy; yields its address."""
     unused = "http://127.0.0.1:9"  # if a mocked request is sent nevertheless, it stays on this machine
     models = [
-        *(_model(name, model, unused, mock_response="ANSWER: 18") for name, model in MOCKED.items()),
-        *(_model(name, f"together_ai/{name}", shapes) for name in UPSTREAM),
-        _model("scripted", "openai/scripted", scripted),
+        *(_build_model_entry(name, model, unused, mock_response="ANSWER: 18") for name, model in MOCKED_MODELS.items()),
+        *(_build_model_entry(name, f"together_ai/{name}", upstream_url) for name in UPSTREAM),
+        _build_model_entry("scripted", "openai/scripted", scripted_url),
     ]
     config = folder / "config.yaml"
     config.write_text(
@@ -156,13 +156,13 @@ def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]
     log = (folder / "proxy.log").open("w")
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        until = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health/liveliness", timeout=2)
                 break
             except OSError as error:
-                if process.poll() is not None or time.monotonic() > until:
+                if process.poll() is not None or time.monotonic() > deadline:
                     tail = (folder / "proxy.log").read_text()[-2000:]
                     raise SystemExit(f"the proxy did not start: {tail}") from error
                 time.sleep(0.5)
@@ -176,11 +176,11 @@ def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]
 async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tuple[str, str]:
     """Send one request. Returns its outcome and message."""
     endpoint = client(name, url, KEY)
-    adjusted: list[str] = []
+    adjusted_parameters: list[str] = []
 
     def record_fault(fault: Fault) -> None:
         if fault.kind == "refused_parameter":
-            adjusted.append(fault.message.partition("as with ")[2].partition(", which")[0])
+            adjusted_parameters.append(fault.message.partition("as with ")[2].partition(", which")[0])
         else:
             raise _FirstFaultError(f"{fault.kind}|{fault.message}")
 
@@ -197,19 +197,19 @@ async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tup
         finally:
             await endpoint.close()
     counts = f"{reply.prompt_tokens}+{reply.completion_tokens} tokens"
-    return "read", " ".join([repr(reply.text), reply.finish, counts, *adjusted])
+    return "read", " ".join([repr(reply.text), reply.finish, counts, *adjusted_parameters])
 
 
 async def ask_all(url: str) -> int:
     """Send a request to every model through every client. Returns the number of wrong outcomes."""
-    wrong, upstream = 0, {name: expected for name, (_, expected) in UPSTREAM.items()}
-    for name, expected in {**dict.fromkeys(MOCKED, "read"), **upstream}.items():
+    wrong_count, expected_upstream = 0, {name: expected for name, (_, expected) in UPSTREAM.items()}
+    for name, expected in {**dict.fromkeys(MOCKED_MODELS, "read"), **expected_upstream}.items():
         for client in CLIENTS:
-            kind, words = await send_request(client, name, url)
-            wrong += kind != expected
+            kind, message = await send_request(client, name, url)
+            wrong_count += kind != expected
             mark = "" if kind == expected else f"   <- should be {expected}"
-            print(f"{name:10} {client.interface:20} {kind:13} {words[:160]}{mark}", flush=True)
-    return wrong
+            print(f"{name:10} {client.interface:20} {kind:13} {message[:160]}{mark}", flush=True)
+    return wrong_count
 
 
 def play(url: str, folder: Path) -> str:
@@ -259,13 +259,13 @@ def main() -> None:
         if reason := make_environment(venv):
             print(f"skipped: litellm[proxy]=={VERSION} cannot be installed here: {reason}")
             return
-        shapes = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-        threading.Thread(target=shapes.serve_forever, daemon=True).start()
-        answers = f"http://127.0.0.1:{shapes.server_port}/v1"
-        with start_scripted_upstream() as scripted, proxy(venv, folder, answers, scripted) as url:
-            wrong = asyncio.run(ask_all(url))
+        upstream_server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+        threading.Thread(target=upstream_server.serve_forever, daemon=True).start()
+        upstream_url = f"http://127.0.0.1:{upstream_server.server_port}/v1"
+        with start_scripted_upstream() as scripted_url, start_proxy(venv, folder, upstream_url, scripted_url) as url:
+            wrong_count = asyncio.run(ask_all(url))
             status = play(url, folder)
-    sys.exit(1 if wrong or status != "done" else 0)
+    sys.exit(1 if wrong_count or status != "done" else 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python bench/lm_eval_rules.py export EVAL > replies.jsonl      # an evaluation of the ledger, with our marks
     python bench/lm_eval_rules.py score replies.jsonl              # with lm_eval installed: its marks and the table
-    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json    # with lm_eval: update its readings in the table
+    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json    # with lm_eval: update its readings in this file
 
 The last two use lm_eval's filter and metric, with the settings of its gsm8k.yaml.
 """
@@ -18,7 +18,7 @@ FILTERS: dict[str, tuple[str, int]] = {
     "strict-match": (r"#### (\-?[0-9\.\,]+)", 0),
     "flexible-extract": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
 }
-IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]
+IGNORED_PATTERNS = [",", r"\$", r"(?s).*#### ", r"\.$"]
 
 
 def export(evaluation: str) -> None:
@@ -52,12 +52,14 @@ def read_answers(reply: str) -> dict[str, str]:
 def is_right(reading: str, answer: str) -> bool:
     from lm_eval.api.metrics import exact_match_hf_evaluate
 
-    metric = exact_match_hf_evaluate([reading], [f"#### {answer}"], regexes_to_ignore=IGNORED, ignore_case=True)
+    metric = exact_match_hf_evaluate(
+        [reading], [f"#### {answer}"], regexes_to_ignore=IGNORED_PATTERNS, ignore_case=True
+    )
     return bool(metric["exact_match"] == 1.0)
 
 
 def score(path: Path) -> None:
-    """Print how often the scorers agree, and every reply on which the flexible filter differs."""
+    """Print how often the scorers agree, and every reply on which our mark and that of the flexible filter differ."""
     table: Counter[tuple[str, bool, bool]] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

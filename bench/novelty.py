@@ -33,30 +33,30 @@ def draw_unit_vectors(
 
 def fill(rows: int, dimensions: int) -> tuple[NoveltyIndex, float]:
     """An index of `rows` questions, and the slowest append in milliseconds."""
-    index, slowest = NoveltyIndex(), 0.0
+    index, slowest_append_s = NoveltyIndex(), 0.0
     rng = np.random.default_rng(0)
     while len(index) < rows:
         for vector in draw_unit_vectors(rng, min(1000, rows - len(index)), dimensions):
             start = time.perf_counter()
             index.append(vector)
-            slowest = max(slowest, time.perf_counter() - start)
-    return index, 1000 * slowest
+            slowest_append_s = max(slowest_append_s, time.perf_counter() - start)
+    return index, 1000 * slowest_append_s
 
 
-def list_readings(history: History) -> dict[str, Callable[[], object]]:
+def build_readers(history: History) -> dict[str, Callable[[], object]]:
     """The ways to read every byte of the matrix once."""
-    flat = [block.reshape(-1) for block in history.blocks]
+    flat_blocks = [block.reshape(-1) for block in history.blocks]
     buffer = np.empty(1 << 15, dtype=np.float32)
 
     def copy_blocks() -> None:
-        for block in flat:
+        for block in flat_blocks:
             for start in range(0, len(block), len(buffer)):
                 part = block[start : start + len(buffer)]
                 np.copyto(buffer[: len(part)], part)
 
     return {
-        "sum": lambda: [block.sum() for block in flat],
-        "dot": lambda: [block @ block for block in flat],
+        "sum": lambda: [block.sum() for block in flat_blocks],
+        "dot": lambda: [block @ block for block in flat_blocks],
         "copy": copy_blocks,
     }
 
@@ -72,7 +72,7 @@ def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {}
     for query in queries:
         actions = {
-            **list_readings(history),
+            **build_readers(history),
             "query": lambda query=query: history.nearest(query),
             "product": lambda query=query: [block @ query for block in history.blocks],
         }
@@ -87,14 +87,15 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=1536)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    index, slowest = fill(options.rows, options.dimensions)
+    index, slowest_append_ms = fill(options.rows, options.dimensions)
     history = index.history()
     queries = list(draw_unit_vectors(np.random.default_rng(1), options.rounds, options.dimensions))
-    times = {name: statistics.median(series) for name, series in measure(history, queries).items()}
-    reading = min(times[name] for name in list_readings(history))
-    rough = [np.concatenate([block @ query for block in history.blocks]) for query in queries]
-    exact_rows = [
-        int((products >= products.max() - 2 * bound_rounding_error(options.dimensions)).sum()) for products in rough
+    median_ms = {name: statistics.median(series) for name, series in measure(history, queries).items()}
+    reading_ms = min(median_ms[name] for name in build_readers(history))
+    products_by_query = [np.concatenate([block @ query for block in history.blocks]) for query in queries]
+    exact_row_counts = [
+        int((products >= products.max() - 2 * bound_rounding_error(options.dimensions)).sum())
+        for products in products_by_query
     ]
     print(
         json.dumps(
@@ -102,11 +103,14 @@ def main() -> None:
                 "rows": options.rows,
                 "dimensions": options.dimensions,
                 "matrix_mb": round(sum(block.nbytes for block in history.blocks) / 1e6, 1),
-                "median_ms": {name: round(value, 2) for name, value in times.items()},
-                "read_gb_per_s": round(sum(block.nbytes for block in history.blocks) / reading / 1e6, 1),
-                "query_over_reading": round(times["query"] / reading, 2),
-                "rows_looked_at_exactly": {"median": statistics.median(exact_rows), "most": max(exact_rows)},
-                "slowest_append_ms": round(slowest, 2),
+                "median_ms": {name: round(value, 2) for name, value in median_ms.items()},
+                "read_gb_per_s": round(sum(block.nbytes for block in history.blocks) / reading_ms / 1e6, 1),
+                "query_over_reading": round(median_ms["query"] / reading_ms, 2),
+                "rows_looked_at_exactly": {
+                    "median": statistics.median(exact_row_counts),
+                    "most": max(exact_row_counts),
+                },
+                "slowest_append_ms": round(slowest_append_ms, 2),
                 "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
             },
             indent=2,

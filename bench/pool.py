@@ -45,9 +45,9 @@ def run_command(home: Path, *words: str) -> dict[str, Any]:
     return document
 
 
-async def measure_speed(ask: Ask, width: int, number: int) -> float:
-    """Tokens/s of four times `width` requests, of which `width` are concurrent. Each `number` gives other questions, so
-    that none is cached.
+async def measure_speed(ask: Ask, width: int, round_number: int) -> float:
+    """Tokens/s of `4 * width` requests (at least 8), `width` of them concurrent. The questions depend on the number of
+    the round, so that none is cached.
     """
     slots = asyncio.Semaphore(width)
 
@@ -56,7 +56,7 @@ async def measure_speed(ask: Ask, width: int, number: int) -> float:
             return await ask(f"Tell me a story about the number {question}.", question)
 
     start = time.perf_counter()
-    questions = range(1000 * number, 1000 * number + max(8, 4 * width))
+    questions = range(1000 * round_number, 1000 * round_number + max(8, 4 * width))
     completion_tokens = await asyncio.gather(*map(ask_question, questions))
     return sum(completion_tokens) / (time.perf_counter() - start)
 
@@ -64,15 +64,15 @@ async def measure_speed(ask: Ask, width: int, number: int) -> float:
 async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> dict[int, dict[str, float]]:
     import openai
 
-    raw = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    sdk_client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
     pool = OpenAIChatEndpoint(MODEL, url, capacity=max(WIDTHS))
 
     async def ask_by_sdk(text: str, seed: int) -> int:
         messages: Any = [{"role": "user", "content": text}]
-        reply = await raw.chat.completions.create(
+        response = await sdk_client.chat.completions.create(
             model=MODEL, messages=messages, temperature=0.0, max_tokens=tokens, seed=seed
         )
-        return reply.usage.completion_tokens if reply.usage else 0
+        return response.usage.completion_tokens if response.usage else 0
 
     async def ask_by_pool(text: str, seed: int) -> int:
         sampling = Sampling(max_tokens=tokens)
@@ -81,15 +81,17 @@ async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> 
     figures: dict[int, dict[str, float]] = {}
     for width in widths:
         speeds: dict[Ask, list[float]] = {ask_by_sdk: [], ask_by_pool: []}
-        for number in range(rounds + 1):  # the first round warms up
-            for ask in (ask_by_sdk, ask_by_pool) if number % 2 else (ask_by_pool, ask_by_sdk):
-                speed = await measure_speed(ask, width, number)
-                speeds[ask] += [speed] if number else []
-        sdk, ours = (statistics.median(speeds[ask]) for ask in (ask_by_sdk, ask_by_pool))
-        ratio = statistics.median(b / a for a, b in zip(*speeds.values(), strict=True))
-        figures[width] = {"sdk": sdk, "pool": ours, "ratio": ratio}
+        for round_number in range(rounds + 1):  # the first round warms up
+            for ask in (ask_by_sdk, ask_by_pool) if round_number % 2 else (ask_by_pool, ask_by_sdk):
+                speed = await measure_speed(ask, width, round_number)
+                speeds[ask] += [speed] if round_number else []
+        sdk_median, pool_median = (statistics.median(speeds[ask]) for ask in (ask_by_sdk, ask_by_pool))
+        ratio = statistics.median(
+            pool_speed / sdk_speed for sdk_speed, pool_speed in zip(*speeds.values(), strict=True)
+        )
+        figures[width] = {"sdk": sdk_median, "pool": pool_median, "ratio": ratio}
     await pool.close()
-    await raw.close()
+    await sdk_client.close()
     return figures
 
 

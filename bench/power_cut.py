@@ -2,8 +2,8 @@
 
     python bench/power_cut.py [--cuts 60] [--inside 20] [--turns 40] [--seed 0]
 
-A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are the
-files after a power cut if the kernel had written everything. In most copies, data that was never synced is then cut off
+A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are what
+a power cut would leave if the kernel had written everything. In most copies, data that was never synced is then cut off
 or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
 still has, as if a checkpoint had been interrupted. After every commit the run records its last call and its number of
 turns, which the user could have seen by then, and the durable length of the log from SQLite's shared index.
@@ -108,7 +108,7 @@ def finish(home: Path, turns: int) -> str:
         return str(view.summarize_run(NAME).to_json()["digest"])
 
 
-def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path) -> list[tuple[Path, ShownProgress]]:
+def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, folder: Path) -> list[tuple[Path, ShownProgress]]:
     """Suspend runs at random moments, and copy their files each time."""
     copies: list[tuple[Path, ShownProgress]] = []
     while len(copies) < cuts:
@@ -123,7 +123,7 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path
             process.send_signal(signal.SIGSTOP)
             while read_process_state(process.pid) not in "TZ":
                 time.sleep(0.0005)
-            copies.append(copy_files(home, into / str(len(copies))))
+            copies.append(copy_files(home, folder / str(len(copies))))
             process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
@@ -147,55 +147,55 @@ def copy_files(home: Path, copy: Path) -> tuple[Path, ShownProgress]:
 
 
 def tear(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
-    """Lose unsynced data in one of the possible ways. Returns the name of that way."""
+    """Lose unsynced data in one of the ways that are possible. Returns the name of the damage."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
         return "nothing to tear"
     content = bytearray(log.read_bytes())
-    page = struct.unpack_from(">I", content, 8)[0]
+    page_bytes = struct.unpack_from(">I", content, 8)[0]
     is_same_log = struct.unpack_from(">II", content, 16) == shown.salts
-    durable = LOG_HEADER + (shown.frames * (page + FRAME_HEADER) if is_same_log else 0)
-    way = rng.choice(["whole", "log cut", "log garbage"] + ["pages garbage"] * is_same_log)
-    if way == "log cut":
-        del content[rng.randint(durable, max(durable, len(content))) :]
-    elif way == "log garbage":
-        for start in range(durable, len(content), 512):  # whole sectors, each written or not
+    durable_bytes = LOG_HEADER + (shown.frames * (page_bytes + FRAME_HEADER) if is_same_log else 0)
+    damage = rng.choice(["whole", "log cut", "log garbage"] + ["pages garbage"] * is_same_log)
+    if damage == "log cut":
+        del content[rng.randint(durable_bytes, max(durable_bytes, len(content))) :]
+    elif damage == "log garbage":
+        for start in range(durable_bytes, len(content), 512):  # whole sectors, each written or not
             if rng.random() < 0.5:
                 content[start : start + 512] = rng.randbytes(len(content[start : start + 512]))
-    elif way == "pages garbage":
-        garble_pages(copy / "ledger.db", content[:durable], page, rng)
+    elif damage == "pages garbage":
+        garble_pages(copy / "ledger.db", content[:durable_bytes], page_bytes, rng)
     log.write_bytes(content)
-    return way
+    return damage
 
 
-def garble_pages(database: Path, log: bytearray, page: int, rng: random.Random) -> None:
+def garble_pages(database: Path, log: bytearray, page_bytes: int, rng: random.Random) -> None:
     """Overwrite database pages that the durable log also has, as if a checkpoint had been interrupted. The first page
     stays: its header is read before the log.
     """
-    frames = range(LOG_HEADER, len(log) - page, page + FRAME_HEADER)
-    numbers = {struct.unpack_from(">I", log, frame)[0] for frame in frames} - {1}
+    frame_offsets = range(LOG_HEADER, len(log) - page_bytes, page_bytes + FRAME_HEADER)
+    page_numbers = {struct.unpack_from(">I", log, frame)[0] for frame in frame_offsets} - {1}
     with database.open("r+b") as file:
-        last = file.seek(0, os.SEEK_END) // page
-        for number in sorted(numbers):
-            if number <= last and rng.random() < 0.5:
-                file.seek((number - 1) * page)
-                file.write(rng.randbytes(page))
+        last_page = file.seek(0, os.SEEK_END) // page_bytes
+        for page_number in sorted(page_numbers):
+            if page_number <= last_page and rng.random() < 0.5:
+                file.seek((page_number - 1) * page_bytes)
+                file.write(rng.randbytes(page_bytes))
 
 
 def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> list[str]:
-    """The problems of one copy."""
+    """What is wrong with one copy."""
     with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before them
         pass
     with sqlite3.connect(copy / "ledger.db") as connection:
-        sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        calls = connection.execute("SELECT coalesce(max(id), 0), count(*) FROM calls").fetchone()
-        committed = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
+        integrity = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        call_row = connection.execute("SELECT coalesce(max(id), 0), count(*) FROM calls").fetchone()
+        committed_turns = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
     connection.close()
-    problems = [] if sound == "ok" else [f"not sound: {sound}"]
-    if calls[0] < shown.calls or calls[1] != calls[0]:
-        problems.append(f"{shown.calls} calls were shown, {calls[1]} are there")
-    if committed < shown.turns:
-        problems.append(f"{shown.turns} turns were shown, {committed} are there")
+    problems = [] if integrity == "ok" else [f"not sound: {integrity}"]
+    if call_row[0] < shown.calls or call_row[1] != call_row[0]:
+        problems.append(f"{shown.calls} calls were shown, {call_row[1]} are there")
+    if committed_turns < shown.turns:
+        problems.append(f"{shown.turns} turns were shown, {committed_turns} are there")
     if not has_run(copy):
         return [*problems, "the run is gone"]
     with LedgerView(copy / "ledger.db") as view:
@@ -229,25 +229,29 @@ def main() -> None:
 
 def measure(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
     """Cut, tear, kill and resume runs. Returns the counts and the problems."""
-    rng, wrong, ways = random.Random(seed), list[str](), Counter[str]()
+    rng, wrong, damage_counts = random.Random(seed), list[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digest = finish(folder / "plain", turns)
         copies = cut_copies(folder / "run", turns, cuts, rng, folder)
         for copy, shown in copies:
-            way = tear(copy, shown, rng)
-            ways[way] += 1
-            wrong += [f"{copy.name}, {way}: {problem}" for problem in find_problems(copy, shown, digest, turns)]
+            damage = tear(copy, shown, rng)
+            damage_counts[damage] += 1
+            wrong += [f"{copy.name}, {damage}: {problem}" for problem in find_problems(copy, shown, digest, turns)]
             shutil.rmtree(copy)
         for number in range(inside):
             transaction = rng.randint(1, 3 * turns)
             problems = kill_inside(folder / f"inside-{number}", turns, transaction, digest)
             wrong += [f"killed inside transaction {transaction}: {problem}" for problem in problems]
-    moments = sorted(shown.turns for _, shown in copies)
+    shown_turns = sorted(shown.turns for _, shown in copies)
     return {
         "copies": len(copies),
-        "torn": dict(ways),
-        "turns_at_the_cut": {"least": moments[0], "median": moments[len(moments) // 2], "most": moments[-1]},
+        "torn": dict(damage_counts),
+        "turns_at_the_cut": {
+            "least": shown_turns[0],
+            "median": shown_turns[len(shown_turns) // 2],
+            "most": shown_turns[-1],
+        },
         "killed_inside_a_transaction": inside,
         "digest": digest[:16],
         "wrong": wrong,

@@ -11,7 +11,7 @@ import time
 
 from nanoflux_sandbox import commands
 
-_COLD = "import numpy, sympy\nprint(1)"
+_FRESH_SCRIPT = "import numpy, sympy\nprint(1)"
 
 
 def _time_fresh_python(runs: int = 5) -> float:
@@ -19,7 +19,7 @@ def _time_fresh_python(runs: int = 5) -> float:
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", _COLD], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", _FRESH_SCRIPT], check=True, capture_output=True)
         times.append((time.perf_counter() - start) * 1000)
     return round(statistics.median(times), 1)
 

@@ -1,9 +1,9 @@
 """Calibrates the novelty thresholds of an embedder: the similarity of near-duplicates and of independent pairs.
 
-Question threshold: near-duplicates are pairs of GSM-Hard and GSM8K questions with the same story and different numbers,
-and starter templates drawn twice; independent pairs are random. Solution threshold: the same solution with different
-numbers (starter templates drawn twice) against solutions of different templates. The benchmarks are read from
-../shared/data; without that folder, only the starter part runs.
+For the question threshold, near-duplicates are pairs of GSM-Hard and GSM8K questions with the same story and different
+numbers, and pairs of questions drawn from one starter template; independent pairs are drawn at random. For the solution
+threshold, near-duplicates are two solutions drawn from one template, and independent pairs come from two templates. The
+benchmarks are read from ../shared/data; without that folder, only the starter part runs.
 """
 
 import json
@@ -31,12 +31,18 @@ def load_restated_pairs() -> list[tuple[str, str]]:
     """Pairs of GSM-Hard and GSM8K test questions with the same words and different numbers."""
     if not DATA.exists():
         return []
-    easy = {}
+    easy_by_stem = {}
     for line in (DATA / "gsm8k" / "test.jsonl").read_text().splitlines():
         question = json.loads(line)["question"]
-        easy[extract_stem(question)] = question
-    hard = [json.loads(line)["input"] for line in (DATA / "gsm-hard" / "gsmhardv2.jsonl").read_text().splitlines()]
-    pairs = [(question, easy[extract_stem(question)]) for question in hard if extract_stem(question) in easy]
+        easy_by_stem[extract_stem(question)] = question
+    hard_questions = [
+        json.loads(line)["input"] for line in (DATA / "gsm-hard" / "gsmhardv2.jsonl").read_text().splitlines()
+    ]
+    pairs = [
+        (question, easy_by_stem[extract_stem(question)])
+        for question in hard_questions
+        if extract_stem(question) in easy_by_stem
+    ]
     return [pair for pair in pairs if pair[0] != pair[1]]
 
 
@@ -56,29 +62,33 @@ def main() -> int:
     model = SentenceTransformer(str(weights_dir("all-minilm-l6-v2", default_home())), device="cpu")
     rng = random.Random(0)
     print(f"{'cosine similarity at quantile':53}  0.01   0.05   0.25   0.50   0.75   0.95   0.99")
-    restated = load_restated_pairs()
-    print_quantiles("GSM-Hard and GSM8K, same story", model, rng.sample(restated, min(PAIRS, len(restated))))
-    texts = [hard for hard, _ in restated]
+    restated_pairs = load_restated_pairs()
     print_quantiles(
-        "random GSM-Hard questions", model, [tuple(rng.sample(texts, 2)) for _ in range(PAIRS)] if texts else []
+        "GSM-Hard and GSM8K, same story", model, rng.sample(restated_pairs, min(PAIRS, len(restated_pairs)))
+    )
+    hard_questions = [hard for hard, _ in restated_pairs]
+    print_quantiles(
+        "random GSM-Hard questions",
+        model,
+        [tuple(rng.sample(hard_questions, 2)) for _ in range(PAIRS)] if hard_questions else [],
     )
     templates = load_templates()
-    drawn = [
+    draws = [
         (template, instantiate(template, rng), instantiate(template, rng)) for template in templates for _ in range(3)
     ]
     print_quantiles(
-        "starter questions, one template", model, [(one.question, other.question) for _, one, other in drawn]
+        "starter questions, one template", model, [(left.question, right.question) for _, left, right in draws]
     )
     print_quantiles(
-        "starter solutions, one template", model, [(one.solution, other.solution) for _, one, other in drawn]
+        "starter solutions, one template", model, [(left.solution, right.solution) for _, left, right in draws]
     )
-    pairs = [tuple(rng.sample(drawn, 2)) for _ in range(PAIRS)]
-    pairs = [(one, other) for one, other in pairs if one[0] is not other[0]]
+    pairs = [tuple(rng.sample(draws, 2)) for _ in range(PAIRS)]
+    pairs = [(left, right) for left, right in pairs if left[0] is not right[0]]
     print_quantiles(
-        "starter questions, two templates", model, [(one[1].question, other[1].question) for one, other in pairs]
+        "starter questions, two templates", model, [(left[1].question, right[1].question) for left, right in pairs]
     )
     print_quantiles(
-        "starter solutions, two templates", model, [(one[1].solution, other[1].solution) for one, other in pairs]
+        "starter solutions, two templates", model, [(left[1].solution, right[1].solution) for left, right in pairs]
     )
     return 0
 

@@ -2,8 +2,8 @@
 
     python bench/train.py [MODEL_FOLDER] [--examples 200] [--threads 2] [--arm ours --arm plain …]
 
-Each of these arms has the same base, rows, LoRA settings, precision and steps, and runs in a separate process, so that
-its peak memory can be measured. Padding does not count as tokens. If other programs share the cores, pass --threads 1
+All arms have the same base, rows, LoRA settings, precision and steps. Each runs in a separate process, so that its
+peak memory can be measured. Padding does not count as tokens. If other programs share the cores, pass --threads 1
 and compare CPU seconds. The ratios at the end are of tokens per second of wall time, and of peak memory.
 
 TRL needs other versions of our dependencies, so it is used from a separate environment, if that exists:
@@ -60,20 +60,21 @@ def write_data(count: int, folder: Path) -> None:
         write_rows(folder / name, rows)
 
 
-Arm = tuple[Callable[[], Any], dict[str, Any]]
-"""The result of an arm: a function that loads its trained model, and its seconds; `loop_s` is the training loop alone.
+ArmResult = tuple[Callable[[], Any], dict[str, Any]]
+"""The result of an arm: a function that loads its trained model, and its figures; `loop_s` is the time of the training
+loop alone.
 """
 
 
-def train_with_our_loop(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> Arm:
+def train_with_our_loop(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> ArmResult:
     from nanoflux_local.train.lora import train
     from nanoflux_local.train.settings import TrainSettings
 
     settings = TrainSettings(epochs=1, val_fraction=0, threads=threads, checkpoint_every=10**6)
     start = clock()
     result = train(settings, rows, (), base, out)
-    spent = measure_since(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
-    return lambda: load_with_adapter(base, out / "adapter"), spent
+    figures = measure_since(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
+    return lambda: load_with_adapter(base, out / "adapter"), figures
 
 
 def load_with_adapter(base: Path, adapter: Path) -> Any:
@@ -88,7 +89,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Arm:
+def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> ArmResult:
     """A short script: unmodified PEFT, rows padded to 512 with a mask, logits for every position."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -99,7 +100,7 @@ def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Pat
     torch.manual_seed(0)
     start = clock()
     base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    model = get_peft_model(base_model, LoraConfig(**lora_keys()))
+    model = get_peft_model(base_model, LoraConfig(**lora_settings()))
     codec = Codec.load(base)
     encoded = [codec.encode(row, number, 512) for number, row in enumerate(rows)]
     random.Random(0).shuffle(encoded)
@@ -118,11 +119,11 @@ def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Pat
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    spent = measure_since(start) | {"loop_s": time.perf_counter() - loop_start, "last_losses": mean(losses[-10:])}
-    return lambda: model, spent
+    figures = measure_since(start) | {"loop_s": time.perf_counter() - loop_start, "last_losses": mean(losses[-10:])}
+    return lambda: model, figures
 
 
-def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> Arm:
+def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> ArmResult:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -131,7 +132,7 @@ def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threa
 
     torch.set_num_threads(threads)
     start = clock()
-    turns = [
+    conversations = [
         {
             "prompt": [{"role": message.role, "content": message.content} for message in row.prompt],
             "completion": [{"role": "assistant", "content": row.completion}],
@@ -159,18 +160,18 @@ def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threa
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
         args=config,
-        train_dataset=Dataset.from_list(turns),
+        train_dataset=Dataset.from_list(conversations),
         processing_class=AutoTokenizer.from_pretrained(base),
-        peft_config=LoraConfig(**lora_keys()),
+        peft_config=LoraConfig(**lora_settings()),
     )
     loop_start = time.perf_counter()
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    spent = measure_since(start) | {"loop_s": time.perf_counter() - loop_start, "last_losses": mean(losses[-10:])}
-    return lambda: trainer.model, spent | {"steps": trainer.state.global_step}
+    figures = measure_since(start) | {"loop_s": time.perf_counter() - loop_start, "last_losses": mean(losses[-10:])}
+    return lambda: trainer.model, figures | {"steps": trainer.state.global_step}
 
 
-def lora_keys() -> dict[str, Any]:
+def lora_settings() -> dict[str, Any]:
     return {
         "task_type": "CAUSAL_LM",
         "r": 8,
@@ -181,7 +182,7 @@ def lora_keys() -> dict[str, Any]:
 
 
 def pad_rows(rows: Sequence[EncodedExample], length: int = 512) -> tuple[Any, Any, Any]:
-    """(ids, mask, labels), each (rows, 512)."""
+    """Token ids, attention mask and labels, each of shape (rows, 512)."""
     import torch
 
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -193,7 +194,7 @@ def pad_rows(rows: Sequence[EncodedExample], length: int = 512) -> tuple[Any, An
     return ids, mask, labels
 
 
-ARMS: dict[str, Callable[..., Arm]] = {
+ARMS: dict[str, Callable[..., ArmResult]] = {
     "ours": train_with_our_loop,
     "plain": train_with_plain_peft,
     "trl": lambda base, rows, out, threads: train_with_trl(base, rows, out, threads, packing=False),
@@ -211,31 +212,31 @@ def measure_since(start: tuple[float, float]) -> dict[str, float]:
 
 
 def measure_held_out_loss(model: Any, base: Path, held_out: Sequence[TrainingExample]) -> float:
-    """Nats per label token, each row alone: the same measure for every arm."""
+    """The loss in nats per label token, one row at a time, measured in the same way for every arm."""
     import torch
     from torch.nn import functional as F
 
-    codec, total, labels = Codec.load(base), 0.0, 0
+    codec, loss_sum, label_count = Codec.load(base), 0.0, 0
     model.eval()
     for number, example in enumerate(held_out):
         row = codec.encode(example, number, 512)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1].float()
-        total += float(F.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))
-        labels += row.labels
-    return total / labels
+        loss_sum += float(F.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))
+        label_count += row.labels
+    return loss_sum / label_count
 
 
 def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
     rows, held_out, codec = read_rows(data / TRAIN), read_rows(data / HELD_OUT), Codec.load(base)
     tokens = sum(len(codec.encode(row, number, 512).ids) for number, row in enumerate(rows))
     with tempfile.TemporaryDirectory() as out:
-        load_model, spent = ARMS[arm](base, rows, Path(out), threads)
+        load_model, figures = ARMS[arm](base, rows, Path(out), threads)
         peak = read_peak_bytes()
         loss = measure_held_out_loss(load_model(), base, held_out)
     return (
-        {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / spent["loop_s"], "peak_bytes": peak}
-        | spent
+        {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / figures["loop_s"], "peak_bytes": peak}
+        | figures
         | {"held_out_loss": loss}
     )
 
@@ -248,8 +249,10 @@ def read_peak_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    installed = Path(os.environ.get("NANOFLUX_HOME") or ROOT / ".nanoflux" / "test-home") / "weights" / "smollm2-135m"
-    parser.add_argument("base", type=Path, nargs="?", default=installed)
+    default_base = (
+        Path(os.environ.get("NANOFLUX_HOME") or ROOT / ".nanoflux" / "test-home") / "weights" / "smollm2-135m"
+    )
+    parser.add_argument("base", type=Path, nargs="?", default=default_base)
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arm", action="append", choices=list(ARMS))
@@ -269,7 +272,9 @@ def main() -> None:
 
 
 def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] | None:
-    """Run one arm in a separate process. Returns None, with the reason on stderr, if that fails (no TRL)."""
+    """Run one arm in a separate process. Returns None, with the reason on stderr, if that fails, for instance without
+    TRL.
+    """
     arguments = ["--alone", data, "--arm", arm, "--threads", str(options.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
     completed = subprocess.run(
@@ -279,11 +284,13 @@ def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] 
         text=True,
         check=False,
     )
-    documents = [line.removeprefix("RESULT ") for line in completed.stdout.splitlines() if line.startswith("RESULT ")]
-    if not documents:
+    result_lines = [
+        line.removeprefix("RESULT ") for line in completed.stdout.splitlines() if line.startswith("RESULT ")
+    ]
+    if not result_lines:
         print(f"{arm}: not measured: {(completed.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
         return None
-    result: dict[str, Any] = json.loads(documents[0])
+    result: dict[str, Any] = json.loads(result_lines[0])
     print(json.dumps(result), flush=True)
     return result
 

@@ -21,7 +21,7 @@ from nanoflux_models.weights import weights_dir
 
 PACKAGES = ("torch==2.13.0", "trl==1.16.0", "peft", "datasets")
 STEPS = 2
-TRAIN = """
+TRAINING_SCRIPT = """
 import json, sys
 from datasets import load_dataset
 from peft import LoraConfig
@@ -73,7 +73,7 @@ def main() -> None:
         python = prepare_environment(options.environment or Path(scratch) / "environment")
         pairs = export_pairs(Path(scratch) / "home")
         start = time.monotonic()
-        command = [python, "-c", TRAIN, pairs, model, Path(scratch) / "out", str(STEPS)]
+        command = [python, "-c", TRAINING_SCRIPT, pairs, model, Path(scratch) / "out", str(STEPS)]
         result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     assert len(result["losses"]) == STEPS, result
     print(json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))

@@ -3,9 +3,9 @@
     python bench/tui.py [--runs 1000] [--keys 300] [--rounds 5] [--turns 400]
 
 A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
-a compaction). The application then runs in a pseudo-terminal. Measured are the times from the start of its process to
-its first frame and to its first rows, and from a key press to the first byte that is drawn. A run of scripted models,
-which is affected most because it never waits, is played alternately with and without the application.
+a compaction). The application then runs in a pseudo-terminal. The script measures the times from the start of its
+process to its first frame and to its first rows, and from a key press to the first byte that is drawn. A run of
+scripted models, which is affected most because it never waits, is played alternately with and without the application.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}
 
 
 class Terminal:
-    """The application in a pseudo-terminal of 120 x 40."""
+    """The application in a pseudo-terminal of 120 x 40 cells."""
 
     def __init__(self, home: Path) -> None:
         self._file, terminal = pty.openpty()
@@ -138,22 +138,24 @@ def _copy_run(
 ) -> None:
     """Copy the run with other ids, and add `added_calls` calls."""
     name = f"copy-{copy:05}"
-    calls, turns = (connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("calls", "turns"))
+    max_call_id, max_turn_id = (
+        connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("calls", "turns")
+    )
 
     def copy_rows(table: str, source: str, **changed: str) -> None:
         values = ", ".join(changed.get(column, column) for column in columns[table])
         connection.execute(f"INSERT INTO {table} SELECT {values} FROM {source}")
 
-    span = connection.execute("SELECT max(id) FROM first_calls").fetchone()[0]
+    max_copied_id = connection.execute("SELECT max(id) FROM first_calls").fetchone()[0]
     new_id, no_text = f"'{name}'", {"request": "''", "reply": "''"}
     connection.execute("BEGIN")
     status = "'done'" if copy % 7 else "'stopped'"
     copy_rows("runs", f"runs WHERE id = '{run}'", id=new_id, name=new_id, status=status)
-    copy_rows("calls", "first_calls", run=new_id, id=f"id + {calls}", key=f"key || {new_id}", **no_text)
-    added_key, added_id = f"key || 'more' || {new_id}", f"id + {calls + span}"
+    copy_rows("calls", "first_calls", run=new_id, id=f"id + {max_call_id}", key=f"key || {new_id}", **no_text)
+    added_key, added_id = f"key || 'more' || {new_id}", f"id + {max_call_id + max_copied_id}"
     copy_rows("calls", f"first_calls LIMIT {added_calls}", run=new_id, id=added_id, key=added_key, **no_text)
-    copy_rows("turns", "first_turns", run=new_id, id=f"id + {turns}")
-    shifted = f"turn + {turns}, position, call + {calls}"
+    copy_rows("turns", "first_turns", run=new_id, id=f"id + {max_turn_id}")
+    shifted = f"turn + {max_turn_id}, position, call + {max_call_id}"
     connection.execute(f"INSERT INTO turn_calls SELECT {shifted} FROM first_turn_calls")
     copy_rows("examples", "first_examples", run=new_id, id=f"id || {new_id}")
     connection.execute("COMMIT")
@@ -161,18 +163,18 @@ def _copy_run(
 
 def measure_with_large_ledger(home: Home, keys: int) -> dict[str, object]:
     """Measure the first frame, keys and memory with a filled ledger."""
-    paints, rows = [], []
+    first_frame_s, first_rows_s = [], []
     for _ in range(5):
         terminal = Terminal(home.root)
-        paints.append(terminal.wait_for(b"NanoFlux"))
-        rows.append(terminal.wait_for(b"copy-0"))
+        first_frame_s.append(terminal.wait_for(b"NanoFlux"))
+        first_rows_s.append(terminal.wait_for(b"copy-0"))
         terminal.close()
     terminal = Terminal(home.root)
     terminal.wait_for(b"copy-0")
     times: list[float] = []
     for part, presses in _list_presses(keys):
         terminal.drain()
-        times += [terminal.press(press) for press in presses]
+        times += [terminal.press(key) for key in presses]
         part_times = sorted(times[-len(presses) :])
         median, slowest = part_times[len(part_times) // 2], part_times[-1]
         print(f"  {part}: median {median * 1000:.0f}, slowest {slowest * 1000:.0f} ms", file=sys.stderr)
@@ -180,7 +182,8 @@ def measure_with_large_ledger(home: Home, keys: int) -> dict[str, object]:
     terminal.close()
     times.sort()
     return {
-        "first_frame_s": round(statistics.median(paints), 3), "first_rows_s": round(statistics.median(rows), 3),
+        "first_frame_s": round(statistics.median(first_frame_s), 3),
+        "first_rows_s": round(statistics.median(first_rows_s), 3),
         "keys": len(times), "key_p50_ms": round(statistics.median(times) * 1000, 1),
         "key_p95_ms": round(times[int(len(times) * 0.95)] * 1000, 1), "key_max_ms": round(times[-1] * 1000, 1),
         "memory_mb": round(memory, 1),
@@ -213,15 +216,15 @@ def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
     """Play the same run with and without the application, alternating; the first pair is discarded."""
     times: dict[bool, list[float]] = {True: [], False: []}
     shares = []
-    for number in range(rounds + 1):
-        for is_watched in (number % 2 == 0, number % 2 == 1):
+    for pair_number in range(rounds + 1):
+        for is_watched in (pair_number % 2 == 0, pair_number % 2 == 1):
             with tempfile.TemporaryDirectory() as folder:
                 home = Home(Path(folder) / "home").prepare()
                 seconds, share = _play_with_application(home, turns, is_watched)
-                if number:
+                if pair_number:
                     times[is_watched].append(seconds)
                     shares += [share] if is_watched else []
-    ratios = [a / b for a, b in zip(times[True], times[False], strict=True)]
+    ratios = [watched_s / unwatched_s for watched_s, unwatched_s in zip(times[True], times[False], strict=True)]
     return {
         "unwatched_s": round(statistics.median(times[False]), 3),
         "watched_s": round(statistics.median(times[True]), 3),
@@ -240,19 +243,19 @@ def _play_with_application(home: Home, turns: int, is_watched: bool) -> tuple[fl
         stop = threading.Event()
 
         def open_run_and_drain() -> None:
-            opened = False
+            is_run_open = False
             while not stop.wait(0.05):
                 terminal.drain()
-                if not opened and time.perf_counter() - terminal.start > 3.0:
+                if not is_run_open and time.perf_counter() - terminal.start > 3.0:
                     os.write(terminal._file, b"\r")
-                    opened = True
+                    is_run_open = True
 
         reader = threading.Thread(target=open_run_and_drain)
         reader.start()
         time.sleep(1.0)
-        before, start = terminal.cpu_s, time.perf_counter()
+        cpu_before, start = terminal.cpu_s, time.perf_counter()
         seconds = play(home, turns, 10**6, 9)[1]
-        share = (terminal.cpu_s - before) / (time.perf_counter() - start)
+        share = (terminal.cpu_s - cpu_before) / (time.perf_counter() - start)
         stop.set()
         reader.join()
     return seconds, share

@@ -32,22 +32,24 @@ def main() -> None:
     url, rows, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     logging.disable(logging.WARNING)
     with Pipeline(name="duel") as pipeline:
-        before = None
+        previous_step = None
         for name, template in STEPS.items():
             columns = [word for word in ("number", *STEPS) if f"{{{{ {word} }}}}" in template]
             step = TextGeneration(
                 name=name, llm=OpenAILLM(model="token-server", base_url=url, api_key="none"), template=template,
                 columns=columns, output_mappings={"generation": name}, input_batch_size=batch,
             )  # fmt: skip
-            if before is not None:
-                before >> step
-            before = step
-    wall, processor = time.perf_counter(), cpu_seconds()
+            if previous_step is not None:
+                previous_step >> step
+            previous_step = step
+    wall_start, cpu_start = time.perf_counter(), cpu_seconds()
     datasets = pipeline.run(
         dataset=[{"number": number} for number in range(rows)], dataset_batch_size=batch, use_cache=False
     )
-    rows_made = len(datasets["default"]["train"])
-    print(json.dumps({"rows": rows_made, "wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - processor}))
+    row_count = len(datasets["default"]["train"])
+    print(
+        json.dumps({"rows": row_count, "wall_s": time.perf_counter() - wall_start, "cpu_s": cpu_seconds() - cpu_start})
+    )
 
 
 if __name__ == "__main__":

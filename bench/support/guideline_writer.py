@@ -80,14 +80,14 @@ def _count_pages(path: Path, sections: Sequence[Section]) -> int:
 
 
 def _compose_documents(rng: random.Random) -> Iterator[tuple[str, list[Section]]]:
-    """Named documents without end, the four reference documents first and after every eighth other one."""
+    """The names and sections of documents: four reference documents, then eight about devices, and so on."""
     devices = [f"{adjective} {noun}" for noun in NOUNS for adjective in ADJECTIVES]
     rng.shuffle(devices)
     references = [
         ("forms", (_describe_form(number, rng) for number in range(10, 10_000))),
         ("rooms", (_describe_room(number, rng) for number in range(101, 10_000))),
-        ("roles", (_describe_role(role, place, rng) for place in DEPARTMENTS for role in ROLES)),
-        ("suppliers", (_describe_supplier(name, place, rng) for place in DEPARTMENTS for name in SUPPLIERS)),
+        ("roles", (_describe_role(role, department, rng) for department in DEPARTMENTS for role in ROLES)),
+        ("suppliers", (_describe_supplier(name, department, rng) for department in DEPARTMENTS for name in SUPPLIERS)),
     ]
     for volume in range(1, 1000):
         for name, sections in references:
@@ -95,21 +95,24 @@ def _compose_documents(rng: random.Random) -> Iterator[tuple[str, list[Section]]
                 f"{name}-{volume}",
                 [section for section, _ in zip(sections, range(SECTIONS_PER_DOCUMENT), strict=False)],
             )
-        for part in range(8):
-            place = DEPARTMENTS[(8 * volume + part) % len(DEPARTMENTS)]
-            chosen = [devices.pop() for _ in range(SECTIONS_PER_DOCUMENT) if devices]
-            if not chosen:
+        for index in range(8):
+            department = DEPARTMENTS[(8 * volume + index) % len(DEPARTMENTS)]
+            document_devices = [devices.pop() for _ in range(SECTIONS_PER_DOCUMENT) if devices]
+            if not document_devices:
                 return
-            yield f"{place.replace(' ', '-')}-{volume}", [_describe_device(device, place, rng) for device in chosen]
+            yield (
+                f"{department.replace(' ', '-')}-{volume}",
+                [_describe_device(device, department, rng) for device in document_devices],
+            )
 
 
-def _describe_device(device: str, place: str, rng: random.Random) -> Section:
+def _describe_device(device: str, department: str, rng: random.Random) -> Section:
     form, room = rng.randrange(10, 70), rng.randrange(101, 161)
     role, supplier = rng.choice(ROLES), rng.choice(SUPPLIERS)
     sentences = [
         rng.choice([
-            f"The {device} of the {place} stands in room {room} and may be used by trained staff only.",
-            f"In the {place}, the {device} is kept in room {room}; nobody moves it without asking.",
+            f"The {device} of the {department} stands in room {room} and may be used by trained staff only.",
+            f"In the {department}, the {device} is kept in room {room}; nobody moves it without asking.",
         ]),
         rng.choice([
             f"It is checked every {rng.randrange(3, 60)} days, and the result is entered in form F-{form}.",
@@ -120,7 +123,7 @@ def _describe_device(device: str, place: str, rng: random.Random) -> Section:
             f"If the {device} stops, the {role} is called before anyone tries to start it again.",
         ]),
         rng.choice([
-            f"Spare parts come from {supplier}; the {place} keeps {rng.randrange(2, 15)} sets of them.",
+            f"Spare parts come from {supplier}; the {department} keeps {rng.randrange(2, 15)} sets of them.",
             f"{supplier} delivers the filters of the {device} in boxes of {rng.randrange(4, 48)}.",
         ]),
         rng.choice([
@@ -133,19 +136,19 @@ def _describe_device(device: str, place: str, rng: random.Random) -> Section:
             f"After each use it cools down for {rng.randrange(4, 55)} minutes before the cover is closed.",
         ]),
     ]  # fmt: skip
-    return Section(f"{device.capitalize()} ({place})", tuple(_shuffle_tail(sentences, rng)))
+    return Section(f"{device.capitalize()} ({department})", tuple(_shuffle_tail(sentences, rng)))
 
 
 def _describe_form(number: int, rng: random.Random) -> Section:
-    role, other = rng.sample(ROLES, 2)
+    role, second_role = rng.sample(ROLES, 2)
     sentences = [
         f"Form F-{number} has {rng.randrange(2, 12)} fields and is signed by the {role}.",
         rng.choice([
             f"It is archived for {rng.randrange(2, 30)} years in a {rng.choice(COLOURS)} folder.",
-            f"The {rng.choice(COLOURS)} copy stays with the {other} for {rng.randrange(3, 48)} months.",
+            f"The {rng.choice(COLOURS)} copy stays with the {second_role} for {rng.randrange(3, 48)} months.",
         ]),
-        f"A form F-{number} that arrives more than {rng.randrange(2, 20)} days late is returned to the {other}.",
-        f"The {other} orders new sheets when fewer than {rng.randrange(15, 200)} are left.",
+        f"A form F-{number} that arrives more than {rng.randrange(2, 20)} days late is returned to the {second_role}.",
+        f"The {second_role} orders new sheets when fewer than {rng.randrange(15, 200)} are left.",
     ]  # fmt: skip
     return Section(f"Form F-{number}", tuple(_shuffle_tail(sentences, rng)))
 
@@ -162,31 +165,32 @@ def _describe_room(number: int, rng: random.Random) -> Section:
     return Section(f"Room {number}", tuple(_shuffle_tail(sentences, rng)))
 
 
-def _describe_role(role: str, place: str, rng: random.Random) -> Section:
-    deputy = rng.choice([other for other in ROLES if other != role])
+def _describe_role(role: str, department: str, rng: random.Random) -> Section:
+    deputy = rng.choice([candidate for candidate in ROLES if candidate != role])
     sentences = [
-        f"The {role} of the {place} is reached at extension {rng.randrange(200, 999)}.",
+        f"The {role} of the {department} is reached at extension {rng.randrange(200, 999)}.",
         f"During a leave, the {deputy} takes over for up to {rng.randrange(3, 40)} days.",
         f"The {role} decides alone on purchases up to {50 * rng.randrange(2, 60)} euros.",
-        f"A handover in the {place} takes {rng.randrange(8, 45)} minutes and goes into the {rng.choice(COLOURS)} book.",
+        f"A handover in the {department} takes {rng.randrange(8, 45)} minutes"
+        f" and goes into the {rng.choice(COLOURS)} book.",
     ]
-    return Section(f"{role.capitalize()} of the {place}", tuple(_shuffle_tail(sentences, rng)))
+    return Section(f"{role.capitalize()} of the {department}", tuple(_shuffle_tail(sentences, rng)))
 
 
-def _describe_supplier(supplier: str, place: str, rng: random.Random) -> Section:
+def _describe_supplier(supplier: str, department: str, rng: random.Random) -> Section:
     sentences = [
-        f"{supplier} delivers to the {place} on {rng.choice(DAYS)}, if ordered {rng.randrange(2, 9)} days before.",
-        f"The smallest order of the {place} at {supplier} is {10 * rng.randrange(3, 60)} euros.",
+        f"{supplier} delivers to the {department} on {rng.choice(DAYS)}, if ordered {rng.randrange(2, 9)} days before.",
+        f"The smallest order of the {department} at {supplier} is {10 * rng.randrange(3, 60)} euros.",
         f"Goods from {supplier} that are damaged are sent back within {rng.randrange(3, 28)} days.",
         f"The {rng.choice(ROLES)} checks the invoices of {supplier} and pays them after {rng.randrange(7, 60)} days.",
     ]
-    return Section(f"{supplier} and the {place}", tuple(_shuffle_tail(sentences, rng)))
+    return Section(f"{supplier} and the {department}", tuple(_shuffle_tail(sentences, rng)))
 
 
 def _shuffle_tail(sentences: Sequence[str], rng: random.Random) -> list[str]:
     """The first sentence, which names the subject, and the others in any order."""
-    first, *others = sentences
-    return [first, *rng.sample(others, len(others))]
+    subject_sentence, *other_sentences = sentences
+    return [subject_sentence, *rng.sample(other_sentences, len(other_sentences))]
 
 
 # Formats
@@ -200,13 +204,15 @@ def _write_document(path: Path, sections: Sequence[Section]) -> None:
         _write_docx(path, sections)
     elif path.suffix == ".html":
         body = "".join(
-            f"<h2>{html.escape(each.heading)}</h2><p>{html.escape(' '.join(each.sentences))}</p>" for each in sections
+            f"<h2>{html.escape(section.heading)}</h2><p>{html.escape(' '.join(section.sentences))}</p>"
+            for section in sections
         )
         path.write_text(f"<html><head><title>{title}</title></head><body>{body}</body></html>", encoding="utf-8")
     else:
-        mark = "## " if path.suffix == ".md" else ""
+        heading_mark = "## " if path.suffix == ".md" else ""
         path.write_text(
-            "".join(f"{mark}{each.heading}\n\n{' '.join(each.sentences)}\n\n" for each in sections), encoding="utf-8"
+            "".join(f"{heading_mark}{section.heading}\n\n{' '.join(section.sentences)}\n\n" for section in sections),
+            encoding="utf-8",
         )
 
 
@@ -219,7 +225,7 @@ def _write_pdf(path: Path, title: str, sections: Sequence[Section]) -> None:
     with PdfPages(path, metadata={"Title": title}) as pdf:
         for start in range(0, len(sections), SECTIONS_PER_PAGE):
             page = sections[start : start + SECTIONS_PER_PAGE]
-            texts = [f"{each.heading}\n\n{textwrap.fill(' '.join(each.sentences), 80)}" for each in page]
+            texts = [f"{section.heading}\n\n{textwrap.fill(' '.join(section.sentences), 80)}" for section in page]
             figure = Figure(figsize=(8.3, 11.7))
             figure.text(0.08, 0.94, "\n\n\n".join(texts), va="top", fontsize=10)
             pdf.savefig(figure)
@@ -229,9 +235,9 @@ def _write_docx(path: Path, sections: Sequence[Section]) -> None:
     """A minimal Word document: headings and paragraphs."""
     namespace = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
     paragraphs = "".join(
-        f'<w:p><w:pPr><w:pStyle w:val="H"/></w:pPr><w:r><w:t>{html.escape(each.heading)}</w:t></w:r></w:p>'
-        f"<w:p><w:r><w:t>{html.escape(' '.join(each.sentences))}</w:t></w:r></w:p>"
-        for each in sections
+        f'<w:p><w:pPr><w:pStyle w:val="H"/></w:pPr><w:r><w:t>{html.escape(section.heading)}</w:t></w:r></w:p>'
+        f"<w:p><w:r><w:t>{html.escape(' '.join(section.sentences))}</w:t></w:r></w:p>"
+        for section in sections
     )
     style = f'<w:styles {namespace}><w:style w:styleId="H"><w:name w:val="heading 1"/></w:style></w:styles>'
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

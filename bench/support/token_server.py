@@ -1,6 +1,7 @@
-"""A server of known speed: OpenAI chat completions at a fixed time per token, at most C requests at a time, and replies
+"""A server of known speed: OpenAI chat completions at a fixed time per token, at most one request per slot, and replies
 that depend only on the request (those of the scripted profile). No client can be faster than the total service time
-divided by C. `span_s` is the time from the first request to the last reply, without the client's start.
+divided by the number of slots. `span_s` is the time from the first request to the last reply, without the client's
+start.
 
     python bench/support/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until killed
 """
@@ -34,20 +35,20 @@ class TokenServer:
         self._model = ScriptedEndpoint("token-server", script=script)
         self.busy_s = 0.0
         self.requests = 0
-        self._first = self._last = 0.0
+        self._first_start = self._last_end = 0.0
 
     async def start(self) -> int:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
         port: int = server.sockets[0].getsockname()[1]
         return port
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().lower().split("\r\n")
-                length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
+            while header := await reader.readuntil(b"\r\n\r\n"):
+                header_lines = header.decode().lower().split("\r\n")
+                length = next((int(line[15:]) for line in header_lines if line.startswith("content-length:")), 0)
                 body = await reader.readexactly(length)
-                document = await self._answer(lines[0], body)
+                document = await self._answer(header_lines[0], body)
                 reply, status = json.dumps(document).encode(), b"200 OK" if document else b"404 Not Found"
                 writer.write(
                     b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -59,10 +60,10 @@ class TokenServer:
         finally:
             writer.close()
 
-    async def _answer(self, line: str, body: bytes) -> dict[str, Any]:
-        if line.startswith("get /stats"):
-            return {"busy_s": self.busy_s, "requests": self.requests, "span_s": self._last - self._first}
-        if not line.startswith("post "):
+    async def _answer(self, request_line: str, body: bytes) -> dict[str, Any]:
+        if request_line.startswith("get /stats"):
+            return {"busy_s": self.busy_s, "requests": self.requests, "span_s": self._last_end - self._first_start}
+        if not request_line.startswith("post "):
             return {}
         parameters = json.loads(body)
         messages = tuple(Message(entry["role"], entry["content"]) for entry in parameters["messages"])
@@ -73,10 +74,10 @@ class TokenServer:
             seconds = self._token_s * reply.completion_tokens
             loop = asyncio.get_running_loop()
             start = loop.time()
-            self._first = self._first or start
+            self._first_start = self._first_start or start
             await asyncio.sleep(seconds)
-            self._last = loop.time()
-            self.busy_s += self._last - start  # the real time in the slot: timers are late on a busy machine
+            self._last_end = loop.time()
+            self.busy_s += self._last_end - start  # the real time in the slot: timers are late on a busy machine
             self.requests += 1
         usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
         usage["total_tokens"] = sum(usage.values())
