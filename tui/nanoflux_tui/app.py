@@ -1,7 +1,7 @@
 """The application: its tabs, its keys, and the watch that refreshes the visible screen.
 
 The watch checks a few times a second whether the ledger has changed, and refreshes the screen only then. The more
-processor time a refresh takes, the longer the pause before the next one, so that watching a run does not slow the run
+CPU time a refresh takes, the longer the pause before the next one, so that watching a run does not slow the run
 down. The pause is limited to a few seconds; a screen with older content shows the time of that content.
 """
 
@@ -106,23 +106,23 @@ class NanofluxApp(BaseApp):
     @work(group="watch", exit_on_error=False)
     async def watch_ledger(self) -> None:
         """Refresh the visible screen after changes of the ledger, until the application ends."""
-        seen: tuple[object, ...] = ()
-        refreshed_at = cost = 0.0
+        seen_version: tuple[object, ...] = ()
+        refreshed_at = refresh_cpu_s = 0.0
         while True:
             await asyncio.sleep(POLL_S)
             self._report_background_failures()
-            since = time.monotonic() - refreshed_at
-            if since < min(max(MIN_PAUSE_S, cost / CPU_SHARE), MAX_REFRESH_PAUSE_S):
+            refresh_age_s = time.monotonic() - refreshed_at
+            if refresh_age_s < min(max(MIN_PAUSE_S, refresh_cpu_s / CPU_SHARE), MAX_REFRESH_PAUSE_S):
                 continue
             version = await self.reader.version()
-            if version == seen and since < MAX_PAUSE_S:
+            if version == seen_version and refresh_age_s < MAX_PAUSE_S:
                 if self.visible_screen is not None:
                     self.visible_screen.mark_current()
                 continue
-            seen, refreshed_at, started = version, time.monotonic(), time.process_time()
+            seen_version, refreshed_at, cpu_before = version, time.monotonic(), time.process_time()
             if self.visible_screen is not None:
                 await self.visible_screen.refresh_content()
-                cost = time.process_time() - started
+                refresh_cpu_s = time.process_time() - cpu_before
 
     def _report_background_failures(self) -> None:
         """Show the failure of each background command once, on whichever screen is visible."""
@@ -132,12 +132,12 @@ class NanofluxApp(BaseApp):
                 self.show_failure(CommandResult(command.code, "", f"{command.label}: {command.read_last_lines(2)}"))
 
     def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
-        earlier = self.get_screen(name) if self.is_screen_installed(name) else None
-        if earlier is not None and earlier is self.screen:
+        existing_form = self.get_screen(name) if self.is_screen_installed(name) else None
+        if existing_form is not None and existing_form is self.screen:
             return
-        if earlier is not None and not (isinstance(earlier, FormScreen) and earlier.has_draft):
+        if existing_form is not None and not (isinstance(existing_form, FormScreen) and existing_form.has_draft):
             self.uninstall_screen(name)
-            earlier.remove()  # without input of the user, a new form is better: it offers what exists now
+            existing_form.remove()  # a form without input is built again, so that it offers what exists now
         if not self.is_screen_installed(name):
             self.install_screen(build(), name)
         form = self.get_screen(name)
@@ -177,7 +177,7 @@ class NanofluxApp(BaseApp):
             self.push_screen(JumpDialog(self.screen))
 
     def action_copy_text(self) -> None:
-        """Show the text of the screen, of which keys select and copy a part."""
+        """Show the text of the screen, so that keys can select and copy parts of it."""
         from nanoflux_tui.screens.copy_mode import CopyDialog
 
         if not isinstance(self.screen, CopyDialog):
@@ -200,10 +200,10 @@ class NanofluxApp(BaseApp):
         yield SystemCommand("Copy mode", "Select and copy text of this screen with the keyboard", self.action_copy_text)
         yield SystemCommand("Help", "Explain this screen and its keys", self.action_help)
         yield SystemCommand("Quit", "Close the application; running work continues", self.action_quit_now)
-        own = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
+        own_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
         for active in screen.active_bindings.values():
             binding = active.binding
-            is_listed = binding.show or (active.node is screen and binding.id in own)
+            is_listed = binding.show or (active.node is screen and binding.id in own_ids)
             if active.node is not self and binding.description and is_listed:
                 yield SystemCommand(
                     binding.description,
@@ -233,8 +233,8 @@ class NanofluxApp(BaseApp):
                 )  # fmt: skip
 
     async def on_key(self, event: events.Key) -> None:
-        """Handle a key that no widget has handled. A character was pressed before the input field got the focus, since
-        the field would have handled it: the field gets it now, so that typing ahead triggers no action.
+        """Handle a key that no widget has handled. A character that arrives here was typed before the input field had
+        the focus. It is passed to the field, so that typing ahead triggers no action.
         """
         field = self.screen.focused if self.screen_stack else None
         if event.is_printable and isinstance(field, Input):

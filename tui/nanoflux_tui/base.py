@@ -92,8 +92,8 @@ class BaseScreen(Screen[None]):
 
     def __init_subclass__(cls, **options: Any) -> None:
         if "BINDINGS" in cls.__dict__:
-            words = re.findall(r"[A-Z][a-z]*", cls.__name__.removesuffix("Screen"))
-            section = cls.__dict__.get("KEYMAP_SECTION") or "-".join(words).lower()
+            name_parts = re.findall(r"[A-Z][a-z]*", cls.__name__.removesuffix("Screen"))
+            section = cls.__dict__.get("KEYMAP_SECTION") or "-".join(name_parts).lower()
             cls.BINDINGS = name_bindings(section, cls.BINDINGS)
         super().__init_subclass__(**options)
 

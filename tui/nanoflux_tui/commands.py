@@ -132,9 +132,9 @@ class CommandRunner:
             process = subprocess.Popen(
                 self._build_argv(words), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
-        started = BackgroundCommand(label, process, log, tuple(words))
-        self.background.append(started)
-        return started
+        command = BackgroundCommand(label, process, log, tuple(words))
+        self.background.append(command)
+        return command
 
 
 def _read_all(file: IO[bytes]) -> str:

@@ -27,12 +27,12 @@ ACTIONS: dict[str, dict[str, list[str]]] = {}
 def name_bindings(section: str, bindings: Sequence[BindingType]) -> list[BindingType]:
     """The bindings with ids, by which `keymap.toml` can change their keys. A section names one class's bindings."""
     actions = ACTIONS.setdefault(section, {})
-    named = list[BindingType]()
+    named_bindings = list[BindingType]()
     for binding in Binding.make_bindings(bindings):
         action = re.sub(r"[^a-z0-9]+", "-", binding.description.lower()).strip("-")
         actions.setdefault(action, []).append(binding.key)
-        named.append(replace(binding, id=f"{section}.{action}"))
-    return named
+        named_bindings.append(replace(binding, id=f"{section}.{action}"))
+    return named_bindings
 
 
 def load_keymap(path: Path) -> dict[str, str]:
@@ -63,8 +63,8 @@ def format_keymap(path: Path) -> str:
     for section, actions in sorted(ACTIONS.items()):
         lines += ["", f"[{section}]"]
         for action, keys in actions.items():
-            listed = ", ".join(f'"{key}"' for key in keys)
-            lines.append(f"# {action} = {listed if len(keys) == 1 else f'[{listed}]'}")
+            quoted_keys = ", ".join(f'"{key}"' for key in keys)
+            lines.append(f"# {action} = {quoted_keys if len(keys) == 1 else f'[{quoted_keys}]'}")
     return "\n".join(lines) + "\n"
 
 
@@ -109,22 +109,24 @@ class _KeymapReader:
         return keys
 
     def _refuse_clash(self, section: str, keymap: dict[str, str], table: dict[str, Any]) -> None:
-        """Refuse a key that two actions of a section share. Actions of the file come last, so their lines are named."""
+        """Refuse a key that two actions of a section share. Actions that the file changes come last, so that the
+        error names their lines.
+        """
         action_by_key: dict[str, str] = {}
         for action in sorted(ACTIONS[section], key=lambda action: action in table):
             keys = keymap.get(f"{section}.{action}", ",".join(ACTIONS[section][action])).split(",")
             for key in keys:
-                other = action_by_key.setdefault(key, action)
-                if other != action:
-                    message = f"the key {key!r} already belongs to {other!r} in [{section}]"
-                    fix = f"choose another key, or give {other!r} another one"
+                earlier_action = action_by_key.setdefault(key, action)
+                if earlier_action != action:
+                    message = f"the key {key!r} already belongs to {earlier_action!r} in [{section}]"
+                    fix = f"choose another key, or give {earlier_action!r} another one"
                     raise self._build_error(section, action, message, fix)
 
     def _build_error(self, section: str, action: str, message: str, fix: str) -> ConfigError:
         return ConfigError(f"{self._path}:{self._find_line(section, action)}: {message}", fix)
 
     def _find_line(self, section: str, action: str) -> int:
-        """The line of an action, or of the section if `action` is ""; 1 if the text writes it in another form."""
+        """The line of an action, or of the section if `action` is ""; 1 if the text has no such line."""
         current = ""
         for number, line in enumerate(self._lines, 1):
             if header := re.match(r"""\s*\[\s*["']?([^"'\]]+?)["']?\s*\]""", line):

@@ -24,7 +24,7 @@ class LedgerReader:
 
     def __init__(self, ledger: Path) -> None:
         self.ledger = ledger
-        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._executor = ThreadPoolExecutor(1, "ledger")
         self._view: LedgerView | None = None
         self._file: tuple[int, int] | None = None
 
@@ -35,16 +35,16 @@ class LedgerReader:
             NothingMatchedError: there is no ledger, or it has been removed.
             LedgerError: the ledger cannot be read.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, query)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, query)
 
     async def version(self) -> tuple[object, ...]:
         """A value that changes only when a process writes to the ledger. It is also defined if there is no ledger."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read_version)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read_version)
 
     def close(self) -> None:
         """Close the file after the query in progress."""
-        self._thread.submit(self._close_view)
-        self._thread.shutdown(wait=False)
+        self._executor.submit(self._close_view)
+        self._executor.shutdown(wait=False)
 
     def _run(self, query: Callable[[LedgerView], T]) -> T:
         view = self._open()

@@ -25,15 +25,15 @@ def sanitize(text: str, limit: int = MAX_CHARACTERS) -> str:
         character if character.isprintable() or character == "\n" else TAB if character == "\t" else "�"
         for character in cut.replace("\r\n", "\n")
     )
-    left = len(text) - len(cut)
-    return f"{clean}\n… and {left:,} more characters" if left > 0 else clean
+    missing = len(text) - len(cut)
+    return f"{clean}\n… and {missing:,} more characters" if missing > 0 else clean
 
 
 def format_line(text: object, limit: int = MAX_LINE) -> str:
     """The sanitized text in one line, for a table's cell."""
-    whole = str(text)
-    cut = sanitize(" ".join(whole[: limit * 2].split()), 2 * limit)[:limit]
-    return f"{cut}…" if len(whole) > len(cut) + 1 and len(cut) == limit else cut
+    full_text = str(text)
+    cut = sanitize(" ".join(full_text[: limit * 2].split()), 2 * limit)[:limit]
+    return f"{cut}…" if len(full_text) > len(cut) + 1 and len(cut) == limit else cut
 
 
 def format_duration(seconds: float | None) -> str:
@@ -74,10 +74,10 @@ def format_quantity(count: int, noun: str) -> str:
 def format_age(timestamp: str, now: datetime | None = None) -> str:
     """The time since a timestamp of the ledger."""
     try:
-        then = datetime.fromisoformat(timestamp)
+        moment = datetime.fromisoformat(timestamp)
     except ValueError:
         return "–"
-    return format_duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
+    return format_duration(max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds()))
 
 
 def measure_age(timestamp: str) -> float | None:

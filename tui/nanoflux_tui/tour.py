@@ -28,7 +28,7 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.bars import TourBar
 
 ENDS_WITHIN_S = 20.0
-SCRIPTED = (
+RUN_COMMAND = (
     "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--examples", "60", "--seed", "7",
     "--name", "the tour's run", "--concurrency", "3", "--set", "seeds.min=2",
     *(word for name in ("duelist-a", "duelist-b", "arbiter") for word in ("--set", f"endpoints.{name}.delay_s=0.4")),
@@ -72,7 +72,7 @@ class TourApp(NanofluxApp):
     @work(exit_on_error=False)
     async def _start_run(self) -> None:
         """Start the tour's run, in a separate process like any other run."""
-        result = await self.commands.run(*SCRIPTED)
+        result = await self.commands.run(*RUN_COMMAND)
         started = result.json()
         if not result.ok or not started:
             self.show_failure(result)

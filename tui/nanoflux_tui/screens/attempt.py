@@ -68,9 +68,9 @@ the requests and replies as they were sent."""
     def _show(self, record: TurnRecord, attempt: Attempt) -> None:
         self.query_one("#head", Panel).show(self._format_head(record, attempt))
         attack, quality = attempt.attack, attempt.quality
-        unread = "The reply could not be read; c shows it."
-        question = attack.question if attack else unread
-        solution = f"{attack.solution}\n\n= {attack.answer}" if attack else unread
+        unread_note = "The reply could not be read; c shows it."
+        question = attack.question if attack else unread_note
+        solution = f"{attack.solution}\n\n= {attack.answer}" if attack else unread_note
         self.query_one("#question", Panel).show(sanitize(question))
         self.query_one("#attacker", Panel).show(
             sanitize(solution.strip()), f"{format_line(record.attacker, 40)} attacks: its own solution"

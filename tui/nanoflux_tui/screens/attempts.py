@@ -57,8 +57,10 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         select = None if self._turn is None else (self._turn, 0)
         await self.query_one(WindowTable).show(self._keys, select)
         self._turn = None
-        kind = f", {OUTCOMES.get(self._outcome, (self._outcome, ''))[0]}" if self._outcome else ""
-        self.query_one("#caption", Static).update(f"{len(self._keys):,} attempts of {format_line(run, 60)}{kind}")
+        outcome_name = f", {OUTCOMES.get(self._outcome, (self._outcome, ''))[0]}" if self._outcome else ""
+        self.query_one("#caption", Static).update(
+            f"{len(self._keys):,} attempts of {format_line(run, 60)}{outcome_name}"
+        )
 
     async def _rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
         turns = sorted({turn for turn, _ in keys})

@@ -1,4 +1,4 @@
-"""Copy mode: the text of a screen, of which the keyboard selects and copies a part."""
+"""Copy mode: the text of a screen, for selecting and copying parts of it with the keyboard."""
 
 from typing import Any, ClassVar
 

@@ -245,11 +245,11 @@ def _build_help(screen: BaseScreen) -> Text:
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
     """The keys of the application (`everywhere`) or of the screen, including those that the footer hides."""
     descriptions: dict[str, str] = {}
-    own = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
+    own_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
     for active in screen.active_bindings.values():
         binding = active.binding
         is_everywhere = active.node is screen.app or binding.action.startswith("app.")
-        is_listed = binding.show or (is_everywhere and binding.id) or (active.node is screen and binding.id in own)
+        is_listed = binding.show or (is_everywhere and binding.id) or (active.node is screen and binding.id in own_ids)
         is_tab = binding.action.startswith("go(")
         if is_listed and not is_tab and binding.description and is_everywhere == everywhere:
             descriptions.setdefault(screen.app.get_key_display(binding), binding.description)

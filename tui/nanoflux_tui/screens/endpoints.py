@@ -1,6 +1,6 @@
 """The form that edits the endpoints of a profile: the model, the address and the key variable of each server.
 
-The profiles that NanoFlux Local ships are not changed: the form saves a copy under a name of the user.
+The profiles that NanoFlux Local ships are not changed: the form saves a copy under a name that the user chooses.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from nanoflux_tui.screens.form import FormScreen
 from nanoflux_tui.text import format_command, format_line, sanitize
 
 LABELS = {"model": "model", "url": "address", "key_env": "key variable"}
-"""The keys of an endpoint that the form edits; the address and the key are those of a server."""
+"""The keys of an endpoint that the form edits, with their labels; only a server has an address and a key variable."""
 HINTS = {"model": "", "url": "the provider's own address", "key_env": "none: the server needs no key"}
 """What an empty field means, by key."""
 
@@ -40,7 +40,9 @@ class EndpointFields:
 
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any]) -> "EndpointFields":
-        """The fields of an endpoint's table. Without `urls`, a server also has an address and a key variable."""
+        """The fields of an endpoint's table. A server also has a key variable and, unless it lists several `urls`, an
+        address.
+        """
         interface = str(table.get("interface", ""))
         keys = tuple(LABELS) if find_kind(interface).charges else ("model",)
         values = {key: str(table.get(key, "")) for key in keys if not (key == "url" and table.get("urls"))}
@@ -123,9 +125,9 @@ the top. F3 also asks each server whether it serves its model."""
     def _build_commands(self) -> list[list[str]]:
         """The commands that save the form: a copy if the name is new, and the changed keys."""
         name = self.value("save-as")
-        copy = [["profiles", "new", name, "--copy", self._profile]] if name != self._profile else []
+        copy_command = [["profiles", "new", name, "--copy", self._profile]] if name != self._profile else []
         settings = format_settings({"endpoints": changes}) if (changes := self._read_changes()) else []
-        return [*copy, *([["profiles", "set", name, *settings, "--domain", self._domain]] if settings else [])]
+        return [*copy_command, *([["profiles", "set", name, *settings, "--domain", self._domain]] if settings else [])]
 
     def _read_changes(self) -> dict[str, dict[str, str]]:
         """The values that differ from those of the profile, by endpoint and key."""

@@ -28,7 +28,7 @@ from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-NONE = "none"
+NO_ADAPTER = "none"
 
 
 class EvaluationScreen(BaseScreen):
@@ -156,20 +156,20 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             self._show_flips(pairs[0]["a"], pairs[0]["b"])
 
     def _format_pairs(self, pairs: Sequence[dict[str, Any]]) -> Text:
-        head = f"{'evaluation − base':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
-        text = Text.assemble((head, self.colours["secondary"]))
+        titles = f"{'evaluation − base':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
+        text = Text.assemble((titles, self.colours["secondary"]))
         for pair in pairs:
             low, high = pair["ci95"]
-            significant = pair["holm_p"] < 0.05
+            is_significant = pair["holm_p"] < 0.05
             text.append(f"{self._short_name(pair['b']):<13} − {self._short_name(pair['a']):<12}")
-            text.append(f"{pair['difference']:>+8.1%}", style="bold" if significant else "")
+            text.append(f"{pair['difference']:>+8.1%}", style="bold" if is_significant else "")
             text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
             text.append(
                 f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{format_detectable(pair['minimum_detectable']):>12}"
             )
             text.append(
-                "  differs" if significant else "  no difference shown",
-                style=self.colours["success" if significant else "warning"],
+                "  differs" if is_significant else "  no difference shown",
+                style=self.colours["success" if is_significant else "warning"],
             )
             text.append("\n")
         text.rstrip()
@@ -194,8 +194,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         evaluation = str(self.query_one(WindowTable).key)
         if evaluation not in self._rows_by_id:
             return
-        others = [marked for marked in self._marked_ids if marked != evaluation]
-        base = others[0] if len(others) == 1 else ""
+        other_marked_ids = [marked for marked in self._marked_ids if marked != evaluation]
+        base = other_marked_ids[0] if len(other_marked_ids) == 1 else ""
         self.app.push_screen(ItemsScreen(evaluation, base))
 
     def action_evaluate(self) -> None:
@@ -206,10 +206,10 @@ an evaluation, those that flip against a marked one (or the untuned model) first
                 "No chat model is installed. Press 5, select a model and press p to download it.", severity="warning"
             )
             return
-        adapters = [NONE, *(adapter.hash[:12] for adapter in list_adapters(self.home.adapters))]
+        adapters = [NO_ADAPTER, *(adapter.hash[:12] for adapter in list_adapters(self.home.adapters))]
         fields = (
             Field("model", "model", models[0], options=models),
-            Field("adapter", "adapter", NONE, options=adapters),
+            Field("adapter", "adapter", NO_ADAPTER, options=adapters),
             Field("data", "benchmark", "starter-easy"),
             Field("limit", "maximum items", "", "all"),
             Field("runs", "repeats", "5"),
@@ -221,7 +221,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         if not values:
             return
         words = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]
-        words += ["--adapter", values["adapter"]] if values["adapter"] != NONE else []
+        words += ["--adapter", values["adapter"]] if values["adapter"] != NO_ADAPTER else []
         words += ["--limit", values["limit"]] if values["limit"] else []
         self.commands.start_in_background(f"evaluating {values['model']}", *words, "--json")
         self.notify("Started the evaluation. Its progress appears here.")
@@ -229,8 +229,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
 def _draw_interval(mean: float, low: float, high: float, width: int) -> str:
     """An interval with its mean on a line from 0 to 100%."""
-    first, middle, last = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
+    low_cell, mean_cell, high_cell = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
     cells = ["·"] * width
-    cells[first : last + 1] = "─" * (last + 1 - first)
-    cells[middle] = "●"
+    cells[low_cell : high_cell + 1] = "─" * (high_cell + 1 - low_cell)
+    cells[mean_cell] = "●"
     return "".join(cells)

@@ -58,7 +58,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     """
 
     def __init__(self, keys: Sequence[int], position: int, in_queue: bool = False) -> None:
-        """With `in_queue`, each review is followed by the next example without one."""
+        """With `in_queue`, saving a review opens the next example without a review."""
         super().__init__()
         self._keys, self._position, self._in_queue = keys, position, in_queue
         self._example: dict[str, Any] | None = None
@@ -92,12 +92,12 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def _show(self, example: dict[str, Any]) -> None:
         self.query_one("#head", Panel).show(self._format_head(example))
         record = example["record"] or {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
-        last = record["attempts"][-1]
-        attack, defence = last.get("attack") or {}, last.get("defence") or {}
+        last_attempt = record["attempts"][-1]
+        attack, defence = last_attempt.get("attack") or {}, last_attempt.get("defence") or {}
         attacker_text = f"{example['solution']}\n\n= {example['answer']}"
         defender_text = (
             f"{defence.get('analysis', '')}\n\n{defence.get('solution', '–')}\n\n= {defence.get('answer', '–')}"
-            f"{_list_samples(last)}"
+            f"{_format_samples(last_attempt)}"
         )
         panels: dict[str, tuple[str | Text, str | None]] = {
             "question": (sanitize(example["question"]), None),
@@ -107,14 +107,14 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             ),
             "defender": (sanitize(defender_text.strip()), f"{format_line(record['defender'], 40)} defends: its reply"),
             "validation": (
-                format_verdict(_read_verdict(last, "validation"), self.colours, checkable=True),
+                format_verdict(_read_verdict(last_attempt, "validation"), self.colours, checkable=True),
                 f"Is the question valid? ({record['judge']})",
             ),
             "evaluation": (
-                format_verdict(_read_verdict(last, "evaluation"), self.colours),
+                format_verdict(_read_verdict(last_attempt, "evaluation"), self.colours),
                 f"Is the reply correct? ({record['judge']})",
             ),
-            "citations": (self._format_citations(last), None),
+            "citations": (self._format_citations(last_attempt), None),
             "tools": (self._format_tools(example["tools"]), None),
             "origin": (self._format_origin(example, record, attack), None),
         }
@@ -165,13 +165,13 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         return text
 
     def _format_origin(self, example: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
-        last = record["attempts"][-1]
-        nearest, similar = last.get("nearest"), last.get("solution_similarity")
+        last_attempt = record["attempts"][-1]
+        nearest, similarity = last_attempt.get("nearest"), last_attempt.get("solution_similarity")
         rows = [
-            ("seeds", ", ".join(last.get("seeds", ()))),
+            ("seeds", ", ".join(last_attempt.get("seeds", ()))),
             ("attempts", f"{len(record['attempts'])}: {'; '.join(_format_outcome(a) for a in record['attempts'])}"),
             ("similarity to the nearest question", "none" if nearest is None else f"{nearest:.3f}"),
-            *([("similarity of both solutions", f"{similar:.3f}")] if similar is not None else []),
+            *([("similarity of both solutions", f"{similarity:.3f}")] if similarity is not None else []),
             *((name.lower().replace("_", " "), value) for name, value in _other_notes(attack)),
             ("run", example["run"]),
             ("id", example["id"]),
@@ -187,9 +187,9 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self.dismiss(None)
 
     def action_next(self, by: int) -> None:
-        to = self._position + by
-        if 0 <= to < len(self._keys):
-            self._go_to(to)
+        position = self._position + by
+        if 0 <= position < len(self._keys):
+            self._go_to(position)
         else:
             self.notify("This is the last example." if by > 0 else "This is the first example.")
 
@@ -200,8 +200,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
     async def action_next_unreviewed(self) -> None:
         """Go to the next example without a review; after the last example, the search continues from the first."""
-        following = [*self._keys[self._position + 1 :], *self._keys[: self._position]]
-        unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, following))
+        other_keys = [*self._keys[self._position + 1 :], *self._keys[: self._position]]
+        unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, other_keys))
         if unreviewed is not None:
             self._go_to(list(self._keys).index(unreviewed))
         else:
@@ -234,7 +234,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self._save_review(earlier.example, earlier.verdict, earlier.note, advances=False)
 
     def _push_undo(self, example: dict[str, Any]) -> None:
-        """Save the current review for `action_undo`; an example without a review is restored as `open`."""
+        """Save the current review for `action_undo`; for an example without a review, save `open`."""
         review, note = example.get("review") or "open", example.get("note") or ""
         self._undo_stack.append(EarlierReview(self._position, example["id"], review, note))
 
@@ -255,7 +255,7 @@ def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
 
 
 def _other_notes(attack: dict[str, Any]) -> list[tuple[str, str]]:
-    """The further sections of an attack; its citations have a panel."""
+    """The further sections of an attack, except its citations, which have their own panel."""
     return [(name, text) for name, text in (attack.get("notes") or {}).items() if name != "CITATIONS"]
 
 
@@ -265,11 +265,11 @@ def _format_outcome(attempt: dict[str, Any]) -> str:
     return OUTCOMES.get(outcome, (outcome, ""))[0]
 
 
-def _list_samples(attempt: dict[str, Any]) -> str:
-    """The defender's further answers, each with whether it is right."""
-    words = {True: "right", False: "wrong", None: "not judged"}
+def _format_samples(attempt: dict[str, Any]) -> str:
+    """The defender's further answers, each marked as right, wrong or not judged."""
+    word_by_mark = {True: "right", False: "wrong", None: "not judged"}
     answers = [
-        f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({words[sample['right']]})"
+        f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({word_by_mark[sample['right']]})"
         for sample in attempt.get("samples", ())
     ]
     return f"\n\nfurther answers: {', '.join(answers)}" if answers else ""

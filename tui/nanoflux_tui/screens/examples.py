@@ -85,25 +85,27 @@ undoes your last review. w opens the examples without a review one after the oth
         total = len(self._keys)
         scope = f"of {format_line(self._run, 60)}" if self._run else "of all runs"
         filters = [REASON_NAMES[self._reason], REVIEW_NAMES[self._review]]
-        kinds = "".join(f", {name}" for name in filters if name)
+        filter_text = "".join(f", {name}" for name in filters if name)
         is_filtered = selection.words or self._reason or self._review
         empty = "No example matches this filter" if is_filtered else "No example has been kept yet"
         self._update_preview()
-        caption = f"{format_quantity(total, 'example')} {scope}{kinds}" if total else f"{empty} ({scope}{kinds})"
+        caption = (
+            f"{format_quantity(total, 'example')} {scope}{filter_text}" if total else f"{empty} ({scope}{filter_text})"
+        )
         self.query_one("#caption", Static).update(caption)
 
     async def _match(self, words: str) -> Sequence[int]:
         """The listed examples whose question, solution or answer also contains these words."""
-        listed = self._build_selection()
-        selection = replace(listed, words=f"{listed.words} {words}")
+        current_selection = self._build_selection()
+        selection = replace(current_selection, words=f"{current_selection.words} {words}")
         return await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
 
     def _build_selection(self) -> ExampleSelection:
         """What the filters and the table's sorted column select."""
         table = self.query_one(WindowTable)
-        chosen = table.arrangement
+        arrangement = table.arrangement
         return ExampleSelection(
-            self._run, chosen.words, self._reason, self._review, table.sorted_title, chosen.descending
+            self._run, arrangement.words, self._reason, self._review, table.sorted_title, arrangement.descending
         )
 
     @on(WindowTable.Rearranged)
@@ -117,10 +119,10 @@ undoes your last review. w opens the examples without a review one after the oth
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
         reason, colour = OUTCOMES.get(row["reason"], (row["reason"], "foreground"))
-        short = {"kept_failed": "✓ unsolved", "kept_novel": "✓ new solution"}.get(row["reason"], reason)
+        label = {"kept_failed": "✓ unsolved", "kept_novel": "✓ new solution"}.get(row["reason"], reason)
         return [
             str(row["turn"]),
-            Text(str(short), style=self.colours[colour]),
+            Text(str(label), style=self.colours[colour]),
             "–" if row["tries"] is None else f"{row['passes']}/{row['tries']}",
             f"L{row['level']}" if row["level"] else "–",
             format_line(row["review"] or "", 20),
@@ -140,8 +142,8 @@ undoes your last review. w opens the examples without a review one after the oth
     async def action_queue(self) -> None:
         """Open the first example without a review, starting at the cursor."""
         keys, position = list(self._keys), self.query_one(WindowTable).cursor
-        ordered = [*keys[position:], *keys[:position]]
-        unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, ordered))
+        keys_from_cursor = [*keys[position:], *keys[:position]]
+        unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, keys_from_cursor))
         if unreviewed is None:
             self.notify("Every example in this list has a review." if keys else "This list is empty.")
             return

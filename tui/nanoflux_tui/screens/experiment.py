@@ -28,7 +28,7 @@ from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column, format_table
 from nanoflux_tui.widgets.panel import Panel
 
-CELLS = (
+CELL_COLUMNS = (
     Column("state", 11),
     Column("cell", 14, share=1),
     Column("rows", 5, right=True, from_width=56),
@@ -134,7 +134,9 @@ cell by cell; after an interruption it resumes at its next cell."""
         self._current = experiment
         self.query_one("#head", Panel).show(lambda width: self._format_head(experiment, width))
         rows = [self._format_cell(cell) for cell in cells]
-        self.query_one("#cells", Panel).show(lambda width: format_table(CELLS, rows, width, self.colours["secondary"]))
+        self.query_one("#cells", Panel).show(
+            lambda width: format_table(CELL_COLUMNS, rows, width, self.colours["secondary"])
+        )
         settled = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
         if settled != self._settled_cells:
             self._settled_cells = settled
@@ -192,12 +194,14 @@ cell by cell; after an interruption it resumes at its next cell."""
 
     def _format_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
         rows = _format_rows(format_pair_rows(pairs))
-        shown = sum(pair["holm_p"] < 0.05 for pair in pairs)
+        shown_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
         sentence = (
-            "No difference was shown." if not shown else f"{shown} of {len(pairs)} differences shown (Holm p < 0.05)."
+            "No difference was shown."
+            if not shown_count
+            else f"{shown_count} of {len(pairs)} differences shown (Holm p < 0.05)."
         )
         text = format_table(_convert_columns(PAIR_COLUMNS), rows, width, self.colours["secondary"])
-        text.append(f"\n{sentence}", style=self.colours["success" if shown else "warning"])
+        text.append(f"\n{sentence}", style=self.colours["success" if shown_count else "warning"])
         return text
 
     async def _update_flips(self, results: dict[str, Any]) -> None:
@@ -206,9 +210,11 @@ cell by cell; after an interruption it resumes at its next cell."""
         panel.display = bool(results["pairs"])
         if not results["pairs"]:
             return
-        pair, by_name = results["pairs"][0], {entry["condition"]: entry for entry in results["conditions"]}
-        a, b = (by_name[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-        flips = await self.read_ledger(lambda view: list_flips(view, a, b)) or []
+        pair, results_by_condition = results["pairs"][0], {entry["condition"]: entry for entry in results["conditions"]}
+        base_evaluation, other_evaluation = (
+            results_by_condition[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b")
+        )
+        flips = await self.read_ledger(lambda view: list_flips(view, base_evaluation, other_evaluation)) or []
         panel.show(
             charts.draw_flips(flips, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}"
         )

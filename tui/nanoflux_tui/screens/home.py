@@ -128,29 +128,31 @@ and the rest by time. Enter opens a line."""
             return recorded
         summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
         current = check_work(self.home, view, Work(KINDS[recorded.kind], recorded.id), summary)
-        draining = current.status == "running" and current.worker is not None and current.worker.wish
-        status = "draining" if draining else current.status
+        is_draining = current.status == "running" and current.worker is not None and current.worker.wish
+        status = "draining" if is_draining else current.status
         return replace(recorded, status=status, message=current.message, seconds=current.seconds)
 
     def _format_cells(self, entry: board.BoardLine) -> Cells:
         colours = self.colours
-        done = Text()
+        progress = Text()
         if entry.total:
-            done = Text.assemble(
+            progress = Text.assemble(
                 (draw_bar(entry.done, entry.total, 10), colours["primary"]),
                 f" {format_count(entry.done)}/{format_count(entry.total)}",
             )
-        rate = entry.done / entry.seconds * 3600 if entry.seconds else 0.0
-        seconds_left = (entry.total - entry.done) / rate * 3600 if rate and entry.status == "running" else None
-        left = "" if seconds_left is None else format_duration(seconds_left)
+        rate_per_hour = entry.done / entry.seconds * 3600 if entry.seconds else 0.0
+        seconds_left = (
+            (entry.total - entry.done) / rate_per_hour * 3600 if rate_per_hour and entry.status == "running" else None
+        )
+        time_left = "" if seconds_left is None else format_duration(seconds_left)
         return [
             colours.format_status(entry.status),
             entry.kind,
             format_line(entry.name, 80),
             Text(format_line(entry.about, 80), style=colours["muted"]),
-            SortableCell(done, entry.done / entry.total if entry.total else None),
-            f"{rate:,.0f}" if rate else "",
-            SortableCell(left, seconds_left),
+            SortableCell(progress, entry.done / entry.total if entry.total else None),
+            f"{rate_per_hour:,.0f}" if rate_per_hour else "",
+            SortableCell(time_left, seconds_left),
             SortableCell(format_age(entry.updated_at), measure_age(entry.updated_at)),
         ]
 
@@ -203,15 +205,15 @@ and the rest by time. Enter opens a line."""
         if entry is None or entry.kind not in KINDS:
             self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
             return
-        noun = KINDS[entry.kind].command
+        command = KINDS[entry.kind].command
         if entry.status in ("running", "stalled"):
-            self.run_command(noun, "stop" if entry.kind == "experiment" else "pause", entry.id)
+            self.run_command(command, "stop" if entry.kind == "experiment" else "pause", entry.id)
         elif entry.kind == "experiment" and entry.status == "done":
             self.notify("This experiment is done. Press Enter to see its results.")
         elif entry.status == "draining":
             self.notify("It is already draining: work in progress is finished first.")
         else:
-            self.run_command(noun, "resume", entry.id, "--detach", "--json", success=f"Resumed {entry.name}.")
+            self.run_command(command, "resume", entry.id, "--detach", "--json", success=f"Resumed {entry.name}.")
 
     def action_stop(self) -> None:
         entry = self._selected_line()

@@ -71,8 +71,8 @@ the same model without the adapter. Enter shows an item: its question, the expec
     async def load(self) -> None:
         if await self.read_ledger(self._read) is None:
             return
-        order = [*self._flips, *(item for item in self._scores if item not in self._flips)]
-        await self.query_one(WindowTable).show(order)
+        items = [*self._flips, *(item for item in self._scores if item not in self._flips)]
+        await self.query_one(WindowTable).show(items)
         self.query_one("#caption", Panel).show(self._format_caption())
 
     def _read(self, view: LedgerView) -> bool:
@@ -107,13 +107,13 @@ the same model without the adapter. Enter shows an item: its question, the expec
 
     def _format_cells(self, item: str) -> Cells:
         score, flip = self._scores[item], self._flips.get(item)
-        word = Text("")
+        flip_text = Text("")
         if flip:
             mark, colour = ("▲ gained", "success") if flip.is_gained else ("▼ lost", "error")
-            word = Text(mark, style=self.colours[colour])
+            flip_text = Text(mark, style=self.colours[colour])
         question = self._questions[item].question if item in self._questions else ""
         return [
-            word,
+            flip_text,
             format_line(item, 60),
             f"{flip.base:.0%}" if flip else "",
             SortableCell(f"{score.right}/{score.scored}", score.right / score.scored if score.scored else None),
@@ -134,16 +134,16 @@ the same model without the adapter. Enter shows an item: its question, the expec
             self.app.push_screen(TextDialog(f"Item {item}", self._format_item(evaluations, records)))
 
     def _format_item(self, evaluations: Sequence[str], records: Sequence[ItemRecord]) -> Text:
-        first = records[0]
-        text = Text.assemble(sanitize(first.question), ("\n\nExpected: ", "bold"), sanitize(first.answer))
+        first_record = records[0]
+        text = Text.assemble(sanitize(first_record.question), ("\n\nExpected: ", "bold"), sanitize(first_record.answer))
         for evaluation, record in zip(evaluations, records, strict=True):
             side = "Base" if evaluation == self._base else "This evaluation"
             for reply in record.replies:
                 style = self.colours["success" if reply.mark == "right" else "error"]
-                soft = f", {reply.soft} by the judge" if reply.soft else ""
-                read = f", read {format_line(reply.reading, 80)}" if reply.reading else ""
+                soft_text = f", {reply.soft} by the judge" if reply.soft else ""
+                reading_text = f", read {format_line(reply.reading, 80)}" if reply.reading else ""
                 text.append(f"\n\n{side}, run {reply.repeat + 1}: ", style="bold")
-                text.append(f"{reply.mark}{soft}{read}\n", style=style)
+                text.append(f"{reply.mark}{soft_text}{reading_text}\n", style=style)
                 text.append(sanitize(reply.text, MAX_REPLY))
         return text
 

@@ -12,7 +12,7 @@ LETTERS = "asdfghjklqwertyuiopzxcvbnm"
 
 
 class JumpDialog(ModalScreen[None]):
-    """Moves the focus of the screen below to the part whose letter is pressed, or presses it if it is a button."""
+    """Moves the focus to the part of the screen whose letter is typed; a button is pressed instead."""
 
     DEFAULT_CSS = """
     JumpDialog { background: $background 30%; align: left top; }

@@ -29,7 +29,7 @@ from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-TAIL = 16_000
+LOG_TAIL = 16_000
 GIB = 2**30
 NEARLY_FULL = 0.9
 """The share of a memory or disk from which its gauge is a warning."""
@@ -160,7 +160,9 @@ until that panel is marked, then scroll it with the arrow keys."""
         return self.colours["warning" if share > NEARLY_FULL else "primary"]
 
     def _format_gpu(self, index: int, name: str, used: str, total: str, busy: str) -> Text:
-        """One GPU's memory and utilisation; the driver's words for what it does not state."""
+        """One GPU's memory and utilisation; for a figure that the driver does not report, the text that it prints
+        instead.
+        """
         text = Text(f"GPU {index} {format_line(name, 30)}  ")
         if used.isdigit() and total.isdigit():
             text.append(draw_bar(float(used), float(total), 12), style=self._choose_colour(float(used) / float(total)))
@@ -227,8 +229,8 @@ until that panel is marked, then scroll it with the arrow keys."""
         if path is None or not path.is_file():
             self.notify("There is no log yet: no server and no background command has started.")
             return
-        text = path.read_bytes()[-TAIL:].decode("utf-8", "replace")
-        self.app.push_screen(TextDialog(f"End of {path.name}", sanitize(text.replace("\r", "\n"), TAIL)))
+        text = path.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace")
+        self.app.push_screen(TextDialog(f"End of {path.name}", sanitize(text.replace("\r", "\n"), LOG_TAIL)))
 
     def action_pull(self) -> None:
         model = self._selected_model()
@@ -266,7 +268,9 @@ until that panel is marked, then scroll it with the arrow keys."""
 
 
 def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:
-    """A model's row. Its size is that of its files, or until it is installed, that of its weights in memory."""
+    """A model's row. Its size is that of its files or, until it is installed, the expected size of its weights in
+    memory.
+    """
     estimate = f"~{manifest.memory.weights_gib:.1f}" if manifest.memory else "–"
     return [
         manifest.name,

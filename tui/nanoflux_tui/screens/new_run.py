@@ -150,8 +150,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
             roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ("attacker", "defender",
                                                                                               "judge"))  # fmt: skip
             seeds = f"{config.seeds.min} to {config.seeds.max} seeds per question"
-            rest = f"{config.concurrency} concurrent requests, {seeds}, {config.rules} rules"
-            text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {roles}; {rest}")
+            details = f"{config.concurrency} concurrent requests, {seeds}, {config.rules} rules"
+            text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {roles}; {details}")
             self._ready = True
         self.query_one("#verdict", Static).update(text)
         self.query_one("#start", Button).disabled = not self._ready or self._starting
@@ -259,7 +259,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         open_endpoints(self, self.value("profile"), self.value("domain"), self._select_profile)
 
     def _select_profile(self, name: str) -> None:
-        """Offer the profiles of the home again, and select one."""
+        """Offer the profiles that the home has now, and select one."""
         from nanoflux_local.run.configs import list_profiles
 
         select = self.query_one("#profile", Select)

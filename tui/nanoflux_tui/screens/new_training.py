@@ -17,8 +17,8 @@ from nanoflux_tui.screens.form import FormScreen, build_select
 from nanoflux_tui.text import format_command, format_count, format_duration, format_line, sanitize
 from nanoflux_tui.widgets.panel import Panel
 
-ALL = "for any reason"
-REASONS = {ALL: "", "as the defender failed": "kept_failed", "for a new solution": "kept_novel"}
+ANY_REASON = "for any reason"
+REASONS = {ANY_REASON: "", "as the defender failed": "kept_failed", "for a new solution": "kept_novel"}
 """The choices of the reason why examples were kept, with their values of `--reason`."""
 PRECISIONS = ("unquantized base", "4-bit base")
 AUTHOR = "of the author"
@@ -55,8 +55,9 @@ Ctrl+S starts the training in a separate process."""
     def __init__(self, run: str = "") -> None:
         super().__init__()
         self._run = run
-        self._requested_audit: list[str] = []
-        self._finished_audit: list[str] = []
+        self._requested_arguments: list[str] = []
+        self._audited_arguments: list[str] = []
+        """The arguments of the last audit that finished."""
         self._starting = False
 
     def compose_body(self) -> ComposeResult:
@@ -69,7 +70,7 @@ Ctrl+S starts the training in a separate process."""
                 yield Input(self._run, placeholder="a run's id or name", compact=True, id="run")
             with Horizontal(classes="words"):
                 yield Label("kept")
-                yield build_select(list(REASONS), ALL, "reason")
+                yield build_select(list(REASONS), ANY_REASON, "reason")
                 yield Label("at most")
                 yield Input("", placeholder="all", compact=True, id="size")
                 yield Label("where")
@@ -108,15 +109,15 @@ Ctrl+S starts the training in a separate process."""
     def _update_command(self) -> None:
         words = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command([*words, '--detach']), 1_000)}")
-        self.query_one("#train", Button).disabled = words != self._finished_audit or self._starting
-        if words != self._requested_audit:  # a refresh does not restart a running audit
-            self._requested_audit = words
+        self.query_one("#train", Button).disabled = words != self._audited_arguments or self._starting
+        if words != self._requested_arguments:  # a refresh does not restart a running audit
+            self._requested_arguments = words
             self._run_audit()
 
     def _build_arguments(self) -> list[str]:
         value = self.value
         words = ["train", value("run"), "--base", value("base")]
-        if value("reason") != ALL:
+        if value("reason") != ANY_REASON:
             words += ["--reason", REASONS[value("reason")]]
         for name in ("size", "where"):
             words += [f"--{name}", value(name)] if value(name) else []
@@ -141,7 +142,7 @@ Ctrl+S starts the training in a separate process."""
             panel.show(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
             return
         panel.show(self._format_audit(audit))
-        self._finished_audit = words
+        self._audited_arguments = words
         self.query_one("#train", Button).disabled = False
 
     def _format_audit(self, audit: dict[str, Any]) -> Text:
@@ -169,19 +170,19 @@ Ctrl+S starts the training in a separate process."""
         self.action_audit() if event.button.id == "audit" else self.action_train()
 
     def action_audit(self) -> None:
-        self._requested_audit = self._finished_audit = []
+        self._requested_arguments = self._audited_arguments = []
         self._update_command()
 
     def action_train(self) -> None:
         if self._starting:
             return
-        if self._build_arguments() != self._finished_audit:
+        if self._build_arguments() != self._audited_arguments:
             self.notify("Wait for the audit: it runs while you type.", severity="warning")
             return
         self._starting = True
         self.query_one("#train", Button).disabled = True
         self.notify("Starting the training in a separate process …")
-        self._start_training([*self._finished_audit, "--detach", "--json"])
+        self._start_training([*self._audited_arguments, "--detach", "--json"])
 
     @work(group="train", exit_on_error=False)
     async def _start_training(self, words: list[str]) -> None:

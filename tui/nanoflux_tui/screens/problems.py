@@ -51,8 +51,8 @@ ended; a warning is a reply that could not be used. Equal ones are counted toget
             mark, colour = ("✗ fault", "error") if problem.severity == "fault" else ("! warning", "warning")
             text.append(mark, style=self.colours[colour])
             times = f", {problem.count:,} times" if problem.count > 1 else ""
-            last = f", last at {format_clock(problem.last_at)}" if problem.last_at else ""
-            text.append(f"  {sanitize(problem.where, 200)}{times}{last}\n", style="bold")
+            last_time = f", last at {format_clock(problem.last_at)}" if problem.last_at else ""
+            text.append(f"  {sanitize(problem.where, 200)}{times}{last_time}\n", style="bold")
             text.append(f"{sanitize(problem.message, 600)}\n")
             text.append(f"→ {sanitize(problem.fix, 600)}\n\n", style=self.colours["secondary"])
         return text[:-2] if problems else Text("This run has no faults and no warnings.", style=self.colours["muted"])

@@ -61,8 +61,8 @@ class RunState:
     @property
     def shown_status(self) -> str:
         """The status, or `draining` if the worker was asked to pause or stop."""
-        draining = self.worker and self.worker.wish and self.status == "running"
-        return "draining" if draining else self.status
+        is_draining = self.worker and self.worker.wish and self.status == "running"
+        return "draining" if is_draining else self.status
 
 
 class RunScreen(BaseScreen):
@@ -143,10 +143,10 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         yield ProblemBar()
 
     async def load(self) -> None:
-        more = True
-        while more:
-            self._state, more = await self.reader.read(self._read_run)
-            if more:
+        has_more = True
+        while has_more:
+            self._state, has_more = await self.reader.read(self._read_run)
+            if has_more:
                 self._show_head()
         self._show_head()
         self._show_parts()
@@ -158,14 +158,14 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._tally.attempts = 1 + int(config["retries"]["validation"])
         if row["status"] == "running" and not self._tally.steps:
             self._tally.steps = load_steps(self.home, config)
-        more = self._tally.update(view)
+        has_more = self._tally.update(view)
         current = check_work(self.home, view, Work(RUN, row["id"]), row)
         note = view.note("run", row["id"])
         state = RunState(row, config, current.status, current.message, note, current.seconds, current.worker)
-        if not more:
+        if not has_more:
             self._update_forecast(view, state)
             self._update_moment(view)
-        return state, more
+        return state, has_more
 
     def _update_moment(self, view: LedgerView) -> None:
         """Read the moment of the turn to which the user has stepped. A committed turn never changes."""
@@ -175,14 +175,14 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self._moment = self._history.load_moment(view, self._turn)
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
-        """Update the forecast and the trial if turns have finished since the last forecast and that is old enough."""
+        """Update the forecast and the trial if the last forecast is old enough and turns have finished since."""
         if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
             return
-        fresh = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
-        made = sum(used.calls for used in self._tally.usage.values())
+        fresh_calls = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
+        made_calls = sum(role_usage.calls for role_usage in self._tally.usage.values())
         self._forecast = forecast(view, RunPosition(
             self.run_id, self._tally.turns, state.row["max_turns"], self._tally.kept, state.row["target"],
-            state.seconds, calls_made=made, calls_wasted=made - (fresh["n"] if fresh else 0),
+            state.seconds, calls_made=made_calls, calls_wasted=made_calls - (fresh_calls["n"] if fresh_calls else 0),
         ))  # fmt: skip
         self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
         self._trial = summarize_trial(view, self.run_id)
@@ -234,23 +234,23 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
     def _format_moment(self, moment: RunMoment) -> Text:
         """The figures of an earlier turn, and the way back to the live view."""
         tally = moment.tally
-        time = format_clock(moment.committed_at)
-        figures = f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {time} UTC\n"
-        back = f"◷ As of turn {moment.turn.number} of {self._tally.turns}. Press f to return to the live view."
-        return Text.assemble(figures, (back, f"bold {self.colours['warning']}"))
+        committed_time = format_clock(moment.committed_at)
+        figures = f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {committed_time} UTC\n"
+        hint = f"◷ As of turn {moment.turn.number} of {self._tally.turns}. Press f to return to the live view."
+        return Text.assemble(figures, (hint, f"bold {self.colours['warning']}"))
 
     def _format_forecast(self, state: RunState) -> str:
         """The forecast in one line."""
         if state.status == "done":
             return "This run is done."
-        forecast = self._forecast
-        if forecast is None or forecast.turns is None or forecast.seconds is None:
-            return "forecast: " + (forecast.reason if forecast else "too early")
-        turns, seconds = forecast.turns, forecast.seconds
+        run_forecast = self._forecast
+        if run_forecast is None or run_forecast.turns is None or run_forecast.seconds is None:
+            return "forecast: " + (run_forecast.reason if run_forecast else "too early")
+        turns, seconds = run_forecast.turns, run_forecast.seconds
         expected, low, high = (format_duration(value) for value in (seconds.expected, seconds.low, seconds.high))
         return (
             f"target in about {turns.expected:,.0f} more turns ({turns.low:,.0f}–{turns.high:,.0f}), "
-            f"{expected} ({low}–{high}); {forecast.reaches_target:.0%} likely"
+            f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely"
         )
 
     def _show_parts(self) -> None:
@@ -293,29 +293,29 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
         roles = state.config["roles"]
         names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
-        more = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
+        limit_note = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
         visible = turns[:MAX_TURN_LINES]
-        idle = Text(
+        idle_text = Text(
             "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
         )
         panel.show(
-            (lambda width: charts.draw_turns(visible, tally, names, colours, width)) if visible else idle,
-            f"Turns in progress, {concurrency} concurrent requests{more}" if concurrency else "Turns in progress",
+            (lambda width: charts.draw_turns(visible, tally, names, colours, width)) if visible else idle_text,
+            f"Turns in progress, {concurrency} concurrent requests{limit_note}" if concurrency else "Turns in progress",
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the return to the live view while an earlier turn is shown, and the keys that steer otherwise."""
+        """Offer the return to the live view while an earlier turn is shown; otherwise, the keys that steer the run."""
         if action in ("live", "pause", "stop", "change"):
             return (self._turn is not None) == (action == "live")
         return super().check_action(action, parameters)
 
     def action_step(self, by: int) -> None:
-        last = self._tally.turns - 1
-        if last < 0:
+        last_turn = self._tally.turns - 1
+        if last_turn < 0:
             self.notify("This run has no committed turn yet.")
             return
-        turn = last + 1 if self._turn is None else self._turn
-        self._show_moment(None if turn + by > last else max(0, turn + by))
+        turn = last_turn + 1 if self._turn is None else self._turn
+        self._show_moment(None if turn + by > last_turn else max(0, turn + by))
 
     def action_live(self) -> None:
         self._show_moment(None)
@@ -348,10 +348,10 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
 
     def action_stop(self) -> None:
         worker = self._state.worker if self._state else None
-        ending = worker is not None and worker.wish in ("stop", "end")
+        is_stopping = worker is not None and worker.wish in ("stop", "end")
         question = (
             "End this run at once? Requests in flight are lost; every reply so far is kept."
-            if ending
+            if is_stopping
             else "Stop this run? Turns in progress are finished and kept. You can resume it later."
         )
         self.app.push_screen(ConfirmDialog(question, "Stop"), self._stop)
@@ -405,13 +405,13 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         names = {row["id"]: row["name"] if row["name"] == row["id"] else f"{row['name']}  {row['id']}" for row in rows}
         self.app.push_screen(ChoiceDialog("Show this run next to", names), self._compare)
 
-    def _compare(self, other: str | None) -> None:
-        if other is None:
+    def _compare(self, other_run: str | None) -> None:
+        if other_run is None:
             return
         from nanoflux_local.run.side_by_side import compare_runs  # deferred: these import much that a run does not need
         from nanoflux_tui.screens.side_by_side import SideBySideScreen
 
-        self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_runs(view, self.run_id, other)))
+        self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_runs(view, self.run_id, other_run)))
 
     def action_train(self) -> None:
         run = self.run_id

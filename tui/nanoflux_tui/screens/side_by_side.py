@@ -17,7 +17,7 @@ from nanoflux_tui.widgets.columns import Column, format_table
 from nanoflux_tui.widgets.panel import Panel
 
 MAX_POINTS = 400
-"""Maximum points of a drawn curve, which is more than a terminal has columns."""
+"""Maximum points of a drawn curve: more than a terminal has columns."""
 
 
 class SideBySideScreen(BaseScreen):
@@ -39,7 +39,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
         self.mode = mode  # type: ignore[misc]  # the tab from which the screen was opened
         super().__init__()
         self._compare = compare
-        self._drawn: tuple[object, ...] = ()
+        self._drawn_version: tuple[object, ...] = ()
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="both"):
@@ -54,9 +54,9 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
             return
         self.query_one("#figures", Panel).show(lambda width: self._format_figures(comparison, width))
         self.query_one("#settings", Panel).show(lambda width: self._format_settings(comparison, width))
-        drawn = (*(len(curve.x) for curve in comparison.curves), self.app.theme)
-        if drawn != self._drawn:
-            self._drawn = drawn
+        curve_version = (*(len(curve.x) for curve in comparison.curves), self.app.theme)
+        if curve_version != self._drawn_version:
+            self._drawn_version = curve_version
             self._draw_curves(comparison)
 
     def _format_figures(self, comparison: SideBySide, width: int) -> Text:
@@ -66,7 +66,9 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
     def _format_settings(self, comparison: SideBySide, width: int) -> Text:
         if not comparison.settings:
             return Text("Their settings are equal.", style=self.colours["muted"])
-        rows = [[each.key, format_value(each.first), format_value(each.second)] for each in comparison.settings]
+        rows = [
+            [setting.key, format_value(setting.first), format_value(setting.second)] for setting in comparison.settings
+        ]
         return self._format_table(("setting", 20), comparison, rows, width)
 
     def _format_table(
@@ -92,5 +94,5 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
 
 def _thin(curve: Curve) -> Curve:
     """The curve with at most `MAX_POINTS` points."""
-    every = max(1, -(-len(curve.x) // MAX_POINTS))
-    return Curve(curve.name, curve.x[::every], curve.y[::every])
+    stride = max(1, -(-len(curve.x) // MAX_POINTS))
+    return Curve(curve.name, curve.x[::stride], curve.y[::stride])

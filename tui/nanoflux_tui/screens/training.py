@@ -32,7 +32,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 MAX_POINTS = 400
-"""Maximum points of a drawn curve, which is more than a terminal has columns."""
+"""Maximum points of a drawn curve: more than a terminal has columns."""
 
 
 class TrainingScreen(BaseScreen):
@@ -66,7 +66,7 @@ another one, and l shows the log of its worker."""
     def __init__(self) -> None:
         super().__init__()
         self._adapters: list[Adapter | DamagedAdapter] = []
-        self._drawn: tuple[object, ...] = ()
+        self._drawn_version: tuple[object, ...] = ()
 
     def compose_body(self) -> ComposeResult:
         trainings = (
@@ -101,8 +101,8 @@ another one, and l shows the log of its worker."""
 
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
         visible = list(keys)
-        lines = await self.read_ledger(lambda view: [self._read_training(view, key) for key in visible]) or []
-        return [self._format_cells(training) for training in lines]
+        trainings = await self.read_ledger(lambda view: [self._read_training(view, key) for key in visible]) or []
+        return [self._format_cells(training) for training in trainings]
 
     def _read_training(self, view: LedgerView, training: str) -> dict[str, Any]:
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
@@ -153,13 +153,13 @@ another one, and l shows the log of its worker."""
             panel.show("No trainings yet. Press t to train a model on the examples of a run.")
             self.query_one(PlotextPlot).display = False
             return
-        values = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
+        record = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
         curve = await self.read_ledger(lambda view: view.training_curve(training)) or []
-        if values:
-            panel.show(self._format_details(values))
-        drawn = (training, len(curve), self.app.theme)
-        if drawn != self._drawn:
-            self._drawn = drawn
+        if record:
+            panel.show(self._format_details(record))
+        curve_version = (training, len(curve), self.app.theme)
+        if curve_version != self._drawn_version:
+            self._drawn_version = curve_version
             self._draw_curve(curve)
 
     def _format_details(self, training: dict[str, Any]) -> Text:
@@ -190,13 +190,15 @@ another one, and l shows the log of its worker."""
         plot.display = bool(steps)
         if not steps:
             return
-        every = max(1, len(steps) // MAX_POINTS)
-        shown = steps[::every]
+        stride = max(1, len(steps) // MAX_POINTS)
+        drawn_steps = steps[::stride]
         plt = plot.plt
         plt.clear_data()
         plt.clear_figure()
         plt.xlabel("step")
-        plt.plot([e["step"] for e in shown], [e["loss"] for e in shown], label="train loss", marker="braille")
+        plt.plot(
+            [e["step"] for e in drawn_steps], [e["loss"] for e in drawn_steps], label="train loss", marker="braille"
+        )
         if epochs:
             plt.plot([e["step"] for e in epochs], [e["val_loss"] for e in epochs], label="dev loss", marker="●")
         plot.refresh()
@@ -211,10 +213,10 @@ another one, and l shows the log of its worker."""
         training = self._selected_training()
         if not training:
             return
-        values = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
-        if values.get("status") in ("running", "stalled"):
+        record = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
+        if record.get("status") in ("running", "stalled"):
             self.run_command("trainings", "pause", training)
-        elif values.get("status") == "done":
+        elif record.get("status") == "done":
             self.notify("This training is done. Its adapter is listed below.")
         else:
             self.run_command(
@@ -240,18 +242,20 @@ another one, and l shows the log of its worker."""
     async def action_compare(self) -> None:
         """Choose another training, and show it next to the selected one."""
         selected = self._selected_training()
-        others = [name for name in await self.read_ledger(_list_trainings) or [] if name != selected]
-        if not selected or not others:
+        other_trainings = [name for name in await self.read_ledger(_list_trainings) or [] if name != selected]
+        if not selected or not other_trainings:
             self.notify("There is no other training.")
             return
         self.app.push_screen(
-            ChoiceDialog(f"Show {selected} next to", {name: name for name in others}),
+            ChoiceDialog(f"Show {selected} next to", {name: name for name in other_trainings}),
             lambda other: self._compare(selected, other),
         )
 
-    def _compare(self, training: str, other: str | None) -> None:
-        if other is not None:
-            self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_trainings(view, training, other)))
+    def _compare(self, training: str, other_training: str | None) -> None:
+        if other_training is not None:
+            self.app.push_screen(
+                SideBySideScreen(self.mode, lambda view: compare_trainings(view, training, other_training))
+            )
 
     def action_log(self) -> None:
         if training := self._selected_training():

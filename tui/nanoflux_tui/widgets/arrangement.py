@@ -39,8 +39,8 @@ def row_matches(row: Cells, words: str) -> bool:
 
 def read_text(cell: TableCell) -> str:
     """The text of a cell without its style."""
-    shown = cell.text if isinstance(cell, SortableCell) else cell
-    return shown.plain if isinstance(shown, Text) else shown
+    content = cell.text if isinstance(cell, SortableCell) else cell
+    return content.plain if isinstance(content, Text) else content
 
 
 def _find_order(cell: TableCell) -> tuple[int, float, str] | None:

@@ -32,11 +32,11 @@ def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> 
     total = sum(outcomes.values())
     if not total:
         return Text("No turn has finished yet.", style=colours["muted"])
-    label = min(26, max(14, width - 24))
-    bar_width = max(4, width - label - 13)
+    label_width = min(26, max(14, width - 24))
+    bar_width = max(4, width - label_width - 13)
     for key, (name, colour) in OUTCOMES.items():
         count = outcomes.get(key, 0)
-        text.append(f"{format_line(name, label):<{label}} ")
+        text.append(f"{format_line(name, label_width):<{label_width}} ")
         text.append(draw_bar(count, total, bar_width).replace("─", " "), style=colours[colour])
         text.append(f" {count:>5} {count / total:>4.0%}\n")
     return text[:-1]
@@ -62,7 +62,7 @@ def draw_histogram(
     for value in values:
         bins[min(cells - 1, max(0, int((value - low) / (high - low) * cells)))] += 1
     tallest = max(bins)
-    marked = None if mark is None else min(cells - 1, max(0, int((mark - low) / (high - low) * cells)))
+    mark_cell = None if mark is None else min(cells - 1, max(0, int((mark - low) / (high - low) * cells)))
     text = Text()
     for row in range(rows, 0, -1):
         for cell, count in enumerate(bins):
@@ -70,11 +70,11 @@ def draw_histogram(
             eighth = EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))]
             if count and row == 1 and eighth == " ":
                 eighth = "▁"
-            if cell == marked and eighth == " ":
+            if cell == mark_cell and eighth == " ":
                 text.append("┆", style=colours["accent"])
             else:
-                over = marked is not None and (cell < marked if below else cell >= marked)
-                text.append(eighth, style=colours["accent" if over else "primary"])
+                is_marked = mark_cell is not None and (cell < mark_cell if below else cell >= mark_cell)
+                text.append(eighth, style=colours["accent" if is_marked else "primary"])
         text.append("\n")
     text.append(f"{low:<.2f}{'':─^{max(0, cells - 8)}}{high:>.2f}", style=colours["muted"])
     return text
@@ -84,7 +84,7 @@ def draw_turns(
     turns: Sequence[TurnInProgress], tally: Tally, names: tuple[str, str], colours: Colours, width: int
 ) -> Text:
     """A line for each turn in progress: its progress, the role at work with its endpoint, and what that role does.
-    `names` are the attacker's and the defender's endpoint before the first turn has been committed.
+    `names` are the endpoints of attacker and defender that are shown until the first turn has been committed.
     """
     text = Text()
     for turn in turns:
@@ -126,17 +126,17 @@ def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, r
     """The number of kept examples after each turn, as an area with its axes."""
     if not len(kept_by_turn):
         return Text("No turn has finished yet.", style=colours["muted"])
-    turns, most = len(kept_by_turn), max(1, kept_by_turn[-1])
-    label = len(f"{most:,}")
-    cells = max(8, min(width - label - 2, 60))
-    heights = [kept_by_turn[min(turns - 1, cell * turns // cells)] / most * rows * 8 for cell in range(cells)]
+    turns, max_kept = len(kept_by_turn), max(1, kept_by_turn[-1])
+    label_width = len(f"{max_kept:,}")
+    cells = max(8, min(width - label_width - 2, 60))
+    heights = [kept_by_turn[min(turns - 1, cell * turns // cells)] / max_kept * rows * 8 for cell in range(cells)]
     text = Text()
     for row in range(rows, 0, -1):
-        value = f"{most:,}" if row == rows else "0" if row == 1 else ""
-        text.append(f"{value:>{label}} {'┤' if value else '│'}", style=colours["muted"])
+        value = f"{max_kept:,}" if row == rows else "0" if row == 1 else ""
+        text.append(f"{value:>{label_width}} {'┤' if value else '│'}", style=colours["muted"])
         area = "".join(EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))] for height in heights)
         text.append(area + "\n", style=colours["primary"])
-    text.append(" " * (label + 1) + "0" + f"turn {turns - 1:,}".rjust(cells, "─"), style=colours["muted"])
+    text.append(" " * (label_width + 1) + "0" + f"turn {turns - 1:,}".rjust(cells, "─"), style=colours["muted"])
     return text
 
 
@@ -156,13 +156,13 @@ def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
     """Calls, tokens, model time and cost of each role, and how many requests ran in parallel in `worked_s` seconds."""
     if not tally.usage:
         return Text("No call has been answered yet.", style=colours["muted"])
-    head = f"{'role':<9}{'calls':>6}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
-    text = Text.assemble((head, colours["secondary"]))
-    for role, used in sorted(tally.usage.items()):
-        prompt, output = format_count(used.prompt_tokens), format_count(used.completion_tokens)
+    titles = f"{'role':<9}{'calls':>6}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
+    text = Text.assemble((titles, colours["secondary"]))
+    for role, role_usage in sorted(tally.usage.items()):
+        prompt, output = format_count(role_usage.prompt_tokens), format_count(role_usage.completion_tokens)
         text.append(
-            f"{format_line(role or 'embedder', 8):<9}{format_count(used.calls):>6}{prompt:>7}{output:>8}"
-            f"{format_duration(used.seconds):>7}{used.usd:>8.2f}\n"
+            f"{format_line(role or 'embedder', 8):<9}{format_count(role_usage.calls):>6}{prompt:>7}{output:>8}"
+            f"{format_duration(role_usage.seconds):>7}{role_usage.usd:>8.2f}\n"
         )
     text.append(_describe_model_time(tally, worked_s), style=colours["muted"])
     return text
@@ -170,11 +170,11 @@ def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
 
 def _describe_model_time(tally: Tally, worked_s: float) -> str:
     """The sum of all calls' times, which exceeds the working time if requests run in parallel."""
-    total = sum(used.seconds for used in tally.usage.values())
-    if worked_s <= 0 or total <= worked_s:
-        return f"model time {format_duration(total)}: the sum over all requests"
-    parallel = f"{total / worked_s:.1f} parallel requests on average"
-    return f"model time {format_duration(total)} in {format_duration(worked_s)} of work: {parallel}"
+    model_s = sum(role_usage.seconds for role_usage in tally.usage.values())
+    if worked_s <= 0 or model_s <= worked_s:
+        return f"model time {format_duration(model_s)}: the sum over all requests"
+    parallel = f"{model_s / worked_s:.1f} parallel requests on average"
+    return f"model time {format_duration(model_s)} in {format_duration(worked_s)} of work: {parallel}"
 
 
 def draw_trial(trial: TrialResult, colours: Colours) -> Text:
@@ -194,8 +194,8 @@ def draw_trial(trial: TrialResult, colours: Colours) -> Text:
 def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -> Text:
     """The items whose share of right replies fell or rose from `base` to `other`; lost items come first."""
     lost = sum(not flip.is_gained for flip in flips)
-    items = "item" if lost == 1 else "items"
-    text = Text.assemble((f"{other} lost {lost} {items} and gained {len(flips) - lost} against {base}\n", "bold"))
+    noun = "item" if lost == 1 else "items"
+    text = Text.assemble((f"{other} lost {lost} {noun} and gained {len(flips) - lost} against {base}\n", "bold"))
     for flip in flips[:MAX_FLIPS]:
         text.append(
             "▲ gained " if flip.is_gained else "▼ lost   ", style=colours["success" if flip.is_gained else "error"]
@@ -209,13 +209,13 @@ def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -
 
 def draw_quality(counts: Mapping[int, int], colours: Colours, width: int) -> Text:
     """How many examples have each quality level."""
-    most = max(counts.values(), default=0)
-    if not most:
+    max_count = max(counts.values(), default=0)
+    if not max_count:
         return Text("Reasoning was not scored in this run.", style=colours["muted"])
     text = Text()
     for level in range(1, 6):
         count = counts.get(level, 0)
         text.append(f"L{level} ")
-        text.append(draw_bar(count, most, max(4, width - 10)).replace("─", " "), style=colours["primary"])
+        text.append(draw_bar(count, max_count, max(4, width - 10)).replace("─", " "), style=colours["primary"])
         text.append(f" {count:>5}\n")
     return text[:-1]

@@ -37,23 +37,23 @@ def format_row(columns: Sequence[Column], cells: Cells, width: int, mark: str = 
     """One row after its mark, with each cell cut or padded to the width of its column. If there are more or fewer cells
     than columns, no cell is hidden.
     """
-    whole = Text(mark, end="")
+    row = Text(mark, end="")
     for cell, (column, column_width) in zip(
         _select_visible_cells(columns, cells, width), compute_widths(columns, width, len(mark)), strict=False
     ):
-        shown = cell.text if isinstance(cell, SortableCell) else cell
-        text = shown.copy() if isinstance(shown, Text) else Text(format_line(shown))
+        content = cell.text if isinstance(cell, SortableCell) else cell
+        text = content.copy() if isinstance(content, Text) else Text(format_line(content))
         text.truncate(column_width, overflow="ellipsis")
         text.align("right" if column.right else "left", column_width)
-        whole.append_text(text)
-        whole.append("  ")
-    return whole
+        row.append_text(text)
+        row.append("  ")
+    return row
 
 
-def format_table(columns: Sequence[Column], rows: Sequence[Cells], width: int, head: str) -> Text:
-    """A small table as one text; `head` is the style of its titles."""
+def format_table(columns: Sequence[Column], rows: Sequence[Cells], width: int, title_style: str) -> Text:
+    """A small table as one text; `title_style` is the style of its titles."""
     text = format_row(columns, [column.title for column in columns], width)
-    text.stylize(head)
+    text.stylize(title_style)
     for cells in rows:
         text.rstrip()
         text.append("\n")
@@ -62,12 +62,12 @@ def format_table(columns: Sequence[Column], rows: Sequence[Cells], width: int, h
     return text
 
 
-def compute_widths(columns: Sequence[Column], width: int, mark: int) -> list[tuple[Column, int]]:
+def compute_widths(columns: Sequence[Column], width: int, mark_width: int) -> list[tuple[Column, int]]:
     """The columns that a table of this width shows, each with its width."""
-    shown = [column for column in columns if width >= column.from_width]
-    spare = max(0, width - mark - sum(column.width + 2 for column in shown))
-    shares = sum(column.share for column in shown)
-    return [(column, column.width + (spare * column.share // shares if shares else 0)) for column in shown]
+    visible_columns = [column for column in columns if width >= column.from_width]
+    spare = max(0, width - mark_width - sum(column.width + 2 for column in visible_columns))
+    shares = sum(column.share for column in visible_columns)
+    return [(column, column.width + (spare * column.share // shares if shares else 0)) for column in visible_columns]
 
 
 def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[TableCell]:

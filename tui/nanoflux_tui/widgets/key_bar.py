@@ -48,13 +48,13 @@ class KeyBar(Widget):
         """Show the keys that are active now."""
         if not self.is_attached or screen is not self.screen or not self.app.app_focus:
             return
-        by_action = {}
+        key_by_action = {}
         for active in screen.active_bindings.values():
             binding = active.binding
-            if binding.show and binding.action not in by_action:
+            if binding.show and binding.action not in key_by_action:
                 display = self.app.get_key_display(binding)
-                by_action[binding.action] = ShownKey(binding.key, display, binding.description)
-        keys = tuple(by_action.values())
+                key_by_action[binding.action] = ShownKey(binding.key, display, binding.description)
+        keys = tuple(key_by_action.values())
         if keys != self._keys:
             width = self.size.width
             height_changes = len(_wrap(keys, width)) != len(_wrap(self._keys, width))
@@ -86,11 +86,11 @@ class KeyBar(Widget):
 def _wrap(keys: tuple[ShownKey, ...], width: int) -> list[list[ShownKey]]:
     """The keys in lines of at most `width` cells, with a space between two keys."""
     lines: list[list[ShownKey]] = []
-    used = width
+    line_width = width
     for key in keys:
-        if used + 1 + key.width > width:
+        if line_width + 1 + key.width > width:
             lines.append([])
-            used = -1
+            line_width = -1
         lines[-1].append(key)
-        used += 1 + key.width
+        line_width += 1 + key.width
     return lines

@@ -24,7 +24,7 @@ from nanoflux_tui.widgets.arrangement import Arrangement, arrange_keys, row_matc
 from nanoflux_tui.widgets.columns import Cells, Column, compute_widths, format_row
 from nanoflux_tui.widgets.table_line import Purpose, TableLine
 
-PAGE, PAGES = 64, 12
+PAGE_ROWS, KEPT_PAGES = 64, 12
 """The number of rows of a page, and the number of pages that are kept."""
 SEARCHED_ROWS = 512
 """The number of rows that are fetched at once to filter, sort or search all rows."""
@@ -96,7 +96,7 @@ class WindowTable(ScrollView, can_focus=True):
         self.arrangement = Arrangement()
         self._match = match
         self._source_keys: Sequence[Hashable] = ()
-        self._shows = 0
+        self._show_number = 0
         self._empty = empty
         self._columns = tuple(columns)
         self._fetch = fetch
@@ -125,16 +125,16 @@ class WindowTable(ScrollView, can_focus=True):
         anything is drawn. The cursor moves to the key `select`, or stays on its key if that is still nearby.
         """
         self._source_keys = keys
-        self._shows += 1
-        show = self._shows
+        self._show_number += 1
+        show_number = self._show_number
         if self._match is None and self.arrangement != Arrangement():
             keys = await self._arrange(keys)
         first, last = self._find_visible_range(len(keys))
         visible = keys[first:last]
         rows = dict(enumerate(await self._fetch(visible), first)) if len(visible) else {}
-        if show != self._shows:  # a later call has newer keys or another arrangement
+        if show_number != self._show_number:  # a later call has newer keys or another arrangement
             return
-        cursor_key = self.key  # not before the fetch, during which the cursor may have moved
+        cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
         self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         self.cursor = keys.index(select) if select is not None and select in keys else self._find_row(cursor_key)
@@ -188,8 +188,8 @@ class WindowTable(ScrollView, can_focus=True):
         self.refresh()
 
     async def find_row(self, words: str, include_current: bool = False) -> bool:
-        """Move the cursor to the next row that contains every word, after the last row from the first. Returns whether
-        there is one.
+        """Move the cursor to the next row that contains every word; after the last row, the search continues from the
+        first. Returns whether there is such a row.
         """
         keys, total = self._keys, len(self._keys)
         start = self.cursor + (0 if include_current else 1)
@@ -213,8 +213,8 @@ class WindowTable(ScrollView, can_focus=True):
         """The row of the key that was under the cursor. Only nearby rows are searched, since there may be 100,000."""
         position: int = self.cursor
         last = max(0, len(self._keys) - 1)
-        near: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
-        for index in near:
+        positions: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
+        for index in positions:
             if key is not None and index < len(self._keys) and self._keys[index] == key:
                 return index
         return min(position, last)
@@ -241,13 +241,13 @@ class WindowTable(ScrollView, can_focus=True):
             return strip.adjust_cell_length(width).apply_style(faint)
         if index >= len(self._keys):
             return Strip.blank(width, self.rich_style)
-        selected = index == self.cursor
-        style = self.get_component_rich_style("table--cursor") if selected else self.rich_style
+        is_current = index == self.cursor
+        style = self.get_component_rich_style("table--cursor") if is_current else self.rich_style
         cells = self._rows.get(index)
         if cells is None:
-            self._request_page(index // PAGE)
+            self._request_page(index // PAGE_ROWS)
             cells = ["…"]
-        return self._render_strip(cells, width, "▸" if selected else " ").apply_style(style)
+        return self._render_strip(cells, width, "▸" if is_current else " ").apply_style(style)
 
     def _format_titles(self) -> list[str]:
         """The titles of the columns; the sorted one has an arrow."""
@@ -258,8 +258,8 @@ class WindowTable(ScrollView, can_focus=True):
         return titles
 
     def _render_strip(self, cells: Cells, width: int, mark: str) -> Strip:
-        whole = format_row(self._columns, cells, width, f"{mark} ")
-        return Strip(whole.render(self.app.console)).adjust_cell_length(width)
+        row = format_row(self._columns, cells, width, f"{mark} ")
+        return Strip(row.render(self.app.console)).adjust_cell_length(width)
 
     def _request_page(self, page: int) -> None:
         """Fetch a page in a worker, unless it was already requested. Its rows are drawn when they arrive."""
@@ -269,16 +269,16 @@ class WindowTable(ScrollView, can_focus=True):
 
     async def _load(self, page: int) -> None:
         keys = self._keys
-        start = page * PAGE
-        rows = await self._fetch(keys[start : start + PAGE])
+        start = page * PAGE_ROWS
+        rows = await self._fetch(keys[start : start + PAGE_ROWS])
         if keys is not self._keys:
             return
         self._rows.update(enumerate(rows, start))
         self._pages.append(page)
-        while len(self._pages) > PAGES:
+        while len(self._pages) > KEPT_PAGES:
             oldest = self._pages.pop(0)
             self._requested.discard(oldest)
-            for index in range(oldest * PAGE, oldest * PAGE + PAGE):
+            for index in range(oldest * PAGE_ROWS, oldest * PAGE_ROWS + PAGE_ROWS):
                 self._rows.pop(index, None)
         self.refresh()
 
@@ -296,9 +296,9 @@ class WindowTable(ScrollView, can_focus=True):
     def action_page(self, by: int) -> None:
         self.action_move(by * max(1, self.size.height - 2))
 
-    def action_jump(self, to: int) -> None:
+    def action_jump(self, row: int) -> None:
         last = max(0, len(self._keys) - 1)
-        self.cursor = last if to < 0 else min(to, last)
+        self.cursor = last if row < 0 else min(row, last)
 
     def action_select(self) -> None:
         if self.key is not None:
