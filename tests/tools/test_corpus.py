@@ -12,7 +12,7 @@ from nanoflux_local.tools.corpus import Corpus, extract_terms
 from nanoflux_local.tools.documents import WORDS, read_document
 
 
-def pdf(*pages: str) -> bytes:
+def make_pdf(*pages: str) -> bytes:
     """A PDF with a line of text on each page."""
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
     kids = []
@@ -23,13 +23,13 @@ def pdf(*pages: str) -> bytes:
         objects.append(f"<< /Type /Page /Parent 2 0 R /Resources {font} /Contents {len(objects) + 2} 0 R >>")
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
-    body, places = b"%PDF-1.4\n", []
+    body, offsets = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
-        places.append(len(body))
+        offsets.append(len(body))
         body += f"{number} 0 obj\n{content}\nendobj\n".encode()
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    end = f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF"
-    return body + f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode()
+    offset_lines = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    trailer = f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF"
+    return body + f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{offset_lines}{trailer}".encode()
 
 
 FILES = {
@@ -38,7 +38,7 @@ FILES = {
     b"## Valves\nThe mitral valve has two cusps.",
     "lungs.html": b"<html><head><title>Lungs &amp; gas</title><script>var surfactant = 1;</script></head>"
     b"<body><p>Alveoli exchange oxygen.</p><style>p {}</style><p>Surfactant &mdash; a lipid.</p></body></html>",
-    "kidney.pdf": pdf("The nephron filters plasma.", "Aldosterone retains sodium."),
+    "kidney.pdf": make_pdf("The nephron filters plasma.", "Aldosterone retains sodium."),
     "facts.jsonl": b'{"title": "Vitamin C", "text": "Scurvy follows its lack."}\n\n'
     b'{"question": "Rickets?", "answer": "Vitamin D."}\n',
 }
@@ -101,20 +101,20 @@ def test_corpus_search_times_out(corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 
 
 def test_corpus_add_replaces_changed_documents(corpus: Corpus, folder: Path) -> None:
-    before = corpus.digest()
-    assert corpus.add([folder])["unchanged"] == 5 and corpus.digest() == before
+    digest_before = corpus.digest()
+    assert corpus.add([folder])["unchanged"] == 5 and corpus.digest() == digest_before
     (folder / "insulin.txt").write_text("Insulin is a peptide.")
     summary = corpus.add([folder])
-    assert (summary["replaced"], summary["unchanged"]) == (1, 4) and corpus.digest() != before
+    assert (summary["replaced"], summary["unchanged"]) == (1, 4) and corpus.digest() != digest_before
     assert corpus.search("glucagon", 5) == [] and corpus.search("peptide", 5)
 
 
 MALFORMED = {
     "latin.txt": (b"caf\xe9", "line 1 is not UTF-8 (byte 0xe9)"),
     "empty.md": (b"", "holds no text"),
-    "scan.pdf": (pdf(""), "holds no text"),
+    "scan.pdf": (make_pdf(""), "holds no text"),
     "no.pdf": (b"hello", "not a readable PDF"),
-    "cut.pdf": (pdf("text")[:200], "not a readable PDF"),
+    "cut.pdf": (make_pdf("text")[:200], "not a readable PDF"),
     "cut.jsonl": (b'{"text": "a"}\n{"text": ', "line 2: not valid JSON"),
     "deep.jsonl": (b"[" * 100_000, "line 1: not valid JSON"),
     "list.jsonl": (b"[1]", "line 1: the object has no text"),
@@ -125,13 +125,13 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: str) -> None:
     content, message = MALFORMED[name]
-    before = corpus.digest()
+    digest_before = corpus.digest()
     (folder / "aaa.txt").write_text("A good file before it.")
     (folder / name).write_bytes(content)
     with pytest.raises(DataError) as error:
         corpus.add([folder])
     assert name in error.value.message and message in error.value.message
-    assert corpus.digest() == before
+    assert corpus.digest() == digest_before
 
 
 def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,35 +144,35 @@ def test_document_paragraph_is_cut_between_sentences(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("One sentence of five words. " * 100)
     passages = read_document(path).passages
-    assert all(len(each.text.split()) <= WORDS and each.text.endswith("words.") for each in passages)
-    assert " ".join(each.text for each in passages) == path.read_text().strip()
+    assert all(len(passage.text.split()) <= WORDS and passage.text.endswith("words.") for passage in passages)
+    assert " ".join(passage.text for passage in passages) == path.read_text().strip()
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as raised:
         main(list(arguments))
-    return int(ended.value.code or 0), *capsys.readouterr()
+    return int(raised.value.code or 0), *capsys.readouterr()
 
 
 def test_corpus_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
-    code, _, err = run(capsys, "corpus", "search", "heart")
+    code, _, err = run_cli(capsys, "corpus", "search", "heart")
     assert code == 4 and "corpus is empty" in err
-    code, out, _ = run(capsys, "corpus", "add", str(folder), "--json")
+    code, out, _ = run_cli(capsys, "corpus", "add", str(folder), "--json")
     assert code == 0 and json.loads(out)["added"] == 5 and json.loads(out)["passages"] == 8
-    code, out, _ = run(capsys, "corpus", "search", "mitral", "--json")
+    code, out, _ = run_cli(capsys, "corpus", "search", "mitral", "--json")
     assert code == 0 and json.loads(out)[0]["title"] == "Valves"
-    code, out, _ = run(capsys, "corpus", "search", "mitral")
+    code, out, _ = run_cli(capsys, "corpus", "search", "mitral")
     assert code == 0 and "heart.md, part 1" in out
-    assert run(capsys, "corpus", "search", "quasar")[0] == 4
-    code, out, _ = run(capsys, "corpus", "show")
+    assert run_cli(capsys, "corpus", "search", "quasar")[0] == 4
+    code, out, _ = run_cli(capsys, "corpus", "show")
     assert code == 0 and "kidney.pdf" in out
-    code, _, err = run(capsys, "corpus", "add", str(folder / "picture.png"))
+    code, _, err = run_cli(capsys, "corpus", "add", str(folder / "picture.png"))
     assert code == 2 and "its suffix is not supported" in err
-    assert run(capsys, "corpus", "add", str(folder / "missing.txt"))[0] == 2
+    assert run_cli(capsys, "corpus", "add", str(folder / "missing.txt"))[0] == 2
     assert (tmp_path / "home" / "corpus.db").stat().st_mode & 0o077 == 0
     (tmp_path / "home" / "corpus.db").write_text("no index")
-    code, _, err = run(capsys, "corpus", "search", "mitral")
+    code, _, err = run_cli(capsys, "corpus", "search", "mitral")
     assert code == 2 and "not a database" in err
 
 

@@ -50,8 +50,8 @@ def pack(document: str) -> bytes:
     return buffer.getvalue()
 
 
-WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><w:p {WORD}><w:t>&e;</w:t></w:p>'
+NAMESPACE = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><w:p {NAMESPACE}><w:t>&e;</w:t></w:p>'
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><w:p {WORD}><w:
         (b"hello", "not a readable Word document"),
         (WORD_DOCUMENT.read_bytes()[:9000], "not a readable Word document"),
         (pack("<w:p>"), "not a readable Word document"),
-        (pack(ENTITY), "not a readable Word document"),
-        (pack(f"<w:p {WORD}/>"), "holds no text"),
+        (pack(DOCUMENT_WITH_ENTITY), "not a readable Word document"),
+        (pack(f"<w:p {NAMESPACE}/>"), "holds no text"),
     ],
     ids=["no archive", "cut", "no xml", "entity", "empty"],
 )
@@ -76,13 +76,13 @@ def test_malformed_word_document_is_refused_with_its_name(tmp_path: Path, conten
 def test_word_document_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_documents, "MAX_UNPACKED_BYTES", 2**20)
     path = tmp_path / "bomb.docx"
-    path.write_bytes(pack(f"<w:p {WORD}><w:t>{'x' * 2**21}</w:t></w:p>"))
+    path.write_bytes(pack(f"<w:p {NAMESPACE}><w:t>{'x' * 2**21}</w:t></w:p>"))
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         read_document(path)
 
 
 def test_deleted_text_of_a_word_document_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "changed.docx"
-    path.write_bytes(pack(f"<w:p {WORD}><w:t>kept</w:t><w:tab/><w:delText>gone</w:delText><w:t>text</w:t></w:p>"))
+    path.write_bytes(pack(f"<w:p {NAMESPACE}><w:t>kept</w:t><w:tab/><w:delText>gone</w:delText><w:t>text</w:t></w:p>"))
     (passage,) = read_document(path).passages
     assert passage.text == "kept text"

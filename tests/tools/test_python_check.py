@@ -1,4 +1,5 @@
-"""The sandbox as a tool: a reply for every way a program can end, and none if nothing can isolate it."""
+"""The sandbox as a tool: a reply for every way in which a program can end, and a refusal if no isolation is
+available."""
 
 import asyncio
 
@@ -75,18 +76,18 @@ def test_python_tool_offers_libraries(bench):
 
 
 def test_python_tool_identity_ignores_worker_count(bench):
-    other = PythonTool(workers=2)
-    assert bench.wait(other.identity()) == bench.identity, "results do not depend on the number of workers"
+    second_tool = PythonTool(workers=2)
+    assert bench.wait(second_tool.identity()) == bench.identity, "results do not depend on the number of workers"
     assert bench.identity.interface == "sandbox" and len(bench.identity.revision) == 16
-    bench.wait(other.close())
+    bench.wait(second_tool.close())
 
 
 def test_python_tool_runs_programs_concurrently(bench):
-    async def together():
+    async def run_all():
         requests = [PythonRequest(bench.identity, f"print({number})") for number in range(12)]
         return await asyncio.gather(*map(bench.tool.run, requests))
 
-    assert [reply.stdout for reply in bench.wait(together())] == [f"{number}\n" for number in range(12)]
+    assert [reply.stdout for reply in bench.wait(run_all())] == [f"{number}\n" for number in range(12)]
 
 
 def test_python_tool_refuses_without_sandbox(bench, monkeypatch):

@@ -26,14 +26,14 @@ class Engine:
     def __init__(self) -> None:
         self.status, self.body, self.delay_s = 200, b"{}", 0.0
         self.headers: dict[str, str] = {}
-        self.asked: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []
+        self.received: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 parts, length = urlsplit(self.path), int(self.headers.get("Content-Length") or 0)
                 query = parse_qs(parts.query or self.rfile.read(length).decode())
-                engine.asked.append((parts.path, query, {k.lower(): v for k, v in self.headers.items()}))
+                engine.received.append((parts.path, query, {k.lower(): v for k, v in self.headers.items()}))
                 time.sleep(engine.delay_s)
                 self.send_response(engine.status)
                 for name, value in {"Content-Length": str(len(engine.body)), **engine.headers}.items():
@@ -60,7 +60,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(params=["searxng", "google"])
-def served(request: pytest.FixtureRequest, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
+def engine_tool(request: pytest.FixtureRequest, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("SEARCH_KEY", KEY)
     cx = "cx-1" if request.param == "google" else ""
     config = SearchConfig(engine=request.param, url=engine.url, cx=cx, key_env="SEARCH_KEY")
@@ -79,21 +79,26 @@ def encode_results(tool: Any, *rows: Any) -> bytes:
     ).encode()
 
 
-async def test_search_results_have_sources_and_limit(served: Any, engine: Engine) -> None:
+async def test_search_results_have_sources_and_limit(engine_tool: Any, engine: Engine) -> None:
     engine.body = encode_results(
-        served, ("One", "http://a", "said\n twice"), 7, ("No place",), ("Two", "http://b", "x" * 5000), ("3", "c", "")
+        engine_tool,
+        ("One", "http://a", "said\n twice"),
+        7,
+        ("No place",),
+        ("Two", "http://b", "x" * 5000),
+        ("3", "c", ""),
     )
-    reply = await ask(served, top=2)
+    reply = await ask(engine_tool, top=2)
     assert reply.outcome == "found"
     assert reply.results == (("One", "http://a", "said twice"), ("Two", "http://b", "x" * MAX_SNIPPET_CHARACTERS))
-    path, query, headers = engine.asked[0]
+    path, query, headers = engine.received[0]
     assert query["q"] == ["heart rate"] and KEY not in str(query) + path
     assert KEY in headers.get("x-goog-api-key", "") + headers.get("authorization", "")
-    assert path == ("/customsearch/v1" if served.identity.model == "google" else "/search")
-    assert KEY not in str(served.identity) + str(reply) + repr(served.__dict__)
+    assert path == ("/customsearch/v1" if engine_tool.identity.model == "google" else "/search")
+    assert KEY not in str(engine_tool.identity) + str(reply) + repr(engine_tool.__dict__)
 
 
-ENDS = {
+REPLIES_AND_OUTCOMES = {
     "nothing": ((200, b'{"results": [], "items": []}', 0), "nothing", ""),
     "another shape": ((200, b'{"results": "x", "items": {}}', 0), "nothing", ""),
     "an error": ((500, b"{}", 0), "failed", "status 500"),
@@ -106,40 +111,40 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDS)
-async def test_search_outcome_is_reported(served: Any, engine: Engine, name: str) -> None:
-    (engine.status, engine.body, engine.delay_s), outcome, detail = ENDS[name]
-    reply = await ask(served, timeout_s=0.3 if engine.delay_s else 20.0)
+@pytest.mark.parametrize("name", REPLIES_AND_OUTCOMES)
+async def test_search_outcome_is_reported(engine_tool: Any, engine: Engine, name: str) -> None:
+    (engine.status, engine.body, engine.delay_s), outcome, detail = REPLIES_AND_OUTCOMES[name]
+    reply = await ask(engine_tool, timeout_s=0.3 if engine.delay_s else 20.0)
     assert reply.outcome == outcome and detail in reply.detail and not reply.results
     assert KEY not in str(reply)
     assert SearchReply.from_json(json.loads(json.dumps(reply.to_json()))) == reply
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_search_with_refused_key_raises(served: Any, engine: Engine, status: int) -> None:
+async def test_search_with_refused_key_raises(engine_tool: Any, engine: Engine, status: int) -> None:
     engine.status, engine.body = status, KEY.encode()
     with pytest.raises(EndpointError, match="refuses the request") as error:
-        await ask(served)
+        await ask(engine_tool)
     assert KEY not in str(error.value)
 
 
-async def test_search_without_server_fails(served: Any, engine: Engine) -> None:
+async def test_search_without_server_fails(engine_tool: Any, engine: Engine) -> None:
     engine.server.shutdown()
     engine.server.server_close()
-    assert (await ask(served)).outcome in ("failed", "timeout")
+    assert (await ask(engine_tool)).outcome in ("failed", "timeout")
 
 
 async def test_search_through_unnamed_proxy_is_refused(
-    served: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine_tool: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://198.51.100.7:3128")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr(served, "_url", "http://engine.example")  # loopback addresses bypass the proxy
-    reply = await ask(served)
+    monkeypatch.setattr(engine_tool, "_url", "http://engine.example")  # loopback addresses bypass the proxy
+    reply = await ask(engine_tool)
     assert (reply.outcome, "198.51.100.7" in reply.detail) == ("refused", True)
-    assert not engine.asked
+    assert not engine.received
 
 
 PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a href="http://a">the first</a></div>
@@ -149,8 +154,8 @@ PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a hr
 @pytest.fixture
 def duckduckgo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
     """The real library against the local server."""
-    engines = pytest.importorskip("ddgs.engines.duckduckgo")
-    monkeypatch.setattr(engines.Duckduckgo, "search_url", f"{engine.url}/html/")
+    engine_module = pytest.importorskip("ddgs.engines.duckduckgo")
+    monkeypatch.setattr(engine_module.Duckduckgo, "search_url", f"{engine.url}/html/")
     engine.headers = {"Content-Type": "text/html"}
     engine.body = PAGE.encode()
     return DuckDuckGo()
@@ -160,7 +165,7 @@ async def test_duckduckgo_search_returns_results(duckduckgo: DuckDuckGo, engine:
     reply = await ask(duckduckgo)
     assert reply.outcome == "found", reply
     assert {place for _, place, _ in reply.results} == {"http://a", "http://b"}
-    assert engine.asked[0][1]["q"] == ["heart rate"]
+    assert engine.received[0][1]["q"] == ["heart rate"]
 
 
 async def test_duckduckgo_search_reports_failures(duckduckgo: DuckDuckGo, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Rows for the small base of the suite, and the real one."""
+"""Training examples for the suite's tiny base, and the real base."""
 
 import random
 from pathlib import Path
@@ -11,14 +11,14 @@ from nanoflux_local.train.data import TrainingExample
 
 def make_examples(count: int, seed: int = 0) -> list[TrainingExample]:
     rng = random.Random(seed)
-    made = []
+    examples = []
     for number in range(count):
         a, b = rng.randint(1, 99), rng.randint(1, 99)
         filler = "so " * rng.randint(0, 12)
-        made.append(
+        examples.append(
             TrainingExample((Message("user", f"{filler}{a} and {b}?"),), f"{filler}ANSWER: {a + b}", f"sum-{number}")
         )
-    return made
+    return examples
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def examples() -> list[TrainingExample]:
 
 @pytest.fixture(scope="session")
 def real_base(request: pytest.FixtureRequest) -> Path:
-    """SmolLM2-135M as a transformers folder, if the project has that fixture."""
+    """The folder of SmolLM2-135M; the test is skipped if the suite has no fixture `smollm2_dir`."""
     try:
         return Path(request.getfixturevalue("smollm2_dir"))
     except pytest.FixtureLookupError:

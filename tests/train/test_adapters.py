@@ -39,7 +39,7 @@ def test_publishing_names_the_adapter_by_its_content(result: TrainResult, tmp_pa
     assert manifest["base"] == {"name": "tiny", "revision": "rev"} and manifest["run"] == "r1"
     assert manifest["flops"]["6nd"] > 0 and manifest["settings"]["r"] == 8 and manifest["versions"]["torch"]
     assert manifest["data"]["digest"] == result.data_digest
-    assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in folder.iterdir())
+    assert str(tmp_path) not in "".join(path.read_text(errors="replace") for path in folder.iterdir())
     assert [adapter.to_json() for adapter in list_adapters(home)] == [{**manifest, "probe": None}]
     assert find_adapter(home, folder.name[:8]) == folder
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
@@ -61,18 +61,18 @@ def test_publishing_never_overwrites(result: TrainResult, tmp_path: Path) -> Non
 
 def test_list_marks_damaged_adapters(result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
-    whole = publish(result, SETTINGS, tmp_path / "adapters", "tiny", "rev", {"run": "r1"})
-    damaged = whole.with_name("0" * 64)
-    shutil.copytree(whole, damaged)
+    intact = publish(result, SETTINGS, tmp_path / "adapters", "tiny", "rev", {"run": "r1"})
+    damaged = intact.with_name("0" * 64)
+    shutil.copytree(intact, damaged)
     with (damaged / "adapter_model.safetensors").open("ab") as file:
         file.write(b"\x7f")
-    shown = CliRunner().invoke(nanoflux, ["adapters", "list"])
-    assert shown.exit_code == 0, shown.output
+    listing = CliRunner().invoke(nanoflux, ["adapters", "list"])
+    assert listing.exit_code == 0, listing.output
     assert re.search(
-        rf"^{whole.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +– +r1$", shown.stdout, re.MULTILINE
-    ), shown.stdout
-    assert re.search(rf"^{damaged.name[:16]} +damaged", shown.stdout, re.MULTILINE)
-    assert "do not match its manifest" in shown.stderr
+        rf"^{intact.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +– +r1$", listing.stdout, re.MULTILINE
+    ), listing.stdout
+    assert re.search(rf"^{damaged.name[:16]} +damaged", listing.stdout, re.MULTILINE)
+    assert "do not match its manifest" in listing.stderr
 
 
 def test_list_and_show_report_the_last_probe(
@@ -80,29 +80,31 @@ def test_list_and_show_report_the_last_probe(
 ) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
-    works = Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
-    fails = replace(works, difference=0.0)
-    for probe, word, verdict in ((works, "works", "it works"), (fails, "fails", "it has no effect")):
+    working_probe = Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
+    failing_probe = replace(working_probe, difference=0.0)
+    for probe, word, verdict in ((working_probe, "works", "it works"), (failing_probe, "fails", "it has no effect")):
         write_probe(folder, probe, "tiny")
-        listed, shown = (
+        list_result, show_result = (
             CliRunner().invoke(nanoflux, ["adapters", *words]) for words in (["list"], ["show", folder.name])
         )
-        assert word in listed.stdout and verdict in shown.stdout, "the last one counts"
+        assert word in list_result.stdout and verdict in show_result.stdout, "the last probe counts"
         record = json.loads(CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"]).stdout)["probe"]
         assert (record["passed"], record["verdict"], record["base"]) == (probe.passed, probe.verdict, "tiny")
     assert adapter_hash(folder) == folder.name and read_adapter(folder).hash == folder.name
-    before = (folder / PROBE).read_bytes()
+    record_before = (folder / PROBE).read_bytes()
     with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be written.*No space left"):
-        patched.setattr(Path, "replace", full_disk)
-        write_probe(folder, works, "tiny")
-    assert (folder / PROBE).read_bytes() == before and not list(folder.glob(".probe*")), "the old one, whole"
+        patched.setattr(Path, "replace", raise_disk_full)
+        write_probe(folder, working_probe, "tiny")
+    assert (folder / PROBE).read_bytes() == record_before and not list(folder.glob(".probe*")), (
+        "the old record is unchanged"
+    )
     export_peft(read_adapter(folder), tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere" / PROBE).exists(), "a probe is valid for one machine"
     (folder / PROBE).write_text("[1]")
     assert list_adapters(tmp_path / "adapters")[0].to_json()["probe"] is None
 
 
-def full_disk(*_: object) -> None:
+def raise_disk_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -130,10 +132,12 @@ def test_plain_peft_measures_the_recorded_loss(
 
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), folder)
-    codec, total, labels = Codec.load(tiny_base), 0.0, 0
+    codec, loss_sum, label_count = Codec.load(tiny_base), 0.0, 0
     for row in prepare_rows(SETTINGS, examples, (), codec)[1].rows:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1]
-        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))
-        labels += row.labels
-    assert total / labels == pytest.approx(result.val_loss, rel=1e-5)
+        loss_sum += float(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum")
+        )
+        label_count += row.labels
+    assert loss_sum / label_count == pytest.approx(result.val_loss, rel=1e-5)

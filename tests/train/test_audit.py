@@ -32,13 +32,13 @@ def bad_rows(examples: list[TrainingExample]) -> list[TrainingExample]:
     ]
 
 
-def seen(report: Audit) -> dict[int, tuple[str, bool]]:
+def problems_by_row(report: Audit) -> dict[int, tuple[str, bool]]:
     return {finding.row: (finding.problem, finding.dropped) for finding in report.findings}
 
 
 def test_audit_names_each_unusable_row(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     report = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
-    assert seen(report) == {
+    assert problems_by_row(report) == {
         4: ("empty answer", True),
         5: ("cut", False),
         6: ("duplicate", False),
@@ -56,14 +56,17 @@ def test_audit_names_each_unusable_row(tiny_base: Path, bad_rows: list[TrainingE
 def test_audit_reports_spelled_control_tokens(tiny_base: Path, examples: list[TrainingExample]) -> None:
     rows = [*examples[:3], TrainingExample(USER, "<|im_end|>\n<|im_start|>user", "spelled")]
     report = audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
-    assert seen(report) == {3: ("control token", False)} and report.usable == 4
+    assert problems_by_row(report) == {3: ("control token", False)} and report.usable == 4
     assert "row 3 (spelled): control token, <|im_end|>, <|im_start|> in a message" in str(report.findings[0])
 
 
 def test_audit_keeps_row_numbers_when_rows_are_held_out(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
-    whole = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
-    held = audit(TrainSettings(val_fraction=0.4), bad_rows, (), tiny_base)
-    assert held.findings == whole.findings and (held.usable, held.validation) == (4, 2)
+    without_validation = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
+    with_validation = audit(TrainSettings(val_fraction=0.4), bad_rows, (), tiny_base)
+    assert with_validation.findings == without_validation.findings and (
+        with_validation.usable,
+        with_validation.validation,
+    ) == (4, 2)
 
 
 def test_early_stopping_without_validation_is_refused(tiny_base: Path, examples: list[TrainingExample]) -> None:
@@ -73,7 +76,7 @@ def test_early_stopping_without_validation_is_refused(tiny_base: Path, examples:
 
 def test_overlong_rows_can_be_dropped_or_refused(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     report = audit(TrainSettings(val_fraction=0, overlong="drop"), bad_rows, (), tiny_base)
-    assert seen(report)[5] == ("too long", True) and report.cut_rows == 0 and report.usable == 5
+    assert problems_by_row(report)[5] == ("too long", True) and report.cut_rows == 0 and report.usable == 5
     with pytest.raises(RefusedError, match=r"row 5 \(long\): too long"):
         audit(TrainSettings(val_fraction=0, overlong="refuse"), bad_rows, (), tiny_base)
     with pytest.raises(RefusedError, match=r"row 4 \(empty\): empty answer"):
@@ -105,13 +108,15 @@ def test_audit_predicts_the_training(
 
 def test_validation_rows_are_not_trained_on(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     """Equal rows are held out together, and a validation row is not trained on."""
-    twice = [*examples, *examples]
+    doubled_examples = [*examples, *examples]
     for seed in range(4):
-        chosen, held = prepare_rows(TrainSettings(val_fraction=0.3, seed=seed), twice, (), Codec.load(tiny_base))
-        assert held.rows and len(chosen.rows) + len(held.rows) == len(twice)
-        assert not {row.ids for row in chosen.rows} & {row.ids for row in held.rows}
+        training_set, validation_set = prepare_rows(
+            TrainSettings(val_fraction=0.3, seed=seed), doubled_examples, (), Codec.load(tiny_base)
+        )
+        assert validation_set.rows and len(training_set.rows) + len(validation_set.rows) == len(doubled_examples)
+        assert not {row.ids for row in training_set.rows} & {row.ids for row in validation_set.rows}
     report = audit(TrainSettings(), examples, examples[3:5], tiny_base)
-    assert seen(report) == {3: ("in validation", True), 4: ("in validation", True)}
+    assert problems_by_row(report) == {3: ("in validation", True), 4: ("in validation", True)}
     result = train(TrainSettings(epochs=1), examples, examples[3:5], tiny_base, tmp_path)
     assert (result.examples, result.validation_examples) == (report.usable, 2) == (16, 2)
     with pytest.raises(DataError, match="every training row"):
@@ -119,11 +124,11 @@ def test_validation_rows_are_not_trained_on(tiny_base: Path, examples: list[Trai
 
 
 def test_leaks_are_found_inside_other_text(tiny_base: Path, examples: list[TrainingExample]) -> None:
-    asked = "If Ann has 3.5 apples, how many has she?"
-    rows = [*examples, TrainingExample(USER, f'He said: "{asked.upper()}" Indeed.', "leak")]
-    rows.append(TrainingExample(USER, asked.replace("Ann", "Bob"), "another question"))
-    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [asked, "?", "many"]).leaked != ()
-    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [asked, "?"]).leaked == (len(rows) - 2,)
+    test_question = "If Ann has 3.5 apples, how many has she?"
+    rows = [*examples, TrainingExample(USER, f'He said: "{test_question.upper()}" Indeed.', "leak")]
+    rows.append(TrainingExample(USER, test_question.replace("Ann", "Bob"), "another question"))
+    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?", "many"]).leaked != ()
+    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?"]).leaked == (len(rows) - 2,)
 
 
 def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -> None:
@@ -136,7 +141,7 @@ def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -
     assert estimate_bytes(gradient_checkpointing=True, batch=8) < estimate_bytes(batch=8)
 
 
-MEASURED = r"""
+MEMORY_SCRIPT = r"""
 import json, re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -158,9 +163,11 @@ print(expected, peak)
 @pytest.mark.parametrize("settings", ["{}", '{"dtype": "float32", "gradient_checkpointing": true}'])
 def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Path, settings: str) -> None:
     arguments = [str(Path(__file__).parent), str(real_base), str(tmp_path), settings]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURED, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    expected, peak = map(int, done.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MEMORY_SCRIPT, *arguments], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    expected, peak = map(int, result.stdout.split())
     assert expected / estimate.WITHIN < peak < expected * estimate.WITHIN
 
 
@@ -172,10 +179,10 @@ def test_audit_renders_an_example_and_names_leaks(tiny_base: Path, examples: lis
     assert examples[0].completion in report.rendered
 
 
-def test_settings_name_wrong_keys_and_values() -> None:
+def test_settings_error_names_wrong_keys_and_values() -> None:
     assert parse_train_settings({"r": "16", "learning_rate": "1e-4"}).r == 16
     with pytest.raises(ConfigError, match=r"dropout: .*epoch: "):
         parse_train_settings({"epoch": 3, "dropout": 1.5})
-    paper = TrainSettings()
-    assert (paper.r, paper.alpha, paper.dropout, paper.learning_rate) == (8, 32, 0.05, 2e-4)
-    assert (paper.batch, paper.max_length, paper.epochs) == (4, 512, 5)
+    defaults = TrainSettings()
+    assert (defaults.r, defaults.alpha, defaults.dropout, defaults.learning_rate) == (8, 32, 0.05, 2e-4)
+    assert (defaults.batch, defaults.max_length, defaults.epochs) == (4, 512, 5)

@@ -1,4 +1,4 @@
-"""Tokens, labels and draw_batches: the boundary between prompt and completion, the order, the padding."""
+"""Tokens, labels and batches: the boundary between prompt and completion, the order, the padding."""
 
 import random
 import re
@@ -19,8 +19,8 @@ ALPHABET = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_st
 SETTINGS = TrainSettings(epochs=1, dtype="float32", val_fraction=0.0)
 
 
-def text(rng: random.Random, most: int) -> str:
-    return "".join(rng.choice(ALPHABET) for _ in range(rng.randint(1, most)))
+def draw_text(rng: random.Random, max_length: int) -> str:
+    return "".join(rng.choice(ALPHABET) for _ in range(rng.randint(1, max_length)))
 
 
 def check_boundary(codec: Codec, count: int) -> None:
@@ -28,21 +28,21 @@ def check_boundary(codec: Codec, count: int) -> None:
     rng = random.Random(7)
     for row in range(count):
         roles = rng.choice([("user",), ("system", "user"), ("user", "assistant", "user")])
-        prompt = tuple(Message(role, text(rng, 60)) for role in roles)
-        example = TrainingExample(prompt, text(rng, 60))
+        prompt = tuple(Message(role, draw_text(rng, 60)) for role in roles)
+        example = TrainingExample(prompt, draw_text(rng, 60))
         encoded = codec.encode(example, row)
-        as_asked = codec.tokenizer.apply_chat_template(
+        inference_ids = codec.tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in prompt], add_generation_prompt=True, tokenize=True
         )["input_ids"]
-        if not codec.find_controls(TrainingExample(prompt, "")):  # a server takes these for its own
-            assert list(encoded.ids[: encoded.prompt]) == as_asked
-        specials = set(codec.tokenizer.all_special_ids)
-        plain = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
-        assert [each for each in encoded.ids if each in specials] == [
-            each for each in codec.encode(plain, row).ids if each in specials
+        if not codec.find_controls(TrainingExample(prompt, "")):  # a server reads spelled control tokens as real ones
+            assert list(encoded.ids[: encoded.prompt]) == inference_ids
+        special_ids = set(codec.tokenizer.all_special_ids)
+        plain_example = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
+        assert [token for token in encoded.ids if token in special_ids] == [
+            token for token in codec.encode(plain_example, row).ids if token in special_ids
         ], "control tokens come from the template alone"
-        learnt = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
-        assert learnt == example.completion + codec.end
+        decoded_labels = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
+        assert decoded_labels == example.completion + codec.end
         assert encoded.labels == len(encoded.ids) - encoded.prompt > 0
         assert encoded.ids[-1] == codec.tokenizer.eos_token_id
 
@@ -61,22 +61,22 @@ def test_prompt_tokens_equal_those_of_inference_for_the_real_tokenizer(real_base
 @pytest.mark.real_model
 def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> None:
     codec = Codec.load(real_base)
-    spelled = TrainingExample((Message("user", "Say <|im_end|>"),), "<|im_start|>user\nNo<|endoftext|>")
-    encoded = codec.encode(spelled, 0)
+    spelled_controls = TrainingExample((Message("user", "Say <|im_end|>"),), "<|im_start|>user\nNo<|endoftext|>")
+    encoded = codec.encode(spelled_controls, 0)
     end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    template = codec.encode(TrainingExample((Message("user", "Say"),), "No"), 0)
-    assert encoded.ids.count(end) == template.ids.count(end)
+    plain_encoded = codec.encode(TrainingExample((Message("user", "Say"),), "No"), 0)
+    assert encoded.ids.count(end) == plain_encoded.ids.count(end)
     assert encoded.ids[encoded.prompt :].count(end) == 1 and encoded.ids[-1] == end
     read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
     assert read_back == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
-    assert codec.find_controls(spelled) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+    assert codec.find_controls(spelled_controls) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
 def test_encode_cuts_the_tail_and_counts_it(tiny_base: Path) -> None:
     codec = Codec.load(tiny_base)
     example = TrainingExample((Message("user", "q"),), "a" * 100)
-    whole, cut = codec.encode(example, 0), codec.encode(example, 0, 60)
-    assert cut.ids == whole.ids[:60] and cut.cut == len(whole.ids) - 60 and cut.labels == 60 - cut.prompt
+    uncut, cut = codec.encode(example, 0), codec.encode(example, 0, 60)
+    assert cut.ids == uncut.ids[:60] and cut.cut == len(uncut.ids) - 60 and cut.labels == 60 - cut.prompt
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
@@ -84,10 +84,10 @@ def test_batches_contain_every_row_once_with_little_padding(size: int) -> None:
     rng = random.Random(1)
     lengths = [rng.randint(50, 400) for _ in range(97)]
     for epoch in (1, 2):
-        cut = draw_batches(lengths, size, 5, epoch)
-        assert sorted(i for batch in cut for i in batch) == list(range(97))
-        assert all(len(batch) <= size for batch in cut)
-        padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in cut)
+        batches = draw_batches(lengths, size, 5, epoch)
+        assert sorted(i for batch in batches for i in batch) == list(range(97))
+        assert all(len(batch) <= size for batch in batches)
+        padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
         assert padded <= 1.1 * sum(lengths)
     assert draw_batches(lengths, size, 5, 1) == draw_batches(lengths, size, 5, 1)
     assert draw_batches(lengths, size, 5, 1) != draw_batches(lengths, size, 5, 2)
@@ -95,9 +95,11 @@ def test_batches_contain_every_row_once_with_little_padding(size: int) -> None:
 
 
 def test_split_depends_on_the_seed(examples: list[TrainingExample]) -> None:
-    train, held = split(examples, 0.1, 3)
-    assert len(held) == 2 and {e.id for e in train} | {e.id for e in held} == {e.id for e in examples}
-    assert split(examples, 0.1, 3) == (train, held)
+    training_rows, validation_rows = split(examples, 0.1, 3)
+    assert len(validation_rows) == 2 and {e.id for e in training_rows} | {e.id for e in validation_rows} == {
+        e.id for e in examples
+    }
+    assert split(examples, 0.1, 3) == (training_rows, validation_rows)
     assert split(examples, 0.0, 3) == (tuple(examples), ())
     assert split(examples[:1], 0.5, 3) == (tuple(examples[:1]), ())
 
@@ -107,11 +109,11 @@ def test_data_digest_depends_on_content_and_order_only(examples: list[TrainingEx
     assert data_digest(examples) == data_digest(renamed) != data_digest(examples[::-1])
 
 
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+REFUSE_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 WITH_SYSTEM = TrainingExample((Message("system", "Be brief."), Message("user", "1 and 2?")), "3", "s")
 
 
-def install(base: Path, root: Path, template: str, system_role: bool) -> Path:
+def install_base(base: Path, root: Path, template: str, system_role: bool) -> Path:
     """The tiny base with another chat template, installed in the home `root`; its manifest has that `system_role`."""
     from nanoflux_models.weights import import_path
 
@@ -119,10 +121,10 @@ def install(base: Path, root: Path, template: str, system_role: bool) -> Path:
     (source / "chat_template.jinja").write_text(template)
     import_path(source, "other", root)
     manifest = root / "models" / "other.toml"
-    stated = re.sub(r"(?m)^system_role = .*\n", "", manifest.read_text())
-    if "[chat]" not in stated:
-        stated += "\n[chat]\n"
-    manifest.write_text(stated.replace("[chat]\n", f"[chat]\nsystem_role = {str(system_role).lower()}\n"))
+    manifest_text = re.sub(r"(?m)^system_role = .*\n", "", manifest.read_text())
+    if "[chat]" not in manifest_text:
+        manifest_text += "\n[chat]\n"
+    manifest.write_text(manifest_text.replace("[chat]\n", f"[chat]\nsystem_role = {str(system_role).lower()}\n"))
     return root / "weights" / "other"
 
 
@@ -130,24 +132,27 @@ def install(base: Path, root: Path, template: str, system_role: bool) -> Path:
 def test_system_messages_are_encoded_as_at_inference(
     tiny_base: Path, tmp_path: Path, refusing: bool, system_role: bool
 ) -> None:
-    """A template that refuses system messages, or a manifest that advises against them: both merge, and only they."""
+    """System messages are merged into the user's message if, and only if, the template refuses them or the manifest
+    advises against them."""
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
-    plain = (tiny_base / "chat_template.jinja").read_text()
-    folder = install(tiny_base, tmp_path, (NO_SYSTEM if refusing else "") + plain, system_role)
-    codec, asking = Codec.load(folder), ChatCodec(folder, system_role)
+    plain_template = (tiny_base / "chat_template.jinja").read_text()
+    folder = install_base(tiny_base, tmp_path, (REFUSE_SYSTEM if refusing else "") + plain_template, system_role)
+    codec, inference_codec = Codec.load(folder), ChatCodec(folder, system_role)
     encoded = codec.encode(WITH_SYSTEM, 0)
-    assert list(encoded.ids[: encoded.prompt]) == asking.encode(WITH_SYSTEM.prompt)
-    merged = refusing or not system_role
-    assert codec.merges_system(WITH_SYSTEM) is merged
-    assert ("Be brief.\n\n1 and 2?" in codec.text(WITH_SYSTEM)) is merged
+    assert list(encoded.ids[: encoded.prompt]) == inference_codec.encode(WITH_SYSTEM.prompt)
+    is_merged = refusing or not system_role
+    assert codec.merges_system(WITH_SYSTEM) is is_merged
+    assert ("Be brief.\n\n1 and 2?" in codec.text(WITH_SYSTEM)) is is_merged
     report = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
-    assert report.system_merged == (2 if merged else 0) and report.usable == 2 and not report.findings[1:]
+    assert report.system_merged == (2 if is_merged else 0) and report.usable == 2 and not report.findings[1:]
 
 
 def test_rows_refused_by_the_template_are_named(tiny_base: Path, tmp_path: Path) -> None:
-    refusing = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
-    folder = install(tiny_base, tmp_path, refusing + (tiny_base / "chat_template.jinja").read_text(), True)
+    refusing_template = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
+    folder = install_base(
+        tiny_base, tmp_path, refusing_template + (tiny_base / "chat_template.jinja").read_text(), True
+    )
     rows = [TrainingExample((Message("user", text),), "3", text) for text in ("good", "bad", "fine")]
     report = audit(SETTINGS, rows, (), folder)
     (finding,) = report.findings

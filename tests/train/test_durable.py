@@ -23,7 +23,7 @@ from nanoflux_local.train.model import Completions
 from nanoflux_local.train.settings import TrainSettings
 
 SETTINGS = {"epochs": 4, "batch": 2, "learning_rate": 3e-3, "threads": 1, "checkpoint_every": 2}
-CHILD = """
+TRAIN_SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -38,7 +38,7 @@ train(TrainSettings(**{settings}), make_examples(18), (), Path(sys.argv[2]), Pat
 
 def run_child(base: Path, out: Path, kill_at: int) -> int:
     """Train in a separate process and SIGKILL it once it has reported step `kill_at`; returns its exit status."""
-    code = CHILD.replace("{settings}", repr(SETTINGS))
+    code = TRAIN_SCRIPT.replace("{settings}", repr(SETTINGS))
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(base), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         assert child.stdout
@@ -48,52 +48,52 @@ def run_child(base: Path, out: Path, kill_at: int) -> int:
         return child.wait()
 
 
-def weights(folder: Path) -> bytes:
+def read_adapter_weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def test_resume_after_kill_gives_the_same_bits(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
-    whole = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "whole")
-    kills = sorted(random.sample(range(1, whole.steps - 1), 3))
-    for step in kills:
-        assert run_child(tiny_base, tmp_path / "killed", step) == -signal.SIGKILL, kills
+    uninterrupted = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "whole")
+    kill_steps = sorted(random.sample(range(1, uninterrupted.steps - 1), 3))
+    for step in kill_steps:
+        assert run_child(tiny_base, tmp_path / "killed", step) == -signal.SIGKILL, kill_steps
     result = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "killed")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole"), kills
-    assert (result.train_losses, result.val_losses) == (whole.train_losses, whole.val_losses)
-    assert (result.tokens, result.flops_measured) == (whole.tokens, whole.flops_measured)
+    assert read_adapter_weights(tmp_path / "killed") == read_adapter_weights(tmp_path / "whole"), kill_steps
+    assert (result.train_losses, result.val_losses) == (uninterrupted.train_losses, uninterrupted.val_losses)
+    assert (result.tokens, result.flops_measured) == (uninterrupted.tokens, uninterrupted.flops_measured)
 
 
 @contextmanager
-def files_up_to(size: int) -> Iterator[None]:
+def limit_file_size(size: int) -> Iterator[None]:
     """No file can grow beyond `size` bytes: a write fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    previous_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, previous_limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous_limits)
 
 
-def begin(base: Path, examples: list[TrainingExample], out: Path) -> bytes:
+def train_two_steps(base: Path, examples: list[TrainingExample], out: Path) -> bytes:
     """Train two steps and stop; returns the checkpoint."""
     events: list[TrainEvent] = []
-    stop = lambda: sum(isinstance(e, StepEvent) for e in events) >= 2  # noqa: E731
-    train(TrainSettings(**SETTINGS), examples, (), base, out, events.append, stop)
+    should_stop = lambda: sum(isinstance(e, StepEvent) for e in events) >= 2  # noqa: E731
+    train(TrainSettings(**SETTINGS), examples, (), base, out, events.append, should_stop)
     return (out / checkpoint.NAME).read_bytes()
 
 
 def test_full_disk_keeps_the_last_checkpoint(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    good = begin(tiny_base, examples, tmp_path)
-    with files_up_to(20_000), pytest.raises(NanofluxError, match=r"no space left.*checkpoint is kept"):
+    good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
+    with limit_file_size(20_000), pytest.raises(NanofluxError, match=r"no space left.*checkpoint is kept"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
-    assert (tmp_path / checkpoint.NAME).read_bytes() == good
+    assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
     assert not list(tmp_path.glob(".*.part"))
     assert train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path).finished
 
 
-STARVED = """
+STARVED_SCRIPT = """
 import os, re, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -131,7 +131,7 @@ except NanofluxError as error:
 def train_until_starved(base: Path, out: Path, scarce: str, *prefix: str) -> subprocess.CompletedProcess[str]:
     """Train in a separate process in which disk or memory runs out after the second step; it prints its error."""
     settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
-    code = STARVED.replace("{scarce}", scarce).replace("{settings}", repr(settings))
+    code = STARVED_SCRIPT.replace("{scarce}", scarce).replace("{settings}", repr(settings))
     command = [*prefix, sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(base), str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
@@ -158,12 +158,12 @@ def test_exhausted_address_space_keeps_the_last_checkpoint(tiny_base: Path, tmp_
 def test_out_of_memory_keeps_the_last_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = begin(tiny_base, examples, tmp_path)
+    good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
     monkeypatch.setattr(Completions, "loss", lambda *_: torch.empty(2**60))
     with pytest.raises(NanofluxError, match=r"out of memory.*checkpoint is kept") as caught:
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
     assert "smaller batch" in caught.value.fix
-    assert (tmp_path / checkpoint.NAME).read_bytes() == good
+    assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
 
 
 def test_infinite_weights_never_reach_a_checkpoint(
@@ -181,17 +181,17 @@ def test_infinite_weights_never_reach_a_checkpoint(
 def test_nan_loss_names_its_rows(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = begin(tiny_base, examples, tmp_path)
-    true_loss = Completions.loss
-    monkeypatch.setattr(Completions, "loss", lambda *arguments: true_loss(*arguments) * float("nan"))
+    good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
+    original_loss = Completions.loss
+    monkeypatch.setattr(Completions, "loss", lambda *arguments: original_loss(*arguments) * float("nan"))
     with pytest.raises(NanofluxError, match=r"loss nan.* at step 3 \(rows \[\d+, \d+\]\).*checkpoint is kept"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
-    assert (tmp_path / checkpoint.NAME).read_bytes() == good
+    assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
 
 
 def test_truncated_checkpoint_is_refused(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    good = begin(tiny_base, examples, tmp_path)
-    (tmp_path / checkpoint.NAME).write_bytes(good[: len(good) // 2])
+    good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
+    (tmp_path / checkpoint.NAME).write_bytes(good_checkpoint[: len(good_checkpoint) // 2])
     with pytest.raises(NanofluxError, match="cannot be read"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
 
@@ -199,7 +199,7 @@ def test_truncated_checkpoint_is_refused(tiny_base: Path, examples: list[Trainin
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     files.write_atomically(target, b"old")
-    with files_up_to(2), pytest.raises(OSError) as caught:
+    with limit_file_size(2), pytest.raises(OSError) as caught:
         files.write_atomically(target, b"new and longer")
     assert caught.value.errno == errno.EFBIG
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]

@@ -1,4 +1,4 @@
-"""FLOPs: the convention, the count, and what the architecture says the count should be."""
+"""FLOPs: the 6ND convention, the measured count, and the count that the architecture predicts."""
 
 import random
 from pathlib import Path
@@ -14,8 +14,8 @@ from nanoflux_local.train.settings import TrainSettings
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
 
-def longer(examples: list[TrainingExample]) -> list[TrainingExample]:
-    """The same with answers of very different lengths, so that padding and labels count."""
+def lengthen_answers(examples: list[TrainingExample]) -> list[TrainingExample]:
+    """The examples with answers of very different lengths, so that padding and labels matter."""
     rng = random.Random(3)
     return [TrainingExample(e.prompt, f"{e.completion} " * rng.randint(1, 9), e.id) for e in examples]
 
@@ -24,7 +24,9 @@ def longer(examples: list[TrainingExample]) -> list[TrainingExample]:
 def test_measured_flops_equal_the_expected_flops(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, more: dict
 ) -> None:
-    result = train(TrainSettings(epochs=2, dtype="float32", **more), longer(examples), (), tiny_base, tmp_path)
+    result = train(
+        TrainSettings(epochs=2, dtype="float32", **more), lengthen_answers(examples), (), tiny_base, tmp_path
+    )
     flops = result.to_json()["flops"]
     assert flops["measured"] == pytest.approx(flops["explained"]["total"], rel=0.06)
     assert sum(v for k, v in flops["explained"].items() if k != "total") == pytest.approx(flops["explained"]["total"])
@@ -34,10 +36,10 @@ def test_measured_flops_equal_the_expected_flops(
 def test_measured_flops_agree_with_6nd_of_the_real_model(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
-    """SmolLM2: the count is within 2% of what the architecture explains, which is between 4 and 6 sixths of 6·N·D
-    less the embeddings' share."""
+    """SmolLM2: the measured count is within 2% of the count that the architecture predicts, which is 50% to 85% of
+    6·N·D: frozen weights need no gradients, and embeddings no multiplications."""
     settings = TrainSettings(epochs=1, val_fraction=0)
-    result = train(settings, longer(examples)[:8], (), real_base, tmp_path)
+    result = train(settings, lengthen_answers(examples)[:8], (), real_base, tmp_path)
     total = result.flops_explained["total"]
     assert result.flops_measured == pytest.approx(total, rel=0.02)
     assert result.flops_6nd == 6 * parameters(real_base) * result.tokens
@@ -46,10 +48,10 @@ def test_measured_flops_agree_with_6nd_of_the_real_model(
 
 
 def test_expected_flops_of_each_part() -> None:
-    parts = explain_flops(Matrices(linear=1000, low_rank=0, head=0, attention=0), TrainingVolume(7, 0, 0))
-    assert parts["total"] == parts["frozen"] == 4 * 1000 * 7
-    whole = explain_flops(Matrices(1000, 10, 500, 20), TrainingVolume(7, 49, 3), checkpointing=True)
-    assert whole == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
+    frozen_only = explain_flops(Matrices(linear=1000, low_rank=0, head=0, attention=0), TrainingVolume(7, 0, 0))
+    assert frozen_only["total"] == frozen_only["frozen"] == 4 * 1000 * 7
+    all_parts = explain_flops(Matrices(1000, 10, 500, 20), TrainingVolume(7, 49, 3), checkpointing=True)
+    assert all_parts == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
 
 
 def test_matrices_count_layers_of_different_head_sizes(tmp_path: Path) -> None:

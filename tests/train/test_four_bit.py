@@ -17,7 +17,7 @@ from nanoflux_local.train.settings import TrainSettings
 SETTINGS = TrainSettings(qlora=True, epochs=4, batch=4, learning_rate=3e-3, dtype="float32", threads=1)
 
 
-def gradients(model: Completions, rows: list) -> tuple[float, list[torch.Tensor]]:
+def compute_gradients(model: Completions, rows: list) -> tuple[float, list[torch.Tensor]]:
     model.peft.zero_grad()
     loss = model.loss(rows)
     loss.backward()
@@ -35,27 +35,37 @@ def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, example
             torch.nn.init.normal_(weight, std=0.1)
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
-    ours, slopes = gradients(model, rows)
+    our_loss, our_gradients = compute_gradients(model, rows)
     with model.inference_mode():
         model.loss(rows)  # bitsandbytes would repack the layers here
     for layer in layers:
         del layer.__dict__["forward"]
-    theirs, others = gradients(model, rows)
-    assert ours == pytest.approx(theirs, rel=1e-4)
-    for one, other in zip(slopes, others, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+    reference_loss, reference_gradients = compute_gradients(model, rows)
+    assert our_loss == pytest.approx(reference_loss, rel=1e-4)
+    for our_gradient, reference_gradient in zip(our_gradients, reference_gradients, strict=True):
+        torch.testing.assert_close(our_gradient, reference_gradient, rtol=1e-2, atol=1e-3)
 
 
 def test_four_bit_training_learns_and_is_reproducible(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
-    first = train(SETTINGS, examples, (), tiny_base, tmp_path / "one")
+    first_result = train(SETTINGS, examples, (), tiny_base, tmp_path / "one")
     train(SETTINGS, examples, (), tiny_base, tmp_path / "two", should_stop=lambda: True)
-    again = train(SETTINGS, examples, (), tiny_base, tmp_path / "two")
-    assert first.val_loss and first.initial_val_loss and first.val_loss < first.initial_val_loss - 0.2
-    assert first.train_losses == again.train_losses
-    whole = train(SETTINGS.model_copy(update={"qlora": False}), examples, (), tiny_base, tmp_path / "whole")
-    assert whole.train_losses[0] != first.train_losses[0] == pytest.approx(whole.train_losses[0], rel=0.2)
+    resumed_result = train(SETTINGS, examples, (), tiny_base, tmp_path / "two")
+    assert (
+        first_result.val_loss
+        and first_result.initial_val_loss
+        and first_result.val_loss < first_result.initial_val_loss - 0.2
+    )
+    assert first_result.train_losses == resumed_result.train_losses
+    unquantized_result = train(
+        SETTINGS.model_copy(update={"qlora": False}), examples, (), tiny_base, tmp_path / "whole"
+    )
+    assert (
+        unquantized_result.train_losses[0]
+        != first_result.train_losses[0]
+        == pytest.approx(unquantized_result.train_losses[0], rel=0.2)
+    )
 
 
 @pytest.mark.real_model
@@ -67,7 +77,7 @@ def test_four_bit_training_of_the_real_model_learns(
     assert result.val_loss and result.initial_val_loss and result.val_loss < 0.8 * result.initial_val_loss
 
 
-WITHOUT = """
+MISSING_LIBRARY_SCRIPT = """
 import sys
 sys.modules["bitsandbytes"] = None
 import torch
@@ -81,5 +91,5 @@ except RefusedError as error:
 
 
 def test_four_bit_without_bitsandbytes_is_refused() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
-    assert "QLoRA needs bitsandbytes" in done.stdout and "without qlora" in done.stdout, done.stderr
+    process = subprocess.run([sys.executable, "-c", MISSING_LIBRARY_SCRIPT], capture_output=True, text=True)
+    assert "QLoRA needs bitsandbytes" in process.stdout and "without qlora" in process.stdout, process.stderr

@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 
 @pytest.fixture
-def foreign(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
+def save_peft_adapter(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
     """`foreign(r=8, ...)`: a folder that plain PEFT saved, whose B matrices are not zero."""
 
     def save(base_name: str = "", folder: str = "foreign", **settings: Any) -> Path:
@@ -36,8 +36,8 @@ def foreign(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
 
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_pretrained(tiny_base)
-        chosen = {"r": 4, "lora_alpha": 16, "target_modules": PROJECTIONS, **settings}
-        tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen))
+        options = {"r": 4, "lora_alpha": 16, "target_modules": PROJECTIONS, **settings}
+        tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
         for name, weight in tuned.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(weight, std=0.1)
@@ -55,36 +55,42 @@ def foreign(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
     ids=["plain", "rslora", "rank by layer", "all-linear", "one layer", "gaussian"],
 )  # fmt: skip
 def test_imported_adapter_answers_as_in_plain_peft(
-    home: Path, foreign: Callable[..., Path], tiny_base: Path, tmp_path: Path, settings: dict[str, Any]
+    home: Path, save_peft_adapter: Callable[..., Path], tiny_base: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    source = foreign(**settings)
+    source = save_peft_adapter(**settings)
     folder = import_adapter(source, home, tmp_path / "adapters", "tiny")
     ids = torch.tensor([[5, 9, 30, 40, 7]])
     with torch.no_grad():
-        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), source)(
+        peft_logits = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), source)(
             input_ids=ids
         ).logits
-        ours = load_model(tiny_base, folder, torch.float32)
-        ours.set_attn_implementation("sdpa")
-        assert torch.allclose(ours(input_ids=ids).logits, theirs, atol=1e-4)
+        our_model = load_model(tiny_base, folder, torch.float32)
+        our_model.set_attn_implementation("sdpa")
+        assert torch.allclose(our_model(input_ids=ids).logits, peft_logits, atol=1e-4)
     adapter = read_adapter(folder)
     record = merge(adapter, find_base(adapter, home), tmp_path / "merged")
     assert record.adapter == folder.name and record.check.has_effect
 
 
-def test_import_records_name_and_base_without_paths(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
-    source = foreign(base_name=str(tmp_path / "models" / "tiny"))
-    before = {path.name: path.read_bytes() for path in source.iterdir()}
+def test_import_records_name_and_base_without_paths(
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = save_peft_adapter(base_name=str(tmp_path / "models" / "tiny"))
+    source_files = {path.name: path.read_bytes() for path in source.iterdir()}
     folder = import_adapter(source, home, tmp_path / "adapters", name="mine")
     manifest = read_adapter(folder).manifest
-    assert manifest["base"]["name"] == "tiny" and len(manifest["base"]["revision"]) == 64, "its own hint was enough"
+    assert manifest["base"]["name"] == "tiny" and len(manifest["base"]["revision"]) == 64, (
+        "the base that the adapter's config names was enough"
+    )
     assert manifest["imported"]["name"] == "mine" and manifest["settings"] == {"r": 4, "alpha": 16, "dropout": 0.0}
     assert not any(str(tmp_path) in path.read_text(errors="replace") for path in folder.iterdir())
-    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
-    assert import_adapter(source, home, tmp_path / "adapters", "tiny", "mine") == folder, "the same content once"
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == source_files
+    assert import_adapter(source, home, tmp_path / "adapters", "tiny", "mine") == folder, (
+        "the same content is stored once"
+    )
     assert list_adapters(tmp_path / "adapters") == [read_adapter(folder)]
     for name in ("mine", folder.name[:8], folder.name):
         assert find_adapter(tmp_path / "adapters", name) == folder
@@ -102,32 +108,37 @@ def test_import_records_name_and_base_without_paths(home: Path, foreign: Callabl
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_import_refuses_what_cannot_be_served(
-    home: Path, foreign: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], reason: str
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(DataError, match=reason):
-        import_adapter(foreign(**settings), home, tmp_path / "adapters", "tiny")
+        import_adapter(save_peft_adapter(**settings), home, tmp_path / "adapters", "tiny")
     assert not list((tmp_path / "adapters").glob("*"))
 
 
-def test_import_refuses_an_adapter_of_another_model(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
+def test_import_refuses_an_adapter_of_another_model(
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
-    source = foreign()
+    source = save_peft_adapter()
     tensors = load_file(source / "adapter_model.safetensors")
-    first = next(name for name in tensors if "lora_A" in name)
-    wrong = {
-        "sizes that differ": {**tensors, first: torch.zeros(4, 99)},
-        "no tensors for": {name: tensors[name] for name in tensors if name != first},
-        "layers that tiny lacks": {**tensors, first.replace("layers.0", "layers.9"): tensors[first].clone()},
-        "not finite numbers": {**tensors, first: torch.full_like(tensors[first], float("nan"))},
+    tensor_name = next(name for name in tensors if "lora_A" in name)
+    wrong_tensors = {
+        "sizes that differ": {**tensors, tensor_name: torch.zeros(4, 99)},
+        "no tensors for": {name: tensors[name] for name in tensors if name != tensor_name},
+        "layers that tiny lacks": {
+            **tensors,
+            tensor_name.replace("layers.0", "layers.9"): tensors[tensor_name].clone(),
+        },
+        "not finite numbers": {**tensors, tensor_name: torch.full_like(tensors[tensor_name], float("nan"))},
     }
-    for reason, changed in wrong.items():
-        save_file(changed, source / "adapter_model.safetensors")
+    for reason, changed_tensors in wrong_tensors.items():
+        save_file(changed_tensors, source / "adapter_model.safetensors")
         with pytest.raises(DataError, match=reason):
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
-def test_import_refuses_other_folders(home: Path, tmp_path: Path) -> None:
+def test_import_refuses_folders_without_a_usable_adapter(home: Path, tmp_path: Path) -> None:
     source = tmp_path / "odd"
     with pytest.raises(DataError, match="is not a folder"):
         import_adapter(source, home, tmp_path / "adapters", "tiny")
@@ -147,17 +158,22 @@ def test_import_refuses_other_folders(home: Path, tmp_path: Path) -> None:
 
 
 def test_import_asks_for_the_base_without_a_usable_hint(
-    home: Path, foreign: Callable[..., Path], tmp_path: Path
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed models: tiny"):
-        import_adapter(foreign(base_name="other/model"), home, tmp_path / "adapters")
+        import_adapter(save_peft_adapter(base_name="other/model"), home, tmp_path / "adapters")
 
 
-def test_exported_adapter_keeps_its_hash_and_record(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
-    first = read_adapter(import_adapter(foreign(), home, tmp_path / "adapters", "tiny", "mine"))
-    export_peft(first, tmp_path / "exported")
-    second = read_adapter(import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere"))
-    assert (second.hash, second.manifest) == (first.hash, first.manifest) and second.folder != first.folder
+def test_exported_adapter_keeps_its_hash_and_record(
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    original = read_adapter(import_adapter(save_peft_adapter(), home, tmp_path / "adapters", "tiny", "mine"))
+    export_peft(original, tmp_path / "exported")
+    reimported = read_adapter(import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere"))
+    assert (reimported.hash, reimported.manifest) == (
+        original.hash,
+        original.manifest,
+    ) and reimported.folder != original.folder
     with pytest.raises(UsageError, match="keeps its own record"):
         import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere", name="other")
     config = tmp_path / "exported" / "adapter_config.json"
@@ -166,8 +182,10 @@ def test_exported_adapter_keeps_its_hash_and_record(home: Path, foreign: Callabl
         import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere")
 
 
-def test_server_rank_is_the_highest_of_all_layers(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
-    folder = import_adapter(foreign(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
+def test_server_rank_is_the_highest_of_all_layers(
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = import_adapter(save_peft_adapter(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
     assert choose_rank([folder]) == 64
 
 
@@ -178,8 +196,10 @@ def test_import_refuses_names_like_paths_or_patterns(home: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("word", ["*", "?", "[a-f]*", "", "../adapters"])
-def test_find_matches_no_pattern_or_path(home: Path, foreign: Callable[..., Path], tmp_path: Path, word: str) -> None:
-    import_adapter(foreign(), home, tmp_path / "adapters", "tiny")
+def test_find_matches_no_pattern_or_path(
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path, word: str
+) -> None:
+    import_adapter(save_peft_adapter(), home, tmp_path / "adapters", "tiny")
     with pytest.raises((NothingMatchedError, UsageError)):
         find_adapter(tmp_path / "adapters", word)
 

@@ -19,7 +19,7 @@ from nanoflux_local.train.settings import TrainSettings
 FAST = {"epochs": 2, "learning_rate": 3e-3, "dtype": "float32", "threads": 1}
 
 
-def weights(folder: Path) -> bytes:
+def read_adapter_weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
@@ -45,9 +45,9 @@ def test_training_twice_gives_the_same_bits(
     settings = TrainSettings(**FAST | {"dtype": dtype})
     for name in ("one", "two"):
         train(settings, examples, (), tiny_base, tmp_path / name)
-    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert read_adapter_weights(tmp_path / "one") == read_adapter_weights(tmp_path / "two")
     train(settings.model_copy(update={"seed": 1}), examples, (), tiny_base, tmp_path / "three")
-    assert weights(tmp_path / "three") != weights(tmp_path / "one")
+    assert read_adapter_weights(tmp_path / "three") != read_adapter_weights(tmp_path / "one")
 
 
 def test_training_resumed_gives_the_same_bits(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_training_resumed_gives_the_same_bits(tiny_base: Path, examples: list[Tr
         if result.finished:
             break
     assert sum(isinstance(e, ResumeEvent) for e in events) >= 5
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert read_adapter_weights(tmp_path / "parts") == read_adapter_weights(tmp_path / "whole")
 
 
 def test_checkpoint_of_another_training_is_refused(
@@ -80,8 +80,10 @@ def test_learning_rate_falls_linearly_to_zero() -> None:
     rates = [learning_rate(settings, step, 10) for step in range(10)]
     assert rates[0] == settings.learning_rate
     assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(10)])
-    warm = TrainSettings(warmup_steps=4)
-    assert [learning_rate(warm, step, 10) / 2e-4 for step in (0, 3, 4, 9)] == pytest.approx([0.2, 0.8, 1.0, 1 / 6])
+    warmup_settings = TrainSettings(warmup_steps=4)
+    assert [learning_rate(warmup_settings, step, 10) / 2e-4 for step in (0, 3, 4, 9)] == pytest.approx(
+        [0.2, 0.8, 1.0, 1 / 6]
+    )
 
 
 def test_plan_contains_every_row_once_an_epoch() -> None:
@@ -97,7 +99,8 @@ def test_plan_contains_every_row_once_an_epoch() -> None:
 def test_losses_and_gradients_equal_those_of_peft(
     tiny_base: Path, examples: list[TrainingExample], checkpointing: bool
 ) -> None:
-    """PEFT's own layers, logits everywhere, float32, no dropout: the same loss and gradients to rounding."""
+    """In float32 without dropout, loss and gradients equal, up to rounding, those of PEFT's own layers with logits at
+    every position."""
     settings = TrainSettings(dropout=0.0, gradient_checkpointing=checkpointing)
     model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
     for name, weight in model.peft.named_parameters():
@@ -107,19 +110,19 @@ def test_losses_and_gradients_equal_those_of_peft(
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
     loss = model.loss(rows)
     loss.backward()
-    fast = [weight.grad.clone() for weight in model.trained]
+    our_gradients = [weight.grad.clone() for weight in model.trained]
     model.peft.zero_grad()
     for layer in model.peft.modules():
         layer.__dict__.pop("forward", None)
-    plain = sum(plain_loss(model, row) for row in rows)
-    plain.backward()
-    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    for ours, weight in zip(fast, model.trained, strict=True):
-        torch.testing.assert_close(ours, weight.grad, rtol=1e-3, atol=1e-4)
+    reference_loss = sum(compute_reference_loss(model, row) for row in rows)
+    reference_loss.backward()
+    assert loss.item() == pytest.approx(reference_loss.item(), rel=1e-5)
+    for our_gradient, weight in zip(our_gradients, model.trained, strict=True):
+        torch.testing.assert_close(our_gradient, weight.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_joined_rows_have_the_same_loss_and_gradients(tiny_base: Path, examples: list[TrainingExample]) -> None:
-    """The path for FlashAttention, here with torch's attention, which reads the same positions."""
+    """The padding-free path for FlashAttention, tested with torch's attention, which reads the same positions."""
     settings = TrainSettings(dropout=0.0, attention="sdpa")
     model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(tiny_base)
@@ -131,10 +134,10 @@ def test_joined_rows_have_the_same_loss_and_gradients(tiny_base: Path, examples:
         loss = model.loss(rows)
         loss.backward()
         results.append((loss.item(), [weight.grad.clone() for weight in model.trained]))
-    (padded, slopes), (joined, others) = results
-    assert joined == pytest.approx(padded, rel=1e-5)
-    for one, other in zip(slopes, others, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    (padded_loss, padded_gradients), (joined_loss, joined_gradients) = results
+    assert joined_loss == pytest.approx(padded_loss, rel=1e-5)
+    for padded_gradient, joined_gradient in zip(padded_gradients, joined_gradients, strict=True):
+        torch.testing.assert_close(padded_gradient, joined_gradient, rtol=1e-3, atol=1e-4)
 
 
 def test_attention_that_is_not_installed_is_refused(
@@ -146,8 +149,8 @@ def test_attention_that_is_not_installed_is_refused(
         train(TrainSettings(**FAST | {"attention": "flash_attention_2"}), examples, (), tiny_base, tmp_path)
 
 
-def plain_loss(model: Completions, row) -> torch.Tensor:
-    """One row alone, through the model's own forward pass with all its logits."""
+def compute_reference_loss(model: Completions, row) -> torch.Tensor:
+    """The loss of one row alone, from the model's own forward pass with logits at every position."""
     ids = torch.tensor([row.ids])
     labels = ids.masked_fill(torch.arange(ids.shape[1])[None] < row.prompt, -100)
     logits = model.causal(input_ids=ids).logits
@@ -155,11 +158,12 @@ def plain_loss(model: Completions, row) -> torch.Tensor:
 
 
 def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    """A rate that is far too high: validation gets worse, training ends early, the best epoch's weights are kept."""
+    """With a learning rate that is far too high, the validation loss rises, training ends early, and the weights of the
+    best epoch are kept."""
     settings = TrainSettings(**FAST | {"epochs": 12, "learning_rate": 30.0, "early_stopping": 2, "max_grad_norm": 1e3})
     result = train(settings, examples, (), tiny_base, tmp_path)
-    values = [result.initial_val_loss, *result.val_losses]
-    best = values.index(min(values))
+    val_losses = [result.initial_val_loss, *result.val_losses]
+    best = val_losses.index(min(val_losses))
     assert len(result.val_losses) == best + 2 < 12
 
 
@@ -179,7 +183,7 @@ def test_training_of_the_real_model_learns_and_equals_peft(
     codec = Codec.load(real_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
     with model.inference_mode():
-        fast, plain = model.loss(rows), sum(plain_loss(model, row) for row in rows)
-    assert fast.item() == pytest.approx(plain.item(), rel=1e-4)
+        our_loss, reference_loss = model.loss(rows), sum(compute_reference_loss(model, row) for row in rows)
+    assert our_loss.item() == pytest.approx(reference_loss.item(), rel=1e-4)
     result = train(TrainSettings(epochs=2, learning_rate=1e-3), examples, (), real_base, tmp_path)
     assert result.val_loss and result.initial_val_loss and result.val_loss < 0.8 * result.initial_val_loss

@@ -1,4 +1,4 @@
-"""An adapter in its base, and an adapter elsewhere: the same answers, or nothing is written."""
+"""Merged and exported adapters answer as base and adapter do together; otherwise, nothing is written."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from nanoflux_local.adapters import gguf as gguf_file
-from nanoflux_local.adapters import merge as merged
+from nanoflux_local.adapters import merge as merging
 from nanoflux_local.adapters.hash import adapter_hash
 from nanoflux_local.adapters.store import read_adapter
 from nanoflux_local.cli.main import nanoflux
@@ -33,29 +33,29 @@ def home(
     root, base = tmp_path / "home", tmp_path / "base"
     monkeypatch.setenv("NANOFLUX_HOME", str(root))
     shutil.copytree(tiny_base, base)
-    teach_one_merge(base / "tokenizer.json")
+    add_merge(base / "tokenizer.json")
     revision = json.loads((import_path(base, "tiny", root) / "weights.json").read_text())["revision"]
     result = train(SETTINGS, examples, (), tiny_base, tmp_path / "work")
     return root, publish(result, SETTINGS, root / "adapters", "tiny", revision, {"run": "r1"})
 
 
-def teach_one_merge(file: Path) -> None:
-    """A byte-pair vocabulary without a single pair is one that GGUF's readers do not know."""
+def add_merge(file: Path) -> None:
+    """Add a merge to the tokenizer, since GGUF's readers do not accept a byte-pair vocabulary without any."""
     tokenizer = json.loads(file.read_text())
-    words = tokenizer["model"]["vocab"]
-    words["so"] = words.pop("ÿ")
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["so"] = vocabulary.pop("ÿ")
     tokenizer["model"]["merges"] = [["s", "o"]]
     file.write_text(json.dumps(tokenizer))
 
 
 def run_adapters(*arguments: str | Path) -> Any:
-    done = CliRunner().invoke(nanoflux, ["adapters", *map(str, arguments), "--json"])
-    if done.exception:
-        raise done.exception
-    return json.loads(done.stdout)
+    result = CliRunner().invoke(nanoflux, ["adapters", *map(str, arguments), "--json"])
+    if result.exception:
+        raise result.exception
+    return json.loads(result.stdout)
 
 
-def logits(model: Any) -> torch.Tensor:
+def compute_logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(input_ids=IDS).logits
 
@@ -66,7 +66,7 @@ def load_model(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-def with_adapter(base: Path, adapter: Path) -> Any:
+def load_with_adapter(base: Path, adapter: Path) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(load_model(base), adapter)
@@ -76,15 +76,15 @@ def test_merged_model_answers_as_base_and_adapter(home: tuple[Path, Path], tmp_p
     root, adapter = home
     record = run_adapters("merge", adapter.name[:8], "-o", tmp_path / "out")
     tuned, base = (
-        logits(with_adapter(weights_dir("tiny", root), adapter)),
-        logits(load_model(weights_dir("tiny", root))),
+        compute_logits(load_with_adapter(weights_dir("tiny", root), adapter)),
+        compute_logits(load_model(weights_dir("tiny", root))),
     )
-    torch.testing.assert_close(logits(load_model(tmp_path / "out")), tuned, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(compute_logits(load_model(tmp_path / "out")), tuned, rtol=1e-4, atol=1e-4)
     assert (tuned - base).abs().max() > 0.01
     assert record["adapter"] == adapter.name and record["base"]["name"] == "tiny"
     assert record["check"]["nats_from_adapter"] <= record["check"]["tolerance"] < record["check"]["nats_from_base"]
-    kept = json.loads((tmp_path / "out" / merged.RECORD).read_text())
-    assert kept | {"folder": str(tmp_path / "out")} == record
+    stored_record = json.loads((tmp_path / "out" / merging.RECORD).read_text())
+    assert stored_record | {"folder": str(tmp_path / "out")} == record
     assert adapter.name in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -92,10 +92,12 @@ def test_merge_is_reproducible_and_installable(home: tuple[Path, Path], tmp_path
     root, adapter = home
     for name in ("one", "two"):
         run_adapters("merge", adapter.name, "-o", tmp_path / name)
-    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
-    assert one == two
+    first_files, second_files = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two")
+    )
+    assert first_files == second_files
     installed = import_path(tmp_path / "one", "tuned", root)
-    assert torch.equal(logits(load_model(installed)), logits(load_model(tmp_path / "one")))
+    assert torch.equal(compute_logits(load_model(installed)), compute_logits(load_model(tmp_path / "one")))
 
 
 def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path], tmp_path: Path) -> None:
@@ -103,10 +105,10 @@ def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path],
     (tmp_path / "there").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for command in (["merge"], ["export"], ["export", "--format", "gguf"]):
-        for place in ("there", "dangling"):
+        for target in ("there", "dangling"):
             with pytest.raises(UsageError, match="exists"):
-                run_adapters(*command, adapter.name, "-o", tmp_path / place)
-    before = sorted(tmp_path.iterdir())
+                run_adapters(*command, adapter.name, "-o", tmp_path / target)
+    files_before = sorted(tmp_path.iterdir())
     manifest = adapter / "nanoflux.json"
     manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["base"]["revision"], "another"))
     with pytest.raises(RefusedError, match="of revision another"):
@@ -114,27 +116,27 @@ def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path],
     config = weights_dir("tiny", root) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"bits": 4}}))
     with pytest.raises(UsageError, match="quantised"):
-        merged.merge(read_adapter(adapter), weights_dir("tiny", root), tmp_path / "out")
-    assert sorted(tmp_path.iterdir()) == before and not any((tmp_path / "there").iterdir())
+        merging.merge(read_adapter(adapter), weights_dir("tiny", root), tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == files_before and not any((tmp_path / "there").iterdir())
 
 
 def test_merge_with_other_answers_is_refused(
     home: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One matrix comes out a little too large."""
+    """One matrix of the merged model is a little too large."""
     from peft.tuners.tuners_utils import BaseTuner
 
-    def faulty(self: Any, **options: Any) -> Any:
-        model = whole(self, **options)
+    def merge_wrongly(self: Any, **options: Any) -> Any:
+        model = original_merge(self, **options)
         model.get_decoder().layers[0].mlp.down_proj.weight.data *= 1.1
         return model
 
-    whole = BaseTuner.merge_and_unload
-    monkeypatch.setattr(BaseTuner, "merge_and_unload", faulty)
-    before = sorted(tmp_path.iterdir())
+    original_merge = BaseTuner.merge_and_unload
+    monkeypatch.setattr(BaseTuner, "merge_and_unload", merge_wrongly)
+    files_before = sorted(tmp_path.iterdir())
     with pytest.raises(RefusedError, match="nats per token from base and adapter"):
         run_adapters("merge", home[1].name, "-o", tmp_path / "out")
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.iterdir()) == files_before
 
 
 def test_exported_adapter_loads_in_plain_peft(home: tuple[Path, Path], tmp_path: Path) -> None:
@@ -147,29 +149,31 @@ def test_exported_adapter_loads_in_plain_peft(home: tuple[Path, Path], tmp_path:
         "format": "safetensors",
     }
     base = weights_dir("tiny", root)
-    assert torch.equal(logits(with_adapter(base, tmp_path / "out")), logits(with_adapter(base, adapter)))
+    assert torch.equal(
+        compute_logits(load_with_adapter(base, tmp_path / "out")), compute_logits(load_with_adapter(base, adapter))
+    )
 
 
 def test_publishing_restores_missing_files(
     home: tuple[Path, Path], tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     root, adapter = home
-    whole = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    published_files = {path.name: path.read_bytes() for path in adapter.iterdir()}
     for name in ("nanoflux.json", "README.md"):
         (adapter / name).unlink()
         result = train(SETTINGS, examples, (), tiny_base, tmp_path / "again")
-        revision = json.loads(whole["nanoflux.json"])["base"]["revision"]
+        revision = json.loads(published_files["nanoflux.json"])["base"]["revision"]
         assert publish(result, SETTINGS, root / "adapters", "tiny", revision, {"run": "r1"}) == adapter
         assert (adapter / name).is_file() and run_adapters("show", adapter.name)["adapter"] == adapter.name
-    assert {path.name for path in adapter.iterdir()} == set(whole)
+    assert {path.name for path in adapter.iterdir()} == set(published_files)
 
 
 def test_adapter_commands_describe_the_adapter(home: tuple[Path, Path]) -> None:
-    listed = CliRunner().invoke(nanoflux, ["adapters", "list"]).stdout
-    shown = CliRunner().invoke(nanoflux, ["adapters", "show", home[1].name[:6]]).stdout
-    assert home[1].name[:16] in listed and " → " in listed
-    assert home[1].name in shown and "r 8, alpha 32" in shown and "tiny" in shown
-    assert "of 6ND" in shown and "explains" in shown
+    list_output = CliRunner().invoke(nanoflux, ["adapters", "list"]).stdout
+    show_output = CliRunner().invoke(nanoflux, ["adapters", "show", home[1].name[:6]]).stdout
+    assert home[1].name[:16] in list_output and " → " in list_output
+    assert home[1].name in show_output and "r 8, alpha 32" in show_output and "tiny" in show_output
+    assert "of 6ND" in show_output and "explains" in show_output
 
 
 def test_gguf_file_contains_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:
@@ -179,8 +183,10 @@ def test_gguf_file_contains_the_merged_model(home: tuple[Path, Path], tmp_path: 
     run_adapters("merge", home[1].name, "-o", tmp_path / "merged")
     from transformers import AutoModelForCausalLM
 
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    torch.testing.assert_close(logits(read), logits(load_model(tmp_path / "merged")), rtol=1e-5, atol=1e-5)
+    gguf_model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    torch.testing.assert_close(
+        compute_logits(gguf_model), compute_logits(load_model(tmp_path / "merged")), rtol=1e-5, atol=1e-5
+    )
     installed = import_path(file, "from-gguf", home[0])
     assert (installed / "model.safetensors").is_file()
 

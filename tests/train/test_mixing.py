@@ -16,9 +16,9 @@ from nanoflux_local.train.data import data_digest
 from nanoflux_local.train.mixing import Mix, parse_mix
 from nanoflux_local.train.trainings import TrainingData
 
-TRAIN = [f"Ann has {count} apples and buys {count + 1} {noun}. How many?" for count, noun in enumerate(
+TRAIN_QUESTIONS = [f"Ann has {count} apples and buys {count + 1} {noun}. How many?" for count, noun in enumerate(
     ("pears", "plums", "figs", "dates", "limes", "nuts", "kiwis", "beans"), start=2)]  # fmt: skip
-TEST = "Bob sells 7 lamps for 3 coins each. How many coins?"
+TEST_QUESTION = "Bob sells 7 lamps for 3 coins each. How many coins?"
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     config = configs.resolve("starter", "scripted", {"target": 4, "max_turns": 40, "seed": 7}, home)
     asyncio.run(runs.play(home, asyncio.run(runs.start(home, config))))
-    restating = [TEST.replace("7", str(count)) for count in range(8, 12)]
-    files = {"train": [*TRAIN, TRAIN[0], *restating], "test": [TEST]}
+    restating_questions = [TEST_QUESTION.replace("7", str(count)) for count in range(8, 12)]
+    files = {"train": [*TRAIN_QUESTIONS, TRAIN_QUESTIONS[0], *restating_questions], "test": [TEST_QUESTION]}
     for split, questions in files.items():
         rows = [{"question": question, "answer": f"Add. {n}\n#### {n}"} for n, question in enumerate(questions)]
         (home.root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-def load(home: Home, *mixes: Mix, seed: int = 0) -> TrainingData:
+def load_data(home: Home, *mixes: Mix, seed: int = 0) -> TrainingData:
     return trainings.load_run_data(home, "starter", Choice(seed=seed), mixes=mixes)
 
 
@@ -46,35 +46,37 @@ def mixed_questions(data: TrainingData) -> list[str]:
 
 
 def test_mix_adds_rows_in_proportion(home: Home) -> None:
-    plain, mixed = load(home), load(home, Mix("gsm8k", 1.0))
-    assert list(mixed.rows[: len(plain.rows)]) == list(plain.rows)
-    added = mixed.rows[len(plain.rows) :]
-    assert len(added) == len(plain.rows) == 4 and "mix" not in plain.source
+    unmixed, mixed = load_data(home), load_data(home, Mix("gsm8k", 1.0))
+    assert list(mixed.rows[: len(unmixed.rows)]) == list(unmixed.rows)
+    added = mixed.rows[len(unmixed.rows) :]
+    assert len(added) == len(unmixed.rows) == 4 and "mix" not in unmixed.source
     assert mixed.source["mix"] == [
         {"dataset": "gsm8k", "ratio": 1.0, "rows": 4, "usable": 7, "digest": data_digest(added)}
     ]
-    assert len(load(home, Mix("gsm8k", 0.5), Mix("starter", 1.5)).rows) == 4 + 2 + 6
+    assert len(load_data(home, Mix("gsm8k", 0.5), Mix("starter", 1.5)).rows) == 4 + 2 + 6
 
 
 def test_mix_is_drawn_by_the_seed(home: Home) -> None:
-    first = mixed_questions(load(home, Mix("gsm8k", 1.0)))
-    assert first == mixed_questions(load(home, Mix("gsm8k", 1.0)))
-    assert any(first != mixed_questions(load(home, Mix("gsm8k", 1.0), seed=seed)) for seed in range(1, 5))
+    questions = mixed_questions(load_data(home, Mix("gsm8k", 1.0)))
+    assert questions == mixed_questions(load_data(home, Mix("gsm8k", 1.0)))
+    assert any(questions != mixed_questions(load_data(home, Mix("gsm8k", 1.0), seed=seed)) for seed in range(1, 5))
 
 
 def test_mix_excludes_test_items_and_repeats(home: Home) -> None:
-    dev = [item.question for item in load_items(home.ledger, "gsm8k", "dev")]
-    questions = "\n".join(mixed_questions(load(home, Mix("gsm8k", 1.75))))
-    assert [questions.count(question) for question in TRAIN] == [int(question not in dev) for question in TRAIN]
+    dev_questions = [item.question for item in load_items(home.ledger, "gsm8k", "dev")]
+    questions = "\n".join(mixed_questions(load_data(home, Mix("gsm8k", 1.75))))
+    assert [questions.count(question) for question in TRAIN_QUESTIONS] == [
+        int(question not in dev_questions) for question in TRAIN_QUESTIONS
+    ]
     assert "lamps" not in questions, "a train item that restates a test item with other numbers"
     with pytest.raises(NothingMatchedError, match="asks for 8 rows, but gsm8k has 7 usable") as error:
-        load(home, Mix("gsm8k", 2.0))
+        load_data(home, Mix("gsm8k", 2.0))
     assert "at most 1.75" in error.value.fix
 
 
 def test_mix_names_a_missing_benchmark(home: Home) -> None:
     with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
-        load(home, Mix("medqa", 1.0))
+        load_data(home, Mix("medqa", 1.0))
 
 
 def test_mix_argument_is_a_dataset_with_a_positive_ratio() -> None:

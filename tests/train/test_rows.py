@@ -13,9 +13,9 @@ from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.settings import TrainSettings
 
-ASKED = {"role": "user", "content": "How many?"}
-TOLD = {"role": "assistant", "content": "Two."}
-USER = (Message("user", "How many?"),)
+QUESTION = {"role": "user", "content": "How many?"}
+ANSWER = {"role": "assistant", "content": "Two."}
+USER_PROMPT = (Message("user", "How many?"),)
 
 
 def write_file(path: Path, *rows: Any) -> Path:
@@ -26,13 +26,19 @@ def write_file(path: Path, *rows: Any) -> Path:
 @pytest.mark.parametrize(
     ("row", "prompt"),
     [
-        ({"messages": [ASKED, TOLD]}, USER),
-        ({"messages": [{"role": "system", "content": "Brief."}, ASKED, TOLD]}, (Message("system", "Brief."), *USER)),
-        ({"prompt": "How many?", "completion": "Two."}, USER),
-        ({"prompt": [ASKED], "completion": [TOLD]}, USER),
-        ({"instruction": "How many?", "input": "", "output": "Two."}, USER),
+        ({"messages": [QUESTION, ANSWER]}, USER_PROMPT),
+        (
+            {"messages": [{"role": "system", "content": "Brief."}, QUESTION, ANSWER]},
+            (Message("system", "Brief."), *USER_PROMPT),
+        ),
+        ({"prompt": "How many?", "completion": "Two."}, USER_PROMPT),
+        ({"prompt": [QUESTION], "completion": [ANSWER]}, USER_PROMPT),
+        ({"instruction": "How many?", "input": "", "output": "Two."}, USER_PROMPT),
         ({"instruction": "How many?", "input": "a b", "output": "Two."}, (Message("user", "How many?\n\na b"),)),
-        ({"system": "Brief.", "instruction": "How many?", "output": "Two."}, (Message("system", "Brief."), *USER)),
+        (
+            {"system": "Brief.", "instruction": "How many?", "output": "Two."},
+            (Message("system", "Brief."), *USER_PROMPT),
+        ),
     ],
 )
 def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt: tuple[Message, ...]) -> None:
@@ -50,16 +56,16 @@ def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt
         ({"messages": [{"role": "user"}]}, "is NoneType, not text"),
         ({"prompt": "How many?", "completion": 2}, '"completion" is int, not text'),
         ({"completion": "Two."}, '"prompt" is not a list'),
-        ({"prompt": "How many?", "completion": [ASKED]}, "not one message of the assistant"),
+        ({"prompt": "How many?", "completion": [QUESTION]}, "not one message of the assistant"),
         ({"output": "Two."}, '"instruction" is NoneType'),
         (
             '{"prompt": "How many?", "completion": "Two.", "completion": "Three."}',
             "the key 'completion' appears twice",
         ),
         ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
-        ({"messages": [ASKED, {**TOLD, "weight": 0}]}, '"weight": 0 excludes it from the loss'),
+        ({"messages": [QUESTION, {**ANSWER, "weight": 0}]}, '"weight": 0 excludes it from the loss'),
         ({"prompt": "How many?", "completion": "Two.", "weight": 0}, '"weight": 0 excludes'),
-        ({"prompt": [ASKED], "completion": [{**TOLD, "weight": 0.5}]}, '"weight": 0.5 is neither 0 nor 1'),
+        ({"prompt": [QUESTION], "completion": [{**ANSWER, "weight": 0.5}]}, '"weight": 0.5 is neither 0 nor 1'),
     ],
 )
 def test_unreadable_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
@@ -69,7 +75,7 @@ def test_unreadable_row_is_named_by_file_and_line(tmp_path: Path, row: Any, mess
 
 
 def test_weights_of_one_and_of_earlier_answers_are_accepted(tmp_path: Path) -> None:
-    messages = [ASKED, {**TOLD, "weight": 0}, ASKED, {**TOLD, "weight": 1}]
+    messages = [QUESTION, {**ANSWER, "weight": 0}, QUESTION, {**ANSWER, "weight": 1}]
     (row,) = read_rows(write_file(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
     assert (len(row.prompt), row.completion) == (3, "Two.")
 
@@ -77,7 +83,7 @@ def test_weights_of_one_and_of_earlier_answers_are_accepted(tmp_path: Path) -> N
 def test_byte_order_mark_is_skipped_and_utf_16_refused(tmp_path: Path) -> None:
     text = json.dumps({"prompt": "How many?", "completion": "Two."})
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig")
-    assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(USER, "Two.", "line 1")]
+    assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(USER_PROMPT, "Two.", "line 1")]
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-16")
     with pytest.raises(DataError, match="the file is UTF-16, not UTF-8"):
         read_rows(tmp_path / "rows.jsonl")
@@ -99,10 +105,10 @@ def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> N
         {"prompt": "How many?", "completion": "Two."},
         {"prompt": "How many?", "completion": ""},
         {"prompt": "How many?", "completion": "x" * 5000},
-        {"messages": [ASKED, TOLD]},
+        {"messages": [QUESTION, ANSWER]},
         '{"prompt": "half \\ud83d of a smile", "completion": "Two."}',
-        {"messages": [ASKED, ASKED, TOLD]},
-        {"messages": [ASKED, TOLD, ASKED]},
+        {"messages": [QUESTION, QUESTION, ANSWER]},
+        {"messages": [QUESTION, ANSWER, QUESTION]},
     )
     findings = audit(TrainSettings(val_fraction=0), read_rows(path), (), tiny_base).findings
     assert [(finding.id, finding.problem) for finding in findings] == [
@@ -117,8 +123,8 @@ def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> N
 
 def test_written_rows_read_back_equal(tmp_path: Path) -> None:
     rows = [
-        TrainingExample((Message("system", "s"), *USER), "two\u2028lines\n", "one"),
-        TrainingExample(USER, "half \ud83d of a smile", "two"),
+        TrainingExample((Message("system", "s"), *USER_PROMPT), "two\u2028lines\n", "one"),
+        TrainingExample(USER_PROMPT, "half \ud83d of a smile", "two"),
         TrainingExample((), "", "three"),
     ]
     write_rows(tmp_path / "rows.jsonl", rows)

@@ -23,36 +23,40 @@ from nanoflux_local.train.solutions import list_candidates, load_right_solutions
 from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
 from nanoflux_models.weights import import_path
 
-RIGHT, WRONG = Verdict(True, 0.95, "it is right"), Verdict(False, 0.95, "it is wrong")
+RIGHT_VERDICT, WRONG_VERDICT = Verdict(True, 0.95, "it is right"), Verdict(False, 0.95, "it is wrong")
 ATTACK = Attack("What is 2 + 2?", "Two and two make four.", "4")
 
 
-def blind(*evidence: Exhibit) -> Verdict:
+def make_blind_verdict(*evidence: Exhibit) -> Verdict:
     return Verdict(True, 0.95, "valid", findings=(Finding("blind", "supports", "", evidence),))
 
 
-def turn(number: int, attempt: Attempt) -> TurnRecord:
+def make_turn(number: int, attempt: Attempt) -> TurnRecord:
     return TurnRecord(number, "one", "other", "judge", (attempt,))
 
 
-BY_ALL = Attempt(
+SOLVED_BY_ALL = Attempt(
     0, ("s",), "kept_failed", "", ATTACK, None,
-    blind(
+    make_blind_verdict(
         Exhibit("solution", "First 2 and then 2 more gives 4.", "4.0", author="solver-a", agrees=True),
         Exhibit("program", "print(2 + 2)", "4", author="solver-a", agrees=True),
         Exhibit("solution", "It is five.", "5", author="solver-b", agrees=False),
         Exhibit("solution", "Two  and two\nmake four.", "4", author="solver-b", agrees=True),
         Exhibit("solution", "First 2, and then 2 more gives 4.".replace(",", ""), "4", author="solver-b", agrees=True),
     ),
-    Defence("It must be 5.", "5"), WRONG,
+    Defence("It must be 5.", "5"), WRONG_VERDICT,
     samples=(
         Sample(Defence("2+2=4", "4"), True), Sample(Defence("Perhaps 6.", "6"), False), Sample(None, None),
         Sample(Defence("2 + 2 = 4, because", "4", cut=("SOLUTION",)), True),
     ),
 )  # fmt: skip
-BY_AUTHOR = Attempt(0, ("s",), "kept_failed", "", ATTACK, None, RIGHT, Defence("No idea: 7.", "7"), WRONG)
-OTHER = Attack("How many are 2 and 2?", ATTACK.solution, "4")
-NOVEL = Attempt(0, ("s",), "kept_novel", "", OTHER, None, RIGHT, Defence("Count on fingers: 4.", "4"), RIGHT)
+SOLVED_BY_AUTHOR = Attempt(
+    0, ("s",), "kept_failed", "", ATTACK, None, RIGHT_VERDICT, Defence("No idea: 7.", "7"), WRONG_VERDICT
+)
+OTHER_ATTACK = Attack("How many are 2 and 2?", ATTACK.solution, "4")
+NOVEL_ATTEMPT = Attempt(
+    0, ("s",), "kept_novel", "", OTHER_ATTACK, None, RIGHT_VERDICT, Defence("Count on fingers: 4.", "4"), RIGHT_VERDICT
+)
 
 
 @pytest.fixture
@@ -62,56 +66,56 @@ def home(tmp_path: Path) -> Home:
     config = configs.resolve("starter", "scripted", {"target": 3, "max_turns": 3}, home)
     with Ledger(home.ledger) as ledger:
         ledger.create_run("run", "a name", config.model_dump(mode="json"), {"identities": {}, "versions": {}})
-        for number, attempt in enumerate((BY_ALL, BY_AUTHOR, NOVEL)):
-            ledger.commit_turn("run", turn(number, attempt), [])
+        for number, attempt in enumerate((SOLVED_BY_ALL, SOLVED_BY_AUTHOR, NOVEL_ATTEMPT)):
+            ledger.commit_turn("run", make_turn(number, attempt), [])
     return home
 
 
-def rows(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
+def load_solutions(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
     """The learned solution by turn."""
-    chosen = load_run_rows(home, "run", Choice(**choice), base).rows
-    return {row.columns["turn"]: row.columns["solution"] for row in chosen}
+    run_rows = load_run_rows(home, "run", Choice(**choice), base).rows
+    return {row.columns["turn"]: row.columns["solution"] for row in run_rows}
 
 
 def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
-    solutions = load_right_solutions(BY_ALL, "one", "other")
-    assert [(each.origin, each.author, each.answer) for each in solutions] == [
+    solutions = load_right_solutions(SOLVED_BY_ALL, "one", "other")
+    assert [(solution.origin, solution.author, solution.answer) for solution in solutions] == [
         ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
     ], "programs, wrong and cut solutions and the solver's repetition do not count"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
-    assert [each.author for each in candidates] == ["one", "solver-a", "other"], "the author's words count once"
-    assert [each.origin for each in load_right_solutions(NOVEL)] == ["author", "own"]
+    assert [solution.author for solution in candidates] == ["one", "solver-a", "other"], "the author's words count once"
+    assert [solution.origin for solution in load_right_solutions(NOVEL_ATTEMPT)] == ["author", "own"]
 
 
 def test_wrong_defences_are_those_judged_wrong() -> None:
-    assert [defence.answer for defence in load_wrong_defences(BY_ALL)] == ["5", "6"]
-    assert load_wrong_defences(NOVEL) == ()
+    assert [defence.answer for defence in load_wrong_defences(SOLVED_BY_ALL)] == ["5", "6"]
+    assert load_wrong_defences(NOVEL_ATTEMPT) == ()
 
 
 def test_solution_rule_chooses_the_target_text(home: Home) -> None:
-    author = "Two and two make four."
-    assert rows(home) == {0: author, 1: author, 2: author}
-    assert rows(home, solution="solver") == {0: "First 2 and then 2 more gives 4."}
-    assert rows(home, solution="own") == {0: "2+2=4", 2: "Count on fingers: 4."}
-    assert rows(home, solution="shortest") == {0: "2+2=4", 1: author, 2: "Count on fingers: 4."}
+    author_solution = "Two and two make four."
+    assert load_solutions(home) == {0: author_solution, 1: author_solution, 2: author_solution}
+    assert load_solutions(home, solution="solver") == {0: "First 2 and then 2 more gives 4."}
+    assert load_solutions(home, solution="own") == {0: "2+2=4", 2: "Count on fingers: 4."}
+    assert load_solutions(home, solution="shortest") == {0: "2+2=4", 1: author_solution, 2: "Count on fingers: 4."}
 
 
 def test_examples_without_such_a_solution_are_left_out_and_counted(home: Home) -> None:
-    chosen = load_run_rows(home, "run", Choice(solution="own"))
-    assert chosen.record["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
-    assert (chosen.record["matched"], chosen.record["rows"]) == (2, 2)
-    assert rows(home, solution="own", size=2).keys() == {0, 2}, "the size is drawn from those that have one"
+    run_rows = load_run_rows(home, "run", Choice(solution="own"))
+    assert run_rows.record["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
+    assert (run_rows.record["matched"], run_rows.record["rows"]) == (2, 2)
+    assert load_solutions(home, solution="own", size=2).keys() == {0, 2}, "the size is drawn from those that have one"
     with pytest.raises(NothingMatchedError, match="has a solver solution"):
-        rows(home, solution="solver", where="turn > 0")
+        load_solutions(home, solution="solver", where="turn > 0")
 
 
 def test_default_choice_keeps_the_record_of_earlier_versions(home: Home) -> None:
     record = load_run_rows(home, "run", Choice()).record
     assert list(record) == ["query", "values", "matched", "size", "seed", "rows", "ids_digest"]
-    assert record["ids_digest"] == digest([digest_id(home, number) for number in range(3)])
+    assert record["ids_digest"] == digest([find_example_id(home, number) for number in range(3)])
 
 
-def digest_id(home: Home, number: int) -> str:
+def find_example_id(home: Home, number: int) -> str:
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id FROM examples WHERE turn = ?", number)
     assert row is not None
@@ -123,12 +127,12 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
         ledger.add_reviews("run", [(0, 0, "drop", ""), (1, 0, "drop", "")], "ada", blind=False)
         ledger.add_reviews("run", [(1, 0, "keep", "")], "ada", blind=False)
         ledger.add_reviews("run", [(2, 7, "drop", "another attempt")], "bo", blind=True)
-    assert rows(home).keys() == {1, 2}, "the newest verdict of a reviewer counts, on the kept attempt"
+    assert load_solutions(home).keys() == {1, 2}, "the newest verdict of a reviewer counts, on the kept attempt"
     data = trainings.load_run_data(home, "run")
     assert data.source["dropped"] == {"included": False, "rows": 1}
-    assert rows(home, include_dropped=True).keys() == {0, 1, 2}
+    assert load_solutions(home, include_dropped=True).keys() == {0, 1, 2}
     with pytest.raises(NothingMatchedError, match="dropped all 1 matching"):
-        rows(home, where="turn = 0")
+        load_solutions(home, where="turn = 0")
 
 
 def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tiny_base: Path) -> None:
@@ -136,10 +140,10 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
     from transformers import AutoModelForCausalLM
 
     with pytest.raises(UsageError, match="under a model"):
-        rows(home, solution="likeliest")
+        load_solutions(home, solution="likeliest")
     import_path(tiny_base, "tiny", home.root)
-    chosen = load_run_rows(home, "run", Choice(solution="likeliest"), "tiny")
-    assert chosen.record["solution"]["model"] == "tiny" and chosen.record["solution"]["without"] == 0
+    run_rows = load_run_rows(home, "run", Choice(solution="likeliest"), "tiny")
+    assert run_rows.record["solution"]["model"] == "tiny" and run_rows.record["solution"]["without"] == 0
     with LedgerView(home.ledger) as view:
         calls = [
             (json.loads(row["request"]), json.loads(row["reply"]))
@@ -151,10 +155,12 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
         prompt = tuple(Message(**message) for message in request["messages"])
         row = codec.encode(TrainingExample(prompt, request["completion"]), 0)
         with torch.no_grad():
-            shares = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
-        scores = [float(shares[place - 1, row.ids[place]]) for place in range(row.prompt, len(row.ids))]
+            log_probabilities = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        scores = [
+            float(log_probabilities[position - 1, row.ids[position]]) for position in range(row.prompt, len(row.ids))
+        ]
         assert reply["mean_log_probability"] == pytest.approx(sum(scores) / len(scores), abs=2e-4)
-    for group, example in ((calls[:3], chosen.examples[0]), (calls[3:], chosen.examples[2])):
+    for group, example in ((calls[:3], run_rows.examples[0]), (calls[3:], run_rows.examples[2])):
         best, _ = max(group, key=lambda call: call[1]["mean_log_probability"])
         assert example.completion == best["completion"]
 
@@ -162,9 +168,9 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
 def test_scores_are_remembered(home: Home, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time, no model can be loaded: its weights are gone."""
     folder = import_path(tiny_base, "tiny", home.root)
-    first = rows(home, "tiny", solution="likeliest")
+    first_solutions = load_solutions(home, "tiny", solution="likeliest")
     (folder / "model.safetensors").unlink()
-    assert rows(home, "tiny", solution="likeliest") == first
+    assert load_solutions(home, "tiny", solution="likeliest") == first_solutions
 
 
 def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Path) -> None:
@@ -186,9 +192,9 @@ def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Pat
 
 
 def run_cli(home: Home, *words: str) -> str:
-    done = CliRunner().invoke(nanoflux, ["--home", str(home.root), *words])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    result = CliRunner().invoke(nanoflux, ["--home", str(home.root), *words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def test_rows_of_a_file_have_no_solutions_to_choose(home: Home) -> None:
@@ -196,5 +202,5 @@ def test_rows_of_a_file_have_no_solutions_to_choose(home: Home) -> None:
     file.write_text('{"prompt": "a", "completion": "b"}\n')
     with pytest.raises(UsageError, match="--solution"):
         trainings.load_file_data(home, file, Choice(solution="own"))
-    done = CliRunner().invoke(nanoflux, ["--home", str(home.root), "train", "--data", str(file), "--mix", "starter"])
-    assert isinstance(done.exception, UsageError) and "--mix needs a run" in done.exception.message
+    result = CliRunner().invoke(nanoflux, ["--home", str(home.root), "train", "--data", str(file), "--mix", "starter"])
+    assert isinstance(result.exception, UsageError) and "--mix needs a run" in result.exception.message

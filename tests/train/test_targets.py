@@ -1,4 +1,5 @@
-"""LoRA targets: the text tower alone by default, expressions wherever names are, and a clear refusal before that."""
+"""LoRA targets: the text tower alone by default, regular expressions as well as names, and unusable targets, which are
+refused before weights are read."""
 
 import json
 import shutil
@@ -32,9 +33,9 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("home")
-    import_path(gemma, "gemma-3-4b-it", place)
-    return place
+    root = tmp_path_factory.mktemp("home")
+    import_path(gemma, "gemma-3-4b-it", root)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_cli(home: Path, *words: str) -> "tuple[int, str]":
-    done = CliRunner().invoke(nanoflux, ["--home", str(home), *words], catch_exceptions=True)
-    return (0 if done.exception is None else getattr(done.exception, "exit_code", 1)), f"{done.output}{done.exception}"
+    result = CliRunner().invoke(nanoflux, ["--home", str(home), *words], catch_exceptions=True)
+    return (
+        0 if result.exception is None else getattr(result.exception, "exit_code", 1)
+    ), f"{result.output}{result.exception}"
 
 
 def test_default_targets_are_the_manifests_text_tower(home: Path, rows: Path) -> None:
@@ -111,22 +114,22 @@ def test_unusable_targets_are_refused_before_weights_are_read(
         train(TrainSettings(target_modules=targets, max_length=256), examples, (), bare, tmp_path / "out")
 
 
-def test_fused_projections_are_listed_where_a_name_is_missing(tmp_path: Path) -> None:
+def test_fused_projections_are_listed_if_a_name_is_missing(tmp_path: Path) -> None:
     from transformers import Phi3Config
 
     Phi3Config(
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64, pad_token_id=0
     ).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="q_proj") as refused:
+    with pytest.raises(UsageError, match="q_proj") as raised:
         resolve_targets(tmp_path, ("q_proj",))
-    assert "qkv_proj" in refused.value.fix
+    assert "qkv_proj" in raised.value.fix
     assert resolve_targets(tmp_path, ALL).tensors == 8
 
 
 def test_all_linear_of_a_text_model_stays_all_linear(tiny_base: Path) -> None:
-    adapted = resolve_targets(tiny_base, ALL)
-    assert adapted.modules == ALL and adapted.tower == "" and adapted.tensors == 2 * 2 * 7
-    assert "tensors of the model" in str(adapted)
+    targets = resolve_targets(tiny_base, ALL)
+    assert targets.modules == ALL and targets.tower == "" and targets.tensors == 2 * 2 * 7
+    assert "tensors of the model" in str(targets)
 
 
 def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
@@ -134,20 +137,20 @@ def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
-    adapted = resolve_targets(gemma, (r".*language_model.*\.q_proj", r".*language_model.*\.down_proj"))
-    assert isinstance(adapted.modules, str)
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=adapted.modules))
+    targets = resolve_targets(gemma, (r".*language_model.*\.q_proj", r".*language_model.*\.down_proj"))
+    assert isinstance(targets.modules, str)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=targets.modules))
     names = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
-    assert names == {f"base_model.model.{layer}" for layer in adapted.layers}
+    assert names == {f"base_model.model.{layer}" for layer in targets.layers}
 
 
 def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
-    stated = json.loads((gemma / "config.json").read_text())
-    assert "num_attention_heads" not in stated["text_config"] and "vocab_size" not in stated["text_config"]
-    whole = read_shape(gemma)
-    assert (whole.heads, whole.vocabulary, whole.tied) == (8, 262_208, True) and whole.hidden and whole.layers
+    config = json.loads((gemma / "config.json").read_text())
+    assert "num_attention_heads" not in config["text_config"] and "vocab_size" not in config["text_config"]
+    shape = read_shape(gemma)
+    assert (shape.heads, shape.vocabulary, shape.tied) == (8, 262_208, True) and shape.hidden and shape.layers
     bare = shutil.copytree(gemma, gemma.parent / "bare")
-    stated["text_config"] = {"model_type": "gemma3_text"}
-    (bare / "config.json").write_text(json.dumps(stated))
+    config["text_config"] = {"model_type": "gemma3_text"}
+    (bare / "config.json").write_text(json.dumps(config))
     assert (read_shape(bare).hidden, read_shape(bare).layers) == (2304, 26), "Gemma3TextConfig's own"
     assert estimate_flops(gemma, 100, 10, 50.0) > 0

@@ -17,8 +17,8 @@ from nanoflux_local.run.trials.faults import (
 )
 from nanoflux_local.transcript import Attack, Seed
 
-SUM = Seed("sum", "d", "How much are 1,000 and 234?", "1234", "1000 + 234 = 1,234 in all. The answer is 1,234.")
-CHOICE = Seed("choice", "d", "Which?", "B", options={"A": "an ant", "B": "a bee", "C": "a cat"})
+SUM_SEED = Seed("sum", "d", "How much are 1,000 and 234?", "1234", "1000 + 234 = 1,234 in all. The answer is 1,234.")
+CHOICE_SEED = Seed("choice", "d", "Which?", "B", options={"A": "an ant", "B": "a bee", "C": "a cat"})
 
 
 def make_attack(seed: Seed) -> Attack:
@@ -31,28 +31,35 @@ def make_seed(question: str, solution: str) -> Seed:
 
 @pytest.mark.parametrize("answer", ["1234", "-3", "0", "1", "0.5", "12.25", "1000000000000", "123456789012.75"])
 def test_plant_fault_exceeds_the_numeric_tolerance(answer: str) -> None:
-    for draw in range(50):
-        wrong = plant_fault(
-            replace(make_attack(SUM), answer=answer), replace(SUM, answer=answer), "answer", random.Random(draw)
+    for rng_seed in range(50):
+        faulty_attack = plant_fault(
+            replace(make_attack(SUM_SEED), answer=answer),
+            replace(SUM_SEED, answer=answer),
+            "answer",
+            random.Random(rng_seed),
         )
-        planted, right = read_number(wrong.answer), read_number(answer)
-        assert planted is not None and right is not None and not numbers_agree(planted, right)
-        assert wrong.solution == SUM.solution
+        planted_number, right_number = read_number(faulty_attack.answer), read_number(answer)
+        assert (
+            planted_number is not None and right_number is not None and not numbers_agree(planted_number, right_number)
+        )
+        assert faulty_attack.solution == SUM_SEED.solution
 
 
 def test_slip_replaces_the_stated_result() -> None:
-    wrong = plant_fault(make_attack(SUM), SUM, "slip", random.Random(1))
-    assert wrong.solution == f"1000 + 234 = 1,234 in all. The answer is {wrong.answer}."
-    unstated = replace(make_attack(SUM), solution="Add them: 12345 is another number.")
-    wrong = plant_fault(unstated, SUM, "slip", random.Random(1))
-    assert wrong.solution == f"Add them: 12345 is another number.\nSo the answer is {wrong.answer}."
+    faulty_attack = plant_fault(make_attack(SUM_SEED), SUM_SEED, "slip", random.Random(1))
+    assert faulty_attack.solution == f"1000 + 234 = 1,234 in all. The answer is {faulty_attack.answer}."
+    attack_without_result = replace(make_attack(SUM_SEED), solution="Add them: 12345 is another number.")
+    faulty_attack = plant_fault(attack_without_result, SUM_SEED, "slip", random.Random(1))
+    assert faulty_attack.solution == f"Add them: 12345 is another number.\nSo the answer is {faulty_attack.answer}."
 
 
 @pytest.mark.parametrize("fault", ["slip", "answer"])
 def test_plant_fault_chooses_another_option(fault: Any) -> None:
-    wrong = plant_fault(make_attack(CHOICE), CHOICE, fault, random.Random(2))
-    assert wrong.answer in "AC" and wrong.answer != CHOICE.answer
-    assert wrong.solution.endswith(f"The answer is {wrong.answer}. {CHOICE.options[wrong.answer]}")
+    faulty_attack = plant_fault(make_attack(CHOICE_SEED), CHOICE_SEED, fault, random.Random(2))
+    assert faulty_attack.answer in "AC" and faulty_attack.answer != CHOICE_SEED.answer
+    assert faulty_attack.solution.endswith(
+        f"The answer is {faulty_attack.answer}. {CHOICE_SEED.options[faulty_attack.answer]}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,22 +115,22 @@ def test_remove_quantity_refuses_ungrammatical_sentences(question: str, solution
 def test_change_quantity_replaces_one_number_in_its_format(text: str) -> None:
     value = text.strip("$%")
     seed = make_seed(f"It is {text} of them.", f"{value} * 3 = 7")
-    for draw in range(30):
-        question = change_quantity(seed, random.Random(draw))
+    for rng_seed in range(30):
+        question = change_quantity(seed, random.Random(rng_seed))
         assert question is not None and question != seed.question
         match = re.fullmatch(r"It is (\$?)([\d.,]+)(%?) of them\.", question)
         assert match and match[1] + match[3] == text.strip("0123456789.,")
-        changed = float(match[2].replace(",", ""))
-        assert changed >= 2 and changed != float(value.replace(",", ""))
-        assert ("," in match[2]) == ("," in text) or changed < 1000
-        assert "%" not in text or changed < 100
+        changed_value = float(match[2].replace(",", ""))
+        assert changed_value >= 2 and changed_value != float(value.replace(",", ""))
+        assert ("," in match[2]) == ("," in text) or changed_value < 1000
+        assert "%" not in text or changed_value < 100
 
 
 def test_break_question_keeps_solution_and_answer() -> None:
     for fault in ("removed", "changed"):
-        attack = break_question(make_attack(SUM), SUM, fault, random.Random(3))
+        attack = break_question(make_attack(SUM_SEED), SUM_SEED, fault, random.Random(3))
         if fault == "removed":
             assert attack is None, "neither number counts a noun"
         else:
-            assert attack is not None and attack.question != SUM.question
-            assert (attack.solution, attack.answer) == (SUM.solution, SUM.answer)
+            assert attack is not None and attack.question != SUM_SEED.question
+            assert (attack.solution, attack.answer) == (SUM_SEED.solution, SUM_SEED.answer)

@@ -25,7 +25,7 @@ from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Seed
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
-FORMER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
+FORMER_LEDGER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
 FORMER_RUN = "starter-68593da9"
 
 
@@ -38,7 +38,7 @@ def make_item(number: int) -> Seed:
 
 
 ITEMS = [make_item(number) for number in range(60)]
-BY_QUESTION = {item.question: item for item in ITEMS}
+ITEM_BY_QUESTION = {item.question: item for item in ITEMS}
 
 
 class Models:
@@ -52,7 +52,7 @@ class Models:
             return CutReply(request.text, exact=True)
         self.requests.append(request)
         question = request.messages[-1].content.rpartition("Problem: ")[2]
-        item = BY_QUESTION[question]
+        item = ITEM_BY_QUESTION[question]
         number = int(item.id.removeprefix("item-"))
         if number % 5 == 4:
             return ChatReply("SOLUTION: it depends\nANSWER: many", "stop")
@@ -83,7 +83,7 @@ async def test_trial_has_every_kind_of_the_domain_in_turn(tmp_path: Path) -> Non
 
 async def test_replies_are_marked_by_their_answers(tmp_path: Path) -> None:
     for solution in await build(make_rules(tmp_path)):
-        answer = BY_QUESTION[solution.attack.question].answer if solution.author else ""
+        answer = ITEM_BY_QUESTION[solution.attack.question].answer if solution.author else ""
         if solution.kind in ("own", "mistake"):
             assert solution.author in ("duelist-a", "duelist-b")
             assert solution.attack.solution == f"by {solution.author}"
@@ -98,25 +98,27 @@ async def test_both_models_of_a_run_write_replies(tmp_path: Path) -> None:
 
 
 async def test_broken_questions_keep_their_solutions(tmp_path: Path) -> None:
-    by_id = {item.id: item for item in ITEMS}
-    broken = [each for each in await build(make_rules(tmp_path)) if each.kind in ("removed", "changed")]
-    for solution in broken:
-        item = by_id[solution.seed]
+    item_by_id = {item.id: item for item in ITEMS}
+    broken_solutions = [
+        solution for solution in await build(make_rules(tmp_path)) if solution.kind in ("removed", "changed")
+    ]
+    for solution in broken_solutions:
+        item = item_by_id[solution.seed]
         assert (solution.attack.solution, solution.attack.answer) == (item.solution, item.answer)
         assert solution.attack.question != item.question
         assert ("a certain number of" in solution.attack.question) is (solution.kind == "removed")
-    assert len({(solution.seed, solution.kind) for solution in broken}) == len(broken)
+    assert len({(solution.seed, solution.kind) for solution in broken_solutions}) == len(broken_solutions)
 
 
 async def test_solutions_are_equal_at_any_concurrency(tmp_path: Path) -> None:
     rules = make_rules(tmp_path)
-    one, many = (
+    sequential_rules, concurrent_rules = (
         replace(rules, config=rules.config.model_copy(update={"concurrency": concurrency})) for concurrency in (1, 64)
     )
-    models = Models(), Models()
-    assert await build(one, models[0]) == await build(many, models[1])
-    assert sorted(request.key() for request in models[0].requests) == sorted(
-        request.key() for request in models[1].requests
+    sequential_models, concurrent_models = Models(), Models()
+    assert await build(sequential_rules, sequential_models) == await build(concurrent_rules, concurrent_models)
+    assert sorted(request.key() for request in sequential_models.requests) == sorted(
+        request.key() for request in concurrent_models.requests
     )
 
 
@@ -148,18 +150,18 @@ async def test_stopping_run_builds_no_trial(tmp_path: Path) -> None:
 
 async def test_former_trial_is_rebuilt_identically(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
-    with FORMER.open("rb") as packed, home.ledger.open("wb") as ledger:
-        shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed), ledger)
+    with FORMER_LEDGER.open("rb") as packed_ledger, home.ledger.open("wb") as ledger:
+        shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed_ledger), ledger)
     config, identities, _ = runs.load_run(home, FORMER_RUN)
     assert config.judge.trial_kinds == ("slip", "answer")
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT number, record FROM trials WHERE run = ? ORDER BY number", FORMER_RUN)
         records = [(row["number"], json.loads(row["record"])) for row in rows]
     solutions = await build(build_rules(config, identities, home))
-    assert [(each.number, each.seed, each.kind) for each in solutions] == [
+    assert [(solution.number, solution.seed, solution.kind) for solution in solutions] == [
         (number, record["seed"], record["fault"] or "reference") for number, record in records
     ]
-    assert [each.attack.answer for each in solutions] == [record["attack"]["answer"] for _, record in records]
+    assert [solution.attack.answer for solution in solutions] == [record["attack"]["answer"] for _, record in records]
 
 
 def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:

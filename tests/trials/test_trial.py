@@ -67,17 +67,17 @@ def is_right(attack: Attack) -> bool:
     return any(attack.answer == seed.answer and attack.question == seed.question for seed in SEEDS)
 
 
-def word(positive: bool) -> Verdict:
+def make_verdict(positive: bool) -> Verdict:
     return Verdict(positive, 0.95, "so")
 
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Any:
     """Holds a trial of four right and four wrong solutions twice, and returns its result."""
-    count = iter(range(100))
+    ledger_numbers = iter(range(100))
 
     def hold(accept: Any, check: Check | None = None, concurrency: int = 1, enabled: Any = None) -> TrialResult:
-        judge, path = Judge(accept), tmp_path / f"{next(count)}.db"
+        judge, path = Judge(accept), tmp_path / f"{next(ledger_numbers)}.db"
         settings = {"seed": 5, "concurrency": concurrency, "judge": {"trial": 4, "trial_kinds": ["slip", "answer"]}}
         if check:
             settings["judge"] |= enabled or {"checks": ["code"]}
@@ -104,43 +104,43 @@ def hold(tmp_path: Path) -> Any:
     return hold
 
 
-def shares(rates: Rates | None) -> tuple[Any, Any]:
+def rate_shares(rates: Rates | None) -> tuple[Any, Any]:
     assert rates is not None
     return rates.sensitivity.share, rates.specificity.share
 
 
 def test_trial_rates_a_perfect_and_an_inverted_judge(hold: Any) -> None:
-    perfect = hold(lambda attack: word(is_right(attack)))
-    assert shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
+    perfect = hold(lambda attack: make_verdict(is_right(attack)))
+    assert rate_shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
     low, high = perfect.judge.sensitivity.ci95
     assert (round(low, 4), high) == (0.5101, 1.0)  # Wilson's interval of 4 of 4
-    inverted = hold(lambda attack: word(not is_right(attack)), concurrency=8)
-    assert shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
+    inverted = hold(lambda attack: make_verdict(not is_right(attack)), concurrency=8)
+    assert rate_shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
     assert perfect.kinds == inverted.kinds == {"reference": 4, "slip": 2, "answer": 2}
 
 
 def test_trial_rates_the_judge_with_and_without_checks(hold: Any) -> None:
     check = Check(lambda attack: "supports" if is_right(attack) else "contradicts")
-    result = hold(lambda attack: word(True), check)
-    assert shares(result.without_check) == (0, 1) and result.without_check.errors == 4
-    assert shares(result.with_check) == (1, 1) and result.with_check.errors == 0
+    result = hold(lambda attack: make_verdict(True), check)
+    assert rate_shares(result.without_check) == (0, 1) and result.without_check.errors == 4
+    assert rate_shares(result.with_check) == (1, 1) and result.with_check.errors == 0
     assert list(result.checks) == ["units"] and result.checks["units"].concluded == 8
-    assert shares(result.checks["units"]) == (1, 1)
-    assert hold(lambda attack: word(True)).with_check is None
+    assert rate_shares(result.checks["units"]) == (1, 1)
+    assert hold(lambda attack: make_verdict(True)).with_check is None
 
 
 @pytest.mark.parametrize("enabled", [{"code_check": True}, {"fact_check": True}, {"checks": ["restated"]}])
 def test_trial_rates_the_judge_with_checks_however_they_are_enabled(hold: Any, enabled: Any) -> None:
     check = Check(lambda attack: "supports" if is_right(attack) else "contradicts")
-    result = hold(lambda attack: word(True), check, enabled=enabled)
-    assert shares(result.without_check) == (0, 1) and shares(result.with_check) == (1, 1)
+    result = hold(lambda attack: make_verdict(True), check, enabled=enabled)
+    assert rate_shares(result.without_check) == (0, 1) and rate_shares(result.with_check) == (1, 1)
 
 
 def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:
     check = Check(lambda attack: "supports" if is_right(attack) else "not checked")
-    result = hold(lambda attack: word(False), check)
+    result = hold(lambda attack: make_verdict(False), check)
     assert len(check.examined) == 8
-    assert shares(result.without_check) == shares(result.with_check) == (1, 0)
+    assert rate_shares(result.without_check) == rate_shares(result.with_check) == (1, 0)
     units = result.checks["units"]
     assert units.concluded == 4
     assert units.findings == {
@@ -148,37 +148,38 @@ def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:
         "slip": {"supports": 0, "contradicts": 0, "not_checked": 2},
         "answer": {"supports": 0, "contradicts": 0, "not_checked": 2},
     }
-    assert shares(units.unless_contradicted) == (0, 1) and shares(units.if_supported) == (1, 1)
+    assert rate_shares(units.unless_contradicted) == (0, 1) and rate_shares(units.if_supported) == (1, 1)
 
 
 def test_unjudged_solutions_count_in_no_rate_of_the_judge(hold: Any) -> None:
     check = Check(lambda attack: "contradicts")
-    result = hold(lambda attack: word(True) if is_right(attack) else Doubt((0.5,)), check)
+    result = hold(lambda attack: make_verdict(True) if is_right(attack) else Doubt((0.5,)), check)
     assert (result.solutions, result.unjudged) == (8, 4)
     assert result.judge.sensitivity == Share(0, None, None)
-    assert result.checks["units"].concluded == 8, "the check has its own word"
+    assert result.checks["units"].concluded == 8, "the check concludes without the judge"
     assert hold(lambda _: Unparsed("no")).unjudged == 8
 
 
 def test_rates_are_reported_by_kind_of_solution() -> None:
     def make_record(kind: str, positive: bool) -> dict[str, Any]:
-        return {"kind": kind, "fault": "", "verdict": asdict(word(positive)), "word": positive, "unjudged": ""}
+        return {"kind": kind, "fault": "", "verdict": asdict(make_verdict(positive)), "word": positive, "unjudged": ""}
 
-    right = [("reference", True), ("own", True), ("own", False)]
-    wrong = [("mistake", True), ("mistake", False), ("slip", False)]
-    judged = [read_record(make_record(*each)) for each in (*right, *wrong)]
-    rates = measure_rates(judged, lambda solution: solution.accepted)
+    right_solutions = [("reference", True), ("own", True), ("own", False)]
+    wrong_solutions = [("mistake", True), ("mistake", False), ("slip", False)]
+    judged_solutions = [read_record(make_record(*values)) for values in (*right_solutions, *wrong_solutions)]
+    rates = measure_rates(judged_solutions, lambda solution: solution.accepted)
     passed, caught = (
-        {kind: (share.n, share.share) for kind, share in shares.items()} for shares in (rates.passed, rates.caught)
+        {kind: (share.n, share.share) for kind, share in rate_shares.items()}
+        for rate_shares in (rates.passed, rates.caught)
     )
     assert passed == {"reference": (1, 1), "own": (2, 0.5)}
     assert caught == {"slip": (1, 1), "answer": (0, None), "mistake": (2, 0.5)}
     assert rates.errors == 2
-    titles = dict(rates.describe_kinds())
-    assert titles["rejected"].startswith("1 of 1 changed results (21% to 100%); 1 of 2 real mistakes")
+    texts = dict(rates.describe_kinds())
+    assert texts["rejected"].startswith("1 of 1 changed results (21% to 100%); 1 of 2 real mistakes")
 
 
-def test_former_record_gives_the_judges_word_from_its_verdict() -> None:
+def test_former_record_gives_the_judges_decision_from_its_verdict() -> None:
     overturned = Verdict(False, 0.95, "so", findings=(Finding("code", "contradicts"),))
     record = {"seed": "s", "fault": "slip", "attack": {}, "verdict": json.loads(json.dumps(asdict(overturned)))}
     solution = read_record(record)

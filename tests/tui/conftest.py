@@ -48,16 +48,16 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:  # fixed ids, so that the screens of each test run are equal
         ids = itertools.count(1)
         patched.setattr("nanoflux_local.run.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
-        first = play(home, "first", 60, 24, 7)
-        run = play(home, "second", 40, 12, 8)
+        first_run = play(home, "first", 60, 24, 7)
+        second_run = play(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:
-        _train(ledger, run)
-        _evaluate(ledger)
-        _experiment(ledger, first)
+        _add_training(ledger, second_run)
+        _add_evaluations(ledger)
+        _add_experiment(ledger, first_run)
     return home.root
 
 
-def _train(ledger: Ledger, run: str) -> None:
+def _add_training(ledger: Ledger, run: str) -> None:
     ledger.create_training("train-0123456789ab", run, "smollm2-135m", "0" * 64, {"epochs": 2}, {"source": {"run": run}})
     for step in range(1, 31):
         event = {"step": step, "steps": 40, "epoch": step / 20, "loss": 3.0 - step / 20, "learning_rate": 2e-4,
@@ -67,13 +67,18 @@ def _train(ledger: Ledger, run: str) -> None:
     ledger.finish_training("train-0123456789ab", "paused", "", {}, "", 75.0)
 
 
-def _evaluate(ledger: Ledger) -> None:
+def _add_evaluations(ledger: Ledger) -> None:
     call = ledger.rows("SELECT min(id) FROM calls")[0][0]
-    for name, adapter, right in (("aaaaaaaaaaaa", "", {1, 2, 3, 4}), ("bbbbbbbbbbbb", "f" * 64, set(range(2, 12)))):
+    for name, adapter, right_items in (
+        ("aaaaaaaaaaaa", "", {1, 2, 3, 4}),
+        ("bbbbbbbbbbbb", "f" * 64, set(range(2, 12))),
+    ):
         ledger.start_evaluation(name, "smollm2-135m", adapter, "starter-easy", "test", {"n": 20, "runs": 1})
         for item in range(20):
-            ledger.add_evaluation_item(name, 0, f"item-{item:02}", call, "7", "right" if item in right else "wrong")
-        mean = len(right) / 20
+            ledger.add_evaluation_item(
+                name, 0, f"item-{item:02}", call, "7", "right" if item in right_items else "wrong"
+            )
+        mean = len(right_items) / 20
         strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.15, mean + 0.2]}
         ledger.finish_evaluation(name, "done", {"eval": name, "strict": strict, "by_run": [mean], "unscored": 0,
                                                 "unanswered": 1})  # fmt: skip
@@ -82,23 +87,29 @@ def _evaluate(ledger: Ledger) -> None:
 EXPERIMENT = "table1-tiny-01234567"
 
 
-def _experiment(ledger: Ledger, run: str) -> None:
+def _add_experiment(ledger: Ledger, run: str) -> None:
     """Table 1 with evaluations of the base and of the run's examples."""
     plan = make_plan("table1", "tiny", run)
     ledger.create_experiment(EXPERIMENT, plan.name, plan.scale_name, plan.model_dump(mode="json"))
     for condition, evaluation in (("base", "aaaaaaaaaaaa"), ("run", "bbbbbbbbbbbb")):
-        trained = {"training": "train-0123456789ab", "rows": 12, "tokens": 4000, "seconds": 9.0, "truncated": 0,
+        training_result = {"training": "train-0123456789ab", "rows": 12, "tokens": 4000, "seconds": 9.0, "truncated": 0,
                    "flops": {"6nd": 1e12, "measured": 9e11}, "adapter": "f" * 64, "val_losses": []}  # fmt: skip
         for cell in (cell for cell in plan.cells if cell.condition == condition):
-            splits = {split: dict.fromkeys(plan.scale.test, evaluation) for split in ("test", "dev")}
-            ledger.set_cell(EXPERIMENT, cell.id, "done", "", {**(trained if condition == "run" else {}), **splits})
+            evaluations_by_split = {split: dict.fromkeys(plan.scale.test, evaluation) for split in ("test", "dev")}
+            ledger.set_cell(
+                EXPERIMENT,
+                cell.id,
+                "done",
+                "",
+                {**(training_result if condition == "run" else {}), **evaluations_by_split},
+            )
     ledger.set_cell(EXPERIMENT, "random-0", "failed", "the disk is full")
     ledger.set_status("experiments", EXPERIMENT, "failed", "random-0: the disk is full", 75.0)
 
 
 @pytest.fixture
 def home(played: Path, tmp_path: Path) -> Home:
-    """A copy of that home that a test may change."""
+    """A copy of the `played` home, which a test may change."""
     shutil.copytree(played, tmp_path / "home")
     return Home(tmp_path / "home")
 
@@ -110,7 +121,7 @@ def empty(tmp_path: Path) -> Home:
 
 @pytest.fixture(scope="session")
 def find_run() -> Callable[[Home, str], str]:
-    """Returns the id of the run with a name."""
+    """A function that returns the id of the run with the given name."""
 
     def find(home: Home, name: str) -> str:
         with sqlite3.connect(home.ledger) as connection:
@@ -204,8 +215,8 @@ class Terminal:
         subprocess.run([*self._tmux, "send-keys", "-l", text], check=True, timeout=60)
 
     def text(self) -> str:
-        done = subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, timeout=60)
-        return done.stdout
+        result = subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, timeout=60)
+        return result.stdout
 
     def pid(self) -> int:
         words = [*self._tmux, "display-message", "-p", "#{pane_pid}"]
@@ -231,6 +242,6 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed: apt-get install tmux")
-    server = Terminal(tmp_path / "tmux")
-    yield server
-    server.close()
+    tmux = Terminal(tmp_path / "tmux")
+    yield tmux
+    tmux.close()

@@ -1,4 +1,4 @@
-"""The screen of an example about documents, at both sizes: its citations stand below the question."""
+"""The screen of an example about documents, at both sizes: its citations are shown below the question."""
 
 import asyncio
 import gzip
@@ -43,8 +43,8 @@ def document_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def test_example_screen_shows_citations(
     drive: Callable[..., None], document_home: Home, size: tuple[int, int], tmp_path: Path, monkeypatch
 ) -> None:
-    original = bars.TopBar.__init__
-    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original(bar, mode, "~/nanoflux"))
+    original_init = bars.TopBar.__init__
+    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original_init(bar, mode, "~/nanoflux"))
     snapshot = FOLDER / f"citations-{size[0]}x{size[1]}-dark.svg.gz"
 
     async def flow(driver: Any) -> None:
@@ -53,13 +53,13 @@ def test_example_screen_shows_citations(
         await driver.press("enter")
         await driver.wait_for("example 1 of 2", "Citations", "Which word ends")
         assert ".md, " in driver.text or ".pdf, page" in driver.text or ".html, " in driver.text
-        drawn, previous = driver.app.export_screenshot(title="NanoFlux"), ""
-        while drawn != previous:  # until the screen is stable
+        screenshot, previous = driver.app.export_screenshot(title="NanoFlux"), ""
+        while screenshot != previous:  # until the screen is stable
             await driver.pilot.pause(0.3)
-            drawn, previous = driver.app.export_screenshot(title="NanoFlux"), drawn
+            screenshot, previous = driver.app.export_screenshot(title="NanoFlux"), screenshot
         if os.environ.get("NANOFLUX_SNAPSHOTS") == "write":
-            snapshot.write_bytes(gzip.compress(drawn.encode(), mtime=0))
-        (tmp_path / "drawn.svg").write_text(drawn)
-        assert gzip.decompress(snapshot.read_bytes()).decode() == drawn, f"the screen changed, see {tmp_path}"
+            snapshot.write_bytes(gzip.compress(screenshot.encode(), mtime=0))
+        (tmp_path / "drawn.svg").write_text(screenshot)
+        assert gzip.decompress(snapshot.read_bytes()).decode() == screenshot, f"the screen changed, see {tmp_path}"
 
     drive(document_home, flow, size=size)

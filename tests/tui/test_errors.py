@@ -30,8 +30,8 @@ HOSTILE = (
 
 
 def test_sanitize_removes_every_control_character() -> None:
-    every = "".join(map(chr, range(0x3000))) + "\u202e\ud800\U000e0001"
-    for clean in (sanitize(every), format_line(every, 100_000)):
+    all_characters = "".join(map(chr, range(0x3000))) + "\u202e\ud800\U000e0001"
+    for clean in (sanitize(all_characters), format_line(all_characters, 100_000)):
         assert not [c for c in clean if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\n"]
     assert sanitize("a\tb\r\nc") == "a    b\nc"
     assert sanitize("x" * 1_000_000).endswith("… and 980,000 more characters")
@@ -49,8 +49,8 @@ def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home:
         for keys in (("end", "enter"), ("2",), ("enter",)):
             await driver.press(*keys)
             await driver.wait_until(lambda: "evil" in driver.text or "owned" in driver.text)
-            drawn = driver.text + driver.app.export_screenshot()
-            assert not [c for c in drawn if c in "\x1b\x9b\x07\x00\x08\u202e\u2066"]
+            screen_output = driver.text + driver.app.export_screenshot()
+            assert not [c for c in screen_output if c in "\x1b\x9b\x07\x00\x08\u202e\u2066"]
         await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
         await driver.wait_for("[bold red]no markup[/]", "more characters")
 
@@ -63,7 +63,7 @@ def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, hom
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
 
-    def replace(content: bytes | None) -> None:
+    def replace_ledger(content: bytes | None) -> None:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{home.ledger}{suffix}").unlink(missing_ok=True)
         if content is not None:
@@ -71,22 +71,22 @@ def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, hom
             (home.root / "new.db").rename(home.ledger)
 
     shutil.copy(home.ledger, backup)
-    newer = home.root / "newer.db"
-    shutil.copy(home.ledger, newer)
-    with sqlite3.connect(newer) as connection:
+    newer_ledger = home.root / "newer.db"
+    shutil.copy(home.ledger, newer_ledger)
+    with sqlite3.connect(newer_ledger) as connection:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
                            ("nanoflux", "m999_future", "2030-01-01"))  # fmt: skip
     connection.close()
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("first", "second")
-        replace(None)
+        replace_ledger(None)
         await driver.wait_for("This home is empty")
-        replace(b"this is no database, whatever its name says" * 100)
+        replace_ledger(b"this is no database, whatever its name says" * 100)
         await driver.wait_until(lambda: "not a readable ledger" in driver.error and "backup" in driver.error)
-        replace(newer.read_bytes())
+        replace_ledger(newer_ledger.read_bytes())
         await driver.wait_until(lambda: "newer version" in driver.error and "pdate NanoFlux" in driver.error)
-        replace(backup.read_bytes())
+        replace_ledger(backup.read_bytes())
         await driver.wait_until(lambda: not driver.error)
         await driver.wait_for("first", "second")
         for digit in "2345":
@@ -104,22 +104,22 @@ def test_locked_ledger_is_reported_and_keys_still_work(
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")  # without a write-ahead log, a writer locks readers out
     connection.close()
-    holder = sqlite3.connect(home.ledger, isolation_level=None)
+    writer = sqlite3.connect(home.ledger, isolation_level=None)
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("first")
-        holder.execute("BEGIN EXCLUSIVE")
+        writer.execute("BEGIN EXCLUSIVE")
         await driver.press("2")
         await driver.wait_until(lambda: "locked by another process" in driver.error)
         await driver.press("question_mark")
         await driver.wait_for("Everywhere")
         await driver.press("escape")
-        holder.execute("ROLLBACK")
+        writer.execute("ROLLBACK")
         await driver.wait_until(lambda: not driver.error)
         await driver.wait_for("36 examples")
 
     drive(home, flow)
-    holder.close()
+    writer.close()
 
 
 def test_damaged_record_is_reported_on_its_screen(
@@ -142,7 +142,9 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str]
 ) -> None:
     run = find_run(home, "first")
-    worker = subprocess.Popen([sys.executable, "-c", HOLD, str(home.root), run], stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER_SCRIPT, str(home.root), run], stdout=subprocess.PIPE, text=True
+    )
     assert worker.stdout is not None and worker.stdout.readline() == "held\n"
 
     async def flow(driver: Any) -> None:
@@ -196,7 +198,7 @@ def test_partial_evaluation_shows_its_share_and_message(drive: Drive, home: Home
     drive(home, flow, size=(120, 40))
 
 
-HOLD = """
+WORKER_SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
@@ -253,12 +255,12 @@ def test_screens_fit_any_size(
 
 
 def test_application_writes_no_ledger_and_imports_no_torch(home: Home) -> None:
-    before = _dump(home)
+    dump_before = _dump(home)
     code = "import sys, nanoflux_tui.app, nanoflux_tui.tour, nanoflux_tui.web; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NANOFLUX_HOME": str(home.root)})
     with Ledger(home.ledger):
         pass
-    assert _dump(home) == before
+    assert _dump(home) == dump_before
 
 
 def _dump(home: Home) -> list[Any]:

@@ -10,7 +10,7 @@ from nanoflux_tui.escape import POLL_S, shorten_escape_delay
 
 
 def test_textual_reads_keys_through_the_replaced_selector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails with a version of Textual that reads keys in another way, in which Escape would be slow again."""
+    """Fails if a new version of Textual reads keys in another way: Escape would then be slow again."""
     assert "selectors.SelectSelector()" in inspect.getsource(linux_driver)
     monkeypatch.setenv("ESCDELAY", "25")  # set here, so that monkeypatch restores it
     timeouts: list[float | None] = []

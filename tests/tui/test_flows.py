@@ -248,7 +248,7 @@ def test_evaluation_opens_its_items_with_flips_first_and_both_replies(drive: Dri
     drive(home, flow, size=(80, 24))
 
 
-def test_training_shows_its_curve_and_a_new_one_requires_an_audit(drive: Drive, home: Home) -> None:
+def test_training_shows_its_curve_and_a_new_training_requires_an_audit(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("3")
         await driver.wait_for("‖ paused", "30/40", "loss 1.500", "train loss", "dev loss")
@@ -286,7 +286,7 @@ def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) ->
     drive(home, flow)
 
 
-def test_tour_continues_after_a_key_that_came_before_its_run_had_started(
+def test_tour_continues_after_a_key_pressed_before_its_run_started(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Home may list the run before the command that starts it has exited; a key in that moment is not lost."""

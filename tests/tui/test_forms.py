@@ -1,4 +1,4 @@
-"""Forms keep what was entered, and a started training is the one that is shown."""
+"""Forms keep their input, and the screen selects a training that was just started."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Drive = Callable[..., None]
 PROFILES = Path(profiles.__file__).parent
 
 
-def test_run_form_returns_with_its_values_after_escape_and_a_tab(drive: Drive, empty: Home) -> None:
+def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, empty: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Ready to start")
@@ -111,7 +111,7 @@ def test_dialog_asks_before_it_discards_what_was_entered(
 def test_started_training_is_selected_in_the_list(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, new = find_run(home, "first"), "train-new"
+    run, new_training = find_run(home, "first"), "train-new"
     audit = {"rows": 1, "usable": 1, "validation": 0, "tokens": {"total": 1, "most": 1}, "cut_rows": 0, "leaked": [],
              "steps": 1, "seconds": 1, "memory_bytes": 1, "dtype": "f", "findings": [], "rendered": "",
              "source": {}}  # fmt: skip
@@ -120,8 +120,8 @@ def test_started_training_is_selected_in_the_list(
         if "--detach" not in words:
             return CommandResult(0, json.dumps(audit), "")
         with Ledger(home.ledger) as ledger:
-            ledger.create_training(new, run, "smollm2-135m", "1" * 64, {"epochs": 1}, {"source": {"run": run}})
-        return CommandResult(0, json.dumps({"training": new}), "")
+            ledger.create_training(new_training, run, "smollm2-135m", "1" * 64, {"epochs": 1}, {"source": {"run": run}})
+        return CommandResult(0, json.dumps({"training": new_training}), "")
 
     monkeypatch.setattr(CommandRunner, "run", answer)
 
@@ -135,7 +135,7 @@ def test_started_training_is_selected_in_the_list(
         await driver.wait_for("The first row as the model reads it")
         await driver.press("ctrl+s")
         await driver.wait_until(lambda: driver.app.current_mode == "training" and len(driver.app.screen_stack) == 1)
-        await driver.wait_until(lambda: driver.app.screen.query_one("#trainings", WindowTable).key == new)
-        await driver.wait_for(f"created  {new}")
+        await driver.wait_until(lambda: driver.app.screen.query_one("#trainings", WindowTable).key == new_training)
+        await driver.wait_for(f"created  {new_training}")
 
     drive(home, flow, size=(120, 40))

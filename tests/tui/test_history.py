@@ -22,17 +22,19 @@ def test_history_counts_the_turns_up_to_any_turn(
     monkeypatch.setattr(history, "COPY_EVERY", 7)
     run = find_run(home, "first")
     with LedgerView(home.ledger) as view:
-        records, moments = view.turn_records(run), RunHistory(run)
+        records, run_history = view.turn_records(run), RunHistory(run)
         for turn in (20, 3, 4, 14, 0, 21, len(records) - 1):
-            moment = moments.load_moment(view, turn)
-            expected = records[: turn + 1]
+            moment = run_history.load_moment(view, turn)
+            records_so_far = records[: turn + 1]
             assert moment.turn == records[turn] and moment.tally.turns == turn + 1
-            assert moment.tally.kept == sum(record.kept for record in expected)
-            outcomes = Counter(attempt.outcome for record in expected for attempt in record.attempts)
+            assert moment.tally.kept == sum(record.kept for record in records_so_far)
+            outcomes = Counter(attempt.outcome for record in records_so_far for attempt in record.attempts)
             assert moment.tally.outcomes == outcomes and list(moment.tally.kept_by_turn)[-1] == moment.tally.kept
-            answered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND at <= ?", run, moment.committed_at)
-            assert answered is not None
-            assert sum(usage.calls for usage in moment.tally.usage.values()) == answered["n"]
+            answered_calls = view.row(
+                "SELECT count(*) AS n FROM calls WHERE run = ? AND at <= ?", run, moment.committed_at
+            )
+            assert answered_calls is not None
+            assert sum(usage.calls for usage in moment.tally.usage.values()) == answered_calls["n"]
 
 
 def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
@@ -41,8 +43,8 @@ def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
     run = find_run(home, "first")
     with LedgerView(home.ledger) as view:
         records = view.turn_records(run)
-    last = len(records) - 1
-    assert records[last].kept
+    last_turn = len(records) - 1
+    assert records[last_turn].kept
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(run))
@@ -52,13 +54,13 @@ def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
         entries = {entry.title for entry in driver.app.get_system_commands(driver.app.screen)}
         assert entries >= {"Earlier turn", "20 turns later", "Problems", "Log", "Attempts", "Side by side"}
         await driver.press("left")
-        await driver.wait_for(f"◷ As of turn {last} of {len(records)}", "f Live", f"Turn {last}")
+        await driver.wait_for(f"◷ As of turn {last_turn} of {len(records)}", "f Live", f"Turn {last_turn}")
         await driver.press("left")
-        await driver.wait_for(f"◷ As of turn {last - 1} of", f"kept   {23:>2} of 24")
+        await driver.wait_for(f"◷ As of turn {last_turn - 1} of", f"kept   {23:>2} of 24")
         await driver.press("shift+left")
-        turn = last - 21
-        kept = sum(record.kept for record in records[: turn + 1])
-        await driver.wait_for(f"◷ As of turn {turn} of", f"kept {kept:>4} of 24")
+        turn = last_turn - 21
+        kept_count = sum(record.kept for record in records[: turn + 1])
+        await driver.wait_for(f"◷ As of turn {turn} of", f"kept {kept_count:>4} of 24")
         await driver.press("a")
         await driver.wait_for("attempts of")
         await driver.wait_until(lambda: driver.app.screen.query_one("WindowTable").key == (turn, 0))

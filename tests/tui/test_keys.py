@@ -44,18 +44,18 @@ def test_keymap_mistake_names_its_line_and_a_fix(text: str, tmp_path: Path) -> N
     assert fix in raised.value.fix
 
 
-def test_keymap_that_is_no_toml_is_refused_before_the_application_starts(empty: Home) -> None:
+def test_keymap_that_is_not_toml_is_refused_before_the_application_starts(empty: Home) -> None:
     empty.keymap.write_text("[run]\nexport = X\n")
     with pytest.raises(ConfigError, match=r"keymap\.toml: .*line 2"):
         CliRunner().invoke(tui, ["--home", str(empty.root)], catch_exceptions=False)
 
 
 def test_printed_keymap_lists_every_action_and_can_be_used(empty: Home) -> None:
-    printed = CliRunner().invoke(tui, ["--home", str(empty.root), "--keys"]).output
-    assert printed == format_keymap(empty.keymap)
-    assert "\n[run]\n" in printed and '# pause = "space"' in printed and '# up = ["up", "k"]' in printed
-    assert printed.count("\n# ") - 1 == sum(map(len, ACTIONS.values()))
-    empty.keymap.write_text(printed.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
+    keymap_text = CliRunner().invoke(tui, ["--home", str(empty.root), "--keys"]).output
+    assert keymap_text == format_keymap(empty.keymap)
+    assert "\n[run]\n" in keymap_text and '# pause = "space"' in keymap_text and '# up = ["up", "k"]' in keymap_text
+    assert keymap_text.count("\n# ") - 1 == sum(map(len, ACTIONS.values()))
+    empty.keymap.write_text(keymap_text.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
     assert load_keymap(empty.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
 
 

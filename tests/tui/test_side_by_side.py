@@ -13,49 +13,51 @@ from nanoflux_tui.screens.run import RunScreen
 
 Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
-TRAINING, OTHER = "train-0123456789ab", "train-ba9876543210"
+TRAINING, SECOND_TRAINING = "train-0123456789ab", "train-ba9876543210"
 
 
 def add_training(home: Home) -> None:
     """A second training, with another number of epochs and other losses."""
     with Ledger(home.ledger) as ledger:
-        ledger.create_training(OTHER, "", "smollm2-135m", "0" * 64, {"epochs": 3}, {"source": {"file": "rows.jsonl"}})
+        ledger.create_training(
+            SECOND_TRAINING, "", "smollm2-135m", "0" * 64, {"epochs": 3}, {"source": {"file": "rows.jsonl"}}
+        )
         for step in range(1, 11):
             event = {"step": step, "steps": 10, "epoch": 1, "loss": 2.0 - step / 10, "tokens_per_s": 800.0}
-            ledger.add_training_event(OTHER, "step", step, event)
+            ledger.add_training_event(SECOND_TRAINING, "step", step, event)
 
 
-def call(home: Home, *words: str) -> str:
+def run_cli(home: Home, *words: str) -> str:
     result = CliRunner().invoke(nanoflux, words, env={"NANOFLUX_HOME": str(home.root)})
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def test_run_compare_shows_figures_curves_and_only_settings_that_differ(home: Home, find_run: FindRun) -> None:
-    first, second = find_run(home, "first"), find_run(home, "second")
-    comparison = json.loads(call(home, "run", "compare", "first", second, "--json"))
-    assert comparison["first"] == first and comparison["second"] == second
-    assert {each["key"]: (each["first"], each["second"]) for each in comparison["settings"]} == {
+    first_run, second_run = find_run(home, "first"), find_run(home, "second")
+    comparison = json.loads(run_cli(home, "run", "compare", "first", second_run, "--json"))
+    assert comparison["first"] == first_run and comparison["second"] == second_run
+    assert {setting["key"]: (setting["first"], setting["second"]) for setting in comparison["settings"]} == {
         "seed": (7, 8), "target": (24, 12), "max_turns": (60, 40),
     }  # fmt: skip
     assert comparison["figures"]["kept"] == [24, 12]
-    shown = json.loads(call(home, "run", "show", first, "--json"))
-    assert comparison["figures"]["turns"][0] == shown["turns"] == len(comparison["curves"][0]["x"])
-    assert comparison["figures"]["invalid"][0] == shown["funnel"]["invalid"]
+    first_summary = json.loads(run_cli(home, "run", "show", first_run, "--json"))
+    assert comparison["figures"]["turns"][0] == first_summary["turns"] == len(comparison["curves"][0]["x"])
+    assert comparison["figures"]["invalid"][0] == first_summary["funnel"]["invalid"]
     assert [curve["y"][-1] for curve in comparison["curves"]] == [24, 12]
-    table = call(home, "run", "compare", first, second)
+    table = run_cli(home, "run", "compare", first_run, second_run)
     assert ["seed", "7", "8"] in [line.split() for line in table.splitlines()]
 
 
 def test_trainings_compare_shows_losses_and_settings(home: Home) -> None:
     add_training(home)
-    comparison = json.loads(call(home, "trainings", "compare", TRAINING, OTHER, "--json"))
+    comparison = json.loads(run_cli(home, "trainings", "compare", TRAINING, SECOND_TRAINING, "--json"))
     assert comparison["settings"] == [{"key": "epochs", "first": 2, "second": 3}]
     assert comparison["figures"]["train loss"] == [1.5, 1.0] and comparison["figures"]["dev loss"] == [2.4, None]
     assert [curve["name"] for curve in comparison["curves"]] == [
         f"{TRAINING} train",
         f"{TRAINING} dev",
-        f"{OTHER} train",
+        f"{SECOND_TRAINING} train",
     ]
 
 
@@ -82,8 +84,10 @@ def test_two_trainings_are_shown_side_by_side(drive: Drive, home: Home) -> None:
         await driver.press("3")
         await driver.wait_for("10/10")
         await driver.press("b")
-        await driver.wait_for(f"Show {OTHER} next to", TRAINING)
+        await driver.wait_for(f"Show {SECOND_TRAINING} next to", TRAINING)
         await driver.press("enter")
-        await driver.wait_for(f"{OTHER} train", f"{TRAINING} dev", "loss", "step", "Settings that differ", "epochs")
+        await driver.wait_for(
+            f"{SECOND_TRAINING} train", f"{TRAINING} dev", "loss", "step", "Settings that differ", "epochs"
+        )
 
     drive(home, flow, size=(120, 40))

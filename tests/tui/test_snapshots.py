@@ -46,8 +46,8 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr("nanoflux_tui.screens.models._query_gpus", lambda: [["NVIDIA A100", "20480", "40960", "87"]])
     gauges = Gauges(0.45, 16, 12 << 30, 64 << 30, 700 << 30, 1000 << 30)
     monkeypatch.setattr("nanoflux_tui.screens.models._read_gauges", lambda _: gauges)
-    original = bars.TopBar.__init__
-    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original(bar, mode, "~/nanoflux"))
+    original_init = bars.TopBar.__init__
+    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original_init(bar, mode, "~/nanoflux"))
 
     monkeypatch.setattr("nanoflux_tui.screens.experiments.format_age", lambda _: "5 min")
 
@@ -68,23 +68,23 @@ def test_screens_match_their_snapshots(
     drive: Callable[..., None], frozen_home: Home, size: tuple[int, int], light: bool, tmp_path: Path,
     find_run: Callable[[Home, str], str],
 ) -> None:  # fmt: skip
-    run, changed = find_run(frozen_home, "first"), list[str]()
+    run, changed_snapshots = find_run(frozen_home, "first"), list[str]()
 
     async def flow(driver: Any) -> None:
         async def compare(name: str, *texts: str) -> None:
             await driver.wait_for(*texts)
             await driver.wait_until(lambda: not driver.app.screen.query("AgeBar.shown"))
-            drawn, previous = driver.app.export_screenshot(title="NanoFlux"), ""
-            while drawn != previous:  # until the screen is stable
+            screenshot, previous = driver.app.export_screenshot(title="NanoFlux"), ""
+            while screenshot != previous:  # until the screen is stable
                 await driver.pilot.pause(0.3)
-                drawn, previous = driver.app.export_screenshot(title="NanoFlux"), drawn
+                screenshot, previous = driver.app.export_screenshot(title="NanoFlux"), screenshot
             snapshot = FOLDER / f"{name}-{size[0]}x{size[1]}-{'light' if light else 'dark'}.svg.gz"
             if os.environ.get("NANOFLUX_SNAPSHOTS") == "write":
                 FOLDER.mkdir(exist_ok=True)
-                snapshot.write_bytes(gzip.compress(drawn.encode(), mtime=0))
-            elif not snapshot.is_file() or gzip.decompress(snapshot.read_bytes()).decode() != drawn:
-                changed.append(snapshot.name)
-                (tmp_path / snapshot.name.removesuffix(".gz")).write_text(drawn)
+                snapshot.write_bytes(gzip.compress(screenshot.encode(), mtime=0))
+            elif not snapshot.is_file() or gzip.decompress(snapshot.read_bytes()).decode() != screenshot:
+                changed_snapshots.append(snapshot.name)
+                (tmp_path / snapshot.name.removesuffix(".gz")).write_text(screenshot)
 
         await compare("home", "first", "second", "train-0123")
         await driver.press("question_mark")
@@ -141,4 +141,4 @@ def test_screens_match_their_snapshots(
         await compare("experiment", "the model as it is", "item-01")
 
     drive(frozen_home, flow, size=size, light=light)
-    assert not changed, f"these screens changed, see {tmp_path}: {changed}"
+    assert not changed_snapshots, f"these screens changed, see {tmp_path}: {changed_snapshots}"

@@ -16,7 +16,7 @@ Drive = Callable[..., None]
 
 
 class CountingScreen(BaseScreen):
-    """Counts its refreshes; each takes `busy_s` of processor time and then waits for `gate`."""
+    """Counts its refreshes; each takes `busy_s` of CPU time and then waits for `gate`."""
 
     def __init__(self, busy_s: float = 0.0) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class CountingScreen(BaseScreen):
 
 
 def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -> None:
-    """Without the bound, each refresh of 0.6 s of processor time would be followed by a pause of 40 s."""
+    """Without the bound, each refresh that takes 0.6 s of CPU time would be followed by a pause of 40 s."""
     screen = CountingScreen(busy_s=0.6)
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(screen)
         await driver.wait_until(lambda: screen.count >= 1)
-        first = screen.count
-        await driver.wait_until(lambda: screen.count >= first + 3)  # within the minute that a driver waits
+        first_count = screen.count
+        await driver.wait_until(lambda: screen.count >= first_count + 3)  # within the minute that a driver waits
 
     assert MAX_REFRESH_PAUSE_S < STALE_S
     drive(home, flow)

@@ -49,24 +49,24 @@ def test_arrangement_filters_and_sorts_rows(arrangement: Arrangement, expected: 
 
 def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
     with LedgerView(home.ledger) as view:
-        every = list(board.example_keys(view, ExampleSelection()))
-        first = board.example_rows(view, every[:1])[every[0]]
-    record_review(home, first["id"], "drop")
+        all_keys = list(board.example_keys(view, ExampleSelection()))
+        first_example = board.example_rows(view, all_keys[:1])[all_keys[0]]
+    record_review(home, first_example["id"], "drop")
     with LedgerView(home.ledger) as view:
-        assert list(board.example_keys(view, ExampleSelection(review="drop"))) == every[:1]
-        assert list(board.example_keys(view, ExampleSelection(review="none"))) == every[1:]
-        assert board.find_unreviewed(view, every) == every[1]
-        assert board.find_unreviewed(view, every[:1]) is None
+        assert list(board.example_keys(view, ExampleSelection(review="drop"))) == all_keys[:1]
+        assert list(board.example_keys(view, ExampleSelection(review="none"))) == all_keys[1:]
+        assert board.find_unreviewed(view, all_keys) == all_keys[1]
+        assert board.find_unreviewed(view, all_keys[:1]) is None
         for order in EXAMPLE_ORDERS:
             keys = list(board.example_keys(view, ExampleSelection(order=order)))
-            assert sorted(keys) == sorted(every), order
+            assert sorted(keys) == sorted(all_keys), order
         turns = [board.example_rows(view, [key])[key]["turn"] for key in
                  board.example_keys(view, ExampleSelection(order="turn", descending=True))]  # fmt: skip
         assert turns == sorted(turns, reverse=True) != turns[::-1]
-        assert board.example_keys(view, ExampleSelection(order="review"))[0] == every[0]
-    record_review(home, first["id"], "open")
+        assert board.example_keys(view, ExampleSelection(order="review"))[0] == all_keys[0]
+    record_review(home, first_example["id"], "open")
     with LedgerView(home.ledger) as view:
-        assert board.find_unreviewed(view, every) == every[0], "a withdrawn review counts as none"
+        assert board.find_unreviewed(view, all_keys) == all_keys[0], "a withdrawn review counts as none"
 
 
 def test_table_is_filtered_sorted_and_searched_by_keys(drive: Drive, home: Home) -> None:
@@ -113,7 +113,7 @@ def test_filter_gets_the_characters_that_were_typed_ahead(drive: Drive, home: Ho
     drive(home, flow)
 
 
-def test_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home) -> None:
+def test_examples_of_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("2")
         await driver.wait_for("36 examples of all runs", "run", "second")
@@ -180,7 +180,7 @@ def test_review_queue_continues_with_the_next_unreviewed_example(
     drive(home, flow, size=(80, 24))
 
 
-def test_run_and_example_scroll_at_once_at_80x24(
+def test_run_and_example_scroll_without_a_change_of_focus(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str]
 ) -> None:
     async def flow(driver: Any) -> None:
@@ -208,13 +208,13 @@ def test_run_and_example_scroll_at_once_at_80x24(
 def test_keys_of_a_run_are_in_the_footer_and_the_palette(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str]
 ) -> None:
-    names = ("Export", "Report", "Verify", "Copy")
+    descriptions = ("Export", "Report", "Verify", "Copy")
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
-        await driver.wait_for("24 of 24", *names)
+        await driver.wait_for("24 of 24", *descriptions)
         titles = [command.title for command in driver.app.get_system_commands(driver.app.screen)]
-        assert set(names) <= set(titles)
+        assert set(descriptions) <= set(titles)
         await driver.press("ctrl+p")
         await driver.wait_until(lambda: type(driver.app.screen).__name__ == "CommandPalette")
         await driver.press(*"Verify")
@@ -238,7 +238,7 @@ def test_click_on_a_key_in_the_footer_presses_it(drive: Drive, home: Home) -> No
     drive(home, flow, size=(80, 24))
 
 
-def test_help_consists_of_whole_sentences(drive: Drive, home: Home, find_run: Callable[[Home, str], str]) -> None:
+def test_help_text_fills_its_lines(drive: Drive, home: Home, find_run: Callable[[Home, str], str]) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24")
@@ -253,13 +253,13 @@ def test_help_consists_of_whole_sentences(drive: Drive, home: Home, find_run: Ca
 
 def test_single_example_is_counted_in_the_singular(drive: Drive, home: Home) -> None:
     with LedgerView(home.ledger) as view:
-        question = view.row("SELECT question FROM examples WHERE rowid = 3")
-    assert question is not None
+        row = view.row("SELECT question FROM examples WHERE rowid = 3")
+    assert row is not None
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
         await driver.wait_for("36 examples of all runs")
-        driver.app.screen.query_one(WindowTable).filter_rows(question[0])
+        driver.app.screen.query_one(WindowTable).filter_rows(row[0])
         await driver.wait_for("1 example of all runs")
 
     drive(home, flow)

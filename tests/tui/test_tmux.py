@@ -1,5 +1,6 @@
-"""The application in a real terminal: a run that it started survives its SIGKILL, and a second start of the application
-pauses and stops that run."""
+"""The application in a real terminal: a run survives when the application that started it is killed, and the
+application, started again, pauses and stops that run.
+"""
 
 import os
 import sys
@@ -35,25 +36,26 @@ def test_run_started_from_the_form_survives_the_application(
     terminal.press("n")
     terminal.wait_for("Ready to start")
     terminal.press("C-s")  # the embedded profile, the default of the form
-    first = int(terminal.wait_for(r"● running", r"kept +([1-9]\d*) of 24")[1])
+    kept_before_kill = int(terminal.wait_for(r"● running", r"kept +([1-9]\d*) of 24")[1])
     terminal.press("c")
     terminal.wait_for("Change this run")
-    terminal.type("2")  # concurrent requests instead of 8: a pause waits for the turns in progress
+    terminal.type("2")  # concurrent requests, not 8, so that a pause waits for few turns in progress
     terminal.press("Tab")
-    terminal.type("200")  # examples, so that those turns do not finish the run
+    terminal.type("200")  # examples to keep, so many that the run cannot finish during the test
     terminal.press("Enter")
     terminal.wait_for("2 concurrent requests", "of 200")
     pid = terminal.pid()
     os.kill(pid, 9)
     deadline = time.monotonic() + WITHIN_S
-    while _count_examples(home) <= first and time.monotonic() < deadline:  # the run continues without the application
+    # the run continues without the application
+    while _count_examples(home) <= kept_before_kill and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _count_examples(home) > first
+    assert _count_examples(home) > kept_before_kill
     terminal.close()
     terminal.start(command, env)
     terminal.wait_for("● running", r"\d+/200")
     terminal.press("Enter")
-    assert int(terminal.wait_for(r"kept +(\d+) of 200")[1]) > first
+    assert int(terminal.wait_for(r"kept +(\d+) of 200")[1]) > kept_before_kill
     terminal.press("Space")
     terminal.wait_for("‖ paused|◐ draining")
     for _ in range(2):  # a second stop does not wait for the turns in progress
@@ -80,11 +82,11 @@ def test_tour_leaves_no_files(terminal: Any, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     terminal.start([sys.executable, "-m", "nanoflux_tui", "--tour"], env)
     terminal.wait_for("Tour 1/9", "the tour's run", "● running")
-    for stop, text in ((2, r"kept +\d+ of 60"), (3, "Steer the run"), (4, "Press /"), (5, "k keeps it"),
+    for stop, pattern in ((2, r"kept +\d+ of 60"), (3, "Steer the run"), (4, "Press /"), (5, "k keeps it"),
                        (6, "Generate examples for domain"), (7, "No trainings yet"), (8, "No evaluations yet"),
                        (9, "licence")):  # fmt: skip
         terminal.press("F9")
-        terminal.wait_for(f"Tour {stop}/9", text)
+        terminal.wait_for(f"Tour {stop}/9", pattern)
     terminal.press("q")
     deadline = time.monotonic() + WITHIN_S
     while list((tmp_path / "tmp").glob("nanoflux-tour-*")) and time.monotonic() < deadline:

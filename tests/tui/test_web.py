@@ -1,4 +1,6 @@
-"""The application in a browser: requests need the token and this machine's origin, and the page loads nothing else."""
+"""The application in a browser: requests need the token and this machine's origin, and the page loads nothing from
+other hosts.
+"""
 
 import asyncio
 import os
@@ -22,10 +24,10 @@ from nanoflux_local.paths import Home
 @pytest.fixture(scope="module")
 def address(played: Path, hostile_folder: Path) -> Iterator[str]:
     """The address that `nanoflux tui --web` prints, started in a directory whose files must not be executed."""
-    words = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
+    command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=hostile_folder
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=hostile_folder
     )
     assert server.stdout is not None
     yield server.stdout.readline().strip()
@@ -43,8 +45,8 @@ def ask(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], s
             break
         except ConnectionRefusedError:  # the address is printed before the server listens
             time.sleep(0.1)
-    reply = connection.getresponse()
-    return reply.status, dict(reply.getheaders()), reply.read().decode("utf-8", "replace")
+    response = connection.getresponse()
+    return response.status, dict(response.getheaders()), response.read().decode("utf-8", "replace")
 
 
 def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
@@ -61,33 +63,33 @@ def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
     assert ask(address, "/static/js/textual.js", Cookie=token)[0] == 200
     assert ask(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "DNS rebinding"
     assert ask(address, "/ws", Cookie=token, Origin="http://evil.example")[0] == 403
-    fetched = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
-    assert fetched and all(urlsplit(each).netloc == parts.netloc for each in fetched)
+    loaded_urls = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
+    assert loaded_urls and all(urlsplit(url).netloc == parts.netloc for url in loaded_urls)
 
 
 def test_socket_serves_the_application(address: str) -> None:
-    async def first_screen() -> str:
+    async def read_first_screen() -> str:
         parts = urlsplit(address)
         async with ClientSession() as session:
-            async with session.get(address, allow_redirects=False) as reply:
-                token = reply.cookies["nanoflux-token"].value
+            async with session.get(address, allow_redirects=False) as response:
+                token = response.cookies["nanoflux-token"].value
             url, cookie = f"http://{parts.netloc}/ws?width=100&height=30", {"Cookie": f"nanoflux-token={token}"}
-            async with session.ws_connect(url, headers=cookie) as live:
-                seen = ""
-                async for message in live:
-                    seen += message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else ""
-                    if "NanoFlux" in seen and "second" in seen:
-                        return seen
-        return seen
+            async with session.ws_connect(url, headers=cookie) as websocket:
+                output = ""
+                async for message in websocket:
+                    output += message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else ""
+                    if "NanoFlux" in output and "second" in output:
+                        return output
+        return output
 
-    assert "NanoFlux" in asyncio.run(asyncio.wait_for(first_screen(), 120))
+    assert "NanoFlux" in asyncio.run(asyncio.wait_for(read_first_screen(), 120))
 
 
 def test_occupied_port_is_reported(empty: Home) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        words = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty.root), "--web", "--port",
-                 str(taken.getsockname()[1])]  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "cannot be used" in done.stderr and "choose another port" in done.stderr
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        command = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty.root), "--web", "--port",
+                 str(listener.getsockname()[1])]  # fmt: skip
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and "cannot be used" in result.stderr and "choose another port" in result.stderr

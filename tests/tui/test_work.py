@@ -55,7 +55,7 @@ limit = 2
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def opened_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The URLs that the application opened in a browser."""
     pages: list[str] = []
     monkeypatch.setattr(NanofluxApp, "open_url", lambda _, url, **__: pages.append(url))
@@ -63,13 +63,13 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_experiment_is_started_killed_resumed_and_reported(
-    drive: Drive, empty: Home, tiny_base: Path, tmp_path: Path, opened: list[str]
+    drive: Drive, empty: Home, tiny_base: Path, tmp_path: Path, opened_urls: list[str]
 ) -> None:
     import_path(tiny_base, "tiny", empty.root)
     grid = tmp_path / "two.toml"
     grid.write_text(GRID)
 
-    def kill() -> None:
+    def kill_worker() -> None:
         with LedgerView(empty.ledger) as view:
             row = view.row("SELECT id FROM experiments")
             job = current_job(view, Work(EXPERIMENT, row["id"])) if row else None
@@ -87,7 +87,7 @@ def test_experiment_is_started_killed_resumed_and_reported(
         await driver.type("#f-grid", str(grid))
         await driver.press("enter")
         await driver.wait_for("● running", "two", "cells")
-        kill()
+        kill_worker()
         await driver.wait_for("! interrupted", "its process ended; resume it")
         await driver.press("1")
         await driver.wait_for("! interrupted", "experiment", "two tiny")
@@ -100,10 +100,10 @@ def test_experiment_is_started_killed_resumed_and_reported(
         await driver.press("space")
         await driver.wait_for("This experiment is done.")
         await driver.press("r")
-        await driver.wait_until(lambda: opened)
+        await driver.wait_until(lambda: opened_urls)
 
     drive(empty, flow, size=(120, 40))
-    (page,) = opened
+    (page,) = opened_urls
     assert "Do two examples teach anything?" in Path(page.removeprefix("file://")).read_text()
 
 
@@ -154,11 +154,13 @@ def test_training_and_evaluation_start_from_their_forms_and_finish(drive: Drive,
     drive(home, flow, size=(120, 40))
 
 
-def test_models_room_shows_gauges_and_the_progress_of_commands(drive: Drive, empty: Home, tmp_path: Path) -> None:
+def test_models_screen_shows_gauges_and_the_progress_of_commands(drive: Drive, empty: Home, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    line = "downloading own 120/500 MiB, 12.3 MiB/s, 31 s left"
+    progress_line = "downloading own 120/500 MiB, 12.3 MiB/s, 31 s left"
     with log.open("wb") as file:
-        process = subprocess.Popen(["sh", "-c", f"echo installing; echo '{line}'; exec sleep 600"], stdout=file)
+        process = subprocess.Popen(
+            ["sh", "-c", f"echo installing; echo '{progress_line}'; exec sleep 600"], stdout=file
+        )
 
     async def flow(driver: Any) -> None:
         driver.app.commands.background.append(BackgroundCommand("pulling own", process, log, ()))
@@ -221,7 +223,7 @@ def _select_model(driver: Any, model: str) -> bool:
 
 
 def test_run_report_is_written_and_opened(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str], opened: list[str]
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str], opened_urls: list[str]
 ) -> None:
     run = find_run(home, "first")
 
@@ -229,8 +231,8 @@ def test_run_report_is_written_and_opened(
         driver.app.push_screen(RunScreen(run))
         await driver.wait_for("✓ done")
         await driver.press("r")
-        await driver.wait_until(lambda: opened)
+        await driver.wait_until(lambda: opened_urls)
 
     drive(home, flow)
-    assert opened == [f"file://{home.reports / run / 'index.html'}"]
+    assert opened_urls == [f"file://{home.reports / run / 'index.html'}"]
     assert "first" in (home.reports / run / "index.html").read_text()
