@@ -154,7 +154,9 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return int(raised.value.code or 0), *capsys.readouterr()
 
 
-def test_corpus_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpus_commands_add_search_and_show_documents(
+    folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     code, _, err = run_cli(capsys, "corpus", "search", "heart")
     assert code == 4 and "corpus is empty" in err

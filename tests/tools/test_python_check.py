@@ -60,7 +60,7 @@ def test_python_tool_reports_every_status(bench, code, status):
     assert reply.exit_code != 0
 
 
-def test_python_tool_survives_dying_program(bench):
+def test_python_tool_survives_a_dying_program(bench):
     bench.run("import os\nos._exit(9)")
     assert bench.run("print(1)").stdout == "1\n"
 

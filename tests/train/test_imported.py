@@ -196,7 +196,7 @@ def test_import_refuses_names_like_paths_or_patterns(home: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("word", ["*", "?", "[a-f]*", "", "../adapters"])
-def test_find_matches_no_pattern_or_path(
+def test_find_adapter_rejects_patterns_and_paths(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path, word: str
 ) -> None:
     import_adapter(save_peft_adapter(), home, tmp_path / "adapters", "tiny")
@@ -204,7 +204,7 @@ def test_find_matches_no_pattern_or_path(
         find_adapter(tmp_path / "adapters", word)
 
 
-def test_find_given_a_path_suggests_the_import(tmp_path: Path) -> None:
+def test_find_adapter_suggests_the_import_of_a_path(tmp_path: Path) -> None:
     for word in (str(tmp_path), "./adapter", "some/folder", "~/adapter", ".."):
         with pytest.raises(UsageError, match=r"is a path.*\n.*adapters import"):
             find_adapter(tmp_path / "adapters", word)

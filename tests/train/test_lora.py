@@ -39,7 +39,7 @@ def test_training_learns_and_reports_every_step(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_training_twice_gives_the_same_bits(
+def test_repeated_training_gives_the_same_bits(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, dtype: str
 ) -> None:
     settings = TrainSettings(**FAST | {"dtype": dtype})
@@ -50,7 +50,7 @@ def test_training_twice_gives_the_same_bits(
     assert read_adapter_weights(tmp_path / "three") != read_adapter_weights(tmp_path / "one")
 
 
-def test_training_resumed_gives_the_same_bits(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_resumed_training_gives_the_same_bits(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     settings = TrainSettings(**FAST)
     train(settings, examples, (), tiny_base, tmp_path / "whole")
     events: list[TrainEvent] = []
@@ -86,7 +86,7 @@ def test_learning_rate_falls_linearly_to_zero() -> None:
     )
 
 
-def test_plan_contains_every_row_once_an_epoch() -> None:
+def test_plan_contains_every_row_once_per_epoch() -> None:
     settings = TrainSettings(epochs=3, batch=4, gradient_accumulation=2)
     steps = plan_steps(settings, list(range(18)))
     for epoch in (1, 2, 3):

@@ -120,7 +120,7 @@ def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path],
     assert sorted(tmp_path.iterdir()) == files_before and not any((tmp_path / "there").iterdir())
 
 
-def test_merge_with_other_answers_is_refused(
+def test_merge_that_changes_the_answers_is_refused(
     home: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One matrix of the merged model is a little too large."""
@@ -199,7 +199,9 @@ def test_gguf_file_contains_the_merged_model(home: tuple[Path, Path], tmp_path: 
         ({"attention_bias": True}, "biases"),
     ],
 )
-def test_gguf_refuses_other_architectures(tiny_base: Path, tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_gguf_refuses_unsupported_architectures(
+    tiny_base: Path, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_base, model)
     (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | change))

@@ -56,7 +56,7 @@ def test_mix_adds_rows_in_proportion(home: Home) -> None:
     assert len(load_data(home, Mix("gsm8k", 0.5), Mix("starter", 1.5)).rows) == 4 + 2 + 6
 
 
-def test_mix_is_drawn_by_the_seed(home: Home) -> None:
+def test_mix_depends_on_the_seed(home: Home) -> None:
     questions = mixed_questions(load_data(home, Mix("gsm8k", 1.0)))
     assert questions == mixed_questions(load_data(home, Mix("gsm8k", 1.0)))
     assert any(questions != mixed_questions(load_data(home, Mix("gsm8k", 1.0), seed=seed)) for seed in range(1, 5))

@@ -74,7 +74,7 @@ def test_unreadable_row_is_named_by_file_and_line(tmp_path: Path, row: Any, mess
         read_rows(path)
 
 
-def test_weights_of_one_and_of_earlier_answers_are_accepted(tmp_path: Path) -> None:
+def test_weight_1_and_weights_of_earlier_answers_are_accepted(tmp_path: Path) -> None:
     messages = [QUESTION, {**ANSWER, "weight": 0}, QUESTION, {**ANSWER, "weight": 1}]
     (row,) = read_rows(write_file(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
     assert (len(row.prompt), row.completion) == (3, "Two.")

@@ -100,7 +100,7 @@ def test_solution_rule_chooses_the_target_text(home: Home) -> None:
     assert load_solutions(home, solution="shortest") == {0: "2+2=4", 1: author_solution, 2: "Count on fingers: 4."}
 
 
-def test_examples_without_such_a_solution_are_left_out_and_counted(home: Home) -> None:
+def test_examples_without_the_chosen_solution_are_left_out_and_counted(home: Home) -> None:
     run_rows = load_run_rows(home, "run", Choice(solution="own"))
     assert run_rows.record["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
     assert (run_rows.record["matched"], run_rows.record["rows"]) == (2, 2)

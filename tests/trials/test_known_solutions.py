@@ -73,7 +73,7 @@ async def build(rules: Rules, models: Models | None = None) -> list[KnownSolutio
     return solutions
 
 
-async def test_trial_has_every_kind_of_the_domain_in_turn(tmp_path: Path) -> None:
+async def test_trial_rotates_through_every_kind_of_the_domain(tmp_path: Path) -> None:
     solutions = await build(make_rules(tmp_path))
     kinds = Counter(solution.kind for solution in solutions)
     assert kinds == {"reference": 10, "own": 10, "slip": 4, "answer": 4, "mistake": 4, "removed": 4, "changed": 4}
@@ -171,7 +171,7 @@ def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
         configs.resolve("starter", "scripted", {"judge": {"trial_kinds": ["own"]}}, Home(tmp_path))
 
 
-async def test_judging_program_gets_planted_faults_only(tmp_path: Path) -> None:
+async def test_trial_of_a_judging_program_has_planted_faults_only(tmp_path: Path) -> None:
     config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
     assert config.roles.judge.endpoint == "program"
     identities = {name: Identity("scripted", name) for name in (*config.players, "embedder", "sandbox")}

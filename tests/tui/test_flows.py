@@ -229,7 +229,7 @@ def test_marked_evaluations_are_compared_with_their_flipped_items(drive: Drive, 
     drive(home, flow, size=(120, 40))
 
 
-def test_evaluation_opens_its_items_with_flips_first_and_both_replies(drive: Drive, home: Home) -> None:
+def test_evaluation_lists_flipped_items_first_and_opens_both_replies(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("4")
         await driver.wait_for("50.0%", "20.0%")

@@ -265,7 +265,7 @@ def test_single_example_is_counted_in_the_singular(drive: Drive, home: Home) -> 
     drive(home, flow)
 
 
-def test_sampling_of_an_evaluation_is_text(drive: Drive, home: Home) -> None:
+def test_sampling_of_an_evaluation_is_shown_as_text(drive: Drive, home: Home) -> None:
     sampling = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 512, "stop": []}
     with Ledger(home.ledger) as ledger:
         ledger.start_evaluation("cccccccccccc", "m", "", "d", "test", {"n": 1, "runs": 1, "sampling": sampling})
