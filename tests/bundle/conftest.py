@@ -13,7 +13,7 @@ import pytest
 from nanoflux_local.bundle import installer
 from nanoflux_local.bundle.writer import write_bundle
 
-CONTENT = {
+CONTENT_BY_NAME = {
     "home/weights/small/model.safetensors": bytes(range(256)) * 20,
     "home/weights/small/config.json": b"{}",
     "docs/index.md": b"# Read me\n",
@@ -28,7 +28,7 @@ def bundle(tmp_path: Path) -> Path:
     source, folder = tmp_path / "source", tmp_path / "medium"
     folder.mkdir()
     files = {}
-    for name, content in CONTENT.items():
+    for name, content in CONTENT_BY_NAME.items():
         files[name] = source / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_bytes(content)
@@ -63,22 +63,22 @@ def _checksum(content: bytes) -> installer.Checksum:
 
 @pytest.fixture
 def wheelhouse(tmp_path: Path) -> Path:
-    """A folder with wheels: a stand-in for this project that needs another package, that package, and pip."""
+    """A folder of wheels: pip, a stand-in for this project, the package it requires, and the package of its extra."""
     folder = tmp_path / "wheelhouse"
     folder.mkdir()
     pip = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"), None)
     if pip is None:
         pytest.skip("this Python has no wheel of pip (Debian strips ensurepip)")
     (folder / pip.name).write_bytes(pip.read_bytes())
-    code = "import os, needed\nby = os.environ.get('NANOFLUX_VLLM_PYTHON')\n"
-    code += "print(os.environ['NANOFLUX_HOME'], needed.WORD, *(['by', by] if by else []))\n"
+    main_module = "import os, needed\nby = os.environ.get('NANOFLUX_VLLM_PYTHON')\n"
+    main_module += "print(os.environ['NANOFLUX_HOME'], needed.WORD, *(['by', by] if by else []))\n"
     modules = {
         "nanoflux_local/__init__.py": "",
         "nanoflux_local/cli/__init__.py": "",
-        "nanoflux_local/cli/__main__.py": code,
+        "nanoflux_local/cli/__main__.py": main_module,
     }
-    needs = "Requires-Dist: needed\nProvides-Extra: more\nRequires-Dist: more; extra == 'more'\n"
-    _write_wheel(folder, "nanoflux-local", modules, needs + "License-Expression: Apache-2.0\n")
+    requirement_lines = "Requires-Dist: needed\nProvides-Extra: more\nRequires-Dist: more; extra == 'more'\n"
+    _write_wheel(folder, "nanoflux-local", modules, requirement_lines + "License-Expression: Apache-2.0\n")
     _write_wheel(folder, "more", {"more.py": ""}, "License: MIT\n")
     _write_wheel(folder, "needed", {"needed.py": "WORD = 'found'\n"}, "License: MIT © Zoë\n")
     return folder
@@ -86,13 +86,13 @@ def wheelhouse(tmp_path: Path) -> Path:
 
 def _write_wheel(folder: Path, name: str, modules: dict[str, str], metadata: str) -> None:
     stem = f"{name.replace('-', '_')}-0.1.0"
-    info = f"{stem}.dist-info"
+    metadata_folder = f"{stem}.dist-info"
     files = {
         **modules,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n{metadata}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{metadata_folder}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n{metadata}",
+        f"{metadata_folder}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    record = "".join(f"{path},,\n" for path in [*files, f"{metadata_folder}/RECORD"])
     with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
-        for path, content in {**files, f"{info}/RECORD": record}.items():
+        for path, content in {**files, f"{metadata_folder}/RECORD": record}.items():
             wheel.writestr(path, content)

@@ -1,4 +1,4 @@
-"""`bundle create` packs software, weights and benchmarks for a lab, or a run to take out of it, and nothing unrelated.
+"""`bundle create` packs software, weights and benchmarks for a lab, or a run from a lab, and nothing unrelated.
 
 Wheels come from a folder instead of a package index.
 """
@@ -25,7 +25,7 @@ from nanoflux_local.ledger import excerpt
 from nanoflux_local.paths import Home
 
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
-SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
+START_SCRIPTED_RUN = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_bundled_software_works_without_network(command: Callable[..., Any], whe
 def test_bundled_vllm_gets_a_separate_environment(
     command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
 ) -> None:
-    package_list, project_wheel = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
-    package_list.write_text("needed==0.1.0\n")
+    vllm_requirements, project_wheel = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    vllm_requirements.write_text("needed==0.1.0\n")
     words = (
         "bundle",
         "create",
@@ -96,7 +96,7 @@ def test_bundled_vllm_gets_a_separate_environment(
         "--wheel",
         str(project_wheel),
         "--vllm",
-        str(package_list),
+        str(vllm_requirements),
         "--extra",
         "more",
     )
@@ -131,17 +131,19 @@ def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_
     assert search.returncode == 0 and "irreversibly" in search.stdout, search.stderr
 
 
-def test_unpinned_wheel_leaves_no_installation(wheelhouse: Path, tmp_path: Path) -> None:
-    pinned = wheels.pin_wheels(wheelhouse).replace("needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0")
-    (tmp_path / "requirements.txt").write_text(pinned[:-2] + "\n")
+def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_path: Path) -> None:
+    requirements = wheels.pin_wheels(wheelhouse).replace(
+        "needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0"
+    )
+    (tmp_path / "requirements.txt").write_text(requirements[:-2] + "\n")
     files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
     about = {"python": wheels.this_python(), "platform": wheels.this_platform()}
     files["requirements.txt"] = tmp_path / "requirements.txt"
     write_bundle(tmp_path / "lab.pyz", files, about, 2**30)
-    before = set(tmp_path.rglob("*"))
+    paths_before = set(tmp_path.rglob("*"))
     with pytest.raises(installer.BundleError, match="pip could not install"):
         installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
-    assert set(tmp_path.rglob("*")) == before
+    assert set(tmp_path.rglob("*")) == paths_before
 
 
 @pytest.mark.parametrize(("key", "value"), [("python", "3.99"), ("platform", "manylinux_2_28_riscv64")])
@@ -203,14 +205,14 @@ def test_equal_files_give_equal_bundles(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
-    source, out = tmp_path / "x", tmp_path / "lab.pyz"
+    source, bundle = tmp_path / "x", tmp_path / "lab.pyz"
     source.write_bytes(b"1" * 50_000)
     for number in range(1, 30):
-        installer.part_path(out, number).write_bytes(b"left by a killed creation")
+        installer.part_path(bundle, number).write_bytes(b"left by a killed creation")
     with pytest.raises(NanofluxError, match="No such file"):
-        write_bundle(out, {"docs/x": source, "home/y": tmp_path / "gone"}, {}, 4000)
+        write_bundle(bundle, {"docs/x": source, "home/y": tmp_path / "gone"}, {}, 4000)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    write_bundle(out, {"docs/x": source}, {}, 30_000)
+    write_bundle(bundle, {"docs/x": source}, {}, 30_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "lab.pyz",
         "lab.pyz.001",
@@ -226,7 +228,7 @@ def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
 def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     for name, seed in (("tour", "7"), ("other", "8")):
-        result = command(home, *SCRIPTED, "--max-turns", "6", "--seed", seed, "--name", name)
+        result = command(home, *START_SCRIPTED_RUN, "--max-turns", "6", "--seed", seed, "--name", name)
         assert result.returncode == 0, result.stderr
     summary = json.loads(command(home, "run", "show", "tour", "--json").stdout)
     other_run = json.loads(command(home, "run", "show", "other", "--json").stdout)["run"]
@@ -246,17 +248,17 @@ def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any],
 
 
 def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], tmp_path: Path) -> None:
-    lab, folder = tmp_path / "lab", tmp_path / "lab" / "domains"
-    folder.mkdir(parents=True)
-    (folder / "ours.toml").write_text('extends = "starter-genetics"\nprompt_files = { defender = "ours.md" }\n')
-    (folder / "ours.md").write_text("{{ question }}")
-    (folder / "secret.toml").write_text('extends = "starter-genetics"\n')
-    words = ["ours" if word == "starter-genetics" else word for word in SCRIPTED]
-    result = command(lab, *words, "--max-turns", "2", "--json")
+    home, domains = tmp_path / "lab", tmp_path / "lab" / "domains"
+    domains.mkdir(parents=True)
+    (domains / "ours.toml").write_text('extends = "starter-genetics"\nprompt_files = { defender = "ours.md" }\n')
+    (domains / "ours.md").write_text("{{ question }}")
+    (domains / "secret.toml").write_text('extends = "starter-genetics"\n')
+    words = ["ours" if word == "starter-genetics" else word for word in START_SCRIPTED_RUN]
+    result = command(home, *words, "--max-turns", "2", "--json")
     assert result.returncode == 0, result.stderr
     run = json.loads(result.stdout)["run"]
     files_by_name = contents.gather(
-        contents.BundleRequest(runs=(run,), software=False), Home(lab), tmp_path / "scratch"
+        contents.BundleRequest(runs=(run,), software=False), Home(home), tmp_path / "scratch"
     ).files
     assert sorted(name for name in files_by_name if "domains" in name) == [
         "home/domains/ours.md",
@@ -270,19 +272,19 @@ def test_bundle_takes_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
     home.adapters.mkdir()
     (source / "adapter_config.json").write_text("{}")
     (source / "adapter_model.safetensors").write_bytes(b"weights")
-    folder = seal(source, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
-    for name in ("mine", folder.name[:10]):
+    adapter_folder = seal(source, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
+    for name in ("mine", adapter_folder.name[:10]):
         request = contents.BundleRequest(adapters=(name,), software=False)
         bundle_contents = contents.gather(request, home, tmp_path / name)
-        assert bundle_contents.about["adapters"] == [folder.name]
-        assert f"home/adapters/{folder.name}/adapter_model.safetensors" in bundle_contents.files
+        assert bundle_contents.about["adapters"] == [adapter_folder.name]
+        assert f"home/adapters/{adapter_folder.name}/adapter_model.safetensors" in bundle_contents.files
 
 
 def test_bundled_benchmark_is_installed(command: Callable[..., Any], tmp_path: Path) -> None:
-    home, rows = tmp_path / "home", tmp_path / "gsmhardv2.jsonl"
+    home, data_file = tmp_path / "home", tmp_path / "gsmhardv2.jsonl"
     item = {"input": "How many are 2 and 3?", "code": "def solution():\n    return 5\n", "target": 5.0}
-    rows.write_text(json.dumps(item) + "\n")
-    result = command(home, "data", "import", "gsmhard", str(rows))
+    data_file.write_text(json.dumps(item) + "\n")
+    result = command(home, "data", "import", "gsmhard", str(data_file))
     assert result.returncode == 0, result.stderr
     out = tmp_path / "in.pyz"
     result = command(home, "bundle", "create", "-o", str(out), "--no-software", "--data", "gsmhard")
@@ -297,26 +299,26 @@ def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_p
     profile.write_text((files("nanoflux_local.profiles") / "scripted.toml").read_text())
     result = command(tmp_path / "home", "bundle", "create", "-o", str(out), "--no-software", "--profile", str(profile))
     assert result.returncode == 0, result.stderr
-    lab = tmp_path / "lab" / "home"
+    lab_home = tmp_path / "lab" / "home"
     installer.install(out, tmp_path / "lab", lambda _: None)
     words = ("run", "start", "--domain", "starter-genetics", "--set", "seeds.min=2", "--max-turns", "1")
-    result = command(lab, *words, "--profile", "ours")
+    result = command(lab_home, *words, "--profile", "ours")
     assert result.returncode == 0, result.stderr
-    unknown = command(lab, *words, "--profile", "theirs")
-    assert unknown.returncode == 2 and "ours" in unknown.stderr and "scripted" in unknown.stderr
+    refusal = command(lab_home, *words, "--profile", "theirs")
+    assert refusal.returncode == 2 and "ours" in refusal.stderr and "scripted" in refusal.stderr
 
 
-def test_create_refuses_missing_contents(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_create_refuses_missing_contents_and_wrong_options(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
-    assert command(home, *SCRIPTED, "--max-turns", "1").returncode == 0
-    missing = [
+    assert command(home, *START_SCRIPTED_RUN, "--max-turns", "1").returncode == 0
+    missing_contents = [
         ("--export", "nobody", 4),
         ("--data", "nothing", 4),
         ("--model", "smollm2-135m", 4),
         ("--profile", "no", 2),
     ]
-    for option, name, code in (*missing, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
-        result = command(home, "bundle", "create", "-o", str(out), "--no-software", option, name)
+    for option, value, code in (*missing_contents, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
+        result = command(home, "bundle", "create", "-o", str(out), "--no-software", option, value)
         assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
         assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))
 
@@ -328,8 +330,8 @@ def test_excerpt_handles_every_table_of_the_ledger(tmp_path: Path) -> None:
         pass
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    unknown = {name for name in tables if f"DELETE FROM {name} " not in excerpt.DELETIONS.replace(";", " ")}
-    assert {name for name in unknown if not name.startswith(("sqlite_", "_sqlite"))} == set()
+    unhandled = {name for name in tables if f"DELETE FROM {name} " not in excerpt.DELETIONS.replace(";", " ")}
+    assert {name for name in unhandled if not name.startswith(("sqlite_", "_sqlite"))} == set()
 
 
 def test_bill_of_materials_is_reproducible_cyclonedx(wheelhouse: Path) -> None:

@@ -20,7 +20,9 @@ SECRET = "what the other run was about"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """Two runs, each with a training, its adapter, and evaluations of it and of the untuned model."""
+    """A home with two runs, each with a training, its adapter, and evaluations of three models: the untuned one, the
+    tuned one and an unrelated one.
+    """
     home = Home(tmp_path / "home").prepare()
     with Ledger(home.ledger) as ledger:
         for run, adapter, note in (("mine", "a" * 64, "my own"), ("theirs", "b" * 64, SECRET)):
@@ -30,9 +32,15 @@ def home(tmp_path: Path) -> Home:
             ledger.finish_training(f"t-{run}", "done", adapter, {"note": note})
             (home.adapters / adapter).mkdir(parents=True)
             (home.adapters / adapter / "adapter_model.safetensors").write_text(note)
-            for name, model, tuned in (("base", "m", ""), ("tuned", "m", adapter), ("lone", f"m-{run}", "")):
-                ledger.start_evaluation(f"e-{run}-{name}", model, tuned, f"data-{run}", "test", {"runs": 1})
-                request = ChatRequest(Identity("scripted", "m", adapter=tuned), (Message("user", f"{note} {name}"),))
+            for name, model, evaluated_adapter in (
+                ("base", "m", ""),
+                ("tuned", "m", adapter),
+                ("lone", f"m-{run}", ""),
+            ):
+                ledger.start_evaluation(f"e-{run}-{name}", model, evaluated_adapter, f"data-{run}", "test", {"runs": 1})
+                request = ChatRequest(
+                    Identity("scripted", "m", adapter=evaluated_adapter), (Message("user", f"{note} {name}"),)
+                )
                 call, _ = ledger.remember(f"e-{run}-{name}", request, ChatReply(note, "stop"))
                 ledger.add_evaluation_item(f"e-{run}-{name}", 0, "item", call, note, "right")
                 ledger.finish_evaluation(f"e-{run}-{name}", "done", {"note": note})

@@ -14,7 +14,7 @@ import pytest
 from nanoflux_local.bundle import installer
 from nanoflux_local.bundle.installer import BundleError, part_path
 
-PARTS = range(4)
+FILE_NUMBERS = range(4)
 """The numbers of the small bundle's files: 0 is the head, the others are the parts."""
 
 
@@ -26,12 +26,12 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in list_paths(folder) if path.is_file()}
 
 
-def fail_to_install(head: Path, folder: Path) -> str:
-    """The error of an installation that must fail without leaving files."""
-    before = list_paths(folder.parent)
+def expect_install_error(head: Path, folder: Path) -> str:
+    """Install a damaged bundle, which must fail without leaving files; return the error."""
+    paths_before = list_paths(folder.parent)
     with pytest.raises(BundleError) as refusal:
         installer.install(head, folder, lambda _: None)
-    assert list_paths(folder.parent) == before, "something was written"
+    assert list_paths(folder.parent) == paths_before, "something was written"
     with pytest.raises(BundleError):
         installer.verify_bundle(head)
     return str(refusal.value)
@@ -47,53 +47,53 @@ def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: P
     assert read_files(lab) == read_files(source) and len(read_files(lab)) == 4
     assert all(path.stat().st_mode & 0o077 == 0 for path in [tmp_path / "lab", *list_paths(tmp_path / "lab")])
     assert not list(tmp_path.glob(".*")), "a temporary folder was left"
-    assert len(installer.read_head(bundle).parts) == len(PARTS) - 1
+    assert len(installer.read_head(bundle).parts) == len(FILE_NUMBERS) - 1
 
 
-@pytest.mark.parametrize("number", PARTS)
+@pytest.mark.parametrize("number", FILE_NUMBERS)
 def test_truncated_bundle_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
-    victim = bundle_file(bundle, number)
-    content = victim.read_bytes()
+    damaged_file = bundle_file(bundle, number)
+    content = damaged_file.read_bytes()
     for position in [0, 1, len(content) - 1, *random.Random(number).sample(range(len(content)), 20)]:
-        victim.write_bytes(content[:position])
-        assert str(victim) in fail_to_install(bundle, tmp_path / "lab")
+        damaged_file.write_bytes(content[:position])
+        assert str(damaged_file) in expect_install_error(bundle, tmp_path / "lab")
 
 
-@pytest.mark.parametrize("number", PARTS)
+@pytest.mark.parametrize("number", FILE_NUMBERS)
 def test_flipped_bit_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
-    victim = bundle_file(bundle, number)
-    content = victim.read_bytes()
-    chance = random.Random(number)
-    for position in [0, len(content) - 1, *chance.sample(range(len(content)), 40)]:
-        flipped = bytearray(content)
-        flipped[position] ^= 1 << chance.randrange(8)
-        victim.write_bytes(flipped)
-        assert str(victim) in fail_to_install(bundle, tmp_path / "lab")
+    damaged_file = bundle_file(bundle, number)
+    content = damaged_file.read_bytes()
+    rng = random.Random(number)
+    for position in [0, len(content) - 1, *rng.sample(range(len(content)), 40)]:
+        changed_content = bytearray(content)
+        changed_content[position] ^= 1 << rng.randrange(8)
+        damaged_file.write_bytes(changed_content)
+        assert str(damaged_file) in expect_install_error(bundle, tmp_path / "lab")
 
 
-@pytest.mark.parametrize("number", PARTS)
+@pytest.mark.parametrize("number", FILE_NUMBERS)
 def test_missing_part_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
-    victim = bundle_file(bundle, number)
-    victim.unlink()
-    assert str(victim) in fail_to_install(bundle, tmp_path / "lab")
+    missing_file = bundle_file(bundle, number)
+    missing_file.unlink()
+    assert str(missing_file) in expect_install_error(bundle, tmp_path / "lab")
 
 
 def test_only_damaged_parts_are_named(bundle: Path, tmp_path: Path) -> None:
     part_path(bundle, 1).unlink()
     part_path(bundle, 3).write_bytes(b"")
-    message = fail_to_install(bundle, tmp_path / "lab")
+    message = expect_install_error(bundle, tmp_path / "lab")
     assert ".001: missing" in message and ".003: has 0 bytes" in message and ".002" not in message
 
 
 def test_linked_and_swapped_parts_are_refused(bundle: Path, tmp_path: Path) -> None:
-    first, second = part_path(bundle, 1), part_path(bundle, 2)
-    aside = first.rename(tmp_path / "aside")
-    first.symlink_to(aside)
-    assert f"{first}: not a regular file" in fail_to_install(bundle, tmp_path / "lab")
-    first.unlink()
-    second.rename(first)
-    aside.rename(second)
-    assert str(first) in fail_to_install(bundle, tmp_path / "lab")
+    first_part, second_part = part_path(bundle, 1), part_path(bundle, 2)
+    moved_part = first_part.rename(tmp_path / "aside")
+    first_part.symlink_to(moved_part)
+    assert f"{first_part}: not a regular file" in expect_install_error(bundle, tmp_path / "lab")
+    first_part.unlink()
+    second_part.rename(first_part)
+    moved_part.rename(second_part)
+    assert str(first_part) in expect_install_error(bundle, tmp_path / "lab")
 
 
 def make_entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
@@ -126,7 +126,7 @@ def test_harmful_archives_are_refused(
     entries: list[tuple[tarfile.TarInfo, bytes]], reason: str, forge_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     head = forge_bundle(entries, {"home/x": b"1"})
-    message = fail_to_install(head, tmp_path / "lab")
+    message = expect_install_error(head, tmp_path / "lab")
     assert reason in message and str(part_path(head, 1)) in message
 
 
@@ -146,9 +146,9 @@ def test_harmful_archives_are_refused(
         "",
     ],
 )
-def test_head_with_a_path_outside_is_refused(name: str, forge_bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_head_with_an_unsafe_path_is_refused(name: str, forge_bundle: Callable[..., Path], tmp_path: Path) -> None:
     head = forge_bundle([(make_entry(name or "x"), b"1")], {name: b"1"})
-    assert "is outside the directories" in fail_to_install(head, tmp_path / "lab")
+    assert "is outside the directories" in expect_install_error(head, tmp_path / "lab")
 
 
 def test_part_that_is_not_an_archive_is_refused(
@@ -157,9 +157,9 @@ def test_part_that_is_not_an_archive_is_refused(
     head = forge_bundle([(make_entry("home/x"), b"1")], {"home/x": b"1"})
     for junk in (b"", b"junk" * 1000, part_path(head, 1).read_bytes()[:600]):
         part_path(head, 1).write_bytes(junk)
-        total = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
-        head.write_bytes(installer.head_bytes({}, [total], {"home/x": installer.read_head(head).files["home/x"]}))
-        assert str(part_path(head, 1)) in fail_to_install(head, tmp_path / "lab")
+        checksum = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
+        head.write_bytes(installer.head_bytes({}, [checksum], {"home/x": installer.read_head(head).files["home/x"]}))
+        assert str(part_path(head, 1)) in expect_install_error(head, tmp_path / "lab")
 
 
 def test_install_never_overwrites_and_removes_leftovers(bundle: Path, tmp_path: Path) -> None:
@@ -177,14 +177,14 @@ def test_install_never_overwrites_and_removes_leftovers(bundle: Path, tmp_path: 
 def test_full_disk_is_reported_before_writing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(installer.shutil, "disk_usage", lambda _: usage)
-    before = list_paths(tmp_path)
+    paths_before = list_paths(tmp_path)
     with pytest.raises(BundleError, match="MiB needed"):
         installer.install(bundle, tmp_path / "lab", lambda _: None)
-    assert list_paths(tmp_path) == before
+    assert list_paths(tmp_path) == paths_before
 
 
 def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = list_paths(tmp_path)
+    paths_before = list_paths(tmp_path)
 
     def fail_to_unpack(head: installer.Head, scratch: Path, prefix: str = "") -> None:
         (scratch / "home").mkdir()
@@ -193,7 +193,7 @@ def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(installer, "unpack", fail_to_unpack)
     with pytest.raises(BundleError, match="No space left"):
         installer.install(bundle, tmp_path / "lab", lambda _: None)
-    assert list_paths(tmp_path) == before
+    assert list_paths(tmp_path) == paths_before
 
 
 def run_head(head: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -215,7 +215,7 @@ def test_head_is_an_installer_with_the_same_exit_codes(bundle: Path, tmp_path: P
 
 
 def test_head_and_parts_can_be_renamed_together(bundle: Path, tmp_path: Path) -> None:
-    for number in reversed(PARTS):
+    for number in reversed(FILE_NUMBERS):
         path = bundle_file(bundle, number)
         path.rename(path.with_name(path.name.replace("lab", "other")))
     assert "whole" in installer.verify_bundle(bundle.with_name("other.pyz"))
@@ -225,8 +225,8 @@ def test_head_and_parts_can_be_renamed_together(bundle: Path, tmp_path: Path) ->
 def test_signature_covers_everything_the_head_names(bundle: Path, tmp_path: Path) -> None:
     for signer in ("maker", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / signer)], check=True)
-        public = (tmp_path / f"{signer}.pub").read_text()
-        (tmp_path / f"{signer}.signers").write_text(f"{signer}@lab {public}")
+        public_key = (tmp_path / f"{signer}.pub").read_text()
+        (tmp_path / f"{signer}.signers").write_text(f"{signer}@lab {public_key}")
     with pytest.raises(BundleError, match="not signed by a signer"):
         installer.verify_bundle(bundle, tmp_path / "maker.signers")
     installer.sign(bundle, tmp_path / "maker")

@@ -31,17 +31,17 @@ from nanoflux_local.transcript import Seed
 
 
 def play(home: Home, name: str, seed: int, **settings: object) -> str:
-    """Generate a small scripted run until it is done."""
+    """Play a small scripted run to its end, and return its id."""
     config = configs.resolve(
         "starter-genetics", "scripted", {"seeds": {"min": 2}, "max_turns": 6, "seed": seed, **settings}, home
     )
 
-    async def generate() -> str:
+    async def start_and_play() -> str:
         run = await runs.start(home, config, name)
         await runs.play(home, run)
         return run
 
-    return asyncio.run(generate())
+    return asyncio.run(start_and_play())
 
 
 def add_adapter(home: Home, run: str, weights: bytes) -> str:
@@ -60,9 +60,9 @@ def add_adapter(home: Home, run: str, weights: bytes) -> str:
         ledger.create_training(training, run, "base", "data", {"epochs": 1}, {})
         ledger.add_training_event(training, "step", 1, {"step": 1, "loss": 1.0})
         ledger.finish_training(training, "done", adapter, {})
-        rows = home.root / "trainings" / training / "train.jsonl"
-        rows.parent.mkdir(parents=True)
-        rows.write_text('{"id": "turn-0"}\n')
+        rows_file = home.root / "trainings" / training / "train.jsonl"
+        rows_file.parent.mkdir(parents=True)
+        rows_file.write_text('{"id": "turn-0"}\n')
         ledger.start_evaluation(f"e-{run}", "base", adapter, "starter", "test", {"runs": 1})
         request = ChatRequest(Identity("scripted", "base", adapter=adapter), (Message("user", "2 + 2?"),))
         call, _ = ledger.remember(f"e-{run}", request, ChatReply("4", "stop", seconds=0.5))
@@ -87,16 +87,18 @@ def pack(tmp_path: Path) -> Callable[..., Path]:
     """Create a bundle with all work of a home: `pack(home)`."""
 
     def write(home: Home, **request: object) -> Path:
-        number = len(list(tmp_path.glob("*.pyz")))
-        contents = gather(BundleRequest(software=False, **(request or {"work": True})), home, tmp_path / f"s{number}")
-        return write_bundle(tmp_path / f"{number}.pyz", contents.files, contents.about, 1 << 30).path
+        bundle_count = len(list(tmp_path.glob("*.pyz")))
+        contents = gather(
+            BundleRequest(software=False, **(request or {"work": True})), home, tmp_path / f"s{bundle_count}"
+        )
+        return write_bundle(tmp_path / f"{bundle_count}.pyz", contents.files, contents.about, 1 << 30).path
 
     return write
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Home:
-    """Another home, with another run."""
+    """A second home, with a different run."""
     home = Home(tmp_path / "office").prepare()
     play(home, "office", 8)
     return home
@@ -136,8 +138,8 @@ def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: C
     assert set(read_column(office, "SELECT id FROM runs")) == {*office_runs, run} and find_problems(office) == []
     assert read_column(office, "SELECT note FROM reviews") == ["clear"]
     assert (office.root / "trainings" / f"train-{run}" / "train.jsonl").is_file()
-    events = "SELECT event FROM training_events"
-    assert read_column(office, events) == read_column(lab, events)
+    event_query = "SELECT event FROM training_events"
+    assert read_column(office, event_query) == read_column(lab, event_query)
     assert read_adapter(office.adapters / adapter).probe is None, (
         "the probe was merged, although it is valid on one machine only"
     )
@@ -152,15 +154,15 @@ def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: C
 
 def test_repeated_merge_adds_only_later_reviews(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
     merge_bundle(pack(lab), office)
-    before = digest_rows(office)
+    digests_before = digest_rows(office)
     repeated = merge_bundle(pack(lab), office)
-    assert repeated.added == {} and repeated.conflicts == [] and digest_rows(office) == before
-    copy = Home(lab.root.parent / "reviewed")
-    shutil.copytree(lab.root, copy.root)
+    assert repeated.added == {} and repeated.conflicts == [] and digest_rows(office) == digests_before
+    reviewed_home = Home(lab.root.parent / "reviewed")
+    shutil.copytree(lab.root, reviewed_home.root)
     (run,) = read_column(lab, "SELECT id FROM runs")
-    with Ledger(copy.ledger) as ledger:
+    with Ledger(reviewed_home.ledger) as ledger:
         ledger.add_reviews(str(run), [(0, 0, "drop", "wrong")], "bo", blind=True)
-    assert merge_bundle(pack(copy), office).added == {"review": [f"{run} turn 0"]}
+    assert merge_bundle(pack(reviewed_home), office).added == {"review": [f"{run} turn 0"]}
     assert read_column(office, "SELECT reviewer FROM reviews ORDER BY id") == ["ada", "bo"]
 
 
@@ -169,50 +171,50 @@ def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack
     (run,) = read_column(lab, "SELECT id FROM runs")
     with Ledger(office.ledger) as ledger:
         ledger.create_run(str(run), "other", {"domain": "starter", "target": 1, "max_turns": 1}, {})
-    before = digest_rows(office)
+    digests_before = digest_rows(office)
     refusal = invoke(office, "bundle", "merge", str(bundle))
     assert refusal.returncode == 3 and f"run {run}: a run of this id with other settings is here" in refusal.stderr
-    assert digest_rows(office) == before and not office.adapters.exists()
+    assert digest_rows(office) == digests_before and not office.adapters.exists()
     assert not list(office.root.glob(".merge-*"))
-    partial = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
-    assert partial.returncode == 0 and f"left out: run {run}" in partial.stderr
+    partial_merge = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
+    assert partial_merge.returncode == 0 and f"left out: run {run}" in partial_merge.stderr
     assert read_column(office, "SELECT id FROM evaluations") == [f"e-{run}"]
     assert read_column(office, "SELECT count(*) FROM turns WHERE run = '" + str(run) + "'") == [0]
 
 
-def test_merged_run_shares_calls_made_here(tmp_path: Path, pack: Callable[..., Path]) -> None:
-    homes = [Home(tmp_path / name).prepare() for name in ("one", "two")]
-    first, second = (play(home, "same", 7) for home in homes)
-    calls = read_column(homes[0], "SELECT count(*) FROM calls")
-    merge = merge_bundle(pack(homes[1]), homes[0])
-    assert merge.added["run"] == [second] and read_column(homes[0], "SELECT count(*) FROM calls") == calls
-    assert find_problems(homes[0]) == []
-    with LedgerView(homes[0].ledger) as view:
-        assert view.examples(first) == view.examples(second)
+def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Callable[..., Path]) -> None:
+    target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
+    target_run, origin_run = (play(home, "same", 7) for home in (target, origin))
+    call_count = read_column(target, "SELECT count(*) FROM calls")
+    merge = merge_bundle(pack(origin), target)
+    assert merge.added["run"] == [origin_run] and read_column(target, "SELECT count(*) FROM calls") == call_count
+    assert find_problems(target) == []
+    with LedgerView(target.ledger) as view:
+        assert view.examples(target_run) == view.examples(origin_run)
 
 
 def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Path, pack: Callable[..., Path]) -> None:
-    homes = [Home(tmp_path / name).prepare() for name in ("one", "two")]
-    for home in homes:
+    target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
+    for home in (target, origin):
         play(home, "same", 7)
-    with Ledger(homes[0].ledger) as ledger, ledger.transaction() as connection:
-        used = "SELECT min(call) FROM turn_calls"
-        connection.execute(f"UPDATE calls SET reply = json_set(reply, '$.text', 'other') WHERE id = ({used})")
+    with Ledger(target.ledger) as ledger, ledger.transaction() as connection:
+        call_query = "SELECT min(call) FROM turn_calls"
+        connection.execute(f"UPDATE calls SET reply = json_set(reply, '$.text', 'other') WHERE id = ({call_query})")
     with pytest.raises(RefusedError, match="1 of its calls have other replies here"):
-        merge_bundle(pack(homes[1]), homes[0])
+        merge_bundle(pack(origin), target)
 
 
-def test_bundle_of_a_run_brings_the_runs_it_had_to_differ_from(tmp_path: Path, pack: Callable[..., Path]) -> None:
+def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: Callable[..., Path]) -> None:
     origin, target = Home(tmp_path / "there").prepare(), Home(tmp_path / "here").prepare()
-    first = play(origin, "first", 7)
+    earlier_run = play(origin, "first", 7)
     with LedgerView(origin.ledger) as view:
-        frozen = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
-    second = play(origin, "second", 8, novel_against=frozen)
+        frozen_questions = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
+    later_run = play(origin, "second", 8, novel_against=frozen_questions)
     play(origin, "other", 9)
-    files = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")
-    assert set(files.about["runs"]) == {first, second}
-    bundle = write_bundle(tmp_path / "second.pyz", files.files, files.about, 1 << 30).path
-    assert set(merge_bundle(bundle, target).added["run"]) == {first, second} and find_problems(target) == []
+    bundle_contents = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")
+    assert set(bundle_contents.about["runs"]) == {earlier_run, later_run}
+    bundle = write_bundle(tmp_path / "second.pyz", bundle_contents.files, bundle_contents.about, 1 << 30).path
+    assert set(merge_bundle(bundle, target).added["run"]) == {earlier_run, later_run} and find_problems(target) == []
 
 
 def test_bundle_without_work_is_not_merged(office: Home, forge_bundle: Callable[..., Path]) -> None:
@@ -222,15 +224,17 @@ def test_bundle_without_work_is_not_merged(office: Home, forge_bundle: Callable[
 
 
 def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
-    bundle, before = pack(lab), digest_rows(office)
+    bundle, digests_before = pack(lab), digest_rows(office)
     part = bundle.with_name(f"{bundle.name}.001")
     part.write_bytes(part.read_bytes()[:-1])
     refusal = invoke(office, "bundle", "merge", str(bundle))
     assert refusal.returncode == 1 and part.name in refusal.stderr and "Traceback" not in refusal.stderr
-    assert digest_rows(office) == before
+    assert digest_rows(office) == digests_before
 
 
-def test_dataset_with_other_items_becomes_a_version(tmp_path: Path, lab: Home, pack: Callable[..., Path]) -> None:
+def test_dataset_with_different_items_is_merged_as_a_version(
+    tmp_path: Path, lab: Home, pack: Callable[..., Path]
+) -> None:
     origin, target = Home(tmp_path / "there"), Home(tmp_path / "here").prepare()
     shutil.copytree(lab.root, origin.root)
     for home, question in ((origin, "How many are 2 and 3?"), (target, "How many are 4 and 5?")):
@@ -249,17 +253,17 @@ def test_dataset_with_other_items_becomes_a_version(tmp_path: Path, lab: Home, p
 def test_merge_refuses_a_changed_run_and_unexpected_files(
     tmp_path: Path, lab: Home, office: Home, pack: Callable[..., Path], forge_bundle: Callable[..., Path]
 ) -> None:
-    changed = Home(tmp_path / "changed")
-    shutil.copytree(lab.root, changed.root)
-    with closing(sqlite3.connect(changed.ledger)) as ledger, ledger:
+    changed_home = Home(tmp_path / "changed")
+    shutil.copytree(lab.root, changed_home.root)
+    with closing(sqlite3.connect(changed_home.ledger)) as ledger, ledger:
         ledger.execute("UPDATE turns SET record = replace(record, 'a', 'e') WHERE number = 0")
-    before = digest_rows(office)
+    digests_before = digest_rows(office)
     with pytest.raises(DataError, match="does not match its hashes: turn 0"):
-        merge_bundle(pack(changed), office)
-    name = "home/locks/run.lock"
+        merge_bundle(pack(changed_home), office)
+    lock_path = "home/locks/run.lock"
     with pytest.raises(RefusedError, match="locks"):
-        merge_bundle(forge_bundle([(tarfile.TarInfo(name), b"x")], {name: b"x"}), office)
-    assert digest_rows(office) == before
+        merge_bundle(forge_bundle([(tarfile.TarInfo(lock_path), b"x")], {lock_path: b"x"}), office)
+    assert digest_rows(office) == digests_before
 
 
 def test_adapter_is_bundled_with_its_training_and_evaluation(
@@ -275,14 +279,16 @@ def test_adapter_is_bundled_with_its_training_and_evaluation(
 
 LOCAL_TABLES = {"jobs", "series", "rounds", "experiments", "cells"}
 """Tables of work on one machine, which an excerpt leaves out."""
-PACKED = {"packs", "dictionaries"}
+PACKING_TABLES = {"packs", "dictionaries"}
 """Tables of compressed calls, which a merge unpacks."""
 
 
 def test_merge_considers_every_table_of_the_ledger(lab: Home) -> None:
-    """A new table must be merged, or listed above."""
+    """Every new table must be merged or listed in one of the two constants above."""
     with closing(sqlite3.connect(lab.ledger)) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     source = Path(merging.__file__).read_text("utf-8")
-    named = {table for table in tables if f'"{table}"' in source or f"FROM {table} " in source}
-    assert {name for name in tables - named if not name.startswith(("sqlite_", "_sqlite"))} == LOCAL_TABLES | PACKED
+    merged_tables = {table for table in tables if f'"{table}"' in source or f"FROM {table} " in source}
+    assert {
+        name for name in tables - merged_tables if not name.startswith(("sqlite_", "_sqlite"))
+    } == LOCAL_TABLES | PACKING_TABLES

@@ -16,7 +16,7 @@ import pytest
 from nanoflux_local.cli.main import main
 
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
-SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
+START_SCRIPTED_RUN = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def call_concurrently() -> Callable[..., list[Any]]:
 @pytest.fixture(scope="session")
 def scripted_start() -> tuple[str, ...]:
     """The first words of a command that starts a run without a model."""
-    return SCRIPTED
+    return START_SCRIPTED_RUN
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one finished run, named "tour"."""
     home = tmp_path_factory.mktemp("tour") / "home"
-    result = run_command(home, *SCRIPTED, "--max-turns", "12", "--seed", "7", "--name", "tour")
+    result = run_command(home, *START_SCRIPTED_RUN, "--max-turns", "12", "--seed", "7", "--name", "tour")
     assert result.code == 0, result.err
     return home
 

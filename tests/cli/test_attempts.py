@@ -24,12 +24,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("attempts") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 25, "seed": 7, "seeds": {"min": 2}}, home)
 
-    async def generate() -> str:
+    async def start_and_play() -> str:
         run = await runs.start(home, config)
         await runs.play(home, run)
         return run
 
-    return home, asyncio.run(generate())
+    return home, asyncio.run(start_and_play())
 
 
 def run_command(home: Home, *words: str) -> Result:
@@ -62,11 +62,14 @@ def test_calls_prints_requests_and_replies_by_attempt(finished_run: tuple[Home, 
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT uses FROM turns WHERE run = ? AND number = ?", run, turn)
         assert row is not None and len(calls) == row["uses"]
-    second = read_json(home, "run", "calls", run, str(turn), "--attempt", "1")
-    assert second == [entry for entry in calls if entry["attempt"] == 1] and second[0]["step"] == "attack"
-    prompt = second[0]["request"]["messages"][0]["content"]
+    second_attempt_calls = read_json(home, "run", "calls", run, str(turn), "--attempt", "1")
+    assert (
+        second_attempt_calls == [entry for entry in calls if entry["attempt"] == 1]
+        and second_attempt_calls[0]["step"] == "attack"
+    )
+    prompt = second_attempt_calls[0]["request"]["messages"][0]["content"]
     text = run_command(home, "run", "calls", run, str(turn), "--attempt", "1").stdout
-    assert prompt.splitlines()[0] in text and second[0]["reply"]["text"].splitlines()[0] in text
+    assert prompt.splitlines()[0] in text and second_attempt_calls[0]["reply"]["text"].splitlines()[0] in text
 
 
 def test_calls_hide_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,23 +86,19 @@ def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None
     unread_attempts = read_json(home, "run", "attempts", run, "--outcome", "unparsed", "--outcome", "failed")
     assert {entry["severity"] for entry in warnings} == {"warning"}
     assert sum(entry["count"] for entry in warnings) == len(unread_attempts) > 1
-    cut = next(entry for entry in warnings if "reasoning" in entry["message"])
-    assert "--set endpoints.duelist-" in cut["fix"] and ".reasoning_tokens=N`" in cut["fix"]
+    reasoning_warning = next(entry for entry in warnings if "reasoning" in entry["message"])
+    assert "--set endpoints.duelist-" in reasoning_warning["fix"] and ".reasoning_tokens=N`" in reasoning_warning["fix"]
     with Ledger(home.ledger) as ledger:
         for seconds in (1.0, 2.0):
             ledger.add_fault(run, Fault("duelist-b", "unreachable", "it does not answer", seconds=seconds), "defender")
-    problem, *others = read_json(home, "run", "problems", run)
-    assert others == warnings
-    assert (
-        problem["severity"] == "fault"
-        and problem["count"] == 2
-        and problem["where"] == "defender duelist-b: unreachable"
-    )
-    assert f"nanoflux run resume {run} --set endpoints.duelist-b.url=URL" in problem["fix"]
+    fault, *other_problems = read_json(home, "run", "problems", run)
+    assert other_problems == warnings
+    assert fault["severity"] == "fault" and fault["count"] == 2 and fault["where"] == "defender duelist-b: unreachable"
+    assert f"nanoflux run resume {run} --set endpoints.duelist-b.url=URL" in fault["fix"]
     assert "it does not answer (2 times)" in run_command(home, "run", "problems", run).stdout
 
 
-def test_log_prints_its_last_lines_or_says_that_there_is_none(finished_run: tuple[Home, str]) -> None:
+def test_log_prints_its_last_lines_and_reports_a_missing_log(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     assert isinstance(run_command(home, "run", "log", run).exception, NothingMatchedError)
     log = Work(RUN, run).log(home)

@@ -1,5 +1,5 @@
-"""Progress: one line for every tenth of the work without a terminal, and the rate and the time left once they are
-known.
+"""Progress without a terminal: one line for every tenth of the work, with the rate and the time left once they can be
+estimated.
 """
 
 import pytest
@@ -57,7 +57,7 @@ def test_bar_prints_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[st
 def test_rate_restarts_with_a_new_piece_of_work() -> None:
     clock = Clock()
     meter = RateMeter(clock)
-    assert meter.report(5, 10) is None, "what was done before the first report took an unknown time"
+    assert meter.report(5, 10) is None, "a rate was reported before any time was measured"
     clock.now_s += 1
     assert meter.report(7, 10) is None, "a rate was reported after only one second"
     clock.now_s += 3

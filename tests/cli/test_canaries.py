@@ -17,8 +17,8 @@ ENVIRONMENT = {
     "DB_PASSWORD": "canary-password",
     "AWS_SECRET_ACCESS_KEY": "canary/aws+secret",
 }
-IN_FILE = "sk-ant-canary-in-a-file-5555"
-CANARIES = (*ENVIRONMENT.values(), IN_FILE)
+FILE_SECRET = "sk-ant-canary-in-a-file-5555"
+CANARIES = (*ENVIRONMENT.values(), FILE_SECRET)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def repeating_server() -> Iterator[tuple[str, list[str]]]:
 
 
 def wait_for_end(show: Callable[[], Any]) -> Any:
-    """The output of the command once no process works on the run."""
+    """Call `show` until no process works on the run, and return its last result."""
     deadline = time.monotonic() + 90
     while (result := show()).json["status"] in ("running", "stalled") and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -72,10 +72,10 @@ def test_secrets_stay_out_of_all_files_after_endpoint_errors(
     scripted_start: tuple[str, ...], tmp_path: Path
 ) -> None:  # fmt: skip
     url, received_headers = repeating_server
-    key = tmp_path / "key"
-    key.write_text(IN_FILE)
-    key.chmod(0o600)
-    key_setting = f'key_file = "{key}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
+    key_file = tmp_path / "key"
+    key_file.write_text(FILE_SECRET)
+    key_file.chmod(0o600)
+    key_setting = f'key_file = "{key_file}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
     config = tmp_path / "hosted.toml"
     endpoint_table = f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{key_setting}\n'
     search_tables = (
@@ -92,7 +92,7 @@ def test_secrets_stay_out_of_all_files_after_endpoint_errors(
         nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT),
         nanoflux(home, "bundle", "create", "-o", str(bundle), "--no-software", "--export", "r", **ENVIRONMENT),
     ]
-    expected_key = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
+    expected_key = FILE_SECRET if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
     assert received_headers and any(expected_key in headers for headers in received_headers), (
         "the server did not receive the key"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMPLETE = """
+COMPLETION_SCRIPT = """
 source "$1"
 shift
 COMP_WORDS=("$@")
@@ -34,7 +34,7 @@ def script(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) ->
 def complete_words(script: Path, *words: str, home: Path | str = "/nowhere") -> list[str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = subprocess.run(
-        ["bash", "-c", COMPLETE, "bash", str(script), "nanoflux", *words],
+        ["bash", "-c", COMPLETION_SCRIPT, "bash", str(script), "nanoflux", *words],
         env={**os.environ, "PATH": path, "NANOFLUX_HOME": str(home)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -50,7 +50,7 @@ def test_installed_script_completes_commands_and_options(script: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_installed_script_completes_names_of_the_home(script: Path, original: Path) -> None:
+def test_installed_script_completes_stored_and_packaged_names(script: Path, original: Path) -> None:
     assert complete_words(script, "run", "show", "to", home=original) == ["tour"]
     assert complete_words(script, "--home", str(original), "run", "show", "to") == ["tour"]
     (example, *_) = complete_words(script, "examples", "show", "", home=original)
@@ -64,7 +64,7 @@ def test_installed_script_completes_names_of_the_home(script: Path, original: Pa
     ("shell", "path"),
     [("zsh", "data/zsh/site-functions/_nanoflux"), ("fish", "config/fish/completions/nanoflux.fish")],
 )
-def test_script_of_other_shells_is_placed_where_they_look(
+def test_zsh_and_fish_scripts_are_installed_where_the_shells_look(
     tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch, shell: str, path: str
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

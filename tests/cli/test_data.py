@@ -50,17 +50,17 @@ def count_splits(command: Command, name: str) -> dict[str, int]:
 
 
 def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, invoke: Callable) -> None:
-    train, test = (
+    train_file, test_file = (
         write_rows(tmp_path / "train.jsonl", *QUESTIONS[:3]),
         write_rows(tmp_path / "test.jsonl", QUESTIONS[3]),
     )
-    assert command("data", "import", "doses", train)["imported"]
-    assert command("data", "import", "doses", test)["imported"]
+    assert command("data", "import", "doses", train_file)["imported"]
+    assert command("data", "import", "doses", test_file)["imported"]
     assert count_splits(command, "doses") == {"train": 3, "test": 1}
-    for path in (train, test):
+    for path in (train_file, test_file):
         assert not command("data", "import", "doses", path)["imported"], "the same file was imported again"
-    write_rows(train, *QUESTIONS)
-    result = invoke(tmp_path / "home", "data", "import", "doses", str(train))
+    write_rows(train_file, *QUESTIONS)
+    result = invoke(tmp_path / "home", "data", "import", "doses", str(train_file))
     assert result.code == 2
     assert "doses already has train items, from other content (train.jsonl, test.jsonl)" in result.err
     assert "--replace" in result.err and "--as NAME" in result.err
@@ -68,26 +68,26 @@ def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, 
 
 
 def test_data_import_under_another_name_keeps_both(tmp_path: Path, command: Command, invoke: Callable) -> None:
-    train = write_rows(tmp_path / "train.jsonl", *QUESTIONS)
-    command("data", "import", "doses", train)
-    assert command("data", "import", "doses", train, "--as", "doses-2")["dataset"] == "doses-2"
+    train_file = write_rows(tmp_path / "train.jsonl", *QUESTIONS)
+    command("data", "import", "doses", train_file)
+    assert command("data", "import", "doses", train_file, "--as", "doses-2")["dataset"] == "doses-2"
     (item,) = command("data", "show", "doses-2", "--limit", "1")
     assert (item["id"], item["dataset"]) == ("doses-2-train-1", "doses-2")
     for name in ("gsm8k", "starter-doses", "Doses", "../doses"):
-        result = invoke(tmp_path / "home", "data", "import", "doses", str(train), "--as", name)
+        result = invoke(tmp_path / "home", "data", "import", "doses", str(train_file), "--as", name)
         assert result.code == 2 and f"no data can be imported as {name!r}" in result.err
 
 
-def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command: Command, invoke: Callable) -> None:
-    train = write_rows(tmp_path / "train.jsonl", *QUESTIONS)
+def test_replaced_data_does_not_change_earlier_runs(tmp_path: Path, command: Command, invoke: Callable) -> None:
+    train_file = write_rows(tmp_path / "train.jsonl", *QUESTIONS)
     (tmp_path / "home" / "domains").mkdir(parents=True)
     (tmp_path / "home" / "domains" / "doses.toml").write_text(DOMAIN)
-    command("data", "import", "doses", train)
+    command("data", "import", "doses", train_file)
     start = ("run", "start", "--domain", "doses", "--profile", "scripted", "--max-turns", "3")
-    before = command(*start, "--name", "before", "--seed", "3")
+    earlier_run = command(*start, "--name", "before", "--seed", "3")
     (former_item,) = command("data", "show", "doses", "--limit", "1")
-    write_rows(train, *((f"{question} Give a whole number.", answer) for question, answer in QUESTIONS))
-    assert command("data", "import", "doses", train, "--replace")["imported"]
+    write_rows(train_file, *((f"{question} Give a whole number.", answer) for question, answer in QUESTIONS))
+    assert command("data", "import", "doses", train_file, "--replace")["imported"]
     assert command("data", "show", "doses", "--limit", "1")[0]["question"].endswith("Give a whole number.")
     assert command("run", "replay", "before")["same"]
     assert invoke(tmp_path / "home", "run", "verify", "before").code == 0
@@ -96,12 +96,16 @@ def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command
     for example in command("examples", "list", "before"):
         for seed in command("examples", "show", example["id"])["lineage"]["seeds"]:
             assert seed["dataset"] == version and not seed["question"].endswith("Give a whole number.")
-    write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", ExcerptContents([before["run"]]))
+    write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", ExcerptContents([earlier_run["run"]]))
     with LedgerView(tmp_path / "excerpt.db") as view:
-        assert view.pinned_versions(before["run"]) == {"doses": version} and len(view.items(version)) == len(QUESTIONS)
-    after = command(*start, "--name", "after", "--seed", "3")
-    assert before["run"] != after["run"] and command("run", "replay", "after")["same"]
-    assert not command("data", "import", "doses", train, "--replace")["imported"], "the same content was imported again"
+        assert view.pinned_versions(earlier_run["run"]) == {"doses": version} and len(view.items(version)) == len(
+            QUESTIONS
+        )
+    later_run = command(*start, "--name", "after", "--seed", "3")
+    assert earlier_run["run"] != later_run["run"] and command("run", "replay", "after")["same"]
+    assert not command("data", "import", "doses", train_file, "--replace")["imported"], (
+        "the same content was imported again"
+    )
 
 
 def test_data_import_reports_answers_below_tolerance(tmp_path: Path, command: Command, invoke: Callable) -> None:
@@ -116,8 +120,8 @@ def test_contradictory_question_is_refused_or_left_out(tmp_path: Path, command: 
     result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
     assert result.code == 2
     assert f"{path}, line 3: the question of {path}, line 1 again, with the answer '6', not '5'" in result.err
-    document = command("data", "import", "doses", path, "--skip-bad")
-    assert (document["items"], document["skipped"]) == (3, 1), (
+    report = command("data", "import", "doses", path, "--skip-bad")
+    assert (report["items"], report["skipped"]) == (3, 1), (
         "two free texts may have the same meaning, so they do not contradict each other"
     )
 

@@ -15,9 +15,9 @@ from nanoflux_models.weights import import_path
 
 @pytest.mark.parametrize(("gained", "word"), [(30, "excludes"), (1, "includes")])
 def test_difference_says_whether_its_interval_excludes_zero(gained: int, word: str) -> None:
-    base = {f"item-{number}": [False] for number in range(100)}
-    tuned = {item: [number < gained] for number, item in enumerate(base)}
-    sentence = describe_difference(compare_sides(Side("base", base), Side("tuned", tuned)))
+    base_marks = {f"item-{number}": [False] for number in range(100)}
+    tuned_marks = {item: [number < gained] for number, item in enumerate(base_marks)}
+    sentence = describe_difference(compare_sides(Side("base", base_marks), Side("tuned", tuned_marks)))
     assert sentence.startswith(f"+{gained}.0 points (95% interval ") and f"which {word} zero" in sentence
 
 

@@ -19,7 +19,7 @@ from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models.offline import SETTINGS
 
-NAMES = [
+CHECK_NAMES = [
     "processors", "memory", "gpus", "python", "torch", "vllm", "versions", "home", "disk", "ledger", "weights",
     "sandbox", "guard", "ports",
 ]  # fmt: skip
@@ -43,14 +43,14 @@ def find_check(result: Any, name: str) -> dict[str, Any]:
 def test_doctor_prints_every_check_and_creates_no_home(nanoflux: Callable[..., Any], tmp_path: Path) -> None:
     result = nanoflux(tmp_path / "home", "doctor", "--json")
     assert list(result.json) == ["ok", "checks"]
-    assert [check["name"] for check in result.json["checks"]] == NAMES
+    assert [check["name"] for check in result.json["checks"]] == CHECK_NAMES
     assert all(list(check) == ["name", "ok", "found", "fix"] for check in result.json["checks"])
     assert result.json["ok"] is all(check["ok"] for check in result.json["checks"])
     assert result.code == (0 if result.json["ok"] else 1)
     assert find_check(result, "weights")["fix"].startswith("run `nanoflux models pull")
     assert not (tmp_path / "home").exists()
     lines = nanoflux(tmp_path / "home", "doctor").out.splitlines()
-    assert [line.split()[1] for line in lines] == NAMES
+    assert [line.split()[1] for line in lines] == CHECK_NAMES
     assert {line.split()[0] for line in lines} <= {"ok", "hint", "fix"}
 
 
@@ -92,29 +92,29 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
     assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().state
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
-def test_doctor_detects_damaged_weights(harm: str, minilm_dir: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "home" / "weights" / minilm_dir.name
-    shutil.copytree(minilm_dir, copy)
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_doctor_detects_damaged_weights(damage: str, minilm_dir: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "home" / "weights" / minilm_dir.name
+    shutil.copytree(minilm_dir, weights)
     assert home_directory.check_weights(Home(tmp_path / "home")).ok
-    victim = copy / "vocab.txt"
-    content = victim.read_bytes()
-    if harm == "gone":
-        victim.unlink()
+    damaged_file = weights / "vocab.txt"
+    content = damaged_file.read_bytes()
+    if damage == "gone":
+        damaged_file.unlink()
     else:
-        victim.write_bytes(content[:-1] if harm == "cut" else content[:-1] + b"?")
+        damaged_file.write_bytes(content[:-1] if damage == "cut" else content[:-1] + b"?")
     check = home_directory.check_weights(Home(tmp_path / "home"))
-    assert not check.ok and str(victim) in check.state
+    assert not check.ok and str(damaged_file) in check.state
 
 
 def test_doctor_compares_only_sizes_of_large_weights(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home_directory, "HASHED_GIB", 0.0)
-    copy = tmp_path / "weights" / minilm_dir.name
-    shutil.copytree(minilm_dir, copy)
+    weights = tmp_path / "weights" / minilm_dir.name
+    shutil.copytree(minilm_dir, weights)
     assert "all sizes match" in home_directory.check_weights(Home(tmp_path)).state
-    (copy / "vocab.txt").write_bytes(b"short")
+    (weights / "vocab.txt").write_bytes(b"short")
     assert "has 5 bytes" in home_directory.check_weights(Home(tmp_path)).state
 
 
@@ -147,7 +147,7 @@ NVIDIA_SMI_SCRIPTS = {
 
 
 @pytest.mark.parametrize(
-    ("output", "doctor", "plan", "code"),
+    ("behaviour", "doctor_pattern", "plan_pattern", "code"),
     [("unified memory", "hint .*GB10, memory not stated .*--gpus", "GPU 0 .NVIDIA GB10. does not report its memory", 2),
      ("one of two", "hint .*A100, 40960 MiB.*; NVIDIA A100, memory not stated", "GPU 1 .*Insufficient Permissions", 0),
      ("one lost", "fix .*GPU that does not answer.*A100, 40960 MiB", "GPU 0 .*Unknown Error", 0),
@@ -155,31 +155,36 @@ NVIDIA_SMI_SCRIPTS = {
      ("no driver", "ok none", "no GPU on this machine: nvidia-smi failed .9.: NVIDIA-SMI has failed", 2),
      ("hanging", "fix .*did not answer within 10 s", "no GPU on this machine: nvidia-smi did not answer", 2)],
 )  # fmt: skip
-def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
-    nanoflux: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, doctor: str, plan: str, code: int
+def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
+    nanoflux: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: str,
+    doctor_pattern: str,
+    plan_pattern: str,
+    code: int,
 ) -> None:
-    path = (
-        f"{write_program(tmp_path / 'bin', 'nvidia-smi', NVIDIA_SMI_SCRIPTS[output])}{os.pathsep}{os.environ['PATH']}"
-    )
+    folder = write_program(tmp_path / "bin", "nvidia-smi", NVIDIA_SMI_SCRIPTS[behaviour])
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     result = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
     assert result.code == code and "Traceback" not in result.err, result.err
-    assert re.search(plan, result.err) and "--gpus 40,40" in result.err, result.err
+    assert re.search(plan_pattern, result.err) and "--gpus 40,40" in result.err, result.err
     with_stated_memory = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
     assert with_stated_memory.code == 0
     monkeypatch.setenv("PATH", path)
     check = machine.check_gpus()
-    assert re.search(doctor, f"{check.word} {check.state} {check.fix}"), check
+    assert re.search(doctor_pattern, f"{check.word} {check.state} {check.fix}"), check
 
 
 def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    pins = packages.tested_versions()
-    monkeypatch.setattr(packages, "tested_versions", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
+    tested_versions = packages.tested_versions()
+    monkeypatch.setattr(packages, "tested_versions", lambda: {**tested_versions, "click": "0.1", "numpy": "0.2"})
     check = software.check_versions()
     assert check.ok and "(tested: 0.1)" in check.state and "pip install -c" in check.fix
     monkeypatch.setattr(packages, "unmet_requirements", lambda: ["click is missing"])
     assert not software.check_versions().ok and "click is missing" in software.check_versions().state
     monkeypatch.undo()
-    assert software.check_versions().ok and len(pins) > 50
+    assert software.check_versions().ok and len(tested_versions) > 50
 
 
 def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,11 +206,11 @@ def test_doctor_loads_no_torch() -> None:
 
 def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Callable[..., Any]) -> None:
     document = nanoflux(home, "doctor", "--licences", "--json").json
-    by_name = {package["name"]: package for package in document["packages"]}
-    assert {"nanoflux-local", "torch", "numpy", "click"} <= set(by_name) and by_name["click"][
+    package_by_name = {package["name"]: package for package in document["packages"]}
+    assert {"nanoflux-local", "torch", "numpy", "click"} <= set(package_by_name) and package_by_name["click"][
         "licence"
     ] == "BSD-3-Clause"
-    assert all(package["licence"] for package in document["packages"]) and "ruff" not in by_name
+    assert all(package["licence"] for package in document["packages"]) and "ruff" not in package_by_name
     assert {"smollm2-135m": "Apache-2.0"}.items() <= {
         model["name"]: model["licence"] for model in document["models"]
     }.items()

@@ -7,36 +7,36 @@ import pytest
 
 from nanoflux_local.ledger.views import LedgerView
 
-EVAL = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
-PROMISED = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
+EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
+PROMISED_KEYS = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 
 
 def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, invoke: Callable) -> None:
-    first = invoke(tmp_path, *EVAL, "--endpoint", "duelist-a", "--mode", "soft").json
-    second = invoke(tmp_path, *EVAL, "--endpoint", "duelist-b").json
-    assert first.keys() >= PROMISED and (first["n"], first["runs"]) == (6, 2)
-    assert first["soft"]["judge"] == "arbiter" and second["soft"] is None
-    pair = invoke(tmp_path, "compare", first["eval"], second["eval"], "--json").json["pairs"][0]
-    assert (pair["a"], pair["b"], pair["n"]) == (first["eval"], second["eval"], 6)
+    soft_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft").json
+    strict_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-b").json
+    assert soft_evaluation.keys() >= PROMISED_KEYS and (soft_evaluation["n"], soft_evaluation["runs"]) == (6, 2)
+    assert soft_evaluation["soft"]["judge"] == "arbiter" and strict_evaluation["soft"] is None
+    pair = invoke(tmp_path, "compare", soft_evaluation["eval"], strict_evaluation["eval"], "--json").json["pairs"][0]
+    assert (pair["a"], pair["b"], pair["n"]) == (soft_evaluation["eval"], strict_evaluation["eval"], 6)
 
 
 def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke: Callable) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
     for name, seed, trial in (("tried", 12, 4), ("guessed", 13, 4), ("untried", 7, 0)):
         invoke(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
-    soft = (*EVAL, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
+    soft_command = (*EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
     trial = invoke(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]
-    right, wrong = trial["specificity"]["share"], trial["sensitivity"]["share"]
-    assert right + wrong > 1, "the judge is no better than chance"
-    soft_accuracy = invoke(tmp_path, *soft, "tried").json["soft"]
+    specificity, sensitivity = trial["specificity"]["share"], trial["sensitivity"]["share"]
+    assert specificity + sensitivity > 1, "the judge is no better than chance"
+    soft_accuracy = invoke(tmp_path, *soft_command, "tried").json["soft"]
     low, high = soft_accuracy["corrected"]["ci95"]
-    mean = round(soft_accuracy["mean"] * 6) / 6
+    exact_mean = round(soft_accuracy["mean"] * 6) / 6
     assert soft_accuracy["corrected"]["estimate"] == pytest.approx(
-        min(1, max(0, (mean + wrong - 1) / (right + wrong - 1)))
+        min(1, max(0, (exact_mean + sensitivity - 1) / (specificity + sensitivity - 1)))
     )
     assert low <= soft_accuracy["corrected"]["estimate"] <= high
-    assert "no better than chance" in invoke(tmp_path, *soft, "guessed").err
-    assert "has no judge trial" in invoke(tmp_path, *soft, "untried").err
+    assert "no better than chance" in invoke(tmp_path, *soft_command, "guessed").err
+    assert "has no judge trial" in invoke(tmp_path, *soft_command, "untried").err
 
 
 def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable) -> None:
@@ -45,7 +45,7 @@ def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable
         'extends = "starter"\nevaluates = ["starter-easy"]\nexamples = []\n'
     )
     evaluation_by_domain = {
-        domain: invoke(tmp_path, *EVAL, "--endpoint", "duelist-a", "--domain", domain).json["eval"]
+        domain: invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a", "--domain", domain).json["eval"]
         for domain in ("starter", "bare")
     }
     with LedgerView(tmp_path / "ledger.db") as view:
@@ -56,7 +56,7 @@ def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable
     assert longest_prompt["bare"] < longest_prompt["starter"], "the prompt still has the worked example"
 
 
-def test_eval_names_missing_options_and_items(tmp_path: Path, invoke: Callable) -> None:
+def test_eval_explains_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
     for arguments, message in (
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-EVAL = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "12", "--runs", "2", "--json")
+EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "12", "--runs", "2", "--json")
 
 
 @pytest.fixture
 def evaluations(tmp_path: Path, invoke: Callable) -> tuple[str, str]:
     """The ids of two evaluations of the same items by different models."""
-    first, second = (invoke(tmp_path, *EVAL, "--endpoint", name).json["eval"] for name in ("duelist-a", "duelist-b"))
-    return first, second
+    base_eval, other_eval = (
+        invoke(tmp_path, *EVAL_COMMAND, "--endpoint", name).json["eval"] for name in ("duelist-a", "duelist-b")
+    )
+    return base_eval, other_eval
 
 
 def test_eval_list_and_show_agree(tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]) -> None:
@@ -40,26 +42,26 @@ def test_eval_items_lists_shares_and_replies(tmp_path: Path, invoke: Callable, e
 def test_compare_lists_the_flips_that_eval_items_lists(
     tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]
 ) -> None:
-    base, other = evaluations
-    (pair,) = invoke(tmp_path, "compare", base, other, "--json").json["pairs"]
-    flips = invoke(tmp_path, "eval", "items", base, "--flips", other, "--json").json
-    assert (flips["base"], flips["other"]) == (pair["a"], pair["b"]) == (base, other)
+    base_eval, other_eval = evaluations
+    (pair,) = invoke(tmp_path, "compare", base_eval, other_eval, "--json").json["pairs"]
+    document = invoke(tmp_path, "eval", "items", base_eval, "--flips", other_eval, "--json").json
+    assert (document["base"], document["other"]) == (pair["a"], pair["b"]) == (base_eval, other_eval)
     assert pair["flips"] and pair["gained"] + pair["lost"] == len(pair["flips"])
-    assert [(f["item"], f["base"], f["other"]) for f in flips["flips"]] == [
+    assert [(f["item"], f["base"], f["other"]) for f in document["flips"]] == [
         (f["item"], f["a"], f["b"]) for f in pair["flips"]
     ]
-    first = flips["flips"][0]
-    assert first["question"] and len(first["replies"]["base"]) == len(first["replies"]["other"]) == 2
-    table = invoke(tmp_path, "compare", base, other)
-    assert f"{other} against {base} (base)" in table.out and first["item"] in table.out
+    flip = document["flips"][0]
+    assert flip["question"] and len(flip["replies"]["base"]) == len(flip["replies"]["other"]) == 2
+    table = invoke(tmp_path, "compare", base_eval, other_eval)
+    assert f"{other_eval} against {base_eval} (base)" in table.out and flip["item"] in table.out
     assert "is higher than in the base evaluation" in table.err
-    assert first["item"] in invoke(tmp_path, "eval", "items", base, "--flips", other).out
+    assert flip["item"] in invoke(tmp_path, "eval", "items", base_eval, "--flips", other_eval).out
 
 
 def test_eval_items_of_missing_evaluations_exit_with_4(tmp_path: Path, invoke: Callable) -> None:
     assert invoke(tmp_path, "eval", "list").code == 4
     assert invoke(tmp_path, "eval", "list", "--json").json == []
-    invoke(tmp_path, *EVAL, "--endpoint", "duelist-a")
+    invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a")
     for words in (("show", "nothing"), ("items", "nothing")):
         result = invoke(tmp_path, "eval", *words)
         assert result.code == 4 and "eval list" in result.err
@@ -73,7 +75,7 @@ def test_eval_without_data_is_wrong_usage(tmp_path: Path, invoke: Callable) -> N
 def test_killed_evaluation_is_listed_as_interrupted(
     tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]
 ) -> None:
-    """A killed process leaves a row with the status `running`, as this test writes it."""
+    """A killed process leaves a row with the status `running`; this test writes such a row."""
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         connection.execute("UPDATE evaluations SET status = 'running' WHERE id = ?", (evaluations[1],))
     connection.close()

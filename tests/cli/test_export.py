@@ -24,7 +24,7 @@ from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import load_run_data
 
-LINES = [name for name in FORMATS if name not in ("parquet", "preference")]
+JSONL_FORMATS = [name for name in FORMATS if name not in ("parquet", "preference")]
 DIALOGUE = (
     Message("system", "Be brief."),
     Message("user", "1 + 1?"),
@@ -43,7 +43,7 @@ def test_help_offers_every_format_and_trainer() -> None:
     assert dataset.KINDS == FORMATS and tuple(trainers.TRAINERS) == TRAINERS
 
 
-@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("kind", JSONL_FORMATS)
 def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, invoke: Callable[..., Any], kind: str) -> None:
     out = tmp_path / "new" / "rows.jsonl"
     result = invoke(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
@@ -55,8 +55,8 @@ def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, invoke: 
     assert exported["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     summary = json.loads(invoke(home, "run", "show", "tour", "--json").out)
     assert (exported["digest"], exported["rows"]) == (summary["digest"], summary["kept"])
-    keys = {tuple(json.loads(line)) for line in out.read_text("utf-8").splitlines()}
-    assert len(keys) == 1 and {"id", "turn", "reason"} < set(*keys), "rows have different keys"
+    row_keys = {tuple(json.loads(line)) for line in out.read_text("utf-8").splitlines()}
+    assert len(row_keys) == 1 and {"id", "turn", "reason"} < set(*row_keys), "rows have different keys"
     example = invoke(home, "examples", "show", rows[0].id, "--json")
     assert json.loads(example.out)["id"] == rows[0].id, "the id of a row is not the id of its example"
 
@@ -73,7 +73,7 @@ def test_export_for_a_trainer_describes_the_rows(
     exported = json.loads(result.out)
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     description = yaml.safe_load(Path(exported["description"]).read_text("utf-8"))
-    file, columns = READERS[trainer](description)
+    file, columns = DESCRIPTION_READERS[trainer](description)
     assert (
         Path(exported["description"]).parent / file == out and exported["command"] in out.with_suffix(".md").read_text()
     )
@@ -84,23 +84,27 @@ def test_export_for_a_trainer_describes_the_rows(
     assert repeated.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
 
 
-def read_axolotl(description: dict[str, Any]) -> tuple[str, set[str]]:
+def read_axolotl_description(description: dict[str, Any]) -> tuple[str, set[str]]:
     (entry,) = description["datasets"]
     return entry["path"], {entry["field_messages"], *(("chosen", "rejected") if description.get("rl") == "dpo" else ())}
 
 
-def read_trl(description: dict[str, Any]) -> tuple[str, set[str]]:
+def read_trl_description(description: dict[str, Any]) -> tuple[str, set[str]]:
     (entry,) = description["datasets"]
     return entry["data_files"], set(entry["columns"])
 
 
-def read_llama_factory(description: dict[str, Any]) -> tuple[str, set[str]]:
+def read_llama_factory_description(description: dict[str, Any]) -> tuple[str, set[str]]:
     (entry,) = description.values()
     return entry["file_name"], set(entry["columns"].values())
 
 
-READERS = {"trl": read_trl, "llama-factory": read_llama_factory, "axolotl": read_axolotl}
-"""Read the file and its columns from each trainer's description."""
+DESCRIPTION_READERS = {
+    "trl": read_trl_description,
+    "llama-factory": read_llama_factory_description,
+    "axolotl": read_axolotl_description,
+}
+"""For each trainer, the function that reads the file name and the columns from its description."""
 
 
 def test_export_refuses_formats_that_the_trainer_cannot_read(
@@ -121,7 +125,7 @@ def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path,
         assert row["solution"] in example.completion and row["answer"] in example.completion and row["question"]
 
 
-@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("kind", JSONL_FORMATS)
 def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, kind: str) -> None:
     example = TrainingExample(DIALOGUE, "4", "mine")
     path = tmp_path / "rows.jsonl"
@@ -180,12 +184,12 @@ def test_unwritable_export_is_reported_and_leaves_no_file(
     folder = tmp_path / "out"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    before = {"taken.jsonl": "mine", "half.md": "mine too"}
-    for name, text in before.items():
+    existing_files = {"taken.jsonl": "mine", "half.md": "mine too"}
+    for name, text in existing_files.items():
         Path(name).write_text(text)
     result = invoke(home, "export", *words)
     assert (result.code, result.out) == (code, "") and error in result.err, result.err
-    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert {path.name: path.read_text() for path in folder.iterdir()} == existing_files
 
 
 def test_full_disk_leaves_no_export_files(
@@ -193,12 +197,12 @@ def test_full_disk_leaves_no_export_files(
 ) -> None:
     write_atomically = files.write_atomically
 
-    def fail_if_full(path: Path, content: bytes) -> None:
+    def fail_on_rows(path: Path, content: bytes) -> None:
         if "jsonl" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
         write_atomically(path, content)
 
-    monkeypatch.setattr(files, "write_atomically", fail_if_full)
+    monkeypatch.setattr(files, "write_atomically", fail_on_rows)
     folder = tmp_path / "out"
     result = invoke(home, "export", "tour", "-o", str(folder / "rows.jsonl"))
     assert result.code == 1 and "No space left" in result.err and "no partial output is left" in result.err
@@ -248,8 +252,8 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     assert f"left out: {exported['without_rejected']} without a wrong answer" in result.err
     card = out.with_suffix(".md").read_text("utf-8")
     assert "DPOTrainer" in card and f"{exported['without_rejected']} without a wrong answer of the defender" in card
-    without_pairs = invoke(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
-    assert without_pairs.code == 4 and "has a wrong answer to reject" in without_pairs.err
+    refusal = invoke(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
+    assert refusal.code == 4 and "has a wrong answer to reject" in refusal.err
 
 
 def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
@@ -262,45 +266,49 @@ def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, i
     assert all(row["origin"] == "own" for row in rows)
     sentence = f"{solution['without']} of {solution['without'] + len(rows)} without a right solution by the defender"
     assert sentence in result.err and sentence in out.with_suffix(".md").read_text("utf-8")
-    without_model = invoke(home, "export", "tour", "--solution", "likeliest", "-o", str(tmp_path / "x.jsonl"))
-    assert without_model.code == 2 and "--base" in without_model.err
+    refusal = invoke(home, "export", "tour", "--solution", "likeliest", "-o", str(tmp_path / "x.jsonl"))
+    assert refusal.code == 2 and "--base" in refusal.err
 
 
 def test_dropped_examples_are_neither_exported_nor_trained_on(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
-    names = [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
-    assert invoke(home, "examples", "review", names[0], "--verdict", "drop").code == 0
+    example_ids = [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
+    assert invoke(home, "examples", "review", example_ids[0], "--verdict", "drop").code == 0
     out = tmp_path / "kept.jsonl"
     result = invoke(home, "export", "tour", "-o", str(out), "--json")
-    assert [json.loads(line)["id"] for line in out.read_text("utf-8").splitlines()] == names[1:]
+    assert [json.loads(line)["id"] for line in out.read_text("utf-8").splitlines()] == example_ids[1:]
     assert "left out: 1 that a reviewer dropped" in result.err
     assert json.loads(result.out)["choice"]["dropped"] == {"included": False, "rows": 1}
     all_rows = invoke(home, "export", "tour", "-o", str(tmp_path / "all.jsonl"), "--include-dropped", "--json")
-    assert json.loads(all_rows.out)["rows"] == len(names)
-    assert len(load_run_data(Home(home), "tour").rows) == len(names) - 1
-    assert invoke(home, "examples", "review", names[0], "--verdict", "open").code == 0
-    assert len(load_run_data(Home(home), "tour").rows) == len(names)
+    assert json.loads(all_rows.out)["rows"] == len(example_ids)
+    assert len(load_run_data(Home(home), "tour").rows) == len(example_ids) - 1
+    assert invoke(home, "examples", "review", example_ids[0], "--verdict", "open").code == 0
+    assert len(load_run_data(Home(home), "tour").rows) == len(example_ids)
 
 
 def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
-    run = ("run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven")
-    assert invoke(tmp_path, *run, "--examples", "6", "--seed", "7").code == 0
+    start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven")
+    assert invoke(tmp_path, *start, "--examples", "6", "--seed", "7").code == 0
     out = tmp_path / "solver.jsonl"
     result = invoke(tmp_path, "export", "proven", "--solution", "solver", "-o", str(out), "--json")
     assert result.code == 0, result.err
     with LedgerView(Home(tmp_path).ledger) as view:
-        findings = {
+        finding_by_turn = {
             record.number: record.last.validation.finding("blind")
             for record in view.turn_records(json.loads(result.out)["run"])
             if record.kept and record.last.validation
         }
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    texts = {
+    solutions_by_turn = {
         turn: [exhibit.text for exhibit in finding.evidence if exhibit.kind == "solution" and exhibit.agrees]
-        for turn, finding in findings.items()
+        for turn, finding in finding_by_turn.items()
         if finding
     }
-    assert {row["turn"] for row in rows} == {turn for turn, solutions in texts.items() if solutions} != set(texts)
+    assert (
+        {row["turn"] for row in rows}
+        == {turn for turn, solutions in solutions_by_turn.items() if solutions}
+        != set(solutions_by_turn)
+    )
     for row in rows:
-        assert row["origin"] == "solver" and texts[row["turn"]][0] in row["messages"][-1]["content"]
+        assert row["origin"] == "solver" and solutions_by_turn[row["turn"]][0] in row["messages"][-1]["content"]

@@ -36,12 +36,12 @@ def test_fork_sends_only_changed_requests(home: Home) -> None:
     origin = play_origin(home)
     changes = {"novelty": {"question": 0.4}}
     fork = play(home, runs.fork_config(home, origin["run"], changes), origin["run"])
-    elsewhere = Home(home.root / "elsewhere").prepare()
-    alone = play(elsewhere, runs.fork_config(home, origin["run"], changes))
-    assert fork["digest"] == alone["digest"] != origin["digest"]
-    assert fork["forked_from"] == origin["run"] and origin["forked_from"] == alone["forked_from"] == ""
-    assert 0 < fork["calls"]["made"] < alone["calls"]["made"]
-    assert fork["calls"]["made"] + fork["calls"]["remembered"] == alone["calls"]["made"]
+    empty_home = Home(home.root / "elsewhere").prepare()
+    unshared_run = play(empty_home, runs.fork_config(home, origin["run"], changes))
+    assert fork["digest"] == unshared_run["digest"] != origin["digest"]
+    assert fork["forked_from"] == origin["run"] and origin["forked_from"] == unshared_run["forked_from"] == ""
+    assert 0 < fork["calls"]["made"] < unshared_run["calls"]["made"]
+    assert fork["calls"]["made"] + fork["calls"]["remembered"] == unshared_run["calls"]["made"]
 
 
 def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> None:
@@ -54,23 +54,26 @@ def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> No
 def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
     origin = play_origin(home)
     with LedgerView(home.ledger) as view:
-        frozen = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
-    assert runs.fork_config(home, origin["run"], {"seed": 6}) == frozen.model_copy(update={"seed": 6})
+        origin_config = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
+    assert runs.fork_config(home, origin["run"], {"seed": 6}) == origin_config.model_copy(update={"seed": 6})
     with pytest.raises(ConfigError, match=r"unknown key 'novelty\.questoin'"):
         runs.fork_config(home, origin["run"], {"novelty": {"questoin": 0.4}})
     with pytest.raises(ConfigError, match="the settings are for the domain"):
         runs.fork_config(home, origin["run"], {"domain": "starter"})
 
 
-def test_fork_with_another_embedder_uses_its_thresholds(home: Home) -> None:
+def test_fork_uses_the_novelty_thresholds_of_its_embedder(home: Home) -> None:
     origin = play_origin(home)
-    minilm = {"endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}}, "embedder": "minilm"}
-    assert runs.fork_config(home, origin["run"], minilm).novelty.question == 0.85
-    own_threshold = runs.fork_config(home, origin["run"], {**minilm, "novelty": {"question": 0.5}}).novelty
-    assert (own_threshold.question, own_threshold.solution) == (0.5, 0.75)
+    minilm_settings = {
+        "endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}},
+        "embedder": "minilm",
+    }
+    assert runs.fork_config(home, origin["run"], minilm_settings).novelty.question == 0.85
+    novelty = runs.fork_config(home, origin["run"], {**minilm_settings, "novelty": {"question": 0.5}}).novelty
+    assert (novelty.question, novelty.solution) == (0.5, 0.75)
 
 
-def test_run_set_refuses_a_frozen_setting_and_prints_the_fork(home: Home, invoke: Callable) -> None:
+def test_run_set_refuses_a_frozen_setting_and_prints_the_fork_command(home: Home, invoke: Callable) -> None:
     origin = play_origin(home)
     settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
     assert parse_settings(format_settings(settings)) == settings
@@ -85,14 +88,14 @@ def test_run_set_refuses_a_frozen_setting_and_prints_the_fork(home: Home, invoke
     assert summary["forked_from"] == origin["run"] and summary["calls"]["remembered"] > 0
 
 
-WRONG = [
+REFUSED_FORKS = [
     (("--fork", "RUN", "--domain", "starter"), 2, "keeps the domain and the profile"),
     (("--fork", "RUN", "--profile", "scripted"), 2, "keeps the domain and the profile"),
     (("--fork", "nobody"), 4, "there is no run 'nobody'"),
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "message"), WRONG)
+@pytest.mark.parametrize(("words", "code", "message"), REFUSED_FORKS)
 def test_impossible_fork_is_refused(
     home: Home, invoke: Callable, words: tuple[str, ...], code: int, message: str
 ) -> None:

@@ -1,5 +1,5 @@
 """A server writes questions that a browser, a spreadsheet or a terminal would execute; a run keeps such a question, and
-everything that shows it shows plain text."""
+every command and page shows it as plain text."""
 
 import json
 import os
@@ -15,43 +15,43 @@ import pytest
 
 from nanoflux_local.report.page import MAX_CHARACTERS
 
-HARM = (
+HARMFUL_TEXT = (
     "=cmd|' /C calc'!A0 <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "<svg/onload=document.title='owned'> ]]> --> {{7*7}} \x1b[31mred\x1b]0;title\x07 \x9b31m \u202eevil\u2066"
 )
-LINE = "x" * 10_000_000
+LONGEST_LINE = "x" * 10_000_000
 """The longest line that a model may write."""
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that control a terminal or reverse the direction of text."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-FORMATS = ("chat", "prompt-completion", "alpaca")
+JSONL_FORMATS = ("chat", "prompt-completion", "alpaca")
 
 
-def reply_of(harm: str) -> bytes:
-    """The response of a server whose model wrote `harm`."""
-    text = f"QUESTION: {harm}\nSOLUTION: {harm}\nANSWER: A\nREFLECTION: {HARM}"
+def make_response(harmful_text: str) -> bytes:
+    """The response of a server whose model wrote the harmful text."""
+    text = f"QUESTION: {harmful_text}\nSOLUTION: {harmful_text}\nANSWER: A\nREFLECTION: {HARMFUL_TEXT}"
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
     return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
 
 
-@pytest.fixture(scope="module", params=[HARM, HARM + LINE], ids=["characters", "ten megabytes"])
-def harm(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=[HARMFUL_TEXT, HARMFUL_TEXT + LONGEST_LINE], ids=["characters", "ten megabytes"])
+def harmful_text(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def hostile_url(harm: str, new_server: Callable[[], Any]) -> Iterator[str]:
+def hostile_url(harmful_text: str, new_server: Callable[[], Any]) -> Iterator[str]:
     """The address of a server that answers every request with the harmful text."""
     server = new_server()
-    server.answer((200, reply_of(harm)))
+    server.answer((200, make_response(harmful_text)))
     yield server.url
     server.close()
 
 
 @pytest.fixture(scope="module")
 def hostile_run(
-    harm: str, hostile_url: str, nanoflux: Callable[..., Any], scripted_start: tuple[str, ...],
+    harmful_text: str, hostile_url: str, nanoflux: Callable[..., Any], scripted_start: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, str]:  # fmt: skip
     """A home with a run, "r", that kept what the hostile server wrote, and the id of the kept example."""
@@ -64,11 +64,11 @@ def hostile_run(
     words = ("--config", str(config), "--seed", "0", "--max-turns", "12", "--examples", "1", "--name", "r")
     words = (*words, "--concurrency", "1")  # a concurrent turn that is not needed would write megabytes
     result = nanoflux(home, *scripted_start, *words)
-    assert result.code == 0 and not CONTROLS.search(result.out + result.err), result.err[:2000]
+    assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), result.err[:2000]
     rows = nanoflux(home, "examples", "list", "r", "--json").json
-    ids = [row["id"] for row in rows if row["question"] == harm.strip()]
-    assert ids, "the run did not keep the hostile question unchanged"
-    return home, ids[0]
+    example_ids = [row["id"] for row in rows if row["question"] == harmful_text.strip()]
+    assert example_ids, "the run did not keep the hostile question unchanged"
+    return home, example_ids[0]
 
 
 def test_hostile_reply_is_harmless_on_a_terminal(hostile_run: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
@@ -76,27 +76,27 @@ def test_hostile_reply_is_harmless_on_a_terminal(hostile_run: tuple[Path, str], 
     for words in (("examples", "show", example), ("examples", "list", "r"), ("run", "show", "r"), ("run", "list")):
         for json_option in ((), ("--json",)):
             result = nanoflux(home, *words, *json_option)
-            assert result.code == 0 and not CONTROLS.search(result.out + result.err), (words, json_option)
+            assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), (words, json_option)
             if json_option:
                 json.loads(result.out)
     assert "=cmd|" in nanoflux(home, "examples", "show", example).out
 
 
 def test_hostile_reply_is_exported_verbatim(
-    hostile_run: tuple[Path, str], harm: str, nanoflux: Callable[..., Any], tmp_path: Path
+    hostile_run: tuple[Path, str], harmful_text: str, nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Spreadsheets evaluate no formulas in JSON Lines and Parquet, and no row may be split."""
-    for kind in (*FORMATS, "parquet"):
+    for kind in (*JSONL_FORMATS, "parquet"):
         out = tmp_path / f"rows-{kind}"
         result = nanoflux(hostile_run[0], "export", "r", "--format", kind, "-o", str(out))
-        assert result.code == 0 and not CONTROLS.search(result.out + result.err), result.err[:2000]
+        assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), result.err[:2000]
         rows = pyarrow.parquet.read_table(out).to_pylist() if kind == "parquet" else None
         lines = [] if rows is not None else out.read_bytes().split(b"\n")[:-1]
         rows = [json.loads(line) for line in lines] if rows is None else rows
         text = json.dumps(rows, ensure_ascii=False)
-        assert len(rows) == 1 and json.dumps(harm.strip(), ensure_ascii=False)[1:-1] in text
+        assert len(rows) == 1 and json.dumps(harmful_text.strip(), ensure_ascii=False)[1:-1] in text
         card = out.with_suffix(".md").read_text(encoding="utf-8")
-        assert not CONTROLS.search(card) and "<script" not in card
+        assert not CONTROL_CHARACTERS.search(card) and "<script" not in card
 
 
 def test_report_of_a_huge_line_stays_small(
@@ -105,15 +105,15 @@ def test_report_of_a_huge_line_stays_small(
     result = nanoflux(hostile_run[0], "report", "r", "-o", str(tmp_path / "report"))
     assert result.code == 0, result.err
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "&lt;script&gt;" in page and "<script" not in page and not CONTROLS.search(page)
+    assert "&lt;script&gt;" in page and "<script" not in page and not CONTROL_CHARACTERS.search(page)
     assert len(page) < 10 * MAX_CHARACTERS
 
 
 @pytest.fixture
 def render_page(tmp_path: Path) -> Callable[[Path], str]:
     """Render a page in a real browser, which would run its scripts, and return the document."""
-    configured = os.environ.get("NANOFLUX_CHROMIUM", "")
-    browser = configured or next(filter(None, map(shutil.which, BROWSERS)), None)
+    configured_browser = os.environ.get("NANOFLUX_CHROMIUM", "")
+    browser = configured_browser or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser:
         pytest.skip("no Chromium here (Debian: apt install chromium-headless-shell, or name one in NANOFLUX_CHROMIUM)")
     options = (
@@ -124,21 +124,23 @@ def render_page(tmp_path: Path) -> Callable[[Path], str]:
         f"--user-data-dir={tmp_path}/b",
     )
 
-    def show(page: Path) -> str:
+    def render(page: Path) -> str:
         words = [str(browser), *options, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
         result = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=120)
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout
 
-    return show
+    return render
 
 
 def test_hostile_reply_runs_no_script_in_a_browser(
     hostile_run: tuple[Path, str], render_page: Callable[[Path], str], nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
-    unescaped = tmp_path / "unescaped.html"
-    unescaped.write_text(f"<!doctype html><meta charset=utf-8><title>mine</title><p>{HARM}</p>", encoding="utf-8")
-    assert "<title>owned</title>" in render_page(unescaped), (
+    unescaped_page = tmp_path / "unescaped.html"
+    unescaped_page.write_text(
+        f"<!doctype html><meta charset=utf-8><title>mine</title><p>{HARMFUL_TEXT}</p>", encoding="utf-8"
+    )
+    assert "<title>owned</title>" in render_page(unescaped_page), (
         "this browser runs no scripts, so the test would prove nothing"
     )
     result = nanoflux(hostile_run[0], "report", "r", "-o", str(tmp_path / "report"))

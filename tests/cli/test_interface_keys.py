@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from nanoflux_local.cli.main import nanoflux
 
-# The keys of each object in a document, by the path of the object: "" is the document, "calls" its key `calls`.
-SUMMARY = {
+# The keys of each object in a document, by its path: "" is the whole document, "calls" the object under `calls`.
+SUMMARY_KEYS = {
     "": "run name domain rules forked_from status message turns max_turns kept target digest note levels pass_rates"
     " funnel contaminated cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
     "funnel": "attempts unparsed novelty_rejected contaminated invalid low_confidence defender_right unproven"
@@ -20,31 +20,31 @@ SUMMARY = {
     "usage": "prompt_tokens completion_tokens usd reasoning_tokens",
     "lost": "tokens usd",
 }
-RATES = "sensitivity specificity errors caught passed"
-SHOW = {
-    **SUMMARY,
-    "": f"{SUMMARY['']} forecast judge_trial panel review unread refused",
+RATE_KEYS = "sensitivity specificity errors caught passed"
+SHOW_KEYS = {
+    **SUMMARY_KEYS,
+    "": f"{SUMMARY_KEYS['']} forecast judge_trial panel review unread refused",
     "forecast": "kept_per_hour reason level reaches_target turns seconds tokens usd",
     "forecast.turns": "expected low high",
     "judge_trial": "solutions unjudged checked without_check with_check judge checks kinds predicted",
     "judge_trial.predicted": "judged accepted among_accepted among_kept",
-    "judge_trial.judge": RATES,
+    "judge_trial.judge": RATE_KEYS,
     "judge_trial.judge.sensitivity": "n share ci95",
     "judge_trial.judge.caught": "slip answer",
     "judge_trial.judge.passed": "reference own",
     "review.reviewers.ada": "reviewed keep drop fix agree kappa ci95",
 }
-REPLAY = {"": "run turns kept digest recorded_digest same"}
-WHAT_IF = {
+REPLAY_KEYS = {"": "run turns kept digest recorded_digest same"}
+WHAT_IF_KEYS = {
     "": "run settings turns kept target complete digest recorded_digest same stay come go unknown needed",
     "needed": "turns at_least expected by tokens usd",
     "needed.by.0": "kind role calls",
     "unknown.0": "turn kept_before kind role",
 }
-EVALUATION = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
-PAIR = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
-SANDBOX_RUN = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
-EVAL = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "4", "--runs", "2", "--json")
+EVALUATION_KEYS = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
+PAIR_KEYS = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
+SANDBOX_RUN_KEYS = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
+EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "4", "--runs", "2", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def read_json(home: Path, *arguments: str) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "keys"),
     [
-        ("run show keys", SHOW),
-        ("run replay keys", REPLAY),
-        ("run replay keys --set novelty.question=0.4", WHAT_IF),
+        ("run show keys", SHOW_KEYS),
+        ("run replay keys", REPLAY_KEYS),
+        ("run replay keys --set novelty.question=0.4", WHAT_IF_KEYS),
     ],
 )
 def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: dict[str, str]) -> None:
@@ -84,20 +84,20 @@ def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: 
 
 def test_run_list_has_the_keys_of_a_summary(home: Path) -> None:
     (entry,) = read_json(home, "run", "list")
-    assert set(entry) == set(SUMMARY[""].split())
+    assert set(entry) == set(SUMMARY_KEYS[""].split())
 
 
 def test_eval_and_compare_print_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
-    soft = invoke(tmp_path, *EVAL, "--endpoint", "duelist-a", "--mode", "soft").json
-    strict = invoke(tmp_path, *EVAL, "--endpoint", "duelist-b").json
-    assert soft.keys() >= EVALUATION and strict.keys() == soft.keys()
-    assert strict["soft"] is None and strict["adapter"] is None and strict["runs"] == 2
-    assert soft["strict"].keys() == {"mean", "sd", "ci95"} and len(soft["strict"]["ci95"]) == 2
-    assert soft["soft"].keys() == {"n", "mean", "sd", "ci95", "unscored", "by_run", "judge"}
-    comparison = invoke(tmp_path, "compare", soft["eval"], strict["eval"], "--json").json
+    soft_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft").json
+    strict_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-b").json
+    assert soft_evaluation.keys() >= EVALUATION_KEYS and strict_evaluation.keys() == soft_evaluation.keys()
+    assert strict_evaluation["soft"] is None and strict_evaluation["adapter"] is None and strict_evaluation["runs"] == 2
+    assert soft_evaluation["strict"].keys() == {"mean", "sd", "ci95"} and len(soft_evaluation["strict"]["ci95"]) == 2
+    assert soft_evaluation["soft"].keys() == {"n", "mean", "sd", "ci95", "unscored", "by_run", "judge"}
+    comparison = invoke(tmp_path, "compare", soft_evaluation["eval"], strict_evaluation["eval"], "--json").json
     assert comparison.keys() == {"pairs"}
     (pair,) = comparison["pairs"]
-    assert pair.keys() >= PAIR and "data" not in pair and len(pair["ci95"]) == 2
+    assert pair.keys() >= PAIR_KEYS and "data" not in pair and len(pair["ci95"]) == 2
     assert pair["holm_p"] == pair["mcnemar_p"], "a single pair was corrected"
 
 
@@ -114,5 +114,5 @@ def test_sandbox_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> N
     program = tmp_path / "program.py"
     program.write_text("print(6 * 7)\n")
     outcome = invoke(tmp_path, "sandbox", "run", str(program), "--json")
-    assert outcome.json.keys() >= SANDBOX_RUN
+    assert outcome.json.keys() >= SANDBOX_RUN_KEYS
     assert outcome.code == {"ok": 0, "unavailable": 3}.get(outcome.json["status"], 1)

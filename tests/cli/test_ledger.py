@@ -18,18 +18,18 @@ def ledger_json(invoke, home: Path) -> Callable[..., dict]:
     return lambda *words: json.loads(invoke(home, "ledger", *words, "--json").out)
 
 
-def test_ledger_show_compact_and_backup(invoke, ledger_json, home: Path, tmp_path: Path) -> None:
+def test_ledger_is_shown_compacted_and_backed_up(invoke, ledger_json, home: Path, tmp_path: Path) -> None:
     contents = ledger_json("show")
     assert contents["path"] == str(home / "ledger.db") and contents["bytes"] >= (home / "ledger.db").stat().st_size
     assert (contents["runs"], contents["turns"], contents["packed"]) == (1, 12, 0) and contents["calls"] > 10
-    summary = ledger_json("compact")
-    assert summary["packed"] == contents["calls"] and summary["shrunk"]
-    assert summary["texts_after"] < summary["texts_before"] and summary["bytes_before"] >= contents["bytes"]
+    compaction = ledger_json("compact")
+    assert compaction["packed"] == contents["calls"] and compaction["shrunk"]
+    assert compaction["texts_after"] < compaction["texts_before"] and compaction["bytes_before"] >= contents["bytes"]
     assert ledger_json("show")["packed"] == contents["calls"]
     assert invoke(home, "run", "verify", "tour").code == 0
-    copy = tmp_path / "copy.db"
-    assert ledger_json("backup", str(copy)) == {"backup": str(copy), "bytes": copy.stat().st_size}
-    repeated = invoke(home, "ledger", "backup", str(copy))
+    backup = tmp_path / "copy.db"
+    assert ledger_json("backup", str(backup)) == {"backup": str(backup), "bytes": backup.stat().st_size}
+    repeated = invoke(home, "ledger", "backup", str(backup))
     assert repeated.code == 3 and "a backup overwrites nothing" in repeated.err
     for words in (("show",), ("compact",), ("backup", str(tmp_path / "other.db"))):
         assert invoke(home, "ledger", *words).code == 0
@@ -41,8 +41,8 @@ def test_compact_keeps_file_size_while_a_run_is_active(invoke, ledger_json, home
     with Ledger(opened_home.ledger) as ledger:
         work = Work(RUN, ledger.rows("SELECT id FROM runs")[0][0])
         ledger.start_job("run", work.id, 1, boot_id())
-    with work.lock(opened_home).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with work.lock(opened_home).open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         result = invoke(home, "ledger", "compact", "--json")
         assert json.loads(result.out)["packed"] > 10 and not json.loads(result.out)["shrunk"]
         assert "is active" in result.err
@@ -51,7 +51,7 @@ def test_compact_keeps_file_size_while_a_run_is_active(invoke, ledger_json, home
     assert ledger_json("show")["free_bytes"] == 0 and opened_home.ledger.stat().st_size < size_before
 
 
-def test_ledger_show_without_ledger_exits_with_4(invoke, tmp_path: Path) -> None:
+def test_ledger_commands_without_ledger_exit_with_4(invoke, tmp_path: Path) -> None:
     for words in (("show",), ("compact",), ("backup", str(tmp_path / "copy.db"))):
         assert invoke(tmp_path, "ledger", *words).code == 4
     assert not (tmp_path / "copy.db").exists()
@@ -59,7 +59,7 @@ def test_ledger_show_without_ledger_exits_with_4(invoke, tmp_path: Path) -> None
 
 def test_run_start_excludes_questions_of_another_run(invoke, home: Path, scripted_start: tuple[str, ...]) -> None:
     words = (*scripted_start, "--max-turns", "3", "--seed", "7")
-    document = json.loads(invoke(home, *words, "--novel-against", "tour", "--json").out)
-    without_exclusion = json.loads(invoke(home, *words, "--json").out)
-    assert document["funnel"]["novelty_rejected"] > without_exclusion["funnel"]["novelty_rejected"]
+    novel_run = json.loads(invoke(home, *words, "--novel-against", "tour", "--json").out)
+    unrestricted_run = json.loads(invoke(home, *words, "--json").out)
+    assert novel_run["funnel"]["novelty_rejected"] > unrestricted_run["funnel"]["novelty_rejected"]
     assert invoke(home, *words, "--novel-against", "nobody").code == 4

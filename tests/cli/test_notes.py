@@ -68,14 +68,14 @@ def test_excerpt_has_only_the_notes_of_its_runs(home: Home, invoke: Callable, tm
 
 def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp_path: Path) -> None:
     invoke(home.root, "run", "note", "run-a", "older, from elsewhere")
-    other = tmp_path / "other.db"
-    write_excerpt(home.ledger, other, ExcerptContents(runs=["run-a"]))
+    excerpt = tmp_path / "other.db"
+    write_excerpt(home.ledger, excerpt, ExcerptContents(runs=["run-a"]))
     invoke(home.root, "run", "note", "run-a", "newest")
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("DELETE FROM notes WHERE note != 'newest'")
     connection.close()
     for expected in ({"note": ["run run-a"]}, {}):
-        with Ledger(home.ledger) as ledger, LedgerView(other) as source, ledger.transaction() as writer:
+        with Ledger(home.ledger) as ledger, LedgerView(excerpt) as source, ledger.transaction() as writer:
             added = merge_rows(writer, source).added
         assert {kind: names for kind, names in added.items() if kind == "note"} == expected
     assert invoke(home.root, "run", "note", "run-a").out == "newest\n", (

@@ -38,10 +38,10 @@ main.main(["reach", sys.argv[1]])
 TRACED_CALLS = "connect,sendto,sendmsg,sendmmsg"
 
 
-@pytest.mark.parametrize("how", ["openly", "wrapped"])
-def test_connection_of_a_library_ends_the_command(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error_handling", ["openly", "wrapped"])
+def test_connection_of_a_library_ends_the_command(error_handling: str, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", CONNECTING_COMMAND, how],
+        [sys.executable, "-c", CONNECTING_COMMAND, error_handling],
         env={"HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -116,7 +116,7 @@ def test_trace_reader_lists_remote_addresses(line: str, remote: bool) -> None:
 
 
 def test_trace_records_a_connection(trace_command: Callable[..., list[str]], tmp_path: Path) -> None:
-    """An unguarded program connects a UDP socket, which sends no packet, instead of a command."""
+    """Instead of a command, an unguarded program connects a UDP socket, which sends no packet."""
     strace, log = shutil.which("strace"), tmp_path / "trace"
     script = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
     subprocess.run(
@@ -139,8 +139,8 @@ def test_model_run_training_and_evaluation_make_no_outside_connection(
     home = tmp_path / "home"
     home.mkdir()
     (home / "weights").symlink_to(smollm2_dir.parent)
-    run = ("run", "start", "--domain", "starter", "--max-turns", "2", "--seed", "7", "--name", "two")
-    assert trace_command(home, *run) == []
+    start_command = ("run", "start", "--domain", "starter", "--max-turns", "2", "--seed", "7", "--name", "two")
+    assert trace_command(home, *start_command) == []
     assert trace_command(home, "train", "two", "--base", "smollm2-135m", "--set", "epochs=1") == []
     assert (
         trace_command(home, "eval", "--model", "smollm2-135m", "--data", "starter-easy", "--limit", "2", "--runs", "1")

@@ -1,4 +1,4 @@
-"""Partial evaluations fail with their first cause, are resumed by the same command, and are not compared."""
+"""Partial evaluations report what stopped them, are resumed by the same command, and are not compared."""
 
 import json
 import threading
@@ -11,10 +11,14 @@ import pytest
 
 ANSWER = "ANSWER: 7"
 ITEMS, RUNS = 12, 2
-QUOTA = (429, "You exceeded your current quota", "insufficient_quota")
-TOO_LONG = (400, "This model's maximum context length is 4096 tokens, 5000 were requested", "context_length_exceeded")
-KEY = (401, "Incorrect API key provided", "invalid_api_key")
-PROFILE = """
+QUOTA_REFUSAL = (429, "You exceeded your current quota", "insufficient_quota")
+LENGTH_REFUSAL = (
+    400,
+    "This model's maximum context length is 4096 tokens, 5000 were requested",
+    "context_length_exceeded",
+)
+KEY_REFUSAL = (401, "Incorrect API key provided", "invalid_api_key")
+PROFILE_TEMPLATE = """
 embedder = "hashing"
 [endpoints]
 hashing = {{ interface = "scripted", model = "hashing" }}
@@ -27,7 +31,9 @@ judge = {{ endpoint = "{name}" }}
 
 
 class Provider(ThreadingHTTPServer):
-    """A chat server on loopback that answers every request until `refuse(number, body)` names a refusal."""
+    """A chat server on loopback that answers each request unless `refuse(number, body)` returns a status, message and
+    code.
+    """
 
     daemon_threads = True
 
@@ -42,9 +48,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Provider
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        request_body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.request_count += 1
-        refusal = self.server.refuse(self.server.request_count, body)
+        refusal = self.server.refuse(self.server.request_count, request_body)
         reply: dict[str, Any] = {
             "id": "1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
@@ -52,12 +58,12 @@ class Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         if refusal:
             reply = {"error": {"message": refusal[1], "type": refusal[2], "code": refusal[2], "param": None}}
-        data = json.dumps(reply).encode()
+        response_body = json.dumps(reply).encode()
         self.send_response(refusal[0] if refusal else 200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(response_body)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(response_body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -77,7 +83,7 @@ def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[.
 
     def run(name: str = "a", *words: str, capacity: int = 1) -> Any:
         profile = tmp_path / f"{name}.toml"
-        profile.write_text(PROFILE.format(name=name, url=provider.url, capacity=capacity))
+        profile.write_text(PROFILE_TEMPLATE.format(name=name, url=provider.url, capacity=capacity))
         selection = ("--profile", str(profile), "--endpoint", name, "--data", "starter-easy")
         return invoke(tmp_path / "home", "eval", *selection, "--limit", str(ITEMS), "--runs", str(RUNS), *words)
 
@@ -87,36 +93,43 @@ def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[.
 def test_eval_with_exhausted_quota_fails_and_resumes(
     provider: Provider, evaluate: Callable, invoke: Callable, tmp_path: Path
 ) -> None:
-    provider.refuse = lambda number, _: QUOTA if number > 5 else None
-    partial = evaluate("a", "--json")
-    assert partial.code == 1 and "Traceback" not in partial.err
-    result = partial.json
-    assert (result["n"], result["items"], result["unscored"]) == (5, ITEMS, ITEMS * RUNS - 5)
-    assert sum(entry["count"] for entry in result["unscored_reasons"]) == result["unscored"]
-    assert "exceeded your current quota" in result["unscored_reasons"][0]["reason"]
-    assert "exceeded your current quota" in partial.err and "same command again" in partial.err
+    provider.refuse = lambda number, _: QUOTA_REFUSAL if number > 5 else None
+    result = evaluate("a", "--json")
+    assert result.code == 1 and "Traceback" not in result.err
+    partial_evaluation = result.json
+    assert (partial_evaluation["n"], partial_evaluation["items"], partial_evaluation["unscored"]) == (
+        5,
+        ITEMS,
+        ITEMS * RUNS - 5,
+    )
+    assert sum(entry["count"] for entry in partial_evaluation["unscored_reasons"]) == partial_evaluation["unscored"]
+    assert "exceeded your current quota" in partial_evaluation["unscored_reasons"][0]["reason"]
+    assert "exceeded your current quota" in result.err and "same command again" in result.err
     assert provider.request_count == 5 + 1, "the evaluation did not stop at the refusal"
     repeated = evaluate("a")
     assert repeated.code == 1 and f"of {ITEMS} items scored" in repeated.out and "current quota" in repeated.out
 
     provider.refuse = lambda *_: None
-    complete = evaluate("b", "--json").json
-    comparison = invoke(tmp_path / "home", "compare", result["eval"], complete["eval"])
+    complete_evaluation = evaluate("b", "--json").json
+    comparison = invoke(tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"])
     assert comparison.code == 3 and "is partial" in comparison.err and "current quota" in comparison.err
-    partial_pair = invoke(tmp_path / "home", "compare", result["eval"], complete["eval"], "--partial", "--json").json[
-        "pairs"
-    ][0]
+    partial_pair = invoke(
+        tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"], "--partial", "--json"
+    ).json["pairs"][0]
     assert (partial_pair["n"], partial_pair["left_out"]) == (5, ITEMS - 5)
 
-    requests_before = provider.request_count
+    request_count_before = provider.request_count
     resumed = evaluate("a", "--json")
     assert resumed.code == 0 and (resumed.json["n"], resumed.json["unscored"]) == (ITEMS, 0)
-    assert provider.request_count - requests_before == ITEMS * RUNS - 5 and resumed.json["eval"] == result["eval"]
-    assert invoke(tmp_path / "home", "compare", result["eval"], complete["eval"]).code == 0
+    assert (
+        provider.request_count - request_count_before == ITEMS * RUNS - 5
+        and resumed.json["eval"] == partial_evaluation["eval"]
+    )
+    assert invoke(tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"]).code == 0
 
 
 def test_eval_stops_at_once_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
-    provider.refuse = lambda *_: KEY
+    provider.refuse = lambda *_: KEY_REFUSAL
     result = evaluate()
     assert result.code == 1 and result.out == ""
     assert "Incorrect API key provided" in result.err and "endpoint's log" not in result.err
@@ -128,7 +141,7 @@ def test_refused_prompt_leaves_only_its_item_unscored(provider: Provider, evalua
 
     def refuse(_: int, body: str) -> tuple[int, str, str] | None:
         question = json.loads(body)["messages"][-1]["content"]
-        return TOO_LONG if number_by_question.setdefault(question, len(number_by_question)) == 1 else None
+        return LENGTH_REFUSAL if number_by_question.setdefault(question, len(number_by_question)) == 1 else None
 
     provider.refuse = refuse
     result = evaluate("a", "--json")

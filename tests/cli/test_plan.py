@@ -14,7 +14,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import list_profiles, resolve
 
-PLANNED = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
+GPU_PROFILES = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +28,13 @@ def run_plan(*arguments: str) -> Result:
 
 
 def plan_shares(profile: str, gpus: str) -> dict[str, str]:
+    """For each planned server, the group of servers that take turns on its GPU; "" for none."""
     document = json.loads(run_plan(profile, "--gpus", gpus, "--json").stdout)
     assert document["fits"]
     return {server["name"]: server["shares"] for server in document["servers"]}
 
 
-@pytest.mark.parametrize("profile", PLANNED)
+@pytest.mark.parametrize("profile", GPU_PROFILES)
 @pytest.mark.parametrize("gpus", ["40", "40,40", "80", "24"])
 def test_plan_fits_or_explains_its_refusal(profile: str, gpus: str) -> None:
     result = run_plan(profile, "--gpus", gpus)
@@ -52,6 +53,7 @@ def test_plan_shares_one_40_gib_gpu_and_separates_two() -> None:
 
 
 def make_plan(profile: str, gpus: str, *options: str) -> dict[str, dict[str, Any]]:
+    """The planned servers by name, and the whole document under the key ""."""
     document = json.loads(run_plan(profile, "--gpus", gpus, "--json", *options).stdout)
     assert document["fits"]
     return {server["name"]: server for server in document["servers"]} | {"": document}
@@ -84,12 +86,12 @@ def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -
 
 
 def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
-    x1, x4 = make_plan("a100-40g-x1", "40"), make_plan("a100-40g-x4", "40,40,40,40")
-    assert {x1[name]["utilisation"] for name in x1 if name} == {0.87}, (
+    one_gpu_plan, four_gpu_plan = make_plan("a100-40g-x1", "40"), make_plan("a100-40g-x4", "40,40,40,40")
+    assert {one_gpu_plan[name]["utilisation"] for name in one_gpu_plan if name} == {0.87}, (
         "expected 92% of the GPU minus 1 GiB for each of two sleeping models"
     )
-    assert {x4[name]["utilisation"] for name in x4 if name} == {0.92}
-    assert len({x4[name]["gpus"][0] for name in x4 if name}) == 3, "the fourth GPU is not free"
+    assert {four_gpu_plan[name]["utilisation"] for name in four_gpu_plan if name} == {0.92}
+    assert len({four_gpu_plan[name]["gpus"][0] for name in four_gpu_plan if name}) == 3, "the fourth GPU is not free"
 
 
 def test_requests_that_do_not_fit_at_once_are_stated() -> None:
@@ -99,13 +101,15 @@ def test_requests_that_do_not_fit_at_once_are_stated() -> None:
 
 
 def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
-    mine = home.root / "mine.toml"
-    second = '[endpoints.second]\ninterface = "vllm"\nmodel = "deepseek-r1-distill-qwen-14b"\n'
-    mine.write_text(
-        (files("nanoflux_local.profiles") / "a100-40g-x2.toml").read_text() + second + '[judge]\npanel = ["second"]\n'
+    profile = home.root / "mine.toml"
+    second_endpoint = '[endpoints.second]\ninterface = "vllm"\nmodel = "deepseek-r1-distill-qwen-14b"\n'
+    profile.write_text(
+        (files("nanoflux_local.profiles") / "a100-40g-x2.toml").read_text()
+        + second_endpoint
+        + '[judge]\npanel = ["second"]\n'
     )
-    alone = plan_shares("a100-40g-x2", "80,80")
-    assert set(plan_shares(str(mine), "80,80")) - set(alone) == {"deepseek-r1-distill-qwen-14b"}
+    shares_without_panel = plan_shares("a100-40g-x2", "80,80")
+    assert set(plan_shares(str(profile), "80,80")) - set(shares_without_panel) == {"deepseek-r1-distill-qwen-14b"}
 
 
 def test_plan_refuses_a_32b_model_on_24_gib() -> None:
@@ -114,7 +118,7 @@ def test_plan_refuses_a_32b_model_on_24_gib() -> None:
     assert "2 GPUs of 24 GiB" in result.exception.fix and "medgemma-4b-it" in result.exception.fix
 
 
-def test_plan_without_models_or_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_accepts_a_profile_without_models_and_refuses_wrong_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_plan("hosted", "--gpus", "40").exit_code == 0
     monkeypatch.setenv("PATH", "")
     for arguments in ((), ("--gpus", "many"), ("--gpus", "-4")):
@@ -127,14 +131,14 @@ def test_packaged_profiles_resolve_without_weights(profile: str, home: Home) -> 
     assert resolve("starter", profile, {}, home).profile == profile
 
 
-@pytest.mark.parametrize("profile", [*PLANNED, "hosted"])
+@pytest.mark.parametrize("profile", [*GPU_PROFILES, "hosted"])
 @pytest.mark.parametrize(
-    ("line", "interface"),
+    ("setting", "interface"),
     [("roles.attacker.endpoint=claude", "anthropic_messages"), ("roles.judge.endpoint=o-judge", "openai_responses")],
 )
 def test_role_is_replaced_by_a_hosted_model_with_one_setting(
-    profile: str, line: str, interface: str, home: Home
+    profile: str, setting: str, interface: str, home: Home
 ) -> None:
-    config = resolve("starter", profile, parse_setting(line), home)
-    role = line.split(".")[1]
+    config = resolve("starter", profile, parse_setting(setting), home)
+    role = setting.split(".")[1]
     assert config.endpoints[getattr(config.roles, role).endpoint].interface == interface

@@ -22,17 +22,17 @@ def preview(tmp_path: Path, invoke: Callable) -> Callable[..., dict]:
 
 
 def test_dry_run_names_the_source_of_each_setting(tmp_path: Path, preview: Callable) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text("reply_tokens = 300\nseeds.max = 6\nseed = 1\n")
-    document = preview("--config", str(file), "--set", "seeds.max=7", "--set", "seed=2", "--seed", "3")
-    by_key = {setting["key"]: (setting["value"], setting["source"]) for setting in document["settings"]}
-    assert by_key["reply_tokens"] == (300, str(file))
-    assert by_key["seeds.max"] == (7, "--set")
-    assert by_key["seed"] == (3, "--seed")
-    assert by_key["budgets.ANSWER"][1] == "domain" and by_key["concurrency"] == (16, "profile scripted")
-    assert by_key["roles.judge.endpoint"] == ("arbiter", "profile scripted")
-    assert by_key["max_turns"] == (1000, "default") and by_key["retries.parse"] == (2, "default")
-    assert by_key["datasets"][1] == "imported benchmarks"
+    config_file = tmp_path / "mine.toml"
+    config_file.write_text("reply_tokens = 300\nseeds.max = 6\nseed = 1\n")
+    document = preview("--config", str(config_file), "--set", "seeds.max=7", "--set", "seed=2", "--seed", "3")
+    setting_by_key = {setting["key"]: (setting["value"], setting["source"]) for setting in document["settings"]}
+    assert setting_by_key["reply_tokens"] == (300, str(config_file))
+    assert setting_by_key["seeds.max"] == (7, "--set")
+    assert setting_by_key["seed"] == (3, "--seed")
+    assert setting_by_key["budgets.ANSWER"][1] == "domain" and setting_by_key["concurrency"] == (16, "profile scripted")
+    assert setting_by_key["roles.judge.endpoint"] == ("arbiter", "profile scripted")
+    assert setting_by_key["max_turns"] == (1000, "default") and setting_by_key["retries.parse"] == (2, "default")
+    assert setting_by_key["datasets"][1] == "imported benchmarks"
 
 
 def test_dry_run_starts_nothing_and_gives_the_configuration_of_the_start(
@@ -49,30 +49,31 @@ def test_dry_run_starts_nothing_and_gives_the_configuration_of_the_start(
 def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
     original: Path, invoke: Callable, preview: Callable
 ) -> None:
-    without_history = preview("--set", "seeds.min=2")["estimate"]
+    estimate_without_history = preview("--set", "seeds.min=2")["estimate"]
     assert (
-        without_history["forecast"] is None
-        and without_history["basis"] == ""
-        and without_history["least_calls"] == 200 * 4
+        estimate_without_history["forecast"] is None
+        and estimate_without_history["basis"] == ""
+        and estimate_without_history["least_calls"] == 200 * 4
     )
-    assert {cost["role"]: cost["calls"] for cost in without_history["attempt"]} == {
+    assert {cost["role"]: cost["calls"] for cost in estimate_without_history["attempt"]} == {
         "attacker": 1,
         "defender": 1,
         "judge": 2,
     }
     assert all(
-        cost["prompt_tokens"] > 50 and cost["most_completion_tokens"] > 50 for cost in without_history["attempt"]
+        cost["prompt_tokens"] > 50 and cost["most_completion_tokens"] > 50
+        for cost in estimate_without_history["attempt"]
     )
     estimate = preview("--set", "seeds.min=2", "--examples", "20", home=original)["estimate"]
-    run = invoke(original, "run", "show", "tour", "--json").json
-    assert estimate["basis"] == run["run"]
+    summary = invoke(original, "run", "show", "tour", "--json").json
+    assert estimate["basis"] == summary["run"]
     assert estimate["forecast"]["turns"]["expected"] >= 20 and estimate["calls"]["expected"] >= 20
-    other_rules = preview("--set", "judge.confidence=0.5", home=original)["estimate"]
-    assert other_rules["basis"] == "", "the estimate is based on a run with another judge"
+    other_judge_estimate = preview("--set", "judge.confidence=0.5", home=original)["estimate"]
+    assert other_judge_estimate["basis"] == "", "the estimate is based on a run with another judge"
 
 
 def test_dry_run_plans_gpus(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for nvidia-smi reports two A100s; the weights are missing, which ends the command as a start would."""
+    """A stand-in for nvidia-smi reports two A100s. The weights are missing, so the command exits with 4."""
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
     smi.write_text("#!/bin/sh\nprintf 'A100, 40960, 570\\nA100, 40960, 570\\n'\n")
@@ -92,8 +93,8 @@ def test_dry_run_refuses_what_a_start_refuses(tmp_path: Path, invoke: Callable, 
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     hosted = invoke(tmp_path, "run", "start", "--domain", "starter", "--profile", "hosted", "--dry-run")
     assert hosted.code == 2 and "ANTHROPIC_API_KEY is not set" in hosted.err and "at most 0." in hosted.out
-    wrong = invoke(tmp_path, *START, "--set", "sed=1", "--dry-run")
-    assert wrong.code == 2 and wrong.out == ""
+    misspelt = invoke(tmp_path, *START, "--set", "sed=1", "--dry-run")
+    assert misspelt.code == 2 and misspelt.out == ""
 
 
 def test_dry_run_of_a_fork_shows_only_its_changes(original: Path, invoke: Callable) -> None:
@@ -104,8 +105,8 @@ def test_dry_run_of_a_fork_shows_only_its_changes(original: Path, invoke: Callab
 
 def test_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, original: Path, invoke: Callable) -> None:
     configuration = invoke(original, "run", "show", "tour", "--config")
-    file = tmp_path / "tour.toml"
-    file.write_text(configuration.out)
+    config_file = tmp_path / "tour.toml"
+    config_file.write_text(configuration.out)
     assert tomllib.loads(configuration.out)["max_turns"] == 12
-    document = invoke(original, *START, "--config", str(file), "--dry-run", "--json").json
+    document = invoke(original, *START, "--config", str(config_file), "--dry-run", "--json").json
     assert document["config"] == invoke(original, "run", "show", "tour", "--config", "--json").json["config"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-SERVERS = ("--server", "first-model@http://127.0.0.1:9/v1", "--server", "second-model@http://127.0.0.1:10/v1")
+SERVER_OPTIONS = ("--server", "first-model@http://127.0.0.1:9/v1", "--server", "second-model@http://127.0.0.1:10/v1")
 
 
 def test_profiles_list_shows_packaged_and_own_profiles(tmp_path: Path, invoke: Callable) -> None:
-    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
+    invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     (tmp_path / "profiles" / "broken.toml").write_text("a = [")
     entries = {entry["name"]: entry for entry in invoke(tmp_path, "profiles", "list", "--json").json}
     assert entries["lab"]["own"] and not entries["scripted"]["own"]
@@ -31,12 +31,12 @@ def test_profiles_show_prints_the_file(tmp_path: Path, invoke: Callable) -> None
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_new_profile_is_valid_for_up_to_three_servers(tmp_path: Path, invoke: Callable, count: int) -> None:
-    servers = [word for n in range(count) for word in ("--server", f"model-{n}@http://127.0.0.1:{n + 1}/v1")]
-    document = invoke(tmp_path, "profiles", "new", "lab", *servers, "--json").json
+    server_options = [word for n in range(count) for word in ("--server", f"model-{n}@http://127.0.0.1:{n + 1}/v1")]
+    document = invoke(tmp_path, "profiles", "new", "lab", *server_options, "--json").json
     values = tomllib.loads(Path(document["path"]).read_text("utf-8"))
     models = [values["endpoints"][values["roles"][role]["endpoint"]]["model"] for role in values["roles"]]
-    expected = {0: ["MODEL"] * 3, 1: ["model-0"] * 3, 2: ["model-0", "model-1", "model-0"]}
-    assert models == expected.get(count, ["model-0", "model-1", "model-2"])
+    expected_models = {0: ["MODEL"] * 3, 1: ["model-0"] * 3, 2: ["model-0", "model-1", "model-0"]}
+    assert models == expected_models.get(count, ["model-0", "model-1", "model-2"])
     checks = invoke(tmp_path, "profiles", "check", "lab", "--json").json["checks"]
     assert checks[0]["subject"] == "settings" and checks[0]["ok"]
     placeholders = [check for check in checks if "placeholder" in check["state"]]
@@ -44,10 +44,12 @@ def test_new_profile_is_valid_for_up_to_three_servers(tmp_path: Path, invoke: Ca
 
 
 def test_comments_of_a_new_profile_are_valid_settings(tmp_path: Path, invoke: Callable) -> None:
-    """Endpoints have every key that the file contains as a comment."""
-    path = Path(invoke(tmp_path, "profiles", "new", "lab", *SERVERS, "--json").json["path"])
-    lines = [line.removeprefix("# ") if " = " in line else line for line in path.read_text("utf-8").splitlines()]
-    path.write_text("\n".join(lines))
+    """Each setting in a comment, once uncommented, is a valid key of an endpoint."""
+    path = Path(invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS, "--json").json["path"])
+    uncommented_lines = [
+        line.removeprefix("# ") if " = " in line else line for line in path.read_text("utf-8").splitlines()
+    ]
+    path.write_text("\n".join(uncommented_lines))
     document = invoke(tmp_path, "profiles", "check", "lab", "--json").json
     assert document["checks"][0]["ok"] and all("LAB_KEY" in check["state"] for check in document["checks"][1:3])
 
@@ -65,8 +67,8 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
         (("../up",), "cannot name a profile"),
         (("x", "--server", "http://h/v1"), "is not MODEL@URL"),
         (("x", "--server", "m@h:1"), "is not MODEL@URL"),
-        (("x", *SERVERS, *SERVERS), "4 servers for three roles"),
-        (("x", *SERVERS, "--copy", "scripted"), "cannot be combined"),
+        (("x", *SERVER_OPTIONS, *SERVER_OPTIONS), "4 servers for three roles"),
+        (("x", *SERVER_OPTIONS, "--copy", "scripted"), "cannot be combined"),
         (("x", "--copy", "scriptd"), "did you mean 'scripted'"),
     ):
         result = invoke(tmp_path, "profiles", "new", *words)
@@ -75,39 +77,39 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
 
 
 def test_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -> None:
-    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
+    invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
-    before = path.read_text("utf-8")
-    words = (
+    text_before = path.read_text("utf-8")
+    settings = (
         "endpoints.first.url=http://127.0.0.1:11/v1",
         "endpoints.first.key_env=LAB_KEY",
         "endpoints.second.model=m2",
     )
-    assert invoke(tmp_path, "profiles", "set", "lab", *words).code == 0
-    after = path.read_text("utf-8")
-    old, new = tomllib.loads(before), tomllib.loads(after)
-    old["endpoints"]["first"] |= {"url": "http://127.0.0.1:11/v1", "key_env": "LAB_KEY"}
-    old["endpoints"]["second"]["model"] = "m2"
-    assert new == old and [line for line in before.splitlines() if line.startswith("#")] == [
-        line for line in after.splitlines() if line.startswith("#")
+    assert invoke(tmp_path, "profiles", "set", "lab", *settings).code == 0
+    text_after = path.read_text("utf-8")
+    expected_values, values = tomllib.loads(text_before), tomllib.loads(text_after)
+    expected_values["endpoints"]["first"] |= {"url": "http://127.0.0.1:11/v1", "key_env": "LAB_KEY"}
+    expected_values["endpoints"]["second"]["model"] = "m2"
+    assert values == expected_values and [line for line in text_before.splitlines() if line.startswith("#")] == [
+        line for line in text_after.splitlines() if line.startswith("#")
     ]
-    assert 'model = "m2" # the name under which' in after
+    assert 'model = "m2" # the name under which' in text_after
 
 
 def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Callable) -> None:
-    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
+    invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
-    before = path.read_text("utf-8")
+    text_before = path.read_text("utf-8")
     misspelt = invoke(tmp_path, "profiles", "set", "lab", "endpoints.first.ulr=x")
     assert misspelt.code == 2 and "did you mean 'url'" in misspelt.err
     assert invoke(tmp_path, "profiles", "set", "lab", "endpoints.first").code == 2
     packaged = invoke(tmp_path, "profiles", "set", "scripted", "concurrency=2")
     assert packaged.code == 3 and "profiles new NAME --copy scripted" in packaged.err
-    assert path.read_text("utf-8") == before and list(path.parent.iterdir()) == [path]
+    assert path.read_text("utf-8") == text_before and list(path.parent.iterdir()) == [path]
 
 
 def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke: Callable) -> None:
-    invoke(tmp_path, "profiles", "new", "lab", *SERVERS)
+    invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
     path.write_text(path.read_text().replace("url =", "ulr ="))
     result = invoke(tmp_path, "profiles", "check", "lab")
@@ -117,8 +119,8 @@ def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke
 def test_check_reports_missing_weights_and_keys(tmp_path: Path, invoke: Callable, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     embedded = invoke(tmp_path, "profiles", "check", "embedded", "--json")
-    missing = {check["subject"]: check["fix"] for check in embedded.json["checks"] if not check["ok"]}
-    assert embedded.code == 1 and missing == {
+    fix_by_subject = {check["subject"]: check["fix"] for check in embedded.json["checks"] if not check["ok"]}
+    assert embedded.code == 1 and fix_by_subject == {
         "endpoints.smollm2": "run `nanoflux models pull smollm2-135m`",
         "endpoints.minilm": "run `nanoflux models pull all-minilm-l6-v2`",
     }
@@ -130,11 +132,11 @@ def test_check_reports_missing_weights_and_keys(tmp_path: Path, invoke: Callable
 @pytest.fixture
 def listing_server() -> Iterator[tuple[str, list[str]]]:
     """The url of a loopback server that lists one model, and the paths that were requested."""
-    paths: list[str] = []
+    requested_paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            paths.append(self.path)
+            requested_paths.append(self.path)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b'{"data": [{"id": "first-model"}]}')
@@ -144,18 +146,18 @@ def listing_server() -> Iterator[tuple[str, list[str]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1", paths
+        yield f"http://127.0.0.1:{server.server_port}/v1", requested_paths
         server.shutdown()
 
 
 def test_check_asks_servers_for_their_models_only_with_connect(
     tmp_path: Path, invoke: Callable, listing_server: tuple[str, list[str]]
 ) -> None:
-    """The real client, against a server that lists one of the two models."""
-    url, paths = listing_server
+    """The real client asks a server that lists one of the two models."""
+    url, requested_paths = listing_server
     invoke(tmp_path, "profiles", "new", "lab", "--server", f"first-model@{url}", "--server", f"frist-model@{url}")
-    assert "not contacted" in invoke(tmp_path, "profiles", "check", "lab").out and not paths
+    assert "not contacted" in invoke(tmp_path, "profiles", "check", "lab").out and not requested_paths
     result = invoke(tmp_path, "profiles", "check", "lab", "--connect")
-    assert result.code == 1 and set(paths) == {"/v1/models"}
+    assert result.code == 1 and set(requested_paths) == {"/v1/models"}
     assert f"{url} serves first-model" in result.out
     assert f"{url} does not list the model frist-model" in result.out and "did you mean 'first-model'" in result.out

@@ -12,7 +12,7 @@ from nanoflux_local.transcript import OUTCOMES
 SHOW_KEYS = {"run", "domain", "status", "turns", "kept", "target", "digest", "funnel", "calls", "usage", "seconds"}
 FUNNEL_KEYS = ["attempts", "unparsed", "novelty_rejected", "contaminated", "invalid", "low_confidence",
                "defender_right", "unproven", "kept_failed", "kept_novel", "failed"]  # fmt: skip
-DOCUMENTS = [
+JSON_COMMANDS = [
     ("run", "list"), ("run", "show", "tour"), ("run", "verify", "tour"), ("run", "replay", "tour"),
     ("run", "resume", "tour"), ("examples", "list", "tour"), ("data", "list"), ("data", "show", "starter-genetics"),
     ("models", "list"),
@@ -48,9 +48,9 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, 
 def test_run_table_agrees_with_json(original: Path, nanoflux: Callable) -> None:
     document = nanoflux(original, "run", "show", "tour", "--json").json
     table = nanoflux(original, "run", "show", "tour")
-    lines = dict(line.split(maxsplit=1) for line in table.out.splitlines() if len(line.split()) == 2)
-    assert lines["digest"] == document["digest"] and lines["run"] == document["run"]
-    assert lines["attempts"] == str(document["funnel"]["attempts"])
+    value_by_label = dict(line.split(maxsplit=1) for line in table.out.splitlines() if len(line.split()) == 2)
+    assert value_by_label["digest"] == document["digest"] and value_by_label["run"] == document["run"]
+    assert value_by_label["attempts"] == str(document["funnel"]["attempts"])
     assert f"{document['kept']} of 200 in 12 turns" in table.out
     row = nanoflux(original, "run", "list").out.splitlines()[1].split()
     assert row == [document["run"], "tour", "starter-genetics", "done", "12", str(document["kept"]), "200"]
@@ -59,10 +59,10 @@ def test_run_table_agrees_with_json(original: Path, nanoflux: Callable) -> None:
 def test_json_document_is_alone_on_stdout(
     home: Path, tmp_path: Path, nanoflux: Callable, call_concurrently: Callable, scripted_start: tuple[str, ...]
 ) -> None:
-    started = nanoflux(tmp_path / "new", *scripted_start, "--max-turns", "3", "--json")
-    assert started.json["turns"] == 3 and started.code == 0
-    assert "stop with Ctrl-C" in started.err and "kept in" in started.err and "\x1b" not in started.err
-    for result in call_concurrently(lambda arguments: nanoflux(home, *arguments, "--json"), DOCUMENTS):
+    new_run = nanoflux(tmp_path / "new", *scripted_start, "--max-turns", "3", "--json")
+    assert new_run.json["turns"] == 3 and new_run.code == 0
+    assert "stop with Ctrl-C" in new_run.err and "kept in" in new_run.err and "\x1b" not in new_run.err
+    for result in call_concurrently(lambda arguments: nanoflux(home, *arguments, "--json"), JSON_COMMANDS):
         assert result.code == 0, result.err
         assert result.json
 
@@ -72,18 +72,27 @@ def test_examples_show_names_seeds_and_calls(original: Path, nanoflux: Callable)
     kept = nanoflux(original, "run", "show", "tour", "--json").json["kept"]
     assert len(entries) == kept and [entry["turn"] for entry in entries] == sorted(entry["turn"] for entry in entries)
     document = nanoflux(original, "examples", "show", entries[0]["id"], "--json").json
-    last = document["turn"]["attempts"][-1]
-    assert (last["attack"]["question"], last["outcome"]) == (entries[0]["question"], entries[0]["reason"])
-    assert len(last["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last["seeds"])
+    last_attempt = document["turn"]["attempts"][-1]
+    assert (last_attempt["attack"]["question"], last_attempt["outcome"]) == (
+        entries[0]["question"],
+        entries[0]["reason"],
+    )
+    assert len(last_attempt["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last_attempt["seeds"])
     result = nanoflux(original, "examples", "show", entries[0]["id"])
-    for part in (last["attack"]["solution"], last["defence"]["solution"], last["evaluation"]["explanation"]):
+    for part in (
+        last_attempt["attack"]["solution"],
+        last_attempt["defence"]["solution"],
+        last_attempt["evaluation"]["explanation"],
+    ):
         assert part in result.out
     calls = document["lineage"]["calls"]
     chats = [call for call in calls if call["kind"] == "chat"]
     assert {"attacker", "defender", "judge"} <= {call["role"] for call in chats}
-    assert any(last["attack"]["question"] in call["reply"] for call in chats if call["role"] == "attacker")
+    assert any(last_attempt["attack"]["question"] in call["reply"] for call in chats if call["role"] == "attacker")
     assert any(
-        last["attack"]["question"] in call["prompt"][-1]["content"] for call in chats if call["role"] == "defender"
+        last_attempt["attack"]["question"] in call["prompt"][-1]["content"]
+        for call in chats
+        if call["role"] == "defender"
     )
     assert document["lineage"]["near"] == [], "the run has no held-out items"
     table = nanoflux(original, "examples", "list", "tour").out
@@ -102,20 +111,22 @@ def test_examples_list_of_an_empty_run_exits_with_4(
 
 def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callable) -> None:
     digest = nanoflux(home, "run", "show", "tour", "--json").json["digest"]
-    intact, replay = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
-    assert (intact.code, intact.json["ok"], intact.json["problems"]) == (0, True, [])
+    verification, replay = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
+    assert (verification.code, verification.json["ok"], verification.json["problems"]) == (0, True, [])
     assert (replay.code, replay.json["same"], replay.json["digest"], replay.json["turns"]) == (0, True, digest, 12)
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE examples SET answer = answer || '!' WHERE turn = (SELECT max(turn) FROM examples)")
         connection.execute("DELETE FROM calls WHERE id = (SELECT max(call) FROM turn_calls)")
     connection.close()
-    damaged, missing = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
-    assert damaged.code == 1 and not damaged.json["ok"]
-    count = len(damaged.json["problems"])
-    assert count >= 3 and f"{count} records do not match" in damaged.err
+    failed_verification, failed_replay = (
+        nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay")
+    )
+    assert failed_verification.code == 1 and not failed_verification.json["ok"]
+    count = len(failed_verification.json["problems"])
+    assert count >= 3 and f"{count} records do not match" in failed_verification.err
     plain_output = nanoflux(home, "run", "verify", "tour")
-    assert plain_output.code == 1 and plain_output.out.splitlines() == damaged.json["problems"]
-    assert missing.code == 1 and "does not remember a" in missing.err and missing.out == ""
+    assert plain_output.code == 1 and plain_output.out.splitlines() == failed_verification.json["problems"]
+    assert failed_replay.code == 1 and "does not remember a" in failed_replay.err and failed_replay.out == ""
 
 
 def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> None:
@@ -131,11 +142,11 @@ def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable)
              "target": 2 * n} for n in range(2, 10)]  # fmt: skip
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ("data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
-    first, repeated = (nanoflux(tmp_path / "home", *command) for _ in range(2))
+    first_import, repeated_import = (nanoflux(tmp_path / "home", *command) for _ in range(2))
     counts = {"dataset": "gsmhard", "items": 8, "skipped": 0, "blank": 0, "restated": {}, "contradictory": 0,
                "below_tolerance": 0}  # fmt: skip
-    assert first.json == {**counts, "imported": True}, first.err
-    assert repeated.json == {**counts, "imported": False}
+    assert first_import.json == {**counts, "imported": True}, first_import.err
+    assert repeated_import.json == {**counts, "imported": False}
     (entry,) = [e for e in nanoflux(tmp_path / "home", "data", "list", "--json").json if e["name"] == "gsmhard"]
     assert sum(entry["splits"].values()) == 8 and entry["source"] == "hard.jsonl"
     items = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
@@ -144,11 +155,11 @@ def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable)
 
 
 def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux: Callable) -> None:
-    easy = [{"question": f"How many apples has {name}, who had 3?", "answer": "#### 3"} for name in ("Ann", "Bo")]
-    hard = [{"input": "How many apples has Ann, who had 71234?", "code": "def solution():\n    return 71234",
+    easy_rows = [{"question": f"How many apples has {name}, who had 3?", "answer": "#### 3"} for name in ("Ann", "Bo")]
+    hard_rows = [{"input": "How many apples has Ann, who had 71234?", "code": "def solution():\n    return 71234",
              "target": 71234}]  # fmt: skip
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*easy, {"question": "?"}]))
-    (tmp_path / "hard.jsonl").write_text(json.dumps(hard[0]) + "\n")
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*easy_rows, {"question": "?"}]))
+    (tmp_path / "hard.jsonl").write_text(json.dumps(hard_rows[0]) + "\n")
     home = tmp_path / "home"
     refusal = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"))
     assert refusal.code == 2 and "line 3: key 'answer' is missing" in refusal.err
@@ -157,9 +168,9 @@ def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux:
     )
     result = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"), "--skip-bad", "--json")
     assert (result.json["items"], result.json["skipped"]) == (2, 1) and "line 3" in result.err
-    restated = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
-    assert restated.json["restated"] == {"gsm8k": {"test": 1}}
-    assert "1 items restate test items of gsm8k" in restated.err
+    hard_import = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
+    assert hard_import.json["restated"] == {"gsm8k": {"test": 1}}
+    assert "1 items restate test items of gsm8k" in hard_import.err
 
 
 def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
@@ -170,7 +181,7 @@ def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_print_json_accepts_any_text(home: Path, nanoflux: Callable, encoding: str) -> None:
+def test_output_accepts_any_text_and_encoding(home: Path, nanoflux: Callable, encoding: str) -> None:
     """Tables and JSON with escapes, accents and lone surrogates are printed in any encoding."""
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE turns SET record = replace(record, 'How many', '\\u001b[31m \\ud800 ünï 😀 How')")
@@ -186,13 +197,15 @@ def test_print_json_accepts_any_text(home: Path, nanoflux: Callable, encoding: s
 
 
 def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke: Callable) -> None:
-    complete = invoke(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
-    removed = [line for line in complete.out.splitlines() if line.startswith("dropped")]
-    assert complete.code == 0 and "kept_novel" in complete.out and "kept_failed" not in complete.out
-    assert len(removed) == len(complete.out.splitlines()) - 1 and "digest " in complete.err
-    incomplete = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
-    assert "need calls that were never made" in incomplete.err and "attacker chat" in incomplete.err
-    assert "run start --fork starter-genetics-" in incomplete.err and incomplete.code == 0
+    complete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
+    dropped_lines = [line for line in complete_replay.out.splitlines() if line.startswith("dropped")]
+    assert (
+        complete_replay.code == 0 and "kept_novel" in complete_replay.out and "kept_failed" not in complete_replay.out
+    )
+    assert len(dropped_lines) == len(complete_replay.out.splitlines()) - 1 and "digest " in complete_replay.err
+    incomplete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
+    assert "need calls that were never made" in incomplete_replay.err and "attacker chat" in incomplete_replay.err
+    assert "run start --fork starter-genetics-" in incomplete_replay.err and incomplete_replay.code == 0
     document = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
     assert document["digest"] is None and document["needed"]["turns"] == len(document["unknown"]) > 0
     refusal = invoke(home, "run", "replay", "tour", "--set", "seed=3")

@@ -21,7 +21,7 @@ def delay_replies(seconds: float) -> list[str]:
 
 @pytest.fixture
 def slow_run(scripted_start: tuple[str, ...]) -> list[str]:
-    """A command that starts the run `tour` with delayed replies, so that it takes a few seconds."""
+    """A command that starts the run "slow": the run "tour" with delayed replies, which take a few seconds."""
     return [
         *scripted_start,
         "--examples",
@@ -86,11 +86,15 @@ def test_interrupt_keeps_committed_turns(
 def test_second_worker_is_refused(
     tmp_path: Path, nanoflux: Callable, start_in_background: Callable, slow_run: list[str], digest: str
 ) -> None:
-    longer = delay_replies(0.3)  # the run outlasts two commands, even on a busy machine
-    process = start_in_background(tmp_path, *slow_run, *longer, "--json")
+    longer_delays = delay_replies(0.3)  # the run outlasts two commands, even on a busy machine
+    process = start_in_background(tmp_path, *slow_run, *longer_delays, "--json")
     wait_for(process, "/12 kept in")
-    second = nanoflux(tmp_path, "run", "resume", "slow")
-    assert second.code == 3 and "another process is working on run" in second.err and second.out == ""
+    refused_resume = nanoflux(tmp_path, "run", "resume", "slow")
+    assert (
+        refused_resume.code == 3
+        and "another process is working on run" in refused_resume.err
+        and refused_resume.out == ""
+    )
     summary = nanoflux(tmp_path, "run", "show", "slow", "--json").json
     assert summary["status"] == "running"
     out, err = process.communicate(timeout=60)
@@ -130,7 +134,7 @@ def test_run_with_closed_stderr_can_be_resumed(
 
 # A full disk: a small tmpfs, which is enlarged before the run resumes
 
-SESSION = """
+SESSION_SCRIPT = """
 mount -t tmpfs -o size={size} tmpfs {disk} || exit 99
 export NANOFLUX_HOME={disk}/home
 {nanoflux} {start}
@@ -143,11 +147,16 @@ echo "code=$?"
 {nanoflux} run verify slow
 echo "code=$?"
 """
-SIZES = {"60k": "no ledger fits", "200k": "no run fits", "700k": "no turn fits", "2000k": "some turns fit"}
+EFFECT_BY_DISK_SIZE = {
+    "60k": "no ledger fits",
+    "200k": "no run fits",
+    "700k": "no turn fits",
+    "2000k": "some turns fit",
+}
 
 
 @pytest.fixture(scope="module")
-def full_disks(
+def result_by_disk_size(
     tmp_path_factory: pytest.TempPathFactory, scripted_start: tuple[str, ...], call_concurrently: Callable
 ) -> dict:
     """The results of the same run on disks of several sizes, which fill up at different moments."""
@@ -160,26 +169,28 @@ def full_disks(
     def run_session(size: str) -> subprocess.CompletedProcess[str]:
         disk = folder / size
         disk.mkdir()
-        script = SESSION.format(size=size, disk=disk, nanoflux=command, start=start)
+        script = SESSION_SCRIPT.format(size=size, disk=disk, nanoflux=command, start=start)
         return subprocess.run(
             ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200, env={**os.environ}
         )
 
-    return dict(zip([*SIZES, "50m"], call_concurrently(run_session, [*SIZES, "50m"]), strict=True))
+    return dict(
+        zip([*EFFECT_BY_DISK_SIZE, "50m"], call_concurrently(run_session, [*EFFECT_BY_DISK_SIZE, "50m"]), strict=True)
+    )
 
 
-@pytest.mark.parametrize("size", SIZES, ids=SIZES.get)
-def test_run_resumes_after_a_full_disk(full_disks: dict, size: str) -> None:
-    result = full_disks[size]
+@pytest.mark.parametrize("size", EFFECT_BY_DISK_SIZE, ids=EFFECT_BY_DISK_SIZE.get)
+def test_run_resumes_after_a_full_disk(result_by_disk_size: dict, size: str) -> None:
+    result = result_by_disk_size[size]
     codes = [line for line in result.stdout.splitlines() if line.startswith("code=")]
     assert codes == ["code=1", "code=0", "code=0"], result.stdout + result.stderr
     assert "Traceback" not in result.stderr
-    first = result.stderr.split("→")[0]
-    assert "full" in first or "No space left on device" in first, result.stderr
-    assert read_digests(result)[-1] == read_digests(full_disks["50m"])[-1]
-    if SIZES[size] == "some turns fit":
-        before, _ = result.stdout.split("listed=")
-        assert '"turns": ' in before and '"turns": 0' not in before
+    first_message = result.stderr.split("→")[0]
+    assert "full" in first_message or "No space left on device" in first_message, result.stderr
+    assert read_digests(result)[-1] == read_digests(result_by_disk_size["50m"])[-1]
+    if EFFECT_BY_DISK_SIZE[size] == "some turns fit":
+        output_before_listing, _ = result.stdout.split("listed=")
+        assert '"turns": ' in output_before_listing and '"turns": 0' not in output_before_listing
 
 
 def read_digests(result: subprocess.CompletedProcess[str]) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from nanoflux_local.cli.common import plain
 
 START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--max-turns", "3")
-MINE, ROWS, BASE = ("data", "import", "mine"), ("train", "--data"), ("--base", "smollm2-135m")
+IMPORT_MINE, TRAIN_ON_ROWS, BASE_OPTION = ("data", "import", "mine"), ("train", "--data"), ("--base", "smollm2-135m")
 GOOD_ROW = '{"input": "Two and two?", "code": "def solution():\\n    return 4", "target": 4}'
 FILES = {
     "broken.toml": b"seed = \n",
@@ -49,7 +49,7 @@ FILES = {
     "twice-rows.jsonl": b'{"prompt": "Q?", "completion": "A", "completion": "B"}\n',
     "wide-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
-SERVED = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
+SERVED_ARBITER = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 SETTING_ERRORS = [
     ("sed=1", "unknown key 'sed'.*did you mean 'seed'. keys there: .*seed"),
     ("question=0.8", "unknown key 'question'.*did you mean 'novelty.question'"),
@@ -72,15 +72,21 @@ SETTING_ERRORS = [
     ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: .*program"),
     ("roles.attacker.endpoint=program", "carry no programs"),
     ("domain=starter", "the settings are for the domain 'starter'"),
-    (f"{SERVED} url = 'http://127.0.0.1:99999/v1' }}", "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535"),
     (
-        f"{SERVED} url = 'http://127.0.0.1:9/v1/chat/completions' }}",
+        f"{SERVED_ARBITER} url = 'http://127.0.0.1:99999/v1' }}",
+        "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535",
+    ),
+    (
+        f"{SERVED_ARBITER} url = 'http://127.0.0.1:9/v1/chat/completions' }}",
         "which NanoFlux appends.*url = .http://127.0.0.1:9/v1.",
     ),
-    (f"{SERVED} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}", "unknown key .*keys there: .*seed"),
+    (
+        f"{SERVED_ARBITER} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}",
+        "unknown key .*keys there: .*seed",
+    ),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),
 ]
-WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
+WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("fly",), 2, "No such command 'fly'"),
     "misspelt command": (("rnu",), 2, "Did you mean 'run'"),
     "misspelt profile": ((*START, "--profile", "scriptd"), 2, "did you mean 'scripted'"),
@@ -108,28 +114,28 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a row that is not JSON": (("data", "import", "gsmhard", "json.jsonl"), 2, "line 2: not JSON.*nothing was"),
     "a row that is not UTF-8": (("data", "import", "gsmhard", "bytes.jsonl"), 2, "line 2: not JSON in UTF-8"),
     "a program that disagrees": (("data", "import", "gsmhard", "wrong.jsonl"), 2, "line 2: its program gives '4'"),
-    "an answer that is not a number": ((*MINE, "nan.jsonl"), 2, "line 2: key 'answer'.*not a finite"),
-    "an infinite answer in JSON": ((*MINE, "infinite.json"), 2, "entry 1: key 'answer'.*not a finite"),
-    "an infinite answer in CSV": ((*MINE, "infinite.csv"), 2, "line 2: key 'answer'.*not a finite"),
-    "an answer of 400 digits": ((*MINE, "digits.jsonl"), 2, "line 1: key 'answer'.*not a finite"),
-    "an answer of 5000 digits": ((*MINE, "more-digits.jsonl"), 2, "key 'answer'.*not a finite"),
-    "a key given twice": ((*MINE, "twice.jsonl"), 2, "line 1: the key 'answer' is given twice"),
-    "a question with two answers": ((*MINE, "disagree.jsonl"), 2, "line 2: the question of .*line 1 again"),
-    "deep JSON lines": ((*MINE, "deep.jsonl"), 2, "line 1: not JSON.*nested too deep"),
-    "deep JSON": ((*MINE, "deep.json"), 2, "not JSON.*nested too deep"),
-    "options that are not JSON": ((*MINE, "options.csv"), 2, "line 2: key 'options' is not JSON like"),
-    "JSON lines in UTF-16": ((*MINE, "wide.jsonl"), 2, "the file is UTF-16.*iconv"),
-    "JSON in UTF-16": ((*MINE, "wide.json"), 2, "the file is UTF-16.*iconv"),
-    "CSV in UTF-16": ((*MINE, "wide.csv"), 2, "the file is UTF-16.*iconv"),
-    "another benchmark's name": ((*MINE, "good.jsonl", "--as", "gsm8k"), 2, "imported as 'gsm8k'.*choose a"),
+    "an answer that is not a number": ((*IMPORT_MINE, "nan.jsonl"), 2, "line 2: key 'answer'.*not a finite"),
+    "an infinite answer in JSON": ((*IMPORT_MINE, "infinite.json"), 2, "entry 1: key 'answer'.*not a finite"),
+    "an infinite answer in CSV": ((*IMPORT_MINE, "infinite.csv"), 2, "line 2: key 'answer'.*not a finite"),
+    "an answer of 400 digits": ((*IMPORT_MINE, "digits.jsonl"), 2, "line 1: key 'answer'.*not a finite"),
+    "an answer of 5000 digits": ((*IMPORT_MINE, "more-digits.jsonl"), 2, "key 'answer'.*not a finite"),
+    "a key given twice": ((*IMPORT_MINE, "twice.jsonl"), 2, "line 1: the key 'answer' is given twice"),
+    "a question with two answers": ((*IMPORT_MINE, "disagree.jsonl"), 2, "line 2: the question of .*line 1 again"),
+    "deep JSON lines": ((*IMPORT_MINE, "deep.jsonl"), 2, "line 1: not JSON.*nested too deep"),
+    "deep JSON": ((*IMPORT_MINE, "deep.json"), 2, "not JSON.*nested too deep"),
+    "options that are not JSON": ((*IMPORT_MINE, "options.csv"), 2, "line 2: key 'options' is not JSON like"),
+    "JSON lines in UTF-16": ((*IMPORT_MINE, "wide.jsonl"), 2, "the file is UTF-16.*iconv"),
+    "JSON in UTF-16": ((*IMPORT_MINE, "wide.json"), 2, "the file is UTF-16.*iconv"),
+    "CSV in UTF-16": ((*IMPORT_MINE, "wide.csv"), 2, "the file is UTF-16.*iconv"),
+    "another benchmark's name": ((*IMPORT_MINE, "good.jsonl", "--as", "gsm8k"), 2, "imported as 'gsm8k'.*choose a"),
     "config in UTF-16": ((*START, "--config", "wide.toml"), 2, "the file is UTF-16.*iconv"),
     "deep config": ((*START, "--config", "deep.toml"), 2, r"deep\.toml: .*nested too deep"),
     "deep setting": ((*START, "--set", f"seed={'[' * 5000}"), 2, "seed: "),
     "document in UTF-16": (("corpus", "add", "wide.txt"), 2, "the file is UTF-16.*iconv"),
-    "rows of no weight": ((*ROWS, "weight.jsonl", *BASE), 2, 'line 1: "weight": 0 excludes'),
-    "deep rows": ((*ROWS, "deep-rows.jsonl", *BASE), 2, "line 1 is not JSON.*nested too deeply"),
-    "rows with a key twice": ((*ROWS, "twice-rows.jsonl", *BASE), 2, "'completion' appears twice"),
-    "rows in UTF-16": ((*ROWS, "wide-rows.jsonl", *BASE), 2, "the file is UTF-16.*iconv"),
+    "rows of no weight": ((*TRAIN_ON_ROWS, "weight.jsonl", *BASE_OPTION), 2, 'line 1: "weight": 0 excludes'),
+    "deep rows": ((*TRAIN_ON_ROWS, "deep-rows.jsonl", *BASE_OPTION), 2, "line 1 is not JSON.*nested too deeply"),
+    "rows with a key twice": ((*TRAIN_ON_ROWS, "twice-rows.jsonl", *BASE_OPTION), 2, "'completion' appears twice"),
+    "rows in UTF-16": ((*TRAIN_ON_ROWS, "wide-rows.jsonl", *BASE_OPTION), 2, "the file is UTF-16.*iconv"),
     "unknown benchmark": (("data", "show", "chess"), 4, "'chess' has no train items"),
     "unknown split": (("data", "show", "starter", "--split", "exam"), 2, "no split 'exam'.*train, dev, test"),
     "no ledger for list": (("run", "list"), 4, "there is no ledger at .*start a run"),
@@ -171,7 +177,7 @@ def list_names(home: Path) -> list[tuple]:
 
 
 def assert_error(result, code: int, message: str) -> None:
-    """The command failed with this code and one message, without a traceback."""
+    """Check that the command failed with this code and one message, without a traceback."""
     assert "Traceback" not in result.err, result.err
     assert result.code == code, result.err
     assert result.out == ""
@@ -180,12 +186,12 @@ def assert_error(result, code: int, message: str) -> None:
 
 
 def check_wrong_input(run_command: Callable, name: str, folder: Path, home: Path) -> None:
-    words, code, message = WRONG[name]
+    words, code, message = WRONG_COMMANDS[name]
     assert_error(run_command(home, *(str(folder / word) if word in FILES else word for word in words)), code, message)
     assert list_names(home) == []
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", WRONG_COMMANDS)
 def test_wrong_input_is_named_and_creates_nothing(folder: Path, tmp_path: Path, invoke: Callable, name: str) -> None:
     check_wrong_input(invoke, name, folder, tmp_path / "home")
 
@@ -213,11 +219,11 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
     connection.close()
-    before = (home / "ledger.db").read_bytes()
+    ledger_bytes = (home / "ledger.db").read_bytes()
     assert_error(
         nanoflux(home, *arguments), 1, r"written by a newer version of NanoFlux \(it has the migration m901_x\).*--home"
     )
-    assert (home / "ledger.db").read_bytes() == before
+    assert (home / "ledger.db").read_bytes() == ledger_bytes
 
 
 @pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda a: a[1])
@@ -284,10 +290,12 @@ def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callabl
         '{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n'
     )
     train = ("train", "--data", str(tmp_path / "rows.jsonl"), "--base", "tiny", "--set", "epochs=1", "--json")
-    installed = nanoflux(tmp_path, "models", "import", str(tiny_base), "--name", "tiny")
-    trained = nanoflux(tmp_path, *train)
-    merged = nanoflux(tmp_path, "adapters", "merge", trained.json["adapter"], "-o", str(tmp_path / "merged"))
-    for result in (installed, trained, merged):
+    import_result = nanoflux(tmp_path, "models", "import", str(tiny_base), "--name", "tiny")
+    training_result = nanoflux(tmp_path, *train)
+    merge_result = nanoflux(
+        tmp_path, "adapters", "merge", training_result.json["adapter"], "-o", str(tmp_path / "merged")
+    )
+    for result in (import_result, training_result, merge_result):
         assert result.code == 0 and not re.search(r"[\r\x1b]|\d%\|", result.out + result.err), result.err
 
 
@@ -298,7 +306,7 @@ def test_colour_codes_are_removed_from_messages() -> None:
 
 # Servers
 
-PROFILE = """
+PROFILE_TEMPLATE = """
 embedder = "hashing"
 [endpoints]
 hashing = {{ interface = "scripted", model = "hashing" }}
@@ -314,7 +322,7 @@ def test_unreachable_port_is_named_and_the_run_resumes(tmp_path: Path, nanoflux:
     with socket.socket() as closed_socket:  # bound but not listening: connections are refused
         closed_socket.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed_socket.getsockname()[1]}/v1"
-        (tmp_path / "server.toml").write_text(PROFILE.format(url=url))
+        (tmp_path / "server.toml").write_text(PROFILE_TEMPLATE.format(url=url))
         start = ("run", "start", "--domain", "starter-genetics", "--profile", str(tmp_path / "server.toml"))
         result = nanoflux(tmp_path / "home", *start, "--name", "r", "--concurrency", "1")
     assert result.code == 1 and result.out == "" and "Traceback" not in result.err

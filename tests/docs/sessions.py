@@ -1,7 +1,7 @@
 """Runs the terminal sessions on pages: the ```console blocks of a page, in order, in one new home.
 
 The command in a comment `<!-- setup: nanoflux … -->` runs first; its output is not shown.
-A comment `<!-- files: FOLDER -->` copies a folder of the project to where they run.
+A comment `<!-- files: FOLDER -->` copies a folder of the project to where the commands run.
 
 `python tests/docs/sessions.py` and `make docs` write the current output into the pages.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 NANOFLUX = (sys.executable, "-m", "nanoflux_local.cli")
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
-SETUP = re.compile(r"^<!-- setup: (.*) -->$", re.MULTILINE)
-FILES = re.compile(r"^<!-- files: (.*) -->$", re.MULTILINE)
+SETUP_COMMENT = re.compile(r"^<!-- setup: (.*) -->$", re.MULTILINE)
+FILES_COMMENT = re.compile(r"^<!-- files: (.*) -->$", re.MULTILINE)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 ID = re.compile(r"\b(?:(?:starter|northfield)-[0-9a-f]{8}|[0-9a-f]{16})\b")
 VOLATILE = (
@@ -39,11 +39,11 @@ def run_sessions(text: str, folder: Path) -> str:
     """A page's text with the current output of its commands, which run in `folder`, an empty directory.
 
     Ids of runs and examples are random, so the page keeps the ids that it shows. If only volatile figures of an output
-    have changed, the page keeps this output.
+    have changed, the page keeps the output that it shows.
     """
-    for name in FILES.findall(text):
+    for name in FILES_COMMENT.findall(text):
         shutil.copytree(PROJECT / name, folder / Path(name).name)
-    for command in SETUP.findall(text):
+    for command in SETUP_COMMENT.findall(text):
         _run_command(command, folder)
     id_by_shown_id: dict[str, str] = {}
     return BLOCK.sub(lambda block: _run_block(block[0], folder, id_by_shown_id), text)
@@ -59,15 +59,15 @@ def mask_volatile(text: str) -> str:
 def _run_block(block: str, folder: Path, id_by_shown_id: dict[str, str]) -> str:
     """The commands of a block, each with its output."""
     lines = []
-    for command, shown in COMMAND.findall(block):
+    for command, shown_output in COMMAND.findall(block):
         output = _run_command(_replace_all(command, id_by_shown_id), folder)
         id_by_shown_id |= {
-            old: new
-            for old, new in zip(ID.findall(shown), ID.findall(output), strict=False)
-            if old not in id_by_shown_id
+            shown_id: new_id
+            for shown_id, new_id in zip(ID.findall(shown_output), ID.findall(output), strict=False)
+            if shown_id not in id_by_shown_id
         }
-        output = _replace_all(output, {new: old for old, new in id_by_shown_id.items()})
-        lines.append(f"$ {command}\n{shown if mask_volatile(shown) == mask_volatile(output) else output}")
+        output = _replace_all(output, {new_id: shown_id for shown_id, new_id in id_by_shown_id.items()})
+        lines.append(f"$ {command}\n{shown_output if mask_volatile(shown_output) == mask_volatile(output) else output}")
     return "".join(lines)
 
 

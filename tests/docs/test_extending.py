@@ -48,38 +48,42 @@ def clear_registries() -> None:
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
     """Add an example to a package as a module, until the test ends."""
-    names: list[str] = []
+    module_names: list[str] = []
 
     def add(package: ModuleType, name: str, source: str) -> None:
         folder = tmp_path / f"more-{package.__name__}"
         folder.mkdir()
         (folder / f"{name}.py").write_text(source, "utf-8")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-        names.append(f"{package.__name__}.{name}")
+        module_names.append(f"{package.__name__}.{name}")
         clear_registries()
 
     yield add
     clear_registries()
-    for name in names:
+    for name in module_names:
         sys.modules.pop(name, None)
 
 
 def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(checks, "units", read_example("A check"))
     home = Home(tmp_path / "home").prepare()
-    judge = {"checks": ["units", "code"], "trial": 2}
-    config = configs.resolve("starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge}, home)
+    judge_settings = {"checks": ["units", "code"], "trial": 2}
+    config = configs.resolve(
+        "starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge_settings}, home
+    )
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
-        verdicts = [a.validation for record in view.turn_records(run) for a in record.attempts if a.validation]
+        verdicts = [
+            attempt.validation for record in view.turn_records(run) for attempt in record.attempts if attempt.validation
+        ]
         trial = summarize_trial(view, run)
     assert verdicts and all(verdict.finding("units") and verdict.finding("code") for verdict in verdicts)
     assert trial is not None and set(trial.checks) <= {"units", "code"}
     assert asyncio.run(runs.replay(home, run)).same
 
 
-GRID = """
+EXPERIMENT = """
 title = "Length"
 question = "How long are the questions?"
 kind = "length"
@@ -101,7 +105,7 @@ def test_experiment_kind_is_one_new_module(
     add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_module(kinds, "length", read_example("A kind of experiment"))
-    (tmp_path / "length.toml").write_text(GRID, "utf-8")
+    (tmp_path / "length.toml").write_text(EXPERIMENT, "utf-8")
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     with pytest.raises(SystemExit) as result:
         main(["experiment", "run", str(tmp_path / "length.toml"), "--scale", "tiny"])
@@ -114,11 +118,11 @@ def test_experiment_kind_is_one_new_module(
 def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(endpoint_modules, "echo", read_example("A kind of endpoint"))
     home = Home(tmp_path / "home").prepare()
-    echo = {
+    echo_settings = {
         "endpoints": {"parrot": {"interface": "echo", "model": "parrot"}},
         "roles": {"judge": {"endpoint": "parrot"}},
     }
-    config = configs.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo}, home)
+    config = configs.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo_settings}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
@@ -128,17 +132,17 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
         configs.derive_config(config, {"endpoints": {"parrot": {"structured": True}}}, home)
 
 
-def test_unknown_endpoint_kind_is_refused_with_the_names(tmp_path: Path) -> None:
-    endpoint = {"endpoints": {"arbiter": {"interface": "echo"}}}
+def test_unknown_endpoint_kind_is_refused_with_the_valid_kinds(tmp_path: Path) -> None:
+    settings = {"endpoints": {"arbiter": {"interface": "echo"}}}
     with pytest.raises(ConfigError, match=r"endpoints\.arbiter\.interface: there is no endpoint kind 'echo'") as error:
-        configs.resolve("starter", "scripted", endpoint, Home(tmp_path))
+        configs.resolve("starter", "scripted", settings, Home(tmp_path))
     assert "openai_chat" in error.value.fix and "merged" not in error.value.fix
 
 
-def test_kind_of_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
-    endpoint = {"endpoints": {"arbiter": {"interface": "merged"}}}
+def test_endpoint_kind_for_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
+    settings = {"endpoints": {"arbiter": {"interface": "merged"}}}
     with pytest.raises(ConfigError, match="'merged' cannot be part of a profile"):
-        configs.resolve("starter", "scripted", endpoint, Home(tmp_path))
+        configs.resolve("starter", "scripted", settings, Home(tmp_path))
 
 
 def test_benchmark_is_one_new_module(
@@ -148,18 +152,18 @@ def test_benchmark_is_one_new_module(
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     (tmp_path / "train.jsonl").write_text('{"riddle": "Legs of a spider?", "number": 8}\n{"riddle": "Twice 3?"}\n')
 
-    def call(*arguments: str) -> tuple[int, str]:
+    def run_data_command(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as result:
             main(["data", *arguments])
         return int(result.value.code or 0), "".join(capfd.readouterr())
 
-    code, output = call("import", "riddles", str(tmp_path / "train.jsonl"))
+    code, output = run_data_command("import", "riddles", str(tmp_path / "train.jsonl"))
     assert code == 2 and "train.jsonl, line 2: key 'number' is missing" in output
-    code, output = call("import", "riddles", str(tmp_path / "train.jsonl"), "--skip-bad")
+    code, output = run_data_command("import", "riddles", str(tmp_path / "train.jsonl"), "--skip-bad")
     assert code == 0 and "riddles: 1 items" in output
-    code, output = call("show", "riddles")
+    code, output = run_data_command("show", "riddles")
     assert code == 0 and "[riddles-train-1] Legs of a spider?\n  = 8" in output
-    code, output = call("import", "riddles", "--hub")
+    code, output = run_data_command("import", "riddles", "--hub")
     assert code == 3 and "riddles is published on huggingface.co (example/riddles)" in output
     domain = load_domain("gsmhard", tmp_path / "home")
     assert seed_datasets(domain) == ("gsmhard", "riddles") and find_licence("riddles") == "CC-BY-4.0"
@@ -167,7 +171,7 @@ def test_benchmark_is_one_new_module(
     assert config.datasets == ("riddles",)
 
 
-def test_unknown_check_is_refused_with_the_names(tmp_path: Path) -> None:
+def test_unknown_check_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     config = configs.resolve("starter", "scripted", {"judge": {"checks": ["unit"]}}, home)
     with pytest.raises(Exception, match=r"judge\.checks: there is no check 'unit'"):

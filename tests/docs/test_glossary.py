@@ -1,4 +1,4 @@
-"""The glossary has each term once, and its types and places match the code."""
+"""The glossary lists each term once, and the type and place of each definition match the code."""
 
 import ast
 import re
@@ -39,5 +39,5 @@ def test_glossary_has_thirty_to_fifty_different_terms() -> None:
 
 
 @pytest.mark.parametrize(("term", "kind", "place"), ROWS, ids=[row[0] for row in ROWS])
-def test_glossary_names_a_term_that_is_defined_there(term: str, kind: str, place: str) -> None:
+def test_glossary_term_is_defined_with_its_type_and_place(term: str, kind: str, place: str) -> None:
     assert find_symbol_type(place) == kind, term

@@ -12,8 +12,8 @@ from nanoflux_local.cli.main import nanoflux
 from tests.docs.sessions import PROJECT, list_session_pages, mask_volatile, run_sessions
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
-UNCHECKED = {"log.md", "commands.md"}  # the log shows old commands; commands.md is generated
-SHELL = re.compile(r"^```sh\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.DOTALL | re.MULTILINE)
+UNCHECKED_PAGES = {"log.md", "commands.md"}  # the log shows old commands; commands.md is generated
+SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.DOTALL | re.MULTILINE)
 
 
 def page_name(page: Path) -> str:
@@ -22,7 +22,7 @@ def page_name(page: Path) -> str:
 
 def list_commands(page: Path) -> Iterator[list[str]]:
     """The words of each `nanoflux …` command in a page's shell blocks and indented blocks."""
-    for fenced, indented in SHELL.findall(page.read_text("utf-8")):
+    for fenced, indented in SHELL_BLOCK.findall(page.read_text("utf-8")):
         lines = (fenced or indented).replace("\\\n", " ").splitlines()
         for line in (line.strip().removeprefix("$ ") for line in lines):
             if match := re.match(r"(?:[A-Z_]+=\S+ |\S*/)*nanoflux ([a-z].*)", line):
@@ -48,15 +48,15 @@ def find_unknown_words(words: list[str]) -> list[str]:
         context = click.Context(command, parent=context, info_name=command.name)
     parameters = command.get_params(context)
     options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
-    shown = [match[1] for word in words if (match := re.fullmatch(r"\[?(--?[a-z][\w-]*)(?:=\S*)?\]?", word))]
-    return [option for option in shown if option not in options]
+    shown_options = [match[1] for word in words if (match := re.fullmatch(r"\[?(--?[a-z][\w-]*)(?:=\S*)?\]?", word))]
+    return [option for option in shown_options if option not in options]
 
 
 def test_pages_show_at_least_sixty_commands() -> None:
-    assert sum(1 for page in PAGES if page.name not in UNCHECKED for _ in list_commands(page)) >= 60
+    assert sum(1 for page in PAGES if page.name not in UNCHECKED_PAGES for _ in list_commands(page)) >= 60
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNCHECKED], ids=page_name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNCHECKED_PAGES], ids=page_name)
 def test_shown_commands_and_options_exist(page: Path) -> None:
     unknown = {" ".join(words): names for words in list_commands(page) if (names := find_unknown_words(words))}
     assert not unknown

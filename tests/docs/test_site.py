@@ -25,11 +25,11 @@ def test_commands_page_matches_the_commands_help() -> None:
 
 def test_paper_table_names_existing_code_and_tests() -> None:
     page = (DOCS / "reference" / "paper.md").read_text(encoding="utf-8")
-    places = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
-    assert len(places) == page.count("\n| ") - 1 and len(places) > 20, "a row lacks its code or its test"
-    for place, file, test in places:
-        module, name = place.rsplit(".", 1)
-        assert hasattr(importlib.import_module(module), name), place
+    references = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
+    assert len(references) == page.count("\n| ") - 1 and len(references) > 20, "a row lacks its code or its test"
+    for symbol_path, file, test in references:
+        module, name = symbol_path.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), name), symbol_path
         assert f"def {test}(" in (PROJECT / file).read_text(encoding="utf-8"), test
 
 
@@ -41,7 +41,7 @@ def test_links_between_pages_have_targets(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-class Links(HTMLParser):
+class PageLinks(HTMLParser):
     """The resources that a page loads, its links, and the anchors it defines."""
 
     def __init__(self, text: str) -> None:
@@ -73,7 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_site_works_from_disk_with_every_link_and_anchor(site: Path) -> None:
-    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    pages = {path: PageLinks(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     assert {page.relative_to(site).with_suffix(".md") for page in pages} >= {
         page.relative_to(DOCS) for page in DOCS.rglob("*.md")
     }
@@ -81,10 +81,10 @@ def test_site_works_from_disk_with_every_link_and_anchor(site: Path) -> None:
         if page.name == "404.html":
             continue  # only a web server shows this page
         for target in [*links.fetched, *links.links]:
-            place = urlsplit(target)
-            if place.scheme in ("http", "https"):
+            url = urlsplit(target)
+            if url.scheme in ("http", "https"):
                 assert target in links.links, f"{page.name} fetches {target}"
                 continue
-            path = (page.parent / unquote(place.path)).resolve() if place.path else page
+            path = (page.parent / unquote(url.path)).resolve() if url.path else page
             assert path.is_file(), f"{page.name}: {target}"
-            assert not place.fragment or path not in pages or unquote(place.fragment) in pages[path].anchors, target
+            assert not url.fragment or path not in pages or unquote(url.fragment) in pages[path].anchors, target
