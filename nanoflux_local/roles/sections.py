@@ -15,6 +15,9 @@ from nanoflux_local.reply_end import before_next_turn
 
 Names = tuple[tuple[str, ...], ...]
 """Section names, each split into its words."""
+LONGEST_COINCIDENCE = 20
+"""A section of more characters than this that occurs in the prompt was copied from the prompt's description of it."""
+_NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 _WORD_SEPARATOR = re.compile(r"[\s_]+")
 _OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
 _JSON_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*(\{.*?\})\s*```", re.DOTALL | re.IGNORECASE)
@@ -82,6 +85,16 @@ def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str]
     if copied_name is None:
         return sections
     return Unparsed(f"{copied_name} is the prompt's own description: {sections[copied_name][:60]!r}")
+
+
+def refuse_copies(sections: dict[str, str], prompt: str) -> dict[str, str] | Unparsed:
+    """`refuse_descriptions` for the sections of a reply to `prompt`: a longer text that occurs in it was copied."""
+    return refuse_descriptions(sections, lambda text: len(text) > LONGEST_COINCIDENCE and text in prompt)
+
+
+def says_none(section: str) -> bool:
+    """Whether a section begins with the word that stands for nothing, as prompts request it."""
+    return _NONE.match(section) is not None
 
 
 def render_sections(sections: Mapping[str, str]) -> str:

@@ -17,15 +17,12 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
-from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions
+from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_copies, says_none
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SECTIONS = ("ASKED", "GIVEN", "MISSING", "CONTRADICTION")
-LONGEST_COINCIDENCE = 20
-"""A section of more characters than this that occurs in the prompt was copied from the prompt's description of it."""
 _QUOTED = re.compile('["\u201c\u201d\u00ab\u00bb]([^"\u201c\u201d\u00ab\u00bb]+)["\u201c\u201d\u00ab\u00bb]')
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
-_NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 _ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
 
 
@@ -107,11 +104,11 @@ def read_premises(text: str, prompt: str) -> Premises | Unparsed:
     if isinstance(sections, Unparsed):
         return sections
     claims = {name: sections[name] for name in ("MISSING", "CONTRADICTION")}
-    kept_claims = refuse_descriptions(claims, lambda claim: len(claim) > LONGEST_COINCIDENCE and claim in prompt)
+    kept_claims = refuse_copies(claims, prompt)
     if isinstance(kept_claims, Unparsed):
         return kept_claims
-    missing, contradiction = ("" if _NONE.match(claim) else claim for claim in kept_claims.values())
-    quotations = () if _NONE.match(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
+    missing, contradiction = ("" if says_none(claim) else claim for claim in kept_claims.values())
+    quotations = () if says_none(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
     return Premises(quotations, missing, contradiction, tuple(_QUOTED.findall(contradiction)))
 
 

@@ -14,7 +14,7 @@ from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
-from nanoflux_local.records import ChatReply, Identity, Message, storable
+from nanoflux_local.records import Identity, Message, storable
 from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
@@ -25,6 +25,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
 """The reply that the prompts offer for a broken question, and the outcome of a solution that gives it."""
+SECTIONS = ("SOLUTION", "ANSWER")
 _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -116,17 +117,12 @@ class BlindCheck:
         return [(is_program, self.solvers[number % len(self.solvers)]) for _, is_program, number in sorted(order)]
 
     async def _write_words(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
-        reply = await self._ask("blind", ("SOLUTION", "ANSWER"), question, solver, seed, call)
-        if isinstance(reply, RefusedPrompt):
-            return Exhibit("solution", "", detail=reply.reason, author=solver.name)
-        text = storable(strip_reasoning(reply.text)).strip()
-        answer, detail = _describe_result(solver.refuse_incomplete(reply) or read_answer(self.domain, text))
-        sections = read_sections(text, ("SOLUTION", "ANSWER"))
-        solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
-        return Exhibit("solution", solution, answer, detail, author=solver.name)
+        prompt = self.domain.render("blind", {"question": question})
+        return await request_solution(self.domain, prompt, solver, seed, call)
 
     async def _write_program(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
-        reply = await self._ask("blind_program", ("CODE",), question, solver, seed, call)
+        prompt = self.domain.render("blind_program", {"question": question})
+        reply = await ask(solver.request((Message("user", prompt),), seed, ("CODE",)), call)
         if isinstance(reply, RefusedPrompt):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
         program = solver.refuse_incomplete(reply) or read_free_program(reply)
@@ -140,13 +136,6 @@ class BlindCheck:
         unparsed = program if isinstance(program, Unparsed) else Unparsed("no sandbox runs programs")
         answer, detail = _describe_result(read_unanswerable(text) or unparsed)
         return Exhibit("program", text, answer, detail, author=solver.name)
-
-    async def _ask(
-        self, prompt: str, sections: tuple[str, ...], question: str, solver: Player, seed: int, call: Call
-    ) -> ChatReply | RefusedPrompt:
-        """Ask for a solution. The prompt is rendered with the question and nothing else of the attack."""
-        text = self.domain.render(prompt, {"question": question})
-        return await ask(solver.request((Message("user", text),), seed, sections), call)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
         """The exhibit with `agrees` set. It stays None for short texts that differ, because they may mean the same."""
@@ -211,6 +200,20 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
         return f"{len(agreement.opposition)} {of_all} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
     unread_count = agreement.solutions - agreement.agreeing - agreement.disagreeing
     return f"{agreement.agreeing} {of_all} agree, {agreement.disagreeing} disagree and {unread_count} could not be read"
+
+
+async def request_solution(domain: Domain, prompt: str, solver: Player, seed: int, call: Call) -> Exhibit:
+    """Request a solution in words with a rendered `prompt`. Its outcome is the stated answer, `CANNOT`, or "" if the
+    reply could not be read; the detail then gives the reason.
+    """
+    reply = await ask(solver.request((Message("user", prompt),), seed, SECTIONS), call)
+    if isinstance(reply, RefusedPrompt):
+        return Exhibit("solution", "", detail=reply.reason, author=solver.name)
+    text = storable(strip_reasoning(reply.text)).strip()
+    answer, detail = _describe_result(solver.refuse_incomplete(reply) or read_answer(domain, text))
+    sections = read_sections(text, SECTIONS)
+    solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
+    return Exhibit("solution", solution, answer, detail, author=solver.name)
 
 
 def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:

@@ -9,9 +9,9 @@ import ast
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest, digest
+from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.attacker import normalize_answer
-from nanoflux_local.roles.checks.programs import extract_code, parse_code
+from nanoflux_local.roles.checks.programs import describe_failure, extract_code, make_marker, parse_code
 from nanoflux_local.roles.sections import Unparsed
 
 _CALCULATING_NODES = (ast.BinOp, ast.AugAssign, ast.Compare)
@@ -50,20 +50,16 @@ def _is_computing_call(node: ast.AST) -> bool:
 
 def _append_print(program: str) -> str:
     """The program with a last line that prints the variable `answer`, if it is set, after a marker."""
-    return f"{program}\n\nprint()\nprint({_make_marker(program)!r}, globals().get('answer', ''))\n"
-
-
-def _make_marker(program: str) -> str:
-    return f"answer-{digest(program)[:16]}"
+    return f"{program}\n\nprint()\nprint({make_marker(program)!r}, globals().get('answer', ''))\n"
 
 
 def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unparsed:
-    if reply.status != "ok":
-        last_words = reply.stderr.strip().splitlines()[-1:] or ["no message"]
-        return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
+    failure = describe_failure(reply)
+    if failure is not None:
+        return failure
     *printed_lines, last_line = ["", *(line for line in reply.stdout.splitlines() if line.strip())]
     marker, _, variable = last_line.partition(" ")
-    if marker != _make_marker(program):
+    if marker != make_marker(program):
         return Unparsed("it ended before its answer was read")
     text = printed_lines[-1] or variable
     answer = normalize_answer(domain, text)

@@ -5,7 +5,6 @@ The attacker may cite what it does not use, and use what it does not cite. Here 
 rests on. Whether the steps are right is left to other checks.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,13 +23,10 @@ from nanoflux_local.roles.checks.quotations import (
     read_quotations,
     show_quotation,
 )
-from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions
+from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_copies, says_none
 from nanoflux_local.transcript import Attack, Finding, Seed
 
 SECTIONS = ("PREMISES", "UNSUPPORTED")
-LONGEST_COINCIDENCE = 20
-"""A section of more characters than this that occurs in the prompt was copied from the prompt's description of it."""
-_NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +100,12 @@ def read_premises(text: str, prompt: str) -> QuotedPremises | Unparsed:
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
         return sections
-    kept_sections = refuse_descriptions(
-        sections, lambda section: len(section) > LONGEST_COINCIDENCE and section in prompt
-    )
+    kept_sections = refuse_copies(sections, prompt)
     if isinstance(kept_sections, Unparsed):
         return kept_sections
-    unsupported = "" if _NONE.match(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]
+    unsupported = "" if says_none(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]
     premises = kept_sections["PREMISES"]
-    return QuotedPremises(() if _NONE.match(premises) else read_quotations(premises), unsupported)
+    return QuotedPremises(() if says_none(premises) else read_quotations(premises), unsupported)
 
 
 CHECK: type[Check] = GroundedCheck

@@ -5,21 +5,18 @@ not need its documents, because its answer can be guessed or is common knowledge
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nanoflux_local.answers import same_short_text
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.reasoning import strip_reasoning
-from nanoflux_local.records import Message, storable
-from nanoflux_local.roles.base import Draw, Player, ask
+from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
-from nanoflux_local.roles.checks.blind import CANNOT, Unanswerable, read_answer
+from nanoflux_local.roles.checks.blind import CANNOT, request_solution
 from nanoflux_local.roles.checks.grounded import require_prompt
 from nanoflux_local.roles.judge import is_same_answer
-from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
 ANSWERS = 2
@@ -27,7 +24,6 @@ ANSWERS = 2
 answers of one kind count against it, since a single wrong letter or lucky guess may be chance.
 """
 WITH, WITHOUT = "with the passages", "without the passages"
-SECTIONS = ("SOLUTION", "ANSWER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +96,15 @@ class OpenBookCheck:
         """One answer, compared with the attacker's; `agrees` is None if it cannot be read or compared."""
         solver = self.solvers[number % len(self.solvers)]
         seed = draw.seed(f"open-book, {method}", number)
-        reply = await ask(solver.request((Message("user", prompt),), seed, SECTIONS), call)
-        if isinstance(reply, RefusedPrompt):
-            return Exhibit("solution", "", detail=f"{method}: {reply.reason}", author=solver.name)
-        text = storable(strip_reasoning(reply.text)).strip()
-        sections = read_sections(text, SECTIONS)
-        solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
-        answer = solver.refuse_incomplete(reply) or read_answer(self.domain, text)
-        if isinstance(answer, str):
-            agrees = self._compare(answer, attack.answer)
-            return Exhibit("solution", solution, answer, method, author=solver.name, agrees=agrees)
-        detail = f"{method}: {answer.reason}"
-        if isinstance(answer, Unanswerable):
-            return Exhibit("solution", solution, CANNOT, detail, author=solver.name, agrees=False)
-        return Exhibit("solution", solution, "", detail, author=solver.name)
+        exhibit = await request_solution(self.domain, prompt, solver, seed, call)
+        detail = f"{method}: {exhibit.detail}" if exhibit.detail else method
+        return replace(exhibit, detail=detail, agrees=self._compare(exhibit.outcome, attack.answer))
 
     def _compare(self, answer: str, expected: str) -> bool | None:
+        if not answer:
+            return None
+        if answer == CANNOT:
+            return False
         if self.domain.answer == "text":
             return same_short_text(answer, expected)
         return is_same_answer(self.domain, answer, expected)

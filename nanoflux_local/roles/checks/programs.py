@@ -104,10 +104,11 @@ def print_answer(program: str) -> str:
     contains its own marker.
     """
     value = "answer if isinstance(answer, (int, str)) else float(answer)"
-    return f"{program}\n\nprint()\nprint({_make_marker(program)!r}, {value})\n"
+    return f"{program}\n\nprint()\nprint({make_marker(program)!r}, {value})\n"
 
 
-def _make_marker(program: str) -> str:
+def make_marker(program: str) -> str:
+    """The word that opens the line with a program's answer in its output."""
     return f"answer-{digest(program)[:16]}"
 
 
@@ -118,12 +119,20 @@ async def run_program(program: str, domain: Domain, sandbox: Identity, wall_s: f
 
 
 def _read_answer(program: str, domain: Domain, reply: PythonReply) -> str | Unparsed:
-    if reply.status != "ok":
-        last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
-        return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
+    failure = describe_failure(reply)
+    if failure is not None:
+        return failure
     *_, last_line = ["", *reply.stdout.splitlines()]
     marker, _, printed = last_line.partition(" ")
-    if marker != _make_marker(program):
+    if marker != make_marker(program):
         return Unparsed("it ended before its answer was read")
     answer = normalize_answer(domain, printed)
     return Unparsed(f"it gives {printed[:80]!r}, which is no {domain.answer}") if answer is None else printed
+
+
+def describe_failure(reply: PythonReply) -> Unparsed | None:
+    """Why a program failed, with the last line of its errors; None if it ended normally."""
+    if reply.status == "ok":
+        return None
+    last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
+    return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
