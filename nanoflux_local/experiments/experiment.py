@@ -232,7 +232,7 @@ def list_experiments(home: Home) -> list[ExperimentSummary]:
     """All experiments, newest first."""
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT * FROM experiments ORDER BY rowid DESC")
-        return [_summarize(home, view, _read_row(row)) for row in rows]
+        return [summarize(home, view, _read_row(row)) for row in rows]
 
 
 def _read_row(row: sqlite3.Row) -> StoredExperiment:
@@ -240,7 +240,8 @@ def _read_row(row: sqlite3.Row) -> StoredExperiment:
     return StoredExperiment(*(row[column] for column in columns))
 
 
-def _summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
+def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
+    """The entry of an experiment in `list_experiments`."""
     stored_state = {
         "status": experiment.status,
         "message": experiment.message,
@@ -265,4 +266,4 @@ def load_summary(home: Home, name: str) -> ExperimentSummary:
         NothingMatchedError: no experiment matches.
     """
     with LedgerView(home.ledger) as view:
-        return _summarize(home, view, find(view, name))
+        return summarize(home, view, find(view, name))

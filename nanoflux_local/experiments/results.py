@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.experiments.experiment import ExperimentSummary, find, load_cells, load_summary
+from nanoflux_local.experiments.experiment import ExperimentSummary, find, load_cells, summarize
 from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.kinds.base import (
@@ -63,10 +63,10 @@ def load_results(home: Home, name: str) -> ExperimentResults:
     Raises:
         NothingMatchedError: the experiment is unknown.
     """
-    summary = load_summary(home, name)
     with LedgerView(home.ledger) as view:
-        plan = find(view, name).plan
-        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, summary.experiment), find_runs(home, plan)
+        stored = find(view, name)
+        summary, plan = summarize(home, view, stored), stored.plan
+        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, stored.id), find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
         comparison = kind.comparison(experiment, entries)

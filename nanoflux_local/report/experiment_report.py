@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.experiments.experiment import load_plan
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.paper import BENCHMARKS
@@ -52,8 +51,8 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     """The values that the report shows."""
-    contents = load_results(home, experiment).to_json()
-    plan = load_plan(home, experiment)
+    results = load_results(home, experiment)
+    contents, plan = results.to_json(), results.plan
     kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
         contents["flips"] = _gather_flips(view, contents)
