@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger.store import Ledger, WorkTable
-from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
 from nanoflux_models.child import build_module_command
@@ -264,7 +264,7 @@ def current_job(view: LedgerView, work: Work) -> StoredJob | None:
     """The newest job of some work, or None."""
     sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY id DESC"
     row = view.row(sql, work.kind.name, work.id)
-    return StoredJob(*(row[field.name] for field in fields(StoredJob))) if row else None
+    return decode_row(StoredJob, row) if row else None
 
 
 @dataclass(frozen=True, slots=True)

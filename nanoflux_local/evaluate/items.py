@@ -9,13 +9,13 @@ share of right replies, over its scored repeats, differs: it is **gained** if th
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.packing import CALLS
-from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.seeds.datasets import load_available_items
 from nanoflux_local.transcript import Seed
 
@@ -106,10 +106,7 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
     if len(exact_matches or rows) != 1:
         problem = f"{len(rows)} evaluations have ids that start with {name!r}" if rows else f"no evaluation {name!r}"
         raise NothingMatchedError(f"{problem} in this home", "list evaluations with `nanoflux eval list`")
-    row = (exact_matches or rows)[0]
-    columns = {field.name: row[field.name] for field in fields(StoredEvaluation)}
-    decoded_columns = {name: json.loads(columns[name]) for name in ("settings", "result")}
-    return StoredEvaluation(**{**columns, **decoded_columns})
+    return decode_row(StoredEvaluation, (exact_matches or rows)[0], ("settings", "result"))
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:

@@ -5,9 +5,9 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from sqlite_utils import Database
 
@@ -19,6 +19,10 @@ from nanoflux_local.ledger.summary import AttemptEnd, CallCounts, LostCost, RunS
 from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Stored = TypeVar("Stored", bound="DataclassInstance")
 MAX_REASON_CHARACTERS = 100
 
 
@@ -282,6 +286,12 @@ class LedgerView:
             sizes.setdefault(row["dataset"], {})[row["split"]] = row["n"]
         rows = self.rows("SELECT name, source FROM datasets ORDER BY name")
         return [StoredDataset(row["name"], row["source"], sizes.get(row["name"], {})) for row in rows]
+
+
+def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterable[str] = ()) -> Stored:
+    """A row as the dataclass whose fields are named after its columns; `json_columns` are decoded."""
+    columns = {field.name: row[field.name] for field in fields(stored_type)}
+    return stored_type(**{**columns, **{name: json.loads(columns[name]) for name in json_columns}})
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:

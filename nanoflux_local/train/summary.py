@@ -3,14 +3,13 @@
 Both are read from the ledger's rows. This module also defines their JSON.
 """
 
-import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from nanoflux_local.jobs import TRAINING, Work, Worker, check_work
-from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
 
 _LAST_STEP_KEYS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
@@ -38,9 +37,7 @@ class StoredTraining:
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Self:
-        columns = {field.name: row[field.name] for field in fields(cls)}
-        decoded = {name: json.loads(columns[name]) for name in ("settings", "plan", "result")}
-        return cls(**{**columns, **decoded})
+        return decode_row(cls, row, ("settings", "plan", "result"))
 
 
 @dataclass(frozen=True, slots=True)
