@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from nanoflux_local.seeds.part import Part
-from nanoflux_local.seeds.source import refuse_shortage
+from nanoflux_local.seeds.source import leave_out
 from nanoflux_local.transcript import Seed
 
 RELATED = 8
@@ -33,10 +33,8 @@ class RelatedPassages:
 
     def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
         """`count` different passages; none has an id in `without`, unless too few others are left."""
-        refuse_shortage(count, len(self._passages))
-        numbers = [number for number, passage in enumerate(self._passages) if passage.id not in without]
-        if len(numbers) < count:
-            numbers = list(range(len(self._passages)))
+        ids = [passage.id for passage in self._passages]
+        numbers = leave_out(range(len(ids)), ids, count, without)
         first_number = rng.choice(numbers)
         related_numbers = self._rank(first_number, numbers)[: max(RELATED, count - 1)]
         return tuple(self._passages[number] for number in (first_number, *rng.sample(related_numbers, count - 1)))

@@ -148,7 +148,16 @@ def refuse_shortage(count: int, available: int) -> None:
         )
 
 
-def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
+def leave_out(pool: Sequence[T], ids: Sequence[str], count: int, without: Collection[str]) -> list[T]:
+    """The members of `pool` whose id is not in `without`; all members if fewer than `count` would be left.
+
+    Raises:
+        NothingMatchedError: the pool has fewer than `count` members.
+    """
     refuse_shortage(count, len(pool))
     not_excluded = [item for item, name in zip(pool, ids, strict=True) if name not in without]
-    return rng.sample(not_excluded if len(not_excluded) >= count else list(pool), count)
+    return not_excluded if len(not_excluded) >= count else list(pool)
+
+
+def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
+    return rng.sample(leave_out(pool, ids, count, without), count)
