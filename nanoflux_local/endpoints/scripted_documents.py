@@ -17,7 +17,7 @@ OPENING_WORDS = 6
 
 def write_document_attack(prompt: str, rng: random.Random) -> str:
     """An attack on two passages of the prompt. One attack in ten misquotes, and one in ten cites a single passage."""
-    first_sentences = [(number, _SENTENCE.findall(text)[0].strip()) for number, text in _list_passages(prompt)]
+    first_sentences = [(number, sentences[0]) for number, sentences in _list_passages(prompt)]
     cited_sentences = rng.sample(first_sentences, min(2, len(first_sentences)))
     draw = rng.randrange(10)
     if draw == 0:
@@ -38,17 +38,14 @@ def write_document_attack(prompt: str, rng: random.Random) -> str:
 
 def write_document_answer(prompt: str) -> str:
     """The answer to a question of `write_document_attack`, read from the passages of the prompt."""
-    sentences = [sentence.strip() for _, text in _list_passages(prompt) for sentence in _SENTENCE.findall(text)]
+    all_sentences = [sentence for _, sentences in _list_passages(prompt) for sentence in sentences]
     openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1])
-    last_words = [
-        _find_last_word(sentence)
-        for opening in openings
-        for sentence in [next((candidate for candidate in sentences if candidate.startswith(opening)), "")]
-        if sentence
+    asked_sentences = [
+        next((sentence for sentence in all_sentences if sentence.startswith(opening)), "") for opening in openings
     ]
-    if not openings or len(last_words) < len(openings):
+    if not openings or "" in asked_sentences:
         return "SOLUTION: The passages do not say it.\nANSWER: CANNOT BE ANSWERED, because a rule is missing"
-    answer = " and ".join(last_words)
+    answer = " and ".join(map(_find_last_word, asked_sentences))
     if "option letter" in prompt:
         answer = next((letter for letter, option in _OPTION.findall(prompt) if option == answer), "A")
     return f"SOLUTION: The rules are in the passages.\nANSWER: {answer}"
@@ -61,10 +58,10 @@ def write_document_premises(prompt: str, rng: random.Random) -> str:
     openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1].split("Solution:")[0])
     draw = rng.randrange(8)
     quotation_lines = [
-        f'{number}: "{"Nobody says that " if draw == 0 else ""}{sentence.strip()}"'
-        for number, text in _list_passages(prompt)
-        for sentence in _SENTENCE.findall(text)
-        if any(sentence.strip().startswith(opening) for opening in openings)
+        f'{number}: "{"Nobody says that " if draw == 0 else ""}{sentence}"'
+        for number, sentences in _list_passages(prompt)
+        for sentence in sentences
+        if any(sentence.startswith(opening) for opening in openings)
     ]
     unsupported = "that each rule has a last word" if draw == 1 else "NONE"
     return "PREMISES:\n" + ("\n".join(quotation_lines) or "NONE") + f"\nUNSUPPORTED: {unsupported}"
@@ -83,9 +80,12 @@ def _offer_options(answer: str, rng: random.Random) -> tuple[str, str]:
     return "ABCD"[options.index(answer)], option_lines
 
 
-def _list_passages(prompt: str) -> Sequence[tuple[int, str]]:
-    """The passages of a prompt with their numbers."""
-    return [(int(number), text) for number, text in _PASSAGE.findall(prompt)]
+def _list_passages(prompt: str) -> Sequence[tuple[int, list[str]]]:
+    """The sentences of each passage of a prompt, with the passage's number."""
+    return [
+        (int(number), [sentence.strip() for sentence in _SENTENCE.findall(text)])
+        for number, text in _PASSAGE.findall(prompt)
+    ]
 
 
 def _find_last_word(sentence: str) -> str:
