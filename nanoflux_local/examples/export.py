@@ -17,7 +17,15 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
-from nanoflux_local.examples.trainers import PREFERENCE, Trainer, find_trainer
+from nanoflux_local.examples.trainers import (
+    ALPACA,
+    CHAT,
+    PREFERENCE,
+    PROMPT_COMPLETION,
+    ExportRow,
+    Trainer,
+    find_trainer,
+)
 from nanoflux_local.files import write_new
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
@@ -35,7 +43,6 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
-ExportRow = dict[str, Any]
 UNKNOWN = "unknown; ask the publisher"
 
 
@@ -217,9 +224,9 @@ def _format_alpaca(example: TrainingExample) -> ExportRow:
 
 
 FORMATS: dict[str, Callable[[TrainingExample], ExportRow]] = {
-    "chat": _format_chat,
-    "prompt-completion": _format_prompt_completion,
-    "alpaca": _format_alpaca,
+    CHAT: _format_chat,
+    PROMPT_COMPLETION: _format_prompt_completion,
+    ALPACA: _format_alpaca,
     "parquet": _format_chat,
 }
 KINDS = (*FORMATS, PREFERENCE)

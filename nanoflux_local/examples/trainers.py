@@ -13,7 +13,7 @@ from typing import Any
 
 from nanoflux_local.errors import UsageError
 
-Row = dict[str, Any]
+ExportRow = dict[str, Any]
 CHAT, PROMPT_COMPLETION, ALPACA, PREFERENCE = "chat", "prompt-completion", "alpaca", "preference"
 COLUMNS = {
     CHAT: ("messages",),
@@ -51,9 +51,9 @@ class Trainer:
     title: str
     formats: tuple[str, ...]
     description: str
-    describe: Callable[[Path, str, Sequence[Row]], str]
+    describe: Callable[[Path, str, Sequence[ExportRow]], str]
     command: Callable[[Path, str], str]
-    adapt: Callable[[Row], Row] = dict
+    adapt: Callable[[ExportRow], ExportRow] = dict
 
     def check_format(self, kind: str) -> None:
         """Raise UsageError if the trainer does not read a format."""
@@ -73,7 +73,7 @@ def find_trainer(name: str) -> Trainer:
     return TRAINERS[name]
 
 
-def _describe_to_trl(out: Path, kind: str, _rows: Sequence[Row]) -> str:
+def _describe_to_trl(out: Path, kind: str, _rows: Sequence[ExportRow]) -> str:
     return f"""\
 # Data for TRL. Run in this folder:
 # {_trl_command(out, kind)}
@@ -89,7 +89,7 @@ def _trl_command(out: Path, kind: str) -> str:
     return f"trl {method} --config {out.stem}.trl.yaml --model_name_or_path MODEL --output_dir DIR"
 
 
-def _describe_to_axolotl(out: Path, kind: str, _rows: Sequence[Row]) -> str:
+def _describe_to_axolotl(out: Path, kind: str, _rows: Sequence[ExportRow]) -> str:
     is_preference = kind == PREFERENCE
     return f"""\
 # Data for axolotl. Add base_model and the settings of the training, then run in this folder:
@@ -108,7 +108,7 @@ def _axolotl_command(out: Path, _kind: str) -> str:
     return f"axolotl train {out.stem}.axolotl.yaml"
 
 
-def _describe_to_llama_factory(out: Path, kind: str, rows: Sequence[Row]) -> str:
+def _describe_to_llama_factory(out: Path, kind: str, rows: Sequence[ExportRow]) -> str:
     """A `dataset_info.json` with one dataset, named like the exported file."""
     entry: dict[str, Any] = {"file_name": out.name}
     if kind == ALPACA:
@@ -131,7 +131,7 @@ def _llama_factory_command(out: Path, kind: str) -> str:
     )
 
 
-def _unwrap_answers(row: Row) -> Row:
+def _unwrap_answers(row: ExportRow) -> ExportRow:
     """A preference pair whose answers are messages; LLaMA-Factory ignores lists with one message."""
     return {key: value[-1] if key in ("chosen", "rejected") else value for key, value in row.items()}
 
