@@ -19,7 +19,7 @@ async def evaluate_items(
     items: Sequence[Seed],
     repeats: int,
     temperature: float,
-    on_progress: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> str:
     """Evaluate an endpoint on items of one benchmark, unless this evaluation is done, and return its id.
 

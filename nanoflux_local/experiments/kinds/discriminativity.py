@@ -19,8 +19,8 @@ from nanoflux_local.config import EndpointConfig, validate_model
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.build import build_embedder, build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import CONFIDENCE
+from nanoflux_local.experiments.evaluations import evaluate_items
 from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
 from nanoflux_local.experiments.items import load_train_items
@@ -131,19 +131,9 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
     sampled_items = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * solution_count))
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
-        evaluation_plan = make_plan(
-            endpoint.identity,
-            sampled_items[0].dataset,
-            "train",
-            sampled_items,
-            1,
-            0.0,
-            root=home.root,
-            domain_name=plan.scale.domain,
-            reasoning_tokens=endpoint.context.reasoning,
+        evaluation = await evaluate_items(
+            home, plan, endpoint, sampled_items[0].dataset, "train", sampled_items, 1, 0.0
         )
-        with Ledger(home.ledger) as ledger:
-            (await evaluate(ledger, endpoint, evaluation_plan)).require_whole(allow_refused=True)
     finally:
         await endpoint.close()
     references = {item.id: item.solution for item in sampled_items}
@@ -151,7 +141,7 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
         rows = view.rows(
             f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS whole ON whole.id = call"
             " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
-            evaluation_plan.id,
+            evaluation,
         )
         replies = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
     solutions = [
