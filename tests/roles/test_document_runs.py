@@ -17,6 +17,7 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.transcript import Attack, Attempt
+from tests.played_runs import play_run
 
 SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
 SETTINGS = {"max_turns": 80, "target": 30, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
@@ -42,9 +43,7 @@ def write_rules(folder: Path) -> Path:
 
 def play(home: Home, concurrency: int, **settings: object) -> str:
     config = configs.resolve("documents", "scripted", {**SETTINGS, **settings, "concurrency": concurrency}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
-    return run
+    return play_run(home, config)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +92,7 @@ def test_document_examples_rest_on_several_passages(document_run: tuple[Home, st
 def test_document_run_with_letters_has_answers_that_need_no_judge(document_run: tuple[Home, str]) -> None:
     home, _ = document_run
     config = configs.resolve("documents-choice", "scripted", {**SETTINGS, "target": 3, "concurrency": 1}, home)
-    run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    run = play_run(home, config)
     kept_attempts = [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
     assert len(kept_attempts) == 3 and {attempt.attack.answer for attempt in kept_attempts} <= set("ABCD")
     assert "supports" in {attempt.finding("open_book").conclusion for attempt in kept_attempts}
