@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from support.measured_run import find_run, write_profile
+
 from nanoflux_local.config import RunConfig
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.errors import NothingMatchedError, ReplayMissError
+from nanoflux_local.errors import ReplayMissError
 from nanoflux_local.ledger.calls import TRIAL, Answer, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
@@ -41,32 +42,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 KINDS = ["mistake", "removed", "mistake", "changed", "own"]
 DECISION_STEP = "word"
-PROFILE = """
-concurrency = {concurrency}
-embedder = "hashing"
-
-[endpoints.coder]
-interface = "vllm"
-model = "{model}"
-python = "{python}"
-context = 4096
-capacity = {concurrency}
-timeout_s = 900
-args = ["--enforce-eager"]
-
-[endpoints.hashing]
-interface = "scripted"
-model = "hashing-embedder"
-
-[roles.attacker]
-endpoint = "coder"
-
-[roles.defender]
-endpoint = "coder"
-
-[roles.judge]
-endpoint = "coder"
-"""
 
 
 @dataclass(slots=True)
@@ -86,24 +61,20 @@ class Measured:
 
 def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
     """The configuration of the measurement: GSM8K's train items, and greedy replies except for blind solutions."""
-    profile = home.root / "checks-bench.toml"
-    python = ROOT / ".venv-vllm" / "bin" / "python"
-    profile.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
+    profile = write_profile(
+        home.root / "checks-bench.toml", "coder", options.model, context=4096, concurrency=options.concurrency
+    )
     judge = {"trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0}
     judge |= {"checks": [step for group in options.steps.split() for step in group.split(",") if step != DECISION_STEP]}
     values: dict[str, Any] = {"datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge}
     values |= {"reply_tokens": options.reply_tokens, "retries": {"parse": options.retries}}
-    return configs.resolve("gsmhard-short", str(profile), values, home)
+    return configs.resolve("gsmhard-short", profile, values, home)
 
 
 async def find_or_start_run(home: Home, options: argparse.Namespace) -> str:
     """The run that the measurement's calls belong to."""
     name = f"checks-{options.pairs}-{options.seed}"
-    try:
-        with LedgerView(home.ledger) as view:
-            return str(view.find_run(name)["id"])
-    except NothingMatchedError:
-        return await runs.start(home, resolve(options, home), name)
+    return find_run(home, name) or await runs.start(home, resolve(options, home), name)
 
 
 async def measure(

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from support.guideline_writer import write_guidelines
+from support.measured_run import find_run, write_profile
 
-from nanoflux_local.errors import NanofluxError, NothingMatchedError
+from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
@@ -29,33 +30,7 @@ from nanoflux_local.transcript import Attempt, TurnRecord
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "documents-bench"
-PROFILE = """
-concurrency = {concurrency}
-embedder = "hashing"
-
-[endpoints.writer]
-interface = "vllm"
-model = "{model}"
-python = "{python}"
-context = 6144
-capacity = {concurrency}
-timeout_s = 900
-args = ["--enforce-eager"]
-
-[endpoints.hashing]
-interface = "scripted"
-model = "hashing-embedder"
-
-[roles.attacker]
-endpoint = "writer"
-sampling = {{ temperature = 0.7, top_p = 0.95 }}
-
-[roles.defender]
-endpoint = "writer"
-
-[roles.judge]
-endpoint = "writer"
-"""
+ATTACKER_SETTINGS = "sampling = { temperature = 0.7, top_p = 0.95 }"
 
 
 def choose_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -80,24 +55,15 @@ def resolve_profile(options: argparse.Namespace, home: Home) -> str:
     """The profile to use: the one that `--profile` names, or one with a managed server, written to the home."""
     if options.profile:
         return str(options.profile)
-    path = home.root / "documents-bench.toml"
-    python = ROOT / ".venv-vllm" / "bin" / "python"
-    path.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
-    return str(path)
-
-
-def find_run(home: Home) -> str:
-    """The id of the measurement's run; "" if it was not started."""
-    try:
-        with LedgerView(home.ledger) as view:
-            return str(view.find_run(NAME)["id"])
-    except NothingMatchedError:
-        return ""
+    return write_profile(
+        home.root / "documents-bench.toml", "writer", options.model,
+        context=6144, concurrency=options.concurrency, attacker_settings=ATTACKER_SETTINGS,
+    )  # fmt: skip
 
 
 async def play(home: Home, options: argparse.Namespace) -> None:
     """Start the run or continue it, for at most `--minutes` of working time."""
-    run = find_run(home)
+    run = find_run(home, NAME)
     if not run:
         config = configs.resolve(options.domain, resolve_profile(options, home), choose_settings(options), home)
         run = await runs.start(home, config, NAME)
@@ -116,7 +82,7 @@ def print_progress(progress: RunProgress) -> None:
 
 def show(home: Home) -> None:
     """Print how attempts ended, what each check concluded on kept examples, the grounded share, and the examples."""
-    run = find_run(home)
+    run = find_run(home, NAME)
     if not run:
         print("the run was not started")
         return
