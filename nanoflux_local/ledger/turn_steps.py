@@ -40,17 +40,16 @@ class TurnInProgress:
 
 @dataclass(frozen=True, slots=True)
 class CallPlace:
-    """The attempt, the step and the draw for which a call was made."""
+    """The attempt and the step for which a call was made."""
 
     attempt: int
     step: TurnStep
-    draw: DrawKey
 
 
 def place_seeds(steps: Sequence[TurnStep], run_seed: int, turn: int, attempts: int) -> dict[int, CallPlace]:
     """The seeds of all requests that a turn with this number of attempts may send, each with its place."""
     return {
-        derive_seed(run_seed, turn, attempt, *draw): CallPlace(attempt, step, draw)
+        derive_seed(run_seed, turn, attempt, *draw): CallPlace(attempt, step)
         for attempt in range(attempts)
         for step in steps
         for draw in step.draws
