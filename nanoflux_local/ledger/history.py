@@ -7,7 +7,6 @@ import copy
 import json
 from dataclasses import dataclass
 
-from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.transcript import TurnRecord, turn_from_json
@@ -38,9 +37,7 @@ class RunHistory:
         Raises:
             NothingMatchedError: the run has not committed that turn.
         """
-        row = view.row("SELECT record, at FROM turns WHERE run = ? AND number = ?", self._run, turn)
-        if row is None:
-            raise NothingMatchedError(f"run {self._run} has no turn {turn}", f"see `nanoflux run attempts {self._run}`")
+        row = view.find_turn(self._run, turn)
         tally = self._tally_turns(view, turn + 1)
         tally.read_costs(view, row["at"])
         return RunMoment(tally, turn_from_json(json.loads(row["record"])), row["at"])

@@ -86,6 +86,17 @@ class LedgerView:
             raise NothingMatchedError(f"there is no run {name!r}", "see `nanoflux run list`")
         return run
 
+    def find_turn(self, run: str, number: int) -> sqlite3.Row:
+        """A committed turn of a run.
+
+        Raises:
+            NothingMatchedError: the run has not committed that turn.
+        """
+        turn = self.row("SELECT * FROM turns WHERE run = ? AND number = ?", run, number)
+        if turn is None:
+            raise NothingMatchedError(f"run {run} has no turn {number}", f"see `nanoflux run attempts {run}`")
+        return turn
+
     def examples(self, run: str) -> list[Example]:
         """The kept examples of a run, in turn order."""
         rows = self.rows("SELECT * FROM examples WHERE run = ? ORDER BY turn", run)

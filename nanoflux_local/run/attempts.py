@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.turn_steps import CallPlace, TurnStep, place_seeds
 from nanoflux_local.ledger.views import LedgerView
@@ -88,10 +87,7 @@ def load_turn(view: LedgerView, run: str, turn: int) -> TurnRecord:
     Raises:
         NothingMatchedError: the run has not committed that turn.
     """
-    records = load_turns(view, run, [turn])
-    if turn not in records:
-        raise NothingMatchedError(f"run {run} has no turn {turn}", f"see `nanoflux run attempts {run}`")
-    return records[turn]
+    return turn_from_json(json.loads(view.find_turn(run, turn)["record"]))
 
 
 def load_calls(
