@@ -69,19 +69,13 @@ def _attempt_cells(attempt: "Attempt") -> list[str]:
 @with_json
 def calls(run: str, turn: int, attempt: int | None, as_json: bool) -> None:
     """Print the calls of one TURN of RUN: every request and reply as stored, without secrets."""
-    import json
-
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.run.attempts import load_calls, load_turn
-    from nanoflux_local.run.steps import load_steps
+    from nanoflux_local.run.attempts import load_calls
 
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-        config = json.loads(row["config"])
-        turn_record = load_turn(view, row["id"], turn)
-        stored_calls = load_calls(view, row["id"], turn_record, load_steps(home, config), int(config.get("seed", 0)))
-    stored_calls = [call for call in stored_calls if attempt in (None, call.attempt)]
+        stored_calls = [call for call in load_calls(home, view, row, turn) if attempt in (None, call.attempt)]
     if as_json:
         print_json([call.to_json() for call in stored_calls])
         return

@@ -4,13 +4,15 @@ A run may have a hundred thousand attempts, so a list reads their keys first and
 """
 
 import json
+import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanoflux_local.ledger.packing import CALLS
-from nanoflux_local.ledger.turn_steps import CallPlace, TurnStep, place_seeds
+from nanoflux_local.ledger.turn_steps import CallPlace, place_seeds
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Attempt, TurnRecord, turn_from_json
 
@@ -90,19 +92,24 @@ def load_turn(view: LedgerView, run: str, turn: int) -> TurnRecord:
     return turn_from_json(json.loads(view.find_turn(run, turn)["record"]))
 
 
-def load_calls(
-    view: LedgerView, run: str, record: TurnRecord, steps: Sequence[TurnStep], seed: int
-) -> list[StoredCall]:
-    """The calls that a turn used, in order. `steps` and `seed` are those of the run; without steps, only the texts of
-    the requests say to which attempt a call belongs.
+def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> list[StoredCall]:
+    """The calls that a turn used, in order; `run` is the row of its run. If the run's configuration gives no steps (see
+    `load_steps`), only the texts of the requests say to which attempt a call belongs.
+
+    Raises:
+        NothingMatchedError: the run has not committed that turn.
     """
+    from nanoflux_local.run.steps import load_steps  # deferred: it imports the roles, which a list does not need
+
+    config = json.loads(run["config"])
+    record = load_turn(view, run["id"], turn)
     rows = list(view.rows(
         f"SELECT calls.* FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN {CALLS} AS calls"
         " ON calls.id = turn_calls.call WHERE turns.run = ? AND turns.number = ? ORDER BY position",
-        run, record.number,
+        run["id"], turn,
     ))  # fmt: skip
     requests = [read_json(row["request"]) for row in rows]
-    place_by_seed = place_seeds(steps, seed, record.number, len(record.attempts))
+    place_by_seed = place_seeds(load_steps(home, config), int(config.get("seed", 0)), turn, len(record.attempts))
     seeds = [request.get("seed", -1) if isinstance(request, dict) else -1 for request in requests]
     call_places = [place_by_seed.get(seed) for seed in seeds]  # -1 is no seed
     attempts = _assign_attempts(record.attempts, requests, call_places, [row["role"] for row in rows])

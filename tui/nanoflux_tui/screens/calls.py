@@ -1,6 +1,5 @@
 """The calls of one attempt: the requests and replies as the ledger stores them, without secrets."""
 
-import json
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,8 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.attempts import StoredCall, describe_call, load_calls, load_turn
-from nanoflux_local.run.steps import load_steps
+from nanoflux_local.run.attempts import StoredCall, describe_call, load_calls
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.text import format_count, format_duration, format_line, sanitize
 from nanoflux_tui.widgets.columns import Cells, Column
@@ -63,10 +61,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
         self._show_call()
 
     def _read(self, view: LedgerView) -> list[StoredCall]:
-        row = view.find_run(self._run)
-        config = json.loads(row["config"])
-        record = load_turn(view, row["id"], self._turn)
-        calls = load_calls(view, row["id"], record, load_steps(self.home, config), int(config.get("seed", 0)))
+        calls = load_calls(self.home, view, view.find_run(self._run), self._turn)
         return [call for call in calls if call.attempt == self._attempt]
 
     async def _rows(self, keys: Sequence[int]) -> list[Cells]:
