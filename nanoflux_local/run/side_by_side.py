@@ -98,16 +98,13 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     trainings = [find_training(view, name) for name in (first, second)]
     figures, curves = [], []
     for training in trainings:
-        curve_events = view.training_curve(training.id)
-        curves += [curve for curve in _load_loss_curves(training.id, curve_events) if curve.x]
+        train_curve, dev_curve = _load_loss_curves(view, training.id)
+        curves += [curve for curve in (train_curve, dev_curve) if curve.x]
         last_step = board.last_step(view, training.id)
-        dev_losses = [
-            event["val_loss"] for kind, event in curve_events if kind == "epoch" and event.get("val_loss") is not None
-        ]
         figures.append({
             "status": training.status, "base": training.base, "data": training.run or "a file",
             "step": last_step.get("step", 0), "steps": last_step.get("steps", 0), "train loss": last_step.get("loss"),
-            "dev loss": dev_losses[-1] if dev_losses else None, "tokens/s": last_step.get("tokens_per_s"),
+            "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.get("tokens_per_s"),
             "seconds": round(training.seconds, 1),
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))
@@ -115,13 +112,15 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
     return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, tuple(curves), "step", "loss")
 
 
-def _load_loss_curves(training: str, curve_events: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Curve]:
+def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
+    """The train losses and the dev losses of a training by step."""
+    curve_events = view.training_curve(training)
     steps = [event for kind, event in curve_events if kind == "step"]
     epochs = [event for kind, event in curve_events if kind == "epoch" and event.get("val_loss") is not None]
-    return [
+    return (
         Curve(f"{training} train", [event["step"] for event in steps], [event["loss"] for event in steps]),
         Curve(f"{training} dev", [event["step"] for event in epochs], [event["val_loss"] for event in epochs]),
-    ]
+    )
 
 
 def _pair_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
