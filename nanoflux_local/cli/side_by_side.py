@@ -1,7 +1,6 @@
 """Prints two runs or two trainings side by side, for `nanoflux run compare` and `nanoflux trainings compare`."""
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -45,6 +44,8 @@ def compare_trainings(training: str, other: str, as_json: bool) -> None:
 
 
 def _show(comparison: "SideBySide", as_json: bool) -> None:
+    from nanoflux_local.run.side_by_side import format_value
+
     if as_json:
         print_json(comparison.to_json())
         return
@@ -60,12 +61,3 @@ def _show(comparison: "SideBySide", as_json: bool) -> None:
         ("setting", comparison.first, comparison.second),
         [[setting.key, format_value(setting.first), format_value(setting.second)] for setting in comparison.settings],
     )
-
-
-def format_value(value: Any) -> str:
-    """A value in a cell: text unchanged, a missing value as a dash, and everything else as JSON."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

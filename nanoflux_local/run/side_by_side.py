@@ -125,3 +125,12 @@ def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
 
 def _pair_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {key: (first[key], second[key]) for key in first}
+
+
+def format_value(value: Any) -> str:
+    """A value in a cell: text unchanged, a missing value as a dash, and everything else as JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

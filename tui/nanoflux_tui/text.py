@@ -4,7 +4,6 @@ Control characters, which a terminal would execute, are replaced by a mark. Very
 is missing.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -46,15 +45,6 @@ def format_pace(done: int, total: int, seconds: float, unit: str = "") -> str:
     early to say.
     """
     return format_rate(done / seconds, total - done, unit) if done and seconds >= STEADY_S else ""
-
-
-def format_value(value: object) -> str:
-    """A value in a table: text in one line, a missing value as a dash, and everything else as JSON."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return format_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def format_count(number: float) -> str:

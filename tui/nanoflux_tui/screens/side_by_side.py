@@ -10,9 +10,9 @@ from textual.containers import Horizontal, VerticalScroll
 from textual_plotext import PlotextPlot
 
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.side_by_side import Curve, SideBySide
+from nanoflux_local.run.side_by_side import Curve, SideBySide, format_value
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import format_value, sanitize
+from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.widgets.columns import Column, format_table
 from nanoflux_tui.widgets.panel import Panel
 
@@ -60,14 +60,14 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
             self._draw_curves(comparison)
 
     def _format_figures(self, comparison: SideBySide, width: int) -> Text:
-        rows = [[name.replace("_", " "), *map(format_value, pair)] for name, pair in comparison.figures.items()]
+        rows = [[name.replace("_", " "), *map(_format_cell, pair)] for name, pair in comparison.figures.items()]
         return self._format_table(("", 16), comparison, rows, width)
 
     def _format_settings(self, comparison: SideBySide, width: int) -> Text:
         if not comparison.settings:
             return Text("Their settings are equal.", style=self.colours["muted"])
         rows = [
-            [setting.key, format_value(setting.first), format_value(setting.second)] for setting in comparison.settings
+            [setting.key, _format_cell(setting.first), _format_cell(setting.second)] for setting in comparison.settings
         ]
         return self._format_table(("setting", 20), comparison, rows, width)
 
@@ -90,6 +90,10 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
             marker = "●" if len(curve.x) < 8 else "braille"
             plt.plot(list(curve.x), list(curve.y), label=sanitize(curve.name, 60), marker=marker)
         plot.refresh()
+
+
+def _format_cell(value: object) -> str:
+    return format_line(format_value(value))
 
 
 def _thin(curve: Curve) -> Curve:
