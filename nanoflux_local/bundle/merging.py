@@ -11,14 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapters.store import read_adapter
 from nanoflux_local.bundle import installer
 from nanoflux_local.errors import DataError, NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.ledger.merging import Conflict, merge_rows
+from nanoflux_local.ledger.merging import Conflict, MergeResult, merge_rows
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -33,26 +32,9 @@ MAX_LISTED = 3
 """Maximum number of problems in a message."""
 
 
-@dataclass(slots=True)
-class BundleMerge:
-    """The outcome of a merge: the parts that were added and those that this home already had, as names by kind ("run",
-    "adapter", …), and the conflicts.
-    """
-
-    added: dict[str, list[str]] = field(default_factory=dict)
-    present: dict[str, list[str]] = field(default_factory=dict)
-    conflicts: list[Conflict] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        conflicts = [
-            {"kind": conflict.kind, "name": conflict.name, "reason": conflict.reason} for conflict in self.conflicts
-        ]
-        return {"added": self.added, "present": self.present, "conflicts": conflicts}
-
-
 def merge_bundle(
     path: Path, home: Home, skip_conflicts: bool = False, report: Callable[[str], None] = lambda _: None
-) -> BundleMerge:
+) -> MergeResult:
     """Merge the `home` of a bundle into `home`, completely or not at all. With `skip_conflicts`, the conflicting parts
     are left out.
 
@@ -69,17 +51,17 @@ def merge_bundle(
     _refuse_unmergeable(head)
     home.prepare()
     with _unpack_home(head, home) as unpacked:
-        merge = BundleMerge()
-        moves = dict(_plan_moves(unpacked, home, merge))
+        result = MergeResult()
+        moves = dict(_plan_moves(unpacked, home, result))
         with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
             if (unpacked / LEDGER).is_file():
-                _merge_ledger(unpacked / LEDGER, connection, merge, report)
-            if merge.conflicts and not skip_conflicts:
-                raise _make_conflict_error(path, merge.conflicts)
+                _merge_ledger(unpacked / LEDGER, connection, result, report)
+            if result.conflicts and not skip_conflicts:
+                raise _make_conflict_error(path, result.conflicts)
             for source, target in moves.items():  # before the rows that refer to these files are committed
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 source.rename(target)
-    return merge
+    return result
 
 
 def _refuse_unmergeable(head: installer.Head) -> None:
@@ -116,8 +98,8 @@ def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
         os.umask(former_umask)
 
 
-def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tuple[Path, Path]]:
-    """Yield the files and folders that this home lacks, each with its target path. Record in `merge` the parts that
+def _plan_moves(unpacked: Path, home: Home, result: MergeResult) -> Iterator[tuple[Path, Path]]:
+    """Yield the files and folders that this home lacks, each with its target path. Record in `result` the parts that
     this home already has, and the conflicts.
     """
     for source in sorted(_list_parts(unpacked)):
@@ -126,12 +108,12 @@ def _plan_moves(unpacked: Path, home: Home, merge: BundleMerge) -> Iterator[tupl
         if relative_path.parts[0] == ADAPTERS:
             _refuse_damaged_adapter(source)
         if not target.exists():
-            merge.added.setdefault(kind, []).append(source.name)
+            result.record(kind, source.name, added=True)
             yield source, target
         elif reason := _find_difference(relative_path.parts[0], source, target):
-            merge.conflicts.append(Conflict(kind, source.name, reason))
+            result.conflicts.append(Conflict(kind, source.name, reason))
         else:
-            merge.present.setdefault(kind, []).append(source.name)
+            result.record(kind, source.name, added=False)
 
 
 def _list_parts(unpacked: Path) -> Iterator[Path]:
@@ -169,7 +151,7 @@ def _is_same(source: Path, target: Path) -> bool:
     return target.is_file() and filecmp.cmp(source, target, shallow=False)
 
 
-def _merge_ledger(source: Path, connection: Any, merge: BundleMerge, report: Callable[[str], None]) -> None:
+def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Callable[[str], None]) -> None:
     with LedgerView(source) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
         if runs:
@@ -181,10 +163,7 @@ def _merge_ledger(source: Path, connection: Any, merge: BundleMerge, report: Cal
                     f"run {run} in the bundle does not match its hashes: {'; '.join(problems[:MAX_LISTED])}{more}",
                     "check the run where it was made with `nanoflux run verify`, then create the bundle again",
                 )
-        merged_rows = merge_rows(connection, view)
-    merge.added |= merged_rows.added
-    merge.present |= merged_rows.present
-    merge.conflicts += merged_rows.conflicts
+        merge_rows(connection, view, result)
 
 
 def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nanoflux_local.ledger.datasets import find_free_name
@@ -43,40 +43,47 @@ class Conflict:
 
 
 @dataclass(slots=True)
-class LedgerMerge:
-    """The result of a merge: by kind, the names of added parts and of those already `present`; and the conflicts.
-    Reviews are named by run and turn.
+class MergeResult:
+    """The result of a merge: the parts that were added and those that were already `present`, as names by kind ("run",
+    "adapter", …), and the conflicts. Reviews are named by run and turn.
     """
 
     added: dict[str, list[str]] = field(default_factory=dict)
     present: dict[str, list[str]] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
 
+    def record(self, kind: str, name: str, added: bool) -> None:
+        """Record a part that was added, or that was already present."""
+        (self.added if added else self.present).setdefault(kind, []).append(name)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 class _DifferenceError(Exception):
     """A part differs from the one here with the same id; the message states the difference."""
 
 
-def merge_rows(connection: sqlite3.Connection, source: LedgerView) -> LedgerMerge:
-    """Add what `source` has and this ledger lacks. `connection` is that of a writer, inside a transaction."""
-    merger = _Merger(connection, source)
+def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
+    """Add what `source` has and this ledger lacks, and record the outcome in `result`. `connection` belongs to a writer
+    that is inside a transaction.
+    """
+    merger = _Merger(connection, source, result)
     merger.add_datasets()
     merger.add_each("run", "runs", merger.add_run)
     merger.add_each("training", "trainings", merger.add_training)
     merger.add_each("evaluation", "evaluations", merger.add_evaluation)
     merger.add_reviews()
     merger.add_notes()
-    return merger.merge
 
 
 class _Merger:
     """One merge. `_versions` maps the name of each dataset in the source to its name here."""
 
-    def __init__(self, connection: sqlite3.Connection, source: LedgerView) -> None:
-        self._connection, self._source = connection, source
+    def __init__(self, connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
+        self._connection, self._source, self._result = connection, source, result
         self._versions: dict[str, str] = {}
         self._insertions: dict[str, str] = {}
-        self.merge = LedgerMerge()
 
     def add_each(self, kind: str, table: str, add: Callable[[Mapping[str, Any]], bool]) -> None:
         """Call `add` with each row of a table, in order; a row that differs from the one here is left out completely.
@@ -87,12 +94,9 @@ class _Merger:
                 with _savepoint(self._connection):
                     added = add(dict(row))
             except _DifferenceError as difference:
-                self.merge.conflicts.append(Conflict(kind, row["id"], str(difference)))
+                self._result.conflicts.append(Conflict(kind, row["id"], str(difference)))
             else:
-                self._record(kind, row["id"], added)
-
-    def _record(self, kind: str, name: str, added: bool) -> None:
-        (self.merge.added if added else self.merge.present).setdefault(kind, []).append(name)
+                self._result.record(kind, row["id"], added)
 
     # Datasets
 
@@ -107,7 +111,7 @@ class _Merger:
                 for table in ("items", "dataset_files"):
                     rows = self._source.rows(f"SELECT * FROM {table} WHERE dataset = ?", name)
                     self._copy(table, ({**dict(row), "dataset": self._versions[name]} for row in rows))
-            self._record("dataset", self._versions[name], not version)
+            self._result.record("dataset", self._versions[name], not version)
 
     def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
         """The dataset here that has these items: `name` itself or a version of it; "" if none has."""
@@ -172,25 +176,25 @@ class _Merger:
         """Add the reviews that are not here, also those of runs that were here already."""
         columns = ("run", "turn", "attempt", "reviewer", "verdict", "note", "blind", "at")
         reviews_here = set(self._rows(f"SELECT {', '.join(columns)} FROM reviews"))
-        runs = {*self.merge.added.get("run", ()), *self.merge.present.get("run", ())}
+        runs = {*self._result.added.get("run", ()), *self._result.present.get("run", ())}
         for row in self._source.rows(f"SELECT {', '.join(columns)} FROM reviews ORDER BY id"):
             if row["run"] in runs:
                 added = tuple(row) not in reviews_here
                 if added:
                     self._copy("reviews", [dict(row)])
-                self._record("review", f"{row['run']} turn {row['turn']}", added)
+                self._result.record("review", f"{row['run']} turn {row['turn']}", added)
 
     def add_notes(self) -> None:
         """Add the notes that are not here, on runs and trainings of the source that are here or were added."""
         columns = "kind, subject, note, at"
         notes_here = set(self._rows(f"SELECT {columns} FROM notes"))
         for row in self._source.rows(f"SELECT {columns} FROM notes ORDER BY id"):
-            subjects = {*self.merge.added.get(row["kind"], ()), *self.merge.present.get(row["kind"], ())}
+            subjects = {*self._result.added.get(row["kind"], ()), *self._result.present.get(row["kind"], ())}
             if row["subject"] in subjects:
                 added = tuple(row) not in notes_here
                 if added:
                     self._copy("notes", [dict(row)])
-                self._record("note", f"{row['kind']} {row['subject']}", added)
+                self._result.record("note", f"{row['kind']} {row['subject']}", added)
 
     # Trainings and evaluations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
-from nanoflux_local.ledger.merging import merge_rows
+from nanoflux_local.ledger.merging import MergeResult, merge_rows
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -75,9 +75,10 @@ def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp
         connection.execute("DELETE FROM notes WHERE note != 'newest'")
     connection.close()
     for expected in ({"note": ["run run-a"]}, {}):
+        result = MergeResult()
         with Ledger(home.ledger) as ledger, LedgerView(excerpt) as source, ledger.transaction() as writer:
-            added = merge_rows(writer, source).added
-        assert {kind: names for kind, names in added.items() if kind == "note"} == expected
+            merge_rows(writer, source, result)
+        assert {kind: names for kind, names in result.added.items() if kind == "note"} == expected
     assert invoke(home.root, "run", "note", "run-a").out == "newest\n", (
         "the note that was added last is shown instead of the newest one"
     )
