@@ -365,12 +365,19 @@ def _refuse_unfit(head: Head, to: Path) -> None:
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)
     needed_bytes = sum(checksum.bytes for name, checksum in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
-    existing_parent = next(parent for parent in to.parents if parent.exists())
-    free_bytes = shutil.disk_usage(existing_parent).free
+    refuse_full_disk(next(parent for parent in to.parents if parent.exists()), needed_bytes)
+
+
+def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
+    """Refuse to write to a disk that is too full.
+
+    Raises:
+        BundleError: the disk of `folder` has too few free bytes.
+    """
+    free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise BundleError(
-            f"{existing_parent}: {free_bytes >> 20} MiB free, but {needed_bytes >> 20} MiB needed",
-            "free some disk space",
+            f"{folder}: {free_bytes >> 20} MiB free, but {needed_bytes >> 20} MiB needed", "free some disk space"
         )
 
 

@@ -7,7 +7,6 @@ the caller asks to leave the conflicting parts out. No file of a bundle is execu
 
 import filecmp
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ def merge_bundle(
     are left out.
 
     Raises:
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged, or the disk is too full.
         NothingMatchedError: the bundle contains only software.
         DataError: an adapter or a run in it does not match its hashes.
         RefusedError: a part conflicts with one in this home, or the bundle has a file of an unknown kind.
@@ -78,12 +77,8 @@ def _refuse_unmergeable(head: installer.Head) -> None:
 @contextmanager
 def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
     """The `home` of a bundle in a scratch directory on the disk of this home."""
-    needed = sum(checksum.bytes for name, checksum in head.files.items() if name.startswith("home/"))
-    free = shutil.disk_usage(home.root).free
-    if free < needed:
-        raise NanofluxError(
-            f"{home.root}: {free >> 20} MiB free, but {needed >> 20} MiB needed", "free some disk space"
-        )
+    needed_bytes = sum(checksum.bytes for name, checksum in head.files.items() if name.startswith("home/"))
+    installer.refuse_full_disk(home.root, needed_bytes)
     former_umask = os.umask(0o077)
     try:
         with tempfile.TemporaryDirectory(dir=home.root, prefix=".merge-") as scratch:
