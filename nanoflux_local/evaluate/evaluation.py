@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +50,7 @@ WAIT_S = 0.2
 """Seconds between checks whether another process still runs the same evaluation."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EvaluationPlan:
     """The settings and items that determine an evaluation. `sampling.max_tokens` includes `reasoning_tokens`."""
 
@@ -64,20 +65,24 @@ class EvaluationPlan:
     judge: SoftJudge | None = None
     reasoning_tokens: int = 0
 
+    @cached_property
+    def item_digests(self) -> list[str]:
+        return [digest(item.to_json()) for item in self.items]
+
     @property
     def items_digest(self) -> str:
         """Equal digests mean the same items in the same order."""
-        return digest([digest(item.to_json()) for item in self.items])[:16]
+        return digest(self.item_digests)[:16]
 
-    @property
+    @cached_property
     def id(self) -> str:
-        item_digests = [digest(item.to_json()) for item in self.items]
+        """A hash of everything that determines the result. It is kept, since every reply is stored under it."""
         prompt_settings = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
         settings = [
             asdict(self.identity),
             self.data,
             self.split,
-            item_digests,
+            self.item_digests,
             self.runs,
             asdict(self.sampling),
             self.seed,
