@@ -7,18 +7,20 @@ unanswered, and a run ends the turn without an example. Each stand-in answers it
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import TypeVar
 
 import pytest
 
 from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.retries import EMPTY_ATTEMPTS
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.evaluate.evaluation import EvaluationPlan, evaluate, make_plan
 from nanoflux_local.evaluate.summary import EvaluationSummary
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -41,6 +43,7 @@ from nanoflux_models.weights import import_path
 from tests.played_runs import play_run
 
 Command = Callable[..., CompletedProcess[str]]
+T = TypeVar("T")
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
 REASONING_TOKENS, CONTEXT = 512, 9216
@@ -170,47 +173,40 @@ def write_profile(home: Home, interface: str, model: str, settings: str) -> str:
     return str(path)
 
 
+def use_endpoint(silent_model: SilentModel, use: Callable[[Endpoint, EvaluationPlan], Awaitable[T]]) -> T:
+    """Call `use` with an endpoint of the served model and the plan of an evaluation on the taught items."""
+
+    async def run() -> T:
+        endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
+        try:
+            items = make_starter_items("test")[:QUESTIONS]
+            plan = make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=REASONING_TOKENS)
+            return await use(endpoint, plan)
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(run())
+
+
 def ask(silent_model: SilentModel, item: int) -> tuple[ChatReply, list[Fault]]:
     """The reply to one test item under the defender's prompt, and the faults reported until it was accepted."""
     faults: list[Fault] = []
 
-    async def chat() -> ChatReply:
-        endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
-        try:
-            plan = make_plan(
-                endpoint.identity,
-                "starter",
-                "test",
-                make_starter_items("test"),
-                1,
-                0.0,
-                reasoning_tokens=REASONING_TOKENS,
-            )
-            with reporting_faults(faults.append):
-                return await endpoint.chat(plan.request(make_starter_items("test")[item], 0))
-        finally:
-            await endpoint.close()
+    async def chat(endpoint: Endpoint, plan: EvaluationPlan) -> ChatReply:
+        with reporting_faults(faults.append):
+            return await endpoint.chat(plan.request(plan.items[item], 0))
 
-    return asyncio.run(chat()), faults
+    return use_endpoint(silent_model, chat), faults
 
 
 def evaluate_silent(silent_model: SilentModel) -> tuple[EvaluationSummary, dict[str, str]]:
     """The summary of an evaluation on the taught items, and their marks by item."""
-    items = make_starter_items("test")[:QUESTIONS]
 
-    async def run() -> EvaluationSummary:
-        endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
-        try:
-            with Ledger(silent_model.home.ledger) as ledger:
-                return await evaluate(
-                    ledger,
-                    endpoint,
-                    make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=REASONING_TOKENS),
-                )
-        finally:
-            await endpoint.close()
+    async def evaluate_plan(endpoint: Endpoint, plan: EvaluationPlan) -> EvaluationSummary:
+        with Ledger(silent_model.home.ledger) as ledger:
+            return await evaluate(ledger, endpoint, plan)
 
-    summary = asyncio.run(run())
+    summary = use_endpoint(silent_model, evaluate_plan)
     with LedgerView(silent_model.home.ledger) as view:
         rows = view.rows("SELECT item, verdict FROM evaluation_items WHERE evaluation = ?", summary.id)
         return summary, {row["item"]: row["verdict"] for row in rows}
