@@ -14,10 +14,9 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.turn_steps import DrawKey, TurnStep
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
-from nanoflux_local.roles.checks.blind import BlindCheck
 
 CHECK_DRAWS = {"facts": "claims"}
-"""The names of draws, by check, where they differ from the check's name."""
+"""By check: the name of its draws if it is not the check's name, because recorded requests depend on it."""
 
 
 def load_steps(home: Home, config: Mapping[str, Any]) -> tuple[TurnStep, ...]:
@@ -86,7 +85,7 @@ def _make_check_step(config: RunConfig, kind: type[Check]) -> TurnStep:
     requests = kind.count_calls(config.judge)["chat"]
     name = CHECK_DRAWS.get(kind.name, kind.name)
     draws: list[DrawKey] = [(name, number) for number in range(max(requests, config.retries.parse + 1))]
-    solvers = config.judge.solvers if kind.name == BlindCheck.name else ()
+    solvers = config.judge.solvers if kind.asks_solvers else ()
     endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
     return _make_step(kind.name, kind.title, endpoint, "checking the question", draws, [(name, requests // 2)])
 

@@ -14,6 +14,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
+from nanoflux_local.run.attempts import load_calls
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.transcript import Attack, Attempt
@@ -87,6 +88,18 @@ def test_document_examples_rest_on_several_passages(document_run: tuple[Home, st
         assert len(places) >= 2 and places <= set(passages)
         assert all(citation.quotation in passages[citation.source, citation.place] for citation in attempt.citations)
         assert attempt.finding("open_book").conclusion == "supports"
+
+
+def test_model_calls_of_a_document_run_all_belong_to_a_step(document_run: tuple[Home, str]) -> None:
+    home, run = document_run
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+        calls = [
+            call for record in view.turn_records(run) for call in load_calls(home, view, row, record.number)
+            if call.kind == "chat"
+        ]  # fmt: skip
+    assert {call.step for call in calls} >= {"attack", "validation", "grounded", "open_book", "defence"}
+    assert [call.request for call in calls if not call.step] == []
 
 
 def test_document_run_with_letters_has_answers_that_need_no_judge(document_run: tuple[Home, str]) -> None:

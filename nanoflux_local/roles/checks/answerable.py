@@ -47,6 +47,7 @@ class AnswerableCheck:
     stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "it cannot be answered"
+    asks_solvers: ClassVar[bool] = False
 
     domain: Domain
     player: Player

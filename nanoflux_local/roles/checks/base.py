@@ -55,7 +55,8 @@ class Check(Protocol):
 
     `name` is the check's name in settings, findings and tables; `title` is its name in sentences; `stage` says when it
     runs. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` is put before the explanation of a verdict
-    that the check overturned.
+    that the check overturned. With `asks_solvers`, its requests go to `judge.solvers` instead of the judge. Their seeds
+    are drawn under the check's name, so that a request can be assigned to its check.
     """
 
     name: ClassVar[str]
@@ -63,6 +64,7 @@ class Check(Protocol):
     stage: ClassVar[CheckStage]
     tools: ClassVar[tuple[str, ...]]
     objection: ClassVar[str]
+    asks_solvers: ClassVar[bool]
 
     @classmethod
     def build(cls, context: CheckContext) -> "Check":

@@ -63,6 +63,7 @@ class BlindCheck:
     stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
     objection: ClassVar[str] = "blind solutions disagree"
+    asks_solvers: ClassVar[bool] = True
 
     domain: Domain
     solvers: tuple[Player, ...]

@@ -32,6 +32,7 @@ class CitedCheck:
     stage: ClassVar[CheckStage] = "screens"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "its citations do not hold"
+    asks_solvers: ClassVar[bool] = False
 
     @classmethod
     def build(cls, context: CheckContext) -> "CitedCheck":

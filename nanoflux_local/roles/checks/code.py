@@ -31,6 +31,7 @@ class CodeCheck:
     stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
     objection: ClassVar[str] = "the program disagrees"
+    asks_solvers: ClassVar[bool] = False
 
     domain: Domain
     player: Player

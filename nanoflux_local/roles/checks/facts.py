@@ -40,6 +40,7 @@ class FactCheck:
     stage: ClassVar[CheckStage] = "informs"
     tools: ClassVar[tuple[str, ...]] = (SEARCH,)
     objection: ClassVar[str] = "the facts disagree"
+    asks_solvers: ClassVar[bool] = False
 
     domain: Domain
     player: Player

@@ -46,6 +46,7 @@ class GroundedCheck:
     stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "a premise is in no passage"
+    asks_solvers: ClassVar[bool] = False
 
     domain: Domain
     player: Player

@@ -37,6 +37,7 @@ class OpenBookCheck:
     stage: ClassVar[CheckStage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "the passages do not decide it"
+    asks_solvers: ClassVar[bool] = True
 
     domain: Domain
     solvers: tuple[Player, ...]
@@ -95,7 +96,7 @@ class OpenBookCheck:
     async def _answer(self, prompt: str, method: str, number: int, attack: Attack, draw: Draw, call: Call) -> Exhibit:
         """One answer, compared with the attacker's; `agrees` is None if it cannot be read or compared."""
         solver = self.solvers[number % len(self.solvers)]
-        seed = draw.seed(f"open-book, {method}", number)
+        seed = draw.seed(self.name, number if method == WITH else ANSWERS + number)
         exhibit = await request_solution(self.domain, prompt, solver, seed, call)
         detail = f"{method}: {exhibit.detail}" if exhibit.detail else method
         return replace(exhibit, detail=detail, agrees=self._compare(exhibit.outcome, attack.answer))

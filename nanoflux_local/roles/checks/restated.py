@@ -36,6 +36,7 @@ class RestatedCheck:
     stage: ClassVar[CheckStage] = "screens"
     tools: ClassVar[tuple[str, ...]] = ()
     objection: ClassVar[str] = "it restates a seed"
+    asks_solvers: ClassVar[bool] = False
 
     embedder: Identity
     threshold: float
