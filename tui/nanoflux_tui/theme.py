@@ -90,6 +90,11 @@ OUTCOMES = {
 """The outcomes of an attempt in words, each with its colour."""
 
 
+def describe_outcome(outcome: str) -> tuple[str, str]:
+    """An outcome in words, and the name of its colour; an unknown outcome is shown as it is stored."""
+    return OUTCOMES.get(outcome, (outcome, "foreground"))
+
+
 class Colours:
     """The theme's colours as styles for Rich texts: `colours["error"]`."""
 

@@ -13,7 +13,7 @@ from nanoflux_local.transcript import Attempt, Defence, Sample, TurnRecord
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.calls import CallsScreen
 from nanoflux_tui.text import format_line, sanitize
-from nanoflux_tui.theme import OUTCOMES
+from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.verdict import format_verdict
 
@@ -89,7 +89,7 @@ the requests and replies as they were sent."""
             rating.show(sanitize(f"Not rated: {attempt.unrated}"))
 
     def _format_head(self, record: TurnRecord, attempt: Attempt) -> Text:
-        outcome, colour = OUTCOMES.get(attempt.outcome, (attempt.outcome, "foreground"))
+        outcome, colour = describe_outcome(attempt.outcome)
         text = Text.assemble(
             (f"turn {record.number}", "bold"),
             f", try {attempt.number + 1} of {len(record.attempts)}  ",

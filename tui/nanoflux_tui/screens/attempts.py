@@ -11,12 +11,11 @@ from textual.widgets import Static
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.attempts import AttemptKey, list_attempts, load_turns
-from nanoflux_local.transcript import OUTCOMES as ALL_OUTCOMES
-from nanoflux_local.transcript import Attempt
+from nanoflux_local.transcript import OUTCOMES, Attempt
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.attempt import AttemptScreen
 from nanoflux_tui.text import format_line
-from nanoflux_tui.theme import OUTCOMES
+from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -57,7 +56,7 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         select = None if self._turn is None else (self._turn, 0)
         await self.query_one(WindowTable).show(self._keys, select)
         self._turn = None
-        outcome_name = f", {OUTCOMES.get(self._outcome, (self._outcome, ''))[0]}" if self._outcome else ""
+        outcome_name = f", {describe_outcome(self._outcome)[0]}" if self._outcome else ""
         self.query_one("#caption", Static).update(
             f"{len(self._keys):,} attempts of {format_line(run, 60)}{outcome_name}"
         )
@@ -73,7 +72,7 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         return [self._format_cells(key, attempts[key]) if key in attempts else ["deleted"] for key in keys]
 
     def _format_cells(self, key: AttemptKey, attempt: Attempt) -> Cells:
-        outcome, colour = OUTCOMES.get(attempt.outcome, (attempt.outcome, "foreground"))
+        outcome, colour = describe_outcome(attempt.outcome)
         question = attempt.attack.question if attempt.attack else "–"
         return [
             str(key[0]),
@@ -86,7 +85,7 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
     async def action_outcome(self) -> None:
         """Show only the attempts with the next outcome that the run has, and all of them after the last one."""
         counts = await self.read_ledger(lambda view: view.funnel(self._run)) or {}
-        choices = ["", *(outcome for outcome in ALL_OUTCOMES if counts.get(outcome))]
+        choices = ["", *(outcome for outcome in OUTCOMES if counts.get(outcome))]
         position = choices.index(self._outcome) if self._outcome in choices else 0
         self._outcome = choices[(position + 1) % len(choices)]
         self.reload()

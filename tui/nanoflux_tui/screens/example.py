@@ -15,7 +15,7 @@ from nanoflux_local.transcript import Verdict, attempt_from_json, verdict_from_j
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.text import format_line, sanitize
-from nanoflux_tui.theme import OUTCOMES
+from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.verdict import format_verdict
 
@@ -124,7 +124,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self.query_one("#citations").display = bool(panels["citations"][0])
 
     def _format_head(self, example: dict[str, Any]) -> Text:
-        reason, colour = OUTCOMES.get(example["reason"], (example["reason"], "foreground"))
+        reason, colour = describe_outcome(example["reason"])
         queue = "queue: " if self._in_queue else ""
         text = Text.assemble(
             (f"{queue}example {self._position + 1:,} of {len(self._keys):,}", "bold"),
@@ -261,8 +261,7 @@ def _other_notes(attack: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _format_outcome(attempt: dict[str, Any]) -> str:
     """The outcome of an attempt in words."""
-    outcome = str(attempt.get("outcome", "?"))
-    return OUTCOMES.get(outcome, (outcome, ""))[0]
+    return describe_outcome(str(attempt.get("outcome", "?")))[0]
 
 
 def _format_samples(attempt: dict[str, Any]) -> str:

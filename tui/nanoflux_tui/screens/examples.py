@@ -18,7 +18,7 @@ from nanoflux_local.ledger.board import ExampleSelection
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.example import ExampleScreen
 from nanoflux_tui.text import format_line, format_quantity, sanitize
-from nanoflux_tui.theme import OUTCOMES
+from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
@@ -118,7 +118,7 @@ undoes your last review. w opens the examples without a review one after the oth
         return [self._format_cells(row_by_key[key]) if key in row_by_key else ["deleted"] for key in keys]
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
-        reason, colour = OUTCOMES.get(row["reason"], (row["reason"], "foreground"))
+        reason, colour = describe_outcome(row["reason"])
         label = {"kept_failed": "✓ unsolved", "kept_novel": "✓ new solution"}.get(row["reason"], reason)
         return [
             str(row["turn"]),

@@ -10,7 +10,7 @@ from nanoflux_local.ledger.turn_steps import TurnInProgress
 from nanoflux_local.run.trials.result import TrialResult, describe_share
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
-from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
+from nanoflux_tui.theme import OUTCOMES, Colours, describe_outcome, draw_bar
 
 MAX_FLIPS = 60
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -113,7 +113,7 @@ def draw_turn(record: TurnRecord, colours: Colours) -> Text:
     """A committed turn: the players, and the outcome and the question of each attempt."""
     text = Text(f"{format_line(record.attacker, 40)} against {format_line(record.defender, 40)}")
     for attempt in record.attempts:
-        outcome, colour = OUTCOMES.get(attempt.outcome, (attempt.outcome, "foreground"))
+        outcome, colour = describe_outcome(attempt.outcome)
         text.append(f"\ntry {attempt.number + 1}: ")
         text.append(outcome, style=colours[colour])
         text.append(f" · {format_line(attempt.reason, 200)}" if attempt.reason else "")
@@ -144,8 +144,8 @@ def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int
     """The newest events, latest first."""
     text = Text()
     for event in list(reversed(latest))[:rows]:
-        colour = "error" if event.kind == "fault" else OUTCOMES.get(event.kind, ("", "foreground"))[1]
-        name = OUTCOMES.get(event.kind, (event.kind, ""))[0]
+        name, outcome_colour = describe_outcome(event.kind)
+        colour = "error" if event.kind == "fault" else outcome_colour
         text.append(f"{format_clock(event.time)} ", style=colours["muted"])
         text.append(f"{MARKS.get(event.kind, '!')} {name}", style=colours[colour])
         text.append(" · " + format_line(event.text, max(10, width - len(name) - 15)) + "\n")
