@@ -35,7 +35,6 @@ the requests and replies as they were sent."""
         Binding("c", "calls", "Raw calls"),
     ]
     DEFAULT_CSS = """
-    AttemptScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
     AttemptScreen .sides { height: auto; layout: vertical; }
     AttemptScreen.-wide .sides { layout: horizontal; }
     AttemptScreen .sides Panel { width: 1fr; }

@@ -51,7 +51,6 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         Binding("u", "undo", "Undo"),
     ]
     DEFAULT_CSS = """
-    ExampleScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
     ExampleScreen .sides { height: auto; layout: vertical; }
     ExampleScreen.-wide .sides { layout: horizontal; }
     ExampleScreen .sides Panel { width: 1fr; }

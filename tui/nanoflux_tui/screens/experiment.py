@@ -104,7 +104,6 @@ tests answer the experiment's question: a difference counts as shown if Holm's p
 cell by cell; after an interruption it resumes at its next cell."""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
     DEFAULT_CSS = """
-    ExperimentScreen #parts { height: 1fr; scrollbar-size-vertical: 1; }
     ExperimentScreen.-flat #flips { display: none; }
     """
 

@@ -21,7 +21,6 @@ class LogScreen(BaseScreen):
     HELP = """The messages of the worker process, the newest last, without secrets. Only a worker that was started in
 the background writes a log; otherwise its terminal shows its messages."""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
-    DEFAULT_CSS = "LogScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }"
 
     def __init__(self, work: Work, mode: str = "home") -> None:
         self.mode = mode  # type: ignore[misc]  # the tab from which the log was opened

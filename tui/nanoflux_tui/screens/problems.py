@@ -27,7 +27,6 @@ ended; a warning is a reply that could not be used. Equal ones are counted toget
         Binding("escape", "back", "Back"),
         Binding("a", "attempts", "Attempts"),
     ]
-    DEFAULT_CSS = "ProblemsScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }"
 
     def __init__(self, run: str) -> None:
         super().__init__()

@@ -101,7 +101,6 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         Binding("y", "copy", "Copy"),
     ]
     DEFAULT_CSS = """
-    RunScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
     RunScreen #left, RunScreen #right { width: 1fr; height: auto; }
     RunScreen #both { height: auto; layout: vertical; }
     RunScreen.-wide #both { layout: horizontal; }

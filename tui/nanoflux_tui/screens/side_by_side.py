@@ -31,7 +31,6 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
     SideBySideScreen #both { height: 1fr; layout: vertical; }
     SideBySideScreen.-wide #both { layout: horizontal; }
     SideBySideScreen PlotextPlot { height: 1fr; width: 1fr; }
-    SideBySideScreen #parts { height: 1fr; width: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
     SideBySideScreen.-flat PlotextPlot { display: none; }
     """
 
