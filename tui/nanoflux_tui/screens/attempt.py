@@ -6,12 +6,12 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 
 from nanoflux_local.run.attempts import AttemptKey, load_turn
 from nanoflux_local.transcript import Attempt, Defence, Sample, TurnRecord
-from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.calls import CallsScreen
+from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
@@ -20,11 +20,11 @@ from nanoflux_tui.widgets.verdict import format_verdict
 SAMPLE_MARKS = {True: "right", False: "wrong", None: "not judged"}
 
 
-class AttemptScreen(BaseScreen):
+class AttemptScreen(EntryScreen[AttemptKey]):
     """The attempt at one position of a list of keys; arrow keys move to its neighbours."""
 
-    AUTO_FOCUS = "#parts"
     mode = "home"
+    NOUN = "attempt"
     HELP = """One attempt in full, kept or not: its question, the attacker's solution, the defender's replies, and the
 judge's verdicts with the findings of the checks. An attempt ends at its outcome, so later parts may be missing. c shows
 the requests and replies as they were sent."""
@@ -34,26 +34,16 @@ the requests and replies as they were sent."""
         Binding("right,space", "next(1)", "Next"),
         Binding("c", "calls", "Raw calls"),
     ]
-    DEFAULT_CSS = """
-    AttemptScreen .sides { height: auto; layout: vertical; }
-    AttemptScreen.-wide .sides { layout: horizontal; }
-    AttemptScreen .sides Panel { width: 1fr; }
-    """
 
     def __init__(self, run: str, keys: Sequence[AttemptKey], position: int) -> None:
-        super().__init__()
-        self._run, self._keys, self._position = run, keys, position
+        super().__init__(keys, position)
+        self._run = run
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
         with VerticalScroll(id="parts"):
             yield Panel("Question", id="question")
-            with Horizontal(classes="sides"):
-                yield Panel("Attacker", id="attacker")
-                yield Panel("Defender", id="defender")
-            with Horizontal(classes="sides"):
-                yield Panel("Is the question valid?", id="validation")
-                yield Panel("Is the reply correct?", id="evaluation")
+            yield from self.compose_sides()
             yield Panel("Rating of the reasoning", id="rating")
 
     async def load(self) -> None:
@@ -102,15 +92,6 @@ the requests and replies as they were sent."""
         )
         text.append(f"\nseeds: {format_line(', '.join(attempt.seeds), 200)}{nearest}", style=self.colours["muted"])
         return text
-
-    def action_next(self, by: int) -> None:
-        position = self._position + by
-        if 0 <= position < len(self._keys):
-            self._position = position
-            self.query_one("#parts").scroll_home(animate=False)
-            self.reload()
-        else:
-            self.notify("This is the last attempt." if by > 0 else "This is the first attempt.")
 
     def action_calls(self) -> None:
         self.app.push_screen(CallsScreen(self._run, *self._keys[self._position]))

@@ -8,12 +8,12 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 
 from nanoflux_local.ledger import board
 from nanoflux_local.transcript import Verdict, attempt_from_json, verdict_from_json
-from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import Field, FormDialog
+from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
@@ -30,11 +30,11 @@ class EarlierReview:
     note: str
 
 
-class ExampleScreen(BaseScreen):
+class ExampleScreen(EntryScreen[int]):
     """The example at one position of a list of keys; arrow keys move to its neighbours."""
 
-    AUTO_FOCUS = "#parts"
     mode = "examples"
+    NOUN = "example"
     HELP = """One example in full: the question, the attacker's solution next to the defender's reply, the judge's
 verdicts on both, the documents that the question cites, the programs that ran with their output, and the
 seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes nothing that was recorded."""
@@ -50,16 +50,11 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         Binding("m", "note", "Note"),
         Binding("u", "undo", "Undo"),
     ]
-    DEFAULT_CSS = """
-    ExampleScreen .sides { height: auto; layout: vertical; }
-    ExampleScreen.-wide .sides { layout: horizontal; }
-    ExampleScreen .sides Panel { width: 1fr; }
-    """
 
     def __init__(self, keys: Sequence[int], position: int, in_queue: bool = False) -> None:
         """With `in_queue`, saving a review opens the next example without a review."""
-        super().__init__()
-        self._keys, self._position, self._in_queue = keys, position, in_queue
+        super().__init__(keys, position)
+        self._in_queue = in_queue
         self._example: dict[str, Any] | None = None
         self._undo_stack: list[EarlierReview] = []
 
@@ -68,12 +63,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         with VerticalScroll(id="parts"):
             yield Panel("Question", id="question")
             yield Panel("Citations", id="citations")
-            with Horizontal(classes="sides"):
-                yield Panel("Attacker", id="attacker")
-                yield Panel("Defender", id="defender")
-            with Horizontal(classes="sides"):
-                yield Panel("Is the question valid?", id="validation")
-                yield Panel("Is the reply correct?", id="evaluation")
+            yield from self.compose_sides()
             yield Panel("Programs and searches", id="tools")
             yield Panel("Origin", id="origin")
 
@@ -185,24 +175,12 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def action_back(self) -> None:
         self.dismiss(None)
 
-    def action_next(self, by: int) -> None:
-        position = self._position + by
-        if 0 <= position < len(self._keys):
-            self._go_to(position)
-        else:
-            self.notify("This is the last example." if by > 0 else "This is the first example.")
-
-    def _go_to(self, position: int) -> None:
-        self._position = position
-        self.query_one("#parts").scroll_home(animate=False)
-        self.reload()
-
     async def action_next_unreviewed(self) -> None:
         """Go to the next example without a review; after the last example, the search continues from the first."""
         other_keys = [*self._keys[self._position + 1 :], *self._keys[: self._position]]
         unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, other_keys))
         if unreviewed is not None:
-            self._go_to(list(self._keys).index(unreviewed))
+            self.go_to(list(self._keys).index(unreviewed))
         else:
             self.notify("Every other example in this list has a review.")
 

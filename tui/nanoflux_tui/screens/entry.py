@@ -1,0 +1,51 @@
+"""The base of the screens that show one entry of a list in full, with both players side by side."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.widgets.panel import Panel
+
+K = TypeVar("K")
+
+
+class EntryScreen(BaseScreen, Generic[K]):
+    """The entry at one position of a list of keys; `action_next` moves to its neighbours."""
+
+    AUTO_FOCUS = "#parts"
+    NOUN: ClassVar[str]
+    """An entry's name in messages."""
+    DEFAULT_CSS = """
+    EntryScreen .sides { height: auto; layout: vertical; }
+    EntryScreen.-wide .sides { layout: horizontal; }
+    EntryScreen .sides Panel { width: 1fr; }
+    """
+
+    def __init__(self, keys: Sequence[K], position: int) -> None:
+        super().__init__()
+        self._keys, self._position = keys, position
+
+    def compose_sides(self) -> ComposeResult:
+        """The panels of attacker and defender, and those of the verdicts on each; side by side on a wide terminal."""
+        with Horizontal(classes="sides"):
+            yield Panel("Attacker", id="attacker")
+            yield Panel("Defender", id="defender")
+        with Horizontal(classes="sides"):
+            yield Panel("Is the question valid?", id="validation")
+            yield Panel("Is the reply correct?", id="evaluation")
+
+    def action_next(self, by: int) -> None:
+        position = self._position + by
+        if 0 <= position < len(self._keys):
+            self.go_to(position)
+        else:
+            self.notify(f"This is the {'last' if by > 0 else 'first'} {self.NOUN}.")
+
+    def go_to(self, position: int) -> None:
+        """Show the entry at another position, from its top."""
+        self._position = position
+        self.query_one("#parts").scroll_home(animate=False)
+        self.reload()
