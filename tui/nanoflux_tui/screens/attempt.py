@@ -15,9 +15,7 @@ from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.verdict import format_verdict
-
-SAMPLE_MARKS = {True: "right", False: "wrong", None: "not judged"}
+from nanoflux_tui.widgets.verdict import SAMPLE_MARKS, format_verdict
 
 
 class AttemptScreen(EntryScreen[AttemptKey]):

@@ -17,7 +17,7 @@ from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.verdict import format_verdict
+from nanoflux_tui.widgets.verdict import SAMPLE_MARKS, format_verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +243,8 @@ def _format_outcome(attempt: dict[str, Any]) -> str:
 
 def _format_samples(attempt: dict[str, Any]) -> str:
     """The defender's further answers, each marked as right, wrong or not judged."""
-    word_by_mark = {True: "right", False: "wrong", None: "not judged"}
     answers = [
-        f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({word_by_mark[sample['right']]})"
+        f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({SAMPLE_MARKS[sample['right']]})"
         for sample in attempt.get("samples", ())
     ]
     return f"\n\nfurther answers: {', '.join(answers)}" if answers else ""

@@ -8,6 +8,8 @@ from nanoflux_tui.theme import Colours
 
 AGREEMENT = {True: "✓", False: "✗", None: "–"}
 REASONING = {True: "sound", False: "unsound", None: "not judged"}
+SAMPLE_MARKS = {True: "right", False: "wrong", None: "not judged"}
+"""Whether one of the defender's further answers is right, in words."""
 
 
 def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = False) -> Text:
