@@ -17,6 +17,8 @@ from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.verdict import SAMPLE_MARKS, format_verdict
 
+UNREADABLE_NOTE = "The reply could not be read; c shows it."
+
 
 class AttemptScreen(EntryScreen[AttemptKey]):
     """The attempt at one position of a list of keys; arrow keys move to its neighbours."""
@@ -55,9 +57,8 @@ the requests and replies as they were sent."""
     def _show(self, record: TurnRecord, attempt: Attempt) -> None:
         self.query_one("#head", Panel).show(self._format_head(record, attempt))
         attack, quality = attempt.attack, attempt.quality
-        unread_note = "The reply could not be read; c shows it."
-        question = attack.question if attack else unread_note
-        solution = f"{attack.solution}\n\n= {attack.answer}" if attack else unread_note
+        question = attack.question if attack else UNREADABLE_NOTE
+        solution = f"{attack.solution}\n\n= {attack.answer}" if attack else UNREADABLE_NOTE
         self.query_one("#question", Panel).show(sanitize(question))
         self.query_one("#attacker", Panel).show(
             sanitize(solution.strip()), f"{format_line(record.attacker, 40)} attacks: its own solution"
@@ -98,7 +99,7 @@ the requests and replies as they were sent."""
 def _format_defences(attempt: Attempt) -> str:
     """The defender's answers: the first one, and the further ones with whether they are right."""
     if attempt.defence is None:
-        return "The defender was not asked." if attempt.rejected else "The reply could not be read; c shows it."
+        return "The defender was not asked." if attempt.rejected else UNREADABLE_NOTE
     parts = [_format_defence(attempt.defence)]
     parts += [f"— further answer {n}: {_format_sample(sample)}" for n, sample in enumerate(attempt.samples, 1)]
     return "\n\n".join(parts)
