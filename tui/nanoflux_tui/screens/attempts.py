@@ -37,7 +37,6 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         super().__init__()
         self._run, self._outcome = run, ""
         self._turn = turn  # where the cursor starts; None starts at the first attempt
-        self._keys: list[AttemptKey] = []
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -52,14 +51,12 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
 
     async def load(self) -> None:
         run, outcomes = self._run, [self._outcome] if self._outcome else []
-        self._keys = await self.read_ledger(lambda view: list_attempts(view, run, outcomes)) or []
+        keys = await self.read_ledger(lambda view: list_attempts(view, run, outcomes)) or []
         select = None if self._turn is None else (self._turn, 0)
-        await self.query_one(WindowTable).show(self._keys, select)
+        await self.query_one(WindowTable).show(keys, select)
         self._turn = None
         outcome_name = f", {describe_outcome(self._outcome)[0]}" if self._outcome else ""
-        self.query_one("#caption", Static).update(
-            f"{len(self._keys):,} attempts of {format_line(run, 60)}{outcome_name}"
-        )
+        self.query_one("#caption", Static).update(f"{len(keys):,} attempts of {format_line(run, 60)}{outcome_name}")
 
     async def _rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
         turns = sorted({turn for turn, _ in keys})
