@@ -192,10 +192,11 @@ and the rest by time. Enter opens a line."""
             from nanoflux_tui.screens.experiment import ExperimentScreen  # deferred like the run's screen
 
             self.app.push_screen(ExperimentScreen(entry.id))
+        elif entry.kind in ("training", "evaluation"):
+            self.application.requested_rows[entry.kind] = entry.id
+            self.application.action_go(entry.kind)
         else:
-            if entry.kind in ("training", "evaluation"):
-                self.application.requested_rows[entry.kind] = entry.id
-            self.application.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.kind, "models"))
+            self.application.action_go("models")
 
     def action_pause(self) -> None:
         entry = self._selected_line()
