@@ -45,7 +45,7 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr("nanoflux_tui.screens.home.format_age", lambda _: "5 min")
     monkeypatch.setattr("nanoflux_tui.screens.models._query_gpus", lambda: [["NVIDIA A100", "20480", "40960", "87"]])
     gauges = Gauges(0.45, 16, 12 << 30, 64 << 30, 700 << 30, 1000 << 30)
-    monkeypatch.setattr("nanoflux_tui.screens.models._read_gauges", lambda _: gauges)
+    monkeypatch.setattr("nanoflux_models.machine.MachineMeter.read", lambda _: gauges)
     original_init = bars.TopBar.__init__
     monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original_init(bar, mode, "~/nanoflux"))
 

@@ -110,7 +110,7 @@ until that panel is marked, then scroll it with the arrow keys."""
         await self.query_one("#servers", WindowTable).show(list(self._servers))
         await self.query_one("#weights", WindowTable).show(list(self._weights))
         self._meter = self._meter or MachineMeter(self.home.root)
-        gauges = _read_gauges(self._meter)
+        gauges = self._meter.read()
         gpus = await asyncio.to_thread(_query_gpus)
         self.query_one("#machine", Panel).show(lambda width: self._format_machine(gauges, gpus, width))
 
@@ -280,10 +280,6 @@ def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:
         manifest.licence,
         format_line(manifest.description, 200),
     ]
-
-
-def _read_gauges(meter: MachineMeter) -> Gauges:
-    return meter.read()
 
 
 def _query_gpus() -> list[list[str]]:
