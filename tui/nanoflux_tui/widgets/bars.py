@@ -6,7 +6,7 @@ from textual.containers import Horizontal
 from textual.widgets import Static
 
 from nanoflux_local.errors import NanofluxError
-from nanoflux_tui.text import sanitize
+from nanoflux_tui.text import format_quantity, sanitize
 
 TABS = (("home", "Home"), ("examples", "Examples"), ("training", "Training"), ("evaluation", "Evaluation"),
          ("models", "Models"), ("experiments", "Experiments"))  # fmt: skip
@@ -105,7 +105,7 @@ class ProblemBar(Static):
         """Show the counts; the bar is hidden if both are 0."""
         self.set_class(bool(faults or warnings), "shown")
         counts = ((faults, "fault"), (warnings, "warning"))
-        text = " and ".join(f"{count:,} {word}{'s' if count > 1 else ''}" for count, word in counts if count)
+        text = " and ".join(format_quantity(count, noun) for count, noun in counts if count)
         self.update(f"! {text}: press w to see their fixes")
 
     async def on_click(self) -> None:
