@@ -111,8 +111,7 @@ another one, and l shows the log of its worker."""
                 f"training {training} is no longer in the ledger", "return to the list with Escape"
             )
         state = check_work(self.home, view, Work(TRAINING, training), dict(row))
-        note = view.note("training", training)
-        return {**dict(row), **board.last_step(view, training), **state.to_json(), "note": note}
+        return {**dict(row), **board.last_step(view, training), **state.to_json()}
 
     def _format_cells(self, training: dict[str, Any]) -> Cells:
         source = json.loads(training["plan"]).get("source", dict)
@@ -156,13 +155,16 @@ another one, and l shows the log of its worker."""
         record = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
         curve = await self.read_ledger(lambda view: view.training_curve(training)) or []
         if record:
-            panel.show(self._format_details(record))
+            panel.show(self._format_details(record, await self._read_note(training)))
         curve_version = (training, len(curve), self.app.theme)
         if curve_version != self._drawn_version:
             self._drawn_version = curve_version
             self._draw_curve(curve)
 
-    def _format_details(self, training: dict[str, Any]) -> Text:
+    async def _read_note(self, training: str) -> str:
+        return await self.read_ledger(lambda view: view.note("training", training)) or ""
+
+    def _format_details(self, training: dict[str, Any], note: str) -> Text:
         text = self.colours.format_status(training["status"])
         text.append(f"  {training['id']}", style="bold")
         loss = (
@@ -177,8 +179,8 @@ another one, and l shows the log of its worker."""
             pace = format_pace(training.get("step", 0), training.get("steps", 0), training["seconds"], "steps")
             text.append(f"  {pace}" if pace else "")
         text.append(f"  {format_quantity(checkpoints, 'checkpoint')}" if checkpoints else "")
-        if training["note"]:
-            text.append(f"\nnote: {format_line(training['note'], 300)}", style=self.colours["accent"])
+        if note:
+            text.append(f"\nnote: {format_line(note, 300)}", style=self.colours["accent"])
         if training["message"]:
             text.append(f"\n{format_line(training['message'], 300)}", style=self.colours["error"])
         return text
@@ -263,8 +265,7 @@ another one, and l shows the log of its worker."""
 
     async def action_note(self) -> None:
         if training := self._selected_training():
-            note = await self.read_ledger(lambda view: view.note("training", training)) or ""
-            edit_note(self, "trainings", training, note)
+            edit_note(self, "trainings", training, await self._read_note(training))
 
     def action_details(self) -> None:
         adapter = self.query_one("#adapters", WindowTable).key
