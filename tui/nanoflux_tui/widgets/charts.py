@@ -66,8 +66,7 @@ def draw_histogram(
     text = Text()
     for row in range(rows, 0, -1):
         for cell, count in enumerate(bins):
-            height = count / tallest * rows * 8
-            eighth = EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))]
+            eighth = _draw_cell(count / tallest * rows * 8, row)
             if count and row == 1 and eighth == " ":
                 eighth = "▁"
             if cell == mark_cell and eighth == " ":
@@ -78,6 +77,11 @@ def draw_histogram(
         text.append("\n")
     text.append(f"{low:<.2f}{'':─^{max(0, cells - 8)}}{high:>.2f}", style=colours["muted"])
     return text
+
+
+def _draw_cell(height: float, row: int) -> str:
+    """The part of a bar in one row of a chart: `height` is in eighths of a row, and rows count from 1 at the bottom."""
+    return EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))]
 
 
 def draw_turns(
@@ -134,7 +138,7 @@ def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, r
     for row in range(rows, 0, -1):
         value = f"{max_kept:,}" if row == rows else "0" if row == 1 else ""
         text.append(f"{value:>{label_width}} {'┤' if value else '│'}", style=colours["muted"])
-        area = "".join(EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))] for height in heights)
+        area = "".join(_draw_cell(height, row) for height in heights)
         text.append(area + "\n", style=colours["primary"])
     text.append(" " * (label_width + 1) + "0" + f"turn {turns - 1:,}".rjust(cells, "─"), style=colours["muted"])
     return text
