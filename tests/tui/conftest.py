@@ -2,7 +2,9 @@
 application."""
 
 import asyncio
+import gzip
 import itertools
+import os
 import re
 import shutil
 import sqlite3
@@ -157,6 +159,22 @@ class Driver:
     async def wait_for(self, *texts: str) -> None:
         """Wait until all of these texts are on the screen."""
         await self.wait_until(lambda: all(text in self.text for text in texts))
+
+    async def match_snapshot(self, snapshot: Path, folder: Path) -> bool:
+        """Whether the screen, once it is stable, is that of the file `snapshot`; one that differs is written to
+        `folder`. With `NANOFLUX_SNAPSHOTS=write`, the file is written instead.
+        """
+        screenshot, previous = self.app.export_screenshot(title="NanoFlux"), ""
+        while screenshot != previous:
+            await self.pilot.pause(0.3)
+            screenshot, previous = self.app.export_screenshot(title="NanoFlux"), screenshot
+        if os.environ.get("NANOFLUX_SNAPSHOTS") == "write":
+            snapshot.parent.mkdir(exist_ok=True)
+            snapshot.write_bytes(gzip.compress(screenshot.encode(), mtime=0))
+        elif not snapshot.is_file() or gzip.decompress(snapshot.read_bytes()).decode() != screenshot:
+            (folder / snapshot.name.removesuffix(".gz")).write_text(screenshot)
+            return False
+        return True
 
     @property
     def text(self) -> str:
