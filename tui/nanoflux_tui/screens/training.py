@@ -114,7 +114,7 @@ another one, and l shows the log of its worker."""
         return {**dict(row), **board.last_step(view, training), **state.to_json()}
 
     def _format_cells(self, training: dict[str, Any]) -> Cells:
-        source = json.loads(training["plan"]).get("source", dict)
+        source = json.loads(training["plan"]).get("source", {})
         steps, step = training.get("steps", 0), training.get("step", 0)
         return [
             self.colours.format_status(training["status"]),
