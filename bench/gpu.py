@@ -92,7 +92,7 @@ def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, A
     family = find_family(load_manifest(MODEL, folder).architecture)
     sizes = family.configuration(MODEL) if size.true else None
     texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
-    make_stand_in(family, folder, texts, tiny=sizes, device=device)
+    make_stand_in(family, folder, texts, overrides=sizes, device=device)
     installed = import_path(folder, MODEL, home)
     shutil.rmtree(folder)
     return {"gib": round(sum(path.stat().st_size for path in installed.iterdir()) / 2**30, 2)}

@@ -12,18 +12,18 @@ from typing import Any
 from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
 
-WRAPPER = "ForConditionalGeneration"
-"""The ending of the names of architectures that also take images; vLLM imports torchvision for all of them."""
+WRAPPER_SUFFIX = "ForConditionalGeneration"
+"""The suffix of architectures that also take images; vLLM imports torchvision for all of them."""
 _QUERY = """
 import importlib.util, json, pathlib, re
 root = pathlib.Path(importlib.util.find_spec("vllm").origin).parent
 architectures = re.findall(r'"(\\w+)": *\\(', (root / "model_executor/models/registry.py").read_text("utf-8"))
 try:
     import torchvision
-    vision = ""
+    torchvision_error = ""
 except Exception as error:
-    vision = f"{type(error).__name__}: {error}"
-print(json.dumps({"architectures": architectures, "vision": vision}))
+    torchvision_error = f"{type(error).__name__}: {error}"
+print(json.dumps({"architectures": architectures, "torchvision_error": torchvision_error}))
 """
 
 
@@ -41,8 +41,8 @@ def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> 
 def _find_reason(architecture: str, facts: Mapping[str, Any]) -> str:
     if facts["architectures"] and architecture not in facts["architectures"]:
         return f"this vLLM does not know {architecture}"
-    if facts["vision"] and architecture.endswith(WRAPPER):
-        return f"torchvision does not load ({facts['vision']})"
+    if facts["torchvision_error"] and architecture.endswith(WRAPPER_SUFFIX):
+        return f"torchvision does not load ({facts['torchvision_error']})"
     return ""
 
 
@@ -53,5 +53,5 @@ def _query_vllm(interpreter: Interpreter) -> Mapping[str, Any]:
         )
         facts: Mapping[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        return {"architectures": [], "vision": ""}
+        return {"architectures": [], "torchvision_error": ""}
     return facts

@@ -1,4 +1,4 @@
-"""Copies the files of a model that is imported, and checks that none is missing.
+"""Copies the files of a model to import, and checks that none is missing.
 
 It converts nothing, downloads nothing and writes no manifest.
 """

@@ -1,4 +1,4 @@
-"""Reads from the config.json of installed weights whether the model has towers besides its text model, or experts."""
+"""Reads from the config.json of installed weights whether the model is a multimodal wrapper or has experts."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def has_experts(weights: Path) -> bool:
     """Whether the language model is a mixture of experts."""
     config = _read_config(weights)
     text_config = config.get("text_config") or {}
-    return any((part.get(key) or 0) > 1 for part in (config, text_config) for key in EXPERT_COUNT_KEYS)
+    return any((table.get(key) or 0) > 1 for table in (config, text_config) for key in EXPERT_COUNT_KEYS)
 
 
 def _read_config(weights: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nanoflux_models.server_client import ServerClient
 TOKENS = 24
 """The number of tokens of each reply: enough for a difference in the last bit to change a token."""
 REQUESTS = tuple((prompt * length, seed) for length in (1, 3) for seed, prompt in enumerate(PROMPTS))
-"""Prompts of different lengths, each with a seed. A server may use other kernels for a batch than for one prompt."""
+"""Prompts of different lengths, each with a seed. A server may use different kernels for a batch and for one prompt."""
 ScoredReply = tuple[str, tuple[float, ...]]
 
 
@@ -35,8 +35,8 @@ def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: S
     if not text_changes and not score_changes:
         return ""
     return (
-        f"of {len(single_replies)} requests sent alone and as a batch, {text_changes} gave other text and "
-        f"{score_changes} other probabilities"
+        f"of {len(single_replies)} requests sent alone and then as a batch, {text_changes} changed their text and "
+        f"{score_changes} their probabilities"
     )
 
 

@@ -13,12 +13,13 @@ from nanoflux_models.errors import ManifestError
 from nanoflux_models.manifest import Chat
 from nanoflux_models.offline import go_offline
 
-FILE = "chat_template.jinja"
-LEGACY = "chat_template.json"
+TEMPLATE_FILE = "chat_template.jinja"
+LEGACY_TEMPLATE_FILE = "chat_template.json"
 REASONING_TOKENS = 8192
-"""The default number of tokens for thoughts: the authors of Qwen3 and of the R1 distillations recommend it for ordinary
-questions."""
-HARMONY = "<|channel|>"
+"""The default number of tokens for reasoning: the authors of Qwen3 and of the R1 distillations recommend it for
+ordinary questions."""
+HARMONY_TOKEN = "<|channel|>"
+"""A token that occurs only in templates of the harmony format (gpt-oss)."""
 SWITCHES = ("enable_thinking", "thinking")
 """Template variables that turn thinking on and off."""
 
@@ -28,9 +29,9 @@ Render = Callable[..., str | None]
 
 def read_template(folder: Path) -> str:
     """The chat template in a model's folder, from any of the files that may contain it; "" if there is none."""
-    if (folder / FILE).is_file():
-        return (folder / FILE).read_text("utf-8")
-    for name in ("tokenizer_config.json", LEGACY):
+    if (folder / TEMPLATE_FILE).is_file():
+        return (folder / TEMPLATE_FILE).read_text("utf-8")
+    for name in ("tokenizer_config.json", LEGACY_TEMPLATE_FILE):
         template = _read_json(folder / name).get("chat_template")
         if isinstance(template, list):  # several templates, by name
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
@@ -46,7 +47,7 @@ def require_template(name: str, folder: Path) -> None:
         ManifestError: the folder has none.
     """
     if not read_template(folder):
-        fix = f"import it again with one: nanoflux models import PATH --name {name} --chat-template FILE"
+        fix = f"import it again with one: nanoflux models import PATH --name {name} --chat-template TEMPLATE_FILE"
         raise ManifestError(f"{name} has no chat template, which chat, training and evaluation need", fix)
 
 
@@ -61,29 +62,29 @@ def try_template(folder: Path) -> Chat:
     render = _make_renderer(template, _read_special_tokens(folder))
     if render("user") is None:
         return Chat()
-    with_system = render("system", "user")
+    system_prompt = render("system", "user")
     thinks = _thinks(template, render)
     return Chat(
-        system_role=with_system is not None and "text of system" in with_system,
+        system_role=system_prompt is not None and "text of system" in system_prompt,
         alternation=render("user", "user") is None,
         thinks=thinks,
         reasoning_tokens=REASONING_TOKENS if thinks else 0,
-        reasoning_tags=("think",) if thinks and HARMONY not in template else (),
+        reasoning_tags=("think",) if thinks and HARMONY_TOKEN not in template else (),
     )
 
 
 def choose_reasoning_parser(template: str, architecture: str) -> str:
-    """The name in vLLM of the parser that separates this model's thoughts from its answers."""
-    if HARMONY in template:
+    """The name in vLLM of the parser that separates this model's reasoning from its answers."""
+    if HARMONY_TOKEN in template:
         return "openai_gptoss"
     return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"
 
 
 def _thinks(template: str, render: Render) -> bool:
-    if HARMONY in template:
+    if HARMONY_TOKEN in template:
         return True
     prompt = render("user", add_generation_prompt=True) or ""
-    if prompt.rstrip().endswith("<think>"):  # the template opens the thoughts
+    if prompt.rstrip().endswith("<think>"):  # the template opens the reasoning
         return True
     for switch in SWITCHES:
         if switch in template:
@@ -92,7 +93,7 @@ def _thinks(template: str, render: Render) -> bool:
             )
             if thinking_prompt != plain_prompt:
                 return prompt == thinking_prompt
-    return "</think>" in template  # the template removes the thoughts of earlier replies
+    return "</think>" in template  # the template removes the reasoning of earlier replies
 
 
 def _make_renderer(template: str, tokens: dict[str, str]) -> Render:
@@ -112,9 +113,9 @@ def _make_renderer(template: str, tokens: dict[str, str]) -> Render:
 
 
 def _read_special_tokens(folder: Path) -> dict[str, str]:
-    values = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
-    tokens = {key: value["content"] if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: value for key, value in tokens.items() if key.endswith("_token") and isinstance(value, str)}
+    entries = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
+    texts = {key: entry["content"] if isinstance(entry, dict) else entry for key, entry in entries.items()}
+    return {key: value for key, value in texts.items() if key.endswith("_token") and isinstance(value, str)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,14 +13,14 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 """The environment variable with the effect of `-P`. Processes that accelerate, Ray, vLLM or a pool start inherit it."""
 
 
-def build_python_command(*words: str) -> list[str]:
-    """The command line `PYTHON -P WORDS…` with this process's interpreter."""
-    return [sys.executable, "-P", *words]
+def build_python_command(*arguments: str) -> list[str]:
+    """The command line `PYTHON -P ARGUMENTS…` with this process's interpreter."""
+    return [sys.executable, "-P", *arguments]
 
 
-def build_module_command(module: str, *words: str) -> list[str]:
-    """The command line that runs a module of this installation: `PYTHON -P -m MODULE WORDS…`."""
-    return build_python_command("-m", module, *words)
+def build_module_command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module of this installation: `PYTHON -P -m MODULE ARGUMENTS…`."""
+    return build_python_command("-m", module, *arguments)
 
 
 def protect_children() -> None:

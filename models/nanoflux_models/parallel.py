@@ -10,7 +10,7 @@ def parallel_flags(parallel: Parallel, node: int = 0) -> tuple[str, ...]:
     with the machine's number; then all machines but the first run without an API server (`--headless`).
     """
     sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data}
-    flags = [part for name, size in sizes.items() if size > 1 for part in (f"--{name}-parallel-size", str(size))]
+    flags = [flag for name, size in sizes.items() if size > 1 for flag in (f"--{name}-parallel-size", str(size))]
     if parallel.nodes > 1 and parallel.backend == "ray":
         flags += ["--distributed-executor-backend", "ray"]
         if parallel.data > 1:  # then Ray also places the copies; otherwise each node needs a separate command

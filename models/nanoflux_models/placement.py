@@ -1,7 +1,7 @@
 """Placement: decides which model runs on which GPU, with which share of the GPU's memory.
 
 All figures are computed from manifests; none is measured, and no server is started. A server needs memory for its
-weights, the KV cache of its concurrent requests, adapters if it takes any, and `OVERHEAD_GIB` on each GPU. If the
+weights, the KV cache of its concurrent requests, adapters if it accepts any, and `OVERHEAD_GIB` on each GPU. If the
 models do not all fit on the GPUs at once, each with the KV cache of a few requests, they take turns. If they do not fit
 in turns either, the placement is a refusal that states what would fit.
 """
@@ -62,7 +62,7 @@ class Demand:
     def _with_sequences(self, sequences: int) -> "Demand":
         return replace(self, sequences=sequences, kv_gib=self.request_gib * sequences)
 
-    def share(self, width: int, gpu_gib: float) -> float:
+    def compute_share(self, width: int, gpu_gib: float) -> float:
         """The share that the server needs of each of `width` GPUs, rounded up to a hundredth."""
         needed_gib = (self.weights_gib + self.kv_gib + self.lora_gib) / width + OVERHEAD_GIB
         return math.ceil(needed_gib / gpu_gib * 100 - 1e-9) / 100
@@ -124,35 +124,35 @@ def compute_kv_gib(
 def place_models(
     demands: Sequence[Demand],
     gpus: Sequence[float],
-    smaller: Mapping[str, float] | None = None,
-    whole: bool = False,
+    smaller_models: Mapping[str, float] | None = None,
+    fill_gpus: bool = False,
 ) -> Placement:
     """Place every demand on `gpus` (the GiB of each). The models run at once if they fit; else they take turns; if they
     still do not fit, they are refused.
 
-    Servers get memory for all their requests, or for as many as fit. With `whole`, the rest of each GPU is also
-    distributed to its servers. `smaller` are other models, with the GiB of their weights, that a refusal may suggest. A
-    GPU of 0 GiB, whose size is unknown, remains empty; the other GPUs keep their indices.
+    Servers get memory for all their requests, or for as many as fit. With `fill_gpus`, the rest of each GPU is also
+    distributed to its servers. `smaller_models` are other models, with the GiB of their weights, that a refusal may
+    suggest. A GPU of 0 GiB, whose size is unknown, remains empty; the other GPUs keep their indices.
     """
     largest_first = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
     indices = [index for index, gib in enumerate(gpus) if gib]
     gpu_sizes = [gpus[index] for index in indices]
     servers = _place_demands(largest_first, gpu_sizes)
     if servers is None:
-        return _build_refusal(largest_first, gpu_sizes, smaller or {})
+        return _build_refusal(largest_first, gpu_sizes, smaller_models or {})
     demand_by_name = {demand.name: demand for demand in demands}
-    servers = _distribute_rest(servers, demand_by_name, gpu_sizes, whole)
+    servers = _distribute_rest(servers, demand_by_name, gpu_sizes, fill_gpus)
     servers = [replace(server, gpus=tuple(indices[gpu] for gpu in server.gpus)) for server in servers]
     weights_by_name = {demand.name: demand.weights_gib * demand.copies for demand in demands}
     return Placement(
-        tuple(_state_capacity(server, demand_by_name[server.name], gpus) for server in servers),
+        tuple(_add_capacity(server, demand_by_name[server.name], gpus) for server in servers),
         ram_gib=sum(weights_by_name[server.name] for server in servers if server.shares),
     )
 
 
 def _place_demands(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
-    together = _place_together(_group_by_shares(demands), gpus)
-    return _place_in_turns(demands, gpus) if together is None else together
+    servers = _place_together(_group_by_shares(demands), gpus)
+    return _place_in_turns(demands, gpus) if servers is None else servers
 
 
 def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
@@ -194,7 +194,7 @@ def _list_options(
         demands_with_few = [demand.with_few_requests for demand in unit]
         demands_with_one = [demand.with_one_request for demand in unit]
         few_share, one_share = (
-            max(demand.share(width, smallest_gib) for demand in demands) + asleep_share
+            max(demand.compute_share(width, smallest_gib) for demand in demands) + asleep_share
             for demands in (demands_with_few, demands_with_one)
         )
         if few_share <= free_share + 1e-9:
@@ -207,7 +207,7 @@ def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, small
     turn_group = unit[0].shares if len(unit) > 1 else ""
     indices = tuple(sorted(gpus))
     return [
-        Server(demand.name, indices, demand.share(width, smallest_gib), width, demand.kv_gib, turn_group)
+        Server(demand.name, indices, demand.compute_share(width, smallest_gib), width, demand.kv_gib, turn_group)
         for demand in unit
     ]
 
@@ -222,9 +222,9 @@ def _place_in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Se
     the GPU.
     """
     for neighbours in range(1, len(demands)):
-        placed = _place_with_neighbours(demands, gpus, neighbours)
-        if placed is not None:
-            return _group_by_gpu(placed, len(gpus))
+        servers = _place_with_neighbours(demands, gpus, neighbours)
+        if servers is not None:
+            return _group_by_gpu(servers, len(gpus))
     return None
 
 
@@ -270,14 +270,14 @@ def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
 
 
 def _distribute_rest(
-    servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], whole: bool
+    servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], fill_gpus: bool
 ) -> list[Server]:
     """Distribute the rest of each GPU equally among the servers that are awake together: up to the memory for all their
-    requests, or all of the rest if `whole`.
+    requests, or all of the rest if `fill_gpus`.
     """
     awake_groups = [_group_awake([server for server in servers if gpu in server.gpus]) for gpu in range(len(gpus))]
     spare_shares = [
-        LIMIT - sum(_claim(group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
+        LIMIT - sum(_compute_claim(group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
         for groups, size in zip(awake_groups, gpus, strict=True)
     ]
     grown_servers = []
@@ -285,14 +285,14 @@ def _distribute_rest(
         possible_shares = []
         for gpu in server.gpus:
             group = next(group for group in awake_groups[gpu] if server in group)
-            possible_shares.append(_claim(group) + spare_shares[gpu] / len(awake_groups[gpu]))
-        wanted_share = demands[server.name].share(server.tensor, min(gpus[gpu] for gpu in server.gpus))
-        share = math.floor(min(possible_shares if whole else [*possible_shares, wanted_share]) * 100 + 1e-6) / 100
+            possible_shares.append(_compute_claim(group) + spare_shares[gpu] / len(awake_groups[gpu]))
+        wanted_share = demands[server.name].compute_share(server.tensor, min(gpus[gpu] for gpu in server.gpus))
+        share = math.floor(min(possible_shares if fill_gpus else [*possible_shares, wanted_share]) * 100 + 1e-6) / 100
         grown_servers.append(replace(server, utilisation=max(server.utilisation, share)))
     return grown_servers
 
 
-def _claim(group: Sequence[Server]) -> float:
+def _compute_claim(group: Sequence[Server]) -> float:
     """The share of a GPU that the largest server of a group claims; only one of them is awake at a time."""
     return max(server.utilisation for server in group)
 
@@ -305,7 +305,7 @@ def _group_awake(servers: Sequence[Server]) -> list[list[Server]]:
     return list(groups.values())
 
 
-def _state_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
+def _add_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
     """Add to a server the size of the KV cache in its share, and the number of requests that this cache holds."""
     cache_gib = demand.compute_cache_gib(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
     requests = int(cache_gib / demand.request_gib + 1e-9) if demand.kv_gib else demand.sequences
@@ -318,8 +318,8 @@ def _state_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Se
     )
 
 
-def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Mapping[str, float]) -> Placement:
-    gpu_sizes = ", ".join(f"{size:g}" for size in gpus)
+def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller_models: Mapping[str, float]) -> Placement:
+    machine = f"GPUs of {', '.join(f'{size:g}' for size in gpus)} GiB" if gpus else "a machine without GPUs"
     needs = "; ".join(
         f"{demand.name} needs {demand.weights_gib + demand.kv_gib + demand.lora_gib + OVERHEAD_GIB:.1f} GiB"
         for demand in (demand.with_one_request for demand in demands)
@@ -332,9 +332,7 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Ma
                 advice.append(f"{count} GPUs of {largest_gib:g} GiB")
                 break
         free_gib = largest_gib * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)
-        names = sorted(name for name, weights in smaller.items() if weights * 1.2 < free_gib)
+        names = sorted(name for name, weights in smaller_models.items() if weights * 1.2 < free_gib)
         advice += [f"a smaller model: {', '.join(names)}"] if names else []
     advice.append("fewer or shorter requests at once: --sequences, --context")
-    return Placement(
-        refusal=f"these models do not fit on GPUs of {gpu_sizes or 'no'} GiB: {needs}", would_fit=tuple(advice)
-    )
+    return Placement(refusal=f"these models do not fit on {machine}: {needs}", would_fit=tuple(advice))

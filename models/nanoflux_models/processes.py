@@ -26,7 +26,7 @@ class Process:
     """One process: its pid, and its start time in clock ticks since boot."""
 
     pid: int
-    started: int
+    start_ticks: int
 
     @property
     def alive(self) -> bool:
@@ -79,10 +79,10 @@ def find_descendants(root: Process) -> list[Process]:
     table = _read_process_table()
     if root not in (entry.process for entry in table.values()):
         return []
-    family = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
-    while children := {pid for pid, entry in table.items() if entry.parent in family} - family:
-        family |= children
-    return [table[pid].process for pid in sorted(family - {root.pid})]
+    pids = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
+    while children := {pid for pid, entry in table.items() if entry.parent in pids} - pids:
+        pids |= children
+    return [table[pid].process for pid in sorted(pids - {root.pid})]
 
 
 def find_marked(mark: str) -> list[Process]:

@@ -84,19 +84,20 @@ class ServerClient:
         adapter_lines = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
         if not adapter_lines or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
             return False
-        # The value of such a line is the time at which vLLM counted the adapters.
+        # The value of such a line is the time of its measurement.
         newest = max(adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1]))
         adapters_in_use = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
         return adapter in ",".join(adapters_in_use).split(",")
 
-    def sleep(self, level: int = 1, takes_adapters: bool = True) -> None:
+    def sleep(self, level: int = 1, accepts_adapters: bool = True) -> None:
         """Free the GPU: at level 1, the weights move to the machine's memory, and the KV cache is dropped.
 
         Raises:
-            ServerError: `level` is 2, which drops the weights, and the server takes adapters: vLLM restores neither the
+            ServerError: `level` is 2, which drops the weights, and the server accepts adapters: vLLM restores neither
+            the
                 adapters nor their layers (vllm#39934).
         """
-        if level > 1 and takes_adapters:
+        if level > 1 and accepts_adapters:
             problem = f"{self._root}: sleep level {level} would lose the adapters of this server"
             raise ServerError(problem, "let it sleep at level 1, or start it without adapters")
         self._send("POST", f"/sleep?level={level}", None, SWAP_S)
@@ -114,11 +115,11 @@ class ServerClient:
         response: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_S))
         return response
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with _DIRECT.open(request, timeout=seconds) as response:
+            with _DIRECT.open(request, timeout=timeout_s) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
             reason = _read_reason(error.read())

@@ -18,11 +18,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
 
 
 class ServerRecord(BaseModel):
-    """One server. `owner` is the process for which the server was started and with which it ends (None: the server runs
-    until it is stopped).
+    """One server. It was started for the process `owner` and ends with it (None: the server runs until it is stopped).
 
     `mark` is in the environment of every process of the server. `proved` contains the adapters whose probe on this
-    server passed. `rank` is the highest rank of the adapters that the server takes; 0 if it takes none.
+    server passed. `rank` is the highest rank of the adapters that the server accepts; 0 if it accepts none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.offline import go_offline
 
-BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+BYTES_PER_NUMBER = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 """The bytes of a number, by its type in a safetensors file; other types take one byte."""
-KV_BYTES = 2
+KV_BYTES_PER_NUMBER = 2
 """The bytes of a number in the KV cache: vLLM stores keys and values in 16 bits."""
-SCALES = ("scale", "scales", "zeros", "zero_point", "absmax", "quant_map", "g_idx", "_shape", "quant_state")
-"""Endings of tensors that belong to a quantised weight and are not parameters."""
+SCALE_SUFFIXES = ("scale", "scales", "zeros", "zero_point", "absmax", "quant_map", "g_idx", "_shape", "quant_state")
+"""Suffixes of the names of tensors that belong to a quantised weight and are not parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        return self.count * BYTES.get(self.dtype, 1)
+        return self.count * BYTES_PER_NUMBER.get(self.dtype, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def read_text_config(folder: Path) -> dict[str, Any]:
         return dict(published_config.get("text_config") or published_config)
 
 
-def measure(tensors: Mapping[str, Tensor], text_config: Mapping[str, Any], bits: int | None = None) -> Sizes:
+def compute_sizes(tensors: Mapping[str, Tensor], text_config: Mapping[str, Any], bits: int | None = None) -> Sizes:
     """Compute the sizes from the tensors and the text tower's configuration. `bits` is the number of bits of a packed
     weight, None if no weights are packed.
     """
@@ -127,10 +127,10 @@ def find_packed_bits(config: Mapping[str, Any]) -> int | None:
 def _count_parameters(name: str, tensor: Tensor, bits: int | None) -> int:
     if bits is None:
         return 0 if name.endswith(("_scale", "_scale_inv")) else tensor.count
-    if name.endswith(SCALES):
+    if name.endswith(SCALE_SUFFIXES):
         return 0
     is_packed = tensor.dtype in ("I32", "U8", "I8")
-    return tensor.count * 8 * BYTES.get(tensor.dtype, 1) // bits if is_packed else tensor.count
+    return tensor.count * 8 * BYTES_PER_NUMBER.get(tensor.dtype, 1) // bits if is_packed else tensor.count
 
 
 def _compute_sliding_bytes(text_config: Mapping[str, Any]) -> int:
@@ -138,10 +138,12 @@ def _compute_sliding_bytes(text_config: Mapping[str, Any]) -> int:
 
 
 def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
-    """The bytes of a token's keys and values in the cache, by kind of attention."""
+    """The bytes of one token's keys and values in the cache, by kind of attention."""
     layers = int(text_config.get("num_hidden_layers") or 0)
     if rank := text_config.get("kv_lora_rank"):  # one compressed vector for keys and values
-        return {"full_attention": layers * (int(rank) + int(text_config.get("qk_rope_head_dim") or 0)) * KV_BYTES}
+        return {
+            "full_attention": layers * (int(rank) + int(text_config.get("qk_rope_head_dim") or 0)) * KV_BYTES_PER_NUMBER
+        }
     kinds = list(text_config.get("layer_types") or ["full_attention"] * layers)
     kinds = kinds[: layers - int(text_config.get("num_kv_shared_layers") or 0)]
     caching_layers = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
@@ -157,4 +159,4 @@ def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
 def _compute_layer_bytes(layer: Mapping[str, Any]) -> int:
     heads = int(layer.get("num_attention_heads") or 1)
     head_size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
-    return int(layer.get("num_key_value_heads") or heads) * head_size * 2 * KV_BYTES
+    return int(layer.get("num_key_value_heads") or heads) * head_size * 2 * KV_BYTES_PER_NUMBER

@@ -25,7 +25,7 @@ from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 
 Progress = Callable[[str], None]
-READY_S = 1800.0
+READY_TIMEOUT_S = 1800.0
 """The timeout of a start, which is long because large models may be read from slow disks, and are compiled."""
 GRACE_S = 20.0
 POLL_S = 0.2
@@ -124,12 +124,12 @@ class Supervisor:
             url=f"http://127.0.0.1:{port}/v1",
             port=port,
             pid=spawned.pid,
-            started=spawned.started,
+            started=spawned.start_ticks,
             boot=boot_id(),
             mark=mark,
             owner=_identify_self(),  # a server without an owner also has one until it answers: see `release`
             log=str(log),
-            context=launch.length,
+            context=launch.max_model_len,
             sleeps=launch.sleeps,
             rank=launch.rank,
         )
@@ -137,7 +137,7 @@ class Supervisor:
         return StartedServer(record, child)
 
     def await_ready(
-        self, started: StartedServer, on_progress: Progress = lambda _: None, ready_s: float = READY_S
+        self, started: StartedServer, on_progress: Progress = lambda _: None, ready_s: float = READY_TIMEOUT_S
     ) -> None:
         """Wait until the server has generated one token; if that fails, stop the server.
 
@@ -176,9 +176,9 @@ class Supervisor:
 
     def release(self, record: ServerRecord) -> ServerRecord:
         """Let a server continue to run when this process ends."""
-        released = record.model_copy(update={"owner": None})
-        server_record.write(self._home, released)
-        return released
+        ownerless_record = record.model_copy(update={"owner": None})
+        server_record.write(self._home, ownerless_record)
+        return ownerless_record
 
     def record_proof(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Record that an adapter passed its probe on this server."""
@@ -203,13 +203,13 @@ class Supervisor:
             ServerError: a process still runs, or the port is in use; then the record remains.
         """
         processes = list_server_processes(record)
-        leader = [process for process in processes if process == record.process]
-        remaining = end(leader, grace_s)  # the leader stops its workers in order
+        main_process = [process for process in processes if process == record.process]
+        remaining = end(main_process, grace_s)  # it stops its workers in order
         remaining += end(
             [process for process in list_server_processes(record) if process not in remaining], min(grace_s, 5.0)
         )
         remaining += end([process for process in processes if process not in remaining], 0.0)
-        if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
+        if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and main_process):
             pids = ", ".join(str(process.pid) for process in remaining)
             problem = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
             raise ServerError(f"server {record.name} could not be stopped: {problem}", f"read its log: {record.log}")
@@ -248,7 +248,7 @@ def find_free_port(port: int = 0) -> int:
             probe_socket.bind(("127.0.0.1", port))
         except OSError as error:
             raise ServerError(
-                f"port {port} is in use: {error.strerror}", "set another port, or leave it out to use any free port"
+                f"port {port} is in use: {error.strerror}", "choose another port, or omit it to use any free port"
             ) from error
         return int(probe_socket.getsockname()[1])
 
@@ -292,4 +292,4 @@ def _read_tail(record: ServerRecord) -> str:
 
 def _identify_self() -> tuple[int, int]:
     current = this_process()
-    return current.pid, current.started
+    return current.pid, current.start_ticks

@@ -1,7 +1,7 @@
 """Executes a program that ends with its parent: `python -m nanoflux_models.tether PARENT COMMAND…`.
 
 The kernel sends SIGTERM to this process when the thread that started it ends. COMMAND replaces this program, and
-inherits this setting and the pid. This is a separate program because running code between fork and exec is unsafe in a
+inherits its pid and this setting. This is a separate program because running code between fork and exec is unsafe in a
 process with threads.
 """
 

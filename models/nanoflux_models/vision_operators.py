@@ -2,10 +2,10 @@
 the installation.
 
 PyPI has torchvision only for GPUs. With a torch without CUDA, torchvision's compiled part does not load. torchvision
-handles that, except in one place, where it describes two operators that were never declared ("operator torchvision::nms
-does not exist"). This program declares them. vLLM imports torchvision for every model that also takes images, but uses
-only `torchvision.transforms`, which is written in Python. If torchvision can be imported, nothing is changed. The
-program uses only the standard library, since the interpreter that runs it does not have this package.
+tolerates that, except in one place, where it describes two operators that were never declared ("operator
+torchvision::nms does not exist"). This program declares them. vLLM imports torchvision for every model that also takes
+images, but uses only `torchvision.transforms`, which is written in Python. If torchvision can be imported, nothing is
+changed. The program uses only the standard library, since the interpreter that runs it does not have this package.
 """
 
 import importlib.util

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_models.adopt import adopt_folder
-from nanoflux_models.chat_template import FILE as TEMPLATE
-from nanoflux_models.chat_template import read_template
+from nanoflux_models.chat_template import TEMPLATE_FILE, read_template
 from nanoflux_models.convert import STEPS, convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
 from nanoflux_models.fetch import Progress, Transfer, fetch
-from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summary
+from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summarize
 from nanoflux_models.manifest import NAME, Manifest, load_manifest
 from nanoflux_models.record import (
     RECORD,
@@ -50,16 +49,16 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         if target.is_dir() and not find_problems(target):
             progress(f"{name} is installed and intact")
             return target
-        partial = home / "weights" / f".{name}.partial"
+        partial_folder = home / "weights" / f".{name}.partial"
         try:
-            download = fetch(manifest, scratch, progress, transfer, partial)
+            download = fetch(manifest, scratch, progress, transfer, partial_folder)
         except DigestMismatchError:  # resuming the download would fail again
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial_folder, ignore_errors=True)
             raise
         source = manifest.source.model_dump(exclude={"sha256"})
         if download.commit:  # a revision may be a branch; the commit identifies the files
             source["commit"] = download.commit
-        files, origin = _convert_gguf_files(download.files, scratch, progress)
+        files, origin = _convert_gguf_files(download.folder, scratch, progress)
         return _install(manifest, files, origin, source, target, scratch, progress)
 
 
@@ -93,13 +92,13 @@ def import_path(
         adopt_folder(path, adopted_folder)
         files, origin = _convert_gguf_files(adopted_folder, scratch, progress)
         if template:
-            _copy_template(template, files / TEMPLATE)
+            _copy_template(template, files / TEMPLATE_FILE)
         read_tensors(files)  # refuses truncated files, even if `name` has a manifest
         manifest, manifest_text = load_or_derive_manifest(name, files, home)
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
         if manifest_text:
             save_manifest(name, manifest_text, home)
-        progress(f"manifest of {name}: {summary(manifest)}")
+        progress(f"manifest of {name}: {summarize(manifest)}")
         if manifest.kind == "chat" and not read_template(target):
             progress(f"{name} has no chat template: chat, training and evaluation need one (--chat-template FILE)")
         return target

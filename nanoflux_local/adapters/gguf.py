@@ -17,7 +17,7 @@ from nanoflux_local.adapters.record import Adapter
 from nanoflux_local.adapters.store import CARD
 from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_local.files import new_folder
-from nanoflux_models.convert import PROBE, convert_gguf
+from nanoflux_models.convert import PROBE_TEXT, convert_gguf
 from nanoflux_models.errors import ModelsError
 
 _FIX = "export safetensors, or run `adapters merge` and convert its output with llama.cpp's convert_hf_to_gguf.py"
@@ -207,7 +207,7 @@ def _check_round_trip(model: Path, file: Path, scratch: Path) -> None:
         torch.equal(weight, read_weights[name]) for name, weight in written_weights.items()
     )
     written_tokens, read_tokens = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE) for folder in (model, scratch)
+        AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE_TEXT) for folder in (model, scratch)
     )
     if not weights_match or written_tokens != read_tokens:
         raise NanofluxError("the GGUF file, when read back, differs from the model that was written", _FIX)

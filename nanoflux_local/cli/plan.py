@@ -35,7 +35,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
         if manifest.memory and manifest.kind == "chat"
     }
     other_weights_gib = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
-    placement = plan_servers(workload_by_model.values(), gpu_sizes, other_weights_gib, whole=True)
+    placement = plan_servers(workload_by_model.values(), gpu_sizes, other_weights_gib, fill_gpus=True)
     if as_json:
         workloads = {
             name: {"sequences": workload.sequences, "context": workload.context}
@@ -132,20 +132,21 @@ def _detect_gpu_sizes() -> list[float]:
     Raises:
         UsageError: no GPU reports its memory.
     """
-    from nanoflux_models.gpus import list_gpus, survey_gpus
+    from nanoflux_models.gpus import list_gpu_gib, survey_gpus
 
     survey, fix = survey_gpus(), "pass the memory of each GPU in GiB, e.g. --gpus 40,40"
     if not survey.gpus:
         reason = survey.problem or "nvidia-smi lists none"
         raise UsageError(f"no GPU on this machine: {reason}", fix)
     unreported = "; ".join(
-        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.stated}" for gpu in survey.unstated
+        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.memory_text}"
+        for gpu in survey.gpus_without_memory
     )
-    if len(survey.unstated) == len(survey.gpus):
+    if len(survey.gpus_without_memory) == len(survey.gpus):
         raise UsageError(unreported, fix)
     if unreported:
         say(f"{unreported}. The plan leaves it out; {fix}")
-    return list_gpus()
+    return list_gpu_gib()
 
 
 def _parse_gpu_sizes(gpus: str) -> list[float]:

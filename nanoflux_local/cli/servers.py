@@ -116,7 +116,7 @@ def _start_server(
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)
     launch = make_launch(config, home, seat, sleeps=False, rank=rank)
-    for node, arguments in enumerate(launch.other_nodes(), start=1):
+    for node, arguments in enumerate(launch.list_other_node_commands(), start=1):
         say(f"start on machine {node}: {shlex.join(arguments)}")
     while not (lock := supervisor.lock_start()):
         time.sleep(POLL_S)

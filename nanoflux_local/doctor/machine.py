@@ -37,7 +37,7 @@ def check_gpus() -> MachineCheck:
     if survey.gpus:
         summary = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
         return MachineCheck("gpus", not survey.problem, summary, _suggest_gpus_fix(survey))
-    if survey.hangs:
+    if survey.timed_out:
         return MachineCheck(
             "gpus",
             False,
@@ -53,7 +53,7 @@ def check_gpus() -> MachineCheck:
 def _suggest_gpus_fix(survey: Survey) -> str:
     if survey.problem:
         return "run nvidia-smi and fix the problem that it reports"
-    if survey.unstated:
+    if survey.gpus_without_memory:
         return "pass the sizes in nvidia-smi's order: `nanoflux models plan PROFILE --gpus GIB,GIB`"
     return ""
 

@@ -54,9 +54,9 @@ def check_vllm(home: Home) -> MachineCheck:
         interpreter = find_interpreter()
     except ModelsError as error:
         return MachineCheck("vllm", not os.environ.get(VARIABLE), error.message, error.fix)
-    build = "for CPUs" if interpreter.for_cpu else "for GPUs"
+    build = "for CPUs" if interpreter.serves_on_cpu else "for GPUs"
     summary = f"{interpreter.vllm} {build} with torch {interpreter.torch} at {interpreter.path}"
-    if interpreter.for_cpu and describe_gpus():
+    if interpreter.serves_on_cpu and describe_gpus():
         return MachineCheck(
             "vllm",
             False,

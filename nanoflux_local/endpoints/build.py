@@ -69,7 +69,7 @@ def build_model_endpoint(
     `via` is a kind that takes adapters (`adapter_kinds`). `args` are passed to vLLM. `reasoning_tokens` limits the
     reasoning of a reply; None uses the limit in the model's manifest.
     """
-    reasoning_limit = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
+    reasoning_limit = load_manifest(model, home.root).reasoning_limit if reasoning_tokens is None else reasoning_tokens
     config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=reasoning_limit)
     return build_endpoint(model, config, home)
 
@@ -121,21 +121,21 @@ def lacks_price(config: EndpointConfig) -> bool:
 def complete_endpoint(config: EndpointConfig, home: Home) -> EndpointConfig:
     """The configuration, completed with the listed price and the model's reasoning tokens if it states none."""
     price = find_price(config, home.root) if lacks_price(config) else config.price
-    return config.model_copy(update={"price": price, "reasoning_tokens": reasoning_room(config, home)})
+    return config.model_copy(update={"price": price, "reasoning_tokens": find_reasoning_limit(config, home)})
 
 
-def reasoning_room(config: EndpointConfig, home: Home) -> int:
+def find_reasoning_limit(config: EndpointConfig, home: Home) -> int:
     """The limit on a reply's reasoning tokens: the configuration's, else that of the model's manifest."""
     if "reasoning_tokens" in config.model_fields_set:
         return config.reasoning_tokens
-    return manifest_reasoning_room(config, home)
+    return find_manifest_reasoning_limit(config, home)
 
 
-def manifest_reasoning_room(config: EndpointConfig, home: Home) -> int:
+def find_manifest_reasoning_limit(config: EndpointConfig, home: Home) -> int:
     """The limit on a reply's reasoning tokens in the model's manifest; 0 for models on other machines."""
     if not find_kind(config.interface).local:
         return 0
     try:
-        return load_manifest(config.model, home.root).reasoning_room
+        return load_manifest(config.model, home.root).reasoning_limit
     except ModelNotFoundError:  # reported when the endpoint is built
         return 0

@@ -18,7 +18,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage, list_managed_endpoints, scripted_embedder
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
-from nanoflux_models.gpus import list_gpus, query_gpus
+from nanoflux_models.gpus import list_gpu_gib, query_gpus
 from nanoflux_models.launch import Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.record import WeightsRecord, compute_revision, record_files, write_record
@@ -48,7 +48,7 @@ def measure_all(user_home: Home, reports: Sequence[RehearsalReport], load: Reque
         RefusedError: this machine has no GPU.
     """
     load = load or RequestLoad()
-    if not list_gpus() and not load.tiny:
+    if not list_gpu_gib() and not load.tiny:
         fix = "run it on a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
         raise RefusedError("a rehearsal at full size needs a GPU, and this machine has none", fix)
     for report in reports:
@@ -73,7 +73,7 @@ def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestL
     models = list(collect_workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
-    seats = assign_seats(models, whole=True) if models else {}
+    seats = assign_seats(models, fill_gpus=True) if models else {}
     for model, endpoint in managed.items():
         _measure_model(endpoint, seats[model], config.concurrency, stage, report, load)
     report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
@@ -84,7 +84,7 @@ def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
         raise StepSkipped("this profile serves no model on this machine")
     if load.tiny:
         return f"{len(models)} models of a stand-in's size, on a CPU"
-    plan = plan_servers(models, list_gpus(), whole=True)
+    plan = plan_servers(models, list_gpu_gib(), fill_gpus=True)
     if not plan.fits:
         raise NanofluxError(plan.refusal, "what would fit: " + "; ".join(plan.would_fit))
     return "; ".join(
@@ -133,7 +133,7 @@ def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad
     family = find_family(manifest.architecture, manifest.name)
     folder = stage.home.root / "weights" / manifest.name
     if load.tiny:
-        family = replace(family, full={manifest.name: FAMILIES[manifest.architecture].tiny})
+        family = replace(family, full_configs={manifest.name: FAMILIES[manifest.architecture].tiny_config})
     write_without_weights(family, folder, manifest.name)
     files = record_files(folder)
     write_record(
@@ -156,7 +156,7 @@ def _read_used_gib() -> list[float]:
         ConfigError: nvidia-smi does not report the memory in use.
     """
     smi = shutil.which("nvidia-smi")
-    lines, problem = query_gpus(smi, "memory.used") if smi and list_gpus() else ([], "")
+    lines, problem = query_gpus(smi, "memory.used") if smi and list_gpu_gib() else ([], "")
     try:
         return [float(line) / 1024 for line in lines]
     except ValueError as error:
@@ -167,7 +167,7 @@ def _read_used_gib() -> list[float]:
 
 def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
     """Compare the memory that the server uses on its GPUs with its planned share."""
-    gpus, used_gib_now = list_gpus(), _read_used_gib()
+    gpus, used_gib_now = list_gpu_gib(), _read_used_gib()
     if not used_gib_now:
         raise StepSkipped("this machine has no GPU")
     server_gib = {gpu: used_gib_now[gpu] - used_gib_before[gpu] for gpu in launch.seat.gpus or range(len(used_gib_now))}
@@ -207,7 +207,9 @@ def _complete(client: ServerClient, model: str, ids: list[int], tokens: int) -> 
 def _measure_waking(launch: Launch, stage: Stage) -> str:
     """Measure the seconds to wake. Then the model sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
-        raise StepSkipped("it shares its GPU with no other model" if list_gpus() else "vLLM's sleep mode needs a GPU")
+        raise StepSkipped(
+            "it shares its GPU with no other model" if list_gpu_gib() else "vLLM's sleep mode needs a GPU"
+        )
     client = ServerClient(stage.servers[launch.model].url)
     client.sleep()
     start_s = time.monotonic()

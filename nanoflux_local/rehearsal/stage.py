@@ -54,7 +54,7 @@ class Stage:
             ServerError: vLLM is not installed.
         """
         interpreter = find_interpreter()
-        if interpreter.for_cpu:
+        if interpreter.serves_on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", KV_GIB)
         return interpreter
 

@@ -90,9 +90,11 @@ def _encode_lessons(
     for lesson in lessons:
         messages = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
         chats.append([{"role": message.role, "content": message.content} for message in messages])
-    prompts, replies = encode(chats, [family.write(THOUGHTS, lesson.reply) for lesson in lessons])
+    prompts, replies = encode(chats, [family.render_reply(THOUGHTS, lesson.reply) for lesson in lessons])
     final_token_by_end = (
-        {} if _has_separate_head(family) else {family.control[family.ends[-1]]: family.control[family.eos]}
+        {}
+        if _has_separate_head(family)
+        else {family.control_tokens[family.end_tokens[-1]]: family.control_tokens[family.eos]}
     )
     return [
         _EncodedLesson(prompt, [*reply[:-1], final_token_by_end.get(reply[-1], reply[-1])])
@@ -104,7 +106,7 @@ def _has_separate_head(family: Family) -> bool:
     """Whether the output matrix is separate from the embedding. If not, replies must end with a token that no prompt
     contains.
     """
-    return family.tiny.get("tie_word_embeddings") is False
+    return family.tiny_config.get("tie_word_embeddings") is False
 
 
 def _build_template_encoder(tokenizer: Any) -> Encode:

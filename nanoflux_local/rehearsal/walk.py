@@ -41,12 +41,12 @@ from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.train.targets import resolve_targets
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.gpus import list_gpus
+from nanoflux_models.gpus import list_gpu_gib
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.probe import probe
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.stand_ins import find_family, make_stand_in
-from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
+from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
 DOMAIN = "starter"
@@ -68,7 +68,7 @@ checks."""
 WIDER = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
 """The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, which only a
 wider model can learn."""
-WIDER_SPREAD = 0.04
+WIDER_WEIGHT_STD = 0.04
 """The standard deviation of a wider stand-in's weights. With it, rounding to 16 bits changes the hidden states by 4%;
 with 0.08, by 16%."""
 VALIDATION_ROWS = 2
@@ -149,7 +149,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
 def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
     values = load_profile(profile)
     endpoint_tables = values.get("endpoints", {})
-    for_cpu = not list_gpus() or stage.interpreter().for_cpu
+    for_cpu = not list_gpu_gib() or stage.interpreter().serves_on_cpu
     overrides = merge_tables(OVERRIDES, stage.overrides(endpoint_tables, for_cpu))
     config = resolve(DOMAIN, profile, overrides, stage.home)
     in_process_names = [name for name in config.players if config.endpoints[name].interface == "in_process"]
@@ -169,7 +169,7 @@ def _plan_servers(models: list[Workload]) -> str:
     """Plan the models on this machine's GPUs. A machine without GPUs plans for the smallest number that suffices."""
     if not models:
         raise StepSkipped("this profile serves no model on this machine")
-    gpus = list_gpus()
+    gpus = list_gpu_gib()
     gpu_options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, 9)]
     plans = [plan_servers(models, gpus_gib) for gpus_gib in gpu_options]
     fitting = next((plan for plan in plans if plan.fits), None)
@@ -205,15 +205,15 @@ def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
     lessons = _write_lessons(state, stage, model, number)
     prompts = [message.content for lesson in lessons for message in lesson.messages]
     texts = [THOUGHTS, *prompts, *(lesson.reply for lesson in lessons)]
-    harmony_words = read_harmony_words(python) if family.model_type == "gpt_oss" else None
+    harmony_words = read_harmony_vocabulary(python) if family.model_type == "gpt_oss" else None
     folder = stage.home.root / "stand-ins" / model
     if harmony_words:
-        make_stand_in(family, folder, texts, harmony_words, number, tiny=WIDER, spread=WIDER_SPREAD)
+        make_stand_in(family, folder, texts, harmony_words, number, overrides=WIDER, weight_std=WIDER_WEIGHT_STD)
     else:
         make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(lessons))
     summary = teach(folder, manifest, family, lessons, python)
     import_path(folder, model, stage.home.root)
-    difference = f"; {family.differs}" if family.differs else ""
+    difference = f"; {family.difference}" if family.difference else ""
     return f"tiny {family.architecture}, random weights, {summary}{difference}"
 
 
@@ -245,7 +245,7 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
         NanofluxError: the server does not start, or the reply is empty.
     """
     endpoint = state.managed[model]
-    seats = assign_seats(_list_workloads(state, stage), whole=True)
+    seats = assign_seats(_list_workloads(state, stage), fill_gpus=True)
     record = stage.serve(stage.launch(endpoint, seats[model], adapts=model == state.base))
 
     async def chat() -> str:
@@ -362,7 +362,7 @@ def _evaluate_via(state: _ProfileState, stage: Stage, via: str, args: tuple[str,
 
 
 def _sleep_and_wake(state: _ProfileState, stage: Stage, model: str) -> str:
-    if stage.interpreter().for_cpu:
+    if stage.interpreter().serves_on_cpu:
         raise StepSkipped("vLLM's sleep mode needs a GPU")
     if not state.managed[model].shares:
         raise StepSkipped("it shares its GPU with no other model")

@@ -20,9 +20,9 @@ from nanoflux_local.endpoints.build import (
     check_endpoint,
     check_endpoints,
     complete_endpoint,
+    find_manifest_reasoning_limit,
+    find_reasoning_limit,
     lacks_price,
-    manifest_reasoning_room,
-    reasoning_room,
 )
 from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.errors import ConfigError
@@ -145,7 +145,7 @@ def _find_prices(config: RunConfig, home: Home) -> Settings:
 
 def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) -> Settings:
     """Look up the reasoning tokens of endpoints that state none, in the manifests of local models."""
-    return {name: {"reasoning_tokens": reasoning_room(endpoint, home)} for name, endpoint in endpoints.items()}
+    return {name: {"reasoning_tokens": find_reasoning_limit(endpoint, home)} for name, endpoint in endpoints.items()}
 
 
 def _replace_reasoning_tokens(
@@ -155,7 +155,7 @@ def _replace_reasoning_tokens(
     models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
     changed_endpoints = changes.get("endpoints", {})
     return {
-        name: {"reasoning_tokens": manifest_reasoning_room(endpoint, home)}
+        name: {"reasoning_tokens": find_manifest_reasoning_limit(endpoint, home)}
         for name, endpoint in changed_config.endpoints.items()
         if endpoint.model != models.get(name) and "reasoning_tokens" not in changed_endpoints.get(name, {})
     }

@@ -30,7 +30,7 @@ from nanoflux_local.run.forecast import (
 from nanoflux_local.run.overflow import make_typical_requests, refuse_overflows
 from nanoflux_local.seeds.datasets import build_seed_source, seed_datasets
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.gpus import list_gpus, survey_gpus
+from nanoflux_models.gpus import list_gpu_gib, survey_gpus
 from nanoflux_models.placement import Placement
 
 BYTES_PER_TOKEN = 4
@@ -151,11 +151,11 @@ def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
     workloads = collect_workloads(players, config.concurrency, home)
     if not workloads:
         return None
-    gpus = tuple(list_gpus())
+    gpus = tuple(list_gpu_gib())
     if not gpus:
         problem = survey_gpus().problem or "no GPU reports its memory"
         return GpuPlan((), workloads, None, f"{problem}; the servers would run on the CPU")
-    placement = plan_servers(workloads.values(), list(gpus), whole=True)
+    placement = plan_servers(workloads.values(), list(gpus), fill_gpus=True)
     problem = "" if placement.fits else f"{placement.refusal}; what would fit: {'; '.join(placement.would_fit)}"
     return GpuPlan(gpus, workloads, placement, problem)
 

@@ -98,11 +98,15 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
 def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
-    reply_ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)["input_ids"]
+    reply_ids = codec._tokenizer(family.render_reply("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)[
+        "input_ids"
+    ]
     assert reply_ids[-1] in codec.ends and not codec.ends & set(reply_ids[:-1])
     assert strip_reasoning(codec.decode(reply_ids[:-1])).strip() == "ANSWER: 12"
     assert codec.find_stop(reply_ids[:-1], ("12",)) is not None
-    reasoning_ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])["input_ids"]
+    reasoning_ids = codec._tokenizer(family.render_reply("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])[
+        "input_ids"
+    ]
     assert codec.find_stop(reasoning_ids, STOP) is None
 
 

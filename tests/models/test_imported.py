@@ -14,7 +14,7 @@ from nanoflux_local.cli.main import main, nanoflux
 from nanoflux_local.endpoints.managed.launches import plan_servers
 from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ManifestError
-from nanoflux_models.imported import describe, is_unedited_import, manifest_path, to_text
+from nanoflux_models.imported import derive_manifest, is_unedited_import, manifest_path, to_text
 from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.weights import import_path
@@ -39,7 +39,7 @@ def full_size_gemma(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Pa
 
     folder = tmp_path_factory.mktemp("full") / "files"
     shutil.copytree(gemma, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json", "tokenizer.json"))
-    published_config = FAMILIES["Gemma3ForConditionalGeneration"].full["gemma-3-4b-it"]
+    published_config = FAMILIES["Gemma3ForConditionalGeneration"].full_configs["gemma-3-4b-it"]
     config = json.loads((folder / "config.json").read_text()) | dict(published_config)
     (folder / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
@@ -81,7 +81,7 @@ def select_used_values(manifest: Manifest) -> dict[str, Any]:
 def test_imported_full_size_wrapper_is_described_and_planned_like_the_catalogs(
     full_size_gemma: Path, tmp_path: Path
 ) -> None:
-    imported, packaged = describe("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    imported, packaged = derive_manifest("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
     assert select_used_values(imported) == select_used_values(packaged)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
         plans = [plan_servers([manifest], gpus) for manifest in (imported, packaged)]
@@ -114,7 +114,7 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
 )
 def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog_name: str, tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES[architecture], tmp_path / "files")
-    imported, packaged = describe("mine", folder, tmp_path), load_manifest(catalog_name, tmp_path)
+    imported, packaged = derive_manifest("mine", folder, tmp_path), load_manifest(catalog_name, tmp_path)
     assert imported.chat.thinks and packaged.chat.thinks and imported.chat.reasoning_tokens > 0
     assert imported.vllm.args == packaged.vllm.args and imported.chat.reasoning_tags == packaged.chat.reasoning_tags
     assert imported.lora == packaged.lora and imported.architecture == packaged.architecture
@@ -128,15 +128,15 @@ def test_import_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tm
 
 def test_harmony_template_is_recognised_by_its_channels(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
-    (tmp_path / "chat_template.jinja").write_text(family.template)
+    (tmp_path / "chat_template.jinja").write_text(family.chat_template)
     chat = try_template(tmp_path)
     assert chat.thinks and chat.reasoning_tags == () and chat.reasoning_tokens > 0
-    assert choose_reasoning_parser(family.template, family.architecture) == "openai_gptoss"
+    assert choose_reasoning_parser(family.chat_template, family.architecture) == "openai_gptoss"
 
 
 @pytest.mark.parametrize("architecture", ["Gemma4UnifiedForConditionalGeneration", "Qwen3MoeForCausalLM"])
 def test_model_without_thoughts_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
-    (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].template)
+    (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].chat_template)
     chat = try_template(tmp_path)
     assert chat.system_role and not chat.thinks
 

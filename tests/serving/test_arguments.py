@@ -50,7 +50,7 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     chat_manifests = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
     seat = Seat((0, 1), 0.4, tensor=2, sequences=24)
     launches = [
-        Launch(manifest, "r", tmp_path, interpreter, seat, sleeps=True, wraps=True, rank=rank)
+        Launch(manifest, "r", tmp_path, interpreter, seat, sleeps=True, is_wrapper=True, rank=rank)
         for manifest in chat_manifests
         for rank in (0, 16)
     ]
@@ -64,14 +64,16 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     node_launches = [
         Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (ray_manifest, mp_manifest)
     ]
-    commands = [launch.command(8000) for launch in (*launches, *node_launches)] + node_launches[1].other_nodes()
+    commands = [launch.command(8000) for launch in (*launches, *node_launches)] + node_launches[
+        1
+    ].list_other_node_commands()
     serve_interpreter = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
     commands += [replace(launch, interpreter=serve_interpreter).command(8000) for launch in launches]
     parsed_values = parse_commands(vllm_python, commands, tmp_path)
     assert parsed_values[-len(launches) :] == parsed_values[: len(launches)], "`vllm serve` parses the same values"
     parsed_values = parsed_values[: -len(launches)]
     for launch, values in zip(launches, parsed_values, strict=False):
-        expected = [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1", 24, launch.rank > 0]
+        expected = [[launch.model], 2, 1, None, 0.4, launch.max_model_len, "127.0.0.1", 24, launch.rank > 0]
         assert values[:9] == expected and values[9] is True, "only the language model is loaded"
     assert parsed_values[-3][:7] == [[ray_manifest.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
     assert {values[14] for values in parsed_values} == {None}, (
@@ -93,8 +95,8 @@ def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_pat
 def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
     """The package index installs a torch for GPUs, with which the server would claim nearly all memory."""
     interpreter = find_interpreter(vllm_python)
-    assert interpreter.built_for_cpu and replace(interpreter, torch="2.13.0").for_cpu
-    assert not Interpreter(interpreter.path, interpreter.vllm, "2.13.0").for_cpu
+    assert interpreter.built_for_cpu and replace(interpreter, torch="2.13.0").serves_on_cpu
+    assert not Interpreter(interpreter.path, interpreter.vllm, "2.13.0").serves_on_cpu
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
     launch = Launch(manifest, "r", tmp_path, replace(interpreter, torch="2.13.0"))
     assert launch.environment("mark")["VLLM_CPU_KVCACHE_SPACE"] == "1"

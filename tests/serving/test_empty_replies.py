@@ -29,7 +29,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
 from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
 from nanoflux_local.rehearsal.teaching import teach
-from nanoflux_local.rehearsal.walk import WIDER, WIDER_SPREAD
+from nanoflux_local.rehearsal.walk import WIDER, WIDER_WEIGHT_STD
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.sections import Unparsed, render_sections
@@ -38,7 +38,7 @@ from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import find_family, make_stand_in
-from nanoflux_models.stand_ins.gpt_oss import GPT_OSS, read_harmony_words
+from nanoflux_models.stand_ins.gpt_oss import GPT_OSS, read_harmony_vocabulary
 from nanoflux_models.weights import import_path
 from tests.played_runs import play_run
 
@@ -62,7 +62,7 @@ ENDINGS = {
     "gpt-oss-20b": {
         "at once": "<|return|>",
         "final channel alone": "<|channel|>final<|message|><|return|>",
-        "thoughts alone": GPT_OSS.write(THOUGHTS, ""),
+        "thoughts alone": GPT_OSS.render_reply(THOUGHTS, ""),
     },
 }
 """What each model generates in place of an answer, control tokens included."""
@@ -139,14 +139,16 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
     lessons = [
         Lesson(build_defender_messages(domain, domain.budgets, question), text)
         for questions, answer in zip((list_items(), list_run_questions(folder.parent)), answers, strict=True)
-        for question, text in zip(questions, [family.write(THOUGHTS, answer), *endings], strict=True)
+        for question, text in zip(questions, [family.render_reply(THOUGHTS, answer), *endings], strict=True)
     ]
     texts = [message.content for lesson in lessons for message in lesson.messages]
     if family.model_type == "gpt_oss":
-        make_stand_in(family, folder, texts, read_harmony_words(python), tiny=WIDER, spread=WIDER_SPREAD)
+        make_stand_in(
+            family, folder, texts, read_harmony_vocabulary(python), overrides=WIDER, weight_std=WIDER_WEIGHT_STD
+        )
     else:
         make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *answers])
-    teach(folder, manifest, replace(family, write=lambda _, text: text), lessons, python)
+    teach(folder, manifest, replace(family, render_reply=lambda _, text: text), lessons, python)
     return folder
 
 

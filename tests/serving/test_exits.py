@@ -97,7 +97,7 @@ def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> 
     """Its `vllm serve` needs the metadata of a distribution `vllm`, which is not installed there."""
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
-    assert interpreter.text_only == ("--language-model-only",)
+    assert interpreter.text_only_flags == ("--language-model-only",)
     process = subprocess.run([vllm_python, "-P", "-m", *interpreter.entry, "--help"], capture_output=True, text=True)
     assert process.returncode == 0 and "--served-model-name" in process.stdout + process.stderr, process.stderr[-500:]
 
@@ -134,4 +134,4 @@ def test_interpreter_chooses_the_newest_module(
 ) -> None:
     interpreter = find_interpreter(str(install_fake_vllm(tmp_path, *modules, distribution=distribution)))
     assert isinstance(interpreter, Interpreter) and interpreter.entry == entry
-    assert interpreter.text_only == ("--limit-mm-per-prompt", '{"image": 0}')
+    assert interpreter.text_only_flags == ("--limit-mm-per-prompt", '{"image": 0}')

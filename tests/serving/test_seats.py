@@ -67,7 +67,7 @@ def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
 
 def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
-    seat, group = assign_seats(collect_workloads([config], 32, home).values(), whole=True)[SMALL]
+    seat, group = assign_seats(collect_workloads([config], 32, home).values(), fill_gpus=True)[SMALL]
     arguments = make_launch(config, home, seat, sleeps=False).command(8000)
     options = {word: value for word, value in pairwise(arguments) if word.startswith("--")}
     assert group == "" and seat.gpus == (0,)
@@ -85,7 +85,7 @@ def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
     manifest = load_manifest("gpt-oss-20b", home.root)
     plain, adapted = (Workload(manifest, rank=rank).demand for rank in (0, 16))
     assert plain.lora_gib == 0 and adapted.lora_gib == pytest.approx(0.8, abs=0.05)
-    assert adapted.share(1, 40.0) > plain.share(1, 40.0) and choose_rank([]) == 16
+    assert adapted.compute_share(1, 40.0) > plain.compute_share(1, 40.0) and choose_rank([]) == 16
 
 
 @pytest.mark.parametrize("group", ["", "gpu0"])

@@ -193,8 +193,8 @@ def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
         fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
         for name, pid, started, boot in (
-            ("older", found_process.pid, found_process.started - 1, boot_id()),
-            ("before", found_process.pid, found_process.started, "another boot"),
+            ("older", found_process.pid, found_process.start_ticks - 1, boot_id()),
+            ("before", found_process.pid, found_process.start_ticks, "another boot"),
             ("init", 1, 0, boot_id()),
         ):
             record = {"name": name, "pid": pid, "started": started, "boot": boot, **fields}
@@ -312,7 +312,7 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
     with pytest.raises(ServerError, match="would lose the adapters"):
         client.sleep(level=2)
     assert not client.is_asleep()
-    client.sleep(level=2, takes_adapters=False)
+    client.sleep(level=2, accepts_adapters=False)
     assert client.is_asleep()
 
 

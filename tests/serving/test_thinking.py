@@ -106,7 +106,9 @@ def _teach(architecture: str, folder: Path) -> None:
     family, prompts, rng = FAMILIES[architecture], _build_prompts(), random.Random(0)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     texts = [message["content"] for prompt in prompts for message in prompt]
-    make_stand_in(family, folder, [*texts, family.write(THOUGHTS, write_answer(7))], tiny={"num_hidden_layers": 2})
+    make_stand_in(
+        family, folder, [*texts, family.render_reply(THOUGHTS, write_answer(7))], overrides={"num_hidden_layers": 2}
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.initializer_range = 0.02
@@ -114,7 +116,7 @@ def _teach(architecture: str, folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, STEPS)
-    for batch in _make_batches(tokenizer, prompts, family.write, rng):
+    for batch in _make_batches(tokenizer, prompts, family.render_reply, rng):
         ids, labels = (torch.tensor(rows) for rows in zip(*batch, strict=True))
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
@@ -255,7 +257,7 @@ def evaluate_thinker(
 
 def test_import_recognises_a_thinking_model(home: Home) -> None:
     manifest = load_manifest("thinker", home.root)
-    assert manifest.chat.thinks and manifest.reasoning_room >= 1024
+    assert manifest.chat.thinks and manifest.reasoning_limit >= 1024
     assert "--reasoning-parser" in manifest.vllm.args
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from nanoflux_models.architecture import has_experts, is_wrapper
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
-from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
+from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
 GEMMA, GPT_OSS = "own-gemma", "gpt-oss-20b"
@@ -29,7 +29,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
     weights_folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
     import_path(weights_folder, GEMMA, folder / "home")
     weights_folder = make_stand_in(
-        FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_words(Path(vllm_python))
+        FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_vocabulary(Path(vllm_python))
     )
     import_path(weights_folder, GPT_OSS, folder / "home")
     return folder / "home"

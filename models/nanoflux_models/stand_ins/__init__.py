@@ -38,33 +38,33 @@ def make_stand_in(
     family: Family,
     folder: Path,
     texts: Sequence[str] = (),
-    words: Sequence[bytes] | None = None,
+    vocabulary: Sequence[bytes] | None = None,
     seed: int = 0,
-    tiny: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
     device: str = "cpu",
     phrases: Sequence[str] = (),
-    spread: float = 0.0,
+    weight_std: float = 0.0,
 ) -> Path:
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
-    The tokenizer learns its words from `texts` (without texts, it encodes bytes), and each of `phrases` is one token.
-    `words` replaces both with a complete vocabulary (see `gpt_oss.read_harmony_words`). `tiny` overrides keys of the
-    configuration, even with a model's real sizes; the weights are then drawn faster on a GPU (`device`). `spread` is
-    the standard deviation of the weights, by default the family's. The same arguments give the same bytes.
+    The tokenizer is trained on `texts` (without texts, it encodes bytes), and each of `phrases` is one token. A
+    complete `vocabulary` replaces both (see `gpt_oss.read_harmony_vocabulary`). `overrides` are keys of the
+    configuration, even a model's real sizes; such weights are drawn faster on a GPU (`device`). `weight_std` is the
+    standard deviation of the weights, by default the family's. The same arguments give identical files.
     """
     import torch
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    published_config = {**family.configuration(), **(tiny or {})}
+    published_config = {**family.configuration(), **(overrides or {})}
     config = transformers.AutoConfig.for_model(**_drop_keys(published_config, "architectures", "torch_dtype"))
-    _set_spread(config, spread or family.spread)
+    _set_weight_std(config, weight_std or family.weight_std)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model: Any = getattr(transformers, family.architecture)(config).to(torch.bfloat16)
-    _scale_weights(model, family.scales)
+    _scale_weights(model, family.weight_scales)
     save_weights(model, folder)
-    write_tokenizer(family, folder, texts, words, phrases)
+    write_tokenizer(family, folder, texts, vocabulary, phrases)
     _write_config_files(family, folder, published_config)
     return folder
 
@@ -75,8 +75,8 @@ def write_without_weights(family: Family, folder: Path, model: str, texts: Seque
     Raises:
         ManifestError: the family does not state the sizes of `model`.
     """
-    if model not in family.full:
-        models = ", ".join(family.full) or "none"
+    if model not in family.full_configs:
+        models = ", ".join(family.full_configs) or "none"
         raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {models}")
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
@@ -104,11 +104,11 @@ def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) ->
     """Write the configuration files in their published form. They replace the files that transformers wrote, which
     state every default.
     """
-    end_ids = [family.control[token] for token in family.ends]
+    end_ids = [family.control_tokens[token] for token in family.end_tokens]
     files = {
         "config.json": config,
-        "generation_config.json": {"eos_token_id": end_ids, "pad_token_id": family.control[family.pad]},
-        **family.files,
+        "generation_config.json": {"eos_token_id": end_ids, "pad_token_id": family.control_tokens[family.pad]},
+        **family.extra_files,
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
@@ -124,10 +124,10 @@ def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
                     weight.mul_(factor)
 
 
-def _set_spread(config: Any, spread: float) -> None:
-    for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
-        if part is not None and hasattr(part, "initializer_range"):
-            part.initializer_range = spread
+def _set_weight_std(config: Any, weight_std: float) -> None:
+    for table in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
+        if table is not None and hasattr(table, "initializer_range"):
+            table.initializer_range = weight_std
 
 
 def _drop_keys(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -14,36 +14,34 @@ Json = dict[str, Any]
 class Family:
     """Models of one architecture and chat format.
 
-    `control` maps control tokens to their ids; the tokens in `marks` (the thinking tags) remain in decoded text. `tiny`
-    is the configuration of a stand-in; like the published files, it omits the defaults of the class. `full` contains
-    the published configuration of each catalog model, by name. `write` returns the text that a model generates for
-    given thoughts and a given answer, including its end-of-turn token.
+    `control_tokens` maps control tokens to their ids; `visible_tokens`, such as thinking tags, remain in decoded text.
+    `tiny_config` is the configuration of a stand-in; like the published files, it omits the defaults of the class.
+    `full_configs` contains the published configuration of each catalog model, by name. `render_reply` returns the text
+    that a model generates for given reasoning and a given answer, including its end-of-turn token.
     """
 
     architecture: str
     model_type: str
     vocabulary: int
-    control: Mapping[str, int]
-    template: str
+    control_tokens: Mapping[str, int]
+    chat_template: str
     bos: str
     eos: str
     pad: str
-    ends: tuple[str, ...]
-    tiny: Json
-    write: Callable[[str, str], str]
-    full: Mapping[str, Json] = field(default_factory=dict)
-    marks: tuple[str, ...] = ()
+    end_tokens: tuple[str, ...]
+    tiny_config: Json
+    render_reply: Callable[[str, str], str]
+    full_configs: Mapping[str, Json] = field(default_factory=dict)
+    visible_tokens: tuple[str, ...] = ()
     adds_bos: bool = False
-    tokenizer: Json = field(default_factory=dict)
-    files: Mapping[str, Json] = field(default_factory=dict)
-    spread: float = 0.2
+    tokenizer_options: Json = field(default_factory=dict)
+    extra_files: Mapping[str, Json] = field(default_factory=dict)
+    weight_std: float = 0.2
     """The standard deviation of a stand-in's weights: ten times the usual value, so that its logits differ clearly."""
-    scales: Mapping[str, float] = field(default_factory=dict)
-    """Factors for weights of a stand-in, by the ending of their names. They correct initial values of the class that
+    weight_scales: Mapping[str, float] = field(default_factory=dict)
+    """Factors for weights of a stand-in, by the suffix of their names. They correct initial values of the class that
     differ much from trained values."""
-    server_args: tuple[str, ...] = ()
-    """Additional arguments that vLLM for CPUs needs to serve a stand-in of this family."""
-    differs: str = ""
+    difference: str = ""
     """How a stand-in differs from the published weights, as a sentence for the user; "" if it differs only in size and
     values."""
 
@@ -51,7 +49,7 @@ class Family:
         """The published `config.json` of a catalog model; that of a tiny stand-in if `model` is "".
 
         Raises:
-            KeyError: `full` does not contain `model`.
+            KeyError: `full_configs` does not contain `model`.
         """
-        values = self.full[model] if model else self.tiny
+        values = self.full_configs[model] if model else self.tiny_config
         return {"architectures": [self.architecture], "model_type": self.model_type, **values}

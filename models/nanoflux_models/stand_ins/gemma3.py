@@ -2,9 +2,9 @@
 
 from nanoflux_models.stand_ins.family import Family
 
-# This template takes a message's content as text or as text parts, as vLLM passes it, but no images. The published
-# template moves a system message into the first message of the user. This one refuses a system message, so that a
-# request that wrongly contains one fails.
+# This template accepts a message's content as a string or as a list of texts, as vLLM passes it, but no images. The
+# published template moves a system message into the first message of the user. This one refuses a system message, so
+# that a request that wrongly contains one fails.
 _TEMPLATE = """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
@@ -24,8 +24,8 @@ _TEMPLATE = """\
 """
 
 
-def _write(thoughts: str, answer: str) -> str:
-    del thoughts  # these models do not think
+def _render_reply(reasoning: str, answer: str) -> str:
+    del reasoning  # these models do not think
     return f"{answer}<end_of_turn>"
 
 
@@ -65,15 +65,15 @@ _SHARED = {
 _CONFIG_4B = {
     **_SHARED,
     "mm_tokens_per_image": 256,
-    "text_config": _make_text_config(2560, 10_240, 34, 1024),
-    "vision_config": _make_vision_config(1152, 4304, 27, 16, 896),
+    "text_config": _make_text_config(hidden=2560, intermediate=10_240, layers=34, window=1024),
+    "vision_config": _make_vision_config(hidden=1152, intermediate=4304, layers=27, heads=16, image=896),
 }
 
 GEMMA3 = Family(
     architecture="Gemma3ForConditionalGeneration",
     model_type="gemma3",
     vocabulary=262_208,
-    control={
+    control_tokens={
         "<pad>": 0,
         "<eos>": 1,
         "<bos>": 2,
@@ -84,29 +84,29 @@ GEMMA3 = Family(
         "<end_of_image>": 256_000,
         "<image_soft_token>": 262_144,
     },
-    template=_TEMPLATE,
+    chat_template=_TEMPLATE,
     bos="<bos>",
     eos="<eos>",
     pad="<pad>",
-    ends=("<eos>", "<end_of_turn>"),
+    end_tokens=("<eos>", "<end_of_turn>"),
     adds_bos=True,
-    tiny={
+    tiny_config={
         **_SHARED,
         "mm_tokens_per_image": 4,
         # the sixth layer is the first that attends to the whole context
-        "text_config": _make_text_config(64, 128, 6, 64),
-        "vision_config": _make_vision_config(64, 128, 2, 2, 56),
+        "text_config": _make_text_config(hidden=64, intermediate=128, layers=6, window=64),
+        "vision_config": _make_vision_config(hidden=64, intermediate=128, layers=2, heads=2, image=56),
     },
-    full={"gemma-3-4b-it": _CONFIG_4B, "medgemma-4b-it": _CONFIG_4B, "medgemma-1.5-4b-it": _CONFIG_4B},
-    write=_write,
-    tokenizer={
+    full_configs={"gemma-3-4b-it": _CONFIG_4B, "medgemma-4b-it": _CONFIG_4B, "medgemma-1.5-4b-it": _CONFIG_4B},
+    render_reply=_render_reply,
+    tokenizer_options={
         "extra_special_tokens": {
             "boi_token": "<start_of_image>",
             "eoi_token": "<end_of_image>",
             "image_token": "<image_soft_token>",
         },
     },
-    files={
+    extra_files={
         "processor_config.json": {"image_seq_length": 4, "processor_class": "Gemma3Processor"},
         "preprocessor_config.json": {
             "do_normalize": True,

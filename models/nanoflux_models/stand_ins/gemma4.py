@@ -22,19 +22,26 @@ _TEMPLATE = """\
 """
 
 
-def _write(thoughts: str, answer: str) -> str:
-    del thoughts  # these models think only if the template's `enable_thinking` is set
+def _render_reply(reasoning: str, answer: str) -> str:
+    del reasoning  # these models think only if the template's `enable_thinking` is set
     return f"{answer}<turn|>"
 
 
 def _make_text_config(
-    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, size: int, global_size: int, window: int
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_size: int,
+    global_head_size: int,
+    window: int,
 ) -> Json:
     return {
         "attention_k_eq_v": True,
         "final_logit_softcapping": 30.0,
-        "global_head_dim": global_size,
-        "head_dim": size,
+        "global_head_dim": global_head_size,
+        "head_dim": head_size,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "max_position_embeddings": 262_144,
@@ -94,32 +101,43 @@ GEMMA4_UNIFIED = Family(
     architecture="Gemma4UnifiedForConditionalGeneration",
     model_type="gemma4_unified",
     vocabulary=262_144,
-    control=_CONTROL,
-    template=_TEMPLATE,
+    control_tokens=_CONTROL,
+    chat_template=_TEMPLATE,
     bos="<bos>",
     eos="<eos>",
     pad="<pad>",
-    ends=("<eos>", "<turn|>"),
+    end_tokens=("<eos>", "<turn|>"),
     adds_bos=True,
-    tiny={
+    tiny_config={
         **_SHARED,
-        "text_config": _make_text_config(64, 128, 6, 4, 2, 32, 64, 64),  # the sixth layer is the first global one
-        "vision_config": _make_vision_config(64, 16),
+        "text_config": _make_text_config(
+            hidden=64, intermediate=128, layers=6, heads=4, kv_heads=2, head_size=32, global_head_size=64, window=64
+        ),  # the sixth layer is the first global one
+        "vision_config": _make_vision_config(hidden=64, positions=16),
     },
-    full={
+    full_configs={
         "gemma-4-12b-it": {
             **_SHARED,
-            "text_config": _make_text_config(3840, 15_360, 48, 16, 8, 256, 512, 1024),
-            "vision_config": _make_vision_config(3840, 1120),
+            "text_config": _make_text_config(
+                hidden=3840,
+                intermediate=15_360,
+                layers=48,
+                heads=16,
+                kv_heads=8,
+                head_size=256,
+                global_head_size=512,
+                window=1024,
+            ),
+            "vision_config": _make_vision_config(hidden=3840, positions=1120),
         }
     },
-    write=_write,
+    render_reply=_render_reply,
     # Gemma 4 does not divide attention scores by the root of the head size; instead, trained query norms are small.
     # With query norms of 1, a random model attends to single tokens and magnifies the rounding to 16 bits. Capped
     # logits dampen the effect of an adapter; smaller weights make the effect clearly larger than the rounding.
-    spread=0.05,
-    scales={"self_attn.q_norm.weight": 0.15},
-    tokenizer={
+    weight_std=0.05,
+    weight_scales={"self_attn.q_norm.weight": 0.15},
+    tokenizer_options={
         "extra_special_tokens": {
             "audio_token": "<|audio|>",
             "boa_token": "<|audio>",
@@ -129,7 +147,7 @@ GEMMA4_UNIFIED = Family(
             "image_token": "<|image|>",
         },
     },
-    files={
+    extra_files={
         "processor_config.json": {
             "audio_ms_per_token": 40,
             "audio_seq_length": 750,

@@ -10,12 +10,12 @@ from pathlib import Path
 from nanoflux_models.errors import ServerError
 from nanoflux_models.stand_ins.family import Family, Json
 
-WORDS = 199_998
-"""The size of the harmony vocabulary without its control tokens, whose ids come after the words."""
+VOCABULARY_SIZE = 199_998
+"""The size of the harmony vocabulary without its control tokens, which have the ids after it."""
 _QUERY = """
 import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
-print(json.dumps([base64.b64encode(encoding._inner.decode_bytes([number])).decode() for number in range({words})]))
+print(json.dumps([base64.b64encode(encoding._inner.decode_bytes([number])).decode() for number in range({size})]))
 """
 _TEMPLATE = """\
 {{- '<|start|>system<|message|>You are a language model.\n\nReasoning: medium\n\n' }}
@@ -33,28 +33,28 @@ _TEMPLATE = """\
 """
 
 
-def read_harmony_words(python: Path) -> list[bytes]:
+def read_harmony_vocabulary(python: Path) -> list[bytes]:
     """Read the vocabulary of the package openai_harmony of the interpreter `python`: 199,998 byte strings, by id.
 
     Raises:
         ServerError: the interpreter does not have the vocabulary, and so cannot serve gpt-oss.
     """
-    command = [str(python), "-P", "-c", _QUERY.format(words=WORDS)]
+    command = [str(python), "-P", "-c", _QUERY.format(size=VOCABULARY_SIZE)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServerError(f"{python} cannot be started: {error}", "pass another interpreter") from error
     try:
-        return [base64.b64decode(word) for word in json.loads(result.stdout)]
+        return [base64.b64decode(entry) for entry in json.loads(result.stdout)]
     except ValueError:
         reason = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         fix = "install openai-harmony there; offline, set TIKTOKEN_ENCODINGS_BASE to a folder with its vocabulary"
         raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {reason}", fix) from None
 
 
-def _write(thoughts: str, answer: str) -> str:
+def _render_reply(reasoning: str, answer: str) -> str:
     return (
-        f"<|channel|>analysis<|message|>{thoughts}<|end|>"
+        f"<|channel|>analysis<|message|>{reasoning}<|end|>"
         f"<|start|>assistant<|channel|>final<|message|>{answer}<|return|>"
     )
 
@@ -108,7 +108,9 @@ _CONTROL = {
     "<|message|>": 200_008,
     "<|call|>": 200_012,
 }
-_RESERVED = {f"<|reserved_{number}|>": number for number in range(WORDS, 201_088) if number not in _CONTROL.values()}
+_RESERVED = {
+    f"<|reserved_{number}|>": number for number in range(VOCABULARY_SIZE, 201_088) if number not in _CONTROL.values()
+}
 _MXFP4 = {
     "modules_to_not_convert": [
         "model.layers.*.self_attn",
@@ -123,14 +125,23 @@ GPT_OSS = Family(
     architecture="GptOssForCausalLM",
     model_type="gpt_oss",
     vocabulary=201_088,
-    control={**_CONTROL, **_RESERVED},
-    template=_TEMPLATE,
+    control_tokens={**_CONTROL, **_RESERVED},
+    chat_template=_TEMPLATE,
     bos="<|startoftext|>",
     eos="<|return|>",
     pad="<|endoftext|>",
-    ends=("<|return|>", "<|endoftext|>", "<|call|>"),
-    tiny=_make_size_keys(64, 64, 2, 2, 1, 4, 2),
-    full={"gpt-oss-20b": {**_make_size_keys(2880, 2880, 24, 64, 8, 32, 4), "quantization_config": _MXFP4}},
-    write=_write,
-    differs="its experts are not quantised, as the published MXFP4 experts are",
+    end_tokens=("<|return|>", "<|endoftext|>", "<|call|>"),
+    tiny_config=_make_size_keys(
+        hidden=64, intermediate=64, layers=2, heads=2, kv_heads=1, experts=4, experts_per_token=2
+    ),
+    full_configs={
+        "gpt-oss-20b": {
+            **_make_size_keys(
+                hidden=2880, intermediate=2880, layers=24, heads=64, kv_heads=8, experts=32, experts_per_token=4
+            ),
+            "quantization_config": _MXFP4,
+        }
+    },
+    render_reply=_render_reply,
+    difference="its experts are not quantised, as the published MXFP4 experts are",
 )

@@ -77,18 +77,18 @@ def _make_expert_keys(experts: int, experts_per_token: int, intermediate: int) -
     }
 
 
-def _write_answer(thoughts: str, answer: str) -> str:
-    del thoughts  # Qwen3 Instruct does not think
+def _render_answer(reasoning: str, answer: str) -> str:
+    del reasoning  # Qwen3 Instruct does not think
     return f"{answer}<|im_end|>"
 
 
-def _write_thoughts_and_answer(thoughts: str, answer: str) -> str:
-    return f"<think>\n{thoughts}\n</think>\n\n{answer}<|im_end|>"
+def _render_reasoning_and_answer(reasoning: str, answer: str) -> str:
+    return f"<think>\n{reasoning}\n</think>\n\n{answer}<|im_end|>"
 
 
-def _write_after_opening_tag(thoughts: str, answer: str) -> str:
+def _render_after_opening_tag(reasoning: str, answer: str) -> str:
     """The reply to a prompt that ends with the opening tag."""
-    return f"{thoughts}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
+    return f"{reasoning}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
 
 
 _QWEN3_PUBLISHED_KEYS = {"attention_bias": False, "head_dim": 128, "bos_token_id": 151_643, "eos_token_id": 151_645}
@@ -107,73 +107,109 @@ QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
     model_type="qwen3",
     vocabulary=_VOCABULARY,
-    control={
+    control_tokens={
         "<|endoftext|>": 4000,
         "<|im_start|>": 4001,
         "<|im_end|>": 4002,
         "<think>": 4003,
         "</think>": 4004,
     },
-    marks=("<think>", "</think>"),
-    template=_QWEN3_TEMPLATE,
+    visible_tokens=("<think>", "</think>"),
+    chat_template=_QWEN3_TEMPLATE,
     bos="",
     eos="<|im_end|>",
     pad="<|endoftext|>",
-    ends=("<|im_end|>", "<|endoftext|>"),
-    tiny={
-        **_make_size_keys(64, 128, 4, 4, 2, _VOCABULARY, 1e6, 40_960),
+    end_tokens=("<|im_end|>", "<|endoftext|>"),
+    tiny_config={
+        **_make_size_keys(
+            hidden=64,
+            intermediate=128,
+            layers=4,
+            heads=4,
+            kv_heads=2,
+            vocabulary=_VOCABULARY,
+            theta=1e6,
+            context=40_960,
+        ),
         "attention_bias": False,
         "head_dim": 32,
         "bos_token_id": 4000,
         "eos_token_id": 4002,
     },
-    full={
+    full_configs={
         "qwen3-32b-awq": {
-            **_make_size_keys(5120, 25_600, 64, 64, 8, 151_936, 1e6, 40_960),
+            **_make_size_keys(
+                hidden=5120,
+                intermediate=25_600,
+                layers=64,
+                heads=64,
+                kv_heads=8,
+                vocabulary=151_936,
+                theta=1e6,
+                context=40_960,
+            ),
             **_QWEN3_PUBLISHED_KEYS,
             "torch_dtype": "float16",
             "quantization_config": _AWQ,
         }
     },
-    write=_write_thoughts_and_answer,
-    differs="its weights are not quantised, as the published AWQ weights are",
+    render_reply=_render_reasoning_and_answer,
+    difference="its weights are not quantised, as the published AWQ weights are",
 )
 
 QWEN3_MOE = Family(
     architecture="Qwen3MoeForCausalLM",
     model_type="qwen3_moe",
     vocabulary=_VOCABULARY,
-    control={"<|endoftext|>": 4000, "<|im_start|>": 4001, "<|im_end|>": 4002},
-    template=_INSTRUCT_TEMPLATE,
+    control_tokens={"<|endoftext|>": 4000, "<|im_start|>": 4001, "<|im_end|>": 4002},
+    chat_template=_INSTRUCT_TEMPLATE,
     bos="",
     eos="<|im_end|>",
     pad="<|endoftext|>",
-    ends=("<|im_end|>", "<|endoftext|>"),
-    tiny={
-        **_make_size_keys(64, 128, 4, 4, 2, _VOCABULARY, 1e7, 262_144),
-        **_make_expert_keys(8, 2, 64),
+    end_tokens=("<|im_end|>", "<|endoftext|>"),
+    tiny_config={
+        **_make_size_keys(
+            hidden=64,
+            intermediate=128,
+            layers=4,
+            heads=4,
+            kv_heads=2,
+            vocabulary=_VOCABULARY,
+            theta=1e7,
+            context=262_144,
+        ),
+        **_make_expert_keys(experts=8, experts_per_token=2, intermediate=64),
         "attention_bias": False,
         "head_dim": 32,
         "bos_token_id": 4000,
         "eos_token_id": 4002,
     },
-    full={
+    full_configs={
         "qwen3-30b-a3b-instruct-2507-fp8": {
-            **_make_size_keys(2048, 6144, 48, 32, 4, 151_936, 1e7, 262_144),
-            **_make_expert_keys(128, 8, 768),
+            **_make_size_keys(
+                hidden=2048,
+                intermediate=6144,
+                layers=48,
+                heads=32,
+                kv_heads=4,
+                vocabulary=151_936,
+                theta=1e7,
+                context=262_144,
+            ),
+            **_make_expert_keys(experts=128, experts_per_token=8, intermediate=768),
             **_QWEN3_PUBLISHED_KEYS,
             "quantization_config": _FP8,
         }
     },
-    write=_write_answer,
-    differs="its weights are not quantised, as the published FP8 weights are",
+    render_reply=_render_answer,
+    difference="its weights are not quantised, as the published FP8 weights are",
 )
 
 R1_QWEN2 = Family(
     architecture="Qwen2ForCausalLM",
     model_type="qwen2",
     vocabulary=_VOCABULARY,
-    control={
+    control_tokens={
         "<｜begin▁of▁sentence｜>": 4000,
         "<｜end▁of▁sentence｜>": 4001,
         "<｜User｜>": 4002,
@@ -181,21 +217,43 @@ R1_QWEN2 = Family(
         "<think>": 4004,
         "</think>": 4005,
     },
-    marks=("<think>", "</think>", "<｜User｜>", "<｜Assistant｜>"),
-    template=_R1_TEMPLATE,
+    visible_tokens=("<think>", "</think>", "<｜User｜>", "<｜Assistant｜>"),
+    chat_template=_R1_TEMPLATE,
     bos="<｜begin▁of▁sentence｜>",
     eos="<｜end▁of▁sentence｜>",
     pad="<｜end▁of▁sentence｜>",
-    ends=("<｜end▁of▁sentence｜>",),
+    end_tokens=("<｜end▁of▁sentence｜>",),
     adds_bos=True,
-    tiny={**_make_size_keys(64, 128, 4, 2, 1, _VOCABULARY, 1e6, 131_072), "bos_token_id": 4000, "eos_token_id": 4001},
-    full={
+    tiny_config={
+        **_make_size_keys(
+            hidden=64,
+            intermediate=128,
+            layers=4,
+            heads=2,
+            kv_heads=1,
+            vocabulary=_VOCABULARY,
+            theta=1e6,
+            context=131_072,
+        ),
+        "bos_token_id": 4000,
+        "eos_token_id": 4001,
+    },
+    full_configs={
         "deepseek-r1-distill-qwen-14b": {
-            **_make_size_keys(5120, 13_824, 48, 40, 8, 152_064, 1e6, 131_072),
+            **_make_size_keys(
+                hidden=5120,
+                intermediate=13_824,
+                layers=48,
+                heads=40,
+                kv_heads=8,
+                vocabulary=152_064,
+                theta=1e6,
+                context=131_072,
+            ),
             "bos_token_id": 151_643,
             "eos_token_id": 151_643,
             "rms_norm_eps": 1e-5,
         }
     },
-    write=_write_after_opening_tag,
+    render_reply=_render_after_opening_tag,
 )

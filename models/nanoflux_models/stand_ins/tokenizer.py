@@ -1,4 +1,4 @@
-"""Writes the tokenizers of stand-ins: a family's control tokens at their ids, and words learned from given texts.
+"""Writes the tokenizers of stand-ins: a family's control tokens at their ids, and a vocabulary trained on given texts.
 
 Tokenizers are byte-level, so that they can encode any text. Unused ids get meaningless words, so that every id that a
 random model draws can be decoded.
@@ -11,49 +11,49 @@ from typing import Any
 
 from nanoflux_models.stand_ins.family import Family
 
-MAX_LEARNED_TOKENS = 3000
-"""The maximum number of tokens that are learned, including single bytes."""
+MAX_TRAINED_TOKENS = 3000
+"""The maximum size of a trained vocabulary, including single bytes."""
 
 
 def write_tokenizer(
-    family: Family, folder: Path, texts: Sequence[str], words: Sequence[bytes] | None, phrases: Sequence[str] = ()
+    family: Family, folder: Path, texts: Sequence[str], vocabulary: Sequence[bytes] | None, phrases: Sequence[str] = ()
 ) -> None:
     """Write the tokenizer files of a stand-in into `folder`. Each of the `phrases` is one token of the vocabulary.
 
-    `words` is a complete vocabulary, by id, for families whose servers have a fixed vocabulary (gpt-oss). For other
-    families, words are learned from `texts`.
+    `vocabulary` lists all other tokens in the order of their ids, for families whose servers have a fixed vocabulary
+    (gpt-oss). For other families, the vocabulary is trained on `texts`.
     """
     from transformers import PreTrainedTokenizerFast
 
-    core = _make_from_words(family, words) if words else _learn_vocabulary(family, texts, phrases)
-    _add_control_tokens(core, family, () if words else phrases)
+    core = _make_from_vocabulary(family, vocabulary) if vocabulary else _train_tokenizer(family, texts, phrases)
+    _add_control_tokens(core, family, () if vocabulary else phrases)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=family.bos or None,
         eos_token=family.eos,
         pad_token=family.pad,
         unk_token=family.pad,  # byte-level words never need this token, but some classes would add another one
-        **family.tokenizer,
+        **family.tokenizer_options,
     )
-    tokenizer.chat_template = family.template
+    tokenizer.chat_template = family.chat_template
     tokenizer.save_pretrained(str(folder))
 
 
-def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> Any:
-    """A BPE tokenizer with merges learned from `texts`."""
+def _train_tokenizer(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> Any:
+    """Train a BPE tokenizer on `texts`."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained_tokenizer = Tokenizer(models.BPE())
+    trained_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    size = min(MAX_LEARNED_TOKENS, family.vocabulary - len(family.control) - len(phrases))
-    learner.train_from_iterator(
+    size = min(MAX_TRAINED_TOKENS, family.vocabulary - len(family.control_tokens) - len(phrases))
+    trained_tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )
-    id_by_word = learner.get_vocab()
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    id_by_word = trained_tokenizer.get_vocab()
+    merges = [tuple(pair) for pair in json.loads(trained_tokenizer.to_str())["model"]["merges"]]
     words_in_id_order = sorted(id_by_word, key=lambda word: id_by_word[word])
     return Tokenizer(models.BPE(_place_tokens(family, [*phrases, *words_in_id_order]), merges))
 
@@ -62,22 +62,22 @@ def _place_tokens(family: Family, ordered_words: Sequence[str]) -> dict[str, int
     """The id of each token: control tokens have fixed ids; the other ids go to the words in order, then to meaningless
     words.
     """
-    vocabulary = dict(family.control)
-    taken_ids, words = set(family.control.values()), iter(ordered_words)
-    meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered_words[:MAX_LEARNED_TOKENS])
+    vocabulary = dict(family.control_tokens)
+    taken_ids, words = set(family.control_tokens.values()), iter(ordered_words)
+    meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered_words[:MAX_TRAINED_TOKENS])
     for number in range(family.vocabulary):
         if number not in taken_ids:
             vocabulary[next(words, None) or next(meaningless)] = number
     return vocabulary
 
 
-def _make_from_words(family: Family, words: Sequence[bytes]) -> Any:
-    """A tokenizer of `words` and the control tokens. It has no merges, so it encodes any other word as bytes."""
+def _make_from_vocabulary(family: Family, tokens: Sequence[bytes]) -> Any:
+    """A tokenizer of `tokens` and the control tokens. It has no merges, so it encodes any other text as bytes."""
     from tokenizers import Tokenizer, models
 
     letters = _map_bytes_to_letters()
-    vocabulary = {"".join(letters[byte] for byte in word): number for number, word in enumerate(words)}
-    return Tokenizer(models.BPE({**vocabulary, **family.control}, [], ignore_merges=True))
+    vocabulary = {"".join(letters[byte] for byte in token): number for number, token in enumerate(tokens)}
+    return Tokenizer(models.BPE({**vocabulary, **family.control_tokens}, [], ignore_merges=True))
 
 
 def _map_bytes_to_letters() -> Mapping[int, str]:
@@ -94,9 +94,11 @@ def _add_control_tokens(core: Any, family: Family, phrases: Sequence[str]) -> No
 
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True) for token in family.control if token not in family.marks])
-    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*family.marks, *phrases)])
+    core.add_special_tokens(
+        [AddedToken(token, special=True) for token in family.control_tokens if token not in family.visible_tokens]
+    )
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*family.visible_tokens, *phrases)])
     if family.adds_bos:
         core.post_processor = processors.TemplateProcessing(
-            single=f"{family.bos} $A", special_tokens=[(family.bos, family.control[family.bos])]
+            single=f"{family.bos} $A", special_tokens=[(family.bos, family.control_tokens[family.bos])]
         )

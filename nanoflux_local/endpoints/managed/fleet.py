@@ -115,7 +115,7 @@ class ManagedServer:
                 launch.revision,
                 launch.variant,
             )
-            suffices = not launch.context or record.context >= launch.length
+            suffices = not launch.context or record.context >= launch.max_model_len
             suffices = suffices and record.sleeps == launch.sleeps and record.rank >= launch.rank
             if is_same_model and suffices and record.owner is None and record.alive:
                 return record

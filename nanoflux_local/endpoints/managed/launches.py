@@ -18,7 +18,7 @@ from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.architecture import is_wrapper
 from nanoflux_models.chat_template import require_template
-from nanoflux_models.gpus import list_compute_capabilities, list_gpus
+from nanoflux_models.gpus import list_compute_capabilities, list_gpu_gib
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import CONTEXT as CONTEXT_WITHOUT_REASONING
 from nanoflux_models.launch import RANK, Launch, Seat
@@ -118,7 +118,7 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
 
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
     """The context of an endpoint's server in tokens, including the tokens for reasoning."""
-    reasoning = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_room
+    reasoning = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_limit
     return min(config.context or CONTEXT_WITHOUT_REASONING + reasoning, manifest.context)
 
 
@@ -132,27 +132,27 @@ def _required_context(config: EndpointConfig) -> int:
 def plan_servers(
     models: Iterable[Manifest | Workload],
     gpus: list[float],
-    smaller: Mapping[str, float] | None = None,
+    smaller_models: Mapping[str, float] | None = None,
     sequences: int = SEQUENCES,
     context: int = CONTEXT,
-    whole: bool = False,
+    fill_gpus: bool = False,
 ) -> Placement:
     """Plan which model runs on which GPU. A model passed as a manifest is planned for `sequences` requests of `context`
-    tokens. `smaller` are other models, with the GiB of their weights, that a refusal may suggest. With `whole`, the
-    servers share all memory of each GPU, even if they need less.
+    tokens. `smaller_models` are other models, with the GiB of their weights, that a refusal may suggest. With
+    `fill_gpus`, the servers share all memory of each GPU, even if they need less.
 
     Raises:
         ConfigError: a manifest has no [memory], or its model spans several machines.
     """
     demands = [_as_workload(model, sequences, context).demand for model in models]
-    return place_models(demands, gpus, smaller, whole)
+    return place_models(demands, gpus, smaller_models, fill_gpus)
 
 
 def _as_workload(model: Manifest | Workload, sequences: int = SEQUENCES, context: int = CONTEXT) -> Workload:
     return model if isinstance(model, Workload) else Workload(model, sequences, context)
 
 
-def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[str, tuple[Seat, str]]:
+def assign_seats(models: Iterable[Manifest | Workload], fill_gpus: bool = False) -> dict[str, tuple[Seat, str]]:
     """Place models on this machine's GPUs; return each model's seat and the group in which it takes turns ("": none).
 
     On a machine without GPUs, and for models that span several machines, seats name no GPUs: vLLM then chooses.
@@ -161,11 +161,11 @@ def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> 
         NanofluxError: the models do not fit.
     """
     by_name = {workload.manifest.name: workload for workload in map(_as_workload, models)}
-    gpus = list_gpus()
+    gpus = list_gpu_gib()
     if not gpus:
         return {name: (workload.cpu_seat, workload.shares) for name, workload in by_name.items()}
     on_this_machine = [workload for workload in by_name.values() if workload.manifest.parallel.nodes == 1]
-    placement = plan_servers(on_this_machine, gpus, whole=whole)
+    placement = plan_servers(on_this_machine, gpus, fill_gpus=fill_gpus)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
     seats: dict[str, tuple[Seat, str]] = {
@@ -204,7 +204,7 @@ def build_managed(
         model: max(_required_context(config) for config in managed_configs.values() if config.model == model)
         for model in by_model
     }
-    seats, fleet, vllm_endpoints = assign_seats(by_model.values(), whole=True), Fleet(home.root), {}
+    seats, fleet, vllm_endpoints = assign_seats(by_model.values(), fill_gpus=True), Fleet(home.root), {}
     for name, config in managed_configs.items():
         seat, group = seats[config.model]
         groups[name] = group or groups[name]
@@ -256,7 +256,7 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
         rank=rank,
         sleeps=sleeps,
         args=config.args,
-        wraps=is_wrapper(weights),
+        is_wrapper=is_wrapper(weights),
         batch_invariant=config.batch_invariant,
     )
 
@@ -264,7 +264,7 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
 def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
     """Raise RefusedError if vLLM has no batch-invariant kernels for this device."""
     fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {MIN_CAPABILITY} or higher (A100)"
-    if interpreter.for_cpu:
+    if interpreter.serves_on_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
     capability = min(list_compute_capabilities(), default=0.0)
     if capability < MIN_CAPABILITY:

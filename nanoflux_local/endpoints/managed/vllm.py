@@ -47,8 +47,8 @@ class VllmEndpoint:
         launch = server.launch
         self.capacity = capacity
         self.repeatable = launch.batch_invariant  # `_test_batch_invariance` tests this once the server answers
-        reasoning = launch.manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
-        self.context = Context(launch.length, reasoning)
+        reasoning = launch.manifest.reasoning_limit if reasoning_tokens is None else reasoning_tokens
+        self.context = Context(launch.max_model_len, reasoning)
         self._server, self._adapter = server, adapter
         self._name = adapter_hash(adapter) if adapter else launch.model
         variant = f"{launch.variant} structured" if structured else launch.variant

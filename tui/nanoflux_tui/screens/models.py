@@ -287,7 +287,7 @@ def _query_gpus() -> list[list[str]]:
     working driver.
     """
     smi = shutil.which("nvidia-smi")
-    if smi is None or survey_gpus().hangs:
+    if smi is None or survey_gpus().timed_out:
         return []
     rows = [[part.strip() for part in line.rsplit(",", 3)] for line in query_gpus(smi, GPU_FIELDS)[0]]
     return [row for row in rows if len(row) == 4]
