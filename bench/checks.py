@@ -32,7 +32,7 @@ from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import bind, build_rules
-from nanoflux_local.run.trials.replies import TURN, run_bounded
+from nanoflux_local.run.trials.replies import TRIAL_TURN, run_bounded
 from nanoflux_local.run.trials.result import CONCLUSIONS, JudgedSolution, Rates, Share, measure_rates
 from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
 from nanoflux_local.seeds.importing import ImportRequest, import_benchmark
@@ -111,7 +111,7 @@ async def _take_steps(
     steps: Sequence[Any], seed: int, measured: Measured, call: Any, stopping: Callable[[], bool]
 ) -> None:
     """Apply the steps to a solution until the measurement stops; a replay skips steps without a stored reply."""
-    draw = Draw(seed, TURN, measured.solution.number)
+    draw = Draw(seed, TRIAL_TURN, measured.solution.number)
     for step in steps:
         if not stopping():
             with suppress(ReplayMissError):
@@ -133,7 +133,7 @@ def show(measured: Sequence[Measured]) -> None:
     judged = [solution for solution in measured if solution.is_judged]
     unjudged = sum(solution.decision is None for solution in judged)
     print(f"{len(measured)} known solutions; {len(judged)} judged, {unjudged} of them without a verdict")
-    print_rates("judge's word", judged, lambda solution: solution.decision)
+    print_rates("judge alone", judged, lambda solution: solution.decision)
     for name in check_names:
         examined = [solution for solution in measured if name in solution.findings]
         print_rates(f"{name}: not contradicted", examined, partial(concludes, (name,), False))

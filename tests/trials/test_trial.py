@@ -212,7 +212,7 @@ def test_run_holds_its_trial_once_and_shows_it(played: tuple[Home, str], capsys:
     text = capsys.readouterr().out
     assert "judge's trial" in text and "code check alone" in text and "questions without a needed quantity" in text
     headings, rows = result.tabulate_kinds()
-    assert headings[2:4] == ["judge's word", "with the checks"] and all(len(row) == len(headings) for row in rows)
+    assert headings[2:4] == ["judge alone", "with the checks"] and all(len(row) == len(headings) for row in rows)
     assert sum(int(row[1]) for row in rows) == result.solutions
     page = write_report(home.ledger, run, home.root / "report").read_text()
     assert "The judge on known solutions" in page and "questions with a changed quantity" in page

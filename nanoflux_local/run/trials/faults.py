@@ -19,12 +19,12 @@ _DETERMINER = re.compile(
     re.IGNORECASE,
 )
 """Words after which "a certain number of" would be ungrammatical."""
-_NO_NOUN = re.compile(
+_NOUN_SEARCH_END = re.compile(
     r"of|and|or|to|in|more|less|fewer|as|than|by|at|the|for|from|on|with|is|was|are|were|has|does|his|its|this|us|yes|plus"
     r"|minus|per|each|every|who|which|that|if|when|then|so|but|out",
     re.IGNORECASE,
 )
-"""Words that end the search for the plural noun which a number counts."""
+"""Words at which the search for the plural noun after a number stops."""
 _PLURAL = re.compile(r"people|children|men|women|feet|[a-z-]+[^s']s")
 _AFTER_AMOUNT = re.compile(
     r"each|per|an?|for|in|from|to|of|and|or|every|at|more|less|when|if|as|with|by|total|after|before|but|so|while|who"
@@ -80,7 +80,7 @@ def _replace_result(attack: Attack, wrong_answer: str) -> str:
 
 def find_quantities(seed: Seed) -> list[StatedNumber]:
     """The quantities that the solution needs from the question. Each occurs once in the question, the solution
-    calculates with it, and it is not the result of a calculation; so nothing else in the question implies it.
+    calculates with it, and it is not the result of a calculation, so nothing else in the question implies it.
     """
     quantities = [
         StatedNumber(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
@@ -137,7 +137,7 @@ def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
 def _counts_plural(words: list[str]) -> bool:
     """Whether the words after a number lead to a plural noun."""
     for word in words:
-        if _NO_NOUN.fullmatch(word):
+        if _NOUN_SEARCH_END.fullmatch(word):
             return False
         if _PLURAL.fullmatch(word):
             return True

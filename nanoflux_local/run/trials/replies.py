@@ -1,4 +1,5 @@
-"""Replies of a run's models to train items, marked by the items' answers: a trial's real mistakes and right solutions.
+"""Replies of a run's models to train items, marked by the items' answers. A trial uses them as real mistakes and as
+right solutions.
 
 Items are sent in batches of a fixed size, so that the replies that a trial uses do not depend on the concurrency.
 """
@@ -22,7 +23,7 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Seed
 
 T = TypeVar("T")
-TURN = -1
+TRIAL_TURN = -1
 """The turn number in the trial's draws: no turn of the run has it, so the draws differ from every turn's."""
 MAX_ITEMS_PER_REPLY = 8
 """The maximum number of items sent for each reply that is needed. A strong model needs many items to make a mistake."""
@@ -30,7 +31,7 @@ MAX_ITEMS_PER_REPLY = 8
 
 @dataclass(frozen=True, slots=True)
 class MarkedReply:
-    """A model's solution of a train item, with the item's question, and whether its answer is the item's."""
+    """A model's solution of a train item, and whether its answer equals the item's."""
 
     seed: str
     author: str
@@ -61,7 +62,7 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
 
 
 async def collect_replies(
-    rules: Rules, domain: Domain, mistakes: int, right_replies: int, call: Call, stopping: Callable[[], bool]
+    rules: Rules, domain: Domain, mistakes: int, right_replies: int, call: Call, is_stopping: Callable[[], bool]
 ) -> Replies | None:
     """Send train items to the run's models in turn, until there are enough wrong and enough right replies, or until
     `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. None if the run stops meanwhile.
@@ -70,14 +71,14 @@ async def collect_replies(
         NanofluxError: an endpoint failed.
     """
     batch_size = max(mistakes, right_replies)
-    rng = Draw(rules.config.seed, TURN, 0).rng("trial-replies")
+    rng = Draw(rules.config.seed, TRIAL_TURN, 0).rng("trial-replies")
     items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
     defenders = list({players.defender.name: players.defender for players in rules.player_groups}.values())
     marked_replies: list[MarkedReply] = []
     items_sent = 0
 
     async def ask(number: int) -> MarkedReply | None:
-        defender, draw = defenders[number % len(defenders)], Draw(rules.config.seed, TURN, number)
+        defender, draw = defenders[number % len(defenders)], Draw(rules.config.seed, TRIAL_TURN, number)
         return await _ask_and_mark(domain, defender, items[number], draw, call)
 
     def lacks(count: int, right: bool) -> bool:
@@ -85,7 +86,7 @@ async def collect_replies(
         return not enough and items_sent < min(MAX_ITEMS_PER_REPLY * count, len(items))
 
     while lacks(mistakes, right=False) or lacks(right_replies, right=True):
-        if stopping():
+        if is_stopping():
             return None
         numbers = range(items_sent, min(items_sent + batch_size, len(items)))
         replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)

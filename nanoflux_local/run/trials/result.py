@@ -18,7 +18,7 @@ from nanoflux_local.run.trials.solutions import PLANTED, RIGHT_KINDS
 from nanoflux_local.transcript import Conclusion, Finding, verdict_from_json
 
 KIND_TEXT = {
-    "reference": "solutions of the data set",
+    "reference": "solutions of the dataset",
     "own": "right replies of the run's models",
     "slip": "changed results",
     "answer": "contradicting answers",
@@ -98,7 +98,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class CheckRates(Rates):
-    """The rates of one check by itself, among the `concluded` solutions that it supports or contradicts.
+    """The rates of one check alone, among the `concluded` solutions that it supports or contradicts.
 
     `findings` counts its conclusions by kind of solution. The same check gives two rules over all solutions:
     `unless_contradicted` accepts what it does not contradict, `if_supported` only what it supports.
@@ -139,11 +139,11 @@ class TrialResult:
     predicted: Prediction | None = None
 
     def tabulate_kinds(self) -> tuple[list[str], list[list[str]]]:
-        """A table of the kinds of solutions, as headings and rows: how many the judge accepts by itself and with the
+        """A table of the kinds of solutions, as headings and rows: how many the judge accepts alone and with the
         checks, and how many each check supports, contradicts and does not check.
         """
         titled_rates = (
-            [("judge's word", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
+            [("judge alone", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
         )
         titled_rates = titled_rates or [("judge", self.judge)]
         headings = ["solutions", "number", *(title for title, _ in titled_rates)]
@@ -174,23 +174,23 @@ class TrialResult:
 
 def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     """The result of a run's trial, as in `judge_trial` of `run show --json`; None if the run had no trial."""
-    judged = load_judged(view, run)
-    if not judged:
+    judged_solutions = load_judged(view, run)
+    if not judged_solutions:
         return None
     config = json.loads(view.find_run(run)["config"])
     rules = validate_model(JudgeRules, config["judge"], f"run {run}: judge")
     has_checks = bool(rules.check_names) and config["roles"]["judge"]["endpoint"] != PROGRAM
-    rates = measure_rates(judged, lambda solution: solution.accepted)
+    rates = measure_rates(judged_solutions, lambda solution: solution.accepted)
     return TrialResult(
-        solutions=len(judged),
-        unjudged=sum(solution.decision is None for solution in judged),
-        checked=sum(solution.conclude("code") != "not checked" for solution in judged),
-        without_check=measure_rates(judged, lambda solution: solution.decision) if has_checks else None,
+        solutions=len(judged_solutions),
+        unjudged=sum(solution.decision is None for solution in judged_solutions),
+        checked=sum(solution.conclude("code") != "not checked" for solution in judged_solutions),
+        without_check=measure_rates(judged_solutions, lambda solution: solution.decision) if has_checks else None,
         with_check=rates if has_checks else None,
         judge=rates,
-        checks={name: _measure_check(judged, name) for name in _list_checks(judged)},
-        kinds=dict(Counter(solution.kind for solution in judged)),
-        predicted=_predict(judged, view.funnel(run), config.get("keep", "failed")),
+        checks={name: _measure_check(judged_solutions, name) for name in _list_checks(judged_solutions)},
+        kinds=dict(Counter(solution.kind for solution in judged_solutions)),
+        predicted=_predict(judged_solutions, view.funnel(run), config.get("keep", "failed")),
     )
 
 
@@ -211,17 +211,17 @@ def read_record(record: Mapping[str, Any]) -> JudgedSolution:
     return JudgedSolution(kind, record.get("word", verdict.accepted_by_judge), verdict.findings)
 
 
-def _list_checks(judged: Sequence[JudgedSolution]) -> list[str]:
+def _list_checks(judged_solutions: Sequence[JudgedSolution]) -> list[str]:
     """The checks that reached a conclusion on any solution of the trial."""
-    findings = [finding for solution in judged for finding in solution.findings]
+    findings = [finding for solution in judged_solutions for finding in solution.findings]
     return sorted({finding.check for finding in findings if finding.conclusion != "not checked"})
 
 
-def _measure_check(judged: Sequence[JudgedSolution], check: str) -> CheckRates:
-    concluded = [solution for solution in judged if solution.conclude(check) != "not checked"]
-    if_supported = measure_rates(judged, lambda solution: solution.conclude(check) == "supports")
+def _measure_check(judged_solutions: Sequence[JudgedSolution], check: str) -> CheckRates:
+    concluded = [solution for solution in judged_solutions if solution.conclude(check) != "not checked"]
+    if_supported = measure_rates(judged_solutions, lambda solution: solution.conclude(check) == "supports")
     rates = measure_rates(concluded, lambda solution: solution.conclude(check) == "supports")
-    counts = Counter((solution.kind, solution.conclude(check)) for solution in judged)
+    counts = Counter((solution.kind, solution.conclude(check)) for solution in judged_solutions)
     return CheckRates(
         sensitivity=rates.sensitivity,
         specificity=rates.specificity,
@@ -231,16 +231,16 @@ def _measure_check(judged: Sequence[JudgedSolution], check: str) -> CheckRates:
         concluded=len(concluded),
         findings={
             kind: {conclusion.replace(" ", "_"): counts[kind, conclusion] for conclusion in CONCLUSIONS}
-            for kind in dict.fromkeys(solution.kind for solution in judged)
+            for kind in dict.fromkeys(solution.kind for solution in judged_solutions)
         },
-        unless_contradicted=measure_rates(judged, lambda solution: solution.conclude(check) != "contradicts"),
+        unless_contradicted=measure_rates(judged_solutions, lambda solution: solution.conclude(check) != "contradicts"),
         if_supported=if_supported,
     )
 
 
-def measure_rates(judged: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
+def measure_rates(judged_solutions: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
     """The rates of a rule. Solutions for which `accept` returns None are not counted."""
-    decisions = [(solution, accept(solution)) for solution in judged]
+    decisions = [(solution, accept(solution)) for solution in judged_solutions]
     right_decisions = [
         (solution.kind, accepted) for solution, accepted in decisions if solution.right and accepted is not None
     ]
@@ -288,7 +288,7 @@ def _count_accepted(rates: Rates, kind: str) -> str:
     return f"accepts {share.n - round((share.share or 0) * share.n)} of {share.n}"
 
 
-def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
+def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
     """Predict the share of right examples from the trial's rates and the run's acceptance rate.
 
     Planted faults are left out if there are other faults: an attacker makes mistakes and incomplete questions, and
@@ -296,7 +296,7 @@ def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: 
     validation is assumed to be kept; if the defender must also succeed, wrong questions are assumed to be kept as often
     as right ones.
     """
-    decided = [solution for solution in judged if solution.accepted is not None]
+    decided = [solution for solution in judged_solutions if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]
     wrong = [solution for solution in decided if not solution.right]
     wrong = [solution for solution in wrong if solution.kind not in PLANTED] or wrong

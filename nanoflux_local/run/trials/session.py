@@ -12,14 +12,14 @@ from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCall
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.run.trials.replies import TURN, run_bounded
+from nanoflux_local.run.trials.replies import TRIAL_TURN, run_bounded
 from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Doubt, Finding, Verdict
 
 
 async def hold_trial(
-    ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: RememberedCalls, stopping: Callable[[], bool]
+    ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: RememberedCalls, is_stopping: Callable[[], bool]
 ) -> None:
     """Judge the trial's remaining solutions at the run's concurrency. Each verdict is committed when it arrives.
 
@@ -30,10 +30,10 @@ async def hold_trial(
         return
     judged_numbers = {row[0] for row in ledger.rows("SELECT number FROM trials WHERE run = ?", run)}
     with acting_as(TRIAL):
-        solutions = await build_known_solutions(rules, domain, TracedCalls(calls), stopping) or []
+        solutions = await build_known_solutions(rules, domain, TracedCalls(calls), is_stopping) or []
 
     async def judge_and_commit(solution: KnownSolution) -> None:
-        if stopping():
+        if is_stopping():
             return
         with acting_as(TRIAL):
             record = await judge_solution(rules, solution, TracedCalls(calls))
@@ -47,7 +47,7 @@ async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> d
     """The trial record to store. `word` is the judge's own decision; if there is none, it is None and `unjudged` gives
     the reason. `verdict` contains the findings of all checks.
     """
-    draw, judge = Draw(rules.config.seed, TURN, solution.number), rules.find_players(0).judge
+    draw, judge = Draw(rules.config.seed, TRIAL_TURN, solution.number), rules.find_players(0).judge
     findings: tuple[Finding, ...] = ()
     if isinstance(judge, CheckingJudge):
         result, findings = await judge.validate_and_examine(solution.attack, draw, call)

@@ -16,7 +16,7 @@ from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.run.trials.faults import break_question, plant_fault
-from nanoflux_local.run.trials.replies import TURN, MarkedReply, Replies, collect_replies, draw_answered_seeds
+from nanoflux_local.run.trials.replies import TRIAL_TURN, MarkedReply, Replies, collect_replies, draw_answered_seeds
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Seed
 
@@ -51,7 +51,7 @@ def list_kinds(config: RunConfig, domain: Domain) -> tuple[SolutionKind, ...]:
 
 
 async def build_known_solutions(
-    rules: Rules, domain: Domain, call: Call, stopping: Callable[[], bool]
+    rules: Rules, domain: Domain, call: Call, is_stopping: Callable[[], bool]
 ) -> list[KnownSolution] | None:
     """Build `judge.trial` right and as many wrong solutions, taking each kind in turn; fewer if seeds or mistakes run
     out. Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
@@ -59,13 +59,13 @@ async def build_known_solutions(
     Raises:
         NanofluxError: an endpoint failed to reply.
     """
-    rng = Draw(rules.config.seed, TURN, 0).rng("trial")
+    rng = Draw(rules.config.seed, TRIAL_TURN, 0).rng("trial")
     seeds = draw_answered_seeds(rules.seeds, rules.config.judge.trial, rng)
     kinds = list_kinds(rules.config, domain)
     right_kinds = list(islice(cycle(kind for kind in kinds if kind in RIGHT_KINDS), len(seeds)))
     wrong_kinds = list(islice(cycle(kind for kind in kinds if kind not in RIGHT_KINDS), len(seeds)))
     replies = await collect_replies(
-        rules, domain, wrong_kinds.count("mistake"), right_kinds.count("own"), call, stopping
+        rules, domain, wrong_kinds.count("mistake"), right_kinds.count("own"), call, is_stopping
     )
     if replies is None:
         return None
@@ -99,7 +99,7 @@ def _build_wrong(
         elif kind == "mistake":
             yield from (_make_solution(number, kind, reply) for reply in islice(mistakes, 1))
         else:
-            rng_of_solution = Draw(run_seed, TURN, number).rng("trial")
+            rng_of_solution = Draw(run_seed, TRIAL_TURN, number).rng("trial")
             for seed in [*seeds[index:], *seeds[:index]]:
                 broken_attack = break_question(_attack_from_seed(seed), seed, kind, rng_of_solution)
                 if broken_attack is not None and (seed.id, kind) not in used_pairs:
