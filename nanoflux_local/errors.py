@@ -94,14 +94,14 @@ class BusyError(EndpointError):
     pauses = True
 
 
-class UnreadError(NanofluxError):
-    """Too many replies in a row could not be read: the run pauses before it spends more."""
+class UnreadableReplyError(NanofluxError):
+    """Too many consecutive replies could not be read: the run pauses before it spends more."""
 
     pauses = True
 
 
 class SaturatedError(NanofluxError):
-    """Nearly all recent attempts were rejected for one reason: the run pauses before it plays more such turns."""
+    """Nearly all recent attempts were rejected for the same reason: the run pauses before it spends more."""
 
     pauses = True
 

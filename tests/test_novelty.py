@@ -92,7 +92,7 @@ def test_plus_leaves_the_original_history_unchanged():
     index = fill_index(unit_vectors(5))
     history = index.history()
     first, second = history.plus(unit_vectors(1, seed=4)[0]), history.plus(unit_vectors(1, seed=5)[0])
-    assert (len(history.own), len(first.own), len(second.own), len(index)) == (0, 1, 1, 5)
+    assert (len(history.own_questions), len(first.own_questions), len(second.own_questions), len(index)) == (0, 1, 1, 5)
 
 
 def test_similarity_is_the_rounded_cosine():

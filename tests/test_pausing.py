@@ -13,7 +13,7 @@ from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.remote import retries
 from nanoflux_local.endpoints.scripted import write_reply
-from nanoflux_local.errors import BusyError, UnreadError
+from nanoflux_local.errors import BusyError, UnreadableReplyError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -72,12 +72,12 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         url, server = fake_server(server=FakeServer(script=silent_attacker))
         home = Home(tmp_path / str(concurrency))
         run = start_run(home, url, concurrency=concurrency, pause_after_unread=12)
-        with pytest.raises(UnreadError) as error:
+        with pytest.raises(UnreadableReplyError) as error:
             play(home, run)
-        assert "12 attempts in a row got nothing to read at the attack from duelist-a" in error.value.message
+        assert "12 consecutive attempts got no readable reply at the attack from duelist-a" in error.value.message
         assert "Here is my key [secret], and nothing" in error.value.message and KEY not in str(error.value)
         paused = read_state(home, run)
-        assert paused["status"] == "paused" and "got nothing to read" in paused["message"] and not paused["problems"]
+        assert paused["status"] == "paused" and "got no readable reply" in paused["message"] and not paused["problems"]
         assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
         assert asyncio.run(runs.replay(home, run)).same
         paused_states.append((paused["turns"], paused["unread"]))
@@ -89,7 +89,7 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
 def play_until_done(home: Home, run: str) -> dict[str, Any]:
     """Resume a run until it is done: turns played ahead of the pause have unread replies too."""
     for _ in range(10):
-        with suppress(UnreadError):
+        with suppress(UnreadableReplyError):
             return play(home, run)
     raise AssertionError("the run pauses time and again")
 
@@ -98,7 +98,7 @@ def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_se
     url, _ = fake_server(Chaos({"empty": 1.0}))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
-    with pytest.raises(UnreadError, match="4 attempts in a row got nothing to read at the attack"):
+    with pytest.raises(UnreadableReplyError, match="4 consecutive attempts got no readable reply at the attack"):
         play(home, run)
     assert read_state(home, run)["status"] == "paused"
 
@@ -107,7 +107,7 @@ def test_limit_of_zero_never_pauses_and_can_be_set_on_a_paused_run(tmp_path: Pat
     url, _ = fake_server(server=FakeServer(script=silent_attacker))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
-    with pytest.raises(UnreadError):
+    with pytest.raises(UnreadableReplyError):
         play(home, run)
     runs.change(home, run, {"pause_after_unread": 0})
     assert play(home, run)["status"] == "done"
@@ -150,14 +150,14 @@ def make_turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecor
     return TurnRecord(number, attacker, "d", "judge", attempts)
 
 
-def test_streak_counts_one_step_of_one_player() -> None:
+def test_streak_counts_one_step_of_one_endpoint() -> None:
     streaks = Streaks()
     for number in range(4):  # two attackers take turns, and one is never readable
         streak = streaks.add(make_turn(number, UNPARSED if number % 2 else READABLE, attacker="ab"[number % 2]), 3)
         assert streak is None
     assert streaks.add(make_turn(4, UNJUDGED, attacker="a"), 3) is None
     streak = streaks.add(make_turn(5, UNPARSED, attacker="b"), 3)
-    assert streak is not None and (streak.step, streak.player, streak.attempts) == ("attack", "b", 3)
+    assert streak is not None and (streak.step, streak.endpoint, streak.attempts) == ("attack", "b", 3)
 
 
 def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
@@ -176,6 +176,9 @@ def test_run_without_one_readable_reply_does_not_end_as_done(tmp_path: Path, fak
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=1, max_turns=1, retries={"validation": 1, "parse": 0})
     for _ in range(2):
-        with pytest.raises(UnreadError, match="no reply could be read in any of 1 turns: missing section"):
+        with pytest.raises(
+            UnreadableReplyError,
+            match=r"no reply was readable before the turn limit \(1\) was reached: missing section",
+        ):
             play(home, run)
         assert read_state(home, run)["status"] == "paused"

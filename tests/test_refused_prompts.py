@@ -11,7 +11,7 @@ import pytest
 from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READERS, FakeServer, _send
 from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, find_refusal_cause
-from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadError
+from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadableReplyError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -153,12 +153,14 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
         url, _ = fake_server(server=RefusingServer(word="REASONING QUALITY"))
         home = Home(tmp_path / str(concurrency))
         run = start_run(home, url, concurrency=concurrency, pause_after_unread=5)
-        with pytest.raises(UnreadError, match="5 attempts in a row got nothing to read at the evaluation from arbiter"):
+        with pytest.raises(
+            UnreadableReplyError, match="5 consecutive attempts got no readable reply at the evaluation from arbiter"
+        ):
             play(home, run)
         paused = read_state(home, run)
         assert paused["status"] == "paused" and paused["refused"] == {f"evaluation: {TOO_LONG}": 5}
         turns.append(paused["turns"])
-        with pytest.raises(UnreadError, match="10 attempts in a row"):
+        with pytest.raises(UnreadableReplyError, match="10 consecutive attempts"):
             play(home, run)
     assert turns[0] == turns[1]
 

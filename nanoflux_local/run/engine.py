@@ -1,10 +1,10 @@
-"""The engine: plays turns speculatively ahead of a single committer, which commits them in turn order (SPEC §6).
+"""The engine: runs turns speculatively ahead of a single committer, which commits them in turn order.
 
 A turn depends on earlier turns only through the similarity of its questions to the nearest earlier question. A
-`SpeculativeTurn` is played before the preceding turns are committed, and computes these similarities from the questions
+`SpeculativeTurn` runs before the preceding turns are committed, and computes these similarities from the questions
 asked so far. The committer takes turns in order and compares the similarities with those that the committed history
 gives. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the calls
-that differ are made. The result is the same as that of playing one turn after another.
+that differ are made. The result is the same as when the turns run one after another.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
-from nanoflux_local.errors import NanofluxError, PromptRefusedError, SaturatedError, UnreadError
+from nanoflux_local.errors import NanofluxError, PromptRefusedError, SaturatedError, UnreadableReplyError
 from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embed_texts
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.limiter import RANK
@@ -26,8 +26,8 @@ from nanoflux_local.run.streaks import Streak, Streaks, has_readable_reply
 from nanoflux_local.run.turn import Rules, embed, run_turn
 from nanoflux_local.transcript import TurnRecord
 
-AHEAD_PER_REQUEST = 8
-"""The maximum number of turns ahead of the committer for each concurrent request, including finished turns."""
+MAX_AHEAD_PER_REQUEST = 8
+"""The maximum number of speculative turns for each concurrent request, including finished turns."""
 
 ACTIVE_PER_REQUEST = 3
 """Turns in progress for each concurrent request. A turn makes one request at a time, so more turns than requests keep
@@ -50,7 +50,7 @@ class RunProgress:
 
 
 async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord, call: Call) -> None:
-    """Add a turn's questions to the index: every parsed question, kept or not (SPEC §6)."""
+    """Add a turn's questions to the index: every parsed question, kept or not."""
     for attempt in record.attempts:
         if attempt.attack is not None:
             with suppress(PromptRefusedError):  # the embedder refuses the question, so it has no vector to compare with
@@ -60,7 +60,7 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
 async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     """Fill an empty index with the questions of other runs, and embed the held-out evaluation items.
 
-    The embeddings are remembered calls: new ones are made only if the other runs used another embedder.
+    The embeddings are stored calls: requests are sent only if the other runs used another embedder.
     """
     async for vector in embed_texts(rules.embedder, rules.questions_of_other_runs, call):
         if vector is not None:
@@ -69,24 +69,28 @@ async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NearestAnswer:
-    """The similarity that a speculative turn used for one of its questions; `own` are the questions that the turn had
-    asked before.
+class NearestLookup:
+    """A speculative turn's lookup of the earlier question nearest to `question`. `own_questions` are the questions that
+    the turn had asked before.
     """
 
     question: Vector
-    own: tuple[Vector, ...]
+    own_questions: tuple[Vector, ...]
     similarity: float | None
 
 
 class SpeculativeTurn:
-    """A turn that is played before the preceding turns are committed.
+    """A turn that runs before the preceding turns are committed.
 
-    `ahead` maps turn numbers to all speculative turns, this one included once it has started.
+    `speculative_turns` maps turn numbers to all speculative turns, including this one once it has started.
     """
 
     def __init__(
-        self, number: int, index: NoveltyIndex, ahead: Mapping[int, "SpeculativeTurn"], calls: RememberedCalls
+        self,
+        number: int,
+        index: NoveltyIndex,
+        speculative_turns: Mapping[int, "SpeculativeTurn"],
+        calls: RememberedCalls,
     ) -> None:
         self.number = number
         self.trace = TracedCalls(calls)
@@ -95,9 +99,9 @@ class SpeculativeTurn:
         self.attempts = self.step = 0
         self._role = ""
         self._index = index
-        self._ahead = ahead
+        self._speculative_turns = speculative_turns
         self._committed_history: History | None = None
-        self._answers: list[NearestAnswer] = []
+        self._lookups: list[NearestLookup] = []
 
     @property
     def in_progress(self) -> bool:
@@ -116,7 +120,7 @@ class SpeculativeTurn:
             self._role = role
         return await self.trace(request)
 
-    def nearest(self, vector: Vector, own: tuple[Vector, ...]) -> float | None:
+    def nearest(self, vector: Vector, own_questions: tuple[Vector, ...]) -> float | None:
         """The largest similarity of `vector` to an earlier question.
 
         Earlier questions are those of the committed turns and of the speculative turns before this one; after
@@ -124,53 +128,59 @@ class SpeculativeTurn:
         """
         self.questions.append(vector)
         if self._committed_history is not None:
-            return self._committed_history.plus(*own).nearest(vector)
+            return self._committed_history.plus(*own_questions).nearest(vector)
         speculative = [
-            question for number, turn in self._ahead.items() if number < self.number for question in turn.questions
+            question
+            for number, turn in self._speculative_turns.items()
+            if number < self.number
+            for question in turn.questions
         ]
-        similarity = self._index.history().plus(*speculative, *own).nearest(vector)
-        self._answers.append(NearestAnswer(vector, own, similarity))
+        similarity = self._index.history().plus(*speculative, *own_questions).nearest(vector)
+        self._lookups.append(NearestLookup(vector, own_questions, similarity))
         return similarity
 
     def confirm(self, history: History) -> bool:
-        """Whether every similarity used so far is the one that the committed `history` gives.
+        """Whether the committed `history` gives the same similarities that the turn has used so far.
 
-        From now on the turn uses `history`, so a confirmed turn ends with the record it would have had in order.
+        From now on the turn uses `history`, so a confirmed turn gives the same record as if the turns had run in order.
         """
         self._committed_history = history
-        return all(history.plus(*answer.own).nearest(answer.question) == answer.similarity for answer in self._answers)
+        return all(
+            history.plus(*lookup.own_questions).nearest(lookup.question) == lookup.similarity
+            for lookup in self._lookups
+        )
 
     def is_contradicted_by(self, question: Vector, threshold: float) -> bool:
         """Whether this turn accepted a question as novel that is too similar to `question` of an earlier turn."""
         accepted_questions = (
-            answer.question for answer in self._answers if answer.similarity is None or answer.similarity <= threshold
+            lookup.question for lookup in self._lookups if lookup.similarity is None or lookup.similarity <= threshold
         )
         return any(float(accepted_question @ question) > threshold for accepted_question in accepted_questions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpeculativeHistory:
-    """The `EarlierQuestions` of a speculative turn. `own` are the questions of the turn's earlier attempts;
+    """The `EarlierQuestions` of a speculative turn. `own_questions` are the questions of the turn's earlier attempts;
     `on_question` is called with every question that the turn asks.
     """
 
     turn: SpeculativeTurn
     on_question: Callable[[SpeculativeTurn, Vector], None]
-    own: tuple[Vector, ...] = ()
+    own_questions: tuple[Vector, ...] = ()
 
     def plus(self, vector: Vector) -> "SpeculativeHistory":
-        return SpeculativeHistory(self.turn, self.on_question, (*self.own, vector))
+        return SpeculativeHistory(self.turn, self.on_question, (*self.own_questions, vector))
 
     def nearest(self, vector: Vector) -> float | None:
         self.on_question(self.turn, vector)
-        return self.turn.nearest(vector, self.own)
+        return self.turn.nearest(vector, self.own_questions)
 
 
 class Engine:
-    """Plays one run until it has enough examples or reaches its turn limit.
+    """Executes one run until it has enough examples or reaches its turn limit.
 
-    `committed` are the turns that an earlier process committed, in order. `capacity` is how many concurrent requests
-    the endpoints can use. `prepare` is awaited before the first turn.
+    `committed_turns` are the turns that earlier processes committed, in order. `capacity` is how many concurrent
+    requests the endpoints can use. `prepare` is awaited before the first turn.
     """
 
     def __init__(
@@ -179,7 +189,7 @@ class Engine:
         run: str,
         rules: Rules,
         calls: RememberedCalls,
-        committed: list[TurnRecord],
+        committed_turns: list[TurnRecord],
         on_progress: Callable[[RunProgress], None] = lambda _: None,
         capacity: int = 1024,
         prepare: Callable[[], Awaitable[None]] | None = None,
@@ -192,17 +202,17 @@ class Engine:
         self._on_progress = on_progress
         self._capacity = capacity
         self._prepare = prepare
-        self._turns = len(committed)
-        self._kept = sum(record.kept for record in committed)
+        self._turns = len(committed_turns)
+        self._kept = sum(record.kept for record in committed_turns)
         self._index = NoveltyIndex()
-        self._committed = committed
+        self._committed_turns = committed_turns
         self._streaks, self._recent = Streaks(), RecentAttempts()
-        for record in committed:
+        for record in committed_turns:
             self._streaks.add(record, self._config.pause_after_unread)
             self._recent.add(record, self._config)
-        self._any_reply_read = any(has_readable_reply(record) for record in committed)
-        self._last_reason = committed[-1].last.reason if committed else ""
-        self._ahead: dict[int, SpeculativeTurn] = {}
+        self._any_reply_read = any(has_readable_reply(record) for record in committed_turns)
+        self._last_reason = committed_turns[-1].last.reason if committed_turns else ""
+        self._speculative_turns: dict[int, SpeculativeTurn] = {}
         self._confirmed = self._refuted = 0
         self._drain_at: int | None = None
         self._all_started = False
@@ -218,15 +228,17 @@ class Engine:
     def reconfigure(self, config: RunConfig) -> None:
         """Apply the settings that may change during a run (`config.LIVE`), from the next turn on."""
         self._config = config
-        self._start_ahead()
+        self._start_speculative_turns()
 
     def drain(self) -> None:
         """Start no new turn; `play` returns after committing at most `concurrency` of the turns in progress. The other
-        turns are cancelled; their calls are remembered.
+        turns are cancelled; their calls remain in the ledger.
         """
         if self._drain_at is None:
-            self._drain_at = min(max([self._turns, *self._ahead]) + 1, self._turns + self._config.concurrency)
-            for number, turn in self._ahead.items():
+            self._drain_at = min(
+                max([self._turns, *self._speculative_turns]) + 1, self._turns + self._config.concurrency
+            )
+            for number, turn in self._speculative_turns.items():
                 if number >= self._drain_at:
                     turn.cancel()
 
@@ -242,30 +254,30 @@ class Engine:
             if self._prepare is not None:
                 await self._prepare()
             while not self.finished and (self._drain_at is None or self._turns < self._drain_at):
-                self._start_ahead()
+                self._start_speculative_turns()
                 await self._commit_next_turn()
-            self._refuse_unread_run()
+            self._refuse_unreadable_run()
         finally:
             await self._stop()
 
-    def _refuse_unread_run(self) -> None:
-        """Raise UnreadError if the run reaches its turn limit without one readable reply, unless `pause_after_unread`
-        is 0.
+    def _refuse_unreadable_run(self) -> None:
+        """Raise UnreadableReplyError if the run reaches its turn limit without a single readable reply, unless
+        `pause_after_unread` is 0.
         """
         limit_reached = 0 < self._config.max_turns <= self._turns
         if limit_reached and not self._any_reply_read and self._config.pause_after_unread:
-            raise UnreadError(
-                f"no reply could be read in any of {self._turns} turns: {self._last_reason}",
+            raise UnreadableReplyError(
+                f"no reply was readable before the turn limit ({self._turns}) was reached: {self._last_reason}",
                 "correct the model's settings, then start another run",
             )
 
     async def _restore_index(self) -> None:
-        """Rebuild the novelty index of the committed turns; their embeddings are remembered calls."""
+        """Rebuild the novelty index of the committed turns; their embeddings are stored calls."""
         trace = TracedCalls(self._calls)
         await index_questions_of_other_runs(self._rules, self._index, trace)
-        for record in self._committed:
+        for record in self._committed_turns:
             await index_questions(self._rules, self._index, record, trace)
-        self._committed = []  # from here on only the index is needed; the records of a long run take much memory
+        self._committed_turns = []  # from here on only the index is needed; the records of a long run take much memory
 
     async def _commit_next_turn(self) -> None:
         record, trace = await self._play_next_turn()
@@ -276,7 +288,7 @@ class Engine:
         self._kept += record.kept
         self._any_reply_read = self._any_reply_read or has_readable_reply(record)
         self._last_reason = record.last.reason
-        self._ahead.pop(record.number, None)
+        self._speculative_turns.pop(record.number, None)
         if self._all_started:
             self._calls.limiter.reorder()
         self._on_progress(RunProgress(record, self._turns, self._kept, self._config.target))
@@ -289,7 +301,7 @@ class Engine:
 
     async def _play_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
         """The next turn's record under the committed history, and the calls that it uses."""
-        history, turn = self._index.history(), self._ahead.get(self._turns)
+        history, turn = self._index.history(), self._speculative_turns.get(self._turns)
         if turn is not None and turn.task is not None:
             confirmed = turn.confirm(history)
             self._confirmed, self._refuted = self._confirmed + confirmed, self._refuted + (not confirmed)
@@ -300,18 +312,18 @@ class Engine:
         trace = TracedCalls(self._calls)
         return await run_turn(self._rules, self._turns, history, trace), trace
 
-    def _make_pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadError:
+    def _make_pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadableReplyError:
         """The error that pauses the run, with the beginning of the last unreadable reply."""
         reply = redact(" ".join(self._ledger.find_last_reply(call_ids).split()))
         excerpt = f" The last reply begins: {reply[:EXCERPT_CHARACTERS]!r}" if reply else ""
-        return UnreadError(
-            f"{streak.attempts} attempts in a row got nothing to read at the {streak.step} from {streak.player}:"
+        return UnreadableReplyError(
+            f"{streak.attempts} consecutive attempts got no readable reply at the {streak.step} from {streak.endpoint}:"
             f" {streak.reason}.{excerpt}",
             f"correct the model's settings, then `nanoflux run resume {self._run}`; it pauses again after as many"
             f" attempts (to never pause: `nanoflux run set {self._run} pause_after_unread=0`)",
         )
 
-    def _start_ahead(self) -> None:
+    def _start_speculative_turns(self) -> None:
         """Start speculative turns: enough to keep all allowed requests in use, but no more than the run is likely to
         need. The more speculative turns were refuted so far, the fewer are started.
         """
@@ -324,16 +336,18 @@ class Engine:
             return
         likely_needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
         confirmed_share = (self._confirmed + 1) / (self._confirmed + self._refuted + 1)
-        depth = requests * max(1, math.ceil(AHEAD_PER_REQUEST * confirmed_share))
+        depth = requests * max(1, math.ceil(MAX_AHEAD_PER_REQUEST * confirmed_share))
         end = min(self._turns + likely_needed, config.max_turns)
         startable = [
-            number for number in range(self._turns, min(self._turns + depth, end)) if number not in self._ahead
+            number
+            for number in range(self._turns, min(self._turns + depth, end))
+            if number not in self._speculative_turns
         ]
         if self._all_started and not startable:
             return
-        in_progress = sum(turn.in_progress for turn in self._ahead.values())
+        in_progress = sum(turn.in_progress for turn in self._speculative_turns.values())
         free_slots = max(0, min(depth, ACTIVE_PER_REQUEST * requests) - in_progress)
-        start_all = end - max([self._turns, *self._ahead]) - free_slots <= ACTIVE_PER_REQUEST * requests
+        start_all = end - max([self._turns, *self._speculative_turns]) - free_slots <= ACTIVE_PER_REQUEST * requests
         if start_all != self._all_started:
             self._all_started = start_all
             self._calls.limiter.reorder()
@@ -341,16 +355,18 @@ class Engine:
             self._start_turn(number)
 
     def _start_turn(self, number: int) -> None:
-        turn = self._ahead[number] = SpeculativeTurn(number, self._index, self._ahead, self._calls)
+        turn = self._speculative_turns[number] = SpeculativeTurn(
+            number, self._index, self._speculative_turns, self._calls
+        )
         turn.task = asyncio.create_task(self._play_speculatively(turn))
-        turn.task.add_done_callback(lambda task: None if task.cancelled() else self._start_ahead())
+        turn.task.add_done_callback(lambda task: None if task.cancelled() else self._start_speculative_turns())
 
     def _restart_contradicted(self, turn: SpeculativeTurn, question: Vector) -> None:
-        """Restart the later turns that `question` of `turn` contradicts. They replay remembered calls up to the first
-        one that differs.
+        """Restart the later turns that `question` of `turn` contradicts. They reuse stored calls up to the first
+        request that differs.
         """
         threshold = self._config.novelty.question
-        for later_turn in list(self._ahead.values()):
+        for later_turn in list(self._speculative_turns.values()):
             if later_turn.number > turn.number and later_turn.is_contradicted_by(question, threshold):
                 later_turn.cancel()
                 self._start_turn(later_turn.number)
@@ -359,19 +375,19 @@ class Engine:
         """The priority of a turn's requests; the smallest goes first.
 
         Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the next
-        turn to commit goes first, then the turns with most work left, because the run ends with the slowest turn. These
-        are the turns in later attempts; among them, those at earlier steps; and among those, the turns that needed more
-        calls to get there, since an undecided judge is likely to reject.
+        turn to commit goes first, then the turns with most work left, because the run ends with the slowest turn. Turns
+        in later attempts have most work left; among equals, turns at earlier steps; then turns that needed more calls
+        to get there, since an undecided judge is likely to reject.
         """
         if turn.number == self._turns or not self._all_started:
             return (0, turn.number, 0, 0)
         return (1, -turn.attempts, turn.step, -len(turn.trace.ids))
 
     async def _play_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
-        """Play a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
+        """Run a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
         committer's replay of the turn fails too.
         """
-        RANK.set(lambda: self._rank(turn))  # the turn has its own task, so no other turn sees this value
+        RANK.set(lambda: self._rank(turn))  # each turn runs in its own task, so no other turn sees this value
         try:
             history = SpeculativeHistory(turn, self._restart_contradicted)
             return await run_turn(self._rules, turn.number, history, turn.call)
@@ -380,8 +396,8 @@ class Engine:
 
     async def _stop(self) -> None:
         self._drain_at = self._turns
-        for turn in self._ahead.values():
+        for turn in self._speculative_turns.values():
             turn.cancel()
-        tasks = [turn.task for turn in self._ahead.values() if turn.task is not None]
+        tasks = [turn.task for turn in self._speculative_turns.values() if turn.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._calls.close()

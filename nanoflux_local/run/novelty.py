@@ -1,8 +1,8 @@
 """Novelty (paper §3): is the question unlike every earlier question, and the defence unlike the attacker's solution?
 
-Exact cosine similarities of float32 unit vectors. A matrix product finds the rows that could be nearest, but the last
-bits of its results depend on shapes, threads and the processor, which could move a similarity across the threshold. The
-similarities that are compared and stored are therefore recomputed for those rows alone, correctly rounded.
+A matrix product of float32 unit vectors finds the rows that could be nearest, but the last bits of its results depend
+on shapes, threads and the processor, which could move a similarity across the threshold. The similarities that are
+compared and stored are therefore recomputed for those rows alone, correctly rounded.
 """
 
 from dataclasses import dataclass
@@ -47,17 +47,19 @@ class NoveltyIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """The questions before a turn (`blocks`), and those of its own earlier attempts (`own`)."""
+    """The questions of the preceding turns (`blocks`), and those of the current turn's attempts so far
+    (`own_questions`).
+    """
 
     blocks: tuple[Matrix, ...] = ()
-    own: tuple[Vector, ...] = ()
+    own_questions: tuple[Vector, ...] = ()
 
     def plus(self, *vectors: Vector) -> "History":
-        return History(self.blocks, (*self.own, *vectors))
+        return History(self.blocks, (*self.own_questions, *vectors))
 
     def nearest(self, vector: Vector) -> float | None:
         """The largest cosine similarity to any earlier question, or None if there is none."""
-        blocks = (*self.blocks, np.stack(self.own)) if self.own else self.blocks
+        blocks = (*self.blocks, np.stack(self.own_questions)) if self.own_questions else self.blocks
         if not blocks:
             return None
         rough_products = [block @ vector for block in blocks]

@@ -1,7 +1,7 @@
-"""Streaks: attempts in a row that got no readable reply at the same step from the same model. They pause a run.
+"""Streaks: consecutive attempts that got no readable reply at the same step from the same model. They pause a run.
 
 Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
-after any number of stops.
+after any number of restarts.
 """
 
 from collections import Counter
@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from nanoflux_local.transcript import AttemptStep, TurnRecord
 
 EMBEDDER = "the embedder"
-StepAndPlayer = tuple[AttemptStep, str]
-"""A step of an attempt, and the name of the model or program that plays it."""
+StepAndEndpoint = tuple[AttemptStep, str]
+"""A step of an attempt, and the name of the endpoint (or program) that performs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """`attempts` in a row got no readable reply from `player` at `step`. `reason` says why the last one did not."""
+    """`attempts` consecutive attempts got no readable reply from `endpoint` at `step`; `reason` is that of the last
+    one.
+    """
 
     step: AttemptStep
-    player: str
+    endpoint: str
     attempts: int
     reason: str
 
@@ -28,23 +30,23 @@ class Streaks:
     """Counts streaks; every committed turn must be added, in order."""
 
     def __init__(self) -> None:
-        self._attempts: Counter[StepAndPlayer] = Counter()
-        self._reported: dict[StepAndPlayer, int] = {}
+        self._attempts: Counter[StepAndEndpoint] = Counter()
+        self._reported: dict[StepAndEndpoint, int] = {}
 
     def add(self, record: TurnRecord, limit: int) -> Streak | None:
         """Count a turn. Returns a streak if the turn brings it to `limit` attempts or to a multiple of `limit`, so that
-        a resumed run plays `limit` more attempts before it pauses again. Otherwise, and for a limit of 0, returns None.
+        a resumed run makes `limit` more attempts before it pauses again. Otherwise, and for a limit of 0, returns None.
         """
         for attempt in record.attempts:
             for step in attempt.readable_steps:
-                key = (step, _find_player(record, step))
+                key = (step, _find_endpoint(record, step))
                 self._attempts[key] = self._reported[key] = 0
             if attempt.unreadable_step:
-                self._attempts[attempt.unreadable_step, _find_player(record, attempt.unreadable_step)] += 1
+                self._attempts[attempt.unreadable_step, _find_endpoint(record, attempt.unreadable_step)] += 1
         last_step = record.last.unreadable_step
         if not last_step or not limit:
             return None
-        key = (last_step, _find_player(record, last_step))
+        key = (last_step, _find_endpoint(record, last_step))
         attempts = self._attempts[key]
         if attempts // limit <= self._reported.get(key, 0) // limit:
             return None
@@ -52,9 +54,9 @@ class Streaks:
         return Streak(last_step, key[1], attempts, record.last.reason)
 
 
-def _find_player(record: TurnRecord, step: AttemptStep) -> str:
-    player_by_step = {"attack": record.attacker, "embedding": EMBEDDER, "defence": record.defender}
-    return player_by_step.get(step, record.judge)
+def _find_endpoint(record: TurnRecord, step: AttemptStep) -> str:
+    endpoint_by_step = {"attack": record.attacker, "embedding": EMBEDDER, "defence": record.defender}
+    return endpoint_by_step.get(step, record.judge)
 
 
 def has_readable_reply(record: TurnRecord) -> bool:
