@@ -10,7 +10,7 @@ from rich.text import Text
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.tally import Tally, Usage
-from nanoflux_local.ledger.turn_steps import TurnInProgress, place_seeds
+from nanoflux_local.ledger.turn_steps import TurnInProgress, derive_origins
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
@@ -37,17 +37,17 @@ def test_requests_of_a_run_belong_to_a_step_of_their_role(home: Home) -> None:
     with LedgerView(home.ledger) as view:
         steps = load_steps(home, json.loads(view.find_run(run)["config"]))
         for record in view.turn_records(run):
-            place_by_seed = place_seeds(steps, 7, record.number, len(record.attempts))
+            origin_by_seed = derive_origins(steps, 7, record.number, len(record.attempts))
             sql = (
                 f"SELECT role, json_extract(request, '$.seed') AS seed FROM {CALLS} AS calls JOIN turn_calls"
                 " ON turn_calls.call = calls.id JOIN turns ON turns.id = turn_calls.turn"
                 " WHERE turns.run = ? AND number = ? AND kind = 'chat' ORDER BY position"
             )
             calls = list(view.rows(sql, run, record.number))
-            attempts = [place_by_seed[call["seed"]].attempt for call in calls]
+            attempts = [origin_by_seed[call["seed"]].attempt for call in calls]
             assert attempts == sorted(attempts) and set(attempts) == set(range(len(record.attempts)))
             for call in calls:
-                roles_by_step[place_by_seed[call["seed"]].step.name].add(call["role"])
+                roles_by_step[origin_by_seed[call["seed"]].step.name].add(call["role"])
     assert roles_by_step["attack"] == {"attacker"} and roles_by_step["defence"] == {"defender"}
     assert roles_by_step["validation"] == roles_by_step["evaluation"] == roles_by_step["quality"] == {"judge"}
     assert {"defender"} <= roles_by_step["samples"] <= {"defender", "judge"}

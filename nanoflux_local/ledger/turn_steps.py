@@ -1,8 +1,8 @@
 """The steps of an attempt that ask a model, and the requests of each step, recognised by their seeds.
 
-The ledger does not store for which turn a call was made. But the seed in a request is derived from the run's seed, the
-turn, the attempt and the step (see `roles.base.Draw`). So the seeds of all steps are derived, and the call belongs to
-the step with its seed.
+The ledger does not store for which turn a call was made. However, the seed in a request is derived from the run's seed,
+the turn, the attempt and the step (see `roles.base.Draw`). A call therefore belongs to the step from which its seed can
+be derived.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,17 +39,17 @@ class TurnInProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class CallPlace:
+class CallOrigin:
     """The attempt and the step for which a call was made."""
 
     attempt: int
     step: TurnStep
 
 
-def place_seeds(steps: Sequence[TurnStep], run_seed: int, turn: int, attempts: int) -> dict[int, CallPlace]:
-    """The seeds of all requests that a turn with this number of attempts may send, each with its place."""
+def derive_origins(steps: Sequence[TurnStep], run_seed: int, turn: int, attempts: int) -> dict[int, CallOrigin]:
+    """The seeds of all requests that a turn with this number of attempts may send, each with its origin."""
     return {
-        derive_seed(run_seed, turn, attempt, *draw): CallPlace(attempt, step)
+        derive_seed(run_seed, turn, attempt, *draw): CallOrigin(attempt, step)
         for attempt in range(attempts)
         for step in steps
         for draw in step.draws

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanoflux_local.ledger.packing import CALLS
-from nanoflux_local.ledger.turn_steps import CallPlace, place_seeds
+from nanoflux_local.ledger.turn_steps import CallOrigin, derive_origins
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
@@ -25,7 +25,7 @@ TURNS_PER_QUERY = 500
 @dataclass(frozen=True, slots=True)
 class StoredCall:
     """One call of a turn with its request and its reply as JSON texts without secrets. It was made in `attempt` at
-    `step`, which is "" for requests that no step of a model sends, such as embeddings and programs.
+    `step`; `step` is "" for requests that do not ask a chat model, such as embeddings and programs.
     """
 
     id: int
@@ -93,8 +93,8 @@ def load_turn(view: LedgerView, run: str, turn: int) -> TurnRecord:
 
 
 def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> list[StoredCall]:
-    """The calls that a turn used, in order; `run` is the row of its run. If the run's configuration gives no steps (see
-    `load_steps`), only the texts of the requests say to which attempt a call belongs.
+    """The calls that a turn used, in order; `run` is the row of its run. If the steps of the run are unknown (see
+    `load_steps`), the attempt of a call is inferred from the text of its request alone.
 
     Raises:
         NothingMatchedError: the run has not committed that turn.
@@ -109,30 +109,30 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
         run["id"], turn,
     ))  # fmt: skip
     requests = [read_json(row["request"]) for row in rows]
-    place_by_seed = place_seeds(load_steps(home, config), int(config.get("seed", 0)), turn, len(record.attempts))
+    origin_by_seed = derive_origins(load_steps(home, config), int(config.get("seed", 0)), turn, len(record.attempts))
     seeds = [request.get("seed", -1) if isinstance(request, dict) else -1 for request in requests]
-    call_places = [place_by_seed.get(seed) for seed in seeds]  # -1 is no seed
-    attempts = _assign_attempts(record.attempts, requests, call_places, [row["role"] for row in rows])
+    call_origins = [origin_by_seed.get(seed) for seed in seeds]  # -1 is no seed
+    attempts = _assign_attempts(record.attempts, requests, call_origins, [row["role"] for row in rows])
     columns = ("id", "kind", "role", "model", "prompt_tokens", "completion_tokens", "usd", "seconds")
     return [
         StoredCall(
-            attempt=attempt, step=place.step.name if place else "", request=redact(row["request"]),
+            attempt=attempt, step=origin.step.name if origin else "", request=redact(row["request"]),
             reply=redact(row["reply"]), answered_at=row["at"], **{column: row[column] for column in columns},
         )
-        for row, place, attempt in zip(rows, call_places, attempts, strict=True)
+        for row, origin, attempt in zip(rows, call_origins, attempts, strict=True)
     ]  # fmt: skip
 
 
 def _assign_attempts(
-    attempts: Sequence[Attempt], requests: Sequence[Any], places: Sequence[CallPlace | None], roles: Sequence[str]
+    attempts: Sequence[Attempt], requests: Sequence[Any], origins: Sequence[CallOrigin | None], roles: Sequence[str]
 ) -> list[int]:
     """The attempt of each call. A request without a seed is recognised by the question or the program that it contains;
     otherwise it belongs to the attempt of the call before it, or of the call after it if it is the attacker's, since
     an attempt begins with its attacker.
     """
     located_attempts = [
-        place.attempt if place else _find_attempt(attempts, request)
-        for place, request in zip(places, requests, strict=True)
+        origin.attempt if origin else _find_attempt(attempts, request)
+        for origin, request in zip(origins, requests, strict=True)
     ]
     assigned: list[int] = []
     for index, attempt in enumerate(located_attempts):
