@@ -109,14 +109,14 @@ def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -
 def test_missing_model_is_changed_by_a_fork(command, tmp_path: Path, fake_server) -> None:
     from nanoflux_local.errors import EndpointRefusedError
     from nanoflux_local.paths import Home
-    from nanoflux_local.run.commands import write_fix
+    from nanoflux_local.run.commands import format_fix
     from nanoflux_local.run.runs import load_run
 
     start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
     config, _, _ = load_run(Home(tmp_path / "home"), "r")
     error = EndpointRefusedError("answered 404", "correct the endpoint's model; then `nanoflux run resume`")
-    assert write_fix(error, "r", config) == error.fix, "an error without an address is left as it is"
+    assert format_fix(error, "r", config) == error.fix, "an error without an address is left as it is"
     error.address, error.setting = DEAD_URL, "model"
-    fix = write_fix(error, "r", config)
+    fix = format_fix(error, "r", config)
     assert find_offered_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"
     assert find_offered_command(fix, "run resume") == ["run", "resume", "r"]

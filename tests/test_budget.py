@@ -54,12 +54,12 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     assert read_summary(capped_home, run)["digest"] == read_summary(uncapped_home, uncapped_run)["digest"]
 
 
-def make_accounts(ledger: Ledger, budget: Budget, largest_cost: Cost) -> RunAccounts:
+def make_accounts(ledger: Ledger, budget: Budget, max_cost: Cost) -> RunAccounts:
     ledger.create_run("r", "r", {"domain": "d", "target": 1, "max_turns": 1}, {})
-    return RunAccounts.load(ledger, "r", budget, lambda _: largest_cost)
+    return RunAccounts.load(ledger, "r", budget, lambda _: max_cost)
 
 
-async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Path) -> None:
+async def test_call_reserves_its_maximum_cost_and_releases_the_rest(tmp_path: Path) -> None:
     """Ten calls may cost a dollar each and cost a tenth of it: a cap of three dollars admits three at once."""
     in_flight = max_in_flight = 0
 

@@ -247,7 +247,7 @@ def test_resume_on_other_models_is_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(endpoint_type, "__init__", init_with_revision)
-        with pytest.raises(RefusedError, match=f"^({names}) is not what this run was started with.*revision='2'"):
+        with pytest.raises(RefusedError, match=f"^({names}) has changed since this run started.*revision='2'"):
             asyncio.run(runs.play(home, run))
     assert read_summary(home, run)["status"] == "created" and read_rows(home, "SELECT * FROM calls") == []
     asyncio.run(runs.play(home, run))
@@ -259,7 +259,7 @@ def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.Monk
     changed_domain = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
     monkeypatch.setattr(binding, "load_domain", lambda *_: changed_domain)
     for action in (runs.play, runs.replay):
-        with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' is not the one"):
+        with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' has changed"):
             asyncio.run(action(home, run))
 
 
@@ -305,7 +305,7 @@ def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: C
     run = play(home)
     remove_endpoints()
     execute_sql(home, f"DELETE FROM calls WHERE kind = '{kind}'")
-    with pytest.raises(ReplayMissError, match=f"does not remember a {kind} call"):
+    with pytest.raises(ReplayMissError, match=f"does not contain a {kind} call"):
         replay(home, run)
 
 

@@ -118,7 +118,7 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
 )
 def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
     run = play(home, max_turns=2)
-    with pytest.raises(RefusedError, match="no remembered call applies") as error:
+    with pytest.raises(RefusedError, match="no stored reply applies") as error:
         replay(home, run, **settings)
     assert error.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in error.value.fix
 

@@ -165,7 +165,7 @@ class RememberedCalls:
         answer = self._answers.get(request.kind)
         if answer is None:
             raise ReplayMissError(
-                f"the ledger does not remember a {request.kind} call that this run needs ({request.key()[:12]})",
+                f"the ledger does not contain a {request.kind} call that this run needs ({request.key()[:12]})",
                 "replay with the settings of the run, or resume the run with its endpoints",
             )
         async with self.limiter:

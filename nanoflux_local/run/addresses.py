@@ -17,8 +17,8 @@ from nanoflux_local.run.configs import validate_run
 
 ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
 """The settings of an endpoint that determine how its server is reached, but not which model answers."""
-CLEARED = {"url": {"urls": []}, "urls": {"url": ""}}
-"""The setting that each form of the address clears: an endpoint has either `url` or `urls`."""
+RESET_BY_KEY = {"url": {"urls": []}, "urls": {"url": ""}}
+"""What is reset when `url` or `urls` is set: an endpoint has only one of the two."""
 
 Changes = Mapping[str, Mapping[str, Any]]
 """New values by endpoint and key."""
@@ -27,11 +27,11 @@ Changes = Mapping[str, Mapping[str, Any]]
 async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
     """Change how the servers of a run are reached (`ADDRESS_KEYS`), and record the change in the run.
 
-    The change is refused unless every identity stays the one that the run was started with. The identity of an endpoint
-    without a `revision` contains its address.
+    A change that affects an endpoint's identity is refused. The identity of an endpoint without a `revision` contains
+    its address.
 
     Raises:
-        RefusedError: another model might answer after the change, or another process plays the run.
+        RefusedError: another model might answer after the change, or another process is executing the run.
         ConfigError: a value cannot be used.
     """
     with hold_lock(home, Work(RUN, run)):
@@ -45,12 +45,12 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
         values = config.model_dump(mode="json")
         for name, settings in changes.items():
             for key in settings:
-                values = merge_tables(values, {"endpoints": {name: CLEARED.get(key, {})}})
+                values = merge_tables(values, {"endpoints": {name: RESET_BY_KEY.get(key, {})}})
             values = merge_tables(values, {"endpoints": {name: settings}})
         new_config = validate_run(values)
         await _refuse_other_models(home, run, new_config, read_recorded_identities(environment), changes)
-        if moves := _list_moves(config, new_config):
-            environment["moves"] = [*environment.get("moves", []), {"at": now(), **moves}]
+        if changed_addresses := _diff_addresses(config, new_config):
+            environment["moves"] = [*environment.get("moves", []), {"at": now(), **changed_addresses}]
             with Ledger(home.ledger) as ledger:
                 ledger.reconfigure_run(row["id"], new_config.model_dump(mode="json"), environment)
     return new_config
@@ -69,11 +69,11 @@ def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
 async def _refuse_other_models(
     home: Home, run: str, config: RunConfig, recorded: Mapping[str, Identity], changes: Changes
 ) -> None:
-    bound = bind(config, home)
+    run_endpoints = bind(config, home)
     try:
-        current = await bound.identities()
+        current = await run_endpoints.identities()
     finally:
-        await bound.close()
+        await run_endpoints.close()
     for name, identity in recorded.items():
         if current.get(name) != identity:
             raise RefusedError(
@@ -86,7 +86,7 @@ def _format_fork_command(run: str, changes: Changes) -> str:
     return fork_command(run, {"endpoints": {name: dict(settings) for name, settings in changes.items()}})
 
 
-def _list_moves(old: RunConfig, new: RunConfig) -> dict[str, Any]:
+def _diff_addresses(old: RunConfig, new: RunConfig) -> dict[str, Any]:
     """The changed settings by key, each as [old value, new value]."""
     old_endpoints, new_endpoints = (config.model_dump(mode="json")["endpoints"] for config in (old, new))
     return {

@@ -1,4 +1,4 @@
-"""Binding: builds the endpoints of a frozen configuration, and the rules by which its turns are played.
+"""Binding: builds the endpoints of a frozen configuration, and the rules that its turns follow.
 
 The identities of models and tools are recorded with the run, so that a resume on changed weights is refused and a
 replay needs no endpoint.
@@ -91,6 +91,7 @@ class RunEndpoints:
 
         def fits(length: int) -> bool:
             tokens = endpoint.count_tokens(request.text[:length])
+            # without a tokenizer, a token is taken to have three characters
             return (length // 3 if tokens is None else tokens) <= request.budget
 
         if fits(len(request.text)):
@@ -165,7 +166,7 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     marker = Marker(domain, judge)
     player_groups = [Players(build_attacker(attacker_name), build_defender(defender_name), judge, rater, marker)]
     if PROGRAM not in (attacker_name, defender_name) and attacker_name != defender_name:
-        # two models swap after each turn (paper §3)
+        # two models swap roles after each turn (paper §3)
         player_groups.append(
             Players(build_attacker(defender_name), build_defender(attacker_name), judge, rater, marker)
         )
@@ -183,7 +184,7 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
     changed_prompts = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
     if changed_prompts:  # a run of an earlier version has digests of fewer prompts
         raise RefusedError(
-            f"the prompt {changed_prompts[0]!r} of {domain.name!r} is not the one this run was started with",
+            f"the prompt {changed_prompts[0]!r} of {domain.name!r} has changed since this run started",
             "resume the run with the version of NanoFlux that started it, or start a new run",
         )
     if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it
@@ -195,8 +196,10 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
 
 def _load_held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:
     items = [item for name in config.held_out for item in load_items(home.ledger, name, "test")]
-    phrasing = (seed.question for name in datasets for seed in load_items(home.ledger, name, "train")) if items else ()
-    return HeldOut(items, phrasing)
+    if not items:
+        return HeldOut()
+    training_texts = (seed.question for name in datasets for seed in load_items(home.ledger, name, "train"))
+    return HeldOut(items, training_texts)
 
 
 def describe_environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
@@ -216,8 +219,8 @@ def read_recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
 
 
 def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:
-    """Refuse to resume a run with another model, revision or sandbox: its examples would no longer come from the setup
-    that the run records.
+    """Refuse to resume a run with another model, revision or sandbox, because its examples would then come from two
+    different setups.
 
     Raises:
         RefusedError: an identity differs from the one that the run was started with.
@@ -225,6 +228,6 @@ def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identit
     for name, identity in recorded.items():
         if current.get(name) != identity:
             raise RefusedError(
-                f"{name} is not what this run was started with: it was {identity}, and is now {current.get(name)}",
-                "restore it, or start a new run",
+                f"{name} has changed since this run started: it was {identity}, and is now {current.get(name)}",
+                f"restore {name}, or start a new run",
             )

@@ -1,7 +1,7 @@
 """Budgets: caps on what a run and its roles may spend.
 
-Before a call is sent, it reserves the most that it could cost; when its reply arrives, its actual cost replaces the
-reservation. A cap is therefore never exceeded, however many calls are in flight. The endpoints know the prices.
+Before a call is sent, its maximum cost is reserved; when the reply arrives, the actual cost replaces the reservation. A
+cap is therefore never exceeded, however many calls are in flight. The endpoints know the prices.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from nanoflux_local.ledger.calls import ROLE, Answer
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Reply
 
-PER_MESSAGE = 16
-"""The number of tokens that a chat template may add to one message."""
+TOKENS_PER_MESSAGE = 16
+"""An upper bound on the tokens that a chat template adds to one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +61,29 @@ class Account:
 
 
 CostBound = Callable[[ChatRequest], Cost]
-"""Returns the most that a request can cost."""
+"""Returns the maximum cost of a request."""
 
 
 def bound_prompt_tokens(request: ChatRequest) -> int:
     """An upper bound on the prompt's tokens: no tokenizer splits a text into more tokens than it has bytes."""
-    return request.prompt_bytes + PER_MESSAGE * len(request.messages)
+    return request.prompt_bytes + TOKENS_PER_MESSAGE * len(request.messages)
 
 
 @dataclass(slots=True)
 class RunAccounts:
-    """The accounts of one run and of its roles ("" for the run). `bound_cost` gives the most that a request can
-    cost.
-    """
+    """The accounts of one run and of its roles ("" for the run). `bound_cost` returns the maximum cost of a request."""
 
     budget: Budget
     bound_cost: CostBound
     by_role: dict[str, Account] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _started: float = field(default_factory=time.monotonic)
-    _earlier_s: float = 0.0
+    _prior_seconds: float = 0.0
     _capped: bool = True
 
     @classmethod
     def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "RunAccounts":
-        """Load what the run has spent so far: its remembered calls, and failed requests that may have cost money."""
+        """Load what the run has spent so far: its stored calls, and failed requests that may have cost money."""
         spent_by_role = {
             role: Cost(usd, tokens, seconds)
             for role, usd, tokens, seconds in ledger.rows(
@@ -95,7 +93,9 @@ class RunAccounts:
                 run,
             )
         }
-        accounts = cls(budget, bound_cost, _earlier_s=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0])
+        accounts = cls(
+            budget, bound_cost, _prior_seconds=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0]
+        )
         total = Cost()
         for cost in spent_by_role.values():
             total = total.plus(cost)
@@ -120,11 +120,11 @@ class RunAccounts:
     def _guard_answer(self, answer: Answer) -> Answer:
         async def call(request: Any) -> Reply:
             accounts = [self.by_role[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.by_role]
-            largest_cost = self._bound_request(request)
-            await self._reserve(accounts, largest_cost)
+            max_cost = self._bound_request(request)
+            await self._reserve(accounts, max_cost)
             listener = FAULT_LISTENER.get()
             with reporting_faults(lambda fault: self._charge_failure(accounts, fault, listener)):
-                return await self._charge_reply(accounts, largest_cost, answer(request))
+                return await self._charge_reply(accounts, max_cost, answer(request))
 
         return call
 
@@ -145,21 +145,21 @@ class RunAccounts:
                 raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
 
     def _bound_request(self, request: Any) -> Cost:
-        """The most that a call can cost; not computed while nothing is capped."""
+        """The maximum cost of a call; not computed while nothing is capped."""
         if not isinstance(request, ChatRequest) or not self._capped:
             return Cost()
         return self.bound_cost(request)
 
-    async def _reserve(self, charged: list[Account], largest_cost: Cost) -> None:
-        """Reserve `largest_cost` in every account, waiting for calls in flight to release what they did not need.
+    async def _reserve(self, charged: list[Account], max_cost: Cost) -> None:
+        """Reserve `max_cost` in every account, waiting for calls in flight to release what they did not need.
 
         Raises:
-            BudgetError: the cost does not fit, and no call in flight could make room for it.
+            BudgetError: the cost does not fit, and no call in flight could release enough.
         """
         while True:
             self._refuse_spent_hours()
             exceeded = next(
-                ((account, cap) for account in charged if (cap := account.find_exceeded_cap(largest_cost))), None
+                ((account, cap) for account in charged if (cap := account.find_exceeded_cap(max_cost))), None
             )
             if exceeded is None:
                 break
@@ -169,10 +169,10 @@ class RunAccounts:
             self._settled.clear()
             await self._settled.wait()
         for account in charged:
-            account.reserved = account.reserved.plus(largest_cost)
+            account.reserved = account.reserved.plus(max_cost)
             account.in_flight += 1
 
-    async def _charge_reply(self, charged: list[Account], largest_cost: Cost, answer: Awaitable[Reply]) -> Reply:
+    async def _charge_reply(self, charged: list[Account], max_cost: Cost, answer: Awaitable[Reply]) -> Reply:
         """Await the reply, then replace the reservation by its actual cost."""
         cost = Cost()
         try:
@@ -182,14 +182,14 @@ class RunAccounts:
             return reply
         finally:
             for account in charged:
-                account.reserved = account.reserved.minus(largest_cost) if account.in_flight > 1 else Cost()
+                account.reserved = account.reserved.minus(max_cost) if account.in_flight > 1 else Cost()
                 account.spent = account.spent.plus(cost)
                 account.in_flight -= 1
             self._settled.set()
 
     def _refuse_spent_hours(self) -> None:
         hours = self.budget.hours
-        if hours is not None and self._earlier_s + time.monotonic() - self._started >= hours * 3600:
+        if hours is not None and self._prior_seconds + time.monotonic() - self._started >= hours * 3600:
             raise self._make_budget_error("hours", hours)
 
     def _make_budget_error(self, cap: str, limit: float) -> BudgetError:

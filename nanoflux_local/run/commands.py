@@ -1,4 +1,4 @@
-"""The commands that messages about a run offer to its user: how to resume it, and how to change a setting of it."""
+"""The commands that messages about a run suggest: how to resume it, and how to change one of its settings."""
 
 import shlex
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ def _set_options(settings: Mapping[str, Any]) -> list[str]:
     return [word for setting in format_settings(settings) for word in ("--set", setting)]
 
 
-def write_fix(error: EndpointError, run: str, config: RunConfig) -> str:
+def format_fix(error: EndpointError, run: str, config: RunConfig) -> str:
     """The fix of an endpoint's error with the exact commands for this run.
 
-    An address can change on resume if the endpoint has a `revision`, which then identifies the model; every other
-    setting that the error is about needs a fork.
+    An address can change on resume if the endpoint has a `revision`, which then identifies the model; a change of any
+    other setting needs a fork.
     """
     advice = error.fix.partition("; then `nanoflux run resume`")[0]
     endpoints = [name for name, endpoint in config.endpoints.items() if error.address in endpoint.addresses]

@@ -1,4 +1,4 @@
-"""Configurations: from a domain, a profile and overrides to the frozen configuration of a run.
+"""Configurations: builds the frozen configuration of a run from a domain, a profile and overrides.
 
 The domain gives the defaults, the profile the models, and the overrides everything else. Values that depend on a chosen
 model (novelty thresholds, prices, reasoning tokens) are looked up and recorded, so that later changes to manifests and
@@ -93,7 +93,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     values = merge_tables(values, {"endpoints": _find_prices(draft, home)})
     values = merge_tables(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
     config = validate_run(merge_tables(values, overrides))
-    _refuse_unplayable(config, domain)
+    _refuse_unsuitable(config, domain)
     # Both are recorded with the run, so that datasets imported later change neither of them.
     datasets = config.datasets or list_datasets_with_seeds(home.ledger, seed_datasets(domain))
     held_out = config.held_out
@@ -114,9 +114,9 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 
 
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
-    """The configuration of another run with changes applied. Novelty thresholds belong to an embedder (SPEC §6),
-    reasoning tokens to a model: if `changes` replace the embedder or a model, these values are looked up again unless
-    `changes` state them. If `changes` name another rule set, its settings are applied as well.
+    """The configuration of another run with changes applied. Novelty thresholds belong to an embedder, reasoning tokens
+    to a model: if `changes` replace the embedder or a model, these values are looked up again unless `changes` state
+    them. If `changes` name another rule set, its settings are applied as well.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -132,7 +132,7 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
         )
     values = merge_tables(values, {"endpoints": _replace_reasoning_tokens(config, changed_config, changes, home)})
     changed_config = validate_run(merge_tables(values, changes))
-    _refuse_unplayable(changed_config, domain)
+    _refuse_unsuitable(changed_config, domain)
     return changed_config
 
 
@@ -161,13 +161,15 @@ def _replace_reasoning_tokens(
     }
 
 
-def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
+def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     """Refuse a configuration that does not suit its domain. `RunConfig` cannot check this, since it does not know the
     domain.
     """
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
-    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile suits any domain
+    sections = dict.fromkeys(
+        (*domain.sections.defender, *Sections().defender)
+    )  # a profile may also set budgets of sections that only other domains have
     unknown = [name for name in config.budgets if name not in sections]
     if unknown:
         fix = suggest(unknown[0], sections, "keys there")
@@ -192,8 +194,8 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
 
 
 def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
-    """The novelty thresholds of an embedding model (SPEC §6): the domain's for its own embedder, else those of the
-    model's manifest; {} if there are none.
+    """The novelty thresholds of an embedding model: the domain's for its own embedder, else those of the model's
+    manifest; {} if there are none.
     """
     if endpoint.interface != "embedder":
         return {}
@@ -204,7 +206,7 @@ def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> di
         return {}
     if embedder.thresholds is None:
         logging.getLogger(__name__).warning(
-            "%s has no calibrated novelty thresholds; those of the domain are used, which belong to another embedder",
+            "%s has no calibrated novelty thresholds; the domain's are used, which belong to another embedder",
             endpoint.model,
         )
         return {}
@@ -218,17 +220,17 @@ def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> di
 def build_profile_endpoint(
     profile: str, name: str, home: Home, role: str = "", settings: Mapping[str, Any] | None = None
 ) -> tuple[Endpoint, EndpointConfig]:
-    """Build an endpoint of a profile, and return it with its configuration: the endpoint `name`, or the one that plays
-    `role` if `name` is "". `settings` override the profile's.
+    """Build an endpoint of a profile, and return it with its configuration: the endpoint `name`, or the one of `role`
+    if `name` is "". `settings` override the profile's.
 
     Raises:
-        ConfigError: the profile has no such endpoint, or a program plays the role.
+        ConfigError: the profile has no such endpoint, or `role` is taken by a program.
     """
     values = load_profile(profile, home)
     name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
     endpoints = values.get("endpoints", {})
     if name not in endpoints:
-        problem = f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}"
+        problem = f"profile {profile} has no endpoint {name!r}{f' for the role {role}' if role else ''}"
         raise ConfigError(problem, suggest(name, endpoints, "choose one of"))
     where = f"profile {profile}: endpoints.{name}"
     config = validate_model(EndpointConfig, {**endpoints[name], **(settings or {})}, where)

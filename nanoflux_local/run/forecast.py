@@ -1,15 +1,15 @@
 """Forecasts how long a run will still take and what it will cost, with intervals. The ledger is only read.
 
-With k of the newest n turns kept, the chance p that a turn is kept is Beta(k + ½, n − k + ½) (Jeffreys' prior), and
-the turns that r more examples need are r + NegativeBinomial(r, p), cut at the turn limit. What m turns cost is
-m·µ + √m·σ·z: µ the mean of a bootstrap resample of the n turns' costs, σ their standard deviation, z standard normal.
-The forecast is the median of the simulated totals; the interval runs from their 5% to their 95% quantile.
+With k of the newest n turns kept, the chance p that a turn is kept is Beta(k + ½, n − k + ½) (Jeffreys' prior), and the
+turns that r more examples need are r + NegativeBinomial(r, p), capped at the turn limit. What m turns cost is m·µ +
+√m·σ·z: µ the mean of a bootstrap resample of the n turns' costs, σ their standard deviation, z standard normal. The
+forecast is the median of the simulated totals; the interval runs from their 5% to their 95% quantile.
 
-A turn costs the tokens and dollars of the calls that it uses, as if none were remembered, times the run's ratio of
-calls made to calls used, since speculative turns waste some. The seconds of a turn's calls are scaled so that their
-mean is the mean wall time of these turns without pauses and stalls: gaps in which no reply arrives and no turn is
-committed. Changes during a run (a judge that slows down, questions that run out) are not modelled; only the newest
-turns count, so that the forecast follows such changes.
+A turn costs the tokens and dollars of the calls that it uses, as if none had been stored before, times the run's ratio
+of calls made to calls used, since speculative turns discard some calls. The seconds of a turn's calls are scaled so
+that their mean is the mean wall time of these turns without pauses and stalls: gaps in which no reply arrives and no
+turn is committed. Changes during a run (a judge that slows down, questions that run out) are not modelled; only the
+newest turns count, so that the forecast follows such changes.
 """
 
 import math
@@ -26,12 +26,12 @@ from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 
 Floats = npt.NDArray[np.float64]
-NEWEST, DRAWS = 500, 4_000
+NEWEST_TURNS, DRAWS = 500, 4_000
 """The number of newest turns that a forecast uses, and the number of totals that it simulates."""
-ENOUGH_TURNS, ENOUGH_KEPT = 8, 3
+MIN_TURNS, MIN_KEPT = 8, 3
 """With fewer turns or kept examples than these, an interval would say more about the prior than about the run."""
 LEVEL = 0.9
-STALL_S, STALL_CALLS = 30.0, 10.0
+STALL_S, STALL_CALL_FACTOR = 30.0, 10.0
 """A gap without a reply or a committed turn is a pause or a stall if it is longer than this many seconds, and than this
 many times the median duration of a call.
 """
@@ -102,8 +102,8 @@ def forecast(view: LedgerView, position: RunPosition) -> Forecast:
     if examples_needed <= 0 or turns_left <= 0:
         return Forecast(kept_per_hour, ENDED)
     turns = load_newest_turns(view, position)
-    if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
-        return Forecast(kept_per_hour, f"too early: it takes {ENOUGH_TURNS} turns, {ENOUGH_KEPT} of them kept")
+    if len(turns.kept) < MIN_TURNS or turns.kept.sum() < MIN_KEPT:
+        return Forecast(kept_per_hour, f"too early: a forecast needs {MIN_TURNS} turns, {MIN_KEPT} of them kept")
     return replace(predict(turns, examples_needed, turns_left), kept_per_hour=kept_per_hour)
 
 
@@ -118,7 +118,7 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
             " LEFT JOIN turn_calls ON turn_calls.turn = newest.id LEFT JOIN calls ON calls.id = turn_calls.call"
             " GROUP BY newest.id",
             position.run,
-            NEWEST,
+            NEWEST_TURNS,
         )
     )
     costs = np.array([[row[name] for name in COSTS] for row in rows], dtype=np.float64).reshape(-1, len(COSTS))
@@ -129,20 +129,20 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
     return RecentTurns(np.array([bool(row["kept"]) for row in rows]), costs)
 
 
-def measure_wall_time(view: LedgerView, position: RunPosition, commits: Sequence[str]) -> float:
-    """The seconds in which the turns committed at these times were played, without pauses and stalls.
+def measure_wall_time(view: LedgerView, position: RunPosition, commit_times: Sequence[str]) -> float:
+    """The wall time spent on the turns committed at these times, in seconds, without pauses and stalls.
 
-    If these are all turns of the run, their time begins with its first call, otherwise with the first commit.
+    If these are all turns of the run, the time starts at the run's first call, otherwise at the first commit.
     """
-    since = "" if len(commits) == position.turns else min(commits)
+    since = "" if len(commit_times) == position.turns else min(commit_times)
     calls = list(_list_calls_since(view, position.run, since))
-    moments = [_read_moment(moment) for moment in (*commits, *(moment for moment, _ in calls))]
+    moments = [_read_moment(moment) for moment in (*commit_times, *(moment for moment, _ in calls))]
     if calls and not since:
         first_reply_at, seconds = calls[-1]
         moments.append(_read_moment(first_reply_at) - seconds)
     median = float(np.median([seconds for _, seconds in calls])) if calls else 0.0
     gaps = np.diff(np.sort(moments))
-    return float(gaps[gaps <= max(STALL_S, STALL_CALLS * median)].sum())
+    return float(gaps[gaps <= max(STALL_S, STALL_CALL_FACTOR * median)].sum())
 
 
 def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
@@ -169,7 +169,7 @@ def _scale_to_wall_time(seconds: Floats, mean_wall_s: float) -> Floats:
 
 
 def _estimate_waste_factor(position: RunPosition) -> float:
-    """Calls made over calls used: speculative turns that were refuted cost money too."""
+    """Calls made over calls used: the calls of refuted speculative turns cost money too."""
     made, wasted = position.calls_made, position.calls_wasted
     return float(made / (made - wasted)) if made > wasted else 1.0
 
@@ -182,14 +182,14 @@ def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Foreca
     turn_count, kept = len(turns.kept), int(turns.kept.sum())
     chance = rng.beta(kept + 0.5, turn_count - kept + 0.5, DRAWS)
     turns_needed = examples_needed + rng.negative_binomial(examples_needed, chance)
-    turns_played = np.minimum(turns_needed, turns_left)
+    turns_run = np.minimum(turns_needed, turns_left)
     means = turns.costs[rng.integers(0, turn_count, (DRAWS, turn_count))].mean(axis=1)
     noise = rng.standard_normal(DRAWS)[:, None] * turns.costs.std(axis=0, ddof=1)
-    totals = np.maximum(0.0, turns_played[:, None] * means + np.sqrt(turns_played)[:, None] * noise)
+    totals = np.maximum(0.0, turns_run[:, None] * means + np.sqrt(turns_run)[:, None] * noise)
     seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COSTS)))
     return Forecast(
         reaches_target=round(float((turns_needed <= turns_left).mean()), 3),
-        turns=_make_span(turns_played), seconds=seconds, tokens=tokens, usd=usd,
+        turns=_make_span(turns_run), seconds=seconds, tokens=tokens, usd=usd,
     )  # fmt: skip
 
 

@@ -1,5 +1,4 @@
-"""Held-out items: the evaluation items that no kept example may repeat, and the test whether a question repeats one of
-them.
+"""Held-out items: the evaluation items that no kept example may repeat, and the test that finds such repeats.
 
 A question is compared with the items in three ways, the cheapest first: the same words, thirteen equal words in a row,
 and an embedding more similar than θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set with other numbers.
@@ -28,17 +27,17 @@ few-shot learners").
 
 
 class HeldOut:
-    """The test items of some benchmarks. Phrases of the `phrasing` texts do not identify an item."""
+    """The test items of some benchmarks. A phrase that occurs in `training_texts` identifies no item."""
 
-    def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
-        self._items, self._phrasing = items, phrasing
+    def __init__(self, items: Sequence[Seed] = (), training_texts: Iterable[str] = ()) -> None:
+        self._items, self._training_texts = items, training_texts
         self._stems = {extract_stem(item.question): item.id for item in reversed(items)}
         self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
         self._embedded: Sequence[Seed] = ()
 
     async def embed(self, embedder: Identity, call: Call) -> None:
         """Embed the items and index their phrases before the first turn, so that no turn waits for this. If an earlier
-        run used the same embedder, the embeddings are remembered calls.
+        run used the same embedder, the embeddings are stored calls.
         """
         await asyncio.to_thread(lambda: self._grams)
         vectors = [vector async for vector in embed_texts(embedder, [item.question for item in self._items], call)]
@@ -53,9 +52,9 @@ class HeldOut:
     @cached_property
     def _grams(self) -> dict[str, str]:
         """The phrases that identify an item, with its id. They are indexed on first use, because training sets are
-        large, and most processes that build a run's rules play no turn.
+        large, and most processes that build a run's rules run no turn.
         """
-        return _find_identifying_phrases(self._items, self._phrasing)
+        return _find_identifying_phrases(self._items, self._training_texts)
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """The item that an attack repeats, and how, or "". `vector` is the unit vector of its question."""
@@ -80,8 +79,10 @@ class HeldOut:
         return largest, self._embedded[-row].id
 
 
-def _find_identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
-    """The phrases that identify an item, with its id: no other item of its benchmark and no `phrasing` has them."""
+def _find_identifying_phrases(items: Sequence[Seed], training_texts: Iterable[str]) -> dict[str, str]:
+    """The phrases that identify an item, with its id: no other item of its benchmark and no training text contains
+    them.
+    """
     owners: dict[str, tuple[str, str, str]] = {}
     common_grams: set[str] = set()
     for item in items:
@@ -90,7 +91,7 @@ def _find_identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) ->
             dataset, stem, _ = owners.setdefault(gram, owner)
             if dataset == item.dataset and stem != owner[1]:
                 common_grams.add(gram)
-    for text in phrasing if owners else ():
+    for text in training_texts if owners else ():
         common_grams.update(gram for gram in list_word_sequences(text) if gram in owners)
     return {gram: item_id for gram, (*_, item_id) in owners.items() if gram not in common_grams}
 

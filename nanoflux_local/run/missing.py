@@ -1,8 +1,8 @@
-"""Missing calls: which calls a replay with other settings lacks, and what it would cost to make them.
+"""Missing calls: the calls that a replay with other settings needs but the ledger lacks, and their estimated cost.
 
-If a turn lacks a call, its remaining calls are assumed to be those that recorded turns made, on average, from a call of
-the same kind and role to their end. Settings that add calls to a turn (more checks, more answers of the defender) add
-them at the run's mean cost for that kind and role.
+The cost of completing a turn is estimated as the mean cost, in recorded turns, from a call of the same kind and role as
+the missing call to the end of the turn. Settings that add calls to a turn (more checks, more answers of the defender)
+add the run's mean cost of a call of that kind and role.
 """
 
 from collections import Counter, defaultdict
@@ -64,9 +64,9 @@ class CallCost:
 
 @dataclass(slots=True)
 class RecordedCosts:
-    """The mean costs in a run's turns by kind and role of a call: `per_call` is the cost of one such call, `remaining`
-    that of the call and all later calls of its turn. `defence_calls` is the mean number of the defender's chat calls in
-    turns that reached the defender.
+    """The mean costs of a run's calls by kind and role: `per_call` is the cost of one such call, `remaining` that of
+    the call and all later calls of its turn. `defence_calls` is the mean number of the defender's chat calls in turns
+    that reached the defender.
     """
 
     per_call: dict[MissingCall, CallCost] = field(default_factory=dict)

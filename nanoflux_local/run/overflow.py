@@ -1,7 +1,7 @@
 """Overflow: whether the prompt, the reasoning and the answer of each request fit into the context of its endpoint.
 
-This is checked when a run starts, on seeds that the run could draw. A server that runs out of context cuts the reply
-without reporting it, so a reasoning model would return its reasoning without an answer.
+This is checked when a run starts, on seeds that the run could draw. A server that runs out of context truncates the
+reply without reporting it, so a reasoning model would return its reasoning without an answer.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 
-def refuse_overflows(bound: RunEndpoints, rules: Rules, domain: Domain) -> None:
+def refuse_overflows(run_endpoints: RunEndpoints, rules: Rules, domain: Domain) -> None:
     """Refuse a run with a request that does not fit into its endpoint's context.
 
     Raises:
@@ -28,7 +28,7 @@ def refuse_overflows(bound: RunEndpoints, rules: Rules, domain: Domain) -> None:
     """
     seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
     for role, name, messages, answer_tokens in make_typical_requests(rules.config, domain, seeds):
-        if overflow := find_overflow(bound.endpoints[name], messages, answer_tokens):
+        if overflow := find_overflow(run_endpoints.endpoints[name], messages, answer_tokens):
             key = f"endpoints.{name}"
             has_fixed_context = find_kind(rules.config.endpoints[name].interface).fixed_context
             advice = "" if has_fixed_context else f"raise {key}.context as far as the model allows, or "

@@ -30,12 +30,12 @@ class RunOverview:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `run show --json`."""
-        parts = asdict(self)
-        return {**parts.pop("summary"), **parts}
+        document = asdict(self)
+        return {**document.pop("summary"), **document}
 
 
 def load_listed_run(home: Home, view: LedgerView, run: str) -> tuple[RunSummary, Worker | None]:
-    """A run's summary with its current status and working time, and its worker."""
+    """A run's summary with its current status and wall-clock time, and its worker."""
     summary = view.summarize_run(run)
     row = {"status": summary.status, "message": summary.message, "seconds": summary.seconds}
     state = check_work(home, view, Work(RUN, summary.run), row)

@@ -19,8 +19,8 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import list_enabled_checks
 from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.forecast import (
-    ENOUGH_KEPT,
-    ENOUGH_TURNS,
+    MIN_KEPT,
+    MIN_TURNS,
     Forecast,
     RunPosition,
     Span,
@@ -55,7 +55,7 @@ class RoleCost:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The estimated cost of a run. If a similar run was played before (`basis` is its id), `forecast` and `calls` cover
+    """The estimated cost of a run. If there is an earlier similar run (`basis` is its id), `forecast` and `calls` cover
     the whole run. `attempt` has the cost of one attempt by role; every kept example needs at least one attempt.
     """
 
@@ -95,7 +95,7 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
                     continue
                 position = RunPosition.of(summary := view.summarize_run(row["id"]))
                 turns = load_newest_turns(view, position)
-                if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
+                if len(turns.kept) < MIN_TURNS or turns.kept.sum() < MIN_KEPT:
                     continue
                 forecast = predict(turns, config.target, config.max_turns)
                 calls_per_turn = summary.calls.made / max(1, summary.turns)
@@ -124,8 +124,8 @@ def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
 def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     """The cost of one attempt that passes validation, by role; programs cost nothing."""
     domain = load_domain(config.domain, home.root)
-    is_chaining = config.roles.attacker.endpoint == PROGRAM
-    source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), is_chaining)
+    stitches_seeds = config.roles.attacker.endpoint == PROGRAM
+    source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), stitches_seeds)
     seeds = source.draw(config.seeds.max, Random(0), set())
     judge_count = max(1, len(config.judge.panel) + 1)
     check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
@@ -147,8 +147,8 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
 
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
     """Place the servers that the run would start on this machine's GPUs; None if it starts none."""
-    players = [config.endpoints[name] for name in config.players]
-    workloads = collect_workloads(players, config.concurrency, home)
+    endpoints = [config.endpoints[name] for name in config.players]
+    workloads = collect_workloads(endpoints, config.concurrency, home)
     if not workloads:
         return None
     gpus = tuple(list_gpu_gib())
@@ -170,9 +170,9 @@ def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError 
 
 
 async def _bind_and_close(config: RunConfig, home: Home) -> None:
-    bound = bind(config, home)
+    run_endpoints = bind(config, home)
     try:
-        identities = await bound.identities()
-        refuse_overflows(bound, build_rules(config, identities, home), load_domain(config.domain, home.root))
+        identities = await run_endpoints.identities()
+        refuse_overflows(run_endpoints, build_rules(config, identities, home), load_domain(config.domain, home.root))
     finally:
-        await bound.close()
+        await run_endpoints.close()

@@ -15,6 +15,7 @@ from nanoflux_local.redaction import redact
 Severity = Literal["fault", "warning"]
 """A fault is a failed request, or the failure of the run; a warning is a reply that could not be used."""
 ENDED_BADLY = ("failed", "interrupted", "stalled")
+"""The statuses of a run that ended, or stopped making progress, because of a failure."""
 REASONING_SETTING = re.compile(r"endpoints\.\S+\.reasoning_tokens")
 FAULT_FIXES = {
     "rate_limited": "send fewer requests at a time: `nanoflux run set {run} concurrency=N`",
@@ -26,7 +27,7 @@ FAULT_FIXES = {
     "`nanoflux run resume {run} --set endpoints.{endpoint}.url=URL`",
     "garbled": "check that the endpoint's url is that of a model server",
     "empty": "raise the role's token limit, or use another model",
-    "refused_parameter": "nothing: the parameter is left out of later requests",
+    "refused_parameter": "nothing to do: the parameter is left out of later requests",
 }
 """The fix of a failed request by its kind; the request itself is retried."""
 
@@ -51,7 +52,7 @@ class Problem:
 
 def list_problems(view: LedgerView, run: str, state: WorkState) -> list[Problem]:
     """The problems of a run, whose current state is `state`: the end of the run first, then faults, then warnings."""
-    return [*_list_end(run, state), *_list_faults(view, run), *_list_unread(view, run)]
+    return [*_list_end(run, state), *_list_faults(view, run), *_list_unreadable(view, run)]
 
 
 def _list_end(run: str, state: WorkState) -> Iterator[Problem]:
@@ -79,7 +80,7 @@ def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
         yield Problem("fault", row["n"], where, redact(row["told"]), fix, row["at"])
 
 
-def _list_unread(view: LedgerView, run: str) -> Iterator[Problem]:
+def _list_unreadable(view: LedgerView, run: str) -> Iterator[Problem]:
     reasons_by_kind = view.unread(run)
     for reason, count in reasons_by_kind["refused"].items():
         fix = f"read the prompts: `nanoflux run attempts {run} --outcome failed`; use a model that answers them"
@@ -89,11 +90,11 @@ def _list_unread(view: LedgerView, run: str) -> Iterator[Problem]:
     for reason, count in reasons_by_kind["unread"].items():
         if CUT_IN_REASONING not in reason:
             yield Problem("warning", count, "unreadable reply", redact(reason), reading_fix)
-    yield from _list_cut(view, run)
+    yield from _list_truncated(view, run)
 
 
-def _list_cut(view: LedgerView, run: str) -> Iterator[Problem]:
-    """The replies that were cut inside their reasoning, by the setting that their reasons name."""
+def _list_truncated(view: LedgerView, run: str) -> Iterator[Problem]:
+    """The replies that were truncated inside their reasoning, by the setting that their reasons name."""
     counts = Counter("".join(REASONING_SETTING.findall(attempt.reason)[:1]) for attempt in view.cut_attempts(run))
     for setting, count in counts.most_common():
         change = f"{setting or 'endpoints.NAME.reasoning_tokens'}=N"

@@ -27,8 +27,8 @@ from nanoflux_models.weights import list_installed
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MODEL, URL = "MODEL", "http://127.0.0.1:8000/v1"
 """Placeholders in a new profile that is written without `--server`."""
-SHOWN = 5
-"""Maximum number of listed models in a message."""
+MAX_LISTED_MODELS = 5
+"""The maximum number of models that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
     path = home.profiles / f"{name}.toml"
     if find_profile(name, home) != path:
         fix = f"copy it first: `nanoflux profiles new NAME --copy {name}`"
-        raise RefusedError(f"{name} is not a profile in {home.profiles}, and only those are changed", fix)
+        raise RefusedError(f"{name} is not in {home.profiles}, and only profiles there can be changed", fix)
     load_profile(name, home)  # refuses a file that is not TOML, with its line
     document = tomlkit.parse(path.read_text("utf-8"))
     try:
@@ -195,7 +195,7 @@ url = "{url}" # the base of its routes, usually ending in /v1
 # revision = "2026-11"     # identifies the model, so that a run can resume when the server's address changes
 # key_env = "LAB_KEY"      # the environment variable with the key; or key_file = "~/.config/nanoflux/lab.key"
 # structured = true        # the server can enforce a JSON object with the requested sections
-# reasoning_tokens = 4000  # room for reasoning, if the model thinks before it answers
+# reasoning_tokens = 4000  # token budget of the reasoning, if the model reasons before it answers
 # capacity = 32            # maximum number of concurrent requests to this server
 # price = {{ prompt = 0.5, completion = 2.0 }} # US dollars per million tokens, for budgets
 """
@@ -297,5 +297,5 @@ def _check_servers(
         if any(is_same_model(endpoint.model, listed) for listed in models):
             yield ProfileCheck(subject, True, f"{url} serves {endpoint.model}")
         else:
-            fix = f"correct {subject}.model: {suggest(endpoint.model, models[:SHOWN])}"
+            fix = f"correct {subject}.model: {suggest(endpoint.model, models[:MAX_LISTED_MODELS])}"
             yield ProfileCheck(subject, False, f"{url} does not list the model {endpoint.model}", fix)

@@ -1,5 +1,5 @@
 """Rounds (self-improvement): each round's examples train an adapter, and the tuned model is the defender in the next
-round, as long as the adapter improves accuracy on dev items.
+round. The series ends when an adapter does not improve accuracy on dev items.
 
 Every step has an id in the ledger before it starts, so that a killed series resumes at that step. Each adapter is
 trained from the base model on the examples of all rounds so far, and a round's questions must be novel compared with
@@ -47,7 +47,7 @@ from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.transcript import Seed
 
 TUNED = "tuned"
-"""The endpoint that plays the defender with an adapter."""
+"""The name of the defender's endpoint with an adapter."""
 OnStep = Callable[[str, int, int], None]
 """Called as (step, done, total) with the step in progress and how much of it is done."""
 
@@ -72,16 +72,18 @@ class Rounds(Strict):
 
 
 def create(home: Home, settings: Rounds) -> str:
-    """Create a series and return its id; `play` plays it.
+    """Create a series and return its id; `play` executes it.
 
     Raises:
-        UsageError: the defender takes no adapter, or there are no dev items.
+        UsageError: the defender cannot use an adapter, or there are no dev items.
     """
     interface = settings.config.endpoints[settings.config.roles.defender.endpoint].interface
     choices = adapter_kinds(in_profiles=True)
     if interface not in choices:
         fix = f"bind the defender to an endpoint whose interface is {' or '.join(choices)}"
-        raise UsageError(f"rounds tune the defender, and an endpoint of {interface} takes no adapter", fix)
+        raise UsageError(
+            f"rounds train an adapter for the defender, but its interface {interface} cannot use adapters", fix
+        )
     parse_train_settings(settings.train)
     _load_dev_items(home, settings)
     series = f"series-{secrets.token_hex(4)}"
@@ -91,10 +93,10 @@ def create(home: Home, settings: Rounds) -> str:
 
 
 def play(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
-    """Play the remaining rounds, until a round does not help.
+    """Execute the remaining rounds, until a round does not help.
 
     Raises:
-        RefusedError: another process plays the series, or a round's run or training was stopped.
+        RefusedError: another process is executing the series, or a round's run or training was stopped.
         NanofluxError: the series stopped; it can be resumed.
     """
     work = Work(SERIES, series)
@@ -118,13 +120,13 @@ class Round:
 
 
 class _SeriesWorker:
-    """Plays one series in this process."""
+    """Executes one series in this process."""
 
     def __init__(self, home: Home, ledger: Ledger, series: str, on_step: OnStep) -> None:
         self.home, self.ledger, self.id, self.on_step = home, ledger, series, on_step
         with LedgerView(home.ledger) as view:
             self.settings = find(view, series).settings
-        self.requests: list[StopRequest] = []
+        self.stop_requests: list[StopRequest] = []
         self.current_step: Work | None = None
 
     def play(self, work: Work) -> None:
@@ -133,19 +135,19 @@ class _SeriesWorker:
                 with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
                     job.message = self._play_rounds()
             except NanofluxError:
-                if not self.requests:  # a run or training that was asked to stop raises an error too
+                if not self.stop_requests:  # a run or training that was asked to stop raises an error too
                     raise
-            job.status = status_after(self.requests[-1]) if self.requests else "done"
+            job.status = status_after(self.stop_requests[-1]) if self.stop_requests else "done"
 
     def _play_rounds(self) -> str:
-        """Play round after round; returns why the series ended early, or ""."""
+        """Execute round after round; returns why the series ended early, or ""."""
         for number in range(self.settings.rounds):
             rounds = self._load_rounds()
             if number and not rounds[number - 1].helped:
                 return f"round {number} did not help on dev; its adapter is not used"
             if number < len(rounds) and rounds[number].result:
                 continue
-            if self.requests:
+            if self.stop_requests:
                 return ""
             self._play_round(number, rounds)
         return ""
@@ -171,16 +173,16 @@ class _SeriesWorker:
         }
         self.ledger.finish_round(self.id, number, after.id, result)
 
-    def _finish_step(self, work: Work, play: Callable[[], None]) -> None:
-        """Play one step to its end.
+    def _finish_step(self, work: Work, execute: Callable[[], None]) -> None:
+        """Execute one step to its end.
 
         Raises:
             RefusedError: the step was paused or stopped before its end, which stops the series.
         """
         self.current_step = work
         try:
-            if not self.requests:
-                play()
+            if not self.stop_requests:
+                execute()
         finally:
             self.current_step = None
         with LedgerView(self.home.ledger) as view:
@@ -223,12 +225,12 @@ class _SeriesWorker:
         return derive_config(config, changes, self.home)
 
     def _bind_tuned_defender(self, adapter: str) -> Settings:
-        """Settings that bind the defender to a separate endpoint with the adapter. Other roles of the same model play
-        without the adapter.
+        """Settings that bind the defender to a separate endpoint with the adapter. Other roles of the same model do not
+        use the adapter.
         """
         config = self.settings.config
-        base = config.endpoints[config.roles.defender.endpoint].model_dump(mode="json")
-        return {"endpoints": {TUNED: {**base, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
+        endpoint = config.endpoints[config.roles.defender.endpoint].model_dump(mode="json")
+        return {"endpoints": {TUNED: {**endpoint, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _create_training(self, number: int, run_ids: list[str]) -> str:
         run_data = [trainings.load_run_data(self.home, run) for run in run_ids]
@@ -244,9 +246,9 @@ class _SeriesWorker:
 
     async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> EvaluationSummary:
         config = derive_config(self.settings.config, self._bind_tuned_defender(adapter), self.home)
-        bound = bind(config, self.home)
+        run_endpoints = bind(config, self.home)
         try:
-            endpoint = bound.endpoints[TUNED]
+            endpoint = run_endpoints.endpoints[TUNED]
             items = _load_dev_items(self.home, self.settings)
             plan = make_plan(
                 endpoint.identity, self.settings.dev, "dev", items, 1, 0.0, root=self.home.root,
@@ -256,7 +258,7 @@ class _SeriesWorker:
             summary.require_whole(allow_refused=True)
             return summary
         finally:
-            await bound.close()
+            await run_endpoints.close()
 
     def _load_rounds(self) -> list[Round]:
         with LedgerView(self.home.ledger) as view:
@@ -266,7 +268,7 @@ class _SeriesWorker:
         """Pass the request on to the current run or training. Called from the heartbeat's thread."""
         if not request:
             return
-        self.requests.append(request)
+        self.stop_requests.append(request)
         step = self.current_step
         if step is not None:
             with suppress(NanofluxError):  # the step has just ended by itself
@@ -289,7 +291,7 @@ _FIND_QUERY = """
 
 @dataclass(frozen=True, slots=True)
 class StoredSeries:
-    """A series' row in the ledger; `settings_json` are its settings."""
+    """A series as stored in the ledger."""
 
     id: str
     status: str
@@ -323,8 +325,8 @@ def load_rounds(view: LedgerView, series: str) -> list[Round]:
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """One round (counted from 1): what its run kept, and strict accuracy on dev `before` and `after` its training, None
-    until both are measured.
+    """One round (counted from 1): the examples that its run kept, and strict accuracy on dev items `before` and `after`
+    its training (None until both are measured).
     """
 
     round: int

@@ -18,8 +18,8 @@ RULE_SETS: Mapping[str, Mapping[str, Any]] = {
 answer has other support than the attacker's solution.
 """
 DESCRIPTIONS: Mapping[str, str] = {
-    "paper": "the paper's protocol: keep what the defender's one answer fails or solves in a new way",
-    "proven": "keep what several answers solve sometimes, or never if blind solutions support the answer",
+    "paper": "the paper's protocol: keep what the defender's single answer gets wrong or solves in a new way",
+    "proven": "keep what only some of several answers solve, or none if blind solutions support the answer",
 }
 """A one-line description of each rule set."""
 

@@ -1,6 +1,6 @@
 """The life cycle of a run: start, play, change, fork, replay.
 
-One process plays a run at a time. If it is killed, only the requests in flight are lost.
+One process executes a run at a time. If it is killed, only the requests in flight are lost.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from nanoflux_local.run.binding import (
     refuse_drift,
 )
 from nanoflux_local.run.budget import Cost, RunAccounts, bound_prompt_tokens
-from nanoflux_local.run.commands import fork_command, write_fix
+from nanoflux_local.run.commands import fork_command, format_fix
 from nanoflux_local.run.configs import derive_config, validate_run
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import NoveltyIndex
@@ -46,22 +46,25 @@ DATASET_SETTINGS = ("datasets", "held_out")
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `play` plays it. Missing weights, missing data or a sandbox that cannot
-    isolate programs is reported before anything is written. `forked_from` is the run that a fork came from.
+    """Create a run and return its id; `play` executes it. Missing weights, missing data or a sandbox that cannot
+    isolate programs is reported before anything is written. `forked_from` is the id of the run that a fork derives
+    from.
 
     Raises:
         NanofluxError, ModelsError, SandboxError: what is missing, and how to get it.
     """
     with Ledger(home.ledger) as ledger:
-        bound = bind(config, home)
+        run_endpoints = bind(config, home)
         try:
-            identities = await bound.identities()
-            refuse_overflows(bound, build_rules(config, identities, home), load_domain(config.domain, home.root))
+            identities = await run_endpoints.identities()
+            refuse_overflows(
+                run_endpoints, build_rules(config, identities, home), load_domain(config.domain, home.root)
+            )
             run = f"{config.domain}-{secrets.token_hex(4)}"
-            environment = describe_environment(identities, bound.repeatable, forked_from)
+            environment = describe_environment(identities, run_endpoints.repeatable, forked_from)
             ledger.create_run(run, name or run, config.model_dump(mode="json"), environment)
         finally:
-            await bound.close()
+            await run_endpoints.close()
     return run
 
 
@@ -71,41 +74,41 @@ async def play(
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     report: Callable[[str], None] = log_wait,
 ) -> None:
-    """Play a run from its first uncommitted turn to its end. `report` is called with a line of text when calls wait
+    """Execute a run from its first uncommitted turn to its end. `report` is called with a line of text when calls wait
     long for a server, and when a server does not list the requested model.
 
     Raises:
-        RefusedError: another process plays the run, or its models have changed since it was started.
+        RefusedError: another process is executing the run, or its models have changed since it was started.
         NanofluxError: the run stopped; it can be resumed.
     """
     with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
         ledger.close_dead_jobs(RUN.name, RUN.table, run)
-        config, identities, committed = load_run(home, run)
-        bound = bind(config, home)
+        config, identities, committed_turns = load_run(home, run)
+        run_endpoints = bind(config, home)
         try:
-            refuse_drift(identities, await bound.identities())
+            refuse_drift(identities, await run_endpoints.identities())
             rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
-            accounts = RunAccounts.load(ledger, run, config.budget, _bound_costs(bound))
-            calls = RememberedCalls(ledger, run, accounts.guard(bound.answers()))
-            capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
+            accounts = RunAccounts.load(ledger, run, config.budget, _bound_costs(run_endpoints))
+            calls = RememberedCalls(ledger, run, accounts.guard(run_endpoints.answers()))
+            capacity = sum(endpoint.capacity for endpoint in run_endpoints.endpoints.values()) or os.cpu_count() or 1
 
             async def prepare() -> None:
-                for line in [] if engine.finished else await find_other_models(bound.endpoints):
+                for line in [] if engine.finished else await find_other_models(run_endpoints.endpoints):
                     report(line)
                 await hold_trial(ledger, run, rules, domain, calls, lambda: engine.draining)
 
-            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
+            engine = Engine(ledger, run, rules, calls, committed_turns, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
                 await _play_turns(ledger, run, engine, accounts, config)
         finally:
-            await bound.close()
+            await run_endpoints.close()
 
 
-def _bound_costs(bound: RunEndpoints) -> Callable[[ChatRequest], Cost]:
+def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
     """A function that bounds a request's cost: its prompt by its bytes, its reply by `max_tokens`."""
 
     def bound_cost(request: ChatRequest) -> Cost:
-        endpoint = bound.find_endpoint(request.endpoint)
+        endpoint = run_endpoints.find_endpoint(request.endpoint)
         prompt_tokens, completion_tokens = bound_prompt_tokens(request), request.sampling.max_tokens
         price = getattr(endpoint, "price", None)  # local models have none
         usd = price.cost(prompt_tokens, completion_tokens) if price else 0.0
@@ -115,19 +118,21 @@ def _bound_costs(bound: RunEndpoints) -> Callable[[ChatRequest], Cost]:
 
 
 async def _play_turns(ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig) -> None:
-    """Play a run and record its status and its job, even if it fails. The commands for this run are added to the fix of
-    an endpoint's error.
+    """Execute a run and record its status and its job, even if it fails. The commands for this run are added to the fix
+    of an endpoint's error.
     """
     with record_job(ledger, Work(RUN, run)) as job:
         try:
             job.status = await _play_and_handle_requests(ledger, job.id, run, engine, accounts)
         except EndpointError as error:
-            error.fix = write_fix(error, run, config)
+            error.fix = format_fix(error, run, config)
             raise
 
 
 async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: Engine, accounts: RunAccounts) -> str:
-    """Play while applying what other processes request (pause, stop, changed settings). Returns the final status."""
+    """Execute a run while applying what other processes request (pause, stop, changed settings). Returns the final
+    status.
+    """
     play_task = asyncio.create_task(engine.play())
     requests: list[StopRequest] = []
 
@@ -160,8 +165,8 @@ async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: 
 
 
 def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration of `run` with changes. Calls are remembered by their requests, so `play` takes the replies
-    to all requests that the changes do not affect from the ledger.
+    """The configuration of `run` with changes. `play` reuses the stored replies to all requests that the changes do not
+    affect.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -195,7 +200,7 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
     with Ledger(home.ledger) as ledger:
         ledger.reconfigure_run(run, new.model_dump(mode="json"))
         if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
-            ledger.set_run_status(run, "paused", "its end was moved; resume it")
+            ledger.set_run_status(run, "paused", "its target or turn limit was raised; resume it")
     return new
 
 
@@ -215,7 +220,7 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The dataset that a replay gives, by its digest, next to the recorded one."""
+    """The digest of the examples that a replay gives, and the recorded digest."""
 
     run: str
     turns: int
@@ -226,19 +231,19 @@ class ReplayResult:
 
 
 async def replay(home: Home, run: str) -> ReplayResult:
-    """Play a run again from the ledger alone: no endpoint, no sandbox, nothing is written.
+    """Replay a run from the ledger alone, without endpoints and sandbox; nothing is written.
 
     Raises:
         ReplayMissError: a call that the run needs is not in the ledger.
     """
-    config, identities, committed = load_run(home, run)
-    if not committed:
+    config, identities, committed_turns = load_run(home, run)
+    if not committed_turns:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     rules = build_rules(config, identities, home)
     with Ledger(home.ledger) as ledger:
-        records = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed))
+        records = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed_turns))
     digest, recorded_digest = (
-        dataset_digest(Example.of(record) for record in turns if record.kept) for turns in (records, committed)
+        dataset_digest(Example.of(record) for record in turns if record.kept) for turns in (records, committed_turns)
     )
     kept = sum(record.kept for record in records)
     return ReplayResult(run, len(records), kept, digest, recorded_digest, digest == recorded_digest)

@@ -1,7 +1,7 @@
 """Saturation: nearly all recent attempts are rejected for the same reason, so that the run will miss its target.
 
 Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
-after any number of stops.
+after any number of restarts.
 """
 
 from collections import Counter, deque
@@ -18,7 +18,7 @@ reach.
 
 ADVICE: dict[Outcome, str] = {
     "novelty_rejected": "add seed data, or draw more seeds for a question (seeds.max)",
-    "contaminated": "name other seed datasets, which do not repeat held-out items",
+    "contaminated": "choose other seed datasets, whose questions do not repeat held-out items",
     "invalid": "read the judge's reasons with `nanoflux examples export-review`, then change the attacker or the judge",
     "low_confidence": "lower judge.confidence, or choose another judge",
     "defender_right": "choose a weaker defender or a stronger attacker",
@@ -51,7 +51,7 @@ class Saturation:
     def advise(self, run: str) -> str:
         """What the user can do."""
         return (
-            f"{ADVICE[self.outcome]}, in a fork; or `nanoflux run resume {run}`, which plays as many attempts again"
+            f"{ADVICE[self.outcome]}, in a fork; or `nanoflux run resume {run}`, which runs as many attempts again"
             f" before it pauses (to never pause: `nanoflux run set {run} pause_when_saturated=0`)"
         )
 
@@ -65,7 +65,7 @@ class RecentAttempts:
 
     def add(self, record: TurnRecord, config: RunConfig) -> Saturation | None:
         """Count a turn. Returns the run's saturation, or None if it is not saturated or if this was reported fewer than
-        `pause_when_saturated` attempts ago (so that a resumed run plays at least that many attempts).
+        `pause_when_saturated` attempts ago (so that a resumed run makes at least that many attempts).
         """
         limit = config.pause_when_saturated
         self._turns += 1

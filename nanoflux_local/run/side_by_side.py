@@ -14,7 +14,7 @@ from nanoflux_local.train.trainings import find_training
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One curve: its name, and its points."""
+    """The points of one curve."""
 
     name: str
     x: Sequence[float]
@@ -32,7 +32,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Two pieces of work by their ids: figures by name, differing settings, and curves with the names of their axes."""
+    """Two runs or trainings by their ids: figures by name, differing settings, and curves with the labels of their
+    axes.
+    """
 
     first: str
     second: str
@@ -56,7 +58,8 @@ def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[
 
 
 def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
-    """Two runs by their ids, the beginnings of their ids, or their names. Their curves are the kept examples by turn.
+    """Compare two runs, given by their ids, the beginnings of their ids, or their names. The curves count the kept
+    examples by turn.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -65,8 +68,8 @@ def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
     figures, curves = [], []
     for row in rows:
         turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", row["id"]))
-        kept = list(accumulate(turn["kept"] for turn in turns))
-        curves.append(Curve(_label(row["id"], row["name"]), [turn["number"] for turn in turns], kept))
+        kept_counts = list(accumulate(turn["kept"] for turn in turns))
+        curves.append(Curve(_describe_run(row["id"], row["name"]), [turn["number"] for turn in turns], kept_counts))
         usage = view.row(
             "SELECT count(*) AS calls, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,"
             " coalesce(sum(usd), 0.0) AS usd FROM calls WHERE run = ?",
@@ -75,8 +78,8 @@ def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
         assert usage is not None
         funnel = view.funnel(row["id"])
         figures.append({
-            "status": row["status"], "turns": len(turns), "kept": kept[-1] if kept else 0, **funnel, **dict(usage),
-            "seconds": round(row["seconds"], 1),
+            "status": row["status"], "turns": len(turns), "kept": kept_counts[-1] if kept_counts else 0,
+            **funnel, **dict(usage), "seconds": round(row["seconds"], 1),
         })  # fmt: skip
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
     return SideBySide(
@@ -84,13 +87,14 @@ def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
     )  # fmt: skip
 
 
-def _label(run: str, name: str) -> str:
+def _describe_run(run: str, name: str) -> str:
     """A run's id, after its name if it has one."""
     return run if name == run else f"{name} ({run})"
 
 
 def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
-    """Two trainings by their ids or the beginnings of their ids. Their curves are the train and dev losses by step.
+    """Compare two trainings, given by their ids or the beginnings of their ids. The curves are the train and dev losses
+    by step.
 
     Raises:
         NothingMatchedError: there is no such training.

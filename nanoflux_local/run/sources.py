@@ -14,7 +14,7 @@ from nanoflux_local.run.configs import load_profile
 from nanoflux_local.run.rule_sets import PAPER, find_rule_settings
 
 DEFAULT = "default"
-LOOKED_UP = (
+LOOKUP_SOURCES = (
     (re.compile(r"endpoints\..+\.reasoning_tokens"), "model manifest"),
     (re.compile(r"endpoints\..+\.price(\..+)?"), "price list"),
     (re.compile(r"novelty\..+"), "embedder manifest"),
@@ -22,10 +22,10 @@ LOOKED_UP = (
     (re.compile(r"domain_hash|prompts\..+"), "domain"),
     (re.compile(r"profile"), "--profile"),
 )
-"""Values that are looked up and recorded when a run starts, by key."""
+"""The sources of values that are looked up and recorded when a run starts, by patterns of their keys."""
 HASHES = re.compile(r"domain_hash|prompts\..+")
 """Keys whose values are hashes, which are not worth showing."""
-BARE = re.compile(r"[A-Za-z0-9_-]+")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 """Keys that TOML allows without quotation marks."""
 
 
@@ -63,8 +63,8 @@ def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str
 
 
 def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below the settings of a fork: the stored configuration of `run`, then the rule set `rules` if it is
-    another one.
+    """The layers below the settings of a fork: the stored configuration of `run`, then the rule set `rules` if it
+    differs from the run's.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -79,7 +79,7 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
 
 
 def merge_layers(layers: Sequence[Layer]) -> Settings:
-    """The values of all layers. If several layers state a key, the last of them decides."""
+    """The values of all layers. If several layers state a key, the last one wins."""
     values: dict[str, Any] = {}
     for layer in layers:
         values = merge_tables(values, layer.values)
@@ -99,17 +99,17 @@ def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
 def _find_source(
     key: str, value: Any, layers: Sequence[tuple[str, Mapping[str, Any]]], defaults: Mapping[str, Any]
 ) -> str:
-    """The highest layer that states this value; else the place where it was looked up, or the default."""
+    """The highest layer that states this value; otherwise the source where it was looked up, or the default."""
     for source, values in layers:
         if key in values and values[key] == value:
             return source
     if value in (None, 0) or (key in defaults and defaults[key] == value):
         return DEFAULT
-    return next((source for pattern, source in LOOKED_UP if pattern.fullmatch(key)), DEFAULT)
+    return next((source for pattern, source in LOOKUP_SOURCES if pattern.fullmatch(key)), DEFAULT)
 
 
 def _defaults() -> Settings:
-    """The default of every setting that has one, by its top-level key."""
+    """The default values of the optional settings, by top-level key."""
     fields = {name: field for name, field in RunConfig.model_fields.items() if not field.is_required()}
     values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     document: dict[str, Any] = RunConfig.model_construct(**values).model_dump(mode="json", warnings=False)
@@ -119,7 +119,7 @@ def _defaults() -> Settings:
 def list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys with their values; an empty table is a value."""
     for name, value in values.items():
-        key = f"{prefix}{name if BARE.fullmatch(name) else json.dumps(name)}"
+        key = f"{prefix}{name if BARE_KEY.fullmatch(name) else json.dumps(name)}"
         if isinstance(value, Mapping) and value:
             yield from list_leaves(value, f"{key}.")
         else:

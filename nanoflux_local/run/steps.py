@@ -1,7 +1,7 @@
 """The steps of an attempt under a run's configuration, in the order of `turn.play_attempt`.
 
 A program that attacks or judges sends no request to a model, so it has no step. The steps of attacker and defender name
-no endpoint, since two models may swap these roles; the record of a turn names it.
+no endpoint, since two models may swap these roles; the record of a turn names the endpoints.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
 
 CHECK_DRAWS = {"facts": "claims"}
-"""By check: the name of its draws if it is not the check's name, because recorded requests depend on it."""
+"""The names of draws by check, for checks whose draws have another name: the seeds of recorded requests depend on it.
+"""
 
 
 def load_steps(home: Home, config: Mapping[str, Any]) -> tuple[TurnStep, ...]:
@@ -74,20 +75,20 @@ def _make_step(
 
 def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
-    kinds = [kind for stage in stages for kind in list_enabled_checks(config.judge) if kind.stage == stage]
-    return [_make_check_step(config, kind) for kind in kinds if kind.count_calls(config.judge).get("chat")]
+    checks = [check for stage in stages for check in list_enabled_checks(config.judge) if check.stage == stage]
+    return [_make_check_step(config, check) for check in checks if check.count_calls(config.judge).get("chat")]
 
 
-def _make_check_step(config: RunConfig, kind: type[Check]) -> TurnStep:
+def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
     """The step of a check. A check with several requests can conclude once more than half of its replies have
     arrived.
     """
-    requests = kind.count_calls(config.judge)["chat"]
-    name = CHECK_DRAWS.get(kind.name, kind.name)
+    requests = check.count_calls(config.judge)["chat"]
+    name = CHECK_DRAWS.get(check.name, check.name)
     draws: list[DrawKey] = [(name, number) for number in range(max(requests, config.retries.parse + 1))]
-    solvers = config.judge.solvers if kind.asks_solvers else ()
+    solvers = config.judge.solvers if check.asks_solvers else ()
     endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
-    return _make_step(kind.name, kind.title, endpoint, "checking the question", draws, [(name, requests // 2)])
+    return _make_step(check.name, check.title, endpoint, "checking the question", draws, [(name, requests // 2)])
 
 
 def _list_judge_draws(config: RunConfig, name: str) -> list[DrawKey]:

@@ -66,8 +66,8 @@ class Rater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Players:
-    """The players of one turn. Without a rater, the reasoning of kept examples is not rated; without a marker, the
-    defender answers each question once.
+    """The attacker, defender and judge of one turn. Without a rater, the reasoning of kept examples is not rated;
+    without a marker, the defender answers each question once.
     """
 
     attacker: Attacker
@@ -79,9 +79,9 @@ class Players:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything that decides how a turn is played. Two models that swap roles form two `player_groups`, used
-    alternately (paper §3). `questions_of_other_runs` count as already asked; `held_out` holds the evaluation items that
-    no question may repeat.
+    """Everything that determines the result of a turn, except its number and history. Two models that swap roles form
+    two `player_groups`, used alternately (paper §3). `questions_of_other_runs` count as earlier questions; `held_out`
+    holds the evaluation items that no question may repeat.
     """
 
     config: RunConfig
@@ -92,12 +92,12 @@ class Rules:
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def find_players(self, number: int) -> Players:
-        """The players of turn `number`."""
+        """The attacker, defender and judge of turn `number`."""
         return self.player_groups[number % len(self.player_groups)]
 
 
 async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: Call) -> TurnRecord:
-    """Play turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
+    """Run turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
     players = rules.find_players(number)
     attempts: list[Attempt] = []
     used_ids: set[str] = set()
@@ -124,7 +124,7 @@ def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]
 async def play_attempt(
     rules: Rules, players: Players, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
 ) -> tuple[Attempt, Vector | None]:
-    """Play one attempt. Returns the attempt with the unit vector of its question, which is None if no question was
+    """Run one attempt. Returns the attempt with the unit vector of its question, which is None if no question was
     embedded.
     """
     attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
@@ -133,14 +133,14 @@ async def play_attempt(
     with acting_as("attacker"):
         attack = await players.attacker.attack(seeds, draw, call)
     if isinstance(attack, Unparsed):
-        return end_unread(attempt, "attack", attack), None
+        return end_unreadable(attempt, "attack", attack), None
     attempt = replace(attempt, attack=attack)
 
     # Novelty, stage one: the question is unlike every earlier question ...
     try:
         vector = await embed(rules, attack.question, call)
     except PromptRefusedError as error:
-        return end_unread(attempt, "embedding", RefusedPrompt(error.message)), None
+        return end_unreadable(attempt, "embedding", RefusedPrompt(error.message)), None
     attempt = replace(attempt, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
@@ -162,7 +162,7 @@ async def play_attempt(
     with acting_as("defender"):
         defence = await players.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
-        return end_unread(attempt, "defence", defence), vector
+        return end_unreadable(attempt, "defence", defence), vector
     attempt = replace(attempt, defence=defence)
 
     # The judge evaluates the defence.
@@ -179,7 +179,7 @@ async def play_attempt(
     try:
         attempt = await decide_outcome(rules, players, attempt, attack, defence, call)
     except PromptRefusedError as error:
-        return end_unread(attempt, "embedding", RefusedPrompt(error.message)), vector
+        return end_unreadable(attempt, "embedding", RefusedPrompt(error.message)), vector
     return await rate_reasoning(players, attempt, attack, draw, call), vector
 
 
@@ -257,14 +257,14 @@ async def rate_reasoning(players: Players, attempt: Attempt, attack: Attack, dra
 
 
 def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
-    """End an attempt without a verdict: doubt discards the question, an unreadable reply fails the turn (SPEC §6)."""
+    """End an attempt without a verdict: doubt discards the question, an unreadable reply fails the turn."""
     if isinstance(result, Doubt):
         confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
         return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")
-    return end_unread(attempt, step, result)
+    return end_unreadable(attempt, step, result)
 
 
-def end_unread(attempt: Attempt, step: AttemptStep, result: Unparsed) -> Attempt:
+def end_unreadable(attempt: Attempt, step: AttemptStep, result: Unparsed) -> Attempt:
     """End an attempt at a step whose reply could not be read or whose prompt the endpoint refused.
 
     An unreadable attack ends only the attempt, since the next attack may be readable. Everything else fails the turn.

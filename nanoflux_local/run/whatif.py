@@ -2,8 +2,8 @@
 
 If a turn needs a call that was never made, its outcome is unknown. The replay then counts the turn as not kept, keeps
 the questions that it has asked so far in the history, and continues; the results of later turns rest on that
-assumption. Nothing is written. A setting that changes the requests themselves is refused, since no remembered call
-could answer them; the error names the command that forks the run with that setting.
+assumption. Nothing is written. A setting that changes the requests themselves is refused, since no stored reply answers
+them; the error names the command that forks the run with that setting.
 """
 
 import dataclasses
@@ -40,16 +40,16 @@ from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
 REPLAYABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
-"""Settings that decide how replies are used. All others are part of the requests, so that with another value no
-remembered call would apply.
+"""Settings that determine how replies are used. All others are part of the requests, so with another value no stored
+reply would apply.
 """
 REQUEST_KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
-QUESTION_CHARACTERS = 80
+MAX_QUESTION_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTurn:
-    """One turn with the changed settings: its record, or the call that it lacks."""
+    """One turn with the changed settings: its record, or its first missing call."""
 
     number: int
     record: TurnRecord | None
@@ -67,7 +67,7 @@ class MissRecorder:
 
     async def _miss(self, request: Request[Any]) -> Reply:
         self.last = MissingCall(request.kind, ROLE.get())
-        raise ReplayMissError(f"the ledger does not remember a {request.kind} call", "fork the run to make the call")
+        raise ReplayMissError(f"the ledger does not contain a {request.kind} call", "fork the run to make the call")
 
 
 @dataclass(slots=True, eq=False)
@@ -98,15 +98,15 @@ class ExampleLine:
     @classmethod
     def of(cls, example: Example) -> "ExampleLine":
         question = " ".join(example.question.split())
-        if len(question) > QUESTION_CHARACTERS:
-            question = question[: QUESTION_CHARACTERS - 1] + "…"
+        if len(question) > MAX_QUESTION_CHARACTERS:
+            question = question[: MAX_QUESTION_CHARACTERS - 1] + "…"
         return cls(example.turn, question, example.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownTurn:
-    """A turn whose outcome is unknown, with the first call that it lacks. `kept_before`: whether the recorded run kept
-    the turn.
+    """A turn whose outcome is unknown, with its first missing call. `kept_before`: whether the recorded run kept the
+    turn.
     """
 
     turn: int
@@ -142,31 +142,31 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     """Replay a run's turns with `settings` changed: `run replay --set`.
 
     Raises:
-        RefusedError: a setting is part of the requests, so that no remembered call could answer.
+        RefusedError: a setting is part of the requests, so no stored reply could answer them.
         NothingMatchedError: the run has no turns yet.
     """
-    config, identities, committed = load_run(home, run)
-    if not committed:
+    config, identities, committed_turns = load_run(home, run)
+    if not committed_turns:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     changed_config = derive_config(config, settings, home)
     _refuse_changed_requests(run, config, changed_config, settings)
-    identities = add_unrecorded(identities, changed_config)
+    identities = add_placeholder_identities(identities, changed_config)
     misses = MissRecorder()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
         replayed_turns = await _replay_turns(
-            build_rules(changed_config, identities, home), calls, misses, len(committed)
+            build_rules(changed_config, identities, home), calls, misses, len(committed_turns)
         )
     with LedgerView(home.ledger) as view:
         recorded_costs, priced = RecordedCosts.load(view, run), view.is_priced(run)
     missing_calls = [turn.missing for turn in replayed_turns if turn.missing is not None]
     missing = count_missing(missing_calls, recorded_costs, config, changed_config, priced)
-    return _compare(run, settings, changed_config, config, committed, replayed_turns, missing)
+    return _compare(run, settings, changed_config, config, committed_turns, replayed_turns, missing)
 
 
-def add_unrecorded(identities: Mapping[str, Identity], changed_config: RunConfig) -> dict[str, Identity]:
-    """The identities with a placeholder for each tool and endpoint that the run was started without. No remembered call
-    is addressed to a placeholder, so that the turns that need one count as unknown.
+def add_placeholder_identities(identities: Mapping[str, Identity], changed_config: RunConfig) -> dict[str, Identity]:
+    """The recorded identities, with a placeholder for each tool and endpoint that the run did not use. No stored call
+    is addressed to a placeholder, so turns that need one count as unknown.
     """
     needed_names = {*changed_config.players, *list_needed_tools(changed_config.judge)}
     return {**{name: Identity("not recorded", name) for name in needed_names}, **identities}
@@ -176,13 +176,13 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
     for key in RunConfig.model_fields:
         if key not in REPLAYABLE and getattr(new, key) != getattr(old, key):
             raise RefusedError(
-                f"{key} is part of the run's requests, so with another value no remembered call applies",
-                f"play it as another run: {fork_command(run, settings)}",
+                f"{key} is part of the run's requests, so with another value no stored reply applies",
+                f"start it as another run: {fork_command(run, settings)}",
             )
 
 
 async def _replay_turns(
-    rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_turns: int
+    rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_count: int
 ) -> list[ReplayedTurn]:
     """Replay until the target, the turn limit, or the first turn beyond the recorded ones that misses a call."""
     index, trace, replayed_turns = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()
@@ -193,7 +193,7 @@ async def _replay_turns(
         try:
             record = await run_turn(rules, number, history, trace)
         except ReplayMissError:
-            if number >= recorded_turns:
+            if number >= recorded_count:
                 break
             replayed_turns.append(ReplayedTurn(number, None, misses.last))
             for vector in history.questions:
@@ -211,12 +211,12 @@ def _compare(
     settings: Mapping[str, Any],
     changed_config: RunConfig,
     config: RunConfig,
-    committed: Sequence[TurnRecord],
+    committed_turns: Sequence[TurnRecord],
     replayed_turns: Sequence[ReplayedTurn],
     missing: MissingCalls,
 ) -> WhatIf:
     kept_records = [turn.record for turn in replayed_turns if turn.record is not None and turn.record.kept]
-    recorded_examples = {record.number: Example.of(record) for record in committed if record.kept}
+    recorded_examples = {record.number: Example.of(record) for record in committed_turns if record.kept}
     replayed_examples = {record.number: Example.of(record) for record in kept_records}
     unknown = [
         UnknownTurn(turn.number, turn.number in recorded_examples, turn.missing.kind, turn.missing.role)
@@ -224,7 +224,7 @@ def _compare(
         if turn.missing is not None
     ]
     unknown_numbers = {turn.turn for turn in unknown}
-    ended = _has_ended(config, sum(record.kept for record in committed), len(committed))
+    ended = _has_ended(config, sum(record.kept for record in committed_turns), len(committed_turns))
     complete = not unknown and (not ended or _has_ended(changed_config, len(kept_records), len(replayed_turns)))
     recorded_digest = dataset_digest(recorded_examples.values())
     digest = dataset_digest(replayed_examples.values()) if complete else None

@@ -126,7 +126,7 @@ def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callabl
     assert count >= 3 and f"{count} records do not match" in failed_verification.err
     plain_output = nanoflux(home, "run", "verify", "tour")
     assert plain_output.code == 1 and plain_output.out.splitlines() == failed_verification.json["problems"]
-    assert failed_replay.code == 1 and "does not remember a" in failed_replay.err and failed_replay.out == ""
+    assert failed_replay.code == 1 and "does not contain a" in failed_replay.err and failed_replay.out == ""
 
 
 def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> None:
