@@ -14,6 +14,7 @@ from nanoflux_local.errors import LedgerError, RefusedError
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, translate_sqlite_errors
 
 STEP_PAGES = 4096
+"""The number of pages that one step of SQLite's backup copies."""
 
 
 def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] = lambda _done, _total: None) -> int:
@@ -24,7 +25,7 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
         LedgerError: the copy could not be written, or is damaged; it is removed.
     """
     part_path = target.with_name(f".{target.name}.{os.getpid()}.part")
-    _refuse_taken(target)
+    _refuse_existing(target)
     try:
         part_path.touch(mode=0o600, exist_ok=False)
         with translate_sqlite_errors(target):
@@ -42,7 +43,7 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
     return target.stat().st_size
 
 
-def _refuse_taken(target: Path) -> None:
+def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
         raise RefusedError(f"{target} exists, and a backup overwrites nothing", "choose another file, or move this one")
 
@@ -73,7 +74,7 @@ def _link_final_name(part_path: Path, target: Path) -> None:
     try:
         os.link(part_path, target)
     except FileExistsError:
-        _refuse_taken(target)
+        _refuse_existing(target)
     folder_fd = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder_fd)

@@ -18,8 +18,10 @@ LineKind = Literal["run", "training", "evaluation", "experiment"]
 FAILURE_STAYS = timedelta(days=1)
 """How long failed work stays at the top of the board; after that it is sorted by time."""
 MAX_PLACEHOLDERS = 500
+"""The number of values that one query passes, since SQLite limits it."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
 _ENDED_RANK = 4
+"""The order of statuses on the board; recent failures have rank 0."""
 _REVIEW, _REVIEW_NOTE = (
     f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
     " ORDER BY id DESC LIMIT 1)"
@@ -37,7 +39,7 @@ _ALL_WORK = """
 
 @dataclass(frozen=True, slots=True)
 class LineKey:
-    """The key of one line: its kind and row id, and the status that decides its position on the board."""
+    """The key of one line: its kind and row id, and the status that determines its position on the board."""
 
     kind: LineKind
     row: int

@@ -1,5 +1,5 @@
-"""Remembered calls: the only way in which a turn reaches endpoints and tools. Every reply is committed to the ledger
-under its request's hash before it is used.
+"""Remembered calls: the only way in which a turn reaches endpoints and tools. Every reply is committed to the ledger,
+under its request's hash, before it is used, and later equal requests get the stored reply.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Reque
 
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
-RECENT = 2048
-"""The number of replies that are also held in memory, so that committing a turn does not read and parse them again."""
+MAX_RECENT_REPLIES = 2048
+"""The number of replies that are also cached in memory, so that committing a turn does not read and parse them again.
+"""
 ROLE: ContextVar[str] = ContextVar("role", default="")
 """The role that makes the current calls, for budgets and sums. It does not affect the reply, so it is not part of the
 request."""
@@ -32,9 +33,9 @@ not count as wasted.
 EMBED_BATCH = 64
 """The number of texts that are embedded concurrently, so that their replies can share a commit."""
 
-FIRST_REFUSED = 3
-"""After this many refused prompts, an endpoint that has never answered counts as misconfigured, and the run reports an
-error of the endpoint instead of refused prompts.
+REFUSALS_UNTIL_ERROR = 3
+"""After this many refused prompts, an endpoint that has never answered is considered misconfigured: the run then fails
+with an endpoint error.
 """
 
 TRIAL = "trial"
@@ -57,25 +58,23 @@ class Call(Protocol):
     """Sends a turn's requests."""
 
     async def __call__(self, request: Request[R]) -> R:
-        """The reply to `request`, remembered or new.
+        """The reply to `request`, stored or new.
 
         Raises:
-            PromptRefusedError: the endpoint refuses this prompt permanently, now or in a remembered call.
+            PromptRefusedError: the endpoint permanently refuses this prompt, now or in a stored call.
             EndpointError: the endpoint gave no usable reply.
             RefusedError: a rule forbids the call.
-            ReplayMissError: the reply is not remembered, and a replay calls no endpoint.
+            ReplayMissError: the reply is not stored, and a replay calls no endpoint.
         """
         ...
 
 
 async def embed_texts(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector | None]:
-    """The unit vectors of texts outside any turn, in order, remembered or new; None for a text that the embedder
-    refuses.
-    """
+    """The unit vectors of texts outside any turn, in order; None for a text that the embedder refuses."""
     for start in range(0, len(texts), EMBED_BATCH):
-        part = texts[start : start + EMBED_BATCH]
+        batch = texts[start : start + EMBED_BATCH]
         with acting_as(EARLIER):
-            vectors = await asyncio.gather(*(_embed(EmbedRequest(embedder, text), call) for text in part))
+            vectors = await asyncio.gather(*(_embed(EmbedRequest(embedder, text), call) for text in batch))
         for vector in vectors:
             yield vector
 
@@ -97,8 +96,8 @@ class _PendingRequest:
 
 
 class RememberedCalls:
-    """Replies from the ledger or, if it has none, from an endpoint; such replies are committed to the ledger. Equal
-    concurrent requests share one call.
+    """Returns replies from the ledger. If the ledger has none, sends the request to an endpoint and commits the reply.
+    Equal concurrent requests share one call.
 
     `answers` maps a request's kind to the function that answers it. In a replay the mapping is empty, and a request
     without a stored reply is an error. `limiter` bounds the concurrent calls, from sending until the reply is on disk.
@@ -120,21 +119,21 @@ class RememberedCalls:
         """The call's row id in the ledger, and its reply.
 
         Raises:
-            PromptRefusedError: the endpoint refuses the prompt, now or in a remembered call.
+            PromptRefusedError: the endpoint refuses the prompt, now or in a stored call.
         """
-        row, reply = await self.settle(request)
+        row, reply = await self.fetch(request)
         raise_refusal(reply)
         return row, cast(R, reply)
 
-    async def settle(self, request: Request[Any]) -> tuple[int, Reply]:
+    async def fetch(self, request: Request[Any]) -> tuple[int, Reply]:
         """The call's row id in the ledger, and its reply or `Refusal`."""
-        remembered = self._recent.get(request)  # committing a speculative turn repeats its requests
-        if remembered is None:
-            remembered = self._ledger.recall(request) or await self._share(request)
-            self._recent[request] = remembered
-            if len(self._recent) > RECENT:
+        stored_call = self._recent.get(request)  # committing a speculative turn repeats its requests
+        if stored_call is None:
+            stored_call = self._ledger.recall(request) or await self._share(request)
+            self._recent[request] = stored_call
+            if len(self._recent) > MAX_RECENT_REPLIES:
                 self._recent.popitem(last=False)
-        return remembered
+        return stored_call
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
         """Wait for the task that sends a request, which all its callers share. If a caller is cancelled, the task
@@ -189,13 +188,13 @@ class RememberedCalls:
         return reply
 
     def _count_refusal(self, request: Request[Any], error: PromptRefusedError) -> None:
-        """Raise EndpointRefusedError if the endpoint has refused `FIRST_REFUSED` prompts and answered none."""
+        """Raise EndpointRefusedError if the endpoint has refused `REFUSALS_UNTIL_ERROR` prompts and answered none."""
         model, source = request.endpoint.model, (request.kind, request.endpoint)
         if source in self._answered or self._ledger.has_answer(self._run, request.kind, model):
             self._answered.add(source)
             return
         self._refusals[source] += 1
-        if self._refusals[source] >= FIRST_REFUSED:
+        if self._refusals[source] >= REFUSALS_UNTIL_ERROR:
             raise EndpointRefusedError(
                 f"{model} has answered nothing and refuses every prompt: {error.detail}",
                 error.fix or "correct the endpoint's settings, then resume with `nanoflux run resume`",
@@ -222,11 +221,11 @@ class RememberedCalls:
                     committed.set_exception(error)
             return
         for (*_, committed), stored_call in zip(entries, stored_calls, strict=True):
-            if not committed.done():  # the caller was cancelled meanwhile; its reply is remembered
+            if not committed.done():  # otherwise the caller was cancelled; its reply is stored all the same
                 committed.set_result(stored_call)
 
     async def close(self) -> None:
-        """Cancel the pending requests. Replies that have arrived are remembered."""
+        """Cancel the pending requests. Replies that have arrived are stored."""
         tasks = [pending.task for pending in self._pending.values()]
         for task in tasks:
             task.cancel()
@@ -241,13 +240,13 @@ class TracedCalls:
         self.ids: list[int] = []
 
     async def __call__(self, request: Request[R]) -> R:
-        row, reply = await self._calls.settle(request)
+        row, reply = await self._calls.fetch(request)
         self.ids.append(row)
         raise_refusal(reply)
         return cast(R, reply)
 
 
 def raise_refusal(reply: Reply) -> None:
-    """Raise PromptRefusedError if `reply` is a remembered refusal."""
+    """Raise PromptRefusedError if `reply` is a stored refusal."""
     if isinstance(reply, Refusal):
         raise PromptRefusedError(reply.refused, reply.detail, "change the prompt, or use another model")

@@ -16,8 +16,8 @@ from nanoflux_local.ledger.store import Ledger, now
 
 BATCH = 1000
 """The number of calls packed in one transaction, which delays a run's writes by some tens of milliseconds."""
-SAMPLES, WORTH_A_DICTIONARY = 2000, 1000
-"""The number of calls on which a dictionary is trained, and the number of unpacked calls that make one worthwhile."""
+DICTIONARY_SAMPLES, MIN_CALLS_FOR_DICTIONARY = 2000, 1000
+"""The number of calls on which a dictionary is trained, and the minimum number of unpacked calls for a new one."""
 
 UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
 
@@ -63,8 +63,8 @@ def compact(
 
 def measure_file_bytes(path: Path) -> int:
     """The size of the ledger's file and its write-ahead log."""
-    parts = (path, path.with_name(path.name + "-wal"))
-    return sum(part.stat().st_size for part in parts if part.exists())
+    files = (path, path.with_name(path.name + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 @contextmanager
@@ -80,12 +80,12 @@ def hold_compaction_lock(path: Path) -> Iterator[None]:
 
 def _choose_dictionary(ledger: Ledger, unpacked: int) -> int:
     """The dictionary to pack with: a new one if many calls are unpacked, else the newest, else none."""
-    if unpacked >= WORTH_A_DICTIONARY:
+    if unpacked >= MIN_CALLS_FOR_DICTIONARY:
         rows = ledger.rows(
             f"SELECT CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls WHERE id % ? = 0 AND {UNPACKED}"
             " ORDER BY id DESC LIMIT ?",
-            max(1, unpacked // SAMPLES),
-            SAMPLES,
+            max(1, unpacked // DICTIONARY_SAMPLES),
+            DICTIONARY_SAMPLES,
         )
         content = train_packing_dictionary(text for row in rows for text in row)
         if content is not None:

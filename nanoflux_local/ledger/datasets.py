@@ -37,7 +37,7 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -
     )
 
 
-def set_aside(connection: sqlite3.Connection, name: str) -> str:
+def archive(connection: sqlite3.Connection, name: str) -> str:
     """Store the dataset as a replaced version, and pin every existing run to it. Returns the version's name, or "" if
     the dataset does not exist.
     """

@@ -52,10 +52,10 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
 
 
 def read_questions(view: LedgerView, run: str, turns: int) -> Iterator[str]:
-    """The questions of a run's first `turns` turns, of all attempts that could be parsed (SPEC §6)."""
+    """The questions of a run's first `turns` turns, of all attempts that could be parsed."""
     for row in view.rows("SELECT record FROM turns WHERE run = ? AND number < ? ORDER BY number", run, turns):
         try:
             attempts = json.loads(row["record"])["attempts"]
         except (ValueError, LookupError):
-            continue  # damaged: the hash of the questions reveals it
+            continue  # a damaged record; the hash of the questions no longer matches
         yield from (attempt["attack"]["question"] for attempt in attempts if attempt["attack"])

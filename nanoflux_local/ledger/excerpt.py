@@ -2,7 +2,7 @@
 replay the runs.
 
 It is a checked backup from which the other rows are deleted; the ledger itself is only read. Jobs, series and
-experiments are left out, since they belong to the machine that worked on them.
+experiments are left out, since they concern only the computer that ran them.
 """
 
 import sqlite3
@@ -82,7 +82,7 @@ def write_excerpt(ledger: Path, target: Path, wanted: ExcerptContents) -> None:
         with translate_sqlite_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
             _delete_others(copy, wanted)
     except BaseException:
-        target.unlink(missing_ok=True)  # the file may still have rows that must not leave this machine
+        target.unlink(missing_ok=True)  # the file may still contain rows that must not be shared
         raise
 
 

@@ -1,6 +1,7 @@
 """The history of a run: its tally as of any committed turn, computed from the ledger.
 
-A tally only moves forward, so copies of it are kept at regular turns. Any other turn is reached from the copy before.
+A tally only moves forward, so a copy is kept every `COPY_EVERY` turns; the tally of any other turn is computed from the
+last copy before it.
 """
 
 import copy

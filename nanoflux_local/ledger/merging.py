@@ -1,8 +1,8 @@
 """Merging: adds the runs, trainings and evaluations of another ledger to this one, and overwrites nothing.
 
-Calls are identified by the hashes of their requests, everything else by its id and its content. What both ledgers have
-is left unchanged. A run, training or evaluation that differs from the one of the same id here is a conflict: it is left
-out and reported.
+Calls are identified by the hashes of their requests, everything else by its id and its content. Rows that both ledgers
+have stay unchanged. A run, training or evaluation that differs from the one with the same id here is a conflict: it is
+left out and reported.
 """
 
 import json
@@ -32,7 +32,7 @@ UPDATE turns SET fresh = (
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A part of the other ledger that was left out, and why."""
+    """A run, training or evaluation of the other ledger that was left out, and why."""
 
     kind: str
     name: str
@@ -44,8 +44,8 @@ class Conflict:
 
 @dataclass(slots=True)
 class MergeResult:
-    """The result of a merge: the parts that were added and those that were already `present`, as names by kind ("run",
-    "adapter", …), and the conflicts. Reviews are named by run and turn.
+    """The result of a merge: what was added and what was already `present`, as names by kind ("run", "adapter", …), and
+    the conflicts. Reviews are named by run and turn.
     """
 
     added: dict[str, list[str]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class MergeResult:
     conflicts: list[Conflict] = field(default_factory=list)
 
     def record(self, kind: str, name: str, added: bool) -> None:
-        """Record a part that was added, or that was already present."""
+        """Record something that was added, or that was already present."""
         (self.added if added else self.present).setdefault(kind, []).append(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class MergeResult:
 
 
 class _DifferenceError(Exception):
-    """A part differs from the one here with the same id; the message states the difference."""
+    """A run, training or evaluation differs from the one with the same id here; the message states the difference."""
 
 
 def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
@@ -114,7 +114,7 @@ class _Merger:
             self._result.record("dataset", self._versions[name], not version)
 
     def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
-        """The dataset here that has these items: `name` itself or a version of it; "" if none has."""
+        """The dataset here with these items: `name` itself or a version of it; "" if there is none."""
         original = name.partition("@")[0]
         names = self._rows(
             "SELECT name FROM datasets WHERE name = ? OR substr(name, 1, ?) = ? ORDER BY name",
@@ -166,7 +166,7 @@ class _Merger:
             raise _DifferenceError(f"its {len(source_turns)} turns are not the {len(turns_here)} turns that are here")
 
     def _pin(self, run: str) -> None:
-        """Pin a new run to those datasets whose names stand for other items here."""
+        """Pin a new run to its own versions of those datasets whose names refer to other items here."""
         pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
         source_pins = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
         pinned |= {name: self._versions.get(version, version) for name, version in source_pins}
@@ -291,7 +291,7 @@ def _remove_durations(reply: str) -> Any:
 
 @contextmanager
 def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
-    """A part of a transaction that is undone if the block raises."""
+    """A savepoint of the transaction: what the block wrote is undone if it raises."""
     connection.execute("SAVEPOINT part")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Notes of people on runs and trainings. Earlier notes stay in the ledger; the newest one counts."""
+"""Notes of people on runs and trainings. Earlier notes stay in the ledger; only the newest one is shown."""
 
 from pathlib import Path
 from typing import Literal

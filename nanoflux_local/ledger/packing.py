@@ -21,10 +21,10 @@ CALLS = (
     " iif(packs.call IS NULL, calls.reply, unpacked(packs.dictionary, packs.reply)) AS reply"
     " FROM calls LEFT JOIN packs ON packs.call = calls.id)"
 )
-"""All calls with their texts, packed or not: for FROM, on a connection prepared by `add_unpack_function`."""
+"""All calls with their texts, packed or not: for a FROM clause, on a connection prepared by `add_unpack_function`."""
 WITH_KEY = "substr(key, 1, 10) = substr(?1, 1, 10) AND +key = ?1"
-"""Selects the call with a key, for WHERE. The index holds the first ten digits; the plus keeps SQLite from substituting
-the key into the first comparison, which would then be true for every row."""
+"""Selects the call with a key, for a WHERE clause. The index holds the first ten digits; the plus keeps SQLite from
+substituting the key into the first comparison, which would then be true for every row."""
 
 
 def add_unpack_function(connection: sqlite3.Connection) -> None:

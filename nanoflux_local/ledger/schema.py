@@ -221,7 +221,7 @@ def m014_faults(db: Database) -> None:
 
 @migrations()
 def m017_trainings(db: Database) -> None:
-    """A training records why it ended and its working time over all its processes. `plan` is what a resume needs
+    """A training records why it ended and its wall-clock time over all its processes. `plan` is what a resume needs
     besides the settings."""
     db.executescript(
         """
@@ -234,8 +234,8 @@ def m017_trainings(db: Database) -> None:
 
 @migrations()
 def m016_rounds(db: Database) -> None:
-    """A series of rounds and its curve. A job's seconds come from the machine's monotonic clock; its working time and
-    the age of its heartbeat are computed from them."""
+    """A series of rounds and its curve. A job's seconds come from the machine's monotonic clock; its wall-clock time
+    and the age of its heartbeat are computed from them."""
     db.executescript(
         """
         ALTER TABLE jobs ADD COLUMN began_s REAL NOT NULL DEFAULT 0.0;
@@ -379,7 +379,7 @@ def m018_judged(db: Database) -> None:
 
 @migrations()
 def m019_evaluations(db: Database) -> None:
-    """An evaluation records why it ended and its working time, like a training."""
+    """An evaluation records why it ended and its wall-clock time, like a training."""
     db.executescript(
         """
         ALTER TABLE evaluations ADD COLUMN message TEXT NOT NULL DEFAULT '';
@@ -472,7 +472,7 @@ def m023_pass_rates(db: Database) -> None:
 
 @migrations()
 def m024_notes(db: Database) -> None:
-    """Notes of people on runs and trainings. Notes are only added: the newest of a subject counts."""
+    """Notes of people on runs and trainings. Notes are only added: only the newest of a subject is shown."""
     db.executescript(
         """
         CREATE TABLE notes (

@@ -1,4 +1,4 @@
-"""The only class that writes to a ledger. Its transactions are short and committed before their results are shown.
+"""The only class that writes to a ledger. Its transactions are short, and no result is shown before it is committed.
 
 It refuses a ledger from a newer version, and never rewrites a recorded call or turn.
 """
@@ -27,7 +27,7 @@ from nanoflux_local.transcript import Attempt, Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
 WorkTable = Literal["runs", "trainings", "evaluations", "series", "experiments"]
-"""Tables whose rows have a status, a message and the seconds of work spent on them."""
+"""Tables whose rows have a status, a message and the wall-clock seconds spent on them."""
 
 
 def now() -> str:
@@ -210,12 +210,12 @@ class Ledger:
         return ""
 
     def has_answer(self, run: str, kind: str, model: str) -> bool:
-        """Whether this model ever answered a request of this kind in the run; a refusal is no answer."""
+        """Whether this model ever answered a request of this kind in the run; a refusal is not an answer."""
         query = f"SELECT 1 FROM {CALLS} WHERE run = ? AND kind = ? AND model = ? AND reply NOT LIKE ? LIMIT 1"
         return bool(self.rows(query, run, kind, model, '%"refused":%'))
 
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
-        """Commit a failed request as soon as it fails: it may have cost something, and a kill must not hide that."""
+        """Commit a failed request as soon as it fails, so that its cost is recorded even if the process is killed."""
         values = asdict(fault)
         values.update(told=storable(fault.message), raw=storable(fault.raw), run=run, role=role, at=now())
         with self.transaction() as connection:
@@ -236,11 +236,11 @@ class Ledger:
             )  # fmt: skip
 
     def set_run_status(self, run: str, status: str, message: str = "", seconds: float = 0.0) -> None:
-        """Set a run's status and message, and add `seconds` to its working time."""
+        """Set a run's status and message, and add `seconds` to its wall-clock time."""
         self.set_status("runs", run, status, message, seconds)
 
     def set_status(self, table: WorkTable, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
-        """Set the status and message of a row of `table`, and add `seconds` to its working time."""
+        """Set the status and message of a row of `table`, and add `seconds` to its wall-clock time."""
         with self.transaction() as connection:
             self._set_status(connection, table, subject, status, message, seconds)
 
@@ -292,12 +292,12 @@ class Ledger:
              example.answer, content, now(), level, *(attempt.pass_rate or (None, None))),
         )  # fmt: skip
 
-    def add_trial(self, run: str, number: int, worth: str, record: dict[str, Any]) -> None:
-        """Commit the judge's verdict on a solution known to be right (`worth` "good") or wrong ("bad")."""
+    def add_trial(self, run: str, number: int, label: str, record: dict[str, Any]) -> None:
+        """Commit the judge's verdict on a solution known to be right (`label` "good") or wrong ("bad")."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?)",
-                (run, number, worth, canonical_json(record), digest(record), now()),
+                (run, number, label, canonical_json(record), digest(record), now()),
             )
 
     def add_reviews(self, run: str, reviews: Sequence[tuple[int, int, str, str]], reviewer: str, blind: bool) -> None:
@@ -346,7 +346,7 @@ class Ledger:
             return False
         with self.transaction() as connection:
             if replace:
-                datasets.set_aside(connection, name)
+                datasets.archive(connection, name)
             datasets.refuse_clash(connection, name, items)
             datasets.add_files(connection, name, source, source_hash, items, skipped, now())
         return True
@@ -375,7 +375,7 @@ class Ledger:
     def finish_training(
         self, training: str, status: str, adapter: str, result: dict[str, Any], message: str = "", seconds: float = 0.0
     ) -> None:
-        """Record how one process's work on a training ended, and add `seconds` to its working time."""
+        """Record how one process's work on a training ended, and add `seconds` to its wall-clock time."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE trainings SET status = ?, adapter = ?, result = ?, message = ?, seconds = seconds + ?,"

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CallCounts:
-    """Calls made for a run, calls that its turns reused from the ledger, and calls that no turn uses."""
+    """Calls made for a run, calls that its turns reused from the ledger, and calls that no turn used."""
 
     made: int
     remembered: int
@@ -42,10 +42,11 @@ class AttemptEnd:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run's state and sums. `rules` names its rule set. `seconds` is the time that processes worked on the run;
-    `repeatable` is None in runs of versions that did not record it. The mappings are counts: in `funnel`, all attempts
-    ("attempts") and those with each outcome; in `faults`, failed requests by kind; in `levels`, kept examples by the
-    level of their reasoning; in `pass_rates`, kept examples by how often the defender answered correctly ("1 of 4").
+    """A run's state and sums. `rules` names its rule set. `seconds` is the wall-clock time that processes spent on the
+    run; `repeatable` is None in runs of versions that did not record it. The mappings are counts: in `funnel`, all
+    attempts ("attempts") and those with each outcome; in `faults`, failed requests by kind; in `levels`, kept examples
+    by the level of their reasoning; in `pass_rates`, kept examples by how often the defender answered correctly ("1 of
+    4").
     """
 
     run: str

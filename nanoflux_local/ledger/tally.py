@@ -17,17 +17,18 @@ from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 TURNS_PER_UPDATE = 500
 """The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
-EVENTS, RECENT_S, NEWEST_CALLS = 300, 60.0, 400
+MAX_EVENTS, RECENT_S, MAX_NEW_CALLS = 300, 60.0, 400
 """The number of events that are kept, the seconds over which speed is averaged, and the number of new calls that one
 update assigns to turns.
 """
 
 
 _SUMS = (
-    "SELECT role, count(*) AS n, sum(prompt_tokens) AS read, sum(completion_tokens) AS written, sum(usd) AS usd,"
+    "SELECT role, count(*) AS n, sum(prompt_tokens) AS prompt_tokens,"
+    " sum(completion_tokens) AS completion_tokens, sum(usd) AS usd,"
     " sum(seconds) AS seconds FROM calls"
 )
-"""Sums over calls for each role, to be continued with WHERE and GROUP BY."""
+"""The beginning of a query for the sums over calls by role; WHERE and GROUP BY follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Tally:
     confidences: "array[float]" = field(default_factory=lambda: array("f"))
     kept_by_turn: "array[int]" = field(default_factory=lambda: array("l"))
     usage: dict[str, Usage] = field(default_factory=dict)
-    events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS))
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     faults: int = 0
     players: dict[int, tuple[str, str]] = field(default_factory=dict)
     _last_call: int = 0
@@ -127,8 +128,8 @@ class Tally:
             ):
                 usage = self.usage.setdefault(row["role"], Usage())
                 usage.calls += row["n"]
-                usage.prompt_tokens += row["read"]
-                usage.completion_tokens += row["written"]
+                usage.prompt_tokens += row["prompt_tokens"]
+                usage.completion_tokens += row["completion_tokens"]
                 usage.usd += row["usd"]
                 usage.seconds += row["seconds"]
             self._locate_calls(view, last_call)
@@ -141,11 +142,11 @@ class Tally:
         """Infer from the latest calls how far each turn in progress has come."""
         if not self.steps:
             return
-        self._derive_milestones(self.turns + NEWEST_CALLS // len(self.steps))
+        self._derive_milestones(self.turns + MAX_NEW_CALLS // len(self.steps))
         for row in view.rows(
             "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
-            self.run, self._last_call, last_call, NEWEST_CALLS,
+            self.run, self._last_call, last_call, MAX_NEW_CALLS,
         ):  # fmt: skip
             progress = self._milestones.get(row["seed"])
             if progress is None or progress.turn < self.turns:
@@ -159,7 +160,7 @@ class Tally:
         for turn in range(max(self._seeded_turns, self.turns), until):
             self._milestones.update(derive_milestones(self.steps, self.seed, turn, self.attempts))
         self._seeded_turns = max(self._seeded_turns, until)
-        if len(self._milestones) > 8 * NEWEST_CALLS * self.attempts:
+        if len(self._milestones) > 8 * MAX_NEW_CALLS * self.attempts:
             self._milestones = {
                 seed: progress for seed, progress in self._milestones.items() if progress.turn >= self.turns
             }
@@ -168,7 +169,8 @@ class Tally:
         """Set the usage and the faults to those up to a moment, for a tally that stays at an earlier turn."""
         rows = view.rows(f"{_SUMS} WHERE run = ? AND at <= ? GROUP BY role", self.run, moment)
         self.usage = {
-            row["role"]: Usage(row["n"], row["read"], row["written"], row["usd"], row["seconds"]) for row in rows
+            row["role"]: Usage(row["n"], row["prompt_tokens"], row["completion_tokens"], row["usd"], row["seconds"])
+            for row in rows
         }
         faults = view.row("SELECT count(*) AS n FROM faults WHERE run = ? AND at <= ?", self.run, moment)
         self.faults = faults["n"] if faults else 0

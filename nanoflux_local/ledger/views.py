@@ -59,7 +59,7 @@ class LedgerView:
             database = Database(self._connection)
             refuse_newer(database, path)
             needs_migration = bool(migrations.pending(database))
-        if needs_migration:  # an older version, or another process is creating the file: the writer handles both
+        if needs_migration:  # the file has an older version, or another process is creating it: the writer handles both
             Ledger(path).close()
 
     def __enter__(self) -> Self:

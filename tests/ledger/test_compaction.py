@@ -27,7 +27,7 @@ IDENTITY = Identity("scripted", "m")
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack a run of a few hundred calls in many transactions, with a trained dictionary."""
     monkeypatch.setattr(compaction, "BATCH", 10)
-    monkeypatch.setattr(compaction, "WORTH_A_DICTIONARY", 50)
+    monkeypatch.setattr(compaction, "MIN_CALLS_FOR_DICTIONARY", 50)
 
 
 def read_texts(path: Path) -> list[tuple[int, str, str]]:
@@ -129,7 +129,7 @@ import os, signal, sys
 from pathlib import Path
 from nanoflux_local.ledger import compaction
 from nanoflux_local.ledger.store import Ledger
-compaction.BATCH, compaction.WORTH_A_DICTIONARY = 10, 50
+compaction.BATCH, compaction.MIN_CALLS_FOR_DICTIONARY = 10, 50
 left, where = int(sys.argv[2]), sys.argv[3]
 def die(*_):
     global left
