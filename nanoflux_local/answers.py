@@ -15,7 +15,7 @@ from fractions import Fraction
 from nanoflux_local.reply_end import before_next_turn
 
 TOLERANCE = 1e-6
-"""SPEC §6: |a − b| ≤ 1e-6 · max(1, |b|)."""
+"""Numbers a and b agree if |a − b| ≤ 1e-6 · max(1, |b|)."""
 
 MAX_CHARS = 20_000
 """A text with more characters is not searched for an answer."""
@@ -73,7 +73,9 @@ _REMARK = re.compile(
     rf"|,\s+{_NOT_CONCLUSION}(?=[A-Za-z][^\d=]{{0,60}}=)|,?\s+(?:not|rather\s+than|instead\s+of)\b",
     re.IGNORECASE,
 )
-"""Where a remark after a value begins: a next sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so …")."""
+"""The beginning of a remark after a value: another sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so
+…").
+"""
 _CHOICE = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
 _ONLY_LETTERS = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
 _OPTION_MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
@@ -99,7 +101,7 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fro
 
 
 def numbers_agree(value: float, expected: float) -> bool:
-    """Whether two numbers are the same answer (paper A.1, SPEC §6). NaN and infinities agree with nothing.
+    """Whether two numbers are the same answer (paper A.1). NaN and infinities agree with nothing.
 
     Expected numbers below the tolerance of 1e-6 are compared relatively; otherwise 0 would agree with all of them.
     """
@@ -147,7 +149,7 @@ def float_or_none(text: str) -> float | None:
 def read_number(text: str) -> float | None:
     """The one number that an answer states, or None if it states none or several different ones.
 
-    The first line with a number decides, and on that line the first value: a next turn, control tokens, remarks in
+    The first line with a number is read, and on that line the first value: a next turn, control tokens, remarks in
     brackets and checks after it are ignored. "3 * 4 = 12" states the value after the last "=" of the line. If the text
     does not open with a value but has a box (\\boxed), the value in the box is read.
 
@@ -278,7 +280,7 @@ def read_choice(text: str, letters: str) -> str | None:
 
 
 def _find_verdicts(text: str) -> tuple[set[str], set[str]]:
-    """The letters that a text calls right, and the letters that it calls wrong."""
+    """The letters of the options that a text calls right, and of those that it calls wrong."""
     verdicts = [*_VERDICT.finditer(text), *_OPTION_VERDICT.finditer(text)]
     short_verdicts = list(_SHORT_VERDICT.finditer(text))
     # "B: right" alone may be an option; such verdicts count only if there are both right and wrong ones.

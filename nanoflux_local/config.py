@@ -1,4 +1,4 @@
-"""The frozen configuration of a run: every setting that decides its result. It is validated once and stored in full.
+"""The frozen configuration of a run: every setting that determines its result. It is validated once and stored in full.
 
 Values come from the domain, the profile, a file and `--set`; each overrides the ones before it. An unknown key is an
 error that names the key.
@@ -34,7 +34,7 @@ class Strict(BaseModel):
 
 
 TrialKind = Literal["slip", "answer", "mistake", "removed", "changed", "own"]
-"""The kinds of known solutions that a judge's trial may have besides the data set's own solutions (`run.trials`)."""
+"""The kinds of known solutions that a judge's trial may have besides the dataset's own solutions (`run.trials`)."""
 
 
 class SeedCount(Strict):
@@ -158,10 +158,11 @@ class Price(Strict):
 
 
 def refuse_secrets(url: str) -> None:
+    """Raise ValueError if a url contains a user, a password or a query, which may be secret."""
     parts = urlsplit(url)
     if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
         raise ValueError(
-            "a url is stored with the run and may hold no user, password or query: "
+            "a url is stored with the run, so it must not contain a user, password or query: "
             "put the key into the variable that key_env names"
         )
 
@@ -188,10 +189,10 @@ class Send(Strict):
 class EndpointConfig(Strict):
     """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`).
 
-    For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` says where the
-    API key is; `revision` pins the model if the address does not; `capacity` limits the concurrent requests per server;
-    `timeout_s` is the minimum timeout of a reply; `structured` requests sections as JSON; `send` says which parameters
-    the server accepts.
+    For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` names the source
+    of the API key; `revision` pins the model if the address does not; `capacity` limits the concurrent requests per
+    server; `timeout_s` is the minimum timeout of a reply; `structured` requests sections as JSON; `send` says which
+    parameters the server accepts.
 
     A model that reasons before it answers may use `reasoning_tokens` in addition to the token limit of its reply; the
     default is that of the model's manifest, recorded with the run when it starts. Stop strings then end only the
@@ -260,7 +261,7 @@ class Roles(Strict):
 class Caps(Strict):
     """Hard caps on US dollars, prompt and completion tokens, and hours; None means no cap.
 
-    A run's hours are its working time; a role's hours are the total duration of its calls.
+    A run's hours are its wall-clock time; a role's hours are the total duration of its calls.
     """
 
     usd: float | None = Field(default=None, ge=0)
@@ -294,8 +295,8 @@ LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "p
 
 
 class RunConfig(Strict):
-    """Everything that decides the result of a run's turns, and the settings in `LIVE`, which only decide their number,
-    pace and cost.
+    """Everything that determines the result of a run's turns, and the settings in `LIVE`, which only affect their
+    number, pace and cost.
 
     `budgets` are the token budgets of the defender's sections; `reply_tokens` limits attacks and judgements, whose
     sections have no budgets. The questions of the runs in `novel_against` count as earlier questions. Seeds are drawn
@@ -307,9 +308,9 @@ class RunConfig(Strict):
     first answer gets wrong or solves in a novel way (paper §3). With "provable", those that the defender solves
     sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
 
-    The run pauses after `pause_after_unread` attempts in a row in which the same step got no readable reply from the
+    The run pauses after `pause_after_unread` consecutive attempts in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`
-    attempts in a row of which nearly all were rejected for one reason. 0 switches either pause off.
+    consecutive attempts if nearly all of them were rejected for the same reason. 0 disables a pause.
     """
 
     domain: str
@@ -349,7 +350,7 @@ class RunConfig(Strict):
                 choices = suggest(name, [PROGRAM, *self.endpoints], "known")
                 raise ValueError(f"roles.{role}.endpoint is {name!r}; {choices}")
         if self.roles.defender.endpoint == PROGRAM:
-            raise ValueError("roles.defender.endpoint must be a model: no program can stand for the defender")
+            raise ValueError("roles.defender.endpoint must be a model: no program can be the defender")
         for key in ("panel", "solvers"):
             for name in getattr(self.judge, key):
                 if name not in self.endpoints:

@@ -2,7 +2,7 @@
 
 A process that wants a worker to pause or stop writes the request into the row of the worker's job, which the worker
 polls. The lock is the kernel's and is released when its process ends, so a crash or a reboot leaves nothing to clean
-up. Imports no model library, so that work is listed and stopped in a fraction of a second.
+up. This module imports no model library, so that commands list and stop work in a fraction of a second.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ from nanoflux_models.child import build_module_command
 StopRequest = Literal["", "pause", "stop", "end"]
 """What a worker is asked to do: nothing, pause, stop after the work in progress, or end at once."""
 LOCK_TRIES, RETRY_S = 10, 0.02
-"""How often a lock is tried, and the seconds between two tries. One failed try does not mean that there is a worker:
-`has_worker` also holds the lock for a moment.
+"""How often a lock is tried, and the seconds between two tries. One failed try does not prove that there is a worker,
+because `has_worker` also holds the lock for a moment.
 """
 POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
 """Seconds between two polls for stop requests; between two heartbeats; and since the last heartbeat until a worker
@@ -256,7 +256,7 @@ class StoredJob:
         return self.state == "running" and self.boot == boot_id()
 
     def seconds_since(self, moment_s: float) -> float:
-        """Seconds since one of the job's times; 0 if it has ended or is from an earlier boot."""
+        """Seconds since one of the job's times; 0 if it has ended or belongs to an earlier boot."""
         return max(0.0, time.monotonic() - moment_s) if self.is_running else 0.0
 
 
@@ -279,7 +279,7 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class WorkState:
     """The current state of some work: the status in its row, corrected if its process is dead or silent. `seconds` is
-    the working time so far.
+    the wall-clock time so far.
     """
 
     status: str

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 STEADY_S = 2.0
-"""No rate is reported before this many seconds, because the start of the work would distort it."""
-SLOW = 0.5
+"""No rate is reported during the first seconds, because the start of the work would distort it."""
+MIN_RATE = 0.5
 """Below this rate per second, the time per unit is shown instead."""
-MEASURES = ("MiB",)
+AMOUNT_UNITS = ("MiB",)
 """Units of an amount, not of single things; no time per unit is shown for them."""
 
 
@@ -32,7 +32,7 @@ def format_rate(rate_per_s: float | None, units_left: float, unit: str = "") -> 
     """A rate and the time left: "1.2 steps/s, 40 s left", "14 s each, 5 min left"; "" without a rate."""
     if not rate_per_s:
         return ""
-    if rate_per_s < SLOW and unit not in MEASURES:
+    if rate_per_s < MIN_RATE and unit not in AMOUNT_UNITS:
         rate_text = f"{format_seconds(1 / rate_per_s)} each"
     else:
         rate_text = f"{rate_per_s:,.1f} {unit}/s" if unit else f"{rate_per_s:,.1f}/s"

@@ -1,6 +1,6 @@
 """The records that modules exchange: requests, their replies, and how both become bytes and hashes.
 
-A request contains everything that decides its reply, so the ledger can store the reply under the request's hash.
+A request contains everything that determines its reply, so the ledger can store the reply under the request's hash.
 Records are frozen, flat and plain JSON; this module does no I/O.
 """
 
@@ -27,7 +27,7 @@ SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]
 SIMILARITY_DIGITS = 6
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-"""Created once: `json.dumps` with these arguments would create an encoder for every text."""
+"""Created once: `json.dumps` with these arguments would create an encoder for every call."""
 
 
 def canonical_json(value: Any) -> str:
@@ -80,7 +80,7 @@ class Message:
 
 
 def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages for a chat template without a system role: the system text opens the first user message."""
+    """The messages for a chat template without a system role: the first user message begins with the system text."""
     system_texts = [message.content for message in messages if message.role == "system"]
     other_messages = [message for message in messages if message.role != "system"]
     if system_texts and other_messages:
@@ -100,7 +100,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Everything about an endpoint, an embedder or a sandbox that decides its replies.
+    """Everything about an endpoint, an embedder or a sandbox that determines its replies.
 
     `model` is a name for people; `revision` pins its content (a digest of the weights, a hosted model's version);
     `adapter` is a LoRA's content hash or ""; `variant` names everything else that changes the bits of a reply

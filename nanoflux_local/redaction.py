@@ -30,7 +30,7 @@ _registered: set[str] = set()
 
 
 def register_secret(secret: str) -> None:
-    """Remember a secret, which `redact` then removes from every later message."""
+    """Register a secret, which `redact` then removes from every later message."""
     if len(secret) >= MIN_CHARS:
         _registered.add(secret)
 

@@ -1,4 +1,4 @@
-"""Where a reply ends: at a control token that the server left in its text, or where the model invents the next turn.
+"""Finds the end of a reply: a control token that the server left in its text, or a next turn that the model invents.
 
 Models that miss their stop token continue with an invented user message, which is not part of the reply.
 """

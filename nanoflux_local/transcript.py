@@ -1,6 +1,7 @@
 """The records of a turn: attacks, defences, verdicts, attempts and the examples that result.
 
-They are plain, frozen records with no behaviour beyond JSON and hashes. An audit of a run reads them.
+They are plain, frozen records with no behaviour beyond JSON and hashes. They contain everything that an audit of a run
+needs.
 """
 
 from collections.abc import Iterable
@@ -194,7 +195,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """There is no judgement, because the judge stayed below the required confidence in every evaluation."""
+    """The absence of a judgement, because the judge stayed below the required confidence in every evaluation."""
 
     confidences: tuple[float, ...]
 
@@ -249,25 +250,25 @@ class Attempt:
         """The step that got no readable reply: its prompt was refused, or the replies could not be read."""
         if self.refused or self.outcome not in ("unparsed", "failed"):
             return self.refused
-        part_by_step: dict[AttemptStep, object] = {
+        result_by_step: dict[AttemptStep, object] = {
             "attack": self.attack,
             "validation": self.validation,
             "defence": self.defence,
         }
-        return next((step for step, part in part_by_step.items() if part is None), "evaluation")
+        return next((step for step, result in result_by_step.items() if result is None), "evaluation")
 
     @property
     def readable_steps(self) -> tuple[AttemptStep, ...]:
         """The steps that got a readable reply."""
         is_doubted = self.outcome == "low_confidence"
-        part_by_step: dict[AttemptStep, object] = {
+        result_by_step: dict[AttemptStep, object] = {
             "attack": self.attack,
             "embedding": self.attack is not None and self.refused != "embedding",
             "validation": self.validation or (is_doubted and self.defence is None),
             "defence": self.defence,
             "evaluation": self.evaluation or (is_doubted and self.defence is not None),
         }
-        return tuple(step for step, part in part_by_step.items() if part)
+        return tuple(step for step, result in result_by_step.items() if result)
 
     @property
     def rejected(self) -> bool:

@@ -92,7 +92,7 @@ def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: P
         assert find_offered_command(message, "run start --fork")[-1] == setting
     assert command("run", "resume", "r", "--set", "endpoints.server=3")[0] == 2
     code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
-    assert code == 2 and "may hold no user" in message
+    assert code == 2 and "must not contain a user" in message
 
 
 def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -> None:
