@@ -1,4 +1,4 @@
-"""The engine: concurrency changes nothing, a stop at any call loses nothing, and no call is made twice."""
+"""The engine: concurrency does not change the dataset, a stop at any call loses nothing, and no call is made twice."""
 
 import asyncio
 import contextlib
@@ -35,32 +35,32 @@ async def no_delay(request: Request[Any]) -> None:
 
 
 @dataclass
-class World:
-    """A home with one scripted run, whose endpoints can be counted, slowed and broken."""
+class RunHarness:
+    """A home with one scripted run, whose requests can be recorded, delayed and made to fail."""
 
     home: Home
     run: str
     seed: int = 0
-    asked: list[str] = field(default_factory=list)
-    reported: list[RunProgress] = field(default_factory=list)
-    on_disk: list[int] = field(default_factory=list)
+    sent_keys: list[str] = field(default_factory=list)
+    progress_reports: list[RunProgress] = field(default_factory=list)
+    committed_counts: list[int] = field(default_factory=list)
 
     @classmethod
-    async def make(cls, root: Path, **settings: Any) -> "World":
+    async def make(cls, root: Path, **settings: Any) -> "RunHarness":
         home = Home(root).prepare()
         config = configs.resolve("starter-genetics", "scripted", {**STRICT_SETTINGS, **settings}, home)
         return cls(home, await runs.start(home, config), config.seed)
 
     @contextlib.asynccontextmanager
-    async def engine(self, before: BeforeCall) -> AsyncIterator[Engine]:
-        """The engine as `runs.play` builds it, with `before` awaited ahead of every call that goes out."""
+    async def engine(self, before_call: BeforeCall) -> AsyncIterator[Engine]:
+        """The engine as `runs.play` builds it, with `before_call` awaited before every request is sent."""
         config, identities, committed = runs.load_run(self.home, self.run)
         run_endpoints = binding.bind(config, self.home)
 
         def log_requests(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
             async def call(request: Request[Any]) -> Reply:
-                self.asked.append(request.key())
-                await before(request)
+                self.sent_keys.append(request.key())
+                await before_call(request)
                 return await answer(request)
 
             return call
@@ -73,11 +73,11 @@ class World:
         await run_endpoints.close()
 
     def record_progress(self, progress: RunProgress) -> None:
-        self.reported.append(progress)
-        self.on_disk.append(len(self.records()))
+        self.progress_reports.append(progress)
+        self.committed_counts.append(len(self.records()))
 
-    async def play(self, before: BeforeCall = no_delay) -> None:
-        async with self.engine(before) as engine:
+    async def play(self, before_call: BeforeCall = no_delay) -> None:
+        async with self.engine(before_call) as engine:
             await engine.play()
 
     def view(self) -> LedgerView:
@@ -100,63 +100,67 @@ def random_delays(seed: int) -> BeforeCall:
     """Random delays that do not depend on the request, so that replies arrive in a different order for each seed."""
     rng = random.Random(seed)
 
-    async def before(request: Request[Any]) -> None:
+    async def before_call(request: Request[Any]) -> None:
         await asyncio.sleep(rng.choice([0, 0, 0.001, 0.004]))
 
-    return before
+    return before_call
 
 
 @pytest.fixture(scope="module")
-def sequential(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Forty turns, played one after another: the reference for runs at any other concurrency."""
+def sequential(tmp_path_factory: pytest.TempPathFactory) -> RunHarness:
+    """Forty turns, run one after another: the reference for runs at any other concurrency."""
 
-    async def play(seed: int) -> World:
-        world = await World.make(tmp_path_factory.mktemp("sequential"), seed=seed, max_turns=40, concurrency=1)
-        await world.play()
-        return world
+    async def play(seed: int) -> RunHarness:
+        harness = await RunHarness.make(tmp_path_factory.mktemp("sequential"), seed=seed, max_turns=40, concurrency=1)
+        await harness.play()
+        return harness
 
     for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that reaches them all
-        world = asyncio.run(play(seed))
-        if all(map(world.summary()["funnel"].get, REACHABLE_OUTCOMES)):
-            return world
+        harness = asyncio.run(play(seed))
+        if all(map(harness.summary()["funnel"].get, REACHABLE_OUTCOMES)):
+            return harness
     raise AssertionError("no run had every outcome")
 
 
-async def test_reference_run_has_every_outcome(sequential: World) -> None:
+async def test_reference_run_has_every_outcome(sequential: RunHarness) -> None:
     funnel = sequential.summary()["funnel"]
     assert all(funnel[outcome] for outcome in REACHABLE_OUTCOMES), funnel
-    assert len(sequential.asked) == len(set(sequential.asked)) == sequential.summary()["calls"]["made"]
+    assert len(sequential.sent_keys) == len(set(sequential.sent_keys)) == sequential.summary()["calls"]["made"]
     assert sequential.summary()["calls"]["wasted"] == 0
 
 
 @pytest.mark.parametrize("concurrency", [2, 8, 64])
-async def test_concurrency_does_not_change_the_dataset(sequential: World, tmp_path: Path, concurrency: int) -> None:
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
-    await world.play(random_delays(concurrency))
-    assert world.records() == sequential.records()
-    actual, expected = world.summary(), sequential.summary()
+async def test_concurrency_does_not_change_the_dataset(
+    sequential: RunHarness, tmp_path: Path, concurrency: int
+) -> None:
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
+    await harness.play(random_delays(concurrency))
+    assert harness.records() == sequential.records()
+    actual, expected = harness.summary(), sequential.summary()
     for key in ("digest", "funnel", "kept", "turns"):
         assert actual[key] == expected[key]
-    assert world.remembered_keys() >= sequential.remembered_keys()
-    assert len(world.asked) == len(set(world.asked)), "the same call was made twice"
-    with world.view() as view:
-        assert list(verify_run(view, world.run)) == []
+    assert harness.remembered_keys() >= sequential.remembered_keys()
+    assert len(harness.sent_keys) == len(set(harness.sent_keys)), "the same call was made twice"
+    with harness.view() as view:
+        assert list(verify_run(view, harness.run)) == []
     if concurrency == 64:
         assert actual["calls"]["wasted"] > 0, "no speculative call was wasted, so speculation was not tested"
 
 
-async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: World, tmp_path: Path) -> None:
+async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: RunHarness, tmp_path: Path) -> None:
     async def wait_before_call(_: Request[Any]) -> None:
         await asyncio.sleep(0.01)
 
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all are under way at once
-    await world.play(wait_before_call)
-    with world.view() as view:
+    harness = await RunHarness.make(
+        tmp_path, seed=sequential.seed, max_turns=20, concurrency=4
+    )  # all are in progress at once
+    await harness.play(wait_before_call)
+    with harness.view() as view:
         rows = view.rows(
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
             " WHERE turns.number = 0 ORDER BY position"
         )
-        positions = [world.asked.index(row["key"]) for row in rows]
+        positions = [harness.sent_keys.index(row["key"]) for row in rows]
     assert len(positions) > 2
     assert all(later - earlier < 14 for earlier, later in pairwise(positions)), positions
 
@@ -184,7 +188,7 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
     """
     request_slots, requests = asyncio.Semaphore(32), 0
 
-    async def before(request: Request[Any]) -> None:
+    async def before_call(request: Request[Any]) -> None:
         nonlocal requests
         if request.kind == "chat":
             async with request_slots:
@@ -193,10 +197,10 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
 
     async def play_and_time() -> float:
         settings = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
-        world = await World.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **settings)
+        harness = await RunHarness.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **settings)
         start = asyncio.get_running_loop().time()
-        await world.play(before)
-        assert max(len(record.attempts) for record in world.records()) > 3
+        await harness.play(before_call)
+        assert max(len(record.attempts) for record in harness.records()) > 3
         return asyncio.get_running_loop().time() - start
 
     loop = SimulatedTimeLoop()
@@ -208,56 +212,56 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
 
 
 async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) -> None:
-    world = await World.make(tmp_path, max_turns=6, concurrency=4)
-    under_way, max_under_way = 0, 0
+    harness = await RunHarness.make(tmp_path, max_turns=6, concurrency=4)
+    in_flight, max_in_flight = 0, 0
 
-    async def before(request: Request[Any]) -> None:
-        nonlocal under_way, max_under_way
-        under_way += 1
-        max_under_way = max(max_under_way, under_way)
+    async def before_call(request: Request[Any]) -> None:
+        nonlocal in_flight, max_in_flight
+        in_flight += 1
+        max_in_flight = max(max_in_flight, in_flight)
         await asyncio.sleep(0.005)
-        under_way -= 1
+        in_flight -= 1
 
-    await world.play(before)
-    assert max_under_way == 4
-    assert [progress.turns for progress in world.reported] == [1, 2, 3, 4, 5, 6]
+    await harness.play(before_call)
+    assert max_in_flight == 4
+    assert [progress.turns for progress in harness.progress_reports] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: World, tmp_path: Path) -> None:
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all begin at once
-    async with world.engine(random_delays(0)) as engine:
-        playing = asyncio.create_task(engine.play())
-        while not world.reported:
+async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: RunHarness, tmp_path: Path) -> None:
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all begin at once
+    async with harness.engine(random_delays(0)) as engine:
+        play_task = asyncio.create_task(engine.play())
+        while not harness.progress_reports:
             await asyncio.sleep(0)
-        turns_before_drain = len(world.reported)
+        turns_before_drain = len(harness.progress_reports)
         engine.drain()
-        await playing
-    assert turns_before_drain < len(world.reported) <= turns_before_drain + 4
-    await world.play()
-    assert world.records() == sequential.records()[:20]
-    assert len(world.asked) == len(set(world.asked)), "the same call was made twice"
+        await play_task
+    assert turns_before_drain < len(harness.progress_reports) <= turns_before_drain + 4
+    await harness.play()
+    assert harness.records() == sequential.records()[:20]
+    assert len(harness.sent_keys) == len(set(harness.sent_keys)), "the same call was made twice"
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
-async def test_engine_stops_at_the_target(sequential: World, tmp_path: Path, concurrency: int) -> None:
-    world = await World.make(tmp_path, seed=sequential.seed, target=5, max_turns=40, concurrency=concurrency)
-    await world.play(random_delays(1))
-    records = world.records()
+async def test_engine_stops_at_the_target(sequential: RunHarness, tmp_path: Path, concurrency: int) -> None:
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, target=5, max_turns=40, concurrency=concurrency)
+    await harness.play(random_delays(1))
+    records = harness.records()
     assert sum(record.kept for record in records) == 5 and records[-1].kept
     assert records == sequential.records()[: len(records)]
-    progress = world.reported[-1]
+    progress = harness.progress_reports[-1]
     assert (progress.kept, progress.target, progress.turns, progress.record) == (5, 5, len(records), records[-1])
 
 
-async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: World, tmp_path: Path) -> None:
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=6, concurrency=64)
+async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: RunHarness, tmp_path: Path) -> None:
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=6, concurrency=64)
     seeds: set[int] = set()
 
-    async def before(request: Request[Any]) -> None:
+    async def before_call(request: Request[Any]) -> None:
         seeds.add(getattr(request, "seed", 0))
 
-    await world.play(before)
-    assert world.records() == sequential.records()[:6]
+    await harness.play(before_call)
+    assert harness.records() == sequential.records()[:6]
     attack_seeds_by_turn = {
         turn: {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
     }
@@ -265,96 +269,102 @@ async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: World, tmp
 
 
 async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
-    world = await World.make(tmp_path, max_turns=4)
-    await world.play()
-    records_before, world.asked = world.records(), []
-    await world.play()
-    assert world.asked == [] and world.records() == records_before
+    harness = await RunHarness.make(tmp_path, max_turns=4)
+    await harness.play()
+    records_before, harness.sent_keys = harness.records(), []
+    await harness.play()
+    assert harness.sent_keys == [] and harness.records() == records_before
 
 
-async def test_funnel_adds_up_to_the_attempts(sequential: World) -> None:
+async def test_funnel_adds_up_to_the_attempts(sequential: RunHarness) -> None:
     funnel = sequential.summary()["funnel"]
     assert sum(funnel[outcome] for outcome in OUTCOMES) == funnel["attempts"]
-    counted = Counter(attempt.outcome for record in sequential.records() for attempt in record.attempts)
-    assert funnel == {"attempts": sum(counted.values()), **{outcome: counted[outcome] for outcome in OUTCOMES}}
+    count_by_outcome = Counter(attempt.outcome for record in sequential.records() for attempt in record.attempts)
+    assert funnel == {
+        "attempts": sum(count_by_outcome.values()),
+        **{outcome: count_by_outcome[outcome] for outcome in OUTCOMES},
+    }
     assert sequential.summary()["kept"] == funnel["kept_failed"] + funnel["kept_novel"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_resume_after_failures_repeats_no_call(sequential: World, tmp_path: Path, concurrency: int) -> None:
+async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp_path: Path, concurrency: int) -> None:
     """The endpoint fails after a number of calls, and the run is resumed, several times over."""
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
     for limit in (0, 1, 17, 40, 90):
-        remembered_keys, world.asked, calls_left = world.remembered_keys(), [], limit
+        remembered_keys, harness.sent_keys, calls_left = harness.remembered_keys(), [], limit
 
-        async def before(request: Request[Any]) -> None:
+        async def before_call(request: Request[Any]) -> None:
             nonlocal calls_left
             calls_left -= 1
             if calls_left < 0:
                 raise EndpointError("gone")
 
         with pytest.raises(EndpointError, match="gone"):
-            await world.play(before)
-        assert not remembered_keys & set(world.asked), "a remembered call was made again"
-        assert world.remembered_keys() - remembered_keys <= set(world.asked)
-        assert world.records() == sequential.records()[: len(world.records())]
-    remembered_keys, world.asked = world.remembered_keys(), []
-    await world.play()
-    assert not remembered_keys & set(world.asked)
-    assert world.records() == sequential.records()
-    assert world.summary()["digest"] == sequential.summary()["digest"]
+            await harness.play(before_call)
+        assert not remembered_keys & set(harness.sent_keys), "a remembered call was made again"
+        assert harness.remembered_keys() - remembered_keys <= set(harness.sent_keys)
+        assert harness.records() == sequential.records()[: len(harness.records())]
+    remembered_keys, harness.sent_keys = harness.remembered_keys(), []
+    await harness.play()
+    assert not remembered_keys & set(harness.sent_keys)
+    assert harness.records() == sequential.records()
+    assert harness.summary()["digest"] == sequential.summary()["digest"]
 
 
-async def test_examples_kept_before_a_failure_count_towards_the_target(sequential: World, tmp_path: Path) -> None:
-    world, calls_left = await World.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1), 30
+async def test_examples_kept_before_a_failure_count_towards_the_target(sequential: RunHarness, tmp_path: Path) -> None:
+    harness, calls_left = (
+        await RunHarness.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1),
+        30,
+    )
 
-    async def before(request: Request[Any]) -> None:
+    async def before_call(request: Request[Any]) -> None:
         nonlocal calls_left
         calls_left -= 1
         if calls_left < 0:
             raise EndpointError("gone")
 
     with pytest.raises(EndpointError):
-        await world.play(before)
-    kept_count = world.summary()["kept"]
+        await harness.play(before_call)
+    kept_count = harness.summary()["kept"]
     assert 0 < kept_count < 6
-    await world.play()
-    assert world.summary()["kept"] == 6
-    assert world.records() == sequential.records()[: len(world.records())]
+    await harness.play()
+    assert harness.summary()["kept"] == 6
+    assert harness.records() == sequential.records()[: len(harness.records())]
 
 
-async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: World, tmp_path: Path) -> None:
+async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: RunHarness, tmp_path: Path) -> None:
     """The first call of each turn that runs ahead fails; the committer makes it again."""
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=12, concurrency=8)
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=12, concurrency=8)
     failed: set[str] = set()
 
-    async def before(request: Request[Any]) -> None:
+    async def before_call(request: Request[Any]) -> None:
         await asyncio.sleep(0.001)
-        if request.key() in world.asked[1:8] and request.key() not in failed:
+        if request.key() in harness.sent_keys[1:8] and request.key() not in failed:
             failed.add(request.key())
             raise EndpointError("not yet")
 
-    await world.play(before)
+    await harness.play(before_call)
     assert len(failed) == 7
-    assert world.records() == sequential.records()[:12]
+    assert harness.records() == sequential.records()[:12]
 
 
-async def test_cancel_leaves_no_task_and_keeps_committed_turns(sequential: World, tmp_path: Path) -> None:
-    world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=8)
-    task = asyncio.create_task(world.play(random_delays(3)))
-    while len(world.reported) < 5:
+async def test_cancel_leaves_no_task_and_keeps_committed_turns(sequential: RunHarness, tmp_path: Path) -> None:
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=8)
+    task = asyncio.create_task(harness.play(random_delays(3)))
+    while len(harness.progress_reports) < 5:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert 5 <= len(world.records()) < 40
-    await world.play()
-    assert world.records() == sequential.records()
+    assert 5 <= len(harness.records()) < 40
+    await harness.play()
+    assert harness.records() == sequential.records()
 
 
 async def test_progress_is_reported_after_the_commit(tmp_path: Path) -> None:
-    world = await World.make(tmp_path, max_turns=5)
-    await world.play()
-    assert [progress.record for progress in world.reported] == world.records()
-    assert world.on_disk == [1, 2, 3, 4, 5]
+    harness = await RunHarness.make(tmp_path, max_turns=5)
+    await harness.play()
+    assert [progress.record for progress in harness.progress_reports] == harness.records()
+    assert harness.committed_counts == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""One turn, every way it can end (paper §3; SPEC §2): played with the real roles over a scripted `call`."""
+"""One turn in every way that it can end (paper §3): run with the real roles over a scripted `call`."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -48,8 +48,8 @@ def make_tilted_vector(cosine: float, towards: int, own: int) -> np.ndarray:
 
 
 @dataclass
-class World:
-    """Answers by role: each role's replies in order, repeating the last one; `{n}` counts the role's requests.
+class Script:
+    """The scripted replies of each role: given in order, repeating the last one; `{n}` counts the role's requests.
 
     Texts embed at right angles to each other unless `vectors` places them.
     """
@@ -59,7 +59,7 @@ class World:
     defence: list[str] = field(default_factory=lambda: [defence(answer="5")])
     evaluation: list[str] = field(default_factory=lambda: [evaluation("INCORRECT")])
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
-    asked: list[tuple[str, ChatRequest]] = field(default_factory=list)
+    requests: list[tuple[str, ChatRequest]] = field(default_factory=list)
     embedded: list[str] = field(default_factory=list)
 
     async def __call__(self, request):
@@ -71,7 +71,7 @@ class World:
             return CutReply(request.text, exact=True)
         role = self._role(request.messages[-1].content)
         replies, count = getattr(self, role), self.count(role)
-        self.asked.append((role, request))
+        self.requests.append((role, request))
         return ChatReply(replies[min(count, len(replies) - 1)].replace("{n}", str(count)), "stop")
 
     @staticmethod
@@ -80,10 +80,10 @@ class World:
         return next((role for mark, role in marks.items() if mark in prompt), "defence")
 
     def count(self, role: str) -> int:
-        return sum(asked == role for asked, _ in self.asked)
+        return sum(asked_role == role for asked_role, _ in self.requests)
 
     def prompts(self, role: str) -> list[str]:
-        return [request.messages[-1].content for asked, request in self.asked if asked == role]
+        return [request.messages[-1].content for asked_role, request in self.requests if asked_role == role]
 
 
 def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
@@ -95,8 +95,8 @@ def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
 
 @pytest.fixture
 def play(tmp_path):
-    async def play_turn(world: World, number=0, history=NO_HISTORY, **overrides) -> TurnRecord:
-        return await run_turn(make_rules(tmp_path, **overrides), number, history, world)
+    async def play_turn(script: Script, number=0, history=NO_HISTORY, **overrides) -> TurnRecord:
+        return await run_turn(make_rules(tmp_path, **overrides), number, history, script)
 
     return play_turn
 
@@ -107,49 +107,49 @@ def place_vectors(first_text: str, second_text: str, cosine: float) -> dict[str,
 
 DOUBT, READ_ATTEMPTS = "confidence 0.5, 0.5, 0.5", 3
 CASES = {
-    "kept_failed": (World(), ["kept_failed"], "kept", (1, 1, 1, 1)),
+    "kept_failed": (Script(), ["kept_failed"], "kept", (1, 1, 1, 1)),
     "kept_novel": (
-        World(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.74)),
+        Script(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.74)),
         ["kept_novel"], "kept", (1, 1, 1, 1),
     ),
     "defender_right": (
-        World(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.76)),
+        Script(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.76)),
         ["defender_right"], "dropped", (1, 1, 1, 1),
     ),
-    "right answer by invalid steps": (World(defence=[defence()]), ["kept_failed"], "kept", (1, 1, 1, 1)),
-    "unparsed, then kept": (World(attack=["no", attack()]), ["unparsed", "kept_failed"], "kept", (2, 1, 1, 1)),
-    "unparsed to the end": (World(attack=["no"]), ["unparsed"] * 6, "exhausted", (6, 0, 0, 0)),
+    "right answer by invalid steps": (Script(defence=[defence()]), ["kept_failed"], "kept", (1, 1, 1, 1)),
+    "unparsed, then kept": (Script(attack=["no", attack()]), ["unparsed", "kept_failed"], "kept", (2, 1, 1, 1)),
+    "unparsed to the end": (Script(attack=["no"]), ["unparsed"] * 6, "exhausted", (6, 0, 0, 0)),
     "invalid, then kept": (
-        World(validation=[validation("INVALID"), validation()]), ["invalid", "kept_failed"], "kept", (2, 2, 1, 1),
+        Script(validation=[validation("INVALID"), validation()]), ["invalid", "kept_failed"], "kept", (2, 2, 1, 1),
     ),
-    "invalid to the end": (World(validation=[validation("INVALID")]), ["invalid"] * 6, "exhausted", (6, 6, 0, 0)),
+    "invalid to the end": (Script(validation=[validation("INVALID")]), ["invalid"] * 6, "exhausted", (6, 6, 0, 0)),
     "the same question again and again": (
-        World(attack=[attack("Same")], validation=[validation("INVALID")]),
+        Script(attack=[attack("Same")], validation=[validation("INVALID")]),
         ["invalid"] + ["novelty_rejected"] * 5, "exhausted", (6, 1, 0, 0),
     ),
     "doubt in validation, then kept": (
-        World(validation=[*[validation(confidence=0.5)] * 3, validation()]),
+        Script(validation=[*[validation(confidence=0.5)] * 3, validation()]),
         ["low_confidence", "kept_failed"], "kept", (2, 4, 1, 1),
     ),
     "doubt in validation to the end": (
-        World(validation=[validation(confidence=0.5)]), ["low_confidence"] * 6, "exhausted", (6, 18, 0, 0),
+        Script(validation=[validation(confidence=0.5)]), ["low_confidence"] * 6, "exhausted", (6, 18, 0, 0),
     ),
     "doubt in evaluation": (
-        World(evaluation=[evaluation(confidence=0.5)]), ["low_confidence"], "dropped", (1, 1, 1, 3),
+        Script(evaluation=[evaluation(confidence=0.5)]), ["low_confidence"], "dropped", (1, 1, 1, 3),
     ),
     "confident at the third time": (
-        World(evaluation=[*[evaluation("INCORRECT", 0.5)] * 2, evaluation("INCORRECT")]),
+        Script(evaluation=[*[evaluation("INCORRECT", 0.5)] * 2, evaluation("INCORRECT")]),
         ["kept_failed"], "kept", (1, 1, 1, 3),
     ),
-    "unreadable validation": (World(validation=["no"]), ["failed"], "failed", (1, READ_ATTEMPTS, 0, 0)),
-    "unreadable defence": (World(defence=["no"]), ["failed"], "failed", (1, 1, READ_ATTEMPTS, 0)),
-    "unreadable evaluation": (World(evaluation=["no"]), ["failed"], "failed", (1, 1, 1, READ_ATTEMPTS)),
+    "unreadable validation": (Script(validation=["no"]), ["failed"], "failed", (1, READ_ATTEMPTS, 0, 0)),
+    "unreadable defence": (Script(defence=["no"]), ["failed"], "failed", (1, 1, READ_ATTEMPTS, 0)),
+    "unreadable evaluation": (Script(evaluation=["no"]), ["failed"], "failed", (1, 1, 1, READ_ATTEMPTS)),
     "readable at the third time": (
-        World(validation=["no", "no", validation()], defence=["no", "no", defence("5")]),
+        Script(validation=["no", "no", validation()], defence=["no", "no", defence("5")]),
         ["kept_failed"], "kept", (1, 3, 3, 1),
     ),
     "every rejection before the last try": (
-        World(
+        Script(
             attack=["no", attack("Same"), attack("Same"), attack("Other {n}")],
             validation=[validation("INVALID"), *[validation(confidence=0.5)] * 3, validation("INVALID"), validation()],
         ),
@@ -158,21 +158,21 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("world", "outcomes", "turn_outcome", "calls"), CASES.values(), ids=CASES)
-async def test_turn_ends_in_every_outcome(play, world, outcomes, turn_outcome, calls):
-    world = replace(world, asked=[], embedded=[], vectors=dict(world.vectors))
-    record = await play(world)
+@pytest.mark.parametrize(("script", "outcomes", "turn_outcome", "calls"), CASES.values(), ids=CASES)
+async def test_turn_ends_in_every_outcome(play, script, outcomes, turn_outcome, calls):
+    script = replace(script, requests=[], embedded=[], vectors=dict(script.vectors))
+    record = await play(script)
     assert [attempt.outcome for attempt in record.attempts] == outcomes
     assert [attempt.number for attempt in record.attempts] == list(range(len(outcomes)))
     assert record.outcome == turn_outcome
-    assert tuple(map(world.count, ("attack", "validation", "defence", "evaluation"))) == calls
-    seeds = [request.seed for _, request in world.asked]
+    assert tuple(map(script.count, ("attack", "validation", "defence", "evaluation"))) == calls
+    seeds = [request.seed for _, request in script.requests]
     assert len(set(seeds)) == len(seeds), "each request of a turn has a different seed"
 
 
 async def test_kept_attempt_records_every_step(play):
-    world = World(evaluation=[evaluation("INCORRECT", 0.6), evaluation("INCORRECT", 0.99)])
-    attempt = (await play(world)).last
+    script = Script(evaluation=[evaluation("INCORRECT", 0.6), evaluation("INCORRECT", 0.99)])
+    attempt = (await play(script)).last
     assert attempt.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
     assert attempt.validation == Verdict(True, 0.95, "e")
     assert (attempt.defence.answer, attempt.defence.solution) == ("5", "our way")
@@ -181,47 +181,47 @@ async def test_kept_attempt_records_every_step(play):
 
 
 @pytest.mark.parametrize(
-    ("world", "reason"),
+    ("script", "reason"),
     [
-        (World(attack=["no"]), "missing section QUESTION, SOLUTION, ANSWER, REFLECTION"),
-        (World(attack=[attack(answer="many")]), "ANSWER is not a number: 'many'"),
-        (World(validation=[validation("INVALID")]), "e"),
-        (World(validation=[validation(confidence=0.5)]), f"validation: {DOUBT}"),
-        (World(evaluation=[evaluation(confidence=0.5)]), f"evaluation: {DOUBT}"),
-        (World(validation=["no"]), "validation: missing section ANALYSIS"),
-        (World(defence=["no"]), "defence: missing section SOLUTION, ANSWER"),
-        (World(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
+        (Script(attack=["no"]), "missing section QUESTION, SOLUTION, ANSWER, REFLECTION"),
+        (Script(attack=[attack(answer="many")]), "ANSWER is not a number: 'many'"),
+        (Script(validation=[validation("INVALID")]), "e"),
+        (Script(validation=[validation(confidence=0.5)]), f"validation: {DOUBT}"),
+        (Script(evaluation=[evaluation(confidence=0.5)]), f"evaluation: {DOUBT}"),
+        (Script(validation=["no"]), "validation: missing section ANALYSIS"),
+        (Script(defence=["no"]), "defence: missing section SOLUTION, ANSWER"),
+        (Script(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
     ],
 )
-async def test_rejection_records_its_reason(play, world, reason):
-    assert (await play(world)).last.reason.startswith(reason)
+async def test_rejection_records_its_reason(play, script, reason):
+    assert (await play(script)).last.reason.startswith(reason)
 
 
 async def test_retry_bounds_come_from_the_configuration(play):
-    world = World(attack=["no"])
-    assert len((await play(world, retries={"validation": 0})).attempts) == 1
-    world = World(defence=["no"])
-    await play(world, retries={"parse": 0})
-    assert world.count("defence") == 1
-    world = World(validation=[validation(confidence=0.5)])
-    await play(world, retries={"validation": 1}, judge={"strikes": 2})
-    assert world.count("validation") == 4
-    world = World(validation=[validation(confidence=0.5)])
-    assert (await play(world, judge={"confidence": 0.5})).kept
+    script = Script(attack=["no"])
+    assert len((await play(script, retries={"validation": 0})).attempts) == 1
+    script = Script(defence=["no"])
+    await play(script, retries={"parse": 0})
+    assert script.count("defence") == 1
+    script = Script(validation=[validation(confidence=0.5)])
+    await play(script, retries={"validation": 1}, judge={"strikes": 2})
+    assert script.count("validation") == 4
+    script = Script(validation=[validation(confidence=0.5)])
+    assert (await play(script, judge={"confidence": 0.5})).kept
 
 
 async def test_each_strike_asks_with_a_changed_prompt(play):
-    world = World(evaluation=[evaluation("INCORRECT", 0.5), evaluation("INCORRECT", 0.6), evaluation("INCORRECT")])
-    await play(world)
-    first_prompt, second_prompt, third_prompt = world.prompts("evaluation")
+    script = Script(evaluation=[evaluation("INCORRECT", 0.5), evaluation("INCORRECT", 0.6), evaluation("INCORRECT")])
+    await play(script)
+    first_prompt, second_prompt, third_prompt = script.prompts("evaluation")
     assert second_prompt.startswith(first_prompt) and third_prompt.startswith(first_prompt)
     assert len({first_prompt, second_prompt, third_prompt}) == 3
 
 
 async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
-    world = World(defence=["no"])
-    await play(world)
-    assert len(set(world.prompts("defence"))) == 1
+    script = Script(defence=["no"])
+    await play(script)
+    assert len(set(script.prompts("defence"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -230,20 +230,20 @@ async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
 async def test_question_near_an_earlier_turns_question_is_rejected(play, cosine, outcome):
     """A question is rejected above θq, and not at θq."""
     history = History((np.stack([axis(5), axis(0), axis(6)]),))
-    world = World(vectors={"Question 0": make_tilted_vector(cosine, 0, 1)})
-    record = await play(world, history=history)
+    script = Script(vectors={"Question 0": make_tilted_vector(cosine, 0, 1)})
+    record = await play(script, history=history)
     assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
-    assert world.count("validation") == 1, "a rejected question costs no judgement"
+    assert script.count("validation") == 1, "a rejected question costs no judgement"
 
 
 async def test_questions_of_the_same_turn_count_as_earlier(play):
-    """Every parsed question counts as generated before, rejected or not (SPEC §6)."""
-    world = World(
+    """Every parsed question counts as generated before, rejected or not."""
+    script = Script(
         attack=[attack("First"), attack("Second"), attack("Third"), attack("Fourth")],
         validation=[validation("INVALID")],
         vectors={"First": axis(0), "Second": make_tilted_vector(0.9, 0, 1), "Third": axis(1), "Fourth": axis(3)},
     )
-    record = await play(world, retries={"validation": 3})
+    record = await play(script, retries={"validation": 3})
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "novelty_rejected", "invalid", "invalid"]
     assert [attempt.nearest for attempt in record.attempts] == [
         None,
@@ -257,19 +257,21 @@ async def test_questions_of_the_same_turn_count_as_earlier(play):
     ("cosine", "outcome"), [(0.74, "kept_novel"), (0.75, "defender_right"), (0.76, "defender_right")]
 )
 async def test_correct_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
-    world = World(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", cosine))
-    attempt = (await play(world)).last
+    script = Script(
+        defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", cosine)
+    )
+    attempt = (await play(script)).last
     assert (attempt.outcome, attempt.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
 
 
 async def test_failed_defence_needs_no_second_novelty_check(play):
-    world = World()
-    await play(world)
-    assert world.embedded == ["Question 0"]
+    script = Script()
+    await play(script)
+    assert script.embedded == ["Question 0"]
 
 
 async def test_seeds_are_drawn_without_replacement_within_a_turn(play):
-    record = await play(World(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
+    record = await play(Script(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
     seed_ids = [seed_id for attempt in record.attempts for seed_id in attempt.seeds]
     assert len(set(seed_ids)) == len(seed_ids)
     assert all(2 <= len(attempt.seeds) <= 5 for attempt in record.attempts)
@@ -277,20 +279,20 @@ async def test_seeds_are_drawn_without_replacement_within_a_turn(play):
 
 
 async def test_attacker_sees_the_recorded_seeds(play, tmp_path):
-    world = World()
-    record = await play(world)
+    script = Script()
+    record = await play(script)
     assert len(record.last.seeds) in (1, 2)
-    assert world.prompts("attack")[0].count("Material ") == len(record.last.seeds)
+    assert script.prompts("attack")[0].count("Material ") == len(record.last.seeds)
 
 
 async def test_two_models_swap_roles_each_turn(tmp_path):
     run_rules = make_rules(tmp_path)
     for number in range(4):
-        world = World(attack=[attack(f"Turn {number}")])
-        record = await run_turn(run_rules, number, NO_HISTORY, world)
+        script = Script(attack=[attack(f"Turn {number}")])
+        record = await run_turn(run_rules, number, NO_HISTORY, script)
         model_names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
         assert (record.attacker, record.defender, record.judge) == (*model_names, "arbiter")
-        model_by_role = {role: request.endpoint.model for role, request in world.asked}
+        model_by_role = {role: request.endpoint.model for role, request in script.requests}
         assert (model_by_role["attack"], model_by_role["defence"]) == model_names
         assert model_by_role["validation"] == model_by_role["evaluation"] == "arbiter"
 
@@ -317,28 +319,32 @@ def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, nam
 
 
 async def test_equal_arguments_give_an_equal_record(play):
-    worlds = [World(attack=["no", attack(), attack()], validation=[validation("INVALID"), validation()]) for _ in "ab"]
-    first_record, second_record = [await play(world, number=7) for world in worlds]
+    scripts = [
+        Script(attack=["no", attack(), attack()], validation=[validation("INVALID"), validation()]) for _ in "ab"
+    ]
+    first_record, second_record = [await play(script, number=7) for script in scripts]
     assert first_record == second_record
-    assert worlds[0].asked == worlds[1].asked
-    assert worlds[0].embedded == worlds[1].embedded
+    assert scripts[0].requests == scripts[1].requests
+    assert scripts[0].embedded == scripts[1].embedded
 
 
 @pytest.mark.parametrize("changed", [{"number": 9}, {"seed": 1}])
 async def test_different_turn_or_run_makes_different_requests(play, changed):
-    first_world, second_world = World(), World()
+    first_script, second_script = Script(), Script()
     first_record, second_record = (
-        await play(first_world, number=7),
-        await play(second_world, **{"number": 7, **changed}),
+        await play(first_script, number=7),
+        await play(second_script, **{"number": 7, **changed}),
     )
     assert first_record.last.seeds != second_record.last.seeds
-    assert not {request.seed for _, request in first_world.asked} & {request.seed for _, request in second_world.asked}
+    assert not {request.seed for _, request in first_script.requests} & {
+        request.seed for _, request in second_script.requests
+    }
 
 
 async def test_turn_does_not_change_its_history(play):
-    history, world = History((axis(0)[None, :],)), World()
-    await play(world, history=history)
-    question = world.vectors[world.embedded[0]]
+    history, script = History((axis(0)[None, :],)), Script()
+    await play(script, history=history)
+    question = script.vectors[script.embedded[0]]
     assert history.nearest(question) == 0.0, "the turn's question is not in the history it was given"
 
 
@@ -361,11 +367,11 @@ JUDGED_RIGHT = [evaluation()]
     ids=["first wrong", "first right", "always right", "never right", "an unreadable answer does not count"],
 )
 async def test_provable_question_is_solved_sometimes_but_not_always(play, defences, evaluations, outcome, pass_rate):
-    world = World(defence=defences, evaluation=evaluations)
-    record = await play(world, **PROVABLE)
+    script = Script(defence=defences, evaluation=evaluations)
+    record = await play(script, **PROVABLE)
     assert (record.last.outcome, record.last.pass_rate) == (outcome, pass_rate)
     assert record.outcome == ("kept" if outcome == "kept_failed" else "dropped")
-    assert world.count("evaluation") == 1, "further answers are numbers, which are compared by machine"
+    assert script.count("evaluation") == 1, "further answers are numbers, which are compared by machine"
     if outcome == "unproven":
         assert record.last.reason == "0 of 3 answers are right; no blind solutions were written"
 
@@ -383,7 +389,7 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
 
     base_rules = make_rules(tmp_path, **PROVABLE)
     players = replace(base_rules.find_players(0), judge=BlindJudge())
-    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, World(defence=[WRONG]))
+    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, Script(defence=[WRONG]))
     assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
     if conclusion != "supports":
         assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
@@ -401,34 +407,34 @@ async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tm
 
     base_rules = make_rules(tmp_path, **PROVABLE)
     players = replace(base_rules.find_players(0), judge=ProgramJudge())
-    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, World(defence=[WRONG]))
+    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, Script(defence=[WRONG]))
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
 
 
 async def test_further_answers_leave_the_requests_of_the_first_unchanged(play):
-    single, several = World(), World()
+    single, several = Script(), Script()
     await play(single)
     await play(several, samples=3)
-    keys = [[request.key() for _, request in world.asked] for world in (single, several)]
+    keys = [[request.key() for _, request in script.requests] for script in (single, several)]
     assert keys[1][: len(keys[0])] == keys[0]
-    added = [request for _, request in several.asked[len(keys[0]) :]]
+    added = [request for _, request in several.requests[len(keys[0]) :]]
     assert len({request.key() for request in added}) == 2
-    assert {request.messages for request in added} == {several.asked[2][1].messages}
-    assert {request.sampling for request in added} == {single.asked[2][1].sampling}
+    assert {request.messages for request in added} == {several.requests[2][1].messages}
+    assert {request.sampling for request in added} == {single.requests[2][1].sampling}
 
 
 async def test_further_answers_at_temperature_zero_are_varied(play):
     greedy = {"roles": {role: {"sampling": {"temperature": 0.0}} for role in ("attacker", "defender")}}
-    world = World()
-    await play(world, samples=2, **greedy)
+    script = Script()
+    await play(script, samples=2, **greedy)
     first_temperature, second_temperature = (
-        request.sampling.temperature for role, request in world.asked if role == "defence"
+        request.sampling.temperature for role, request in script.requests if role == "defence"
     )
     assert (first_temperature, second_temperature) == (0.0, 0.7)
 
 
 async def test_further_answers_decide_nothing_under_the_paper_rules(play):
-    record = await play(World(defence=[WRONG, RIGHT]), samples=2)
+    record = await play(Script(defence=[WRONG, RIGHT]), samples=2)
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (1, 2))
     assert record.last.samples[0].right is True and record.last.samples[0].reason
 
@@ -440,12 +446,12 @@ class EndpointFailure(Exception):
 async def test_failing_call_raises_and_gives_no_record(play):
     """A failing endpoint is no outcome of a turn: its error passes through to the engine."""
 
-    class FailingWorld(World):
+    class FailingScript(Script):
         async def __call__(self, request):
             raise EndpointFailure
 
     with pytest.raises(EndpointFailure):
-        await play(FailingWorld())
+        await play(FailingScript())
 
 
 async def test_turn_plays_with_hand_made_players(tmp_path):
@@ -472,7 +478,7 @@ async def test_turn_plays_with_hand_made_players(tmp_path):
         Rules(base_rules.config, base_rules.seeds, [Players(player, player, player)], base_rules.embedder),
         3,
         NO_HISTORY,
-        World(),
+        Script(),
     )
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "invalid", "kept_failed"]
     assert record.last.attack.question.startswith("3-2-")
