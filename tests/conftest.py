@@ -33,8 +33,8 @@ LONG_FILES = (
     "test_served.py", "test_thinking.py", "test_attacks.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
-"""Files that take minutes. They start first, busy files next to waiting ones, so that no process is left with a long
-file at the end."""
+"""Files that take minutes. They start first, CPU-bound files next to files that mostly wait, so that no process is left
+with a long file at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -152,7 +152,7 @@ class FakeServers:
     def stop(self, server: FakeServer) -> None:
         self._run(server.stop())
 
-    def again(self, server: FakeServer, url: str) -> None:
+    def restart(self, server: FakeServer, url: str) -> None:
         """Restart a server at its former address."""
         self._run(server.start(urlsplit(url).port or 0))
 

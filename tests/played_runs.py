@@ -1,4 +1,4 @@
-"""Runs that the tests play to their end in this process."""
+"""Runs that tests execute to their end in this process."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from nanoflux_local.run import runs
 
 
 def play_run(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Start a run, play it to its end, and return its id."""
+    """Start a run, execute it to its end, and return its id."""
 
     async def play() -> str:
         run = await runs.start(home, config, name, forked_from)

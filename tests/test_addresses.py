@@ -1,4 +1,4 @@
-"""A server that moves: `run resume --set endpoints.X.url=…`, and the commands that messages offer for it."""
+"""Servers whose address changes: `run resume --set endpoints.X.url=…`, and the commands that messages suggest."""
 
 import json
 import re
@@ -43,8 +43,8 @@ def start_on_dead_server(command, tmp_path: Path, revision: str) -> tuple[int, s
     return command("run", "start", "--domain", "starter-genetics", "--profile", str(profile), *arguments)
 
 
-def find_offered_command(message: str, pattern: str) -> list[str]:
-    """The words of the offered command that matches `pattern`, without `nanoflux`."""
+def find_suggested_command(message: str, pattern: str) -> list[str]:
+    """The words of the suggested command that matches `pattern`, without `nanoflux`."""
     match = re.search(f"nanoflux ({pattern}[^`\n]*)", message)
     assert match, message
     return shlex.split(match[1])
@@ -53,14 +53,14 @@ def find_offered_command(message: str, pattern: str) -> list[str]:
 def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp_path: Path, fake_server) -> None:
     code, _, message = start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
     assert code == 1 and "does not answer" in message
-    offered_words = find_offered_command(message, "run resume [^`]*--set ")
+    suggested_words = find_suggested_command(message, "run resume [^`]*--set ")
     stored_message = json.loads(command("run", "show", "r", "--json")[1])["message"]
-    assert find_offered_command(stored_message, "run resume [^`]*--set ") == offered_words, (
+    assert find_suggested_command(stored_message, "run resume [^`]*--set ") == suggested_words, (
         "the fix is recorded with the error"
     )
-    assert offered_words[-1] == "endpoints.server.url=URL"
+    assert suggested_words[-1] == "endpoints.server.url=URL"
     url, server = fake_server()
-    code, output, message = command(*offered_words[:-1], f"endpoints.server.url={url}", "--json")
+    code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
     assert code in (0, 1) and json.loads(output)["turns"] == 2 and server.requests, message
     with LedgerView(tmp_path / "home" / "ledger.db") as view:
         row = view.find_run("r")
@@ -75,12 +75,12 @@ def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp
 def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
     code, _, message = start_on_dead_server(command, tmp_path, "")
     assert code == 1 and "states no revision" in message
-    offered_words = find_offered_command(message, "run start --fork")
+    suggested_words = find_suggested_command(message, "run start --fork")
     url, _ = fake_server()
     code, _, refusal = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
     assert code == 3 and "its address identifies its model" in refusal
-    assert find_offered_command(refusal, "run start --fork")[-1] == f"endpoints.server.url={url}"
-    code, output, message = command(*offered_words[:-1], f"endpoints.server.url={url}", "--json")
+    assert find_suggested_command(refusal, "run start --fork")[-1] == f"endpoints.server.url={url}"
+    code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
     assert json.loads(output)["turns"] == 2, message
 
 
@@ -89,7 +89,7 @@ def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: P
     for setting in ("endpoints.server.model=other", "endpoints.other.url=http://127.0.0.1:9/v1", "seed=3"):
         code, output, message = command("run", "resume", "r", "--set", setting)
         assert (code, output) == (3, "") and "is fixed once the run has started" in message
-        assert find_offered_command(message, "run start --fork")[-1] == setting
+        assert find_suggested_command(message, "run start --fork")[-1] == setting
     assert command("run", "resume", "r", "--set", "endpoints.server=3")[0] == 2
     code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
     assert code == 2 and "must not contain a user" in message
@@ -106,7 +106,7 @@ def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -
     assert (server["url"], server["urls"]) == ("", [url])
 
 
-def test_missing_model_is_changed_by_a_fork(command, tmp_path: Path, fake_server) -> None:
+def test_fix_of_a_missing_model_is_a_fork(command, tmp_path: Path, fake_server) -> None:
     from nanoflux_local.errors import EndpointRefusedError
     from nanoflux_local.paths import Home
     from nanoflux_local.run.commands import format_fix
@@ -115,8 +115,8 @@ def test_missing_model_is_changed_by_a_fork(command, tmp_path: Path, fake_server
     start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
     config, _, _ = load_run(Home(tmp_path / "home"), "r")
     error = EndpointRefusedError("answered 404", "correct the endpoint's model; then `nanoflux run resume`")
-    assert format_fix(error, "r", config) == error.fix, "an error without an address is left as it is"
+    assert format_fix(error, "r", config) == error.fix, "the fix of an error without an address stays unchanged"
     error.address, error.setting = DEAD_URL, "model"
     fix = format_fix(error, "r", config)
-    assert find_offered_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"
-    assert find_offered_command(fix, "run resume") == ["run", "resume", "r"]
+    assert find_suggested_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"
+    assert find_suggested_command(fix, "run resume") == ["run", "resume", "r"]

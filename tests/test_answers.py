@@ -1,4 +1,4 @@
-"""Answers as values: what is read out of a reply, what is refused, and when two numbers agree (SPEC §6)."""
+"""Answers: the number or letter that is read from a reply, the texts that give none, and when two numbers agree."""
 
 import math
 import time
@@ -30,7 +30,7 @@ NUMBERS = {
     "none": dict.fromkeys(["", "twelve", "half", "NaN", "inf", "H2O", "v1.2", "5/0", "1e400", "=", "3 = 3 * 1", "$"]),
     "several": dict.fromkeys(["5 or 6", "3*4", "20-25", "5–7", "1:30", "3:4", "9 + 9", "9 +9", "10/02/2024", "(1, 2)",
                               "5±1", "±5"]),
-    "unknown ways": dict.fromkeys(["1.234.567", "1.234,56", "3,5", "1,2345", "12,34,567", "1_000", "1 000", "0x10",
+    "unknown notations": dict.fromkeys(["1.234.567", "1.234,56", "3,5", "1,2345", "12,34,567", "1_000", "1 000", "0x10",
                                    "4x6", "1..5", "1'000"]),
     "not evaluated": dict.fromkeys(["\\sqrt{16}", "√2", "2π", "\\frac{\\pi}{2}", "\\frac{x}{2}", "\\log 8"]),
 }  # fmt: skip
@@ -45,7 +45,7 @@ def test_read_number_returns_the_one_stated_number(text, expected):
     assert value == (None if expected is None else pytest.approx(expected, rel=1e-12))
 
 
-def test_answer_of_book_length_is_not_read():
+def test_answer_beyond_the_length_limit_is_not_read():
     assert read_number("42" + " " * 10_000) == 42
     assert read_number("42" + " " * 10_000_000) is None
 
@@ -89,11 +89,11 @@ def test_number_cases_cover_every_notation():
     ],
 )
 def test_degenerate_answer_is_read_quickly(repeated):
-    started = time.process_time()  # CPU time, to which other processes do not count
+    start_s = time.process_time()  # CPU time, which does not include other processes
     for text in (repeated * 8000, f"x{repeated * 8000}y"):
         read_number(text)
         read_choice(text, "ABCD")
-    assert time.process_time() - started < 3
+    assert time.process_time() - start_s < 3
 
 
 CHOICES = {
@@ -116,7 +116,7 @@ def test_read_choice_returns_the_letter_that_an_answer_opens_with(text, expected
 def test_read_choice_accepts_only_the_letters_of_the_domain():
     assert read_choice("E", "ABCDE") == "E"
     assert read_choice("D", "ABC") is None
-    assert read_choice("B. E", "ABCD") == "B", "a text may be a letter that is no choice"
+    assert read_choice("B. E", "ABCD") == "B", "the text of an option may be a letter that is not an option"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def read_summary(home: Home, run: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
 def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
-    uncapped_home, capped_home = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
+    uncapped_home, capped_home = (Home(tmp_path / name).prepare() for name in ("uncapped", "capped"))
     uncapped_run = start(uncapped_home)
     asyncio.run(runs.play(uncapped_home, uncapped_run))
     run = start(capped_home, budget=budget)
@@ -60,7 +60,7 @@ def make_accounts(ledger: Ledger, budget: Budget, max_cost: Cost) -> RunAccounts
 
 
 async def test_call_reserves_its_maximum_cost_and_releases_the_rest(tmp_path: Path) -> None:
-    """Ten calls may cost a dollar each and cost a tenth of it: a cap of three dollars admits three at once."""
+    """Each of ten calls may cost a dollar but costs ten cents: a cap of three dollars admits three calls at once."""
     in_flight = max_in_flight = 0
 
     async def answer(request: ChatRequest) -> Reply:
@@ -84,7 +84,7 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
     async def answer(request: ChatRequest) -> Reply:
         return ChatReply("", "stop", usd=1.0)
 
-    async def fail_once(request: ChatRequest) -> Reply:
+    async def fail(request: ChatRequest) -> Reply:
         raise OSError("gone")
 
     with Ledger(tmp_path / "ledger.db") as ledger:
@@ -92,7 +92,7 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
         call = accounts.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             with pytest.raises(OSError, match="gone"):
-                await accounts.guard({"chat": fail_once})["chat"](REQUEST)
+                await accounts.guard({"chat": fail})["chat"](REQUEST)
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
                 await call(REQUEST)
@@ -102,9 +102,9 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
     assert accounts.by_role["judge"].spent.usd == 1.0
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("refused_parameter", True), ("server_error", False)])
+@pytest.mark.parametrize(("kind", "reply_is_kept"), [("refused_parameter", True), ("server_error", False)])
 async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
-    tmp_path: Path, kind: FaultKind, kept: bool
+    tmp_path: Path, kind: FaultKind, reply_is_kept: bool
 ) -> None:
     """A refused parameter is reported only after the reply has arrived."""
 
@@ -116,7 +116,7 @@ async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
     with Ledger(tmp_path / "ledger.db") as ledger:
         accounts = make_accounts(ledger, Budget(usd=1.0), Cost(usd=1.0))
         pending_reply = accounts.guard({"chat": answer})["chat"](REQUEST)
-        if kept:
+        if reply_is_kept:
             assert (await pending_reply) == ChatReply("paid", "stop", usd=1.0)
         else:
             with pytest.raises(BudgetError):
@@ -145,13 +145,13 @@ SERVED_ENDPOINT = {"interface": "openai_chat", "model": "m", "url": "http://127.
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
 def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
     def resolve(endpoint: dict[str, Any]) -> RunConfig:
-        overrides = {"endpoints": {"far": endpoint}, "roles": {"judge": {"endpoint": "far"}}, "budget": budget}
+        overrides = {"endpoints": {"remote": endpoint}, "roles": {"judge": {"endpoint": "remote"}}, "budget": budget}
         return configs.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
 
-    with pytest.raises(ConfigError, match=r"endpoints\.far\.price is unknown"):
+    with pytest.raises(ConfigError, match=r"endpoints\.remote\.price is unknown"):
         resolve(SERVED_ENDPOINT)
     config = resolve({**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}})
-    assert binding.bind(config, Home(tmp_path)).endpoints["far"].price.cost(1_000_000, 500_000) == 6
+    assert binding.bind(config, Home(tmp_path)).endpoints["remote"].price.cost(1_000_000, 500_000) == 6
 
 
 def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     run = start(
         home,
-        endpoints={"far": {**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}}},
-        roles={"judge": {"endpoint": "far"}},
+        endpoints={"remote": {**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}}},
+        roles={"judge": {"endpoint": "remote"}},
         budget={"usd": 0.0001},
     )
     with pytest.raises(BudgetError, match=r"budget\.usd"):

@@ -154,14 +154,14 @@ def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, 
 
 
 @pytest.mark.parametrize(
-    ("domain", "seeds", "theta"),
+    ("domain", "seeds", "question_threshold"),
     [("gsmhard", (5, 7), 0.85), ("starter-genetics", (5, 7), 0.80), ("starter-medicine", (7, 12), 0.75)],
 )
-def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, theta):
-    """SPEC §2; an embedder without a manifest uses the thresholds of the paper."""
+def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, question_threshold):
+    """An embedder without a manifest uses the thresholds of the paper."""
     config = resolve(domain, "scripted", {}, home)
     assert (config.seeds.min, config.seeds.max) == seeds
-    assert config.novelty == Novelty(question=theta, solution=0.75)
+    assert config.novelty == Novelty(question=question_threshold, solution=0.75)
     assert config.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
     assert 0.9 <= config.judge.confidence <= 0.95
     assert (config.judge.strikes, config.retries.validation, config.retries.parse) == (3, 5, 2)
@@ -174,12 +174,12 @@ def test_thresholds_come_from_the_manifest_of_the_chosen_embedder(home, embedder
     assert (config.novelty.question, config.novelty.solution) == expected
 
 
-def test_embedder_changed_in_place_brings_its_thresholds(home, embedder_settings):
+def test_changed_embedder_model_brings_its_thresholds(home, embedder_settings):
     config = resolve("starter", "embedded", {"endpoints": {"minilm": {"model": "other-embedder"}}}, home)
     assert config.novelty.question == 0.61
 
 
-def test_stated_threshold_wins_over_the_manifest(home, embedder_settings):
+def test_stated_threshold_takes_precedence_over_the_manifest(home, embedder_settings):
     config = resolve("starter", "embedded", {**embedder_settings, "novelty": {"question": 0.7}}, home)
     assert (config.novelty.question, config.novelty.solution) == (0.7, 0.51)
 
@@ -264,7 +264,7 @@ def test_profile_may_be_a_file(tmp_path):
 
 @pytest.mark.parametrize("count", [5, 6, 12])
 def test_seed_count_may_be_fixed(home, count):
-    """The complexity ablation fixes n (SPEC §2)."""
+    """The complexity ablation of the paper fixes n."""
     config = resolve("starter-medicine", "scripted", {"seeds": {"min": count, "max": count}}, home)
     assert config.seeds.min == config.seeds.max == count
 
@@ -288,7 +288,7 @@ def test_chat_model_as_embedder_is_refused(home):
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 9])
 async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
-    """The budget counts the tokens of the endpoint's own tokenizer, here words (SPEC §2)."""
+    """The budget counts the tokens of the endpoint's own tokenizer, here words."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")
     run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)

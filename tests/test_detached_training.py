@@ -113,12 +113,12 @@ def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_p
     )
 
 
-def test_repeated_training_is_answered_from_the_ledger(home: Home) -> None:
+def test_repeated_training_returns_the_stored_outcome(home: Home) -> None:
     data = make_data()
     events: list[object] = []
     first_outcome = trainings.train_adapter(home, "", BASE, QUICK, data.rows, (), events.append, data.source)
     repeated_outcome = trainings.train_adapter(
-        home, "", BASE, QUICK, data.rows, (), lambda _: pytest.fail("trained"), data.source
+        home, "", BASE, QUICK, data.rows, (), lambda _: pytest.fail("the training ran again"), data.source
     )
     assert events and repeated_outcome == first_outcome
     manifest = read_adapter(home.adapters / first_outcome.adapter).manifest
@@ -168,7 +168,7 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> 
         patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
             with ledger.transaction():  # so that the suspended worker holds no lock of the ledger
-                os.kill(pid, signal.SIGSTOP)  # so that both requests are there before the worker polls
+                os.kill(pid, signal.SIGSTOP)  # so that both requests are stored before the worker polls
             assert "drains" in jobs.request_stop(home, make_work(training), "stop")
             assert "ends now" in jobs.request_stop(home, make_work(training), "stop")
         os.kill(pid, signal.SIGCONT)

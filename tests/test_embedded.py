@@ -1,4 +1,4 @@
-"""The embedded default on the real small models: generation at any concurrency, then train, evaluate, report."""
+"""The embedded profile with the real small models: generation at any concurrency, training, evaluation and report."""
 
 import asyncio
 import json
@@ -76,27 +76,27 @@ def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: P
         assert repeated == summaries[0]
         calls_after = view.row("SELECT count(*) AS n FROM calls")
         assert calls_after is not None and calls_after["n"] == calls_before["n"], (
-            "a finished evaluation sends no request again"
+            "the repeated evaluation sent requests"
         )
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "95% interval" in page and "exact McNemar" in page and page.count('class="example"') >= 3
 
 
-def test_domain_without_programs_is_played_by_the_small_model(home: Home) -> None:
+def test_domain_without_programs_uses_the_small_model_in_every_role(home: Home) -> None:
     summary = generate(
         home,
         "starter-medicine",
         max_turns=1,
         concurrency=1,
         retries={"validation": 0, "parse": 0},
-        pause_after_unread=0,
+        pause_after_unread=0,  # the small model's replies may all be unreadable
     )
     assert summary["turns"] == 1 and summary["funnel"]["attempts"] == 1  # type: ignore[index]
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark files are not beside the project")
-def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
-    def nanoflux(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.skipif(not SHARED.exists(), reason="there are no benchmark files in ../shared/data")
+def test_gsmhard_run_uses_items_imported_from_the_official_file(home: Home) -> None:
+    def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "nanoflux_local.cli", *arguments],
             env={**os.environ, "NANOFLUX_HOME": str(home.root)},
@@ -106,13 +106,13 @@ def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
         )
 
     path = SHARED / "gsm-hard" / "gsmhardv2.jsonl"
-    assert json.loads(nanoflux("data", "import", "gsmhard", str(path), "--json").stdout)["items"] == 1319
-    repeated_import = nanoflux("data", "import", "gsmhard", str(path)).stderr
+    assert json.loads(run_cli("data", "import", "gsmhard", str(path), "--json").stdout)["items"] == 1319
+    repeated_import = run_cli("data", "import", "gsmhard", str(path)).stderr
     assert "nothing changed" in repeated_import and "checking" not in repeated_import, (
-        "a known file's programs are not run again"
+        "the programs of an imported file were run again"
     )
     arguments = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
-    summary = json.loads(nanoflux(*arguments).stdout)
+    summary = json.loads(run_cli(*arguments).stdout)
     assert summary["kept"] == 2 and summary["status"] == "done"
     with LedgerView(home.ledger) as view:
         for record in view.turn_records(summary["run"]):

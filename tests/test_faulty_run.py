@@ -74,13 +74,13 @@ def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path:
     result = play(Home(tmp_path / "broken"), endpoints_at(faulty_url), max_turns=200, concurrency=16)
     assert (result["digest"], result["funnel"]) == (expected["digest"], expected["funnel"])
     assert result["kept"] > 20 and result["turns"] == 200
-    injected, counted = server.chaos.done, result["faults"]
+    injected, fault_counts = server.chaos.done, result["faults"]
     assert sum(injected.values()) > 0.3 * server.requests
-    # Every fault that reached a client is counted under its kind. A fault still under way at the end reached no client,
+    # Every fault that reached a client is counted under its kind. A fault still in flight at the end reached no client,
     # and a slow client may time out before a fault arrives.
-    assert all(0 < counted[kind] <= injected[kind] for kind in TROUBLES if kind != "stall")
-    assert 0 < injected["stall"] <= counted["timeout"] + 16
-    assert sum(counted.values()) >= sum(injected.values()) - 16
+    assert all(0 < fault_counts[kind] <= injected[kind] for kind in TROUBLES if kind != "stall")
+    assert 0 < injected["stall"] <= fault_counts["timeout"] + 16
+    assert sum(fault_counts.values()) >= sum(injected.values()) - 16
 
 
 def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server, command) -> None:
@@ -130,7 +130,7 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
         if progress.turns == 5:
             fake_server.stop(dying)
         if progress.turns == 15:
-            fake_server.again(dying, dying_url)
+            fake_server.restart(dying, dying_url)
 
     asyncio.run(runs.play(home, run, on_progress))
     result = read_summary(home, run)
@@ -152,7 +152,7 @@ def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: 
     assert stopped["status"] == "paused" and stopped["calls"]["made"] == 0
     assert 1 <= stopped["faults"]["reset"] == server.requests < 12
     assert 0 < stopped["lost"]["usd"] <= 30.0 and stopped["lost"]["tokens"] > 0
-    with pytest.raises(BudgetError):  # what was lost is remembered: a new start has no more to spend
+    with pytest.raises(BudgetError):  # lost costs are stored, so a resumed run has no more to spend
         asyncio.run(runs.play(home, run))
     assert server.requests == stopped["faults"]["reset"]
     server.chaos.rates.clear()
@@ -225,7 +225,7 @@ def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
     resumed = command(home.root, "run", "resume", run)
     readable = (
         echo == "as the reply" and interface == "openai_embeddings"
-    )  # the vector is readable, while no chat reply holds a section
+    )  # the vector is readable, but no chat reply contains a section
     assert resumed.code == (0 if readable else 1), resumed.err
     assert any(CANARY in str(headers) for headers in server.headers), "the key did not reach the server"
     assert CANARY not in resumed.out + resumed.err + caplog.text

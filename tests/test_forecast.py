@@ -79,15 +79,15 @@ def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
     assert repeated_summary["forecast"]["tokens"] == first_summary["forecast"]["tokens"]
 
 
-@pytest.mark.parametrize("working", [True, False], ids=["stall", "pause"])
-def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, working: bool) -> None:
+@pytest.mark.parametrize("counts_as_running", [True, False], ids=["stall", "pause"])
+def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: bool) -> None:
     run, summary = play(home, max_turns=30)
     two_hours_later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
     with sqlite3.connect(home.ledger) as connection:
         middle_time = connection.execute("SELECT at FROM turns WHERE number = 15").fetchone()[0]
         for table in ("turns", "calls"):
             connection.execute(f"UPDATE {table} SET at = {two_hours_later} WHERE at >= ?", (middle_time,))
-        connection.execute("UPDATE runs SET seconds = seconds + ?", (7200.0 if working else 0.0,))
+        connection.execute("UPDATE runs SET seconds = seconds + ?", (7200.0 if counts_as_running else 0.0,))
     connection.close()
     with LedgerView(home.ledger) as view:
         position = forecast.RunPosition.of(view.summarize_run(run))

@@ -27,7 +27,7 @@ ITEMS = [Seed("gsm8k-test-1", "gsm8k", STORY, "353"), Seed("gsm8k-test-2", "gsm8
 DISTANT_VECTOR = np.array([0, 0, 1], dtype=np.float32)
 
 
-def attack(question: str, solution: str = "") -> Attack:
+def make_attack(question: str, solution: str = "") -> Attack:
     return Attack(question, solution, "1")
 
 
@@ -54,21 +54,21 @@ async def embed_items(held_out: HeldOut, *vectors: list[float]) -> HeldOut:
     ],
 )
 def test_equal_text_or_thirteen_shared_words_repeat_an_item(question: str, solution: str, reason: str) -> None:
-    result = HeldOut(ITEMS).find_repeat(attack(question, solution), DISTANT_VECTOR, 0.85)
+    result = HeldOut(ITEMS).find_repeat(make_attack(question, solution), DISTANT_VECTOR, 0.85)
     assert result.startswith(reason) if reason else result == ""
 
 
 async def test_question_above_the_threshold_repeats_the_nearest_item() -> None:
     held_out = await embed_items(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
     vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
-    assert held_out.find_repeat(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
-    assert held_out.find_repeat(attack("Else"), vector, 0.86) == ""
+    assert held_out.find_repeat(make_attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
+    assert held_out.find_repeat(make_attack("Else"), vector, 0.86) == ""
 
 
 def test_phrases_of_training_items_identify_no_item() -> None:
     phrase = "which of the following is the most likely cause of the findings in this patient"
     items = [Seed("medqa-test-1", "medqa", f"A man coughs; {phrase}?", "A")]
-    question = attack(f"A woman sneezes; {phrase}?")
+    question = make_attack(f"A woman sneezes; {phrase}?")
     assert "medqa-test-1" in HeldOut(items).find_repeat(question, DISTANT_VECTOR, 0.85)
     assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
     shared_phrase = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
@@ -203,19 +203,23 @@ def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, An
 def test_medicine_uses_installed_datasets_and_names_missing_ones(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    home, unchecked = Home(tmp_path).prepare(), {"judge": {"fact_check": False}}
+    home, without_fact_check = Home(tmp_path).prepare(), {"judge": {"fact_check": False}}
     with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
-        asyncio.run(runs.start(home, configs.resolve("multimedqa", "scripted", unchecked, home)))
+        asyncio.run(runs.start(home, configs.resolve("multimedqa", "scripted", without_fact_check, home)))
     for name in ("pubmedqa", "liveqa"):
         seeds = [(Seed(f"{name}-{n}", name, f"Is {name} {n} so?", "A"), "train") for n in range(12)]
         _import_items(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
-    config = configs.resolve("multimedqa", "scripted", unchecked, home)
+    config = configs.resolve("multimedqa", "scripted", without_fact_check, home)
     assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
     assert "no seeds come from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
     fork = configs.derive_config(config, {"seed": 3}, home)
     _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
     assert fork.datasets == config.datasets, "a later import changes neither a run nor its forks"
-    assert configs.resolve("multimedqa", "scripted", unchecked, home).datasets == ("medqa", "pubmedqa", "liveqa")
+    assert configs.resolve("multimedqa", "scripted", without_fact_check, home).datasets == (
+        "medqa",
+        "pubmedqa",
+        "liveqa",
+    )
 
 
 def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:

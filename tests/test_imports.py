@@ -1,4 +1,4 @@
-"""The cost of starting: help and imports load no heavy library, and every command has its help."""
+"""Startup: help and imports load no heavy library, and every command has a help text."""
 
 import json
 import resource
@@ -94,7 +94,7 @@ def test_command_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
                 main([*command, option])
             text = capsys.readouterr().out
             assert exit_info.value.code == 0 and "Usage: " in text and " ".join(command) in text
-            assert len(text.splitlines()) > 4, "a command without a word about what it does"
+            assert len(text.splitlines()) > 4, "the help does not say what the command does"
 
 
 def test_listed_commands_are_complete() -> None:

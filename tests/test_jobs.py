@@ -20,7 +20,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 
-SLOW = {"duelist-a": {"delay_s": 0.4}, "duelist-b": {"delay_s": 0.4}}
+SLOW_ENDPOINTS = {"duelist-a": {"delay_s": 0.4}, "duelist-b": {"delay_s": 0.4}}
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_paused_and_reconfigured_run_ends_with_the_digest_of_an_uninterrupted_one(home: Home) -> None:
     uninterrupted_run = start(home)
     asyncio.run(runs.play(home, uninterrupted_run))
-    run = start(home, endpoints=SLOW)
+    run = start(home, endpoints=SLOW_ENDPOINTS)
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         connection.execute("DELETE FROM turn_calls")  # so that no call is remembered and the worker is slow
         connection.execute("DELETE FROM calls")

@@ -1,4 +1,4 @@
-"""Runs whose judge runs programs in the real sandbox: the same at any concurrency, and replayed offline."""
+"""Runs whose judge executes programs in the real sandbox: equal at any concurrency, and replayed offline."""
 
 import asyncio
 import sqlite3
@@ -26,14 +26,14 @@ from tests.played_runs import play_run, read_digest
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
 
 
-def play(home: Home, **settings: Any) -> str:
+def execute_run(home: Home, **settings: Any) -> str:
     return play_run(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home))
 
 
 @pytest.fixture(scope="module")
 def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
-    return home, play(home, concurrency=1)
+    return home, execute_run(home, concurrency=1)
 
 
 @pytest.fixture
@@ -66,27 +66,27 @@ def test_finding_is_recorded_with_its_program_and_its_effect(checked_run: tuple[
 
 def test_judged_run_is_equal_at_any_concurrency(checked_run: tuple[Home, str], tmp_path: Path) -> None:
     other_home = Home(tmp_path / "home").prepare()
-    assert read_digest(other_home, play(other_home, concurrency=16)) == read_digest(*checked_run)
+    assert read_digest(other_home, execute_run(other_home, concurrency=16)) == read_digest(*checked_run)
 
 
 def test_judged_run_replays_from_the_ledger(checked_run: tuple[Home, str], offline: None) -> None:
     assert asyncio.run(runs.replay(*checked_run)).same
     without_check = asyncio.run(replay_with(*checked_run, {"judge": {"code_check": False}}))
-    overruled = sum(
+    contradicted_count = sum(
         attempt.validation.finding("code").conclusion == "contradicts" for attempt in read_attempts(checked_run)
     )
-    assert 0 < without_check.needed.turns <= overruled  # no defender has seen the questions that the program rejected
+    assert 0 < without_check.needed.turns <= contradicted_count  # rejected questions have no stored defence
 
 
 @pytest.mark.parametrize(
     ("setting", "value"), [("code_check", True), ("fact_check", True), ("panel", ["duelist-a", "second"])]
 )
-def test_replay_counts_calls_to_a_tool_that_the_run_was_started_without(
+def test_replay_counts_missing_calls_of_a_check_that_the_run_did_not_use(
     tmp_path: Path, setting: str, value: Any
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     endpoints = {"second": {"interface": "scripted", "model": "second-arbiter"}}
-    run = play(home, judge={"code_check": False}, endpoints=endpoints, max_turns=1)
+    run = execute_run(home, judge={"code_check": False}, endpoints=endpoints, max_turns=1)
     what_if = asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
     assert [(turn.turn, turn.role) for turn in what_if.unknown] == [(0, "judge")] and not what_if.complete
     assert what_if.needed.expected >= 1
@@ -96,7 +96,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     home = Home(tmp_path / "home").prepare()
     endpoint = {"interface": "scripted", "model": "second-arbiter"}
     judge = {"code_check": False, "quality": True, "panel": ["second"]}
-    run = play(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
+    run = execute_run(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
     with LedgerView(home.ledger) as view:
         records, summary = view.turn_records(run), view.summarize_run(run).to_json()
         levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
@@ -129,17 +129,19 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     (tmp_path / "facts.md").write_text("# Apples\nApples and books, coins and hats.\n# Deeds\nHe counts and packs.")
     judge = {"code_check": False, "fact_check": True}
     with pytest.raises(NothingMatchedError, match="corpus is empty"):
-        play(home, judge=judge)
+        execute_run(home, judge=judge)
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
-    run = play(home, judge=judge, max_turns=8)
+    run = execute_run(home, judge=judge, max_turns=8)
     findings = [attempt.validation.finding("facts") for attempt in read_attempts((home, run))]
     outcomes = {search.outcome for finding in findings for search in finding.evidence}
     assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
     other_home = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(other_home.corpus)
     assert asyncio.run(runs.replay(home, run)).same
-    assert read_digest(other_home, play(other_home, judge=judge, max_turns=8, concurrency=1)) == read_digest(home, run)
+    assert read_digest(other_home, execute_run(other_home, judge=judge, max_turns=8, concurrency=1)) == read_digest(
+        home, run
+    )
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])

@@ -1,4 +1,4 @@
-"""Two processes train one adapter through `accelerate launch`: it equals one process's up to rounding."""
+"""Two processes train one adapter with `accelerate launch`; it equals the adapter of a single process up to rounding."""
 
 import importlib.util
 import json
@@ -101,25 +101,29 @@ def test_two_processes_train_the_same_adapter_as_one(
     from safetensors.torch import load
 
     single_home = new_home(folder, "alone")
-    single = wait_for_result(start(single_home, folder, "--json"))
-    home, double = two_process_training
-    assert (single["processes"], double["processes"]) == (1, 2) and single["training"] == double["training"]
-    assert all(single[key] == double[key] for key in ("examples", "steps", "tokens", "truncated"))
+    one_process = wait_for_result(start(single_home, folder, "--json"))
+    home, two_processes = two_process_training
+    assert (one_process["processes"], two_processes["processes"]) == (1, 2) and one_process[
+        "training"
+    ] == two_processes["training"]
+    assert all(one_process[key] == two_processes[key] for key in ("examples", "steps", "tokens", "truncated"))
     for key in ("train_loss", "val_loss", "initial_val_loss"):
-        assert double[key] == pytest.approx(single[key], abs=TOLERANCE), key
-    assert 0.8 < double["flops"]["measured"] / single["flops"]["measured"] <= 1.01, "shares are padded less"
-    assert double["flops"]["measured"] == pytest.approx(double["flops"]["explained"]["total"], rel=0.05)
+        assert two_processes[key] == pytest.approx(one_process[key], abs=TOLERANCE), key
+    assert 0.8 < two_processes["flops"]["measured"] / one_process["flops"]["measured"] <= 1.01, (
+        "each process pads its share of a batch less"
+    )
+    assert two_processes["flops"]["measured"] == pytest.approx(two_processes["flops"]["explained"]["total"], rel=0.05)
     single_weights, double_weights = (
-        load(read_weights(single_home, single["adapter"])),
-        load(read_weights(home, double["adapter"])),
+        load(read_weights(single_home, one_process["adapter"])),
+        load(read_weights(home, two_processes["adapter"])),
     )
     assert single_weights.keys() == double_weights.keys()
     for name, weight in single_weights.items():
         assert float((weight - double_weights[name]).abs().max()) < TOLERANCE, name
-    assert read_adapter(home.adapters / double["adapter"]).manifest["hardware"]["processes"] == 2
+    assert read_adapter(home.adapters / two_processes["adapter"]).manifest["hardware"]["processes"] == 2
 
 
-def test_curve_is_recorded_once_and_a_repeat_is_answered_at_once(
+def test_curve_is_recorded_once_and_a_repeat_returns_the_stored_adapter(
     folder: Path, two_process_training: tuple[Home, dict[str, Any]]
 ) -> None:
     home, result = two_process_training
@@ -132,7 +136,7 @@ def test_curve_is_recorded_once_and_a_repeat_is_answered_at_once(
     )
 
 
-def test_resume_after_a_kill_of_all_processes_gives_the_same_bits(
+def test_resume_after_a_kill_of_all_processes_is_bit_identical(
     folder: Path, two_process_training: tuple[Home, dict[str, Any]]
 ) -> None:
     home = new_home(folder, "killed")
@@ -157,11 +161,11 @@ def test_sigterm_ends_all_processes_and_keeps_the_checkpoint(folder: Path) -> No
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     with LedgerView(home.ledger) as view:
-        leader = view.row("SELECT pid FROM jobs")
-    assert leader is not None
+        main_process = view.row("SELECT pid FROM jobs")
+    assert main_process is not None
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=200)
-    assert "interrupted" in err and not psutil.pid_exists(leader["pid"]), err
+    assert "interrupted" in err and not psutil.pid_exists(main_process["pid"]), err
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT status FROM trainings")
     assert row is not None and row["status"] == "interrupted"

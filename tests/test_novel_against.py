@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **settings: Any) -> str:
-    """Play a scripted run to its end."""
+    """Execute a scripted run to its end."""
     overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **settings}
     if against:
         with LedgerView(home.ledger) as view:
@@ -83,7 +83,7 @@ def read_config(home: Home, run: str) -> dict[str, Any]:
     return runs.load_run(home, run)[0].model_dump(mode="json")
 
 
-def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home) -> None:
+def test_another_embedder_embeds_the_questions_again_without_wasted_calls(home: Home) -> None:
     first_run = play(home, "first")
     with LedgerView(home.ledger) as view:
         questions = set(read_questions(view, first_run, 12))

@@ -9,7 +9,7 @@ from nanoflux_local.records import similarity
 from nanoflux_local.run import novelty
 from nanoflux_local.run.novelty import History, NoveltyIndex, bound_rounding_error
 
-EMPTY = History()
+EMPTY_HISTORY = History()
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def unit_vectors(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def brute_force(earlier: np.ndarray, vector: np.ndarray) -> float:
+def compute_nearest(earlier: np.ndarray, vector: np.ndarray) -> float:
     """The largest similarity, in fractions and row by row, unlike the code under test."""
     return max(round(float(multiply_exactly(row, vector)), 6) for row in earlier)
 
@@ -45,7 +45,7 @@ def test_nearest_equals_brute_force(count):
     index = fill_index(vectors)
     assert len(index) == count
     for query in queries:
-        assert index.history().nearest(query) == brute_force(vectors, query)
+        assert index.history().nearest(query) == compute_nearest(vectors, query)
 
 
 def test_nearest_of_an_indexed_vector_is_one():
@@ -58,11 +58,11 @@ def test_nearest_of_opposite_vectors_is_negative():
     """The largest of negative cosines is still the nearest."""
     vector = unit_vectors(1)[0]
     assert fill_index(-vector[None, :]).history().nearest(vector) == pytest.approx(-1.0, abs=1e-6)
-    assert EMPTY.plus(-vector).nearest(vector) == pytest.approx(-1.0, abs=1e-6)
+    assert EMPTY_HISTORY.plus(-vector).nearest(vector) == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_nearest_is_none_without_earlier_questions():
-    assert EMPTY.nearest(unit_vectors(1)[0]) is None
+    assert EMPTY_HISTORY.nearest(unit_vectors(1)[0]) is None
     assert NoveltyIndex().history().nearest(unit_vectors(1)[0]) is None
 
 
@@ -83,7 +83,7 @@ def test_questions_of_the_turn_itself_count_as_earlier():
     vectors, own = unit_vectors(5), unit_vectors(3, seed=2)
     history = fill_index(vectors).history().plus(own[0]).plus(own[1])
     for query in unit_vectors(10, seed=3):
-        assert history.nearest(query) == brute_force(np.vstack([vectors, own[:2]]), query)
+        assert history.nearest(query) == compute_nearest(np.vstack([vectors, own[:2]]), query)
     assert history.nearest(own[1]) == pytest.approx(1.0, abs=1e-6)
     assert history.plus(own[2]).nearest(own[2]) == pytest.approx(1.0, abs=1e-6)
 
@@ -97,7 +97,7 @@ def test_plus_leaves_the_original_history_unchanged():
 
 def test_similarity_is_the_rounded_cosine():
     left, right = unit_vectors(2)
-    assert similarity(left, right) == brute_force(left[None, :], right)
+    assert similarity(left, right) == compute_nearest(left[None, :], right)
     assert similarity(left, -left) == pytest.approx(-1.0, abs=1e-6)
 
 
@@ -126,7 +126,7 @@ def test_nearest_does_not_depend_on_other_rows():
         abs(rough_product - exact_product)
         for rough_product, exact_product in zip(float_products, exact_products, strict=True)
     ) < bound_rounding_error(33)
-    nearest = brute_force(near_vectors, query)
+    nearest = compute_nearest(near_vectors, query)
     for count in (1, 2, 3, 7, 64, 599):
         assert (
             max(
@@ -148,7 +148,7 @@ def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pyte
     direction /= np.linalg.norm(direction)
     angles = np.sqrt(np.linspace(0, bound_rounding_error(32), 40))
     near_vectors = np.stack([np.cos(angle) * query + np.sin(angle) * direction for angle in angles]).astype(np.float32)
-    nearest = brute_force(near_vectors, query)
+    nearest = compute_nearest(near_vectors, query)
 
     class InexactArray(np.ndarray):
         def __matmul__(self, vector):

@@ -61,7 +61,7 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
 
 
 def silent_attacker(prompt: str, rng: Random) -> str:
-    """Replies for every role; only the attacker's replies hold no section."""
+    """Replies for every role; only the attacker's replies contain no section."""
     text = write_reply(prompt, rng)
     return f"Here is my key {KEY}, and nothing that was asked for." if "QUESTION:" in text else text
 
@@ -87,11 +87,11 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
 
 
 def play_until_done(home: Home, run: str) -> dict[str, Any]:
-    """Resume a run until it is done: turns played ahead of the pause have unread replies too."""
+    """Resume a run until it is done: speculative turns that started before the pause have unreadable replies too."""
     for _ in range(10):
         with suppress(UnreadableReplyError):
             return play(home, run)
-    raise AssertionError("the run pauses time and again")
+    raise AssertionError("the run pauses again after each resume")
 
 
 def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
@@ -103,7 +103,7 @@ def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_se
     assert read_state(home, run)["status"] == "paused"
 
 
-def test_limit_of_zero_never_pauses_and_can_be_set_on_a_paused_run(tmp_path: Path, fake_server) -> None:
+def test_pause_limit_of_zero_disables_pauses_of_a_paused_run(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=FakeServer(script=silent_attacker))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
@@ -121,7 +121,7 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
     price = {"prompt": 1000, "completion": 1000}
     endpoint = {"interface": "openai_chat", "url": url, "timeout_s": 30.0, "price": price}
     run = start_run(home, url, max_turns=12, endpoints=dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint))
-    played = play(home, run)
+    finished = play(home, run)
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     outputs = []
     for options in ((), ("--json",)):
@@ -129,9 +129,9 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
             main(["run", "show", run, *options])
         outputs.append(capfd.readouterr().out)
     rows = [line.split(maxsplit=1) for line in outputs[0].splitlines()]
-    assert ["dollars", f"{played['usage']['usd']:.4f}"] in rows and played["usage"]["usd"] > 0
+    assert ["dollars", f"{finished['usage']['usd']:.4f}"] in rows and finished["usage"]["usd"] > 0
     result = json.loads(outputs[1])
-    assert result["unread"] == played["unread"] and result["refused"] == {}
+    assert result["unread"] == finished["unread"] and result["refused"] == {}
     for reason, count in result["unread"].items():
         assert [str(count), reason] in rows
 

@@ -46,7 +46,7 @@ def run_command(proven_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *
     assert exit_info.value.code == 0
 
 
-def test_rule_set_fills_in_its_settings_and_single_values_win(tmp_path: Path) -> None:
+def test_rule_set_fills_in_its_settings_and_explicit_settings_override_them(tmp_path: Path) -> None:
     home = Home(tmp_path)
     proven_config = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
     assert (proven_config.rules, proven_config.samples, proven_config.keep) == ("proven", 4, "provable")

@@ -47,20 +47,20 @@ def test_stop_strings_end_only_the_answer(text: str, cut: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "finish", "ended"),
+    ("text", "finish", "ends"),
     [
         (with_reasoning("One.\n\nTwo", ""), "length", True),
         (with_reasoning("One.\n\nTwo", ""), "stop", True),
         ("<think>\nOne", "length", True),
-        ("", "length", True),  # the server counts the thoughts but withholds them
+        ("", "length", True),  # the server counts the reasoning tokens but does not send the reasoning
         ("", "stop", False),
-        ("   \n", "length", False),  # blanks are no thoughts
+        ("   \n", "length", False),  # white space is not reasoning
         ("ANSWER: 5", "length", False),
         (with_reasoning("One.", "ANSWER: 5"), "length", False),
     ],
 )
-def test_reply_that_ended_before_its_answer_is_recognised(text: str, finish: str, ended: bool) -> None:
-    assert ends_in_reasoning(text, finish) is ended
+def test_reply_that_ended_before_its_answer_is_recognised(text: str, finish: str, ends: bool) -> None:
+    assert ends_in_reasoning(text, finish) is ends
 
 
 def test_prompt_that_opens_the_reasoning_is_recognised() -> None:

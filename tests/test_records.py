@@ -1,4 +1,4 @@
-"""Records: one JSON text for a value, hashes that never change, replies and turns that survive being stored."""
+"""Records: canonical JSON, pinned hashes, and replies and turns that are read back unchanged."""
 
 import json
 import math
@@ -55,7 +55,7 @@ CHAT = ChatRequest(IDENTITY, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64
         ("😀", '"😀"'),
     ],
 )  # fmt: skip
-def test_canonical_json_is_sorted_tight_and_utf8(value, text):
+def test_canonical_json_is_sorted_compact_and_unescaped(value, text):
     assert canonical_json(value) == text
     assert json.loads(canonical_json(value)) == json.loads(json.dumps(value))
 
@@ -72,7 +72,7 @@ def test_lone_surrogates_hash_differently_from_their_escapes():
 
 
 def test_request_keys_are_pinned():
-    """A changed key would make every ledger forget its calls."""
+    """With changed keys, no ledger would find its stored calls."""
     assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
     assert CHAT.key() == "6bc48be25cdf1fb797fffd49fa6650c4d0054703815e804564673af094b2f4d3"
     assert (
@@ -101,7 +101,7 @@ def test_request_key_depends_on_every_field(changed):
 
 
 def test_request_kinds_never_share_a_key():
-    """A cut and an embedding of one text differ although their fields could agree."""
+    """A cut and an embedding of the same text have different keys."""
     keys = [EmbedRequest(IDENTITY, "x").key(), CutRequest(IDENTITY, "x", 5).key(), CutRequest(IDENTITY, "x", 6).key()]
     assert len(set(keys)) == 3
     assert json.loads(canonical_json(EmbedRequest(IDENTITY, "x").to_json())) == {
@@ -190,7 +190,7 @@ SAMPLES = (
 )
 
 
-def test_turn_survives_json_whole():
+def test_turn_survives_json():
     blind = Exhibit("program", "answer = 4", "4", author="other", agrees=True)
     verdict = Verdict(True, 1.0, "fine", findings=(Finding("blind", "supports", evidence=(blind,)),))
     record = make_turn(samples=SAMPLES, validation=verdict)

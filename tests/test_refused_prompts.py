@@ -1,4 +1,6 @@
-"""Prompts that a server refuses for good: a run continues without them, at any concurrency, and remembers them."""
+"""Prompts that a server refuses for good: a run continues without them, at any concurrency, and does not send them
+again.
+"""
 
 import asyncio
 import hashlib
@@ -23,13 +25,13 @@ OVERFLOW = "This model's maximum context length is 4096 tokens. However, you req
 
 
 class RefusingServer(FakeServer):
-    """Refuses `share` percent of all prompts and `texts` percent of all texts to embed, chosen by their hashes. It also
-    refuses prompts and texts that hold `word`.
+    """Refuses `share` percent of all prompts and `text_share` percent of all texts to embed, chosen by their hashes. It
+    also refuses prompts and texts that contain `word`.
     """
 
-    def __init__(self, share: int = 0, texts: int = 0, word: str = "") -> None:
+    def __init__(self, share: int = 0, text_share: int = 0, word: str = "") -> None:
         super().__init__()
-        self.share, self.texts, self.word = share, texts, word
+        self.share, self.text_share, self.word = share, text_share, word
         self.refused = 0
 
     async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
@@ -37,7 +39,7 @@ class RefusingServer(FakeServer):
             return await super()._serve(path, body, reader, writer)
         request = json.loads(body)
         text, share = (
-            (request["input"], self.texts) if path == EMBEDDINGS else (READERS[path](request).prompt, self.share)
+            (request["input"], self.text_share) if path == EMBEDDINGS else (READERS[path](request).prompt, self.share)
         )
         if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 >= share and not (self.word and self.word in text):
             return await super()._serve(path, body, reader, writer)
@@ -115,7 +117,7 @@ def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fak
 
 
 def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fake_server) -> None:
-    url, _ = fake_server(server=RefusingServer(texts=15))
+    url, _ = fake_server(server=RefusingServer(text_share=15))
     embedder = {"hashing": {"interface": "openai_embeddings", "url": url}}
     states = []
     for concurrency in (1, 8):
@@ -139,7 +141,7 @@ def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake
         play(home, run)
     failed = read_state(home, run)
     assert failed["status"] == "failed" and "maximum context length" in failed["message"]
-    assert failed["calls"]["made"] <= 4, "refusals of a server that never answered were remembered"
+    assert failed["calls"]["made"] <= 4, "refusals of a server that never answered were stored"
     server.share = 0
     resumed = play(home, run)
     assert resumed["status"] == "done" and resumed["turns"] == 12

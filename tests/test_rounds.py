@@ -44,7 +44,7 @@ def mark_helpful(home: Home, series: str) -> None:
 
 
 @pytest.mark.real_model
-def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home) -> None:
+def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home: Home) -> None:
     series = rounds.create(home, make_plan(home))
     rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
@@ -63,11 +63,10 @@ def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home)
     assert summary.adapter == first_round.adapter and second_round.kept == 3
     with LedgerView(home.ledger) as view:
         first_config, second_config = (
-            json.loads(view.find_run(played_round.run)["config"]) for played_round in (first_round, second_round)
+            json.loads(view.find_run(round_.run)["config"]) for round_ in (first_round, second_round)
         )
         questions = [
-            {example.question for example in view.examples(played_round.run)}
-            for played_round in (first_round, second_round)
+            {example.question for example in view.examples(round_.run)} for round_ in (first_round, second_round)
         ]
         training = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")][-1]
         assert list(verify_run(view, second_round.run)) == []

@@ -1,4 +1,4 @@
-"""A run's life: started only if it can be played, held by one process, resumed on the same models, replayed offline."""
+"""The life cycle of a run: refused if it cannot start, executed by one process, resumed on equal models, replayed."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def execute_sql(home: Home, sql: str) -> None:
 # Starting
 
 
-def test_run_records_everything_that_decides_it(home: Home) -> None:
+def test_run_records_its_configuration_and_identities(home: Home) -> None:
     run = start(home, "mine", seed=9)
     with LedgerView(home.ledger) as view:
         row = view.find_run("mine")
@@ -82,7 +82,7 @@ def test_run_records_everything_that_decides_it(home: Home) -> None:
 
 
 CHAT = {"interface": "openai_chat"}
-UNPLAYABLE = {
+INVALID_RUNS = {
     "weights": ("starter", "embedded", {}, ModelsError, "nanoflux models pull"),
     "data": ("gsmhard", "scripted", {}, NothingMatchedError, "nanoflux data import gsmhard"),
     "too few seeds": ("starter-genetics", "scripted", {"seeds": {"max": 90, "min": 90}}, NothingMatchedError, "seeds"),
@@ -98,8 +98,8 @@ UNPLAYABLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("domain", "profile", "settings", "error", "message"), UNPLAYABLE.values(), ids=UNPLAYABLE)
-def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, message):
+@pytest.mark.parametrize(("domain", "profile", "settings", "error", "message"), INVALID_RUNS.values(), ids=INVALID_RUNS)
+def test_run_that_cannot_start_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, message):
     with pytest.raises(error) as error_info:
         config = configs.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
@@ -107,10 +107,10 @@ def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profi
     assert not home.ledger.exists() or read_rows(home, "SELECT * FROM runs") == []
 
 
-# Playing
+# Executing
 
 
-def test_played_run_is_done_with_its_working_time(home: Home) -> None:
+def test_finished_run_is_done_and_has_its_wall_clock_time(home: Home) -> None:
     result = read_summary(home, play(home))
     assert (result["status"], result["turns"], result["message"], result["repeatable"]) == ("done", 6, "", True)
     assert result["seconds"] > 0
@@ -177,7 +177,7 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
 # One process at a time
 
 
-def test_run_is_played_by_one_worker(home: Home) -> None:
+def test_run_is_executed_by_one_worker(home: Home) -> None:
     run = start(home)
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
     with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):

@@ -1,4 +1,4 @@
-"""The benchmarks that a training is checked against."""
+"""Training data is checked for leaked benchmark questions."""
 
 from pathlib import Path
 

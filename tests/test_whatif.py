@@ -1,4 +1,4 @@
-"""What-if: other settings answered from the ledger alone, compared with a run that was really played with them."""
+"""What-if: replays with other settings from the ledger alone, compared with runs that were executed with them."""
 
 import asyncio
 from dataclasses import asdict
@@ -45,18 +45,18 @@ def replay(home: Home, run: str, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{"novelty": {"solution": 0.3}}, {"max_turns": 9}, {"target": 4}])
-def test_replay_with_changed_settings_equals_a_played_run(
+def test_replay_with_changed_settings_equals_an_executed_run(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     run, other_home = play(home), Home(home.root / "elsewhere").prepare()
-    played_run = play(other_home, **settings)
+    executed_run = play(other_home, **settings)
     for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
         monkeypatch.setattr(owner, name, None)
     result = replay(home, run, **settings)
-    assert result["complete"] and result["digest"] == read_digest(other_home, played_run)
-    assert result["turns"] == len(read_records(other_home, played_run)) and result["needed"]["turns"] == 0
+    assert result["complete"] and result["digest"] == read_digest(other_home, executed_run)
+    assert result["turns"] == len(read_records(other_home, executed_run)) and result["needed"]["turns"] == 0
     kept_before = {record.number for record in read_records(home, run) if record.kept}
-    kept_after = {record.number for record in read_records(other_home, played_run) if record.kept}
+    kept_after = {record.number for record in read_records(other_home, executed_run) if record.kept}
     assert {example["turn"] for example in result["come"]} >= kept_after - kept_before
     assert {example["turn"] for example in result["go"]} >= kept_before - kept_after
     assert result["stay"] + len(result["come"]) == result["kept"] == len(kept_after)
@@ -74,13 +74,13 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
     assert needed["expected"] > needed["at_least"]
     assert {(entry["role"], entry["kind"]) for entry in needed["by"]} == {("attacker", "chat")}
     other_home = Home(home.root / "elsewhere").prepare()
-    played_records = read_records(other_home, play(other_home, novelty={"question": 0.4}))
+    executed_records = read_records(other_home, play(other_home, novelty={"question": 0.4}))
     first_unknown = min(unknown_turns)
     recorded_turns = read_records(home, run)
     come_turns = {example["turn"] for example in result["come"] if example["turn"] < first_unknown}
     assert come_turns == {
         record.number
-        for record in played_records[:first_unknown]
+        for record in executed_records[:first_unknown]
         if record.kept and not recorded_turns[record.number].kept
     }
     assert all(turn not in unknown_turns for turn in (*come_turns, *(example["turn"] for example in result["go"])))
@@ -92,7 +92,7 @@ def test_question_accepted_only_by_changed_settings_misses_a_judge_call(home: Ho
     assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in result["needed"]["by"]}
 
 
-def test_replay_stops_at_the_first_unplayed_turn_that_misses_a_call(home: Home) -> None:
+def test_replay_stops_at_the_first_unrecorded_turn_that_misses_a_call(home: Home) -> None:
     run = play(home)
     result = replay(home, run, max_turns=TURNS + 5)
     assert (result["turns"], result["complete"], result["go"], result["come"]) == (TURNS, False, [], [])
@@ -116,7 +116,7 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
         {"reply_tokens": 99},
     ],
 )
-def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
+def test_setting_that_changes_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
     run = play(home, max_turns=2)
     with pytest.raises(RefusedError, match="no stored reply applies") as error:
         replay(home, run, **settings)
@@ -126,8 +126,8 @@ def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, se
 PROVABLE: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks": ["blind"]}}
 
 
-def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home) -> None:
-    """The estimate of tokens is compared with those that a fork under these rules really needed."""
+def test_replay_under_other_rules_estimates_the_cost_of_missing_calls(home: Home) -> None:
+    """The estimate of tokens is compared with those that a fork under these rules needed."""
     run = play(home, max_turns=12)
     estimate = asyncio.run(replay_with(home, run, PROVABLE))
     assert estimate.stay == 0 and estimate.come == [] and not estimate.complete

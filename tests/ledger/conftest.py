@@ -66,7 +66,7 @@ class ScriptedRun:
 @pytest.fixture(scope="session")
 def original_run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
     """A run that is generated once per session. Tests that change it use `run_copy`."""
-    home = Home(tmp_path_factory.mktemp("played") / "home").prepare()
+    home = Home(tmp_path_factory.mktemp("original") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
 
     async def play() -> str:

@@ -130,15 +130,15 @@ from pathlib import Path
 from nanoflux_local.ledger import compaction
 from nanoflux_local.ledger.store import Ledger
 compaction.BATCH, compaction.MIN_CALLS_FOR_DICTIONARY = 10, 50
-left, where = int(sys.argv[2]), sys.argv[3]
+calls_left, kill_point = int(sys.argv[2]), sys.argv[3]
 def die(*_):
-    global left
-    left -= 1
-    if left == 0:
+    global calls_left
+    calls_left -= 1
+    if calls_left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-if where == "between":
+if kill_point == "between":
     compaction.compact(Path(sys.argv[1]), on_progress=die)
-elif where == "inside":  # after the calls' texts were emptied, before that is committed
+elif kill_point == "inside":  # after the calls' texts were emptied, before that is committed
     enter = Ledger.transaction.__wrapped__
     def dying(self):
         for connection in enter(self):

@@ -274,7 +274,7 @@ def test_foreign_file_is_refused_and_unchanged(open_ledger, path: Path, content:
     assert path.read_bytes() == content
 
 
-def test_corrupt_ledger_is_named(run_copy) -> None:
+def test_error_on_a_corrupt_ledger_names_the_damage(run_copy) -> None:
     """The test overwrites every page but the first ones, so that the schema can be read and the rows cannot."""
     with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -299,7 +299,7 @@ def test_view_of_a_missing_ledger_matches_nothing(path: Path) -> None:
     assert not path.exists()
 
 
-def test_locked_ledger_is_named(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_on_a_locked_ledger_names_the_cause(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanoflux_local.ledger.store.BUSY_TIMEOUT_S", 0.05)
     with (
         Ledger(path) as second_ledger,

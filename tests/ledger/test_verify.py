@@ -63,16 +63,16 @@ def test_verify_finds_one_changed_byte_anywhere(run_copy, table: str, column: st
     rng = random.Random(f"{table}{column}{byte!r}")
     for _ in range(6):
         with tamper(run_copy) as connection:
-            row = rng.choice(connection.execute(f"SELECT rowid AS place, * FROM {table}").fetchall())
+            row = rng.choice(connection.execute(f"SELECT rowid AS row_id, * FROM {table}").fetchall())
             text = row[column]
             position = rng.choice([index for index in range(len(text)) if text[index : index + 1] != byte])
             changed_text = text[:position] + byte + text[position + 1 :]
             update = f"UPDATE {table} SET {column} = CAST(? AS TEXT) WHERE rowid = ?"
-            connection.execute(update, (changed_text, row["place"]))
+            connection.execute(update, (changed_text, row["row_id"]))
         row_values = {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
         assert problem.format(**row_values) in find_problems(run_copy)
         with tamper(run_copy) as connection:
-            connection.execute(update, (text, row["place"]))
+            connection.execute(update, (text, row["row_id"]))
     assert find_problems(run_copy) == []
 
 
@@ -86,7 +86,8 @@ DAMAGES = {
         "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but has only 7 turns"),
     "a kept turn without its example": (f"DELETE FROM turns WHERE number = {LAST_KEPT}", "differs from turn"),
     "a call that a turn uses": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
-    "the mark of a kept turn": (f"UPDATE turns SET kept = 0 WHERE number = {LAST_KEPT}", "the column kept is False"),
+    "the column kept of a kept turn": (
+        f"UPDATE turns SET kept = 0 WHERE number = {LAST_KEPT}", "the column kept is False"),
     "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
                         "the column prompt_tokens differs"),
     "a call's price": ("UPDATE calls SET usd = 0.5 WHERE id = 1", "the column usd differs"),
@@ -98,7 +99,7 @@ DAMAGES = {
     "a reference from a turn to a call": (
         "DELETE FROM turn_calls WHERE position = 0 AND turn = (SELECT id FROM turns WHERE number = 3)",
         "turn 3: the column uses is"),
-    "the mark of a dropped turn": ("UPDATE turns SET kept = 1 WHERE kept = 0", "the column kept is True"),
+    "the column kept of a dropped turn": ("UPDATE turns SET kept = 1 WHERE kept = 0", "the column kept is True"),
 }  # fmt: skip
 
 
@@ -144,16 +145,16 @@ def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:
         await runs.play(run_copy.home, await runs.start(run_copy.home, config, name))
 
     asyncio.run(play("same", 7))
-    asyncio.run(play("unlike", 8))
+    asyncio.run(play("different", 8))
     with tamper(run_copy) as connection:
         connection.execute("UPDATE calls SET reply = '{}' WHERE id = (SELECT min(call) FROM turn_calls)")
     with LedgerView(run_copy.path) as view:
         assert view.summarize_run("same").to_json()["calls"]["made"] == 0
         assert len(list(verify_run(view, "same"))) == 1
-        assert list(verify_run(view, "unlike")) == []
+        assert list(verify_run(view, "different")) == []
 
 
-def test_unreadable_turn_is_named(run_copy) -> None:
+def test_error_on_an_unreadable_turn_names_it(run_copy) -> None:
     with tamper(run_copy) as connection:
         connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3")
     expected_error = pytest.raises(LedgerError, match=f"turn 3 of run {run_copy.run} cannot be read")

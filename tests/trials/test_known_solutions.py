@@ -25,8 +25,8 @@ from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Seed
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
-FORMER_LEDGER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
-FORMER_RUN = "starter-68593da9"
+OLDER_LEDGER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
+OLDER_RUN = "starter-68593da9"
 
 
 def make_item(number: int) -> Seed:
@@ -42,7 +42,7 @@ ITEM_BY_QUESTION = {item.question: item for item in ITEMS}
 
 
 class Models:
-    """Answers train items: rightly if the item's number is even, else wrongly; every fifth reply is unreadable."""
+    """Answers train items: correctly if the item's number is even, else wrongly; every fifth reply is unreadable."""
 
     def __init__(self) -> None:
         self.requests: list[ChatRequest] = []
@@ -66,7 +66,7 @@ def make_rules(tmp_path: Path, items: list[Seed] = ITEMS, **judge: Any) -> Rules
     return replace(rules, seeds=Items(items))
 
 
-async def build(rules: Rules, models: Models | None = None) -> list[KnownSolution]:
+async def build_solutions(rules: Rules, models: Models | None = None) -> list[KnownSolution]:
     domain = load_domain(rules.config.domain)
     solutions = await build_known_solutions(rules, domain, models or Models(), lambda: False)
     assert solutions is not None
@@ -74,7 +74,7 @@ async def build(rules: Rules, models: Models | None = None) -> list[KnownSolutio
 
 
 async def test_trial_rotates_through_every_kind_of_the_domain(tmp_path: Path) -> None:
-    solutions = await build(make_rules(tmp_path))
+    solutions = await build_solutions(make_rules(tmp_path))
     kinds = Counter(solution.kind for solution in solutions)
     assert kinds == {"reference": 10, "own": 10, "slip": 4, "answer": 4, "mistake": 4, "removed": 4, "changed": 4}
     assert all(solution.right is (solution.number % 2 == 0) for solution in solutions)
@@ -82,7 +82,7 @@ async def test_trial_rotates_through_every_kind_of_the_domain(tmp_path: Path) ->
 
 
 async def test_replies_are_marked_by_their_answers(tmp_path: Path) -> None:
-    for solution in await build(make_rules(tmp_path)):
+    for solution in await build_solutions(make_rules(tmp_path)):
         answer = ITEM_BY_QUESTION[solution.attack.question].answer if solution.author else ""
         if solution.kind in ("own", "mistake"):
             assert solution.author in ("duelist-a", "duelist-b")
@@ -93,14 +93,14 @@ async def test_replies_are_marked_by_their_answers(tmp_path: Path) -> None:
 
 
 async def test_both_models_of_a_run_write_replies(tmp_path: Path) -> None:
-    solutions = await build(make_rules(tmp_path))
+    solutions = await build_solutions(make_rules(tmp_path))
     assert {solution.author for solution in solutions if solution.author} == {"duelist-a", "duelist-b"}
 
 
 async def test_broken_questions_keep_their_solutions(tmp_path: Path) -> None:
     item_by_id = {item.id: item for item in ITEMS}
     broken_solutions = [
-        solution for solution in await build(make_rules(tmp_path)) if solution.kind in ("removed", "changed")
+        solution for solution in await build_solutions(make_rules(tmp_path)) if solution.kind in ("removed", "changed")
     ]
     for solution in broken_solutions:
         item = item_by_id[solution.seed]
@@ -116,7 +116,9 @@ async def test_solutions_are_equal_at_any_concurrency(tmp_path: Path) -> None:
         replace(rules, config=rules.config.model_copy(update={"concurrency": concurrency})) for concurrency in (1, 64)
     )
     sequential_models, concurrent_models = Models(), Models()
-    assert await build(sequential_rules, sequential_models) == await build(concurrent_rules, concurrent_models)
+    assert await build_solutions(sequential_rules, sequential_models) == await build_solutions(
+        concurrent_rules, concurrent_models
+    )
     assert sorted(request.key() for request in sequential_models.requests) == sorted(
         request.key() for request in concurrent_models.requests
     )
@@ -125,21 +127,21 @@ async def test_solutions_are_equal_at_any_concurrency(tmp_path: Path) -> None:
 async def test_models_that_make_no_mistakes_are_asked_a_bounded_number_of_items(tmp_path: Path) -> None:
     rules = make_rules(tmp_path, ITEMS[::2], trial=5, trial_kinds=["mistake", "changed"])
     models = Models()
-    solutions = await build(rules, models)
+    solutions = await build_solutions(rules, models)
     assert [solution.kind for solution in solutions if not solution.right] == ["changed", "changed"]
     assert len({request.messages[-1].content for request in models.requests}) <= 3 * MAX_ITEMS_PER_REPLY
 
 
-async def test_planted_trial_asks_no_model_and_comes_in_pairs(tmp_path: Path) -> None:
+async def test_trial_of_planted_faults_asks_no_model_and_pairs_them_with_references(tmp_path: Path) -> None:
     models = Models()
-    solutions = await build(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
+    solutions = await build_solutions(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
     assert [solution.kind for solution in solutions] == ["reference", "slip", "reference", "answer"] * 2
     assert models.requests == []
 
 
 async def test_trial_shrinks_to_the_seeds_with_answers(tmp_path: Path) -> None:
     items = [*ITEMS[:9], replace(ITEMS[9], answer="")]
-    solutions = await build(make_rules(tmp_path, items, trial=50, trial_kinds=["slip", "answer"]))
+    solutions = await build_solutions(make_rules(tmp_path, items, trial=50, trial_kinds=["slip", "answer"]))
     assert len(solutions) == 18 and len({solution.seed for solution in solutions}) == 9
 
 
@@ -148,16 +150,16 @@ async def test_stopping_run_builds_no_trial(tmp_path: Path) -> None:
     assert await build_known_solutions(rules, load_domain("starter"), Models(), lambda: True) is None
 
 
-async def test_former_trial_is_rebuilt_identically(tmp_path: Path) -> None:
+async def test_trial_of_an_older_ledger_is_rebuilt_identically(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
-    with FORMER_LEDGER.open("rb") as packed_ledger, home.ledger.open("wb") as ledger:
+    with OLDER_LEDGER.open("rb") as packed_ledger, home.ledger.open("wb") as ledger:
         shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed_ledger), ledger)
-    config, identities, _ = runs.load_run(home, FORMER_RUN)
+    config, identities, _ = runs.load_run(home, OLDER_RUN)
     assert config.judge.trial_kinds == ("slip", "answer")
     with LedgerView(home.ledger) as view:
-        rows = view.rows("SELECT number, record FROM trials WHERE run = ? ORDER BY number", FORMER_RUN)
+        rows = view.rows("SELECT number, record FROM trials WHERE run = ? ORDER BY number", OLDER_RUN)
         records = [(row["number"], json.loads(row["record"])) for row in rows]
-    solutions = await build(build_rules(config, identities, home))
+    solutions = await build_solutions(build_rules(config, identities, home))
     assert [(solution.number, solution.seed, solution.kind) for solution in solutions] == [
         (number, record["seed"], record["fault"] or "reference") for number, record in records
     ]
@@ -176,6 +178,6 @@ async def test_trial_of_a_judging_program_has_planted_faults_only(tmp_path: Path
     assert config.roles.judge.endpoint == "program"
     identities = {name: Identity("scripted", name) for name in (*config.players, "embedder", "sandbox")}
     models = Models()
-    solutions = await build(build_rules(config, identities, Home(tmp_path)), models)
+    solutions = await build_solutions(build_rules(config, identities, Home(tmp_path)), models)
     assert {solution.kind for solution in solutions} == {"reference", "slip", "answer"} and not models.requests
     assert all(solution.attack.program for solution in solutions)

@@ -169,8 +169,8 @@ def test_rates_are_reported_by_kind_of_solution() -> None:
     judged_solutions = [read_record(make_record(*values)) for values in (*right_solutions, *wrong_solutions)]
     rates = measure_rates(judged_solutions, lambda solution: solution.accepted)
     passed, caught = (
-        {kind: (share.n, share.share) for kind, share in rate_shares.items()}
-        for rate_shares in (rates.passed, rates.caught)
+        {kind: (share.n, share.share) for kind, share in shares_by_kind.items()}
+        for shares_by_kind in (rates.passed, rates.caught)
     )
     assert passed == {"reference": (1, 1), "own": (2, 0.5)}
     assert caught == {"slip": (1, 1), "answer": (0, None), "mistake": (2, 0.5)}
@@ -188,9 +188,9 @@ def test_former_record_gives_the_judges_decision_from_its_verdict() -> None:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """A scripted run with a trial of all kinds, whose judge writes programs."""
-    home = Home(tmp_path_factory.mktemp("played")).prepare()
+    home = Home(tmp_path_factory.mktemp("finished")).prepare()
     judge = {"trial": 10, "code_check": True}
     config = configs.resolve("starter", "scripted", {"max_turns": 12, "seed": 7, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
@@ -198,8 +198,10 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, run
 
 
-def test_run_holds_its_trial_once_and_shows_it(played: tuple[Home, str], capsys: pytest.CaptureFixture[str]) -> None:
-    home, run = played
+def test_run_holds_its_trial_once_and_shows_it(
+    finished_run: tuple[Home, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, run = finished_run
     with LedgerView(home.ledger) as view:
         result, summary = summarize_trial(view, run), view.summarize_run(run).to_json()
         roles = {row["role"] for row in view.rows("SELECT role FROM calls WHERE run = ?", run)}
@@ -218,8 +220,8 @@ def test_run_holds_its_trial_once_and_shows_it(played: tuple[Home, str], capsys:
     assert "The judge on known solutions" in page and "questions with a changed quantity" in page
 
 
-def test_prediction_uses_the_observed_acceptance(played: tuple[Home, str]) -> None:
-    home, run = played
+def test_prediction_uses_the_observed_acceptance(finished_run: tuple[Home, str]) -> None:
+    home, run = finished_run
     with LedgerView(home.ledger) as view:
         result, funnel = summarize_trial(view, run), view.funnel(run)
     assert result is not None and result.predicted is not None
@@ -230,8 +232,8 @@ def test_prediction_uses_the_observed_acceptance(played: tuple[Home, str]) -> No
     assert predicted.among_kept.estimate <= predicted.among_accepted.estimate, "every wrong question is kept"
 
 
-def test_changed_trial_record_is_reported(played: tuple[Home, str]) -> None:
-    home, run = played
+def test_changed_trial_record_is_reported(finished_run: tuple[Home, str]) -> None:
+    home, run = finished_run
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE trials SET record = replace(record, 'confidence', 'Confidence') WHERE number = 0")
     with LedgerView(home.ledger) as view:
