@@ -1,4 +1,4 @@
-"""Two processes train one adapter with `accelerate launch`; it equals the adapter of a single process up to rounding."""
+"""Two processes train an adapter with `accelerate launch`; it equals that of a single process up to rounding."""
 
 import importlib.util
 import json

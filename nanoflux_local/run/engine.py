@@ -3,8 +3,8 @@
 A turn depends on earlier turns only through the similarity of its questions to the nearest earlier question. A
 `SpeculativeTurn` runs before the preceding turns are committed, and computes these similarities from the questions
 asked so far. The committer takes turns in order and compares the similarities with those that the committed history
-gives. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the calls
-that differ are made. The result is the same as when the turns run one after another.
+gives. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the requests
+that differ are sent. The result is the same as when the turns run one after another.
 """
 
 import asyncio
@@ -213,7 +213,7 @@ class Engine:
         self._any_reply_read = any(has_readable_reply(record) for record in committed_turns)
         self._last_reason = committed_turns[-1].last.reason if committed_turns else ""
         self._speculative_turns: dict[int, SpeculativeTurn] = {}
-        self._confirmed = self._refuted = 0
+        self._confirmed_count = self._refuted_count = 0
         self._drain_at: int | None = None
         self._all_started = False
 
@@ -304,7 +304,10 @@ class Engine:
         history, turn = self._index.history(), self._speculative_turns.get(self._turns)
         if turn is not None and turn.task is not None:
             confirmed = turn.confirm(history)
-            self._confirmed, self._refuted = self._confirmed + confirmed, self._refuted + (not confirmed)
+            self._confirmed_count, self._refuted_count = (
+                self._confirmed_count + confirmed,
+                self._refuted_count + (not confirmed),
+            )
             record = await turn.task if confirmed else None
             if record is not None:
                 return record, turn.trace
@@ -335,7 +338,7 @@ class Engine:
         if requests == 1:
             return
         likely_needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
-        confirmed_share = (self._confirmed + 1) / (self._confirmed + self._refuted + 1)
+        confirmed_share = (self._confirmed_count + 1) / (self._confirmed_count + self._refuted_count + 1)
         depth = requests * max(1, math.ceil(MAX_AHEAD_PER_REQUEST * confirmed_share))
         end = min(self._turns + likely_needed, config.max_turns)
         startable = [
@@ -376,8 +379,8 @@ class Engine:
 
         Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the next
         turn to commit goes first, then the turns with most work left, because the run ends with the slowest turn. Turns
-        in later attempts have most work left; among equals, turns at earlier steps; then turns that needed more calls
-        to get there, since an undecided judge is likely to reject.
+        in later attempts have most work left. Ties go to turns at earlier steps, then to turns that have made more
+        calls, since an undecided judge is likely to reject.
         """
         if turn.number == self._turns or not self._all_started:
             return (0, turn.number, 0, 0)
