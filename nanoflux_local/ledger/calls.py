@@ -129,13 +129,13 @@ class RememberedCalls:
         """The call's row id in the ledger, and its reply or `Refusal`."""
         stored_call = self._recent.get(request)  # committing a speculative turn repeats its requests
         if stored_call is None:
-            stored_call = self._ledger.recall(request) or await self._share(request)
+            stored_call = self._ledger.recall(request) or await self._send_once(request)
             self._recent[request] = stored_call
             if len(self._recent) > MAX_RECENT_REPLIES:
                 self._recent.popitem(last=False)
         return stored_call
 
-    async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
+    async def _send_once(self, request: Request[Any]) -> tuple[int, Reply]:
         """Wait for the task that sends a request, which all its callers share. If a caller is cancelled, the task
         continues for the others. If the last caller is cancelled before the request is sent, so is the task; a request
         that was already sent is completed, and its reply stored.

@@ -210,7 +210,7 @@ class Engine:
         for record in committed_turns:
             self._streaks.add(record, self._config.pause_after_unread)
             self._recent.add(record, self._config)
-        self._any_reply_read = any(has_readable_reply(record) for record in committed_turns)
+        self._any_reply_readable = any(has_readable_reply(record) for record in committed_turns)
         self._last_reason = committed_turns[-1].last.reason if committed_turns else ""
         self._speculative_turns: dict[int, SpeculativeTurn] = {}
         self._confirmed_count = self._refuted_count = 0
@@ -265,7 +265,7 @@ class Engine:
         `pause_after_unread` is 0.
         """
         limit_reached = 0 < self._config.max_turns <= self._turns
-        if limit_reached and not self._any_reply_read and self._config.pause_after_unread:
+        if limit_reached and not self._any_reply_readable and self._config.pause_after_unread:
             raise UnreadableReplyError(
                 f"no reply was readable before the turn limit ({self._turns}) was reached: {self._last_reason}",
                 "correct the model's settings, then start another run",
@@ -286,7 +286,7 @@ class Engine:
         self._ledger.commit_turn(self._run, record, call_ids)
         self._turns += 1
         self._kept += record.kept
-        self._any_reply_read = self._any_reply_read or has_readable_reply(record)
+        self._any_reply_readable = self._any_reply_readable or has_readable_reply(record)
         self._last_reason = record.last.reason
         self._speculative_turns.pop(record.number, None)
         if self._all_started:

@@ -60,19 +60,19 @@ class MissRecorder:
     """Replaces the endpoints: records each request and raises ReplayMissError instead of answering."""
 
     def __init__(self) -> None:
-        self.last: MissingCall | None = None
+        self.last_missing_call: MissingCall | None = None
 
     def answers(self) -> dict[str, Answer]:
         return dict.fromkeys(REQUEST_KINDS, self._miss)
 
     async def _miss(self, request: Request[Any]) -> Reply:
-        self.last = MissingCall(request.kind, ROLE.get())
+        self.last_missing_call = MissingCall(request.kind, ROLE.get())
         raise ReplayMissError(f"the ledger does not contain a {request.kind} call", "fork the run to make the call")
 
 
 @dataclass(slots=True, eq=False)
 class RecordingHistory:
-    """A turn's history that also records the question of every attempt, so that the questions count even if the turn
+    """A turn's history that also records the question of every attempt, so that they can be indexed even if the turn
     cannot be completed.
     """
 
@@ -195,7 +195,7 @@ async def _replay_turns(
         except ReplayMissError:
             if number >= recorded_count:
                 break
-            replayed_turns.append(ReplayedTurn(number, None, misses.last))
+            replayed_turns.append(ReplayedTurn(number, None, misses.last_missing_call))
             for vector in history.questions:
                 index.append(vector)
         else:
