@@ -164,8 +164,8 @@ def assign_seats(models: Iterable[Manifest | Workload], fill_gpus: bool = False)
     gpus = list_gpu_gib()
     if not gpus:
         return {name: (workload.cpu_seat, workload.shares) for name, workload in by_name.items()}
-    on_this_machine = [workload for workload in by_name.values() if workload.manifest.parallel.nodes == 1]
-    placement = plan_servers(on_this_machine, gpus, fill_gpus=fill_gpus)
+    single_machine_workloads = [workload for workload in by_name.values() if workload.manifest.parallel.nodes == 1]
+    placement = plan_servers(single_machine_workloads, gpus, fill_gpus=fill_gpus)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
     seats: dict[str, tuple[Seat, str]] = {
@@ -181,8 +181,8 @@ def _make_seat(server: Server, sequences: int) -> Seat:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers. Returns two mappings from the endpoints' names: to the endpoints, and to
-    the groups in which they take turns on a GPU ("": none).
+    """Build the endpoints on managed servers. Returns the endpoints by name, and by the same names the groups in
+    which they take turns on a GPU ("": none).
 
     At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's group is
     the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one model
