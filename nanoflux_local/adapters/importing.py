@@ -33,7 +33,7 @@ MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
 MAX_LISTED = 3
-"""The number of tensors that a message names; of the rest it states the number."""
+"""The maximum number of tensors that a message names; it gives only the number of the others."""
 _FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
 _BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
