@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.chaos import TROUBLES, Chaos
+from nanoflux_local.endpoints.chaos import INJECTED_FAULTS, Chaos
 from nanoflux_local.endpoints.remote import replicas, retries
 from nanoflux_local.errors import BudgetError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
@@ -68,17 +68,17 @@ def read_summary(home: Home, run: str) -> dict[str, Any]:
 
 def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path: Path, fake_server) -> None:
     healthy_url, _ = fake_server()
-    rates = {**dict.fromkeys(TROUBLES, 0.078), "stall": 0.01}
-    faulty_url, server = fake_server(Chaos(rates, seed=3, thinking=0.3, retry_after_s=0.01))
+    rates = {**dict.fromkeys(INJECTED_FAULTS, 0.078), "stall": 0.01}
+    faulty_url, server = fake_server(Chaos(rates, seed=3, reasoning_share=0.3, retry_after_s=0.01))
     expected = play(Home(tmp_path / "whole"), endpoints_at(healthy_url), max_turns=200, concurrency=16)
     result = play(Home(tmp_path / "broken"), endpoints_at(faulty_url), max_turns=200, concurrency=16)
     assert (result["digest"], result["funnel"]) == (expected["digest"], expected["funnel"])
     assert result["kept"] > 20 and result["turns"] == 200
-    injected, fault_counts = server.chaos.done, result["faults"]
+    injected, fault_counts = server.chaos.fault_counts, result["faults"]
     assert sum(injected.values()) > 0.3 * server.requests
     # Every fault that reached a client is counted under its kind. A fault still in flight at the end reached no client,
     # and a slow client may time out before a fault arrives.
-    assert all(0 < fault_counts[kind] <= injected[kind] for kind in TROUBLES if kind != "stall")
+    assert all(0 < fault_counts[kind] <= injected[kind] for kind in INJECTED_FAULTS if kind != "stall")
     assert 0 < injected["stall"] <= fault_counts["timeout"] + 16
     assert sum(fault_counts.values()) >= sum(injected.values()) - 16
 
@@ -90,7 +90,7 @@ def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server
     endpoints = endpoints_at(url, timeout_s=60.0)
     endpoints["hashing"] = {"url": url, "interface": "openai_embeddings"}
     result = play(home, endpoints, max_turns=6, concurrency=1)
-    assert result["faults"] == dict(server.chaos.done) and len(result["faults"]) >= 4
+    assert result["faults"] == dict(server.chaos.fault_counts) and len(result["faults"]) >= 4
     shown = command(home.root, "run", "show", result["run"], "--json")
     assert json.loads(shown.out)["faults"] == result["faults"]
     output = command(home.root, "run", "show", result["run"]).out

@@ -28,12 +28,12 @@ from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import list_installed, weights_dir
 
-NAME = re.compile(r"\w[\w.-]*")
+NAME_PATTERN = re.compile(r"\w[\w.-]*")
 MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
 MAX_LISTED = 3
-"""The number of tensors that a message names; the rest are counted."""
+"""The maximum number of tensors that a message names; it gives only the number of the others."""
 _FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
 _BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
@@ -45,7 +45,7 @@ _REASON_BY_UNSUPPORTED_KEY = {
     "alora_invocation_tokens": "it is an activated LoRA, which has an effect only after its invocation tokens",
     "layer_replication": "it repeats layers of its base",
     "trainable_token_indices": "it also trained embeddings of single tokens",
-    "target_parameters": "it adapts parameters that are not linear layers (a mixture's experts)",
+    "target_parameters": "it adapts parameters that are not linear layers (such as those of a mixture of experts)",
     "megatron_config": "it was trained with Megatron's own layers",
 }
 """Keys of a LoRA config that must not be set, each with the reason for refusing an adapter that sets it."""
@@ -63,7 +63,7 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
         NothingMatchedError: `base` is "", and the config names no installed model.
         ModelsError: the base is not installed.
     """
-    if name and not NAME.fullmatch(name):
+    if name and not NAME_PATTERN.fullmatch(name):
         raise UsageError(f"{name!r} is not a valid name for an adapter", "use letters, digits, '.', '_' and '-'")
     config = _read_config(source)
     refuse_unusable(config)
@@ -147,11 +147,13 @@ def _read_config(source: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
         peft_type = config.get("peft_type") if isinstance(config, dict) else None
         raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {peft_type!r})", _FIX)
-    unusable = [
+    unusable_keys = [
         key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_positive(config.get(key))
     ]
-    if unusable:
-        raise DataError(f"{source / CONFIG} has no usable number for {', '.join(unusable)}", "copy the folder again")
+    if unusable_keys:
+        raise DataError(
+            f"{source / CONFIG} has no usable number for {', '.join(unusable_keys)}", "copy the folder again"
+        )
     return config
 
 
@@ -187,7 +189,7 @@ def _is_hinted(name: str, hint: str, home: Path) -> bool:
 
 
 def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: Path, base_name: str) -> None:
-    """Refuse an adapter unless its tensors are those that its config requires on `base`. Raises DataError."""
+    """Refuse an adapter unless its tensors are those that its config requires on `base_name`. Raises DataError."""
     saved_shapes = _read_saved_shapes(source / WEIGHTS)
     other_tensors = [name for name in saved_shapes if ".lora_A." not in name and ".lora_B." not in name]
     if other_tensors:
@@ -204,7 +206,7 @@ def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: 
         if saved_shapes[name] != required_shapes[name]
     ]
     problems = {
-        "sizes that differ": differences,
+        "tensors of other sizes": differences,
         f"tensors for layers that {base_name} lacks": sorted(saved_shapes.keys() - required_shapes.keys()),
         "no tensors for": sorted(required_shapes.keys() - saved_shapes.keys()),
     }

@@ -38,7 +38,7 @@ _PROBE_TEXT = (
 class MergeCheck:
     """The check of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats per token.
 
-    `dtype` is the precision of the merged weights, and `tolerance` is the distance that rounding alone may cause.
+    `dtype` is the precision of the merged weights, and `tolerance` is the maximum distance that rounding may cause.
     """
 
     dtype: str
@@ -54,7 +54,7 @@ class MergeCheck:
 
 @dataclass(frozen=True, slots=True)
 class MergeRecord:
-    """The parts of a merged model, stored as `nanoflux-merged.json` in its folder."""
+    """A merged model's base and adapter, and the check of the merge, stored as `nanoflux-merged.json`."""
 
     adapter: str
     base: BaseModel
@@ -216,7 +216,7 @@ tags: [merged, nanoflux-local]
 Made by NanoFlux Local from {base_name} (revision {revision}, licence: {_licence(base)}) and the
 LoRA adapter {record.adapter}. Weights in {check.dtype}.
 
-On a probe text, the merged model differs by {check.nats_from_adapter:.2g} nats a token from base and unmerged adapter
+On a probe text, the merged model differs by {check.nats_from_adapter:.2g} nats per token from base and unmerged adapter
 (rounding may cause {check.tolerance:g}), which differ by {check.nats_from_base:.2g} from the base alone.
 
 `{RECORD}` contains this as data. `nanoflux models import FOLDER --name NAME` installs it.

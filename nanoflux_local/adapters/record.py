@@ -41,8 +41,8 @@ class ImportRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How an adapter was trained here. Losses are in nats per label token; the first of `dev_losses` was measured
-    before the first epoch.
+    """How an adapter was trained here. `truncated` and `dropped` are numbers of examples. Losses are in nats per label
+    token; the first of `dev_losses` was measured before the first epoch.
     """
 
     run: str

@@ -23,7 +23,7 @@ _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write PEFT's two files, so that equal weights and configs give equal bytes (PEFT itself has no fixed order)."""
+    """Write PEFT's two files, so that equal weights and configs give identical files (PEFT has no fixed order)."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)

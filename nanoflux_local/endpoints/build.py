@@ -15,14 +15,12 @@ from nanoflux_local.paths import Home
 from nanoflux_models.errors import ModelNotFoundError
 from nanoflux_models.manifest import load_manifest
 
-CORRECT_VALUE = "correct the value and try again"
-
 
 def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
     """Build one endpoint. Its model is loaded, or its server started, when the first request arrives.
 
     Raises:
-        ConfigError: the kind does not exist or cannot play a role, or a key or an address is missing.
+        ConfigError: the kind does not exist or has no chat endpoints, or a key or an address is missing.
         ModelsError: weights are not installed.
         NothingMatchedError: no adapter has the configured hash.
     """
@@ -60,55 +58,62 @@ def build_model_endpoint(
     model: str,
     adapter: str,
     home: Home,
-    via: str = "in_process",
+    interface: str = "in_process",
     args: tuple[str, ...] = (),
     reasoning_tokens: int | None = None,
 ) -> Endpoint:
     """Build an endpoint for an installed model, with the adapter whose hash is `adapter` ("": without an adapter).
 
-    `via` is a kind that takes adapters (`adapter_kinds`). `args` are passed to vLLM. `reasoning_tokens` limits the
-    reasoning of a reply; None uses the limit in the model's manifest.
+    `interface` is the name of a kind that takes adapters (`adapter_kinds`). `args` are passed to vLLM.
+    `reasoning_tokens` limits the reasoning of a reply; None uses the limit in the model's manifest.
     """
     reasoning_limit = load_manifest(model, home.root).reasoning_limit if reasoning_tokens is None else reasoning_tokens
-    config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=reasoning_limit)
+    config = EndpointConfig(
+        interface=interface, model=model, adapter=adapter, args=args, reasoning_tokens=reasoning_limit
+    )
     return build_endpoint(model, config, home)
 
 
-def check_endpoint(config: EndpointConfig, where: str) -> None:
-    """Refuse settings that an endpoint's kind does not support; the message starts with `where`.
+def check_endpoint(config: EndpointConfig, location: str) -> None:
+    """Refuse settings that an endpoint's kind does not support; the message starts with `location`.
 
     Raises:
-        ConfigError: the kind does not exist, or lacks what a setting needs.
+        ConfigError: the kind does not exist, or does not support a setting.
     """
     try:
         kind = find_kind(config.interface)
     except ConfigError as error:
-        raise ConfigError(f"{where}.{error.message}", error.fix) from None
+        raise ConfigError(f"{location}.{error.message}", error.fix) from None
     if not kind.in_profiles:
-        raise ConfigError(f"{where}: the interface {kind.name!r} cannot be part of a profile", CORRECT_VALUE)
-    if config.batch_invariant and not kind.batch_invariant:
-        raise ConfigError(f"{where}: batch_invariant: the interface {kind.name!r} does not support it", CORRECT_VALUE)
-    if config.structured and not kind.structured:
-        raise ConfigError(f"{where}: structured: the interface {kind.name!r} does not support it", CORRECT_VALUE)
-    if config.send != Send() and not kind.takes_send:
-        raise ConfigError(f"{where}: send: the interface {kind.name!r} does not support it", CORRECT_VALUE)
+        raise ConfigError(
+            f"{location}: the interface {kind.name!r} cannot be part of a profile", "choose another interface"
+        )
+    unsupported = {
+        "batch_invariant": config.batch_invariant and not kind.batch_invariant,
+        "structured": config.structured and not kind.structured,
+        "send": config.send != Send() and not kind.takes_send,
+    }
+    for setting, is_unsupported in unsupported.items():
+        if is_unsupported:
+            message = f"{location}: {setting}: the interface {kind.name!r} does not support it"
+            raise ConfigError(message, f"remove {setting}, or choose another interface")
 
 
-def check_endpoints(config: RunConfig, where: str) -> None:
+def check_endpoints(config: RunConfig, location: str) -> None:
     """Refuse a run whose endpoints do not support their settings, or whose budget in dollars cannot be enforced.
 
     Raises:
         ConfigError: an endpoint's kind does not support a setting, or a price is missing.
     """
     for name, endpoint in config.endpoints.items():
-        check_endpoint(endpoint, f"{where}: endpoints.{name}")
-    caps = (config.budget, *(getattr(config.budget.roles, role) for role in ROLES))
-    if all(cap.usd is None for cap in caps):
+        check_endpoint(endpoint, f"{location}: endpoints.{name}")
+    budgets = (config.budget, *(getattr(config.budget.roles, role) for role in ROLES))
+    if all(budget.usd is None for budget in budgets):
         return
     for name in (*config.players, config.embedder):
         if lacks_price(config.endpoints[name]):
             raise ConfigError(
-                f"{where}: budget.usd cannot be enforced while endpoints.{name}.price is unknown",
+                f"{location}: budget.usd cannot be enforced while endpoints.{name}.price is unknown",
                 "set price = { prompt = …, completion = … } in US dollars per million tokens (0 for your own server)",
             )
 
@@ -119,7 +124,7 @@ def lacks_price(config: EndpointConfig) -> bool:
 
 
 def complete_endpoint(config: EndpointConfig, home: Home) -> EndpointConfig:
-    """The configuration, completed with the listed price and the model's reasoning tokens if it states none."""
+    """Fill in the listed price and the model's reasoning limit if the configuration sets none."""
     price = find_price(config, home.root) if lacks_price(config) else config.price
     return config.model_copy(update={"price": price, "reasoning_tokens": find_reasoning_limit(config, home)})
 

@@ -1,7 +1,7 @@
 """A model's context length, and whether prompt, reasoning and answer fit into it together.
 
-If they do not fit, a server silently gives the reply fewer tokens than requested, and a reasoning model is cut off
-inside its reasoning. So the sum is checked before the first request.
+If they do not fit, a server silently gives the reply fewer tokens than requested, and a reasoning model's reply is
+truncated within its reasoning. So the sum is checked before the first request.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer_toke
     total_tokens = prompt_tokens + answer_tokens + context.reasoning
     if not context.tokens or total_tokens <= context.tokens:
         return ""
-    parts = (
+    breakdown = (
         f"{prompt_tokens:,} of the prompt, {answer_tokens:,} of the answer"
         f" and {context.reasoning:,} of reasoning_tokens"
     )
-    return f"{context.tokens:,} tokens of context are too few for a request of {total_tokens:,}: {parts}"
+    return f"{context.tokens:,} tokens of context are too few for a request of {total_tokens:,}: {breakdown}"
 
 
 def _count_tokens(endpoint: "Endpoint", text: str) -> int:

@@ -1,7 +1,7 @@
 """A fake server that speaks the protocols of hosted models and answers with scripted replies.
 
-Tests, benchmarks and the tour use it. It binds to loopback, runs no model and checks no key. With chaos, it fails in
-the ways of real servers.
+Tests, benchmarks and the tour use it. It binds to loopback, runs no model and checks no key. With chaos, it fails as
+real servers do.
 
     python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address
 """
@@ -48,13 +48,13 @@ class FakeReply:
 
 
 class FakeServer:
-    """Answers requests, or fails as `chaos` decides. Counts the requests, and the clients that gave up (`hung_up`)."""
+    """Answers requests, or fails as `chaos` determines. Counts the requests, and the disconnects of waiting clients."""
 
     def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = write_reply) -> None:
         self.chaos = chaos or Chaos()
-        self.requests = self.hung_up = 0
-        self.waiting = self.cache = 0.0
-        """The values that the server reports as vLLM's metrics: waiting requests, and the share of the cache in use."""
+        self.requests = self.disconnects = 0
+        self.queued_requests = self.cache_usage = 0.0
+        """Reported as vLLM's metrics: the number of waiting requests, and the share of the KV cache in use."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -90,34 +90,36 @@ class FakeServer:
 
     async def _serve(self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if path == "/stats":
-            return _send(writer, 200, {"requests": self.requests, "hung_up": self.hung_up, **self.chaos.done})
+            return _send(
+                writer, 200, {"requests": self.requests, "hung_up": self.disconnects, **self.chaos.fault_counts}
+            )
         if path == "/metrics":
-            metrics = {"vllm:num_requests_waiting": self.waiting, "vllm:kv_cache_usage_perc": self.cache}
+            metrics = {"vllm:num_requests_waiting": self.queued_requests, "vllm:kv_cache_usage_perc": self.cache_usage}
             text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in metrics.items())
             return _send(writer, 200, text.encode())
         if path not in WRITERS and path != EMBEDDINGS:
             return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
         self.requests += 1
-        trouble, rng = self.chaos.draw_trouble(hashlib.sha256(body).hexdigest())
-        answer = self._answer(path, json.loads(body), rng)
-        if trouble == "empty" and path == EMBEDDINGS:
-            trouble = "garbled"
-        if trouble is not None:
-            self.chaos.done[trouble] += 1
-        if trouble == "rate_limited":
+        fault, rng = self.chaos.draw_fault(hashlib.sha256(body).hexdigest())
+        answer = self._build_answer(path, json.loads(body), rng)
+        if fault == "empty" and path == EMBEDDINGS:
+            fault = "garbled"
+        if fault is not None:
+            self.chaos.fault_counts[fault] += 1
+        if fault == "rate_limited":
             refusal = {"error": {"message": "slow down", "type": "rate_limit_error"}}
             return _send(writer, 429, refusal, f"Retry-After: {self.chaos.retry_after_s}\r\n")
-        if trouble == "server_error":
+        if fault == "server_error":
             return _send(writer, rng.choice([500, 502, 503]), {"error": {"message": "out of memory"}})
-        if trouble == "garbled":
+        if fault == "garbled":
             return _send(writer, 200, rng.choice([*GARBAGE, answer[: len(answer) // 2]]))
-        if trouble == "empty":
+        if fault == "empty":
             return _send(writer, 200, WRITERS[path](ParsedRequest("", "", "", ()), FakeReply("", "", 1, 0)))
-        if trouble == "reset":
-            _send(writer, 200, answer, cut=len(answer) // 2)
+        if fault == "reset":
+            _send(writer, 200, answer, sent_bytes=len(answer) // 2)
             await writer.drain()
             raise ConnectionAbortedError
-        if trouble == "stall" and not await self._stall(reader):
+        if fault == "stall" and not await self._stall(reader):
             raise ConnectionAbortedError
         return _send(writer, 200, answer)
 
@@ -130,10 +132,10 @@ class FakeServer:
                 await reader.read(1)
         except TimeoutError:
             return True
-        self.hung_up += 1
+        self.disconnects += 1
         return False
 
-    def _answer(self, path: str, body: Json, rng: random.Random) -> bytes:
+    def _build_answer(self, path: str, body: Json, rng: random.Random) -> bytes:
         if path == EMBEDDINGS:
             vector = HashingEmbedder(body["model"]).vector(body["input"])
             data = [{"object": "embedding", "index": 0, "embedding": [float(number) for number in vector]}]
@@ -143,20 +145,20 @@ class FakeServer:
         text = self._script(request.prompt, random.Random(derive_seed(request.model, request.prompt, request.seed)))
         if request.keys:
             text = _to_json_object(text, request.keys)
-        reasoning = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
+        reasoning = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.reasoning_share else ""
         reply = FakeReply(text, reasoning, len(request.prompt.split()), len(text.split()))
         return json.dumps(WRITERS[path](request, reply)).encode()
 
 
 def _send(
-    writer: asyncio.StreamWriter, status: int, body: Json | bytes, headers: str = "", cut: int | None = None
+    writer: asyncio.StreamWriter, status: int, body: Json | bytes, headers: str = "", sent_bytes: int | None = None
 ) -> None:
-    """Write a response with additional `headers`. With `cut`, write only the first `cut` bytes of the body, although
-    the header announces all of them.
+    """Write a response with additional `headers`. With `sent_bytes`, write only that many bytes of the body,
+    although the header announces all of them.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
-    writer.write(head.encode() + content[:cut])
+    writer.write(head.encode() + content[:sent_bytes])
 
 
 def _to_json_object(text: str, keys: tuple[str, ...]) -> str:
@@ -245,14 +247,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument(
-        "--faults", type=float, default=0.0, help="share of responses that fail, in equal parts of each kind"
+        "--faults", type=float, default=0.0, help="share of responses that fail; all kinds of faults are equally likely"
     )
     parser.add_argument("--thinking", type=float, default=0.0, help="share of replies with a reasoning block")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stall-s", type=float, default=60.0)
     parser.add_argument("--retry-after-s", type=float, default=0.05)
     options = parser.parse_args()
-    chaos_settings = {"thinking": options.thinking, "stall_s": options.stall_s, "retry_after_s": options.retry_after_s}
+    chaos_settings = {
+        "reasoning_share": options.thinking,
+        "stall_s": options.stall_s,
+        "retry_after_s": options.retry_after_s,
+    }
     try:
         asyncio.run(serve(options.port, Chaos.evenly(options.faults, options.seed, **chaos_settings)))
     except KeyboardInterrupt:

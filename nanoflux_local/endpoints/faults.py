@@ -6,6 +6,7 @@ whether a failed request is sent again.
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,24 +20,24 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody, read_error
 from nanoflux_local.records import ChatReply, Fault, FaultKind
 from nanoflux_local.redaction import redact
 
-BUSY = (429, 529)
+BUSY_STATUSES = (429, 529)
 """Statuses of a healthy server that is at its limit: too many requests, overloaded."""
-RETRYABLE = (408, 409, 425)
+RETRYABLE_STATUSES = (408, 409, 425)
 """Statuses below 500 after which a retry may succeed."""
-NOT_FOUND = (404, 405)
-REDIRECTS = range(300, 400)
-FIXES = {
+NOT_FOUND_STATUSES = (404, 405)
+REDIRECT_STATUSES = range(300, 400)
+FIX_BY_STATUS = {
     401: "check the key that the endpoint's key_env or key_file names",
     402: "add credit at the provider",
     403: "check the permissions of the endpoint's key at the provider",
     429: "add credit at the provider",
 }
-"""What the user can do about refusals that a retry cannot cure, by status."""
+"""What the user can do about refusals that a retry cannot resolve, by status."""
 PERMANENT_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
-"""Error codes of 429 responses that a retry cannot cure."""
+"""Error codes of 429 responses that a retry cannot resolve."""
 ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
 """The paths that the SDKs append to an endpoint's url."""
-MAX_RAW = 4096
+MAX_RAW_CHARS = 4096
 """The maximum number of characters of an unusable reply that are recorded."""
 
 FaultListener = Callable[[Fault], None]
@@ -133,7 +134,7 @@ class ClassifiedFault:
 
 
 def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
-    """Classify the exception of an attempt; None if it is a defect of this program."""
+    """Classify the exception of an attempt; None if it is a bug in this program."""
     if isinstance(error, EmptyError):
         return ClassifiedFault("empty", "sent a reply without text", reply=error.reply)
     if isinstance(error, NoAnswerError):
@@ -175,7 +176,7 @@ def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
 def _classify_response(error: Any) -> ClassifiedFault:
     response = error.response
     fault = _classify_status(error.status_code, read_error(response.content), read_retry_after(response.headers))
-    if fault.status in REDIRECTS:
+    if fault.status in REDIRECT_STATUSES:
         redirect_url = (
             urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
         )
@@ -183,7 +184,7 @@ def _classify_response(error: Any) -> ClassifiedFault:
         return replace(
             fault, message=f"answered {fault.status}: a redirect to {redact(redirect_url)}", fix=fix, setting="url"
         )
-    if fault.status in NOT_FOUND:
+    if fault.status in NOT_FOUND_STATUSES:
         setting = "model" if _names_model(fault.server_message) else "url"
         return replace(fault, fix=_suggest_address(str(response.request.url), fault.server_message), setting=setting)
     return fault
@@ -193,11 +194,11 @@ def _classify_status(status: int, body: ErrorBody, retry_after_s: float | None) 
     """Classify an error response by its HTTP status or the status in its body."""
     message = f"answered {status}: {body.message or 'no reason stated'}"
     kind: FaultKind | None = None
-    if status in BUSY:
+    if status in BUSY_STATUSES:
         kind = None if any(code in PERMANENT_CODES for code in body.codes) else "rate_limited"
-    elif status >= 500 or status in RETRYABLE:
+    elif status >= 500 or status in RETRYABLE_STATUSES:
         kind = "server_error"
-    fix = FIXES.get(status, "") if kind is None else ""
+    fix = FIX_BY_STATUS.get(status, "") if kind is None else ""
     return ClassifiedFault(
         kind,
         message,
@@ -228,8 +229,6 @@ def _suggest_address(requested_url: str, server_message: str = "") -> str:
 
 def read_retry_after(headers: Any) -> float | None:
     """Seconds to wait before the next request, from any of the three formats of the Retry-After header."""
-    import time
-
     for name, units_per_s in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:

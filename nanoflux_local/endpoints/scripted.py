@@ -1,7 +1,7 @@
 """The packaged fake model, whose replies depend only on the request. Tests, documentation and the tour use it.
 
-It plays every role and makes mistakes at fixed rates: unreadable replies, near-duplicates, unsure judgements and wrong
-answers.
+It answers in every role, and makes mistakes at fixed rates: unparsable replies, near-duplicates, verdicts with low
+confidence and wrong answers.
 """
 
 import asyncio
@@ -70,8 +70,8 @@ class HashingEmbedder:
         vector = np.zeros(DIMENSIONS, dtype=np.float32)
         for word in re.findall(r"\w+", text.lower()):
             word_hash = derive_seed("word", word)
-            vector[word_hash % DIMENSIONS] += 1.0 if word_hash & 1024 else -1.0
-        vector[0] += 1e-3  # a text without words still has a direction
+            vector[word_hash % DIMENSIONS] += 1.0 if word_hash & 1024 else -1.0  # a bit that does not affect the index
+        vector[0] += 1e-3  # so that a text without words does not give a zero vector
         return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
     async def close(self) -> None:
@@ -79,14 +79,14 @@ class HashingEmbedder:
 
 
 def write_reply(prompt: str, rng: random.Random) -> str:
-    """The default script. It recognises the role that it plays by the sections that the prompt requests."""
+    """The default script. It infers the role from the sections that the prompt requests."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
     if "ORGANIZATION:" in prompt:
         names = ("ORGANIZATION", "TRANSITIONS", "VERIFICATION", "ELABORATION", "CLARITY")
         return "\n".join([*(f"{name}: {rng.randint(1, 5)}" for name in names), "EXPLANATION: by what is written."])
     if "QUERIES:" in prompt:
-        return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_VERBS)}")
+        return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_OBJECTS)}\n{rng.choice(_VERBS)}")
     if "CONTRADICTION:" in prompt:
         return _write_premises(prompt, rng)
     if "CITATIONS:" in prompt:
@@ -106,26 +106,28 @@ def write_reply(prompt: str, rng: random.Random) -> str:
     return _write_defence(prompt, rng)
 
 
-_THINGS = ["apples", "books", "coins", "doors", "engines", "flutes", "gloves", "hats", "jars", "kites", "lamps", "maps"]
+_OBJECTS = [
+    "apples", "books", "coins", "doors", "engines", "flutes", "gloves", "hats", "jars", "kites", "lamps", "maps",
+]  # fmt: skip
 _PEOPLE = ["Ada", "Bo", "Cem", "Dina", "Edo", "Fay", "Gil", "Hana", "Ivo", "Jo", "Kim", "Lou"]
 _VERBS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "weighs"]
 
 
 def _write_attack(prompt: str, rng: random.Random) -> str:
-    """A question with a short story; one in ten has the words of a fixed story, so that near-duplicates occur."""
-    story_rng = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
-    counted_thing, kept_thing = story_rng.sample(_THINGS, 2)
-    name, verb = story_rng.choice(_PEOPLE), story_rng.choice(_VERBS)
-    boxes, per_box, given_away = rng.randrange(3, 40), rng.randrange(3, 40), rng.randrange(1, 9)
+    """A word problem. One in ten has one of four fixed wordings, so that near-duplicates occur."""
+    wording_rng = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
+    counted_object, kept_object = wording_rng.sample(_OBJECTS, 2)
+    name, verb = wording_rng.choice(_PEOPLE), wording_rng.choice(_VERBS)
+    boxes, per_box, gift = rng.randrange(3, 40), rng.randrange(3, 40), rng.randrange(1, 9)
     question = (
-        f"{name} {verb} {boxes} boxes of {per_box} {counted_thing} and gives {given_away} to a friend who keeps"
-        f" {kept_thing}. How many {counted_thing} are left?"
+        f"{name} {verb} {boxes} boxes of {per_box} {counted_object} and gives {gift} to a friend who keeps"
+        f" {kept_object}. How many {counted_object} are left?"
     )
     total = boxes * per_box
-    answer = f"{total - given_away}" if "option letter" not in prompt else story_rng.choice("ABCD")
+    answer = f"{total - gift}" if "option letter" not in prompt else wording_rng.choice("ABCD")
     return (
         f"QUESTION: {question}\n"
-        f"SOLUTION: {boxes} * {per_box} = {total}; {total} - {given_away} = {total - given_away}.\n"
+        f"SOLUTION: {boxes} * {per_box} = {total}; {total} - {gift} = {total - gift}.\n"
         f"ANSWER: {answer}\nREFLECTION: the gift is easy to miss."
     )
 
@@ -133,10 +135,10 @@ def _write_attack(prompt: str, rng: random.Random) -> str:
 def _write_defence(prompt: str, rng: random.Random) -> str:
     """An answer that is right two times in three, sometimes with a solution that differs from the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
-    boxes, per_box, given_away = [*numbers, 2, 3, 1][:3]
-    answer = boxes * per_box - given_away + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
+    boxes, per_box, gift = [*numbers, 2, 3, 1][:3]
+    answer = boxes * per_box - gift + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
     steps = rng.choice([
-        f"{boxes} * {per_box} = {boxes * per_box}; {boxes * per_box} - {given_away} = {answer}.",
+        f"{boxes} * {per_box} = {boxes * per_box}; {boxes * per_box} - {gift} = {answer}.",
         f"Taking one box away at a time and then the gift, everything that stays comes to {answer}.",
     ])  # fmt: skip
     stated_answer = rng.choice("ABCD") if "option letter" in prompt else str(answer)

@@ -42,7 +42,7 @@ from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.run.turn import Attacker, Players, Rules
 from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
 from nanoflux_local.tools.python_check import PythonTool
-from nanoflux_local.tools.search import SearchTool, search_tool
+from nanoflux_local.tools.search import SearchTool, build_search_tool
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
     embedder = build_embedder(config.endpoints[config.embedder], home)
     tools = list_needed_tools(config.judge)
     runs_programs = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
-    search = search_tool(config.search, home.corpus) if SEARCH in tools else None
+    search = build_search_tool(config.search, home.corpus) if SEARCH in tools else None
     return RunEndpoints(endpoints, embedder, PythonTool(), programs=runs_programs, search=search)
 
 

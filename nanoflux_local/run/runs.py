@@ -14,7 +14,7 @@ from typing import Any
 from nanoflux_local.config import LIVE, RunConfig, merge_tables, validate_model
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import reporting_faults
-from nanoflux_local.endpoints.remote.listing import find_other_models
+from nanoflux_local.endpoints.remote.listing import list_model_warnings
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
 from nanoflux_local.errors import EndpointError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Heartbeat, StopRequest, Work, hold_lock, record_job, status_after
@@ -93,7 +93,7 @@ async def play(
             capacity = sum(endpoint.capacity for endpoint in run_endpoints.endpoints.values()) or os.cpu_count() or 1
 
             async def prepare() -> None:
-                for line in [] if engine.finished else await find_other_models(run_endpoints.endpoints):
+                for line in [] if engine.finished else await list_model_warnings(run_endpoints.endpoints):
                     report(line)
                 await hold_trial(ledger, run, rules, domain, calls, lambda: engine.draining)
 

@@ -1,1 +1,1 @@
-"""The tools with which a judge checks: Python in the sandbox, and search."""
+"""The tools of a judge's checks: Python in the sandbox, and search."""

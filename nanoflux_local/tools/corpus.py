@@ -33,7 +33,7 @@ SNIPPET_TOKENS = 48
 MAX_QUERY_WORDS = 16
 STEPS_BETWEEN_CHECKS = 10_000
 """Number of SQLite virtual machine instructions between two checks of the time limit."""
-_COMMON = frozenset([
+_STOP_WORDS = frozenset([
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "how", "in", "is", "it",
     "its", "not", "of", "on", "or", "that", "the", "their", "this", "to", "was", "were", "what", "when",
     "where", "which", "who", "why", "will", "with", "does", "do", "can", "may",
@@ -112,7 +112,7 @@ class Corpus:
             try:
                 for path in list_documents(paths):
                     document = read_document(path)
-                    counts[self._put(document)] += 1
+                    counts[self._store(document)] += 1
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._connection.execute("ROLLBACK")
@@ -120,7 +120,7 @@ class Corpus:
             (counts["passages"],) = self._connection.execute("SELECT count(*) FROM passages").fetchone()
         return counts
 
-    def _put(self, document: Document) -> str:
+    def _store(self, document: Document) -> str:
         stored_row = self._connection.execute(
             "SELECT id, sha256 FROM documents WHERE source = ?", (document.source,)
         ).fetchone()
@@ -146,7 +146,7 @@ class Corpus:
             return [IndexedDocument(*row) for row in rows]
 
     def digest(self) -> str:
-        """A hash of the names and contents of the documents: everything that decides the results of a search."""
+        """A hash of the names and contents of the documents: everything that determines the results of a search."""
         return digest([[Path(document.source).name, document.sha256] for document in self.documents()])[:16]
 
     def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
@@ -168,7 +168,7 @@ class Corpus:
                 f" snippet(passages, 1, '', '', '…', {SNIPPET_TOKENS})"
                 " FROM passages JOIN documents ON documents.id = passages.document WHERE passages MATCH ?"
                 " ORDER BY bm25(passages, 2.0, 1.0), passages.rowid LIMIT ?",
-                (_match_expression(words), top),
+                (_build_match_expression(words), top),
             ).fetchall()
         return [
             SearchHit(title, f"{Path(source).name}, {place}", " ".join(snippet.split()))
@@ -176,7 +176,7 @@ class Corpus:
         ]
 
 
-def _match_expression(words: Sequence[str]) -> str:
+def _build_match_expression(words: Sequence[str]) -> str:
     """The FTS5 query. Of three or more words, two must match: "body" alone is a poor match for "Lewy body dementia"."""
     quoted = [f'"{word}"' for word in words]
     if len(quoted) < 3:
@@ -185,6 +185,6 @@ def _match_expression(words: Sequence[str]) -> str:
 
 
 def extract_terms(query: str) -> list[str]:
-    """The query's words without common ones; all words if every word is common."""
+    """The query's words without stop words; all words if every word is a stop word."""
     words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))
-    return [word for word in words if word not in _COMMON] or words
+    return [word for word in words if word not in _STOP_WORDS] or words

@@ -1,5 +1,5 @@
-"""Splits documents into passages, for the search and for runs whose seeds are passages. The file's suffix decides how a
-document is read: as plain text, Markdown, HTML, PDF, DOCX or JSON Lines.
+"""Splits documents into passages, for the search and for runs whose seeds are passages. The file's suffix
+determines how a document is read: as plain text, Markdown, HTML, PDF, DOCX or JSON Lines.
 
 Only text is read: no script is run, and no link or image is loaded. A file that is not in the format of its suffix, or
 is too large, is refused with an error that names it.
@@ -21,8 +21,8 @@ from nanoflux_local.tools.word_documents import read_word_sections
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of a file, in bytes."""
-WORDS = 180
-"""Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is cut between sentences."""
+MAX_PASSAGE_WORDS = 180
+"""Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is split between sentences."""
 TEXT_KEYS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
 TITLE_KEYS = ("title", "name", "question", "id")
 HEADING_TAGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -52,7 +52,7 @@ class Document:
 
 
 def list_documents(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and the documents in the directories among them, without hidden ones.
+    """The files in `paths`, and all documents in its directories except hidden ones.
 
     Raises:
         DataError: a file is missing, or its suffix is not supported.
@@ -103,9 +103,7 @@ def read_document(path: Path) -> Document:
         raise DataError(f"{path}: {error.strerror}", "pass a file that can be read") from error
     passages = tuple(READERS[path.suffix.lower()](path, content))
     if not passages:
-        raise DataError(
-            f"{path}: the file holds no text", "run text recognition on a scanned document first, or leave it out"
-        )
+        raise DataError(f"{path}: the file holds no text", "run OCR on a scanned document first, or leave it out")
     return Document(str(path.resolve()), hashlib.sha256(content).hexdigest(), passages)
 
 
@@ -184,7 +182,7 @@ def _read_docx(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
-    """Passages of each page; a scanned page without text gives none."""
+    """Passages of each page; a scanned page without text yields none."""
     import io
     import logging
 
@@ -218,7 +216,7 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
             keys = ", ".join(TEXT_KEYS)
             raise DataError(
                 f"{path}, line {number}: the object has no text",
-                f"add a text under one of the keys {keys}; nothing was added",
+                f"add the text under one of the keys {keys}; nothing was added",
             )
         title = (_find_texts(row, TITLE_KEYS) or [path.stem])[0]
         for passage in _group_into_passages(" ".join(title.split())[:200], "\n".join(texts)):
@@ -239,23 +237,27 @@ def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator
 
 
 def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
-    """Group the text's paragraphs into passages of at most `WORDS` words."""
-    pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _cut_paragraph(paragraph.split())]
+    """Group the text's paragraphs into passages of at most `MAX_PASSAGE_WORDS` words."""
+    pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _split_paragraph(paragraph.split())]
     number, words = 1, list[str]()
     for piece in [*pieces, []]:
-        if words and (not piece or len(words) + len(piece) > WORDS):
+        if words and (not piece or len(words) + len(piece) > MAX_PASSAGE_WORDS):
             yield Passage(title, f"part {number}", " ".join(words))
             number, words = number + 1, []
         words += piece
 
 
-def _cut_paragraph(words: list[str]) -> Iterator[list[str]]:
-    """A paragraph in pieces of at most `WORDS` words, each cut after the last sentence that fits."""
-    while len(words) > WORDS:
-        sentence_ends = [index for index in range(WORDS // 2, WORDS) if words[index].endswith((".", "!", "?"))]
-        cut = sentence_ends[-1] + 1 if sentence_ends else WORDS
-        yield words[:cut]
-        words = words[cut:]
+def _split_paragraph(words: list[str]) -> Iterator[list[str]]:
+    """A paragraph in pieces of at most `MAX_PASSAGE_WORDS` words, each split after the last sentence that fits."""
+    while len(words) > MAX_PASSAGE_WORDS:
+        sentence_ends = [
+            index
+            for index in range(MAX_PASSAGE_WORDS // 2, MAX_PASSAGE_WORDS)
+            if words[index].endswith((".", "!", "?"))
+        ]
+        piece_end = sentence_ends[-1] + 1 if sentence_ends else MAX_PASSAGE_WORDS
+        yield words[:piece_end]
+        words = words[piece_end:]
     if words:
         yield words
 

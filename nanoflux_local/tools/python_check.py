@@ -12,7 +12,7 @@ class PythonTool:
         self._sandbox = Sandbox(workers=workers)
 
     async def identity(self) -> Identity:
-        """The sandbox as the endpoint of Python requests: its layers and everything else that decides results.
+        """The sandbox as the endpoint of Python requests: its layers and everything else that determines results.
 
         Raises:
             SandboxError: this machine cannot isolate programs.

@@ -41,7 +41,7 @@ class SearchTool(Protocol):
     async def close(self) -> None: ...
 
 
-def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
+def build_search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
     """Build the engine of a configuration.
 
     Raises:
@@ -65,8 +65,12 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
     start = time.monotonic()
 
     def build_reply(outcome: Any, detail: str = "", results: list[SearchResult] | None = None) -> SearchReply:
-        shortened = tuple((title, place, snippet[:MAX_SNIPPET_CHARACTERS]) for title, place, snippet in results or ())
-        return SearchReply(outcome, key.mask(redact(detail))[:300], shortened, round(time.monotonic() - start, 3))
+        shortened_results = tuple(
+            (title, place, snippet[:MAX_SNIPPET_CHARACTERS]) for title, place, snippet in results or ()
+        )
+        return SearchReply(
+            outcome, key.mask(redact(detail))[:300], shortened_results, round(time.monotonic() - start, 3)
+        )
 
     try:
         results = await asyncio.wait_for(search(), timeout_s)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_UNPACKED_BYTES = 256 * 2**20
 _NAMESPACE = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _HEADING = re.compile(r"(heading \d|title)", re.IGNORECASE)
-"""Word's built-in names of heading styles, which are the same in every language of its interface."""
+"""Word's built-in names of heading styles, which are the same in every interface language."""
 
 
 def read_word_sections(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
@@ -31,8 +31,8 @@ def read_word_sections(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
     heading, paragraphs = "", list[str]()
     root, heading_styles = _parse_document(path, content)
     for paragraph in root.iter(f"{_NAMESPACE}p"):
-        text = _text_of(paragraph)
-        if _style_of(paragraph) in heading_styles and text:
+        text = _read_text(paragraph)
+        if _read_style_id(paragraph) in heading_styles and text:
             yield heading, "\n\n".join(paragraphs)
             heading, paragraphs = text, []
         else:
@@ -73,12 +73,12 @@ def _list_heading_styles(styles: "Element | None") -> set[str]:
     return style_ids
 
 
-def _style_of(paragraph: "Element") -> str:
+def _read_style_id(paragraph: "Element") -> str:
     style = paragraph.find(f"{_NAMESPACE}pPr/{_NAMESPACE}pStyle")
     return "" if style is None else style.get(f"{_NAMESPACE}val", "")
 
 
-def _text_of(paragraph: "Element") -> str:
+def _read_text(paragraph: "Element") -> str:
     """A paragraph's text in single spaces; text that was deleted under change tracking is not part of it."""
     texts = []
     for element in paragraph.iter():

@@ -1,4 +1,4 @@
-"""Replies of fourteen servers, each with the outcome that reading it must have.
+"""Recorded replies of fourteen servers, each with the expected outcome of reading it.
 
 The replies were collected from the servers' documentation and public bug reports; ids and most texts are invented.
 """
@@ -16,7 +16,7 @@ class Read:
 
     text: str
     finish: str = "stop"
-    thoughts: str = ""
+    reasoning: str = ""
     tokens: tuple[int, int] = (12, 3)
 
 
@@ -27,9 +27,9 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request is refused for good: it is not retried, and these words are reported."""
+    """The request is permanently refused: it is not retried, and this part of the message is reported."""
 
-    words: str
+    message_part: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Retry:
     """The reply is a fault of this kind, after which the request is sent again."""
 
     kind: str
-    words: str = ""
+    message_part: str = ""
 
 
 Outcome = Read | Empty | Refused | Retry
@@ -94,8 +94,8 @@ OVERLONG = "This model's maximum context length is 4096 tokens. However, you req
 
 OPENAI_CHAT = [
     ("good", 200, chat({"content": OK, "refusal": None, "annotations": []}, service_tier="default"), Read(OK)),
-    ("cut", 200, chat({"content": "ANSW", "refusal": None}, "length"), Read("ANSW", "length")),
-    ("cut before its first word", 200, chat({"content": "", "refusal": None}, "length"), Read("", "length")),
+    ("truncated", 200, chat({"content": "ANSW", "refusal": None}, "length"), Read("ANSW", "length")),
+    ("truncated before its first word", 200, chat({"content": "", "refusal": None}, "length"), Read("", "length")),
     ("refusal", 200, chat({"content": None, "refusal": "I can't."}), Read("I can't.", "refused")),
     ("filtered", 200, chat({"content": None}, "content_filter"), Read("", "refused")),
     ("tool call", 200, chat({"content": None, "tool_calls": TOOL_CALLS}, "tool_calls"), Refused("the tool 'python'")),
@@ -107,24 +107,25 @@ OPENAI_CHAT = [
                              code="insufficient_quota"), Refused("exceeded your current quota")),
     ("wrong key", 401, error("Incorrect API key provided", code="invalid_api_key"), Refused("Incorrect API key")),
     ("too long", 400, error(OVERLONG, code="context_length_exceeded", param="messages"), Refused(OVERLONG)),
-    ("broken", 500, error("The server had an error", type="server_error"), Retry("server_error", "had an error")),
+    ("server error", 500, error("The server had an error", type="server_error"), Retry("server_error", "had an error")),
 ]  # fmt: skip
 OPENAI_RESPONSES = [
     ("good", 200, response([message_item(output_text(OK))]), Read(OK)),
-    ("with thoughts", 200, response([{"type": "reasoning", "id": "x", "summary":
-     [{"type": "summary_text", "text": "hm"}]}, message_item(output_text(OK))]), Read(OK, thoughts="hm")),
-    ("with hidden thoughts", 200, response([{"type": "reasoning", "id": "x", "summary": [], "content": None},
+    ("with reasoning", 200, response([{"type": "reasoning", "id": "x", "summary":
+     [{"type": "summary_text", "text": "hm"}]}, message_item(output_text(OK))]), Read(OK, reasoning="hm")),
+    ("with hidden reasoning", 200, response([{"type": "reasoning", "id": "x", "summary": [], "content": None},
                                             message_item(output_text(OK))]), Read(OK)),
     ("two texts", 200, response([message_item(output_text("ANSWER: "), output_text("18"))]), Read(OK)),
-    ("cut", 200, response([message_item(output_text("ANSW"), status="incomplete")], "incomplete",
+    ("truncated", 200, response([message_item(output_text("ANSW"), status="incomplete")], "incomplete",
                           incomplete_details={"reason": "max_output_tokens"}), Read("ANSW", "length")),
-    ("cut while it thought", 200, response([{"type": "reasoning", "id": "x", "summary": []}], "incomplete",
+    ("truncated in its reasoning", 200, response([{"type": "reasoning", "id": "x", "summary": []}], "incomplete",
                                            incomplete_details={"reason": "max_output_tokens"}), Read("", "length")),
-    ("cut without a reason", 200, response([message_item(output_text("ANSW"))], "incomplete"), Read("ANSW", "length")),
+    ("truncated without a reason", 200, response([message_item(output_text("ANSW"))], "incomplete"),
+     Read("ANSW", "length")),
     ("filtered", 200, response([message_item(output_text("ANSW"))], "incomplete",
                                incomplete_details={"reason": "content_filter"}), Read("ANSW", "refused")),
     ("refusal", 200, response([message_item({"type": "refusal", "refusal": "I can't."})]), Read("I can't.", "refused")),
-    ("thoughts alone", 200, response([{"type": "reasoning", "id": "x", "summary": []}]), Empty()),
+    ("reasoning alone", 200, response([{"type": "reasoning", "id": "x", "summary": []}]), Empty()),
     ("nothing", 200, response([]), Empty()),
     ("tool call", 200, response([{"type": "function_call", "id": "f", "call_id": "c", "name": "python",
                                   "arguments": "{}"}]), Refused("the tool 'python'")),
@@ -132,7 +133,7 @@ OPENAI_RESPONSES = [
      Retry("server_error", "x went wrong")),
     ("failed in the middle", 200, response([message_item(output_text("ANSW"))], "failed",
                                            error={"code": "server_error", "message": "x"}), Retry("server_error")),
-    ("busy with the status 200", 200, response([], "failed", error={"code": "rate_limit_exceeded", "message": "slow"}),
+    ("busy with status 200", 200, response([], "failed", error={"code": "rate_limit_exceeded", "message": "slow"}),
      Retry("rate_limited")),
     ("flagged", 200, response([], "failed", error={"code": "invalid_prompt", "message": "flagged"}),
      Refused("flagged")),
@@ -156,11 +157,11 @@ AZURE = [
 ]  # fmt: skip
 ANTHROPIC = [
     ("good", 200, messages([{"type": "text", "text": OK}]), Read(OK)),
-    ("with thoughts", 200, messages([THINKING, {"type": "redacted_thinking", "data": "x"},
-                                     {"type": "text", "text": OK}]), Read(OK, thoughts="hm")),
+    ("with reasoning", 200, messages([THINKING, {"type": "redacted_thinking", "data": "x"},
+                                     {"type": "text", "text": OK}]), Read(OK, reasoning="hm")),
     ("stop sequence", 200, messages([{"type": "text", "text": OK}], "stop_sequence"), Read(OK)),
-    ("cut", 200, messages([{"type": "text", "text": "ANSW"}], "max_tokens"), Read("ANSW", "length")),
-    ("cut while it thought", 200, messages([THINKING], "max_tokens"), Read("", "length", "hm")),
+    ("truncated", 200, messages([{"type": "text", "text": "ANSW"}], "max_tokens"), Read("ANSW", "length")),
+    ("truncated in its reasoning", 200, messages([THINKING], "max_tokens"), Read("", "length", "hm")),
     ("context full", 200, messages([{"type": "text", "text": "A"}], "model_context_window_exceeded"),
      Read("A", "length")),
     ("refusal", 200, messages([], "refusal"), Read("", "refused")),
@@ -170,7 +171,7 @@ ANTHROPIC = [
      Refused("the tool 'python'")),
     ("overloaded", 529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
      Retry("rate_limited")),
-    ("overloaded with the status 200", 200, {"type": "error", "error": {"type": "overloaded_error",
+    ("overloaded with status 200", 200, {"type": "error", "error": {"type": "overloaded_error",
                                              "message": "Overloaded"}}, Retry("rate_limited")),
     ("too long", 400, {"type": "error", "error": {"type": "invalid_request_error",
      "message": "prompt is too long: 203456 tokens > 200000 maximum"}}, Refused("prompt is too long")),
@@ -181,7 +182,7 @@ BEDROCK = [
     ("good", 200, messages([{"type": "text", "text": OK}], amazon_bedrock_trace={}), Read(OK)),
     ("guardrail", 200, messages([{"type": "text", "text": "Blocked."}], "guardrail_intervened"),
      Read("Blocked.", "refused")),
-    ("no end stated", 200, messages([{"type": "text", "text": OK}], None), Read(OK)),
+    ("no finish reason", 200, messages([{"type": "text", "text": OK}], None), Read(OK)),
     ("throttled", 429, {"message": "Too many tokens, please wait before trying again."}, Retry("rate_limited")),
     ("wrong model", 400, {"message": "The provided model identifier is invalid."}, Refused("identifier is invalid")),
     ("not ready", 503, {"Message": "Bedrock is unable to process your request."}, Retry("server_error", "unable to")),
@@ -189,10 +190,10 @@ BEDROCK = [
 GEMINI = [
     ("good", 200, chat({"content": OK}, usage={"completion_tokens": 3, "prompt_tokens": 12, "total_tokens": 90}),
      Read(OK)),
-    ("cut while it thought", 200, chat({}, "length", {"prompt_tokens": 12, "total_tokens": 2060}),
+    ("truncated in its reasoning", 200, chat({}, "length", {"prompt_tokens": 12, "total_tokens": 2060}),
      Read("", "length", tokens=(12, 0))),
-    ("end in capitals", 200, chat({"content": "ANSW"}, "MAX_TOKENS"), Read("ANSW", "length")),
-    ("held back", 200, chat({"content": None}, "content_filter: PROHIBITED_CONTENT"), Read("", "refused")),
+    ("finish reason in capitals", 200, chat({"content": "ANSW"}, "MAX_TOKENS"), Read("ANSW", "length")),
+    ("withheld", 200, chat({"content": None}, "content_filter: PROHIBITED_CONTENT"), Read("", "refused")),
     ("recited", 200, chat({"content": ""}, "RECITATION"), Read("", "refused")),
     ("nothing", 200, chat({}, "stop"), Empty()),
     ("wrong argument", 400, [error("Request contains an invalid argument.", code=400, status="INVALID_ARGUMENT")],
@@ -203,12 +204,12 @@ GEMINI = [
 MISTRAL = [
     ("good", 200, chat({"content": OK, "tool_calls": None, "prefix": False}), Read(OK)),
     ("parts", 200, chat({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True},
-                                     {"type": "text", "text": OK}]}), Read(OK, thoughts="hm")),
+                                     {"type": "text", "text": OK}]}), Read(OK, reasoning="hm")),
     ("parts with references", 200, chat({"content": [{"type": "text", "text": "ANSWER: "},
      {"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "18"}]}), Read(OK)),
-    ("thoughts alone", 200, chat({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+    ("reasoning alone", 200, chat({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
                                  "length"), Read("", "length", "hm")),
-    ("cut", 200, chat({"content": "ANSW"}, "model_length"), Read("ANSW", "length")),
+    ("truncated", 200, chat({"content": "ANSW"}, "model_length"), Read("ANSW", "length")),
     ("failed", 200, chat({"content": ""}, "error"), Retry("server_error", "'error'")),
     ("extra key", 422, {"object": "error", "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "foo"],
      "msg": "Extra inputs are not permitted"}]}, "type": "invalid_request_error"}, Refused("body.foo: Extra inputs")),
@@ -220,20 +221,20 @@ REASONING_DETAILS = [{"type": "reasoning.text", "text": "hm", "format": "x", "in
 OPENROUTER = [
     ("good", 200, chat({"content": OK, "refusal": None, "reasoning": None}, native_finish_reason="stop", provider="P"),
      Read(OK)),
-    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm", "reasoning_details": REASONING_DETAILS}),
-     Read(OK, thoughts="hm")),
-    ("cut while it thought", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
-    ("no end stated", 200, chat({"content": OK}, None), Read(OK)),
-    ("upstream busy with the status 200", 200, {"id": None, "choices": None, "usage": None,
+    ("with reasoning", 200, chat({"content": OK, "reasoning": "hm", "reasoning_details": REASONING_DETAILS}),
+     Read(OK, reasoning="hm")),
+    ("truncated in its reasoning", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
+    ("no finish reason", 200, chat({"content": OK}, None), Read(OK)),
+    ("upstream busy with status 200", 200, {"id": None, "choices": None, "usage": None,
      **error("Provider returned error", code=429)}, Retry("rate_limited")),
-    ("upstream down with the status 200", 200, {**error("Provider returned error", code=502)},
+    ("upstream down with status 200", 200, {**error("Provider returned error", code=502)},
      Retry("server_error", "Provider returned error")),
-    ("flagged with the status 200", 200, error("Your input was flagged", code=403, metadata={"reasons": ["x"]}),
+    ("flagged with status 200", 200, error("Your input was flagged", code=403, metadata={"reasons": ["x"]}),
      Refused("Your input was flagged")),
     ("error in the choice", 200, {**chat({"content": ""}, "error"), "choices": [{"error": {"code": 502, "message":
      "upstream reset"}, "finish_reason": "error", "message": {"role": "assistant", "content": ""}}]},
      Retry("server_error", "upstream reset")),
-    ("upstream's words", 400, error("Provider returned error", code=400, metadata={"provider_name": "P", "raw":
+    ("upstream's message_part", 400, error("Provider returned error", code=400, metadata={"provider_name": "P", "raw":
      "{\"error\": {\"message\": \"prompt too large\"}}"}), Refused("prompt too large")),
     ("no credit", 402, error("Insufficient credits", code=402), Refused("Insufficient credits")),
     ("keep-alive comments", 200, b": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n"
@@ -242,15 +243,15 @@ OPENROUTER = [
 VLLM = [
     ("good", 200, chat({"content": OK, "refusal": None, "tool_calls": [], "reasoning": None, "reasoning_content": None},
                        prompt_logprobs=None, kv_transfer_params=None), Read(OK)),
-    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, thoughts="hm")),
-    ("with thoughts, older", 200, chat({"content": OK, "reasoning_content": "hm"}), Read(OK, thoughts="hm")),
+    ("with reasoning", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, reasoning="hm")),
+    ("with reasoning, older", 200, chat({"content": OK, "reasoning_content": "hm"}), Read(OK, reasoning="hm")),
     ("end of text at once", 200, chat({"content": None, "reasoning": None, "tool_calls": []}), Empty()),
     ("empty text at once", 200, chat({"content": "", "reasoning": None}), Empty()),
-    ("end of thoughts at once", 200, chat({"content": None, "reasoning": ""}), Empty()),
+    ("end of reasoning at once", 200, chat({"content": None, "reasoning": ""}), Empty()),
     ("end of channel at once", 200, chat({"content": None, "reasoning": None, "reasoning_content": None}), Empty()),
     ("end of channel at once, as text", 200, chat({"content": "<|return|>", "reasoning": None}), Empty()),
-    ("stopped in its thoughts", 200, chat({"content": None, "reasoning": "hm"}), Empty()),
-    ("cut while it thought", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
+    ("stopped in its reasoning", 200, chat({"content": None, "reasoning": "hm"}), Empty()),
+    ("truncated in its reasoning", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
     ("aborted", 200, chat({"content": "AN"}, "abort"), Retry("server_error", "'abort'")),
     ("too long", 400, error(OVERLONG, type="BadRequestError", param=None, code=400), Refused(OVERLONG)),
     ("too long, older", 400, {"object": "error", "message": OVERLONG, "type": "BadRequestError", "param": None,
@@ -263,8 +264,8 @@ VLLM = [
 LLAMA_CPP = [
     ("good", 200, chat({"content": OK}, timings={"prompt_n": 12, "predicted_ms": 1.5}, system_fingerprint="b1"),
      Read(OK)),
-    ("with thoughts", 200, chat({"reasoning_content": "hm", "content": OK}), Read(OK, thoughts="hm")),
-    ("old end", 200, chat({"content": OK}, "eos"), Read(OK)),
+    ("with reasoning", 200, chat({"reasoning_content": "hm", "content": OK}), Read(OK, reasoning="hm")),
+    ("old finish reason", 200, chat({"content": OK}, "eos"), Read(OK)),
     ("loading", 503, error("Loading model", type="unavailable_error", code=503),
      Retry("server_error", "Loading model")),
     ("too long", 400, error("the request exceeds the available context size", type="exceed_context_size_error",
@@ -274,9 +275,9 @@ LLAMA_CPP = [
 ]  # fmt: skip
 OLLAMA = [
     ("good", 200, chat({"content": OK}, system_fingerprint="fp_ollama"), Read(OK)),
-    ("with thoughts", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, thoughts="hm")),
-    ("loaded alone", 200, chat({"content": ""}, "load"), Empty()),
-    ("nothing counted", 200, chat({"content": OK}, usage={"prompt_tokens": 0, "completion_tokens": 0}),
+    ("with reasoning", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, reasoning="hm")),
+    ("model load without text", 200, chat({"content": ""}, "load"), Empty()),
+    ("no tokens counted", 200, chat({"content": OK}, usage={"prompt_tokens": 0, "completion_tokens": 0}),
      Read(OK, tokens=(0, 0))),
     ("no such model", 404, error('model "m" not found, try pulling it first', type="api_error", param=None, code=None),
      Refused("try pulling it first")),
@@ -285,21 +286,23 @@ OLLAMA = [
 ]  # fmt: skip
 LM_STUDIO = [
     ("good", 200, chat({"content": OK, "tool_calls": []}, stats={}, system_fingerprint="m"), Read(OK)),
-    ("no end stated", 200, chat({"content": OK}, ""), Read(OK)),
-    ("end in camel case", 200, chat({"content": "ANSW"}, "maxPredictedTokensReached"), Read("ANSW", "length")),
-    ("other word for an end", 200, chat({"content": OK}, "eosFound"), Read(OK)),
+    ("no finish reason", 200, chat({"content": OK}, ""), Read(OK)),
+    ("finish reason in camel case", 200, chat({"content": "ANSW"}, "maxPredictedTokensReached"),
+     Read("ANSW", "length")),
+    ("another finish reason", 200, chat({"content": OK}, "eosFound"), Read(OK)),
     ("no model", 404, error("No models loaded. Please load a model.", type="invalid_request_error",
                             code="model_not_found"), Refused("No models loaded")),
-    ("error as text with the status 200", 200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"},
+    ("error as text with status 200", 200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"},
      Retry("server_error", "Unexpected endpoint")),
     ("failed to load", 400, {"error": "Failed to load model"}, Refused("Failed to load model")),
 ]  # fmt: skip
 LITELLM = [
     ("good", 200, chat({"content": OK, "tool_calls": None, "function_call": None, "provider_specific_fields": None}),
      Read(OK)),
-    ("with thoughts", 200, chat({"content": OK, "reasoning_content": "hm", "thinking_blocks": [THINKING]}),
-     Read(OK, thoughts="hm")),
-    ("texts as counts", 200, chat({"content": OK}, usage={"prompt_tokens": "12", "completion_tokens": 3.0}), Read(OK)),
+    ("with reasoning", 200, chat({"content": OK, "reasoning_content": "hm", "thinking_blocks": [THINKING]}),
+     Read(OK, reasoning="hm")),
+    ("counts as strings", 200, chat({"content": OK}, usage={"prompt_tokens": "12", "completion_tokens": 3.0}),
+     Read(OK)),
     ("counts below zero", 200, chat({"content": OK}, usage={"prompt_tokens": -1, "completion_tokens": 10**12}),
      Read(OK, tokens=(0, 0))),
     ("responses without a status", 200, {"id": "r", "output": [message_item(output_text(OK))],
@@ -314,7 +317,7 @@ LITELLM = [
 PROXIES = [
     ("web page", 502, b"<html><head><title>502 Bad Gateway</title></head></html>",
      Retry("server_error", "502 Bad Gateway")),
-    ("web page with the status 200", 200, b"<!DOCTYPE html><title>Sign in</title>", Retry("garbled", "Sign in")),
+    ("web page with status 200", 200, b"<!DOCTYPE html><title>Sign in</title>", Retry("garbled", "Sign in")),
     ("too large", 413, b"<html><h1>413 Request Entity Too Large</h1></html>", Refused("413 Request Entity Too Large")),
     ("byte order mark", 200, b'\xef\xbb\xbf{"choices": [{"message": {"content": "yes"}}]}', Read("yes", tokens=(0, 0))),
     ("blank lines", 200, b'\n\n \n{"choices": [{"message": {"content": "yes"}}]}', Read("yes", tokens=(0, 0))),
@@ -322,7 +325,7 @@ PROXIES = [
      b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\ndata: {"choices": [{"delta": {"content": "s"}, '
      b'"finish_reason": "length"}]}\n\ndata: {"choices": [], "usage": {"prompt_tokens": 12, '
      b'"completion_tokens": 3}}\n\ndata: [DONE]\n\n', Read("yes", "length")),
-    ("stream without an end stated", 200, b'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": null}]}'
+    ("stream without a finish reason", 200, b'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": null}]}'
      b"\n\ndata: [DONE]\n\n", Read("yes", tokens=(0, 0))),
     ("broken stream", 200, b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\n', Retry("garbled", "no end")),
     ("half a reply", 200, b'{"choices": [{"message": {"cont', Retry("garbled")),

@@ -42,7 +42,7 @@ def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
     return asyncio.run(send())
 
 
-def refuse(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
+def make_refusal(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
     return status, {"error": {"message": message, "type": "invalid_request_error", **fields}}
 
 
@@ -72,7 +72,7 @@ def refuse(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
         ("claude-sonnet-4-5@20250929", True, False, "max_tokens"),
     ],
 )
-def test_accepted_parameters_follow_the_models_name_behind_any_prefix(
+def test_accepted_parameters_depend_on_the_models_name_without_its_prefix(
     model: str, takes_sampling: bool, takes_both: bool, max_tokens: str
 ) -> None:
     accepted = infer_accepted(model)
@@ -101,7 +101,7 @@ def test_thinking_model_is_sent_no_stop_strings_unless_send_sets_them() -> None:
     assert infer_accepted("m", thinks=True, send=Send(stop=True)).stop_strings(STOPS) == list(STOPS)
 
 
-def test_send_settings_change_no_identity(server: Any) -> None:
+def test_send_settings_do_not_change_the_identity(server: Any) -> None:
     plain_endpoint = OpenAIChatEndpoint("m", server.url)
     endpoint_with_send = OpenAIChatEndpoint("m", server.url, send=Send(seed=False, temperature=False))
     assert plain_endpoint.identity == endpoint_with_send.identity
@@ -137,30 +137,31 @@ SEED_ERROR = {
     [
         (CHAT, (422, {"object": "error", "message": {"detail": [SEED_ERROR]}}), ["seed"], {}),
         (CHAT, (422, {"detail": [SEED_ERROR]}), ["seed"], {}),
-        (CHAT, refuse("seed: must be less than 2147483647"), [], {"seed": SEED % INT32_SEEDS}),
+        (CHAT, make_refusal("seed: must be less than 2147483647"), [], {"seed": SEED % INT32_SEEDS}),
         (CHAT, (400, [{"error": {"code": 400, "message": "Invalid value at 'generation_config.seed' (TYPE_INT32), 9",
                                  "status": "INVALID_ARGUMENT"}}]), [], {"seed": SEED % INT32_SEEDS}),
         (CHAT, (400, [{"error": {"message": 'Invalid JSON payload. Unknown name "seed": Cannot find field.'}}]),
          ["seed"], {}),
-        (CHAT, refuse("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        (CHAT, make_refusal("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
                        "'max_completion_tokens' instead.", param="max_tokens", code="unsupported_parameter"),
          ["max_tokens"], {"max_completion_tokens": 64}),
-        (CHAT, refuse("Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) "
-                       "value is supported.", param="temperature", code="unsupported_value"), ["temperature"], {}),
-        (CHAT, refuse("litellm.UnsupportedParamsError: x does not support parameters: ['temperature', 'top_p']"),
+        (CHAT, make_refusal("Unsupported value: 'temperature' does not support 0.7 with this model. Only the default"
+                       " (1) value is supported.", param="temperature", code="unsupported_value"), ["temperature"], {}),
+        (CHAT, make_refusal("litellm.UnsupportedParamsError: x does not support parameters: ['temperature', 'top_p']"),
          ["temperature", "top_p"], {}),
-        (CHAT, refuse("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
+        (CHAT, make_refusal("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
          ["top_p"], {}),
-        (CHAT, refuse("stop: too many"), [], {"stop": list(STOPS[:4])}),
-        (CHAT, refuse("2 validation errors: {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a "
-                       "valid string'} {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 "
+        (CHAT, make_refusal("stop: too many"), [], {"stop": list(STOPS[:4])}),
+        (CHAT, make_refusal("2 validation errors: {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a"
+                       " valid string'} {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 "
                        "items after validation, not 5'}", type="BadRequestError"), [], {"stop": list(STOPS[:4])}),
-        (CHAT, refuse("Unsupported parameter: 'stop' is not supported with this model.", param="stop"), ["stop"], {}),
-        (CHAT, refuse("System role not supported", type="BadRequestError", code=400), [],
+        (CHAT, make_refusal("Unsupported parameter: 'stop' is not supported with this model.", param="stop"),
+         ["stop"], {}),
+        (CHAT, make_refusal("System role not supported", type="BadRequestError", code=400), [],
          {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
-        (CHAT, refuse("Developer instruction is not enabled for models/gemma-3-4b-it"), [],
+        (CHAT, make_refusal("Developer instruction is not enabled for models/gemma-3-4b-it"), [],
          {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
-        (RESPONSES, refuse("Unsupported parameter: 'temperature' is not supported with this model.",
+        (RESPONSES, make_refusal("Unsupported parameter: 'temperature' is not supported with this model.",
                             param="temperature"), ["temperature"], {}),
         (MESSAGES, (400, {"type": "error", "error": {"type": "invalid_request_error", "message":
                     "`temperature` and `top_p` cannot both be specified for this model. Please use only one."}}),
@@ -169,7 +170,7 @@ SEED_ERROR = {
                     "`temperature` is deprecated for this model."}}), ["temperature"], {}),
     ],
 )  # fmt: skip
-def test_refused_parameter_is_learned_and_reported_once(
+def test_refused_parameter_is_omitted_from_later_requests_and_reported_once(
     server: Any, caplog: Any, client: Any, answer: tuple[int, Any], removed: list[str], added: dict[str, Any]
 ) -> None:
     faults: list[Fault] = []
@@ -181,11 +182,13 @@ def test_refused_parameter_is_learned_and_reported_once(
     first_body, *later_bodies = server.bodies
     assert later_bodies == [{**{name: value for name, value in first_body.items() if name not in removed}, **added}] * 2
     assert set(removed) <= set(first_body)
-    assert [fault.kind for fault in faults] == ["refused_parameter"] and "as with send = {" in faults[0].message
-    assert caplog.text.count("as with send = {") == 1
+    assert [fault.kind for fault in faults] == ["refused_parameter"] and "later requests use send = {" in faults[
+        0
+    ].message
+    assert caplog.text.count("later requests use send = {") == 1
 
 
-def test_concurrent_refusals_are_learned_and_reported_once(server: Any) -> None:
+def test_concurrent_refusals_are_reported_once(server: Any) -> None:
     faults: list[Fault] = []
     server.choose = lambda body: (422, {"detail": [SEED_ERROR]}) if "seed" in body else (200, GOOD_REPLY)
 
@@ -204,11 +207,11 @@ def test_concurrent_refusals_are_learned_and_reported_once(server: Any) -> None:
     assert "seed" not in server.bodies[-1] and len(server.bodies) <= 33
 
 
-def test_several_refused_parameters_are_learned_in_turn(server: Any) -> None:
+def test_several_refused_parameters_are_changed_one_after_another(server: Any) -> None:
     server.answer(
-        refuse("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
-        refuse("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
-        refuse("Unsupported parameter: 'top_p' is not supported with this model.", param="top_p"),
+        make_refusal("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
+        make_refusal("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
+        make_refusal("Unsupported parameter: 'top_p' is not supported with this model.", param="top_p"),
         (200, GOOD_REPLY),
     )  # fmt: skip
     endpoint = OpenAIChatEndpoint("my-deployment", server.url)
@@ -228,7 +231,7 @@ def test_several_refused_parameters_are_learned_in_turn(server: Any) -> None:
     ],
 )  # fmt: skip
 def test_refusal_for_another_reason_changes_no_parameter(server: Any, message: str) -> None:
-    server.answer(refuse(message))
+    server.answer(make_refusal(message))
     endpoint = OpenAIChatEndpoint("m", server.url)
     accepted_before = endpoint.accepted
     with pytest.raises(EndpointError, match=r"answered 400: "):
@@ -243,10 +246,10 @@ def test_send_setting_is_not_changed_by_refusals(server: Any) -> None:
     assert len(server.bodies) == 1
 
 
-def test_server_that_refuses_both_names_of_max_tokens_ends_the_retries(server: Any) -> None:
+def test_refusal_of_both_max_tokens_names_ends_the_retries(server: Any) -> None:
     server.answer(
-        *[refuse("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
-          refuse("Unrecognized request argument supplied: max_completion_tokens")] * 5
+        *[make_refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
+          make_refusal("Unrecognized request argument supplied: max_completion_tokens")] * 5
     )  # fmt: skip
     with pytest.raises(EndpointError, match="answered 400"):
         ask(OpenAIChatEndpoint("m", server.url))

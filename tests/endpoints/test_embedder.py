@@ -29,21 +29,21 @@ async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbed
     assert cat @ kitten > cat @ tax + 0.2
 
 
-async def test_vector_is_bit_equal_under_concurrency(embedder: LocalEmbedder) -> None:
+async def test_concurrent_and_sequential_vectors_are_bit_identical(embedder: LocalEmbedder) -> None:
     texts = [f"Question {i}: {'how many apples are left ' * (i % 5)}" for i in range(24)]
     sequential = [await embed(embedder, text) for text in texts]
     concurrent = await asyncio.gather(*(embed(embedder, text) for text in reversed(texts)))
     assert all(map(np.array_equal, sequential, reversed(concurrent)))
 
 
-async def test_long_text_is_embedded_whole(embedder: LocalEmbedder) -> None:
+async def test_long_text_is_embedded_without_truncation(embedder: LocalEmbedder) -> None:
     filler = "the train leaves the station and "
     vectors = [await embed(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
     assert not np.array_equal(*vectors)
     assert np.linalg.norm(vectors[0]) == pytest.approx(1.0, abs=1e-6)
 
 
-async def test_empty_and_odd_texts_have_vectors(embedder: LocalEmbedder) -> None:
+async def test_empty_text_and_lone_surrogates_have_finite_vectors(embedder: LocalEmbedder) -> None:
     for text in ("", "\ud800 odd", "naïve – 50 %"):
         assert np.isfinite(await embed(embedder, text)).all()
 

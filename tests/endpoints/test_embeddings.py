@@ -1,4 +1,4 @@
-"""Embeddings from servers: how replies are read, retried, and reported if the server refuses."""
+"""Embeddings from servers: reading replies, retrying faults and reporting refusals."""
 
 import asyncio
 import json
@@ -61,10 +61,10 @@ def test_embedding_is_normalised_to_unit_length(server: Any, body: Any) -> None:
         (200, {"data": None, "error": {"message": "slow down", "code": "rate_limit_exceeded"}}, "rate_limited", "slow"),
         (503, {"error": "Model is loading"}, "server_error", "Model is loading"),
         (200, make_response([]), "garbled", "without an embedding"),
-        (200, make_response([0, 0]), "garbled", "without a direction"),
-        (200, b'{"data": [{"embedding": [NaN, 1]}]}', "garbled", "without a direction"),
+        (200, make_response([0, 0]), "garbled", "not a nonzero vector"),
+        (200, b'{"data": [{"embedding": [NaN, 1]}]}', "garbled", "not a nonzero vector"),
         (200, make_response(["a"]), "garbled", "not a list of numbers"),
-        (200, make_response([[1, 2], [3, 4]]), "garbled", "without a direction"),
+        (200, make_response([[1, 2], [3, 4]]), "garbled", "not a nonzero vector"),
         (200, b"[" * 100_000, "garbled", "nested too deeply"),
         (200, b"<html><title>Sign in</title>", "garbled", "Sign in"),
     ],
@@ -92,7 +92,9 @@ def test_refused_text_is_reported_with_the_servers_message(server: Any, status: 
     assert words in str(error.value) and len(server.bodies) == 1
 
 
-def test_permanently_failing_embedder_ends_the_retries(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permanently_failing_embedder_fails_after_the_last_attempt(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     server.answer((200, {}))
     with pytest.raises(EndpointError, match="without an embedding"):

@@ -53,48 +53,48 @@ async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, s
     assert endpoint.repeatable
 
 
-async def test_logits_are_bit_equal_in_any_batch(smollm2_dir: Path) -> None:
+async def test_logits_are_bit_identical_in_any_batch(smollm2_dir: Path) -> None:
     torch = pytest.importorskip("torch")
     from nanoflux_local.endpoints.local.decoder import Decoder
 
     decoder = Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16")
     prompt = list(range(40, 70))
 
-    def trace(row: int, neighbours: dict[int, int], token: int) -> list:
+    def trace_logits(row: int, neighbours: dict[int, int], token: int) -> list:
         for neighbour, length in neighbours.items():
             decoder.prefill(neighbour, [100 + neighbour] * length, length + 8)
         logits = [decoder.prefill(row, prompt, 64)]
         for step in range(4):
             logits.append(decoder.step([50 + step if i == row else token for i in range(ROWS)])[row])
-        for occupied in (row, *neighbours):
-            decoder.release(occupied)
+        for row_in_use in (row, *neighbours):
+            decoder.release(row_in_use)
         return logits
 
-    logits_alone = trace(0, {}, 0)
+    logits_alone = trace_logits(0, {}, 0)
     for neighbours in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
         row = ROWS - 1
-        assert all(map(torch.equal, logits_alone, trace(row, neighbours, 99)))
-    assert decoder.self_check() and decoder.agrees_with_transformers()
+        assert all(map(torch.equal, logits_alone, trace_logits(row, neighbours, 99)))
+    assert decoder.is_batch_invariant() and decoder.agrees_with_transformers()
 
 
-def test_cached_prefix_gives_the_same_bits_as_a_computed_one(smollm2_dir: Path) -> None:
+def test_cached_and_computed_prefixes_give_bit_identical_logits(smollm2_dir: Path) -> None:
     torch = pytest.importorskip("torch")
     from nanoflux_local.endpoints.local.decoder import Decoder
 
     first_decoder, second_decoder = (Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16") for _ in range(2))
     prefix, prompt = list(range(40, 110)), [*range(40, 110), *range(200, 230)]
-    first_decoder.prefill(1, [*prefix, 9, 8, 7], 200, shared=len(prefix))
-    cached_logits = first_decoder.prefill(2, prompt, 200, shared=len(prefix))
-    computed_logits = second_decoder.prefill(0, prompt, 200, shared=len(prefix))
+    first_decoder.prefill(1, [*prefix, 9, 8, 7], 200, prefix_length=len(prefix))
+    cached_logits = first_decoder.prefill(2, prompt, 200, prefix_length=len(prefix))
+    computed_logits = second_decoder.prefill(0, prompt, 200, prefix_length=len(prefix))
     assert torch.equal(cached_logits, computed_logits)
     logits_after_a_step = first_decoder.step([0, 0, 5, 0])[2], second_decoder.step([5, 0, 0, 0])[0]
     assert torch.equal(*logits_after_a_step)
     similarity = torch.nn.functional.cosine_similarity(computed_logits, second_decoder.prefill(3, prompt, 200), dim=0)
-    assert similarity > 0.99, "reading the prompt in one pass gives different bits, but the logits must stay similar"
+    assert similarity > 0.99, "a prompt processed in one pass gives other bits, but the logits must stay similar"
 
 
 def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir: Path) -> None:
-    from nanoflux_local.endpoints.local.codec import MIN_SHARED, ChatCodec
+    from nanoflux_local.endpoints.local.codec import MIN_SHARED_TOKENS, ChatCodec
 
     codec = ChatCodec(smollm2_dir)
     worked_example = (Message("user", "How many are 8 and 7? " * 8), Message("assistant", "SOLUTION: 8 + 7 = 15"))
@@ -102,16 +102,16 @@ def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir:
         (*worked_example, Message("user", question)) for question in ("How many are 2 and 2?", "What is 9 - 4?")
     ]
     first_ids, second_ids = (codec.encode(messages) for messages in conversations)
-    shared_count = codec.count_shared(conversations[0], first_ids)
-    assert shared_count == codec.count_shared(conversations[1], second_ids) >= MIN_SHARED
+    shared_count = codec.count_shared_tokens(conversations[0], first_ids)
+    assert shared_count == codec.count_shared_tokens(conversations[1], second_ids) >= MIN_SHARED_TOKENS
     assert first_ids[:shared_count] == second_ids[:shared_count]
     assert codec.decode(first_ids[:shared_count]).endswith("SOLUTION: 8 + 7 = 15\n")
     open_reply = (*conversations[0], Message("assistant", "SOLUTION: 2 +"))
-    assert codec.count_shared(open_reply, codec.encode(open_reply)) == shared_count
-    assert codec.count_shared(conversations[0][-1:], codec.encode(conversations[0][-1:])) == 0
+    assert codec.count_shared_tokens(open_reply, codec.encode(open_reply)) == shared_count
+    assert codec.count_shared_tokens(conversations[0][-1:], codec.encode(conversations[0][-1:])) == 0
 
 
-async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None:
+async def test_seed_determines_the_sampled_reply(endpoint: InProcessEndpoint) -> None:
     requests = [make_request(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
     first_text, second_text, repeated_text = [
         reply.text for reply in await asyncio.gather(*map(endpoint.chat, requests))
@@ -120,25 +120,25 @@ async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None
 
 
 async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
-    uncut_text = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
-    stop = uncut_text[len(uncut_text) // 2 : len(uncut_text) // 2 + 5]
+    full_text = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
+    stop = full_text[len(full_text) // 2 : len(full_text) // 2 + 5]
     reply = await endpoint.chat(
         make_request(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,)))
     )
-    assert (reply.text, reply.finish) == (uncut_text[: uncut_text.index(stop)], "stop")
+    assert (reply.text, reply.finish) == (full_text[: full_text.index(stop)], "stop")
 
 
 async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
-    cut_reply, complete_reply = await asyncio.gather(
+    truncated_reply, complete_reply = await asyncio.gather(
         endpoint.chat(make_request(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
         endpoint.chat(make_request(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
     )
-    assert (cut_reply.finish, cut_reply.completion_tokens) == ("length", 5)
+    assert (truncated_reply.finish, truncated_reply.completion_tokens) == ("length", 5)
     assert complete_reply.finish == "stop" and "<|" not in complete_reply.text
-    assert cut_reply.prompt_tokens > 5 and cut_reply.seconds > 0
+    assert truncated_reply.prompt_tokens > 5 and truncated_reply.seconds > 0
 
 
-async def test_prompt_beyond_the_context_fails_alone(endpoint: InProcessEndpoint) -> None:
+async def test_prompt_longer_than_the_context_fails_and_others_succeed(endpoint: InProcessEndpoint) -> None:
     long_result, short_result = await asyncio.gather(
         endpoint.chat(make_request(endpoint, "word " * 9000)),
         endpoint.chat(make_request(endpoint, "Hello.", Sampling(max_tokens=3))),
@@ -169,19 +169,19 @@ async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoin
 
 
 def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
-    release = threading.Event()
+    may_crash = threading.Event()
 
     def crash():
-        release.wait(10)
-        raise MemoryError("no room")
+        may_crash.wait(10)
+        raise MemoryError("out of memory")
 
     batcher = Batcher(2, crash)
     futures = [batcher.submit(ChatRequest(None, ())) for _ in range(5)]  # type: ignore[arg-type]
-    release.set()
+    may_crash.set()
     for future in futures:
-        with pytest.raises(EndpointError, match="MemoryError: no room"):
+        with pytest.raises(EndpointError, match="MemoryError: out of memory"):
             future.result(10)
-    with pytest.raises(EndpointError, match="no room"):
+    with pytest.raises(EndpointError, match="out of memory"):
         batcher.submit(ChatRequest(None, ()))  # type: ignore[arg-type]
     batcher.close()
 
@@ -198,7 +198,7 @@ async def test_close_fails_unfinished_requests_and_may_be_repeated(smollm2_dir: 
         await endpoint.chat(make_request(endpoint, "Hello."))
 
 
-def test_identity_contains_everything_that_changes_the_bits(smollm2_dir: Path) -> None:
+def test_identity_contains_everything_that_changes_the_logits(smollm2_dir: Path) -> None:
     record = json.loads((smollm2_dir / "weights.json").read_text())
     identity = InProcessEndpoint(smollm2_dir, rows=8, device="cpu", dtype="float32").identity
     assert identity.interface == "in_process" and identity.model == "smollm2-135m"
@@ -213,7 +213,7 @@ async def test_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path:
     try:
         assert tuned.identity.adapter == adapter_hash(tmp_path) != base.identity.adapter
         tuned_reply, base_reply = [
-            await e.chat(make_request(e, "What is the capital of France?")) for e in (tuned, base)
+            await endpoint.chat(make_request(endpoint, "What is the capital of France?")) for endpoint in (tuned, base)
         ]
         assert tuned_reply.text != base_reply.text and tuned_reply.prompt_tokens == base_reply.prompt_tokens
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.remote.listing import find_other_models, is_private, is_same_model, read_listing
+from nanoflux_local.endpoints.remote.listing import is_private, is_same_model, list_model_warnings, read_listing
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 
 LISTING = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
@@ -21,12 +21,12 @@ class ListingServer:
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, LISTING)
         self.requests: list[tuple[str, str]] = []
-        lister = self
+        listing_server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                lister.requests.append((self.path, self.headers.get("Authorization", "")))
-                status, value = lister.answer
+                listing_server.requests.append((self.path, self.headers.get("Authorization", "")))
+                status, value = listing_server.answer
                 body = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -46,15 +46,15 @@ class ListingServer:
 
 
 @pytest.fixture
-def lister() -> Iterator[ListingServer]:
-    lister = ListingServer()
-    yield lister
-    lister.close()
+def listing_server() -> Iterator[ListingServer]:
+    listing_server = ListingServer()
+    yield listing_server
+    listing_server.close()
 
 
 def list_warnings(model: str, url: str) -> list[str]:
     async def find() -> list[str]:
-        return await find_other_models({"arbiter": OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")})
+        return await list_model_warnings({"arbiter": OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")})
 
     return asyncio.run(find())
 
@@ -64,17 +64,17 @@ def set_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTING_TEST_KEY", "sk-listing-0123456789")
 
 
-def test_another_model_behind_the_address_is_reported(lister: ListingServer) -> None:
-    assert list_warnings("gpt-oss-20b", lister.url) == [
-        f"endpoints.arbiter: {lister.url} does not list the model gpt-oss-20b; it lists qwen3-4b, judge, org/judge;"
-        " correct model or url"
+def test_another_model_behind_the_address_is_reported(listing_server: ListingServer) -> None:
+    assert list_warnings("gpt-oss-20b", listing_server.url) == [
+        f"endpoints.arbiter: {listing_server.url} does not list the model gpt-oss-20b;"
+        " it lists qwen3-4b, judge, org/judge; correct model or url"
     ]
-    assert lister.requests == [("/v1/models", "Bearer sk-listing-0123456789")]
+    assert listing_server.requests == [("/v1/models", "Bearer sk-listing-0123456789")]
 
 
 @pytest.mark.parametrize("model", ["qwen3-4b", "judge", "org/judge"])
-def test_listed_model_is_not_reported(lister: ListingServer, model: str) -> None:
-    assert list_warnings(model, lister.url) == []
+def test_listed_model_is_not_reported(listing_server: ListingServer, model: str) -> None:
+    assert list_warnings(model, listing_server.url) == []
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_listed_model_is_not_reported(lister: ListingServer, model: str) -> None
     [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]),
      (500, b""), (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
 )  # fmt: skip
-def test_server_without_a_listing_is_not_reported(lister: ListingServer, answer: tuple[int, Any]) -> None:
-    lister.answer = answer
-    assert list_warnings("m", lister.url) == []
+def test_server_without_a_listing_is_not_reported(listing_server: ListingServer, answer: tuple[int, Any]) -> None:
+    listing_server.answer = answer
+    assert list_warnings("m", listing_server.url) == []
 
 
-def test_unreachable_server_gives_no_listing_warning(lister: ListingServer) -> None:
-    lister.close()
-    assert list_warnings("m", lister.url) == []
+def test_unreachable_server_gives_no_listing_warning(listing_server: ListingServer) -> None:
+    listing_server.close()
+    assert list_warnings("m", listing_server.url) == []
 
 
-def test_model_names_are_compared_without_tags_and_wildcards() -> None:
+def test_listed_names_match_with_tags_and_wildcards() -> None:
     assert is_same_model("llama3", "llama3:latest") and is_same_model("openai/gpt-x", "openai/*")
     assert not is_same_model("llama3", "llama3.1:8b")
     assert list(read_listing({"models": [{"name": "llama3:latest"}]})) == ["llama3:latest"]
@@ -103,5 +103,5 @@ def test_model_names_are_compared_without_tags_and_wildcards() -> None:
     [("http://127.0.0.1:1/v1", True), ("http://10.0.0.5:8000/v1", True), ("http://gpu7:8000/v1", True),
      ("http://box.lan/v1", True), ("https://api.mistral.ai/v1", False), ("http://8.8.8.8/v1", False)],
 )  # fmt: skip
-def test_only_private_servers_are_asked_for_their_models(url: str, private: bool) -> None:
+def test_private_servers_are_recognised_by_address_or_name(url: str, private: bool) -> None:
     assert is_private(url) is private

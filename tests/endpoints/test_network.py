@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from nanoflux_local.endpoints.remote.network import check_network, http_options, proxy_for
+from nanoflux_local.endpoints.remote.network import check_network, find_proxy, http_options
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Message
@@ -92,13 +92,13 @@ def find_closed_port() -> int:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_remote_server_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
+def test_requests_to_remote_servers_use_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
     assert request_reply(REMOTE_URL).text == "yes"
     assert proxy.paths == ["http://model.example:8000/v1/chat/completions"]
 
 
-def test_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, monkeypatch) -> None:
+def test_requests_to_this_machine_bypass_the_proxy(proxy: ForwardProxy, server, monkeypatch) -> None:
     monkeypatch.setenv("ALL_PROXY", f"http://{proxy.address}")
     monkeypatch.setenv("SSL_CERT_FILE", "/gone/cacert.pem")
     assert request_reply(server.url).text == "yes" and not proxy.paths
@@ -109,16 +109,14 @@ def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypa
     monkeypatch.setenv("HTTP_PROXY", f"http://me:hidden-password@{address}")
     with pytest.raises(EndpointError) as error:
         request_reply(REMOTE_URL)
-    assert f"does not answer: All connection attempts failed (asked through the proxy http://{address}" in str(
-        error.value
-    )
+    assert f"does not answer: All connection attempts failed (using the proxy http://{address}" in str(error.value)
     assert "of HTTP_PROXY)" in str(error.value) and "add model.example to NO_PROXY" in error.value.fix
     assert "hidden-password" not in str(error.value)
 
 
 def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
-    with pytest.raises(EndpointError, match=r"403.*asked through the proxy http://127.*of HTTPS_PROXY"):
+    with pytest.raises(EndpointError, match=r"403.*using the proxy http://127.*of HTTPS_PROXY"):
         request_reply("https://model.example/v1")
     assert set(proxy.paths) == {"model.example:443"}
 
@@ -138,7 +136,7 @@ def test_error_names_the_variable_of_a_socks_proxy_without_its_package(monkeypat
         and "hidden-password" not in str(error.value)
     )
     monkeypatch.setenv("NO_PROXY", "other.example,model.example")
-    assert proxy_for(REMOTE_URL) is None and http_options(REMOTE_URL)["proxy"] is None
+    assert find_proxy(REMOTE_URL) is None and http_options(REMOTE_URL)["proxy"] is None
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
@@ -159,7 +157,7 @@ def test_missing_certificates_are_refused_with_variable_and_path(
     check_network(REMOTE_URL)
 
 
-def test_certificates_of_the_environment_are_used(tmp_path: Path, monkeypatch) -> None:
+def test_certificates_named_by_the_environment_are_loaded(tmp_path: Path, monkeypatch) -> None:
     file = tmp_path / "cacert.pem"
     file.write_text("no certificate")
     monkeypatch.setenv("SSL_CERT_FILE", str(file))

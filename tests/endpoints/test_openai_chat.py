@@ -85,7 +85,8 @@ def test_endpoint_is_identified_by_model_and_server_and_is_not_repeatable(server
         (completion("x", vendor={"odd": [1]}, choices_extra=3), ("x", "stop", 0, 0)),
         (completion("\ud800 lone"), ("\ud800 lone", "stop", 0, 0)),
     ],
-    ids=["with usage", "cut", "empty text", "held back", "null usage", "empty usage", "odd usage", "more", "surrogate"],
+    ids=["with usage", "truncated", "empty text", "withheld", "null usage", "empty usage", "invalid usage",
+         "extra fields", "surrogate"],
 )  # fmt: skip
 def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
     server.answer((200, body))
@@ -132,7 +133,7 @@ def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, message:
     assert error.value.message.startswith(server.url) and "server's log" in error.value.fix
 
 
-def test_web_page_in_place_of_a_reply_is_refused_without_retry(server: Any) -> None:
+def test_web_page_instead_of_a_reply_is_not_retried(server: Any) -> None:
     server.answer((200, b"<html><title>Welcome</title></html>"))
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(EndpointError, match="answered with a web page: Welcome") as error:
@@ -155,7 +156,7 @@ def test_failing_server_is_retried(server: Any) -> None:
     assert len(server.bodies) == 3 and server.bodies[0] == server.bodies[2]
 
 
-def test_permanently_failing_server_ends_the_retries(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permanently_failing_server_fails_after_the_last_attempt(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     server.answer((500, {"error": {"message": "out of memory"}}))
     with pytest.raises(EndpointError, match=r"answered 500: .*out of memory"):
@@ -216,7 +217,7 @@ def refuse_and_repeat_key() -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("answer", [lambda: (200, completion("ok")), refuse_and_repeat_key], ids=["right", "refused"])
-def test_key_is_in_no_row_log_or_error(
+def test_key_appears_in_no_file_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
 ) -> None:
     """The server repeats the key in one case, and every logger is at DEBUG."""

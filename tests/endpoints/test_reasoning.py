@@ -25,8 +25,8 @@ STOP = ("\n\n",)
 TEXTS = ["What is the number? SOLUTION: ANSWER: 12 Okay, so."] * 3
 
 
-def make_body(content: str | None, thoughts: str | None, finish: str = "stop") -> dict[str, object]:
-    message = {"role": "assistant", "content": content, "reasoning": thoughts}
+def make_body(content: str | None, reasoning: str | None, finish: str = "stop") -> dict[str, object]:
+    message = {"role": "assistant", "content": content, "reasoning": reasoning}
     usage = {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 21}}
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
@@ -54,7 +54,7 @@ async def test_stop_strings_of_other_models_are_sent(server) -> None:
     assert server.bodies[-1]["stop"] == list(STOP)
 
 
-async def test_reply_cut_in_its_reasoning_names_the_key(server) -> None:
+async def test_reply_truncated_in_its_reasoning_names_the_setting(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
     unparsed = player.refuse_incomplete(
         await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length"))
@@ -65,7 +65,7 @@ async def test_reply_cut_in_its_reasoning_names_the_key(server) -> None:
     assert player.refuse_incomplete(ChatReply("", "stop")) == Unparsed("the reply is empty")
 
 
-async def test_judge_cut_in_its_reasoning_gives_an_error_and_no_mark() -> None:
+async def test_judge_truncated_in_its_reasoning_raises_an_error() -> None:
     judge = SoftJudge("arbiter", ScriptedEndpoint("arbiter"))
 
     async def call(_: ChatRequest) -> ChatReply:
@@ -76,7 +76,7 @@ async def test_judge_cut_in_its_reasoning_gives_an_error_and_no_mark() -> None:
         await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", Draw(0, 0, 0), call)
 
 
-def test_thinking_player_is_not_asked_section_by_section() -> None:
+def test_thinking_model_is_not_prompted_section_by_section() -> None:
     assert Player("m", Identity("in_process", "m"), Sampling()).continues
     assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).continues
 
@@ -101,7 +101,7 @@ def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> N
     reply_ids = codec._tokenizer(family.render_reply("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)[
         "input_ids"
     ]
-    assert reply_ids[-1] in codec.ends and not codec.ends & set(reply_ids[:-1])
+    assert reply_ids[-1] in codec.end_ids and not codec.end_ids & set(reply_ids[:-1])
     assert strip_reasoning(codec.decode(reply_ids[:-1])).strip() == "ANSWER: 12"
     assert codec.find_stop(reply_ids[:-1], ("12",)) is not None
     reasoning_ids = codec._tokenizer(family.render_reply("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])[
@@ -155,7 +155,7 @@ def test_overflow_counts_prompt_answer_and_reasoning() -> None:
     )
 
 
-async def test_reasoning_ended_by_a_stop_string_names_the_key_to_set(server) -> None:
+async def test_reasoning_ended_by_a_stop_string_names_the_setting(server) -> None:
     """The server applies stop strings to the reasoning too, and the endpoint has no `reasoning_tokens`."""
     reply = await ask_server(server, None, make_body(None, "Okay, let me", "stop"))
     unparsed = Player("judge", Identity("openai_chat", "m"), Sampling()).refuse_incomplete(reply)

@@ -1,6 +1,7 @@
 """The real SDKs read recorded replies of many servers, and mutations of them, over loopback.
 
-No response raises anything but an EndpointError, no permanent refusal is retried, and every text that is read was sent.
+No response raises anything but an EndpointError, no permanent refusal is retried, and a reply contains only text that
+the server sent.
 """
 
 import asyncio
@@ -74,10 +75,10 @@ class ServerWithClients:
 
 
 @pytest.fixture(scope="module")
-def peer(new_server: Any) -> Iterator[ServerWithClients]:
-    peer = ServerWithClients(new_server())
-    yield peer
-    peer.close()
+def shared_server(new_server: Any) -> Iterator[ServerWithClients]:
+    shared_server = ServerWithClients(new_server())
+    yield shared_server
+    shared_server.close()
 
 
 def test_reply_shapes_cover_every_outcome_and_server() -> None:
@@ -87,31 +88,33 @@ def test_reply_shapes_cover_every_outcome_and_server() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.name}")
-def test_recorded_reply_is_read_as_expected(peer: ServerWithClients, shape: Shape) -> None:
+def test_recorded_reply_is_read_as_expected(shared_server: ServerWithClients, shape: Shape) -> None:
     faults: list[Fault] = []
-    peer.server.answer((shape.status, shape.body), *([(200, GOOD_REPLY)] if isinstance(shape.outcome, Retry) else []))
-    peer.server.bodies.clear()
+    shared_server.server.answer(
+        (shape.status, shape.body), *([(200, GOOD_REPLY)] if isinstance(shape.outcome, Retry) else [])
+    )
+    shared_server.server.bodies.clear()
     with reporting_faults(faults.append):
         outcome = shape.outcome
         if isinstance(outcome, Refused):
             with pytest.raises(EndpointError) as error:
-                peer.ask(shape.protocol)
-            assert outcome.words in str(error.value)
-            assert len(peer.server.bodies) == 1
+                shared_server.ask(shape.protocol)
+            assert outcome.message_part in str(error.value)
+            assert len(shared_server.server.bodies) == 1
             return
-        reply = peer.ask(shape.protocol)
+        reply = shared_server.ask(shape.protocol)
     match outcome:
-        case Read(text, finish, thoughts, tokens):
-            assert (reply.text, reply.finish) == (with_reasoning(thoughts, text), finish)
+        case Read(text, finish, reasoning, tokens):
+            assert (reply.text, reply.finish) == (with_reasoning(reasoning, text), finish)
             assert (reply.prompt_tokens, reply.completion_tokens) == tokens
-            assert len(peer.server.bodies) == 1 and not faults
+            assert len(shared_server.server.bodies) == 1 and not faults
         case Empty():
             assert reply.finish == "stop" and not reply.text.rpartition("</think>")[2].strip()
             assert {fault.kind for fault in faults} == {"empty"}
-            assert len(peer.server.bodies) == retries.EMPTY_ATTEMPTS
-        case Retry(kind, words):
-            assert reply.text == "yes" and len(peer.server.bodies) == 2
-            assert [fault.kind for fault in faults] == [kind] and words in faults[0].message
+            assert len(shared_server.server.bodies) == retries.EMPTY_ATTEMPTS
+        case Retry(kind, message_part):
+            assert reply.text == "yes" and len(shared_server.server.bodies) == 2
+            assert [fault.kind for fault in faults] == [kind] and message_part in faults[0].message
 
 
 # Mutations
@@ -122,12 +125,12 @@ COMPLETE_REPLIES = {
                            message_item({"type": "output_text", "text": "one"})]),
     "messages": messages([{"type": "thinking", "thinking": "two"}, {"type": "text", "text": "one"}]),
 }  # fmt: skip
-scalars = st.one_of(
+json_scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
     st.sampled_from(["stop", "length", "error", "tool_calls", "text", "refusal", "failed", "429", "\ud800", 10**30]),
 )  # fmt: skip
-values = st.recursive(
-    scalars,
+json_values = st.recursive(
+    json_scalars,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
@@ -153,14 +156,14 @@ def mutate(draw: st.DrawFn, reply: Any) -> Any:
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(list(list_paths(body))))
         if not path:
-            return draw(values)
+            return draw(json_values)
         inner = body
         for key in path[:-1]:
             inner = inner[key]
         if isinstance(inner, dict) and draw(st.booleans()):
             del inner[path[-1]]
         else:
-            inner[path[-1]] = draw(values)
+            inner[path[-1]] = draw(json_values)
     return body
 
 
@@ -172,7 +175,7 @@ def list_texts(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("protocol", list(CLIENTS))
-def test_mutated_reply_is_read_or_refused(peer: ServerWithClients, monkeypatch: Any, protocol: str) -> None:
+def test_mutated_reply_is_read_or_refused(shared_server: ServerWithClients, monkeypatch: Any, protocol: str) -> None:
     for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("MAX_WAIT_S", 0.0)):
         monkeypatch.setattr(retries, name, value)
 
@@ -180,15 +183,15 @@ def test_mutated_reply_is_read_or_refused(peer: ServerWithClients, monkeypatch: 
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
     @given(mutate(COMPLETE_REPLIES[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
     def check(body: Any, status: int) -> None:
-        peer.server.bodies.clear()
-        peer.server.answer((status, json.dumps(body).encode()))
+        shared_server.server.bodies.clear()
+        shared_server.server.answer((status, json.dumps(body).encode()))
         try:
             with reporting_faults(lambda fault: None):
-                reply = peer.ask(protocol)
+                reply = shared_server.ask(protocol)
         except EndpointError as error:
             assert error.message
             reply = None
-        assert len(peer.server.bodies) <= 2  # a refusal that names a parameter is tried once without it
+        assert len(shared_server.server.bodies) <= 2  # a refusal that names a parameter is tried once without it
         if reply is not None:
             assert status == 200
             canonical_json(reply.to_json()).encode()

@@ -71,7 +71,7 @@ async def test_tokens_are_counted_in_words() -> None:
     await endpoint.close()
 
 
-async def test_embeddings_are_unit_vectors_by_shared_words() -> None:
+async def test_embeddings_are_unit_vectors_and_similar_for_shared_words() -> None:
     embedder = HashingEmbedder("h")
     texts = ["three apples and a pear", "a pear and three apples!", "tax law", "", "\ud800"]
     vectors = [(await embedder.embed(EmbedRequest(embedder.identity, text))).vector for text in texts]

@@ -55,17 +55,17 @@ def ask(endpoint: ServedEndpoint) -> ChatReply:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_busy_server_is_asked_again_after_its_retry_after(client: Any, server: Any, monkeypatch) -> None:
+def test_request_to_a_busy_server_is_retried_after_its_retry_after(client: Any, server: Any, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     server.more_headers = {"Retry-After": "0.4"}
     server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD_REPLY))
-    started = time.monotonic()
+    start_time = time.monotonic()
     assert ask(client("m", server.url)).text == "yes"
-    assert time.monotonic() - started >= 0.4 and len(server.bodies) == 2
+    assert time.monotonic() - start_time >= 0.4 and len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_busy_responses_use_up_no_attempts_but_failures_do(client: Any, server: Any, monkeypatch) -> None:
+def test_busy_responses_do_not_count_as_attempts_but_failures_do(client: Any, server: Any, monkeypatch) -> None:
     for name, value in (("BASE_S", 0.001), ("MAX_PAUSE_S", 0.002), ("ATTEMPTS", 2)):
         monkeypatch.setattr(retries, name, value)
     server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD_REPLY))
@@ -106,22 +106,22 @@ def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         for _ in range(500):
-            if server.hung_up:
+            if server.disconnects:
                 break
             await asyncio.sleep(0.01)
         await endpoint.close()
 
     asyncio.run(send())
-    assert server.hung_up == server.requests == 1
+    assert server.disconnects == server.requests == 1
 
 
 # Concurrency
 
 
 async def test_adaptive_limiter_halves_once_for_concurrent_requests_and_widens_with_each_response() -> None:
-    limiter, started = AdaptiveLimiter(32), time.monotonic()
-    limiter.halve(started)
-    limiter.halve(started)
+    limiter, start_time = AdaptiveLimiter(32), time.monotonic()
+    limiter.halve(start_time)
+    limiter.halve(start_time)
     assert limiter.limit == 16
     limiter.halve(time.monotonic())
     assert limiter.limit == 8
@@ -137,13 +137,13 @@ async def test_adaptive_limiter_halves_once_for_concurrent_requests_and_widens_w
 
 
 async def test_adaptive_limiter_bounds_concurrency_and_frees_the_slot_of_a_cancelled_request() -> None:
-    limiter, in_flight, highest = AdaptiveLimiter(3), 0, 0
+    limiter, in_flight, max_in_flight = AdaptiveLimiter(3), 0, 0
 
     async def occupy_slot() -> None:
-        nonlocal in_flight, highest
+        nonlocal in_flight, max_in_flight
         async with limiter:
             in_flight += 1
-            highest = max(highest, in_flight)
+            max_in_flight = max(max_in_flight, in_flight)
             try:
                 await asyncio.sleep(0.001)
             finally:
@@ -154,7 +154,7 @@ async def test_adaptive_limiter_bounds_concurrency_and_frees_the_slot_of_a_cance
     for task in tasks[::3]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert highest == 3 and limiter.busy == 0 and limiter.load == 0
+    assert max_in_flight == 3 and limiter.busy == 0 and limiter.load == 0
 
 
 def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) -> None:
@@ -176,22 +176,24 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
             await endpoint.close()
         return lowest_limit
 
-    assert asyncio.run(send()) <= 16 and server.chaos.done["rate_limited"] > 20
+    assert asyncio.run(send()) <= 16 and server.chaos.fault_counts["rate_limited"] > 20
 
 
 @pytest.mark.parametrize(
-    ("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full cache", "idle"]
+    ("queued_requests", "cache_usage"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full cache", "idle"]
 )
-def test_concurrency_limit_follows_vllms_metrics(fake_server, monkeypatch, waiting: float, cache: float) -> None:
+def test_concurrency_limit_follows_vllms_metrics(
+    fake_server, monkeypatch, queued_requests: float, cache_usage: float
+) -> None:
     monkeypatch.setattr(gauge, "INTERVAL_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
-    server.waiting, server.cache = waiting, cache
+    server.queued_requests, server.cache_usage = queued_requests, cache_usage
     limit = asyncio.run(measure_concurrency_limit(url, 10))
-    assert limit == 32 if (waiting, cache) == (2.0, 0.3) else limit < 8
+    assert limit == 32 if (queued_requests, cache_usage) == (2.0, 0.3) else limit < 8
 
 
-def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatch) -> None:
+def test_momentary_queue_does_not_lower_the_concurrency_limit(fake_server, monkeypatch) -> None:
     class MomentaryQueue:
         """A metric whose readings alternate between 31 waiting requests and none."""
 
@@ -206,9 +208,9 @@ def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatc
     monkeypatch.setattr(gauge, "INTERVAL_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
-    server.waiting = MomentaryQueue()
+    server.queued_requests = MomentaryQueue()
     assert asyncio.run(measure_concurrency_limit(url, 5)) == 32
-    assert server.waiting.readings >= 4
+    assert server.queued_requests.readings >= 4
 
 
 async def measure_concurrency_limit(url: str, requests: int) -> float:
@@ -256,12 +258,12 @@ async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
 
 
 async def test_first_measured_speed_applies_to_running_requests() -> None:
-    timeout, started = AdaptiveTimeout(0.05), time.monotonic()
+    timeout, start_time = AdaptiveTimeout(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
         async with timeout.time_limit(64, timeout.limit(64)):
             timeout.note_answer(0.001, 64)
             await asyncio.sleep(10)
-    assert time.monotonic() - started < 0.05 * pace.FIRST_MULTIPLE
+    assert time.monotonic() - start_time < 0.05 * pace.FIRST_MULTIPLE
 
 
 # Keys and addresses

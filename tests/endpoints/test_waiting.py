@@ -39,16 +39,18 @@ def busy_server(new_server: Any):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("calls", [1, 8])
-def test_server_that_asks_for_too_long_a_pause_ends_every_call_at_once(busy_server, calls: int, status: int) -> None:
+@pytest.mark.parametrize("call_count", [1, 8])
+def test_server_that_asks_for_too_long_a_pause_ends_every_call_at_once(
+    busy_server, call_count: int, status: int
+) -> None:
     busy_server.answer((status, BUSY))
     busy_server.more_headers = {"Retry-After": "43200"}
-    outcomes = send_requests(calls, busy_server.url)
+    outcomes = send_requests(call_count, busy_server.url)
     assert all(isinstance(outcome, BusyError) and outcome.pauses for outcome in outcomes)
     message = f"{busy_server.url} asks for a pause until .*: it answered {status}: Rate limit reached: tokens per day"
     with pytest.raises(BusyError, match=message):
         raise outcomes[0]
-    assert len(busy_server.bodies) <= calls
+    assert len(busy_server.bodies) <= call_count
 
 
 def test_total_wait_of_a_call_is_limited(busy_server, monkeypatch) -> None:
@@ -77,14 +79,14 @@ def test_busy_replica_without_retry_after_is_not_retried_at_once(server, busy_se
 def test_first_free_replica_is_awaited_if_all_ask_for_a_pause(server, busy_server) -> None:
     server.answer((429, BUSY), (200, GOOD_REPLY))
     server.more_headers, busy_server.more_headers = {"Retry-After": "0.5"}, {"Retry-After": "600"}
-    started = time.monotonic()
+    start_time = time.monotonic()
     assert send_requests(1, busy_server.url, server.url)[0].text == "yes"
-    assert time.monotonic() - started >= 0.5
+    assert time.monotonic() - start_time >= 0.5
     assert len(busy_server.bodies) == 1 and len(server.bodies) == 2
 
 
 def test_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkeypatch) -> None:
-    monkeypatch.setattr(waits, "LONG_S", 0.3)
+    monkeypatch.setattr(waits, "MIN_REPORTED_S", 0.3)
     server.answer(*[(429, BUSY)] * 8, (200, GOOD_REPLY))
     server.more_headers = {"Retry-After": "0.4"}
     lines: list[str] = []
@@ -104,8 +106,8 @@ def test_endpoints_that_share_a_server_report_a_wait_once() -> None:
 
 
 def test_repeatedly_failing_server_is_reported_too(server, monkeypatch) -> None:
-    monkeypatch.setattr(waits, "LONG_S", 0.0)
-    monkeypatch.setattr(waits, "AGAIN_S", 0.0)
+    monkeypatch.setattr(waits, "MIN_REPORTED_S", 0.0)
+    monkeypatch.setattr(waits, "REPORT_INTERVAL_S", 0.0)
     server.answer(*[(500, {"error": {"message": "out of memory"}})] * 3, (200, GOOD_REPLY))
     lines: list[str] = []
     with reporting_waits(lines.append):

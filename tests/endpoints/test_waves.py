@@ -1,7 +1,6 @@
 """Endpoints that share a GPU take turns, with few swaps; failed and cancelled requests do not block others."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
 
 
 @pytest.fixture
-def sleeping_endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
+def sleeping_endpoints(monkeypatch: pytest.MonkeyPatch) -> list[TimeShared]:
     """Give the scripted endpoints of a profile a sleep mode, and collect those that share a GPU."""
     time_shared_endpoints: list[TimeShared] = []
 
@@ -127,10 +126,10 @@ def sleeping_endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeSha
 
     monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: SleepingEndpoint(config.model))
     monkeypatch.setattr(build, "take_turns", take_turns_and_collect)
-    return iter([time_shared_endpoints])
+    return time_shared_endpoints
 
 
-def play_run(root: Path, **settings: Any) -> dict[str, Any]:
+def run_to_the_end(root: Path, **settings: Any) -> dict[str, Any]:
     home = Home(root).prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
@@ -140,16 +139,15 @@ def play_run(root: Path, **settings: Any) -> dict[str, Any]:
         return view.summarize_run(run).to_json()
 
 
-def test_order_of_waves_changes_no_dataset_and_swaps_are_few(
-    tmp_path: Path, sleeping_endpoints: Iterator[list[TimeShared]], monkeypatch: pytest.MonkeyPatch
+def test_waves_do_not_change_the_dataset_and_need_few_swaps(
+    tmp_path: Path, sleeping_endpoints: list[TimeShared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    time_shared_endpoints = next(sleeping_endpoints)
     settings = {"endpoints": {name: {"shares": "gpu0"} for name in ("duelist-a", "duelist-b", "arbiter")}}
     summary_by_concurrency = {
-        count: play_run(tmp_path / str(count), concurrency=count, **settings) for count in (1, 32)
+        count: run_to_the_end(tmp_path / str(count), concurrency=count, **settings) for count in (1, 32)
     }
-    swaps = time_shared_endpoints[-1].gpu.swaps
+    swaps = sleeping_endpoints[-1].gpu.swaps
     monkeypatch.undo()
-    unshared_summary = play_run(tmp_path / "plain", concurrency=8)
+    unshared_summary = run_to_the_end(tmp_path / "plain", concurrency=8)
     assert summary_by_concurrency[1]["digest"] == summary_by_concurrency[32]["digest"] == unshared_summary["digest"]
     assert 0 < swaps < summary_by_concurrency[32]["calls"]["made"] / 4

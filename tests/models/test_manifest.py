@@ -127,7 +127,7 @@ def test_unknown_model_error_lists_the_models(tmp_path: Path, name: str) -> None
     assert caught.value.exit_code == 4
 
 
-def test_reasoning_room_comes_from_the_chat_table_or_the_sampling_table(tmp_path: Path) -> None:
+def test_reasoning_limit_comes_from_the_chat_table_or_the_sampling_table(tmp_path: Path) -> None:
     qwen = load_manifest("qwen3-32b-awq", tmp_path)
     assert qwen.reasoning_limit == qwen.chat.reasoning_tokens == 8192
     chat_without_tokens = qwen.chat.model_copy(update={"reasoning_tokens": 0})

@@ -58,7 +58,7 @@ def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
     assert collect_workloads([make_config(capacity=4)], 24, home)[SMALL].sequences == 4
 
 
-def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
+def test_workload_of_a_thinking_model_includes_its_reasoning_limit(home: Home) -> None:
     thinker = {"model": "qwen3-32b-awq"}
     assert collect_workloads([make_config(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
     assert collect_workloads([make_config(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192

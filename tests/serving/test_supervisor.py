@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS, adapter_hash
-from nanoflux_local.endpoints.managed.fleet import RESTARTS, Fleet
+from nanoflux_local.endpoints.managed.fleet import MAX_RESTARTS, Fleet
 from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
 from nanoflux_local.endpoints.managed.waves import take_turns
 from nanoflux_local.errors import EndpointError, RefusedError
@@ -229,7 +229,7 @@ async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_c
         assert (await second_endpoint.chat(make_request(second_endpoint, "hello"))).text == first_text
         assert fleet.server(launch).restarts == 1
 
-        for _ in range(RESTARTS - 1):
+        for _ in range(MAX_RESTARTS - 1):
             os.kill(server_record.read_records(home)[0].pid, signal.SIGKILL)
             assert (await first_endpoint.chat(make_request(first_endpoint, "hello"))).text == first_text
         os.kill(server_record.read_records(home)[0].pid, signal.SIGKILL)

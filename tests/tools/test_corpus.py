@@ -9,7 +9,7 @@ from nanoflux_local.cli.main import main
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.tools import documents
 from nanoflux_local.tools.corpus import Corpus, extract_terms
-from nanoflux_local.tools.documents import WORDS, read_document
+from nanoflux_local.tools.documents import MAX_PASSAGE_WORDS, read_document
 
 
 def make_pdf(*pages: str) -> bytes:
@@ -140,11 +140,13 @@ def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyP
         read_document(folder / "insulin.txt")
 
 
-def test_document_paragraph_is_cut_between_sentences(tmp_path: Path) -> None:
+def test_document_paragraph_is_split_between_sentences(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("One sentence of five words. " * 100)
     passages = read_document(path).passages
-    assert all(len(passage.text.split()) <= WORDS and passage.text.endswith("words.") for passage in passages)
+    assert all(
+        len(passage.text.split()) <= MAX_PASSAGE_WORDS and passage.text.endswith("words.") for passage in passages
+    )
     assert " ".join(passage.text for passage in passages) == path.read_text().strip()
 
 

@@ -63,7 +63,7 @@ DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><
         (pack(DOCUMENT_WITH_ENTITY), "not a readable Word document"),
         (pack(f"<w:p {NAMESPACE}/>"), "holds no text"),
     ],
-    ids=["no archive", "cut", "no xml", "entity", "empty"],
+    ids=["no archive", "truncated", "no xml", "entity", "empty"],
 )
 def test_malformed_word_document_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.docx"

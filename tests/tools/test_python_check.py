@@ -10,7 +10,7 @@ from nanoflux_local.records import PythonReply, PythonRequest
 from nanoflux_local.tools.python_check import PythonTool
 
 
-class Bench:
+class ToolRunner:
     """A tool with a separate event loop, so that one pool serves every test."""
 
     def __init__(self) -> None:
@@ -30,14 +30,14 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench():
-    bench = Bench()
-    yield bench
-    bench.close()
+def runner():
+    runner = ToolRunner()
+    yield runner
+    runner.close()
 
 
-def test_python_tool_returns_output(bench):
-    reply = bench.run("import sys\nprint(6 * 7)\nprint('θ≈', file=sys.stderr)")
+def test_python_tool_returns_output(runner):
+    reply = runner.run("import sys\nprint(6 * 7)\nprint('θ≈', file=sys.stderr)")
     assert (reply.status, reply.exit_code, reply.stdout, reply.stderr) == ("ok", 0, "42\n", "θ≈\n")
     assert not reply.truncated and 0 < reply.wall_s < 5
     assert PythonReply.from_json(reply.to_json()) == reply
@@ -54,45 +54,45 @@ def test_python_tool_returns_output(bench):
         ("x = 1\0", "error"),
     ],
 )
-def test_python_tool_reports_every_status(bench, code, status):
-    reply = bench.run(code, wall_s=0.5 if status == "timeout" else 10)
+def test_python_tool_reports_every_status(runner, code, status):
+    reply = runner.run(code, wall_s=0.5 if status == "timeout" else 10)
     assert reply.status == status
     assert reply.exit_code != 0
 
 
-def test_python_tool_survives_a_dying_program(bench):
-    bench.run("import os\nos._exit(9)")
-    assert bench.run("print(1)").stdout == "1\n"
+def test_python_tool_survives_a_dying_program(runner):
+    runner.run("import os\nos._exit(9)")
+    assert runner.run("print(1)").stdout == "1\n"
 
 
-def test_python_tool_isolates_programs(bench):
-    bench.run("import builtins\nbuiltins.left = 5")
-    assert bench.run("print(left)").status == "error"
+def test_python_tool_isolates_programs(runner):
+    runner.run("import builtins\nbuiltins.left = 5")
+    assert runner.run("print(left)").status == "error"
 
 
-def test_python_tool_offers_libraries(bench):
+def test_python_tool_offers_libraries(runner):
     code = "import math, numpy, sympy\nprint(math.sqrt(16), int(numpy.sum([1, 2])), sympy.simplify('1/3 + 1/6'))"
-    assert bench.run(code, wall_s=30).stdout == "4.0 3 1/2\n"
+    assert runner.run(code, wall_s=30).stdout == "4.0 3 1/2\n"
 
 
-def test_python_tool_identity_ignores_worker_count(bench):
+def test_python_tool_identity_ignores_worker_count(runner):
     second_tool = PythonTool(workers=2)
-    assert bench.wait(second_tool.identity()) == bench.identity, "results do not depend on the number of workers"
-    assert bench.identity.interface == "sandbox" and len(bench.identity.revision) == 16
-    bench.wait(second_tool.close())
+    assert runner.wait(second_tool.identity()) == runner.identity, "results do not depend on the number of workers"
+    assert runner.identity.interface == "sandbox" and len(runner.identity.revision) == 16
+    runner.wait(second_tool.close())
 
 
-def test_python_tool_runs_programs_concurrently(bench):
+def test_python_tool_runs_programs_concurrently(runner):
     async def run_all():
-        requests = [PythonRequest(bench.identity, f"print({number})") for number in range(12)]
-        return await asyncio.gather(*map(bench.tool.run, requests))
+        requests = [PythonRequest(runner.identity, f"print({number})") for number in range(12)]
+        return await asyncio.gather(*map(runner.tool.run, requests))
 
-    assert [reply.stdout for reply in bench.wait(run_all())] == [f"{number}\n" for number in range(12)]
+    assert [reply.stdout for reply in runner.wait(run_all())] == [f"{number}\n" for number in range(12)]
 
 
-def test_python_tool_refuses_without_sandbox(bench, monkeypatch):
+def test_python_tool_refuses_without_sandbox(runner, monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")  # a platform without isolation
     tool = PythonTool(workers=1)
     with pytest.raises(RefusedError, match=r"the sandbox is unavailable: .*darwin") as caught:
-        bench.wait(tool.run(PythonRequest(bench.identity, "print(1)")))
+        runner.wait(tool.run(PythonRequest(runner.identity, "print(1)")))
     assert caught.value.exit_code == 3

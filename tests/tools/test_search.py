@@ -15,7 +15,7 @@ from nanoflux_local.config import SearchConfig
 from nanoflux_local.errors import ConfigError, EndpointError, NothingMatchedError
 from nanoflux_local.records import SearchReply, SearchRequest
 from nanoflux_local.tools.corpus import Corpus
-from nanoflux_local.tools.search import MAX_SNIPPET_CHARACTERS, CorpusSearch, DuckDuckGo, search_tool
+from nanoflux_local.tools.search import MAX_SNIPPET_CHARACTERS, CorpusSearch, DuckDuckGo, build_search_tool
 
 KEY = "canary-search-key-77"
 
@@ -64,7 +64,7 @@ def engine_tool(request: pytest.FixtureRequest, engine: Engine, monkeypatch: pyt
     monkeypatch.setenv("SEARCH_KEY", KEY)
     cx = "cx-1" if request.param == "google" else ""
     config = SearchConfig(engine=request.param, url=engine.url, cx=cx, key_env="SEARCH_KEY")
-    return search_tool(config, Path("none"))
+    return build_search_tool(config, Path("none"))
 
 
 async def ask(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, top: int = 5) -> SearchReply:
@@ -188,23 +188,23 @@ async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
         corpus.add([tmp_path / "a.txt"])
     assert CorpusSearch(tmp_path / "c.db").identity != tool.identity
     with pytest.raises(NothingMatchedError, match="nanoflux corpus add"):
-        search_tool(SearchConfig(), tmp_path / "none.db")
+        build_search_tool(SearchConfig(), tmp_path / "none.db")
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("settings", "message"),
     [({"engine": "searxng"}, "needs the url"), ({"engine": "google", "cx": "c"}, "key_env or key_file"),
      ({"engine": "google", "key_env": "K"}, "needs cx"),
      ({"engine": "searxng", "url": "http://me:secret@host"}, "must not contain a user"),
      ({"engine": "bing"}, "Input should be")],
 )  # fmt: skip
-def test_search_config_refuses_incomplete_values(values: dict[str, str], message: str) -> None:
+def test_search_config_refuses_incomplete_settings(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        SearchConfig(**values)
+        SearchConfig(**settings)
     assert "secret" not in str(error.value)
 
 
 def test_search_without_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEARCH_KEY", raising=False)
     with pytest.raises(ConfigError, match="SEARCH_KEY is not set"):
-        search_tool(SearchConfig(engine="google", cx="c", key_env="SEARCH_KEY"), Path("none"))
+        build_search_tool(SearchConfig(engine="google", cx="c", key_env="SEARCH_KEY"), Path("none"))

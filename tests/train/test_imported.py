@@ -124,7 +124,7 @@ def test_import_refuses_an_adapter_of_another_model(
     tensors = load_file(source / "adapter_model.safetensors")
     tensor_name = next(name for name in tensors if "lora_A" in name)
     wrong_tensors = {
-        "sizes that differ": {**tensors, tensor_name: torch.zeros(4, 99)},
+        "tensors of other sizes": {**tensors, tensor_name: torch.zeros(4, 99)},
         "no tensors for": {name: tensors[name] for name in tensors if name != tensor_name},
         "layers that tiny lacks": {
             **tensors,

@@ -12,7 +12,7 @@ class AnthropicMessagesKind(RemoteKind):
     name: ClassVar[str] = "anthropic_messages"
     default_host: ClassVar[str] = "api.anthropic.com"
 
-    def client(self) -> "type[ServedEndpoint]":
+    def import_client_class(self) -> "type[ServedEndpoint]":
         from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
 
         return AnthropicMessagesEndpoint

@@ -1,7 +1,7 @@
 """The endpoint kinds: every module of this package with a `KIND` defines one.
 
 A profile selects a kind with the key `interface`. A kind states what its endpoints can do, and builds them. No other
-module lists the kinds: the code for settings, adapters and prices reads the abilities that a kind states.
+module lists the kinds: the code for settings, adapters and prices reads the capabilities that a kind states.
 """
 
 import pkgutil
@@ -18,7 +18,7 @@ from nanoflux_local.suggestions import suggest
 
 
 class EndpointKind:
-    """A kind of endpoint: states its abilities and builds its endpoints. `name` is their `interface` in a profile.
+    """A kind of endpoint: states the endpoints' capabilities and builds them. `name` is their `interface` in a profile.
 
     A kind builds chat endpoints (`build`), embedders (`build_embedder`), or both. Importing a kind's module must be
     cheap, so SDKs and torch are imported only when an endpoint is built.
@@ -54,7 +54,7 @@ class EndpointKind:
         Raises:
             ConfigError: the kind has no chat endpoints, or a setting is missing.
         """
-        message = f"endpoints.{name}: the interface {self.name!r} has no chat models, so it cannot play a role"
+        message = f"endpoints.{name}: the interface {self.name!r} has no chat models, so no role can use it"
         raise ConfigError(message, "bind the role to a chat model")
 
     def build_together(
@@ -62,9 +62,9 @@ class EndpointKind:
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
         """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run at once; 0: no limit. Returns two mappings from the endpoints' names: to the
-        endpoints, and to their groups. Endpoints of one group take turns on a GPU. The second mapping has only groups
-        that the placement needs and the profile does not state.
+        At most `concurrency` requests run at once; 0: no limit. Returns the endpoints by name, and by the same names
+        the groups in which they take turns on a GPU. An endpoint that the second mapping lacks stays in the group that
+        the profile sets.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 

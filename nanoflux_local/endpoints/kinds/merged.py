@@ -1,4 +1,4 @@
-"""The merged kind: a managed vLLM server whose weights contain the adapter. Only for commands on a single model."""
+"""The merged kind: a managed vLLM server whose weights contain the adapter. Profiles cannot use it."""
 
 from typing import ClassVar
 

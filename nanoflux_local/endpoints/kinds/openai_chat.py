@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class OpenAIChatKind(RemoteKind):
     name: ClassVar[str] = "openai_chat"
 
-    def client(self) -> "type[ServedEndpoint]":
+    def import_client_class(self) -> "type[ServedEndpoint]":
         from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 
         return OpenAIChatEndpoint

@@ -12,7 +12,7 @@ class OpenAIResponsesKind(RemoteKind):
     name: ClassVar[str] = "openai_responses"
     default_host: ClassVar[str] = "api.openai.com"
 
-    def client(self) -> "type[ServedEndpoint]":
+    def import_client_class(self) -> "type[ServedEndpoint]":
         from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
 
         return OpenAIResponsesEndpoint

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class RemoteKind(EndpointKind):
-    """A chat server that somebody else operates; `client` returns the class that speaks its protocol."""
+    """A chat server that somebody else operates; `import_client_class` returns the class that speaks its protocol."""
 
     structured: ClassVar[bool] = True
     takes_send: ClassVar[bool] = True
     charges: ClassVar[bool] = True
 
-    def client(self) -> "type[ServedEndpoint]":
+    def import_client_class(self) -> "type[ServedEndpoint]":
         """Import and return the client's class."""
         raise NotImplementedError
 
@@ -33,7 +33,7 @@ class RemoteKind(EndpointKind):
         if not self.default_host and not config.addresses:
             raise ConfigError(f"endpoints.{name}.url is missing", "set the server's address, ending in /v1")
         try:
-            return self.client()(
+            return self.import_client_class()(
                 config.model,
                 urls=config.addresses,
                 key_env=config.key_env,

@@ -2,7 +2,7 @@
 
 A request waits in a queue until a row is free, and frees its row when its reply ends. A row's result does not depend on
 the other rows (see `decoder`), so a reply does not depend on the other requests. If the thread crashes, all requests
-fail with the reason, and none waits forever.
+fail with the reason instead of waiting forever.
 """
 
 import threading
@@ -26,24 +26,24 @@ LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 @dataclass(eq=False)
 class Job:
-    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `prompt` is the number of
-    prompt tokens, and `limit` the maximum number of the reply's tokens. `opening_tag` is the tag with which the prompt
-    opens the reply's reasoning; the reply's text starts with this tag.
+    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `max_tokens` is the
+    maximum number of the reply's tokens, and `token_ids` are those drawn so far. `opening_tag` is the tag with which
+    the prompt opens the reply's reasoning; the reply's text starts with this tag.
     """
 
     request: ChatRequest
     future: "Future[ChatReply]" = field(default_factory=Future)
-    created: float = field(default_factory=time.monotonic)
-    prompt: int = 0
-    limit: int = 0
+    created_at: float = field(default_factory=time.monotonic)
+    prompt_tokens: int = 0
+    max_tokens: int = 0
     opening_tag: str = ""
-    tokens: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     generator: Any = None
 
-    def finish(self, text: str, finish: Finish) -> None:
-        seconds = time.monotonic() - self.created
+    def finish(self, text: str, finish_reason: Finish) -> None:
+        seconds = time.monotonic() - self.created_at
         if self.future.set_running_or_notify_cancel():
-            self.future.set_result(ChatReply(text, finish, self.prompt, len(self.tokens), seconds))
+            self.future.set_result(ChatReply(text, finish_reason, self.prompt_tokens, len(self.token_ids), seconds))
 
     def fail(self, error: NanofluxError) -> None:
         if self.future.set_running_or_notify_cancel():
@@ -55,11 +55,11 @@ class Batcher:
 
     def __init__(self, rows: int, load: LoadDecoder) -> None:
         self._load = load
-        self._waiting: deque[Job] = deque()
+        self._queue: deque[Job] = deque()
         self._job_by_row: list[Job | None] = [None] * rows
         self._work_available = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._end_error: NanofluxError | None = None
+        self._final_error: NanofluxError | None = None
 
     def submit(self, request: ChatRequest) -> "Future[ChatReply]":
         """Queue a request.
@@ -69,9 +69,9 @@ class Batcher:
         """
         job = Job(request)
         with self._work_available:
-            if self._end_error:
-                raise self._end_error
-            self._waiting.append(job)
+            if self._final_error:
+                raise self._final_error
+            self._queue.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nanoflux-decoder", daemon=True)
                 self._thread.start()
@@ -81,7 +81,7 @@ class Batcher:
     def close(self) -> None:
         """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
         with self._work_available:
-            self._end_error = self._end_error or _closed_error()
+            self._final_error = self._final_error or _closed_error()
             self._work_available.notify()
         if self._thread:
             self._thread.join()
@@ -92,18 +92,18 @@ class Batcher:
             while self._admit():
                 self._advance()
         except NanofluxError as error:
-            self._end(error)
+            self._fail_all(error)
         except BaseException as error:  # noqa: BLE001 - every error of this thread must reach the waiting requests
             fix = "resume the run; if it crashes again, serve the model with `nanoflux models serve`"
-            self._end(EndpointError(f"the in-process model crashed: {type(error).__name__}: {error}", fix))
+            self._fail_all(EndpointError(f"the in-process model crashed: {type(error).__name__}: {error}", fix))
         else:
-            self._end(_closed_error())
+            self._fail_all(_closed_error())
 
-    def _end(self, error: NanofluxError) -> None:
+    def _fail_all(self, error: NanofluxError) -> None:
         with self._work_available:
-            self._end_error = self._end_error or error
-            unfinished_jobs = [*self._waiting, *(job for job in self._job_by_row if job)]
-            self._waiting.clear()
+            self._final_error = self._final_error or error
+            unfinished_jobs = [*self._queue, *(job for job in self._job_by_row if job)]
+            self._queue.clear()
             self._job_by_row = [None] * len(self._job_by_row)
         for job in unfinished_jobs:
             if not job.future.done():
@@ -116,38 +116,38 @@ class Batcher:
         while True:
             self._drop_cancelled()
             with self._work_available:
-                if self._end_error:
+                if self._final_error:
                     return False
                 free_row = self._job_by_row.index(None) if None in self._job_by_row else None
-                if free_row is None or not self._waiting:
+                if free_row is None or not self._queue:
                     if any(self._job_by_row):
                         return True
                     self._work_available.wait()
                     continue
-                job = self._waiting.popleft()
+                job = self._queue.popleft()
                 self._job_by_row[free_row] = job
-            self._start(free_row, job)
+            self._start_job(free_row, job)
 
     def _drop_cancelled(self) -> None:
         for row, job in enumerate(self._job_by_row):
             if job and job.future.cancelled():
                 self._free(row)
         with self._work_available:
-            self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+            self._queue = deque(job for job in self._queue if not job.future.cancelled())
 
-    def _start(self, row: int, job: Job) -> None:
+    def _start_job(self, row: int, job: Job) -> None:
         from nanoflux_local.endpoints.local.sampler import make_generator
 
         try:
             prompt_ids = self._codec.encode(job.request.messages)
             job.opening_tag = self._codec.find_opened_reasoning(prompt_ids)
-            job.prompt, free_positions = len(prompt_ids), self._decoder.context - len(prompt_ids)
+            job.prompt_tokens, free_positions = len(prompt_ids), self._decoder.context - len(prompt_ids)
             if free_positions < 1:
                 raise make_too_long_error(len(prompt_ids), self._decoder.context)
-            job.limit = min(job.request.sampling.max_tokens, free_positions)
+            job.max_tokens = min(job.request.sampling.max_tokens, free_positions)
             job.generator = make_generator(job.request.seed)
-            shared_tokens = self._codec.count_shared(job.request.messages, prompt_ids)
-            logits = self._decoder.prefill(row, prompt_ids, len(prompt_ids) + job.limit, shared_tokens)
+            prefix_length = self._codec.count_shared_tokens(job.request.messages, prompt_ids)
+            logits = self._decoder.prefill(row, prompt_ids, len(prompt_ids) + job.max_tokens, prefix_length)
         except EndpointError as error:
             self._free(row)
             job.fail(error)
@@ -155,7 +155,7 @@ class Batcher:
         self._draw_token(row, job, logits)
 
     def _advance(self) -> None:
-        logits = self._decoder.step([job.tokens[-1] if job else 0 for job in self._job_by_row])
+        logits = self._decoder.step([job.token_ids[-1] if job else 0 for job in self._job_by_row])
         for row, job in enumerate(self._job_by_row):
             if job:
                 self._draw_token(row, job, logits[row])
@@ -165,7 +165,7 @@ class Batcher:
         from nanoflux_local.endpoints.local.sampler import draw
 
         try:
-            job.tokens.append(draw(logits, job.request.sampling, job.generator))
+            job.token_ids.append(draw(logits, job.request.sampling, job.generator))
         except EndpointError as error:
             self._free(row)
             job.fail(error)
@@ -177,22 +177,24 @@ class Batcher:
 
     def _find_end(self, job: Job) -> tuple[str, Finish] | None:
         """The reply's text and finish reason if the newest token ends the reply, else None."""
-        if job.tokens[-1] in self._codec.ends:
-            return job.opening_tag + self._codec.decode(job.tokens[:-1]), "stop"
-        text = self._codec.find_stop(job.tokens, job.request.sampling.stop, job.opening_tag)
+        if job.token_ids[-1] in self._codec.end_ids:
+            return job.opening_tag + self._codec.decode(job.token_ids[:-1]), "stop"
+        text = self._codec.find_stop(job.token_ids, job.request.sampling.stop, job.opening_tag)
         if text is not None:
             return text, "stop"
-        return (job.opening_tag + self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
+        if len(job.token_ids) >= job.max_tokens:
+            return job.opening_tag + self._codec.decode(job.token_ids), "length"
+        return None
 
     def _free(self, row: int) -> None:
         self._job_by_row[row] = None
         self._decoder.release(row)
 
 
-def make_too_long_error(prompt: int, context: int) -> PromptRefusedError:
+def make_too_long_error(prompt_tokens: int, context: int) -> PromptRefusedError:
     """The error for a prompt that does not fit the context."""
     fix = "use fewer or shorter seeds, or bind the role to a model with a longer context"
-    detail = f"the prompt has {prompt} tokens; the model's context holds {context}, reply included"
+    detail = f"the prompt has {prompt_tokens} tokens; the model's context holds {context}, reply included"
     return PromptRefusedError(TOO_LONG, detail, fix)
 
 

@@ -21,11 +21,11 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", 
 # Tokens that separate reasoning from the answer. They remain in the text even if the tokenizer declares them special.
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
-MIN_SHARED = 48
-"""The smallest number of tokens for which a shared beginning of prompts is worth caching."""
+MIN_SHARED_TOKENS = 48
+"""The minimum length of a shared prefix of prompts that is worth caching."""
 OPENING_TOKENS = 16
 """The number of tokens at a prompt's end that are searched for a tag that opens the reasoning."""
-NO_TEMPLATE = "use the model's chat version (-it, -instruct), or import it again with --chat-template FILE"
+NO_TEMPLATE_FIX = "use the model's chat version (-it, -instruct), or import it again with --chat-template FILE"
 
 
 class ChatCodec:
@@ -40,12 +40,12 @@ class ChatCodec:
         self._system_role = system_role and try_template(folder).system_role
         self._uses_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
         self._hidden_ids = self._find_hidden_tokens()
-        self.ends = self._find_ends(folder)
+        self.end_ids = self._find_end_ids(folder)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Encode a prompt. If its last message is the assistant's, the model continues that message."""
         if self._tokenizer.chat_template is None:
-            raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot chat", NO_TEMPLATE)
+            raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot chat", NO_TEMPLATE_FIX)
         chat = self._format_messages(messages)
         try:
             continues = bool(chat) and chat[-1]["role"] == "assistant"
@@ -57,7 +57,7 @@ class ChatCodec:
             raise EndpointError(f"the chat template of {self._name} refuses these messages: {error}", fix) from error
         return list(ids)
 
-    def count_shared(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
+    def count_shared_tokens(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
         """Count the tokens of the conversation before its last question: instructions and worked examples, which other
         prompts share. 0 if that part is missing or short. The result depends only on the messages.
         """
@@ -70,7 +70,7 @@ class ChatCodec:
         except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
             return 0
         is_prefix = len(shared_ids) < len(ids) and list(shared_ids) == list(ids[: len(shared_ids)])
-        return len(shared_ids) if is_prefix and len(shared_ids) >= MIN_SHARED else 0
+        return len(shared_ids) if is_prefix and len(shared_ids) >= MIN_SHARED_TOKENS else 0
 
     def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
         """The tag at the end of a prompt that opens the reply's reasoning; "" if there is none."""
@@ -86,7 +86,7 @@ class ChatCodec:
 
     def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
         """The text before the answer's first stop string, if the newest token completed one; else None. `opening_tag`
-        is the tag with which the prompt opens the reply's reasoning. Stop strings within the reasoning do not count.
+        is the tag with which the prompt opens the reply's reasoning. Stop strings within the reasoning are ignored.
         """
         if not stop:
             return None
@@ -105,7 +105,7 @@ class ChatCodec:
         return [{"role": message.role, "content": _replace_surrogates(message.content)} for message in messages]
 
     def _find_hidden_tokens(self) -> frozenset[int] | None:
-        """The ids of the special tokens to omit from texts. None means all of them, if none marks reasoning."""
+        """The ids of the special tokens to omit from decoded text; None (omit all) if none of them marks reasoning."""
         special_tokens = {
             token_id: str(token) for token_id, token in self._tokenizer.added_tokens_decoder.items() if token.special
         }
@@ -113,7 +113,7 @@ class ChatCodec:
         hidden_ids = frozenset(token_id for token_id, text in special_tokens.items() if text not in marks)
         return hidden_ids if len(hidden_ids) < len(special_tokens) else None
 
-    def _find_ends(self, folder: Path) -> frozenset[int]:
+    def _find_end_ids(self, folder: Path) -> frozenset[int]:
         # In harmony, "<|end|>" ends a channel and "<|return|>" the turn.
         turn_ends = [token for token in TURN_ENDS if not (self._uses_channels and token in CHANNEL_MARKS)]
         turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]

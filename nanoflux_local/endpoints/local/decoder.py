@@ -1,15 +1,15 @@
 """A decoder whose rows advance together: the arithmetic of the in-process endpoint.
 
-A row's logits depend only on its own tokens, and not on the other rows, on its index, or on when it joined. Four design
-choices ensure this:
+A row's logits depend only on its own tokens, and not on the other rows, its index, or the time at which it joined. Four
+design choices ensure this:
 
-- a prompt is processed alone, at its exact length, in one pass or two: a beginning that prompts share is always
-  processed separately, so its keys and values have the same bits whether they are computed or cached;
-- a decoding step always runs all rows, used or not, so that every matrix product has the same shape;
+- a prompt is processed alone, at its exact length, in one pass or two: a prefix that prompts share is always processed
+  separately, so its cached keys and values are bit-identical to computed ones;
+- a decoding step always runs all rows, used or not, so that every matrix multiplication has the same shape;
 - a row's keys and values start at position 0, without padding before them;
 - attention reads up to a multiple of `GRANULE` positions, so that longer rows add only blocks of exact zeros.
 
-`self_check` tests this on the loaded model. The module imports torch at module level, so import it only to run a model.
+`is_batch_invariant` tests this on the loaded model. Import this module only to run a model, since it imports torch.
 """
 
 from collections import OrderedDict
@@ -26,12 +26,13 @@ from nanoflux_local.errors import EndpointError, RefusedError
 
 ATTENTION = "nanoflux_rows"
 GRANULE = 64
+"""The number of positions of a block; attention reads whole blocks."""
 ALLOCATION_STEP = 256
 """Storage for positions is allocated in multiples of this number."""
-PREFIXES = 4
-"""The number of beginnings of prompts that are cached."""
+MAX_PREFIXES = 4
+"""The maximum number of prompt prefixes that are cached."""
 MIN_EFFECT = 1e-4
-"""The smallest change of a logit, in float32, that counts as an adapter's effect; an adapter of zeros changes none."""
+"""The smallest change of a logit, in float32, that counts as an adapter's effect; an all-zero adapter has none."""
 
 
 class CacheRows:
@@ -136,7 +137,7 @@ class CacheRows:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The keys and values of a prompt's beginning by layer, each of shape (positions, heads, width)."""
+    """The keys and values of a prompt's prefix by layer, each of shape (positions, heads, width)."""
 
     length: int
     keys: dict[int, torch.Tensor]
@@ -201,14 +202,14 @@ class Decoder:
         if self.device.type == "cpu" and dtype == "bfloat16":
             pack_linears(self.model)
 
-    def prefill(self, row: int, ids: list[int], max_length: int, shared: int = 0) -> torch.Tensor:
+    def prefill(self, row: int, ids: list[int], max_length: int, prefix_length: int = 0) -> torch.Tensor:
         """Fill a row with a prompt; return the logits after it in float32. `max_length` is the largest length that the
-        row can reach. The first `shared` tokens, with which other prompts probably begin too, are cached.
+        row can reach. The first `prefix_length` tokens, with which other prompts probably begin too, are cached.
         """
         self.rows.reserve(max_length)
         self.rows.lengths[row] = 0
-        if 0 < shared < len(ids):
-            self._start_with_prefix(row, ids[:shared])
+        if 0 < prefix_length < len(ids):
+            self._start_with_prefix(row, ids[:prefix_length])
         return self._process_prompt(row, ids[self.rows.lengths[row] :])
 
     def _start_with_prefix(self, row: int, ids: list[int]) -> None:
@@ -219,7 +220,7 @@ class Decoder:
             self._process_prompt(row, ids)
             self._prefixes[key] = self.rows.copy_out(row)
         self._prefixes.move_to_end(key)
-        while len(self._prefixes) > PREFIXES:
+        while len(self._prefixes) > MAX_PREFIXES:
             self._prefixes.popitem(last=False)
 
     def _process_prompt(self, row: int, ids: list[int]) -> torch.Tensor:
@@ -241,8 +242,8 @@ class Decoder:
         """Free a row."""
         self.rows.lengths[row] = 0
 
-    def self_check(self) -> bool:
-        """Whether a row's logits have the same bits when the row is alone and when it is at another index, next to
+    def is_batch_invariant(self) -> bool:
+        """Whether a row's logits are bit-identical when the row is alone and when it is at another index, next to
         longer rows.
         """
         prompt, other_prompt = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
@@ -256,7 +257,7 @@ class Decoder:
         rounding.
         """
         ids = [7, 11, 13, 17, 19, 23, 29]
-        step_logits = [self._probe({0: ids[:-1]}, token=ids[-1], shared=shared)[0] for shared in (0, 4)]
+        step_logits = [self._probe({0: ids[:-1]}, token=ids[-1], prefix_length=length)[0] for length in (0, 4)]
         self.model.set_attn_implementation("sdpa")
         try:
             with torch.inference_mode():
@@ -268,9 +269,9 @@ class Decoder:
         reference = transformers_logits.float().to(step_logits[0].device)
         return min(float(functional.cosine_similarity(logits, reference, dim=0)) for logits in step_logits) > 0.99
 
-    def _probe(self, prompts: dict[int, list[int]], token: int = 37, shared: int = 0) -> torch.Tensor:
+    def _probe(self, prompts: dict[int, list[int]], token: int = 37, prefix_length: int = 0) -> torch.Tensor:
         for row, ids in prompts.items():
-            self.prefill(row, ids, len(ids) + 1, shared)
+            self.prefill(row, ids, len(ids) + 1, prefix_length)
         logits = self.step([token if row in prompts else 0 for row in range(self.rows.count)])
         for row in prompts:
             self.release(row)
@@ -342,7 +343,7 @@ def _measure_effect(model: Any) -> float:
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer whose weight is stored in oneDNN's memory format, so that no product has to reorder it."""
+    """A linear layer whose weight is stored in oneDNN's memory format, so that no multiplication has to reorder it."""
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
@@ -355,8 +356,8 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linears(model: torch.nn.Module) -> None:
-    """Pack every linear layer if this version of torch supports it. Packed layers are 1.4 to 2 times as fast on CPUs
-    and give the same bits.
+    """Pack every linear layer if this version of torch supports it. On CPUs, packed layers are 1.4 to 2 times as
+    fast, and their outputs are bit-identical.
     """
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return

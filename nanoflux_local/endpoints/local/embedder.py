@@ -1,7 +1,7 @@
 """The local embedder: sentence vectors from a weights folder, one text at a time. It downloads nothing.
 
 Texts are not batched, so that a vector depends only on its text. A text that is longer than the model's input is split
-into windows, and the vectors of the windows are averaged, so that the whole text counts.
+into windows, and the vectors of the windows are averaged, so that no part of the text is ignored.
 """
 
 import asyncio

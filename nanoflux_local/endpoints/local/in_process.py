@@ -2,7 +2,7 @@
 
 On one machine, with one version of torch, the same request gets the same reply whatever else is in the batch (see
 `decoder`). Weights are loaded when the first request arrives, so a run whose calls are all in its ledger loads none.
-`batcher` manages the queue, and `decoder` does the arithmetic. Nothing is downloaded.
+`batcher` manages the queue, and `decoder` computes the logits. Nothing is downloaded.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ class InProcessEndpoint:
         if not decoder.agrees_with_transformers():
             problem = f"{self.identity.model} is not decoded correctly in this process"
             raise EndpointError(problem, "serve this architecture with vLLM")
-        self.repeatable = decoder.self_check()
+        self.repeatable = decoder.is_batch_invariant()
         return decoder, codec
 
 

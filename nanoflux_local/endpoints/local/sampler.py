@@ -1,4 +1,4 @@
-"""Draws one token from a row of logits: greedily, or by temperature and nucleus with the row's random generator.
+"""Draws one token from a row of logits: greedily, or by temperature and nucleus sampling with the row's generator.
 
 The draw is computed in float32 on the CPU from its arguments alone, so equal logits and seeds give equal tokens. Like
 the decoder, this module imports torch at module level.
@@ -24,26 +24,27 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     """Draw a token id from float32 logits of shape (vocabulary,)."""
     if sampling.temperature < MIN_TEMPERATURE:
         return int(logits.argmax())
-    weights = torch.softmax(logits / sampling.temperature, 0)
+    probabilities = torch.softmax(logits / sampling.temperature, 0)
     tokens = None
     if sampling.top_p < 1.0:
-        weights, tokens = _select_nucleus(weights, sampling.top_p)
-    cumulative_weights = weights.double().cumsum(0)
-    if not float(cumulative_weights[-1]) > 0.0:
+        probabilities, tokens = _select_nucleus(probabilities, sampling.top_p)
+    cumulative_probabilities = probabilities.double().cumsum(0)
+    if not float(cumulative_probabilities[-1]) > 0.0:
         raise EndpointError(
             "the model's logits are not finite numbers", "check the weights with `nanoflux models verify NAME`"
         )
-    threshold = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative_weights[-1]
-    index = min(int(torch.searchsorted(cumulative_weights, threshold, right=True)), len(cumulative_weights) - 1)
+    threshold = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative_probabilities[-1]
+    position = int(torch.searchsorted(cumulative_probabilities, threshold, right=True))
+    index = min(position, len(cumulative_probabilities) - 1)
     return index if tokens is None else int(tokens[index])
 
 
-def _select_nucleus(weights: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _select_nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The likeliest tokens whose total probability reaches `top_p`, as probabilities and token ids."""
-    for count in (min(CANDIDATES, len(weights)), len(weights)):
-        top_weights, tokens = weights.topk(count)
-        cumulative_weights = top_weights.double().cumsum(0)
-        if float(cumulative_weights[-1]) >= top_p:
+    for count in (min(CANDIDATES, len(probabilities)), len(probabilities)):
+        top_probabilities, tokens = probabilities.topk(count)
+        cumulative_probabilities = top_probabilities.double().cumsum(0)
+        if float(cumulative_probabilities[-1]) >= top_p:
             break
-    size = int((cumulative_weights < top_p).sum()) + 1
-    return top_weights[:size], tokens[:size]
+    size = int((cumulative_probabilities < top_p).sum()) + 1
+    return top_probabilities[:size], tokens[:size]

@@ -1,5 +1,5 @@
 """The vLLM servers of one process. A server is reused or started on first use, restarted after a crash, and stopped
-with the process.
+when the process exits.
 
 Endpoints of the same model share one server. `vllm` sends the requests; the supervisor manages the server processes.
 """
@@ -17,8 +17,8 @@ from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
-RESTARTS = 3
-"""How often a crashed server is restarted before the run fails."""
+MAX_RESTARTS = 3
+"""The maximum number of restarts of a crashed server; one more crash fails the run."""
 HEALTH_TIMEOUT_S = 10.0
 """How long a server may fail its health check after a failed request: a crashing engine needs a moment to exit."""
 POLL_S = 0.2
@@ -101,10 +101,10 @@ class ManagedServer:
         """
         error = self.supervisor.explain_exit(record, "exited while it was in use", None)
         await asyncio.to_thread(self.supervisor.stop, record)
-        if self.restarts >= RESTARTS:
+        if self.restarts >= MAX_RESTARTS:
             raise error
         self.restarts += 1
-        log.warning("%s\n  restarting it (%d of %d)", error.message, self.restarts, RESTARTS)
+        log.warning("%s\n  restarting it (%d of %d)", error.message, self.restarts, MAX_RESTARTS)
 
     def _find_running(self) -> ServerRecord | None:
         """A server that `models serve` started and that suits this launch, or None."""

@@ -28,7 +28,7 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 SEQUENCES, CONTEXT = 8, 4096
-"""KV-cache memory is planned by default for this many concurrent requests, of this many tokens each."""
+"""By default, KV-cache memory is planned for this many concurrent requests, of this many tokens each."""
 CONCURRENCY = 8
 """The number of concurrent requests of a run whose profile does not set it."""
 ADAPTER_SHARE = 0.021
@@ -99,21 +99,21 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
         ModelsError: there is no such model.
         DataError, NothingMatchedError: an adapter is missing or has no rank.
     """
-    by_model: dict[str, Workload] = {}
+    workload_by_model: dict[str, Workload] = {}
     for config in endpoints:
         if not find_kind(config.interface).managed:
             continue
         manifest = load_manifest(config.model, home.root)
         rank = choose_rank([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
-        workload_so_far = by_model.get(config.model, Workload(manifest, 0, 0))
-        by_model[config.model] = Workload(
+        workload_so_far = workload_by_model.get(config.model, Workload(manifest, 0, 0))
+        workload_by_model[config.model] = Workload(
             manifest,
             min(workload_so_far.sequences + config.capacity, concurrency),
             max(workload_so_far.context, served_context(config, manifest)),
             max(workload_so_far.rank, rank),
             workload_so_far.shares or config.shares,
         )
-    return by_model
+    return workload_by_model
 
 
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
@@ -160,18 +160,23 @@ def assign_seats(models: Iterable[Manifest | Workload], fill_gpus: bool = False)
     Raises:
         NanofluxError: the models do not fit.
     """
-    by_name = {workload.manifest.name: workload for workload in map(_as_workload, models)}
+    workload_by_name = {workload.manifest.name: workload for workload in map(_as_workload, models)}
     gpus = list_gpu_gib()
     if not gpus:
-        return {name: (workload.cpu_seat, workload.shares) for name, workload in by_name.items()}
-    on_this_machine = [workload for workload in by_name.values() if workload.manifest.parallel.nodes == 1]
-    placement = plan_servers(on_this_machine, gpus, fill_gpus=fill_gpus)
+        return {name: (workload.cpu_seat, workload.shares) for name, workload in workload_by_name.items()}
+    single_machine_workloads = [
+        workload for workload in workload_by_name.values() if workload.manifest.parallel.nodes == 1
+    ]
+    placement = plan_servers(single_machine_workloads, gpus, fill_gpus=fill_gpus)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
     seats: dict[str, tuple[Seat, str]] = {
-        server.name: (_make_seat(server, by_name[server.name].sequences), server.shares) for server in placement.servers
+        server.name: (_make_seat(server, workload_by_name[server.name].sequences), server.shares)
+        for server in placement.servers
     }
-    return {name: seats.get(name, (Seat(sequences=workload.sequences), "")) for name, workload in by_name.items()}
+    return {
+        name: seats.get(name, (Seat(sequences=workload.sequences), "")) for name, workload in workload_by_name.items()
+    }
 
 
 def _make_seat(server: Server, sequences: int) -> Seat:
@@ -181,8 +186,8 @@ def _make_seat(server: Server, sequences: int) -> Seat:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers. Returns two mappings from the endpoints' names: to the endpoints, and to
-    the groups in which they take turns on a GPU ("": none).
+    """Build the endpoints on managed servers. Returns the endpoints by name, and by the same names the groups in
+    which they take turns on a GPU ("": none).
 
     At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's group is
     the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one model
@@ -196,19 +201,19 @@ def build_managed(
     if not managed_configs:
         return {}, groups
     concurrency = concurrency or sum(config.capacity for config in managed_configs.values())
-    by_model = collect_workloads(managed_configs.values(), concurrency, home)
+    workload_by_model = collect_workloads(managed_configs.values(), concurrency, home)
     for config in managed_configs.values():
         if config.adapter:
-            require_lora(by_model[config.model].manifest, home)
+            require_lora(workload_by_model[config.model].manifest, home)
     contexts = {
         model: max(_required_context(config) for config in managed_configs.values() if config.model == model)
-        for model in by_model
+        for model in workload_by_model
     }
-    seats, fleet, vllm_endpoints = assign_seats(by_model.values(), fill_gpus=True), Fleet(home.root), {}
+    seats, fleet, vllm_endpoints = assign_seats(workload_by_model.values(), fill_gpus=True), Fleet(home.root), {}
     for name, config in managed_configs.items():
         seat, group = seats[config.model]
         groups[name] = group or groups[name]
-        launch = make_launch(config, home, seat, bool(groups[name]), by_model[config.model].rank)
+        launch = make_launch(config, home, seat, bool(groups[name]), workload_by_model[config.model].rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
         server = fleet.server(replace(launch, context=contexts[config.model]))
         vllm_endpoints[name] = VllmEndpoint(

@@ -116,14 +116,14 @@ class VllmEndpoint:
                 if self._client is not None:
                     await self._client.close()
                 if self._adapter is not None:
-                    await self._load(self._adapter, record.url, record.proved)
+                    await self._load_and_probe(self._adapter, record.url, record.proved)
                 if self._server.launch.batch_invariant and not record.batch_proved:
                     await self._test_batch_invariance(ServerClient(record.url))
                 self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, context=self.context)
                 self._url = record.url
             return self._client, exit_future
 
-    async def _load(self, adapter: Path, url: str, proved_adapters: tuple[str, ...]) -> None:
+    async def _load_and_probe(self, adapter: Path, url: str, proved_adapters: tuple[str, ...]) -> None:
         client, launch = ServerClient(url), self._server.launch
         await self._load_or_refuse(client, adapter)
         if self._name not in proved_adapters:
@@ -138,7 +138,7 @@ class VllmEndpoint:
             self._sentinel = await _in_thread(choose_sentinel, client, launch.model, self._name)
 
     async def _load_or_refuse(self, client: ServerClient, adapter: Path) -> None:
-        """Load the adapter. If vLLM refuses it, later requests of this endpoint fail at once, without another try."""
+        """Load the adapter. If vLLM refuses it, later requests of this endpoint fail at once, without a retry."""
         try:
             await _in_thread(client.load_adapter, self._name, adapter)
         except EndpointError as error:

@@ -3,7 +3,7 @@
 A wave is a period in which one endpoint is awake. A swap takes seconds, so endpoints are swapped only once per wave:
 requests for a sleeping endpoint wait until the awake endpoint has no request in flight and has received none for a
 short while. Then the endpoint with the most waiting requests is woken; in a tie, the one with the oldest request. The
-engine plays turns concurrently, so a wave answers the same step of many turns. Waves do not change replies, so their
+engine runs turns concurrently, so a wave answers the same step of many turns. Waves do not change replies, so their
 order does not affect the dataset.
 
 This module starts no server and does not retry: if a swap fails, the requests that wait for it fail.
@@ -179,21 +179,21 @@ def _leave_at_end(gpu: SharedGpu) -> Iterator[None]:
 
 
 def take_turns(
-    endpoints: Mapping[str, Endpoint], shares: Mapping[str, str], linger_s: float = LINGER_S
+    endpoints: Mapping[str, Endpoint], groups: Mapping[str, str], linger_s: float = LINGER_S
 ) -> dict[str, Endpoint]:
-    """Return the endpoints, wrapped so that endpoints with the same group in `shares` take turns.
+    """Return the endpoints, wrapped so that endpoints of the same group in `groups` take turns.
 
     Raises:
         ConfigError: an endpoint with a group cannot sleep.
     """
-    gpus = {group: SharedGpu(linger_s) for group in sorted(set(shares.values()) - {""})}
-    result = dict(endpoints)
-    for name, group in shares.items():
+    gpus = {group: SharedGpu(linger_s) for group in sorted(set(groups.values()) - {""})}
+    wrapped = dict(endpoints)
+    for name, group in groups.items():
         endpoint = endpoints[name]
         if not group:
             continue
         if not isinstance(endpoint, Sleeper):
             fix = "remove the key: only servers that NanoFlux manages can sleep"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
-        result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # a cast, since its attributes are read-only
-    return result
+        wrapped[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # a cast, since its attributes are read-only
+    return wrapped

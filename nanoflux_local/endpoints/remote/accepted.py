@@ -1,4 +1,4 @@
-"""Decides which parameters a server accepts, from the model's name, the endpoint's switches (`send`) and past refusals.
+"""Infers which parameters a server accepts from the model's name, the endpoint's switches (`send`) and past refusals.
 
 Servers refuse requests with parameters that they do not support. A model's name is an unreliable hint, since a gateway
 can serve a model under any name. So the name gives the defaults, the endpoint's switches override them, and a refusal
@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""Seeds are shortened to numbers below this one."""
+"""A server that accepts only 32-bit seeds is sent the seed modulo this number."""
 STOP_LIMIT = 4
 """The number of stop strings that every server accepts, even if it limits their number."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
@@ -68,7 +68,7 @@ class AcceptedParameters:
         return {name: value for name, value in values.items() if getattr(self, name)}
 
     def stop_strings(self, stop: tuple[str, ...]) -> list[str]:
-        """The stop strings to send. The client cuts the reply at every stop string, sent or not."""
+        """The stop strings to send. The client truncates the reply at every stop string, sent or not."""
         return list(stop if self.stop is True else stop[: int(self.stop)])
 
     def messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:

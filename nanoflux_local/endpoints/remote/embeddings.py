@@ -55,7 +55,7 @@ class ServedEmbedder:
         """
         text = request.text.encode("utf-8", "replace").decode() or " "  # servers refuse an empty text
 
-        async def attempt(client: Any, limit_s: float) -> EmbedReply:
+        async def send_request(client: Any, limit_s: float) -> EmbedReply:
             response_coroutine = client.embeddings.with_raw_response.create(
                 model=request.endpoint.model, input=text, encoding_format="float", timeout=build_timeout(limit_s)
             )
@@ -69,7 +69,7 @@ class ServedEmbedder:
 
         max_tokens = len(text.encode())
         lost_usd = 0.0 if self.price is None else self.price.cost(max_tokens, 0)
-        return await self._service.ask(attempt, AttemptBounds(1, max_tokens, lost_usd))
+        return await self._service.ask(send_request, AttemptBounds(1, max_tokens, lost_usd))
 
     async def close(self) -> None:
         await self._service.close()
@@ -79,7 +79,7 @@ def _normalize(numbers: Any) -> Vector:
     """Scale an embedding from a server to length 1.
 
     Raises:
-        ValueError: the embedding is not a list of numbers, or has no direction.
+        ValueError: the embedding is not a nonzero vector of finite numbers.
     """
     if not isinstance(numbers, list) or not numbers:
         raise ValueError("a response without an embedding")
@@ -89,5 +89,5 @@ def _normalize(numbers: Any) -> Vector:
         raise ValueError("an embedding that is not a list of numbers") from None
     norm = float(np.linalg.norm(vector)) if vector.ndim == 1 else 0.0
     if not np.isfinite(norm) or norm == 0:
-        raise ValueError("an embedding without a direction")
+        raise ValueError("an embedding that is not a nonzero vector of finite numbers")
     return np.asarray(vector / norm, dtype=np.float32)

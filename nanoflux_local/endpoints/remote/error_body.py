@@ -19,6 +19,8 @@ MAX_MESSAGE_CHARS = 500
 MAX_BODY_BYTES = 100_000
 """The maximum number of bytes that are read from a body."""
 MAX_DEPTH = 8
+MAX_ENTRIES = 5
+"""The maximum number of entries that are read from a list."""
 MESSAGE_KEYS = (
     "message", "msg", "error", "detail", "errors", "error_message", "error_description", "Message", "title", "reason",
 )  # fmt: skip
@@ -39,7 +41,7 @@ STATUS_BY_CODE = (
     ("content_", 400),
     ("timeout", 504),
 )
-"""The HTTP status of an error that arrives with status 200, by a part of its error code; the first match counts."""
+"""The HTTP status of an error that arrives with status 200, by a part of its error code; the first match is used."""
 UNKNOWN_STATUS = 500
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -88,7 +90,7 @@ def _find_messages(value: Any, depth: int) -> Iterator[str]:
     if isinstance(value, str):
         yield from _read_text(value.strip(), depth)
     elif isinstance(value, list):
-        for entry in value[:5]:
+        for entry in value[:MAX_ENTRIES]:
             yield from _find_messages(entry, depth + 1)
     elif isinstance(value, dict) and isinstance(value.get("loc"), list):  # a validation error of FastAPI
         yield f"{'.'.join(map(str, value['loc'][:8]))}: {value.get('msg', '')}"
@@ -118,7 +120,7 @@ def _walk_objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list):
-        for entry in value[:5]:
+        for entry in value[:MAX_ENTRIES]:
             yield from _walk_objects(entry, depth + 1)
     elif isinstance(value, dict):
         for key in NESTED_KEYS:

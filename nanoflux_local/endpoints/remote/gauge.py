@@ -18,8 +18,8 @@ FULL_CACHE = 0.95
 LONG_QUEUE = 0.25
 """The share of sent requests that may wait at the server. Some should wait, so that the server is never idle."""
 SETTLE_S = 0.5
-"""A queue counts only if it lasts this long: replies of equal length end together, and then many new requests arrive at
-once.
+"""A queue lowers the limit only if it lasts this long: replies of equal length end together, and then many new requests
+arrive at once.
 """
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
@@ -73,7 +73,7 @@ class Gauge:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """The two values in vLLM's metrics. If several engines report a value, the largest counts."""
+    """The two values in vLLM's metrics. If several engines report a value, the largest is used."""
     values: dict[str, float] = {}
     for name, value in _METRIC.findall(text):
         values[name] = max(values.get(name, 0.0), float(value))

@@ -61,7 +61,9 @@ def _read_key_file(path: Path) -> str:
                 )
             key = file.read(10_000).strip()
     except OSError as error:
-        raise ConfigError(f"the key file {path}: {error.strerror}", "set it to a readable file") from None
+        raise ConfigError(
+            f"the key file {path} cannot be read: {error.strerror}", "set key_file to a file that you can read"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"the key file {path} is not text", "write only the key into it") from None
     if not key or len(key.split()) != 1:

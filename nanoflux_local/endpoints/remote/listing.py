@@ -23,8 +23,8 @@ MAX_SHOWN = 3
 """The number of listed models that a message shows."""
 
 
-async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """One line for each server whose list lacks the model of its endpoint. `endpoints` maps names to endpoints."""
+async def list_model_warnings(endpoints: Mapping[str, Endpoint]) -> list[str]:
+    """A warning for each server whose list lacks its endpoint's model. `endpoints` maps names to endpoints."""
     checks = [
         _check_server(name, endpoint, url)
         for name, endpoint in endpoints.items()

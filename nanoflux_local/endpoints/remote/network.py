@@ -35,10 +35,10 @@ class Proxy:
         return self.url.partition("://")[0] + "://" + urlsplit(self.url).netloc.rpartition("@")[2]
 
 
-def proxy_for(url: str) -> Proxy | None:
+def find_proxy(url: str) -> Proxy | None:
     """The proxy for a server; None if requests go to the server directly."""
     parts, proxies = urlsplit(url), getproxies_environment()
-    if on_this_machine(url) or proxy_bypass(parts.netloc):
+    if is_loopback(url) or proxy_bypass(parts.netloc):
         return None
     for name in (parts.scheme, "all"):
         value = proxies.get(name)
@@ -55,9 +55,9 @@ def check_network(url: str) -> None:
     Raises:
         ConfigError: a variable names an unusable proxy, or missing certificates.
     """
-    if on_this_machine(url):
+    if is_loopback(url):
         return
-    proxy = proxy_for(url)
+    proxy = find_proxy(url)
     if proxy is not None:
         _check_proxy(proxy, urlsplit(url).hostname or "")
     if url.startswith("https://") or (proxy is not None and proxy.url.startswith("https://")):
@@ -71,13 +71,13 @@ def http_options(url: str) -> dict[str, Any]:
         ConfigError: as for `check_network`.
     """
     check_network(url)
-    proxy = proxy_for(url)
+    proxy = find_proxy(url)
     options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "proxy": proxy.url if proxy else None}
     certificates = _load_certificates() if url.startswith("https://") else None
     return {**options, "verify": certificates} if certificates else options
 
 
-def on_this_machine(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Whether a url's host is loopback."""
     host = urlsplit(url).hostname or ""
     try:

@@ -2,7 +2,7 @@
 SDK.
 
 The protocol has neither a seed nor stop strings. So repeats of a request differ only in their ledger key, and the
-client cuts replies at the stop strings.
+client truncates replies at the stop strings.
 """
 
 from typing import Any
@@ -78,7 +78,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
 
 
 def _read_status(body: Any) -> Finish:
-    """Why the reply ended. An incomplete reply without a reason counts as cut off ("length").
+    """Why the reply ended. An incomplete reply without a reason is treated as truncated ("length").
 
     Raises:
         ResponseBodyError: the server failed during the reply.
@@ -90,7 +90,9 @@ def _read_status(body: Any) -> Finish:
     if status in ("failed", "cancelled"):
         error = parse_error({"error": value_at(body, "error")})
         raise ResponseBodyError(
-            error if error.message else ErrorBody(f"the reply ended as {status}", ("server_error",))
+            error
+            if error.message
+            else ErrorBody(f"the server ended the reply with status {status!r}", ("server_error",))
         )
     if status not in ("completed", None):
         raise ValueError(f"an unfinished reply with status {str(status)[:100]!r}")

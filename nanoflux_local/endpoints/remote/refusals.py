@@ -33,8 +33,8 @@ _FILTERED = re.compile(
     r"|data_inspection|inappropriate|prohibited_content|sensitive|invalid_prompt|blocked",
     re.IGNORECASE,
 )
-_LARGER_THAN_THE_RATE = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
-"""The message if one prompt exceeds the tokens per minute. Waiting does not help, although OpenAI sends status 429."""
+_EXCEEDS_RATE_LIMIT = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
+"""The message if one prompt exceeds the tokens-per-minute limit. Waiting does not help, although OpenAI sends 429."""
 _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
 """The message with which some servers refuse a prompt that is too long under status 500 (llama.cpp before 2025)."""
 
@@ -49,14 +49,14 @@ def find_refusal_cause(fault: ClassifiedFault) -> str:
     if fault.status == 403:
         return FILTERED if _FILTERED.search(text) and not _CONCERNS_EVERY_PROMPT.search(text) else ""
     if fault.status == 429:
-        return TOO_LONG if _LARGER_THAN_THE_RATE.search(text) else ""
+        return TOO_LONG if _EXCEEDS_RATE_LIMIT.search(text) else ""
     if fault.status == 500:
         return TOO_LONG if _CONTEXT.search(text) else ""
     return ""
 
 
 def _classify_rejection(text: str) -> str:
-    if _TOO_LONG.search(text) or _LARGER_THAN_THE_RATE.search(text):
+    if _TOO_LONG.search(text) or _EXCEEDS_RATE_LIMIT.search(text):
         return TOO_LONG
     if _CONCERNS_EVERY_PROMPT.search(text):
         return ""

@@ -15,31 +15,31 @@ MAX_BACKOFF_S = 60.0
 
 
 class Replica:
-    """One server: its address, its client and its concurrency limiter. `reached` is true if the server ever responded;
-    `pause_message` is the last message in which it asked for a pause.
+    """One server: its address, its client and its concurrency limiter. `has_responded` is true if the server ever
+    responded; `pause_message` is the last message in which it asked for a pause.
     """
 
     def __init__(self, url: str, client: Any, capacity: int) -> None:
         self.url, self.client = url, client
         self.limiter = AdaptiveLimiter(capacity)
-        self.reached = False
+        self.has_responded = False
         self.retry_at = 0.0
         self.pause_message = ""
         self._failures = 0
 
     @property
-    def available(self) -> bool:
+    def is_available(self) -> bool:
         """Whether the pause after the replica's last failure is over."""
         return self.retry_at <= time.monotonic()
 
     @property
-    def free(self) -> bool:
+    def is_free(self) -> bool:
         """Whether the replica is available and asks for no pause."""
-        return self.available and not self.limiter.pause_left_s
+        return self.is_available and not self.limiter.pause_left_s
 
     def note_answer(self) -> None:
         """Record a response: the replica works."""
-        self.reached, self.retry_at, self._failures = True, 0.0, 0
+        self.has_responded, self.retry_at, self._failures = True, 0.0, 0
 
     def note_failure(self) -> None:
         """Skip this replica for a time that doubles with each consecutive failure."""
@@ -47,19 +47,19 @@ class Replica:
         self._failures += 1
 
 
-def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
+def pick_replica(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
     """The least loaded free replica, preferably one that was not `tried`. If none is free, the failed replica whose
     retry is due first; if all replicas ask for pauses, the one whose pause ends first.
     """
-    free_replicas = [replica for replica in replicas if replica.free]
+    free_replicas = [replica for replica in replicas if replica.is_free]
     if free_replicas:
         return min(free_replicas, key=lambda replica: (replica in tried, replica.limiter.load))
-    failed_replicas = [replica for replica in replicas if not replica.limiter.pause_left_s]
-    if failed_replicas:
-        return min(failed_replicas, key=lambda replica: replica.retry_at)
+    down_replicas = [replica for replica in replicas if not replica.limiter.pause_left_s]
+    if down_replicas:
+        return min(down_replicas, key=lambda replica: replica.retry_at)
     return min(replicas, key=lambda replica: replica.limiter.pause_left_s)
 
 
-def has_another(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:
+def has_untried_replica(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:
     """Whether a replica that was not `tried` is free."""
-    return any(replica.free for replica in replicas if replica not in tried)
+    return any(replica.is_free for replica in replicas if replica not in tried)

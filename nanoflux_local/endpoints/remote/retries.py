@@ -13,38 +13,39 @@ from nanoflux_local.endpoints.remote.replicas import Replica
 ATTEMPTS = 12
 """A call fails after this many failed requests, which take about a minute and a half with the pauses between them."""
 FIRST_ATTEMPTS = 4
-"""The number of attempts for a server that was never reached, since its address is probably wrong."""
+"""The number of attempts for a server that has never responded, since its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
 """After this many replies without text, the empty reply is accepted as the model's reply."""
 MAX_WAIT_S = 3600.0
 """The total time that one call waits for busy servers."""
 BASE_S = 0.5
+"""The upper bound of the first pause; it doubles up to `MAX_PAUSE_S`."""
 MAX_PAUSE_S = 30.0
 
 
 @dataclass(slots=True)
 class RetryState:
-    """Counts the failures and pauses of one call, and decides whether it is retried. `tried` contains the replicas that
-    failed since the call's last pause; `waited_s` is the total time that the call has waited.
+    """Counts the failures and pauses of one call, and decides whether it is retried. `failed_replicas` are those
+    that failed since the call's last pause; `waited_s` is the total time that the call has waited.
     """
 
-    tried: list[Replica] = field(default_factory=list)
+    failed_replicas: list[Replica] = field(default_factory=list)
     waited_s: float = 0.0
     _busy_s: float = 0.0
-    _failed: int = 0
-    _empty: int = 0
-    _busy: int = 0
+    _failure_count: int = 0
+    _empty_count: int = 0
+    _busy_count: int = 0
     _random: random.Random = field(default_factory=random.Random)
 
-    def pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
-        """Seconds until the next attempt after `fault`; None if the call fails. `reached_before` is true if the server
-        ever responded; `elsewhere` is true if another replica, on which this call has not failed, is free.
+    def compute_pause(self, fault: ClassifiedFault, has_responded: bool, another_is_free: bool) -> float | None:
+        """Seconds until the next attempt after `fault`; None if the call fails. `has_responded` is true if the server
+        ever responded; `another_is_free` is true if another replica, on which this call has not failed, is free.
         """
-        pause_s = self._pause(fault, reached_before, elsewhere)
+        pause_s = self._choose_pause(fault, has_responded, another_is_free)
         self.waited_s += pause_s or 0.0
         return pause_s
 
-    def wait(self, pause_s: float) -> float | None:
+    def compute_wait(self, pause_s: float) -> float | None:
         """Seconds to wait for a server that asks for a pause of `pause_s`; None if this pause is too long."""
         if self._busy_s + pause_s > MAX_WAIT_S:
             return None
@@ -53,24 +54,24 @@ class RetryState:
         self.waited_s += wait_s
         return wait_s
 
-    def _pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
+    def _choose_pause(self, fault: ClassifiedFault, has_responded: bool, another_is_free: bool) -> float | None:
         if fault.kind is None:
             return None
         if fault.kind == "rate_limited":
-            return 0.0 if elsewhere else self._busy_pause()
+            return 0.0 if another_is_free else self._draw_busy_pause()
         if fault.kind == "empty":
-            self._empty += 1
-            return self._draw_pause(0) if self._empty < EMPTY_ATTEMPTS else None
-        self._failed += 1
-        max_failed = ATTEMPTS if reached_before or fault.kind != "unreachable" else FIRST_ATTEMPTS
-        if self._failed >= max_failed:
+            self._empty_count += 1
+            return self._draw_pause(0) if self._empty_count < EMPTY_ATTEMPTS else None
+        self._failure_count += 1
+        max_failures = ATTEMPTS if has_responded or fault.kind != "unreachable" else FIRST_ATTEMPTS
+        if self._failure_count >= max_failures:
             return None
-        return 0.0 if fault.may_be_down and elsewhere else self._draw_pause(self._failed - 1)
+        return 0.0 if fault.may_be_down and another_is_free else self._draw_pause(self._failure_count - 1)
 
-    def _busy_pause(self) -> float | None:
+    def _draw_busy_pause(self) -> float | None:
         """Draw the pause after a busy response; such a response need not state how long to wait."""
-        pause_s = self._draw_pause(self._busy)
-        self._busy += 1
+        pause_s = self._draw_pause(self._busy_count)
+        self._busy_count += 1
         self._busy_s += pause_s
         return pause_s if self._busy_s <= MAX_WAIT_S else None
 

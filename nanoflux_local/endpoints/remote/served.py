@@ -36,11 +36,12 @@ from nanoflux_local.records import ChatReply, ChatRequest, Fault, Finish, Identi
 
 RequestBody = dict[str, Any]
 """The JSON object that a request sends, in the protocol of the server."""
-REFUSED_PARAMETER = (400, 422)
+PARAMETER_REFUSAL_STATUSES = (400, 422)
 """Statuses with which servers refuse a parameter."""
 END_TOKEN = re.compile(r"<\|(?:return|end|call)\|>")
 """The tokens with which gpt-oss ends a message."""
 CAPACITY = 32
+"""The default number of concurrent requests to one server."""
 TIMEOUT_S = 60.0
 CONNECT_S = 10.0
 
@@ -59,7 +60,7 @@ class ParsedReply:
 
 
 class ServedEndpoint(ABC):
-    """A model behind one address, or behind several addresses that share its requests.
+    """A model behind one address, or behind several addresses among which its requests are distributed.
 
     `key_env` or `key_file` names where the key is; both are "" if no key is needed. `revision` replaces the addresses
     in the identity. Stop strings are not sent to a model whose `context` has reasoning tokens, since its server would
@@ -106,7 +107,14 @@ class ServedEndpoint(ABC):
         self.accepted = infer_accepted(model, self.context.reasoning > 0, send)
         self._user_switches = set(send.model_dump(exclude_none=True)) if send else set()
         self.service = Service(
-            model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.default_url not in addresses
+            model,
+            addresses,
+            key,
+            self.sdk,
+            self.connect,
+            capacity,
+            timeout_s,
+            reads_metrics=self.default_url not in addresses,
         )
         self.capacity = self.service.capacity
 
@@ -117,14 +125,16 @@ class ServedEndpoint(ABC):
             EndpointError: no usable reply was received after bounded retries.
         """
 
-        async def attempt(client: Any, limit_s: float) -> ChatReply:
+        async def send_request(client: Any, limit_s: float) -> ChatReply:
             start = time.monotonic()
             response = await self._post(client, request, limit_s)
             return self._read_response(request, response.http_response, time.monotonic() - start)
 
         max_tokens = request.sampling.max_tokens
         lost_usd = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, max_tokens)
-        return await self.service.ask(attempt, AttemptBounds(max_tokens, request.prompt_bytes + max_tokens, lost_usd))
+        return await self.service.ask(
+            send_request, AttemptBounds(max_tokens, request.prompt_bytes + max_tokens, lost_usd)
+        )
 
     async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
         """Send the request. If the server refuses a parameter, send the request again at once, without that parameter
@@ -144,7 +154,7 @@ class ServedEndpoint(ABC):
                 changes_so_far |= changes
                 accepted = replace(accepted, **changes)
             else:
-                self._learn(changes_so_far)
+                self._apply_changes(changes_so_far)
                 return response
 
     def _find_changes(
@@ -153,7 +163,7 @@ class ServedEndpoint(ABC):
         """The parameters to change before a refused request is sent again. Parameters are only ever restricted, and
         switches that the user has set are not changed.
         """
-        if error.status_code not in REFUSED_PARAMETER:
+        if error.status_code not in PARAMETER_REFUSAL_STATUSES:
             return {}
         changes = learn_from_refusal(read_error(error.response.content), accepted, request)
         unchangeable = self._user_switches | {
@@ -161,7 +171,7 @@ class ServedEndpoint(ABC):
         }
         return {name: value for name, value in changes.items() if name not in unchangeable}
 
-    def _learn(self, changes: Mapping[str, Any]) -> None:
+    def _apply_changes(self, changes: Mapping[str, Any]) -> None:
         """Apply the changes to later requests, and report them unless another request already did."""
         new_changes = {name: value for name, value in changes.items() if getattr(self.accepted, name) != value}
         if not new_changes:
@@ -169,7 +179,7 @@ class ServedEndpoint(ABC):
         self.accepted = replace(self.accepted, **new_changes)
         names, switches = " and ".join(new_changes), format_change(new_changes)
         message = (
-            f"the server refuses {names}; later requests are sent as with {switches}; "
+            f"the server refuses {names}; later requests use {switches}; "
             "set this in the endpoint's table to avoid the refusal"
         )
         announce(Fault(self.identity.model, "refused_parameter", message))
@@ -188,15 +198,15 @@ class ServedEndpoint(ABC):
             parsed.prompt_tokens,
             parsed.completion_tokens,
             round(seconds, 3),
-            self._compute_price(request, parsed),
+            self._compute_cost(request, parsed),
             parsed.reasoning_tokens,
         )
         if not parsed.text.strip() and parsed.finish == "stop":
             raise EmptyError(reply)
         return reply
 
-    def _compute_price(self, request: ChatRequest, parsed: ParsedReply) -> float:
-        """The price of a reply; the highest possible price if the server reports no usage."""
+    def _compute_cost(self, request: ChatRequest, parsed: ParsedReply) -> float:
+        """The cost of a reply in dollars; the highest possible cost if the server reports no usage."""
         if self.price is None:
             return 0.0
         prompt_tokens = parsed.prompt_tokens or request.prompt_bytes
@@ -287,5 +297,5 @@ def build_sections_schema(sections: Sequence[str]) -> dict[str, Any]:
 
 
 def section_key(name: str) -> str:
-    """A section's name as a JSON key. The code that reads sections accepts both spellings."""
+    """A section's name as a JSON key. The code that reads sections accepts spaces and underscores."""
     return name.replace(" ", "_")

@@ -1,7 +1,7 @@
 """Sends the requests of one endpoint to its servers, in any protocol.
 
 For each request, a `Service` picks a replica, waits for a slot, sends the request with a timeout, reports every fault,
-and retries while `RetryState` allows it. The caller's `attempt` writes the request and reads the response.
+and retries while `RetryState` allows it. The caller's `send_request` writes the request and reads the response.
 """
 
 import asyncio
@@ -12,20 +12,20 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from nanoflux_local.endpoints.faults import FAULT_LISTENER, MAX_RAW, ClassifiedFault, classify_error
+from nanoflux_local.endpoints.faults import FAULT_LISTENER, MAX_RAW_CHARS, ClassifiedFault, classify_error
 from nanoflux_local.endpoints.remote.gauge import Gauge
 from nanoflux_local.endpoints.remote.keys import ApiKey
-from nanoflux_local.endpoints.remote.network import check_network, proxy_for
+from nanoflux_local.endpoints.remote.network import check_network, find_proxy
 from nanoflux_local.endpoints.remote.pace import AdaptiveTimeout
 from nanoflux_local.endpoints.remote.refusals import find_refusal_cause
-from nanoflux_local.endpoints.remote.replicas import Replica, has_another, pick
+from nanoflux_local.endpoints.remote.replicas import Replica, has_untried_replica, pick_replica
 from nanoflux_local.endpoints.remote.retries import MAX_WAIT_S, RetryState
 from nanoflux_local.endpoints.remote.waits import Waits, local_time
 from nanoflux_local.errors import BusyError, EndpointError, EndpointRefusedError, PromptRefusedError, RefusedError
 from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
-BILLED = ("timeout", "reset", "garbled")
+BILLABLE_FAULTS = ("timeout", "reset", "garbled")
 """Faults after which the server may still charge, since it may have completed the request."""
 T = TypeVar("T")
 SendRequest = Callable[[Any, float], Awaitable[T]]
@@ -46,7 +46,7 @@ class AttemptBounds:
 class Service:
     """The servers at `urls`, each with at most `capacity` concurrent requests; `connect` makes a client for an address.
 
-    If `gauged`, the servers' load is read from vLLM's metrics.
+    With `reads_metrics`, the servers' load is read from vLLM's metrics.
 
     Raises:
         ConfigError: the environment names an unusable proxy or certificates.
@@ -61,22 +61,22 @@ class Service:
         connect: Callable[[str, ApiKey], Any],
         capacity: int,
         timeout_s: float,
-        gauged: bool = False,
+        reads_metrics: bool = False,
     ) -> None:
         for url in urls:
             check_network(url)
         self.model, self.urls, self.key = model, tuple(urls), key
         guard.allow(*self.urls)  # a configured address allows connections to its host, and to no other
         self.capacity = capacity * len(self.urls)
-        self._capacity, self._gauged = capacity, gauged
+        self._capacity, self._reads_metrics = capacity, reads_metrics
         self._sdk, self._connect = sdk, connect
         self._timeout = AdaptiveTimeout(timeout_s)
         self._replicas: list[Replica] = []
         self._gauges: list[Gauge] = []
         self._waits = Waits()
 
-    async def ask(self, attempt: SendRequest[T], bounds: AttemptBounds) -> T:
-        """Call `attempt` until it returns a reply, retrying after faults.
+    async def ask(self, send_request: SendRequest[T], bounds: AttemptBounds) -> T:
+        """Call `send_request` until it returns a reply, retrying after faults.
 
         Raises:
             PromptRefusedError: the server refuses this prompt permanently.
@@ -85,7 +85,7 @@ class Service:
         """
         retries = RetryState()
         while True:
-            replica = pick(self._connect_replicas(), retries.tried)
+            replica = pick_replica(self._connect_replicas(), retries.failed_replicas)
             if replica.limiter.pause_left_s:
                 await self._wait(replica, retries)
                 continue
@@ -93,12 +93,12 @@ class Service:
                 if replica.limiter.pause_left_s:
                     continue  # the server asked for a pause while this call waited for its slot
                 start, limit_s = time.monotonic(), self._timeout.limit(bounds.tokens)
-                outcome = await self._attempt(attempt, replica, bounds.tokens, limit_s)
+                outcome = await self._attempt(send_request, replica, bounds.tokens, limit_s)
             seconds = time.monotonic() - start
             if not isinstance(outcome, ClassifiedFault):
                 self._note_answer(replica, seconds, outcome)
                 return outcome
-            self._raise_refusal(replica, outcome)
+            self._raise_if_refused(replica, outcome)
             self._report_fault(outcome, seconds, bounds)
             pause_s = self._note_fault(replica, outcome, start, retries)
             if pause_s is not None:
@@ -116,7 +116,7 @@ class Service:
             BusyError: the server asks for a longer pause than a call may wait.
         """
         pause_s = replica.limiter.pause_left_s
-        wait_s = retries.wait(pause_s)
+        wait_s = retries.compute_wait(pause_s)
         if wait_s is None:
             raise BusyError(
                 f"{replica.url} asks for a pause until {local_time(pause_s)}: it {replica.pause_message}",
@@ -126,24 +126,22 @@ class Service:
         await asyncio.sleep(wait_s)
 
     async def _attempt(
-        self, attempt: SendRequest[T], replica: Replica, tokens: int, limit_s: float
+        self, send_request: SendRequest[T], replica: Replica, tokens: int, limit_s: float
     ) -> T | ClassifiedFault:
         """Return the reply, or the classified fault. The SDK's exception is not raised, since it may contain a key."""
         try:
             async with self._timeout.time_limit(tokens, limit_s):
-                return await attempt(replica.client, limit_s)
+                return await send_request(replica.client, limit_s)
         except Exception as error:
             if refusal := guard.find_refusal(error):
                 raise RefusedError(refusal.message, refusal.fix) from None
             fault = classify_error(error, self._sdk(), limit_s)
             if fault is None:
                 raise
-            proxy = proxy_for(replica.url)
+            proxy = find_proxy(replica.url)
             if proxy is None or not fault.may_be_down:
                 return fault
-            return replace(
-                fault, message=f"{fault.message} (asked through the proxy {proxy.address} of {proxy.variable})"
-            )
+            return replace(fault, message=f"{fault.message} (using the proxy {proxy.address} of {proxy.variable})")
 
     def _note_answer(self, replica: Replica, seconds: float, reply: object) -> None:
         replica.note_answer()
@@ -159,14 +157,14 @@ class Service:
         if fault.may_be_down:
             replica.note_failure()
         else:
-            replica.reached = True
-        retries.tried.append(replica)
-        another_is_free = has_another(self._replicas, retries.tried)
+            replica.has_responded = True
+        retries.failed_replicas.append(replica)
+        another_is_free = has_untried_replica(self._replicas, retries.failed_replicas)
         if not another_is_free:
-            retries.tried.clear()
-        return retries.pause(fault, replica.reached, another_is_free)
+            retries.failed_replicas.clear()
+        return retries.compute_pause(fault, replica.has_responded, another_is_free)
 
-    def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
+    def _raise_if_refused(self, replica: Replica, fault: ClassifiedFault) -> None:
         """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry is useless."""
         cause = find_refusal_cause(fault)
         if cause:
@@ -176,10 +174,10 @@ class Service:
     def _report_fault(self, fault: ClassifiedFault, seconds: float, bounds: AttemptBounds) -> None:
         if fault.kind is None:
             return
-        tokens, usd = (bounds.lost_tokens, bounds.lost_usd) if fault.kind in BILLED else (0, 0.0)
+        tokens, usd = (bounds.lost_tokens, bounds.lost_usd) if fault.kind in BILLABLE_FAULTS else (0, 0.0)
         if fault.reply is not None:
             tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
-        message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MAX_RAW]
+        message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MAX_RAW_CHARS]
         FAULT_LISTENER.get()(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
 
     def _make_error(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
@@ -190,7 +188,7 @@ class Service:
         if fault.kind == "rate_limited":
             hours = f"{MAX_WAIT_S / 3600:g} h"
             return BusyError(f"{message}, for {hours}", "resume later with `nanoflux run resume`")
-        proxy, fix, setting = proxy_for(replica.url), fault.fix or "see the server's log", fault.setting
+        proxy, fix, setting = find_proxy(replica.url), fault.fix or "see the server's log", fault.setting
         if fault.kind == "unreachable" and proxy is not None:
             host = urlsplit(replica.url).hostname
             fix = f"start the proxy, unset {proxy.variable}, or add {host} to NO_PROXY"
@@ -209,7 +207,7 @@ class Service:
     def _connect_replicas(self) -> list[Replica]:
         if not self._replicas:
             self._replicas = [Replica(url, self._connect(url, self.key), self._capacity) for url in self.urls]
-            if self._gauged:
+            if self._reads_metrics:
                 self._gauges = [Gauge(replica) for replica in self._replicas]
         for gauge in self._gauges:
             gauge.refresh()

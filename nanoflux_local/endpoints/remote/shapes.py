@@ -18,8 +18,9 @@ from nanoflux_local.records import Finish
 MAX_COUNT = 10**9
 """A larger number cannot be the token count of one reply."""
 MAX_DIGITS = 1000
+"""Longer integers are read as None: Python refuses to convert integers with thousands of digits."""
 NO_TEXT = "a response without text"
-_CUT_OFF = re.compile(r"length|max|limit|window|truncat")
+_TRUNCATED = re.compile(r"length|max|limit|window|truncat")
 _REFUSED = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
 _FAILED = re.compile(r"error|abort|cancel|insufficient")
 _TOOL = re.compile(r"tool|function")
@@ -142,13 +143,13 @@ def _collect_texts(value: Any) -> list[str]:
 
 
 def read_finish(reason: Any) -> Finish:
-    """The finish reason of a reply. Servers use many words for it; an unknown word counts as "stop".
+    """The finish reason of a reply. Servers use many words for it; an unknown word is read as "stop".
 
     Raises:
         ResponseBodyError: the server failed during the reply.
     """
     word = reason.lower() if isinstance(reason, str) else ""
-    if _CUT_OFF.search(word):
+    if _TRUNCATED.search(word):
         return "length"
     if _REFUSED.search(word):
         return "refused"

@@ -1,6 +1,6 @@
 """Reports that a call waits for a server, why, and until when, so that the user sees why a run pauses.
 
-Many calls can wait for the same server, and one pause can follow another, so one line now and then covers all of them.
+Many calls can wait for the same server, and one pause can follow another, so one line at intervals covers all of them.
 """
 
 import logging
@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from nanoflux_local.redaction import redact
 
 ReportLine = Callable[[str], None]
-LONG_S = 5.0
+MIN_REPORTED_S = 5.0
 """A call's wait is reported once the call has waited this many seconds in total."""
-AGAIN_S = 30.0
+REPORT_INTERVAL_S = 30.0
 """The minimum number of seconds between two reports on one endpoint, unless the wait becomes longer."""
 
 
@@ -57,9 +57,9 @@ class Waits:
         `waited_s` in total.
         """
         now = time.monotonic()
-        if waited_s < LONG_S or now + seconds <= self._reported_until:
+        if waited_s < MIN_REPORTED_S or now + seconds <= self._reported_until:
             return
-        self._reported_until = now + max(seconds, AGAIN_S)
+        self._reported_until = now + max(seconds, REPORT_INTERVAL_S)
         REPORT.get()(redact(f"{url} {reason}; the next request is sent at {local_time(seconds)}"))
 
 
