@@ -7,9 +7,9 @@ themselves only while they are on screen. The ledger does not store whether a wo
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
@@ -120,17 +120,35 @@ def _format_training_line(view: LedgerView, row: int) -> BoardLine | None:
     step = last_step(view, training["id"])
     about = f"{training['base']} on {training['run'] or 'a file'}"
     return BoardLine(
-        "training", training["id"], training["id"], about, training["status"], training["message"], step.get("step", 0),
-        step.get("steps", 0), training["seconds"], training["updated_at"],
+        "training", training["id"], training["id"], about, training["status"], training["message"], step.step,
+        step.steps, training["seconds"], training["updated_at"],
     )  # fmt: skip
 
 
-def last_step(view: LedgerView, training: str) -> dict[str, Any]:
-    """The newest recorded step of a training; {} if there is none."""
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """The last of `steps` that a training has done. Before the first step, both counts are 0 and the rest is None."""
+
+    step: int = 0
+    steps: int = 0
+    epoch: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_s: float | None = None
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Self:
+        """The step that an event of the ledger records."""
+        return cls(**{field.name: event[field.name] for field in fields(cls) if field.name in event})
+
+
+def last_step(view: LedgerView, training: str) -> LastStep:
+    """The newest recorded step of a training."""
     event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
     )
-    return dict(json.loads(event_row["event"])) if event_row else {}
+    return LastStep.from_event(json.loads(event_row["event"]) if event_row else {})
 
 
 def _format_evaluation_line(view: LedgerView, row: int) -> BoardLine | None:
