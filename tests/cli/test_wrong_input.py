@@ -109,7 +109,7 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "misspelt benchmark": (("data", "import", "gsm-8k", "row.jsonl"), 2, "no data .* as .gsm-8k.; did you mean .gsm8k"),
     "no such file": (("data", "import", "gsmhard", "no.jsonl"), 2, r"no\.jsonl: No such file"),
     "one file twice": (("data", "import", "gsmhard", "good.jsonl", "good.jsonl"), 2, "'gsmhard-1' is in .* too"),
-    "an empty file": (("data", "import", "gsmhard", "empty.jsonl"), 2, r"empty\.jsonl contain no items"),
+    "an empty file": (("data", "import", "gsmhard", "empty.jsonl"), 2, r"no items in .*empty\.jsonl"),
     "a row without its keys": (("data", "import", "gsmhard", "row.jsonl"), 2, r"row\.jsonl, line 3: key 'input'"),
     "a row that is not JSON": (("data", "import", "gsmhard", "json.jsonl"), 2, "line 2: not JSON.*nothing was"),
     "a row that is not UTF-8": (("data", "import", "gsmhard", "bytes.jsonl"), 2, "line 2: not JSON in UTF-8"),
