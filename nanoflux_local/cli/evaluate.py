@@ -168,12 +168,12 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
     if run_judge != judge:
         raise UsageError(
             f"the judge of run {run} is {run_judge or 'a program'}, not {judge}",
-            "pass --judge-errors a run judged by the same model",
+            "pass a run judged by the same model to --judge-errors",
         )
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:
         raise NothingMatchedError(
-            f"run {run} has no judge trial", "pass --judge-errors a run that was started with --set judge.trial=50"
+            f"run {run} has no judge trial", "pass a run started with --set judge.trial=50 to --judge-errors"
         )
     # Sensitivity is the rate of detected wrong solutions; an accuracy counts right ones, so the two rates are swapped.
     right_rate, wrong_rate = rates.specificity, rates.sensitivity
