@@ -106,7 +106,7 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "config with an unknown key": ((*START, "--config", "unknown.toml"), 2, "unknown key 'novelty.questoin'"),
     "missing weights": (("run", "start", "--domain", "starter"), 4, "nanoflux models pull smollm2-135m"),
     "benchmark not imported": ((*START, "--domain", "gsmhard"), 4, "nanoflux data import gsmhard PATH"),
-    "misspelt benchmark": (("data", "import", "gsm-8k", "row.jsonl"), 2, "no data .* as .gsm-8k.; did you mean .gsm8k"),
+    "misspelt benchmark": (("data", "import", "gsm-8k", "row.jsonl"), 2, ".gsm-8k. is neither .*; did you mean .gsm8k"),
     "no such file": (("data", "import", "gsmhard", "no.jsonl"), 2, r"no\.jsonl: No such file"),
     "one file twice": (("data", "import", "gsmhard", "good.jsonl", "good.jsonl"), 2, "'gsmhard-1' is in .* too"),
     "an empty file": (("data", "import", "gsmhard", "empty.jsonl"), 2, r"no items in .*empty\.jsonl"),
