@@ -74,7 +74,7 @@ def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp
 
 def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
     code, _, message = start_on_dead_server(command, tmp_path, "")
-    assert code == 1 and "states no revision" in message
+    assert code == 1 and "has no `revision`" in message
     offered_words = find_offered_command(message, "run start --fork")
     url, _ = fake_server()
     code, _, refusal = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
@@ -92,7 +92,7 @@ def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: P
         assert find_offered_command(message, "run start --fork")[-1] == setting
     assert command("run", "resume", "r", "--set", "endpoints.server=3")[0] == 2
     code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
-    assert code == 2 and "may hold no user" in message
+    assert code == 2 and "must not contain a user" in message
 
 
 def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -> None:

@@ -143,5 +143,5 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
-    with pytest.raises(RefusedError, match="search is not what this run was started with"):
+    with pytest.raises(RefusedError, match="search has changed since this run was started"):
         asyncio.run(runs.play(home, run))

@@ -120,7 +120,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
 
 def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: Home) -> None:
     scripted = configs.resolve("starter-genetics", "scripted", {}, home)
-    with pytest.raises(UsageError, match="takes no adapter"):
+    with pytest.raises(UsageError, match="cannot load one"):
         rounds.create(home, rounds.Rounds(config=scripted, rounds=1, dev="starter-genetics"))
     with pytest.raises(NanofluxError, match="nowhere"):
         rounds.create(home, make_plan(home).model_copy(update={"dev": "nowhere"}))

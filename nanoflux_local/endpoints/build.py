@@ -85,7 +85,7 @@ def check_endpoint(config: EndpointConfig, where: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"{where}.{error.message}", error.fix) from None
     if not kind.in_profiles:
-        raise ConfigError(f"{where}: the interface {kind.name!r} cannot be part of a profile", CORRECT_VALUE)
+        raise ConfigError(f"{where}: the interface {kind.name!r} cannot be used in a profile", CORRECT_VALUE)
     if config.batch_invariant and not kind.batch_invariant:
         raise ConfigError(f"{where}: batch_invariant: the interface {kind.name!r} does not support it", CORRECT_VALUE)
     if config.structured and not kind.structured:

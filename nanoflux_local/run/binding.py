@@ -183,7 +183,7 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
     changed_prompts = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
     if changed_prompts:  # a run of an earlier version has digests of fewer prompts
         raise RefusedError(
-            f"the prompt {changed_prompts[0]!r} of {domain.name!r} is not the one this run was started with",
+            f"the prompt {changed_prompts[0]!r} of {domain.name!r} has changed since this run was started",
             "resume the run with the version of NanoFlux that started it, or start a new run",
         )
     if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it
@@ -225,6 +225,6 @@ def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identit
     for name, identity in recorded.items():
         if current.get(name) != identity:
             raise RefusedError(
-                f"{name} is not what this run was started with: it was {identity}, and is now {current.get(name)}",
+                f"{name} has changed since this run was started: it was {identity}, and is now {current.get(name)}",
                 "restore it, or start a new run",
             )

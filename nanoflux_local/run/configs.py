@@ -166,7 +166,9 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     domain.
     """
     if config.domain != domain.name:
-        raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
+        raise ConfigError(
+            f"the configuration is for the domain {config.domain!r}, not {domain.name!r}", "correct --domain"
+        )
     sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile suits any domain
     unknown = [name for name in config.budgets if name not in sections]
     if unknown:
@@ -182,12 +184,12 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     program_roles = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
     if program_roles and not domain.programs:
         raise ConfigError(
-            f"the seeds of {domain.name!r} carry no programs, so no program can be the {program_roles[0]}",
+            f"the seeds of {domain.name!r} have no programs, so the {program_roles[0]} cannot be a program",
             f"choose a model: --set roles.{program_roles[0]}.endpoint=NAME",
         )
     if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
         raise ConfigError(
-            "a program can judge only the questions of a program", "choose a model: --set roles.judge.endpoint=NAME"
+            "a program can judge only questions that a program wrote", "choose a model: --set roles.judge.endpoint=NAME"
         )
 
 

@@ -81,7 +81,7 @@ def create(home: Home, settings: Rounds) -> str:
     choices = adapter_kinds(in_profiles=True)
     if interface not in choices:
         fix = f"bind the defender to an endpoint whose interface is {' or '.join(choices)}"
-        raise UsageError(f"rounds tune the defender, and an endpoint of {interface} takes no adapter", fix)
+        raise UsageError(f"rounds train an adapter for the defender, whose interface {interface} cannot load one", fix)
     parse_train_settings(settings.train)
     _load_dev_items(home, settings)
     series = f"series-{secrets.token_hex(4)}"

@@ -176,8 +176,8 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
     for key in RunConfig.model_fields:
         if key not in REPLAYABLE and getattr(new, key) != getattr(old, key):
             raise RefusedError(
-                f"{key} is part of the run's requests, so with another value no remembered call applies",
-                f"play it as another run: {fork_command(run, settings)}",
+                f"{key} is part of the run's requests, so no remembered call applies to another value",
+                f"start another run with it: {fork_command(run, settings)}",
             )
 
 

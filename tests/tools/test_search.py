@@ -195,7 +195,7 @@ async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
     ("values", "message"),
     [({"engine": "searxng"}, "needs the url"), ({"engine": "google", "cx": "c"}, "key_env or key_file"),
      ({"engine": "google", "key_env": "K"}, "needs cx"),
-     ({"engine": "searxng", "url": "http://me:secret@host"}, "may hold no user"),
+     ({"engine": "searxng", "url": "http://me:secret@host"}, "must not contain a user"),
      ({"engine": "bing"}, "Input should be")],
 )  # fmt: skip
 def test_search_config_refuses_incomplete_values(values: dict[str, str], message: str) -> None:

@@ -77,7 +77,9 @@ def write_without_weights(family: Family, folder: Path, model: str, texts: Seque
     """
     if model not in family.full:
         models = ", ".join(family.full) or "none"
-        raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {models}")
+        raise ManifestError(
+            f"the full size of {model} is not recorded", f"choose a model whose full size is recorded: {models}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
     _write_config_files(family, folder, family.configuration(model))

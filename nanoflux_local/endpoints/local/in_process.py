@@ -101,7 +101,7 @@ class InProcessEndpoint:
             fix = f"check the weights with `nanoflux models verify {self.identity.model}`"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
         if not decoder.agrees_with_transformers():
-            problem = f"{self.identity.model} is not decoded correctly in this process"
+            problem = f"{self.identity.model} gives other logits in this process than in transformers"
             raise EndpointError(problem, "serve this architecture with vLLM")
         self.repeatable = decoder.self_check()
         return decoder, codec

@@ -40,7 +40,7 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
         ConfigError: the variable or file does not exist, or other users may read the file.
     """
     if variable and file:
-        raise ConfigError(f"both {variable} and {file} are set for the key", "set either key_env or key_file")
+        raise ConfigError(f"both key_env = {variable!r} and key_file = {file!r} are set", "remove one of them")
     if variable:
         key = os.environ.get(variable, "").strip()
         if not key:
@@ -61,7 +61,9 @@ def _read_key_file(path: Path) -> str:
                 )
             key = file.read(10_000).strip()
     except OSError as error:
-        raise ConfigError(f"the key file {path}: {error.strerror}", "set it to a readable file") from None
+        raise ConfigError(
+            f"the key file {path} cannot be read: {error.strerror}", "set key_file to a readable file"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"the key file {path} is not text", "write only the key into it") from None
     if not key or len(key.split()) != 1:
