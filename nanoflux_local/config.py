@@ -91,9 +91,9 @@ class JudgeRules(Strict):
     @model_validator(mode="after")
     def _check_agreement(self) -> "JudgeRules":
         if self.agreeing > self.solutions:
-            raise ValueError("agreeing is larger than solutions")
+            raise ValueError("agreeing must not be larger than solutions")
         if not set(self.trial_kinds) - {"own"}:
-            raise ValueError("trial_kinds names no kind of wrong solution")
+            raise ValueError("trial_kinds must name at least one kind of wrong solution")
         return self
 
     @property
@@ -162,7 +162,7 @@ def refuse_secrets(url: str) -> None:
     parts = urlsplit(url)
     if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
         raise ValueError(
-            "a url is stored with the run, so it must not contain a user, password or query: "
+            "a url is stored with the run, so it must not contain a user, password, query or fragment: "
             "put the key into the variable that key_env names"
         )
 

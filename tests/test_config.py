@@ -127,7 +127,7 @@ INVALID_VALUES = {
     "endpoints.x.model=y": "endpoints.x.interface",
     "roles.judge.endpoint=nobody": "roles.judge.endpoint is 'nobody'; known: minilm, program, smollm2",
     "roles.defender.endpoint=program": "roles.defender.endpoint must be a model",
-    "domain=gsmhard": "the settings are for the domain 'gsmhard', not 'starter'",
+    "domain=gsmhard": "the configuration is for the domain 'gsmhard', not 'starter'",
 }
 
 
@@ -204,9 +204,9 @@ def test_domain_without_programs_uses_the_models_of_the_profile(home, domain):
 @pytest.mark.parametrize(
     ("domain", "role", "endpoint", "message"),
     [
-        ("starter-genetics", "attacker", "program", "carry no programs, so no program can be the attacker"),
-        ("starter-genetics", "judge", "program", "carry no programs, so no program can be the judge"),
-        ("starter", "attacker", "smollm2", "can judge only the questions of a program"),
+        ("starter-genetics", "attacker", "program", "have no programs, so the attacker cannot be a program"),
+        ("starter-genetics", "judge", "program", "have no programs, so the judge cannot be a program"),
+        ("starter", "attacker", "smollm2", "can judge only questions that a program wrote"),
     ],
 )
 def test_program_is_refused_in_a_role_that_it_cannot_play(home, domain, role, endpoint, message):
@@ -302,7 +302,7 @@ async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("judge.agreeing=5", "judge: agreeing is larger than solutions"),
+        ("judge.agreeing=5", "judge: agreeing must not be larger than solutions"),
         ('judge.solvers=["nobody"]', "judge.solvers names 'nobody'"),
         ("samples=0", "samples"),
         ("keep=all", "keep"),

@@ -190,7 +190,7 @@ def test_changed_rows_are_not_trained_on(home: Home) -> None:
     training = trainings.create_training(home, BASE, QUICK, make_data())
     rows_path = home.root / "trainings" / training / trainings.TRAIN
     rows_path.write_text(rows_path.read_text().replace("ANSWER", "GUESS"))
-    with pytest.raises(LedgerError, match="are not those of"):
+    with pytest.raises(LedgerError, match="differ from those recorded for"):
         trainings.resume_training(home, training)
     assert trainings.summarize_training(home, training).status == "failed"
     rows_path.unlink()

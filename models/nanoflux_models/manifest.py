@@ -140,7 +140,9 @@ class Parallel(ManifestTable):
     @model_validator(mode="after")
     def _check_nodes(self) -> Self:
         if self.gpus % self.nodes:
-            raise ValueError(f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes}")
+            raise ValueError(
+                f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes} nodes"
+            )
         if self.backend == "mp" and self.nodes > 1 and not self.master:
             raise ValueError('backend = "mp" over several nodes needs `master`, the first machine\'s address')
         return self

@@ -109,5 +109,5 @@ def _load_peft_model(weights: Path, folder: Path) -> Any:
         base = AutoModelForCausalLM.from_pretrained(str(weights), dtype="auto", local_files_only=True)
         return PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        message = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so nothing can be proved: {error}"
+        message = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so the probe cannot run: {error}"
         raise ServerError(message, "probe it on a machine where transformers can load its base") from error

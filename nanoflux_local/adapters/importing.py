@@ -128,7 +128,7 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
     if rank > MAX_RANK:
         reasons.append(f"its rank is {rank}, and vLLM serves {MAX_RANK} at most")
     if reasons:
-        raise DataError(f"the adapter cannot be used here: {'; '.join(reasons)}", _FIX)
+        raise DataError(f"NanoFlux cannot use this adapter: {'; '.join(reasons)}", _FIX)
 
 
 def _read_config(source: Path) -> dict[str, Any]:
@@ -228,7 +228,9 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 tensor = file.get_tensor(name)
                 if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-                    raise DataError(f"{name} of the adapter has values that are not finite numbers", "train it again")
+                    raise DataError(
+                        f"tensor {name} of the adapter has values that are not finite numbers", "train it again"
+                    )
                 shapes[name] = tuple(tensor.shape)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}", "copy the whole folder again") from error

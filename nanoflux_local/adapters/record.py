@@ -132,7 +132,12 @@ class Adapter:
                 manifest=manifest,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            problem = f"the manifest of adapter {folder} has no usable field {error}"
+            fault = (
+                f"the field {error} is missing"
+                if isinstance(error, KeyError)
+                else f"a field has the wrong type: {error}"
+            )
+            problem = f"the manifest of the adapter in {folder} cannot be used: {fault}"
             raise DataError(problem, "copy the adapter again, or train it again") from error
 
     @property

@@ -99,7 +99,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
     """
     if os.sep in prefix or prefix.startswith((".", "~")):
         raise UsageError(
-            f"{prefix!r} is a path, and an adapter is named by its hash",
+            f"{prefix!r} is a path, but adapters are named by their hash",
             f"import it first: `nanoflux adapters import {prefix} --base MODEL` prints its hash",
         )
     folders = _list_sealed_folders(adapters_dir)

@@ -428,7 +428,7 @@ def _make_environments(scratch: Path, to: Path, with_vllm: bool) -> None:
     """
     pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:
-        raise BundleError("the bundle has no wheel of pip", "create the bundle again")
+        raise BundleError("the bundle contains no pip wheel", "create the bundle again")
     _make_environment(scratch / "venv", to, pip, scratch / "wheels", scratch / "requirements.txt")
     if with_vllm:
         requirements = scratch / "vllm-requirements.txt"

@@ -89,7 +89,9 @@ def compatible_tags(platform: str) -> list[str]:
     """
     match = re.fullmatch(r"(?:manylinux_2_(\d+)|linux)_(x86_64|aarch64)", platform)
     if match is None:
-        raise UsageError(f"{platform!r} is not a wheel platform", "pass one such as manylinux_2_28_x86_64")
+        raise UsageError(
+            f"{platform!r} is not a supported wheel platform", "pass one such as --platform manylinux_2_28_x86_64"
+        )
     if not match[1]:
         return [platform]
     machine = match[2]

@@ -123,7 +123,9 @@ def _describe_probe(probe: "ProbeRecord | None") -> str:
 
 @command.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--base", default="", help="Installed model that it was trained on [default: the one in its config].")
+@click.option(
+    "--base", default="", help="Installed model that the adapter was trained on [default: the one in its config]."
+)
 @click.option("--name", default="", help="Additional name for the adapter [default: the folder's name].")
 @with_json
 def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:

@@ -140,6 +140,7 @@ def log(run: str, lines: int, as_json: bool) -> None:
         return
     if not log_lines:
         raise NothingMatchedError(
-            f"{work} has no log", "start or resume it with --detach; otherwise its terminal shows its messages"
+            f"{work} has no log",
+            "resume it with --detach to write one; without --detach, messages appear in its terminal only",
         )
     click.echo(plain("\n".join(log_lines)))

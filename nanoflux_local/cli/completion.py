@@ -28,7 +28,7 @@ def command() -> None:
 
 def with_shell(function: F) -> F:
     """Add the option `--shell`."""
-    option = click.option("--shell", type=click.Choice(SHELLS), help="Shell to complete in [default: $SHELL].")
+    option = click.option("--shell", type=click.Choice(SHELLS), help="Shell that the script is for [default: $SHELL].")
     decorated: F = option(function)
     return decorated
 

@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--skip-bad", is_flag=True, help="Leave out and count bad rows instead of refusing the import.")
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
               help="Take splits from the files' names, or from a hash of each question's words.")  # fmt: skip
-@click.option("--as", "name", default="", help="Name to import it under, instead of DATASET.")
+@click.option("--as", "name", default="", help="Name to import the items under, instead of DATASET.")
 @click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; earlier runs "
               "keep using the former items.")  # fmt: skip
 @with_json
@@ -39,8 +39,10 @@ def import_(
     dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, name: str,
     replaces: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Import DATASET from its official files or those of the model hub: all of them, or none. Its splits may be
-    imported one after another; importing the same files again changes nothing."""
+    """Import DATASET, a benchmark or your own data, from files or from the model hub: all rows, or none.
+
+    Its splits may be imported one after another; importing the same files again changes nothing.
+    """
     if hub == bool(paths) or (revision and not hub):
         raise click.UsageError("Pass either the files of DATASET or --hub; --revision needs --hub.")
     from nanoflux_local.seeds.importing import ImportRequest

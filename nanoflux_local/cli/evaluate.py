@@ -124,7 +124,7 @@ def command(
         raise click.UsageError("Missing option '--data'.")
     if runs > 1 and temperature == 0:
         raise UsageError(
-            "with --temperature 0 every run gives the same replies", "use --runs 1 or a temperature above 0"
+            "with --temperature 0 all repeats give the same replies", "use --runs 1 or a temperature above 0"
         )
     if bool(model) == bool(endpoint):
         raise UsageError("eval needs either --model or --endpoint", "pass --model NAME, or --profile P --endpoint NAME")
@@ -168,11 +168,13 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
     if run_judge != judge:
         raise UsageError(
             f"the judge of run {run} is {run_judge or 'a program'}, not {judge}",
-            "pass a run judged by the same model",
+            "pass a run judged by the same model to --judge-errors",
         )
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:
-        raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
+        raise NothingMatchedError(
+            f"run {run} has no judge trial", "pass a run started with --set judge.trial=50 to --judge-errors"
+        )
     # Sensitivity is the rate of detected wrong solutions; an accuracy counts right ones, so the two rates are swapped.
     right_rate, wrong_rate = rates.specificity, rates.sensitivity
     correct_counts = [round((rate.share or 0) * rate.n) for rate in (right_rate, wrong_rate)]
@@ -237,7 +239,7 @@ def _cut_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
     if not summary.cut_in_reasoning:
         return []
     advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {summary.reasoning_tokens})"
-    return [("  cut in reasoning", f"{summary.cut_in_reasoning}: {advice}")]
+    return [("  out of tokens", f"{summary.cut_in_reasoning} replies ended within their reasoning; {advice}")]
 
 
 def evaluate(
@@ -292,7 +294,8 @@ def evaluate_endpoint(
         )
     if domain and choose_domain(data, home.root, judge is not None, domain).name != domain:
         raise UsageError(
-            f"no domain {domain!r} uses the benchmark {data!r}", "list domains with `nanoflux domains list`"
+            f"the domain {domain!r} does not exist or does not use the benchmark {data!r}",
+            "list domains with `nanoflux domains list`",
         )
     bar = Bar(f"evaluating on {data}", "replies")
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 10
 """Maximum number of attempts or reasons in a table; `--json` prints all of them."""
+OUTCOME_LABELS = {
+    "kept_failed": "kept: defender failed",
+    "kept_novel": "kept: new solution",
+    "failed": "no verdict",
+}
+"""The labels of those outcomes whose keys alone are unclear."""
 
 
 def show_run(home: Home, run: str, as_json: bool) -> None:
@@ -43,9 +49,12 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *([("fork of", run.forked_from)] if run.forked_from else []),
         ("status", f"{run.status} {run.message}".strip()),
         ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
-        *((f"  {outcome.replace('_', ' ')}", count) for outcome, count in run.funnel.items()),
+        *(
+            (f"  {OUTCOME_LABELS.get(outcome, outcome.replace('_', ' '))}", count)
+            for outcome, count in run.funnel.items()
+        ),
         *((f"  turn {attempt.turn}", attempt.reason) for attempt in run.contaminated[:MAX_LISTED]),
-        *_reason_rows("unread replies", overview.unread),
+        *_reason_rows("unreadable replies", overview.unread),
         *_reason_rows("refused prompts", overview.refused),
         *_reasoning_cut_rows(len(run.cut_in_reasoning)),
         ("calls", f"{calls} ({run.wasted_share:.1%})"),
@@ -87,7 +96,11 @@ def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str,
 
 
 def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
-    return [("cut in reasoning", f"{attempts} attempts ended without an answer")] if attempts else []
+    return (
+        [("out of tokens", f"in {attempts} attempts a reply ended within its reasoning, without an answer")]
+        if attempts
+        else []
+    )
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
@@ -100,7 +113,7 @@ def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
 def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
     if not set(levels) - {"unrated"}:
         return []
-    return [("reasoning", ", ".join(f"{count} {name}" for name, count in levels.items()))]
+    return [("quality levels", ", ".join(f"{count} {name}" for name, count in levels.items()))]
 
 
 def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
@@ -131,7 +144,7 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
             ("  with the checks", trial.with_check.describe()),
         ]
     rows += [
-        (f"  {name} check alone", f"{rates.describe()}; concluded on {rates.concluded}")
+        (f"  {name} check alone", f"{rates.describe()}; reached a conclusion on {rates.concluded} solutions")
         for name, rates in trial.checks.items()
         if trial.with_check
     ]

@@ -54,8 +54,8 @@ def show(profile: str, as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @click.option("--server", "servers", multiple=True, metavar="MODEL@URL",
-              help="Server of yours, e.g. qwen3-32b@http://10.0.0.5:8000/v1; the first attacks, the second defends, "
-              "the third judges (the first, if there are fewer); repeatable.")  # fmt: skip
+              help="Your server, e.g. qwen3-32b@http://10.0.0.5:8000/v1; the first one attacks, the second defends, "
+              "the third judges (without a third, the first judges too); repeatable.")  # fmt: skip
 @click.option("--copy", "copied", default="", metavar="PROFILE", help="Copy this profile instead.")
 @with_json
 def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def set_keys(profile: str, settings: tuple[str, ...], domain: str, as_json: bool
 
 @command.command()
 @click.argument("profile", type=PROFILE)
-@click.option("--domain", default="starter", show_default=True, help="Domain to check it with.")
+@click.option("--domain", default="starter", show_default=True, help="Domain to check the profile with.")
 @click.option("--connect", is_flag=True, help="Also ask each server for its models.")
 @with_json
 def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.command("rehearse")
 @click.argument("profiles", nargs=-1, required=True, metavar="PROFILE…")
 @click.option(
-    "--full-size", is_flag=True, help="Use the true sizes with random weights on this machine's GPUs, and measure them."
+    "--full-size", is_flag=True, help="Rehearse the models at full size, with random weights, on this machine's GPUs."
 )
 @click.option("--keep", is_flag=True, help="Keep the scratch home, with its ledger and server logs.")
 @with_json

@@ -183,7 +183,9 @@ def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> No
     changes = parse_settings(settings)
     endpoints = changes.pop("endpoints", {})
     if not isinstance(endpoints, dict) or not all(isinstance(table, dict) for table in endpoints.values()):
-        raise ConfigError("endpoints needs a name and a key", "write e.g. --set endpoints.judge.url=URL")
+        raise ConfigError(
+            "--set endpoints needs the name of an endpoint and a key", "write e.g. --set endpoints.judge.url=URL"
+        )
     if changes:
         runs.change(home, run, changes)
     if endpoints:

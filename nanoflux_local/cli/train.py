@@ -25,6 +25,7 @@ from nanoflux_local.errors import UsageError
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
+    from nanoflux_local.jobs import Worker
     from nanoflux_local.train.audit import Audit
     from nanoflux_local.train.choice import Choice
     from nanoflux_local.train.events import TrainEvent
@@ -232,10 +233,17 @@ def show_state(summary: "TrainingSummary") -> None:
             ("dev loss", " → ".join(f"{value:.3f}" for value in dev_losses) or "none"),
             ("adapter", summary.adapter[:16] or "none yet"),
             ("seconds", f"{summary.seconds:.0f}"),
-            ("process", f"{worker.pid} {worker.wish}".strip() if worker else "none"),
+            ("process", _describe_process(worker)),
             *([("note", summary.note)] if summary.note else []),
         ],
     )
+
+
+def _describe_process(worker: "Worker | None") -> str:
+    """The process id of the worker, and what it was asked to do."""
+    if worker is None:
+        return "none"
+    return f"{worker.pid}, asked to {worker.wish}" if worker.wish else str(worker.pid)
 
 
 def _describe_system_messages(merged_rows: int) -> str:
@@ -249,10 +257,13 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
     if as_json:
         print_json(audit.to_json())
         return
-    from nanoflux_local.train.estimate import WITHIN
+    from nanoflux_local.train.estimate import MEMORY_ERROR_FACTOR
     from nanoflux_local.train.origin import describe_origin
 
-    cut = f"{audit.cut_rows} rows lose {audit.cut_tokens} tokens, at most {audit.cut_most}"
+    cut = (
+        f"{audit.cut_rows} rows exceed max_length; cutting them loses {audit.cut_tokens} tokens,"
+        f" at most {audit.cut_most} in one row"
+    )
     print_table(
         ("audit", "planned training"),
         [
@@ -263,7 +274,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
                 "labels",
                 f"{audit.labels.total} an epoch; median {audit.labels.median:.0f}, least {audit.labels.least}",
             ),
-            ("cut", f"{cut} ({audit.overlong})" if audit.cut_rows else "none"),
+            ("cut", f"{cut} (overlong={audit.overlong})" if audit.cut_rows else "none"),
             ("leaks", f"{len(audit.leaked)} rows hold a test question" if audit.leaked else "none"),
             ("system messages", _describe_system_messages(audit.system_merged)),
             ("steps", audit.steps),
@@ -273,7 +284,10 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
                 f"{audit.flops_6nd:.3g} by 6ND, N = {audit.parameters:,}; {audit.flops_expected:.3g} expected",
             ),
             ("time", f"about {audit.seconds:.0f} s, from a matrix product timed just now"),
-            ("memory", f"about {audit.memory_bytes / 1e9:.1f} GB in {audit.dtype}, within a factor of {WITHIN}"),
+            (
+                "memory",
+                f"about {audit.memory_bytes / 1e9:.1f} GB in {audit.dtype}, within a factor of {MEMORY_ERROR_FACTOR}",
+            ),
         ],
     )
     lines = [str(finding) for finding in audit.findings]

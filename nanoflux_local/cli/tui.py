@@ -10,7 +10,12 @@ from nanoflux_models.child import build_module_command
 
 
 @click.command(name="tui")
-@click.option("--web", "in_browser", is_flag=True, help="Serve it to a browser on this machine, protected by a token.")
+@click.option(
+    "--web",
+    "in_browser",
+    is_flag=True,
+    help="Serve the application to a browser on this machine, protected by a token.",
+)
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port of --web [default: a free one].")
 @click.option(
     "--tour", is_flag=True, help="Show a guided tour with scripted models; it needs no weights and leaves no files."

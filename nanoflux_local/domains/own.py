@@ -85,7 +85,7 @@ def find_documents_domain(root: Path, name: str, dataset: str) -> Path:
     path = root / "domains" / f"{name}.toml"
     if not NAME.fullmatch(name) or name in list_built_in():
         raise UsageError(
-            f"no domain can be written as {name!r}",
+            f"{name!r} is not a valid name for a new domain",
             "choose a name of lower-case letters, digits and '-' that is not a built-in domain's",
         )
     if path.exists() and dataset not in _read_domain(name, path).datasets:
@@ -128,7 +128,7 @@ def _check_prompt_renders(source: Path, domain: Domain, prompt: str) -> None:
     try:
         render_prompt(domain, prompt)
     except (jinja2.TemplateError, TypeError, KeyError) as error:
-        raise ConfigError(f"{source}: cannot be filled in: {error}", "correct the template") from error
+        raise ConfigError(f"{source}: the template cannot be filled in: {error}", "correct the template") from error
 
 
 def render_prompt(domain: Domain, prompt: str) -> str:

@@ -107,7 +107,9 @@ def export(
         trainer.check_format(kind)
     card = out.with_suffix(".md")
     if card == out:
-        raise UsageError(f"{out} is the path of the card itself", "choose a file name that does not end in .md")
+        raise UsageError(
+            f"{out} is the path where the dataset card is written", "choose a file name that does not end in .md"
+        )
     source = load_run_rows(home, run, choice or Choice(), base, kind == PREFERENCE, on_score)
     dataset = _Dataset.read(home, kind, source)
     rows = [trainer.adapt(row) for row in dataset.rows] if trainer else dataset.rows
@@ -146,7 +148,9 @@ class _Dataset:
         rows = [row for rows in rows_by_example for row in rows]
         if not rows:
             fix = "export another format; runs with --set samples=N record more answers of the defender"
-            raise NothingMatchedError(f"no chosen example of run {source.run['id']} has a wrong answer to reject", fix)
+            raise NothingMatchedError(
+                f"no chosen example of run {source.run['id']} records a wrong answer of the defender", fix
+            )
         dataset_names = source.config.get("datasets") or seed_datasets(source.domain)
         seeds = {name: find_licence(name) or UNKNOWN for name in dataset_names}
         without_rejected = len(source.rows) - len(examples)

@@ -73,7 +73,7 @@ def format_compute(ratios: Mapping[str, float]) -> str:
     )
     if "with_generation" in ratios:
         return f"{sentence}; with the generation of the examples {ratios['with_generation']:.2f} times"
-    return f"{sentence}; the compute of their generation is unknown"
+    return f"{sentence}; generating them is not included, as the size of a model is unknown"
 
 
 def percent(share: float) -> str:

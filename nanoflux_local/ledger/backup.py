@@ -45,7 +45,7 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
 
 def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise RefusedError(f"{target} exists, and a backup overwrites nothing", "choose another file, or move this one")
+        raise RefusedError(f"{target} already exists, and is not overwritten", "choose another file, or move this one")
 
 
 def _copy(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]) -> None:
@@ -64,7 +64,10 @@ def _check(part_path: Path) -> None:
     with closing(sqlite3.connect(f"{part_path.absolute().as_uri()}?mode=ro", uri=True)) as copy:
         problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
-        raise LedgerError(f"the copy is damaged: {problem}", "check the ledger itself with `nanoflux run verify RUN`")
+        raise LedgerError(
+            f"the backup is damaged and was deleted: {problem}",
+            "check the ledger itself with `nanoflux run verify RUN`",
+        )
 
 
 def _link_final_name(part_path: Path, target: Path) -> None:

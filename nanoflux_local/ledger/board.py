@@ -7,9 +7,9 @@ themselves only while they are on screen. The ledger does not store whether a wo
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
@@ -122,17 +122,35 @@ def _format_training_line(view: LedgerView, row: int) -> BoardLine | None:
     step = last_step(view, training["id"])
     about = f"{training['base']} on {training['run'] or 'a file'}"
     return BoardLine(
-        "training", training["id"], training["id"], about, training["status"], training["message"], step.get("step", 0),
-        step.get("steps", 0), training["seconds"], training["updated_at"],
+        "training", training["id"], training["id"], about, training["status"], training["message"], step.step,
+        step.steps, training["seconds"], training["updated_at"],
     )  # fmt: skip
 
 
-def last_step(view: LedgerView, training: str) -> dict[str, Any]:
-    """The newest recorded step of a training; {} if there is none."""
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """The last of `steps` that a training has done. Before the first step, both counts are 0 and the rest is None."""
+
+    step: int = 0
+    steps: int = 0
+    epoch: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_s: float | None = None
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Self:
+        """The step that an event of the ledger records."""
+        return cls(**{field.name: event[field.name] for field in fields(cls) if field.name in event})
+
+
+def last_step(view: LedgerView, training: str) -> LastStep:
+    """The newest recorded step of a training."""
     event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
     )
-    return dict(json.loads(event_row["event"])) if event_row else {}
+    return LastStep.from_event(json.loads(event_row["event"]) if event_row else {})
 
 
 def _format_evaluation_line(view: LedgerView, row: int) -> BoardLine | None:
@@ -155,36 +173,56 @@ def _format_evaluation_line(view: LedgerView, row: int) -> BoardLine | None:
 
 def _format_experiment_line(view: LedgerView, row: int) -> BoardLine | None:
     id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
-    summary = experiment(view, id_row["id"]) if id_row else None
-    if summary is None:
+    overview = experiment(view, id_row["id"]) if id_row else None
+    if overview is None:
         return None
     return BoardLine(
-        "experiment", summary["id"], f"{summary['name']} {summary['scale']}", summary["title"], summary["status"],
-        summary["message"], count_settled(summary["cells"]), sum(summary["cells"].values()), summary["seconds"],
-        summary["updated_at"],
+        "experiment", overview.id, f"{overview.name} {overview.scale}", overview.title, overview.status,
+        overview.message, overview.settled, overview.total, overview.seconds, overview.updated_at,
     )  # fmt: skip
 
 
-def experiment(view: LedgerView, experiment_id: str) -> dict[str, Any] | None:
-    """An experiment by its id, with its grid's title and question, and its cells counted by status."""
+@dataclass(frozen=True, slots=True)
+class ExperimentOverview:
+    """An experiment as recorded, with its grid's title and question, and the number of its cells by status."""
+
+    id: str
+    name: str
+    scale: str
+    status: str
+    message: str
+    seconds: float
+    updated_at: str
+    title: str
+    question: str
+    cells: Mapping[str, int]
+
+    @property
+    def settled(self) -> int:
+        """The number of cells that need no more work."""
+        return self.cells.get("done", 0) + self.cells.get("left out", 0)
+
+    @property
+    def total(self) -> int:
+        """The number of all cells."""
+        return sum(self.cells.values())
+
+
+def experiment(view: LedgerView, experiment_id: str) -> ExperimentOverview | None:
+    """The overview of an experiment by its id."""
     row = view.row(
         "SELECT id, name, scale, status, message, seconds, updated_at,"
         " iif(json_valid(plan), json_extract(plan, '$.grid.title'), '') AS title,"
         " iif(json_valid(plan), json_extract(plan, '$.grid.question'), '') AS question FROM experiments WHERE id = ?",
         experiment_id,
     )
-    return {**dict(row), "cells": cells_by_status(view, experiment_id)} if row else None
+    return ExperimentOverview(**dict(row), cells=cells_by_status(view, experiment_id)) if row else None
 
 
 def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
     """The number of cells by status, in the order of the experiment."""
     sql = "SELECT status, count(*) AS n FROM cells WHERE experiment = ? GROUP BY status ORDER BY min(position)"
     return {row["status"]: row["n"] for row in view.rows(sql, experiment)}
-
-
-def count_settled(cells: Mapping[str, int]) -> int:
-    """The number of cells that need no more work."""
-    return cells.get("done", 0) + cells.get("left out", 0)
 
 
 def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:

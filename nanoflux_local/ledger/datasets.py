@@ -32,7 +32,7 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -
         return
     clash = f"{' and '.join(splits)} items" if splits else f"an item {duplicate!r}"
     raise UsageError(
-        f"{name} already has {clash}, from other content ({row[0]})",
+        f"the dataset {name} already has {clash}, imported from other files ({row[0]})",
         "replace the whole dataset with --replace, or import these files under another name with --as NAME",
     )
 

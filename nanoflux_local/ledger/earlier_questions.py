@@ -27,7 +27,7 @@ def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
         questions = list(read_questions(view, run, turns))
         if not questions:
             raise NothingMatchedError(
-                f"run {run} has no questions yet", "wait until it has committed a turn, or leave it out"
+                f"run {run} has no questions yet", "wait until it has committed a turn, or leave out --novel-against"
             )
         frozen[run] = FrozenQuestions(turns=turns, questions=digest(questions))
     return frozen
@@ -44,7 +44,7 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
         questions = list(read_questions(view, run, frozen_questions.turns))
         if digest(questions) != frozen_questions.questions:
             raise RefusedError(
-                f"the questions of run {run} are not those recorded when this run started",
+                f"the questions of run {run}, which novel_against names, differ from those recorded at the start",
                 f"see `nanoflux run verify {run}`, restore a backup, or start a new run",
             )
         all_questions += questions

@@ -159,11 +159,13 @@ class _Merger:
     def _compare_runs(self, run: Mapping[str, Any], config_hash: str) -> None:
         """Raise _DifferenceError if a run differs from the one of the same id here in more than its status."""
         if run["config_hash"] != config_hash:
-            raise _DifferenceError("a run of this id with other settings is here")
+            raise _DifferenceError("this home has a run with the same id and other settings")
         query = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
         source_turns, turns_here = list(map(tuple, self._source.rows(query, run["id"]))), self._rows(query, run["id"])
         if source_turns != turns_here:
-            raise _DifferenceError(f"its {len(source_turns)} turns are not the {len(turns_here)} turns that are here")
+            raise _DifferenceError(
+                f"its {len(source_turns)} turns differ from the {len(turns_here)} turns in this home"
+            )
 
     def _pin(self, run: str) -> None:
         """Pin a new run to its own versions of those datasets whose names refer to other items here."""
@@ -205,7 +207,9 @@ class _Merger:
         if rows_here:
             differences = [key for key, value in zip(keys, rows_here[0], strict=True) if value != training[key]]
             if differences:
-                raise _DifferenceError(f"a training of this id is here, with another {', '.join(differences)}")
+                raise _DifferenceError(
+                    f"this home has a training with the same id and another {', '.join(differences)}"
+                )
             return False
         self._copy("trainings", [training])
         events = self._source.rows("SELECT * FROM training_events WHERE training = ? ORDER BY id", training["id"])
@@ -220,7 +224,7 @@ class _Merger:
             source_marks = set(map(tuple, self._source.rows(marks_query, evaluation_id)))
             marks_here = set(self._rows(marks_query, evaluation_id))
             if source_marks != marks_here:
-                raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those here")
+                raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those in this home")
             return False
         self._copy("evaluations", [evaluation])
         used_calls_query = "SELECT call FROM evaluation_items WHERE evaluation = ?"
@@ -249,7 +253,7 @@ class _Merger:
             else:
                 calls[row["id"]] = self._insert("calls", {**dict(row), "id": None})
         if differences:
-            raise _DifferenceError(f"{differences} of its calls have other replies here")
+            raise _DifferenceError(f"{differences} of its calls have other replies in this home")
         return calls, reused
 
     # Rows

@@ -254,7 +254,9 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
             question = (Message("user", GREETING),)
             reply = await client.chat(ChatRequest(client.identity, question, Sampling(0.0, 1.0, 128), seed=1))
             if not strip_reasoning(reply.text).strip():
-                raise NanofluxError(f"{model} answers {GREETING!r} without text", f"nanoflux models logs {model}")
+                raise NanofluxError(
+                    f"{model} answers {GREETING!r} with an empty reply", f"nanoflux models logs {model}"
+                )
             return f"{reply.completion_tokens} tokens in {reply.seconds:.1f} s"
         finally:
             await client.close()

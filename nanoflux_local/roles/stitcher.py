@@ -71,7 +71,7 @@ def _write_functions(parts: Sequence[Part]) -> str:
     """Python source with one function per part; from the second part on, the part's slot is the parameter."""
     blocks = ["import math\n", FITTED]
     for number, part in enumerate(parts):
-        parameter = part.slot if number else ""
+        parameter = part.slot_variable if number else ""
         lines = [f"    {name} = {value}" for name, value in part.statements if name != parameter]
         blocks.append("\n".join([f"def part_{number + 1}({parameter}):", *lines, "    return locals()\n"]))
     return "\n\n".join(blocks)

@@ -77,7 +77,7 @@ async def _refuse_other_models(
     for name, identity in recorded.items():
         if current.get(name) != identity:
             raise RefusedError(
-                f"{name} of run {run} states no revision, so its address identifies its model",
+                f"endpoint {name} of run {run} has no `revision`, so only its address identifies its model",
                 f"fork the run, which asks the model at the new address: {_format_fork_command(run, changes)}",
             )
 

@@ -184,12 +184,12 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     program_roles = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
     if program_roles and not domain.programs:
         raise ConfigError(
-            f"the seeds of {domain.name!r} carry no programs, so no program can be the {program_roles[0]}",
+            f"the seeds of {domain.name!r} have no programs, so the {program_roles[0]} cannot be a program",
             f"choose a model: --set roles.{program_roles[0]}.endpoint=NAME",
         )
     if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
         raise ConfigError(
-            "a program can judge only the questions of a program", "choose a model: --set roles.judge.endpoint=NAME"
+            "a program can judge only questions that a program wrote", "choose a model: --set roles.judge.endpoint=NAME"
         )
 
 

@@ -111,7 +111,9 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], origi
         RefusedError: the profile exists.
     """
     if not NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name a profile", "use lower-case letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"{name!r} is not a valid name for a profile", "use lower-case letters, digits, '.', '_' and '-'"
+        )
     path = home.profiles / f"{name}.toml"
     if path.exists():
         raise RefusedError(f"the profile {path} already exists", "choose another name, or edit the file")
@@ -120,7 +122,9 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], origi
     elif len(servers) <= len(ROLES):
         text = render_profile(servers or [ServerAddress(MODEL, URL)] * 2)
     else:
-        raise UsageError(f"{len(servers)} servers for three roles", "pass at most three with --server")
+        raise UsageError(
+            f"{len(servers)} servers are given, but a profile has three roles", "pass at most three with --server"
+        )
     write_new({path: text.encode()})
     return path
 
@@ -138,13 +142,13 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
     path = home.profiles / f"{name}.toml"
     if find_profile(name, home) != path:
         fix = f"copy it first: `nanoflux profiles new NAME --copy {name}`"
-        raise RefusedError(f"{name} is not in {home.profiles}, and only profiles there can be changed", fix)
+        raise RefusedError(f"the profile {name} is not in {home.profiles}, and only profiles there can be changed", fix)
     load_profile(name, home)  # refuses a file that is not TOML, with its line
     document = tomlkit.parse(path.read_text("utf-8"))
     try:
         _set_values(document, settings)
     except TOMLKitError as error:
-        raise ConfigError(f"{path}: {error}", "change the file in an editor") from error
+        raise ConfigError(f"{path} cannot be changed: {error}", "change the file in an editor") from error
     content = tomlkit.dumps(document).encode()
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name

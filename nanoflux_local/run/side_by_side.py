@@ -107,8 +107,8 @@ def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
         last_step = board.last_step(view, training.id)
         figures.append({
             "status": training.status, "base": training.base, "data": training.run or "a file",
-            "step": last_step.get("step", 0), "steps": last_step.get("steps", 0), "train loss": last_step.get("loss"),
-            "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.get("tokens_per_s"),
+            "step": last_step.step, "steps": last_step.steps, "train loss": last_step.loss,
+            "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.tokens_per_s,
             "seconds": round(training.seconds, 1),
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))

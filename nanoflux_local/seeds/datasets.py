@@ -133,7 +133,7 @@ def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) ->
     passage_flags = {bool(item.source) for item in items}
     if len(passage_flags) > 1:
         raise UsageError(
-            f"the datasets {', '.join(datasets)} hold passages and questions, which no run mixes",
+            f"the datasets {', '.join(datasets)} hold passages and questions, which one run cannot mix",
             "choose datasets of one kind: --set 'datasets=[\"NAME\"]'",
         )
     return RelatedPassages(items) if passage_flags == {True} else Items(items, chainable)

@@ -62,7 +62,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
     """
     content = read_benchmark(request.dataset, request.paths, request.skip_bad, request.hashed, request.name)
     if not content.items:
-        raise UsageError(f"{', '.join(map(str, request.paths))}: no items", "pass the benchmark's files")
+        raise UsageError(f"no items in {', '.join(map(str, request.paths))}", "pass the benchmark's files")
     imported = _store(home, request, content, on_program)
     return ImportSummary(request.name, content, imported, _count_restated_by_dataset(home, request.name))
 

@@ -17,11 +17,11 @@ class Part:
     """One link of a chain.
 
     The slot is a quantity in the facts that the result of the previous link can replace. `before` and `after` are the
-    facts on either side of it, `value` is the quantity as originally written, and `slot` is the name of its variable
-    ("" for a part that can only be the first link). `ask` is the question if it is separate from the facts; `result` is
-    a noun phrase for the answer, or "". `statements` are assignments (variable, expression) in order, and the last of
-    them assigns `answer`; `lines` explain them, with variables as {placeholders}. `fits` means that the story makes
-    sense with any result of a previous link in the slot.
+    facts on either side of it, `value` is the quantity as originally written, and `slot_variable` is the name of its
+    variable ("" for a part that can only be the first link). `ask` is the question if it is separate from the facts;
+    `result` is a noun phrase for the answer, or "". `statements` are assignments (variable, expression) in order, and
+    the last of them assigns `answer`; `lines` explain them, with variables as {placeholders}. `fits` means that the
+    story makes sense with any result of a previous link in the slot.
     """
 
     seed: str
@@ -29,7 +29,7 @@ class Part:
     after: str
     ask: str
     result: str
-    slot: str
+    slot_variable: str
     value: str
     statements: tuple[tuple[str, str], ...]
     lines: tuple[str, ...]

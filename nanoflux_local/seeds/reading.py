@@ -96,7 +96,7 @@ def find_format(dataset: str) -> Format:
     if similar or not NAME.fullmatch(dataset) or dataset.startswith("starter"):
         suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
         raise UsageError(
-            f"no data can be imported as {dataset!r}{suggestion}",
+            f"{dataset!r} is neither a benchmark nor a valid name for your own data{suggestion}",
             f"choose a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, of lower-case "
             "letters, digits and '-'",
         )
@@ -122,7 +122,7 @@ def check_own_name(name: str) -> str:
     """
     if name in list_importable_benchmarks() or name.startswith("starter") or not NAME.fullmatch(name):
         raise UsageError(
-            f"no data can be imported as {name!r}",
+            f"{name!r} is not a valid name for your own data",
             "choose a name of lower-case letters, digits and '-' that is not a benchmark's",
         )
     return name
@@ -210,7 +210,7 @@ def _settle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_ba
             consistent_items.append(placed)
             continue
         both_answers = f"the answer {seed.answer[:40]!r}, not {earlier_item.seed.answer[:40]!r}"
-        reason = f"the question of {earlier_item.place} again, with {both_answers}"
+        reason = f"repeats the question of {earlier_item.place} with {both_answers}"
         if is_own_data and not skip_bad:
             raise make_row_error(placed.place, reason)
         (content.skipped if is_own_data else content.contradictory).append(f"{placed.place}: {reason}")

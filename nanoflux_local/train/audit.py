@@ -113,7 +113,7 @@ def prepare_rows(
     held_out_rows = tuple(row for row in usable.rows if row.ids in held_ids)
     if settings.early_stopping and not held_out_rows:
         raise UsageError(
-            "early_stopping needs a validation loss, and there is no row to validate on",
+            "early_stopping needs a validation loss, and no row is left for validation",
             "raise val_fraction, or set early_stopping=0",
         )
     return Selection(train, usable.findings), Selection(held_out_rows, ())
@@ -190,7 +190,7 @@ def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
     if refused and "refuse" in (settings.bad_rows, settings.overlong):
         reasons = "\n".join(f"  {finding}" for finding in refused[:10])
         raise RefusedError(
-            f"the settings refuse {len(refused)} rows:\n{reasons}",
+            f"{len(refused)} rows are refused by bad_rows or overlong:\n{reasons}",
             "correct the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
         )
 

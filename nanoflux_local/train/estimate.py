@@ -13,7 +13,7 @@ _MATRIX_SHARE = 0.55  # share of a training's time spent in matrix products (pro
 _VECTORS_PER_LAYER = 34  # vectors of hidden size that a layer, its MLP included, keeps per token for the backward pass
 _LIBRARY_BYTES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
 _BYTES_PER_4_BIT_WEIGHT = 0.516  # half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
-WITHIN = 1.5
+MEMORY_ERROR_FACTOR = 1.5
 """The memory estimate is within this factor of the measured peak (docs/log.md); a test checks it."""
 
 

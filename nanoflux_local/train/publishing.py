@@ -34,7 +34,7 @@ def publish(
         RefusedError: the folder exists with other content.
     """
     if not result.finished:
-        raise DataError("the training was stopped before its end", "resume the training, then publish it")
+        raise DataError("the training was stopped before its last step", "resume the training, then publish it")
     adapters_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
         folder = Path(scratch) / "adapter"

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from nanoflux_local.jobs import TRAINING, Work, Worker, check_work
+from nanoflux_local.ledger.board import LastStep
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
-
-_LAST_STEP_KEYS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class TrainingOutcome:
 def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> TrainingSummary:
     """The state of a training, with its last step, its epochs and its worker."""
     curve = view.training_curve(stored.id)
-    last_step: dict[str, Any] = next((event for kind, event in reversed(curve) if kind == "step"), {})
+    last_step = LastStep.from_event(next((event for kind, event in reversed(curve) if kind == "step"), {}))
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
     state = check_work(home, view, Work(TRAINING, stored.id), recorded_state)
     return TrainingSummary(
@@ -116,9 +115,7 @@ def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> Tr
         status=state.status,
         message=state.message,
         adapter=stored.adapter,
-        step=last_step.get("step", 0),
-        steps=last_step.get("steps", 0),
-        **{key: last_step.get(key) for key in _LAST_STEP_KEYS},
+        **asdict(last_step),
         val_losses=[event["val_loss"] for kind, event in curve if kind == "epoch"],
         seconds=state.seconds,
         settings=stored.settings,

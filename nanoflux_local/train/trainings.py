@@ -256,7 +256,9 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     summary = summarize_training(home, training)
     if exit_code:
         fix = f"read the messages above; resume with `nanoflux trainings resume {training}` or the same command"
-        raise NanofluxError(f"accelerate launch ended with {exit_code}: {summary.message or summary.status}", fix)
+        raise NanofluxError(
+            f"accelerate launch ended with exit code {exit_code}: {summary.message or summary.status}", fix
+        )
     return summary
 
 
@@ -362,7 +364,9 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
             f"the rows of {stored.id} cannot be read: {error}", "train again from the run or the file"
         ) from error
     if not is_unchanged:
-        raise LedgerError(f"the rows in {folder} are not those of {stored.id}", "train again from the run or the file")
+        raise LedgerError(
+            f"the rows in {folder} differ from those recorded for {stored.id}", "train again from the run or the file"
+        )
     return rows, validation
 
 

@@ -186,7 +186,7 @@ def test_compatible_tags_include_older_platforms() -> None:
     assert wheels.compatible_tags("manylinux_2_18_aarch64") == [
         "manylinux_2_18_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64",
     ]  # fmt: skip
-    with pytest.raises(UsageError, match="not a wheel platform"):
+    with pytest.raises(UsageError, match="not a supported wheel platform"):
         wheels.compatible_tags("win_amd64")
 
 

@@ -62,7 +62,9 @@ def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, 
     write_rows(train_file, *QUESTIONS)
     result = invoke(tmp_path / "home", "data", "import", "doses", str(train_file))
     assert result.code == 2
-    assert "doses already has train items, from other content (train.jsonl, test.jsonl)" in result.err
+    assert (
+        "the dataset doses already has train items, imported from other files (train.jsonl, test.jsonl)" in result.err
+    )
     assert "--replace" in result.err and "--as NAME" in result.err
     assert count_splits(command, "doses") == {"train": 3, "test": 1}
 
@@ -75,7 +77,7 @@ def test_data_import_under_another_name_keeps_both(tmp_path: Path, command: Comm
     assert (item["id"], item["dataset"]) == ("doses-2-train-1", "doses-2")
     for name in ("gsm8k", "starter-doses", "Doses", "../doses"):
         result = invoke(tmp_path / "home", "data", "import", "doses", str(train_file), "--as", name)
-        assert result.code == 2 and f"no data can be imported as {name!r}" in result.err
+        assert result.code == 2 and f"{name!r} is not a valid name for your own data" in result.err
 
 
 def test_replaced_data_does_not_change_earlier_runs(tmp_path: Path, command: Command, invoke: Callable) -> None:
@@ -119,7 +121,7 @@ def test_contradictory_question_is_refused_or_left_out(tmp_path: Path, command: 
     path = write_rows(tmp_path / "train.jsonl", ("How much?", 5), ("Who?", "he"), ("how  much?", 6), ("Who?", "she"))
     result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
     assert result.code == 2
-    assert f"{path}, line 3: the question of {path}, line 1 again, with the answer '6', not '5'" in result.err
+    assert f"{path}, line 3: repeats the question of {path}, line 1 with the answer '6', not '5'" in result.err
     report = command("data", "import", "doses", path, "--skip-bad")
     assert (report["items"], report["skipped"]) == (3, 1), (
         "two free texts may have the same meaning, so they do not contradict each other"
@@ -132,4 +134,4 @@ def test_benchmark_with_contradictory_answers_is_reported(tmp_path: Path, invoke
     path.write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'answer': '#### 6'})}\n")
     result = invoke(tmp_path / "home", "data", "import", "gsm8k", str(path))
     assert result.code == 0
-    assert f"contradictory: {path}, line 2: the question of {path}, line 1 again" in result.err
+    assert f"contradictory: {path}, line 2: repeats the question of {path}, line 1" in result.err

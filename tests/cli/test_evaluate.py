@@ -61,8 +61,11 @@ def test_eval_explains_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),
         (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
-        (("--model", "m", "--temperature", "0"), "every run gives the same replies"),
-        (("--model", "m", "--domain", "gsmhard"), "no domain 'gsmhard' uses the benchmark 'starter'"),
+        (("--model", "m", "--temperature", "0"), "all repeats give the same replies"),
+        (
+            ("--model", "m", "--domain", "gsmhard"),
+            "the domain 'gsmhard' does not exist or does not use the benchmark 'starter'",
+        ),
         (("--model", "m", "--domain", "nothing"), "no domain 'nothing'"),
     ):
         result = invoke(tmp_path, "eval", "--data", "starter", *arguments)

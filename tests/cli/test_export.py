@@ -164,7 +164,7 @@ def test_card_counts_levels(home: Path, tmp_path: Path, invoke: Callable[..., An
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (("tour", "-o", "rows.md"), 2, "is the path of the card itself"),
+        (("tour", "-o", "rows.md"), 2, "is the path where the dataset card is written"),
         (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl exists"),
         (("tour", "-o", "half.jsonl"), 2, "half.md exists"),
         (("tour", "-o", "taken.jsonl/x.jsonl"), 1, "cannot be written"),
@@ -253,7 +253,7 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     card = out.with_suffix(".md").read_text("utf-8")
     assert "DPOTrainer" in card and f"{exported['without_rejected']} without a wrong answer of the defender" in card
     refusal = invoke(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
-    assert refusal.code == 4 and "has a wrong answer to reject" in refusal.err
+    assert refusal.code == 4 and "records a wrong answer of the defender" in refusal.err
 
 
 def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:

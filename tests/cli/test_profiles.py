@@ -64,10 +64,10 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
         and (tmp_path / "profiles" / "lab.toml").read_text() == text
     )
     for words, message in (
-        (("../up",), "cannot name a profile"),
+        (("../up",), "is not a valid name for a profile"),
         (("x", "--server", "http://h/v1"), "is not MODEL@URL"),
         (("x", "--server", "m@h:1"), "is not MODEL@URL"),
-        (("x", *SERVER_OPTIONS, *SERVER_OPTIONS), "4 servers for three roles"),
+        (("x", *SERVER_OPTIONS, *SERVER_OPTIONS), "4 servers are given, but a profile has three roles"),
         (("x", *SERVER_OPTIONS, "--copy", "scripted"), "cannot be combined"),
         (("x", "--copy", "scriptd"), "did you mean 'scripted'"),
     ):

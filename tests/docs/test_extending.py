@@ -134,14 +134,14 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
 
 def test_unknown_endpoint_kind_is_refused_with_the_valid_kinds(tmp_path: Path) -> None:
     settings = {"endpoints": {"arbiter": {"interface": "echo"}}}
-    with pytest.raises(ConfigError, match=r"endpoints\.arbiter\.interface: there is no endpoint kind 'echo'") as error:
+    with pytest.raises(ConfigError, match=r"endpoints\.arbiter\.interface: there is no interface 'echo'") as error:
         configs.resolve("starter", "scripted", settings, Home(tmp_path))
     assert "openai_chat" in error.value.fix and "merged" not in error.value.fix
 
 
 def test_endpoint_kind_for_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
     settings = {"endpoints": {"arbiter": {"interface": "merged"}}}
-    with pytest.raises(ConfigError, match="'merged' cannot be part of a profile"):
+    with pytest.raises(ConfigError, match="'merged' cannot be used in a profile"):
         configs.resolve("starter", "scripted", settings, Home(tmp_path))
 
 

@@ -124,10 +124,10 @@ INVALID_DOMAINS = {
         MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
     ),
     "unknown key of a variable in a prompt": (
-        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
+        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ domain.poem }}"}, "a.md: the template cannot be filled in",
     ),
     "Python attributes in a prompt": (
-        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ seeds.__class__.__mro__ }}"}, "a.md: cannot be filled in",
+        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ seeds.__class__.__mro__ }}"}, "the template cannot be filled in",
     ),
     "missing section": (MINIMAL + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER"),
     "choice without letters": (MINIMAL.replace('"number"', '"choice"'), {}, "letters is missing"),

@@ -301,7 +301,7 @@ def test_missing_key_file_is_named(tmp_path: Path) -> None:
 )
 def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
     for address_fields in ({"url": url}, {"urls": [url, "http://other/v1"]}):
-        with pytest.raises(ConfigError, match="no user, password or query") as error:
+        with pytest.raises(ConfigError, match="a user, password, query or fragment") as error:
             validate_model(
                 EndpointConfig, {"interface": "openai_chat", "model": "m", **address_fields}, "profile: endpoints.x"
             )

@@ -175,7 +175,7 @@ def test_benchmark_is_imported_once_and_whole(ledger: Ledger, path: Path) -> Non
     items = [(Seed(f"i-{n}", "bench", f"Q{n}?", "4", options={"A": "4"}), "train" if n else "test") for n in range(3)]
     assert ledger.import_dataset("bench", "bench.jsonl", "hash", items, 1)
     assert not ledger.import_dataset("bench", "again.jsonl", "hash", items, 1)
-    with pytest.raises(UsageError, match="from other content"):
+    with pytest.raises(UsageError, match="imported from other files"):
         ledger.import_dataset("bench", "new.jsonl", "other", items, 0)
     with pytest.raises(LedgerError):
         ledger.import_dataset("twice", "twice.jsonl", "h", [items[0], items[0]], 0)

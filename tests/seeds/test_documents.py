@@ -169,7 +169,12 @@ def test_unreadable_document_refuses_the_import(home: Home, folder: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "text", "error", "message"),
     [
-        ("gsm8k", "Eight words are the least that a passage has.", UsageError, "no data can be imported as 'gsm8k'"),
+        (
+            "gsm8k",
+            "Eight words are the least that a passage has.",
+            UsageError,
+            "'gsm8k' is not a valid name for your own data",
+        ),
         ("ward", "Too short.", NothingMatchedError, "has a passage for a question"),
     ],
 )
@@ -255,7 +260,7 @@ def test_data_documents_writes_a_domain(home: Home, folder: Path, monkeypatch, c
     assert code == 2 and "draws its seeds from other data" in err
     assert not read_passages(home, "other"), "nothing is imported if the domain is refused"
     code, _, err = run_command(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
-    assert code == 2 and "no domain can be written as 'gsmhard'" in err
+    assert code == 2 and "'gsmhard' is not a valid name for a new domain" in err
 
 
 def test_data_show_prints_where_a_passage_stands(home: Home, folder: Path, monkeypatch, capsys) -> None:

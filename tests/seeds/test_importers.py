@@ -111,9 +111,9 @@ def test_file_hash_covers_its_bytes(write):
 
 def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
     for name in ("Poetry", "starter-poems", "../poems", ""):
-        with pytest.raises(UsageError, match="no data can be imported as"):
+        with pytest.raises(UsageError, match="is neither a benchmark nor a valid name"):
             read_benchmark(name, [tmp_path])
-    with pytest.raises(UsageError, match=r"as 'gsm-hard'; did you mean 'gsmhard'\?"):
+    with pytest.raises(UsageError, match=r"'gsm-hard' is neither .*; did you mean 'gsmhard'\?"):
         read_benchmark("gsm-hard", [tmp_path])
     with pytest.raises(UsageError, match="training"):
         load_items(tmp_path / "ledger.db", "starter", "training")

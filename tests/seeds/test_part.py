@@ -22,7 +22,7 @@ def make_program(*lines: str, last_line: str = "return result") -> str:
 
 
 def find_slots(question: str, code: str) -> dict[str, str]:
-    return {part.slot: part.value for part in split_into_parts("id", question, code)}
+    return {part.slot_variable: part.value for part in split_into_parts("id", question, code)}
 
 
 def test_straight_line_lists_assignments_up_to_the_answer():
@@ -89,7 +89,7 @@ def test_unsupported_program_gives_no_part(code):
 
 
 def test_slot_splits_the_text_around_its_number():
-    parts = {part.slot: part for part in split_into_parts("ducks", EGGS_TEXT, EGGS)}
+    parts = {part.slot_variable: part for part in split_into_parts("ducks", EGGS_TEXT, EGGS)}
     assert {slot: part.value for slot, part in parts.items()} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
     eaten = parts["eaten"]
     assert (eaten.seed, eaten.before[-9:], eaten.after[:10]) == ("ducks", "She eats ", " and sells")

@@ -50,7 +50,9 @@ class Story:
 
     @property
     def part(self) -> Part:
-        return next(part for part in split_into_parts(self.id, self.question, self.code) if part.slot == self.slot)
+        return next(
+            part for part in split_into_parts(self.id, self.question, self.code) if part.slot_variable == self.slot
+        )
 
 
 STORIES = (
@@ -272,7 +274,7 @@ def solve_part(part: Part, link: float | None) -> float:
     """A starter part's answer, from evaluating its statements with `link` in its slot."""
     variables: dict = {}
     for name, expression in part.statements:
-        variables[name] = link if link is not None and name == part.slot else eval(expression, {}, variables)
+        variables[name] = link if link is not None and name == part.slot_variable else eval(expression, {}, variables)
     return variables["answer"]
 
 
@@ -298,7 +300,7 @@ def test_starter_chains_carry_each_result_unchanged():
             if previous_answer is not None:
                 assert previous_answer == int(previous_answer) > 0
                 assert float(part.value) == previous_answer, "the drawn story already holds the result"
-                assert previous_answer <= LINK_RANGE * HIGHEST[part.seed, part.slot]
+                assert previous_answer <= LINK_RANGE * HIGHEST[part.seed, part.slot_variable]
             assert part.fits and part.text("X").count("X") >= 1
             previous_answer = round(solve_part(part, previous_answer), 6)
 

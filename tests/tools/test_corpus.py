@@ -85,7 +85,7 @@ def test_corpus_search_limits_results(corpus: Corpus) -> None:
     assert corpus.search("quasar", 5) == []
     assert len(corpus.search("insulin alveoli", 1)) == 1 and len(corpus.search("insulin alveoli", 5)) == 2
     assert corpus.search("blood pressure in the UK", 5) == [], "one word of three is no match"
-    with pytest.raises(UsageError, match="holds no word"):
+    with pytest.raises(UsageError, match="contains no word"):
         corpus.search(" ?! ", 5)
     assert extract_terms("What is the Vitamin in it?") == ["vitamin"] and extract_terms("who is it") == [
         "who",

@@ -120,7 +120,7 @@ def test_publishing_refuses_an_unfinished_training(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     stopped = train(SETTINGS, examples, (), tiny_base, tmp_path, should_stop=lambda: True)
-    with pytest.raises(DataError, match="stopped before its end"):
+    with pytest.raises(DataError, match="stopped before its last step"):
         publish(stopped, SETTINGS, tmp_path / "adapters", "tiny")
 
 

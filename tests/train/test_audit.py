@@ -70,7 +70,7 @@ def test_audit_keeps_row_numbers_when_rows_are_held_out(tiny_base: Path, bad_row
 
 
 def test_early_stopping_without_validation_is_refused(tiny_base: Path, examples: list[TrainingExample]) -> None:
-    with pytest.raises(UsageError, match="no row to validate on"):
+    with pytest.raises(UsageError, match="no row is left for validation"):
         audit(TrainSettings(val_fraction=0, early_stopping=2), examples, (), tiny_base)
 
 
@@ -168,7 +168,7 @@ def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Pa
     )
     assert result.returncode == 0, result.stderr
     expected, peak = map(int, result.stdout.split())
-    assert expected / estimate.WITHIN < peak < expected * estimate.WITHIN
+    assert expected / estimate.MEMORY_ERROR_FACTOR < peak < expected * estimate.MEMORY_ERROR_FACTOR
 
 
 def test_audit_renders_an_example_and_names_leaks(tiny_base: Path, examples: list[TrainingExample]) -> None:

@@ -169,7 +169,7 @@ async def test_trial_of_an_older_ledger_is_rebuilt_identically(tmp_path: Path) -
 def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no solutions of the kind 'removed'"):
         configs.resolve("starter-genetics", "scripted", {"judge": {"trial_kinds": ["removed"]}}, Home(tmp_path))
-    with pytest.raises(ConfigError, match="trial_kinds names no kind of wrong solution"):
+    with pytest.raises(ConfigError, match="trial_kinds must name at least one kind of wrong solution"):
         configs.resolve("starter", "scripted", {"judge": {"trial_kinds": ["own"]}}, Home(tmp_path))
 
 

@@ -97,7 +97,7 @@ def find_kind(interface: str) -> EndpointKind:
     kinds = endpoint_kinds()
     if interface not in kinds:
         fix = suggest(interface, (kind.name for kind in kinds.values() if kind.in_profiles))
-        raise ConfigError(f"interface: there is no endpoint kind {interface!r}", fix)
+        raise ConfigError(f"interface: there is no interface {interface!r}", fix)
     return kinds[interface]
 
 

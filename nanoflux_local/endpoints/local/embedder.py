@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nanoflux_local.endpoints.local.cores import share_cores
-from nanoflux_local.endpoints.local.in_process import read_record
+from nanoflux_local.endpoints.local.in_process import read_name_and_revision
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
 from nanoflux_models.offline import go_offline
@@ -26,11 +26,11 @@ class LocalEmbedder:
     def __init__(self, weights: Path) -> None:
         self._weights = weights
         self._lock = threading.Lock()
-        record = read_record(weights)
+        name, revision = read_name_and_revision(weights)
         self.identity = Identity(
             interface="in_process_embedder",
-            model=str(record["name"]),
-            revision=str(record["revision"]),
+            model=name,
+            revision=revision,
             variant="cpu float32 single",
         )
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nanoflux_local.adapters.hash import adapter_hash
 from nanoflux_local.endpoints.context import Context
@@ -79,11 +79,11 @@ class InProcessEndpoint:
         await asyncio.to_thread(self._batcher.close)
 
     def _identify(self) -> Identity:
-        record = read_record(self._weights)
+        name, revision = read_name_and_revision(self._weights)
         return Identity(
             interface="in_process",
-            model=str(record["name"]),
-            revision=str(record["revision"]),
+            model=name,
+            revision=revision,
             adapter=adapter_hash(self._adapter) if self._adapter else "",
             variant=f"{self._device} {self._dtype} rows={self._rows}",
         )
@@ -101,13 +101,13 @@ class InProcessEndpoint:
             fix = f"check the weights with `nanoflux models verify {self.identity.model}`"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
         if not decoder.agrees_with_transformers():
-            problem = f"{self.identity.model} is not decoded correctly in this process"
+            problem = f"{self.identity.model} gives other logits in this process than in transformers"
             raise EndpointError(problem, "serve this architecture with vLLM")
         self.repeatable = decoder.is_batch_invariant()
         return decoder, codec
 
 
-def read_record(weights: Path) -> dict[str, Any]:
+def read_name_and_revision(weights: Path) -> tuple[str, str]:
     """The name and revision in the record of installed weights.
 
     Raises:
@@ -115,7 +115,7 @@ def read_record(weights: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((weights / "weights.json").read_text("utf-8"))
-        return {"name": record["name"], "revision": record["revision"]}
+        return str(record["name"]), str(record["revision"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "install them: nanoflux models pull NAME, or nanoflux models import PATH --name NAME"
         raise EndpointError(f"{weights} holds no installed weights ({error})", fix) from error

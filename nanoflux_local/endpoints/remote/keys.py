@@ -40,7 +40,7 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
         ConfigError: the variable or file does not exist, or other users may read the file.
     """
     if variable and file:
-        raise ConfigError(f"both {variable} and {file} are set for the key", "set either key_env or key_file")
+        raise ConfigError(f"both key_env = {variable!r} and key_file = {file!r} are set", "remove one of them")
     if variable:
         key = os.environ.get(variable, "").strip()
         if not key:

@@ -105,7 +105,9 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
         else asyncio.run(_collect_benchmark_solutions(home, plan, run))
     )
     if len(pairs) < MIN_PAIRS:
-        raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate more examples")
+        raise NothingMatchedError(
+            f"{condition.name}: {len(pairs)} wrong solutions, at least {MIN_PAIRS} needed", "generate more examples"
+        )
     right_vectors, wrong_vectors = asyncio.run(_embed_solutions(home, plan, pairs))
     return {"pairs": len(pairs), **asdict(measure_distances(right_vectors, wrong_vectors))}
 

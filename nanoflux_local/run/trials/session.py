@@ -3,7 +3,7 @@ examines them.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,32 +37,47 @@ async def hold_trial(
             return
         with acting_as(TRIAL):
             record = await judge_solution(rules, solution, TracedCalls(calls))
-        ledger.add_trial(run, solution.number, "good" if solution.right else "bad", record)
+        ledger.add_trial(run, solution.number, "good" if solution.right else "bad", record.to_json())
 
     remaining = [solution for solution in solutions if solution.number not in judged_numbers]
     await run_bounded([partial(judge_and_commit, solution) for solution in remaining], rules.config.concurrency)
 
 
-async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> dict[str, Any]:
-    """The trial record to store. `word` is the judge's own decision; if there is none, it is None and `unjudged` gives
-    the reason. `verdict` contains the findings of all checks.
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A solution with the judge's verdict, which contains the findings of all checks. `word` is the judge's own
+    decision; if there is none, it is None and `unjudged` gives the reason.
     """
+
+    solution: KnownSolution
+    word: bool | None
+    verdict: Verdict
+    unjudged: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in the ledger."""
+        return {
+            "seed": self.solution.seed,
+            "kind": self.solution.kind,
+            "fault": "" if self.solution.right else self.solution.kind,
+            "author": self.solution.author,
+            "attack": asdict(self.solution.attack),
+            "word": self.word,
+            "verdict": asdict(self.verdict),
+            "unjudged": self.unjudged,
+        }
+
+
+async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> TrialRecord:
+    """Let the judge decide on a solution, and let each check examine it."""
     draw, judge = Draw(rules.config.seed, TRIAL_TURN, solution.number), rules.find_players(0).judge
     findings: tuple[Finding, ...] = ()
     if isinstance(judge, CheckingJudge):
         result, findings = await judge.validate_and_examine(solution.attack, draw, call)
     else:
         result = await judge.validate(solution.attack, draw, call)
-    record = {
-        "seed": solution.seed,
-        "kind": solution.kind,
-        "fault": "" if solution.right else solution.kind,
-        "author": solution.author,
-        "attack": asdict(solution.attack),
-    }
     if isinstance(result, Verdict):
-        verdict = replace(result, findings=findings or result.findings)
-        return {**record, "word": result.positive, "verdict": asdict(verdict), "unjudged": ""}
+        return TrialRecord(solution, result.positive, replace(result, findings=findings or result.findings))
     reason = "in doubt" if isinstance(result, Doubt) else result.reason
     verdict = Verdict(positive=False, confidence=0.0, explanation="", findings=findings)
-    return {**record, "word": None, "verdict": asdict(verdict), "unjudged": reason}
+    return TrialRecord(solution, None, verdict, reason)

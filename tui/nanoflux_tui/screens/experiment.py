@@ -4,6 +4,7 @@ The cells are read from the ledger; the figures come from `nanoflux experiment s
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -16,7 +17,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, format_pair_rows, list_notes
-from nanoflux_local.jobs import EXPERIMENT, Work, check_work
+from nanoflux_local.jobs import EXPERIMENT, Work, WorkState, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -37,6 +38,18 @@ CELL_COLUMNS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class CurrentExperiment:
+    """An experiment with the state of its worker, which corrects the recorded status, message and seconds."""
+
+    overview: board.ExperimentOverview
+    state: WorkState
+
+    @property
+    def id(self) -> str:
+        return self.overview.id
+
+
 class ExperimentBase(BaseScreen):
     """A screen with a current experiment and the keys that act on it."""
 
@@ -48,23 +61,23 @@ class ExperimentBase(BaseScreen):
         Binding("r", "report", "Report"),
     ]
 
-    def current_experiment(self) -> dict[str, Any] | None:
-        """The experiment that the keys act on, as `read_experiment` returns it."""
+    def current_experiment(self) -> CurrentExperiment | None:
+        """The experiment that the keys act on."""
         raise NotImplementedError
 
     def action_resume(self) -> None:
         experiment = self.current_experiment()
         if experiment is None:
             return
-        if experiment["worker"]:
+        if experiment.state.worker:
             self.notify("This experiment is running. Press s to stop it after its current cell.")
-        elif experiment["status"] == "done":
+        elif experiment.state.status == "done":
             self.notify("This experiment is done. Press r to write its report.")
         else:
             self.run_command(
                 "experiment",
                 "resume",
-                experiment["id"],
+                experiment.id,
                 "--detach",
                 "--json",
                 success="Resumed the experiment at its next cell.",
@@ -73,7 +86,7 @@ class ExperimentBase(BaseScreen):
     def action_stop(self) -> None:
         if experiment := self.current_experiment():
             question = "Stop this experiment? It finishes its current cell first. You can resume it later."
-            self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(experiment["id"], bool(yes)))
+            self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(experiment.id, bool(yes)))
 
     def _stop(self, experiment: str, yes: bool) -> None:
         if yes:
@@ -81,17 +94,17 @@ class ExperimentBase(BaseScreen):
 
     def action_report(self) -> None:
         if experiment := self.current_experiment():
-            self.write_report(experiment["id"])
+            self.write_report(experiment.id)
 
 
-def read_experiment(view: LedgerView, home: Home, experiment: str) -> dict[str, Any]:
+def read_experiment(view: LedgerView, home: Home, experiment: str) -> CurrentExperiment:
     """An experiment with the state of its worker."""
-    row = board.experiment(view, experiment)
-    if row is None:
+    overview = board.experiment(view, experiment)
+    if overview is None:
         raise NothingMatchedError(
             f"experiment {experiment} is no longer in the ledger", "return to the list with Escape"
         )
-    return {**row, **check_work(home, view, Work(EXPERIMENT, experiment), row).to_json()}
+    return CurrentExperiment(overview, check_work(home, view, Work(EXPERIMENT, experiment), asdict(overview)))
 
 
 class ExperimentScreen(ExperimentBase):
@@ -110,7 +123,7 @@ cell by cell; after an interruption it resumes at its next cell."""
     def __init__(self, experiment: str) -> None:
         super().__init__()
         self._experiment = experiment
-        self._current: dict[str, Any] | None = None
+        self._current: CurrentExperiment | None = None
         self._settled_cells: object = None
 
     def compose_body(self) -> ComposeResult:
@@ -141,20 +154,20 @@ cell by cell; after an interruption it resumes at its next cell."""
             self._settled_cells = settled
             self._update_results()
 
-    def current_experiment(self) -> dict[str, Any] | None:
+    def current_experiment(self) -> CurrentExperiment | None:
         return self._current
 
-    def _format_head(self, experiment: dict[str, Any], width: int) -> Text:
-        colours = self.colours
-        text = colours.format_status(experiment["status"])
-        text.append(f"  {format_line(experiment['title'], 90)}", style="bold")
-        text.append(f"  {experiment['id']}\n", style=colours["muted"])
-        text.append(f"{format_line(experiment['question'], 300)}\n")
-        text.append_text(format_progress(experiment, min(40, max(8, width - 50)), colours["primary"]))
+    def _format_head(self, experiment: CurrentExperiment, width: int) -> Text:
+        colours, overview, state = self.colours, experiment.overview, experiment.state
+        text = colours.format_status(state.status)
+        text.append(f"  {format_line(overview.title, 90)}", style="bold")
+        text.append(f"  {overview.id}\n", style=colours["muted"])
+        text.append(f"{format_line(overview.question, 300)}\n")
+        text.append_text(format_progress(overview, min(40, max(8, width - 50)), colours["primary"]))
         pace = format_experiment_pace(experiment)
-        text.append(f"   worked {format_duration(experiment['seconds'])}{', ' if pace else ''}{pace}")
-        if experiment["message"]:
-            text.append(f"\n{format_line(experiment['message'], 400)}", style=colours["error"])
+        text.append(f"   worked {format_duration(state.seconds)}{', ' if pace else ''}{pace}")
+        if state.message:
+            text.append(f"\n{format_line(state.message, 400)}", style=colours["error"])
         return text
 
     def _format_cell(self, cell: dict[str, Any]) -> Cells:
@@ -219,28 +232,25 @@ cell by cell; after an interruption it resumes at its next cell."""
         )
 
 
-def measure_progress(experiment: dict[str, Any]) -> float:
-    """The share of the cells that are no longer waiting."""
-    cells = experiment["cells"]
-    return float(board.count_settled(cells) / max(1, sum(cells.values())))
+def measure_progress(overview: board.ExperimentOverview) -> float:
+    """The share of the cells that need no more work."""
+    return overview.settled / max(1, overview.total)
 
 
-def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:
-    """A bar of the cells that are no longer waiting, and how many of them failed or were left out."""
-    cells = experiment["cells"]
-    done, total = board.count_settled(cells), sum(cells.values())
-    text = Text.assemble((draw_bar(done, total, width), style), f" {done}/{total} cells")
+def format_progress(overview: board.ExperimentOverview, width: int, style: str) -> Text:
+    """A bar of the cells that need no more work, and how many cells failed or were left out."""
+    settled, total = overview.settled, overview.total
+    text = Text.assemble((draw_bar(settled, total, width), style), f" {settled}/{total} cells")
     for status in ("failed", "left out"):
-        text.append(f", {cells[status]} {status}" if cells.get(status) else "")
+        text.append(f", {overview.cells[status]} {status}" if overview.cells.get(status) else "")
     return text
 
 
-def format_experiment_pace(experiment: dict[str, Any]) -> str:
+def format_experiment_pace(experiment: CurrentExperiment) -> str:
     """The time per cell and the time left while an experiment runs: "40 s each, 3 min left"; otherwise ""."""
-    cells = experiment["cells"]
-    if experiment["status"] != "running":
+    if experiment.state.status != "running":
         return ""
-    return format_pace(board.count_settled(cells), sum(cells.values()), experiment["seconds"], "cells")
+    return format_pace(experiment.overview.settled, experiment.overview.total, experiment.state.seconds, "cells")
 
 
 def _format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:

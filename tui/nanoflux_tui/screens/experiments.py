@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -13,6 +13,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_tui.commands import CommandResult
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.experiment import (
+    CurrentExperiment,
     ExperimentBase,
     ExperimentScreen,
     format_experiment_pace,
@@ -48,7 +49,7 @@ space resumes one that was stopped or killed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._experiment_by_id: dict[str, dict[str, Any]] = {}
+        self._experiment_by_id: dict[str, CurrentExperiment] = {}
         self._grids: Sequence[tuple[str, str]] = ()
 
     def compose_body(self) -> ComposeResult:
@@ -84,20 +85,21 @@ space resumes one that was stopped or killed."""
         experiments = (
             await self.read_ledger(lambda view: [read_experiment(view, self.home, key) for key in visible]) or []
         )
-        self._experiment_by_id.update((experiment["id"], experiment) for experiment in experiments)
+        self._experiment_by_id.update((experiment.id, experiment) for experiment in experiments)
         return [self._format_cells(experiment) for experiment in experiments]
 
-    def _format_cells(self, experiment: dict[str, Any]) -> Cells:
+    def _format_cells(self, experiment: CurrentExperiment) -> Cells:
+        overview = experiment.overview
         return [
-            self.colours.format_status(experiment["status"]),
-            format_line(experiment["name"], 40),
-            format_line(experiment["scale"], 20),
-            SortableCell(format_progress(experiment, 8, self.colours["primary"]), measure_progress(experiment)),
-            Text(format_line(experiment["title"], 200), style=self.colours["muted"]),
-            SortableCell(format_age(experiment["updated_at"]), measure_age(experiment["updated_at"])),
+            self.colours.format_status(experiment.state.status),
+            format_line(overview.name, 40),
+            format_line(overview.scale, 20),
+            SortableCell(format_progress(overview, 8, self.colours["primary"]), measure_progress(overview)),
+            Text(format_line(overview.title, 200), style=self.colours["muted"]),
+            SortableCell(format_age(overview.updated_at), measure_age(overview.updated_at)),
         ]
 
-    def current_experiment(self) -> dict[str, Any] | None:
+    def current_experiment(self) -> CurrentExperiment | None:
         return self._experiment_by_id.get(str(self.query_one(WindowTable).key))
 
     @on(WindowTable.RowHighlighted)
@@ -106,11 +108,12 @@ space resumes one that was stopped or killed."""
         if experiment is None:
             panel.show("No experiments yet. Press e to start one.")
             return
-        text = Text.assemble((experiment["id"], "bold"), f"  {format_line(experiment['question'], 200)}")
-        message = format_line(experiment["message"], 300) or ADVICE.get(
-            experiment["status"], "Press space to resume it at its next cell."
+        text = Text.assemble((experiment.id, "bold"), f"  {format_line(experiment.overview.question, 200)}")
+        state = experiment.state
+        message = format_line(state.message, 300) or ADVICE.get(
+            state.status, "Press space to resume it at its next cell."
         )
-        text.append(f"\n{message}", style=self.colours["error"] if experiment["status"] in BROKEN else "")
+        text.append(f"\n{message}", style=self.colours["error"] if state.status in BROKEN else "")
         if pace := format_experiment_pace(experiment):
             text.append(f"\n{pace}")
         panel.show(text)
@@ -118,7 +121,7 @@ space resumes one that was stopped or killed."""
     @on(WindowTable.RowSelected)
     def _open(self) -> None:
         if experiment := self.current_experiment():
-            self.app.push_screen(ExperimentScreen(experiment["id"]))
+            self.app.push_screen(ExperimentScreen(experiment.id))
 
     def action_new(self) -> None:
         names = ", ".join(name for name, _ in self._grids)

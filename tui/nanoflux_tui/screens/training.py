@@ -1,7 +1,7 @@
 """Trainings with live loss curves and checkpoints, and the adapters with their probes."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +15,11 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.jobs import TRAINING, Work, check_work
+from nanoflux_local.jobs import TRAINING, Work, WorkState, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.side_by_side import compare_trainings
+from nanoflux_local.train.summary import StoredTraining
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
 from nanoflux_tui.screens.log import LogScreen
@@ -33,6 +34,15 @@ from nanoflux_tui.widgets.window_table import WindowTable
 
 MAX_POINTS = 400
 """Maximum points of a drawn curve: more than a terminal has columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentTraining:
+    """A training with its last step and the state of its worker."""
+
+    stored: StoredTraining
+    last_step: board.LastStep
+    state: WorkState
 
 
 class TrainingScreen(BaseScreen):
@@ -104,22 +114,21 @@ another one, and l shows the log of its worker."""
         trainings = await self.read_ledger(lambda view: [self._read_training(view, key) for key in visible]) or []
         return [self._format_cells(training) for training in trainings]
 
-    def _read_training(self, view: LedgerView, training: str) -> dict[str, Any]:
+    def _read_training(self, view: LedgerView, training: str) -> CurrentTraining:
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
         if row is None:
             raise NothingMatchedError(
                 f"training {training} is no longer in the ledger", "return to the list with Escape"
             )
         state = check_work(self.home, view, Work(TRAINING, training), dict(row))
-        return {**dict(row), **board.last_step(view, training), **state.to_json()}
+        return CurrentTraining(StoredTraining.from_row(row), board.last_step(view, training), state)
 
-    def _format_cells(self, training: dict[str, Any]) -> Cells:
-        source = json.loads(training["plan"]).get("source", {})
-        steps, step = training.get("steps", 0), training.get("step", 0)
+    def _format_cells(self, training: CurrentTraining) -> Cells:
+        stored, step, steps = training.stored, training.last_step.step, training.last_step.steps
         return [
-            self.colours.format_status(training["status"]),
-            format_line(training["base"], 40),
-            format_line(training["run"] or source.get("file", "a file"), 60),
+            self.colours.format_status(training.state.status),
+            format_line(stored.base, 40),
+            format_line(stored.run or stored.plan.get("source", {}).get("file", "a file"), 60),
             SortableCell(f"{draw_bar(step, steps, 8)} {step}/{steps}", step / steps) if steps else "–",
         ]
 
@@ -152,10 +161,10 @@ another one, and l shows the log of its worker."""
             panel.show("No trainings yet. Press t to train a model on the examples of a run.")
             self.query_one(PlotextPlot).display = False
             return
-        record = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
+        current = await self.read_ledger(lambda view: self._read_training(view, training))
         curve = await self.read_ledger(lambda view: view.training_curve(training)) or []
-        if record:
-            panel.show(self._format_details(record, await self._read_note(training)))
+        if current:
+            panel.show(self._format_details(current, await self._read_note(training)))
         curve_version = (training, len(curve), self.app.theme)
         if curve_version != self._drawn_version:
             self._drawn_version = curve_version
@@ -164,25 +173,26 @@ another one, and l shows the log of its worker."""
     async def _read_note(self, training: str) -> str:
         return await self.read_ledger(lambda view: view.note("training", training)) or ""
 
-    def _format_details(self, training: dict[str, Any], note: str) -> Text:
-        text = self.colours.format_status(training["status"])
-        text.append(f"  {training['id']}", style="bold")
+    def _format_details(self, training: CurrentTraining, note: str) -> Text:
+        last_step, state = training.last_step, training.state
+        text = self.colours.format_status(state.status)
+        text.append(f"  {training.stored.id}", style="bold")
         loss = (
-            f"loss {training['loss']:.3f}, {training['tokens_per_s']:,.0f} tokens/s"
-            if training.get("loss") is not None
-            else ""
+            f"loss {last_step.loss:.3f}, {last_step.tokens_per_s:,.0f} tokens/s"
+            if last_step.loss is not None
+            else "no step yet"
         )
-        folder = self.home.root / "trainings" / training["id"]
+        folder = self.home.root / "trainings" / training.stored.id
         checkpoints = len(list(folder.glob("checkpoint*"))) if folder.is_dir() else 0
-        text.append(f"\n{loss or 'no step yet'}  worked {format_duration(training['seconds'])}")
-        if training["status"] == "running":
-            pace = format_pace(training.get("step", 0), training.get("steps", 0), training["seconds"], "steps")
+        text.append(f"\n{loss}  worked {format_duration(state.seconds)}")
+        if state.status == "running":
+            pace = format_pace(last_step.step, last_step.steps, state.seconds, "steps")
             text.append(f"  {pace}" if pace else "")
         text.append(f"  {format_quantity(checkpoints, 'checkpoint')}" if checkpoints else "")
         if note:
             text.append(f"\nnote: {format_line(note, 300)}", style=self.colours["accent"])
-        if training["message"]:
-            text.append(f"\n{format_line(training['message'], 300)}", style=self.colours["error"])
+        if state.message:
+            text.append(f"\n{format_line(state.message, 300)}", style=self.colours["error"])
         return text
 
     def _draw_curve(self, curve: list[tuple[str, dict[str, Any]]]) -> None:
@@ -215,10 +225,11 @@ another one, and l shows the log of its worker."""
         training = self._selected_training()
         if not training:
             return
-        record = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
-        if record.get("status") in ("running", "stalled"):
+        current = await self.read_ledger(lambda view: self._read_training(view, training))
+        status = current.state.status if current else ""
+        if status in ("running", "stalled"):
             self.run_command("trainings", "pause", training)
-        elif record.get("status") == "done":
+        elif status == "done":
             self.notify("This training is done. Its adapter is listed below.")
         else:
             self.run_command(
