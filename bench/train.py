@@ -190,7 +190,7 @@ def pad_rows(rows: Sequence[EncodedExample], length: int = 512) -> tuple[Any, An
     for number, row in enumerate(rows):
         ids[number, : len(row.ids)] = torch.tensor(row.ids)
         mask[number, : len(row.ids)] = 1
-        labels[number, row.prompt : len(row.ids)] = ids[number, row.prompt : len(row.ids)]
+        labels[number, row.prompt_length : len(row.ids)] = ids[number, row.prompt_length : len(row.ids)]
     return ids, mask, labels
 
 
@@ -221,9 +221,9 @@ def measure_held_out_loss(model: Any, base: Path, held_out: Sequence[TrainingExa
     for number, example in enumerate(held_out):
         row = codec.encode(example, number, 512)
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1].float()
-        loss_sum += float(F.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))
-        label_count += row.labels
+            logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt_length - 1 : -1].float()
+        loss_sum += float(F.cross_entropy(logits, torch.tensor(row.ids[row.prompt_length :]), reduction="sum"))
+        label_count += row.label_count
     return loss_sum / label_count
 
 

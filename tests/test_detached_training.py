@@ -188,7 +188,7 @@ def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
 
 def test_changed_rows_are_not_trained_on(home: Home) -> None:
     training = trainings.create_training(home, BASE, QUICK, make_data())
-    rows_path = home.root / "trainings" / training / trainings.TRAIN
+    rows_path = home.root / "trainings" / training / trainings.TRAIN_FILE
     rows_path.write_text(rows_path.read_text().replace("ANSWER", "GUESS"))
     with pytest.raises(LedgerError, match="differ from those recorded for"):
         trainings.resume_training(home, training)

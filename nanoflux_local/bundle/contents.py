@@ -20,7 +20,7 @@ from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.train.trainings import TRAIN, VALIDATION
+from nanoflux_local.train.trainings import TRAIN_FILE, VALIDATION_FILE
 from nanoflux_models.errors import DigestMismatchError
 from nanoflux_models.probe_record import PROBE
 from nanoflux_models.record import find_problems, read_record
@@ -218,7 +218,9 @@ def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
         return {}
     with LedgerView(excerpt) as view:
         trainings = [row["id"] for row in view.rows("SELECT id FROM trainings WHERE status = 'done'")]
-    relative_paths = [f"trainings/{training}/{name}" for training in trainings for name in (TRAIN, VALIDATION)]
+    relative_paths = [
+        f"trainings/{training}/{name}" for training in trainings for name in (TRAIN_FILE, VALIDATION_FILE)
+    ]
     return {f"home/{path}": home.root / path for path in relative_paths if (home.root / path).is_file()}
 
 

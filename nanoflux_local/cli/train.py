@@ -146,7 +146,7 @@ def train_and_report(home: Home, training: str, detach: bool, as_json: bool, lau
 
     Only the launching process prints; the processes that train together do not.
     """
-    from nanoflux_local.train.team import count_processes
+    from nanoflux_local.train.distributed import count_processes
 
     if detach:
         from nanoflux_local import jobs
@@ -174,13 +174,13 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
 def train_with_progress(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
     """Train with a progress bar; Ctrl-C and SIGTERM end the training and keep its last checkpoint."""
     from nanoflux_local.train import trainings
-    from nanoflux_local.train.team import is_follower
+    from nanoflux_local.train.distributed import is_main_process
 
     end_at_sigterm()
     if launch:
         return trainings.launch_processes(home, training, launch)
     bar = Bar(training, "steps")
-    if not is_follower():
+    if is_main_process():
         say(f"{training}; stop with Ctrl-C, resume with `nanoflux trainings resume {training}`")
     try:
         return trainings.resume_training(home, training, lambda event: report_step(bar, event))
@@ -257,7 +257,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
     if as_json:
         print_json(audit.to_json())
         return
-    from nanoflux_local.train.estimate import MEMORY_ERROR_FACTOR
+    from nanoflux_local.train.estimate import MEMORY_FACTOR
     from nanoflux_local.train.origin import describe_origin
 
     cut = (
@@ -284,10 +284,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
                 f"{audit.flops_6nd:.3g} by 6ND, N = {audit.parameters:,}; {audit.flops_expected:.3g} expected",
             ),
             ("time", f"about {audit.seconds:.0f} s, from a matrix product timed just now"),
-            (
-                "memory",
-                f"about {audit.memory_bytes / 1e9:.1f} GB in {audit.dtype}, within a factor of {MEMORY_ERROR_FACTOR}",
-            ),
+            ("memory", f"about {audit.memory_bytes / 1e9:.1f} GB in {audit.dtype}, within a factor of {MEMORY_FACTOR}"),
         ],
     )
     lines = [str(finding) for finding in audit.findings]

@@ -15,7 +15,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, similarity
 from nanoflux_local.seeds.datasets import load_available_items
 from nanoflux_local.train.rows import read_rows
-from nanoflux_local.train.trainings import TRAIN
+from nanoflux_local.train.trainings import TRAIN_FILE
 
 NEAR = 3
 """Number of nearest held-out items to list."""
@@ -161,7 +161,7 @@ def _list_trainings(home: Home, view: LedgerView, run: str, name: str) -> list[T
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
-            if any(example.id == name for example in read_rows(home.root / "trainings" / row["id"] / TRAIN)):
+            if any(example.id == name for example in read_rows(home.root / "trainings" / row["id"] / TRAIN_FILE)):
                 trainings.append(TrainingUse(row["id"], row["base"], row["status"], row["adapter"]))
     return trainings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.train.flops import parameters
+from nanoflux_local.train.flops import count_parameters
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.weights import weights_dir
 
@@ -50,7 +50,7 @@ def measure_generation_cost(home: Home, view: LedgerView, run: str) -> Generatio
 def _count_parameters(home: Home, model: str) -> int:
     """The model's number of weights, 0 if it is not installed."""
     with suppress(ModelsError, OSError):
-        return parameters(weights_dir(model, home.root))
+        return count_parameters(weights_dir(model, home.root))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""LoRA training: settings, audit, data, the loop, FLOPs and adapters (SPEC §3).
+"""LoRA training: settings, audit, data, the training loop, FLOPs and adapters.
 
 This package turns a list of examples into a sealed adapter folder. The training loop (`lora`) does not use the ledger;
 it reports through callbacks. Importing this package does not import torch; importing `lora` does.

@@ -1,4 +1,4 @@
-"""Causal attention for training on a CPU: torch's forward pass, and a backward pass in a few large products.
+"""Causal attention for training on a CPU: torch's forward pass, and a backward pass in a few large matrix products.
 
 On a CPU, torch's own backward pass of attention takes four times as long as its forward pass (measured at 200 to 500
 tokens in bfloat16). This module's backward pass recomputes the probabilities and multiplies, which takes about as long
@@ -30,16 +30,18 @@ class CausalAttention(torch.autograd.Function):
         q, k, v, out = ctx.saved_tensors
         # Query heads that share a key head become rows of one product, which also sums their key gradients.
         merged_shape = (*k.shape[:2], -1, k.shape[-1])
-        query, grad, result = q.reshape(merged_shape), grads[0].reshape(merged_shape), out.reshape(merged_shape)
+        query, grad, output = q.reshape(merged_shape), grads[0].reshape(merged_shape), out.reshape(merged_shape)
         probabilities = _compute_probabilities(query * ctx.scale, k)
         grad_v = probabilities.mT @ grad
-        grad_probabilities = (grad @ v.mT).sub_((grad * result).sum(-1, keepdim=True))
+        grad_probabilities = (grad @ v.mT).sub_((grad * output).sum(-1, keepdim=True))
         grad_scores = grad_probabilities.mul_(probabilities).mul_(ctx.scale)
         return (grad_scores @ k).view(q.shape), grad_scores.mT @ query, grad_v, None
 
 
 def _compute_probabilities(query: Tensor, k: Tensor) -> Tensor:
-    """Causal softmax of rows that hold several heads of the same tokens, one head after another."""
+    """The causal softmax of the attention scores. The rows of `query` are those of several heads, one head after
+    another.
+    """
     tokens = k.shape[2]
     future_mask = torch.full((tokens, tokens), -torch.inf, dtype=k.dtype).triu_(1)
     return (query @ k.mT).add_(future_mask.repeat(query.shape[2] // tokens, 1)).softmax(-1)
@@ -62,8 +64,10 @@ def attend(
 def _is_unsupported(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     is_causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
     fits_unmasked = mask is None and query.shape[2] == key.shape[2] <= _MAX_TOKENS
-    extra = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
-    return not (is_causal and fits_unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(extra)
+    has_unsupported_option = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
+    return not (is_causal and fits_unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(
+        has_unsupported_option
+    )
 
 
 def register() -> str:

@@ -1,7 +1,7 @@
-"""The audit of a training before it starts: tokens, cuts, labels, unusable rows, FLOPs, time and memory.
+"""The audit of a training before it starts: tokens, truncated rows, labels, unusable rows, FLOPs, time and memory.
 
-This module decides which rows can be trained on, and counts every over-long example that is cut (SPEC §3). It changes
-nothing and loads no weights.
+This module decides which rows can be trained on, and counts every example that exceeds `max_length`. It changes nothing
+and loads no weights.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.train import estimate
 from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, split
-from nanoflux_local.train.flops import estimate_flops, parameters, six_nd
+from nanoflux_local.train.flops import count_parameters, estimate_flops, six_nd
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 
@@ -36,7 +36,9 @@ RowProblem = Literal[
 
 @dataclass(frozen=True, slots=True)
 class RowFinding:
-    """A row (from 0) with a problem. `dropped` rows are not trained on; others are only reported."""
+    """A problem of one row. `row` counts from 0. A row with a `dropped` finding is not trained on; other findings are
+    only reported.
+    """
 
     row: int
     id: str
@@ -62,14 +64,14 @@ class Selection:
 
     @property
     def truncated(self) -> int:
-        return sum(row.cut > 0 for row in self.rows)
+        return sum(row.truncated_tokens > 0 for row in self.rows)
 
 
 def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: TrainSettings) -> Selection:
     """Encode the rows that can be trained on and report the others.
 
     Raises:
-        RefusedError: the settings refuse unusable rows, and there are some.
+        RefusedError: rows are unusable, and the settings forbid dropping them.
         DataError: no row can be trained on.
     """
     rows: list[EncodedExample] = []
@@ -81,10 +83,10 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
         elif encoded:
             rows.append(encoded)
             if controls := codec.find_controls(example):
-                detail = f"{', '.join(controls)} in a message is learnt as text"
+                detail = f"{', '.join(controls)} in a message is encoded as text"
                 findings.append(RowFinding(row_number, example.id, "control token", detail, dropped=False))
-            if encoded.cut:
-                detail = f"{encoded.cut} tokens over max_length {settings.max_length}"
+            if encoded.truncated_tokens:
+                detail = f"{encoded.truncated_tokens} tokens over max_length {settings.max_length}"
                 findings.append(RowFinding(row_number, example.id, "cut", detail, dropped=False))
     selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda finding: finding.row)))
     _refuse_unusable(selection, settings)
@@ -100,8 +102,8 @@ def prepare_rows(
     """The training rows and the validation rows that `lora.train` uses. Without `validation`, `val_fraction` of the
     usable rows is held out.
 
-    No row is in both parts: rows with the same tokens are held out together, and a row that is also in `validation` is
-    not trained on. Row numbers refer to the caller's lists. Raises the errors of `select_rows`.
+    No row is in both selections: rows with the same tokens are held out together, and a row that is also in
+    `validation` is not trained on. Row numbers refer to the caller's lists. Raises the errors of `select_rows`.
     """
     usable = select_rows(examples, codec, settings)
     if validation:
@@ -130,7 +132,7 @@ def _drop_validation_rows(usable: Selection, validation: Selection, examples: Se
             row.row,
             examples[row.row].id,
             "in validation",
-            f"the same as its row {validation_row_by_ids[row.ids]}",
+            f"the same as validation row {validation_row_by_ids[row.ids]}",
             dropped=True,
         )
         for row in repeated
@@ -147,19 +149,23 @@ def _encode_if_usable(
     if not _are_roles_in_order(roles):
         return None, "wrong role order", f"{', '.join(roles) or 'no message'}; must be: system? (user assistant)* user"
     if not example.completion.strip():
-        return None, "empty answer", "it has nothing to learn"
+        return None, "empty answer", "there is nothing to learn"
     try:
-        uncut = codec.encode(example, row)
+        whole = codec.encode(example, row)
     except DataError as error:
         return None, "refused by the template", error.message
     except UnicodeEncodeError as error:
         return None, "lone surrogate", f"{error.object[error.start]!r} is not a character"
-    excess_tokens = len(uncut.ids) - settings.max_length
+    excess_tokens = len(whole.ids) - settings.max_length
     if excess_tokens > 0 and settings.overlong != "truncate":
-        return None, "too long", f"{len(uncut.ids)} tokens, {excess_tokens} over max_length"
-    if uncut.prompt >= settings.max_length:
-        return None, "no labels", f"the prompt alone has {uncut.prompt} tokens of max_length {settings.max_length}"
-    return EncodedExample(uncut.ids[: settings.max_length], uncut.prompt, max(0, excess_tokens), row), None, ""
+        return None, "too long", f"{len(whole.ids)} tokens, {excess_tokens} over max_length"
+    if whole.prompt_length >= settings.max_length:
+        return (
+            None,
+            "no labels",
+            f"the prompt alone has {whole.prompt_length} tokens, and max_length is {settings.max_length}",
+        )
+    return EncodedExample(whole.ids[: settings.max_length], whole.prompt_length, max(0, excess_tokens), row), None, ""
 
 
 def _are_roles_in_order(roles: Sequence[str]) -> bool:
@@ -189,15 +195,16 @@ def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
     refused = dropped if settings.bad_rows == "refuse" else too_long
     if refused and "refuse" in (settings.bad_rows, settings.overlong):
         reasons = "\n".join(f"  {finding}" for finding in refused[:10])
+        key = "bad_rows" if settings.bad_rows == "refuse" else "overlong"
         raise RefusedError(
-            f"{len(refused)} rows are refused by bad_rows or overlong:\n{reasons}",
+            f"there are unusable rows, and {key}=refuse forbids dropping them ({len(refused)} in all):\n{reasons}",
             "correct the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CountSummary:
-    """The median, the extremes and the sum of some counts."""
+    """The median, minimum (`least`), maximum (`most`) and sum of counts, one count for each row."""
 
     median: float
     least: int
@@ -211,10 +218,10 @@ class CountSummary:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a training would do. Tokens and labels are those of the usable rows in one epoch, after cutting.
+    """What a training would do. Tokens and labels are those of the usable rows in one epoch, after truncation.
 
     In `system_merged` rows the system's text is prepended to the user's message, since the base takes no system
-    messages. `cut_rows` rows lose `cut_tokens` tokens in total at `max_length`, and no row loses more than `cut_most`.
+    messages. `max_length` truncates `cut_rows` rows by `cut_tokens` tokens in total, and by at most `cut_most` each.
     `rendered` is the first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`.
     `adapted` names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of
     how the rows were chosen.
@@ -266,28 +273,28 @@ def audit(
     codec = Codec.load(base_dir)
     usable, held_out_rows = prepare_rows(settings, examples, validation, codec)
     adapted = resolve_targets(base_dir, settings.target_modules)
-    lengths, cut_lengths = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
-    tokens, labels = CountSummary.of(lengths), CountSummary.of([row.labels for row in usable.rows])
+    lengths, truncated_counts = [len(row.ids) for row in usable.rows], [row.truncated_tokens for row in usable.rows]
+    tokens, labels = CountSummary.of(lengths), CountSummary.of([row.label_count for row in usable.rows])
     flops = estimate_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
     if settings.gradient_checkpointing:
         flops *= 1.5  # the forward pass is repeated: six products instead of four
-    parameter_count = parameters(base_dir)
+    parameter_count = count_parameters(base_dir)
     return Audit(
         rows=len(examples),
         usable=len(usable.rows),
         validation=len(held_out_rows.rows),
         tokens=tokens,
         labels=labels,
-        cut_rows=sum(cut > 0 for cut in cut_lengths),
-        cut_tokens=sum(cut_lengths),
-        cut_most=max(cut_lengths),
+        cut_rows=sum(count > 0 for count in truncated_counts),
+        cut_tokens=sum(truncated_counts),
+        cut_most=max(truncated_counts),
         overlong=settings.overlong,
         findings=usable.findings,
         validation_findings=held_out_rows.findings,
         leaked=_find_leaks(examples, held_out),
         system_merged=sum(codec.merges_system(examples[row.row]) for row in usable.rows),
-        rendered=codec.text(examples[usable.rows[0].row]),
-        steps=step_count(settings, len(lengths)),
+        rendered=codec.render_example(examples[usable.rows[0].row]),
+        steps=count_steps(settings, len(lengths)),
         parameters=parameter_count,
         flops_6nd=six_nd(parameter_count, tokens.total * settings.epochs),
         flops_expected=flops,
@@ -300,7 +307,7 @@ def audit(
     )
 
 
-def step_count(settings: TrainSettings, rows: int) -> int:
+def count_steps(settings: TrainSettings, rows: int) -> int:
     """Optimizer steps of a training that is not stopped early."""
     batches = -(-rows // settings.batch)
     return settings.epochs * -(-batches // settings.gradient_accumulation)
@@ -325,7 +332,9 @@ def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) ->
 def _contains_prompt(
     words: list[str], prompts_by_start: Mapping[tuple[str, ...], list[list[str]]], start_lengths: Sequence[int]
 ) -> bool:
-    """Whether the words contain one of the prompts. Each position is compared only with prompts that start alike."""
+    """Whether the words contain one of the prompts. Each position is compared only with prompts that start with the
+    same words.
+    """
     return any(
         words[position : position + len(prompt)] == prompt
         for position in range(len(words))

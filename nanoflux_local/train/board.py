@@ -17,7 +17,7 @@ _CURVES = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
 
 @contextmanager
 def open_board(folder: Path | None) -> Iterator[OnEvent]:
-    """A function that writes events into `folder`, or does nothing if `folder` is None.
+    """Yield a function that writes events into `folder`, or does nothing if `folder` is None.
 
     Raises:
         UsageError: tensorboard is not installed.

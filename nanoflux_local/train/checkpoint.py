@@ -21,7 +21,8 @@ NAME = "checkpoint.pt"
 class TrainingProgress:
     """The position of a training and everything measured so far.
 
-    `flops` were measured on the `counted` tokens of the first epoch. Only early stopping uses `best_weights`.
+    `flops` were measured on the first epoch, over `counted` tokens. Only early stopping uses `best_weights`.
+    Checkpoints store these fields under their names.
     """
 
     step: int = 0

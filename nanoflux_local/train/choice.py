@@ -27,8 +27,8 @@ class Choice:
     contain sub-queries. `size` of the matching rows are drawn by `seed` and kept in turn order. "" and 0 set no
     condition.
 
-    `solution` decides which solution of an example is learnt; an example without a solution of the required origin does
-    not match. Examples that a reviewer dropped match only with `include_dropped`.
+    `solution` determines which solution of an example is trained on; an example without a solution of the required
+    origin does not match. Examples that a reviewer dropped match only with `include_dropped`.
     """
 
     reason: str = ""
@@ -40,7 +40,7 @@ class Choice:
     include_dropped: bool = False
 
     def query(self, run: str) -> tuple[str, tuple[object, ...]]:
-        """The SQL and its values. A line break follows `where`, so that a comment in it cannot hide the rest."""
+        """The SQL and its parameters. A line break ends `where`, so that a comment in `where` cannot hide the rest."""
         clauses: list[tuple[str, tuple[object, ...]]] = [("run = ?", (run,))]
         if self.reason:
             clauses.append(("reason = ?", (self.reason,)))
@@ -52,7 +52,7 @@ class Choice:
         return sql, tuple(value for _, values in clauses for value in values)
 
     def draw(self, items: Sequence[Item]) -> list[Item]:
-        """`size` of the items in their order; all of them if it is 0.
+        """Draw `size` of the items and keep their order; all items if `size` is 0.
 
         Raises:
             NothingMatchedError: there are fewer items than `size`.
@@ -104,7 +104,8 @@ def _exclude_rows(
     view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
 ) -> tuple[list[sqlite3.Row], dict[str, Any]]:
     """The rows that reviewers have not dropped and that have a solution of the requested origin, and a record of the
-    number of rows left out. If none is, the record is empty, so that the ids of earlier trainings stay the same.
+    number of rows left out. If none is left out, the record is empty, so that the ids of earlier trainings stay the
+    same.
     """
     record: dict[str, Any] = {}
     dropped_turns = find_dropped_turns(view, run)

@@ -1,4 +1,4 @@
-"""The conversation that a row teaches: the defender's prompt, and a solution with its answer as the completion."""
+"""Builds training rows: the defender's prompt, and a solution with its answer as the completion."""
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.evaluate.evaluation import format_question
@@ -18,7 +18,7 @@ def build_training_example(
 
 
 def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> TrainingExample:
-    """A benchmark item with its own solution as a row; its prompt offers the letters of the item's options."""
+    """A row with a benchmark item's question and solution. The prompt offers the letters of the item's options."""
     domain_with_letters = domain.with_letters(item.options)
     return build_training_example(
         domain_with_letters, budgets, format_question(item), item.solution, item.answer, item.id

@@ -1,6 +1,6 @@
-"""Measured FLOPs: torch's own formulas, summed over the products that are executed.
+"""Measured FLOPs: torch's own formulas, summed over the executed matrix products.
 
-Unlike torch's `FlopCounterMode`, this counter does not count by module, which takes a fifth of a step's time here; and
+Unlike torch's `FlopCounterMode`, this counter does not count by module, which would take a fifth of a step's time, and
 it includes attention on CPUs and in-place products.
 """
 

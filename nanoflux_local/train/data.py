@@ -1,6 +1,6 @@
 """Training examples and their tokens: the chat template, labels on the completion, batches by length.
 
-This module decides where a prompt ends and its completion begins, and in which order batches come. `audit` decides
+This module determines where a prompt ends and its completion begins, and the order of the batches. `audit` decides
 which examples are usable, and `lora` trains on those.
 """
 
@@ -39,23 +39,25 @@ class TrainingExample:
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """An example as tokens. Labels are `ids[prompt:]`; `cut` tokens were removed at the limit; `row` counts from 0."""
+    """An example as token ids. The labels are `ids[prompt_length:]`; `truncated_tokens` were removed at the limit;
+    `row` counts from 0.
+    """
 
     ids: tuple[int, ...]
-    prompt: int
-    cut: int
+    prompt_length: int
+    truncated_tokens: int
     row: int
 
     @property
-    def labels(self) -> int:
-        return max(0, len(self.ids) - self.prompt)
+    def label_count(self) -> int:
+        return max(0, len(self.ids) - self.prompt_length)
 
 
 class Codec:
     """Turns examples into the tokens that the model sees at inference.
 
     Prompt and completion are tokenised separately, since at inference the prompt's tokens are fixed before the first
-    token of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt.
+    token of the answer exists. The completion ends with the template's end of turn, and no label follows it.
     Without a `system_role`, the text of a system message is prepended to the user's first message, as at inference.
     A control token spelled out in a message ("<|im_end|>") is encoded as text; only the template and the end of turn
     produce control tokens.
@@ -69,7 +71,7 @@ class Codec:
         self._control_pattern = re.compile(
             "|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or r"(?!)"
         )
-        self.end = self._end_of_turn()
+        self.end_of_turn = self._find_end_of_turn()
 
     @classmethod
     def load(cls, base_dir: Path) -> "Codec":
@@ -78,7 +80,7 @@ class Codec:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(base_dir, local_files_only=True), _takes_system(base_dir))
+            return cls(AutoTokenizer.from_pretrained(base_dir, local_files_only=True), _accepts_system(base_dir))
         except (OSError, ValueError) as error:
             fix = "pass a folder in transformers' format"
             raise DataError(f"{base_dir} has no usable tokenizer: {error}", fix) from error
@@ -87,21 +89,21 @@ class Codec:
         """Whether the example's system message becomes part of the user's."""
         return not self.system_role and any(message.role == "system" for message in example.prompt)
 
-    def prompt_text(self, prompt: Sequence[Message]) -> str:
+    def render_prompt(self, prompt: Sequence[Message]) -> str:
         """The prompt as the template writes it. Raises DataError if the template refuses it."""
         if not self.system_role:
             prompt = without_system(prompt)
         return self._render([asdict(message) for message in prompt], add_generation_prompt=True)
 
-    def text(self, example: TrainingExample) -> str:
+    def render_example(self, example: TrainingExample) -> str:
         """The whole example as the model sees it."""
-        return self.prompt_text(example.prompt) + example.completion + self.end
+        return self.render_prompt(example.prompt) + example.completion + self.end_of_turn
 
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> EncodedExample:
-        """Tokens of one example, its tail cut at `max_length`. Raises ValueError if the text cannot be encoded."""
+        """The tokens of one example, truncated at `max_length`. Raises ValueError if the text cannot be encoded."""
         messages = [Message(message.role, self._insert_placeholders(message.content)) for message in example.prompt]
-        prompt = self._encode_text(self.prompt_text(messages))
-        ids = prompt + self._encode_text(self._insert_placeholders(example.completion) + self.end)
+        prompt = self._encode_text(self.render_prompt(messages))
+        ids = prompt + self._encode_text(self._insert_placeholders(example.completion) + self.end_of_turn)
         kept_ids = ids if max_length is None else ids[:max_length]
         return EncodedExample(tuple(kept_ids), len(prompt), len(ids) - len(kept_ids), row)
 
@@ -116,7 +118,7 @@ class Codec:
         return ids
 
     def _encode_piece(self, text: str, as_text: bool) -> list[int]:
-        """Tokens of a text; with `as_text` the control tokens in it are encoded as ordinary text."""
+        """The tokens of a string; with `as_text`, control tokens in it are encoded as ordinary text."""
         ids: list[int] = []
         if text:
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
@@ -146,21 +148,21 @@ class Codec:
             raise DataError(f"the base model's chat template refuses {roles}: {error}", fix) from error
         return str(rendered)
 
-    def _end_of_turn(self) -> str:
+    def _find_end_of_turn(self) -> str:
         """The text that the template writes after an answer, without the line break between messages."""
         dialogue = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE_COMPLETION}]
         ending = self._render(dialogue, add_generation_prompt=False).rpartition(_PROBE_COMPLETION)[2].rstrip()
         return ending or str(self.tokenizer.eos_token)
 
 
-def _takes_system(base_dir: Path) -> bool:
+def _accepts_system(base_dir: Path) -> bool:
     """Whether the model in `base_dir` receives system messages: its manifest and its template both accept them."""
     if not try_template(base_dir).system_role:
         return False
     try:
         return load_manifest(read_record(base_dir).name, base_dir.parents[1]).chat.system_role
     except ModelsError:
-        return True  # not an installed model: the template alone decides
+        return True  # not an installed model: only the template is known
 
 
 def data_digest(examples: Sequence[TrainingExample]) -> str:
@@ -172,10 +174,10 @@ Item = TypeVar("Item")
 
 
 def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Split items into training and validation. The share `fraction` of them is drawn by seed for validation, and at
-    least one item if `fraction` is positive.
+    """Split items into training and validation items. The share `fraction` of the items is drawn by `seed` for
+    validation, at least one if `fraction` is positive.
 
-    With fewer than two items nothing is held out, and at least one remains to train on. Both parts keep the order.
+    Fewer than two items are not split, and at least one item remains to train on. Both parts keep the order.
     """
     held_out_count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
     held_out_indices = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), held_out_count))
@@ -186,7 +188,7 @@ def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item
 def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices of one epoch's batches: each index once, similar lengths together, order fixed by (seed, epoch).
 
-    A shuffled epoch is cut into pools of a few batches, and rows are sorted by length within a pool only, so that
+    A shuffled epoch is split into pools of a few batches, and rows are sorted by length within a pool only, so that
     batches differ between epochs and need little padding.
     """
     rng = random.Random(derive_seed(seed, "order", epoch))

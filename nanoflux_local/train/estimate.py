@@ -6,19 +6,19 @@ The estimates are for planning: whether a training takes minutes or hours, and w
 import time
 from pathlib import Path
 
-from nanoflux_local.train.flops import count_head_weights, parameters, read_shape, stored_bytes
+from nanoflux_local.train.flops import count_head_weights, count_parameters, read_shape, stored_bytes
 from nanoflux_local.train.settings import TrainSettings
 
-_MATRIX_SHARE = 0.55  # share of a training's time spent in matrix products (profiled: SmolLM2-135M on CPU)
+_MATRIX_SHARE = 0.55  # share of a training's time in matrix products (profiled: SmolLM2-135M on CPU)
 _VECTORS_PER_LAYER = 34  # vectors of hidden size that a layer, its MLP included, keeps per token for the backward pass
 _LIBRARY_BYTES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
 _BYTES_PER_4_BIT_WEIGHT = 0.516  # half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
-MEMORY_ERROR_FACTOR = 1.5
-"""The memory estimate is within this factor of the measured peak (docs/log.md); a test checks it."""
+MEMORY_FACTOR = 1.5
+"""The memory estimate differs from the measured peak by at most this factor (docs/log.md); a test checks it."""
 
 
 def estimate_seconds(flops: float, settings: TrainSettings) -> float:
-    """Seconds for `flops`, from the speed of a matrix product measured now in the training's precision and device."""
+    """Seconds for `flops`, from the speed of a matrix product, measured now with its precision and device."""
     return flops / _measure_matrix_speed(settings) / _MATRIX_SHARE
 
 
@@ -29,9 +29,9 @@ def choose_precision(settings: TrainSettings) -> str:
     return str(choose_dtype(settings.dtype, choose_device(settings.device))).removeprefix("torch.")
 
 
-def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, labels: int) -> int:
+def estimate_memory(base_dir: Path, settings: TrainSettings, longest_row: int, max_labels: int) -> int:
     """Peak bytes on the device that trains: the base, LoRA weights with their optimizer state, the activations of a
-    batch, a slice of logits; on a CPU also the libraries and the weights' file, which is mapped while it is read.
+    batch, a slice of logits; on a CPU also the libraries and the memory-mapped weights file.
 
     Activations are those of a batch of the longest rows. Gradient checkpointing keeps one vector per layer and token,
     plus all activations of the one layer that is being recomputed.
@@ -39,20 +39,20 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, label
     from nanoflux_local.train.model import choose_device
 
     shape, bytes_per_value = read_shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
-    unquantized = count_head_weights(base_dir) if settings.qlora else parameters(base_dir)
-    base_bytes = unquantized * bytes_per_value + (parameters(base_dir) - unquantized) * _BYTES_PER_4_BIT_WEIGHT
+    unquantized = count_head_weights(base_dir) if settings.qlora else count_parameters(base_dir)
+    base_bytes = unquantized * bytes_per_value + (count_parameters(base_dir) - unquantized) * _BYTES_PER_4_BIT_WEIGHT
     vectors = shape.layers * _VECTORS_PER_LAYER
     if settings.gradient_checkpointing:
         vectors = shape.layers + _VECTORS_PER_LAYER
-    activations = settings.batch * longest * shape.hidden * vectors * bytes_per_value
+    activations = settings.batch * longest_row * shape.hidden * vectors * bytes_per_value
     adapter = 16 * settings.r * shape.layers * shape.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
-    logits = min(settings.batch * labels, 128) * shape.vocabulary * 4 * 2
+    logits = min(settings.batch * max_labels, 128) * shape.vocabulary * 4 * 2
     cpu_overhead = _LIBRARY_BYTES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
     return int(base_bytes + adapter + activations + logits + cpu_overhead)
 
 
 def _measure_matrix_speed(settings: TrainSettings) -> float:
-    """FLOP/s of a matrix product such as a training computes (1024 tokens, hidden size 1024), best of four."""
+    """FLOP/s of a matrix product of the size that a training computes (1024 tokens, hidden size 1024), best of four."""
     import torch
 
     from nanoflux_local.train.model import choose_device, choose_dtype

@@ -25,7 +25,7 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EpochEvent:
-    """The end of an epoch; epoch 0 is before the first step. `val_loss` is None if nothing is held out."""
+    """The losses at the end of an epoch; epoch 0 is before the first step. `val_loss` is None if no row is held out."""
 
     epoch: int
     step: int
@@ -57,9 +57,9 @@ OnEvent = Callable[[TrainEvent], None]
 class TrainResult:
     """The result of a training. Losses are in nats per label token; `tokens` counts all passes, without padding.
 
-    `adapter_dir` holds PEFT's two files once `finished`; False means that the training was asked to stop and left a
-    checkpoint. In the JSON, the three counts of FLOPs are grouped as `flops`; `flops_explained` has the parts of the
-    expected count and their "total".
+    If the training is `finished`, `adapter_dir` holds PEFT's two files; otherwise it was stopped on request and left a
+    checkpoint. In the JSON, the three counts of FLOPs are grouped as `flops`; `flops_explained` has the expected count
+    by component, and the "total".
     """
 
     finished: bool

@@ -1,12 +1,12 @@
-"""FLOPs of a training, counted in two ways: the 6·N·D convention, and the products actually computed (SPEC §3).
+"""FLOPs of a training, counted in two ways: by the 6·N·D convention, and from the executed matrix products.
 
 6·N·D counts 2·N·D for the forward pass and 4·N·D for the backward pass of a model that trains every weight, with N all
 parameters of the base and D all tokens of all epochs without padding. The measured count (`counter`) sums torch's own
 formulas over every matrix product and attention of the first epoch, forward and backward, with padding but without
-elementwise operations; later epochs have the same rows, so the sum is scaled by tokens. A LoRA training skips the
-gradients of frozen weights, a third of 6·N·D, and applies the head to label positions only; attention, which 6·N·D
-leaves out, and the low-rank products are added. `explain_flops` derives the expected count from the architecture, so
-that the measured count can be checked against it.
+elementwise operations; later epochs have the same rows, so the sum is scaled by tokens. The two counts differ because a
+LoRA training skips the gradients of frozen weights (a third of 6·N·D) and applies the head to label positions only, but
+computes attention and low-rank products, which 6·N·D leaves out. `explain_flops` derives the expected count from the
+architecture, so that the measured count can be checked against it.
 """
 
 import json
@@ -26,8 +26,8 @@ def six_nd(parameters: int, tokens: int) -> float:
     return 6.0 * parameters * tokens
 
 
-def parameters(base_dir: Path) -> int:
-    """Number of weights stored in `base_dir`'s safetensors files, read from their headers. Tied weights count once."""
+def count_parameters(base_dir: Path) -> int:
+    """The number of weights in `base_dir`'s safetensors files, from the files' headers. Tied weights count once."""
     return sum(
         math.prod(tensor["shape"]) for path in _list_weight_files(base_dir) for tensor in _read_header(path).values()
     )
@@ -35,8 +35,8 @@ def parameters(base_dir: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """The sizes that decide the FLOPs of a position: the weights of all linear layers, of their LoRA pairs and of the
-    head, and the width of attention (heads × head size, summed over layers).
+    """The sizes that determine the FLOPs of a position: the weights of all linear layers, of their LoRA pairs and of
+    the head, and the width of attention (heads × head size, summed over layers).
     """
 
     linear: int
@@ -47,29 +47,31 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class TrainingVolume:
-    """The amount of data a training processes: positions with padding, their squares (rows × longest²), labels."""
+    """The amount of data that a training processes, over all its batches: positions with padding (rows × longest row),
+    pairs of positions in attention (`squares`: rows × longest row²), and labels.
+    """
 
     positions: int
     squares: int
-    labels: int
+    label_count: int
 
 
-def explain_flops(matrices: Matrices, work: TrainingVolume, checkpointing: bool = False) -> dict[str, float]:
-    """The FLOPs expected of a LoRA training, by part, and their sum as "total".
+def explain_flops(matrices: Matrices, volume: TrainingVolume, checkpointing: bool = False) -> dict[str, float]:
+    """The FLOPs expected of a LoRA training, by component, and their sum as "total".
 
     Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (the gradient of its weights, which is
-    not needed, would take 2 more); a trained pair takes 6; the head takes 4, at label positions only. Per square and
-    width, attention takes 4 forward and 10 backward, because the backward pass recomputes its probabilities. Gradient
-    checkpointing repeats the forward pass.
+    not needed, would take 2 more); a LoRA pair takes 6; the head takes 4, at label positions only. Per pair of
+    positions and unit of width, attention takes 4 forward and 10 backward, because the backward pass recomputes its
+    probabilities. Gradient checkpointing repeats the forward pass.
     """
     repeats = 1 if checkpointing else 0
-    parts = {
-        "frozen": (4.0 + 2 * repeats) * matrices.linear * work.positions,
-        "low_rank": (6.0 + 2 * repeats) * matrices.low_rank * work.positions,
-        "attention": (14.0 + 4 * repeats) * matrices.attention * work.squares,
-        "head": 4.0 * matrices.head * work.labels,
+    flops_by_component = {
+        "frozen": (4.0 + 2 * repeats) * matrices.linear * volume.positions,
+        "low_rank": (6.0 + 2 * repeats) * matrices.low_rank * volume.positions,
+        "attention": (14.0 + 4 * repeats) * matrices.attention * volume.squares,
+        "head": 4.0 * matrices.head * volume.label_count,
     }
-    return parts | {"total": sum(parts.values())}
+    return flops_by_component | {"total": sum(flops_by_component.values())}
 
 
 def count_head_weights(base_dir: Path) -> int:
@@ -109,7 +111,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a model that decide its FLOPs and memory, from its configuration and its tensors."""
+    """The sizes that determine a model's FLOPs and memory, from its configuration and its tensors."""
 
     hidden: int
     layers: int
@@ -120,7 +122,7 @@ class Shape:
 
 def read_shape(base_dir: Path) -> Shape:
     """The shape of the model in `base_dir`, read through transformers: a published config leaves out values that
-    equal the defaults of its class, and that of a multimodal wrapper has a separate section for the text model.
+    equal the defaults of its class, and the config of a multimodal wrapper has a separate section for the text model.
 
     Raises:
         DataError: transformers cannot read the configuration.
@@ -144,14 +146,14 @@ def read_shape(base_dir: Path) -> Shape:
     )
 
 
-def estimate_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
+def estimate_flops(base_dir: Path, tokens: int, label_count: int, mean_length: float) -> float:
     """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
-    the head, and attention for rows of `length` tokens, forward and backward."""
+    the head, and attention for rows of `mean_length` tokens, forward and backward."""
     shape = read_shape(base_dir)
     head_weights = shape.vocabulary * shape.hidden
-    inner_weights = parameters(base_dir) - count_head_weights(base_dir)
+    inner_weights = count_parameters(base_dir) - count_head_weights(base_dir)
     return (
         4.0 * inner_weights * tokens
-        + 4.0 * head_weights * labels
-        + 14.0 * tokens * length * shape.hidden * shape.layers
+        + 4.0 * head_weights * label_count
+        + 14.0 * tokens * mean_length * shape.hidden * shape.layers
     )

@@ -1,7 +1,7 @@
-"""The two computations that dominate a training's time, written so that nothing is computed twice: the LoRA layer as
-one autograd function, and a cross-entropy that holds only a slice of the logits in memory.
+"""The two computations that dominate a training's time, written so that no intermediate value is computed twice: the
+LoRA layer as one autograd function, and a cross-entropy that holds only a slice of the logits in memory.
 
-Both give the values of the plain formulas up to rounding; tests compare them.
+Both equal the plain formulas up to rounding; tests compare them.
 """
 
 import math
@@ -22,7 +22,7 @@ class LoraLinear(torch.autograd.Function):
 
     The low-rank products run in x's type, as under autocast. For the backward pass, PEFT's own layer keeps a float32
     copy of x, a copy after dropout and the summands; this layer keeps x, the dropped positions and the (tokens, r)
-    product. If the weight is stored in another form, `unpack` makes W from it once per pass, so that W is not kept.
+    product. If the weight is stored packed, `unpack` computes W in each pass, and W is not kept in memory.
     """
 
     @staticmethod
@@ -34,12 +34,12 @@ class LoraLinear(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         scale: float,
-        share: float,
+        p: float,
         unpack: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         flat_x = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
-        zeroed = draw_dropped(flat_x, share) if share else None
+        zeroed = draw_dropped(flat_x, p) if p else None
         low_rank = _zero(flat_x, zeroed) @ a.T
         matrix = unpack(weight).to(x.dtype) if unpack else weight
         y = F.linear(flat_x, matrix, bias).addmm_(low_rank, b.T, alpha=scale)
@@ -62,14 +62,14 @@ class LoraLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
-def draw_dropped(x: Tensor, share: float) -> Tensor:
-    """Flat indices of the values of x that dropout sets to zero: each independently with probability `share`.
+def draw_dropped(x: Tensor, p: float) -> Tensor:
+    """Flat indices of the values of x that dropout sets to zero: each independently with probability `p`.
 
-    A Poisson number of uniformly drawn indices, -ln(1 - share) per value on average, misses each value with probability
-    1 - share, independently of the others. That is the distribution of one draw per value, with a twentieth of the
-    random numbers for a share of 0.05, and indices are kept instead of a mask.
+    A Poisson number of uniformly drawn indices, -ln(1 - p) per value on average, misses each value with probability
+    1 - p, independently of the others. That is the distribution of one draw per value, with a twentieth of the
+    random numbers for p = 0.05, and indices are kept instead of a mask.
     """
-    draws = int(torch.poisson(torch.tensor(-math.log1p(-share) * x.numel(), dtype=torch.float64)))
+    draws = int(torch.poisson(torch.tensor(-math.log1p(-p) * x.numel(), dtype=torch.float64)))
     return torch.randint(x.numel(), (draws,), device=x.device)
 
 
@@ -131,13 +131,13 @@ class _FusedLayer:
     def __init__(self, layer: Any, adapter: str) -> None:
         self.layer, self.base, self.unpack = layer, layer.base_layer, find_unpacker(layer.base_layer)
         self.a, self.b = layer.lora_A[adapter], layer.lora_B[adapter]
-        self.share = float(getattr(layer.lora_dropout[adapter], "p", 0.0))
+        self.dropout = float(getattr(layer.lora_dropout[adapter], "p", 0.0))
         self.scaling = float(layer.scaling[adapter])
 
     def __call__(self, x: Tensor) -> Tensor:
-        share = self.share if self.layer.training else 0.0
+        p = self.dropout if self.layer.training else 0.0
         y: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
-            x, self.base.weight, self.base.bias, self.a.weight, self.b.weight, self.scaling / (1 - share), share,
+            x, self.base.weight, self.base.bias, self.a.weight, self.b.weight, self.scaling / (1 - p), p,
             self.unpack,
         )  # fmt: skip
         return y

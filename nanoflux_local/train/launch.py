@@ -1,6 +1,6 @@
 """Training in several processes, started by `accelerate launch`; each process resumes the same training.
 
-If this process is stopped, it ends the others. Machines, devices and ports are configured by accelerate.
+If this process is stopped, it terminates the others. Machines, devices and ports are configured by accelerate.
 """
 
 import os
@@ -17,8 +17,8 @@ TERMINATE_TIMEOUT_S = 60.0
 
 
 def launch(home: Path, training: str, arguments: str) -> int:
-    """Train in processes that `accelerate launch ARGUMENTS` starts, and return its exit code once all have ended. Their
-    output goes to stderr. Ctrl-C and SIGTERM end them, with the last checkpoint kept.
+    """Train in processes that `accelerate launch ARGUMENTS` starts, and return the launcher's exit code. The
+    processes write to stderr. Ctrl-C and SIGTERM terminate them; the last checkpoint is kept.
 
     Raises:
         UsageError: the arguments cannot be split into shell words.

@@ -1,10 +1,10 @@
 """How likely a completion is under an untuned model: its mean log-probability per token, with teacher forcing.
 
 A score is committed to the ledger, under the hash of model, prompt and completion, before it is used, so that a
-repeated or resumed choice computes no score again.
+repeated or resumed choice recomputes no score.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,13 +22,11 @@ COMPLETIONS_PER_PASS = 8
 """The number of completions in one forward pass."""
 POSITIONS_PER_SLICE = 128
 """The number of positions whose logits are in memory at a time."""
-OnScore = Callable[[int, int], None]
-"""Called with the number of scored groups and their total."""
 
 
 class Likelihoods:
-    """Scores completions under one installed model, in float32 on a CPU. Its weights are loaded for the first score
-    that is not remembered.
+    """Scores completions under one installed model, in float32 on a CPU. The weights are loaded for the first score
+    that the ledger lacks.
 
     Raises:
         ModelsError: the model is not installed.
@@ -51,8 +49,8 @@ class Likelihoods:
             DataError: the model's folder or chat template cannot be used.
         """
         requests = [ScoreRequest(self._identity, example.prompt, example.completion) for example in group]
-        remembered = [self._ledger.recall(request) for request in requests]
-        replies = [reply for _, reply in filter(None, remembered)]
+        stored_calls = [self._ledger.recall(request) for request in requests]
+        replies = [reply for _, reply in filter(None, stored_calls)]
         if len(replies) < len(requests):
             batches = [
                 group[start : start + COMPLETIONS_PER_PASS] for start in range(0, len(group), COMPLETIONS_PER_PASS)
@@ -99,8 +97,8 @@ class Likelihoods:
         """Score the completion and its end of turn. `head` turns `outputs`, (tokens, width), into logits."""
         import torch
 
-        positions = outputs[row.prompt - 1 : len(row.ids) - 1]
-        labels = torch.tensor(row.ids[row.prompt :], device=self._device)
+        positions = outputs[row.prompt_length - 1 : len(row.ids) - 1]
+        labels = torch.tensor(row.ids[row.prompt_length :], device=self._device)
         total = 0.0
         for start in range(0, len(labels), POSITIONS_PER_SLICE):
             window = slice(start, start + POSITIONS_PER_SLICE)

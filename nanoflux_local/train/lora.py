@@ -1,8 +1,8 @@
-"""The training loop: LoRA on a frozen base, loss on completions only (paper §3, A.1; SPEC §3).
+"""The training loop: LoRA on a frozen base, loss on completions only (paper §3, A.1).
 
-`train` turns rows into the adapter's two files. Every source of randomness is seeded: on one machine two trainings give
-the same bits, and so does a training that was killed and resumed. The loop does not use the ledger, but reports through
-`on_event`. It stops with an error if the loss is not a number.
+`train` turns rows into the adapter's two files. Every source of randomness is seeded: on one machine, equal trainings
+produce bit-identical weights, even if one was killed and resumed. The loop does not use the ledger, but reports through
+`on_event`. It stops with an error if the loss is not finite.
 """
 
 import errno
@@ -23,33 +23,41 @@ from nanoflux_local.train import checkpoint
 from nanoflux_local.train.audit import Selection, prepare_rows
 from nanoflux_local.train.counter import FlopCounter
 from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, draw_batches
+from nanoflux_local.train.distributed import ProcessGroup, join_process_group
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainResult
-from nanoflux_local.train.flops import TrainingVolume, explain_flops, parameters, read_base_identity, six_nd
-from nanoflux_local.train.model import Completions, choose_device, choose_dtype, collect_lora_weights, load_lora_weights
+from nanoflux_local.train.flops import TrainingVolume, count_parameters, explain_flops, read_base_identity, six_nd
+from nanoflux_local.train.model import (
+    TrainableModel,
+    choose_device,
+    choose_dtype,
+    collect_lora_weights,
+    load_lora_weights,
+)
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
-from nanoflux_local.train.team import Team, join_team
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerStep:
-    """One optimizer step: its epoch (from 1), the rows of each forward pass, and whether it ends the epoch."""
+    """One optimizer step: its epoch (from 1), the row indices of each forward pass, and whether it ends the epoch."""
 
     epoch: int
-    parts: tuple[tuple[int, ...], ...]
-    last: bool
+    micro_batches: tuple[tuple[int, ...], ...]
+    ends_epoch: bool
 
 
 def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[OptimizerStep]:
-    """All steps of a training. They depend only on the settings and lengths, so that a step's number means the same
-    after a resume.
+    """All steps of a training. They depend only on the settings and the row lengths, so a resumed training has the same
+    steps.
     """
     steps: list[OptimizerStep] = []
     for epoch in range(1, settings.epochs + 1):
         batches = [tuple(batch) for batch in draw_batches(lengths, settings.batch, settings.seed, epoch)]
         size = settings.gradient_accumulation
-        parts = [tuple(batches[start : start + size]) for start in range(0, len(batches), size)]
-        steps += [OptimizerStep(epoch, part, last=number == len(parts)) for number, part in enumerate(parts, 1)]
+        groups = [tuple(batches[start : start + size]) for start in range(0, len(batches), size)]
+        steps += [
+            OptimizerStep(epoch, group, ends_epoch=number == len(groups)) for number, group in enumerate(groups, 1)
+        ]
     return steps
 
 
@@ -73,13 +81,14 @@ def train(
 
     Without `validation`, `val_fraction` of the examples is held out. A checkpoint of the same training in `out_dir` is
     resumed. `should_stop` is called after each step; True ends the training with a checkpoint and `finished` False.
-    If several processes train (`team`), each takes a share of every batch; only the first one calls `should_stop`,
-    reports events and writes files.
+    If several processes train (`distributed`), each takes a share of every batch; only the main process calls
+    `should_stop`, reports events and writes files.
 
     Raises:
         DataError: there is nothing to train on.
-        RefusedError: the settings refuse a row, or the checkpoint is of another training.
-        NanofluxError: the loss is not a number, memory ran out or the disk is full; the last good checkpoint is kept.
+        RefusedError: a row is unusable and the settings forbid dropping it, or the checkpoint belongs to another
+            training.
+        NanofluxError: the loss is not finite, memory ran out or the disk is full; the last good checkpoint is kept.
     """
     usable, held_out = prepare_rows(settings, examples, validation, Codec.load(base_dir))
     resolve_targets(base_dir, settings.target_modules)  # refuses unusable targets before weights are read
@@ -88,20 +97,20 @@ def train(
     with (
         _fork_random_state(settings),
         _explain_shortages(out_dir),
-        join_team(choose_device(settings.device).type == "cpu") as team,
+        join_process_group(choose_device(settings.device).type == "cpu") as group,
     ):
-        loop = _TrainingLoop(settings, usable, held_out, base_dir, out_dir, on_event, team)
-        loop.fingerprint = _compute_fingerprint(settings, digests, base_dir, team.size)
+        loop = _TrainingLoop(settings, usable, held_out, base_dir, out_dir, on_event, group)
+        loop.fingerprint = _compute_fingerprint(settings, digests, base_dir, group.size)
         finished = loop.run(should_stop)
         return loop.build_result(finished, digests[0])
 
 
 def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """A digest of everything that decides the weights: a checkpoint with another digest is of another training. How
-    often checkpoints are written does not matter.
+    """A digest of everything that determines the weights: a checkpoint with another digest belongs to another training.
+    How often checkpoints are written does not matter.
     """
-    weight_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
-    return digest([weight_settings, digests, read_base_identity(base_dir), *([processes] if processes > 1 else [])])
+    relevant_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
+    return digest([relevant_settings, digests, read_base_identity(base_dir), *([processes] if processes > 1 else [])])
 
 
 @contextmanager
@@ -138,8 +147,8 @@ def _describe_checkpoint(out_dir: Path) -> str:
 
 
 _OUT_OF_MEMORY_MESSAGES = ("allocate memory", "bad_alloc", "could not create a primitive")
-"""Parts of the messages by which torch reports exhausted memory on a CPU; the last is from oneDNN, which states no
-reason.
+"""Phrases in torch's messages when memory is exhausted on a CPU. The last is from oneDNN, which does not mention
+memory.
 """
 
 
@@ -159,30 +168,30 @@ class _TrainingLoop:
         base_dir: Path,
         out_dir: Path,
         on_event: OnEvent,
-        team: Team,
+        group: ProcessGroup,
     ) -> None:
-        self.settings, self.usable, self.held_out, self.team = settings, usable, held_out, team
+        self.settings, self.usable, self.held_out, self.group = settings, usable, held_out, group
         self.base_dir, self.out_dir = base_dir, out_dir
-        self.on_event: OnEvent = on_event if team.rank == 0 else lambda _: None
+        self.on_event: OnEvent = on_event if group.rank == 0 else lambda _: None
         self.rows = usable.rows
         self.fingerprint = ""
         self.steps = plan_steps(settings, [len(row.ids) for row in self.rows])
-        self.device = team.device or choose_device(settings.device)
+        self.device = group.device or choose_device(settings.device)
         self.dtype = choose_dtype(settings.dtype, self.device)
-        self.model = Completions(settings, base_dir, self.device, self.dtype)
+        self.model = TrainableModel(settings, base_dir, self.device, self.dtype)
         self.optimizer = torch.optim.AdamW(
-            self.model.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self.model.trainable_weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.progress = checkpoint.TrainingProgress()
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
-        """Do the remaining steps; False if the training was stopped before the end."""
+        """Do the remaining steps. Returns False if the training was stopped before the end."""
         self._resume()
         if self.progress.step == 0 and not self.progress.val_losses:
-            self._end_epoch(0)
+            self._record_epoch(0)  # validates before the first step
         while self.progress.step < len(self.steps) and not self._is_patience_exhausted():
             self._advance()
-            if self.progress.step < len(self.steps) and self.team.broadcast(should_stop):
+            if self.progress.step < len(self.steps) and self.group.broadcast(should_stop):
                 self._save_checkpoint()
                 return False
         self._write_adapter()
@@ -191,62 +200,62 @@ class _TrainingLoop:
     def _advance(self) -> None:
         step = self.steps[self.progress.step]
         self._take_optimizer_step(step)
-        if step.last:
-            self._end_epoch(step.epoch)
-        if step.last or self.progress.step % self.settings.checkpoint_every == 0:
+        if step.ends_epoch:
+            self._record_epoch(step.epoch)
+        if step.ends_epoch or self.progress.step % self.settings.checkpoint_every == 0:
             self._save_checkpoint()
 
     def _take_optimizer_step(self, step: OptimizerStep) -> None:
         """Do one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
-        rank_seed = [self.team.rank] if self.team.rank else []  # process 0 of a team uses the seed of a single process
+        rank_seed = [self.group.rank] if self.group.rank else []  # rank 0 uses the seed of a single process
         torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank_seed))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
-        norm = float(nn.utils.clip_grad_norm_(self.model.trained, self.settings.max_grad_norm))
+        norm = float(nn.utils.clip_grad_norm_(self.model.trainable_weights, self.settings.max_grad_norm))
         self._require_finite(loss, norm, step)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        tokens, seconds = sum(len(row.ids) for row in self._rows_of(step)), time.perf_counter() - start
+        tokens, seconds = sum(len(row.ids) for row in self._list_rows(step)), time.perf_counter() - start
         progress.step += 1
         progress.tokens += tokens
         progress.seconds += seconds
         if counter is not None:
-            progress.flops += round(self.team.sum_values(counter.total))
+            progress.flops += round(self.group.sum_values(counter.total))
             progress.counted += tokens
         progress.losses.append(loss)
         self.on_event(StepEvent(progress.step, len(self.steps), step.epoch, loss, rate, norm, tokens, tokens / seconds))
 
     def _accumulate(self, step: OptimizerStep) -> float:
         """Gradients of the mean loss over all label tokens of the step; returns that loss."""
-        labels, total = sum(row.labels for row in self._rows_of(step)), 0.0
-        for part in step.parts:
-            if not (share := self.team.take_own_share(part)):
+        label_count, total_loss = sum(row.label_count for row in self._list_rows(step)), 0.0
+        for micro_batch in step.micro_batches:
+            if not (share := self.group.select_own_share(micro_batch)):
                 continue
-            loss = self.model.loss([self.rows[index] for index in share])
-            (loss / labels).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        self.team.sum_gradients(self.model.trained)
-        return self.team.sum_values(total) / labels
+            loss = self.model.compute_loss([self.rows[index] for index in share])
+            (loss / label_count).backward()  # type: ignore[no-untyped-call]
+            total_loss += float(loss.detach())
+        self.group.sum_gradients(self.model.trainable_weights)
+        return self.group.sum_values(total_loss) / label_count
 
-    def _rows_of(self, step: OptimizerStep) -> list[EncodedExample]:
-        return [self.rows[index] for part in step.parts for index in part]
+    def _list_rows(self, step: OptimizerStep) -> list[EncodedExample]:
+        return [self.rows[index] for micro_batch in step.micro_batches for index in micro_batch]
 
     def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            rows = sorted(row.row for row in self._rows_of(step))
-            self._raise_diverged(f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1} (rows {rows})")
+            rows = sorted(row.row for row in self._list_rows(step))
+            position = f"step {self.progress.step + 1} of {len(self.steps)} (rows {rows})"
+            self._raise_diverged(f"loss {loss} and gradient norm {norm} at {position}")
 
     def _raise_diverged(self, problem: str) -> None:
-        """Raise NanofluxError; the last checkpoint is not changed."""
+        """Raise a NanofluxError that suggests stabler settings; the last checkpoint is not changed."""
         fix = "lower learning_rate, add warmup_steps, or set dtype=float32"
-        raise NanofluxError(
-            f"the training diverged: {problem} of {len(self.steps)} steps{_describe_checkpoint(self.out_dir)}", fix
-        )
+        raise NanofluxError(f"the training diverged: {problem}{_describe_checkpoint(self.out_dir)}", fix)
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _record_epoch(self, epoch: int) -> None:
+        """Validate, keep the best weights for early stopping, and report the epoch (0: before the first step)."""
         progress, steps = self.progress, [step for step in self.steps if step.epoch == epoch]
         losses = progress.losses[-len(steps) :] if steps else []
         val_loss = self._validate()
@@ -261,7 +270,7 @@ class _TrainingLoop:
         ):
             progress.best_epoch = epoch
             progress.best_weights = {
-                name: weight.clone() for name, weight in collect_lora_weights(self.model.peft).items()
+                name: weight.clone() for name, weight in collect_lora_weights(self.model.peft_model).items()
             }
         self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, val_loss))
 
@@ -271,10 +280,10 @@ class _TrainingLoop:
         if not rows:
             return None
         size = self.settings.batch
-        own_batches = self.team.take_own_share([rows[start : start + size] for start in range(0, len(rows), size)])
+        own_batches = self.group.select_own_share([rows[start : start + size] for start in range(0, len(rows), size)])
         with self.model.inference_mode():
-            total = sum(float(self.model.loss(batch)) for batch in own_batches)
-        return self.team.sum_values(total) / sum(row.labels for row in rows)
+            total_loss = sum(float(self.model.compute_loss(batch)) for batch in own_batches)
+        return self.group.sum_values(total_loss) / sum(row.label_count for row in rows)
 
     def _is_patience_exhausted(self) -> bool:
         """Whether early stopping applies: no better validation loss for `early_stopping` epochs."""
@@ -282,40 +291,40 @@ class _TrainingLoop:
         return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
 
     def _save_checkpoint(self) -> None:
-        weights, optimizer_state = collect_lora_weights(self.model.peft), self.optimizer.state_dict()
+        weights, optimizer_state = collect_lora_weights(self.model.peft_model), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
-            self._raise_diverged(f"weights are not finite after step {self.progress.step}")
-        if self.team.rank:
+            self._raise_diverged(f"weights are not finite after step {self.progress.step} of {len(self.steps)}")
+        if self.group.rank:
             return
         path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer_state)
         self.on_event(CheckpointEvent(self.progress.step, str(path)))
 
     def _resume(self) -> None:
-        saved = self.team.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
+        saved = self.group.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
         if saved is None:
             return
         self.progress, weights, optimizer_state = saved
-        load_lora_weights(self.model.peft, weights)
+        load_lora_weights(self.model.peft_model, weights)
         self.optimizer.load_state_dict(optimizer_state)
         self.on_event(ResumeEvent(self.progress.step, str(self.out_dir / checkpoint.NAME)))
 
     def _write_adapter(self) -> None:
-        if self.team.rank:
+        if self.group.rank:
             return
-        weights = self.progress.best_weights or collect_lora_weights(self.model.peft)
-        write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
+        weights = self.progress.best_weights or collect_lora_weights(self.model.peft_model)
+        write_weights(self.out_dir / "adapter", weights, self.model.peft_model.peft_config["default"].to_dict())
 
     def _measure_volume(self) -> TrainingVolume:
-        """The amount of data that the steps so far put through the model, with padding."""
-        parts = [part for step in self.steps[: self.progress.step] for part in step.parts]
+        """The amount of data that the steps so far have processed, with padding."""
+        micro_batches = [batch for step in self.steps[: self.progress.step] for batch in step.micro_batches]
         row_groups = [
-            [self.rows[index] for index in share] for part in parts for share in self.team.gather_shares(part)
+            [self.rows[index] for index in share] for batch in micro_batches for share in self.group.list_shares(batch)
         ]
         padded_shapes = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
         return TrainingVolume(
             positions=sum(count * longest for count, longest in padded_shapes),
             squares=sum(count * longest**2 for count, longest in padded_shapes),
-            labels=sum(row.labels for rows in row_groups for row in rows),
+            label_count=sum(row.label_count for rows in row_groups for row in rows),
         )
 
     def build_result(self, finished: bool, examples_digest: str) -> TrainResult:
@@ -333,7 +342,7 @@ class _TrainingLoop:
             epoch_losses=tuple(progress.epoch_losses),
             val_losses=tuple(progress.val_losses[1:]),
             initial_val_loss=progress.val_losses[0] if progress.val_losses else None,
-            flops_6nd=six_nd(parameters(self.base_dir), progress.tokens),
+            flops_6nd=six_nd(count_parameters(self.base_dir), progress.tokens),
             flops_measured=progress.flops * progress.tokens / max(1, progress.counted),
             flops_explained=explain_flops(
                 self.model.measure_matrices(), self._measure_volume(), self.settings.gradient_checkpointing
@@ -341,7 +350,7 @@ class _TrainingLoop:
             seconds=progress.seconds,
             dtype=str(self.dtype).removeprefix("torch."),
             device=self.device.type,
-            processes=self.team.size,
+            processes=self.group.size,
             attention=self.model.attention,
             padding_free=self.model.padding_free,
             data_digest=examples_digest,

@@ -1,4 +1,4 @@
-"""Mixes benchmark rows into a training: a number proportional to the run's rows, drawn by a seed.
+"""Mixes benchmark rows into the training rows of a run: a number proportional to the run's rows, drawn by a seed.
 
 Only train items with a solution are drawn, and none that restates a dev or test item, a held-out item or another drawn
 item.
@@ -24,7 +24,7 @@ from nanoflux_local.transcript import Seed
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A benchmark and the number of its rows for each row of the training."""
+    """A benchmark, and how many of its rows are added for each row of the run."""
 
     dataset: str
     ratio: float
@@ -85,7 +85,7 @@ def draw_mixed_rows(
         if size > len(usable):
             raise NothingMatchedError(
                 f"--mix {mix.dataset}={mix.ratio:g} asks for {size} rows, but {mix.dataset} has {len(usable)} usable "
-                "train rows: with a solution, and without a repeat of a dev, test or other mixed item",
+                "train rows (with a solution, and repeating no dev, test or other mixed item)",
                 f"use a ratio of at most {len(usable) / count:.2f}, or import more items",
             )
         positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable)), size)

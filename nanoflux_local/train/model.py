@@ -1,6 +1,6 @@
 """The model under training: a frozen base, its LoRA weights, and the loss on completions.
 
-This module handles loading, precision, padding (none with FlashAttention, which takes rows of any length) and the
+This module handles loading, precision, padding (none with FlashAttention, which accepts rows of any length) and the
 positions to which the head is applied. `lora` handles the optimizer and epochs.
 """
 
@@ -24,7 +24,7 @@ from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets_in
 
-# Config keys of heads that do more than one matrix product; such models use their own forward pass.
+# Config keys of heads that compute more than one matrix product; such models use their own forward pass.
 _HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -74,26 +74,28 @@ def load_lora_weights(model: Any, weights: dict[str, Tensor]) -> None:
     set_peft_model_state_dict(model, weights)
 
 
-class Completions:
+class TrainableModel:
     """A base with LoRA weights; computes the loss of rows, summed over their label tokens."""
 
     def __init__(self, settings: TrainSettings, base_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.attention = choose_attention(settings.attention, device, dtype)
         self.padding_free = self.attention == "flash_attention_2"
-        self.peft = _add_lora(_load(base_dir, dtype, device, self.attention, settings.qlora), settings)
-        self.causal = self.peft.get_base_model()
-        self.trained = [weight for weight in self.peft.parameters() if weight.requires_grad]
-        self.head = self.causal.get_output_embeddings()
-        self.plain_head = has_plain_head(self.causal, self.head)
+        self.peft_model = _add_lora(_load(base_dir, dtype, device, self.attention, settings.qlora), settings)
+        self.causal_model = self.peft_model.get_base_model()
+        self.trainable_weights = [weight for weight in self.peft_model.parameters() if weight.requires_grad]
+        self.head = self.causal_model.get_output_embeddings()
+        self.plain_head = has_plain_head(self.causal_model, self.head)
         if settings.gradient_checkpointing:
             new_method_name = "activation_checkpointing_enable"  # since transformers 5.23
-            enable = getattr(self.causal, new_method_name, None) or self.causal.gradient_checkpointing_enable
+            enable = (
+                getattr(self.causal_model, new_method_name, None) or self.causal_model.gradient_checkpointing_enable
+            )
             enable({"use_reentrant": False})
-        fuse(self.peft)
-        self.peft.train()
+        fuse(self.peft_model)
+        self.peft_model.train()
 
-    def loss(self, rows: Sequence[EncodedExample]) -> Tensor:
+    def compute_loss(self, rows: Sequence[EncodedExample]) -> Tensor:
         """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
@@ -102,9 +104,9 @@ class Completions:
         """
         inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
-            logits = self.causal(**inputs, use_cache=False).logits
+            logits = self.causal_model(**inputs, use_cache=False).logits
             return F.cross_entropy(logits.flatten(0, 1)[positions].float(), labels, reduction="sum")
-        hidden = self.causal.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        hidden = self.causal_model.get_decoder()(**inputs, use_cache=False).last_hidden_state
         label_states = hidden.flatten(0, 1).index_select(0, positions)
         total: Tensor = HeadLoss.apply(label_states, self.head.weight, labels)  # type: ignore[no-untyped-call]
         return total
@@ -129,15 +131,15 @@ class Completions:
     ) -> tuple[Tensor, Tensor]:
         started_rows = zip(starts, rows, strict=True)
         positions = torch.tensor(
-            [start + index for start, row in started_rows for index in range(row.prompt - 1, len(row.ids) - 1)]
+            [start + index for start, row in started_rows for index in range(row.prompt_length - 1, len(row.ids) - 1)]
         )
         return positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
 
     def measure_matrices(self) -> Matrices:
-        """The sizes that decide the FLOPs of a step."""
+        """The sizes that determine the FLOPs of a step."""
         from peft.tuners.lora import LoraLayer
 
-        modules = list(self.causal.get_decoder().modules())
+        modules = list(self.causal_model.get_decoder().modules())
         lora_layers = [layer for layer in modules if isinstance(layer, LoraLayer)]
         low_rank_weights = [
             weight
@@ -153,18 +155,18 @@ class Completions:
             linear=sum(layer.in_features * layer.out_features for layer in linear_layers),
             low_rank=sum(weight.numel() for weight in low_rank_weights),
             head=self.head.in_features * self.head.out_features,
-            attention=sum(map(_compute_attention_width, self.causal.config.get_text_config().per_layer_config)),
+            attention=sum(map(_compute_attention_width, self.causal_model.config.get_text_config().per_layer_config)),
         )
 
     @contextmanager
     def inference_mode(self) -> Iterator[None]:
         """Switch off dropout and gradients."""
-        self.peft.eval()
+        self.peft_model.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.peft.train()
+            self.peft_model.train()
 
 
 def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> Any:

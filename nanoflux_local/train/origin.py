@@ -1,4 +1,5 @@
-"""Describes the origin of a training's or an export's rows: whose solutions they teach, what was left out or mixed in.
+"""Describes the origin of a training's or an export's rows: whose solutions they contain, what was left out or mixed
+in.
 
 The descriptions are made from the record that `run_rows` and `mixing` write into the source of a training and the
 choice of an export.
@@ -11,8 +12,8 @@ _WRITERS = {"solver": "a blind solver", "own": "the defender"}
 
 
 def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The name and a description of each property that differs from the default. If the list is empty, the rows teach
-    the author's solutions and nothing was mixed in.
+    """The name and a description of each property that differs from the default. If the list is empty, the rows
+    contain the author's solutions, and nothing was left out or mixed in.
     """
     entries = []
     if solution := record.get("solution"):

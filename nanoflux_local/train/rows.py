@@ -1,6 +1,6 @@
 """Training rows in a file: JSON lines in one of three shapes that other tools use too.
 
-A row of another shape is an error that names the file and the line. Rows that can be read but not learnt from (an empty
+A row of another shape is an error that names the file and the line. Rows that can be read but not trained on (an empty
 answer, roles out of order, a lone surrogate) are reported later, by `audit`.
 """
 
@@ -42,21 +42,21 @@ def write_rows(path: Path, rows: Sequence[TrainingExample]) -> None:
     write_atomically(path, "".join(line + "\n" for line in lines).encode())
 
 
-def _read_row(line: str, place: str, number: int) -> TrainingExample:
+def _read_row(line: str, location: str, number: int) -> TrainingExample:
     try:
         row = json.loads(line, object_pairs_hook=_build_object)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"{place} is not JSON: {reason}", f"write one JSON object per line: {SHAPES}") from None
+        raise DataError(f"{location} is not JSON: {reason}", f"write one JSON object per line: {SHAPES}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{place} is not a JSON object", f"write one of {SHAPES}")
-    _refuse_weight(row, place)
+        raise DataError(f"{location} is not a JSON object", f"write one of {SHAPES}")
+    _refuse_weight(row, location)
     name = f"line {number}" if row.get("id") is None else str(row["id"])
     for key, read in (("messages", _read_chat), ("completion", _read_pair), ("output", _read_alpaca)):
         if key in row:
-            return TrainingExample(*read(row, place), name)
+            return TrainingExample(*read(row, location), name)
     raise DataError(
-        f"{place} has none of the known shapes: its keys are {', '.join(row) or 'none'}", f"write one of {SHAPES}"
+        f"{location} has none of the known shapes: its keys are {', '.join(row) or 'none'}", f"write one of {SHAPES}"
     )
 
 
@@ -68,7 +68,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse_weight(entry: dict[str, Any], place: str) -> None:
+def _refuse_weight(entry: dict[str, Any], location: str) -> None:
     """Refuse a row or an answer with a weight other than 1. Other trainers scale its loss by the weight; this one
     cannot.
     """
@@ -76,70 +76,72 @@ def _refuse_weight(entry: dict[str, Any], place: str) -> None:
     if weight is None or weight == 1:
         return
     reason = "excludes it from the loss" if weight == 0 else "is neither 0 nor 1"
-    raise DataError(f'{place}: "weight": {json.dumps(weight)} {reason}', "remove the row, or set its weight to 1")
+    raise DataError(f'{location}: "weight": {json.dumps(weight)} {reason}', "remove the row, or set its weight to 1")
 
 
-def _read_chat(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
-    """Only the last message is learnt, so the weights of earlier messages do not matter. A dialogue that ends with a
-    question has an empty answer.
+def _read_chat(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...], str]:
+    """Only the last message is trained on, so the weights of earlier messages do not matter. A dialogue that ends with
+    a question has an empty answer.
     """
-    messages = _read_messages(row["messages"], f'{place}, "messages"')
+    messages = _read_messages(row["messages"], f'{location}, "messages"')
     if messages and messages[-1].role == "assistant":
-        _refuse_weight(row["messages"][-1], place)
+        _refuse_weight(row["messages"][-1], location)
         return messages[:-1], messages[-1].content
     return messages, ""
 
 
-def _read_pair(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
-    """A text prompt is one message of the user; prompt and completion may be lists of messages, as TRL writes them."""
+def _read_pair(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...], str]:
+    """A string prompt is one user message; prompt and completion may be lists of messages, as TRL writes them."""
     prompt, completion = row.get("prompt"), row["completion"]
     if isinstance(prompt, str):
         messages: tuple[Message, ...] = (Message("user", prompt),)
     else:
-        messages = _read_messages(prompt, f'{place}, "prompt"')
+        messages = _read_messages(prompt, f'{location}, "prompt"')
     if isinstance(completion, list):
-        answers = _read_messages(completion, f'{place}, "completion"')
+        answers = _read_messages(completion, f'{location}, "completion"')
         if [message.role for message in answers] != ["assistant"]:
             raise DataError(
-                f'{place}: "completion" is not one message of the assistant', "write its text, or one message"
+                f'{location}: "completion" is not a single assistant message',
+                "write a string, or one assistant message",
             )
-        _refuse_weight(completion[0], place)
+        _refuse_weight(completion[0], location)
         completion = answers[0].content
-    return messages, _read_text(completion, f'{place}, "completion"')
+    return messages, _read_string(completion, f'{location}, "completion"')
 
 
-def _read_alpaca(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
+def _read_alpaca(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...], str]:
     """The input follows the instruction in one message; `history` has the earlier messages."""
-    instruction = _read_text(row.get("instruction"), f'{place}, "instruction"')
-    context = _read_text(row.get("input") or "", f'{place}, "input"')
-    system = _read_text(row.get("system") or "", f'{place}, "system"')
-    history = _read_history(row.get("history") or [], f'{place}, "history"')
+    instruction = _read_string(row.get("instruction"), f'{location}, "instruction"')
+    context = _read_string(row.get("input") or "", f'{location}, "input"')
+    system = _read_string(row.get("system") or "", f'{location}, "system"')
+    history = _read_history(row.get("history") or [], f'{location}, "history"')
     messages = (*history, Message("user", f"{instruction}\n\n{context}" if context else instruction))
-    return (Message("system", system), *messages) if system else messages, _read_text(
-        row["output"], f'{place}, "output"'
+    return (Message("system", system), *messages) if system else messages, _read_string(
+        row["output"], f'{location}, "output"'
     )
 
 
-def _read_history(value: Any, place: str) -> tuple[Message, ...]:
+def _read_history(value: Any, location: str) -> tuple[Message, ...]:
     """Pairs of question and answer, as LLaMA-Factory writes them."""
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise DataError(f"{place} is not a list of pairs", 'write [["question", "answer"], …]')
+        raise DataError(f"{location} is not a list of pairs", 'write [["question", "answer"], …]')
     turns = (zip(("user", "assistant"), pair, strict=True) for pair in value)
-    return tuple(Message(cast(Role, role), _read_text(text, place)) for turn in turns for role, text in turn)
+    return tuple(Message(cast(Role, role), _read_string(text, location)) for turn in turns for role, text in turn)
 
 
-def _read_messages(value: Any, place: str) -> tuple[Message, ...]:
+def _read_messages(value: Any, location: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise DataError(f"{place} is not a list of messages", 'write [{"role": "user", "content": "…"}, …]')
+        raise DataError(f"{location} is not a list of messages", 'write [{"role": "user", "content": "…"}, …]')
     return tuple(
         Message(
-            cast(Role, _read_text(message.get("role"), f"{place}, role")), _read_text(message.get("content"), place)
+            cast(Role, _read_string(message.get("role"), f"{location}, role")),
+            _read_string(message.get("content"), location),
         )
         for message in value
     )
 
 
-def _read_text(value: Any, place: str) -> str:
+def _read_string(value: Any, location: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{place} is {type(value).__name__}, not text", "write a JSON string")
+        raise DataError(f"{location} is {type(value).__name__}, not a string", "write a JSON string")
     return value

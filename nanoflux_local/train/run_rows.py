@@ -1,6 +1,6 @@
-"""The rows that a run teaches: its chosen examples, each with one of its right solutions.
+"""The training rows of a run: chosen examples, each with one of the example's right solutions.
 
-A rule chooses the solution, and the choice is recorded. `train` learns these rows, and `export` writes them.
+A rule chooses the solution, and the choice is recorded. `train` trains on these rows, and `export` writes them.
 """
 
 import json
@@ -22,13 +22,13 @@ from nanoflux_local.train.solutions import SolutionRule, list_candidates, load_r
 from nanoflux_local.transcript import Attempt
 
 OnScore = Callable[[int, int], None]
-"""Called with the number of examples whose solutions were compared, and their total."""
+"""Called with the number of examples whose solutions have been compared, and the number of all examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A chosen example. `columns` are those of the table `examples`, but solution and answer are those to learn, and
-    "origin" says whose they are (it is missing under the rule "author"). `attempt` is None if it was not loaded.
+    """A chosen example. `columns` are the columns of the table `examples` with the chosen solution and answer; under
+    any rule but "author" they include the solution's "origin". `attempt` is None if it was not loaded.
     """
 
     columns: dict[str, Any]
@@ -109,7 +109,7 @@ def _list_variants(
 def _choose_variants(
     variant_groups: Sequence[Sequence[RunRow]], rule: SolutionRule, likelihoods: Sequence[Sequence[float]]
 ) -> list[RunRow]:
-    """The shortest or likeliest variant of each example, the first of equals; under other rules the first variant."""
+    """Each example's shortest or likeliest variant (ties go to the first); under other rules, its first variant."""
     if rule == "shortest":
         return [min(group, key=lambda row: len(row.columns["solution"])) for group in variant_groups]
     if rule == "likeliest":

@@ -1,4 +1,4 @@
-"""The settings of one training, with the paper's values as defaults (paper A.1; SPEC §3).
+"""The settings of one training, with the paper's values as defaults (paper A.1).
 
 This module defines names, ranges and defaults, and refuses unknown keys and values out of range. Choices that depend on
 the hardware are made when the training starts.
@@ -15,7 +15,7 @@ Overlong = Literal["truncate", "drop", "refuse"]
 
 
 class TrainSettings(BaseModel):
-    """Everything that decides a training, except its data and its base model. Frozen; unknown keys are refused."""
+    """Everything that determines a training, except the data and the base model. Frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class TrainSettings(BaseModel):
         "the text tower); if unset, what the base's manifest names",
     )
     learning_rate: float = Field(2e-4, gt=0, description="at the first step; falls linearly to zero")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear rise before the fall")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     batch: int = Field(4, ge=1, description="examples in one forward pass")
@@ -39,7 +39,9 @@ class TrainSettings(BaseModel):
     epochs: int = Field(5, ge=1)
     val_fraction: float = Field(0.1, ge=0, lt=1, description="of the usable rows; held out if no validation is given")
     early_stopping: int = Field(
-        0, ge=0, description="epochs without a better validation loss before the end, keeping the best; 0 is off"
+        0,
+        ge=0,
+        description="epochs without a lower validation loss until training stops and keeps the best; 0 disables it",
     )
     seed: int = Field(0, ge=0)
     dtype: Literal["auto", "bfloat16", "float32"] = Field(

@@ -1,7 +1,7 @@
-"""The right solutions of a kept example, and which of them a training learns.
+"""The right solutions of a kept example, and the rules that choose one of them for training.
 
 Besides the author's solution, a run records solutions by others that reach the same answer: those of blind solvers and
-the defender's own. This module collects them from an attempt, and defines the rules that choose among them.
+the defender's own. This module collects all of them from an attempt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class RightSolution:
 
 def load_right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
     """The right solutions of a kept attempt, the author's first. Of solutions that have the same origin and the same
-    words, only the first is listed. `attacker` and `defender` name the endpoints that played.
+    words, only the first is listed. `attacker` and `defender` are the endpoints of the attempt.
     """
     unique: dict[tuple[Origin, str], RightSolution] = {}
     for solution in _list_solutions(attempt, attacker, defender):
@@ -55,7 +55,7 @@ def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[
 
 
 def _yield_own_solution(defence: Defence, defender: str) -> Iterator[RightSolution]:
-    """The defence as a solution, unless it was cut at a token budget and is therefore incomplete."""
+    """The defence as a solution, unless it was truncated at a token budget and is therefore incomplete."""
     if not defence.cut:
         yield RightSolution("own", defence.solution, defence.answer, defender)
 

@@ -1,6 +1,6 @@
-"""The state of a training at any time, and its outcome once it is done.
+"""The state of a training at any time, and the outcome of a finished one, with their JSON.
 
-Both are read from the ledger's rows. This module also defines their JSON.
+Both are read from the ledger.
 """
 
 import sqlite3
@@ -41,9 +41,10 @@ class StoredTraining:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """The state of a training, as `trainings show --json` prints it. `step` is the last of `steps` that is done; before
-    the first step both are 0 and the fields of the last step are None. `val_losses` has one entry before the first step
-    and one for each epoch. Losses are in nats per label token. `worker` is None unless a process works on the training.
+    """The state of a training, as `trainings show --json` prints it. `step` of `steps` steps are done; before the first
+    step both are 0, and the fields that describe the last step are None. `val_losses` has one entry before the first
+    step and one for each epoch. Losses are in nats per label token. `worker` is None if no process works on the
+    training.
     """
 
     training: str

@@ -1,4 +1,4 @@
-"""Which layers a LoRA adapts: names and expressions, resolved against the base and refused if they cannot work.
+"""Which layers a LoRA adapts: names and expressions, which are resolved against the base and refused if unusable.
 
 Only the base's configuration is read, not its weights. Vision towers are refused: vLLM serves adapters of text towers
 only, and the prompts of a run are text.
@@ -35,7 +35,7 @@ class AdaptedLayers:
         return 2 * len(self.layers)
 
     def __str__(self) -> str:
-        return f"{self.tensors} tensors of {'the text tower' if self.tower else 'the model'}, two a layer"
+        return f"{self.tensors} tensors of {'the text tower' if self.tower else 'the model'}, two per layer"
 
 
 def resolve_targets(base_dir: Path, targets: str | Sequence[str]) -> AdaptedLayers:

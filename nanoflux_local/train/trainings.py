@@ -1,6 +1,6 @@
-"""Trainings: from examples to an adapter, with every point of the curves and the outcome in the ledger.
+"""Creates, runs, resumes and lists trainings, and records each one's loss curves and outcome in the ledger.
 
-A training's id is the digest of everything that decides its weights, and its rows are stored in its folder. The same
+A training's id is the digest of everything that determines its weights, and its rows are stored in its folder. The same
 command, or `trainings resume ID`, therefore resumes it, even if its run, its file or its process no longer exists. One
 process works on a training at a time.
 """
@@ -36,12 +36,12 @@ from nanoflux_local.seeds.datasets import load_available_items, seed_datasets
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
+from nanoflux_local.train.distributed import is_main_process
 from nanoflux_local.train.mixing import Mix, draw_mixed_rows
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.run_rows import OnScore, load_run_rows
 from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 from nanoflux_local.train.summary import StoredTraining, TrainingOutcome, TrainingSummary, summarize_stored
-from nanoflux_local.train.team import is_follower
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
@@ -50,9 +50,10 @@ if TYPE_CHECKING:
     from nanoflux_local.train.events import OnEvent, TrainEvent, TrainResult
 
 MAX_VALIDATION_ITEMS = 12
+"""The maximum number of validation items from one benchmark, since all of them are scored after every epoch."""
 USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 """All linear layers of most text models: a manifest that names exactly these layers means `all-linear`."""
-TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
+TRAIN_FILE, VALIDATION_FILE = "train.jsonl", "validation.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,8 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     training = f"train-{digest(inputs)[:12]}"
     folder = _training_folder(home, training)
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / TRAIN, data.rows)
-    write_rows(folder / VALIDATION, data.validation)
+    write_rows(folder / TRAIN_FILE, data.rows)
+    write_rows(folder / VALIDATION_FILE, data.validation)
     plan = {
         "source": data.source,
         "revision": revision,
@@ -201,7 +202,7 @@ def train_adapter(
     outcome = resume_training(home, training, on_event)
     if isinstance(outcome, TrainingSummary):
         raise RefusedError(
-            f"{training} was asked to end and is now {outcome.status} at step {outcome.step}",
+            f"{training} is {outcome.status} at step {outcome.step}, as requested from another process",
             f"resume it with `nanoflux trainings resume {training}`",
         )
     return outcome
@@ -218,8 +219,8 @@ def resume_training(
         RefusedError: another process works on the training.
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
-    if is_follower():
-        _train(home, _load_stored(home, training), lambda _: None, lambda: False)  # only the first process writes
+    if not is_main_process():  # only the main process writes to the ledger
+        _train(home, _load_stored(home, training), lambda _: None, lambda: False)
         return summarize_training(home, training)
     work = Work(TRAINING, training)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
@@ -256,9 +257,7 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     summary = summarize_training(home, training)
     if exit_code:
         fix = f"read the messages above; resume with `nanoflux trainings resume {training}` or the same command"
-        raise NanofluxError(
-            f"accelerate launch ended with exit code {exit_code}: {summary.message or summary.status}", fix
-        )
+        raise NanofluxError(f"accelerate launch exited with code {exit_code}: {summary.message or summary.status}", fix)
     return summary
 
 
@@ -353,8 +352,8 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
     """
     folder = _training_folder(home, stored.id)
     try:
-        rows = read_rows(folder / TRAIN)
-        validation = read_rows(folder / VALIDATION) if (folder / VALIDATION).stat().st_size else []
+        rows = read_rows(folder / TRAIN_FILE)
+        validation = read_rows(folder / VALIDATION_FILE) if (folder / VALIDATION_FILE).stat().st_size else []
         is_unchanged = (data_digest(rows), data_digest(validation)) == (
             stored.data_hash,
             stored.plan["validation_digest"],
@@ -378,7 +377,7 @@ def _open_board(folder: str, training: str) -> Any:
 
 
 def find_training(view: LedgerView, name: str) -> StoredTraining:
-    """The training with this id or prefix of an id.
+    """The training whose id is `name` or, if only one matches, starts with it.
 
     Raises:
         NothingMatchedError: none matches, or several do.
@@ -387,13 +386,13 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
         return StoredTraining.from_row(exact_match)
     matches = list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
     if len(matches) != 1:
-        problem = f"{len(matches)} trainings begin with {name!r}" if matches else f"there is no training {name!r}"
+        problem = f"{name!r} matches {len(matches)} training jobs" if matches else f"there is no training {name!r}"
         raise NothingMatchedError(problem, "see `nanoflux trainings list`")
     return StoredTraining.from_row(matches[0])
 
 
 def summarize_training(home: Home, name: str) -> TrainingSummary:
-    """The state of the training with this id or prefix of an id. Raises NothingMatchedError."""
+    """The state of the training that `find_training` finds. Raises NothingMatchedError."""
     with LedgerView(home.ledger) as view:
         return summarize_stored(home, view, find_training(view, name))
 

@@ -135,9 +135,9 @@ def test_plain_peft_measures_the_recorded_loss(
     codec, loss_sum, label_count = Codec.load(tiny_base), 0.0, 0
     for row in prepare_rows(SETTINGS, examples, (), codec)[1].rows:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1]
+            logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt_length - 1 : -1]
         loss_sum += float(
-            torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum")
+            torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt_length :]), reduction="sum")
         )
-        label_count += row.labels
+        label_count += row.label_count
     assert loss_sum / label_count == pytest.approx(result.val_loss, rel=1e-5)

@@ -168,7 +168,7 @@ def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Pa
     )
     assert result.returncode == 0, result.stderr
     expected, peak = map(int, result.stdout.split())
-    assert expected / estimate.MEMORY_ERROR_FACTOR < peak < expected * estimate.MEMORY_ERROR_FACTOR
+    assert expected / estimate.MEMORY_FACTOR < peak < expected * estimate.MEMORY_FACTOR
 
 
 def test_audit_renders_an_example_and_names_leaks(tiny_base: Path, examples: list[TrainingExample]) -> None:

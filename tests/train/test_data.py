@@ -35,15 +35,17 @@ def check_boundary(codec: Codec, count: int) -> None:
             [{"role": m.role, "content": m.content} for m in prompt], add_generation_prompt=True, tokenize=True
         )["input_ids"]
         if not codec.find_controls(TrainingExample(prompt, "")):  # a server reads spelled control tokens as real ones
-            assert list(encoded.ids[: encoded.prompt]) == inference_ids
+            assert list(encoded.ids[: encoded.prompt_length]) == inference_ids
         special_ids = set(codec.tokenizer.all_special_ids)
         plain_example = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
         assert [token for token in encoded.ids if token in special_ids] == [
             token for token in codec.encode(plain_example, row).ids if token in special_ids
         ], "control tokens come from the template alone"
-        decoded_labels = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
-        assert decoded_labels == example.completion + codec.end
-        assert encoded.labels == len(encoded.ids) - encoded.prompt > 0
+        decoded_labels = codec.tokenizer.decode(
+            encoded.ids[encoded.prompt_length :], clean_up_tokenization_spaces=False
+        )
+        assert decoded_labels == example.completion + codec.end_of_turn
+        assert encoded.label_count == len(encoded.ids) - encoded.prompt_length > 0
         assert encoded.ids[-1] == codec.tokenizer.eos_token_id
 
 
@@ -54,7 +56,7 @@ def test_prompt_tokens_equal_those_of_inference(tiny_base: Path) -> None:
 @pytest.mark.real_model
 def test_prompt_tokens_equal_those_of_inference_for_the_real_tokenizer(real_base: Path) -> None:
     codec = Codec.load(real_base)
-    assert codec.end == "<|im_end|>"
+    assert codec.end_of_turn == "<|im_end|>"
     check_boundary(codec, 300)
 
 
@@ -66,8 +68,8 @@ def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> Non
     end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
     plain_encoded = codec.encode(TrainingExample((Message("user", "Say"),), "No"), 0)
     assert encoded.ids.count(end) == plain_encoded.ids.count(end)
-    assert encoded.ids[encoded.prompt :].count(end) == 1 and encoded.ids[-1] == end
-    read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
+    assert encoded.ids[encoded.prompt_length :].count(end) == 1 and encoded.ids[-1] == end
+    read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt_length :], clean_up_tokenization_spaces=False)
     assert read_back == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
     assert codec.find_controls(spelled_controls) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
@@ -75,8 +77,12 @@ def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> Non
 def test_encode_cuts_the_tail_and_counts_it(tiny_base: Path) -> None:
     codec = Codec.load(tiny_base)
     example = TrainingExample((Message("user", "q"),), "a" * 100)
-    uncut, cut = codec.encode(example, 0), codec.encode(example, 0, 60)
-    assert cut.ids == uncut.ids[:60] and cut.cut == len(uncut.ids) - 60 and cut.labels == 60 - cut.prompt
+    whole, truncated = codec.encode(example, 0), codec.encode(example, 0, 60)
+    assert (
+        truncated.ids == whole.ids[:60]
+        and truncated.truncated_tokens == len(whole.ids) - 60
+        and truncated.label_count == 60 - truncated.prompt_length
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
@@ -140,10 +146,10 @@ def test_system_messages_are_encoded_as_at_inference(
     folder = install_base(tiny_base, tmp_path, (REFUSE_SYSTEM if refusing else "") + plain_template, system_role)
     codec, inference_codec = Codec.load(folder), ChatCodec(folder, system_role)
     encoded = codec.encode(WITH_SYSTEM, 0)
-    assert list(encoded.ids[: encoded.prompt]) == inference_codec.encode(WITH_SYSTEM.prompt)
+    assert list(encoded.ids[: encoded.prompt_length]) == inference_codec.encode(WITH_SYSTEM.prompt)
     is_merged = refusing or not system_role
     assert codec.merges_system(WITH_SYSTEM) is is_merged
-    assert ("Be brief.\n\n1 and 2?" in codec.text(WITH_SYSTEM)) is is_merged
+    assert ("Be brief.\n\n1 and 2?" in codec.render_example(WITH_SYSTEM)) is is_merged
     report = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
     assert report.system_merged == (2 if is_merged else 0) and report.usable == 2 and not report.findings[1:]
 

@@ -19,7 +19,7 @@ from nanoflux_local.train import checkpoint
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.events import StepEvent, TrainEvent
 from nanoflux_local.train.lora import train
-from nanoflux_local.train.model import Completions
+from nanoflux_local.train.model import TrainableModel
 from nanoflux_local.train.settings import TrainSettings
 
 SETTINGS = {"epochs": 4, "batch": 2, "learning_rate": 3e-3, "threads": 1, "checkpoint_every": 2}
@@ -159,7 +159,7 @@ def test_out_of_memory_keeps_the_last_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
-    monkeypatch.setattr(Completions, "loss", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *_: torch.empty(2**60))
     with pytest.raises(NanofluxError, match=r"out of memory.*checkpoint is kept") as caught:
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
     assert "smaller batch" in caught.value.fix
@@ -182,9 +182,9 @@ def test_nan_loss_names_its_rows(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
-    original_loss = Completions.loss
-    monkeypatch.setattr(Completions, "loss", lambda *arguments: original_loss(*arguments) * float("nan"))
-    with pytest.raises(NanofluxError, match=r"loss nan.* at step 3 \(rows \[\d+, \d+\]\).*checkpoint is kept"):
+    original_loss = TrainableModel.compute_loss
+    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *arguments: original_loss(*arguments) * float("nan"))
+    with pytest.raises(NanofluxError, match=r"loss nan.* at step 3 of \d+ \(rows \[\d+, \d+\]\).*checkpoint is kept"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
     assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
 

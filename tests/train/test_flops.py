@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.flops import Matrices, TrainingVolume, explain_flops, parameters
+from nanoflux_local.train.flops import Matrices, TrainingVolume, count_parameters, explain_flops
 from nanoflux_local.train.lora import train
-from nanoflux_local.train.model import Completions
+from nanoflux_local.train.model import TrainableModel
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
@@ -42,7 +42,7 @@ def test_measured_flops_agree_with_6nd_of_the_real_model(
     result = train(settings, lengthen_answers(examples)[:8], (), real_base, tmp_path)
     total = result.flops_explained["total"]
     assert result.flops_measured == pytest.approx(total, rel=0.02)
-    assert result.flops_6nd == 6 * parameters(real_base) * result.tokens
+    assert result.flops_6nd == 6 * count_parameters(real_base) * result.tokens
     assert 0.5 < total / result.flops_6nd < 0.85
     assert result.flops_explained["frozen"] == max(v for k, v in result.flops_explained.items() if k != "total")
 
@@ -58,5 +58,5 @@ def test_matrices_count_layers_of_different_head_sizes(tmp_path: Path) -> None:
     """Gemma 4: of six layers one has heads of 64, the others of 32, with four heads each."""
     base = make_stand_in(FAMILIES["Gemma4UnifiedForConditionalGeneration"], tmp_path / "base")
     settings = TrainSettings(target_modules=("q_proj",), attention="sdpa")
-    matrices = Completions(settings, base, torch.device("cpu"), torch.float32).measure_matrices()
+    matrices = TrainableModel(settings, base, torch.device("cpu"), torch.float32).measure_matrices()
     assert matrices.attention == 4 * (5 * 32 + 64)

@@ -11,33 +11,33 @@ import torch
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.four_bit import is_four_bit
 from nanoflux_local.train.lora import train
-from nanoflux_local.train.model import Completions
+from nanoflux_local.train.model import TrainableModel
 from nanoflux_local.train.settings import TrainSettings
 
 SETTINGS = TrainSettings(qlora=True, epochs=4, batch=4, learning_rate=3e-3, dtype="float32", threads=1)
 
 
-def compute_gradients(model: Completions, rows: list) -> tuple[float, list[torch.Tensor]]:
-    model.peft.zero_grad()
-    loss = model.loss(rows)
+def compute_gradients(model: TrainableModel, rows: list) -> tuple[float, list[torch.Tensor]]:
+    model.peft_model.zero_grad()
+    loss = model.compute_loss(rows)
     loss.backward()
-    return loss.item(), [weight.grad.clone() for weight in model.trained]
+    return loss.item(), [weight.grad.clone() for weight in model.trainable_weights]
 
 
 def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, examples: list[TrainingExample]) -> None:
     settings = SETTINGS.model_copy(update={"dropout": 0.0})
-    model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
-    layers = [module for module in model.peft.modules() if hasattr(module, "base_layer")]
+    model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
+    layers = [module for module in model.peft_model.modules() if hasattr(module, "base_layer")]
     assert len(layers) == 14 and all(is_four_bit(layer.base_layer) for layer in layers)
     assert all(layer.base_layer.weight.quant_state.nested for layer in layers)
-    for name, weight in model.peft.named_parameters():
+    for name, weight in model.peft_model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
     our_loss, our_gradients = compute_gradients(model, rows)
     with model.inference_mode():
-        model.loss(rows)  # bitsandbytes would repack the layers here
+        model.compute_loss(rows)  # bitsandbytes would repack the layers here
     for layer in layers:
         del layer.__dict__["forward"]
     reference_loss, reference_gradients = compute_gradients(model, rows)

@@ -13,7 +13,7 @@ from nanoflux_local.errors import RefusedError, UsageError
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, ResumeEvent, StepEvent, TrainEvent
 from nanoflux_local.train.lora import learning_rate, plan_steps, train
-from nanoflux_local.train.model import Completions
+from nanoflux_local.train.model import TrainableModel
 from nanoflux_local.train.settings import TrainSettings
 
 FAST = {"epochs": 2, "learning_rate": 3e-3, "dtype": "float32", "threads": 1}
@@ -90,9 +90,9 @@ def test_plan_contains_every_row_once_per_epoch() -> None:
     settings = TrainSettings(epochs=3, batch=4, gradient_accumulation=2)
     steps = plan_steps(settings, list(range(18)))
     for epoch in (1, 2, 3):
-        rows = [row for step in steps if step.epoch == epoch for part in step.parts for row in part]
+        rows = [row for step in steps if step.epoch == epoch for batch in step.micro_batches for row in batch]
         assert sorted(rows) == list(range(18))
-    assert [step.last for step in steps] == [False, False, True] * 3
+    assert [step.ends_epoch for step in steps] == [False, False, True] * 3
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -102,38 +102,38 @@ def test_losses_and_gradients_equal_those_of_peft(
     """In float32 without dropout, loss and gradients equal, up to rounding, those of PEFT's own layers with logits at
     every position."""
     settings = TrainSettings(dropout=0.0, gradient_checkpointing=checkpointing)
-    model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
-    for name, weight in model.peft.named_parameters():
+    model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
+    for name, weight in model.peft_model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
-    loss = model.loss(rows)
+    loss = model.compute_loss(rows)
     loss.backward()
-    our_gradients = [weight.grad.clone() for weight in model.trained]
-    model.peft.zero_grad()
-    for layer in model.peft.modules():
+    our_gradients = [weight.grad.clone() for weight in model.trainable_weights]
+    model.peft_model.zero_grad()
+    for layer in model.peft_model.modules():
         layer.__dict__.pop("forward", None)
     reference_loss = sum(compute_reference_loss(model, row) for row in rows)
     reference_loss.backward()
     assert loss.item() == pytest.approx(reference_loss.item(), rel=1e-5)
-    for our_gradient, weight in zip(our_gradients, model.trained, strict=True):
+    for our_gradient, weight in zip(our_gradients, model.trainable_weights, strict=True):
         torch.testing.assert_close(our_gradient, weight.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_joined_rows_have_the_same_loss_and_gradients(tiny_base: Path, examples: list[TrainingExample]) -> None:
     """The padding-free path for FlashAttention, tested with torch's attention, which reads the same positions."""
     settings = TrainSettings(dropout=0.0, attention="sdpa")
-    model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
+    model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:5])]
     assert len({len(row.ids) for row in rows}) > 1
     results = []
     for model.padding_free in (False, True):
-        model.peft.zero_grad()
-        loss = model.loss(rows)
+        model.peft_model.zero_grad()
+        loss = model.compute_loss(rows)
         loss.backward()
-        results.append((loss.item(), [weight.grad.clone() for weight in model.trained]))
+        results.append((loss.item(), [weight.grad.clone() for weight in model.trainable_weights]))
     (padded_loss, padded_gradients), (joined_loss, joined_gradients) = results
     assert joined_loss == pytest.approx(padded_loss, rel=1e-5)
     for padded_gradient, joined_gradient in zip(padded_gradients, joined_gradients, strict=True):
@@ -149,11 +149,11 @@ def test_attention_that_is_not_installed_is_refused(
         train(TrainSettings(**FAST | {"attention": "flash_attention_2"}), examples, (), tiny_base, tmp_path)
 
 
-def compute_reference_loss(model: Completions, row) -> torch.Tensor:
+def compute_reference_loss(model: TrainableModel, row) -> torch.Tensor:
     """The loss of one row alone, from the model's own forward pass with logits at every position."""
     ids = torch.tensor([row.ids])
-    labels = ids.masked_fill(torch.arange(ids.shape[1])[None] < row.prompt, -100)
-    logits = model.causal(input_ids=ids).logits
+    labels = ids.masked_fill(torch.arange(ids.shape[1])[None] < row.prompt_length, -100)
+    logits = model.causal_model(input_ids=ids).logits
     return F.cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=-100, reduction="sum")
 
 
@@ -179,11 +179,11 @@ def test_training_of_the_real_model_learns_and_equals_peft(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(dropout=0.0)
-    model = Completions(settings, real_base, torch.device("cpu"), torch.float32)
+    model = TrainableModel(settings, real_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(real_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
     with model.inference_mode():
-        our_loss, reference_loss = model.loss(rows), sum(compute_reference_loss(model, row) for row in rows)
+        our_loss, reference_loss = model.compute_loss(rows), sum(compute_reference_loss(model, row) for row in rows)
     assert our_loss.item() == pytest.approx(reference_loss.item(), rel=1e-4)
     result = train(TrainSettings(epochs=2, learning_rate=1e-3), examples, (), real_base, tmp_path)
     assert result.val_loss and result.initial_val_loss and result.val_loss < 0.8 * result.initial_val_loss

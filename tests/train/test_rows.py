@@ -53,10 +53,10 @@ def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt
         ("[1, 2]", "not a JSON object"),
         ({"question": "?", "answer": "!"}, "known shapes: its keys are question, answer"),
         ({"messages": "hello"}, '"messages" is not a list of messages'),
-        ({"messages": [{"role": "user"}]}, "is NoneType, not text"),
-        ({"prompt": "How many?", "completion": 2}, '"completion" is int, not text'),
+        ({"messages": [{"role": "user"}]}, "is NoneType, not a string"),
+        ({"prompt": "How many?", "completion": 2}, '"completion" is int, not a string'),
         ({"completion": "Two."}, '"prompt" is not a list'),
-        ({"prompt": "How many?", "completion": [QUESTION]}, "not one message of the assistant"),
+        ({"prompt": "How many?", "completion": [QUESTION]}, "not a single assistant message"),
         ({"output": "Two."}, '"instruction" is NoneType'),
         (
             '{"prompt": "How many?", "completion": "Two.", "completion": "Three."}',

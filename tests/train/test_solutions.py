@@ -157,7 +157,8 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
         with torch.no_grad():
             log_probabilities = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
         scores = [
-            float(log_probabilities[position - 1, row.ids[position]]) for position in range(row.prompt, len(row.ids))
+            float(log_probabilities[position - 1, row.ids[position]])
+            for position in range(row.prompt_length, len(row.ids))
         ]
         assert reply["mean_log_probability"] == pytest.approx(sum(scores) / len(scores), abs=2e-4)
     for group, example in ((calls[:3], run_rows.examples[0]), (calls[3:], run_rows.examples[2])):

@@ -1,8 +1,8 @@
-"""Several processes that train one adapter together, on one machine or many, as `accelerate launch` starts them.
+"""Trains one adapter in several processes, on one machine or many, as `accelerate launch` starts them.
 
-Gradients and losses are summed over the processes, and the first process decides for all about checkpoints and
-stopping. Every process holds the whole base and takes a share of each batch's rows, so settings have the same meaning
-for any number of processes. A process that was started alone needs no communication and does not import accelerate.
+Gradients and losses are summed over the process group, and its main process decides when to write checkpoints and when
+to stop. Every process holds the whole base and trains on a share of each batch's rows, so settings have the same
+meaning for any number of processes. A single process needs no communication and does not import accelerate.
 """
 
 import os
@@ -22,22 +22,22 @@ def count_processes() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
 
 
-def is_follower() -> bool:
-    """Whether this is one of several processes and not the first; only the first one writes."""
-    return count_processes() > 1 and int(os.environ.get("RANK") or 0) > 0
+def is_main_process() -> bool:
+    """Whether this process writes to the ledger and the terminal: a single process, or rank 0 of a group."""
+    return count_processes() == 1 or int(os.environ.get("RANK") or 0) == 0
 
 
-class Team:
-    """The processes that train together; this base class is a team of one."""
+class ProcessGroup:
+    """The processes that train together; this base class is a group of one process."""
 
     rank, size = 0, 1
     device: "torch.device | None" = None
 
-    def take_own_share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items that this process works on; every process gets some if there are enough."""
+    def select_own_share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of this process; every process gets some if there are enough."""
         return items[self.rank :: self.size]
 
-    def gather_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+    def list_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """The shares of all processes, without empty ones."""
         return [share for rank in range(self.size) if (share := items[rank :: self.size])]
 
@@ -46,15 +46,15 @@ class Team:
         return value
 
     def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """Replace every weight's gradient by the sum over all processes."""
+        """Replace every weight's gradient with the sum over all processes."""
 
     def broadcast(self, make: Callable[[], Item]) -> Item:
-        """Call `make` in the first process and return its result in all."""
+        """Call `make` in the main process and return the result in all processes."""
         return make()
 
 
-class _ProcessGroup(Team):
-    """A team of several processes."""
+class _AccelerateGroup(ProcessGroup):
+    """A group of several processes, connected by accelerate."""
 
     def __init__(self, on_cpu: bool) -> None:
         from accelerate import PartialState
@@ -87,14 +87,14 @@ class _ProcessGroup(Team):
 
 
 @contextmanager
-def join_team(on_cpu: bool) -> Iterator[Team]:
-    """Join the team of this process while it trains."""
+def join_process_group(on_cpu: bool) -> Iterator[ProcessGroup]:
+    """Join the process group for the duration of the training."""
     if count_processes() == 1:
-        yield Team()
+        yield ProcessGroup()
         return
     from accelerate import PartialState
 
     try:
-        yield _ProcessGroup(on_cpu)
+        yield _AccelerateGroup(on_cpu)
     finally:
         PartialState().destroy_process_group()
