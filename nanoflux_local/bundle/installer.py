@@ -81,7 +81,7 @@ class Head:
     files: dict[str, Checksum]
 
     @property
-    def wheels(self) -> bool:
+    def has_software(self) -> bool:
         """Whether the bundle contains software, and not only a home."""
         return "requirements.txt" in self.files
 
@@ -184,7 +184,7 @@ def find_problems(head: Head) -> list[str]:
 
 
 def _find_damage(path: Path, expected: Checksum) -> str:
-    """The problem of one part, "" if the part is intact."""
+    """The problem of one part; "" if the part is intact."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -245,7 +245,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     with contextlib.closing(_PartsReader(head)) as parts:
 
         def refuse(reason: str) -> NoReturn:
-            fix = "do not use this bundle: it was created this way and did not get damaged in transit"
+            fix = "do not use this bundle: it was created like this, not damaged in transit"
             raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
 
         def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
@@ -311,7 +311,9 @@ def _run_ssh_keygen(arguments: list[str], problem: str, stdin_path: Path | None 
         raise BundleError(f"{problem}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
     if process.returncode:
         raise BundleError(
-            f"{problem}: {process.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3
+            f"{problem}: {process.stderr.strip()}",
+            "check the key and the file of signers; do not use a bundle with an invalid signature",
+            3,
         )
     return process.stdout
 
@@ -335,7 +337,7 @@ def install(path: Path, to: Path, report: ReportLine, signers: Path | None = Non
     with _scratch_directory(to) as scratch:
         report("unpacking")
         unpack(head, scratch)
-        if head.wheels:
+        if head.has_software:
             report("installing the wheels")
             _make_environments(scratch, to, "vllm-requirements.txt" in head.files)
         scratch.rename(to)
@@ -357,14 +359,15 @@ def _refuse_unfit(head: Head, to: Path) -> None:
     if os.path.lexists(to):
         raise BundleError(f"{to} already exists", "choose a new directory with --to", 3)
     bundle_python, this_python = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
-    if head.wheels and bundle_python != this_python:
+    if head.has_software and bundle_python != this_python:
         fix = f"run it with python{bundle_python}, or create a bundle with --python {this_python}"
         raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {this_python}", fix, 3)
     wheel_platform = str(head.about.get("platform", ""))
-    if head.wheels and not wheel_platform.endswith(platform.machine()):
+    if head.has_software and not wheel_platform.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)
-    needed_bytes = sum(checksum.bytes for name, checksum in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
+    content_bytes = sum(checksum.bytes for checksum in head.files.values())
+    needed_bytes = content_bytes * (SPACE_FACTOR if head.has_software else 1)
     refuse_full_disk(next(parent for parent in to.parents if parent.exists()), needed_bytes)
 
 
