@@ -2,8 +2,8 @@
 tokens.
 
 All other weights remain random. A random transformer's hidden states differ so much between prompts that rows which
-distinguish the prompts can be fitted in a second. Prompts are encoded in the same way as the server of the model's
-family encodes them, so that a served stand-in sees the tokens to which it was fitted.
+distinguish the prompts can be fitted in a second. Prompts are encoded as the server of the model's
+family encodes them, so that a served stand-in receives exactly the tokens to which it was fitted.
 """
 
 import json

@@ -27,7 +27,7 @@ except BaseException as error:
     refusal = guard.find_refusal(error)
     print(json.dumps([type(error).__name__, str(refusal) if refusal else None, guard.refused_hosts()]))
 else:
-    print(json.dumps(["connected", None, guard.refused_hosts()]))
+    print(json.dumps(["allowed", None, guard.refused_hosts()]))
 """
 
 
@@ -120,13 +120,13 @@ def test_guard_allows_loopback(host: str, family: str, statement: str) -> None:
     setup_code = LISTEN_ON_LOOPBACK.replace("HOST", repr(host)).replace("FAMILY", f"socket.{family}")
     if family == "AF_INET6" and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
-    assert try_statement(statement, setup_code) == ["connected", None, []]
+    assert try_statement(statement, setup_code) == ["allowed", None, []]
 
 
 def test_guard_allows_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     setup_code = f"server = socket.socket(socket.AF_UNIX); server.bind({path!r}); server.listen()\n"
-    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", setup_code) == ["connected", None, []]
+    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", setup_code) == ["allowed", None, []]
 
 
 LISTEN = """
@@ -152,8 +152,9 @@ except TimeoutError:
     print(json.dumps("no connection"))
 """
     assert run_guarded(INSTALL_GUARD + setup_code + script) == "no connection"
-    assert try_statement(statement, setup_code + f"guard.allow({own_address!r})\n") == ["connected", None, []]
-    assert try_statement(statement, setup_code, **{VARIABLE: f"proxy.example, {own_address}"})[0] == "connected"
+    assert try_statement(statement, setup_code + f"guard.allow({own_address!r})\n") == ["allowed", None, []]
+    variables = {VARIABLE: f"proxy.example, {own_address}"}
+    assert try_statement(statement, setup_code, **variables) == ["allowed", None, []]
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
@@ -169,7 +170,7 @@ socket.getaddrinfo = resolve
     for allowed_host in ("models.example", "https://Models.Example:8443/v1"):
         script = resolver + INSTALL_GUARD + setup_code + f"guard.allow({allowed_host!r})\n"
         statement = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', port), 5)")
-        assert run_guarded(script + statement) == ["connected", None, []]
+        assert run_guarded(script + statement) == ["allowed", None, []]
         assert run_guarded(script + "print(json.dumps(guard.allowed_hosts()))") == ["models.example"]
 
 

@@ -30,7 +30,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
 from nanoflux_local.rehearsal.exchanges import REASONING, Exchange
 from nanoflux_local.rehearsal.fitting import fit_stand_in
-from nanoflux_local.rehearsal.walk import WIDE_SIZES, WIDE_WEIGHT_STD
+from nanoflux_local.rehearsal.profile_rehearsal import WIDE_SIZES, WIDE_WEIGHT_STD
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.sections import Unparsed, render_sections

@@ -51,6 +51,7 @@ from nanoflux_models.weights import import_path, weights_dir
 
 DOMAIN = "starter"
 ITEM_COUNT = 20
+"""The number of test items that are evaluated."""
 GPU_GIB = 40.0
 """The GPU size for which a profile is planned on a machine without GPUs."""
 OVERRIDES = merge_tables(
@@ -81,7 +82,7 @@ class _ProfileState:
 
     config: RunConfig
     managed: dict[str, EndpointConfig]
-    """See `stage.list_managed_endpoints`."""
+    """The endpoints with managed servers, by model (`stage.list_managed_endpoints`)."""
     base: str = ""
     """The model to train: the defender's if it accepts adapters, else another model that does; "" if none does."""
     run: str = ""
@@ -103,7 +104,7 @@ def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
     reported_steps = {step.name for step in report.steps}
     for name in ("run", "serve", "turns", "export", "train", "load", "evaluate"):
         if name not in reported_steps:
-            report.skip(name, "", "a step before it failed")
+            report.skip(name, "", "an earlier step failed")
     for model in served_models:
         report.perform("sleep and wake", model, lambda model=model: _sleep_and_wake(state, stage, model))  # type: ignore[misc]
 
@@ -116,7 +117,7 @@ def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
                 stage.contexts[model] = max(endpoint.context, stage.contexts.get(model, 0))
     for report in reports:
         rehearse(report.profile, stage, report)
-    for report in reports[-1:]:  # the last profile's report has the step for all servers
+    for report in reports[-1:]:  # reported once, with the last profile
         report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
 
 
