@@ -85,20 +85,20 @@ class Head:
         """Whether the bundle contains software, and not only a home."""
         return "requirements.txt" in self.files
 
-    def part(self, number: int) -> Path:
+    def part_path(self, number: int) -> Path:
         return part_path(self.path, number)
 
 
 def part_path(head: Path, number: int) -> Path:
-    """The path of a part, which is next to the head and has the head's current name. Parts are counted from 1."""
+    """The path of a part, which is next to the head and has the head's current name. Parts are numbered from 1."""
     return head.with_name(f"{head.name}.{number:03}")
 
 
 # The head
 
 
-def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
-    """A head: a Python program that contains the manifest and ends with the head's SHA-256."""
+def build_head(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
+    """Build a head: a Python program that contains the manifest and ends with the head's SHA-256."""
     manifest = {
         **about,
         "format": FORMAT,
@@ -171,7 +171,9 @@ def find_problems(head: Head) -> list[str]:
     their contents. Empty if the bundle is intact.
     """
     damaged_parts = [
-        damage for number, checksum in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), checksum))
+        damage
+        for number, checksum in enumerate(head.parts, 1)
+        if (damage := _find_damage(head.part_path(number), checksum))
     ]
     if damaged_parts:
         return damaged_parts
@@ -225,7 +227,7 @@ class _PartsReader(io.RawIOBase):
         if self.number == len(self._head.parts):
             return False
         self.number += 1
-        self._file = self._head.part(self.number).open("rb")
+        self._file = self._head.part_path(self.number).open("rb")
         return True
 
     def close(self) -> None:
@@ -246,7 +248,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
 
         def refuse(reason: str) -> NoReturn:
             fix = "do not use this bundle: it was created like this, not damaged in transit"
-            raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
+            raise BundleError(f"{head.part_path(max(1, parts.number))}: {reason}", fix, 3)
 
         def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
             sha256 = hashlib.sha256()

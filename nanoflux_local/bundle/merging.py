@@ -23,9 +23,16 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 LEDGER, ADAPTERS, REPORTS = "ledger.db", "adapters", "reports"
-KIND_BY_COMPONENT = {ADAPTERS: "adapter", REPORTS: "report", "trainings": "training rows", "domains": "domain file",
-                "profiles": "profile", "models": "model manifest", "weights": "model",
-                "corpus.db": "search corpus"}  # fmt: skip
+KIND_BY_COMPONENT = {
+    ADAPTERS: "adapter",
+    REPORTS: "report",
+    "trainings": "training rows",
+    "domains": "domain file",
+    "profiles": "profile",
+    "models": "model manifest",
+    "weights": "model",
+    "corpus.db": "search corpus",
+}
 """The components that a bundle may contain besides its ledger, with the kinds that messages state."""
 MAX_LISTED = 3
 """The maximum number of problems in a message."""

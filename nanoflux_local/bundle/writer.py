@@ -40,7 +40,7 @@ def write_bundle(
     try:
         parts_writer = _PartsWriter(head, part_bytes)
         checksums = _pack(files, parts_writer, on_progress)
-        new_head.write_bytes(installer.head_bytes(about, parts_writer.finish(), checksums))
+        new_head.write_bytes(installer.build_head(about, parts_writer.finish(), checksums))
         new_head.chmod(0o700)
         new_head.rename(head)
     except OSError as error:

@@ -158,7 +158,7 @@ def test_part_that_is_not_an_archive_is_refused(
     for junk in (b"", b"junk" * 1000, part_path(head, 1).read_bytes()[:600]):
         part_path(head, 1).write_bytes(junk)
         checksum = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
-        head.write_bytes(installer.head_bytes({}, [checksum], {"home/x": installer.read_head(head).files["home/x"]}))
+        head.write_bytes(installer.build_head({}, [checksum], {"home/x": installer.read_head(head).files["home/x"]}))
         assert str(part_path(head, 1)) in expect_install_error(head, tmp_path / "lab")
 
 
@@ -235,7 +235,7 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
         with pytest.raises(BundleError, match="not signed by a signer"):
             installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
     head = installer.read_head(bundle)
-    bundle.write_bytes(installer.head_bytes({**head.about, "more": 1}, list(head.parts), head.files))
+    bundle.write_bytes(installer.build_head({**head.about, "more": 1}, list(head.parts), head.files))
     assert "whole" in installer.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
