@@ -111,7 +111,7 @@ def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launch
 
 def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) -> None:
     supervisor = Supervisor(home)
-    started_server = supervisor.spawn(launcher("deaf"), "m")
+    started_server = supervisor.spawn(launcher("unhealthy"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
         supervisor.await_ready(started_server, ready_s=2)
     assert wait_until_gone([started_server.record.process], 0.5) and list_server_processes(started_server.record) == []
@@ -120,7 +120,7 @@ def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) ->
 def test_server_that_crashes_on_its_first_request_is_not_reported_as_ready(home: Path, launcher: Launcher) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
     with pytest.raises(ServerError, match="answered its health check but no request") as error:
-        start(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
+        start(home, launcher(f"crash: {cause}".replace("'", "'\\''")))
     assert "mixture of experts" in str(error.value) and "omit --adapter" in str(error.value)
     assert server_record.read_records(home) == []
 
@@ -284,7 +284,7 @@ async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> Vllm
     return endpoint
 
 
-@pytest.mark.parametrize("behaviour", ["echo", "lost"])
+@pytest.mark.parametrize("behaviour", ["echo", "drop-adapters"])
 async def test_adapter_dropped_at_wake_is_loaded_again(
     behaviour: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -301,7 +301,9 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
         await make_woken_endpoint(
-            home, replace(launcher("gone", sleeps=True), rank=16), write_sealed_adapter(tmp_path / "adapter")
+            home,
+            replace(launcher("disable-adapters", sleeps=True), rank=16),
+            write_sealed_adapter(tmp_path / "adapter"),
         )
     for record in server_record.read_records(home):
         Supervisor(home).stop(record)
@@ -331,7 +333,7 @@ async def test_batch_invariance_is_tested_before_the_first_request(home: Path, l
 
 
 async def test_server_with_batch_dependent_replies_is_refused(home: Path, launcher: Launcher) -> None:
-    endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("moody"), batch_invariant=True)))
+    endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("batch-dependent"), batch_invariant=True)))
     try:
         with pytest.raises(RefusedError, match=r"not batch invariant: of 12 requests"):
             await endpoint.chat(make_request(endpoint, "hello"))

@@ -2,12 +2,12 @@
 and a worker process in a separate session that outlives a killed parent, as vLLM's workers have done.
 
 STAND_IN selects its behaviour:
-- "fail: TEXT" exits at once and prints TEXT; "deaf" never becomes healthy;
-- "mute: TEXT" is healthy, but at its first request prints TEXT and dies;
+- "fail: TEXT" exits at once and prints TEXT; "unhealthy" never becomes healthy;
+- "crash: TEXT" is healthy, but at its first request prints TEXT and crashes;
 - "echo" (the default) answers with a hash of the request;
-- "lost" is like "echo", but after a sleep, adapters have no effect until they are loaded again; with "gone", they have
-  no effect even then;
-- "moody" answers each request with different probabilities.
+- "drop-adapters" is like "echo", but after a sleep, adapters have no effect until they are loaded again; with
+  "disable-adapters", they have no effect even then;
+- "batch-dependent" answers each request with different probabilities.
 """
 
 import argparse
@@ -48,7 +48,7 @@ CRASHED = Path("died")
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if behaviour == "deaf":
+        if behaviour == "unhealthy":
             self.answer(503, {})
         elif self.path == "/v1/models":
             self.answer(200, {"data": [{"id": name} for name in (arguments.served_model_name, *adapters)]})
@@ -65,18 +65,18 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
             if not asleep:
                 has_slept = True
-                adapters.update(dict.fromkeys(adapters, behaviour not in ("lost", "gone")))
+                adapters.update(dict.fromkeys(adapters, behaviour not in ("drop-adapters", "disable-adapters")))
         elif asleep:
             self.answer(500, {"error": "asleep"})
-        elif behaviour.startswith("mute"):
-            print(behaviour.removeprefix("mute: "), flush=True)
+        elif behaviour.startswith("crash"):
+            print(behaviour.removeprefix("crash: "), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.path.endswith("lora_adapter"):
             name = json.loads(body)["lora_name"]
             if self.path.startswith("/v1/unload"):
                 del adapters[name]
             else:
-                adapters[name] = not (behaviour == "gone" and has_slept)
+                adapters[name] = not (behaviour == "disable-adapters" and has_slept)
             self.answer(200, {})
         elif self.path == "/v1/completions":
             is_tuned = adapters.get(json.loads(body)["model"], False)
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
                 None,
                 *({"7": {"logprob": -1.0 - (0.5 if is_tuned and position == 2 else 0)}} for position in range(4)),
             ]
-            score = time.monotonic() if behaviour == "moody" else 1.0
+            score = time.monotonic() if behaviour == "batch-dependent" else 1.0
             choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-score]}}
             self.answer(200, {"choices": [choice]})
         else:
