@@ -64,23 +64,23 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
     python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
-    chosen = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
-    runs, adapters = list(chosen.runs), sorted(chosen.adapters)
+    selection = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
+    runs, adapters = list(selection.runs), sorted(selection.adapters)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, chosen)}
+    files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, selection)}
     files |= _copy_corpus(home, scratch) if request.corpus else {}
     files |= _map_training_rows(home, files.get("home/ledger.db"))
     files |= _map_domains(home, runs)
     for adapter in adapters:
         files |= _map_adapter(home, adapter)
-    for run in runs if request.runs else ():  # reports for `work` can be written from the merged ledger
+    for run in runs if request.runs else ():  # with `work`, reports can be written from the merged ledger
         files |= _write_report(home, scratch, run)
     about: dict[str, Any] = {
         "nanoflux": __version__,
         "models": list(request.models),
         "runs": runs,
         "adapters": adapters,
-        "evaluations": list(chosen.evaluations),
+        "evaluations": list(selection.evaluations),
     }
     about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
@@ -198,17 +198,18 @@ def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
 
 
 def _map_adapter(home: Home, adapter: str) -> dict[str, Path]:
-    """The files of an adapter without the outcome of its last probe, which is valid on this machine only."""
+    """The files of an adapter without the result of its last probe, which is valid on this machine only."""
     files = _map_folder(home.adapters / adapter, f"home/adapters/{adapter}")
     return {path: file for path, file in files.items() if file.name != PROBE}
 
 
-def _write_ledger(home: Home, scratch: Path, chosen: ExcerptContents) -> dict[str, Path]:
-    if not home.ledger.exists() or not any((chosen.runs, chosen.datasets, chosen.adapters, chosen.evaluations)):
+def _write_ledger(home: Home, scratch: Path, selection: ExcerptContents) -> dict[str, Path]:
+    selected_names = (selection.runs, selection.datasets, selection.adapters, selection.evaluations)
+    if not home.ledger.exists() or not any(selected_names):
         return {}
     target = scratch / "ledger.db"
     target.unlink(missing_ok=True)
-    write_excerpt(home.ledger, target, chosen)
+    write_excerpt(home.ledger, target, selection)
     return {"home/ledger.db": target}
 
 

@@ -81,24 +81,24 @@ class Head:
     files: dict[str, Checksum]
 
     @property
-    def wheels(self) -> bool:
+    def has_software(self) -> bool:
         """Whether the bundle contains software, and not only a home."""
         return "requirements.txt" in self.files
 
-    def part(self, number: int) -> Path:
+    def part_path(self, number: int) -> Path:
         return part_path(self.path, number)
 
 
 def part_path(head: Path, number: int) -> Path:
-    """The path of a part, which is next to the head and has the head's current name. Parts are counted from 1."""
+    """The path of a part, which is next to the head and has the head's current name. Parts are numbered from 1."""
     return head.with_name(f"{head.name}.{number:03}")
 
 
 # The head
 
 
-def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
-    """A head: a Python program that contains the manifest and ends with the head's SHA-256."""
+def build_head(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
+    """Build a head: a Python program that contains the manifest and ends with the head's SHA-256."""
     manifest = {
         **about,
         "format": FORMAT,
@@ -171,7 +171,9 @@ def find_problems(head: Head) -> list[str]:
     their contents. Empty if the bundle is intact.
     """
     damaged_parts = [
-        damage for number, checksum in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), checksum))
+        damage
+        for number, checksum in enumerate(head.parts, 1)
+        if (damage := _find_damage(head.part_path(number), checksum))
     ]
     if damaged_parts:
         return damaged_parts
@@ -184,7 +186,7 @@ def find_problems(head: Head) -> list[str]:
 
 
 def _find_damage(path: Path, expected: Checksum) -> str:
-    """The problem of one part, "" if the part is intact."""
+    """The problem of one part; "" if the part is intact."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -225,7 +227,7 @@ class _PartsReader(io.RawIOBase):
         if self.number == len(self._head.parts):
             return False
         self.number += 1
-        self._file = self._head.part(self.number).open("rb")
+        self._file = self._head.part_path(self.number).open("rb")
         return True
 
     def close(self) -> None:
@@ -245,8 +247,8 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     with contextlib.closing(_PartsReader(head)) as parts:
 
         def refuse(reason: str) -> NoReturn:
-            fix = "do not use this bundle: it was created this way and did not get damaged in transit"
-            raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
+            fix = "do not use this bundle: it was created like this, not damaged in transit"
+            raise BundleError(f"{head.part_path(max(1, parts.number))}: {reason}", fix, 3)
 
         def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
             sha256 = hashlib.sha256()
@@ -311,7 +313,9 @@ def _run_ssh_keygen(arguments: list[str], problem: str, stdin_path: Path | None 
         raise BundleError(f"{problem}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
     if process.returncode:
         raise BundleError(
-            f"{problem}: {process.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3
+            f"{problem}: {process.stderr.strip()}",
+            "check the key and the file of signers; do not use a bundle with an invalid signature",
+            3,
         )
     return process.stdout
 
@@ -335,7 +339,7 @@ def install(path: Path, to: Path, report: ReportLine, signers: Path | None = Non
     with _scratch_directory(to) as scratch:
         report("unpacking")
         unpack(head, scratch)
-        if head.wheels:
+        if head.has_software:
             report("installing the wheels")
             _make_environments(scratch, to, "vllm-requirements.txt" in head.files)
         scratch.rename(to)
@@ -357,14 +361,15 @@ def _refuse_unfit(head: Head, to: Path) -> None:
     if os.path.lexists(to):
         raise BundleError(f"{to} already exists", "choose a new directory with --to", 3)
     bundle_python, this_python = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
-    if head.wheels and bundle_python != this_python:
+    if head.has_software and bundle_python != this_python:
         fix = f"run it with python{bundle_python}, or create a bundle with --python {this_python}"
         raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {this_python}", fix, 3)
     wheel_platform = str(head.about.get("platform", ""))
-    if head.wheels and not wheel_platform.endswith(platform.machine()):
+    if head.has_software and not wheel_platform.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)
-    needed_bytes = sum(checksum.bytes for name, checksum in head.files.items()) * (SPACE_FACTOR if head.wheels else 1)
+    content_bytes = sum(checksum.bytes for checksum in head.files.values())
+    needed_bytes = content_bytes * (SPACE_FACTOR if head.has_software else 1)
     refuse_full_disk(next(parent for parent in to.parents if parent.exists()), needed_bytes)
 
 

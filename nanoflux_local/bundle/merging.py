@@ -1,8 +1,8 @@
 """Merges a bundle into an existing home: its runs, trainings, evaluations, adapters, domains and other files.
 
-Nothing is overwritten. Adapters and calls are identified by their hashes, other parts by name and content. A part that
-differs from the part with the same name in this home is a conflict. If there are conflicts, nothing is merged, unless
-the caller asks to leave the conflicting parts out. No file of a bundle is executed.
+Nothing is overwritten. Adapters and calls are identified by their hashes, other components by name and content. A
+component that differs from the one with the same name in this home is a conflict. If there are conflicts, nothing is
+merged, unless the caller asks to leave the conflicting components out. No file of a bundle is executed.
 """
 
 import filecmp
@@ -23,25 +23,32 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 LEDGER, ADAPTERS, REPORTS = "ledger.db", "adapters", "reports"
-KIND_BY_PART = {ADAPTERS: "adapter", REPORTS: "report", "trainings": "training rows", "domains": "domain file",
-                "profiles": "profile", "models": "model manifest", "weights": "model",
-                "corpus.db": "search corpus"}  # fmt: skip
-"""The parts that a bundle may contain besides its ledger, with their kinds as messages name them."""
+KIND_BY_COMPONENT = {
+    ADAPTERS: "adapter",
+    REPORTS: "report",
+    "trainings": "training rows",
+    "domains": "domain file",
+    "profiles": "profile",
+    "models": "model manifest",
+    "weights": "model",
+    "corpus.db": "search corpus",
+}
+"""The components that a bundle may contain besides its ledger, with the kinds that messages state."""
 MAX_LISTED = 3
-"""Maximum number of problems in a message."""
+"""The maximum number of problems in a message."""
 
 
 def merge_bundle(
     path: Path, home: Home, skip_conflicts: bool = False, report: Callable[[str], None] = lambda _: None
 ) -> MergeResult:
-    """Merge the `home` of a bundle into `home`, completely or not at all. With `skip_conflicts`, the conflicting parts
-    are left out.
+    """Merge the `home` of a bundle into `home`, completely or not at all. With `skip_conflicts`, conflicting
+    components are left out.
 
     Raises:
         BundleError: the bundle is damaged, or the disk is too full.
         NothingMatchedError: the bundle contains only software.
         DataError: an adapter or a run in it does not match its hashes.
-        RefusedError: a part conflicts with one in this home, or the bundle has a file of an unknown kind.
+        RefusedError: a component conflicts with one in this home, or the bundle has a file of an unknown kind.
         LedgerError: one of the ledgers cannot be used.
     """
     head = installer.read_head(path)
@@ -64,13 +71,13 @@ def merge_bundle(
 
 
 def _refuse_unmergeable(head: installer.Head) -> None:
-    file_by_part = {file.split("/")[1]: file for file in head.files if file.startswith("home/")}
-    if not file_by_part:
+    file_by_component = {file.split("/")[1]: file for file in head.files if file.startswith("home/")}
+    if not file_by_component:
         raise NothingMatchedError(
             f"{head.path} contains no work, data or models to merge", "install it with `nanoflux bundle install`"
         )
-    for part, file in file_by_part.items():
-        if part not in {LEDGER, *KIND_BY_PART}:
+    for component, file in file_by_component.items():
+        if component not in {LEDGER, *KIND_BY_COMPONENT}:
             raise RefusedError(f"{head.path} has {file!r}, which cannot be merged", "do not use this bundle")
 
 
@@ -87,19 +94,19 @@ def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
     except OSError as error:
         raise NanofluxError(
             f"{error.filename or home.root}: {error.strerror or error}",
-            "free some disk space or correct the permissions, then merge again; what was added stays",
+            "free some disk space or correct the permissions, then merge again; files that were already added remain",
         ) from error
     finally:
         os.umask(former_umask)
 
 
 def _plan_moves(unpacked: Path, home: Home, result: MergeResult) -> Iterator[tuple[Path, Path]]:
-    """Yield the files and folders that this home lacks, each with its target path. Record in `result` the parts that
-    this home already has, and the conflicts.
+    """Yield the files and folders that this home lacks, each with its target path. Record in `result` the
+    components that this home already has, and the conflicts.
     """
-    for source in sorted(_list_parts(unpacked)):
+    for source in sorted(_list_components(unpacked)):
         relative_path = source.relative_to(unpacked)
-        kind, target = KIND_BY_PART[relative_path.parts[0]], home.root / relative_path
+        kind, target = KIND_BY_COMPONENT[relative_path.parts[0]], home.root / relative_path
         if relative_path.parts[0] == ADAPTERS:
             _refuse_damaged_adapter(source)
         if not target.exists():
@@ -111,8 +118,10 @@ def _plan_moves(unpacked: Path, home: Home, result: MergeResult) -> Iterator[tup
             result.record(kind, source.name, added=False)
 
 
-def _list_parts(unpacked: Path) -> Iterator[Path]:
-    """The parts that are merged as a whole: each entry of the folders in `KIND_BY_PART`, and the search corpus."""
+def _list_components(unpacked: Path) -> Iterator[Path]:
+    """The components that are merged as a whole: each entry of the folders in `KIND_BY_COMPONENT`, and the search
+    corpus.
+    """
     for path in unpacked.iterdir():
         if path.is_dir():
             yield from path.iterdir()
@@ -125,13 +134,13 @@ def _refuse_damaged_adapter(folder: Path) -> None:
         raise DataError(f"adapter {folder.name} in the bundle does not match its hash", "create the bundle again")
 
 
-def _find_difference(part: str, source: Path, target: Path) -> str:
-    """How a part differs from the part with the same name in this home; "" if it does not, or if only its description
-    differs.
+def _find_difference(component: str, source: Path, target: Path) -> str:
+    """How a component differs from the one with the same name in this home; "" if it does not, or if only its
+    description differs.
     """
-    if part == REPORTS:
+    if component == REPORTS:
         return ""  # a report can be written again from the ledger
-    if part == ADAPTERS:
+    if component == ADAPTERS:
         try:
             read_adapter(target)
         except DataError as error:
@@ -139,7 +148,7 @@ def _find_difference(part: str, source: Path, target: Path) -> str:
         return ""
     files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
     differing_files = [path for path in files if not _is_same(path, target / path.relative_to(source))]
-    return f"{target} has other content" if differing_files else ""
+    return f"{target} has different content" if differing_files else ""
 
 
 def _is_same(source: Path, target: Path) -> bool:
@@ -156,7 +165,7 @@ def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Ca
                 more = f"; {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
                 raise DataError(
                     f"run {run} in the bundle does not match its hashes: {'; '.join(problems[:MAX_LISTED])}{more}",
-                    "check the run where it was made with `nanoflux run verify`, then create the bundle again",
+                    "check the run with `nanoflux run verify` in its original home, then create the bundle again",
                 )
         merge_rows(connection, view, result)
 
@@ -165,5 +174,5 @@ def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:
     lines = "\n".join(f"  {conflict}" for conflict in conflicts)
     return RefusedError(
         f"{path} conflicts with this home, and nothing is overwritten:\n{lines}",
-        "leave these out with --skip-conflicts, or merge into another home with --home",
+        "leave out the conflicting ones with --skip-conflicts, or merge into another home with --home",
     )

@@ -1,6 +1,6 @@
 """The bill of materials of a bundle: every package and model in it with version, hash and licence, as CycloneDX 1.6.
 
-The same contents give the same document, so it has no serial number and no timestamp.
+Equal contents give identical documents, so a document has no serial number and no timestamp.
 """
 
 import json

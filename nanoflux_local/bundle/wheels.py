@@ -19,7 +19,7 @@ from nanoflux_models.child import build_module_command
 from nanoflux_models.record import sha256_file
 
 OLDEST_GLIBC_MINOR = {"x86_64": 5}
-"""The smallest N of the wheel tags `manylinux_2_N`, by machine; on other machines it is 17."""
+"""The smallest N of the wheel tags `manylinux_2_N`, by processor architecture; for other architectures it is 17."""
 LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -33,8 +33,8 @@ def this_platform() -> str:
 
 
 def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
-    """Download the project's dependencies into `folder`, next to the project's own `wheel`, which is built
-    from this checkout if it is None.
+    """Download the project's dependencies into `folder`, with the project's `wheel`, which is built from this
+    checkout if it is None.
 
     Raises:
         NanofluxError: pip could not build or find a wheel.

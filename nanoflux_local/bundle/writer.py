@@ -1,6 +1,6 @@
 """Writes a bundle: packs files into a tar archive, splits the archive into parts, and finally writes the head.
 
-The same files give the same bytes. A bundle without its head is incomplete; the next attempt removes its parts.
+Equal files give identical bundles. A bundle without its head is incomplete; the next attempt removes its parts.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from nanoflux_local.bundle.installer import Checksum
 from nanoflux_local.errors import NanofluxError, RefusedError
 
 OnProgress = Callable[[int, int], None]
+"""Called after each file with the number of packed bytes and the total."""
 
 
 def write_bundle(
@@ -31,15 +32,15 @@ def write_bundle(
         NanofluxError: a file cannot be read or written; no head is left behind.
     """
     refuse_existing(head)
-    unsafe = [name for name in files if not installer.is_safe(name)]
-    if unsafe:
-        raise NanofluxError(f"a bundle cannot contain a file named {unsafe[0]!r}", "rename the file")
+    unsafe_names = [name for name in files if not installer.is_safe(name)]
+    if unsafe_names:
+        raise NanofluxError(f"a bundle cannot contain a file named {unsafe_names[0]!r}", "rename the file")
     new_head = head.with_name(f".{head.name}.new")
     _remove_parts(head)
     try:
         parts_writer = _PartsWriter(head, part_bytes)
         checksums = _pack(files, parts_writer, on_progress)
-        new_head.write_bytes(installer.head_bytes(about, parts_writer.finish(), checksums))
+        new_head.write_bytes(installer.build_head(about, parts_writer.finish(), checksums))
         new_head.chmod(0o700)
         new_head.rename(head)
     except OSError as error:
@@ -69,7 +70,7 @@ def _remove_parts(head: Path) -> None:
 
 
 def _pack(files: Mapping[str, Path], parts_writer: "_PartsWriter", on_progress: OnProgress) -> dict[str, Checksum]:
-    checksums, bytes_done = {}, 0
+    checksums, packed_bytes = {}, 0
     total = sum(path.stat().st_size for path in files.values())
     with tarfile.open(fileobj=parts_writer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=installer.BLOCK) as archive:
         for name, path in sorted(files.items()):
@@ -79,8 +80,8 @@ def _pack(files: Mapping[str, Path], parts_writer: "_PartsWriter", on_progress: 
                 source = _HashedFile(file)
                 archive.addfile(entry, source)
             checksums[name] = Checksum(entry.size, source.sha256.hexdigest())
-            bytes_done += entry.size
-            on_progress(bytes_done, total)
+            packed_bytes += entry.size
+            on_progress(packed_bytes, total)
     return checksums
 
 

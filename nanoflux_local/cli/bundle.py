@@ -119,7 +119,7 @@ def create(
         installer.sign(out, sign)
     shutil.rmtree(scratch)
     if as_json:
-        names = [head.part(number).name for number in range(1, len(head.parts) + 1)]
+        names = [head.part_path(number).name for number in range(1, len(head.parts) + 1)]
         size = sum(part.bytes for part in head.parts)
         print_json({"bundle": str(out), "parts": names, "files": len(head.files), "bytes": size, **contents.about})
         return

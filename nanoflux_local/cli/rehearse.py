@@ -38,8 +38,8 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
 
 
 def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[RehearsalReport]":
+    from nanoflux_local.rehearsal.profile_rehearsal import rehearse_all
     from nanoflux_local.rehearsal.stage import Stage
-    from nanoflux_local.rehearsal.walk import rehearse_all
 
     stage = Stage(current_home())
     reports = _make_reports(profiles)

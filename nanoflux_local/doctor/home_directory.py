@@ -11,9 +11,9 @@ from nanoflux_models.record import RECORD, WeightsRecord, find_problems
 from nanoflux_models.weights import list_installed
 
 GIB = 2**30
-FREE_GIB = 2.0
+MIN_FREE_GIB = 2.0
 """The free space that the embedded default model and its demo need. Larger models also need space for their weights."""
-HASHED_GIB = 1.0
+MAX_HASHED_GIB = 1.0
 """Weights are hashed up to this total size. Above it, only file sizes are compared, to keep the check fast."""
 REMOTE_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
 """Network file systems, on which SQLite's locks are unreliable."""
@@ -46,7 +46,7 @@ def check_home(home: Home) -> MachineCheck:
 def check_disk(home: Home) -> MachineCheck:
     """Check the free space on the disk of the home."""
     free_gib = shutil.disk_usage(_nearest_existing(home.root)).free / GIB
-    fix = "" if free_gib >= FREE_GIB else f"free {FREE_GIB:.0f} GiB, or choose a home on another disk"
+    fix = "" if free_gib >= MIN_FREE_GIB else f"free {MIN_FREE_GIB:.0f} GiB, or choose a home on another disk"
     return MachineCheck("disk", not fix, f"{free_gib:.1f} GiB free", fix)
 
 
@@ -71,15 +71,18 @@ def check_weights(home: Home) -> MachineCheck:
         return MachineCheck("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
     records = list_installed(home.root)
     size_gib = sum(file.bytes for record in records for file in record.files.values()) / GIB
-    is_hashed = size_gib <= HASHED_GIB
-    faults = [f"{name}: no valid record" for name in names if name not in {record.name for record in records}]
+    is_hashed = size_gib <= MAX_HASHED_GIB
+    problems = [f"{name}: no valid record" for name in names if name not in {record.name for record in records}]
     for record in records:
         folder = home.root / "weights" / record.name
-        faults += find_problems(folder) if is_hashed else _list_wrong_sizes(folder, record)
-    if faults:
-        listed = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+        problems += find_problems(folder) if is_hashed else _list_wrong_sizes(folder, record)
+    if problems:
+        first_problems = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
         return MachineCheck(
-            "weights", False, listed, "pull or import them again; `nanoflux models verify` lists every damaged file"
+            "weights",
+            False,
+            first_problems,
+            "pull or import them again; `nanoflux models verify` lists every damaged file",
         )
     summary = "all hashes match" if is_hashed else "all sizes match; `nanoflux models verify` checks the hashes"
     return MachineCheck("weights", True, f"{', '.join(names)}: {summary}")
@@ -107,7 +110,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that holds `path`: that of the last mount on the longest mount point above it."""
+    """The type of the file system that holds `path`: the last one mounted at the longest mount point above it."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     except OSError:

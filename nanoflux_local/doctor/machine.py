@@ -7,7 +7,7 @@ from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_models.gpus import Survey, survey_gpus
 
 GIB = 2**30
-CORES, MEMORY_GIB = 2, 6
+MIN_CORES, MIN_MEMORY_GIB = 2, 6
 """The cores and the memory that the embedded default model needs."""
 NVIDIA_VENDOR, DISPLAY_CLASSES = "0x10de", ("0x0300", "0x0302")
 """The vendor code and the class codes of a GPU on the PCI bus."""
@@ -18,8 +18,8 @@ def check_processors() -> MachineCheck:
     core_count = len(os.sched_getaffinity(0))
     fix = (
         ""
-        if core_count >= CORES
-        else f"expect slow runs, or use a machine with {CORES} cores, which the embedded default is tuned for"
+        if core_count >= MIN_CORES
+        else f"expect slow runs, or use a machine with {MIN_CORES} cores, which the embedded default is tuned for"
     )
     return MachineCheck("processors", True, f"{core_count} cores", fix)
 
@@ -27,7 +27,11 @@ def check_processors() -> MachineCheck:
 def check_memory() -> MachineCheck:
     """Check the machine's memory, or the limit of its container."""
     gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _memory_limit()) / GIB
-    fix = "" if gib >= MEMORY_GIB else f"use a machine with {MEMORY_GIB} GiB, which training the embedded default needs"
+    fix = (
+        ""
+        if gib >= MIN_MEMORY_GIB
+        else f"use a machine with {MIN_MEMORY_GIB} GiB, which training the embedded default needs"
+    )
     return MachineCheck("memory", not fix, f"{gib:.1f} GiB", fix)
 
 

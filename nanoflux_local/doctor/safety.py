@@ -36,10 +36,13 @@ def check_guard() -> MachineCheck:
     """
     if not network_guard.is_installed():
         return MachineCheck("guard", False, "this process has no network guard", "start it as `nanoflux`")
-    unset = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
-    if unset:
+    unset_switches = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
+    if unset_switches:
         return MachineCheck(
-            "guard", False, f"offline switches of libraries are not set: {', '.join(unset)}", "start it as `nanoflux`"
+            "guard",
+            False,
+            f"offline switches of libraries are not set: {', '.join(unset_switches)}",
+            "start it as `nanoflux`",
         )
     if not _child_refuses():
         fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
@@ -60,16 +63,16 @@ def check_ports(home: Home) -> MachineCheck:
             "ports", False, f"cannot listen on loopback: {error}", "bring it up with `ip link set lo up`"
         )
     servers = Supervisor(home.root).servers()
-    dead = [server.name for server in servers if not server.alive]
-    alive = [f"{server.name} on {server.port}" for server in servers if server.alive]
-    if dead:
+    dead_servers = [server.name for server in servers if not server.alive]
+    running_servers = [f"{server.name} on {server.port}" for server in servers if server.alive]
+    if dead_servers:
         return MachineCheck(
             "ports",
             False,
-            f"servers that ended unexpectedly: {', '.join(dead)}",
-            f"run `nanoflux models stop {dead[0]}`",
+            f"servers that ended unexpectedly: {', '.join(dead_servers)}",
+            f"run `nanoflux models stop {dead_servers[0]}`",
         )
-    return MachineCheck("ports", True, f"loopback; servers: {', '.join(alive) or 'none'}")
+    return MachineCheck("ports", True, f"loopback; servers: {', '.join(running_servers) or 'none'}")
 
 
 def _child_refuses() -> bool:

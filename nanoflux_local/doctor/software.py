@@ -15,7 +15,7 @@ from nanoflux_models.manifest import list_manifests
 
 NEWEST_TESTED = (3, 12)
 MAX_LISTED = 6
-"""The maximum number of packages that a line lists; the rest are counted."""
+"""The maximum number of packages listed in a line, which also states how many more there are."""
 
 
 def check_python() -> MachineCheck:
@@ -70,11 +70,11 @@ def check_vllm(home: Home) -> MachineCheck:
     reasons = find_unservable(interpreter, chat_models)
     if not reasons:
         return MachineCheck("vllm", True, f"{summary}, serves all {len(chat_models)} chat models of the catalog")
-    limits = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
+    exceptions = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
     return MachineCheck(
         "vllm",
         True,
-        f"{summary}, serves the catalog's chat models, but {limits}",
+        f"{summary}, serves the catalog's chat models, but {exceptions}",
         "run `make vllm`, or install a newer vLLM",
     )
 
@@ -84,22 +84,26 @@ def check_versions() -> MachineCheck:
     the tested one is only reported as advice.
     """
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
-    unmet, needed, tested = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
-    unmet += [f"{package.name} is missing" for package in needed if not package.version and package.name in tested]
-    if unmet:
-        return MachineCheck("versions", False, _list_some(list(dict.fromkeys(unmet))), fix)
-    untested = [
-        f"{package.name} {package.version} (tested: {tested[package.name]})"
-        for package in needed
-        if package.name in tested and package.version.partition("+")[0] != tested[package.name].partition("+")[0]
+    problems, needed = packages.unmet_requirements(), packages.needed_packages()
+    tested_versions = packages.tested_versions()
+    problems += [
+        f"{package.name} is missing" for package in needed if not package.version and package.name in tested_versions
     ]
-    if untested:
+    if problems:
+        return MachineCheck("versions", False, _list_some(list(dict.fromkeys(problems))), fix)
+    untested_versions = [
+        f"{package.name} {package.version} (tested: {tested_versions[package.name]})"
+        for package in needed
+        if package.name in tested_versions
+        and package.version.partition("+")[0] != tested_versions[package.name].partition("+")[0]
+    ]
+    if untested_versions:
         return MachineCheck(
-            "versions", True, f"{len(needed)} packages, in untested versions: {_list_some(untested)}", fix
+            "versions", True, f"{len(needed)} packages, in untested versions: {_list_some(untested_versions)}", fix
         )
     return MachineCheck("versions", True, f"{len(needed)} packages, all in tested versions")
 
 
-def _list_some(parts: list[str]) -> str:
-    more = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""
-    return ", ".join(parts[:MAX_LISTED]) + more
+def _list_some(entries: list[str]) -> str:
+    more = f" and {len(entries) - MAX_LISTED} more" if len(entries) > MAX_LISTED else ""
+    return ", ".join(entries[:MAX_LISTED]) + more

@@ -15,7 +15,7 @@ from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.stage import LEAN, Stage, list_managed_endpoints, scripted_embedder
+from nanoflux_local.rehearsal.stage import LEAN, Stage, list_managed_endpoints, override_embedder
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpu_gib, query_gpus
@@ -25,7 +25,7 @@ from nanoflux_models.record import WeightsRecord, compute_revision, record_files
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.stand_ins import FAMILIES, find_family, write_without_weights
 
-DUMMY = ("--load-format", "dummy")
+DUMMY_WEIGHTS = ("--load-format", "dummy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class RequestLoad:
     """The load on each server: the number of prompt and completion tokens of each concurrent request.
 
     With `tiny`, models of a stand-in's size are served on a machine without GPUs: the steps are the same, but the
-    figures are meaningless.
+    measurements are meaningless.
     """
 
     prompt_tokens: int = 512
-    reply_tokens: int = 256
+    completion_tokens: int = 256
     tiny: bool = False
 
 
@@ -63,7 +63,7 @@ def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestL
     configs: list[RunConfig] = []
 
     def configure() -> str:
-        configs.append(resolve("starter", profile, scripted_embedder(), stage.home))
+        configs.append(resolve("starter", profile, override_embedder(), stage.home))
         return f"{len(list_managed_endpoints(configs[0]))} models, {configs[0].concurrency} concurrent turns"
 
     if not report.perform("profile", "", configure):
@@ -76,7 +76,7 @@ def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestL
     seats = assign_seats(models, fill_gpus=True) if models else {}
     for model, endpoint in managed.items():
         _measure_model(endpoint, seats[model], config.concurrency, stage, report, load)
-    report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
+    report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
 
 
 def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
@@ -100,8 +100,8 @@ def _measure_model(
     report: RehearsalReport,
     load: RequestLoad,
 ) -> None:
-    """Measure the start, memory, speed and waking of one model. `seat` is its seat with its group; a model that shares
-    its GPU sleeps afterwards.
+    """Measure the start, memory, speed and wake-up of one model. `seat` is the model's seat and turn group; a model
+    that shares its GPU sleeps afterwards.
     """
     launches: list[Launch] = []
     model, used_gib = endpoint.model, _read_used_gib()
@@ -117,19 +117,19 @@ def _measure_model(
         return
     report.perform("memory", model, lambda: _compare_memory(launches[0], used_gib))
     report.perform("throughput", model, lambda: _measure_throughput(model, concurrency, stage, load))
-    report.perform("sleep and wake", model, lambda: _measure_waking(launches[0], stage))
+    report.perform("sleep and wake", model, lambda: _measure_wake_up(launches[0], stage))
 
 
 def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage, load: RequestLoad) -> Launch:
     _install_without_weights(load_manifest(endpoint.model, stage.home.root), stage, load)
     stage.interpreter()
-    args = (*endpoint.args, *DUMMY, *(LEAN if load.tiny else ()))
-    launch = stage.launch(endpoint.model_copy(update={"args": args}), seat, adapts=False)
+    args = (*endpoint.args, *DUMMY_WEIGHTS, *(LEAN if load.tiny else ()))
+    launch = stage.make_launch(endpoint.model_copy(update={"args": args}), seat, accepts_adapters=False)
     return replace(launch, context=1024, sleeps=False) if load.tiny else launch
 
 
 def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad) -> None:
-    """Install the model's folder without weights under the model's name, with the record that a launch reads."""
+    """Install a folder without weights under the model's name, with the record that a launch reads."""
     family = find_family(manifest.architecture, manifest.name)
     folder = stage.home.root / "weights" / manifest.name
     if load.tiny:
@@ -172,14 +172,14 @@ def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
         raise StepSkipped("this machine has no GPU")
     server_gib = {gpu: used_gib_now[gpu] - used_gib_before[gpu] for gpu in launch.seat.gpus or range(len(used_gib_now))}
     share = launch.seat.utilisation
-    figures = "; ".join(
+    comparison = "; ".join(
         f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in server_gib.items()
     )
     if any(share and gib > share * gpus[gpu] for gpu, gib in server_gib.items()):
         raise NanofluxError(
-            f"the server takes more memory than planned: {figures}", "set a smaller share, or a shorter context"
+            f"the server uses more memory than planned: {comparison}", "set a smaller share, or a shorter context"
         )
-    return figures
+    return comparison
 
 
 def _measure_throughput(model: str, concurrency: int, stage: Stage, load: RequestLoad) -> str:
@@ -190,11 +190,11 @@ def _measure_throughput(model: str, concurrency: int, stage: Stage, load: Reques
     ]
     start_s = time.monotonic()
     with ThreadPoolExecutor(concurrency) as pool:
-        completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.reply_tokens), prompts))
+        completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.completion_tokens), prompts))
     seconds = time.monotonic() - start_s
     return (
         f"{completion_tokens / seconds:.0f} completion tokens/s over {concurrency} concurrent requests of "
-        f"{load.prompt_tokens} prompt and {load.reply_tokens} completion tokens, in {seconds:.1f} s"
+        f"{load.prompt_tokens} prompt and {load.completion_tokens} completion tokens, in {seconds:.1f} s"
     )
 
 
@@ -204,8 +204,8 @@ def _complete(client: ServerClient, model: str, ids: list[int], tokens: int) -> 
     return int(client.complete(body)["usage"]["completion_tokens"])
 
 
-def _measure_waking(launch: Launch, stage: Stage) -> str:
-    """Measure the seconds to wake. Then the model sleeps again, so that the next model has the GPU."""
+def _measure_wake_up(launch: Launch, stage: Stage) -> str:
+    """Measure the seconds to wake up. Then the model sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
         raise StepSkipped(
             "it shares its GPU with no other model" if list_gpu_gib() else "vLLM's sleep mode needs a GPU"

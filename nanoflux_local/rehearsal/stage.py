@@ -20,7 +20,7 @@ from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import make_launch
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.lessons import reply_to
+from nanoflux_local.rehearsal.exchanges import reply_to
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import RANK, Launch, Seat
 from nanoflux_models.server_record import ServerRecord
@@ -59,36 +59,36 @@ class Stage:
         return interpreter
 
     def hosted_url(self) -> str:
-        """The address of the fake server. The server is started on first use."""
+        """The address of the fake server, which is started on first use."""
         self._hosted = self._hosted or _HostedServer()
         return self._hosted.url
 
-    def overrides(self, endpoints: Mapping[str, Mapping[str, Any]], for_cpu: bool) -> Settings:
+    def build_overrides(self, endpoints: Mapping[str, Mapping[str, Any]], on_cpu: bool) -> Settings:
         """The values to override in a profile: hosted endpoints use the fake server, managed endpoints start small
         servers if vLLM runs on a CPU, and the embedder needs no model.
         """
         overrides_by_name = {
-            name: self._override_endpoint(EndpointConfig.model_validate(dict(values)), for_cpu)
+            name: self._override_endpoint(EndpointConfig.model_validate(dict(values)), on_cpu)
             for name, values in endpoints.items()
         }
-        embedder = scripted_embedder()
+        embedder = override_embedder()
         changed_endpoints = {name: values for name, values in overrides_by_name.items() if values}
         return {**embedder, "endpoints": changed_endpoints | embedder["endpoints"]}
 
-    def _override_endpoint(self, config: EndpointConfig, for_cpu: bool) -> Settings:
+    def _override_endpoint(self, config: EndpointConfig, on_cpu: bool) -> Settings:
         kind = find_kind(config.interface)
         if kind.charges:
             return {"url": self.hosted_url(), "urls": [], "key_env": "", "key_file": ""}
-        if kind.managed and for_cpu:
+        if kind.managed and on_cpu:
             return {"shares": "", "args": [*config.args, *LEAN]}  # vLLM's sleep mode needs a GPU
         return {}
 
-    def launch(self, config: EndpointConfig, seat_and_group: tuple[Seat, str], adapts: bool) -> Launch:
+    def make_launch(self, config: EndpointConfig, seat_and_group: tuple[Seat, str], accepts_adapters: bool) -> Launch:
         """The launch of an endpoint's server at its seat, with the longest context that a rehearsed profile needs, and
-        with buffers for an adapter if `adapts`.
+        with buffers for an adapter if `accepts_adapters`.
         """
         seat, group = seat_and_group
-        launch = make_launch(config, self.home, seat, bool(group or config.shares), RANK if adapts else 0)
+        launch = make_launch(config, self.home, seat, bool(group or config.shares), RANK if accepts_adapters else 0)
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:
@@ -135,12 +135,12 @@ class Stage:
 
 
 def list_managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
-    """The endpoints that play a role and use managed servers, by model; one endpoint for each model."""
+    """The endpoints of roles with managed servers, by model; one endpoint for each model."""
     endpoints = [config.endpoints[name] for name in config.players]
     return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}
 
 
-def scripted_embedder() -> Settings:
+def override_embedder() -> Settings:
     """The overrides that replace a profile's embedder with one that needs no model."""
     endpoint = {"interface": "scripted", "model": "hashing-embedder"}
     return {"endpoints": {"rehearsal-embedder": endpoint}, "embedder": "rehearsal-embedder"}

@@ -51,7 +51,7 @@ class RehearsalReport:
         return all(step.outcome != "failed" for step in self.steps)
 
     def perform(self, name: str, model: str, work: Callable[[], str]) -> bool:
-        """Run one step and return whether it passed; `work` returns the result to show."""
+        """Run one step, whose result `work` returns as text; return whether it passed."""
         self.on_start(f"{name} {model}".rstrip())
         start = time.monotonic()
         outcome, detail = _run_step(work)

@@ -51,7 +51,7 @@ def forge_bundle(tmp_path: Path) -> Callable[..., Path]:
         head = folder / "forged.pyz"
         installer.part_path(head, 1).write_bytes(archive_bytes.getvalue())
         checksums = {name: _checksum(content) for name, content in contents.items()}
-        head.write_bytes(installer.head_bytes(ABOUT, [_checksum(archive_bytes.getvalue())], checksums))
+        head.write_bytes(installer.build_head(ABOUT, [_checksum(archive_bytes.getvalue())], checksums))
         return head
 
     return forge

@@ -32,23 +32,23 @@ START_SCRIPTED_RUN = ("run", "start", "--domain", "starter-genetics", "--profile
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`nanoflux` in a separate process; `index` is the only directory from which its pip installs."""
 
-    def run(home: Path, *words: str, index: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(home: Path, *arguments: str, index: Path | None = None) -> subprocess.CompletedProcess[str]:
         variables = {"NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index or "")}
         return subprocess.run(
-            [*COMMAND, *words], env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+            [*COMMAND, *arguments], env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
         )
 
     return run
 
 
-def run_without_network(*words: str, cwd: Path) -> list[str]:
+def run_without_network(*command: str, cwd: Path) -> list[str]:
     """Run a command in an empty network namespace and return its output lines; skip if no namespace can be created."""
     unshare = shutil.which("unshare")
     prefix = [str(unshare), "-rn"]
     if unshare is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("no network namespace can be made here (unshare -rn)")
     environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8"}
-    result = subprocess.run([*prefix, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*prefix, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout.splitlines()
 
@@ -88,7 +88,7 @@ def test_bundled_vllm_gets_a_separate_environment(
 ) -> None:
     vllm_requirements, project_wheel = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
     vllm_requirements.write_text("needed==0.1.0\n")
-    words = (
+    arguments = (
         "bundle",
         "create",
         "-o",
@@ -100,7 +100,7 @@ def test_bundled_vllm_gets_a_separate_environment(
         "--extra",
         "more",
     )
-    result = command(tmp_path / "home", *words, index=wheelhouse)
+    result = command(tmp_path / "home", *arguments, index=wheelhouse)
     assert result.returncode == 0, result.stderr
     lab = tmp_path / "lab"
     run_without_network(sys._base_executable, "-I", str(tmp_path / "lab.pyz"), "install", "--to", "lab", cwd=tmp_path)
@@ -110,7 +110,7 @@ def test_bundled_vllm_gets_a_separate_environment(
     assert not (lab / "vllm-wheels").exists()
     assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
         "needed-0.1.0.dist-info"
-    ], "other packages than the listed one were installed"
+    ], "packages that the requirements do not list were installed"
     assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [
         f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"
     ]
@@ -119,12 +119,13 @@ def test_bundled_vllm_gets_a_separate_environment(
 
 
 def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_path: Path) -> None:
-    home, words = tmp_path / "home", ("bundle", "create", "-o", str(tmp_path / "lab.pyz"), "--no-software", "--corpus")
-    refusal = command(home, *words)
+    home = tmp_path / "home"
+    arguments = ("bundle", "create", "-o", str(tmp_path / "lab.pyz"), "--no-software", "--corpus")
+    refusal = command(home, *arguments)
     assert refusal.returncode == 4 and "corpus add" in refusal.stderr and not list(tmp_path.glob("lab.pyz"))
     (tmp_path / "facts.txt").write_text("Aspirin inhibits cyclooxygenase irreversibly.\n")
     assert command(home, "corpus", "add", str(tmp_path / "facts.txt")).returncode == 0
-    result = command(home, *words)
+    result = command(home, *arguments)
     assert result.returncode == 0, result.stderr
     installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
     search = command(tmp_path / "lab" / "home", "corpus", "search", "aspirin cyclooxygenase")
@@ -222,7 +223,7 @@ def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
     ]
 
 
-# Bundles that export runs
+# Bundles with runs
 
 
 def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -253,8 +254,8 @@ def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], t
     (domains / "ours.toml").write_text('extends = "starter-genetics"\nprompt_files = { defender = "ours.md" }\n')
     (domains / "ours.md").write_text("{{ question }}")
     (domains / "secret.toml").write_text('extends = "starter-genetics"\n')
-    words = ["ours" if word == "starter-genetics" else word for word in START_SCRIPTED_RUN]
-    result = command(home, *words, "--max-turns", "2", "--json")
+    arguments = ["ours" if word == "starter-genetics" else word for word in START_SCRIPTED_RUN]
+    result = command(home, *arguments, "--max-turns", "2", "--json")
     assert result.returncode == 0, result.stderr
     run = json.loads(result.stdout)["run"]
     files_by_name = contents.gather(
@@ -266,8 +267,8 @@ def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], t
     ]
 
 
-def test_bundle_takes_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
-    home, source = Home(tmp_path / "home").prepare(), tmp_path / "made"
+def test_create_finds_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
+    home, source = Home(tmp_path / "home").prepare(), tmp_path / "source"
     source.mkdir()
     home.adapters.mkdir()
     (source / "adapter_config.json").write_text("{}")
@@ -301,23 +302,23 @@ def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_p
     assert result.returncode == 0, result.stderr
     lab_home = tmp_path / "lab" / "home"
     installer.install(out, tmp_path / "lab", lambda _: None)
-    words = ("run", "start", "--domain", "starter-genetics", "--set", "seeds.min=2", "--max-turns", "1")
-    result = command(lab_home, *words, "--profile", "ours")
+    arguments = ("run", "start", "--domain", "starter-genetics", "--set", "seeds.min=2", "--max-turns", "1")
+    result = command(lab_home, *arguments, "--profile", "ours")
     assert result.returncode == 0, result.stderr
-    refusal = command(lab_home, *words, "--profile", "theirs")
+    refusal = command(lab_home, *arguments, "--profile", "theirs")
     assert refusal.returncode == 2 and "ours" in refusal.stderr and "scripted" in refusal.stderr
 
 
-def test_create_refuses_missing_contents_and_wrong_options(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_create_refuses_missing_contents_and_invalid_options(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     assert command(home, *START_SCRIPTED_RUN, "--max-turns", "1").returncode == 0
-    missing_contents = [
+    refused_options = [
         ("--export", "nobody", 4),
         ("--data", "nothing", 4),
         ("--model", "smollm2-135m", 4),
         ("--profile", "no", 2),
     ]
-    for option, value, code in (*missing_contents, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
+    for option, value, code in (*refused_options, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
         result = command(home, "bundle", "create", "-o", str(out), "--no-software", option, value)
         assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
         assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))

@@ -15,13 +15,13 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
 
-SECRET = "what the other run was about"
+SECRET = "a text of the other run"
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home with two runs, each with a training, its adapter, and evaluations of three models: the untuned one, the
-    tuned one and an unrelated one.
+    """A home with two runs, each with a training, its adapter, and evaluations of three models: the base, the
+    tuned model and an unrelated one.
     """
     home = Home(tmp_path / "home").prepare()
     with Ledger(home.ledger) as ledger:
@@ -70,7 +70,7 @@ def test_excerpt_includes_trainings_and_evaluations_of_a_run(home: Home, tmp_pat
 def test_bundle_includes_only_the_adapters_of_a_run(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "_write_report", lambda *_: {})  # the results in this test are invented
+    monkeypatch.setattr(contents, "_write_report", lambda *_: {})  # the runs have no turns to report
     bundle_contents = gather(BundleRequest(runs=("mine",), software=False), home, tmp_path / "scratch")
     adapters = [name for name in bundle_contents.files if name.startswith("home/adapters/")]
     assert adapters == [f"home/adapters/{'a' * 64}/adapter_model.safetensors"]

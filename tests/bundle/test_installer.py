@@ -15,7 +15,7 @@ from nanoflux_local.bundle import installer
 from nanoflux_local.bundle.installer import BundleError, part_path
 
 FILE_NUMBERS = range(4)
-"""The numbers of the small bundle's files: 0 is the head, the others are the parts."""
+"""The numbers of the files of the fixture `bundle`: 0 is the head, the others are the parts."""
 
 
 def list_paths(folder: Path) -> set[Path]:
@@ -27,7 +27,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def expect_install_error(head: Path, folder: Path) -> str:
-    """Install a damaged bundle, which must fail without leaving files; return the error."""
+    """Check that installing and verifying the bundle fail and write nothing; return the error's text."""
     paths_before = list_paths(folder.parent)
     with pytest.raises(BundleError) as refusal:
         installer.install(head, folder, lambda _: None)
@@ -37,7 +37,7 @@ def expect_install_error(head: Path, folder: Path) -> str:
     return str(refusal.value)
 
 
-def bundle_file(head: Path, number: int) -> Path:
+def find_bundle_file(head: Path, number: int) -> Path:
     return part_path(head, number) if number else head
 
 
@@ -51,8 +51,8 @@ def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("number", FILE_NUMBERS)
-def test_truncated_bundle_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
-    damaged_file = bundle_file(bundle, number)
+def test_truncated_file_of_a_bundle_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+    damaged_file = find_bundle_file(bundle, number)
     content = damaged_file.read_bytes()
     for position in [0, 1, len(content) - 1, *random.Random(number).sample(range(len(content)), 20)]:
         damaged_file.write_bytes(content[:position])
@@ -60,8 +60,8 @@ def test_truncated_bundle_names_the_part(number: int, bundle: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", FILE_NUMBERS)
-def test_flipped_bit_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
-    damaged_file = bundle_file(bundle, number)
+def test_file_of_a_bundle_with_a_flipped_bit_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+    damaged_file = find_bundle_file(bundle, number)
     content = damaged_file.read_bytes()
     rng = random.Random(number)
     for position in [0, len(content) - 1, *rng.sample(range(len(content)), 40)]:
@@ -72,8 +72,8 @@ def test_flipped_bit_names_the_part(number: int, bundle: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", FILE_NUMBERS)
-def test_missing_part_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
-    missing_file = bundle_file(bundle, number)
+def test_missing_file_of_a_bundle_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+    missing_file = find_bundle_file(bundle, number)
     missing_file.unlink()
     assert str(missing_file) in expect_install_error(bundle, tmp_path / "lab")
 
@@ -158,7 +158,7 @@ def test_part_that_is_not_an_archive_is_refused(
     for junk in (b"", b"junk" * 1000, part_path(head, 1).read_bytes()[:600]):
         part_path(head, 1).write_bytes(junk)
         checksum = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
-        head.write_bytes(installer.head_bytes({}, [checksum], {"home/x": installer.read_head(head).files["home/x"]}))
+        head.write_bytes(installer.build_head({}, [checksum], {"home/x": installer.read_head(head).files["home/x"]}))
         assert str(part_path(head, 1)) in expect_install_error(head, tmp_path / "lab")
 
 
@@ -196,13 +196,13 @@ def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatc
     assert list_paths(tmp_path) == paths_before
 
 
-def run_head(head: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_head(head: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the head with a Python in which NanoFlux is not installed."""
-    command = [sys._base_executable, "-I", str(head), *words]
+    command = [sys._base_executable, "-I", str(head), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_head_is_an_installer_with_the_same_exit_codes(bundle: Path, tmp_path: Path) -> None:
+def test_head_runs_as_an_installer_with_the_exit_codes_of_nanoflux(bundle: Path, tmp_path: Path) -> None:
     result = run_head(bundle, "verify", cwd=tmp_path)
     assert result.returncode == 0 and "whole: 4 files in 3 parts" in result.stderr
     assert run_head(bundle, "install", "--to", "lab", cwd=tmp_path).returncode == 0
@@ -216,13 +216,13 @@ def test_head_is_an_installer_with_the_same_exit_codes(bundle: Path, tmp_path: P
 
 def test_head_and_parts_can_be_renamed_together(bundle: Path, tmp_path: Path) -> None:
     for number in reversed(FILE_NUMBERS):
-        path = bundle_file(bundle, number)
+        path = find_bundle_file(bundle, number)
         path.rename(path.with_name(path.name.replace("lab", "other")))
     assert "whole" in installer.verify_bundle(bundle.with_name("other.pyz"))
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed (Debian: openssh-client)")
-def test_signature_covers_everything_the_head_names(bundle: Path, tmp_path: Path) -> None:
+def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path) -> None:
     for signer in ("maker", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / signer)], check=True)
         public_key = (tmp_path / f"{signer}.pub").read_text()
@@ -235,7 +235,7 @@ def test_signature_covers_everything_the_head_names(bundle: Path, tmp_path: Path
         with pytest.raises(BundleError, match="not signed by a signer"):
             installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
     head = installer.read_head(bundle)
-    bundle.write_bytes(installer.head_bytes({**head.about, "more": 1}, list(head.parts), head.files))
+    bundle.write_bytes(installer.build_head({**head.about, "more": 1}, list(head.parts), head.files))
     assert "whole" in installer.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")

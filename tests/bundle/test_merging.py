@@ -30,23 +30,23 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.transcript import Seed
 
 
-def play(home: Home, name: str, seed: int, **settings: object) -> str:
-    """Play a small scripted run to its end, and return its id."""
+def run_scripted(home: Home, name: str, seed: int, **settings: object) -> str:
+    """Execute a small scripted run to its end, and return its id."""
     config = configs.resolve(
         "starter-genetics", "scripted", {"seeds": {"min": 2}, "max_turns": 6, "seed": seed, **settings}, home
     )
 
-    async def start_and_play() -> str:
+    async def start_and_finish() -> str:
         run = await runs.start(home, config, name)
         await runs.play(home, run)
         return run
 
-    return asyncio.run(start_and_play())
+    return asyncio.run(start_and_finish())
 
 
 def add_adapter(home: Home, run: str, weights: bytes) -> str:
     """Seal an adapter that was trained on a run, with its training and an evaluation; return its hash."""
-    source = home.root / "made"
+    source = home.root / "source"
     source.mkdir()
     (source / "adapter_config.json").write_text("{}")
     (source / "adapter_model.safetensors").write_bytes(weights)
@@ -75,7 +75,7 @@ def add_adapter(home: Home, run: str, weights: bytes) -> str:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with a run, its review, an adapter that was trained on it, and an evaluation."""
     home = Home(tmp_path_factory.mktemp("lab") / "home").prepare()
-    run = play(home, "lab", 7)
+    run = run_scripted(home, "lab", 7)
     with Ledger(home.ledger) as ledger:
         ledger.add_reviews(run, [(0, 0, "keep", "clear")], "ada", blind=False)
     add_adapter(home, run, b"lab")
@@ -100,7 +100,7 @@ def pack(tmp_path: Path) -> Callable[..., Path]:
 def office(tmp_path: Path) -> Home:
     """A second home, with a different run."""
     home = Home(tmp_path / "office").prepare()
-    play(home, "office", 8)
+    run_scripted(home, "office", 8)
     return home
 
 
@@ -115,15 +115,15 @@ def find_problems(home: Home) -> list[str]:
 
 
 def digest_rows(home: Home) -> dict[str, str]:
-    """A hash of the rows of each table."""
+    """The hash of the rows of each table, by table."""
     with closing(sqlite3.connect(home.ledger)) as ledger:
         tables = [name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows_by_table = {table: ledger.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
     return {table: hashlib.sha256(repr(rows).encode()).hexdigest() for table, rows in rows_by_table.items()}
 
 
-def invoke(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *words]
+def invoke(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -187,7 +187,7 @@ def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack
 
 def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Callable[..., Path]) -> None:
     target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
-    target_run, origin_run = (play(home, "same", 7) for home in (target, origin))
+    target_run, origin_run = (run_scripted(home, "same", 7) for home in (target, origin))
     call_count = read_column(target, "SELECT count(*) FROM calls")
     merge = merge_bundle(pack(origin), target)
     assert merge.added["run"] == [origin_run] and read_column(target, "SELECT count(*) FROM calls") == call_count
@@ -199,7 +199,7 @@ def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Calla
 def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Path, pack: Callable[..., Path]) -> None:
     target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
     for home in (target, origin):
-        play(home, "same", 7)
+        run_scripted(home, "same", 7)
     with Ledger(target.ledger) as ledger, ledger.transaction() as connection:
         call_query = "SELECT min(call) FROM turn_calls"
         connection.execute(f"UPDATE calls SET reply = json_set(reply, '$.text', 'other') WHERE id = ({call_query})")
@@ -209,11 +209,11 @@ def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Pat
 
 def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: Callable[..., Path]) -> None:
     origin, target = Home(tmp_path / "there").prepare(), Home(tmp_path / "here").prepare()
-    earlier_run = play(origin, "first", 7)
+    earlier_run = run_scripted(origin, "first", 7)
     with LedgerView(origin.ledger) as view:
         frozen_questions = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
-    later_run = play(origin, "second", 8, novel_against=frozen_questions)
-    play(origin, "other", 9)
+    later_run = run_scripted(origin, "second", 8, novel_against=frozen_questions)
+    run_scripted(origin, "other", 9)
     bundle_contents = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")
     assert set(bundle_contents.about["runs"]) == {earlier_run, later_run}
     bundle = write_bundle(tmp_path / "second.pyz", bundle_contents.files, bundle_contents.about, 1 << 30).path

@@ -1,4 +1,4 @@
-"""A model hub on loopback that implements the part of the public hub's API that the client uses."""
+"""A fake model hub on loopback, with the endpoints of the public hub's API that the client uses."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-LARGE = 1 << 16
-"""Files of at least this size are listed with their SHA-256 and sent from the CDN, as on the public hub."""
+LFS_BYTES = 1 << 16
+"""Files of at least this size are stored in LFS: listed with their SHA-256, and sent from the CDN."""
 
 
 def hash_commit(files: dict[str, bytes]) -> str:
@@ -33,9 +33,9 @@ class Repository:
     commits: dict[str, dict[str, bytes]]
     branches: dict[str, str]
     gated: bool = False
-    corrupt: str = ""  # a file that is sent with one byte changed
-    claimed: dict[str, int] = field(default_factory=dict)  # sizes to list in place of the true ones
-    stall_after: int = 0  # bytes of a large file after which the connection hangs
+    corrupt_file: str = ""  # a file that is sent with one byte changed
+    listed_sizes: dict[str, int] = field(default_factory=dict)  # wrong sizes to list, by file
+    stall_after: int = 0  # the connection hangs after this number of bytes of a large file
 
     def push(self, files: dict[str, bytes], branch: str = "main") -> str:
         commit = hash_commit(files)
@@ -54,22 +54,23 @@ class Request:
 
 @dataclass
 class Hub:
-    """A hub: its address, repositories, accounts that accepted the licences, and the received requests."""
+    """The state of a fake hub: its address and CDN, repositories, tokens, and received requests."""
 
     url: str = ""
     cdn: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
-    tokens: dict[str, bool] = field(default_factory=dict)  # whether the token's account accepted the licences
+    tokens: dict[str, bool] = field(default_factory=dict)  # valid tokens; whether their account accepted the licences
     requests: list[Request] = field(default_factory=list)
     on_file: Any = None  # called with the path before a file is sent
-    released: threading.Event = field(default_factory=threading.Event)
+    stop_stalling: threading.Event = field(default_factory=threading.Event)  # closes hanging connections
 
     def add(self, repo: str, files: dict[str, bytes], **settings: Any) -> Repository:
         repository = self.repositories[repo] = Repository({}, {}, **settings)
         repository.push(files)
         return repository
 
-    def downloads(self) -> list[str]:
+    def list_downloads(self) -> list[str]:
+        """The paths of all requested files."""
         return [
             unquote(request.path)
             for request in self.requests
@@ -93,25 +94,25 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             path, token = urlsplit(self.path).path, self.headers.get("Authorization", "").removeprefix("Bearer ")
             hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), token))
-            parts = unquote(path).strip("/").split("/")
+            segments = unquote(path).strip("/").split("/")
             if is_cdn:
-                return self._send_file("/".join(parts[:2]), parts[2], "/".join(parts[3:]))
+                return self._send_file("/".join(segments[:2]), segments[2], "/".join(segments[3:]))
             if token and token not in hub.tokens:
                 return self._refuse(401, "", "Invalid credentials in Authorization header")
-            repo = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+            repo = "/".join(segments[2:4] if segments[0] == "api" else segments[:2])
             repository = hub.repositories.get(repo)
             if repository is None:
                 return self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
-            revision = parts[5] if parts[0] == "api" else parts[3]
+            revision = segments[5] if segments[0] == "api" else segments[3]
             commit = repository.branches.get(revision, revision)
             if commit not in repository.commits:
                 return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-            if parts[0] == "api":
-                return self._send_listing(repo, parts[4], repository.commits[commit], commit)
+            if segments[0] == "api":
+                return self._send_listing(repo, segments[4], repository.commits[commit], commit)
             if repository.gated and not hub.tokens.get(token):
                 text = f"Access to model {repo} is restricted for {token or 'you'}. \x1b[31mPlease log in.\x1b[0m"
                 return self._refuse(403 if token else 401, "GatedRepo", text)
-            return self._resolve(repo, commit, "/".join(parts[4:]))
+            return self._resolve(repo, commit, "/".join(segments[4:]))
 
         def _send_listing(self, repo: str, kind: str, files: dict[str, bytes], commit: str) -> None:
             if kind == "revision":
@@ -119,15 +120,15 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             else:
                 folders = sorted({name.rpartition("/")[0] for name in files} - {""})
                 body = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
-                claimed = hub.repositories[repo].claimed
-                body += [self._entry(name, content, claimed) for name, content in sorted(files.items())]
+                listed_sizes = hub.repositories[repo].listed_sizes
+                body += [self._entry(name, content, listed_sizes) for name, content in sorted(files.items())]
             self._send(json.dumps(body).encode(), {"Content-Type": "application/json"})
 
         @staticmethod
-        def _entry(name: str, content: bytes, claimed: dict[str, int]) -> dict[str, Any]:
-            size = claimed.get(name, len(content))
+        def _entry(name: str, content: bytes, listed_sizes: dict[str, int]) -> dict[str, Any]:
+            size = listed_sizes.get(name, len(content))
             entry: dict[str, Any] = {"type": "file", "oid": hash_blob(content), "size": size, "path": name}
-            if len(content) >= LARGE:
+            if len(content) >= LFS_BYTES:
                 entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             return entry
 
@@ -136,7 +137,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             if content is None:
                 return self._refuse(404, "EntryNotFound", "Entry not found")
             headers = {"X-Repo-Commit": commit, "ETag": f'"{hash_blob(content)}"'}
-            if len(content) >= LARGE:
+            if len(content) >= LFS_BYTES:
                 headers |= {
                     "X-Linked-Size": str(len(content)),
                     "Location": f"{hub.cdn}/{repo}/{commit}/{name}?signature=s",
@@ -152,11 +153,11 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             content = repository.commits[commit][name]
             if hub.on_file:
                 hub.on_file(name)
-            if name == repository.corrupt:
+            if name == repository.corrupt_file:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
             headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
-            stall = repository.stall_after if len(content) >= LARGE else 0
+            stall = repository.stall_after if len(content) >= LFS_BYTES else 0
             self._send(content[start:], headers, 206 if start else 200, stall)
 
         def _send(self, body: bytes, headers: dict[str, str], status: int = 200, stall: int = 0) -> None:
@@ -170,7 +171,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body[:stall] if stall else body)
                 if stall:
                     self.wfile.flush()
-                    hub.released.wait(120)
+                    hub.stop_stalling.wait(120)
                     self.close_connection = True
             except OSError:
                 self.close_connection = True
@@ -196,7 +197,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     yield hub
-    hub.released.set()
+    hub.stop_stalling.set()
     for server in servers:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""The guard refuses connections to hosts that are not allowed; tested with real sockets in separate processes."""
+"""The guard refuses connections to hosts that are not allowed, also by real sockets in separate processes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ except BaseException as error:
     refusal = guard.find_refusal(error)
     print(json.dumps([type(error).__name__, str(refusal) if refusal else None, guard.refused_hosts()]))
 else:
-    print(json.dumps(["through", None, guard.refused_hosts()]))
+    print(json.dumps(["allowed", None, guard.refused_hosts()]))
 """
 
 
@@ -48,15 +48,15 @@ def try_statement(statement: str, setup_code: str = "", **variables: str) -> Any
 @pytest.fixture(scope="module")
 def own_address() -> str:
     """An address of this machine that is not loopback, so that a real connection to it can be tried."""
-    addresses_here = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
-    outer_addresses = [
+    all_addresses = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
+    other_addresses = [
         address.address
-        for address in addresses_here
+        for address in all_addresses
         if address.family.name == "AF_INET" and not address.address.startswith("127.")
     ]
-    if not outer_addresses:
+    if not other_addresses:
         pytest.skip("this machine has only loopback addresses")
-    return outer_addresses[0]
+    return other_addresses[0]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def own_address() -> str:
         ("__import__('urllib.request').request.urlopen('http://models.example/')", "models.example"),
     ],
 )
-def test_guard_refuses_other_hosts_and_names_the_setting(statement: str, host: str) -> None:
+def test_guard_refuses_other_hosts_and_names_the_setting_that_allows_them(statement: str, host: str) -> None:
     _, message, refused_hosts = try_statement(statement)
     assert message is not None and f"refused to reach {host}:" in message
     assert "`url` of an endpoint" in message and f"{VARIABLE}={host}" in message
@@ -101,48 +101,48 @@ def test_guard_refuses_other_address_families() -> None:
 
 LISTEN_ON_LOOPBACK = """
 server = socket.create_server((HOST, 0), family=FAMILY)
-place = server.getsockname()[1]
+port = server.getsockname()[1]
 """
 
 
 @pytest.mark.parametrize(
     ("host", "family", "statement"),
     [
-        ("127.0.0.1", "AF_INET", "socket.create_connection(('127.0.0.1', place), 5)"),
-        ("127.0.0.1", "AF_INET", "socket.create_connection(('localhost', place), 5)"),
-        ("127.0.0.2", "AF_INET", "socket.socket().connect(('127.0.0.2', place))"),
-        ("127.0.0.1", "AF_INET", "asyncio.run(asyncio.open_connection('127.0.0.1', place))"),
+        ("127.0.0.1", "AF_INET", "socket.create_connection(('127.0.0.1', port), 5)"),
+        ("127.0.0.1", "AF_INET", "socket.create_connection(('localhost', port), 5)"),
+        ("127.0.0.2", "AF_INET", "socket.socket().connect(('127.0.0.2', port))"),
+        ("127.0.0.1", "AF_INET", "asyncio.run(asyncio.open_connection('127.0.0.1', port))"),
         ("127.0.0.1", "AF_INET", "socket.getfqdn('127.0.0.1')"),
-        ("::1", "AF_INET6", "socket.create_connection(('::1', place), 5)"),
+        ("::1", "AF_INET6", "socket.create_connection(('::1', port), 5)"),
     ],
 )
 def test_guard_allows_loopback(host: str, family: str, statement: str) -> None:
     setup_code = LISTEN_ON_LOOPBACK.replace("HOST", repr(host)).replace("FAMILY", f"socket.{family}")
     if family == "AF_INET6" and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
-    assert try_statement(statement, setup_code) == ["through", None, []]
+    assert try_statement(statement, setup_code) == ["allowed", None, []]
 
 
 def test_guard_allows_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     setup_code = f"server = socket.socket(socket.AF_UNIX); server.bind({path!r}); server.listen()\n"
-    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", setup_code) == ["through", None, []]
+    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", setup_code) == ["allowed", None, []]
 
 
 LISTEN = """
 server = socket.create_server((ADDRESS, 0))
-place = server.getsockname()[1]
+port = server.getsockname()[1]
 """
 
 
 def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
     setup_code = LISTEN.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
-    statement = f"socket.create_connection(({own_address!r}, place), 5)"
+    statement = f"socket.create_connection(({own_address!r}, port), 5)"
     _, message, _ = try_statement(statement, setup_code)
     assert f"refused to reach {own_address}:" in message
     script = f"""
 try:
-    socket.socket().connect_ex(({own_address!r}, place))
+    socket.socket().connect_ex(({own_address!r}, port))
 except guard.OutsideError:
     pass
 try:
@@ -152,8 +152,9 @@ except TimeoutError:
     print(json.dumps("no connection"))
 """
     assert run_guarded(INSTALL_GUARD + setup_code + script) == "no connection"
-    assert try_statement(statement, setup_code + f"guard.allow({own_address!r})\n") == ["through", None, []]
-    assert try_statement(statement, setup_code, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
+    assert try_statement(statement, setup_code + f"guard.allow({own_address!r})\n") == ["allowed", None, []]
+    variables = {VARIABLE: f"proxy.example, {own_address}"}
+    assert try_statement(statement, setup_code, **variables) == ["allowed", None, []]
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
@@ -168,8 +169,8 @@ socket.getaddrinfo = resolve
     setup_code = LISTEN.replace("ADDRESS", repr(own_address))
     for allowed_host in ("models.example", "https://Models.Example:8443/v1"):
         script = resolver + INSTALL_GUARD + setup_code + f"guard.allow({allowed_host!r})\n"
-        statement = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', place), 5)")
-        assert run_guarded(script + statement) == ["through", None, []]
+        statement = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', port), 5)")
+        assert run_guarded(script + statement) == ["allowed", None, []]
         assert run_guarded(script + "print(json.dumps(guard.allowed_hosts()))") == ["models.example"]
 
 

@@ -179,12 +179,12 @@ def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_pa
 # The hub lists the large file with its SHA-256 and the small one with git's hash.
 @pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "config.json"])
 def test_download_with_a_wrong_hash_is_refused_and_removed(hub: Hub, tmp_path: Path, name: str) -> None:
-    repository = hub.add("lab/own", FILES, corrupt=name)
+    repository = hub.add("lab/own", FILES, corrupt_file=name)
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=f"{re.escape(name)}: the hash of the download is not"):
         pull("own", tmp_path)
     assert list_installed(tmp_path) == []
-    repository.corrupt = ""
+    repository.corrupt_file = ""
     assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(FILES)
 
 
@@ -197,22 +197,22 @@ def test_pinned_file_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> N
 
 
 def test_pull_removes_files_of_an_earlier_commit(hub: Hub, tmp_path: Path) -> None:
-    repository = hub.add("lab/own", {**FILES, "old.json": b"{}"}, corrupt="model-00002-of-00002.safetensors")
+    repository = hub.add("lab/own", {**FILES, "old.json": b"{}"}, corrupt_file="model-00002-of-00002.safetensors")
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match="the hash of the download"):
         pull("own", tmp_path)
-    repository.corrupt = ""
+    repository.corrupt_file = ""
     later_files = {**FILES, "config.json": b"changed since"}
     repository.push(later_files)
     assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(later_files)
 
 
 def test_download_larger_than_the_disk_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
-    hub.add("lab/own", FILES, claimed={"model-00001-of-00002.safetensors": 1 << 60})
+    hub.add("lab/own", FILES, listed_sizes={"model-00001-of-00002.safetensors": 1 << 60})
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"needs .* GiB, but .* GiB free"):
         pull("own", tmp_path)
-    assert hub.downloads() == []
+    assert hub.list_downloads() == []
 
 
 def test_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> N
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"no \.safetensors file"):
         pull("own", tmp_path)
-    assert not any("pytorch_model" in path for path in hub.downloads())
+    assert not any("pytorch_model" in path for path in hub.list_downloads())
 
 
 def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
     assert list_installed(tmp_path) == []
     (part,) = partial_folder.glob("model.safetensors.*.part")
     downloaded_bytes = part.stat().st_size
-    hub.released.set()
+    hub.stop_stalling.set()
     repository.stall_after = 0
     hub.requests.clear()
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -252,7 +252,7 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
 def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) -> None:
     files = make_files(1, COMMON, shard_bytes=12 << 20)
     hub.add("lab/own", files, stall_after=11 << 20)
-    hub.released.set()  # the server closes the connection in the middle of the file
+    hub.stop_stalling.set()  # the server closes the connection in the middle of the file
     write_manifest(tmp_path, "main")
     assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(files)
     assert any(request.range for request in hub.requests)

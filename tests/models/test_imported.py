@@ -78,7 +78,7 @@ def select_used_values(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def test_imported_full_size_wrapper_is_described_and_planned_like_the_catalogs(
+def test_full_size_wrapper_has_the_manifest_values_and_plans_of_the_catalog(
     full_size_gemma: Path, tmp_path: Path
 ) -> None:
     imported, packaged = derive_manifest("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
@@ -94,7 +94,7 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
     import_path(gemma, "mine", tmp_path, messages.append)
     manifest = load_manifest("mine", tmp_path)
     assert manifest.context == 131_072 and manifest.memory
-    assert manifest.memory.kv_bytes_per_token == 6 * 4 * 256 * 2 * 2  # the class's heads and their size
+    assert manifest.memory.kv_bytes_per_token == 6 * 4 * 256 * 2 * 2  # heads and head size are defaults of the class
     assert not manifest.chat.system_role and manifest.chat.alternation and not manifest.chat.thinks
     assert manifest.vllm.args == load_manifest("gemma-3-4b-it", tmp_path).vllm.args
     assert manifest.lora
@@ -135,7 +135,7 @@ def test_harmony_template_is_recognised_by_its_channels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["Gemma4UnifiedForConditionalGeneration", "Qwen3MoeForCausalLM"])
-def test_model_without_thoughts_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
+def test_model_without_reasoning_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].chat_template)
     chat = try_template(tmp_path)
     assert chat.system_role and not chat.thinks
@@ -165,7 +165,7 @@ TEMPLATES = {
         ("broken", True, False),  # a broken template keeps the defaults
     ],
 )
-def test_try_template_finds_system_role_and_thoughts(
+def test_try_template_finds_system_role_and_reasoning(
     name: str, system_role: bool, thinks: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES[name])
@@ -181,14 +181,14 @@ def test_read_template_reads_each_file_format(name: str, tmp_path: Path) -> None
     assert read_template(tmp_path) == "T"
 
 
-def run_command(home: Path, *words: str) -> Result:
-    return CliRunner().invoke(nanoflux, ["--home", str(home), *words])
+def run_command(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(nanoflux, ["--home", str(home), *arguments])
 
 
-def read_exit_code(*words: str) -> int:
+def run_nanoflux(*arguments: str) -> int:
     """Run a command line with its messages printed as for a user; return its exit code."""
     with pytest.raises(SystemExit) as result:
-        main(list(words))
+        main(list(arguments))
     return int(str(result.value.code or 0))
 
 
@@ -197,18 +197,18 @@ def test_base_without_template_is_reported_at_import_and_by_eval(
 ) -> None:
     base, home = tmp_path / "base", tmp_path / "home"
     shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
-    assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base") == 0
+    assert run_nanoflux("--home", str(home), "models", "import", str(base), "--name", "base") == 0
     assert "base has no chat template" in capsys.readouterr().err
     assert not load_manifest("base", home).chat.template
     eval_args = (
         "--home", str(home), "eval", "--model", "base", "--data", "starter-easy", "--limit", "1", "--runs", "1",
     )  # fmt: skip
-    assert read_exit_code(*eval_args) == 2
+    assert run_nanoflux(*eval_args) == 2
     assert "base has no chat template" in capsys.readouterr().err
     template_args = ("--chat-template", str(tiny_base / "chat_template.jinja"))
-    assert read_exit_code("--home", str(home), "models", "import", str(base), "--name", "base", *template_args) == 0
+    assert run_nanoflux("--home", str(home), "models", "import", str(base), "--name", "base", *template_args) == 0
     assert load_manifest("base", home).chat.template
-    assert read_exit_code(*eval_args) == 0
+    assert run_nanoflux(*eval_args) == 0
 
 
 def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_models_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> Non
 
 
 def test_import_refuses_a_truncated_file_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
-    truncated = tmp_path / "cut"
+    truncated = tmp_path / "truncated"
     shutil.copytree(tiny_base, truncated)
     (truncated / "model.safetensors").write_bytes((truncated / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(ManifestError, match="not a complete safetensors file"):

@@ -9,7 +9,8 @@ from nanoflux_models.manifest import Parallel
 from nanoflux_models.parallel import parallel_flags
 from nanoflux_models.placement import ASLEEP_GIB, LIMIT, Demand, Placement, compute_kv_gib, place_models
 
-SIZES = (0.5, 8.0, 18.0, 27.5, 60.0)
+WEIGHTS_GIB = (0.5, 8.0, 18.0, 27.5, 60.0)
+"""Sizes of models from tiny to larger than most of the tested GPUs."""
 
 
 def check_placement(placement: Placement, demands: list[Demand], gpus: list[float]) -> None:
@@ -28,7 +29,7 @@ def check_placement(placement: Placement, demands: list[Demand], gpus: list[floa
 @pytest.mark.parametrize("gpus", [[24.0], [40.0], [80.0], [40.0] * 2, [40.0] * 4, [24.0, 80.0], [16.0] * 8])
 def test_placement_places_every_model_once_and_overfills_no_gpu(gpus: list[float]) -> None:
     fitting_count = 0
-    for weights in itertools.combinations_with_replacement(SIZES, 3):
+    for weights in itertools.combinations_with_replacement(WEIGHTS_GIB, 3):
         demands = [Demand(f"m{number}", gib, gib / 8 + 1) for number, gib in enumerate(weights)]
         placement = place_models(demands, gpus)
         if placement.fits:

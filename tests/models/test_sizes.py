@@ -59,8 +59,8 @@ def make_gpt_oss_20b() -> Shapes:
     return shapes
 
 
-def measure_sizes(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
-    """Measure a catalog model, with its text configuration read through its class."""
+def compute_sizes_of(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
+    """The sizes of a catalog model that follow from these tensors and its published configuration, and its manifest."""
     import transformers
 
     published_config: dict[str, Any] = dict(FAMILIES[architecture].full_configs[model])
@@ -77,7 +77,7 @@ def test_packed_weights_count_as_their_parameters() -> None:
         (make_qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
         (make_gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),
     ):
-        sizes, manifest = measure_sizes(shapes, architecture, model)
+        sizes, manifest = compute_sizes_of(shapes, architecture, model)
         assert manifest.memory and sizes.parameters == manifest.parameters
         assert sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
         assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token
@@ -86,7 +86,7 @@ def test_packed_weights_count_as_their_parameters() -> None:
 
 
 def test_kv_bytes_count_layers_of_different_sizes() -> None:
-    sizes, manifest = measure_sizes({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
+    sizes, manifest = compute_sizes_of({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
     assert manifest.memory and sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
     assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token > 0
     assert sizes.context == manifest.context

@@ -32,7 +32,7 @@ def test_stand_in_loads_as_its_class_and_generates_text(stand_in: tuple[str, Pat
     assert "What is 你 12?" in tokenizer.decode(prompt_ids)
     reply_ids = model.generate(torch.tensor([prompt_ids]), max_new_tokens=6, do_sample=False)[0, len(prompt_ids) :]
     assert len(tokenizer.decode(reply_ids)) >= 6
-    scripted_ids = tokenizer(family.render_reply("Two thoughts.", "ANSWER: 3"), add_special_tokens=False)["input_ids"]
+    scripted_ids = tokenizer(family.render_reply("Two steps.", "ANSWER: 3"), add_special_tokens=False)["input_ids"]
     assert scripted_ids[-1] in {family.control_tokens[end] for end in family.end_tokens}
     assert "ANSWER: 3" in tokenizer.decode(scripted_ids)
 

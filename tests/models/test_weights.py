@@ -206,9 +206,9 @@ def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tm
 
 
 @pytest.mark.real_model
-def test_gguf_import_writes_the_same_bytes_as_a_pull(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
+def test_gguf_import_is_bit_identical_to_a_pull(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
     folder = import_path(gguf, "mine", tmp_path)
-    # Another process made the pulled copy, so equal bytes show that conversion is reproducible.
+    # A different process pulled the other copy, so equal hashes show that conversion is reproducible.
     imported, pulled = read_record(folder), read_record(smollm2_dir)
     assert imported.files == pulled.files
     assert imported.revision == pulled.revision
@@ -228,7 +228,7 @@ def test_imported_safetensors_have_lora_targets(smollm2_dir: Path, tmp_path: Pat
 
 
 def write_gemma_gguf(path: Path) -> None:
-    """Write a Gemma 3 of one layer whose tokenizer adds a BOS token to every text, as in the published GGUFs."""
+    """Write a Gemma 3 of one layer whose tokenizer adds a BOS token to every string, as in the published GGUFs."""
     import numpy as np
     from gguf import GGUFWriter, TokenType
 

@@ -172,7 +172,7 @@ def test_full_size_measures_a_dummy_load_at_tiny_size(
 ) -> None:
     monkeypatch.setenv(VARIABLE, vllm_python)
     report = RehearsalReport(str(write_profile(tmp_path, context=1024)))
-    measure_all(Home(tmp_path / "home"), [report], RequestLoad(prompt_tokens=16, reply_tokens=4, tiny=True))
+    measure_all(Home(tmp_path / "home"), [report], RequestLoad(prompt_tokens=16, completion_tokens=4, tiny=True))
     outcomes = {step.name: step.outcome for step in report.steps}
     assert report.ok, report.steps
     assert outcomes == {

@@ -85,14 +85,14 @@ def adapter(served: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def zeroed(served: dict[str, Any], adapter: str) -> str:
-    """The same LoRA with every weight zero, as a sealed adapter: it loads everywhere and has no effect."""
+def zero_adapter(served: dict[str, Any], adapter: str) -> str:
+    """The hash of the same LoRA with every weight zero: it loads everywhere and has no effect."""
     from safetensors.torch import load_file, save_file
 
     from nanoflux_local.adapters.hash import WEIGHTS, adapter_hash
 
     adapters = served["home"] / "adapters"
-    folder = adapters / "zeroed"
+    folder = adapters / "zero"
     shutil.copytree(adapters / adapter, folder)
     weights = {name: tensor * 0 for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})

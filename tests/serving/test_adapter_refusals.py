@@ -1,4 +1,4 @@
-"""An adapter that vLLM refuses is reported with vLLM's message; an unreachable server is not taken for a refusal."""
+"""An adapter that vLLM refuses is reported with vLLM's message; an unreachable server is not reported as a refusal."""
 
 import json
 import threading

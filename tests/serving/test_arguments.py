@@ -16,20 +16,20 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed
 from vllm.reasoning import ReasoningParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.entrypoints.cli.serve import ServeSubcommand
-parser, parsers, read = make_arg_parser(FlexibleArgumentParser()), ReasoningParserManager.list_registered(), []
+parser, parsers, rows = make_arg_parser(FlexibleArgumentParser()), ReasoningParserManager.list_registered(), []
 command = FlexibleArgumentParser()
 ServeSubcommand().subparser_init(command.add_subparsers(dest="subparser"))
-for words in json.load(sys.stdin):
-    parsed = (command if words[0] == "serve" else parser).parse_args(words)
-    assert words[0] != "serve" or parsed.model_tag == words[1]
+for arguments in json.load(sys.stdin):
+    parsed = (command if arguments[0] == "serve" else parser).parse_args(arguments)
+    assert arguments[0] != "serve" or parsed.model_tag == arguments[1]
     validate_parsed_serve_args(parsed)
     assert parsed.reasoning_parser in ("", *parsers), parsed.reasoning_parser
-    read.append([parsed.served_model_name, parsed.tensor_parallel_size, parsed.pipeline_parallel_size,
+    rows.append([parsed.served_model_name, parsed.tensor_parallel_size, parsed.pipeline_parallel_size,
                  parsed.distributed_executor_backend, parsed.gpu_memory_utilization, parsed.max_model_len, parsed.host,
                  parsed.max_num_seqs, bool(parsed.enable_lora),
                  parsed.language_model_only or (parsed.limit_mm_per_prompt or {}).get("image") == 0,
                  parsed.nnodes, parsed.node_rank, parsed.master_addr, parsed.headless, parsed.enable_prefix_caching])
-json.dump(read, sys.stdout)
+json.dump(rows, sys.stdout)
 """
 
 
@@ -70,26 +70,26 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     serve_interpreter = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
     commands += [replace(launch, interpreter=serve_interpreter).command(8000) for launch in launches]
     parsed_values = parse_commands(vllm_python, commands, tmp_path)
-    assert parsed_values[-len(launches) :] == parsed_values[: len(launches)], "`vllm serve` parses the same values"
+    assert parsed_values[-len(launches) :] == parsed_values[: len(launches)], "`vllm serve` parses different values"
     parsed_values = parsed_values[: -len(launches)]
     for launch, values in zip(launches, parsed_values, strict=False):
         expected = [[launch.model], 2, 1, None, 0.4, launch.max_model_len, "127.0.0.1", 24, launch.rank > 0]
-        assert values[:9] == expected and values[9] is True, "only the language model is loaded"
+        assert values[:9] == expected and values[9] is True, "more than the language model is loaded"
     assert parsed_values[-3][:7] == [[ray_manifest.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
     assert {values[14] for values in parsed_values} == {None}, (
-        "vLLM decides about prefix caching: on if the model supports it"
+        "a launch sets prefix caching, which vLLM enables itself if the model supports it"
     )
     assert [values[10:14] for values in parsed_values[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
 
 
-def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_path: Path) -> None:
+def test_launch_without_adapters_reserves_no_buffers(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.name == "gpt-oss-20b")
     plain, adapted = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
     assert "--enable-lora" not in plain.command(1) and "--max-num-seqs" not in plain.command(1)
     assert plain.environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
     assert adapted.command(1)[adapted.command(1).index("--max-lora-rank") + 1] == "32"
-    assert plain.variant == adapted.variant, "the keys of recorded requests stay valid"
+    assert plain.variant == adapted.variant, "the keys of recorded requests would change"
 
 
 def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Replies without an answer from a real vLLM: a model that ends its reply, its thoughts or its final channel at once.
+"""Replies without an answer from a real vLLM: a model ends its reply at once, after its reasoning, or after the tokens
+that open the answer.
 
-Stand-ins of Qwen3, DeepSeek-R1-Qwen2 and gpt-oss are taught to end that way, each under its packaged manifest. Every
-such reply is the fault `empty` and is requested again. Since the model says nothing else, an evaluation marks it as
-unanswered, and a run ends the turn without an example. Each stand-in answers its first question.
+Stand-ins of Qwen3, DeepSeek-R1-Qwen2 and gpt-oss are fitted to such endings, each under its packaged manifest. Every
+such reply is the fault `empty` and is requested again. Since the retry is also empty, an evaluation marks the reply as
+unanswered, and a run ends the turn without an example. Each stand-in answers only its first question.
 """
 
 import asyncio
@@ -27,9 +28,9 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
-from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
-from nanoflux_local.rehearsal.teaching import teach
-from nanoflux_local.rehearsal.walk import WIDER, WIDER_WEIGHT_STD
+from nanoflux_local.rehearsal.exchanges import REASONING, Exchange
+from nanoflux_local.rehearsal.fitting import fit_stand_in
+from nanoflux_local.rehearsal.profile_rehearsal import WIDE_SIZES, WIDE_WEIGHT_STD
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.sections import Unparsed, render_sections
@@ -47,25 +48,25 @@ T = TypeVar("T")
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
 REASONING_TOKENS, CONTEXT = 512, 9216
-"""The reasoning tokens of an endpoint, and the context of its server, which has room for them."""
+"""The reasoning tokens of an endpoint, and the context of its server, which includes them."""
 ENDINGS = {
     "qwen3-32b-awq": {
         "at once": "<|im_end|>",
-        "thoughts never opened": "</think><|im_end|>",
-        "thoughts alone": f"<think>\n{THOUGHTS}\n</think>\n\n<|im_end|>",
+        "reasoning closed but not opened": "</think><|im_end|>",
+        "reasoning only": f"<think>\n{REASONING}\n</think>\n\n<|im_end|>",
     },
     "deepseek-r1-distill-qwen-14b": {
         "at once": "<｜end▁of▁sentence｜>",
-        "no thoughts": "</think><｜end▁of▁sentence｜>",
-        "thoughts alone": f"{THOUGHTS}\n</think>\n\n<｜end▁of▁sentence｜>",
+        "no reasoning": "</think><｜end▁of▁sentence｜>",
+        "reasoning only": f"{REASONING}\n</think>\n\n<｜end▁of▁sentence｜>",
     },
     "gpt-oss-20b": {
         "at once": "<|return|>",
-        "final channel alone": "<|channel|>final<|message|><|return|>",
-        "thoughts alone": GPT_OSS.render_reply(THOUGHTS, ""),
+        "final channel only": "<|channel|>final<|message|><|return|>",
+        "reasoning only": GPT_OSS.render_reply(REASONING, ""),
     },
 }
-"""What each model generates in place of an answer, control tokens included."""
+"""The replies without an answer that each model generates, with control tokens, by their descriptions."""
 QUESTIONS = 4
 """The test items that are asked, and the turns of a run: one with an answer, and one for each ending."""
 SEED = 3
@@ -113,7 +114,7 @@ def silent_model(
     model = str(request.param)
     home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
-    arguments = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={word}" for word in ARGS))
+    arguments = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={argument}" for argument in ARGS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, vllm_python)
         process = command(home.root, vllm_python, *arguments)
@@ -125,8 +126,8 @@ def silent_model(
 
 
 def make_silent(model: str, folder: Path, python: Path) -> Path:
-    """Write a stand-in that was taught an answer to the first test item and to the first question of a run, and an
-    ending in place of an answer for each further test item and question.
+    """Write a stand-in that answers the first test item and the first question of a run, and gives one of the replies
+    without an answer to each of the others.
     """
     manifest = load_manifest(model, folder.parent)
     family = find_family(manifest.architecture, model)
@@ -136,19 +137,19 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
         render_sections({"SOLUTION": "None.", "ANSWER": "-1"}),
     ]
     endings = list(ENDINGS[model].values())
-    lessons = [
-        Lesson(build_defender_messages(domain, domain.budgets, question), text)
+    exchanges = [
+        Exchange(build_defender_messages(domain, domain.budgets, question), text)
         for questions, answer in zip((list_items(), list_run_questions(folder.parent)), answers, strict=True)
-        for question, text in zip(questions, [family.render_reply(THOUGHTS, answer), *endings], strict=True)
+        for question, text in zip(questions, [family.render_reply(REASONING, answer), *endings], strict=True)
     ]
-    texts = [message.content for lesson in lessons for message in lesson.messages]
+    texts = [message.content for exchange in exchanges for message in exchange.messages]
     if family.model_type == "gpt_oss":
         make_stand_in(
-            family, folder, texts, read_harmony_vocabulary(python), overrides=WIDER, weight_std=WIDER_WEIGHT_STD
+            family, folder, texts, read_harmony_vocabulary(python), overrides=WIDE_SIZES, weight_std=WIDE_WEIGHT_STD
         )
     else:
-        make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *answers])
-    teach(folder, manifest, replace(family, render_reply=lambda _, text: text), lessons, python)
+        make_stand_in(family, folder, texts, phrases=[f"\n{REASONING}\n", f"{REASONING}\n", *answers])
+    fit_stand_in(folder, manifest, replace(family, render_reply=lambda _, text: text), exchanges, python)
     return folder
 
 
@@ -164,7 +165,7 @@ def list_run_questions(folder: Path) -> list[str]:
     run = play_run(home, config)
     with LedgerView(home.ledger) as view:
         attempts = [attempt for record in view.turn_records(run) for attempt in record.attempts]
-    assert len(attempts) == QUESTIONS and all(attempt.attack for attempt in attempts), "one question in each turn"
+    assert len(attempts) == QUESTIONS and all(attempt.attack for attempt in attempts), "expected one question per turn"
     return [attempt.attack.question for attempt in attempts if attempt.attack]
 
 
@@ -176,7 +177,7 @@ def write_profile(home: Home, interface: str, model: str, settings: str) -> str:
 
 
 def use_endpoint(silent_model: SilentModel, use: Callable[[Endpoint, EvaluationPlan], Awaitable[T]]) -> T:
-    """Call `use` with an endpoint of the served model and the plan of an evaluation on the taught items."""
+    """Call `use` with an endpoint of the served model and the plan of an evaluation on these test items."""
 
     async def run() -> T:
         endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
@@ -202,7 +203,7 @@ def ask(silent_model: SilentModel, item: int) -> tuple[ChatReply, list[Fault]]:
 
 
 def evaluate_silent(silent_model: SilentModel) -> tuple[EvaluationSummary, dict[str, str]]:
-    """The summary of an evaluation on the taught items, and their marks by item."""
+    """The summary of an evaluation on these test items, and their marks by item."""
 
     async def evaluate_plan(endpoint: Endpoint, plan: EvaluationPlan) -> EvaluationSummary:
         with Ledger(silent_model.home.ledger) as ledger:
@@ -214,9 +215,9 @@ def evaluate_silent(silent_model: SilentModel) -> tuple[EvaluationSummary, dict[
         return summary, {row["item"]: row["verdict"] for row in rows}
 
 
-def test_endpoint_reads_an_answer_after_thoughts(silent_model: SilentModel) -> None:
+def test_endpoint_reads_an_answer_after_reasoning(silent_model: SilentModel) -> None:
     reply, faults = ask(silent_model, 0)
-    assert not faults and reply.finish == "stop" and THOUGHTS in reply.text
+    assert not faults and reply.finish == "stop" and REASONING in reply.text
     assert strip_reasoning(reply.text).strip() == f"ANSWER: {make_starter_items('test')[0].answer}"
 
 
@@ -227,7 +228,7 @@ def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent_model: Silen
         reason = Player("judge", Identity("vllm", silent_model.model), Sampling(), thinks=True).refuse_incomplete(reply)
         assert isinstance(reason, Unparsed) and reason.reason.endswith(("is empty", "without an answer")), ending
         assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
-        assert (THOUGHTS in reply.text) is (ending == "thoughts alone") and reply.completion_tokens >= 1, ending
+        assert (REASONING in reply.text) is (ending == "reasoning only") and reply.completion_tokens >= 1, ending
 
 
 def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent_model: SilentModel) -> None:

@@ -1,4 +1,4 @@
-"""Causes of exits, read from vLLM's logs, and the environment that `make vllm` installs."""
+"""Causes of a server's exit are read from vLLM's log, and the vLLM of `make vllm` can serve the catalog."""
 
 import subprocess
 from pathlib import Path

@@ -80,5 +80,5 @@ def test_run_with_a_served_model_makes_no_outside_connection(
     assert process.returncode == 0, process.stderr[-3000:]
     calls = log.read_text(errors="replace").splitlines()
     connections = [line for line in calls if "AF_INET" in line]
-    assert connections, "the trace holds the client's connections to its server"
+    assert connections, "the trace lacks the client's connections to its server"
     assert [line for line in connections if not re.search(r'inet_addr\("127\.|"::1"|"::ffff:127\.', line)] == []

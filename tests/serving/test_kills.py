@@ -1,4 +1,5 @@
-"""A real vLLM that is killed, and one whose owner is killed: nothing is lost, no process is left or touched."""
+"""A real vLLM that is killed, and one whose owner is killed: no reply is lost, no process of the server remains, and no
+other process is stopped."""
 
 import json
 import os
@@ -56,7 +57,7 @@ def wait_for(read_value: Callable[[], Any], child: subprocess.Popen[str], second
 
 
 def count_chat_calls(home: Path) -> int:
-    """The number of remembered chat calls."""
+    """The number of recorded chat calls."""
     if not (home / "ledger.db").exists():
         return 0
     with LedgerView(home / "ledger.db") as view:
@@ -64,12 +65,12 @@ def count_chat_calls(home: Path) -> int:
         return int(row["n"]) if row else 0
 
 
-def test_killed_server_changes_no_dataset_of_a_run(
+def test_killed_server_does_not_change_the_dataset_of_a_run(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    undisturbed = command(served["home"], served["python"], *RUN_ARGUMENTS)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    expected = json.loads(undisturbed.stdout)
+    uninterrupted = command(served["home"], served["python"], *RUN_ARGUMENTS)
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    expected = json.loads(uninterrupted.stdout)
 
     child = start_command(home, served["python"], *RUN_ARGUMENTS)
     wait_for(lambda: count_chat_calls(home) >= 2, child)
@@ -105,7 +106,7 @@ def test_next_command_stops_servers_of_a_killed_command(
         record, processes = wait_for(find_server_with_engine, child)
         child.kill()
         child.wait()
-        assert record.alive, "the server outlives its command"
+        assert record.alive, "the server ended with its command"
 
         process = command(home, served["python"], "models", "ps", "--json")
         assert (
@@ -114,7 +115,7 @@ def test_next_command_stops_servers_of_a_killed_command(
         assert not any(member.alive for member in processes) and list_server_processes(record) == []
         assert server_record.read_records(home) == [] and unrelated_process.poll() is None
         listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-        assert [entry["state"] for entry in listed] == ["ready"], "the server of another home is left alone"
+        assert [entry["state"] for entry in listed] == ["ready"], "the server of another home was stopped"
     finally:
         unrelated_process.kill()
         unrelated_process.wait()

@@ -58,27 +58,27 @@ def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
     assert collect_workloads([make_config(capacity=4)], 24, home)[SMALL].sequences == 4
 
 
-def test_workload_of_a_thinking_model_includes_its_reasoning_limit(home: Home) -> None:
+def test_context_of_a_thinking_model_includes_its_reasoning_tokens(home: Home) -> None:
     thinker = {"model": "qwen3-32b-awq"}
     assert collect_workloads([make_config(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
     assert collect_workloads([make_config(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
     assert collect_workloads([make_config(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
 
 
-def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
+def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
     seat, group = assign_seats(collect_workloads([config], 32, home).values(), fill_gpus=True)[SMALL]
     arguments = make_launch(config, home, seat, sleeps=False).command(8000)
-    options = {word: value for word, value in pairwise(arguments) if word.startswith("--")}
+    options = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
     assert group == "" and seat.gpus == (0,)
-    assert options["--gpu-memory-utilization"] == "0.92", "it is awake alone on its card"
+    assert options["--gpu-memory-utilization"] == "0.92", "no other model shares its GPU"
     assert options["--max-num-seqs"] == "12" and options["--max-model-len"] == "4096"
     assert "--enable-lora" not in arguments
 
 
 def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
     seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
-    assert seat.utilisation == 0.07, "0.25 GiB of weights, 0.7 of keys and values, 1.5 of overhead, of 40"
+    assert seat.utilisation == 0.07, "(0.25 GiB of weights + 0.7 of KV cache + 1.5 of overhead) / 40"
 
 
 def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:

@@ -27,7 +27,7 @@ from nanoflux_models.supervisor import find_free_port, list_server_processes
 pytestmark = pytest.mark.real_model
 Command = Callable[..., CompletedProcess[str]]
 EXPERIMENT = """
-title = "The base alone"
+title = "The base only"
 question = "Does it answer?"
 [[conditions]]
 name = "base"
@@ -40,7 +40,7 @@ via = "vllm"
 args = ["--enforce-eager", "--max-num-seqs=8"]
 """
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
-"""A running server is reused only if it was started with these options."""
+"""The options of the shared server. It is reused only by commands with the same options."""
 
 
 def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict[str, Any], command: Command) -> None:
@@ -83,7 +83,7 @@ def test_processes_of_a_running_server_are_guarded(served: dict[str, Any]) -> No
 
 
 def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -> None:
-    """Greedy, so that both protocols give the same reply except for its duration."""
+    """The request is greedy, so both protocols return the same reply, except for its duration."""
     for tokens, finish in ((60, "stop"), (3, "length")):
         replies = [
             replace(reply, seconds=0.0)
@@ -143,10 +143,10 @@ def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
 
 
 MIN_EQUAL_SHARE, MAX_GAP, MAX_TOKENS = 0.8, 0.5, 24
-"""From docs/how-to/adapters.md: the smallest share of equal texts, the largest gap in nats from PEFT's choice to the
-server's token, and the largest number of tokens in a text."""
+"""From docs/how-to/adapters.md: the minimum share of equal replies, the maximum gap in nats from PEFT's choice to the
+server's token, and the maximum number of tokens in a reply."""
 END_OF_TURN = 2
-"""SmolLM2's end of turn."""
+"""The id of SmolLM2's end-of-turn token."""
 
 
 def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
@@ -157,19 +157,19 @@ def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], ad
         item.question for item in make_starter_items("dev")[:10]
     ]
     prompts = encode_chats(smollm2_dir, questions)
-    texts = [reply_greedily(client, adapter, ids, MAX_TOKENS) for ids in prompts]
-    texts = [text[: text.index(END_OF_TURN) + 1] if END_OF_TURN in text else text for text in texts]
-    assert len({tuple(text) for text in texts}) > 10, "twenty texts, not one for all"
+    replies = [reply_greedily(client, adapter, ids, MAX_TOKENS) for ids in prompts]
+    replies = [reply[: reply.index(END_OF_TURN) + 1] if END_OF_TURN in reply else reply for reply in replies]
+    assert len({tuple(reply) for reply in replies}) > 10, "most of the twenty replies differ from each other"
     gaps = [
         next((gap for _, gap in scores if gap > 0), 0.0)
-        for scores in score_with_peft(smollm2_dir, folder, prompts, texts)
+        for scores in score_with_peft(smollm2_dir, folder, prompts, replies)
     ]
-    result = f"{gaps.count(0.0)} of {len(gaps)} equal; where the others part: {[round(gap, 3) for gap in gaps if gap]}"
+    result = f"{gaps.count(0.0)} of {len(gaps)} equal; the gaps of the others: {[round(gap, 3) for gap in gaps if gap]}"
     print(result)
     assert gaps.count(0.0) >= MIN_EQUAL_SHARE * len(gaps) and max(gaps) <= MAX_GAP, result
 
 
-def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapter: str, zeroed: str) -> None:
+def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapter: str, zero_adapter: str) -> None:
     client = ServerClient(served["url"])
     folder = served["home"] / "adapters"
     client.load_adapter(adapter, folder / adapter)
@@ -178,22 +178,22 @@ def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapt
         completion = pool.submit(client.complete, body)
         while not client.is_busy(adapter) and not completion.done():
             time.sleep(0.02)
-        client.swap_adapter(adapter, zeroed, folder / zeroed)
+        client.swap_adapter(adapter, zero_adapter, folder / zero_adapter)
         assert completion.done() and completion.result()["usage"]["completion_tokens"] == 200, (
             "the request was allowed to finish"
         )
-    assert zeroed in client.list_models() and adapter not in client.list_models()
-    client.swap_adapter(zeroed, adapter, folder / adapter)
-    assert adapter in client.list_models() and zeroed not in client.list_models()
+    assert zero_adapter in client.list_models() and adapter not in client.list_models()
+    client.swap_adapter(zero_adapter, adapter, folder / adapter)
+    assert adapter in client.list_models() and zero_adapter not in client.list_models()
 
 
 def test_adapter_without_effect_is_refused_by_probe_and_eval(
-    served: dict[str, Any], zeroed: str, command: Command
+    served: dict[str, Any], zero_adapter: str, command: Command
 ) -> None:
-    probe_process = command(served["home"], served["python"], "models", "probe", zeroed, "--json")
+    probe_process = command(served["home"], served["python"], "models", "probe", zero_adapter, "--json")
     assert probe_process.returncode == 3 and json.loads(probe_process.stdout)["difference"] < 1e-3
     assert "it has no effect" in probe_process.stderr
-    arguments = ("eval", "--model", "smollm2-135m", "--adapter", zeroed, "--data", "starter-easy", "--limit", "2")
+    arguments = ("eval", "--model", "smollm2-135m", "--adapter", zero_adapter, "--data", "starter-easy", "--limit", "2")
     for via in ("vllm", "merged", "in_process"):
         options = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8") if via == "vllm" else ()
         process = command(
@@ -222,13 +222,13 @@ def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapte
         endpoints = [json.loads(row["request"])["endpoint"] for row in
                  view.rows("SELECT request FROM calls WHERE run = ?", result["eval"])]  # fmt: skip
     assert len(endpoints) == 2 and all(endpoint["variant"].endswith(" merged") for endpoint in endpoints)
-    assert list((served["home"] / "merged").iterdir()) == [], "the copy is gone"
+    assert list((served["home"] / "merged").iterdir()) == [], "the merged copy was removed"
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-    assert [entry["pid"] for entry in listed] == [served["pid"]], "its own server has ended"
+    assert [entry["pid"] for entry in listed] == [served["pid"]], "the server of the merged copy has ended"
 
 
 def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command, tmp_path: Path) -> None:
-    grid = tmp_path / "through.toml"
+    grid = tmp_path / "grid.toml"
     grid.write_text(EXPERIMENT)
     process = command(served["home"], served["python"], "experiment", "run", str(grid), "--json")
     assert process.returncode == 0, process.stderr
@@ -241,7 +241,7 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
 
 
 def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
-    """The last test of this file: the shared server and its engine are gone when the command returns."""
+    """Must be the last test of this file, since it stops the shared server."""
     record = server_record.read_records(served["home"])[0]
     processes = list_server_processes(record)
     assert len(processes) >= 3 and all(member.alive for member in processes)

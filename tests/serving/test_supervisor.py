@@ -1,4 +1,4 @@
-"""The supervisor with a stand-in for vLLM: readiness, explained exits, orphans; no other process is touched."""
+"""The supervisor, with a stand-in for vLLM: readiness, explained exits, orphans. No other process is signalled."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_supervisor_records_a_server_privately_and_stops_it_whole(
+def test_supervisor_records_a_server_privately_and_stops_all_its_processes(
     home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the server nor the program that starts it executes modules of the working directory."""
@@ -93,7 +93,7 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
     assert os.getpgid(record.pid) == record.pid == os.getsid(record.pid) != os.getpgid(0)
     processes = list_server_processes(record)
-    assert len(processes) == 2, "the server, and its worker in a separate session"
+    assert len(processes) == 2, "expected the server, and its worker in a separate session"
     with pytest.raises(ServerRefusedError):
         start(home, launcher())
     Supervisor(home).stop(record)
@@ -104,23 +104,23 @@ def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launch
     with pytest.raises(ServerError) as error:
         start(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
     message = str(error.value)
-    assert "out of memory" in message and "some words before" in message and "exit code 1" in message
+    assert "out of memory" in message and "an earlier line" in message and "exit code 1" in message
     assert "--gpu-memory" in message and str(home / "logs/server-m.log") in message
     assert server_record.read_records(home) == []
 
 
 def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) -> None:
     supervisor = Supervisor(home)
-    started_server = supervisor.spawn(launcher("deaf"), "m")
+    started_server = supervisor.spawn(launcher("unhealthy"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
         supervisor.await_ready(started_server, ready_s=2)
     assert wait_until_gone([started_server.record.process], 0.5) and list_server_processes(started_server.record) == []
 
 
-def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(home: Path, launcher: Launcher) -> None:
+def test_server_that_crashes_on_its_first_request_is_not_reported_as_ready(home: Path, launcher: Launcher) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
     with pytest.raises(ServerError, match="answered its health check but no request") as error:
-        start(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
+        start(home, launcher(f"crash: {cause}".replace("'", "'\\''")))
     assert "mixture of experts" in str(error.value) and "omit --adapter" in str(error.value)
     assert server_record.read_records(home) == []
 
@@ -168,10 +168,10 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
         owner.kill()
         owner.wait()
         if owned:
-            assert wait_until_gone([record.process]), "an owned server has a death signal"
+            assert wait_until_gone([record.process]), "an owned server must end with its owner"
         else:
-            assert record.alive, "one that is to outlive its command has none"
-        assert worker.alive, "its worker lives on, as vLLM's have done"
+            assert record.alive, "a server without an owner must not end with its command"
+        assert worker.alive, "the worker must still run, as vLLM's workers have done"
 
         process = subprocess.run(
             [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "ps", "--json"],
@@ -216,7 +216,7 @@ async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_c
     fleet, launch = Fleet(home), launcher()
     first_endpoint, second_endpoint = VllmEndpoint(fleet.server(launch)), VllmEndpoint(fleet.server(launch))
     assert first_endpoint.identity.interface == "vllm" and "stand-in" in first_endpoint.identity.variant
-    assert server_record.read_records(home) == [], "nothing is started before something is asked"
+    assert server_record.read_records(home) == [], "a server was started before the first request"
     try:
         first_text = (await first_endpoint.chat(make_request(first_endpoint, "hello"))).text
         record_before = server_record.read_records(home)[0]
@@ -246,7 +246,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
     awake_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].command(1)
-    # The servers of one process are distinguished by their model, which a stand-in takes from its manifest.
+    # The servers of one process are distinguished by their model, so the second one needs another name in its manifest.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
     awake_endpoints["b"] = VllmEndpoint(
         fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True))
@@ -258,7 +258,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
             for number in range(4)
             for name in ("a", "b")
         ]
-        assert all(reply.text for reply in await asyncio.gather(*requests)), "no sleeping server was sent a request"
+        assert all(reply.text for reply in await asyncio.gather(*requests)), "a sleeping server was sent a request"
     finally:
         for endpoint in endpoints.values():
             await endpoint.close()
@@ -284,7 +284,7 @@ async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> Vllm
     return endpoint
 
 
-@pytest.mark.parametrize("behaviour", ["echo", "lost"])
+@pytest.mark.parametrize("behaviour", ["echo", "drop-adapters"])
 async def test_adapter_dropped_at_wake_is_loaded_again(
     behaviour: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -293,7 +293,7 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
     try:
         record = server_record.read_records(home)[0]
         sentinel = choose_sentinel(ServerClient(record.url), record.model, adapter_hash(adapter))
-        assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter applies again"
+        assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter does not apply again"
     finally:
         await endpoint.close()
 
@@ -301,7 +301,9 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
         await make_woken_endpoint(
-            home, replace(launcher("gone", sleeps=True), rank=16), write_sealed_adapter(tmp_path / "adapter")
+            home,
+            replace(launcher("disable-adapters", sleeps=True), rank=16),
+            write_sealed_adapter(tmp_path / "adapter"),
         )
     for record in server_record.read_records(home):
         Supervisor(home).stop(record)
@@ -317,7 +319,7 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
 
 
 async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
-    """The stand-in gives equal replies, so it passes, and a run over it is marked repeatable."""
+    """The stand-in's replies do not depend on the batch, so it passes, and its endpoint is repeatable."""
     plain, invariant = launcher(), replace(launcher(), batch_invariant=True)
     assert invariant.environment("m")["VLLM_BATCH_INVARIANT"] == "1" != plain.environment("m")["VLLM_BATCH_INVARIANT"]
     assert invariant.variant == f"{plain.variant} batch-invariant"
@@ -331,7 +333,7 @@ async def test_batch_invariance_is_tested_before_the_first_request(home: Path, l
 
 
 async def test_server_with_batch_dependent_replies_is_refused(home: Path, launcher: Launcher) -> None:
-    endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("moody"), batch_invariant=True)))
+    endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("batch-dependent"), batch_invariant=True)))
     try:
         with pytest.raises(RefusedError, match=r"not batch invariant: of 12 requests"):
             await endpoint.chat(make_request(endpoint, "hello"))

@@ -1,8 +1,8 @@
-"""Thinking models in this process and behind a real vLLM: their answers are read, and a reply that is cut inside its
-thoughts is reported with the key to raise.
+"""Thinking models in this process and behind a real vLLM: their answers are read, and a reply that is truncated in its
+reasoning is reported with the configuration key to raise.
 
-The model is a stand-in that was taught one form of reply: thoughts of several paragraphs, then the sections that every
-domain asks for, the answer a number drawn at random. It is kept under the test home, named by its recipe.
+The model is a stand-in trained to give one form of reply: reasoning of several paragraphs, then the sections that every
+domain requests, with a random number as the answer. It is cached in the test home under the hash of its recipe.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from nanoflux_models.weights import import_path
 
 Command = Callable[..., CompletedProcess[str]]
 
-THOUGHTS = """\
+REASONING = """\
 Okay, let me read this question once more before anything gets written.
 
 Small numbers appear here; none of them misleads us.
@@ -52,35 +52,37 @@ allows for it and nobody hurries.
 Wait, could that be wrong? Checking again, backwards, gives exactly what came out earlier.
 
 Good: both ways agree, therefore an answer can follow now in whatever form was asked."""
-"""Hardly any word occurs twice, so the last words determine the next one: a model learns this in seconds."""
+"""Hardly any word occurs twice, so the last words determine the next one: a model is trained on this in seconds."""
 DOMAINS = ("starter", "gsmhard")
-STEPS, BATCH, LEARNING_RATE, MAX_ROW_TOKENS = 200, 4, 4e-3, 560
+STEPS, BATCH, LEARNING_RATE = 200, 4, 4e-3
+ROW_TOKENS = (180, 280, 560)
+"""The lengths of training rows, from a short prompt to the reply after a whole prompt of the defender."""
 RECIPE = 1
-"""Incremented when the lesson changes in a way that the constants do not show."""
+"""Increment this when training changes in a way that the constants do not show."""
 
 
-def find_or_teach_stand_in(home: Path, architecture: str) -> Path:
-    """The folder of a taught stand-in of this architecture in the hub's layout; it is taught on the first call."""
+def find_or_train_stand_in(home: Path, architecture: str) -> Path:
+    """The folder of the trained stand-in of this architecture, in the hub's layout; it is trained on the first call."""
     recipe = json.dumps(
         [
             RECIPE,
             architecture,
-            THOUGHTS,
+            REASONING,
             DOMAINS,
             STEPS,
             BATCH,
             LEARNING_RATE,
-            MAX_ROW_TOKENS,
+            ROW_TOKENS[-1],
             write_answer(7),
             _build_prompts()[:2],
         ]
     )
     folder = home / "stand-ins" / f"thinker-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
-        unfinished = folder.with_name(f".{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _teach(architecture, unfinished)
-        unfinished.rename(folder)
+        unfinished_folder = folder.with_name(f".{folder.name}")
+        shutil.rmtree(unfinished_folder, ignore_errors=True)
+        _train_stand_in(architecture, unfinished_folder)
+        unfinished_folder.rename(folder)
     return folder
 
 
@@ -99,7 +101,7 @@ def _build_prompts() -> list[list[dict[str, str]]]:
     ]
 
 
-def _teach(architecture: str, folder: Path) -> None:
+def _train_stand_in(architecture: str, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -107,7 +109,7 @@ def _teach(architecture: str, folder: Path) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     texts = [message["content"] for prompt in prompts for message in prompt]
     make_stand_in(
-        family, folder, [*texts, family.render_reply(THOUGHTS, write_answer(7))], overrides={"num_hidden_layers": 2}
+        family, folder, [*texts, family.render_reply(REASONING, write_answer(7))], overrides={"num_hidden_layers": 2}
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -132,13 +134,13 @@ def _teach(architecture: str, folder: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-def _make_batches(tokenizer, prompts, write, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Batches of rows of equal length: the end of a prompt, and the reply, which is the only part that is learned."""
+def _make_batches(tokenizer, prompts, render_reply, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Batches of rows of equal length: the end of a prompt, and the reply. Only the reply counts in the loss."""
     for _ in range(STEPS):
-        length, rows = rng.choice((180, 280, MAX_ROW_TOKENS)), []
+        length, rows = rng.choice(ROW_TOKENS), []
         for _ in range(BATCH):
             prompt = tokenizer.apply_chat_template(rng.choice(prompts), add_generation_prompt=True, return_dict=False)
-            reply_text = write(THOUGHTS, write_answer(rng.randrange(10, 100)))
+            reply_text = render_reply(REASONING, write_answer(rng.randrange(10, 100)))
             reply_ids = tokenizer(reply_text, add_special_tokens=False)["input_ids"]
             prompt_end = list(prompt)[-(length - len(reply_ids)) :]
             prompt_end = [rng.choice(prompt) for _ in range(length - len(reply_ids) - len(prompt_end))] + prompt_end
@@ -153,7 +155,7 @@ embedder = "hashing"
 [endpoints.thinker]
 interface = "{interface}"
 model = "thinker"
-{more}
+{settings}
 [endpoints.hashing]
 interface = "scripted"
 model = "hashing-embedder"
@@ -166,15 +168,16 @@ sampling = {{ temperature = 0.5 }}
 endpoint = "program"
 """
 SHORT_DOMAIN = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
-"""A domain whose answers have fewer tokens than the reasoning, which is cut unless it has a separate limit."""
+"""A domain with a limit for answers below the length of the reasoning, which would be truncated without its own
+limit."""
 INTERFACES = ("in_process", "vllm")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Command) -> Home:
-    """A home with the thinker under a name without a packaged manifest, rows of GSM-Hard, and the short domain."""
+    """A home with the stand-in as model `thinker`, rows of GSM-Hard, and the domain `short`."""
     home = Home(tmp_path_factory.mktemp("thinking") / "home").prepare()
-    import_path(find_or_teach_stand_in(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
+    import_path(find_or_train_stand_in(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
     (home.root / "domains").mkdir(exist_ok=True)
     (home.root / "domains" / "short.toml").write_text(SHORT_DOMAIN)
     rows = home.root / "gsmhardv2.jsonl"
@@ -183,29 +186,29 @@ def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Com
     assert process.returncode == 0, process.stderr
     for interface in INTERFACES:
         endpoint_settings = f"args = {json.dumps(ARGS)}\ncontext = 9216" if interface == "vllm" else ""
-        (home.root / f"{interface}.toml").write_text(PROFILE.format(interface=interface, more=endpoint_settings))
+        (home.root / f"{interface}.toml").write_text(PROFILE.format(interface=interface, settings=endpoint_settings))
     return home
 
 
 def _make_gsmhard_rows() -> list[dict[str, Any]]:
     """Rows in GSM-Hard's format, with programs that can be chained."""
-    stories = [
+    questions = [
         "A baker sells {a} rolls in the morning and {b} at noon. How many rolls are sold?",
         "A train carries {a} people and {b} more get on. How many people are on the train?",
         "A library owns {a} novels and buys {b} atlases. How many books has it?",
     ]
-    code = "def solution():\n    first = {a}\n    second = {b}\n    result = first + second\n    return result\n"
+    program = "def solution():\n    first = {a}\n    second = {b}\n    result = first + second\n    return result\n"
     rng = random.Random(1)
     numbers = [(rng.randrange(1000, 9999), rng.randrange(1000, 9999)) for _ in range(60)]
     return [
-        {"input": stories[n % 3].format(a=a, b=b), "code": code.format(a=a, b=b), "target": float(a + b)}
+        {"input": questions[n % 3].format(a=a, b=b), "code": program.format(a=a, b=b), "target": float(a + b)}
         for n, (a, b) in enumerate(numbers)
     ]
 
 
 @pytest.fixture(scope="module")
 def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
-    """The thinker behind a vLLM server that all tests of this file share."""
+    """Serve the model `thinker` with vLLM for all tests of this file; return the interpreter of vLLM."""
     arguments = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={argument}" for argument in ARGS))
     process = command(home.root, vllm_python, *arguments)
     assert process.returncode == 0, process.stderr
@@ -217,23 +220,23 @@ def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
 
 @pytest.fixture(params=INTERFACES)
 def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two interfaces of the thinker; the second needs its server."""
+    """Each interface to the model `thinker`; `vllm` needs its server."""
     if request.param == "vllm":
         monkeypatch.setenv(VARIABLE, request.getfixturevalue("served"))
     return str(request.param)
 
 
-def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, Any]:
-    """Play a short run with the thinker as defender; return the JSON of `run show`."""
+def run_turns(home: Home, domain: str, interface: str, *settings: str) -> dict[str, Any]:
+    """Execute a short run with the model `thinker` as defender; return the JSON of `run show`."""
     all_settings = ("max_turns=8", "novelty.question=1.0", "held_out=[]", *settings)
     config = resolve(domain, str(home.root / f"{interface}.toml"), parse_settings(all_settings), home)
 
-    async def start_and_play() -> str:
+    async def start_and_finish() -> str:
         run = await runs.start(home, config)
         await runs.play(home, run)
         return run
 
-    run = asyncio.run(start_and_play())
+    run = asyncio.run(start_and_finish())
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
@@ -241,11 +244,10 @@ def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, A
 def evaluate_thinker(
     home: Home, domain: str, data: str, interface: str, reasoning_tokens: int | None = None
 ) -> EvaluationSummary:
-    via: str = "vllm" if interface == "vllm" else "in_process"
     args = ARGS if interface == "vllm" else ()
     return evaluate_endpoint(
         home,
-        lambda: build_model_endpoint("thinker", "", home, via, args, reasoning_tokens),
+        lambda: build_model_endpoint("thinker", "", home, interface, args, reasoning_tokens),
         data,
         "test",
         20,
@@ -263,7 +265,7 @@ def test_import_recognises_a_thinking_model(home: Home) -> None:
 
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
 def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str, domain: str) -> None:
-    summary = play(home, domain, interface, "endpoints.thinker.reasoning_tokens=512")
+    summary = run_turns(home, domain, interface, "endpoints.thinker.reasoning_tokens=512")
     funnel = summary["funnel"]
     answered = funnel["defender_right"] + funnel["kept_failed"] + funnel["kept_novel"]
     assert summary["status"] == "done" and answered >= 0.95 * (answered + funnel["failed"]) and answered >= 8
@@ -280,10 +282,10 @@ def test_evaluation_reads_the_answers_of_a_thinking_model(home: Home, interface:
     assert result.cut_in_reasoning == 0 and result.reasoning_tokens == 512
 
 
-def test_cut_thoughts_are_reported_with_the_key_to_raise(
+def test_truncated_reasoning_is_reported_with_the_key_to_raise(
     home: Home, interface: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = play(home, "short", interface, "endpoints.thinker.reasoning_tokens=8", "max_turns=2")
+    summary = run_turns(home, "short", interface, "endpoints.thinker.reasoning_tokens=8", "max_turns=2")
     assert [attempt["turn"] for attempt in summary["cut_in_reasoning"]] == [0, 1]
     assert all(
         attempt["reason"]
@@ -299,29 +301,28 @@ def test_cut_thoughts_are_reported_with_the_key_to_raise(
     assert "raise --reasoning-tokens" in capsys.readouterr().out
 
 
-def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, interface: str) -> None:
+def test_context_too_short_for_the_reasoning_is_refused_at_the_start(home: Home, interface: str) -> None:
     setting = "endpoints.thinker.reasoning_tokens=60000"
     with pytest.raises(ConfigError) as error:
-        play(home, "starter", interface, setting)
+        run_turns(home, "starter", interface, setting)
     assert "endpoints.thinker as the defender" in error.value.message and "60,000" in error.value.message
     assert "lower endpoints.thinker.reasoning_tokens" in error.value.fix
     assert ("raise endpoints.thinker.context" in error.value.fix) is (interface == "vllm")
 
 
-def test_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:
-    via: str = "vllm" if interface == "vllm" else "in_process"
-
+def test_stop_string_ends_the_answer_and_not_the_reasoning(home: Home, interface: str) -> None:
     async def ask(stop: tuple[str, ...]) -> ChatReply:
-        endpoint = build_model_endpoint("thinker", "", home, via, ARGS if interface == "vllm" else (), 512)
+        endpoint = build_model_endpoint("thinker", "", home, interface, ARGS if interface == "vllm" else (), 512)
         try:
             message = Message("user", "How many are 2 and 3?")
             return await endpoint.chat(ChatRequest(endpoint.identity, (message,), Sampling(0.0, 1.0, 600, stop)))
         finally:
             await endpoint.close()
 
-    full_reply, cut_reply = (asyncio.run(ask(stop)) for stop in ((), ("\n\n", "\nProblem:", "\nANSWER:")))
-    thoughts, answer = cut_reply.text[: answer_start(cut_reply.text)], cut_reply.text[answer_start(cut_reply.text) :]
-    assert "Problem: nothing" in thoughts and thoughts.count("\n\n") >= 4
+    full_reply, stopped_reply = (asyncio.run(ask(stop)) for stop in ((), ("\n\n", "\nProblem:", "\nANSWER:")))
+    text = stopped_reply.text
+    reasoning, answer = text[: answer_start(text)], text[answer_start(text) :]
+    assert "Problem: nothing" in reasoning and reasoning.count("\n\n") >= 4
     assert answer.startswith("ANALYSIS:") and "SOLUTION:" in answer and "ANSWER" not in answer
-    assert (full_reply.finish, cut_reply.finish) == ("stop", "stop") and full_reply.text.startswith(cut_reply.text)
-    assert 0 < cut_reply.reasoning_tokens < cut_reply.completion_tokens
+    assert (full_reply.finish, stopped_reply.finish) == ("stop", "stop") and full_reply.text.startswith(text)
+    assert 0 < stopped_reply.reasoning_tokens < stopped_reply.completion_tokens

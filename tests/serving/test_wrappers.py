@@ -16,7 +16,7 @@ from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
 GEMMA, GPT_OSS = "own-gemma", "gpt-oss-20b"
-"""The wrapper's name is not in the catalog, so that it is served by the manifest that its import writes."""
+"""GEMMA is not a catalog name, so the wrapper is served with the manifest that its import writes."""
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
@@ -24,7 +24,7 @@ SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context"
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Path:
-    """A home with stand-ins of these names, the first with the manifest that its import writes."""
+    """A home with the stand-ins GEMMA and GPT_OSS."""
     folder = tmp_path_factory.mktemp("stand-ins")
     weights_folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
     import_path(weights_folder, GEMMA, folder / "home")
@@ -64,7 +64,7 @@ def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stan
     reply = ask(server["url"], GEMMA)
     assert reply["finish_reason"] == "length" and reply["message"]["content"]
     log = Path(server["log"]).read_text()
-    assert "/v1/load_lora_adapter" in log, "adapters may come later"
+    assert "/v1/load_lora_adapter" in log, "the server cannot load adapters"
     assert "api_server` is deprecated" not in log and "command is deprecated" not in log
     pixel = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
     with pytest.raises(urllib.error.HTTPError, match="400"):  # no vision tower is loaded
@@ -80,7 +80,7 @@ def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., An
     assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
 
 
-def test_serving_a_wrapper_without_torchvision_names_it(
+def test_serving_a_wrapper_without_torchvision_names_the_missing_module(
     serve: Callable[..., Any], tmp_path: Path, vllm_python: str
 ) -> None:
     (tmp_path / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")

@@ -2,12 +2,12 @@
 and a worker process in a separate session that outlives a killed parent, as vLLM's workers have done.
 
 STAND_IN selects its behaviour:
-- "fail: TEXT" ends at once with that text; "deaf" never answers;
-- "mute: TEXT" is healthy, and ends at its first request with that text;
+- "fail: TEXT" exits at once and prints TEXT; "unhealthy" never becomes healthy;
+- "crash: TEXT" is healthy, but at its first request prints TEXT and crashes;
 - "echo" (the default) answers with a hash of the request;
-- "lost" does so too, but after it has slept, an adapter replies like its base until it is loaded again; with "gone", it
-  replies like its base from then on;
-- "moody" gives different probabilities to each request.
+- "drop-adapters" is like "echo", but after a sleep, adapters have no effect until they are loaded again; with
+  "disable-adapters", they have no effect even then;
+- "batch-dependent" answers each request with different probabilities.
 """
 
 import argparse
@@ -34,20 +34,21 @@ arguments = parser.parse_args()
 behaviour = os.environ.get("STAND_IN", "echo")
 
 if behaviour.startswith("fail"):
-    print("some words before", flush=True)
+    print("an earlier line", flush=True)
     sys.exit(behaviour.removeprefix("fail: "))
 
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-asleep = slept = False
+asleep = has_slept = False
 adapters: dict[str, bool] = {}
 """Whether each loaded adapter applies, by its name."""
 CRASHED = Path("died")
+"""Exists after a request that contains "die" has crashed the server; it crashes only once."""
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if behaviour == "deaf":
+        if behaviour == "unhealthy":
             self.answer(503, {})
         elif self.path == "/v1/models":
             self.answer(200, {"data": [{"id": name} for name in (arguments.served_model_name, *adapters)]})
@@ -57,33 +58,33 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
 
     def do_POST(self) -> None:
-        global asleep, slept
+        global asleep, has_slept
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.startswith(("/sleep", "/wake_up")):
             asleep = self.path.startswith("/sleep")
             self.answer(200, {})
             if not asleep:
-                slept = True
-                adapters.update(dict.fromkeys(adapters, behaviour not in ("lost", "gone")))
+                has_slept = True
+                adapters.update(dict.fromkeys(adapters, behaviour not in ("drop-adapters", "disable-adapters")))
         elif asleep:
             self.answer(500, {"error": "asleep"})
-        elif behaviour.startswith("mute"):
-            print(behaviour.removeprefix("mute: "), flush=True)
+        elif behaviour.startswith("crash"):
+            print(behaviour.removeprefix("crash: "), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.path.endswith("lora_adapter"):
             name = json.loads(body)["lora_name"]
             if self.path.startswith("/v1/unload"):
                 del adapters[name]
             else:
-                adapters[name] = not (behaviour == "gone" and slept)
+                adapters[name] = not (behaviour == "disable-adapters" and has_slept)
             self.answer(200, {})
         elif self.path == "/v1/completions":
-            tuned = adapters.get(json.loads(body)["model"], False)
+            is_tuned = adapters.get(json.loads(body)["model"], False)
             scores = [
                 None,
-                *({"7": {"logprob": -1.0 - (0.5 if tuned and position == 2 else 0)}} for position in range(4)),
+                *({"7": {"logprob": -1.0 - (0.5 if is_tuned and position == 2 else 0)}} for position in range(4)),
             ]
-            score = time.monotonic() if behaviour == "moody" else 1.0
+            score = time.monotonic() if behaviour == "batch-dependent" else 1.0
             choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-score]}}
             self.answer(200, {"choices": [choice]})
         else:

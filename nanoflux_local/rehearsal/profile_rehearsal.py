@@ -1,7 +1,7 @@
-"""Rehearses a profile step by step, in the order in which a lab would work: plan, serve, play turns, export, train,
+"""Rehearses a profile step by step, in the order in which a lab would work: plan, serve, run turns, export, train,
 load, evaluate, sleep, stop.
 
-This module decides the order of the steps and what each must prove. A model that several profiles use is tested once.
+This module defines the order of the steps and what each must prove. A model that several profiles use is tested once.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatRequest, Message, Sampling
-from nanoflux_local.rehearsal.lessons import GREETING, THOUGHTS, Lesson, write_lessons
+from nanoflux_local.rehearsal.exchanges import GREETING, REASONING, Exchange, write_exchanges
+from nanoflux_local.rehearsal.fitting import fit_stand_in, list_phrases
 from nanoflux_local.rehearsal.stage import Stage, list_managed_endpoints
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
-from nanoflux_local.rehearsal.teaching import list_phrases, teach
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.run.rule_sets import PAPER, RULE_SETS
@@ -50,7 +50,8 @@ from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
 DOMAIN = "starter"
-ITEMS = 20
+ITEM_COUNT = 20
+"""The number of test items that are evaluated."""
 GPU_GIB = 40.0
 """The GPU size for which a profile is planned on a machine without GPUs."""
 OVERRIDES = merge_tables(
@@ -63,14 +64,13 @@ OVERRIDES = merge_tables(
         "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
     },
 )
-"""The settings of a rehearsed run. No check is enabled, since the stand-ins have learnt no replies to the prompts of
-checks."""
-WIDER = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
-"""The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, which only a
-wider model can learn."""
-WIDER_WEIGHT_STD = 0.04
-"""The standard deviation of a wider stand-in's weights. With it, rounding to 16 bits changes the hidden states by 4%;
-with 0.08, by 16%."""
+"""The settings of a rehearsed run. No check is enabled, since the stand-ins are not fitted to the prompts of checks."""
+WIDE_SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+"""The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, to which only a
+wider model can be fitted."""
+WIDE_WEIGHT_STD = 0.04
+"""The standard deviation of a wider stand-in's weights: rounding to 16 bits changes the hidden states by 4%; with 0.08,
+by 16%."""
 VALIDATION_ROWS = 2
 """The number of rows for the validation loss of each epoch. The dozen rows of a run would take most of a rehearsal's
 training time."""
@@ -82,9 +82,9 @@ class _ProfileState:
 
     config: RunConfig
     managed: dict[str, EndpointConfig]
-    """See `stage.list_managed_endpoints`."""
+    """The endpoints with managed servers, by model (`stage.list_managed_endpoints`)."""
     base: str = ""
-    """The model to train: the defender's if it takes adapters, else another model that does; "" if no model does."""
+    """The model to train: the defender's if it accepts adapters, else another model that does; "" if none does."""
     run: str = ""
     adapter: str = ""
 
@@ -95,16 +95,16 @@ def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
     if state is None:
         return
     stand_ins = [model for model in state.managed if _perform_stand_in(state, stage, report, model)]
-    run_started = len(stand_ins) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
-    served_models = [model for model in stand_ins if run_started and _perform_serve(state, stage, report, model)]
-    all_served = run_started and len(served_models) == len(state.managed)
-    if all_served and report.perform("turns", "", lambda: _play(state, stage)):
+    has_started = len(stand_ins) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
+    served_models = [model for model in stand_ins if has_started and _perform_serve(state, stage, report, model)]
+    all_served = has_started and len(served_models) == len(state.managed)
+    if all_served and report.perform("turns", "", lambda: _run_turns(state, stage)):
         report.perform("export", "", lambda: _export(state, stage))
         _train_and_compare(state, stage, report)
-    reported = {step.name for step in report.steps}
+    reported_steps = {step.name for step in report.steps}
     for name in ("run", "serve", "turns", "export", "train", "load", "evaluate"):
-        if name not in reported:
-            report.skip(name, "", "a step before it failed")
+        if name not in reported_steps:
+            report.skip(name, "", "an earlier step failed")
     for model in served_models:
         report.perform("sleep and wake", model, lambda model=model: _sleep_and_wake(state, stage, model))  # type: ignore[misc]
 
@@ -117,8 +117,8 @@ def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
                 stage.contexts[model] = max(endpoint.context, stage.contexts.get(model, 0))
     for report in reports:
         rehearse(report.profile, stage, report)
-    for report in reports[-1:]:  # the last profile's report has the step for all servers
-        report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
+    for report in reports[-1:]:  # reported once, with the last profile
+        report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
 
 
 def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileState | None:
@@ -132,10 +132,10 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
         tunable_models = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in tunable_models else next(iter(tunable_models), "")
-        hosted = len(config.players) - len(
+        hosted_count = len(config.players) - len(
             [name for name in config.players if find_kind(config.endpoints[name].interface).managed]
         )
-        return f"{len(state.managed)} models on vLLM, {hosted} hosted ones replaced by the fake server"
+        return f"{len(state.managed)} models on vLLM, {hosted_count} hosted ones replaced by the fake server"
 
     def plan() -> str:
         assert state is not None
@@ -149,12 +149,12 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
 def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
     values = load_profile(profile)
     endpoint_tables = values.get("endpoints", {})
-    for_cpu = not list_gpu_gib() or stage.interpreter().serves_on_cpu
-    overrides = merge_tables(OVERRIDES, stage.overrides(endpoint_tables, for_cpu))
+    on_cpu = not list_gpu_gib() or stage.interpreter().serves_on_cpu
+    overrides = merge_tables(OVERRIDES, stage.build_overrides(endpoint_tables, on_cpu))
     config = resolve(DOMAIN, profile, overrides, stage.home)
     in_process_names = [name for name in config.players if config.endpoints[name].interface == "in_process"]
     if in_process_names:
-        fix = "start a run with it: `nanoflux demo` needs neither a GPU nor a server"
+        fix = "start a run instead: `nanoflux demo` needs neither a GPU nor a server"
         raise ConfigError(
             f"profile {profile} runs endpoint {in_process_names[0]!r} in process, which needs no rehearsal", fix
         )
@@ -172,13 +172,13 @@ def _plan_servers(models: list[Workload]) -> str:
     gpus = list_gpu_gib()
     gpu_options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, 9)]
     plans = [plan_servers(models, gpus_gib) for gpus_gib in gpu_options]
-    fitting = next((plan for plan in plans if plan.fits), None)
-    if fitting is None:
+    placement = next((plan for plan in plans if plan.fits), None)
+    if placement is None:
         raise NanofluxError(plans[-1].refusal, "; ".join(plans[-1].would_fit))
-    chosen_gpus = gpu_options[plans.index(fitting)]
+    chosen_gpus = gpu_options[plans.index(placement)]
     origin = "of this machine" if gpus else "(planned: this machine has none)"
-    shared = [server.name for server in fitting.servers if server.shares]
-    turns = f"; {', '.join(shared)} take turns" if shared else ""
+    sharing_models = [server.name for server in placement.servers if server.shares]
+    turns = f"; {', '.join(sharing_models)} take turns" if sharing_models else ""
     return f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB GPUs {origin} hold {len(models)} models at full size{turns}"
 
 
@@ -198,30 +198,32 @@ def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, 
 
 
 def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
-    """Make and teach a stand-in, and install it under the model's name and packaged manifest."""
+    """Make and fit a stand-in, and install it under the model's name and packaged manifest."""
     manifest = load_manifest(model, stage.home.root)
     family, python = find_family(manifest.architecture, model), stage.interpreter().path
     number = len([name for name, _ in stage.passed if name == "stand-in"])
-    lessons = _write_lessons(state, stage, model, number)
-    prompts = [message.content for lesson in lessons for message in lesson.messages]
-    texts = [THOUGHTS, *prompts, *(lesson.reply for lesson in lessons)]
-    harmony_words = read_harmony_vocabulary(python) if family.model_type == "gpt_oss" else None
+    exchanges = _write_exchanges(state, stage, model, number)
+    prompts = [message.content for exchange in exchanges for message in exchange.messages]
+    texts = [REASONING, *prompts, *(exchange.reply for exchange in exchanges)]
+    harmony_vocabulary = read_harmony_vocabulary(python) if family.model_type == "gpt_oss" else None
     folder = stage.home.root / "stand-ins" / model
-    if harmony_words:
-        make_stand_in(family, folder, texts, harmony_words, number, overrides=WIDER, weight_std=WIDER_WEIGHT_STD)
+    if harmony_vocabulary:
+        make_stand_in(
+            family, folder, texts, harmony_vocabulary, number, overrides=WIDE_SIZES, weight_std=WIDE_WEIGHT_STD
+        )
     else:
-        make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(lessons))
-    summary = teach(folder, manifest, family, lessons, python)
+        make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(exchanges))
+    summary = fit_stand_in(folder, manifest, family, exchanges, python)
     import_path(folder, model, stage.home.root)
     difference = f"; {family.difference}" if family.difference else ""
     return f"tiny {family.architecture}, random weights, {summary}{difference}"
 
 
-def _write_lessons(state: _ProfileState, stage: Stage, model: str, number: int) -> list[Lesson]:
+def _write_exchanges(state: _ProfileState, stage: Stage, model: str, number: int) -> list[Exchange]:
     domain = load_domain(DOMAIN, stage.home.root)
     source = build_seed_source(stage.home.ledger, state.config.datasets or seed_datasets(domain), False)
-    items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS] if model == state.base else ()
-    return write_lessons(state.config, domain, source, number, items)
+    items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEM_COUNT] if model == state.base else ()
+    return write_exchanges(state.config, domain, source, number, items)
 
 
 def _perform_stand_in(state: _ProfileState, stage: Stage, report: RehearsalReport, model: str) -> bool:
@@ -246,7 +248,7 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
     """
     endpoint = state.managed[model]
     seats = assign_seats(_list_workloads(state, stage), fill_gpus=True)
-    record = stage.serve(stage.launch(endpoint, seats[model], adapts=model == state.base))
+    record = stage.serve(stage.make_launch(endpoint, seats[model], accepts_adapters=model == state.base))
 
     async def chat() -> str:
         client = build_managed({model: endpoint}, stage.home)[0][model]
@@ -264,15 +266,15 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
     return f"vLLM {stage.interpreter().vllm} answers with {asyncio.run(chat())}, context {record.context}"
 
 
-def _play(state: _ProfileState, stage: Stage) -> str:
-    """Play a few turns, in which every role gets requests and both players attack once."""
+def _run_turns(state: _ProfileState, stage: Stage) -> str:
+    """Run a few turns, in which every role gets requests and both models attack once."""
     asyncio.run(runs.play(stage.home, state.run))
     with LedgerView(stage.home.ledger) as view:
         summary = view.summarize_run(state.run)
     if not summary.kept:
         funnel = ", ".join(f"{count} {name}" for name, count in summary.funnel.items() if count)
         faults = ", ".join(f"{count} {kind}" for kind, count in summary.faults.items())
-        fix = f"look into the run with `nanoflux run show {state.run}`"
+        fix = f"inspect the run with `nanoflux run show {state.run}`"
         raise NanofluxError(f"no example was kept in {summary.turns} turns: {funnel or faults or 'no attempt'}", fix)
     usage = summary.usage
     return (
@@ -290,7 +292,7 @@ def _train_and_compare(state: _ProfileState, stage: Stage, report: RehearsalRepo
     base = state.base
     if not base:
         for name in ("train", "load", "evaluate"):
-            report.skip(name, "", "no model of this profile takes an adapter")
+            report.skip(name, "", "no model of this profile accepts an adapter")
         return
     if _perform_once(stage, report, "train", base, lambda: _train(state, stage)):
         state.adapter = next(path.name for path in stage.home.adapters.iterdir() if not path.name.startswith("."))
@@ -329,27 +331,27 @@ def _load(state: _ProfileState, stage: Stage) -> str:
 def _evaluate(state: _ProfileState, stage: Stage) -> str:
     """Evaluate the same items in process, through vLLM, and merged. The answers and strict marks must agree."""
     args = state.managed[state.base].args
-    marks_by_kind = {via: _evaluate_via(state, stage, via, args) for via in adapter_kinds()}
+    marks_by_kind = {kind: _evaluate_kind(state, stage, kind, args) for kind in adapter_kinds()}
     in_process_marks = marks_by_kind["in_process"]
-    for via in marks_by_kind:
-        differing = [item for item in in_process_marks if marks_by_kind[via].get(item) != in_process_marks[item]]
-        if differing:
-            item = differing[0]
+    for kind, marks in marks_by_kind.items():
+        unequal_items = [item for item in in_process_marks if marks.get(item) != in_process_marks[item]]
+        if unequal_items:
+            item = unequal_items[0]
             raise NanofluxError(
-                f"{len(differing)} of {len(in_process_marks)} items differ between in_process and {via}, such as "
-                f"{item}: {in_process_marks[item]} and {marks_by_kind[via].get(item)}",
+                f"{len(unequal_items)} of {len(in_process_marks)} items differ between in_process and {kind}, such as "
+                f"{item}: {in_process_marks[item]} and {marks.get(item)}",
                 f"nanoflux models probe {state.adapter[:12]}",
             )
     right_count = sum(mark == "right" for _, mark in in_process_marks.values())
-    return f"{len(in_process_marks)} items agree in process, through vLLM and merged ({right_count} right, as taught)"
+    return f"{len(in_process_marks)} items agree in process, through vLLM and merged ({right_count} right, as expected)"
 
 
-def _evaluate_via(state: _ProfileState, stage: Stage, via: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+def _evaluate_kind(state: _ProfileState, stage: Stage, kind: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """Evaluate with one kind of endpoint; return each item's answer and strict mark, by item."""
-    items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS]
+    items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEM_COUNT]
 
     async def run_evaluation() -> str:
-        endpoint: Endpoint = build_model_endpoint(state.base, state.adapter, stage.home, via, args)
+        endpoint: Endpoint = build_model_endpoint(state.base, state.adapter, stage.home, kind, args)
         try:
             plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=stage.home.root)
             with Ledger(stage.home.ledger) as ledger:

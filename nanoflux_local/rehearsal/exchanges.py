@@ -1,7 +1,7 @@
-"""The lessons of a rehearsal's stand-ins: prompts of each role with the replies to learn.
+"""The exchanges of a rehearsal's stand-ins: the prompts of each role, each with the reply that is expected.
 
 A model with random weights writes neither questions nor judgements, so no example would be kept, and no later step
-could be tried. This module writes the prompts and the replies; `teaching` fits a model to them.
+could be tried. This module writes the prompts and the replies; `fitting` fits a model to them.
 """
 
 import random
@@ -18,23 +18,23 @@ from nanoflux_local.roles.sections import render_sections
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Defence, Seed
 
-THOUGHTS = "Read it.\n\nThen solve it."
-"""Two paragraphs, like real thoughts: a stop string that is wrongly applied to the thoughts would cut them off."""
+REASONING = "Read it.\n\nThen solve it."
+"""Two paragraphs, like real reasoning: a stop string that is wrongly applied to the reasoning would truncate it."""
 GREETING, GREETING_REPLY = "What is 7 times 12?", "84."
 """The first chat with a stand-in after its server has started."""
-_STORIES = (
+_QUESTION_TEMPLATES = (
     ("A farmer fills {a} crates with {b} apples each and eats {c}. How many apples are left?", 7, 12, 5),
     ("Mia glues {a} rows of {b} stamps and loses {c}. How many stamps has she?", 9, 8, 4),
     ("A library holds {a} boxes of {b} maps and lends {c}. How many maps stay?", 6, 15, 8),
     ("A baker packs {a} trays of {b} rolls and burns {c}. How many good rolls are there?", 11, 6, 9),
 )
 TURNS = 4
-"""An attacker learns replies to the seeds of this many turns; a rehearsal plays no more."""
+"""An attacker is fitted to the seeds of this many turns; a rehearsed run has no more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A conversation and the reply to learn, without thoughts."""
+class Exchange:
+    """A conversation and the expected reply, without reasoning."""
 
     messages: tuple[Message, ...]
     reply: str
@@ -44,9 +44,9 @@ def make_attack(number: int) -> Attack:
     """The question that stand-in `number` asks. Each stand-in asks a different question, since a run rejects repeated
     questions.
     """
-    story, a, b, c = _STORIES[number % len(_STORIES)]
+    template, a, b, c = _QUESTION_TEMPLATES[number % len(_QUESTION_TEMPLATES)]
     solution = f"{a} * {b} = {a * b}; {a * b} - {c} = {a * b - c}."
-    return Attack(story.format(a=a, b=b, c=c), solution, str(a * b - c), notes={"REFLECTION": "the loss."})
+    return Attack(template.format(a=a, b=b, c=c), solution, str(a * b - c), notes={"REFLECTION": "the loss."})
 
 
 def make_wrong_defence() -> Defence:
@@ -54,31 +54,33 @@ def make_wrong_defence() -> Defence:
     return Defence("7 * 12 = 84; 84 + 5 = 89.", "89")
 
 
-def write_lessons(
+def write_exchanges(
     config: RunConfig, domain: Domain, source: SeedSource, number: int, items: Sequence[Seed] = ()
-) -> list[Lesson]:
-    """The lessons of stand-in `number` for every role that it may play.
+) -> list[Exchange]:
+    """Write the exchanges of stand-in `number` in every role that it may have.
 
-    It learns the right answer to every second item of `items`, and a wrong answer to the others.
+    It answers every second item of `items` right, and the others wrong.
     """
     attack = make_attack(number)
-    attack_lessons = [
-        Lesson(build_attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
+    attack_exchanges = [
+        Exchange(build_attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
         for turn in range(TURNS)
     ]
-    all_attacks = [make_attack(index) for index in range(len(_STORIES))]
-    defence_lessons = [
-        _write_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in all_attacks
+    all_attacks = [make_attack(index) for index in range(len(_QUESTION_TEMPLATES))]
+    defence_exchanges = [
+        _write_defence_exchange(domain, config, attack.question, make_wrong_defence()) for attack in all_attacks
     ]
-    defence_lessons += [
-        _write_defence_lesson(
+    defence_exchanges += [
+        _write_defence_exchange(
             domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
         )
         for index, item in enumerate(items)
     ]
-    judgement_lessons = [lesson for attack in all_attacks for lesson in _write_judgement_lessons(domain, attack)]
-    greeting_lesson = Lesson((Message("user", GREETING),), GREETING_REPLY)
-    return [greeting_lesson, *attack_lessons, *defence_lessons, *judgement_lessons]
+    judgement_exchanges = [
+        exchange for attack in all_attacks for exchange in _write_judgement_exchanges(domain, attack)
+    ]
+    greeting_exchange = Exchange((Message("user", GREETING),), GREETING_REPLY)
+    return [greeting_exchange, *attack_exchanges, *defence_exchanges, *judgement_exchanges]
 
 
 def reply_to(prompt: str, rng: random.Random) -> str:
@@ -89,7 +91,7 @@ def reply_to(prompt: str, rng: random.Random) -> str:
     if "CORRECT or INCORRECT" in prompt:
         return _INCORRECT
     if "QUESTION:" in prompt:
-        return _write_attack(None, make_attack(len(_STORIES) - 1))
+        return _write_attack(None, make_attack(len(_QUESTION_TEMPLATES) - 1))
     return _write_defence(None, make_wrong_defence())
 
 
@@ -99,28 +101,28 @@ def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed,
     return source.draw(rng.randint(config.seeds.min, config.seeds.max), rng)
 
 
-def _write_defence_lesson(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Lesson:
-    return Lesson(build_defender_messages(domain, config.budgets, question), _write_defence(domain, defence))
+def _write_defence_exchange(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Exchange:
+    return Exchange(build_defender_messages(domain, config.budgets, question), _write_defence(domain, defence))
 
 
 def _write_attack(domain: Domain | None, attack: Attack) -> str:
-    parts = {"QUESTION": attack.question, "SOLUTION": attack.solution, "ANSWER": attack.answer, **attack.notes}
-    names = domain.sections.attacker if domain else tuple(parts)
-    return render_sections({name: parts.get(name, "none") for name in names})
+    texts = {"QUESTION": attack.question, "SOLUTION": attack.solution, "ANSWER": attack.answer, **attack.notes}
+    names = domain.sections.attacker if domain else tuple(texts)
+    return render_sections({name: texts.get(name, "none") for name in names})
 
 
 def _write_defence(domain: Domain | None, defence: Defence) -> str:
-    parts = {"ANALYSIS": "count.", "SOLUTION": defence.solution, "ANSWER": defence.answer}
-    names = domain.sections.defender if domain else tuple(parts)
-    return render_sections({name: parts[name] for name in names})
+    texts = {"ANALYSIS": "count.", "SOLUTION": defence.solution, "ANSWER": defence.answer}
+    names = domain.sections.defender if domain else tuple(texts)
+    return render_sections({name: texts[name] for name in names})
 
 
-def _write_judgement_lessons(domain: Domain, attack: Attack) -> Sequence[Lesson]:
+def _write_judgement_exchanges(domain: Domain, attack: Attack) -> Sequence[Exchange]:
     validation = domain.render("validation", {"attack": attack, "evidence": ()})
     evaluation = domain.render("evaluation", {"attack": attack, "defence": make_wrong_defence()})
     return (
-        Lesson((Message("user", validation),), _VALID),
-        Lesson((Message("user", evaluation),), _INCORRECT),
+        Exchange((Message("user", validation),), _VALID),
+        Exchange((Message("user", evaluation),), _INCORRECT),
     )
 
 

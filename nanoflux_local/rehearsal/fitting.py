@@ -1,9 +1,9 @@
-"""Teaches a stand-in to give the replies of its lessons, by fitting only the rows of its output matrix that belong to
-the replies' tokens.
+"""Fits a stand-in to its exchanges, by fitting only the rows of its output matrix that belong to the replies'
+tokens.
 
 All other weights remain random. A random transformer's hidden states differ so much between prompts that rows which
-distinguish the prompts can be fitted in a second. Prompts are encoded in the same way as the server of the model's
-family encodes them, so that a served stand-in sees the tokens with which it was taught.
+distinguish the prompts can be fitted in a second. Prompts are encoded as the server of the model's
+family encodes them, so that a served stand-in receives exactly the tokens to which it was fitted.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.records import without_system
-from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
+from nanoflux_local.rehearsal.exchanges import REASONING, Exchange
 from nanoflux_models.manifest import Manifest
 from nanoflux_models.stand_ins import save_weights
 from nanoflux_models.stand_ins.family import Family
@@ -24,7 +24,9 @@ MARGIN = 8.0
 """The expected token must be this many nats likelier than any other: at a temperature of 0.7 it is then nearly always
 drawn."""
 PENALTY = 1e-4
-SCALES = tuple(2.0**power for power in range(9))
+"""The weight of the squared rows in the loss of a fit."""
+ROW_SCALES = tuple(2.0**power for power in range(9))
+"""Factors for the fitted rows, in the order in which they are tried."""
 _ENCODE = """
 import json, sys
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
@@ -36,8 +38,8 @@ for chat in chats:
     instructions, rest = harmony.extract_instructions_from_messages(chat)
     messages = harmony.build_harmony_preamble(instructions=instructions, with_custom_tools=True)
     prompts.append(harmony.render_for_completion(messages + harmony.parse_chat_inputs_to_harmony_messages(rest)))
-written = [encoding.encode(reply, allowed_special="all") for reply in replies]
-print("\\n" + json.dumps([prompts, written]))
+reply_ids = [encoding.encode(reply, allowed_special="all") for reply in replies]
+print("\\n" + json.dumps([prompts, reply_ids]))
 """
 """A program that renders chats as vLLM does for gpt-oss: with a preamble that contains the date, and without the chat
 template."""
@@ -47,15 +49,15 @@ Encode = Callable[[list[Conversation], list[str]], tuple[list[list[int]], list[l
 
 
 @dataclass(frozen=True, slots=True)
-class _EncodedLesson:
-    """A lesson as token ids."""
+class _EncodedExchange:
+    """A prompt and the expected reply as token ids."""
 
     prompt: list[int]
     reply: list[int]
 
 
-def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Lesson], python: Path) -> str:
-    """Change the stand-in in `folder` so that it gives every lesson's reply; return a summary.
+def fit_stand_in(folder: Path, manifest: Manifest, family: Family, exchanges: Sequence[Exchange], python: Path) -> str:
+    """Change the stand-in in `folder` so that it gives every expected reply; return a summary.
 
     `python` is the interpreter that has vLLM; it encodes chats for gpt-oss.
 
@@ -67,44 +69,44 @@ def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Le
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encode = _build_harmony_encoder(python) if family.model_type == "gpt_oss" else _build_template_encoder(tokenizer)
-    encoded_lessons = _encode_lessons(manifest, family, lessons, encode)
+    encoded_exchanges = _encode_exchanges(manifest, family, exchanges, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    _fit(model, encoded_lessons)
+    _fit(model, encoded_exchanges)
     generation_config = (folder / "generation_config.json").read_bytes()
     config = (folder / "config.json").read_bytes()
     save_weights(model.to(torch.bfloat16), folder)
     (folder / "config.json").write_bytes(config)
     (folder / "generation_config.json").write_bytes(generation_config)
-    return f"{len({lesson.reply for lesson in lessons})} replies learnt by heart"
+    return f"{len({exchange.reply for exchange in exchanges})} replies fitted"
 
 
-def list_phrases(lessons: Sequence[Lesson]) -> list[str]:
-    """The replies and the thoughts; each becomes one token of a stand-in's tokenizer."""
-    return [f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *dict.fromkeys(lesson.reply for lesson in lessons)]
+def list_phrases(exchanges: Sequence[Exchange]) -> list[str]:
+    """The replies and the reasoning; each becomes one token of a stand-in's tokenizer."""
+    return [f"\n{REASONING}\n", f"{REASONING}\n", *dict.fromkeys(exchange.reply for exchange in exchanges)]
 
 
-def _encode_lessons(
-    manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode
-) -> list[_EncodedLesson]:
+def _encode_exchanges(
+    manifest: Manifest, family: Family, exchanges: Sequence[Exchange], encode: Encode
+) -> list[_EncodedExchange]:
     chats = []
-    for lesson in lessons:
-        messages = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
+    for exchange in exchanges:
+        messages = exchange.messages if manifest.chat.system_role else without_system(exchange.messages)
         chats.append([{"role": message.role, "content": message.content} for message in messages])
-    prompts, replies = encode(chats, [family.render_reply(THOUGHTS, lesson.reply) for lesson in lessons])
+    prompts, replies = encode(chats, [family.render_reply(REASONING, exchange.reply) for exchange in exchanges])
     final_token_by_end = (
         {}
         if _has_separate_head(family)
         else {family.control_tokens[family.end_tokens[-1]]: family.control_tokens[family.eos]}
     )
     return [
-        _EncodedLesson(prompt, [*reply[:-1], final_token_by_end.get(reply[-1], reply[-1])])
+        _EncodedExchange(prompt, [*reply[:-1], final_token_by_end.get(reply[-1], reply[-1])])
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
 
 def _has_separate_head(family: Family) -> bool:
-    """Whether the output matrix is separate from the embedding. If not, replies must end with a token that no prompt
-    contains.
+    """Whether the output matrix is separate from the embedding. If it is not, replies must end with a token that no
+    prompt contains.
     """
     return family.tiny_config.get("tie_word_embeddings") is False
 
@@ -136,7 +138,7 @@ def _build_harmony_encoder(python: Path) -> Encode:
     return encode
 
 
-def _fit(model: Any, lessons: Sequence[_EncodedLesson]) -> None:
+def _fit(model: Any, exchanges: Sequence[_EncodedExchange]) -> None:
     """Fit the output rows of the replies' tokens until each token is by far the likeliest at its position.
 
     If a model's embedding is also its output matrix, the fitted rows change how the model reads its own reply; then the
@@ -145,44 +147,46 @@ def _fit(model: Any, lessons: Sequence[_EncodedLesson]) -> None:
     import torch
 
     head = model.get_output_embeddings().weight
-    tied = head is model.get_input_embeddings().weight
-    positions = range(max(len(lesson.reply) for lesson in lessons)) if tied else [None]
+    is_tied = head is model.get_input_embeddings().weight
+    positions = range(max(len(exchange.reply) for exchange in exchanges)) if is_tied else [None]
     with torch.no_grad():
-        head[_list_reply_tokens(lessons, None)] = 0.0
+        head[_list_reply_tokens(exchanges, None)] = 0.0
         for position in positions:
-            states, labels = _read_states(model, lessons, position)
-            tokens = _list_reply_tokens(lessons, position)
-            classes = torch.where(torch.isin(labels, tokens), torch.searchsorted(tokens, labels) + 1, 0)
+            states, token_ids = _read_states(model, exchanges, position)
+            tokens = _list_reply_tokens(exchanges, position)
+            classes = torch.where(torch.isin(token_ids, tokens), torch.searchsorted(tokens, token_ids) + 1, 0)
             with torch.enable_grad():
                 fitted_rows = _fit_rows(states, classes, len(tokens))
-            head[tokens] = _scale_rows(head, tokens, fitted_rows, states, labels)
-            margin = _measure_margin(head, states, labels)
+            head[tokens] = _scale_rows(head, tokens, fitted_rows, states, token_ids)
+            margin = _measure_margin(head, states, token_ids)
     if margin < MARGIN:
-        problem = f"the stand-in has not learnt its replies: a token is only {margin:.1f} nats likelier than another"
+        problem = (
+            f"the fitted stand-in does not give its replies: a token is only {margin:.1f} nats likelier than another"
+        )
         raise NanofluxError(problem, "report this: it is a defect of the rehearsal")
 
 
-def _list_reply_tokens(lessons: Sequence[_EncodedLesson], position: int | None) -> Any:
+def _list_reply_tokens(exchanges: Sequence[_EncodedExchange], position: int | None) -> Any:
     """The sorted ids of the replies' tokens at one position, or at all positions."""
     import torch
 
     positions = slice(None) if position is None else slice(position, position + 1)
-    return torch.tensor(sorted({token for lesson in lessons for token in lesson.reply[positions]}))
+    return torch.tensor(sorted({token for exchange in exchanges for token in exchange.reply[positions]}))
 
 
-def _read_states(model: Any, lessons: Sequence[_EncodedLesson], position: int | None = None) -> tuple[Any, Any]:
+def _read_states(model: Any, exchanges: Sequence[_EncodedExchange], position: int | None = None) -> tuple[Any, Any]:
     """The last layer's output before each token of the replies, shaped (tokens, width), and these tokens, shaped
     (tokens,). With `position`, only the tokens up to and including that position.
     """
     import torch
 
-    states, labels = [], []
-    for lesson in lessons:
-        reply = lesson.reply if position is None else lesson.reply[: position + 1]
-        output = model.get_decoder()(input_ids=torch.tensor([[*lesson.prompt, *reply]]), use_cache=False)
-        states.append(output.last_hidden_state[0, len(lesson.prompt) - 1 : -1])
-        labels += reply
-    return torch.cat(states), torch.tensor(labels)
+    states, token_ids = [], []
+    for exchange in exchanges:
+        reply = exchange.reply if position is None else exchange.reply[: position + 1]
+        output = model.get_decoder()(input_ids=torch.tensor([[*exchange.prompt, *reply]]), use_cache=False)
+        states.append(output.last_hidden_state[0, len(exchange.prompt) - 1 : -1])
+        token_ids += reply
+    return torch.cat(states), torch.tensor(token_ids)
 
 
 def _fit_rows(states: Any, classes: Any, count: int) -> Any:
@@ -208,19 +212,19 @@ def _fit_rows(states: Any, classes: Any, count: int) -> Any:
     return weights.detach()
 
 
-def _scale_rows(head: Any, tokens: Any, fitted_rows: Any, states: Any, labels: Any) -> Any:
+def _scale_rows(head: Any, tokens: Any, fitted_rows: Any, states: Any, token_ids: Any) -> Any:
     """Scale the fitted rows until the expected tokens are likelier than all others by `MARGIN`."""
     scaled_head = head.clone()
-    for scale in SCALES:
+    for scale in ROW_SCALES:
         scaled_head[tokens] = fitted_rows * scale
-        if _measure_margin(scaled_head, states, labels) >= MARGIN:
+        if _measure_margin(scaled_head, states, token_ids) >= MARGIN:
             break
     return fitted_rows * scale
 
 
-def _measure_margin(head: Any, states: Any, labels: Any) -> float:
+def _measure_margin(head: Any, states: Any, token_ids: Any) -> float:
     """The smallest lead of an expected token over the likeliest other token, in nats."""
     scores = states @ head.T
-    expected = scores.gather(-1, labels[:, None])[:, 0]
-    scores.scatter_(-1, labels[:, None], float("-inf"))
+    expected = scores.gather(-1, token_ids[:, None])[:, 0]
+    scores.scatter_(-1, token_ids[:, None], float("-inf"))
     return float((expected - scores.max(-1).values).min())
