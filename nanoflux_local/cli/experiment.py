@@ -87,7 +87,7 @@ def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) 
         with LedgerView(home.ledger) as view:
             run = str(view.find_run(run)["id"])
     plan = make_plan(name, scale, run)
-    experiment = lifecycle.create(home, plan)
+    experiment = lifecycle.create_experiment(home, plan)
     _run_cells(home, experiment, ray, detach, as_json)
 
 

@@ -21,7 +21,7 @@ def command(name: str, out: Path | None) -> None:
 
     For an experiment, the same report in Markdown and its tables as CSV are written next to it.
     """
-    from nanoflux_local.experiments.experiment import find
+    from nanoflux_local.experiments.experiment import find_experiment
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.report.experiment_report import write_experiment_report
     from nanoflux_local.report.run_report import write_report
@@ -32,7 +32,7 @@ def command(name: str, out: Path | None) -> None:
             subject, is_run = str(view.find_run(name)["id"]), True
         except NothingMatchedError as run_error:
             try:
-                subject, is_run = find(view, name).id, False
+                subject, is_run = find_experiment(view, name).id, False
             except NothingMatchedError:
                 raise run_error from None
     folder = out or home.reports / subject

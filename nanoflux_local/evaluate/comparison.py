@@ -1,7 +1,7 @@
 """Comparisons of finished evaluations, item by item: paired tests with Holm's correction and the detectable difference.
 
-Only the same items are compared. An item that one side could not score is left out on both sides and counted. Each
-difference is that of an evaluation minus its base (`items.order_base_first`).
+Both sides must have the same items. An item that one side could not score is left out on both sides and counted. Each
+difference is an evaluation minus its base (`items.order_base_first`).
 """
 
 import json
@@ -17,7 +17,7 @@ from nanoflux_local.evaluate.summary import describe_missing, missing_causes
 from nanoflux_local.ledger.views import LedgerView
 
 ItemMarks = Mapping[str, Sequence[bool]]
-"""Items with one mark for each repeat that was scored."""
+"""Whether each scored repeat of an item is right, by item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Side:
     name: str
     marks: ItemMarks
     by_run: tuple[float, ...] = ()
-    items: str = ""
+    items_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Pair:
         return low > 0 or high < 0
 
     def to_json(self) -> dict[str, Any]:
-        """A pair in `experiment show --json`; `data` is left out if it names no benchmark."""
+        """A pair in `experiment show --json`; `data` is left out if it is empty."""
         values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}
         data, _ = values.pop("data"), values.pop("flips")
         return {"data": data, **values} if data else values
@@ -107,23 +107,25 @@ def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False)
         RefusedError: an evaluation is partial.
     """
     if len(set(evaluations)) < 2:
-        raise UsageError(
-            "a comparison needs two different evaluations", "take their ids from the output of `nanoflux eval`"
-        )
+        raise UsageError("a comparison needs two different evaluations", "list evaluations with `nanoflux eval list`")
     ordered_evaluations = order_base_first(view, list(dict.fromkeys(evaluations)))
     sides = [load_side(view, name, partial) for name in ordered_evaluations]
-    return Comparison(correct_pairs([compare_sides(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]]))
+    return Comparison(
+        apply_holm_correction([compare_sides(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]])
+    )
 
 
 def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
-    """Test one pair, b minus a; `holm_p` is that of a comparison with this pair alone.
+    """Test one pair, b minus a; `holm_p` is not corrected yet (see `apply_holm_correction`).
 
     Raises:
         UsageError: the items differ, or there is only one.
     """
     shared = sorted(a.marks.keys() & b.marks.keys())
     all_items = a.marks.keys() | b.marks.keys()
-    have_same_items = a.items == b.items if a.items and b.items else len(shared) == len(all_items)
+    have_same_items = (
+        a.items_digest == b.items_digest if a.items_digest and b.items_digest else len(shared) == len(all_items)
+    )
     if not have_same_items or not shared:
         raise UsageError(
             f"evaluations {a.name} and {b.name} have different items", "evaluate both with the same --data and --limit"
@@ -147,16 +149,16 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         left_out=len(all_items) - len(shared),
         holm_p=paired.mcnemar_p,
         data=data,
-        flips=tuple(find_flips(_shares(a.marks), _shares(b.marks))),
+        flips=tuple(find_flips(_compute_shares(a.marks), _compute_shares(b.marks))),
     )
 
 
-def _shares(marks: ItemMarks) -> dict[str, float]:
+def _compute_shares(marks: ItemMarks) -> dict[str, float]:
     """The share of right replies, for each item that has a mark."""
     return {item: sum(item_marks) / len(item_marks) for item, item_marks in marks.items() if item_marks}
 
 
-def correct_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+def apply_holm_correction(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """The pairs with Holm's correction over all of them."""
     adjusted_p_values = holm([pair.mcnemar_p for pair in pairs])
     return tuple(replace(pair, holm_p=p) for pair, p in zip(pairs, adjusted_p_values, strict=True))

@@ -1,8 +1,8 @@
 """One evaluation: a model, with or without an adapter, on the items of a benchmark, repeated with different seeds.
 
 Every reply gets a strict mark and, if there is a judge, a soft mark. An evaluation's id is the hash of everything that
-determines its result, and the ledger remembers every reply. So if the same evaluation is started again, it resumes; if
-it was finished, it makes no requests.
+determines its result, and the ledger stores every reply. An interrupted evaluation that is started again therefore
+resumes, and a finished one sends no requests.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.transcript import Seed
 
 MAX_CONCURRENT = 64
+"""The maximum number of concurrent requests, even if the endpoints could serve more."""
 PARTIAL = "partial"
 """The status of an evaluation that ended with missing replies; the same command run again requests them."""
 WAIT_S = 0.2
@@ -76,7 +77,9 @@ class EvaluationPlan:
 
     @cached_property
     def id(self) -> str:
-        """A hash of everything that determines the result. It is kept, since every reply is stored under it."""
+        """A hash of everything that determines the result. Do not change how it is computed: replies are stored under
+        it.
+        """
         prompt_settings = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
         settings = [
             asdict(self.identity),
@@ -93,7 +96,7 @@ class EvaluationPlan:
             ]
         return digest([*settings, prompt_settings])[:12]
 
-    def request(self, item: Seed, repeat: int) -> ChatRequest:
+    def build_request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the same conversation as the defender's in a run."""
         messages = build_defender_messages(
             self.domain.with_letters(item.options), self.domain.budgets, format_question(item)
@@ -145,7 +148,8 @@ def make_plan(
     domain_name: str = "",
     reasoning_tokens: int = 0,
 ) -> EvaluationPlan:
-    """Build a plan. A reply may take the domain's budget plus `reasoning_tokens`; top-p is 0.95 for sampled replies.
+    """Build a plan. A reply may have as many tokens as the domain's budget plus `reasoning_tokens`; top-p is 0.95 for
+    sampled replies.
 
     `root` is the home with the user's own domains. The prompts are those of `domain_name` if that domain uses the
     benchmark, so that a model is evaluated with the prompts it was tuned on.
@@ -166,13 +170,13 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class ReplyMarks:
-    """The two marks of one reply; `soft` is "" without a judge. `cut` means that the reply ended inside its reasoning
-    and is therefore unanswered.
+    """The two marks of one reply; `soft` is "" without a judge. `cut_in_reasoning` means that the reply ended before
+    its answer, inside the reasoning, and is therefore unanswered.
     """
 
     strict: Mark
     soft: Mark | Literal[""] = ""
-    cut: bool = False
+    cut_in_reasoning: bool = False
 
 
 async def evaluate(
@@ -212,7 +216,7 @@ def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
         return
     longest_item = max(plan.items, key=lambda item: len(format_question(item)))
     answer_tokens = plan.sampling.max_tokens - plan.reasoning_tokens
-    if overflow := find_overflow(endpoint, plan.request(longest_item, 0).messages, answer_tokens):
+    if overflow := find_overflow(endpoint, plan.build_request(longest_item, 0).messages, answer_tokens):
         fix = "lower --reasoning-tokens, or use an endpoint with a longer context"
         raise ConfigError(f"{plan.identity.model}: {overflow}", fix)
 
@@ -246,7 +250,7 @@ async def _collect_marks(
     async def ask(item: Seed, repeat: int) -> tuple[str, int, ReplyMarks]:
         nonlocal done
         async with slots:
-            if shortfall.stops:
+            if shortfall.should_stop:
                 shortfall.skip()
                 return item.id, repeat, ReplyMarks("unscored")
             marks_of_reply = await marker.mark(item, repeat)
@@ -288,7 +292,7 @@ class _Marker:
 
     async def mark(self, item: Seed, repeat: int) -> ReplyMarks:
         try:
-            call, reply = await self.calls.ask(self.plan.request(item, repeat))
+            call, reply = await self.calls.ask(self.plan.build_request(item, repeat))
         except EndpointError as error:
             self.shortfall.add(error)
             return ReplyMarks("unscored")
@@ -332,7 +336,7 @@ def summarize(plan: EvaluationPlan, marks: dict[str, list[ReplyMarks]], shortfal
         soft=soft if plan.judge else None,
         judge=plan.judge.endpoint.identity.model if plan.judge else "",
         unanswered=strict_marks.count("unanswered"),
-        cut_in_reasoning=sum(reply.cut for reply in replies),
+        cut_in_reasoning=sum(reply.cut_in_reasoning for reply in replies),
         reasoning_tokens=plan.reasoning_tokens,
         unscored=strict_marks.count("unscored"),
         causes=shortfall.causes,

@@ -23,7 +23,7 @@ RULE = (
     "An item is gained if its share of right replies over its repeats is higher than in the base evaluation, and lost"
     " if it is lower."
 )
-"""The rule of `list_flips` in one sentence, for the places that show flips."""
+"""The rule of `list_flips` in one sentence, for every page that shows flips."""
 NO_QUESTION = "(the benchmark is no longer in this home)"
 
 
@@ -110,7 +110,7 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
-    """Evaluations in the order of a comparison: those without an adapter first, otherwise in their present order."""
+    """Evaluations in the order of a comparison: those without an adapter first, otherwise in the given order."""
     placeholders = ",".join("?" * len(evaluations))
     sql = f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({placeholders})"
     tuned_ids = {row["id"] for row in view.rows(sql, *evaluations)}

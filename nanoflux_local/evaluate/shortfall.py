@@ -19,7 +19,9 @@ OTHER = "other causes"
 
 @dataclass(slots=True)
 class ShortfallCause:
-    """Why `count` replies are missing. `refused`: the endpoint refuses these prompts, so asking again does not help."""
+    """Why `count` replies are missing. `refused`: the endpoint refuses these prompts, so requesting them again does not
+    help.
+    """
 
     reason: str
     count: int = 0
@@ -32,13 +34,15 @@ class Shortfall:
     def __init__(self) -> None:
         self._causes: dict[str, ShortfallCause] = {}
         self.first: EndpointError | None = None
-        self.stops = False
+        self.should_stop = False
         """Whether further requests would fail too."""
 
     def add(self, error: EndpointError) -> None:
         """Count a reply that failed with `error`."""
         self.first = self.first or error
-        self.stops = self.stops or isinstance(error, EndpointRefusedError) or getattr(error, "pauses", False)
+        self.should_stop = (
+            self.should_stop or isinstance(error, EndpointRefusedError) or getattr(error, "pauses", False)
+        )
         refusal = str(getattr(error, "cause", ""))
         reason = refusal or error.message
         self._count(reason if reason in self._causes or len(self._causes) < MAX_CAUSES else OTHER, bool(refusal))

@@ -17,7 +17,7 @@ FOLDS = 5
 ROUNDING = 1e-12
 """Differences of accuracies count as equal if they are closer than this, since they then differ by rounding alone."""
 PREDICTIONS = 2_000
-"""How many pairs of sensitivity and specificity are drawn to predict a share."""
+"""The number of pairs of sensitivity and specificity that are drawn to predict a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def accuracy_interval(rates: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of an accuracy, the mean of the items' shares of right replies, each in [0, 1].
 
     The percentile bootstrap over items; if all items have the same share, resampling cannot show any uncertainty, and
-    the Wilson interval of as many items is used instead (Wilson 1927).
+    the Wilson interval for the same number of items is used instead (Wilson 1927).
     """
     if len(set(rates)) > 1:
         return bootstrap_interval(rates)
@@ -218,12 +218,12 @@ def predict_right_share(
     """Estimate the share of right questions among those that a fallible judge accepts, and among the accepted questions
     that are kept. Each count is (hits, n).
 
-    On known solutions, the judge accepted some of the `rights` (specificity Sp) and rejected some of the `wrongs`
-    (sensitivity Se). Of unknown questions, it accepted `passed`. If a share π of these questions is right, the judge
-    accepts the share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule ρ = π·Sp / a of the accepted questions are right.
-    `kept` counts the accepted questions that become examples. It is assumed that these include all wrong ones, so that
-    (K − (1−ρ)·A) / K of K kept out of A accepted questions are right. Without `kept`, it is assumed that right and
-    wrong questions are kept equally often.
+    A judge is a test for wrong solutions here: of the known solutions, it accepted some of the `rights` (specificity
+    Sp) and rejected some of the `wrongs` (sensitivity Se). Of unknown questions, it accepted `passed`. If a share π of
+    these questions is right, the judge accepts the share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule ρ = π·Sp / a of
+    the accepted questions are right. `kept` counts the accepted questions that become examples. It is assumed that
+    these include all wrong ones, so that (K − (1−ρ)·A) / K of K kept out of A accepted questions are right. Without
+    `kept`, it is assumed that right and wrong questions are kept equally often.
 
     The estimates are posterior medians with 95% credible intervals. The priors are uniform on π and Jeffreys on Sp and
     Se, and the likelihood of `passed` is binomial; with `kept`, the prior on how often right questions are kept is

@@ -42,8 +42,8 @@ class Correction:
 class EvaluationSummary:
     """An evaluation's outcome. Missing replies do not affect the accuracies; `causes` says why they are missing.
 
-    `items` is the number of items to be asked. `strict` is None if no answer can be graded without a judge, `soft` is
-    None without a judge.
+    `items` counts all items, and `n` those with a mark. `strict` is None if no answer can be graded without a judge,
+    `soft` is None without a judge.
     """
 
     id: str

@@ -1,8 +1,8 @@
-"""The base model's own answers to train items of a benchmark: which items it solves, and how it words the solutions.
+"""The base model's own answers to train items of a benchmark: which items it solves, and what its solutions are.
 
 One cell of the experiment lets the model answer each item several times with different seeds, and stores the answers in
 the ledger as an evaluation. Conditions then train on the items that the model always, sometimes or never solves, or on
-its own right solutions.
+the model's right solutions.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Answers:
 
     @property
     def solved(self) -> str:
-        """ "never", "always" or "sometimes", as in `Condition.solved`."""
+        """How often the model solves the item: "never", "sometimes" or "always", as in `Condition.solved`."""
         return "never" if not self.right else "always" if self.right == self.tries else "sometimes"
 
 

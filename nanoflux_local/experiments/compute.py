@@ -1,7 +1,7 @@
 """The compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
 
-Training is counted by `train` (6·N·D and measured). Generation takes 2·N FLOPs for every token that a local model read
-or wrote (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D leaves out too. For a model of
+Training is counted by `train` (6·N·D and measured). Generation takes 2·N FLOPs for every prompt or completion token of
+a local model (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D leaves out too. For a model of
 unknown size and for hosted models, only tokens and dollars are reported.
 """
 

@@ -62,7 +62,7 @@ class LocalWorkers:
         return
 
 
-def create(home: Home, plan: GridPlan) -> str:
+def create_experiment(home: Home, plan: GridPlan) -> str:
     """Store an experiment and return its id; an existing experiment is not changed."""
     with Ledger(home.ledger) as ledger:
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
@@ -153,7 +153,7 @@ def load_plan(home: Home, experiment: str) -> GridPlan:
         NothingMatchedError: the experiment is unknown.
     """
     with LedgerView(home.ledger) as view:
-        return find(view, experiment).plan
+        return find_experiment(view, experiment).plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class StoredExperiment:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentSummary:
-    """An experiment in a list: its state, and the number of its cells by status."""
+    """The state of an experiment, and the number of its cells by status."""
 
     experiment: str
     name: str
@@ -202,7 +202,7 @@ class ExperimentSummary:
         }
 
 
-def find(view: LedgerView, name: str) -> StoredExperiment:
+def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
     """An experiment by its id, the beginning of its id, or the name of its grid (the newest experiment of that name).
 
     Raises:
@@ -241,7 +241,7 @@ def _read_row(row: sqlite3.Row) -> StoredExperiment:
 
 
 def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
-    """The entry of an experiment in `list_experiments`."""
+    """The state of an experiment and the number of its cells by status."""
     stored_state = {
         "status": experiment.status,
         "message": experiment.message,
@@ -260,10 +260,10 @@ def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> Exp
 
 
 def load_summary(home: Home, name: str) -> ExperimentSummary:
-    """The entry of one experiment in `list_experiments`.
+    """The summary of one experiment.
 
     Raises:
         NothingMatchedError: no experiment matches.
     """
     with LedgerView(home.ledger) as view:
-        return summarize(home, view, find(view, name))
+        return summarize(home, view, find_experiment(view, name))

@@ -18,7 +18,7 @@ from nanoflux_local.train.solutions import SolutionRule
 
 RowSource = Literal["none", "benchmark", "run", "endpoint"]
 Solved = Literal["", "ever", "always", "sometimes", "never"]
-Scaled = Literal["", "sizes", "seed_counts", "levels"]
+ScaleList = Literal["", "sizes", "seed_counts", "levels"]
 Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
 """The condition of the cells that generate a run; they run before all others."""
@@ -37,11 +37,11 @@ class Condition(Strict):
     With `size` "all", at most `full` benchmark rows (a setting of the scale) are used.
 
     `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
-    of each example to learn: the author's, or one of another origin (`train.solutions`). For benchmark rows, the base
-    model answers each train item `tries` times (a setting of the scale): the `solution` "own" is one of its right
-    answers, and `solved` selects the items that it solves at least once ("ever"), always, sometimes or never. `mix` is
-    the number of benchmark rows for each row of the run; `size` counts both. With `equal` "tokens", the benchmark rows
-    together have as many tokens as `size` rows of the run.
+    of each example to train on: the author's, or one of another origin (`train.solutions`). For benchmark rows, the
+    base model answers each train item `tries` times (a setting of the scale): the `solution` "own" is a right solution
+    by that model, and `solved` selects the items that it solves at least once ("ever"), always, sometimes or never.
+    `mix` is the number of benchmark rows for each row of the run; `size` counts both. With `equal` "tokens", the
+    benchmark rows together have as many tokens as `size` rows of the run.
 
     In experiments on the judge, a condition measures the judge's own verdicts, its verdicts with the code check
     (`code_check`), or those with all checks (`check` "all"); any other `check` is measured by itself.
@@ -50,7 +50,7 @@ class Condition(Strict):
     name: str = Field(min_length=1)
     title: str = ""
     source: RowSource = "none"
-    each: Scaled = ""
+    each: ScaleList = ""
     size: Size = "all"
     level: int = Field(default=0, ge=0, le=5)
     seed_count: int = Field(default=0, ge=0)
@@ -90,7 +90,7 @@ class Frontier(Strict):
 class Scale(Strict):
     """The scale of a grid: models, data, sizes, seeds.
 
-    `run` has settings of the generation, `train` of the trainings. Models are evaluated on the test items of the
+    `run` holds the settings of generation, `train` those of training. Models are evaluated on the test items of the
     benchmarks in `test`; if the grid selects a condition, it does so on the dev items of those in `dev`. At most
     `limit` items of each are used (0: all). `via` is the kind of endpoint: in this process, or a vLLM server started
     with `args`, which loads the adapter next to the weights ("vllm") or merged into a copy of them ("merged", much
@@ -136,8 +136,8 @@ class Scale(Strict):
 class Grid(Strict):
     """One experiment: its question, its conditions, and the pairs that answer it (b minus a).
 
-    `paper` names the paper's figures that are shown next to the results. With `select`, dev accuracy chooses one of the
-    conditions to which an `each` expands.
+    `paper` names the paper's results that are shown next to the measured ones. With `select`, dev accuracy chooses one
+    of the conditions to which an `each` expands.
     """
 
     title: str
@@ -185,7 +185,7 @@ class GridPlan(Strict):
         return next(condition for condition in self.conditions if condition.name == name)
 
     @property
-    def compared(self) -> list[tuple[str, str]]:
+    def compared_pairs(self) -> list[tuple[str, str]]:
         """The declared pairs whose conditions both exist; "{value}" stands for each value in turn."""
         names = {condition.name for condition in self.conditions}
         pairs = [

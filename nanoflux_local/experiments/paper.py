@@ -1,4 +1,4 @@
-"""The paper's figures: reference data, shown next to measured figures and kept separate from them (SPEC §4)."""
+"""The results that the paper reports, shown next to the measured results and kept separate from them."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,11 +10,11 @@ BENCHMARKS = {"gsmhard": "GSMHard", "genomebench": "GenomeBench", "multimedqa": 
 """The paper's name for a domain's benchmark; other domains are shown next to all three."""
 
 
-def load_paper_figures(table: str, domain: str) -> dict[str, Any] | None:
-    """The paper's figures for a table: those of the domain's benchmark, else all; None if the table is unknown."""
-    figures = read_toml(Path(str(resources.files(__package__) / "paper.toml"))).get(table)
-    if figures is None:
+def load_paper_results(table: str, domain: str) -> dict[str, Any] | None:
+    """The paper's results for a table: those of the domain's benchmark, else all; None if the table is unknown."""
+    results = read_toml(Path(str(resources.files(__package__) / "paper.toml"))).get(table)
+    if results is None:
         return None
-    rows = figures["rows"]
+    rows = results["rows"]
     rows_of_domain = [row for row in rows if row["benchmark"] == BENCHMARKS.get(domain)]
-    return {"where": figures["where"], "rows": rows_of_domain or rows}
+    return {"where": results["where"], "rows": rows_of_domain or rows}

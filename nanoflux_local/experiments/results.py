@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.experiments.experiment import ExperimentSummary, find, load_cells, summarize
+from nanoflux_local.experiments.experiment import ExperimentSummary, find_experiment, load_cells, summarize
 from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.kinds.base import (
@@ -18,7 +18,7 @@ from nanoflux_local.experiments.kinds.base import (
     StoredCell,
     find_kind,
 )
-from nanoflux_local.experiments.paper import load_paper_figures
+from nanoflux_local.experiments.paper import load_paper_results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -26,7 +26,7 @@ from nanoflux_local.paths import Home
 @dataclass(frozen=True, slots=True)
 class ExperimentResults:
     """An experiment's conditions and their comparison. `summary` is its entry in the list of experiments, `cells` are
-    its cells by id, `runs` its runs by `Condition.run_key`, and `paper` the paper's figures for it, if any.
+    its cells by id, `runs` its runs by `Condition.run_key`, and `paper` the paper's results for it, if any.
     """
 
     summary: ExperimentSummary
@@ -64,18 +64,18 @@ def load_results(home: Home, name: str) -> ExperimentResults:
         NothingMatchedError: the experiment is unknown.
     """
     with LedgerView(home.ledger) as view:
-        stored = find(view, name)
+        stored = find_experiment(view, name)
         summary, plan = summarize(home, view, stored), stored.plan
         kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, stored.id), find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
         comparison = kind.comparison(experiment, entries)
-    paper = load_paper_figures(plan.grid.paper, plan.scale.domain)
+    paper = load_paper_results(plan.grid.paper, plan.scale.domain)
     return ExperimentResults(summary, plan, runs, entries, comparison, cells, paper)
 
 
 def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:
     seeds = tuple(cell.seed for cell in experiment.done_cells(condition.name))
     title = condition.title or condition.name
-    figures = kind.condition_entry(experiment, condition)
-    return ConditionEntry(condition.name, title, condition.source, seeds, figures)
+    measurements = kind.measure_condition(experiment, condition)
+    return ConditionEntry(condition.name, title, condition.source, seeds, measurements)

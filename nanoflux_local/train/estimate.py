@@ -18,7 +18,9 @@ MEMORY_FACTOR = 1.5
 
 
 def estimate_seconds(flops: float, settings: TrainSettings) -> float:
-    """Seconds for `flops`, from the speed of a matrix product, measured now with its precision and device."""
+    """Seconds for `flops`, at the speed of matrix products that is measured now, with the precision and device of
+    `settings`.
+    """
     return flops / _measure_matrix_speed(settings) / _MATRIX_SHARE
 
 

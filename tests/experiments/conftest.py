@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.experiments.experiment import LocalWorkers, create, run_remaining_cells
+from nanoflux_local.experiments.experiment import LocalWorkers, create_experiment, run_remaining_cells
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.views import LedgerView
@@ -17,7 +17,7 @@ from nanoflux_models.weights import import_path
 
 GRID = """
 title = "A small grid"
-question = "Do the run's examples teach more than random ones?"
+question = "Do the run's examples help more than random ones?"
 paper = "table1"
 select = true
 compare = [["base", "run"], ["random", "run"], ["run-2", "run-3"]]
@@ -58,13 +58,13 @@ sizes = [2, 99]
 
 
 @pytest.fixture(scope="session")
-def new_lab(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Create a new home in which the small base is installed: `new_lab()`."""
-    original = tmp_path_factory.mktemp("lab") / "home"
+def create_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Create a new home in which the small base is installed: `create_home()`."""
+    original = tmp_path_factory.mktemp("home") / "home"
     import_path(tiny_base, "tiny", Home(original).prepare().root)
 
     def copy_home() -> Home:
-        root = tmp_path_factory.mktemp("lab") / "home"
+        root = tmp_path_factory.mktemp("home") / "home"
         shutil.copytree(original, root)
         return Home(root)
 
@@ -99,14 +99,14 @@ def plan(grid_file: Path) -> GridPlan:
 
 
 @pytest.fixture(scope="session")
-def resumed_experiment(new_lab, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
+def resumed_experiment(create_home, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
     """The home of an experiment that was killed and then resumed to its end, and the times at which the cells that were
     done before the kill were finished.
     """
-    home = new_lab()
+    home = create_home()
     kill_after(home, grid_file, "random-1: running")
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT id, at FROM cells WHERE experiment = ? AND status = 'done'", plan.id)
         finished_at = {row["id"]: row["at"] for row in rows}
-    run_remaining_cells(home, create(home, plan), LocalWorkers(home))
+    run_remaining_cells(home, create_experiment(home, plan), LocalWorkers(home))
     return home, finished_at

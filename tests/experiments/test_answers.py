@@ -77,7 +77,7 @@ def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
     assert [cell.id for cell in preparing_cells] == ["generate-paper", "generate-proven", "answers"]
     assert [cell.rules for cell in preparing_cells[:2]] == ["paper", "proven"]
     assert {condition.run_key for condition in plan.conditions if condition.source == "run"} == {"paper", "proven"}
-    assert ("paper-10", "proven-10") in plan.compared and ("gold-10", "own-10") in plan.compared
+    assert ("paper-10", "proven-10") in plan.compared_pairs and ("gold-10", "own-10") in plan.compared_pairs
 
 
 def test_sampled_items_are_the_same_for_every_start(tmp_path: Path) -> None:

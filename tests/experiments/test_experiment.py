@@ -7,8 +7,8 @@ from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import (
     LocalWorkers,
-    create,
-    find,
+    create_experiment,
+    find_experiment,
     list_experiments,
     load_cells,
     run_remaining_cells,
@@ -30,7 +30,7 @@ def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: G
         assert {cell: finished_after[cell] for cell in finished_before} == finished_before
         runs = view.row("SELECT count(*) AS n FROM runs")
         assert runs is not None and runs["n"] == 1
-        assert find(view, "small").status == "done"
+        assert find_experiment(view, "small").status == "done"
 
 
 def test_table_has_every_condition_with_intervals_and_tests(resumed_experiment) -> None:
@@ -108,14 +108,14 @@ def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, pla
         raise NothingMatchedError("99 examples are requested, but only 3 match the other conditions", "")
 
     monkeypatch.setattr(train, "train_condition", train_condition)
-    run_remaining_cells(home, create(home, plan), LocalWorkers(home))
+    run_remaining_cells(home, create_experiment(home, plan), LocalWorkers(home))
     assert trained_conditions == ["run-99", "run-99"]
     (entry,) = list_experiments(home)
     assert entry.state.status == "done" and entry.cells == {"done": 8, "left out": 2}
 
 
-def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:
-    home = new_lab()
+def test_failed_cell_is_reported_and_retried_and_the_others_are_done(create_home, plan: GridPlan, monkeypatch) -> None:
+    home = create_home()
     monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
     monkeypatch.setattr(train, "find_runs", lambda *_: {"0": "no run"})
     failing_cells = ["random-1"]
@@ -131,12 +131,12 @@ def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, pl
     monkeypatch.setattr(train, "train_condition", train_condition)
     monkeypatch.setattr(train, "_evaluate_split", evaluate_split)
     with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
-        run_remaining_cells(home, create(home, plan), LocalWorkers(home))
+        run_remaining_cells(home, create_experiment(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
         states = {cell: entry.status for cell, entry in load_cells(view, plan.id).items()}
-        assert find(view, plan.id).status == "failed"
+        assert find_experiment(view, plan.id).status == "failed"
     assert states.pop("random-1") == "failed" and set(states.values()) == {"done"}
     failing_cells.clear()
-    run_remaining_cells(home, create(home, plan), LocalWorkers(home))
+    run_remaining_cells(home, create_experiment(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
-        assert find(view, plan.id).status == "done"
+        assert find_experiment(view, plan.id).status == "done"

@@ -6,7 +6,7 @@ import pytest
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.experiments.grid import GENERATE, GridPlan, list_grids, load_grid
-from nanoflux_local.experiments.paper import load_paper_figures
+from nanoflux_local.experiments.paper import load_paper_results
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.train.settings import parse_train_settings
 
@@ -21,7 +21,7 @@ def test_paper_grids_have_every_scale() -> None:
         for scale in grid.scales:
             plan = make_plan(name, scale)
             assert len({cell.id for cell in plan.cells}) == len(plan.cells)
-            assert len(plan.compared) > 0 or grid.kind != "train", "the grid compares no conditions"
+            assert len(plan.compared_pairs) > 0 or grid.kind != "train", "the grid compares no conditions"
             assert GridPlan.model_validate_json(plan.model_dump_json()) == plan, "the stored plan differs from the plan"
             parse_train_settings(plan.scale.train)
 
@@ -30,7 +30,7 @@ def test_table_1_has_an_equal_number_of_random_examples_as_a_condition() -> None
     plan = make_plan("table1", "paper")
     random_condition = plan.condition("random")
     assert (random_condition.source, random_condition.size) == ("benchmark", "run")
-    assert ("random", "run") in plan.compared
+    assert ("random", "run") in plan.compared_pairs
     assert {condition.name for condition in plan.conditions} == {"base", "full", "random", "run", "frontier"}
     assert "frontier" not in [condition.name for condition in make_plan("table1", "tiny").conditions]
 
@@ -39,12 +39,12 @@ def test_quality_levels_and_their_control_have_equal_sizes() -> None:
     plan = make_plan("quality", "paper")
     sizes = {condition.name: condition.size for condition in plan.conditions if condition.source == "run"}
     assert sizes == {"any": "least", **{f"level-{level}": "least" for level in range(1, 6)}}
-    assert ("any", "level-4") in plan.compared
+    assert ("any", "level-4") in plan.compared_pairs
 
 
 def test_sizes_have_controls_and_are_chosen_on_dev_items() -> None:
     plan = make_plan("size", "paper")
-    assert [pair for pair in plan.compared if pair[0].startswith("random")] == [
+    assert [pair for pair in plan.compared_pairs if pair[0].startswith("random")] == [
         (f"random-{size}", f"run-{size}") for size in (50, 100, 150, 200)
     ]
     for name in ("size", "complexity", "quality"):
@@ -63,13 +63,13 @@ def test_experiment_id_follows_from_its_plan() -> None:
     assert len({make_plan("table1", scale, run).id for scale in ("tiny", "paper") for run in ("", "r")}) == 4
 
 
-def test_paper_figures_are_marked_as_the_papers() -> None:
-    figures = load_paper_figures("table1", "gsmhard")
-    assert figures is not None and figures["where"] == "Table 1"
-    assert {row["condition"]: row["accuracy"] for row in figures["rows"]}["run"] == 63.3
-    starter_figures = load_paper_figures("table1", "starter")
-    assert starter_figures is not None and len({row["benchmark"] for row in starter_figures["rows"]}) == 3
-    assert load_paper_figures("nothing", "gsmhard") is None
+def test_paper_results_are_those_of_the_domain_or_of_all_benchmarks() -> None:
+    results = load_paper_results("table1", "gsmhard")
+    assert results is not None and results["where"] == "Table 1"
+    assert {row["condition"]: row["accuracy"] for row in results["rows"]}["run"] == 63.3
+    starter_results = load_paper_results("table1", "starter")
+    assert starter_results is not None and len({row["benchmark"] for row in starter_results["rows"]}) == 3
+    assert load_paper_results("nothing", "gsmhard") is None
 
 
 @pytest.mark.parametrize(

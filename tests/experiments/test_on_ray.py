@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.experiments.experiment import create, run_remaining_cells
+from nanoflux_local.experiments.experiment import create_experiment, run_remaining_cells
 from nanoflux_local.experiments.grid import Cell, GridPlan
 from nanoflux_local.experiments.results import load_results
 
@@ -38,14 +38,14 @@ def format_results(results: dict) -> str:
 
 
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(
-    new_lab, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+    create_home, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray's workers also must not execute modules from the directory in which the experiment was started."""
     from nanoflux_local.experiments.on_ray import RayWorkers
 
     monkeypatch.chdir(hostile_folder)
     lost_node = cluster.add_node(**NODE)
-    home = new_lab()
+    home = create_home()
     workers = RayWorkers(home, cluster.address)
     finished_cells: list[str] = []
 
@@ -54,7 +54,7 @@ def test_cell_of_a_lost_node_is_repeated_with_equal_results(
         if cell.id.startswith("random"):  # the node's other cells are in progress
             cluster.remove_node(lost_node, allow_graceful=False) if lost_node in cluster.worker_nodes else None
 
-    run_remaining_cells(home, create(home, plan), workers, on_cell)
+    run_remaining_cells(home, create_experiment(home, plan), workers, on_cell)
     workers.close()
     assert lost_node not in cluster.worker_nodes and sorted(finished_cells) == sorted(cell.id for cell in plan.cells)
     assert format_results(load_results(home, "small").to_json()) == format_results(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.cli.main import main
-from nanoflux_local.experiments.experiment import create
+from nanoflux_local.experiments.experiment import create_experiment
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.paths import Home
@@ -94,12 +94,12 @@ def test_markdown_cells_stay_in_their_table() -> None:
     assert table.count("\n") == 2 and table.splitlines()[2] == r"| x\|y z | \<b>\` |"
 
 
-def test_hostile_grid_is_shown_as_text_while_unfinished(new_lab, grid_file: Path, tmp_path: Path) -> None:
-    home = new_lab()
+def test_hostile_grid_is_shown_as_text_while_unfinished(create_home, grid_file: Path, tmp_path: Path) -> None:
+    home = create_home()
     grid = tmp_path / "evil.toml"
     question = HOSTILE.replace("\\", "\\\\").replace('"', '\\"')
-    grid.write_text(grid_file.read_text().replace("Do the run's examples teach more than random ones?", question))
-    experiment = create(home, make_plan(str(grid), "tiny"))
+    grid.write_text(grid_file.read_text().replace("Do the run's examples help more than random ones?", question))
+    experiment = create_experiment(home, make_plan(str(grid), "tiny"))
     text = write_experiment_report(home, experiment, tmp_path / "out").read_text(encoding="utf-8")
     assert "<script>" not in text and "{{ 7*7 }}" in text and "\u202e" not in text
     assert "Too few cells are done to answer the question yet." in text and "10 cells are not done yet" in text

@@ -45,4 +45,4 @@ def test_benchmark_rows_have_the_prompt_of_their_evaluation(tmp_path: Path) -> N
     assert [row.id for row in rows] == [item.id for item in items]
     for row, item in zip(rows, items, strict=True):
         assert f"({', '.join(item.options)})" in row.prompt[-1].content
-        assert row.prompt == evaluation.request(item, 0).messages
+        assert row.prompt == evaluation.build_request(item, 0).messages

@@ -197,7 +197,7 @@ def ask(silent_model: SilentModel, item: int) -> tuple[ChatReply, list[Fault]]:
 
     async def chat(endpoint: Endpoint, plan: EvaluationPlan) -> ChatReply:
         with reporting_faults(faults.append):
-            return await endpoint.chat(plan.request(plan.items[item], 0))
+            return await endpoint.chat(plan.build_request(plan.items[item], 0))
 
     return use_endpoint(silent_model, chat), faults
 

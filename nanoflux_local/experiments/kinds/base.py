@@ -24,7 +24,7 @@ CellResult = dict[str, Any]
 CellOutcome = CellResult | Exception
 """A cell's result, or the error with which the cell failed."""
 OnStep = Callable[[str, int, int], None]
-"""Called with the name of the counted things ("steps", "items"), the number done, and the total."""
+"""Called with a unit of progress ("steps", "items"), the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +52,26 @@ class RecordedExperiment:
         """The cells of a condition that are done."""
         return [cell for cell in self.cells.values() if cell.condition == condition and cell.status == "done"]
 
-    def finished_cells(self, condition: str) -> list[StoredCell]:
-        """The cells of a condition if all of them are done, else an empty list."""
+    def cells_if_all_done(self, condition: str) -> list[StoredCell]:
+        """The cells of a condition if all are done; otherwise an empty list."""
         cells = [cell for cell in self.cells.values() if cell.condition == condition]
         return cells if cells and all(cell.status == "done" for cell in cells) else []
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionEntry:
-    """A condition of an experiment. `figures` are the measurements of its kind, under the keys of the JSON entry."""
+    """A condition of an experiment, with what the experiment's kind measured (`measurements`, by JSON key)."""
 
     condition: str
     title: str
     source: str
     seeds: tuple[int, ...]
-    figures: Mapping[str, Any]
+    measurements: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """The entry in `experiment show --json`."""
         entry = {"condition": self.condition, "title": self.title, "source": self.source, "seeds": list(self.seeds)}
-        return {**entry, **self.figures}
+        return {**entry, **self.measurements}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +86,27 @@ class ChosenCondition:
 
 @dataclass(frozen=True, slots=True)
 class ConditionComparison:
-    """What a kind concludes from all conditions. `less_compute` maps names such as "with_generation" to ratios of
-    compute.
+    """What a kind concludes from all conditions. `compute_ratios` says how many times less compute the run's examples
+    took than the full training set, by what is included ("with_generation").
     """
 
     pairs: tuple[Pair, ...] = ()
     chosen: ChosenCondition | None = None
-    less_compute: Mapping[str, float] | None = None
+    compute_ratios: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """`pairs`, `chosen` and `less_compute` of `experiment show --json`."""
         return {
             "pairs": [pair.to_json() for pair in self.pairs],
             "chosen": asdict(self.chosen) if self.chosen else None,
-            "less_compute": self.less_compute,
+            "less_compute": self.compute_ratios,
         }
 
 
 class ExperimentKind(Protocol):
     """One kind of experiment.
 
-    `columns` are the columns of the table of conditions. A kind that `measures_accuracy` has entries with `test`
+    `columns` are the columns of the table of conditions. If a kind `measures_accuracy`, its entries have `test`
     accuracies, which the report plots and compares in pairs.
     """
 
@@ -127,20 +127,20 @@ class ExperimentKind(Protocol):
         """
         ...
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
-        """The keys that this kind adds to a condition's entry in `experiment show --json`."""
+    def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
+        """What this kind measured, as keys of the condition's entry in `experiment show --json`."""
         ...
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         """Compare the conditions."""
         ...
 
-    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
-        """The table of conditions, one cell for each of `columns`."""
+    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+        """The rows of the table of conditions, with a value for each of `columns`; from `experiment show --json`."""
         ...
 
-    def answer(self, results: Mapping[str, Any]) -> list[str]:
-        """The experiment's answer in sentences; [] if too few cells are done."""
+    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+        """The experiment's answer in sentences, from `experiment show --json`; [] if too few cells are done."""
         ...
 
 

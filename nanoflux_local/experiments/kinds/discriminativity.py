@@ -70,7 +70,7 @@ class DiscriminativityKind:
         del seed, on_step  # embedding takes seconds, so there is no progress to report
         return measure_discriminativity(home, plan, condition, find_runs(home, plan)[DEFAULT_RUN])
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
+    def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         done_cells = experiment.done_cells(condition.name)
         return {key: done_cells[0].result[key] for key in KEYS if done_cells and key in done_cells[0].result}
 
@@ -78,15 +78,15 @@ class DiscriminativityKind:
         del experiment, entries  # the conditions have different questions and cannot be paired
         return NO_COMPARISON
 
-    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
-        return [_format_row(entry) for entry in results["conditions"]]
+    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+        return [_format_row(entry) for entry in experiment_json["conditions"]]
 
-    def answer(self, results: Mapping[str, Any]) -> list[str]:
-        return [_format_sentence(entry) for entry in results["conditions"] if "centres" in entry]
+    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+        return [_format_sentence(entry) for entry in experiment_json["conditions"] if "centres" in entry]
 
 
 @dataclass(frozen=True, slots=True)
-class Solutions:
+class SolutionPair:
     """One question's right and wrong solution."""
 
     right: str
@@ -112,20 +112,20 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     return {"pairs": len(pairs), **asdict(measure_distances(right_vectors, wrong_vectors))}
 
 
-def load_run_solutions(home: Home, run: str) -> list[Solutions]:
+def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
     """For each example that was kept because the defender failed it, the attacker's validated solution and the
     defender's wrong one.
     """
     with LedgerView(home.ledger) as view:
         attempts = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
     return [
-        Solutions(attempt.attack.solution, attempt.defence.solution)
+        SolutionPair(attempt.attack.solution, attempt.defence.solution)
         for attempt in attempts
         if attempt.attack and attempt.defence
     ]
 
 
-async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> list[Solutions]:
+async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> list[SolutionPair]:
     """Solutions to random train items that the base model fails, as many as `load_run_solutions` returns."""
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = load_train_items(home, plan, domain)
@@ -147,14 +147,14 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
         )
         replies = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
     solutions = [
-        Solutions(references[item], sections["SOLUTION"])
+        SolutionPair(references[item], sections["SOLUTION"])
         for item, sections in replies
         if not isinstance(sections, Unparsed)
     ]
     return solutions[:solution_count]
 
 
-async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
+async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[SolutionPair]) -> tuple[Matrix, Matrix]:
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
     profile = configs.load_profile(plan.scale.profile, home)
     name = profile["embedder"]

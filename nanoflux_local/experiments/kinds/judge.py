@@ -1,4 +1,4 @@
-"""Experiments on the judge: the error rates on known solutions of the judge alone, with its checks, and of each check.
+"""Experiments on the judge: the error rates of the judge alone, with its checks, and of each check by itself.
 
 This module reads the trial of each run (see `run.trials`), and calls no judge itself.
 """
@@ -53,7 +53,7 @@ class JudgeKind:
         del seed, on_step  # the ledger is read once
         return load_judge_rates(home, condition, find_runs(home, plan)[DEFAULT_RUN])
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
+    def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         done_cells = experiment.done_cells(condition.name)
         return {key: done_cells[0].result[key] for key in KEYS if done_cells and key in done_cells[0].result}
 
@@ -61,11 +61,11 @@ class JudgeKind:
         del experiment, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
         return NO_COMPARISON
 
-    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
-        return [_format_row(entry) for entry in results["conditions"]]
+    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+        return [_format_row(entry) for entry in experiment_json["conditions"]]
 
-    def answer(self, results: Mapping[str, Any]) -> list[str]:
-        return [_format_sentence(entry) for entry in results["conditions"] if "rates" in entry]
+    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+        return [_format_sentence(entry) for entry in experiment_json["conditions"] if "rates" in entry]
 
 
 def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:

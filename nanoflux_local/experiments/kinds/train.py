@@ -15,7 +15,7 @@ import numpy as np
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
-from nanoflux_local.evaluate.comparison import Pair, Side, compare_sides, correct_pairs, load_side
+from nanoflux_local.evaluate.comparison import Pair, Side, apply_holm_correction, compare_sides, load_side
 from nanoflux_local.evaluate.statistics import accuracy_interval, split_folds, t_interval
 from nanoflux_local.experiments.compute import compare_compute, measure_generation_cost
 from nanoflux_local.experiments.evaluations import evaluate_items
@@ -70,7 +70,7 @@ class TrainKind:
             result = train_condition(home, plan, condition, seed, on_step)
         return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
 
-    def condition_entry(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
+    def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         view, scale, done_cells = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
         entry: dict[str, Any] = {
             "test": {data: asdict(_measure_accuracy(view, done_cells, "test", data)) for data in scale.test}
@@ -89,14 +89,14 @@ class TrainKind:
         return entry
 
     def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
-        figures = {entry.condition: entry.figures for entry in entries}
+        measurements_by_condition = {entry.condition: entry.measurements for entry in entries}
         return ConditionComparison(
             _compare_pairs(experiment),
             _choose_on_dev(experiment.plan, entries),
-            compare_compute(figures.get("full"), figures.get("run")),
+            compare_compute(measurements_by_condition.get("full"), measurements_by_condition.get("run")),
         )
 
-    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
+    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
         return [
             [
                 entry["title"],
@@ -104,14 +104,14 @@ class TrainKind:
                 f"{entry['rows']:.0f}" if "rows" in entry else "",
                 *_format_accuracy(entry["test"].get(data)),
             ]
-            for entry in results["conditions"]
-            for data in results["test"]
+            for entry in experiment_json["conditions"]
+            for data in experiment_json["test"]
         ]
 
-    def answer(self, results: Mapping[str, Any]) -> list[str]:
+    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
         """A sentence for each declared pair: its difference, and whether the difference is settled."""
-        titles = {entry["condition"]: entry["title"] for entry in results["conditions"]}
-        return [_format_pair(pair, titles) for pair in results["pairs"]]
+        titles = {entry["condition"]: entry["title"] for entry in experiment_json["conditions"]}
+        return [_format_pair(pair, titles) for pair in experiment_json["pairs"]]
 
 
 def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
@@ -170,8 +170,8 @@ def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: s
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingFigures:
-    """The trainings of a condition: means over the seeds, and the ids, adapters and losses of each."""
+class TrainingMeans:
+    """Means over a condition's trainings, one for each seed, and the id, adapter and losses of each training."""
 
     rows: float
     tokens: float
@@ -183,17 +183,17 @@ class TrainingFigures:
     val_losses: list[list[float]]
 
 
-def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingFigures:
+def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
     results = [cell.result for cell in done_cells]
 
-    def average(key: str) -> float:
+    def compute_mean(key: str) -> float:
         return float(np.mean([result[key] for result in results]))
 
-    return TrainingFigures(
-        average("rows"),
-        average("tokens"),
-        average("seconds"),
-        average("truncated"),
+    return TrainingMeans(
+        compute_mean("rows"),
+        compute_mean("tokens"),
+        compute_mean("seconds"),
+        compute_mean("truncated"),
         {method: float(np.mean([result["flops"][method] for result in results])) for method in ("6nd", "measured")},
         [result["training"] for result in results],
         [result["adapter"] for result in results],
@@ -201,13 +201,13 @@ def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingFigures:
     )
 
 
-def _load_condition(view: LedgerView, name: str, cells: Sequence[StoredCell], split: str, data: str) -> Side:
+def _load_condition_side(view: LedgerView, name: str, cells: Sequence[StoredCell], split: str, data: str) -> Side:
     """A condition's side of a comparison: each item with its marks under every seed and repeat."""
     sides = [load_side(view, cell.result[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
     marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
     by_seed = tuple(float(np.mean([np.mean(side.marks[item]) for item in items])) for side in sides)
-    return Side(name, marks, by_seed, sides[0].items)
+    return Side(name, marks, by_seed, sides[0].items_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class ConditionAccuracy:
 
 
 def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str, data: str) -> ConditionAccuracy:
-    side = _load_condition(view, "", cells, split, data)
+    side = _load_condition_side(view, "", cells, split, data)
     rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
     item_folds = [fold for fold in split_folds(list(rates)) if fold]
     means = [float(np.mean([rates[item] for item in fold])) for fold in item_folds]
@@ -263,16 +263,16 @@ def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
     """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
     pairs: list[Pair] = []
     for data in experiment.plan.scale.test:
-        for pair_names in experiment.plan.compared:
-            cells_of_pair = [experiment.finished_cells(name) for name in pair_names]
+        for pair_names in experiment.plan.compared_pairs:
+            cells_of_pair = [experiment.cells_if_all_done(name) for name in pair_names]
             if all(cells_of_pair):
                 a, b = (
-                    _load_condition(experiment.view, name, cells, "test", data)
+                    _load_condition_side(experiment.view, name, cells, "test", data)
                     for name, cells in zip(pair_names, cells_of_pair, strict=True)
                 )
                 with suppress(UsageError):  # a single item cannot be tested
                     pairs.append(compare_sides(a, b, data))
-    return correct_pairs(pairs)
+    return apply_holm_correction(pairs)
 
 
 def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
@@ -282,16 +282,16 @@ def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> Chos
         for condition in plan.conditions
         if condition.source == "run" and (condition.level or condition.seed_count or isinstance(condition.size, int))
     }
-    entries = [entry for entry in conditions if entry.condition in candidates and entry.figures.get("dev")]
+    entries = [entry for entry in conditions if entry.condition in candidates and entry.measurements.get("dev")]
     if not plan.grid.select or not entries:
         return None
 
-    def average_dev(entry: ConditionEntry) -> float:
-        return float(np.mean([accuracy["mean"] for accuracy in entry.figures["dev"].values()]))
+    def compute_dev_accuracy(entry: ConditionEntry) -> float:
+        return float(np.mean([accuracy["mean"] for accuracy in entry.measurements["dev"].values()]))
 
-    best = max(entries, key=average_dev)
-    test_accuracies = {data: accuracy["mean"] for data, accuracy in best.figures["test"].items()}
-    return ChosenCondition(best.condition, best.title, average_dev(best), test_accuracies)
+    best = max(entries, key=compute_dev_accuracy)
+    test_accuracies = {data: accuracy["mean"] for data, accuracy in best.measurements["test"].items()}
+    return ChosenCondition(best.condition, best.title, compute_dev_accuracy(best), test_accuracies)
 
 
 def _format_pair(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
