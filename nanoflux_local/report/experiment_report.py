@@ -1,5 +1,5 @@
 """Writes the report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's results, plots,
-changed items, the cost, and the commands that repeat the experiment.
+flipped items, the cost, and the commands that repeat the experiment.
 
 The paper's results are labelled as the paper's and kept separate from those measured here.
 """
@@ -108,11 +108,11 @@ def list_pair_rows(contents: dict[str, Any]) -> TableRows:
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """The paper's results (`figures`) for a condition on a benchmark, and the accuracies measured here by benchmark."""
+    """The paper's results for a condition on a benchmark, and the accuracies measured here by benchmark."""
 
     benchmark: str
     title: str
-    figures: Mapping[str, Any]
+    paper_results: Mapping[str, Any]
     measured: Mapping[str, float]
 
 
@@ -133,26 +133,31 @@ def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
 
 def render_markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
-    parts = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
-    parts += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
+    sections = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
+    sections += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
     if rows := [[_shorten(value) for value in row] for row in list_condition_rows(contents)]:
-        parts += ["## Conditions", as_markdown(HEADINGS, rows)]
+        sections += ["## Conditions", as_markdown(HEADINGS, rows)]
     if rows := [[_shorten(value) for value in row] for row in list_pair_rows(contents)]:
-        parts += ["## Paired tests", as_markdown(PAIR_HEADINGS, rows)]
+        sections += ["## Paired tests", as_markdown(PAIR_HEADINGS, rows)]
     if contents["paper_rows"]:
         cells = [
-            [row.benchmark, row.title, row.figures.get("accuracy"), _shorten(next(iter(row.measured.values()), None))]
+            [
+                row.benchmark,
+                row.title,
+                row.paper_results.get("accuracy"),
+                _shorten(next(iter(row.measured.values()), None)),
+            ]
             for row in contents["paper_rows"]
         ]
-        parts += [
-            f"## The paper's figures ({contents['paper']['where']})",
+        sections += [
+            f"## The paper's results ({contents['paper']['where']})",
             "Not measured here: the paper used other models and data.",
         ]
-        parts += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), cells)]
+        sections += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), cells)]
     if contents["left_out"]:
-        parts += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())]
-    parts += [f"## Repeat it\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"]
-    return "\n\n".join(parts) + "\n"
+        sections += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())]
+    sections += [f"## Repeat it\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"]
+    return "\n\n".join(sections) + "\n"
 
 
 def _shorten(value: object) -> object:
@@ -162,7 +167,7 @@ def _shorten(value: object) -> object:
 
 
 def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> FlipSection | None:
-    """The items whose result changed in the first declared pair, in the first seed's evaluation of each side."""
+    """The items that flip in the first declared pair, in the first seed's evaluation of each side."""
     if not contents["pairs"]:
         return None
     pair = contents["pairs"][0]
@@ -174,7 +179,7 @@ def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> FlipSection | N
 
 def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
     """Bars of the accuracies on each benchmark, lines of accuracy by size or count, and the loss curves."""
-    figures = []
+    drawn_plots = []
     for data in contents["test"]:
         bars = [
             (entry["title"], entry["test"][data]["mean"], *entry["test"][data]["ci95"])
@@ -182,19 +187,22 @@ def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> l
             if entry.get("test")
         ]
         if bars:
-            figures.append({"title": f"Strict accuracy on {data}", "svg": plots.draw_accuracies(bars)})
+            drawn_plots.append({"title": f"Strict accuracy on {data}", "svg": plots.draw_accuracies(bars)})
         if series := _collect_series(plan, contents, data):
-            figures.append(
-                {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.draw_lines(series, plan_axis(plan))}
+            drawn_plots.append(
+                {
+                    "title": f"Accuracy on {data} by {find_axis_label(plan)}",
+                    "svg": plots.draw_lines(series, find_axis_label(plan)),
+                }
             )
     if curves := _collect_curves(view, contents):
-        figures.append(
+        drawn_plots.append(
             {"title": "Losses: lines on training rows, points on dev rows", "svg": plots.draw_losses(*curves)}
         )
-    return figures
+    return drawn_plots
 
 
-def plan_axis(plan: GridPlan) -> str:
+def find_axis_label(plan: GridPlan) -> str:
     """The label of the horizontal axis: what the grid's `each` varies."""
     label_by_axis = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
     return next((label_by_axis[condition.each] for condition in plan.conditions if condition.each), "")

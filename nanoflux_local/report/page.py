@@ -1,4 +1,4 @@
-"""Used by all reports: renders templates with every value escaped, and writes files completely or not at all."""
+"""Renders the templates of all reports with every value escaped, and writes files completely or not at all."""
 
 import re
 from contextlib import suppress
@@ -10,7 +10,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.experiments.tables import percent, points
 
 MAX_CHARACTERS = 20_000
-"""Maximum characters of one text on the page, since a model may write a line of megabytes."""
+"""The maximum length of one string on the page, since a model may write a line of megabytes."""
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -19,7 +19,7 @@ def render_page(template: str, values: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=visible
+        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=sanitize
     )
     folder = resources.files(__package__)
     environment.loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
@@ -27,8 +27,8 @@ def render_page(template: str, values: dict[str, Any]) -> str:
     return environment.get_template(template).render(values)
 
 
-def visible(value: object) -> object:
-    """Generated text without control characters, including those that change the writing direction."""
+def sanitize(value: object) -> object:
+    """Replace control characters, including those that change the writing direction, and truncate long strings."""
     if type(value) is not str:
         return value
     excess = len(value) - MAX_CHARACTERS

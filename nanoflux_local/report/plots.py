@@ -28,7 +28,7 @@ def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
 
 
 def _render_svg(figure: Any) -> str:
-    """The figure as an <svg> element. The same data give the same bytes."""
+    """The figure as an <svg> element; equal data gives equal bytes."""
     import matplotlib
     from matplotlib import pyplot
 
@@ -62,7 +62,7 @@ def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
     positions = range(len(rows))
-    palette = (MUTED, *COLOURS)  # for the untuned model, then the colours of `draw_losses`
+    palette = (MUTED, *COLOURS)  # grey for the untuned model, then the colours of `draw_losses`
     colours = [palette[index % len(palette)] for index in positions]
     axes.barh(positions, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(positions), names)

@@ -1,5 +1,5 @@
-"""Writes the report of a run: the result, the outcomes of attempts, the curves, the comparison, three examples, and the
-commands that repeat the run.
+"""Writes the report of a run: the result, the outcomes of attempts, the loss curves, the comparison, three examples,
+and the commands that repeat the run.
 """
 
 import json
@@ -80,7 +80,7 @@ def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRow:
-    """One outcome of a run's attempts: how many ended so, and their share of all attempts."""
+    """One outcome of a run's attempts: how many attempts had it, and their share of all attempts."""
 
     text: str
     count: int
@@ -127,7 +127,7 @@ class ReportedEvaluation:
 
     @property
     def bar(self) -> tuple[str, float, float, float]:
-        """The title of the evaluated model, its accuracy, and the ends of the accuracy's interval."""
+        """The label "tuned" or "untuned", the accuracy, and the bounds of its interval."""
         strict = self.result["strict"]
         return "tuned" if self.result["adapter"] else "untuned", strict["mean"], *strict["ci95"]
 

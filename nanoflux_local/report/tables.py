@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from nanoflux_local.report.page import visible
+from nanoflux_local.report.page import sanitize
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 """Characters that start a formula in a spreadsheet (OWASP, CSV injection)."""
@@ -22,7 +22,7 @@ def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def _escape_cell(value: object) -> object:
     if not isinstance(value, str):
         return "" if value is None else value
-    text = str(visible(value))
+    text = str(sanitize(value))
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
 
 
@@ -33,7 +33,7 @@ def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> st
 
 
 def _escape_markdown(value: object) -> str:
-    text = " ".join(str(visible(str(value))).split())
+    text = " ".join(str(sanitize(str(value))).split())
     for character in "\\`|*_<[":
         text = text.replace(character, f"\\{character}")
     return text

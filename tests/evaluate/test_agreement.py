@@ -16,8 +16,8 @@ PUBLISHED = {
     "four observers, values missing (Krippendorff, Content Analysis, chapter 12)": (
         group_by_unit("123321412..", "1233224125.", ".3332342251", "12332441251"), 0.743,
     ),
-    "three observers, most values missing (the example in the Wikipedia article on the alpha)": (
-        group_by_unit(".....3412113" "3.3", "1.21334" "3.......", "..2134" "4.21133.4"), 0.691,
+    "three observers, most values missing (Wikipedia, Krippendorff's alpha)": (
+        group_by_unit(".....34121133.3", "1.213343.......", "..21344.21133.4"), 0.691,
     ),
 }  # fmt: skip
 
@@ -36,10 +36,11 @@ def test_alpha_is_one_in_full_agreement_and_undefined_without_variation() -> Non
 
 
 def list_pairs(table: list[list[int]]) -> list[tuple[int, int]]:
+    """The (row, column) pairs of ratings that a table of counts summarizes."""
     return [(row, column) for row, counts in enumerate(table) for column, n in enumerate(counts) for _ in range(n)]
 
 
-def test_kappa_matches_the_published_value_and_error() -> None:
+def test_kappa_and_its_standard_error_match_published_values() -> None:
     result = cohen_kappa(list_pairs([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))  # Fleiss, Levin and Paik 2003, table 18.1
     assert result is not None
     kappa, (low, high) = result

@@ -44,7 +44,7 @@ async def test_comparison_needs_two_items(tmp_path, count):
                 assert compare(view, ids).pairs[0].n == 2
 
 
-def test_choose_domain_prefers_the_tuned_one_and_refuses_free_text():
+def test_choose_domain_takes_the_preferred_domain_and_refuses_free_text():
     assert choose_domain("gsm8k").name == "gsmhard"
     assert choose_domain("gsm8k", preferred="gsmhard-short").name == "gsmhard-short", (
         "the preferred domain uses the benchmark"

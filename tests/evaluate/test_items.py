@@ -84,7 +84,7 @@ def test_base_is_the_reference_whatever_the_order(evaluations) -> None:
         assert list(pair.flips) == list_flips(view, "base00", "tuned0")
 
 
-def test_comparison_counts_only_flips_that_its_tests_count(evaluations) -> None:
+def test_mean_difference_equals_the_sum_of_the_flips(evaluations) -> None:
     view, _ = evaluations
     for pair in compare(view, list(MARKS)).pairs:
         shift = sum(flip.other - flip.base for flip in pair.flips)

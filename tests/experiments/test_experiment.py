@@ -59,7 +59,7 @@ def test_impossible_conditions_are_left_out_with_the_reason(resumed_experiment) 
     assert all("99 examples are requested, but only 3" in reason for reason in left_out.values())
 
 
-def test_dev_chooses_and_test_only_reports(resumed_experiment) -> None:
+def test_condition_is_chosen_on_dev_items_only(resumed_experiment) -> None:
     home, _ = resumed_experiment
     choice = load_results(home, "small").to_json()["chosen"]
     assert choice["condition"] == "run-2", "the choice is not one of the sizes"
@@ -75,7 +75,7 @@ def test_dev_chooses_and_test_only_reports(resumed_experiment) -> None:
             assert {row["item"] for row in rows} == ids
 
 
-def test_seeds_train_separately_and_generation_is_counted_apart(resumed_experiment) -> None:
+def test_each_seed_trains_an_adapter_and_generation_cost_is_separate(resumed_experiment) -> None:
     home, _ = resumed_experiment
     run = next(entry for entry in load_results(home, "small").to_json()["conditions"] if entry["condition"] == "run")
     assert len(set(run["trainings"])) == len(set(run["adapters"])) == 2
@@ -114,7 +114,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, pla
     assert entry.state.status == "done" and entry.cells == {"done": 8, "left out": 2}
 
 
-def test_failed_cell_is_reported_and_retried_and_the_others_are_done(create_home, plan: GridPlan, monkeypatch) -> None:
+def test_failed_cell_is_reported_and_retried_while_others_finish(create_home, plan: GridPlan, monkeypatch) -> None:
     home = create_home()
     monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
     monkeypatch.setattr(train, "find_runs", lambda *_: {"0": "no run"})

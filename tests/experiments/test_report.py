@@ -1,4 +1,4 @@
-"""An experiment's report fetches nothing, marks the paper's figures, and has tables without spreadsheet formulas."""
+"""An experiment's report fetches nothing, marks the paper's results, and has tables without spreadsheet formulas."""
 
 import csv
 import io
@@ -61,13 +61,13 @@ def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_p
     )
 
 
-def test_report_marks_paper_figures_and_shows_no_other_benchmarks(resumed_experiment, tmp_path: Path) -> None:
+def test_report_marks_paper_results_and_keeps_other_benchmarks_out(resumed_experiment, tmp_path: Path) -> None:
     home, _ = resumed_experiment
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r'<tr class="paper">(.*?)</tr>', text)
     assert len(rows) == 12 and any("63.3%" in row for row in rows)
     assert not any("starter-easy" in row for row in rows), "the paper's rows contain a benchmark of this experiment"
-    assert "none of them is used here" in text
+    assert "none of these results is used here" in text
 
 
 def test_tables_are_written_as_csv_and_markdown(resumed_experiment, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_tables_are_written_as_csv_and_markdown(resumed_experiment, tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "|calc", "%0A"])
-def test_csv_texts_are_not_spreadsheet_formulas(text: str) -> None:
+def test_csv_strings_are_never_spreadsheet_formulas(text: str) -> None:
     (row,) = list(csv.reader(io.StringIO(as_csv(["a"], [[text]]))))[1:]
     assert row[0].startswith("'")
     assert list(csv.reader(io.StringIO(as_csv(["a", "b", "c"], [[-1.5, None, "plain"]]))))[1] == ["-1.5", "", "plain"]

@@ -44,15 +44,15 @@ def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
     return TurnRecord(number, text, text, text, (attempt,))
 
 
-def add_evaluation(ledger: Ledger, name: str, adapter: str, correct: list[bool]) -> None:
+def add_evaluation(ledger: Ledger, name: str, adapter: str, marks: list[bool]) -> None:
     identity = Identity("scripted", EVIL, adapter=adapter)
     ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1, "items": "the same"})
     call, _ = ledger.remember("run", ChatRequest(identity, ()), ChatReply("x", "stop"))
-    for number, is_right in enumerate(correct):
+    for number, is_right in enumerate(marks):
         ledger.add_evaluation_item(name, 0, str(number), call, EVIL, "right" if is_right else "wrong")
-    mean = sum(correct) / len(correct)
+    mean = sum(marks) / len(marks)
     strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.1, mean + 0.1]}
-    result = {"model": EVIL, "adapter": adapter or None, "data": EVIL, "split": "test", "n": len(correct), "runs": 1}
+    result = {"model": EVIL, "adapter": adapter or None, "data": EVIL, "split": "test", "n": len(marks), "runs": 1}
     result |= {"strict": strict, "unanswered": 0, "unscored": 0}
     ledger.finish_evaluation(name, "done", result)
 
@@ -153,25 +153,25 @@ def test_report_fetches_nothing(fixture: str, tmp_path: Path, request) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_report_states_the_figures_of_the_ledger(trained_ledger_path: Path, tmp_path: Path) -> None:
+def test_report_states_the_results_in_the_ledger(trained_ledger_path: Path, tmp_path: Path) -> None:
     _, page = write_page(trained_ledger_path, tmp_path / "out")
     text = " ".join(page.text.split())
     for part in (
-        "Accuracy on held-out items went from 50.0% to 90.0%", "The paired difference is +40.0 points",
+        "Accuracy on held-out items rose from 50.0% to 90.0%", "The paired difference is +40.0 points",
         "Do 4 adversarial examples help", "kept: the defender failed 4", "solved by the defender in a familiar way 1",
-        "attempts 5", "3 examples, 4 steps over 900 tokens", "1 examples exceeded the length limit",
-        "An endpoint does not promise equal replies", "nanoflux run replay run",
+        "attempts 5", "3 examples, 4 steps over 900 tokens", "1 example exceeded the length limit",
+        "may answer equal requests with different replies", "nanoflux run replay run",
     ):  # fmt: skip
         assert part in text, part
     assert [tag for tag, _ in page.tags].count("svg") == 2
 
 
-def test_report_samples_examples_across_the_run(ledger_path: Path, tmp_path: Path) -> None:
+def test_report_shows_examples_from_the_beginning_middle_and_end(ledger_path: Path, tmp_path: Path) -> None:
     _, page = write_page(ledger_path, tmp_path / "out")
     assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
 
 
-def test_report_of_untrained_or_empty_run_says_so(ledger_path: Path, tmp_path: Path) -> None:
+def test_report_of_an_untrained_or_empty_run_states_what_is_missing(ledger_path: Path, tmp_path: Path) -> None:
     assert "Nothing has been trained and evaluated" in write_page(ledger_path, tmp_path / "out")[1].text
     with Ledger(ledger_path) as ledger:
         ledger.create_run("empty", "empty", CONFIG, {"repeatable": True})
@@ -213,7 +213,7 @@ def test_report_of_an_unknown_run_creates_no_directory(ledger_path: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_report_failing_to_write_keeps_the_old_page(
+def test_failed_write_of_a_report_keeps_the_old_page(
     ledger_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_page = write_page(ledger_path, tmp_path / "out")[0]
@@ -239,7 +239,7 @@ def test_report_replaces_the_page_atomically(ledger_path: Path, tmp_path: Path) 
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
 
 
-def test_report_into_a_file_names_the_path(ledger_path: Path, tmp_path: Path) -> None:
+def test_output_path_that_is_a_file_is_refused_and_kept(ledger_path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NanofluxError, match=r"file.index\.html cannot be written: .* exists") as error:
         write_report(ledger_path, "run", tmp_path / "file")

@@ -1,4 +1,4 @@
-"""The audit names every unusable row, counts every cut, and predicts the training."""
+"""The audit names every unusable row, counts every truncation, and predicts the training."""
 
 import json
 import subprocess

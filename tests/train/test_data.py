@@ -24,7 +24,9 @@ def draw_text(rng: random.Random, max_length: int) -> str:
 
 
 def check_boundary(codec: Codec, count: int) -> None:
-    """For random texts: the prompt's tokens are those of inference, and the labels read back as completion + end."""
+    """For random strings: the prompt's tokens are those of inference, and the labels decode to completion + end of
+    turn.
+    """
     rng = random.Random(7)
     for row in range(count):
         roles = rng.choice([("user",), ("system", "user"), ("user", "assistant", "user")])
@@ -74,7 +76,7 @@ def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> Non
     assert codec.find_controls(spelled_controls) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
-def test_encode_cuts_the_tail_and_counts_it(tiny_base: Path) -> None:
+def test_encode_truncates_the_tail_and_counts_the_removed_tokens(tiny_base: Path) -> None:
     codec = Codec.load(tiny_base)
     example = TrainingExample((Message("user", "q"),), "a" * 100)
     whole, truncated = codec.encode(example, 0), codec.encode(example, 0, 60)

@@ -31,8 +31,8 @@ from conftest import make_examples
 from nanoflux_local.train.events import StepEvent
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
-tell = lambda event: print(event.step, flush=True) if isinstance(event, StepEvent) else None
-train(TrainSettings(**{settings}), make_examples(18), (), Path(sys.argv[2]), Path(sys.argv[3]), tell)
+report_step = lambda event: print(event.step, flush=True) if isinstance(event, StepEvent) else None
+train(TrainSettings(**{settings}), make_examples(18), (), Path(sys.argv[2]), Path(sys.argv[3]), report_step)
 """
 
 
@@ -52,7 +52,7 @@ def read_adapter_weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def test_resume_after_kill_gives_the_same_bits(
+def test_training_resumed_after_kills_is_bit_identical(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     uninterrupted = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "whole")
@@ -116,22 +116,22 @@ def memory():
     size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-def tell(event):
+def report_step(event):
     if isinstance(event, CheckpointEvent) and event.step == 2:
-        {scarce}()
+        {resource_name}()
 
 rows = [type(row)(row.prompt, row.completion + " word" * 400, row.id) for row in make_examples(18)]
 try:
-    train(TrainSettings(**{settings}), rows, (), Path(sys.argv[2]), out, tell)
+    train(TrainSettings(**{settings}), rows, (), Path(sys.argv[2]), out, report_step)
 except NanofluxError as error:
     print(error)
 """
 
 
-def train_until_starved(base: Path, out: Path, scarce: str, *prefix: str) -> subprocess.CompletedProcess[str]:
+def train_until_starved(base: Path, out: Path, resource_name: str, *prefix: str) -> subprocess.CompletedProcess[str]:
     """Train in a separate process in which disk or memory runs out after the second step; it prints its error."""
     settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
-    code = STARVED_SCRIPT.replace("{scarce}", scarce).replace("{settings}", repr(settings))
+    code = STARVED_SCRIPT.replace("{resource_name}", resource_name).replace("{settings}", repr(settings))
     command = [*prefix, sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(base), str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
@@ -143,7 +143,7 @@ def test_full_tmpfs_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -
     mount = f'mount -t tmpfs -o size=4m none "{disk}" && "$@"; code=$?; cp "{disk}/checkpoint.pt" "{saved}"; exit $code'
     namespace = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
     if subprocess.run([*namespace, f'mount -t tmpfs none "{disk}"'], capture_output=True).returncode:
-        pytest.skip("this machine lets no one mount a tmpfs")
+        pytest.skip("this machine does not permit mounting a tmpfs")
     process = train_until_starved(tiny_base, disk, "disk", *namespace, mount, "sh")
     assert "no space left" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
     assert torch.load(saved, weights_only=True)["progress"]["step"] == 2

@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 @pytest.fixture
 def save_peft_adapter(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
-    """`foreign(r=8, ...)`: a folder that plain PEFT saved, whose B matrices are not zero."""
+    """`save_peft_adapter(r=8, ...)` returns a folder that plain PEFT saved, with B matrices that are not zero."""
 
     def save(base_name: str = "", folder: str = "foreign", **settings: Any) -> Path:
         from peft import LoraConfig, get_peft_model
@@ -107,7 +107,7 @@ def test_import_records_name_and_base_without_paths(
      ({"trainable_token_indices": [3]}, "embeddings of single tokens")],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_import_refuses_what_cannot_be_served(
+def test_import_refuses_adapters_that_vllm_cannot_serve(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(DataError, match=reason):
@@ -157,7 +157,7 @@ def test_import_refuses_folders_without_a_usable_adapter(home: Path, tmp_path: P
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
-def test_import_asks_for_the_base_without_a_usable_hint(
+def test_import_asks_for_the_base_if_the_config_names_an_unknown_one(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed models: tiny"):

@@ -39,7 +39,7 @@ def test_training_learns_and_reports_every_step(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_repeated_training_gives_the_same_bits(
+def test_repeated_training_is_bit_identical(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, dtype: str
 ) -> None:
     settings = TrainSettings(**FAST | {"dtype": dtype})
@@ -50,7 +50,7 @@ def test_repeated_training_gives_the_same_bits(
     assert read_adapter_weights(tmp_path / "three") != read_adapter_weights(tmp_path / "one")
 
 
-def test_resumed_training_gives_the_same_bits(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_resumed_training_is_bit_identical(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     settings = TrainSettings(**FAST)
     train(settings, examples, (), tiny_base, tmp_path / "whole")
     events: list[TrainEvent] = []
@@ -70,7 +70,9 @@ def test_checkpoint_of_another_training_is_refused(
         train(TrainSettings(**FAST | {"r": 4}), examples, (), tiny_base, tmp_path)
 
 
-def test_unknown_target_is_named(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_unknown_target_error_names_the_target(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="nowhere"):
         train(TrainSettings(**FAST | {"target_modules": ("nowhere",)}), examples, (), tiny_base, tmp_path)
 

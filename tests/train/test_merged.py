@@ -1,4 +1,4 @@
-"""Merged and exported adapters answer as base and adapter do together; otherwise, nothing is written."""
+"""Merged and exported adapters answer as base and adapter do together; if they would not, nothing is written."""
 
 import json
 import shutil

@@ -72,7 +72,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def load_solutions(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
-    """The learned solution by turn."""
+    """The chosen solution by turn."""
     run_rows = load_run_rows(home, "run", Choice(**choice), base).rows
     return {row.columns["turn"]: row.columns["solution"] for row in run_rows}
 
@@ -92,7 +92,7 @@ def test_wrong_defences_are_those_judged_wrong() -> None:
     assert load_wrong_defences(NOVEL_ATTEMPT) == ()
 
 
-def test_solution_rule_chooses_the_target_text(home: Home) -> None:
+def test_solution_rule_chooses_the_completion(home: Home) -> None:
     author_solution = "Two and two make four."
     assert load_solutions(home) == {0: author_solution, 1: author_solution, 2: author_solution}
     assert load_solutions(home, solution="solver") == {0: "First 2 and then 2 more gives 4."}
@@ -166,8 +166,8 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
         assert example.completion == best["completion"]
 
 
-def test_scores_are_remembered(home: Home, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time, no model can be loaded: its weights are gone."""
+def test_likelihood_scores_are_reused(home: Home, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's weights are deleted before the second choice."""
     folder = import_path(tiny_base, "tiny", home.root)
     first_solutions = load_solutions(home, "tiny", solution="likeliest")
     (folder / "model.safetensors").unlink()
@@ -177,10 +177,10 @@ def test_scores_are_remembered(home: Home, tiny_base: Path, monkeypatch: pytest.
 def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Path) -> None:
     """In the audit, in the state of the training, and on the adapter's card."""
     import_path(tiny_base, "tiny", home.root)
-    words = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
+    arguments = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
     settings = ["--set", "epochs=1", "--set", "max_length=2048", "--set", "threads=1"]
-    audit = run_cli(home, *words, "--dry-run")
-    trained = json.loads(run_cli(home, *words, *settings, "--json"))
+    audit = run_cli(home, *arguments, "--dry-run")
+    trained = json.loads(run_cli(home, *arguments, *settings, "--json"))
     state = run_cli(home, "trainings", "show", trained["training"])
     (card,) = home.adapters.glob("*/README.md")
     for text in (audit, state, card.read_text("utf-8")):
@@ -192,8 +192,8 @@ def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Pat
     assert [(mix["dataset"], mix["rows"]) for mix in source["mix"]] == [("starter", 3)]
 
 
-def run_cli(home: Home, *words: str) -> str:
-    result = CliRunner().invoke(nanoflux, ["--home", str(home.root), *words])
+def run_cli(home: Home, *arguments: str) -> str:
+    result = CliRunner().invoke(nanoflux, ["--home", str(home.root), *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 

@@ -46,14 +46,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_cli(home: Path, *words: str) -> "tuple[int, str]":
-    result = CliRunner().invoke(nanoflux, ["--home", str(home), *words], catch_exceptions=True)
+def run_cli(home: Path, *arguments: str) -> "tuple[int, str]":
+    result = CliRunner().invoke(nanoflux, ["--home", str(home), *arguments], catch_exceptions=True)
     return (
         0 if result.exception is None else getattr(result.exception, "exit_code", 1)
     ), f"{result.output}{result.exception}"
 
 
-def test_default_targets_are_the_manifests_text_tower(home: Path, rows: Path) -> None:
+def test_default_targets_are_those_of_the_manifest(home: Path, rows: Path) -> None:
     code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--set", "epochs=1", "--json")
     assert code == 0, output
     adapter = find_adapter(home / "adapters", json.loads(output[output.index("{") : output.rindex("}") + 1])["adapter"])
@@ -93,7 +93,7 @@ def test_explicit_all_linear_stays_in_the_text_tower(
 
 
 @pytest.mark.parametrize(
-    ("targets", "words"),
+    ("targets", "message"),
     [
         ("nowhere", "matches no linear layer.*|q_proj"),
         (("q_proj", "qkv_proj"), "qkv_proj"),
@@ -103,14 +103,14 @@ def test_explicit_all_linear_stays_in_the_text_tower(
     ],
 )
 def test_unusable_targets_are_refused_before_weights_are_read(
-    gemma: Path, examples: list[TrainingExample], tmp_path: Path, targets: str | tuple[str, ...], words: str
+    gemma: Path, examples: list[TrainingExample], tmp_path: Path, targets: str | tuple[str, ...], message: str
 ) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for path in gemma.iterdir():
         if path.suffix != ".safetensors":
             shutil.copy(path, bare)
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         train(TrainSettings(target_modules=targets, max_length=256), examples, (), bare, tmp_path / "out")
 
 
