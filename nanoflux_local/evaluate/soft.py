@@ -44,7 +44,7 @@ class SoftJudge:
         """The soft mark of one reply. A reply that lacks a solution or an answer is "unanswered".
 
         Raises:
-            EndpointError: the judge did not reply, or its reply was cut inside its reasoning.
+            EndpointError: the judge did not reply, or the reply was truncated inside the reasoning.
         """
         sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
         if isinstance(sections, Unparsed):

@@ -149,7 +149,7 @@ def _encode_if_usable(
     if not _are_roles_in_order(roles):
         return None, "wrong role order", f"{', '.join(roles) or 'no message'}; must be: system? (user assistant)* user"
     if not example.completion.strip():
-        return None, "empty answer", "there is nothing to learn"
+        return None, "empty answer", "the completion is blank"
     try:
         whole = codec.encode(example, row)
     except DataError as error:
@@ -190,7 +190,7 @@ def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
     dropped = [finding for finding in selection.findings if finding.dropped]
     if not selection.rows:
         reasons = "\n".join(f"  {finding}" for finding in dropped[:10]) or "  there are no examples"
-        raise DataError(f"no example has a label to learn:\n{reasons}", "correct the rows, or raise max_length")
+        raise DataError(f"no example has a label to train on:\n{reasons}", "correct the rows, or raise max_length")
     too_long = [finding for finding in dropped if finding.problem == "too long"]
     refused = dropped if settings.bad_rows == "refuse" else too_long
     if refused and "refuse" in (settings.bad_rows, settings.overlong):

@@ -30,7 +30,7 @@ _BATCHES_PER_POOL = 8
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """A prompt and the completion to learn. `id` is the caller's name for the example."""
+    """A prompt and the completion to train on. `id` is the caller's name for the example."""
 
     prompt: tuple[Message, ...]
     completion: str

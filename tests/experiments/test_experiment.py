@@ -96,7 +96,7 @@ def test_example_lineage_lists_the_trainings(resumed_experiment) -> None:
     example_counts = [
         sum(training in trainings for trainings in trainings_by_example) for training in entries["run-2"]["trainings"]
     ]
-    assert example_counts == [2, 2], "a training did not learn from two of the three examples"
+    assert example_counts == [2, 2], "each training of run-2 must use two of the three examples"
 
 
 def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, plan: GridPlan, monkeypatch) -> None:

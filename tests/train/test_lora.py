@@ -1,4 +1,4 @@
-"""The training loop: it learns, is reproducible bit for bit, and agrees with PEFT's own layers."""
+"""The training loop lowers the loss, is reproducible bit for bit, and agrees with PEFT's own layers."""
 
 import subprocess
 import sys

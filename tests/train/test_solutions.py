@@ -81,7 +81,7 @@ def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
     solutions = load_right_solutions(SOLVED_BY_ALL, "one", "other")
     assert [(solution.origin, solution.author, solution.answer) for solution in solutions] == [
         ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
-    ], "programs, wrong and cut solutions and the solver's repetition do not count"  # fmt: skip
+    ], "programs, wrong or truncated solutions and repetitions are left out"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
     assert [solution.author for solution in candidates] == ["one", "solver-a", "other"], "the author's words count once"
     assert [solution.origin for solution in load_right_solutions(NOVEL_ATTEMPT)] == ["author", "own"]

@@ -1,6 +1,7 @@
 """Experiments on the judge: the error rates of the judge alone, with its checks, and of each check by itself.
 
-This module reads the trial of each run (see `run.trials`), and calls no judge itself.
+The rates are read from a run's trial, which judged solutions known to be right or wrong (see `run.trials`); this module
+calls no judge itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
