@@ -137,7 +137,7 @@ class Grid(Strict):
     """One experiment: its question, its conditions, and the pairs that answer it (b minus a).
 
     `paper` names the paper's results that are shown next to the measured ones. With `select`, dev accuracy chooses one
-    of the conditions to which an `each` expands.
+    of the conditions that an `each` created.
     """
 
     title: str
@@ -151,8 +151,8 @@ class Grid(Strict):
 
 
 class Cell(Strict):
-    """One unit of work: a condition under one training seed. A cell that generates a run has the run's number of seed
-    questions as its seed, and its `rules`.
+    """One unit of work: a condition under one training seed. In a cell that generates a run, `seed` is the run's number
+    of seed questions, and `rules` its rule set.
     """
 
     id: str
