@@ -80,7 +80,8 @@ def train(
     """Train a LoRA adapter of the model in `base_dir` and leave it in `out_dir/adapter` (paper §3, A.1).
 
     Without `validation`, `val_fraction` of the examples is held out. A checkpoint of the same training in `out_dir` is
-    resumed. `should_stop` is called after each step; True ends the training with a checkpoint and `finished` False.
+    resumed. `should_stop` is called after each step; if it returns True, the training writes a
+    checkpoint and returns a result that is not `finished`.
     If several processes train (`distributed`), each takes a share of every batch; only the main process calls
     `should_stop`, reports events and writes files.
 
@@ -229,7 +230,7 @@ class _TrainingLoop:
         self.on_event(StepEvent(progress.step, len(self.steps), step.epoch, loss, rate, norm, tokens, tokens / seconds))
 
     def _accumulate(self, step: OptimizerStep) -> float:
-        """Gradients of the mean loss over all label tokens of the step; returns that loss."""
+        """Accumulate the gradients of the step's mean loss over all label tokens, and return that loss."""
         label_count, total_loss = sum(row.label_count for row in self._list_rows(step)), 0.0
         for micro_batch in step.micro_batches:
             if not (share := self.group.select_own_share(micro_batch)):

@@ -59,7 +59,7 @@ def add_evaluation(ledger: Ledger, name: str, adapter: str, marks: list[bool]) -
 
 @pytest.fixture
 def ledger_path(tmp_path: Path) -> Path:
-    """A ledger in which every text from a model, a file or a person is hostile."""
+    """A ledger in which every string from a model, a file or a person is hostile."""
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run("run", EVIL, CONFIG, {"identities": {}, "repeatable": False, "versions": {EVIL: EVIL}})
         for number in range(5):
