@@ -151,4 +151,5 @@ def missing_causes(result: Mapping[str, Any]) -> tuple[ShortfallCause, ...]:
 
 def describe_missing(causes: Sequence[ShortfallCause]) -> str:
     """How many replies are missing, and why."""
-    return f"{sum(cause.count for cause in causes)} replies are missing: {describe_causes(causes)}"
+    count = sum(cause.count for cause in causes)
+    return f"{count} {'reply is' if count == 1 else 'replies are'} missing: {describe_causes(causes)}"

@@ -103,7 +103,8 @@ class _Execution:
             job.message = "; ".join(self.failures)
         if self.failures:
             fix = "fix the causes, then run the same command again to resume"
-            raise NanofluxError(f"{len(self.failures)} cells failed: {job.message}", fix)
+            cells = "1 cell" if len(self.failures) == 1 else f"{len(self.failures)} cells"
+            raise NanofluxError(f"{cells} failed: {job.message}", fix)
 
     def _remaining_cells(self) -> list[Cell]:
         done_ids = {row[0] for row in self.ledger.rows(

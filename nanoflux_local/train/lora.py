@@ -80,10 +80,9 @@ def train(
     """Train a LoRA adapter of the model in `base_dir` and leave it in `out_dir/adapter` (paper §3, A.1).
 
     Without `validation`, `val_fraction` of the examples is held out. A checkpoint of the same training in `out_dir` is
-    resumed. `should_stop` is called after each step; if it returns True, the training writes a
-    checkpoint and returns a result that is not `finished`.
-    If several processes train (`distributed`), each takes a share of every batch; only the main process calls
-    `should_stop`, reports events and writes files.
+    resumed. `should_stop` is called after each step; if it returns True, the training writes a checkpoint and returns a
+    result that is not `finished`. If several processes train (`distributed`), each takes a share of every batch; only
+    the main process calls `should_stop`, reports events and writes files.
 
     Raises:
         DataError: there is nothing to train on.

@@ -121,7 +121,7 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
         assert summaries["a"].unscored == 1 and summaries["a"].strict.mean == pytest.approx(3 / 5)
         with LedgerView(path) as view:
             ids = [summaries[model].id for model in "ab"]
-            with pytest.raises(RefusedError, match="is partial: 1 replies are missing: no reply"):
+            with pytest.raises(RefusedError, match="is partial: 1 reply is missing: no reply"):
                 compare(view, ids)
             (pair,) = compare(view, ids, partial=True).pairs
         assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
@@ -139,7 +139,7 @@ async def test_require_whole_allows_only_refused_prompts(tmp_path):
         endpoint = FailingEndpoint("m", 4)
         plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
         partial_result = await evaluate(ledger, endpoint, plan)
-        with pytest.raises(EndpointError, match="is partial: 1 replies are missing: no reply"):
+        with pytest.raises(EndpointError, match="is partial: 1 reply is missing: no reply"):
             partial_result.require_whole(allow_refused=True)
         with_refused_prompts = replace(partial_result, causes=(ShortfallCause("too long", 1, refused=True),))
         with_refused_prompts.require_whole(allow_refused=True)

@@ -130,7 +130,7 @@ def test_failed_cell_is_reported_and_retried_while_others_finish(create_home, pl
 
     monkeypatch.setattr(train, "train_condition", train_condition)
     monkeypatch.setattr(train, "_evaluate_split", evaluate_split)
-    with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
+    with pytest.raises(NanofluxError, match="1 cell failed: random-1: the disk is full\n  →"):
         run_remaining_cells(home, create_experiment(home, plan), LocalWorkers(home))
     with LedgerView(home.ledger) as view:
         states = {cell: entry.status for cell, entry in load_cells(view, plan.id).items()}
