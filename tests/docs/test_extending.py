@@ -139,9 +139,9 @@ def test_unknown_endpoint_kind_is_refused_with_the_valid_kinds(tmp_path: Path) -
     assert "openai_chat" in error.value.fix and "merged" not in error.value.fix
 
 
-def test_endpoint_kind_for_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
+def test_merged_endpoint_kind_is_refused_in_a_profile(tmp_path: Path) -> None:
     settings = {"endpoints": {"arbiter": {"interface": "merged"}}}
-    with pytest.raises(ConfigError, match="'merged' cannot be used in a profile"):
+    with pytest.raises(ConfigError, match="'merged' cannot be part of a profile"):
         configs.resolve("starter", "scripted", settings, Home(tmp_path))
 
 
