@@ -105,6 +105,6 @@ def test_run_show_prints_the_forecast_until_the_run_ends(home: Home) -> None:
         return CliRunner().invoke(nanoflux, ["run", "show", run], env={"NANOFLUX_HOME": str(home.root)}).output
 
     run, _ = play(home, max_turns=30)
-    assert "to the target" in show() and " to " in show() and "minutes" in show()
+    assert "likely to reach the target" in show() and " to " in show() and "minutes" in show()
     runs.change(home, run, {"max_turns": 30})
-    assert "to the target" not in show() and "kept per hour" in show()
+    assert "likely to reach the target" not in show() and "kept per hour" in show()

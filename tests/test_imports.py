@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nanoflux_local.cli.main import NOUNS
+from nanoflux_local.cli.main import COMMANDS
 
 HEAVY_LIBRARIES = {
     "torch",
@@ -30,7 +30,7 @@ try:
 finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
-COMMANDS = [
+COMMAND_LINES = [
     (), ("demo",), ("doctor",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"),
     ("models", "show"), ("models", "verify"),
     ("models", "plan"), ("models", "rehearse"),
@@ -74,7 +74,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert not HEAVY_LIBRARIES & modules
 
 
-def test_help_lists_every_noun_within_a_third_of_a_cpu_second() -> None:
+def test_help_lists_every_command_within_a_third_of_a_cpu_second() -> None:
     cpu_s = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -82,13 +82,13 @@ def test_help_lists_every_noun_within_a_third_of_a_cpu_second() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(cpu_s) < 0.3, cpu_s
-    assert all(f"  {noun} " in text for noun in NOUNS)
+    assert all(f"  {name} " in text for name in COMMANDS)
 
 
 def test_command_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     from nanoflux_local.cli.main import main
 
-    for command in COMMANDS:
+    for command in COMMAND_LINES:
         for option in ("--help", "-h"):
             with pytest.raises(SystemExit) as exit_info:
                 main([*command, option])
@@ -109,4 +109,4 @@ def test_listed_commands_are_complete() -> None:
         children = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
         return [path, *(inner for name, command in children if command for inner in walk(command, (*path, name)))]
 
-    assert sorted(walk(nanoflux, ())) == sorted(COMMANDS)
+    assert sorted(walk(nanoflux, ())) == sorted(COMMAND_LINES)

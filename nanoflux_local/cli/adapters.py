@@ -60,7 +60,7 @@ def _adapter_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
 @click.argument("adapter", type=ADAPTER)
 @with_json
 def show(adapter: str, as_json: bool) -> None:
-    """Show the record of ADAPTER: a hash, the first characters of one, or the name of an imported adapter."""
+    """Show the record of ADAPTER: a hash, the start of a hash, or the name of an imported adapter."""
     from nanoflux_local.adapters.store import find_adapter, read_adapter
 
     adapter_record = read_adapter(find_adapter(current_home().adapters, adapter))
@@ -68,7 +68,7 @@ def show(adapter: str, as_json: bool) -> None:
         print_json(adapter_record.to_json())
         return
     _show_adapter(adapter_record)
-    say(f"its files are in {adapter_record.folder}; `--json` prints the whole record")
+    say(f"adapter directory: {adapter_record.folder}; `--json` prints the whole record")
 
 
 def _show_adapter(adapter: "Adapter") -> None:
@@ -85,7 +85,7 @@ def _describe_trained(adapter: "Adapter") -> Fields:
         ("examples", _describe_examples(training)),
         ("data digest", training.data_digest),
         ("LoRA", _describe_lora(adapter)),
-        ("training", f"{training.steps} steps, {training.epochs} epochs, rate {training.learning_rate:g}"),
+        ("training", f"{training.steps} steps, {training.epochs} epochs, learning rate {training.learning_rate:g}"),
         ("seed", training.seed),
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in training.dev_losses) or "–"),
         ("FLOPs", describe_flops(dict(training.flops))),
@@ -101,14 +101,14 @@ def _describe_imported(adapter: "Adapter") -> Fields:
     return [
         ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12]}"),
         ("imported as", imported.name),
-        ("base in its config", imported.base_hint or "none"),
+        ("base in its configuration", imported.base_hint or "none"),
         ("LoRA", _describe_lora(adapter)),
         ("last probe", _describe_probe(adapter.probe)),
     ]
 
 
 def _describe_examples(training: "TrainingRecord") -> str:
-    counts = f"{training.truncated} cut, {training.dropped} left out"
+    counts = f"{training.truncated} truncated, {training.dropped} left out"
     return f"{training.examples} ({counts}), {training.tokens} tokens"
 
 
@@ -124,14 +124,16 @@ def _describe_probe(probe: "ProbeRecord | None") -> str:
 @command.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--base", default="", help="Installed model that the adapter was trained on [default: the one in its config]."
+    "--base",
+    default="",
+    help="Installed model that the adapter was trained on [default: the one that its configuration names].",
 )
 @click.option("--name", default="", help="Additional name for the adapter [default: the folder's name].")
 @with_json
 def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
     """Import FOLDER, a LoRA adapter in PEFT's format from another trainer or another home.
 
-    Its base model must be installed, so that the tensors can be compared. No code in the folder is executed.
+    The base model must be installed, since its tensors are compared with the adapter's. No code in FOLDER is executed.
     """
     from nanoflux_local.adapters.importing import import_adapter
     from nanoflux_local.adapters.store import read_adapter
@@ -171,26 +173,27 @@ def _show_merge(record: "MergeRecord", out: Path) -> None:
             ("adapter", record.adapter[:16]),
             ("base", record.base.name),
             ("weights", check.dtype),
-            ("from base and adapter", f"{check.nats_from_adapter:.2g} nats a token, {check.tolerance:g} allowed"),
-            ("from the base alone", f"{check.nats_from_base:.2g} nats a token"),
+            ("difference from base with adapter",
+             f"{check.nats_from_adapter:.2g} nats per token, at most {check.tolerance:g} allowed"),
+            ("difference from base alone", f"{check.nats_from_base:.2g} nats per token"),
         ],
-    )
+    )  # fmt: skip
     say(f"install it with `nanoflux models import {out} --name NAME`")
 
 
 @command.command()
 @click.argument("adapter", type=ADAPTER)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
-@click.option("--format", "kind", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True,
-              help="Format of the exported weights.")  # fmt: skip
+@click.option("--format", "export_format", type=click.Choice(["safetensors", "gguf"]), default="safetensors",
+              show_default=True, help="Format of the exported weights.")  # fmt: skip
 @with_json
-def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
+def export(adapter: str, out: Path, export_format: str, as_json: bool) -> None:
     """Export ADAPTER for other programs: as a PEFT directory, or merged into its base model as one GGUF file."""
     from nanoflux_local.adapters.store import export_peft, find_adapter, read_adapter
 
     adapter_record = read_adapter(find_adapter(current_home().adapters, adapter))
     record: dict[str, object]
-    if kind == "gguf":
+    if export_format == "gguf":
         from nanoflux_local.adapters.gguf import export_gguf
         from nanoflux_local.adapters.merge import find_base
 
@@ -199,8 +202,8 @@ def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
     else:
         export_peft(adapter_record, out)
         record = {"adapter": adapter_record.hash, "base": adapter_record.base.to_json(), "folder": str(out)}
-    record["format"] = kind
+    record["format"] = export_format
     if as_json:
         print_json(record)
         return
-    print_table(("exported", kind), [("adapter", adapter_record.hash), ("to", record.get("file", str(out)))])
+    print_table(("format", export_format), [("adapter", adapter_record.hash), ("path", record.get("file", str(out)))])

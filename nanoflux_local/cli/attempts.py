@@ -1,10 +1,10 @@
-"""`nanoflux run attempts / calls / problems / log`: what happened in a run, down to each request and reply."""
+"""`nanoflux run attempts / calls / problems / log`: the attempts, calls, problems and log of a run."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import RUN
 from nanoflux_local.errors import NothingMatchedError
 
@@ -28,7 +28,7 @@ MAX_TEXT_CHARS = 60
 @click.option("--turn", type=click.IntRange(0), help="List only the attempts of this turn.")
 @with_json
 def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: bool) -> None:
-    """List the attempts of RUN, kept or not.
+    """List the attempts of RUN, including those that were not kept.
 
     `--json` includes each attempt's question, replies and verdicts in full.
     """
@@ -82,7 +82,7 @@ def calls(run: str, turn: int, attempt: int | None, as_json: bool) -> None:
     if not stored_calls:
         scope = f"turn {turn}" if attempt is None else f"attempt {attempt} of turn {turn}"
         raise NothingMatchedError(
-            f"{scope} of run {row['id']} used no call", f"see `nanoflux run attempts {row['id']} --turn {turn}`"
+            f"{scope} of run {row['id']} has no calls", f"see `nanoflux run attempts {row['id']} --turn {turn}`"
         )
     for call in stored_calls:
         _print_call(call)
@@ -93,8 +93,8 @@ def _print_call(call: "StoredCall") -> None:
 
     request, reply = describe_call(call.kind, call.request, call.reply)
     step = " ".join(filter(None, (call.role, call.step)))
-    size = f"{call.prompt_tokens} + {call.completion_tokens} tokens, {call.seconds:.1f} s"
-    title = f"call {call.id}, attempt {call.attempt}, {step or call.kind}, {call.model}, {size}"
+    usage = f"{call.prompt_tokens} prompt + {call.completion_tokens} completion tokens, {call.seconds:.1f} s"
+    title = f"call {call.id}, attempt {call.attempt}, {step or call.kind}, {call.model}, {usage}"
     click.echo(plain(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))
 
 
@@ -102,7 +102,7 @@ def _print_call(call: "StoredCall") -> None:
 @click.argument("run", type=RUN)
 @with_json
 def problems(run: str, as_json: bool) -> None:
-    """List the faults and warnings of RUN, each with its fix: failed requests and unreadable replies."""
+    """List the faults (failed requests) and warnings (e.g. unreadable replies) of RUN, each with a fix."""
     from nanoflux_local.jobs import RUN as RUN_KIND
     from nanoflux_local.jobs import Work, check_work
     from nanoflux_local.ledger.views import LedgerView
@@ -116,7 +116,11 @@ def problems(run: str, as_json: bool) -> None:
         print_json([entry.to_json() for entry in run_problems])
         return
     for entry in run_problems:
-        click.echo(plain(f"{entry.severity}: {entry.where}: {entry.message} ({entry.count} times)\n  → {entry.fix}"))
+        click.echo(
+            plain(
+                f"{entry.severity}: {entry.where}: {entry.message} ({count_noun(entry.count, 'time')})\n  → {entry.fix}"
+            )
+        )
     if not run_problems:
         say(f"run {row['id']} has no faults and no warnings")
 
@@ -126,7 +130,7 @@ def problems(run: str, as_json: bool) -> None:
 @click.option("--lines", default=200, show_default=True, type=click.IntRange(1), help="Number of lines to print.")
 @with_json
 def log(run: str, lines: int, as_json: bool) -> None:
-    """Print the end of the log that the detached worker of RUN writes, without secrets."""
+    """Print the last lines of the log that the detached worker of RUN writes, without secrets."""
     from nanoflux_local.jobs import RUN as RUN_KIND
     from nanoflux_local.jobs import Work, read_log
     from nanoflux_local.ledger.views import LedgerView

@@ -1,4 +1,4 @@
-"""Progress on stderr: how much of the work is done, its rate, and the time that it still needs."""
+"""Progress on stderr: how much of the work is done, the rate, and the time left."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ MINUTE_S = 60.0
 class Bar:
     """A bar on a terminal; otherwise one line for every tenth of the work, and after `every_s` seconds without a line.
 
-    `unit` names the counted things ("steps", "MiB"); "" if the note after the counts names them.
+    `unit` is what the numbers count ("steps", "MiB"); "" if the note names it.
     """
 
     WIDTH = 24
@@ -38,7 +38,7 @@ class Bar:
             line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
             click.echo(f"{line}\x1b[K", err=True, nl=False)
         elif int(share * 10) != self._last_tenth or self._clock() - self._last_line_s >= self._every_s:
-            # `!=` rather than `>`, since each new step counts from 0 again.
+            # `!=` rather than `>`, since `done` starts at 0 again with each new step.
             self._last_tenth, self._last_line_s = int(share * 10), self._clock()
             click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
 

@@ -26,7 +26,7 @@ class ByteSize(click.ParamType[int]):
 
 
 def _count_mib(size: int) -> int:
-    """A size in MiB, rounded up, so that the smallest bundle counts as 1 MiB."""
+    """A size in MiB, rounded up so that the smallest bundle has 1 MiB."""
     return -(-size >> 20)
 
 
@@ -77,7 +77,11 @@ def command() -> None:
     help="Wheel platform of the target machine, e.g. manylinux_2_28_x86_64 [default: this machine's].",
 )
 @click.option(
-    "--part-size", type=ByteSize(), default="2G", show_default=True, help="Size of a part; FAT32 needs less than 4G."
+    "--part-size",
+    type=ByteSize(),
+    default="2G",
+    show_default=True,
+    help="Maximum size of a part; FAT32 needs less than 4G.",
 )
 @click.option(
     "--sign", type=click.Path(path_type=Path, exists=True), help="SSH key that signs the bundle, into FILE.sig."
@@ -102,9 +106,9 @@ def create(
         evaluations, work,
     )  # fmt: skip
     if software:
-        say("collecting wheels; this takes minutes the first time")
+        say("collecting wheels; the first time, this takes several minutes")
     contents = gather(request, current_home(), scratch)
-    bar = Bar("packed", "MiB")
+    bar = Bar("packing", "MiB")
     try:
         head = write_bundle(
             out,
@@ -125,9 +129,9 @@ def create(
         return
     say(installer.verify_bundle(out))
     if software:
-        say(f"copy it with its parts, then run on the other machine: python3 {out.name} install")
+        say(f"copy it and its parts to the other machine, then run there: python3 {out.name} install")
     else:
-        say(f"copy it with its parts, then run on the other machine: nanoflux bundle merge {out.name}")
+        say(f"copy it and its parts to the other machine, then run there: nanoflux bundle merge {out.name}")
 
 
 @command.command()
@@ -165,14 +169,14 @@ def install(file: Path, to: Path, signers: Path | None) -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--skip-conflicts", is_flag=True, help="Leave out parts that conflict with this home; merge the rest.")
+@click.option("--skip-conflicts", is_flag=True, help="Leave out what conflicts with this home; merge the rest.")
 @click.option("--signers", type=click.Path(path_type=Path, exists=True), help="Allowed signers file (see ssh-keygen).")
 @with_json
 def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool) -> None:
-    """Merge the bundle FILE into this home: add its runs, adapters, evaluations and data, and overwrite nothing.
+    """Add the runs, adapters, evaluations and data of the bundle FILE to this home; nothing is overwritten.
 
-    A part that differs from the part with the same name in this home is a conflict: the command names it, and adds
-    nothing unless --skip-conflicts is set. Software in the bundle is not installed.
+    If, for example, an adapter differs from the one with the same name in this home, that is a conflict: the command
+    names it, and adds nothing unless --skip-conflicts is set. Software in the bundle is not installed.
     """
     from nanoflux_local.bundle import installer
     from nanoflux_local.bundle.merging import merge_bundle
@@ -186,7 +190,7 @@ def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool)
     left_out = Counter(conflict.kind for conflict in result.conflicts)
     kinds = dict.fromkeys([*result.added, *result.present, *left_out])
     print_table(
-        ("kind", "added", "already here", "left out"),
+        ("kind", "added", "already present", "left out"),
         [(kind, len(result.added.get(kind, ())), len(result.present.get(kind, ())), left_out[kind]) for kind in kinds],
     )
     for conflict in result.conflicts:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanoflux_local.train.choice import Choice
 
 KEPT = ("kept_failed", "kept_novel")
-"""Reasons for keeping an example: a copy of `transcript.KEPT`, so that `--help` does not import that module."""
+"""The reasons for keeping an example: a copy of `transcript.KEPT`, so that `--help` does not import that module."""
 SOLUTION_RULES = ("author", "solver", "own", "shortest", "likeliest")
 """A copy of the rules in `train.solutions`, so that `--help` does not import that module."""
 MAX_CELL_CHARS = 1000
@@ -39,16 +39,16 @@ def with_json(function: F) -> F:
 def with_choice(function: F) -> F:
     """Add the options that select a run's examples and their solutions."""
     options = (
-        click.option("--reason", type=click.Choice(KEPT), help="Reason for which an example was kept."),
-        click.option("--level", type=click.IntRange(1, 5), help="Quality level of the examples."),
-        click.option("--where", default="", metavar="SQL", help="SQL condition on the examples."),
+        click.option("--reason", type=click.Choice(KEPT), help="Select examples kept for this reason."),
+        click.option("--level", type=click.IntRange(1, 5), help="Select examples of this quality level."),
+        click.option("--where", default="", metavar="SQL", help="Select examples that meet this SQL condition."),
         click.option("--size", type=click.IntRange(1), help="Number of examples, drawn at random with the seed."),
         click.option(
             "--solution",
             type=click.Choice(SOLUTION_RULES),
             default="author",
             show_default=True,
-            help="Right solution to learn: the author's, a blind solver's, the defender's own, the shortest, or the "
+            help="Right solution to train on: the author's, a blind solver's, the defender's own, the shortest, or the "
             "one that the untuned model finds likeliest.",
         ),
         click.option("--include-dropped", is_flag=True, help="Include examples that a reviewer dropped."),
@@ -100,7 +100,7 @@ def plain(text: str) -> str:
 
 
 def one_line(value: object) -> str:
-    """The text of a table cell: on one line, cut to `MAX_CELL_CHARS` characters."""
+    """The text of a table cell: on one line, truncated to `MAX_CELL_CHARS` characters."""
     text = str(value)
     shortened = text[:MAX_CELL_CHARS] + "…" if len(text) > MAX_CELL_CHARS else text
     return plain(" ".join(shortened.splitlines()))
@@ -114,10 +114,13 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def count_noun(count: int, noun: str) -> str:
+    """A number with its noun: "1 turn", "2 turns"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def describe_flops(flops: dict[str, Any]) -> str:
-    """The measured FLOPs, and two ratios to the 6ND estimate: of the measured FLOPs, and of the FLOPs that the
-    architecture predicts.
-    """
-    measured = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
+    """The measured FLOPs and those that the architecture predicts, both as multiples of the estimate 6ND."""
+    measured = f"{flops['measured']:.3g} measured: {flops['measured'] / flops['6nd']:.2f} × 6ND ({flops['6nd']:.3g})"
     predicted = flops.get("explained", {}).get("total")  # missing in records of older versions
-    return f"{measured}; the architecture explains {predicted / flops['6nd']:.2f}" if predicted else measured
+    return f"{measured}; the architecture predicts {predicted / flops['6nd']:.2f} × 6ND" if predicted else measured

@@ -18,14 +18,14 @@ MAX_FLIPS = 20
 @click.command(name="compare")
 @click.argument("evaluations", nargs=-1, required=True, type=EVALUATION)
 @click.option(
-    "--partial", is_flag=True, help="Compare evaluations with missing replies too, on the items that both scored."
+    "--partial", is_flag=True, help="Also compare evaluations with missing replies, on the items that both have scored."
 )
 @with_json
 def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
     """Compare all pairs of EVALUATIONS with paired tests, and list the items that flip.
 
-    Each difference is an evaluation minus its base. Evaluations without an adapter come first, the others in the order
-    of the command line; the base of a pair is the one that comes first.
+    Each difference is an evaluation minus its base. The base of a pair is the evaluation without an adapter; if both or
+    neither have one, it is the evaluation that comes first on the command line.
     """
     from nanoflux_local.cli.evaluations import show_flips
     from nanoflux_local.evaluate.comparison import compare
@@ -45,7 +45,7 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
 
 
 def show_comparison(comparison: "Comparison") -> None:
-    """Print the pairs as a table, and the number of items that each pair leaves out."""
+    """Print the pairs as a table, and how many items each comparison leaves out."""
     from nanoflux_local.experiments.tables import format_detectable
 
     print_table(
@@ -60,7 +60,7 @@ def show_comparison(comparison: "Comparison") -> None:
             "McNemar p",
             "Holm p",
             "bootstrap p",
-            "t over runs p",
+            "paired t p",
             "detectable",
         ),
         [
@@ -83,4 +83,4 @@ def show_comparison(comparison: "Comparison") -> None:
     )
     for pair in comparison.pairs:
         if pair.left_out:
-            say(f"{pair.a} and {pair.b}: {pair.left_out} items left out because one of them has no score")
+            say(f"{pair.a} and {pair.b}: {pair.left_out} items left out because one evaluation has no score for them")

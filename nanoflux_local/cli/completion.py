@@ -37,14 +37,14 @@ def with_shell(function: F) -> F:
 @with_shell
 @with_json
 def install(shell: str | None, as_json: bool) -> None:
-    """Install the completion script where the shell looks for it; no other file is changed."""
+    """Install the completion script where the shell loads it from; no other file is changed."""
     shell = shell or _detect_shell()
     path = script_path(shell)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_find_completer(shell).source(), "utf-8")
     except OSError as error:
-        fix = f"print the script with `nanoflux completion show --shell {shell}` and place it yourself"
+        fix = f"print the script with `nanoflux completion show --shell {shell}` and save it yourself"
         raise NanofluxError(f"{path} cannot be written: {error.strerror}", fix) from error
     if as_json:
         print_json({"shell": shell, "path": str(path)})

@@ -18,7 +18,7 @@ def command() -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @with_json
 def add(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Add documents (txt, md, html, pdf, docx, jsonl), or all those in a folder. All of them are added, or none."""
+    """Add documents (txt, md, html, pdf, docx, jsonl), or all those in a folder. All are added, or none."""
     from nanoflux_local.tools.corpus import Corpus
 
     with Corpus(current_home().prepare().corpus, write=True) as corpus:
@@ -27,7 +27,7 @@ def add(paths: tuple[Path, ...], as_json: bool) -> None:
         print_json(summary)
         return
     say(f"{summary['added']} added, {summary['replaced']} replaced, {summary['unchanged']} unchanged")
-    say(f"the corpus holds {summary['passages']} passages")
+    say(f"the corpus now has {summary['passages']} passages")
 
 
 @command.command()
@@ -35,7 +35,7 @@ def add(paths: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="Maximum number of passages.")
 @with_json
 def search(query: str, top: int, as_json: bool) -> None:
-    """Show the passages that the judge would get for QUERY, best first, with their sources."""
+    """Show the passages that a fact check would find for QUERY, best first, with their sources."""
     from nanoflux_local.tools.corpus import Corpus
 
     with Corpus(current_home().corpus) as corpus:

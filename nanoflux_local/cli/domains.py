@@ -1,4 +1,4 @@
-"""`nanoflux domains`: the built-in domains, the user's own, and their prompts."""
+"""`nanoflux domains`: the built-in domains, the user's domains, and their prompts."""
 
 from typing import Any
 
@@ -33,7 +33,8 @@ def list_domains(as_json: bool) -> None:
 @command.command()
 @click.argument("name", type=DOMAIN)
 @click.option(
-    "--prompt", help="Show this prompt filled in: attacker, defender, validation, evaluation, confidence or code."
+    "--prompt",
+    help="Show this prompt, completed: attacker, defender, validation, evaluation, confidence or code.",
 )
 @with_json
 def show(name: str, prompt: str | None, as_json: bool) -> None:

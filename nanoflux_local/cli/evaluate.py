@@ -44,7 +44,7 @@ class AdapterKind(click.ParamType[str]):
 
 @click.group(name="eval", invoke_without_command=True, subcommand_metavar="[list | show | items]")
 @click.option("--model", type=MODEL, default="", help="Name of an installed model, e.g. smollm2-135m.")
-@click.option("--adapter", type=ADAPTER, default="", help="Hash of an adapter, or its first characters.")
+@click.option("--adapter", type=ADAPTER, default="", help="Hash of an adapter, or the start of the hash.")
 @click.option(
     "--profile", type=PROFILE, default="", help="Profile that defines --endpoint and the judge of --mode soft."
 )
@@ -54,13 +54,18 @@ class AdapterKind(click.ParamType[str]):
 @click.option("--domain", type=DOMAIN, default="", help="Domain that supplies the prompts [default: the benchmark's].")
 @click.option("--limit", type=click.IntRange(1), help="Number of items, from the start of the split [default: all].")
 @click.option(
-    "--runs", type=click.IntRange(1), default=5, show_default=True, help="Number of repeats, each with another seed."
+    "--runs",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Number of repeats, each with a different seed.",
 )
 @click.option(
     "--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="Sampling temperature; 0 is greedy."
 )
 @click.option(
     "--via",
+    "endpoint_kind",
     type=AdapterKind(),
     default="in_process",
     show_default=True,
@@ -105,7 +110,7 @@ def command(
     limit: int | None,
     runs: int,
     temperature: float,
-    via: str,
+    endpoint_kind: str,
     reasoning_tokens: int | None,
     args: tuple[str, ...],
     mode: str,
@@ -115,8 +120,8 @@ def command(
 ) -> None:
     """Evaluate a model: strictly (the exact letter, or the number within tolerance) and optionally softly, by a judge.
 
-    Run the same command again to resume an interrupted evaluation; a finished one makes no request. If replies are
-    missing, the command says why and exits with 1. `eval list`, `eval show` and `eval items` read finished evaluations.
+    Run the same command again to resume an interrupted evaluation; a finished one sends no requests. If replies are
+    missing, the command says why and exits with 1. `eval list`, `eval show` and `eval items` show stored evaluations.
     """
     if context.invoked_subcommand:
         return
@@ -124,7 +129,7 @@ def command(
         raise click.UsageError("Missing option '--data'.")
     if runs > 1 and temperature == 0:
         raise UsageError(
-            "with --temperature 0 all repeats give the same replies", "use --runs 1 or a temperature above 0"
+            "with --temperature 0, every repeat gives the same replies", "use --runs 1 or a temperature above 0"
         )
     if bool(model) == bool(endpoint):
         raise UsageError("eval needs either --model or --endpoint", "pass --model NAME, or --profile P --endpoint NAME")
@@ -135,7 +140,7 @@ def command(
     def build() -> "Endpoint":
         if endpoint:
             return _build_profile_endpoint(home, profile, endpoint, reasoning_tokens)
-        return _build_model_endpoint(home, model, adapter, via, args, reasoning_tokens)
+        return _build_model_endpoint(home, model, adapter, endpoint_kind, args, reasoning_tokens)
 
     soft_judge = _build_judge(home, profile, judge) if mode == "soft" else None
     summary = evaluate_endpoint(home, build, data, split, limit, runs, temperature, soft_judge, domain)
@@ -149,11 +154,11 @@ def command(
 
 
 def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
-    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), which its trial in a run has measured.
+    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), as measured by its trial in a run.
 
     Raises:
         NothingMatchedError: the run has no trial, or its trial has only right or only wrong solutions.
-        UsageError: the run has another judge, or its judge did no better than chance.
+        UsageError: the run has a different judge, or its judge did no better than chance.
     """
     from nanoflux_local.evaluate.statistics import correct_prevalence
     from nanoflux_local.evaluate.summary import Correction
@@ -175,7 +180,7 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
         raise NothingMatchedError(
             f"run {run} has no judge trial", "pass a run started with --set judge.trial=50 to --judge-errors"
         )
-    # Sensitivity is the rate of detected wrong solutions; an accuracy counts right ones, so the two rates are swapped.
+    # Sensitivity is the rate of detected wrong solutions; accuracy concerns right ones, so the two are swapped.
     right_rate, wrong_rate = rates.specificity, rates.sensitivity
     correct_counts = [round((rate.share or 0) * rate.n) for rate in (right_rate, wrong_rate)]
     prevalence = correct_prevalence(
@@ -196,8 +201,8 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
             ("data", f"{summary.data} {summary.split}, {_format_items(summary)}, {summary.runs} runs"),
             *_strict_rows(summary.strict),
             *_soft_rows(summary),
-            ("no answer read", summary.unanswered),
-            *_cut_rows(summary),
+            ("unanswered", summary.unanswered),
+            *_truncation_rows(summary),
             ("unscored", _format_unscored(summary)),
         ],
     )
@@ -230,16 +235,21 @@ def _soft_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
     rows = [("soft", f"{summary.soft.mean:.1%}, {summary.soft.unscored} unscored, judged by {summary.judge}")]
     if corrected := summary.corrected:
         low, high = corrected.ci95
-        text = f"{corrected.estimate:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {corrected.run}"
-        rows.append(("soft, corrected", text))
+        accuracy = f"{corrected.estimate:.1%} ({low:.1%} to {high:.1%}), by the judge's errors in run {corrected.run}"
+        rows.append(("soft, corrected", accuracy))
     return rows
 
 
-def _cut_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
+def _truncation_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
     if not summary.cut_in_reasoning:
         return []
     advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {summary.reasoning_tokens})"
-    return [("  out of tokens", f"{summary.cut_in_reasoning} replies ended within their reasoning; {advice}")]
+    return [
+        (
+            "  out of tokens",
+            f"the token limit ended {summary.cut_in_reasoning} replies during their reasoning; {advice}",
+        )
+    ]
 
 
 def evaluate(
@@ -251,16 +261,22 @@ def evaluate(
     limit: int | None,
     runs: int,
     temperature: float,
-    via: str = "in_process",
+    endpoint_kind: str = "in_process",
     args: tuple[str, ...] = (),
 ) -> "EvaluationSummary":
-    """Run an evaluation of an installed model with a progress bar. An adapter that changes nothing is refused.
+    """Evaluate an installed model with a progress bar. An adapter that changes no reply is refused.
 
     Raises:
         EndpointError: replies are missing.
     """
     summary = evaluate_endpoint(
-        home, lambda: _build_model_endpoint(home, model, adapter, via, args), data, split, limit, runs, temperature
+        home,
+        lambda: _build_model_endpoint(home, model, adapter, endpoint_kind, args),
+        data,
+        split,
+        limit,
+        runs,
+        temperature,
     )
     summary.require_whole()
     return summary
@@ -277,7 +293,7 @@ def evaluate_endpoint(
     judge: "SoftJudge | None" = None,
     domain: str = "",
 ) -> "EvaluationSummary":
-    """Run an evaluation of the endpoint that `build` returns, with a progress bar.
+    """Evaluate the endpoint that `build` returns, with a progress bar.
 
     Raises:
         UsageError: the domain does not use the benchmark.
@@ -319,11 +335,11 @@ def evaluate_endpoint(
 
 
 def _build_model_endpoint(
-    home: Home, model: str, adapter: str, via: str, args: tuple[str, ...], reasoning_tokens: int | None = None
+    home: Home, model: str, adapter: str, endpoint_kind: str, args: tuple[str, ...], reasoning_tokens: int | None = None
 ) -> "Endpoint":
     from nanoflux_local.endpoints.build import build_model_endpoint
 
-    return build_model_endpoint(model, adapter, home, via, args, reasoning_tokens)
+    return build_model_endpoint(model, adapter, home, endpoint_kind, args, reasoning_tokens)
 
 
 def _build_profile_endpoint(home: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":

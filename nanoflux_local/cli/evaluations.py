@@ -1,4 +1,4 @@
-"""`nanoflux eval list / show / items`: the evaluations of this home, their items, and the items that flip."""
+"""`nanoflux eval list / show / items`: the evaluations of this home and their items."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -116,8 +116,8 @@ def show(evaluation: str, as_json: bool) -> None:
             ("strict", correct),
             ("95% interval", interval),
             *([("soft", f"{soft['mean']:.1%}, judged by {soft['judge']}")] if soft else []),
-            ("by run", ", ".join(f"{share:.1%}" for share in result.get("by_run", ())) or "–"),
-            ("no answer read", result.get("unanswered", "–")),
+            ("strict by run", ", ".join(f"{share:.1%}" for share in result.get("by_run", ())) or "–"),
+            ("unanswered", result.get("unanswered", "–")),
             ("unscored", result.get("unscored", "–")),
         ],
     )
@@ -132,8 +132,8 @@ def show(evaluation: str, as_json: bool) -> None:
 def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
     """List the items of EVALUATION with the share of right replies.
 
-    With --flips: list the items whose share differs between EVALUATION and EVAL, lost ones first. The base is the one
-    without an adapter; if that does not decide, it is EVALUATION.
+    With --flips: list the items whose share differs between EVALUATION and EVAL, lost ones first. The base is the
+    evaluation without an adapter; if both or neither have one, it is EVALUATION.
     """
     from nanoflux_local.evaluate.items import find_evaluation, order_base_first
     from nanoflux_local.ledger.views import LedgerView
@@ -159,7 +159,7 @@ def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
     if not scores:
         raise NothingMatchedError(f"evaluation {evaluation} has no replies yet", "run the same `nanoflux eval` again")
     print_table(
-        ("item", "right", "answers read", "question"),
+        ("item", "right", "answers", "question"),
         [
             [score.item, f"{score.right}/{score.scored}", ", ".join(map(repr, score.readings)),
              _shorten_question(questions, score.item)]
@@ -229,8 +229,8 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
     for evaluation, record in records.items():
         for reply in record.replies:
             soft = f", {reply.soft} by the judge" if reply.soft else ""
-            reading = f", read {reply.reading}" if reply.reading else ""
-            click.echo(plain(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{reading}"))
+            answer = f", answer {reply.reading}" if reply.reading else ""
+            click.echo(plain(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{answer}"))
             click.echo(plain(reply.text))
 
 

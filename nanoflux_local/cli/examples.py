@@ -134,14 +134,14 @@ def show(example: str, as_json: bool) -> None:
 
 
 def _show_lineage(lineage: "Lineage") -> None:
-    """Print the calls in their order, the trainings that used the example, and the nearest held-out items."""
+    """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
     click.echo("\nCalls of this turn (--json prints them in full):")
     print_table(
         ("call", "role", "kind", "model", "outcome"),
         [[call.call, call.role, call.kind, call.model, call.outcome[:MAX_OUTCOME_CHARS]] for call in lineage.calls],
     )
     for training in lineage.trainings:
-        click.echo(f"trained on by {training.id} ({training.status}), adapter {training.adapter[:16] or 'none'}")
+        click.echo(f"used by training {training.id} ({training.status}), adapter {training.adapter[:16] or 'none'}")
     for item in lineage.near:
         click.echo(plain(f"near held-out item {item.item} of {item.dataset}: similarity {item.similarity:.3f}"))
 
@@ -163,9 +163,9 @@ def _describe_validation(verdict: dict[str, Any]) -> str:
 
 
 def _describe_exhibit(exhibit: "Exhibit") -> str:
-    """A program or solution as a block of text; a search or quotation in one line."""
+    """A program or solution as a block of text; a search or quotation on one line."""
     if exhibit.kind in ("program", "solution"):
-        agreement = {True: "agrees", False: "disagrees", None: "counts for neither side"}[exhibit.agrees]
+        agreement = {True: "agrees", False: "disagrees", None: "inconclusive"}[exhibit.agrees]
         author = f" ({exhibit.author}, {agreement})" if exhibit.author else ""
         outcome = f"= {exhibit.outcome}" if exhibit.outcome else exhibit.detail
         if exhibit.outcome and exhibit.detail and exhibit.kind == "solution":
@@ -213,7 +213,7 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
 @click.option("--reviewer", default="", help="Name of the reviewer [default: the account's name].")
 @with_json
 def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_json: bool) -> None:
-    """Record your verdict on an example. Earlier verdicts are kept; the newest counts."""
+    """Record your verdict on an example. Earlier verdicts stay in the ledger; the newest one applies."""
     from nanoflux_local.examples.review import record_review
 
     if edit:
@@ -234,7 +234,7 @@ def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_
 )
 @with_json
 def export_review(run: str, out: Path, size: int | None, seed: int, as_json: bool) -> None:
-    """Write questions of RUN for a blind review, as JSON lines without the judge's verdicts.
+    """Write questions of RUN for a blind review: JSON Lines without the judge's verdicts.
 
     Fill in `verdict` (keep, drop, fix) and optionally `note`, then run `nanoflux examples import-review FILE`.
     """
@@ -244,7 +244,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     if as_json:
         print_json(asdict(exported))
     else:
-        say(f"{exported.questions} questions of run {exported.run} written to {out}, accepted and rejected mixed")
+        say(f"{exported.questions} questions of run {exported.run} written to {out}, accepted and rejected ones mixed")
 
 
 @command.command("import-review")

@@ -1,4 +1,4 @@
-"""`nanoflux experiment`: run the paper's tables, ablations and controls as grids that can be resumed."""
+"""`nanoflux experiment`: run the paper's tables, ablations and controls as resumable grids."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def describe_cells(cells: "Mapping[str, int]") -> str:
 @click.option(
     "--scale", default="tiny", show_default=True, help="Scale of the grid: tiny, small, paper or one you defined."
 )
-@click.option("--run", default="", help="Run whose examples are used [default: a new run].")
+@click.option("--run", default="", help="Run whose examples the experiment uses [default: a new run].")
 @click.option(
     "--ray", default="", metavar="ADDRESS", help="Address of a Ray cluster on which to run the cells in parallel."
 )

@@ -17,7 +17,7 @@ TRAINERS = ("trl", "llama-factory", "axolotl")
 @click.command(name="export")
 @click.argument("run", type=RUN)
 @click.option(
-    "--format", "kind", type=click.Choice(FORMATS), default="chat", show_default=True, help="Format of the rows."
+    "--format", "row_format", type=click.Choice(FORMATS), default="chat", show_default=True, help="Format of the rows."
 )
 @click.option(
     "--for",
@@ -34,15 +34,15 @@ TRAINERS = ("trl", "llama-factory", "axolotl")
     help="New file for the rows; the card is written next to it.",
 )
 @with_choice
-@click.option("--base", default="", metavar="MODEL", help="The untuned model for --solution likeliest.")
+@click.option("--base", default="", metavar="MODEL", help="Untuned model for --solution likeliest.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed that draws the examples of --size."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draw for --size."
 )
 @with_json
 def command(
-    run: str, kind: str, trainer: str | None, out: Path, base: str, seed: int, as_json: bool, **choice: Any
+    run: str, row_format: str, trainer: str | None, out: Path, base: str, seed: int, as_json: bool, **choice: Any
 ) -> None:
-    """Write the kept examples of RUN as a dataset in the form `train` uses, with a card on how they were made.
+    """Write the kept examples of RUN as a dataset in the format that `train` uses, with a card on their origin.
 
     Existing files are not overwritten, and a failed export leaves no partial file.
     """
@@ -51,18 +51,18 @@ def command(
 
     bar = Bar("comparing solutions", "solutions")
     try:
-        summary = export(current_home(), run, kind, out, build_choice(choice, seed), base, bar.show,
+        summary = export(current_home(), run, row_format, out, build_choice(choice, seed), base, bar.show,
                          trainer or "")  # fmt: skip
     finally:
         bar.close()
     for sentence in describe_left_out(summary.choice):
         say(f"left out: {sentence}")
     if summary.without_rejected:
-        say(f"left out: {summary.without_rejected} without a wrong answer of the defender")
+        say(f"left out: {summary.without_rejected} without a wrong answer from the defender")
     if as_json:
         print_json(summary.to_json())
         return
-    counts = ", ".join(f"{reason} {count}" for reason, count in summary.reasons.items())
+    counts = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
     print_table(
         ("exported", summary.file),
         [("rows", f"{summary.rows} ({counts})"), ("digest", summary.digest), ("SHA-256", summary.sha256)],

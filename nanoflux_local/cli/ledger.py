@@ -1,4 +1,4 @@
-"""`nanoflux ledger`: show, compact and back up the one file that records everything."""
+"""`nanoflux ledger`: show, compact and back up the file that stores every call, run and result."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import count_noun, current_home, print_json, print_table, say, with_json
 
 
 @click.group(name="ledger")
@@ -54,7 +54,7 @@ def compact(as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         active_work = jobs.list_running_work(home, view)
-    bar = Bar("packed", "calls")
+    bar = Bar("compressing", "calls")
     try:
         result = compact_ledger(home.ledger, not active_work, bar.show)
     finally:
@@ -63,10 +63,10 @@ def compact(as_json: bool) -> None:
         print_json(asdict(result))
     else:
         print_table(
-            ("packed", f"{result.packed} calls"),
+            ("compressed", count_noun(result.packed, "call")),
             [
-                ("texts of calls", f"{result.texts_before} bytes, now {result.texts_after}"),
-                ("ledger file", f"{result.bytes_before} bytes, now {result.bytes_after}"),
+                ("texts of calls", f"{result.texts_before} bytes before, {result.texts_after} after"),
+                ("ledger file", f"{result.bytes_before} bytes before, {result.bytes_after} after"),
             ],
         )
     if active_work:
@@ -87,7 +87,7 @@ def backup(file: Path, as_json: bool) -> None:
     path = current_home().ledger
     with LedgerView(path):  # an unreadable ledger fails here, before anything is written
         pass
-    bar = Bar("copied", "pages")
+    bar = Bar("copying", "pages")
     try:
         size = back_up(path, file, bar.show)
     finally:

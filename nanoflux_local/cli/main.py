@@ -1,4 +1,4 @@
-"""The command `nanoflux`: imports only the called subcommand, and turns failures into messages and exit codes."""
+"""The command `nanoflux`: imports only the subcommand in use, and turns errors into messages and exit codes."""
 
 import importlib
 import io
@@ -14,17 +14,17 @@ from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_local.errors import NanofluxError, RefusedError
 from nanoflux_local.suggestions import nearest
 
-NOUNS = {
+COMMANDS = {
     "demo": ("demo", "Generate, train, evaluate and report with the embedded default model."),
     "doctor": ("doctor", "Check this machine and say how to fix what is missing; list licences."),
     "models": ("models", "Manage model weights and vLLM servers."),
     "data": ("data", "List, import and show benchmarks."),
     "domains": ("domains", "List and show domains, including your own."),
-    "profiles": ("profiles", "List, show, write and check profiles: which models play which roles."),
+    "profiles": ("profiles", "List, show, write and check profiles: which model has which role."),
     "corpus": ("corpus", "Manage the local documents that fact checks search."),
     "run": ("run", "Start and manage generation runs."),
     "rounds": ("rounds", "Manage self-improvement rounds: runs that train the next run's model."),
-    "examples": ("examples", "List, show and review the examples that a run kept."),
+    "examples": ("examples", "List, show and review the kept examples of a run."),
     "export": ("export", "Export a run's kept examples as a dataset with a card."),
     "train": ("train", "Train a LoRA adapter on a run's examples or on the rows of a file."),
     "trainings": ("trainings", "List, show, compare, pause, stop and resume trainings."),
@@ -33,7 +33,7 @@ NOUNS = {
     "compare": ("compare", "Compare evaluations of the same items with paired tests."),
     "experiment": ("experiment", "Run the paper's tables and ablations as grids of cells."),
     "report": ("report", "Write an HTML report of a run or an experiment."),
-    "bundle": ("bundle", "Create, verify and install bundles for machines without internet."),
+    "bundle": ("bundle", "Create, verify, install and merge bundles for machines without internet."),
     "ledger": ("ledger", "Show, compact and back up the ledger."),
     "tui": ("tui", "Open the terminal application, or serve it to a browser."),
     "completion": ("completion", "Install completion of commands and options in your shell."),
@@ -46,13 +46,13 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(NOUNS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in NOUNS:
+        if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"nanoflux_local.cli.{NOUNS[cmd_name][0]}")
+        module = importlib.import_module(f"nanoflux_local.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
 
@@ -63,8 +63,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            suggestion = nearest(args[0], NOUNS)
-            if suggestion and args[0] not in NOUNS:
+            suggestion = nearest(args[0], COMMANDS)
+            if suggestion and args[0] not in COMMANDS:
                 raise click.UsageError(f"No such command {args[0]!r}. Did you mean {suggestion!r}?", ctx) from error
             raise
 
@@ -72,7 +72,7 @@ class LazyGroup(click.Group):
         """Print the table of commands without importing them."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in NOUNS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

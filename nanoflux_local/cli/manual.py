@@ -11,16 +11,16 @@ from nanoflux_local.cli.main import nanoflux
 
 HEAD = """# Commands
 
-*For anyone who uses the command line. Afterwards you know the options of each command, and what its exit code means.*
+*For anyone who uses the command line. Afterwards you know the options of each command, and what the exit codes mean.*
 
 `make docs` generates this page from the help of the commands; do not edit it. Exit codes: 0 done, 1 failed, 2 wrong
-usage or bad input, 3 refused by a rule, 4 nothing matched, 130 interrupted (committed work is kept). With `--json`, a
+usage or input, 3 refused by a rule, 4 nothing matched, 130 interrupted (committed work is kept). With `--json`, a
 command prints one document on stdout; progress and messages go to stderr.
 """
 
 
 def manual() -> str:
-    """The page, in Markdown."""
+    """Render the page as Markdown."""
     return (
         "\n".join([HEAD, *_render_sections(nanoflux.make_context("nanoflux", [], resilient_parsing=True), 2)]).rstrip()
         + "\n"

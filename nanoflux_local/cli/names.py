@@ -1,6 +1,6 @@
 """Parameter types for names (of runs, domains, profiles, …) that a shell can complete.
 
-The types accept any text; the commands check the names. Completion reads the home without writing to it, and offers
+The types accept any string; the commands check the names. Completion reads the home without writing to it, and offers
 nothing if the home cannot be read.
 """
 

@@ -14,13 +14,13 @@ def show_or_change_note(
     kind: Literal["run", "training"], find_id: Callable[[], str], text: str | None, edit: bool, as_json: bool
 ) -> None:
     """Store a note on a run or training: `text` or, with `edit`, what the user writes in an editor. Without either,
-    print the current note. The newest note counts.
+    print the current note, which is the newest one.
     """
     from nanoflux_local.ledger.notes import add_note
     from nanoflux_local.ledger.views import LedgerView
 
     if text is not None and edit:
-        raise click.UsageError("TEXT and --edit exclude each other: give the note as TEXT or write it in the editor.")
+        raise click.UsageError("TEXT and --edit exclude each other: pass the note as TEXT or write it in the editor.")
     home, subject_id = current_home(), find_id()
     with LedgerView(home.ledger) as view:
         note = view.note(kind, subject_id)
@@ -32,7 +32,7 @@ def show_or_change_note(
     elif new_text is None:
         click.echo(plain(note)) if note else say(f"{kind} {subject_id} has no note")
     else:
-        say(f"{kind} {subject_id}: {'noted' if note else 'the note was removed'}")
+        say(f"{kind} {subject_id}: {'note stored' if note else 'note removed'}")
 
 
 def edit_text(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nanoflux_local.cli.common import print_json, print_table
+from nanoflux_local.cli.common import count_noun, print_json, print_table
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ OUTCOME_LABELS = {
     "kept_novel": "kept: new solution",
     "failed": "no verdict",
 }
-"""The labels of those outcomes whose keys alone are unclear."""
+"""Labels for the outcomes whose keys are unclear; the other outcomes are labelled with their keys."""
 
 
 def show_run(home: Home, run: str, as_json: bool) -> None:
@@ -41,14 +41,14 @@ def show_run(home: Home, run: str, as_json: bool) -> None:
 
 def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, object]]:
     run = overview.summary
-    calls = f"{run.calls.made} made, {run.calls.remembered} remembered, {run.calls.wasted} wasted"
+    calls = f"{run.calls.made} sent, {run.calls.remembered} cached, {run.calls.wasted} discarded"
     return [
         ("name", run.name),
         ("domain", run.domain),
         ("rules", run.rules),
         *([("fork of", run.forked_from)] if run.forked_from else []),
         ("status", f"{run.status} {run.message}".strip()),
-        ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
+        ("kept", f"{run.kept} of {run.target} in {count_noun(run.turns, 'turn')}"),
         *(
             (f"  {OUTCOME_LABELS.get(outcome, outcome.replace('_', ' '))}", count)
             for outcome, count in run.funnel.items()
@@ -56,7 +56,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *((f"  turn {attempt.turn}", attempt.reason) for attempt in run.contaminated[:MAX_LISTED]),
         *_reason_rows("unreadable replies", overview.unread),
         *_reason_rows("refused prompts", overview.refused),
-        *_reasoning_cut_rows(len(run.cut_in_reasoning)),
+        *_truncated_reasoning_rows(len(run.cut_in_reasoning)),
         ("calls", f"{calls} ({run.wasted_share:.1%})"),
         ("tokens", _describe_usage(run)),
         *([("dollars", _describe_dollars(run))] if priced else []),
@@ -75,10 +75,10 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
 
 
 def _describe_usage(run: "RunSummary") -> str:
-    """The prompt and completion tokens and, if the endpoints report it, how many completion tokens were reasoning."""
+    """The prompt and completion tokens and, if the endpoints report them, the reasoning tokens among the latter."""
     usage = run.usage
-    reasoning = f", {usage.reasoning_tokens} of them in reasoning" if usage.reasoning_tokens else ""
-    return f"{usage.prompt_tokens} read, {usage.completion_tokens} written{reasoning}"
+    reasoning = f" ({usage.reasoning_tokens} of them reasoning)" if usage.reasoning_tokens else ""
+    return f"{usage.prompt_tokens} prompt, {usage.completion_tokens} completion{reasoning}"
 
 
 def _describe_dollars(run: "RunSummary") -> str:
@@ -88,23 +88,23 @@ def _describe_dollars(run: "RunSummary") -> str:
 
 
 def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str, object]]:
-    """The reasons why attempts had no readable reply, the most frequent ones first."""
+    """How many attempts failed for each of these reasons, the most frequent reason first."""
     if not count_by_reason:
         return []
     rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:MAX_LISTED]]
     return [(title, str(sum(count_by_reason.values()))), *rows]
 
 
-def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
+def _truncated_reasoning_rows(attempts: int) -> list[tuple[str, object]]:
     return (
-        [("out of tokens", f"in {attempts} attempts a reply ended within its reasoning, without an answer")]
+        [("out of tokens", f"in {count_noun(attempts, 'attempt')}, the token limit ended a reply during its reasoning")]
         if attempts
         else []
     )
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
-    """How often the defender answered the kept examples correctly; empty if it answered each only once."""
+    """How often the defender answered the kept examples correctly; no row if it answered each only once."""
     if not set(pass_rates) - {"0 of 1", "1 of 1"}:
         return []
     return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
@@ -119,8 +119,8 @@ def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
 def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
     if panel is None:
         return []
-    alpha = "not defined" if panel.alpha is None else f"{panel.alpha:.2f}"
-    return [("panel", f"split over {panel.split} of {panel.judgements} judgements, Krippendorff's alpha {alpha}")]
+    alpha = "undefined" if panel.alpha is None else f"{panel.alpha:.2f}"
+    return [("panel", f"disagreed on {panel.split} of {panel.judgements} judgements, Krippendorff's alpha {alpha}")]
 
 
 def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
@@ -153,7 +153,7 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
 
 
 def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
-    """The forecast with its intervals; only the speed if the run has ended."""
+    """The speed and, unless the run has ended, the forecast with its intervals."""
     from nanoflux_local.cli.preview import describe_span
     from nanoflux_local.run.forecast import ENDED
 
@@ -162,12 +162,12 @@ def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
         speed_rows = [("kept per hour", f"{forecast.kept_per_hour:.1f}")]
     if forecast.turns is None:
         return speed_rows if forecast.reason == ENDED else [*speed_rows, ("forecast", forecast.reason)]
-    likelihood = f"{forecast.reaches_target:.0%} likely within the turn limit, with {forecast.level:.0%} intervals"
+    likelihood = f"{forecast.reaches_target:.0%} likely to reach the target within the turn limit"
     spans = (
         ("turns", forecast.turns, 1, 0),
         ("minutes", forecast.seconds, 60, 1),
         ("tokens", forecast.tokens, 1, 0),
-        ("usd", forecast.usd, 1, 2),
+        ("dollars", forecast.usd, 1, 2),
     )
-    span_rows = [(f"  {name}", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
-    return [*speed_rows, ("to the target", likelihood), *span_rows]
+    span_rows = [(f"  {name} left", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+    return [*speed_rows, ("forecast", f"{likelihood}; {forecast.level:.0%} intervals in brackets"), *span_rows]

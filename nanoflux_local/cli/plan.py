@@ -71,28 +71,31 @@ _MARGINS = {
 def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]") -> None:
     """Print which model goes on which GPU, and how many concurrent requests fit."""
     print_table(
-        ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
-         "takes turns"),
+        ("model", "GPUs", "tensor parallel", "utilisation", "weights", "adapters", "KV cache", "overhead", "requests",
+         "sleep group"),
         [(server.name, ",".join(map(str, server.gpus)), server.tensor, f"{server.utilisation:.2f}",
           f"{server.weights_gib:.1f}", f"{server.lora_gib:.1f}" if server.lora_gib else "none",
           f"{server.kv_gib:.1f}", f"{server.overhead_gib:.1f}",
-          _format_requests(server, workload_by_model[server.name]), server.shares or "no")
+          _format_requests(server, workload_by_model[server.name]), server.shares or "none")
          for server in placement.servers],
     )  # fmt: skip
     say(
-        f"GiB of memory. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
-        f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} to "
-        "each server that sleeps on it."
+        f"Sizes in GiB. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
+        f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} "
+        "to each sleeping server."
     )
     for server in placement.servers:
         workload = workload_by_model[server.name]
         if server.requests < workload.sequences:
             say(
-                f"{server.name}: {server.requests} of the {workload.sequences} requests at once fit if all fill their "
+                f"{server.name}: {server.requests} of the {workload.sequences} concurrent requests fit if each needs "
                 f"{workload.context} tokens; vLLM queues the others."
             )
     if placement.ram_gib:
-        say(f"Taking turns (vLLM's sleep mode) keeps {placement.ram_gib:.1f} GiB of weights in the machine's memory.")
+        say(
+            f"The servers of a sleep group take turns on their GPUs (vLLM's sleep mode). Their weights also need "
+            f"{placement.ram_gib:.1f} GiB of the machine's memory."
+        )
 
 
 def _format_requests(server: Server, workload: "Workload") -> str:

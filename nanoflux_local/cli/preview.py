@@ -21,7 +21,7 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
     """Print the settings with their sources, the GPU plan and the estimate of a run that is not started.
 
     Raises:
-        NanofluxError, ModelsError: the run could not start; everything else is printed first.
+        NanofluxError, ModelsError: the run could not start; the preview is printed first.
     """
     from nanoflux_local.run.preview import estimate_run, find_obstacle, plan_gpus
     from nanoflux_local.run.sources import DEFAULT, trace_settings
@@ -49,7 +49,7 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
 
 
 def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
-    """Print the settings whose source is neither the defaults nor `base`, the run that a fork starts from."""
+    """Print the settings whose source is neither the defaults nor `base`, the original run of a fork."""
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
     changed = [
@@ -59,7 +59,7 @@ def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
         ("setting", "value", "source"),
         [[setting.key, json.dumps(setting.value, ensure_ascii=False), setting.source] for setting in changed],
     )
-    description = f"as in {base}" if base.startswith("run ") else "at their defaults, or hashes"
+    description = f"as in {base}" if base.startswith("run ") else "with default values, or hashes"
     click.echo(f"… and {len(settings) - len(changed)} settings {description} (--json prints all of them)\n")
 
 
@@ -80,19 +80,20 @@ def _print_gpus(gpu_plan: "GpuPlan", profile: str) -> None:
 
 
 def _print_estimate(estimate: "Estimate") -> None:
+    click.echo("one attempt:")
     print_table(
-        ("one attempt", "model", "calls", "prompt tokens", "completion tokens", "dollars"),
+        ("role", "model", "calls", "prompt tokens", "completion tokens", "dollars"),
         [
             [cost.role, cost.model, cost.calls, f"about {cost.prompt_tokens}", f"at most {cost.most_completion_tokens}",
              "no price" if cost.most_usd is None else f"at most {cost.most_usd:.4f}"]
             for cost in estimate.attempt
         ],
     )  # fmt: skip
-    minimum = f"at least {estimate.target} attempts, {estimate.least_calls} chat requests"
+    minimum = f"at least {estimate.target} attempts with {estimate.least_calls} chat requests"
     click.echo(f"{estimate.target} kept examples need {minimum}")
     forecast = estimate.forecast
     if forecast is None:
-        say("no total: no earlier run with these models and rules; start one with --examples 10 for a forecast")
+        say("no forecast: it needs an earlier run with these models and rules, e.g. one with --examples 10")
         return
     click.echo(f"forecast from run {estimate.basis} (same models and rules), median and {forecast.level:.0%} interval:")
     spans = (
@@ -100,7 +101,7 @@ def _print_estimate(estimate: "Estimate") -> None:
         ("calls", estimate.calls, 1, 0),
         ("minutes", forecast.seconds, 60, 1),
         ("tokens", forecast.tokens, 1, 0),
-        ("usd", forecast.usd, 1, 2),
+        ("dollars", forecast.usd, 1, 2),
     )
     print_table(
         ("total", "expected"), [(name, describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
@@ -115,7 +116,7 @@ def describe_span(span: "Span", unit: int, digits: int) -> str:
 
 
 def show_config(home: Home, run: str, as_json: bool) -> None:
-    """Print a run's stored configuration as TOML for `run start --config`, and the changes of its addresses."""
+    """Print a run's stored configuration as TOML for `run start --config`, and the later changes of its addresses."""
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.sources import render_toml
 

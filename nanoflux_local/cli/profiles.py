@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(name="profiles")
 def command() -> None:
-    """List, show, write, change and check profiles: which models play which roles."""
+    """List, show, write, change and check profiles: which model has which role."""
 
 
 @command.command("list")
@@ -56,7 +56,7 @@ def show(profile: str, as_json: bool) -> None:
 @click.option("--server", "servers", multiple=True, metavar="MODEL@URL",
               help="Your server, e.g. qwen3-32b@http://10.0.0.5:8000/v1; the first one attacks, the second defends, "
               "the third judges (without a third, the first judges too); repeatable.")  # fmt: skip
-@click.option("--copy", "copied", default="", metavar="PROFILE", help="Copy this profile instead.")
+@click.option("--copy", "copied", default="", metavar="PROFILE", help="Profile to copy instead.")
 @with_json
 def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None:
     """Write a new commented profile NAME into NANOFLUX_HOME/profiles, to be edited.
@@ -80,7 +80,7 @@ def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None
 @click.option("--domain", default="starter", show_default=True, help="Domain to check the new values with.")
 @with_json
 def set_keys(profile: str, settings: tuple[str, ...], domain: str, as_json: bool) -> None:
-    """Set keys of PROFILE, a profile in NANOFLUX_HOME/profiles; its other keys and its comments stay.
+    """Set keys of PROFILE, a profile in NANOFLUX_HOME/profiles; its other keys and comments stay unchanged.
 
     For instance: nanoflux profiles set lab endpoints.first.url=http://10.0.0.7:8000/v1
     """
@@ -103,7 +103,7 @@ def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
     """Check PROFILE: its keys and values, installed weights, keys of servers, and with --connect the servers.
 
     Starts nothing. `hint` marks advice; `fix` marks a problem, and the exit code is then 1. A wrong key or value ends
-    the check with exit code 2.
+    the check, with exit code 2.
     """
     from nanoflux_local.run.profiles import check_profile
 
@@ -118,7 +118,8 @@ def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
         print_json({"profile": profile, "ok": not problems, "checks": entries})
     if problems:
         raise NanofluxError(
-            f"profile {profile}: {problems} of {len(checks)} checks failed", "follow the lines marked fix"
+            f"profile {profile}: {problems} of {len(checks)} checks failed",
+            "follow the advice in the lines marked `fix`",
         )
 
 

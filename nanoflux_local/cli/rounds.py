@@ -52,18 +52,18 @@ def show(series: str, as_json: bool) -> None:
 @command.command()
 @click.argument("series")
 def pause(series: str) -> None:
-    """Pause a series after the turns and training steps in progress."""
-    _request_end(series, "pause")
+    """Pause a series once the turns or the training step in progress are finished."""
+    _request_stop(series, "pause")
 
 
 @command.command()
 @click.argument("series")
 def stop(series: str) -> None:
-    """Stop a series after the turns and training steps in progress; a second stop ends it at once.
+    """Stop a series once the turns or the training step in progress are finished; a second stop ends it at once.
 
-    Nothing is lost in either case: `rounds resume` continues the series.
+    In both cases, committed work is kept and `rounds resume` continues the series.
     """
-    _request_end(series, "stop")
+    _request_stop(series, "stop")
 
 
 @command.command()
@@ -73,12 +73,12 @@ def stop(series: str) -> None:
 def resume(series: str, detach: bool, as_json: bool) -> None:
     """Resume a series where it stopped."""
     home = current_home()
-    play(home, _find_id(home, series), detach)
+    execute_series(home, _find_id(home, series), detach)
     show_series(home, series, as_json)
 
 
-def play(home: Home, series: str, detach: bool) -> None:
-    """Play a series in this process or, with `detach`, in a separate one."""
+def execute_series(home: Home, series: str, detach: bool) -> None:
+    """Execute a series in this process or, with `detach`, in a separate one."""
     from nanoflux_local import jobs
     from nanoflux_local.run import rounds
 
@@ -108,8 +108,8 @@ def show_series(home: Home, series: str, as_json: bool) -> None:
     click.echo(f"{summary.series}{name} {summary.status}{message}")
     rows = [
         [
-            str(round_.round), round_.run, str(round_.kept), _accuracy_text(round_.before),
-            _accuracy_text(round_.after), round_.adapter or "–",
+            str(round_.round), round_.run, str(round_.kept), _format_accuracy(round_.before),
+            _format_accuracy(round_.after), round_.adapter or "–",
         ]
         for round_ in summary.rounds
     ]  # fmt: skip
@@ -118,11 +118,11 @@ def show_series(home: Home, series: str, as_json: bool) -> None:
         click.echo(f"best adapter: {summary.adapter} for {summary.base}")
 
 
-def _accuracy_text(strict: Mapping[str, Any] | None) -> str:
+def _format_accuracy(strict: Mapping[str, Any] | None) -> str:
     return "–" if strict is None else f"{strict['mean']:.1%}"
 
 
-def _request_end(series: str, request: Literal["pause", "stop"]) -> None:
+def _request_stop(series: str, request: Literal["pause", "stop"]) -> None:
     from nanoflux_local import jobs
 
     home = current_home()

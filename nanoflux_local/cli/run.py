@@ -1,4 +1,4 @@
-"""`nanoflux run`: start, watch, steer, pause, stop, resume, verify and replay generation runs."""
+"""`nanoflux run`: start, change, pause, stop, resume, inspect, verify and replay generation runs."""
 
 import asyncio
 import signal
@@ -10,7 +10,16 @@ import click
 
 from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, launch_detached, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import (
+    count_noun,
+    current_home,
+    launch_detached,
+    plain,
+    print_json,
+    print_table,
+    say,
+    with_json,
+)
 from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
 from nanoflux_local.cli.notes import show_or_change_note, with_edit
 from nanoflux_local.cli.overview import show_run
@@ -22,13 +31,18 @@ from nanoflux_local.run.rule_sets import RULE_SETS
 if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
 
-FLAGS = {"target": "--examples", "max_turns": "--max-turns", "seed": "--seed", "concurrency": "--concurrency"}
-"""The command-line options of the settings that have one."""
+OPTION_BY_SETTING = {
+    "target": "--examples",
+    "max_turns": "--max-turns",
+    "seed": "--seed",
+    "concurrency": "--concurrency",
+}
+"""The settings that have a command-line option."""
 
 
 @click.group(name="run")
 def command() -> None:
-    """Start, watch, steer and verify generation runs."""
+    """Start, change, stop, inspect and verify generation runs."""
 
 
 for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attempts.log, compare_runs):
@@ -44,7 +58,7 @@ for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attemp
     "--fork",
     type=RUN,
     metavar="RUN",
-    help="Start from the settings of RUN and reuse every recorded call that still applies.",
+    help="Start from the settings of RUN and reuse all of its recorded calls that still apply.",
 )
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML file with settings.")
 @click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
@@ -61,7 +75,7 @@ for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attemp
 @click.option(
     "--rules",
     type=click.Choice(list(RULE_SETS)),
-    help="Rule set: paper (the paper's protocol) or proven (keep only questions whose answer is supported) "
+    help="Rule set: paper (the paper's protocol) or proven (keep a question only if the checks support its answer) "
     "[default: paper].",
 )
 @click.option("--name", default="", help="Name of the run, shown in lists.")
@@ -70,7 +84,7 @@ for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attemp
     type=RUN,
     multiple=True,
     metavar="RUN",
-    help="Run whose questions count as already asked; repeatable.",
+    help="Reject questions similar to those of this run; repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(1), metavar="N",
               help="Train the defender on the kept examples and start the next run: up to N rounds, while dev "
@@ -78,14 +92,21 @@ for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attemp
 @click.option("--dev", default="", metavar="DATASET", help="Benchmark whose dev items measure each round.")
 @click.option("--dev-items", type=click.IntRange(1), help="Number of dev items [default: all].")
 @click.option(
-    "--train-set", multiple=True, metavar="KEY=VALUE", help="Setting of the trainings between rounds; repeatable."
+    "--train-set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Training setting for the rounds, e.g. epochs=3; repeatable.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print settings with their sources, GPU plan and expected cost; start nothing."
 )
 @click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8; repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting of the run, e.g. novelty.question=0.8; repeatable.",
 )
 @with_json
 def start(
@@ -108,7 +129,7 @@ def start(
     """Start a generation run.
 
     With --dry-run: print every setting and the option, file or default it comes from, which model goes on which GPU,
-    and the expected calls, time, tokens and dollars. The exit code is that of a start, 0 if it would succeed.
+    and the expected calls, time, tokens and dollars. Exits with the code of a real start: 0 if the run could start.
     """
     from nanoflux_local.cli.preview import show_preview
     from nanoflux_local.config import parse_settings, read_toml
@@ -118,11 +139,16 @@ def start(
     if not domain and not fork:
         raise click.UsageError("Missing option '--domain' (or '--fork', to start from another run's settings).")
     if fork and (domain or profile):
-        raise click.UsageError("--fork keeps the domain and the profile of its run: change single settings with --set.")
+        raise click.UsageError(
+            "--fork keeps the domain and the profile of the original run: change other settings with --set."
+        )
     layers = [Layer(config_file, read_toml(Path(config_file)))] if config_file else []
     layers.append(Layer("--set", parse_settings(settings)))
-    flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
-    layers += [Layer(FLAGS[key], {key: value}) for key, value in flags.items() if value is not None]
+    option_values = {
+        "target": numbers["examples"],
+        **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")},
+    }
+    layers += [Layer(OPTION_BY_SETTING[key], {key: value}) for key, value in option_values.items() if value is not None]
     if rules:
         layers.append(Layer("--rules", {"rules": rules}))
     if budget_usd is not None:
@@ -151,7 +177,7 @@ def start(
     if dev or train_set or numbers["dev_items"]:
         raise click.UsageError("--dev, --dev-items and --train-set apply to rounds only: add --rounds N.")
     run = asyncio.run(runs.start(home, config, name, fork))
-    _play_or_detach(home, run, detach)
+    _execute_or_detach(home, run, detach)
     show_run(home, run, as_json)
 
 
@@ -164,13 +190,13 @@ def start(
 def resume(run: str, detach: bool, settings: tuple[str, ...], as_json: bool) -> None:
     """Resume a run from its last committed turn.
 
-    With --set: first change what `run set` can change, or how a server is reached (url, urls, key_env, key_file,
-    timeout_s, capacity of an endpoint). A new address needs an endpoint with a `revision`, which identifies the model.
+    --set accepts the settings that `run set` can change and, for each endpoint, url, urls, key_env, key_file, timeout_s
+    and capacity. A new url is accepted only if the endpoint has a `revision`, which identifies the model.
     """
     home = current_home()
     run = _find_id(home, run)
     _change_before_resume(home, run, settings)
-    _play_or_detach(home, run, detach)
+    _execute_or_detach(home, run, detach)
     show_run(home, run, as_json)
 
 
@@ -184,7 +210,7 @@ def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> No
     endpoints = changes.pop("endpoints", {})
     if not isinstance(endpoints, dict) or not all(isinstance(table, dict) for table in endpoints.values()):
         raise ConfigError(
-            "--set endpoints needs the name of an endpoint and a key", "write e.g. --set endpoints.judge.url=URL"
+            "--set endpoints lacks an endpoint's name and a key", "write e.g. --set endpoints.judge.url=URL"
         )
     if changes:
         runs.change(home, run, changes)
@@ -195,9 +221,8 @@ def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> No
 def _start_rounds(
     home: Home, config: "RunConfig", options: dict[str, Any], settings: tuple[str, ...], detach: bool, as_json: bool
 ) -> None:
-    """Start a series of rounds with this run's settings."""
-    from nanoflux_local.cli.rounds import play as play_series
-    from nanoflux_local.cli.rounds import show_series
+    """Start a series of rounds whose runs have these settings."""
+    from nanoflux_local.cli.rounds import execute_series, show_series
     from nanoflux_local.config import parse_settings
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.run import rounds
@@ -207,12 +232,12 @@ def _start_rounds(
     dev = options["dev"] or rounds.choose_dev(home, config, (*domain.evaluates, *seed_datasets(domain)))
     plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**options, "dev": dev})
     series = rounds.create(home, plan)
-    play_series(home, series, detach)
+    execute_series(home, series, detach)
     show_series(home, series, as_json)
 
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
-    """Freeze the questions that these runs have asked so far, in the form that a run's configuration stores."""
+    """The questions that these runs have asked so far, in the form that a run's configuration stores."""
     from nanoflux_local.ledger.earlier_questions import freeze
     from nanoflux_local.ledger.views import LedgerView
 
@@ -220,10 +245,10 @@ def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
         return {run: questions.model_dump() for run, questions in freeze(view, runs).items()}
 
 
-def _play_or_detach(home: Home, run: str, detach: bool) -> None:
-    """Play a run in this process or, with `detach`, in a separate one."""
+def _execute_or_detach(home: Home, run: str, detach: bool) -> None:
+    """Execute a run in this process or, with `detach`, in a separate one."""
     if not detach:
-        play(home, run)
+        execute_run(home, run)
         return
     from nanoflux_local import jobs
 
@@ -234,22 +259,22 @@ def _play_or_detach(home: Home, run: str, detach: bool) -> None:
 @click.argument("run", type=RUN)
 @with_json
 def pause(run: str, as_json: bool) -> None:
-    """Commit the turns in progress, start no new one, and leave the run paused."""
-    _request_end(run, "pause", as_json)
+    """Finish and commit the turns in progress, then pause the run."""
+    _request_stop(run, "pause", as_json)
 
 
 @command.command()
 @click.argument("run", type=RUN)
 @with_json
 def stop(run: str, as_json: bool) -> None:
-    """Commit the turns in progress and end the run; a second stop ends it at once.
+    """Finish and commit the turns in progress, then stop the run; a second stop ends it at once.
 
-    Nothing is lost in either case: `run resume` continues the run.
+    In both cases, committed turns are kept and `run resume` continues the run.
     """
-    _request_end(run, "stop", as_json)
+    _request_stop(run, "stop", as_json)
 
 
-def _request_end(run: str, request: Literal["pause", "stop"], as_json: bool) -> None:
+def _request_stop(run: str, request: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
     home = current_home()
@@ -268,7 +293,7 @@ def _request_end(run: str, request: Literal["pause", "stop"], as_json: bool) -> 
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Change settings of a run: concurrency, target, max_turns or budget.
 
-    A running worker applies them within a second. Settings that affect the result are refused: fork the run instead.
+    A running worker applies them within a second. Settings that affect the result are refused; fork the run instead.
     """
     from nanoflux_local.config import LIVE, parse_settings
     from nanoflux_local.run import runs
@@ -283,10 +308,10 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
         say(f"run {run}: " + ", ".join(f"{key} {config[key]}" for key in changes))
 
 
-def play(home: Home, run: str) -> None:
-    """Play a run to its end with a progress bar and report long waits for a server.
+def execute_run(home: Home, run: str) -> None:
+    """Execute a run until it ends, with a progress bar, and report long waits for a server.
 
-    Ctrl-C and SIGTERM stop it; nothing is lost.
+    Ctrl-C and SIGTERM stop the run; it can be resumed.
     """
     from nanoflux_local.run import runs
     from nanoflux_local.run.engine import RunProgress
@@ -295,7 +320,7 @@ def play(home: Home, run: str) -> None:
     say(f"run {run}; stop with Ctrl-C, resume with `nanoflux run resume {run}`")
 
     def show_progress(progress: RunProgress) -> None:
-        bar.show(progress.kept, progress.target, f"kept in {progress.turns} turns")
+        bar.show(progress.kept, progress.target, f"kept in {count_noun(progress.turns, 'turn')}")
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -342,7 +367,7 @@ def list_runs(as_json: bool) -> None:
               "`run start --config`.")  # fmt: skip
 @with_json
 def show(run: str, only_config: bool, as_json: bool) -> None:
-    """Show a run's state, its funnel, its calls and its digest."""
+    """Show a run's status, the outcomes of its attempts, its calls and its digest."""
     from nanoflux_local.cli.preview import show_config
 
     (show_config if only_config else show_run)(current_home(), run, as_json)
@@ -354,7 +379,7 @@ def show(run: str, only_config: bool, as_json: bool) -> None:
 @with_edit
 @with_json
 def note(run: str, text: str | None, edit: bool, as_json: bool) -> None:
-    """Store TEXT as the note on a run, or print the note. The newest note counts; "" removes it."""
+    """Store TEXT as the note on a run, or print the newest note. The note "" removes it."""
     show_or_change_note("run", lambda: _find_id(current_home(), run), text, edit, as_json)
 
 
@@ -390,12 +415,12 @@ def verify(run: str, as_json: bool) -> None:
     metavar="KEY=VALUE",
     help="Setting to change, e.g. novelty.question=0.8; repeatable.",
 )
-@click.option("--rules", type=click.Choice(list(RULE_SETS)), help="Rule set to replay the run under.")
+@click.option("--rules", type=click.Choice(list(RULE_SETS)), help="Rule set for the replay.")
 @with_json
 def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool) -> None:
     """Replay a run from the ledger alone, with no endpoint, and compare the digests.
 
-    With --set or --rules: show which examples would have been kept under other thresholds, rules, checks or retries,
+    With --set or --rules: show which examples would have been kept with other thresholds, rules, checks or retries,
     which calls are missing, and what they would cost.
     """
     from nanoflux_local.run import runs
@@ -411,7 +436,7 @@ def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool
     if as_json:
         print_json(asdict(result))
     else:
-        say(f"{result.kept} kept in {result.turns} turns, digest {result.digest}")
+        say(f"{result.kept} kept in {count_noun(result.turns, 'turn')}, digest {result.digest}")
     if not result.same:
         raise LedgerError(
             f"the replay of run {run} gives a different dataset", f"look for damage with `nanoflux run verify {run}`"
@@ -434,17 +459,17 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
         [(change, example.turn, example.reason, example.question) for change, example in rows],
     )
     needed_calls = what_if.needed
-    say(f"{what_if.kept} kept in {what_if.turns} turns, {what_if.stay} of them as recorded")
+    say(f"{what_if.kept} kept in {count_noun(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
     if needed_calls.turns:
         calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed_calls.by)
-        say(f"{needed_calls.turns} turns need calls that were never made and count as not kept: at least {calls};")
+        say(f"{needed_calls.turns} turns need calls that the ledger lacks, and count as not kept: at least {calls};")
         dollars = "" if needed_calls.usd is None else f" and ${needed_calls.usd:.2f}"
         cost = f"{needed_calls.expected} calls with {needed_calls.tokens:,} tokens{dollars}"
-        say(f"about {cost} are expected if these turns continue like the recorded ones")
+        say(f"expected if these turns continue like the recorded ones: about {cost}")
     if what_if.complete:
-        say(f"digest {what_if.digest}" + (", as recorded" if what_if.same else ""))
+        say(f"digest {what_if.digest}" + (", the same as in the recorded run" if what_if.same else ""))
     else:
-        say(f"the ledger lacks some of these calls; make them with: {fork_command(run, changes)}")
+        say(f"run the turns with the missing calls: {fork_command(run, changes)}")
 
 
 def _find_id(home: Home, run: str) -> str:

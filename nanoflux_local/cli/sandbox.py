@@ -40,15 +40,17 @@ def run(file: Path, wall: float, as_json: bool) -> None:
 @command.command()
 @with_json
 def check(as_json: bool) -> None:
-    """Check which isolation layers work on this machine and whether programs may run."""
+    """Check which isolation layers are active on this machine, and whether they suffice to run programs."""
     from nanoflux_sandbox import commands
 
     outcome = commands.check()
     if as_json:
         print_json(outcome)
     else:
-        rows: list[list[Any]] = [[name, "holds" if holds else "missing"] for name, holds in outcome["layers"].items()]
-        print_table(("layer", ""), [*rows, ["backend", outcome["backend"]], ["safe", outcome["safe"]]])
+        rows: list[list[Any]] = [
+            [name, "active" if is_active else "missing"] for name, is_active in outcome["layers"].items()
+        ]
+        print_table(("layer", "state"), [*rows, ["backend", outcome["backend"]], ["safe", outcome["safe"]]])
         for reason in outcome["reasons"]:
             say(reason)
     sys.exit(commands.exit_code(outcome))
@@ -67,5 +69,5 @@ def bench(calls: int, as_json: bool) -> None:
     if as_json:
         print_json(outcome)
     else:
-        print_table(("figure", "value"), [[name, value] for name, value in outcome.items()])
+        print_table(("measurement", "value"), [[name, value] for name, value in outcome.items()])
     sys.exit(commands.exit_code(outcome))

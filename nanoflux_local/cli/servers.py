@@ -45,7 +45,7 @@ def _open_supervisor(home: Home) -> Supervisor:
     "--gpu-memory",
     default=0.0,
     type=click.FloatRange(0, 1),
-    help="Share of each GPU's memory [default: computed by the planner].",
+    help="Share of each GPU's memory [default: as `models plan` computes it].",
 )
 @click.option("--context", default=0, type=click.IntRange(0), help="Context length in tokens [default: 8192].")
 @click.option("--python", default="", help="Python interpreter with vLLM [default: $NANOFLUX_VLLM_PYTHON].")
@@ -73,11 +73,11 @@ def serve(
     adapter_folders = [find_adapter(home.adapters, adapter) for adapter in adapters]
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
     if adapter_folders and lora is False:
-        raise UsageError("--adapter and --no-lora contradict each other", "leave out one of them")
+        raise UsageError("--adapter and --no-lora cannot be combined", "leave out one of them")
     record = _start_server(supervisor, home, config, adapter_folders, name, port, gpu_memory, lora=lora, owned=False)
     try:
         for adapter_folder in adapter_folders:
-            record = _load_and_prove(supervisor, record, adapter_folder, home)
+            record = _load_verified_adapter(supervisor, record, adapter_folder, home)
     except BaseException:
         supervisor.stop(record)
         raise
@@ -128,7 +128,7 @@ def _start_server(
 
 
 def _reserves_adapter_memory(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
-    """Whether to reserve memory for adapters: the user's choice, else whether the manifest has LoRA targets. By default
+    """Whether to reserve memory for adapters: the user's choice, else yes if the manifest has LoRA targets. By default,
     no memory is reserved for a mixture of experts: vLLM for CPUs crashes on its adapters, and on GPUs their buffers
     take 0.8 GiB for gpt-oss-20b.
     """
@@ -140,7 +140,7 @@ def _reserves_adapter_memory(manifest: "Manifest", home: Home, lora: bool | None
     return manifest.lora is not None and not has_experts(weights_dir(manifest.name, home.root))
 
 
-def _load_and_prove(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
+def _load_verified_adapter(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
     """Load an adapter on a server, probe it, and record that it passed.
 
     Raises:
@@ -177,10 +177,10 @@ def ps(as_json: bool) -> None:
     if not servers:
         raise NothingMatchedError("no server is running", "start one with `nanoflux models serve NAME`")
     print_table(
-        ("server", "model", "state", "url", "pid", "for", "adapters"),
+        ("server", "model", "state", "url", "pid", "used by", "adapters"),
         [
             [entry["server"], entry["model"], entry["state"], entry["url"], entry["pid"],
-             f"process {entry['owner']}" if entry["owner"] else "anyone", len(entry["adapters"])]
+             f"process {entry['owner']}" if entry["owner"] else "any process", len(entry["adapters"])]
             for entry in servers
         ],
     )  # fmt: skip
@@ -207,9 +207,7 @@ def _describe_server(record: ServerRecord) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--lines", default=40, show_default=True, type=click.IntRange(1), help="Number of lines, counted from the end."
-)
+@click.option("--lines", default=40, show_default=True, type=click.IntRange(1), help="Number of lines to print.")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until Ctrl-C or the server's end.")
 @with_json
 def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
@@ -274,7 +272,7 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 )
 @with_json
 def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: bool) -> None:
-    """Probe ADAPTER on vLLM: its output must differ from the base model's and agree with PEFT's.
+    """Probe ADAPTER on vLLM: its output must differ from that of the base model and agree with that of PEFT.
 
     Uses a running server of the base model, else starts one for this command. Exit code 3 means that the adapter fails.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.argument("other", type=RUN)
 @with_json
 def compare_runs(run: str, other: str, as_json: bool) -> None:
-    """Show RUN and OTHER side by side: their figures, and the settings in which they differ.
+    """Show RUN and OTHER side by side: their statistics, and the settings in which they differ.
 
     `--json` includes the kept examples by turn.
     """
@@ -50,12 +50,12 @@ def _show(comparison: "SideBySide", as_json: bool) -> None:
         print_json(comparison.to_json())
         return
     print_table(
-        ("", comparison.first, comparison.second),
+        ("statistic", comparison.first, comparison.second),
         [[name.replace("_", " "), *map(format_value, pair)] for name, pair in comparison.figures.items()],
     )
     click.echo()
     if not comparison.settings:
-        say("their settings are equal")
+        say("the settings are equal")
         return
     print_table(
         ("setting", comparison.first, comparison.second),

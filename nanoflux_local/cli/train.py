@@ -10,6 +10,7 @@ from nanoflux_local.cli import common
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     build_choice,
+    count_noun,
     describe_flops,
     end_at_sigterm,
     launch_detached,
@@ -44,13 +45,17 @@ MAX_LISTED = 20
 @click.option("--base", type=MODEL, default="smollm2-135m", show_default=True, help="Model to train an adapter for.")
 @click.option("--qlora", is_flag=True, help="Load the base model in 4 bits (bitsandbytes, NF4).")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3; repeatable."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Training setting, e.g. epochs=3; repeatable."
 )
 @with_choice
 @click.option(
-    "--mix", "mixes", multiple=True, metavar="DATASET=RATIO", help="Add benchmark rows: RATIO for each row of the run."
+    "--mix",
+    "mixes",
+    multiple=True,
+    metavar="DATASET=RATIO",
+    help="Add RATIO benchmark rows per row of the run; repeatable.",
 )
-@click.option("--dry-run", is_flag=True, help="Audit the examples and print the plan; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Audit the rows and print the plan; train nothing.")
 @click.option(
     "--tensorboard",
     type=click.Path(file_okay=False),
@@ -81,7 +86,7 @@ def command(
 ) -> None:
     """Train a LoRA adapter for BASE on the kept examples of RUN, or on the rows of a file (paper §3, A.1).
 
-    Run the same command again to resume a training that was stopped or killed.
+    Run the same command again to resume a stopped or killed training.
     """
     from nanoflux_local.config import parse_settings
     from nanoflux_local.train import trainings
@@ -136,15 +141,15 @@ def _load_data(
         return run_data
     assert file is not None
     if mixes:
-        problem = "--mix needs a run, whose domain has the prompt for benchmark rows; the rows of a file have no domain"
+        problem = "--mix needs a run: benchmark rows use its domain's prompt, and a file has no domain"
         raise UsageError(problem, "pass a run instead of --data, or leave out --mix")
     return trainings.load_file_data(home, file, choice)
 
 
 def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
-    """Train in this process, in a detached one or in those that `accelerate launch` starts, and print the outcome.
+    """Train in this process, in a detached one or in the processes that `accelerate launch` starts; print the outcome.
 
-    Only the launching process prints; the processes that train together do not.
+    Launched processes do not print; the process that launched them does.
     """
     from nanoflux_local.train.distributed import count_processes
 
@@ -172,7 +177,7 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
 
 
 def train_with_progress(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
-    """Train with a progress bar; Ctrl-C and SIGTERM end the training and keep its last checkpoint."""
+    """Train with a progress bar. After Ctrl-C or SIGTERM, the training can be resumed from its last checkpoint."""
     from nanoflux_local.train import trainings
     from nanoflux_local.train.distributed import is_main_process
 
@@ -204,7 +209,7 @@ def show_training(outcome: "TrainingOutcome") -> None:
         [
             ("base", outcome.base),
             ("examples", f"{outcome.examples} ({outcome.truncated} over the length limit)"),
-            ("steps", f"{outcome.steps} over {outcome.tokens} tokens, {outcome.tokens_per_s:.0f} tokens/s"),
+            ("steps", f"{outcome.steps} on {outcome.tokens} tokens, at {outcome.tokens_per_s:.0f} tokens/s"),
             ("train loss", f"{outcome.train_loss:.3f}"),
             ("dev loss", "none" if final is None or initial is None else f"{initial:.3f} before, {final:.3f} after"),
             ("FLOPs", describe_flops(dict(outcome.flops))),
@@ -240,56 +245,58 @@ def show_state(summary: "TrainingSummary") -> None:
 
 
 def _describe_process(worker: "Worker | None") -> str:
-    """The process id of the worker, and what it was asked to do."""
+    """The process id of the worker, and the stop request that it has received."""
     if worker is None:
         return "none"
-    return f"{worker.pid}, asked to {worker.wish}" if worker.wish else str(worker.pid)
+    return f"{worker.pid} ({worker.wish} requested)" if worker.wish else str(worker.pid)
 
 
 def _describe_system_messages(merged_rows: int) -> str:
     if not merged_rows:
         return "unchanged"
-    return f"prepended to the user's message in {merged_rows} rows: the chat template of the base model accepts none"
+    reason = "the chat template of the base model accepts no system message"
+    return f"prepended to the user's message in {count_noun(merged_rows, 'row')}: {reason}"
 
 
 def show_audit(audit: "Audit", as_json: bool) -> None:
-    """Print the audit: a table, the findings row by row, and one example as the model sees it."""
+    """Print the audit: a table, the findings by row, and one example as the model sees it."""
     if as_json:
         print_json(audit.to_json())
         return
     from nanoflux_local.train.estimate import MEMORY_FACTOR
     from nanoflux_local.train.origin import describe_origin
 
-    cut = (
-        f"{audit.cut_rows} rows exceed max_length; cutting them loses {audit.cut_tokens} tokens,"
-        f" at most {audit.cut_most} in one row"
+    tokens, label_tokens = audit.tokens, audit.labels
+    truncated = (
+        f"{count_noun(audit.cut_rows, 'row')} over max_length; truncation removes {audit.cut_tokens} tokens,"
+        f" at most {audit.cut_most} per row (overlong={audit.overlong})"
     )
     print_table(
         ("audit", "planned training"),
         [
-            ("rows", f"{audit.rows}, of which {audit.usable} are trained on and {audit.validation} validated on"),
+            ("rows", f"{audit.rows}: {audit.usable} for training, {audit.validation} for validation"),
             *describe_origin(audit.source),
-            ("tokens", f"{audit.tokens.total} an epoch; median {audit.tokens.median:.0f}, most {audit.tokens.most}"),
+            ("tokens", f"{tokens.total} per epoch; median {tokens.median:.0f}, max {tokens.most} per row"),
             (
-                "labels",
-                f"{audit.labels.total} an epoch; median {audit.labels.median:.0f}, least {audit.labels.least}",
+                "label tokens",
+                f"{label_tokens.total} per epoch; median {label_tokens.median:.0f}, min {label_tokens.least} per row",
             ),
-            ("cut", f"{cut} (overlong={audit.overlong})" if audit.cut_rows else "none"),
-            ("leaks", f"{len(audit.leaked)} rows hold a test question" if audit.leaked else "none"),
+            ("truncated", truncated if audit.cut_rows else "none"),
+            ("leaks", f"{len(audit.leaked)} rows contain a test question" if audit.leaked else "none"),
             ("system messages", _describe_system_messages(audit.system_merged)),
             ("steps", audit.steps),
-            ("adapts", audit.adapted),
+            ("target modules", audit.adapted),
             (
                 "FLOPs",
-                f"{audit.flops_6nd:.3g} by 6ND, N = {audit.parameters:,}; {audit.flops_expected:.3g} expected",
+                f"{audit.flops_6nd:.3g} as 6ND, N = {audit.parameters:,}; {audit.flops_expected:.3g} by architecture",
             ),
-            ("time", f"about {audit.seconds:.0f} s, from a matrix product timed just now"),
+            ("time", f"about {audit.seconds:.0f} s, extrapolated from a matrix multiplication timed on this machine"),
             ("memory", f"about {audit.memory_bytes / 1e9:.1f} GB in {audit.dtype}, within a factor of {MEMORY_FACTOR}"),
         ],
     )
     lines = [str(finding) for finding in audit.findings]
     lines += [f"validation {finding}" for finding in audit.validation_findings]
-    lines += [f"row {row}: holds a question of the test split" for row in audit.leaked]
+    lines += [f"row {row}: contains a question of the test split" for row in audit.leaked]
     for line in lines[:MAX_LISTED]:
         click.echo(plain(line))
     if len(lines) > MAX_LISTED:

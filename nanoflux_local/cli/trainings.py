@@ -47,10 +47,10 @@ def list_all(as_json: bool) -> None:
 
 @command.command()
 @click.argument("training", type=TRAINING)
-@click.option("--curve", is_flag=True, help="Also print every step and epoch, as JSON.")
+@click.option("--curve", is_flag=True, help="Print JSON that includes every step and epoch.")
 @with_json
 def show(training: str, curve: bool, as_json: bool) -> None:
-    """Show the state of a training and its last losses."""
+    """Show the status of a training and its latest losses."""
     from nanoflux_local.cli.train import show_state
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.train import trainings
@@ -74,7 +74,7 @@ def show(training: str, curve: bool, as_json: bool) -> None:
 @with_edit
 @with_json
 def note(training: str, text: str | None, edit: bool, as_json: bool) -> None:
-    """Store TEXT as the note on a training, or print the note. The newest note counts; "" removes it."""
+    """Store TEXT as the note on a training, or print the newest note. The note "" removes it."""
     show_or_change_note("training", lambda: _find_id(common.current_home(), training), text, edit, as_json)
 
 
@@ -95,18 +95,18 @@ def resume(training: str, detach: bool, as_json: bool) -> None:
 @with_json
 def pause(training: str, as_json: bool) -> None:
     """Pause a training: finish the current step and write a checkpoint."""
-    _request_end(training, "pause", as_json)
+    _request_stop(training, "pause", as_json)
 
 
 @command.command()
 @click.argument("training", type=TRAINING)
 @with_json
 def stop(training: str, as_json: bool) -> None:
-    """Stop a training after the current step, with a checkpoint; a second stop ends it at once."""
-    _request_end(training, "stop", as_json)
+    """Stop a training after the current step and write a checkpoint; a second stop ends it at once."""
+    _request_stop(training, "stop", as_json)
 
 
-def _request_end(training: str, request: Literal["pause", "stop"], as_json: bool) -> None:
+def _request_stop(training: str, request: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
     home = common.current_home()

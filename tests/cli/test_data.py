@@ -113,7 +113,7 @@ def test_replaced_data_does_not_change_earlier_runs(tmp_path: Path, command: Com
 def test_data_import_reports_answers_below_tolerance(tmp_path: Path, command: Command, invoke: Callable) -> None:
     path = write_rows(tmp_path / "train.jsonl", ("How much?", 3.2e-7), ("And how much?", 1e-6))
     result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
-    assert f"1 answers are below 1e-6 and compared relatively: {path}, line 1" in result.err
+    assert f"1 answer below 1e-6, compared by relative instead of absolute difference: {path}, line 1" in result.err
     assert command("data", "import", "doses", path)["below_tolerance"] == 1
 
 

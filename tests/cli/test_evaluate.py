@@ -61,7 +61,7 @@ def test_eval_explains_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),
         (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
-        (("--model", "m", "--temperature", "0"), "all repeats give the same replies"),
+        (("--model", "m", "--temperature", "0"), "every repeat gives the same replies"),
         (
             ("--model", "m", "--domain", "gsmhard"),
             "the domain 'gsmhard' does not exist or does not use the benchmark 'starter'",

@@ -165,8 +165,8 @@ def test_card_counts_levels(home: Path, tmp_path: Path, invoke: Callable[..., An
     ("words", "code", "error"),
     [
         (("tour", "-o", "rows.md"), 2, "is the path where the dataset card is written"),
-        (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl exists"),
-        (("tour", "-o", "half.jsonl"), 2, "half.md exists"),
+        (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl already exists"),
+        (("tour", "-o", "half.jsonl"), 2, "half.md already exists"),
         (("tour", "-o", "taken.jsonl/x.jsonl"), 1, "cannot be written"),
         (("tour", "-o", "x.jsonl", "--where", "no(", ), 2, "--where is not a valid SQL expression"),
         (("tour", "-o", "x.jsonl", "--level", "3"), 3, "have no quality levels"),

@@ -58,7 +58,7 @@ def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
     assert runs.fork_config(home, origin["run"], {"seed": 6}) == origin_config.model_copy(update={"seed": 6})
     with pytest.raises(ConfigError, match=r"unknown key 'novelty\.questoin'"):
         runs.fork_config(home, origin["run"], {"novelty": {"questoin": 0.4}})
-    with pytest.raises(ConfigError, match="the configuration is for the domain"):
+    with pytest.raises(ConfigError, match="the settings are for the domain"):
         runs.fork_config(home, origin["run"], {"domain": "starter"})
 
 

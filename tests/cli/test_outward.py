@@ -29,7 +29,7 @@ def command(how):
 module = types.ModuleType("nanoflux_local.cli.reaching")
 module.command = command
 sys.modules[module.__name__] = module
-main.NOUNS["reach"] = ("reaching", "")
+main.COMMANDS["reach"] = ("reaching", "")
 sys.argv[0] = "nanoflux"
 from nanoflux_models import offline
 offline.SETTINGS.clear()

@@ -94,10 +94,10 @@ def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
     assert len({four_gpu_plan[name]["gpus"][0] for name in four_gpu_plan if name}) == 3, "the fourth GPU is not free"
 
 
-def test_requests_that_do_not_fit_at_once_are_stated() -> None:
+def test_plan_reports_concurrent_requests_that_do_not_fit() -> None:
     result = run_plan("a100-40g-x1", "--gpus", "40")
     assert "3/32 x 16384" in result.stdout and "CUDA graphs" in result.stderr
-    assert "qwen3-32b-awq: 3 of the 32 requests at once fit" in result.stderr
+    assert "qwen3-32b-awq: 3 of the 32 concurrent requests fit" in result.stderr
 
 
 def test_plan_includes_the_models_of_a_panel(home: Home) -> None:

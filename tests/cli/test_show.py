@@ -170,7 +170,7 @@ def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux:
     assert (result.json["items"], result.json["skipped"]) == (2, 1) and "line 3" in result.err
     hard_import = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
     assert hard_import.json["restated"] == {"gsm8k": {"test": 1}}
-    assert "1 items restate test items of gsm8k" in hard_import.err
+    assert "1 item found again among the test items of gsm8k with other numbers" in hard_import.err
 
 
 def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
@@ -204,7 +204,7 @@ def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke
     )
     assert len(dropped_lines) == len(complete_replay.out.splitlines()) - 1 and "digest " in complete_replay.err
     incomplete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
-    assert "need calls that were never made" in incomplete_replay.err and "attacker chat" in incomplete_replay.err
+    assert "need calls that the ledger lacks" in incomplete_replay.err and "attacker chat" in incomplete_replay.err
     assert "run start --fork starter-genetics-" in incomplete_replay.err and incomplete_replay.code == 0
     document = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
     assert document["digest"] is None and document["needed"]["turns"] == len(document["unknown"]) > 0

@@ -71,7 +71,7 @@ SETTING_ERRORS = [
     ("embedder=nobody", "embedder is 'nobody'; known: "),
     ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: .*program"),
     ("roles.attacker.endpoint=program", "have no programs"),
-    ("domain=starter", "the configuration is for the domain 'starter'"),
+    ("domain=starter", "the settings are for the domain 'starter'"),
     (
         f"{SERVED_ARBITER} url = 'http://127.0.0.1:99999/v1' }}",
         "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535",

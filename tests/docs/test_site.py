@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from nanoflux_local.cli.main import NOUNS
+from nanoflux_local.cli.main import COMMANDS
 from nanoflux_local.cli.manual import manual
 
 PROJECT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ DOCS = PROJECT / "docs"
 
 def test_commands_page_matches_the_commands_help() -> None:
     assert (DOCS / "commands.md").read_text(encoding="utf-8") == manual(), "run: make docs"
-    assert all(f"\n### nanoflux {noun}\n" in manual() for noun in NOUNS)
+    assert all(f"\n### nanoflux {name}\n" in manual() for name in COMMANDS)
 
 
 def test_paper_table_names_existing_code_and_tests() -> None:
