@@ -112,7 +112,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     assert panel is not None and panel.judgements >= len(verdicts)
     show_run(home, run, as_json=False)
     output = capsys.readouterr().out
-    assert "Krippendorff's alpha" in output and "reasoning" in output
+    assert "Krippendorff's alpha" in output and "quality levels" in output
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "Reasoning of the kept examples: " in page and "Reasoning: L" in page
     assert asyncio.run(runs.replay(home, run)).same

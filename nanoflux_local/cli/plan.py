@@ -81,7 +81,7 @@ def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]"
     )  # fmt: skip
     say(
         f"Sizes in GiB. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
-        f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} "
+        f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} GiB "
         "to each sleeping server."
     )
     for server in placement.servers:

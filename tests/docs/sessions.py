@@ -24,7 +24,7 @@ COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 ID = re.compile(r"\b(?:(?:starter|northfield)-[0-9a-f]{8}|[0-9a-f]{16})\b")
 VOLATILE = (
     (r"^(seconds|kept per hour|calls|tokens|SHA-256) +.*", r"\1"),  # depend on the machine or on ids
-    (r"(?<= turns), .* left$", ""),  # a rate is measured only if the machine is slow
+    (r"(?:(?<= turn)|(?<= turns)), .* left$", ""),  # a rate is measured only if the machine is slow
     (r"^\d+ +(?=(attacker|judge|defender|embed) )", ""),  # a call's number depends on the order of replies
 )
 
