@@ -66,7 +66,7 @@ def test_eval_explains_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
             ("--model", "m", "--domain", "gsmhard"),
             "the domain 'gsmhard' does not exist or does not use the benchmark 'starter'",
         ),
-        (("--model", "m", "--domain", "nothing"), "no domain 'nothing'"),
+        (("--model", "m", "--domain", "nothing"), "the domain 'nothing' does not exist"),
     ):
         result = invoke(tmp_path, "eval", "--data", "starter", *arguments)
         assert result.code == 2 and message in result.err
