@@ -22,7 +22,7 @@ REASON_BY_MODULE = {
     "models/nanoflux_models/vision_operators.py": "stands alone in another environment, and passes -P itself",
     "nanoflux_local/doctor/software.py": "prints which interpreter runs",
     "sandbox/nanoflux_sandbox/parent.py": "the sandbox stands alone, and passes -P itself",
-    "sandbox/nanoflux_sandbox/guest.py": "hides the interpreter from the guest",
+    "sandbox/nanoflux_sandbox/child_process.py": "hides the interpreter from the program",
 }
 
 

@@ -17,7 +17,7 @@ _TINY = "print(1)"
 _SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
 _PAUSE_S = 0.02
-"""Seconds between two programs, as when a judge runs programs: long enough for the next guest to be forked."""
+"""Seconds between two programs, as when a judge runs programs: long enough for the next child to be forked."""
 
 
 async def measure(calls: int = 200) -> dict[str, Any]:

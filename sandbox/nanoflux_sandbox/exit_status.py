@@ -1,4 +1,4 @@
-"""Derives the status of a program from the kernel's report on how its guest ended.
+"""Derives the status of a program from the kernel's report on how the child process that ran it ended.
 
 Only one fact comes from the program's output: whether its uncaught exception was a MemoryError. A program that fakes
 this only changes the name of its own failure.
@@ -16,8 +16,8 @@ from nanoflux_sandbox.records import Limits, Status
 _MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|OSError: \[Errno 12\])[^\n]*\s*$")
 
 
-class GuestExit(NamedTuple):
-    """How a guest ended: its wait status, its CPU seconds, and whether it was killed at its deadline."""
+class ChildExit(NamedTuple):
+    """How a child process ended: its wait status, its CPU seconds, and whether it was killed at its deadline."""
 
     status: int
     cpu_s: float
@@ -32,15 +32,15 @@ class ProgramStatus(NamedTuple):
     detail: str = ""
 
 
-def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, exceeded: bool, stderr: str) -> ProgramStatus:
-    """How a guest's program ended; `exceeded` says whether its output exceeded the limits."""
+def classify_exit(child: ChildExit, limits: Limits, cpu_limit_s: int, exceeded: bool, stderr: str) -> ProgramStatus:
+    """How a child's program ended; `exceeded` says whether its output exceeded the limits."""
     if exceeded:
         return ProgramStatus(
             "output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines"
         )
-    if os.WIFSIGNALED(guest.status):
-        return _classify_signal(guest, limits, cpu_limit_s)
-    code = os.WEXITSTATUS(guest.status)
+    if os.WIFSIGNALED(child.status):
+        return _classify_signal(child, limits, cpu_limit_s)
+    code = os.WEXITSTATUS(child.status)
     if code == 0:
         return ProgramStatus("ok", 0)
     if code == 1 and _MEMORY_ERROR.search(stderr):
@@ -48,11 +48,11 @@ def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, exceeded: 
     return ProgramStatus("error", code, f"the program ended with exit code {code}")
 
 
-def _classify_signal(guest: GuestExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
-    signal_number = os.WTERMSIG(guest.status)
-    if guest.late:
+def _classify_signal(child: ChildExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+    signal_number = os.WTERMSIG(child.status)
+    if child.late:
         return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s")
-    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and guest.cpu_s > cpu_limit_s - 0.1:
+    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and child.cpu_s > cpu_limit_s - 0.1:
         return ProgramStatus("timeout", None, f"more than {cpu_limit_s} s of processor time")
     if signal_number == signal.SIGSYS:
         return ProgramStatus("killed", None, "the program made a system call that no legitimate program makes")

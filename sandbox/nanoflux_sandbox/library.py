@@ -1,4 +1,4 @@
-"""Loads everything that a program may import, once, in the warm process from which each program is forked.
+"""Loads everything that a program may import, once, in the fork server, of which each program runs in a fork.
 
 A program cannot open files, so it cannot import anything else. Running typical programs once also loads lazily imported
 parts and fills caches. Third-party libraries that are not installed are skipped.

@@ -1,6 +1,6 @@
-"""Reads the two output pipes of a guest, up to a budget of bytes and lines.
+"""Reads the two output pipes of a child process, up to a budget of bytes and lines.
 
-The first two bytes come from the guest, before it parses the program: see `guest.READY` and `guest.ENCLOSED`.
+The child writes the first two bytes before it parses the program: see `READY` and `ENCLOSED` in `child_process`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CONFIRMATION = b"re"
 
 
 class Output:
-    """Reads both pipes of one guest on the running event loop, from its creation to `finish`."""
+    """Reads both pipes of one child on the running event loop, from its creation to `finish`."""
 
     def __init__(self, out: int, err: int) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,13 +30,13 @@ class Output:
             self._loop.add_reader(descriptor, self._read, descriptor)
 
     def allow(self, size: int, lines: int, on_exceeded: Callable[[], None]) -> None:
-        """Set the budget in bytes and lines. Output beyond either is cut, and `on_exceeded` is called once."""
+        """Set the budget in bytes and lines. Output beyond either is discarded, and `on_exceeded` is called once."""
         self._bytes_left = size + len(_CONFIRMATION) - len(self._buffers[self._out])
         self._lines_left, self._on_exceeded = lines, on_exceeded
 
     @property
     def enclosed(self) -> bool:
-        """Whether the guest confirmed that its filter was active before it parsed the program."""
+        """Whether the child confirmed that its filter was active before it parsed the program."""
         return self._buffers[self._out].startswith(_CONFIRMATION)
 
     @property
@@ -50,7 +50,7 @@ class Output:
         return decode_output(bytes(self._buffers[self._err]))
 
     def finish(self) -> None:
-        """Read the rest of the pipes and close them. Call once, after the guest has ended."""
+        """Read the rest of the pipes and close them. Call once, after the child has ended."""
         for descriptor in self._buffers:
             while self._read(descriptor):
                 pass

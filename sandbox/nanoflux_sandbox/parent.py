@@ -1,6 +1,7 @@
-"""The caller's side of one warm process: starts it, requests guests, receives how each guest ended, and ends it.
+"""The caller's side of one fork server: starts it, requests child processes, learns how each ended, and ends it.
 
-A `Parent` holds the child process and the control socket. It knows nothing about pools or the meaning of a result.
+A `Parent` holds the process of the fork server and the control socket. It knows nothing about pools or the meaning of a
+result.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanoflux_sandbox.exit_status import GuestExit
+from nanoflux_sandbox.exit_status import ChildExit
 
 START_S = 60.0
-"""Seconds that a warm process may take to import its libraries and isolate itself."""
+"""Seconds that a fork server may take to import its libraries and isolate itself."""
 
 _MESSAGE_BYTES = 65536
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
-_CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.warm import main; main()"
+_CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.fork_server import main; main()"
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC0", "HOME": "/"}
 
 
-class WarmProcessError(Exception):
-    """The warm process ended, or did not become ready; the message says why."""
+class ForkServerError(Exception):
+    """The fork server ended, or did not become ready; the message says why."""
 
 
-class WarmReport(NamedTuple):
-    """The report of a warm process when it is ready."""
+class ForkServerReport(NamedTuple):
+    """The report of a fork server when it is ready."""
 
     python: str
     machine: str
@@ -41,15 +42,15 @@ class WarmReport(NamedTuple):
 
 
 class Parent:
-    """One warm process, as its caller sees it. Belongs to the event loop that started it."""
+    """One fork server, as its caller sees it. Belongs to the event loop that started it."""
 
     def __init__(self, layers: str) -> None:
         self._layers = layers
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
-        self._ends: dict[int, asyncio.Future[GuestExit]] = {}
-        self._warm: asyncio.Future[WarmReport] = self._loop.create_future()
-        self._warm.add_done_callback(_mark_retrieved)
+        self._ends: dict[int, asyncio.Future[ChildExit]] = {}
+        self._report: asyncio.Future[ForkServerReport] = self._loop.create_future()
+        self._report.add_done_callback(_mark_retrieved)
         self.alive = True
         self._control, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with child_socket:
@@ -59,35 +60,35 @@ class Parent:
 
     @property
     def pid(self) -> int:
-        """Process id of the started child: the warm process, or the process that waits for it in its PID namespace."""
+        """Process id of the started child: the fork server, or the process that waits for it in its PID namespace."""
         return self._process.pid
 
-    async def wait_until_warm(self) -> WarmReport:
-        """Wait until the warm process can fork guests. Raises WarmProcessError with the reason if it cannot."""
+    async def wait_until_ready(self) -> ForkServerReport:
+        """Wait until the fork server can fork children. Raises ForkServerError with the reason if it cannot."""
         try:
-            return await asyncio.wait_for(asyncio.shield(self._warm), START_S)
+            return await asyncio.wait_for(asyncio.shield(self._report), START_S)
         except TimeoutError:
             self.give_up("it did not become ready in time")
-            raise WarmProcessError(f"the warm process took longer than {START_S:.0f} s to start") from None
+            raise ForkServerError(f"the fork server took longer than {START_S:.0f} s to start") from None
 
-    def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[GuestExit]]:
-        """Request a guest on `descriptors`. Returns the guest's number, and a future for how the guest ends, which may
-        raise WarmProcessError.
+    def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[ChildExit]]:
+        """Request a child on `descriptors`. Returns the child's number, and a future for how the child ends, which may
+        raise ForkServerError.
         """
         number = next(self._numbers)
-        end: asyncio.Future[GuestExit] = self._loop.create_future()
+        end: asyncio.Future[ChildExit] = self._loop.create_future()
         end.add_done_callback(_mark_retrieved)
         self._ends[number] = end
-        self._send({"do": "fork", "guest": number}, descriptors)
+        self._send({"do": "fork", "child": number}, descriptors)
         return number, end
 
     def start_clock(self, number: int, wall_s: float) -> None:
-        """Set the deadline of a guest to `wall_s` seconds from now."""
-        self._send({"do": "start", "guest": number, "wall_s": wall_s})
+        """Set the deadline of a child to `wall_s` seconds from now."""
+        self._send({"do": "start", "child": number, "wall_s": wall_s})
 
     def kill(self, number: int) -> None:
-        """Kill a guest now."""
-        self._send({"do": "kill", "guest": number})
+        """Kill a child now."""
+        self._send({"do": "kill", "child": number})
 
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if not self.alive:
@@ -113,31 +114,31 @@ class Parent:
 
     def _handle(self, message: dict[str, Any]) -> None:
         match message:
-            case {"do": "end", "guest": number, "status": status, "cpu_s": cpu_s, "late": late}:
+            case {"do": "end", "child": number, "status": status, "cpu_s": cpu_s, "late": late}:
                 end = self._ends.pop(number, None)
                 if end is not None and not end.done():
-                    end.set_result(GuestExit(status, cpu_s, late))
-            case {"do": "warm", "python": python, "machine": machine, "libraries": libraries}:
-                self._warm.set_result(WarmReport(python, machine, libraries))
+                    end.set_result(ChildExit(status, cpu_s, late))
+            case {"do": "ready", "python": python, "machine": machine, "libraries": libraries}:
+                self._report.set_result(ForkServerReport(python, machine, libraries))
             case {"do": "failed", "reason": reason}:
                 self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
-        """Treat the warm process as dead: kill it, and raise WarmProcessError in everything that waits for a guest."""
+        """Treat the fork server as dead: kill it, and raise ForkServerError in everything that waits for a child."""
         if self.alive:
             self.alive = False
             self._loop.remove_reader(self._control)
             self._control.close()
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-        pending: list[asyncio.Future[Any]] = [self._warm, *self._ends.values()]
+        pending: list[asyncio.Future[Any]] = [self._report, *self._ends.values()]
         for future in pending:
             if not future.done():
-                future.set_exception(WarmProcessError(f"the warm process ended: {reason}"))
+                future.set_exception(ForkServerError(f"the fork server ended: {reason}"))
         self._ends.clear()
 
     async def close(self) -> None:
-        """End the warm process with all its guests, and reap it. Idempotent."""
+        """End the fork server with all its children, and reap it. Idempotent."""
         self.give_up("it was closed")
         await asyncio.to_thread(self._process.wait)
 

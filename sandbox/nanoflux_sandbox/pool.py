@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Self
 
 from nanoflux_sandbox import tiers
-from nanoflux_sandbox.parent import WarmProcessError
+from nanoflux_sandbox.parent import ForkServerError
 from nanoflux_sandbox.records import Limits, Result, SandboxError, SandboxIdentity, Status
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _ATTEMPTS = 3
-"""How often a program is run if the warm process fails. Retries are safe, since programs have no side effects."""
+"""How often a program is tried if the fork server fails. Retries are safe, since programs have no side effects."""
 
 _MAX_SPARES = 4
 _DEFAULT = Limits()
@@ -24,9 +24,9 @@ class Sandbox:
 
     `backend` is `auto` (the strongest tier that works on this machine) or the name of a tier, which may have fewer
     layers, for example `linux:seccomp`. A named tier that does not work is never replaced by a weaker one; the status
-    of every run is then `unavailable`. `spares` is the number of guests that are forked in advance (None: one for each
-    worker, at most four; each takes a few MB). The sandbox starts on first use, and belongs to the event loop of that
-    use until it is closed.
+    of every run is then `unavailable`. `spares` is the number of child processes that are forked in advance
+    (None: one for each worker, at most four; each takes a few MB). The sandbox starts on first use, and belongs to the
+    event loop of that use until it is closed.
 
     Raises ValueError for an unknown backend or fewer than one worker.
     """
@@ -65,8 +65,8 @@ class Sandbox:
                 f"this machine cannot isolate programs: {refusal}",
                 "see which layers are missing with `nanoflux sandbox check`",
             ) from None
-        assert supply.warm is not None
-        python, machine, libraries = supply.warm
+        assert supply.server_report is not None
+        python, machine, libraries = supply.server_report
         return SandboxIdentity(
             backend=tiers.full_name(supply.tier), python=python, machine=machine, libraries=libraries
         )
@@ -82,13 +82,13 @@ class Sandbox:
         return self._supply
 
     @property
-    def warm_pid(self) -> int | None:
-        """The process id of the warm process, or None if none is running."""
+    def fork_server_pid(self) -> int | None:
+        """The process id of the fork server, or None if none is running."""
         return self._supply.pid if self._loop is not None else None
 
     @property
     def starts(self) -> int:
-        """The number of warm processes that were started; above 1, some failed and were replaced."""
+        """The number of fork serveres that were started; above 1, some failed and were replaced."""
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:
@@ -116,7 +116,7 @@ async def _run_with_retries(supply: Supply, source: bytes, limits: Limits) -> Re
             finally:
                 program.drop()
                 supply.restock()
-        except WarmProcessError as error:
+        except ForkServerError as error:
             reason = str(error)
     raise UnavailableError([f"tried {_ATTEMPTS} times: {reason}"])
 

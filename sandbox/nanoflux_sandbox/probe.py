@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import Parent, WarmProcessError
+from nanoflux_sandbox.parent import ForkServerError, Parent
 from nanoflux_sandbox.records import LayerReport
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
@@ -58,9 +58,9 @@ async def _test_layers() -> dict[str, bool]:
 async def _tier_works(tier: str) -> bool:
     parent = Parent(tier)
     try:
-        await parent.wait_until_warm()
+        await parent.wait_until_ready()
         await selftest.verify(parent, tiers.full_name(tier))
-    except WarmProcessError:
+    except ForkServerError:
         return False
     finally:
         await parent.close()

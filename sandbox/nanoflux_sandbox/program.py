@@ -1,4 +1,4 @@
-"""The caller's side of one guest: sends it a program, waits within the limits, and returns the result."""
+"""The caller's side of one child process: sends it a program, waits within the limits, and returns the result."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import os
 import struct
 import time
 
-from nanoflux_sandbox.exit_status import GuestExit, ProgramStatus, classify_exit
+from nanoflux_sandbox.exit_status import ChildExit, ProgramStatus, classify_exit
 from nanoflux_sandbox.output import Output
-from nanoflux_sandbox.parent import Parent, WarmProcessError
+from nanoflux_sandbox.parent import ForkServerError, Parent
 from nanoflux_sandbox.records import Limits, Result
 
 GRACE_S = 0.4
-"""Seconds past a program's limit after which a result is returned, even if the warm process has not ended the program.
+"""Seconds past a program's limit after which a result is returned, even if the fork server has not ended the program.
 """
 
 STALL_S = 10.0
-"""Seconds that a fork or an overdue end may take before the warm process is considered stalled."""
+"""Seconds that a fork or an overdue end may take before the fork server is considered stalled."""
 
-_HEADER = struct.Struct("=QQQ")  # equals `guest.HEADER`, which the caller does not import
+_HEADER = struct.Struct("=QQQ")  # equals `child_process.HEADER`, which the caller does not import
 
 
 class Program:
-    """A guest that waits for a program. Await `ready`; then call `run` once, or `drop` the guest."""
+    """A child process that waits for a program. Await `ready`; then call `run` once, or `drop` the child."""
 
     def __init__(self, parent: Parent) -> None:
         self._loop = asyncio.get_running_loop()
@@ -42,21 +42,21 @@ class Program:
 
     @property
     def usable(self) -> bool:
-        """Whether the guest is alive and waits for a program, as far as the caller can tell."""
+        """Whether the child is alive and waits for a program, as far as the caller can tell."""
         return self._parent.alive and not self._end.done()
 
     async def ready(self) -> None:
-        """Wait until the guest has isolated itself. Raises WarmProcessError if the guest ends before that."""
+        """Wait until the child has isolated itself. Raises ForkServerError if the child ends before that."""
         futures = (self._output.ready, self._end)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
             self._parent.give_up("it does not fork")
         if self._end.done():
             self._end.result()
-            raise WarmProcessError("a guest could not isolate itself")
+            raise ForkServerError("a child could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
-        """Run `source` to its end or its limits. Raises WarmProcessError if the warm process fails."""
+        """Run `source` to its end or its limits. Raises ForkServerError if the fork server fails."""
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
         start = time.monotonic()
         self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
@@ -77,16 +77,16 @@ class Program:
             detail=program_status.detail,
         )
 
-    def _determine_status(self, end: GuestExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+    def _determine_status(self, end: ChildExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
         if not self._output.enclosed:
             self._give_up_if_silent()
-            raise WarmProcessError("a guest ended or stalled before its filter was active")
+            raise ForkServerError("a child ended or stalled before its filter was active")
         if end is None:
             self._loop.call_later(STALL_S, self._give_up_if_silent)
-            return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
+            return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s, and could not be killed")
         return classify_exit(end, limits, cpu_limit_s, self._output.exceeded, self._output.stderr)
 
-    async def _wait_for_end(self, timeout_s: float) -> GuestExit | None:
+    async def _wait_for_end(self, timeout_s: float) -> ChildExit | None:
         await asyncio.wait((self._end,), timeout=timeout_s)
         return self._end.result() if self._end.done() else None
 
@@ -99,7 +99,7 @@ class Program:
             unsent = unsent[os.write(self._in, unsent) :]
         except BlockingIOError:
             pass
-        except BrokenPipeError:  # the guest has ended; its exit status says how
+        except BrokenPipeError:  # the child has ended; its exit status says how
             unsent = unsent[:0]
         if unsent:
             self._loop.add_writer(self._in, self._write_input, unsent)
@@ -113,7 +113,7 @@ class Program:
             self._in = -1
 
     def drop(self) -> None:
-        """Release the guest and kill it if it still runs. Idempotent."""
+        """Release the child and kill it if it still runs. Idempotent."""
         if self._dropped:
             return
         self._dropped = True

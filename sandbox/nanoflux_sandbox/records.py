@@ -25,11 +25,11 @@ class Limits:
     cpu_s: float | None = None
     """Seconds of CPU time, rounded up to whole seconds (status `timeout`). None: the same as `wall_s`."""
     memory_mb: int = 512
-    """MiB of address space beyond what the warm interpreter already maps (status `memory`)."""
+    """MiB of address space in addition to what the fork server already maps (status `memory`)."""
     output_bytes: int = 256 * 1024
-    """Bytes of output and error output together; the rest is cut off and the status is `output`."""
+    """Bytes of output and error output together; the rest is discarded and the status is `output`."""
     output_lines: int = 10_000
-    """Lines of output and error output together; the rest is cut off and the status is `output`."""
+    """Lines of output and error output together; the rest is discarded and the status is `output`."""
     source_bytes: int = 1024 * 1024
     """Bytes of the program's source in UTF-8; a program with a longer source is not started (status `error`)."""
 
@@ -51,7 +51,7 @@ class Result:
     stdout: str
     stderr: str
     truncated: bool
-    """Whether some output was cut off."""
+    """Whether some output was discarded."""
     wall_s: float
     """Seconds that the caller waited, excluding the time in the queue."""
     backend: str

@@ -1,7 +1,7 @@
 """Runs one program as a script: as `__main__`, with tracebacks of uncaught exceptions and an exit code.
 
-This code runs inside the guest, in the program's own interpreter. It protects nothing: a program that tampers with it
-affects only its own result.
+This code runs inside the child process, in the program's own interpreter. It protects nothing: a program that tampers
+with it affects only its own result.
 """
 
 from __future__ import annotations

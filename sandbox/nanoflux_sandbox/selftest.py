@@ -1,13 +1,13 @@
-"""The self-test that every warm process must pass before it runs a program: two short attacks and a calculation.
+"""The self-test that every fork server must pass before it runs a program: two short attacks and a calculation.
 
-Each layer verifies itself when it is applied; this test verifies, from inside a guest, what a program can do.
+Each layer verifies itself when it is applied; this test verifies from inside a child process what a program can do.
 """
 
 from __future__ import annotations
 
 import secrets
 
-from nanoflux_sandbox.parent import Parent, WarmProcessError
+from nanoflux_sandbox.parent import ForkServerError, Parent
 from nanoflux_sandbox.program import Program
 from nanoflux_sandbox.records import Limits, Result
 
@@ -52,15 +52,15 @@ print("could trace")
 
 
 async def verify(parent: Parent, backend: str) -> None:
-    """Attack from inside a guest of `parent`. Raises WarmProcessError, which names the attack, if one succeeds."""
+    """Attack from inside a child of `parent`. Raises ForkServerError, which names the attack, if one succeeds."""
     token = secrets.token_hex(8)
     forbidden_result = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
     if (forbidden_result.status, forbidden_result.stdout) != ("ok", f"{token} 42\n"):
         output = forbidden_result.stdout or forbidden_result.stderr or forbidden_result.detail
-        raise WarmProcessError(f"the self-test failed: {forbidden_result.status}, {output}")
+        raise ForkServerError(f"the self-test failed: {forbidden_result.status}, {output}")
     deadly_result = await _run(parent, _DEADLY, backend)
     if deadly_result.status != "killed" or deadly_result.stdout:
-        raise WarmProcessError(f"the self-test failed: a deadly system call ended as {deadly_result.status}")
+        raise ForkServerError(f"the self-test failed: a deadly system call ended as {deadly_result.status}")
 
 
 async def _run(parent: Parent, source: str, backend: str) -> Result:

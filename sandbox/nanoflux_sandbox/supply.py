@@ -1,11 +1,11 @@
-"""Supplies guests: starts, tests and replaces the warm process that forks them, and keeps a few spare guests."""
+"""Supplies child processes: starts, tests and replaces the fork server, and keeps a few spare children."""
 
 from __future__ import annotations
 
 import asyncio
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import Parent, WarmProcessError, WarmReport
+from nanoflux_sandbox.parent import ForkServerError, ForkServerReport, Parent
 from nanoflux_sandbox.program import Program
 
 
@@ -18,7 +18,7 @@ class UnavailableError(Exception):
 
 
 class Supply:
-    """Supplies guests of the first of the given tiers that works. Belongs to the running event loop."""
+    """Supplies child processes of the first tier in `candidates` that works. Belongs to the running event loop."""
 
     def __init__(self, candidates: tuple[str, ...], spares: int) -> None:
         self._candidates = candidates
@@ -29,18 +29,18 @@ class Supply:
         self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
-        """The number of warm processes that have passed the self-test; above 1, some were replaced."""
-        self.warm: WarmReport | None = None
-        """The report of the last warm process."""
+        """The number of fork serveres that have passed the self-test; above 1, some were replaced."""
+        self.server_report: ForkServerReport | None = None
+        """The report of the last fork server."""
         self.reasons: list[str] = []
 
     @property
     def pid(self) -> int | None:
-        """The process id of the live warm process, or None."""
+        """The process id of the live fork server, or None."""
         return self._parent.pid if self._parent is not None else None
 
     async def start(self) -> Parent:
-        """The live warm process, which is started if necessary. Raises UnavailableError if no tier works."""
+        """The live fork server, which is started if necessary. Raises UnavailableError if no tier works."""
         async with self._starting:
             if self._refusal is not None:
                 raise self._refusal
@@ -54,9 +54,9 @@ class Supply:
         for tier in () if reasons else self._candidates:
             parent = Parent(tier)
             try:
-                self.warm = await parent.wait_until_warm()
+                self.server_report = await parent.wait_until_ready()
                 await selftest.verify(parent, tiers.full_name(tier))
-            except WarmProcessError as error:
+            except ForkServerError as error:
                 reasons.append(f"{tiers.full_name(tier)}: {error}")
                 await parent.close()
             else:
@@ -69,7 +69,7 @@ class Supply:
         raise refusal
 
     async def take(self) -> Program:
-        """A guest that waits for a program. Raises UnavailableError or, if the warm process fails, WarmProcessError."""
+        """A child that waits for a program. Raises UnavailableError or, if the fork server fails, ForkServerError."""
         parent = await self.start()
         program = self._take_spare() or Program(parent)
         try:
@@ -90,7 +90,7 @@ class Supply:
         return None
 
     def restock(self) -> None:
-        """Fork a spare guest if there are fewer than configured. Call this after a program has ended: forking while a
+        """Fork a spare child if there are fewer than configured. Call this after a program has ended: forking while a
         program is ending doubles the time that its exit takes, since both work on the same memory.
         """
         parent = self._parent
@@ -106,8 +106,8 @@ class Supply:
             self._parent = None
 
     async def close(self) -> None:
-        """End every guest and the warm process; afterwards nothing can be started. Idempotent."""
-        # Without this refusal, a running program would start another warm process.
+        """End every child and the fork server; afterwards nothing can be started. Idempotent."""
+        # Without this refusal, a running program would start another fork server.
         self._refusal = UnavailableError(["the sandbox was closed"])
         async with self._starting:
             await self._end()

@@ -79,14 +79,14 @@ def test_attack_is_contained_in_every_tier(
     attack = ATTACKS[name]
     assert row["result"]["backend"] == tier
     assert row["result"]["status"] != "unavailable"
-    assert not attack.success(Effects(**row["seen"])), row
-    assert not row["seen"]["changes"]
+    assert not attack.success(Effects(**row["effects"])), row
+    assert not row["effects"]["changes"]
     assert not attack.status or row["result"]["status"] in attack.status, row["result"]
 
 
 @pytest.mark.parametrize("tier", _TIERS)
 @pytest.mark.parametrize("user", _USERS)
-def test_suite_ran_as_the_user_with_one_warm_process(
+def test_suite_ran_as_the_user_with_one_fork_server(
     user: str, tier: str, suite_results: dict[tuple[str, str], Future[dict[str, Any]]]
 ) -> None:
     summary_row = suite_results[user, tier].result()[""]

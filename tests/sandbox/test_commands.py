@@ -31,7 +31,7 @@ def test_run_prints_one_json_document(program: Path) -> None:
     assert (document["status"], document["exit_code"], document["stdout"]) == ("ok", 0, "[0 1 2]\n")
 
 
-def test_run_of_a_failing_program_fails_with_its_output(program: Path) -> None:
+def test_run_of_a_failing_program_prints_its_output_and_exits_with_1(program: Path) -> None:
     program.write_text("print('before')\n1 / 0")
     process = _run_command("run", str(program))
     assert (process.returncode, process.stdout) == (1, "before\n")
@@ -44,27 +44,27 @@ def test_run_applies_the_wall_option(program: Path) -> None:
     assert (process.returncode, json.loads(process.stdout)["status"]) == (1, "timeout")
 
 
-def test_run_of_a_missing_file_is_wrong_usage(program: Path) -> None:
+def test_run_of_a_missing_file_exits_with_2(program: Path) -> None:
     process = _run_command("run", str(program), "--json")
     assert (process.returncode, process.stdout) == (2, "")
     assert "cannot read" in process.stderr
 
 
 @pytest.mark.parametrize("settings", [{"wall_s": -1.0}, {"backend": "docker"}])
-def test_invalid_setting_is_wrong_usage(program: Path, settings: dict[str, object]) -> None:
+def test_invalid_setting_raises_an_error_with_exit_code_2(program: Path, settings: dict[str, object]) -> None:
     program.write_text("print(1)")
     with pytest.raises(SandboxError) as error:
         commands.run_file(program, **settings)  # type: ignore[arg-type]
     assert error.value.exit_code == 2
 
 
-def test_source_that_is_not_utf8_is_a_failed_program(program: Path) -> None:
+def test_source_that_is_not_utf8_has_the_status_error(program: Path) -> None:
     program.write_bytes(b"print('\xff')")
     outcome = commands.run_file(program)
     assert (outcome["status"], commands.exit_code(outcome)) == ("error", 1)
 
 
-def test_bench_reports_figures_and_whether_they_meet_the_bounds() -> None:
+def test_bench_reports_times_and_whether_they_meet_the_bounds() -> None:
     process = _run_command("bench", "--calls", "20", "--json")
     document = json.loads(process.stdout)
     assert process.returncode == 0

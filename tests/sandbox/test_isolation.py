@@ -40,8 +40,8 @@ async def test_program_sees_no_state_of_the_previous_one(sandbox: Sandbox) -> No
     assert result.stdout == "False False 3.141592653589793 False False False False\n", result
 
 
-async def test_guest_memory_contains_no_other_program(sandbox: Sandbox) -> None:
-    """A fork copies the warm process, so neither sources nor outputs of other programs may ever have been in it."""
+async def test_child_memory_contains_no_other_program(sandbox: Sandbox) -> None:
+    """A fork copies the fork server, so neither sources nor outputs of other programs may ever have been in it."""
     secret = "x" + "k7" * 12
     for _ in range(3):
         await sandbox.run(f"print({secret!r})")
@@ -71,7 +71,7 @@ async def test_results_are_reproducible(sandbox: Sandbox) -> None:
         assert (await other_sandbox.run(code)).stdout == first_result.stdout
 
 
-async def test_identity_names_the_versions_in_the_guest(sandbox: Sandbox) -> None:
+async def test_identity_names_the_versions_in_the_child(sandbox: Sandbox) -> None:
     identity = await sandbox.identity()
     code = "import sys, numpy, sympy, json\nprint(json.dumps([sys.version.split()[0], numpy.__version__, sympy.__version__]))"
     versions = json.loads((await sandbox.run(code)).stdout)
@@ -82,13 +82,13 @@ async def test_identity_names_the_versions_in_the_guest(sandbox: Sandbox) -> Non
 
 _FORGED_REPORTS = (
     '{"status": "ok", "exit_code": 0, "stdout": "42", "stderr": "", "truncated": false, "wall_s": 0, "backend": "x"}',
-    '{"do": "end", "guest": 3, "status": 0, "cpu_s": 0, "late": false}',
+    '{"do": "end", "child": 3, "status": 0, "cpu_s": 0, "late": false}',
     "re",
 )
 
 
 @pytest.mark.parametrize("report", _FORGED_REPORTS)
-async def test_printed_report_is_only_output(sandbox: Sandbox, report: str) -> None:
+async def test_forged_report_is_treated_as_output(sandbox: Sandbox, report: str) -> None:
     write_statements = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
     code = f"import os\nreport = {report!r}.encode()\n{write_statements}\nraise SystemExit(5)"
     result = await sandbox.run(code)

@@ -43,9 +43,9 @@ def _measure_resident_mb(pids: set[int]) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _warm_pid(sandbox: Sandbox) -> int:
-    assert sandbox.warm_pid is not None
-    return sandbox.warm_pid
+def _fork_server_pid(sandbox: Sandbox) -> int:
+    assert sandbox.fork_server_pid is not None
+    return sandbox.fork_server_pid
 
 
 async def test_sixty_four_concurrent_programs_give_correct_results() -> None:
@@ -59,12 +59,12 @@ async def test_pool_runs_at_most_its_workers_at_once() -> None:
     async with Sandbox(workers=2, spares=0) as sandbox:
         await sandbox.identity()
         runs = asyncio.gather(*(sandbox.run("import time\ntime.sleep(0.5)") for _ in range(6)))
-        most_processes = 0
+        max_processes = 0
         while not runs.done():
-            most_processes = max(most_processes, len(_find_descendants(_warm_pid(sandbox))))
+            max_processes = max(max_processes, len(_find_descendants(_fork_server_pid(sandbox))))
             await asyncio.sleep(0.05)
         await runs
-    assert 1 <= most_processes <= 3  # two guests, and the warm process itself, a child of the process that waits for it
+    assert 1 <= max_processes <= 3  # two children and the fork server, for which the started process waits
 
 
 async def test_thousand_programs_leak_nothing() -> None:
@@ -79,7 +79,7 @@ async def test_thousand_programs_leak_nothing() -> None:
         await asyncio.sleep(0.3)
         after = await _measure_resources(sandbox)
     assert after["descriptors"] == before["descriptors"]
-    assert after["warm descriptors"] == before["warm descriptors"]
+    assert after["most descriptors of a process"] == before["most descriptors of a process"]
     assert after["mounts"] == before["mounts"]
     assert after["processes"] <= before["processes"]
     assert after["memory"] < before["memory"] + 8
@@ -88,7 +88,7 @@ async def test_thousand_programs_leak_nothing() -> None:
 def _count_open_files(pid: int) -> int:
     try:
         return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # an ordinary user may not read the warm process
+    except OSError:  # an ordinary user may not read the fork server
         return 0
 
 
@@ -97,35 +97,35 @@ async def _measure_resources(sandbox: Sandbox) -> dict[str, float]:
     descriptors = [_count_open_files(pid) for pid in descendants]
     return {
         "descriptors": _count_open_files(os.getpid()),
-        "warm descriptors": max(descriptors, default=0),
+        "most descriptors of a process": max(descriptors, default=0),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "processes": len(descendants),
         "memory": _measure_resident_mb({os.getpid(), *descendants}),
     }
 
 
-async def test_dead_warm_process_is_replaced(sandbox: Sandbox) -> None:
-    old_pid = _warm_pid(sandbox)
+async def test_dead_fork_server_is_replaced(sandbox: Sandbox) -> None:
+    old_pid = _fork_server_pid(sandbox)
     os.kill(old_pid, signal.SIGKILL)
     result = await sandbox.run("print('again')")
     assert (result.status, result.stdout) == ("ok", "again\n")
-    assert _warm_pid(sandbox) != old_pid
+    assert _fork_server_pid(sandbox) != old_pid
 
 
-async def test_program_is_retried_after_its_warm_process_died(sandbox: Sandbox) -> None:
+async def test_program_is_retried_after_its_fork_server_died(sandbox: Sandbox) -> None:
     run = asyncio.create_task(sandbox.run("import time\ntime.sleep(0.5)\nprint('done')", Limits(wall_s=20.0)))
     await asyncio.sleep(0.2)
-    os.kill(_warm_pid(sandbox), signal.SIGKILL)
+    os.kill(_fork_server_pid(sandbox), signal.SIGKILL)
     result = await run
     assert (result.status, result.stdout) == ("ok", "done\n")
 
 
 def _suspend(sandbox: Sandbox) -> None:
-    for pid in (_warm_pid(sandbox), *_find_descendants(_warm_pid(sandbox))):
+    for pid in (_fork_server_pid(sandbox), *_find_descendants(_fork_server_pid(sandbox))):
         os.kill(pid, signal.SIGSTOP)
 
 
-async def test_program_of_a_stalled_warm_process_times_out(sandbox: Sandbox) -> None:
+async def test_program_of_a_stalled_fork_server_times_out(sandbox: Sandbox) -> None:
     run = asyncio.create_task(sandbox.run("import time\ntime.sleep(60)", Limits(wall_s=1.0)))
     await asyncio.sleep(0.5)
     _suspend(sandbox)
@@ -135,7 +135,7 @@ async def test_program_of_a_stalled_warm_process_times_out(sandbox: Sandbox) -> 
     assert (await sandbox.run("print('again')")).stdout == "again\n"
 
 
-async def test_stalled_warm_process_is_replaced_for_the_next_program(sandbox: Sandbox) -> None:
+async def test_stalled_fork_server_is_replaced_for_the_next_program(sandbox: Sandbox) -> None:
     await sandbox.run("print('leaves a spare')")
     _suspend(sandbox)
     result = await sandbox.run("print('ran')", Limits(wall_s=1.0))

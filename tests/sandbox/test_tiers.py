@@ -1,4 +1,4 @@
-"""Weaker machines: without user namespaces the second tier is used; with fewer layers no program runs."""
+"""Without user namespaces the second tier is used; on machines with even fewer layers, no program runs."""
 
 import json
 import subprocess

@@ -1,7 +1,7 @@
 """Namespaces: a program sees no other user, process, network, host name or file.
 
 The root is an empty, read-only tmpfs: everything that a program may import is already in memory, so not even the files
-of the interpreter are needed. Each program gets a separate PID namespace inside that of the warm process.
+of the interpreter are needed. Each program gets a separate PID namespace inside that of the fork server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Moves the memory of the warm process to larger pages, so that forking it and ending a fork take a third of the time.
+"""Moves the memory of the fork server to larger pages, so that forking it and ending a fork take a third of the time.
 
 This is an optional speed-up: kernels before 6.1, or without transparent huge pages, work without it.
 """

@@ -108,7 +108,7 @@ def compile_filter(machine: str = "") -> bytes:
 
 
 class Filter:
-    """The compiled filter, stored in memory once, so that a guest can apply it with a single call."""
+    """The compiled filter, stored in memory once, so that a child can apply it with a single call."""
 
     def __init__(self, program: bytes) -> None:
         self._program = ctypes.create_string_buffer(program, len(program))

@@ -36,7 +36,7 @@ def world_changed(effects: Effects) -> bool:
 
 
 def needed_a_kill(effects: Effects) -> bool:
-    """Only a kill ended the program."""
+    """The program ended only when it was killed."""
     return effects.late
 
 
@@ -47,7 +47,7 @@ def judged_right(effects: Effects) -> bool:
 
 @dataclass(frozen=True)
 class Attack:
-    """A program that finds the dict `World.words()` in its variable `W`."""
+    """A program whose variable `W` is the dict from `World.describe()`."""
 
     name: str
     code: str
@@ -58,6 +58,6 @@ class Attack:
     """Whether its plain run uses the naive judge, which compares inside the program's process."""
     limits: dict[str, Any] = field(default_factory=dict)
 
-    def source(self, words: dict[str, Any]) -> str:
-        """The complete program: `W`, set to these facts about a world, and the code."""
-        return f"W = {words!r}\n{self.code}"
+    def source(self, world: dict[str, Any]) -> str:
+        """The complete program: the code, after an assignment of `world`, a description of the world, to `W`."""
+        return f"W = {world!r}\n{self.code}"

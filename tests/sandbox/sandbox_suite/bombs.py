@@ -91,11 +91,11 @@ _RESOURCE_BOMBS = {
 }
 
 _DISK_BOMBS = {
-    "disk bomb": "with open(W['free'] + '/big', 'wb') as f:\n    for _ in range(40):\n        f.write(bytes(1 << 20))",
-    "inode bomb": "for i in range(300):\n    open(f\"{W['free']}/{i}\", 'w').close()",
-    "folder bomb": "import os\nos.makedirs(W['free'] + '/a' * 100)",
-    "sparse file": "import os\nf = os.open(W['free'] + '/sparse', os.O_CREAT | os.O_RDWR)\nos.ftruncate(f, 1 << 40)",
-    "temporary files": "import tempfile\nfor _ in range(50):\n    tempfile.mkstemp(dir=W['free'])",
+    "disk bomb": "with open(W['scratch'] + '/big', 'wb') as f:\n    for _ in range(40):\n        f.write(bytes(1 << 20))",
+    "inode bomb": "for i in range(300):\n    open(f\"{W['scratch']}/{i}\", 'w').close()",
+    "folder bomb": "import os\nos.makedirs(W['scratch'] + '/a' * 100)",
+    "sparse file": "import os\nf = os.open(W['scratch'] + '/sparse', os.O_CREAT | os.O_RDWR)\nos.ftruncate(f, 1 << 40)",
+    "temporary files": "import tempfile\nfor _ in range(50):\n    tempfile.mkstemp(dir=W['scratch'])",
 }
 
 BOMBS = [

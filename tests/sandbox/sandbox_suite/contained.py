@@ -1,7 +1,7 @@
 """Runs every attack in the sandbox, in a separate process: `python contained.py BACKEND`, results as JSON lines.
 
 The process is separate so that it can run as any user and hold secrets in its environment and descriptors, which a
-careless start would pass on.
+sandbox that is started carelessly would inherit.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ def judge_output(result: Result) -> str:
 async def _run_attack(sandbox: Sandbox, world: World, attack: Attack) -> dict:
     limits = Limits(wall_s=WALL_S, **attack.limits)
     start = time.monotonic()
-    result = await sandbox.run(attack.source(world.words()), limits)
+    result = await sandbox.run(attack.source(world.describe()), limits)
     seconds = time.monotonic() - start
     effects = Effects(result.stdout, seconds > WALL_S + GRACE_S, judge_output(result), world.changes())
-    return {"attack": attack.name, "seconds": seconds, "seen": asdict(effects), "result": result.as_dict()}
+    return {"attack": attack.name, "seconds": seconds, "effects": asdict(effects), "result": result.as_dict()}
 
 
 async def main(backend: str) -> None:

@@ -31,10 +31,10 @@ _READS = {
         "import mmap, os\nprint(mmap.mmap(os.open(W['secret'], os.O_RDONLY), 0, access=mmap.ACCESS_READ)[:])"
     ),
     "read through a symbolic link": (
-        "import os\nos.symlink(W['secret'], W['free'] + '/sym')\nprint(open(W['free'] + '/sym').read())"
+        "import os\nos.symlink(W['secret'], W['scratch'] + '/sym')\nprint(open(W['scratch'] + '/sym').read())"
     ),
     "read through a hard link": (
-        "import os\nos.link(W['secret'], W['free'] + '/hard')\nprint(open(W['free'] + '/hard').read())"
+        "import os\nos.link(W['secret'], W['scratch'] + '/hard')\nprint(open(W['scratch'] + '/hard').read())"
     ),
     "read through /proc/self/root": "print(open('/proc/self/root' + W['secret']).read())",
     "read through the inherited folder": (
@@ -72,32 +72,32 @@ _READS = {
 }
 
 _CHANGES = {
-    "create a file": "open(W['free'] + '/new', 'w').write('x')",
+    "create a file": "open(W['scratch'] + '/new', 'w').write('x')",
     "overwrite a file": "open(W['doomed'], 'w').write('gone')",
     "append to a file": "open(W['doomed'], 'a').write('more')",
     "delete a file": "import os\nos.remove(W['doomed'])",
     "delete with a raw call": "import ctypes\nctypes.CDLL(None).unlink(W['doomed'].encode())",
-    "delete with shutil": "import shutil\nshutil.rmtree(W['free'])",
+    "delete with shutil": "import shutil\nshutil.rmtree(W['scratch'])",
     "rename a file": "import os\nos.rename(W['doomed'], W['doomed'] + '.away')",
     "truncate a file": "import os\nos.truncate(W['doomed'], 1)",
-    "make a folder": "import os\nos.mkdir(W['free'] + '/sub')",
-    "make a symbolic link": "import os\nos.symlink('/etc', W['free'] + '/link')",
-    "make a pipe file": "import os\nos.mkfifo(W['free'] + '/pipe')",
+    "make a folder": "import os\nos.mkdir(W['scratch'] + '/sub')",
+    "make a symbolic link": "import os\nos.symlink('/etc', W['scratch'] + '/link')",
+    "make a pipe file": "import os\nos.mkfifo(W['scratch'] + '/pipe')",
     "change the rights of a file": "import os\nos.chmod(W['doomed'], 0o755)",
     "change the times of a file": "import os\nos.utime(W['doomed'], (1, 1))",
-    "save with numpy": "import numpy\nnumpy.save(W['free'] + '/array', numpy.zeros(3))",
-    "make a temporary file": "import tempfile\ntempfile.NamedTemporaryFile(dir=W['free'], delete=False).write(b'x')",
-    "write at exit": "import atexit\natexit.register(lambda: open(W['free'] + '/late', 'w').write('x'))",
+    "save with numpy": "import numpy\nnumpy.save(W['scratch'] + '/array', numpy.zeros(3))",
+    "make a temporary file": "import tempfile\ntempfile.NamedTemporaryFile(dir=W['scratch'], delete=False).write(b'x')",
+    "write at exit": "import atexit\natexit.register(lambda: open(W['scratch'] + '/late', 'w').write('x'))",
     "write in a finalizer": (
-        "class F:\n    def __del__(self, open=open):\n        open(W_FREE + '/final', 'w').write('x')\n\n"
-        "W_FREE = W['free']\nf = F()"
+        "class F:\n    def __del__(self, open=open):\n        open(SCRATCH + '/final', 'w').write('x')\n\n"
+        "SCRATCH = W['scratch']\nf = F()"
     ),
     "write from an import hook": (
         "import sys\n\nclass H:\n    def find_spec(self, name, path=None, target=None):\n"
-        "        open(W['free'] + '/hook', 'w').write('x')\n\nsys.meta_path.insert(0, H())\nimport nothing_of_that_name"
+        "        open(W['scratch'] + '/hook', 'w').write('x')\n\nsys.meta_path.insert(0, H())\nimport nothing_of_that_name"
     ),
     "unpickle a write": (
-        "import os, pickle\n\nclass R:\n    def __reduce__(self):\n        return os.mkdir, (W['free'] + '/pickled',)\n\n"
+        "import os, pickle\n\nclass R:\n    def __reduce__(self):\n        return os.mkdir, (W['scratch'] + '/pickled',)\n\n"
         "pickle.loads(pickle.dumps(R()))"
     ),
 }

@@ -20,7 +20,7 @@ def run(attack: Attack, world: World) -> Effects:
     """Run an attack and return its effects on `world`, including those shortly after its end."""
     read_end, write_end = os.pipe()
     with tempfile.NamedTemporaryFile("w", suffix=".py") as program, os.fdopen(read_end) as verdict_file:
-        program.write(attack.source(world.words()))
+        program.write(attack.source(world.describe()))
         program.flush()
         script = [_JUDGE, program.name, str(write_end)] if attack.judged else [program.name]
         process = subprocess.Popen(

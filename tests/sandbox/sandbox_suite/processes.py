@@ -74,17 +74,17 @@ _PRINTING_PROGRAMS = {
 }
 
 _CHANGING_PROGRAMS = {
-    "replace itself": "import os\nos.execv('/bin/sh', ['sh', '-c', f\"echo x > {W['free']}/shell\"])",
+    "replace itself": "import os\nos.execv('/bin/sh', ['sh', '-c', f\"echo x > {W['scratch']}/shell\"])",
     "signal another": "import os, signal\nos.kill(W['victim'], signal.SIGKILL)",
     "signal by pidfd": "import os, signal\nsignal.pidfd_send_signal(os.pidfd_open(W['victim']), signal.SIGKILL)",
     "raw tkill": ("import ctypes, os\nn = 200 if W['x86'] else 130\nctypes.CDLL(None).syscall(n, W['victim'], 9)"),
     "a daemon that writes later": (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(0.2)\n"
-        "        open(W['free'] + '/daemon', 'w').write('x')\n    os._exit(0)"
+        "        open(W['scratch'] + '/daemon', 'w').write('x')\n    os._exit(0)"
     ),
     "a child that outlives": (
         "import os, signal, time\nif os.fork() == 0:\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    time.sleep(0.3)\n"
-        "    open(W['free'] + '/orphan', 'w').write('x')\n    os._exit(0)"
+        "    open(W['scratch'] + '/orphan', 'w').write('x')\n    os._exit(0)"
     ),
     "a shell": "import subprocess\nsubprocess.run(f\"rm {W['doomed']}\", shell=True)",
 }

@@ -69,7 +69,7 @@ _NUMBERED_CALLS = {
 _PRINTING_PROGRAMS = {
     "enter a user namespace": "import ctypes\nprint('BREACH' if ctypes.CDLL(None).unshare(0x10000000) == 0 else '')",
     "mount in a new namespace": _ENTER_NAMESPACES
-    + ("r = c.mount(b'none', W['free'].encode(), b'tmpfs', 0, None)\nprint('BREACH' if r == 0 else '')"),
+    + ("r = c.mount(b'none', W['scratch'].encode(), b'tmpfs', 0, None)\nprint('BREACH' if r == 0 else '')"),
     "chroot in a new namespace": _ENTER_NAMESPACES + "print('BREACH' if c.chroot(b'/') == 0 else '')",
     "host name in a new namespace": (
         "import ctypes\nc = ctypes.CDLL(None)\nif c.unshare(0x10000000 | 0x4000000) == 0 and c.sethostname(b'x', 1) == 0:\n"

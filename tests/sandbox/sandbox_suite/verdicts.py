@@ -1,7 +1,7 @@
 """Attacks on the verdict: wrong answers that pretend to be 42. The plain runs use a naive judge.
 
 In the sandbox the verdict is derived as in the application: from the status and the last line of output, compared
-outside the guest. The guest never holds the expected number.
+outside the child. The child never holds the expected number.
 """
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
@@ -62,7 +62,7 @@ _FORGERIES = {
 }
 
 _UNPICKLED = (
-    "import os, pickle, sys\n\nclass R:\n    def __reduce__(self):\n        return os.mkdir, (W['free'] + '/unpickled',)\n\n"
+    "import os, pickle, sys\n\nclass R:\n    def __reduce__(self):\n        return os.mkdir, (W['scratch'] + '/unpickled',)\n\n"
     "sys.stdout.write('pickle:' + pickle.dumps(R(), 0).decode('latin-1').encode('unicode_escape').decode() + '\\n')"
 )
 

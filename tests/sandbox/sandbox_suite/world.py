@@ -1,4 +1,4 @@
-"""The host that attacks target: files, a victim process, listening sockets, descriptors, and changes to them."""
+"""The targets of the attacks on one machine: files, a victim process, listening sockets and descriptors."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ SECRET = "the secret of the host\n"
 
 
 class World:
-    """A small host for attacks; `changes` lists what an attack changed and restores it."""
+    """Files, processes and sockets to attack; `changes` lists what an attack changed and restores it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sandbox-world-"))
@@ -45,8 +45,8 @@ class World:
             os.set_inheritable(descriptor, True)
 
     def _restore(self) -> None:
-        shutil.rmtree(self.folder / "free", ignore_errors=True)
-        (self.folder / "free").mkdir()
+        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+        (self.folder / "scratch").mkdir()
         for name, text in (("secret", SECRET), ("doomed", "doomed\n"), ("hostmodule.py", f"TEXT = {SECRET!r}\n")):
             if not (self.folder / name).exists() or name == "doomed":
                 (self.folder / name).write_text(text)
@@ -63,22 +63,22 @@ class World:
         doomed = self.folder / "doomed"
         state = {path.name: None for path in self.folder.iterdir()}
         doomed_stat = doomed.stat() if doomed.exists() else None
-        names_in_free = sorted(path.name for path in (self.folder / "free").glob("*"))
+        scratch_names = sorted(path.name for path in (self.folder / "scratch").glob("*"))
         return {
             **state,
             "doomed": doomed_stat
             and (doomed_stat.st_mode, doomed_stat.st_size, doomed_stat.st_mtime, doomed.read_text()),
-            "free": (self.folder / "free").exists() and names_in_free,
+            "scratch": (self.folder / "scratch").exists() and scratch_names,
         }
 
-    def words(self) -> dict[str, Any]:
-        """The facts about this world that an attack receives."""
+    def describe(self) -> dict[str, Any]:
+        """The paths, process id, ports and other facts that an attack gets in its variable `W`."""
         assert self._victim is not None
         return {
             "folder": str(self.folder),
             "secret": str(self.folder / "secret"),
             "doomed": str(self.folder / "doomed"),
-            "free": str(self.folder / "free"),
+            "scratch": str(self.folder / "scratch"),
             "victim": self._victim.pid,
             "tcp": self._sockets["tcp"].getsockname()[1],
             "udp": self._sockets["udp"].getsockname()[1],

@@ -1,8 +1,8 @@
-"""The warm process: imports the libraries once, isolates itself, then forks a guest for each request of the caller.
+"""The fork server: imports the libraries once, isolates itself, then forks a child process at each request.
 
-Programs and their outputs pass directly between caller and guest, never through the warm process, so no fork inherits
-anything from an earlier program. The warm process enforces the wall time, and reports the end of each guest to the
-caller on a socket that no guest has. It exits when the caller exits.
+Programs and their outputs pass directly between caller and child, never through the fork server, so no fork inherits
+anything from an earlier program. The fork server enforces the wall time, and reports the end of each child to the
+caller on a socket that no child has. It exits when the caller exits.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_sandbox import guest, library
+from nanoflux_sandbox import child_process, library
 from nanoflux_sandbox.kernel import landlock, libc, namespaces, pages, privileges
 
 MESSAGE_BYTES = 4096
 
 
 @dataclass(slots=True)
-class _Guest:
+class _Child:
     number: int
     pid: int
     deadline: float = float("inf")
     late: bool = False
 
 
-class _GuestForker:
-    """Forks, times and reaps guests, as the caller requests."""
+class _ForkServer:
+    """Forks, times and reaps children, as the caller requests."""
 
     def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
         self._control = control
         self._caller = caller
-        self._setup = guest.GuestSetup(layers)
+        self._setup = child_process.ChildSetup(layers)
         self._pid_namespace = namespaces.open_pid_namespace() if "namespaces" in layers else None
-        self._guests: dict[int, _Guest] = {}  # by pidfd
+        self._children: dict[int, _Child] = {}  # by pidfd
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
         self._events.register(caller, select.POLLIN)
@@ -54,11 +54,11 @@ class _GuestForker:
                     self._reap(descriptor)
                 elif not self._handle_request():
                     return
-            self._kill_late_guests()
+            self._kill_late_children()
 
     def _poll_timeout_ms(self) -> float | None:
         nearest_deadline = min(
-            (child.deadline for child in self._guests.values() if not child.late), default=float("inf")
+            (child.deadline for child in self._children.values() if not child.late), default=float("inf")
         )
         return None if nearest_deadline == float("inf") else max(0.0, nearest_deadline - time.monotonic()) * 1000 + 1
 
@@ -68,14 +68,14 @@ class _GuestForker:
             return False
         request = json.loads(message)
         if request["do"] == "fork":
-            self._fork(request["guest"], descriptors)
+            self._fork(request["child"], descriptors)
             return True
-        for child in self._guests.values():
-            if child.number == request["guest"]:
+        for child in self._children.values():
+            if child.number == request["child"]:
                 self._apply_request(child, request)
         return True
 
-    def _apply_request(self, child: _Guest, request: dict[str, Any]) -> None:
+    def _apply_request(self, child: _Child, request: dict[str, Any]) -> None:
         if request["do"] == "start":
             child.deadline = time.monotonic() + request["wall_s"]
         else:
@@ -86,26 +86,26 @@ class _GuestForker:
             namespaces.isolate_next_child()
         pid = libc.fork()
         if pid == 0:
-            guest.run_guest(self._setup, descriptors)
+            child_process.run_child(self._setup, descriptors)
         if self._pid_namespace is not None:
             namespaces.restore_pid_namespace(self._pid_namespace)
         for descriptor in descriptors:
             os.close(descriptor)
         pidfd = os.pidfd_open(pid)
-        self._guests[pidfd] = _Guest(number, pid)
+        self._children[pidfd] = _Child(number, pid)
         self._events.register(pidfd, select.POLLIN)
 
     def _reap(self, pidfd: int) -> None:
-        child = self._guests.pop(pidfd)
+        child = self._children.pop(pidfd)
         self._events.unregister(pidfd)
         os.close(pidfd)
         _, status, usage = os.wait4(child.pid, 0)
         cpu_s = usage.ru_utime + usage.ru_stime
-        send(self._control, do="end", guest=child.number, status=status, cpu_s=cpu_s, late=child.late)
+        send(self._control, do="end", child=child.number, status=status, cpu_s=cpu_s, late=child.late)
 
-    def _kill_late_guests(self) -> None:
+    def _kill_late_children(self) -> None:
         now = time.monotonic()
-        for child in self._guests.values():
+        for child in self._children.values():
             if not child.late and child.deadline <= now:
                 child.late = True
                 os.kill(child.pid, signal.SIGKILL)
@@ -117,7 +117,7 @@ def send(control: socket.socket, **message: Any) -> None:
 
 
 def main() -> None:
-    """Run the warm process. `argv` has the control socket, the caller's pid and the layers to apply."""
+    """Run the fork server. `argv` has the control socket, the caller's pid and the layers to apply."""
     control_descriptor, caller_pid, layer_names = sys.argv[1:]
     control = socket.socket(fileno=int(control_descriptor))
     try:
@@ -128,21 +128,21 @@ def main() -> None:
         send(control, do="failed", reason=f"{type(error).__name__}: {error}")
         return
     python = ".".join(str(part) for part in sys.version_info[:3])
-    send(control, do="warm", python=python, machine=os.uname().machine, libraries=versions)
+    send(control, do="ready", python=python, machine=os.uname().machine, libraries=versions)
     forker.serve()
-    os._exit(0)  # the PID namespace, or each guest's parent-death signal, ends the remaining guests
+    os._exit(0)  # the PID namespace, or each child's parent-death signal, ends the remaining children
 
 
 def _load() -> dict[str, str]:
     versions = library.load()
     library.warm_up()
     library.restrict_imports(versions)
-    guest.prepare()
+    child_process.prepare()
     pages.collapse()
     return versions
 
 
-def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _GuestForker:
+def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _ForkServer:
     privileges.no_new_privileges()
     privileges.drop_root()
     if "namespaces" in layers:
@@ -151,7 +151,7 @@ def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _Gu
     privileges.die_with_parent(signal.SIGKILL)
     if "namespaces" in layers:
         _continue_as_first_process(control)
-    forker = _GuestForker(control, caller, layers)  # reads /proc, which the next line removes
+    forker = _ForkServer(control, caller, layers)  # reads /proc, which the next line removes
     if "namespaces" in layers:
         namespaces.empty_root()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)

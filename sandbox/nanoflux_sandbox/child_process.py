@@ -1,7 +1,7 @@
-"""The guest: a fork of the warm process that isolates itself, receives one program, runs it and exits.
+"""The child process: a fork of the fork server that isolates itself, receives one program, runs it and exits.
 
-The order matters: every layer must be active before the program is parsed. The guest confirms this with two bytes on
-its output: one when it waits for a program, and one when the system call filter is active. A guest that cannot isolate
+The order matters: every layer must be active before the program is parsed. The child confirms this with two bytes on
+its output: one when it waits for a program, and one when the system call filter is active. A child that cannot isolate
 itself writes nothing and exits.
 """
 
@@ -28,8 +28,8 @@ _CLOSE_RANGE = 436
 _ISOLATION_FAILED = 111
 
 
-class GuestSetup:
-    """The data that all guests of one warm process share, prepared before the first fork."""
+class ChildSetup:
+    """The data that all children of one fork server share, prepared before the first fork."""
 
     def __init__(self, layers: frozenset[str]) -> None:
         self.filter = seccomp.Filter(seccomp.compile_filter())
@@ -38,7 +38,7 @@ class GuestSetup:
 
 
 def prepare() -> None:
-    """Set the state that every guest inherits from the warm process: seeds, streams, program name, environment."""
+    """Set the state that every child inherits from the fork server: seeds, streams, program name, environment."""
     _seed_generators()
     _open_streams()
     os.environ.clear()
@@ -48,7 +48,7 @@ def prepare() -> None:
     sys.executable = ""
     atexit._clear()
     gc.collect()
-    gc.freeze()  # so that collections in a guest do not write to, and thereby copy, the shared memory
+    gc.freeze()  # so that collections in a child do not write to, and thereby copy, the shared memory
 
 
 def _seed_generators() -> None:
@@ -59,7 +59,7 @@ def _seed_generators() -> None:
         numpy_random.bit_generator.randbits = random.Random(0).getrandbits  # the entropy source of default_rng()
 
 
-def run_guest(setup: GuestSetup, descriptors: list[int]) -> NoReturn:
+def run_child(setup: ChildSetup, descriptors: list[int]) -> NoReturn:
     """Run one program on `descriptors` (input, output, error output) and exit. Never returns, never raises."""
     exit_process, exit_code = os._exit, _ISOLATION_FAILED
     try:
@@ -82,7 +82,7 @@ def _keep_only_descriptors(descriptors: list[int]) -> None:
 
 
 def _open_streams() -> None:
-    """Open the streams on unused pipes. Each guest replaces the pipes; opening the streams there would cost 0.4 ms."""
+    """Open the streams on unused pipes. Each child replaces the pipes; opening the streams there would cost 0.4 ms."""
     read_end, write_end = os.pipe()
     for number, descriptor in enumerate((read_end, write_end, write_end)):
         os.dup2(descriptor, number, inheritable=False)
@@ -94,14 +94,14 @@ def _open_streams() -> None:
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
-def _isolate(setup: GuestSetup) -> None:
+def _isolate(setup: ChildSetup) -> None:
     privileges.die_with_parent(signal.SIGKILL)
     if setup.landlock:
         landlock.deny_everything()
     privileges.drop_capabilities()
 
 
-def _receive_source(setup: GuestSetup) -> bytes:
+def _receive_source(setup: ChildSetup) -> bytes:
     size, memory_bytes, cpu_s = HEADER.unpack(_read_exactly(HEADER.size))
     source = _read_exactly(size)
     privileges.limit_resources(setup.mapped_bytes + memory_bytes, cpu_s)
@@ -112,7 +112,7 @@ def _read_exactly(size: int) -> bytes:
     parts = []
     while size:
         part = os.read(0, min(size, 1 << 20))
-        if not part:  # the caller has exited, or has no program for this guest
+        if not part:  # the caller has exited, or has no program for this child
             os._exit(0)
         parts.append(part)
         size -= len(part)
