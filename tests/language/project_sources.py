@@ -1,5 +1,4 @@
-"""Reads the project's sources: errors with their messages and fixes, assigned names, functions, docstrings and
-comments.
+"""Reads the project's sources: error messages with their fixes, assigned names, functions, docstrings and comments.
 
 Run as a script, it prints every error that the project raises.
 """
@@ -19,32 +18,32 @@ SOURCES = (*PACKAGES, "bench", "tests")
 ERRORS = frozenset({"NanofluxError", "ModelsError", "SandboxError"})
 """The base classes of errors with a message and a fix."""
 FIX_POSITION = {"PromptRefusedError": 2}
-"""The position of the argument `fix`, if it is not the second one."""
+"""The index of the argument `fix` of an error class, if it is not 1."""
 VALUE = "{}"
-"""Stands for an inserted value."""
+"""Stands for a value that is inserted at run time."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, slots=True)
 class RaisedError:
-    """An error that the code creates, with all variants of its message and fix; `fixes` is None if it has no fix."""
+    """A call that creates an error, with every possible message and fix; `fixes` is None if it passes no fix."""
 
-    place: str
-    kind: str
+    location: str
+    class_name: str
     messages: tuple[str, ...]
     fixes: tuple[str, ...] | None
 
 
 @cache
 def parse_sources(folders: tuple[str, ...]) -> dict[str, ast.Module]:
-    """The syntax tree of every Python file below these folders, by its path in the project."""
+    """The syntax tree of every Python file below `folders`, by the file's path in the project."""
     files = (file for folder in folders for file in sorted((PROJECT / folder).rglob("*.py")))
     return {str(file.relative_to(PROJECT)): ast.parse(file.read_text("utf-8")) for file in files}
 
 
 @cache
-def error_classes() -> frozenset[str]:
+def list_error_classes() -> frozenset[str]:
     """The names of all error classes with a message and a fix."""
     bases = {
         node.name: {ast.unparse(base) for base in node.bases}
@@ -59,23 +58,25 @@ def error_classes() -> frozenset[str]:
 
 
 @cache
-def raised_errors() -> tuple[RaisedError, ...]:
-    """Every place that creates an error with a message and a fix."""
-    return tuple(error for path, tree in parse_sources(PACKAGES).items() for error in _errors_in(path, tree, values={}))
+def list_raised_errors() -> tuple[RaisedError, ...]:
+    """Every error with a message and a fix that the packages create."""
+    return tuple(
+        error for path, tree in parse_sources(PACKAGES).items() for error in _find_errors(path, tree, values={})
+    )
 
 
-def _errors_in(path: str, scope: ast.AST, values: dict[str, list[ast.expr]]) -> Iterator[RaisedError]:
-    """The errors that a module or function creates; `values` has the values assigned to names in enclosing scopes."""
+def _find_errors(path: str, scope: ast.AST, values: dict[str, list[ast.expr]]) -> Iterator[RaisedError]:
+    """The errors that a module or function creates. `values` maps names in enclosing scopes to their assignments."""
     values_here = dict(values)
     nodes = list(_walk_scope(scope))
     for node in nodes:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             values_here[node.targets[0].id] = [*values_here.get(node.targets[0].id, ()), node.value]
     for node in nodes:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in error_classes():
-            yield _describe(path, node, node.func.id, values_here)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in list_error_classes():
+            yield _build_raised_error(path, node, node.func.id, values_here)
         elif isinstance(node, Function | ast.Lambda):
-            yield from _errors_in(path, node, values_here)
+            yield from _find_errors(path, node, values_here)
 
 
 def _walk_scope(scope: ast.AST) -> Iterator[ast.AST]:
@@ -86,42 +87,43 @@ def _walk_scope(scope: ast.AST) -> Iterator[ast.AST]:
             yield from _walk_scope(child)
 
 
-def _describe(path: str, call: ast.Call, kind: str, values: dict[str, list[ast.expr]]) -> RaisedError:
-    position = FIX_POSITION.get(kind, 1)
-    fix = next((word.value for word in call.keywords if word.arg == "fix"), None)
+def _build_raised_error(path: str, call: ast.Call, class_name: str, values: dict[str, list[ast.expr]]) -> RaisedError:
+    position = FIX_POSITION.get(class_name, 1)
+    fix = next((keyword.value for keyword in call.keywords if keyword.arg == "fix"), None)
     if fix is None and len(call.args) > position:
         fix = call.args[position]
-    messages = read_texts(call.args[0], values) if call.args else ()
-    return RaisedError(f"{path}:{call.lineno}", kind, messages, read_texts(fix, values) if fix else None)
+    messages = list_texts(call.args[0], values) if call.args else ()
+    return RaisedError(f"{path}:{call.lineno}", class_name, messages, list_texts(fix, values) if fix else None)
 
 
-def read_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, ...]:
-    """The possible texts of an expression: both branches of a condition, and `VALUE` for anything but a literal."""
+def list_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, ...]:
+    """The strings that an expression can give: both branches of a condition, and `VALUE` for all but literals."""
     match node:
         case ast.Constant(value=str(text)):
             return (text,)
         case ast.Name(id=name) if name in values:
             other_values = {other_name: value for other_name, value in values.items() if other_name != name}
-            return tuple(text for value in values[name] for text in read_texts(value, other_values))
-        case ast.JoinedStr(values=parts):
-            return _join([read_texts(part, values) for part in parts])
+            return tuple(text for value in values[name] for text in list_texts(value, other_values))
+        case ast.JoinedStr(values=pieces):
+            return _join([list_texts(piece, values) for piece in pieces])
         case ast.FormattedValue(value=ast.IfExp() as inner):
-            return read_texts(inner, values)
+            return list_texts(inner, values)
         case ast.IfExp(body=body, orelse=orelse):
-            return (*read_texts(body, values), *read_texts(orelse, values))
+            return (*list_texts(body, values), *list_texts(orelse, values))
         case ast.BoolOp(values=operands):
-            return tuple(text for operand in operands for text in read_texts(operand, values))
+            return tuple(text for operand in operands for text in list_texts(operand, values))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _join([read_texts(left, values), read_texts(right, values)])
+            return _join([list_texts(left, values), list_texts(right, values)])
     return (VALUE,)
 
 
-def _join(parts: list[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple("".join(choice) for choice in itertools.islice(itertools.product(*parts), 16))
+def _join(variants: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """All strings made of one variant of each piece, at most 16."""
+    return tuple("".join(choice) for choice in itertools.islice(itertools.product(*variants), 16))
 
 
-def assigned_names(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Every variable, attribute, parameter and keyword-only field that is assigned: its place and name."""
+def list_assigned_names(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The location and name of every variable and attribute that is assigned, and of every parameter."""
     for path, tree in parse_sources(folders).items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -132,16 +134,16 @@ def assigned_names(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
                 yield f"{path}:{node.lineno}", node.arg
 
 
-def functions(folders: tuple[str, ...]) -> Iterator[tuple[str, Function]]:
-    """Every function with its place."""
+def list_functions(folders: tuple[str, ...]) -> Iterator[tuple[str, Function]]:
+    """Every function with its location."""
     for path, tree in parse_sources(folders).items():
         for node in ast.walk(tree):
             if isinstance(node, Function):
                 yield f"{path}:{node.lineno}", node
 
 
-def prose(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Every docstring, attribute docstring and comment, with its place."""
+def list_prose(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Every docstring, attribute docstring and comment, with its location."""
     for path, tree in parse_sources(folders).items():
         for node in ast.walk(tree):
             if (
@@ -157,8 +159,8 @@ def prose(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    for error in raised_errors():
-        print(f"{error.place} {error.kind}")
+    for error in list_raised_errors():
+        print(f"{error.location} {error.class_name}")
         for message in error.messages:
             print(f"    {message}")
         for text in error.fixes or ("NO FIX",):

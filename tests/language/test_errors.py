@@ -1,15 +1,15 @@
-"""All errors that users see have the same form, and each has a fix."""
+"""All errors that users see have the same form, and each says how to fix it."""
 
 import re
 
-from tests.language.project_sources import VALUE, raised_errors
+from tests.language.project_sources import VALUE, list_raised_errors
 
 CAPITALIZED_WORDS = {"GGUF", "GPU", "HOME", "LoRA", "QLoRA", "Python", "Ray", "SHA", "NanoFlux", "US"}
 """Words with a capital letter that may start a message."""
 
 
 def find_faults(text: str) -> list[str]:
-    """The faults in the form of a message or fix."""
+    """How the form of a message or fix deviates from that of all others."""
     faults = []
     if re.search(r"[\w)`'\"}]\.$", text.strip()):
         faults.append("ends with a full stop")
@@ -23,8 +23,8 @@ def find_faults(text: str) -> list[str]:
 
 def test_messages_and_fixes_have_one_form() -> None:
     faults = [
-        f"{error.place}: {fault}: {text}"
-        for error in raised_errors()
+        f"{error.location}: {fault}: {text}"
+        for error in list_raised_errors()
         for text in (*error.messages, *(error.fixes or ()))
         for fault in find_faults(text)
     ]
@@ -32,13 +32,15 @@ def test_messages_and_fixes_have_one_form() -> None:
 
 
 def test_errors_have_a_fix() -> None:
-    missing = [f"{error.place}: {error.messages}" for error in raised_errors() if not error.fixes or "" in error.fixes]
+    missing = [
+        f"{error.location}: {error.messages}" for error in list_raised_errors() if not error.fixes or "" in error.fixes
+    ]
     assert not missing, "\n".join(missing)
 
 
 def test_messages_say_more_than_a_value() -> None:
-    """A message that consists of one inserted value comes from a function, which this file cannot check."""
-    assert sum(error.messages == (VALUE,) for error in raised_errors()) < 60
+    """Tests cannot check a message that is a single inserted value, so there must be few of them."""
+    assert sum(error.messages == (VALUE,) for error in list_raised_errors()) < 60
 
 
 def test_find_faults_reports_each_fault() -> None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.language.project_sources import PACKAGES, SOURCES, Function, assigned_names, functions
+from tests.language.project_sources import PACKAGES, SOURCES, Function, list_assigned_names, list_functions
 
 BARE_NAMES = {"found", "told", "known", "given", "what", "thing", "at"}
 """Names that do not describe their value."""
@@ -31,14 +31,14 @@ def is_accessor(function: Function) -> bool:
 
 
 def test_variables_and_parameters_are_named_after_their_value() -> None:
-    bare = [f"{place}: {name}" for place, name in assigned_names(SOURCES) if name in BARE_NAMES]
+    bare = [f"{location}: {name}" for location, name in list_assigned_names(SOURCES) if name in BARE_NAMES]
     assert not bare, "\n".join(bare)
 
 
 def test_functions_are_named_after_what_they_do() -> None:
     bare = [
-        f"{place}: {function.name}()"
-        for place, function in functions(SOURCES)
+        f"{location}: {function.name}()"
+        for location, function in list_functions(SOURCES)
         if is_participle(function.name) and not is_accessor(function)
     ]
     assert not bare, "\n".join(bare)
@@ -47,17 +47,17 @@ def test_functions_are_named_after_what_they_do() -> None:
 def test_tests_are_named_by_subject_and_behaviour() -> None:
     openings = "a|an|the|what|who|whoever|where|it|no|nothing|nobody|every|everything|when|if|its|that|those|there"
     misnamed = [
-        f"{place}: {function.name}"
-        for place, function in functions(("tests",))
+        f"{location}: {function.name}"
+        for location, function in list_functions(("tests",))
         if re.match(rf"test_({openings})_", function.name)
     ]
     assert not misnamed, "\n".join(misnamed)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("trained", True), ("_told", True), ("embed", False), ("train", False)])
-def test_is_participle_tells_participles_from_verbs(name: str, expected: bool) -> None:
+def test_is_participle_distinguishes_participles_from_verbs(name: str, expected: bool) -> None:
     assert is_participle(name) is expected
 
 
 def test_assigned_names_cover_the_packages() -> None:
-    assert sum(1 for _ in assigned_names(PACKAGES)) > 5000
+    assert sum(1 for _ in list_assigned_names(PACKAGES)) > 5000

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.language.project_sources import PROJECT, SOURCES, prose, raised_errors
+from tests.language.project_sources import PROJECT, SOURCES, list_prose, list_raised_errors
 
 BANNED = {
     r"\bwhoever\b": "name who it is",
@@ -23,25 +23,28 @@ BANNED = {
     r"\bheld against\b": "compared with",
     r"\bwhere (?:there|none|nothing|nobody) (?:is|are|was|were|can|could)\b": "if, when",
 }
-"""Banned phrases, each with the words to write instead."""
+"""Regular expressions for banned phrases, each with the words to write instead."""
 PAGES = [path for path in (PROJECT / "docs").rglob("*.md") if path.name != "log.md"]
 
 
 def find_banned(text: str) -> list[str]:
-    """The banned phrases in a text, each with its replacement."""
-    matches = ((match, instead) for phrase, instead in BANNED.items() for match in re.finditer(phrase, text, re.I))
-    return [f"{match[0]!r}, write: {instead}" for match, instead in matches]
+    """Each banned phrase in `text`, with what to write instead."""
+    return [
+        f"{match[0]!r}, write: {replacement}"
+        for pattern, replacement in BANNED.items()
+        for match in re.finditer(pattern, text, re.IGNORECASE)
+    ]
 
 
 def test_docstrings_and_comments_avoid_banned_phrases() -> None:
-    faults = [f"{place}: {fault}" for place, text in prose(SOURCES) for fault in find_banned(text)]
+    faults = [f"{location}: {fault}" for location, text in list_prose(SOURCES) for fault in find_banned(text)]
     assert not faults, "\n".join(faults)
 
 
 def test_error_texts_avoid_banned_phrases() -> None:
     faults = [
-        f"{error.place}: {fault}"
-        for error in raised_errors()
+        f"{error.location}: {fault}"
+        for error in list_raised_errors()
         for text in (*error.messages, *(error.fixes or ()))
         for fault in find_banned(text)
     ]
