@@ -1,4 +1,4 @@
-"""A domain: the kind of questions a run generates, with its benchmarks, seed counts, thresholds, sections and prompts.
+"""A domain: the kind of questions a run generates, with benchmarks, seed counts, thresholds, sections and prompts.
 
 A domain is a file `catalog/NAME.toml` and the prompt templates `prompts/*.md`, which all domains share unless a domain
 replaces one with another file. This module loads the built-in domains; `own` loads those of a user.
@@ -43,8 +43,8 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """Thresholds calibrated for one embedder: the model `embedder` or, if it is "", the paper's text-embedding-3-small.
-    Every other embedder has its own thresholds (SPEC §6).
+    """Novelty thresholds calibrated for one embedder: the model named by `embedder`, or the paper's
+    text-embedding-3-small if that is "". Other embedders have other thresholds (SPEC §6).
     """
 
     question: float = Field(ge=-1, le=1)
@@ -70,11 +70,11 @@ class Domain(Strict):
     """The content of a domain's file, with its prompt templates (name → text).
 
     Seeds come from `datasets`. `evaluates` are further benchmarks that are prompted and scored in the same way;
-    `free_text` are those of both lists whose answers only a judge can grade. `tags` are the XML elements of a solution;
-    `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program that verifies each
-    solution. `trial` is the number of right solutions, and of wrong ones, on which the judge's error rates are
-    measured. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts
-    that questions claim. `checks` are enabled under every rule set, in place of those that the rule set names.
+    `free_text` are the benchmarks in either list whose answers only a judge can grade. `tags` are the XML elements of
+    a solution; `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program that
+    verifies each solution. The judge's error rates are measured on `trial` right solutions and as many wrong ones.
+    With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts that
+    questions claim. `checks` are enabled under every rule set, in place of those that the rule set names.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Domain(Strict):
 
     @property
     def hash(self) -> str:
-        """The digest of everything that shapes requests, without the prompts and a run's recorded settings."""
+        """The digest of the fields that shape requests. Prompts and settings are left out: each run records them."""
         recorded_elsewhere = {
             "seeds",
             "novelty",
@@ -149,7 +149,7 @@ class Domain(Strict):
         return digest(self.model_dump(mode="json", exclude=recorded_elsewhere, exclude_defaults=True))
 
     def with_letters(self, options: Mapping[str, str]) -> "Domain":
-        """This domain for an item with these options: MedQA's have four or five, PubMedQA's three."""
+        """This domain with the letters of an item's options: items of MedQA have four or five, of PubMedQA three."""
         letters = "".join(options)
         return self.model_copy(update={"letters": letters}) if letters else self
 
@@ -172,7 +172,7 @@ class Domain(Strict):
         }
 
     def render(self, prompt: str, values: Mapping[str, Any]) -> str:
-        """One prompt's text with `values` filled in; a missing value is an error."""
+        """Fill `values` into a prompt's template; a missing value is an error."""
         return str(_compile_template(self.prompts[prompt]).render(domain=self, **values)).strip()
 
 
@@ -207,6 +207,6 @@ def load_built_in(name: str) -> Domain:
 def extend_domain(
     inherited: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
 ) -> Domain:
-    """A domain whose `values` and `prompts` override the `inherited` ones. `source` is named in errors."""
+    """A domain whose `values` and `prompts` override the `inherited` ones. Errors name `source`."""
     all_values = {**merge_tables(inherited, values), "name": name, "prompts": inherited["prompts"] | prompts}
     return validate_model(Domain, all_values, source)

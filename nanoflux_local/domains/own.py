@@ -86,7 +86,7 @@ def find_documents_domain(root: Path, name: str, dataset: str) -> Path:
     if not NAME.fullmatch(name) or name in list_built_in():
         raise UsageError(
             f"{name!r} is not a valid name for a new domain",
-            "choose a name of lower-case letters, digits and '-' that is not a built-in domain's",
+            "choose lower-case letters, digits and '-', and no built-in domain's name",
         )
     if path.exists() and dataset not in _read_domain(name, path).datasets:
         fix = f'add "{dataset}" to its datasets, or choose another name'

@@ -1,4 +1,4 @@
-"""The prompts of the built-in domains ask for the sections that are read, and show each role only what it may see."""
+"""The prompts of the built-in domains request the sections that are parsed, and show each role only what it may see."""
 
 import itertools
 import re
@@ -80,7 +80,7 @@ def test_prompts_render_their_values_verbatim(name, prompt):
 
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
-def test_prompt_without_one_of_its_values_is_an_error(name, prompt):
+def test_prompt_with_a_missing_value_is_an_error(name, prompt):
     values = dict(VALUES[prompt])
     values.pop(next(iter(values)))
     with pytest.raises(jinja2.UndefinedError):
@@ -88,7 +88,7 @@ def test_prompt_without_one_of_its_values_is_an_error(name, prompt):
 
 
 @pytest.mark.parametrize("name", SEED_COUNTS_AND_THRESHOLDS)
-def test_seed_counts_and_thresholds_are_the_papers(name):
+def test_seed_counts_and_thresholds_match_the_paper(name):
     domain = load_domain(name)
     (low, high), question_threshold = SEED_COUNTS_AND_THRESHOLDS[name]
     assert (domain.seeds.min, domain.seeds.max) == (low, high)
@@ -98,7 +98,7 @@ def test_seed_counts_and_thresholds_are_the_papers(name):
 
 @pytest.mark.parametrize("name", list_built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
-def test_sections_are_the_papers(name, role):
+def test_sections_match_the_paper(name, role):
     sections = getattr(load_domain(name).sections, role)
     if name in SHORT_PROMPTS and role == "defender":
         assert sections == ("SOLUTION", "ANSWER"), "the prompt for small models asks for an analysis"
@@ -122,12 +122,12 @@ def test_prompts_ask_for_every_section_in_reading_order(name, role):
     [("validation", "DECISION: VALID or INVALID"), ("evaluation", "DECISION: CORRECT or INCORRECT"),
      ("evaluation", "SOUND or UNSOUND"), ("validation", "from 0 to 1"), ("evaluation", "from 0 to 1")],
 )  # fmt: skip
-def test_judge_prompts_state_the_words_that_are_read(name, role, words):
+def test_judge_prompts_state_the_accepted_decisions(name, role, words):
     assert words in load_domain(name).render(role, VALUES[role])
 
 
 def test_document_prompts_belong_to_domains_for_documents() -> None:
-    """Prompts of other domains are recorded with their runs, so none is added to them."""
+    """Runs record all prompts of their domain, so a new prompt must not be added to the other domains."""
     for name in list_built_in():
         expected = [*PROMPTS, *(DOCUMENT_PROMPTS if name in DOCUMENT_DOMAINS else ())]
         assert sorted(load_domain(name).prompts) == sorted(expected)
@@ -135,7 +135,7 @@ def test_document_prompts_belong_to_domains_for_documents() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENT_DOMAINS)
-def test_document_prompts_show_where_each_passage_stands(name):
+def test_document_prompts_show_the_source_of_each_passage(name):
     passages = (Seed("a", "x", "Doors close at ten.", "", source="wards/night.pdf", place="page 3"),)
     for prompt in ("attacker", *DOCUMENT_PROMPTS):
         values = VALUES[prompt] | {"seeds" if prompt == "attacker" else "passages": passages}
@@ -177,7 +177,7 @@ def test_defender_prompt_states_its_budgets(name):
         ("multimedqa", "(A, B, C, D)", "**B**", "B"),
     ],
 )
-def test_answer_rule_matches_what_is_read(name, rule, answer, normalized_answer):
+def test_answer_rule_matches_the_parser(name, rule, answer, normalized_answer):
     domain = load_domain(name)
     assert rule in domain.answer_rule
     assert domain.answer_rule in domain.render("attacker", VALUES["attacker"])
@@ -228,7 +228,7 @@ def test_domain_refuses_unknown_keys():
         Domain.model_validate({**load_domain("gsmhard").model_dump(), "sonnets": 1})
 
 
-def test_attacker_prompts_ask_for_the_papers_tags_and_maps():
+def test_attacker_prompts_ask_for_the_tags_and_sections_of_the_paper():
     """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
     genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")

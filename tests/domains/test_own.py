@@ -47,7 +47,9 @@ def write_domain(tmp_path: Path) -> Callable[..., Path]:
     return write_files
 
 
-def test_page_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_example_on_the_domains_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "domains").mkdir()
     (tmp_path / "domains" / "pharmacy.toml").write_text(read_block("toml"), encoding="utf-8")
     (tmp_path / "domains" / "pharmacy_attacker.md").write_text(read_block("jinja"), encoding="utf-8")
@@ -66,7 +68,7 @@ def test_page_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     assert "3 of 3" in outputs[2] and outputs[3].count("kept_") == 3
 
 
-def test_page_names_every_domain_key() -> None:
+def test_domains_page_names_every_key() -> None:
     page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
     keys = Domain.model_fields.keys() - {"name", "prompts"}
     assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
@@ -185,7 +187,7 @@ def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
         ('{"question": "Q?"}', "key 'answer' is missing"),
         ('{"question": "Q?", "answer": true}', "key 'answer'"),
         ('{"question": "Q?", "answer": "C", "options": {"A": "a", "B": "b"}}', "'C' is not one of the options"),
-        ('{"question": "Q?", "answer": "A", "options": {"A": "a", "C": "b"}}', "texts under A, B, C"),
+        ('{"question": "Q?", "answer": "A", "options": {"A": "a", "C": "b"}}', "strings under A, B, C"),
         ('{"question": "Q?", "answer": "A", "options": ["a"]}', "not a table"),
         ('{"question": "Q?", "answer": "a", "split": "exam"}', "'exam', not train"),
     ],
@@ -214,14 +216,14 @@ def read_prompt_table() -> dict[str, tuple[int, int]]:
     return {name: (int(version), int(tokens)) for name, version, tokens in rows}
 
 
-def test_page_table_lists_every_prompt_with_its_version() -> None:
+def test_prompts_page_lists_every_prompt_with_its_version() -> None:
     folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
     first_lines = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
     assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in read_prompt_table().items()}
 
 
 @pytest.mark.real_model
-def test_prompts_stay_within_the_tokens_the_page_states(smollm2_dir: Path) -> None:
+def test_prompts_stay_within_the_token_counts_on_the_page(smollm2_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
     for domain in map(load_domain, list_built_in()):
         for prompt in domain.prompts:

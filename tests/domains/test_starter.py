@@ -1,4 +1,4 @@
-"""The seeds of the starter domains are numerous, right, of different difficulty and divided into splits."""
+"""The items of the starter domains are numerous, right, of varying difficulty and divided into splits."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def test_templates_share_no_id_and_no_text():
         assert max(counts.values()) == 1, counts.most_common(1)
 
 
-def test_splits_have_every_length_and_their_share_of_templates():
+def test_splits_have_every_step_count_and_their_share_of_templates():
     for steps in (1, 2, 3):
         assert {t.split for t in TEMPLATES if t.steps == steps} == set(SPLITS)
     counts = Counter(template.split for template in TEMPLATES)
@@ -116,7 +116,7 @@ def test_links_admit_results_of_earlier_parts(template):
 
 
 @for_each_template
-def test_draws_repeat_under_the_same_seed(template):
+def test_draws_depend_only_on_the_seed(template):
     assert draw_values(template) == draw_values(template)
 
 
@@ -128,7 +128,7 @@ def test_numbers_are_written_plainly(number, text):
     assert plain_number(number) == text
 
 
-def test_valid_template_is_read():
+def test_valid_template_is_parsed():
     (template,) = parse_templates("baking.toml", TEMPLATE)
     values = {"trays": 3, "rolls": 4}
     assert (template.setting, template.links) == ("baking", ("rolls",))

@@ -47,62 +47,66 @@ class ChoiceItem:
 def load_choice_items(name: str) -> tuple[ChoiceItem, ...]:
     """All items of one file of the package, "genetics" or "medicine", in the order of the file."""
     if name not in NAMES:
-        raise UsageError(f"no starter items are called {name!r}", f"choose one of: {', '.join(NAMES)}")
+        raise UsageError(f"there are no starter items named {name!r}", f"choose one of: {', '.join(NAMES)}")
     file = resources.files(__package__) / f"{name}.jsonl"
     return parse_choice_items(file.name, file.read_text(encoding="utf-8"))
 
 
 def parse_choice_items(file: str, content: str) -> tuple[ChoiceItem, ...]:
-    """The items of one JSONL text; `file` names it in errors."""
+    """The items in `content`, which is JSON Lines; errors name `file`."""
     items: list[ChoiceItem] = []
     seen_texts: set[str] = set()
     for number, line in enumerate(content.splitlines(), start=1):
         item = _parse_item(f"{file}, line {number}", line)
         for text in (item.id, item.question):
-            _check(text not in seen_texts, f"{file}, line {number}", f"{text!r} is used twice")
+            _require(text not in seen_texts, f"{file}, line {number}", f"{text!r} is used twice")
             seen_texts.add(text)
         items.append(item)
     return tuple(items)
 
 
-def _parse_item(place: str, line: str) -> ChoiceItem:
-    row = _parse_row(place, line)
+def _parse_item(location: str, line: str) -> ChoiceItem:
+    row = _parse_row(location, line)
     for key in row:
-        _check(key in _KEYS, place, f"key {key!r} is unknown")
+        _require(key in _KEYS, location, f"key {key!r} is unknown")
     for key in sorted(_KEYS):
-        _check(key in row, place, f"key {key!r} is missing")
+        _require(key in row, location, f"key {key!r} is missing")
     for key in _TEXT_KEYS:
-        _check(_is_text(row[key]), place, f"key {key!r} must be a text")
-    _check(row["split"] in SPLITS, place, f"key 'split' must be one of {', '.join(SPLITS)}")
-    options = _parse_options(place, row["options"])
-    _check(row["answer"] in options, place, f"key 'answer' must be one of {', '.join(options)}")
+        _require(_is_non_empty_string(row[key]), location, f"key {key!r} must be a non-empty string")
+    _require(row["split"] in SPLITS, location, f"key 'split' must be one of {', '.join(SPLITS)}")
+    options = _parse_options(location, row["options"])
+    _require(row["answer"] in options, location, f"key 'answer' must be one of {', '.join(options)}")
     return ChoiceItem(**{key: row[key] for key in _TEXT_KEYS}, options=options)
 
 
-def _parse_row(place: str, line: str) -> dict[str, Any]:
+def _parse_row(location: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error}", "correct the line; nothing was loaded") from error
-    _check(isinstance(row, dict), place, "must be a JSON object")
+        raise DataError(f"{location}: not valid JSON: {error}", "correct the line; nothing was loaded") from error
+    _require(isinstance(row, dict), location, "must be a JSON object")
     return dict(row)
 
 
-def _parse_options(place: str, options: Any) -> Mapping[str, str]:
-    _check(
-        isinstance(options, dict) and len(options) > 1, place, "key 'options' must be an object with several options"
+def _parse_options(location: str, options: Any) -> Mapping[str, str]:
+    _require(
+        isinstance(options, dict) and len(options) > 1, location, "key 'options' must be an object with several options"
     )
     letters = list(string.ascii_uppercase[: len(options)])
-    _check(list(options) == letters, place, f"key 'options' must have the letters {', '.join(letters)} in order")
-    _check(all(map(_is_text, options.values())), place, "key 'options' must hold texts")
-    _check(len(set(options.values())) == len(options), place, "key 'options' has the same text twice")
+    _require(list(options) == letters, location, f"key 'options' must have the letters {', '.join(letters)} in order")
+    _require(
+        all(map(_is_non_empty_string, options.values())),
+        location,
+        "key 'options' must map letters to non-empty strings",
+    )
+    _require(len(set(options.values())) == len(options), location, "key 'options' has the same text twice")
     return MappingProxyType(options)
 
 
-def _is_text(value: Any) -> bool:
+def _is_non_empty_string(value: Any) -> bool:
     return isinstance(value, str) and value.strip() != ""
 
 
-def _check(holds: bool, place: str, problem: str) -> None:
-    if not holds:
-        raise DataError(f"{place}: {problem}", "correct the file; nothing was loaded")
+def _require(condition: bool, location: str, problem: str) -> None:
+    if not condition:
+        raise DataError(f"{location}: {problem}", "correct the file; nothing was loaded")

@@ -37,26 +37,26 @@ def load_one_step_stories(split: str = "") -> tuple[Template, ...]:
     return tuple(story for story in load_stories(split) if story.steps == 1)
 
 
-def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: int) -> Template:
-    """One plot in one situation. The number `turn` selects from the situation's objects and people and from the plot's
-    wordings, in rotation.
+def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], rotation: int) -> Template:
+    """One plot in one situation. The number `rotation` selects from the situation's objects and people and from the
+    plot's wordings, each list in turn.
 
     Raises:
         DataError: the plot uses an unknown word, or its program, texts and quantities disagree.
     """
-    words = _choose_words(situation, turn)
+    words = _choose_words(situation, rotation)
     row = {key: value for key, value in plot.items() if key not in ("texts", "held_out")}
-    row |= {"text": plot["texts"][turn % len(plot["texts"])], "unit": plot.get("unit", _PLURAL_SLOT)}
+    row |= {"text": plot["texts"][rotation % len(plot["texts"])], "unit": plot.get("unit", _PLURAL_SLOT)}
     row |= {key: _fill_words(row[key], words) for key in ("text", "ask", "result", "unit")}
     row["solution"] = [_fill_words(line, words) for line in plot["solution"]]
     row |= {"id": f"{situation['id']}-{plot['id']}", "split": situation["split"], "steps": len(row["solution"])}
     return build_template(f"{situation['id']}.toml", row)
 
 
-def _choose_words(situation: Mapping[str, Any], turn: int) -> dict[str, str]:
-    item, items = situation["objects"][turn % len(situation["objects"])]
+def _choose_words(situation: Mapping[str, Any], rotation: int) -> dict[str, str]:
+    item, items = situation["objects"][rotation % len(situation["objects"])]
     people = situation["people"]
-    who, other, third = (people[(turn + step) % len(people)] for step in range(3))
+    who, other, third = (people[(rotation + step) % len(people)] for step in range(3))
     return {
         "who": who, "other": other, "third": third, "item": item, "items": items,
         "box": situation["container"][0], "boxes": situation["container"][1],

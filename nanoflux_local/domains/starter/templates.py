@@ -11,7 +11,7 @@ The files are `arithmetic/*.toml`, one per setting. Each is a list of `[[templat
     unit      what the answer counts
     program   assignments over the quantities, the last one to `answer`
     solution  one sentence per step; placeholders are quantities and program variables
-    where     optional condition over quantities and program variables; numbers are drawn again until it holds
+    where     optional condition over quantities and program variables; numbers are redrawn until it holds
     quantities.NAME = { low, high, step = 1, link = false }
 
 `link = true` lets the result of an earlier template in a chain replace the quantity; the text then shows a name such as
@@ -86,7 +86,7 @@ class Template:
         return tuple(quantity.name for quantity in self.quantities if quantity.link)
 
     def draw(self, rng: random.Random, share: float = 1.0) -> dict[str, int]:
-        """Values for all quantities that the template admits; the same generator state gives the same values.
+        """Draw values of all quantities until the template admits them; the same generator state gives the same values.
 
         `share` in (0, 1] restricts the draw to the lower part of every range, for problems with smaller numbers.
         """
@@ -95,7 +95,7 @@ class Template:
             if self.admits(values):
                 return values
         raise DataError(
-            f"{self.setting}.toml: template {self.id!r}: key 'where': no draw in {_MAX_DRAWS} satisfies it",
+            f"{self.setting}.toml: template {self.id!r}: key 'where': none of {_MAX_DRAWS} draws satisfies it",
             "loosen the condition or widen the ranges",
         )
 
@@ -110,7 +110,7 @@ class Template:
         return {name: _remove_noise(value) for name, value in variables.items()}
 
     def admits(self, values: Mapping[str, Number]) -> bool:
-        """Whether the story makes sense with these values; see the module's docstring for the rule."""
+        """Whether the problem makes sense with these values; the module's docstring states the rule."""
         if not all(value > 0 and value == int(value) for value in values.values()):
             return False
         try:
@@ -121,7 +121,7 @@ class Template:
         return holds and all(value > 0 and _has_two_decimals(value) for value in variables.values())
 
     def build_question_text(self, values: Mapping[str, object]) -> str:
-        """The facts with the slots filled, by numbers or by names such as "A"."""
+        """The facts, with a number or a name such as "A" in each slot."""
         return _fill(self.text, values)
 
     def solution_lines(self, variables: Mapping[str, object]) -> list[str]:
@@ -146,7 +146,7 @@ def load_templates() -> tuple[Template, ...]:
 
 
 def parse_templates(file: str, content: str) -> tuple[Template, ...]:
-    """The templates of one TOML text. `file` is its name in errors and, without the suffix, the name of the setting."""
+    """The templates in `content`, which is TOML. Errors name `file`; without the suffix, it names the setting."""
     try:
         tables = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
@@ -163,11 +163,11 @@ def build_template(file: str, row: Mapping[str, Any]) -> Template:
     Raises:
         DataError: a key is unknown, missing or wrong, or the texts, program and quantities disagree.
     """
-    name = str(row.get("id", "without id"))
+    template_id = str(row.get("id", "without id"))
 
-    def check(holds: bool, key: str, problem: str) -> None:
-        if not holds:
-            raise _build_error(file, name, key, problem)
+    def check(condition: bool, key: str, problem: str) -> None:
+        if not condition:
+            raise _build_error(file, template_id, key, problem)
 
     _check_keys(row, check)
     quantities = tuple(_parse_quantity(slot, table, check) for slot, table in row["quantities"].items())
@@ -193,13 +193,17 @@ def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
     for key in sorted(_KEYS - {"where"}):
         check(key in row, key, "is missing")
     for key in _TEXT_KEYS:
-        check(isinstance(row[key], str) and row[key].strip() != "", key, "must be a text")
-    check(isinstance(row.get("where", ""), str), "where", "must be a text")
+        check(isinstance(row[key], str) and row[key].strip() != "", key, "must be a non-empty string")
+    check(isinstance(row.get("where", ""), str), "where", "must be a string")
     check(_KEBAB.fullmatch(row["id"]) is not None, "id", "must be kebab-case")
     check(row["split"] in SPLITS, "split", f"must be one of {', '.join(SPLITS)}")
     check(_is_count(row["steps"]) and row["steps"] <= MAX_STEPS, "steps", f"must be a number from 1 to {MAX_STEPS}")
     lines = row["solution"]
-    check(isinstance(lines, list) and all(isinstance(line, str) for line in lines), "solution", "must be lines of text")
+    check(
+        isinstance(lines, list) and all(isinstance(line, str) for line in lines),
+        "solution",
+        "must be a list of strings",
+    )
     check(len(lines) == row["steps"], "solution", "must have one line per step")
     check(isinstance(row["quantities"], dict), "quantities", "must be a table")
 
@@ -226,11 +230,11 @@ def _check_program(template: Template, check: _Check) -> None:
     statements = _parse_statements(template.program, "exec", "program", check)
     check(len(statements) == template.steps, "program", "must have one statement per step")
     for statement in statements:
-        assigned = statement.assigned
-        check(assigned is not None and assigned not in names, "program", "must assign a new name in every statement")
-        _check_names(statement, names | {str(assigned)}, "program", check)
-        names.add(str(assigned))
-    check(statements[-1].assigned == "answer", "program", "must end by setting answer")
+        new_name = statement.assigned_name
+        check(new_name is not None and new_name not in names, "program", "must assign a new name in every statement")
+        _check_names(statement, names | {str(new_name)}, "program", check)
+        names.add(str(new_name))
+    check(statements[-1].assigned_name == "answer", "program", "must end by setting answer")
     (condition,) = _parse_statements(template.where, "eval", "where", check)
     _check_names(condition, names, "where", check)
     check(_find_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_join_names(slots)}")
@@ -243,11 +247,11 @@ def _check_program(template: Template, check: _Check) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A statement of a program, or a condition: the name that it assigns (None if it is no simple assignment), and all
-    names that occur in it.
+    """A statement of a program, or a condition: the name that it assigns (None if it is not a simple assignment), and
+    all names that occur in it.
     """
 
-    assigned: str | None
+    assigned_name: str | None
     names: frozenset[str]
 
 
@@ -292,8 +296,8 @@ def _find_placeholders(text: str, key: str, check: _Check) -> set[str]:
     return fields
 
 
-def _build_error(file: str, template: str, key: str, problem: str) -> DataError:
-    return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "correct the file; nothing was loaded")
+def _build_error(file: str, template_id: str, key: str, problem: str) -> DataError:
+    return DataError(f"{file}: template {template_id!r}: key {key!r} {problem}", "correct the file; nothing was loaded")
 
 
 def _join_names(names: Set[str]) -> str:
