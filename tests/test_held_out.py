@@ -211,7 +211,7 @@ def test_medicine_uses_installed_datasets_and_names_missing_ones(
         _import_items(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
     config = configs.resolve("multimedqa", "scripted", without_fact_check, home)
     assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
-    assert "no seeds come from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
+    assert "no seeds are drawn from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
     fork = configs.derive_config(config, {"seed": 3}, home)
     _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
     assert fork.datasets == config.datasets, "a later import changes neither a run nor its forks"

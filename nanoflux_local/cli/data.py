@@ -76,18 +76,18 @@ def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
 
 
 def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
-    reading = summary.reading
-    for skipped in reading.skipped:
+    content = summary.content
+    for skipped in content.skipped:
         say(f"skipped: {plain(skipped)}")
-    counts = {"items": len(reading.items), "skipped": len(reading.skipped), "blank": reading.blank}
+    counts = {"items": len(content.items), "skipped": len(content.skipped), "blank": content.blank}
     if as_json:
         print_json({
             "dataset": summary.dataset,
             **counts,
             "imported": summary.imported,
             "restated": summary.restated,
-            "contradictory": len(reading.contradictory),
-            "below_tolerance": len(reading.below_tolerance),
+            "contradictory": len(content.contradictory),
+            "below_tolerance": len(content.below_tolerance),
         })  # fmt: skip
     outcome = "imported" if summary.imported else "already imported, nothing changed"
     left_out = f"{counts['skipped']} invalid and {counts['blank']} blank rows left out"
@@ -98,13 +98,13 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
                 f"{count_noun(count, 'item')} found again among the {split} items of {dataset} with other numbers: "
                 "do not train on one and test on the other"
             )
-    for contradiction in reading.contradictory[:MAX_LISTED_ROWS]:
+    for contradiction in content.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {plain(contradiction)}")
-    if len(reading.contradictory) > MAX_LISTED_ROWS:
-        say(f"{len(reading.contradictory)} questions in total are repeated with a different answer")
-    if reading.below_tolerance:
-        locations = ", ".join(reading.below_tolerance[:MAX_LISTED_ROWS])
-        answers = count_noun(len(reading.below_tolerance), "answer")
+    if len(content.contradictory) > MAX_LISTED_ROWS:
+        say(f"{len(content.contradictory)} questions in total are repeated with a different answer")
+    if content.below_tolerance:
+        locations = ", ".join(content.below_tolerance[:MAX_LISTED_ROWS])
+        answers = count_noun(len(content.below_tolerance), "answer")
         say(f"{answers} below 1e-6, compared by relative instead of absolute difference: {plain(locations)}")
 
 

@@ -17,14 +17,14 @@ from nanoflux_local.seeds.part import Part, fill
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Seed
 
-NAMES = "XYZUVWKMNPQRSTBCDEFGHJL"
-"""Names for results, without "A" and "I", which are words."""
+RESULT_LETTERS = "XYZUVWKMNPQRSTBCDEFGHJL"
+"""The letters that name results, without the words "A" and "I"."""
 LARGEST_RATIO = 100
-"""The largest ratio of a whole-number result to the number that it replaces in the next story, if that story was not
-written for chains. A larger result is fitted: reduced to a number from 1 to 1000.
+"""The largest ratio of a result to the number that it replaces in the next part, unless that part is made for chains. A
+larger result is fitted: reduced to a number from 1 to 1000.
 """
-FITTED = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
-FITTED_TEXT = (
+FIT_FUNCTION = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
+FIT_INSTRUCTION = (
     "Take this answer without its sign, round it to the nearest whole number (halves up), divide that by 1000, and "
     "call the remainder plus 1 {name}."
 )
@@ -32,13 +32,15 @@ FITTED_TEXT = (
 
 def make_result_name(number: int) -> str:
     """The name of a part's result: a letter, with a number after it once all letters are used."""
-    round_, letter = divmod(number, len(NAMES))
-    return f"{NAMES[letter]}{round_ + 1 if round_ else ''}"
+    series, letter = divmod(number, len(RESULT_LETTERS))
+    return f"{RESULT_LETTERS[letter]}{series + 1 if series else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The values of a chain's run: every part's variables, the links between parts, and which links were fitted."""
+    """The values that a chain computed: each part's variables, the links (the numbers passed to the next part), and
+    which links were fitted.
+    """
 
     variables: tuple[dict[str, float], ...]
     links: tuple[float, ...]
@@ -69,7 +71,7 @@ class StitchingAttacker:
 
 def _write_functions(parts: Sequence[Part]) -> str:
     """Python source with one function per part; from the second part on, the part's slot is the parameter."""
-    blocks = ["import math\n", FITTED]
+    blocks = ["import math\n", FIT_FUNCTION]
     for number, part in enumerate(parts):
         parameter = part.slot_variable if number else ""
         lines = [f"    {name} = {value}" for name, value in part.statements if name != parameter]
@@ -78,10 +80,10 @@ def _write_functions(parts: Sequence[Part]) -> str:
 
 
 def build_tracing_program(parts: Sequence[Part]) -> str:
-    """A program that prints each variable of each part, and decides which links must be fitted.
+    """A program that prints each variable of each part, and decides which links are fitted.
 
     It prints lines such as `0 rolls 12`, then `link 12 direct`. A positive whole result that is not too large for the
-    next story is linked directly; any other result is fitted.
+    next part is linked directly; any other result is fitted.
     """
     program = [_write_functions(parts), "def show(number, variables):"]
     program += ["    for name, value in variables.items():", "        print(number, name, repr(value))\n\n"]
@@ -90,7 +92,7 @@ def build_tracing_program(parts: Sequence[Part]) -> str:
         program.append(f"values = part_{number + 1}({argument})\nshow({number}, values)\nx = values['answer']")
         if number + 1 < len(parts):
             next_part = parts[number + 1]
-            limit = "math.inf" if next_part.fits else f"{LARGEST_RATIO} * {next_part.value.replace(',', '')}"
+            limit = "math.inf" if next_part.made_for_chains else f"{LARGEST_RATIO} * {next_part.value.replace(',', '')}"
             program.append(f"direct = x > 0 and x == int(x) and x <= {limit}\nlink = int(x) if direct else fit(x)")
             program.append("print('link', repr(link), 'direct' if direct else 'fitted')")
             argument = "link"
@@ -98,7 +100,7 @@ def build_tracing_program(parts: Sequence[Part]) -> str:
 
 
 def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
-    """Read the values that the tracing program printed. The output is untrusted: our own parser reads the numbers."""
+    """Read the values that the tracing program printed. Its output is untrusted: it is parsed, never evaluated."""
     if reply.status != "ok":
         return Unparsed(f"the chained program ended with {reply.status}: {reply.stderr.strip()[-200:]}")
     variables: list[dict[str, float]] = [{} for _ in parts]
@@ -126,16 +128,16 @@ def build_question_text(parts: Sequence[Part], trace: Trace) -> str:
         if number + 1 == len(parts):
             sentences.append(f"{text} {part.ask}".strip())
         elif trace.fitted[number]:
-            sentences.append(f"{text} {FITTED_TEXT.format(name=name)}")
+            sentences.append(f"{text} {FIT_INSTRUCTION.format(name=name)}")
         else:
             sentences.append(f"{text} Call {part.result or 'the answer to this'} {name}.")
-    if all(part.fits for part in parts):
+    if all(part.made_for_chains for part in parts):
         return " ".join(sentences)
     return "\n".join(f"Part {number}. {text}" for number, text in enumerate(sentences, 1))
 
 
 def build_solution_text(parts: Sequence[Part], trace: Trace) -> str:
-    """The parts' explanations with their numbers, one line per part."""
+    """The parts' explanations with the computed numbers, one line per part."""
     steps: list[str] = []
     for number, part in enumerate(parts):
         lines = " ".join(fill(line, trace.variables[number]) for line in part.lines)

@@ -38,7 +38,7 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
             items = view.items(dataset, split)
     if not items:
         raise NothingMatchedError(
-            f"the benchmark {dataset!r} has no {split} items here",
+            f"the benchmark {dataset!r} has no {split} items in this home",
             f"choose a built-in one ({', '.join(built_in)}), or import it: `nanoflux data import {dataset} PATH`;"
             f" documents: `nanoflux data documents PATH --as {dataset}`",
         )
@@ -67,19 +67,19 @@ def find_licence(dataset: str) -> str:
 
 
 def list_datasets_with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Those of `datasets` that have train items; if none has, all of them, so that a later error names the first."""
+    """The datasets that have train items; all of `datasets` if none has any, so that a later error names the first."""
     with_items = tuple(name for name in datasets if _has_items(ledger, name, "train"))
     without_items = [name for name in datasets if name not in with_items]
     if with_items and without_items:
-        _LOG.warning("no seeds come from %s: they have no train items here", ", ".join(without_items))
+        _LOG.warning("no seeds are drawn from %s: no train items in this home", ", ".join(without_items))
     return with_items or tuple(datasets)
 
 
 def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
-    """Those of `evaluated` whose imported test items no generated question may repeat.
+    """The benchmarks in `evaluated` whose imported test items no generated question may repeat.
 
-    A benchmark whose test items are restated by seeds in `datasets` cannot be held out: a warning names it, because no
-    model of such a run may be reported on it.
+    A benchmark whose test items are restated by seeds in `datasets` cannot be held out: a warning names it, because
+    models trained on such a run must not be evaluated on it.
     """
     built_in = list_built_in_benchmarks()
     imported = [name for name in evaluated if name not in built_in and _has_items(ledger, name, "test")]
@@ -90,7 +90,7 @@ def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[s
     for name, count in restated.items():
         if count:
             _LOG.warning(
-                "%d of the seeds restate test items of %s, so it is not held out: report no model of this run on it",
+                "%d of the seeds restate test items of %s, so it is not held out: do not test this run's models on it",
                 count,
                 name,
             )
@@ -107,7 +107,7 @@ def _has_items(ledger: Path, dataset: str, split: str) -> bool:
 
 
 def _load_train_templates(datasets: Sequence[str]) -> list[Template]:
-    """The starter domain's train templates behind `datasets`; [] if any of the datasets is not drawn from templates."""
+    """The train templates that make the items of `datasets`; [] if any of the datasets is not made from templates."""
     sources: dict[str, Callable[[], tuple[Template, ...]]] = {
         "starter": load_templates,
         "starter-stories": partial(load_stories, "train"),
@@ -119,8 +119,8 @@ def _load_train_templates(datasets: Sequence[str]) -> list[Template]:
 
 
 def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) -> SeedSource:
-    """Build a source of seeds from the train splits of `datasets`. With `chainable`, the seeds can be chained by the
-    built-in attacker.
+    """Build a source of seeds from the train splits of `datasets`. With `chainable`, it gives only seeds that the
+    built-in attacker can chain.
 
     Raises:
         NothingMatchedError: a dataset has no train items here.

@@ -1,6 +1,6 @@
-"""Imports documents as a dataset whose items are passages, each with its document and its place there.
+"""Imports documents as a dataset whose items are passages, each with its document and its place in the document.
 
-Splits are made of whole documents, and a passage that repeats another is left out. Held-out documents come first, so
+A split contains whole documents, and a passage that repeats another is left out. Held-out documents come first, so
 that no train passage repeats a held-out one.
 """
 
@@ -22,7 +22,9 @@ from nanoflux_local.tools.documents import Document, Passage, list_documents, re
 from nanoflux_local.transcript import Seed
 
 MIN_WORDS = 8
-"""The minimum words of a passage. A shorter one (a page number, a lone heading) says too little for a question."""
+"""The minimum number of words in a passage. A shorter one (a page number, a lone heading) says too little for a
+question.
+"""
 HELD_OUT_FIRST = tuple(reversed(SPLITS))
 
 
@@ -42,10 +44,10 @@ class DocumentsRequest:
 
 @dataclass(frozen=True, slots=True)
 class DocumentsSummary:
-    """An import's result, as `data documents --json` prints it. `documents` and `passages` are numbers by split;
+    """An import's result, as `data documents --json` prints it. `documents` and `passages` are counts by split;
     `near_duplicates` and `short` count the passages that were left out. `held_out` lists the documents of the test
-    split, `skipped` the unreadable ones with their faults. `imported` is False if the same documents had been imported
-    before.
+    split, `skipped` the unreadable ones, each with the reason. `imported` is False if the same documents had been
+    imported before.
     """
 
     dataset: str
@@ -71,7 +73,7 @@ class _NamedDocument:
 
 
 def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
-    """Read the documents, split them into passages, and store these: all of them, or none.
+    """Read the documents, split them into passages, and store all of the passages, or none.
 
     Raises:
         UsageError: the name is refused, or the dataset already has items of the same split.
@@ -134,18 +136,18 @@ def _list_places(passages: Iterable[Passage]) -> list[str]:
 
 
 def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tuple[str, ...]]:
-    """The documents with their names and splits, and the faults of those that were left out."""
+    """The documents with their names and splits, and why others were left out."""
     held_out = {path.resolve() for path in list_documents(request.held_out)}
     paths = list(dict.fromkeys(path.resolve() for path in (*list_documents(request.paths), *sorted(held_out))))
     documents: dict[Path, Document] = {}
-    faults: list[str] = []
+    skipped: list[str] = []
     for path in paths:
         try:
             documents[path] = read_document(path)
         except DataError as error:
             if not request.skip_bad:
                 raise
-            faults.append(error.message)
+            skipped.append(error.message)
     if held_out:
         splits = ["test" if path in held_out else "train" for path in documents]
     else:
@@ -154,11 +156,11 @@ def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tu
     return [
         _NamedDocument(name, split, document)
         for name, split, document in zip(names, splits, documents.values(), strict=True)
-    ], tuple(faults)
+    ], tuple(skipped)
 
 
 def _relative_names(paths: Iterable[Path]) -> list[str]:
-    """The paths relative to the folder that holds them all, with "/" between folders."""
+    """The paths relative to their common folder, with "/" between folders."""
     paths = list(paths)
     folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     return [path.relative_to(folder).as_posix() for path in paths]

@@ -46,7 +46,9 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     if redirect_match:
         raise _build_refusal(f"{hub_dataset.repo} redirects to {redirect_match[1]}", redirect_match[1])
     if process.returncode or not files:
-        reason = "\n".join(process.stderr.strip().splitlines()[-3:]) or "it has none of the benchmark's files"
+        reason = (
+            "\n".join(process.stderr.strip().splitlines()[-3:]) or "the repository has none of the benchmark's files"
+        )
         raise NanofluxError(
             f"{hub_dataset.repo} could not be fetched: {reason}",
             "correct the cause above; or download the files yourself and pass their paths",

@@ -13,21 +13,20 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
-from nanoflux_local.seeds.reading import BenchmarkContent, PlacedItem, make_row_error, read_benchmark
+from nanoflux_local.seeds.reading import BenchmarkContent, LocatedItem, make_row_error, read_benchmark
 from nanoflux_local.seeds.splits import SPLITS, count_restated, extract_stem
 from nanoflux_local.tools.python_check import PythonTool
 
 OnProgram = Callable[[int, int], None]
-"""Called with the number of programs that have been checked, and the number of all programs."""
+"""Called with the number of programs that have been checked, and the total number of programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """A request to import files. They have the format of `dataset` and are stored under `name`; `data list` shows
-    `source`.
+    """A request to import `paths`, which have the format of `dataset`, under `name`; `data list` shows `source`.
 
-    `skip_bad` leaves bad rows out. `hashed` splits the items by the words of their questions. `replace` replaces the
-    items that are stored under the name.
+    `skip_bad` leaves bad rows out. `hashed` assigns splits by a hash of the words of each question. `replace` replaces
+    the items that are stored under the name.
     """
 
     dataset: str
@@ -47,7 +46,7 @@ class ImportSummary:
     """
 
     dataset: str
-    reading: BenchmarkContent
+    content: BenchmarkContent
     imported: bool
     restated: dict[str, dict[str, int]]
 
@@ -68,14 +67,14 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 
 
 def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_program: OnProgram) -> bool:
-    """Check the programs and store the items. Returns False, and does neither, if the files are already imported."""
+    """Check the programs and store the items. Returns False, and does neither, if the files were imported before."""
     content_digest = hash_content(request.paths)
     if request.hashed or content.skipped:  # then the same files yield different items or splits
         content_digest = digest([content_digest, "hashed" if request.hashed else "official", len(content.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
         if ledger.has_dataset(request.name, content_digest):
             return False
-        items = [(placed.seed, placed.split) for placed in content.items]
+        items = [(located.seed, located.split) for located in content.items]
         if not request.replace:
             ledger.refuse_clash(request.name, items)
         asyncio.run(_check_in_sandbox(content.items, on_program))
@@ -85,7 +84,7 @@ def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_pro
         )
 
 
-async def _check_in_sandbox(items: Sequence[PlacedItem], on_program: OnProgram) -> None:
+async def _check_in_sandbox(items: Sequence[LocatedItem], on_program: OnProgram) -> None:
     items_with_programs = [item for item in items if item.seed.program]
     if not items_with_programs:
         return
@@ -104,14 +103,14 @@ async def _check_in_sandbox(items: Sequence[PlacedItem], on_program: OnProgram) 
         await tool.close()
 
 
-async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Identity) -> None:
+async def check_programs(items: Iterable[LocatedItem], run: Answer, sandbox: Identity) -> None:
     """Run the programs of items in the sandbox and compare each number with its item's answer.
 
     Raises:
         DataError: a program fails or contradicts its item; the message names its file and line.
         RefusedError: this machine cannot isolate programs.
     """
-    for place, item, _ in items:
+    for location, item, _ in items:
         if not item.program:
             continue
         reply = await run(PythonRequest(sandbox, item.program))
@@ -120,7 +119,7 @@ async def check_programs(items: Iterable[PlacedItem], run: Answer, sandbox: Iden
             raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
         if reply.status != "ok" or not same_number(printed[0], item.answer):
-            raise make_row_error(place, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
+            raise make_row_error(location, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
@@ -135,7 +134,7 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
 
 
 def hash_content(paths: Iterable[Path]) -> str:
-    """SHA-256 of the content of files, or of folders of `.arrow` files, whatever their order."""
+    """SHA-256 of the content of files, or of folders of `.arrow` files, in any order."""
     files = [file for path in paths for file in (sorted(path.glob("*.arrow")) if path.is_dir() else [path])]
     hashes = sorted(hash_file(file) for file in files)
     return hashes[0] if len(hashes) == 1 else digest(hashes)

@@ -1,4 +1,4 @@
-"""Finds passages that repeat most of the words of an earlier passage: another version of a text, or its copy."""
+"""Finds passages that repeat most of the words of an earlier passage, such as copies and other versions of it."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ class NearDuplicates:
 
     def add(self, text: str) -> bool:
         """Add a passage unless it is a near-duplicate of one added before. Returns whether it was added."""
-        shingles = shingles_of(text)
+        shingles = extract_shingles(text)
         common_counts = Counter(
             earlier_passage for shingle in shingles for earlier_passage in self._passages_by_shingle.get(shingle, ())
         )
@@ -35,8 +35,8 @@ class NearDuplicates:
         return True
 
 
-def shingles_of(text: str) -> set[tuple[str, ...]]:
-    """The runs of `WORDS_PER_SHINGLE` consecutive words of a text, case-folded; a shorter text is one run."""
+def extract_shingles(text: str) -> set[tuple[str, ...]]:
+    """The runs of `WORDS_PER_SHINGLE` consecutive words of a text, case-folded; a shorter text is a single run."""
     words = re.findall(r"\w+", text.casefold())
     return {
         tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(max(1, len(words) - WORDS_PER_SHINGLE + 1))

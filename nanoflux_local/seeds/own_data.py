@@ -38,7 +38,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def _read_answer(answer: Any, is_choice: bool) -> Any:
-    """The answer. A number becomes a text with all its digits; a text keeps its spelling.
+    """The answer. A number becomes a string with all its digits; a string is kept unchanged.
 
     Raises:
         BadRowError: the answer is NaN, infinite, or too large for a double.
@@ -62,11 +62,11 @@ def _read_options(row: Mapping[str, Any]) -> dict[str, str]:
         except (ValueError, RecursionError):
             raise BadRowError("""key 'options' is not JSON like {"A": "…", "B": "…"}""") from None
     if not isinstance(options, dict):
-        raise BadRowError("key 'options' is not a table of letters and texts")
+        raise BadRowError("key 'options' is not a table of letters and strings")
     options = {letter: text for letter, text in options.items() if text is not None}  # Parquet rows have all letters
     are_letters_in_order = list(options) == list(LETTERS[: len(options)])
     if not are_letters_in_order or not all(isinstance(text, str) for text in options.values()):
-        raise BadRowError("key 'options' does not hold texts under A, B, C …")
+        raise BadRowError("key 'options' does not contain strings under A, B, C …")
     return options
 
 

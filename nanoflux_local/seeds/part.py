@@ -1,4 +1,4 @@
-"""Parts: seed questions, split into pieces that can be chained into a new question (concept stitching, paper §3)."""
+"""Parts: seed questions in a form that can be chained into a new question (concept stitching, paper §3)."""
 
 import ast
 import re
@@ -14,14 +14,14 @@ _ARITHMETIC_NODES = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One link of a chain.
+    """One seed question in a chain.
 
-    The slot is a quantity in the facts that the result of the previous link can replace. `before` and `after` are the
-    facts on either side of it, `value` is the quantity as originally written, and `slot_variable` is the name of its
-    variable ("" for a part that can only be the first link). `ask` is the question if it is separate from the facts;
+    The slot is a quantity in the facts that the result of the previous part can replace. `before` and `after` are the
+    facts on either side of the slot, `value` is the original quantity as written, and `slot_variable` is the name of
+    its variable ("" for a part that can only be the first one). `ask` is the question if it is separate from the facts;
     `result` is a noun phrase for the answer, or "". `statements` are assignments (variable, expression) in order, and
-    the last of them assigns `answer`; `lines` explain them, with variables as {placeholders}. `fits` means that the
-    story makes sense with any result of a previous link in the slot.
+    the last of them assigns `answer`; `lines` explain them, with variables as {placeholders}. A part that is
+    `made_for_chains` makes sense with any result that its seed source puts into the slot.
     """
 
     seed: str
@@ -33,7 +33,7 @@ class Part:
     value: str
     statements: tuple[tuple[str, str], ...]
     lines: tuple[str, ...]
-    fits: bool
+    made_for_chains: bool
 
     def text(self, quantity: str = "") -> str:
         """The facts, with `quantity` in the slot."""
@@ -44,7 +44,7 @@ def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
     """One part for each possible slot of a question whose program consists only of assignments; [] for other programs.
 
     A slot is a whole number above 1 that occurs exactly once in the question and once in the program. The answer must
-    depend on the slot; otherwise a previous link's result in it would have no effect.
+    depend on the slot; otherwise the previous part's result would have no effect.
     """
     statements = read_assignments(code)
     if statements is None:
@@ -69,7 +69,8 @@ def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
         if span is not None:
             before, after = question[: span[0]], question[span[1] :]
             parts.append(
-                Part(seed, before, after, "", "", name, question[slice(*span)], statements, lines, fits=False)
+                Part(seed, before, after, "", "", name, question[slice(*span)], statements, lines,
+                made_for_chains=False)
             )  # fmt: skip
     return parts
 
@@ -84,9 +85,10 @@ def _find_needed_variables(statements: tuple[tuple[str, str], ...]) -> set[str]:
 
 
 def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
-    """The assignments in `def solution()`, then its return value, assigned to `answer`; None if it does anything else.
+    """The assignments in `def solution()`, then its return value, assigned to `answer`; None if the function does
+    anything else.
 
-    Code after the function, such as a line that prints its result, is ignored.
+    Code after the function, such as a line that prints the result, is ignored.
     """
     try:
         body = ast.parse(code).body

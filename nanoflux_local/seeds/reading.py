@@ -20,32 +20,32 @@ from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
 
 
-class PlacedItem(NamedTuple):
-    """An item with the place where it was read ("FILE, line 3") and its split."""
+class LocatedItem(NamedTuple):
+    """An item with its split and the location where it was read ("FILE, line 3")."""
 
-    place: str
+    location: str
     seed: Seed
     split: str
 
 
-class PlacedRow(NamedTuple):
-    """A parsed row with its place in the files and its number in its file, counted from 1."""
+class LocatedRow(NamedTuple):
+    """A parsed row with its location and its number in the file, counted from 1."""
 
-    place: str
+    location: str
     number: int
     row: ParsedRow
 
 
 @dataclass(slots=True)
 class BenchmarkContent:
-    """The content of a benchmark's files. `skipped` are the bad rows, each with its place and the reason; `blank` is
-    the number of rows without content.
+    """The content of a benchmark's files. `skipped` lists the bad rows, each with its location and the reason; `blank`
+    is the number of rows without content.
 
-    `contradictory` are rows that repeat an earlier question with another answer. `below_tolerance` are the places of
-    answers that are so close to 0 that they are compared by relative difference (SPEC §6).
+    `contradictory` are rows that repeat an earlier question with another answer. `below_tolerance` are the locations
+    of answers so close to 0 that they are compared by relative difference (SPEC §6).
     """
 
-    items: list[PlacedItem] = field(default_factory=list)
+    items: list[LocatedItem] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     blank: int = 0
     contradictory: list[str] = field(default_factory=list)
@@ -57,8 +57,8 @@ def read_benchmark(
 ) -> BenchmarkContent:
     """All items of a benchmark's files, in the order of `paths`; nothing is stored.
 
-    `hashed` splits the items by the words of their questions even if the files are official splits. `name` is the name
-    under which the items are imported, if it differs from `dataset`.
+    `hashed` assigns splits by a hash of the words of each question, even if the files are official splits. `name` is
+    the name under which the items are imported, if it differs from `dataset`.
 
     Raises:
         UsageError: `dataset` cannot be imported, or two items have the same id.
@@ -66,25 +66,25 @@ def read_benchmark(
     """
     file_format, name = find_format(dataset), check_name(dataset, name)
     content, item_counts = BenchmarkContent(), Counter[str]()
-    labels: dict[str, PlacedRow] = {}
+    labels: dict[str, LocatedRow] = {}
     for path in _split_paths(paths):
-        placed_rows = _read_file(file_format, path, content, skip_bad)
-        labels |= {placed.row.id: placed for placed in placed_rows if not placed.row.question}
+        located_rows = _read_file(file_format, path, content, skip_bad)
+        labels |= {located.row.id: located for located in located_rows if not located.row.question}
         official_split = read_file_split(path) if file_format.official_splits else ""
-        for place, number, row in placed_rows:
+        for location, number, row in located_rows:
             if row.question:
                 seed = _build_item(name, row, official_split, number, item_counts)
                 split = hash_into_split(row.question) if hashed else _choose_split(file_format, row, official_split)
-                content.items.append(PlacedItem(place, seed, split))
+                content.items.append(LocatedItem(location, seed, split))
     _apply_labels(name, content, {} if hashed else labels)
     _refuse_repeated_ids(content.items)
     _settle_contradictions(content, file_format is OWN_FORMAT, skip_bad)
-    content.below_tolerance = [place for place, seed, _ in content.items if _is_below_tolerance(seed)]
+    content.below_tolerance = [location for location, seed, _ in content.items if _is_below_tolerance(seed)]
     return content
 
 
 def find_format(dataset: str) -> Format:
-    """The format of a benchmark's files, or that of own data.
+    """The format of a benchmark's files, or that of a user's own data.
 
     Raises:
         UsageError: own data cannot have this name, or the name is probably a misspelt benchmark.
@@ -135,33 +135,33 @@ def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
         yield from splits or [path]
 
 
-def _read_file(file_format: Format, path: Path, content: BenchmarkContent, skip_bad: bool) -> list[PlacedRow]:
+def _read_file(file_format: Format, path: Path, content: BenchmarkContent, skip_bad: bool) -> list[LocatedRow]:
     """The parsed rows of one file; bad rows and blank ones are counted in `content`."""
-    placed_rows = []
+    located_rows = []
     for row in read_rows(path, file_format.columns, file_format.row_element):
-        place = f"{path}, {row.place}"
+        location = f"{path}, {row.location}"
         try:
             if row.problem:
                 raise BadRowError(row.problem)
-            placed_rows.append(PlacedRow(place, row.number, file_format.parse_row(row.values, path.name)))
+            located_rows.append(LocatedRow(location, row.number, file_format.parse_row(row.values, path.name)))
         except BlankRowError:
             content.blank += 1
         except BadRowError as error:
             if not skip_bad:
-                raise make_row_error(place, str(error)) from error
-            content.skipped.append(f"{place}: {error}")
+                raise make_row_error(location, str(error)) from error
+            content.skipped.append(f"{location}: {error}")
     if file_format.finish_file is None:
-        return placed_rows
+        return located_rows
     try:
-        finished_rows = file_format.finish_file([placed.row for placed in placed_rows], path.name)
+        finished_rows = file_format.finish_file([located.row for located in located_rows], path.name)
     except BadRowError as error:
         fail(path, str(error))
-    return [placed._replace(row=row) for placed, row in zip(placed_rows, finished_rows, strict=True)]
+    return [located._replace(row=row) for located, row in zip(located_rows, finished_rows, strict=True)]
 
 
 def _build_item(dataset: str, row: ParsedRow, official_split: str, number: int, item_counts: Counter[str]) -> Seed:
     """Build an item. Its id is made from the row's id, or its number in the split, so that it does not depend on the
-    layout of the file.
+    file format.
     """
     prefix = "-".join(filter(None, (dataset, row.group, official_split)))
     if row.group:  # several subjects share a file on the hub, but have separate official files
@@ -177,43 +177,43 @@ def _choose_split(file_format: Format, row: ParsedRow, official_split: str) -> s
     return row.split or official_split or hash_into_split(row.question)
 
 
-def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, PlacedRow]) -> None:
+def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, LocatedRow]) -> None:
     """Put labelled items into the split that their label names, and all others into train and dev."""
     if not labels:
         return
-    index_by_id = {placed.seed.id: index for index, placed in enumerate(content.items)}
+    index_by_id = {located.seed.id: index for index, located in enumerate(content.items)}
     for label_id, label in labels.items():
         index = index_by_id.get(f"{dataset}-{label_id}")
         if index is None:
             raise make_row_error(
-                label.place, f"no item has the id {label_id!r}", "pass the file with the questions too"
+                label.location, f"no item has the id {label_id!r}", "pass the file with the questions too"
             )
         if content.items[index].seed.answer != label.row.answer:
-            raise make_row_error(label.place, "the label differs from the answer of its question")
-    for index, (place, seed, _) in enumerate(content.items):
+            raise make_row_error(label.location, "the label differs from the answer of the item with this id")
+    for index, (location, seed, _) in enumerate(content.items):
         label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
         split = label_of_item.row.split if label_of_item else hash_into_split(seed.question, CARVED_SHARES)
-        content.items[index] = PlacedItem(place, seed, split)
+        content.items[index] = LocatedItem(location, seed, split)
 
 
 def _settle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_bad: bool) -> None:
-    """Find questions that are repeated with another answer. In own data, such rows are bad. Some benchmarks are
-    published with such rows, which are then only reported.
+    """Find questions that are repeated with another answer. In own data, such rows are bad. In benchmarks, which may
+    be published with them, they are only reported.
     """
-    first_by_question: dict[tuple[str, ...], PlacedItem] = {}
-    consistent_items: list[PlacedItem] = []
-    for placed in content.items:
-        seed = placed.seed
+    first_by_question: dict[tuple[str, ...], LocatedItem] = {}
+    consistent_items: list[LocatedItem] = []
+    for located in content.items:
+        seed = located.seed
         key = (" ".join(seed.question.casefold().split()), *sorted(seed.options.values()))
-        earlier_item = first_by_question.setdefault(key, placed)
+        earlier_item = first_by_question.setdefault(key, located)
         if _answers_agree(seed, earlier_item.seed):
-            consistent_items.append(placed)
+            consistent_items.append(located)
             continue
         both_answers = f"the answer {seed.answer[:40]!r}, not {earlier_item.seed.answer[:40]!r}"
-        reason = f"repeats the question of {earlier_item.place} with {both_answers}"
+        reason = f"repeats the question of {earlier_item.location} with {both_answers}"
         if is_own_data and not skip_bad:
-            raise make_row_error(placed.place, reason)
-        (content.skipped if is_own_data else content.contradictory).append(f"{placed.place}: {reason}")
+            raise make_row_error(located.location, reason)
+        (content.skipped if is_own_data else content.contradictory).append(f"{located.location}: {reason}")
     if is_own_data:
         content.items = consistent_items
 
@@ -230,14 +230,16 @@ def _is_below_tolerance(seed: Seed) -> bool:
     return not seed.options and is_below_tolerance(float_or_none(seed.answer) or 0)
 
 
-def _refuse_repeated_ids(items: Sequence[PlacedItem]) -> None:
-    place_by_id: dict[str, str] = {}
-    for place, seed, _ in items:
-        if seed.id in place_by_id:
-            raise UsageError(f"{place}: the item {seed.id!r} is in {place_by_id[seed.id]} too", "pass each file once")
-        place_by_id[seed.id] = place
+def _refuse_repeated_ids(items: Sequence[LocatedItem]) -> None:
+    location_by_id: dict[str, str] = {}
+    for location, seed, _ in items:
+        if seed.id in location_by_id:
+            raise UsageError(
+                f"{location}: the item {seed.id!r} is in {location_by_id[seed.id]} too", "pass each file once"
+            )
+        location_by_id[seed.id] = location
 
 
-def make_row_error(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
+def make_row_error(location: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
     """The error for a bad row, which stops the whole import."""
-    return DataError(f"{place}: {reason}", fix)
+    return DataError(f"{location}: {reason}", fix)

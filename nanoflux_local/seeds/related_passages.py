@@ -1,4 +1,5 @@
-"""A seed source of passages: draws passages that have rare words in common, so that a question can need several.
+"""A seed source of passages: draws passages that have rare words in common, so that one question can require several of
+them.
 
 The first passage is drawn uniformly, as the paper draws seeds. Passages drawn independently rarely concern the same
 situation, so the others are drawn from the passages that share the most rare words with the first: names, terms, and
@@ -17,26 +18,26 @@ from nanoflux_local.seeds.part import Part
 from nanoflux_local.seeds.source import leave_out
 from nanoflux_local.transcript import Seed
 
-RELATED = 8
-"""The number of related passages from which the others are drawn."""
+RELATED_COUNT = 8
+"""The number of most related passages from which all passages after the first are drawn."""
 MAX_RARE_PASSAGES = 10
-"""The maximum number of passages that contain a rare word. Words of forms and everyday words are in more passages."""
+"""A word in more passages than this is not rare. Everyday words and the words of forms are in more passages."""
 SCORE_DECIMALS = 9
 """The number of decimals to which scores are rounded, so that every machine ranks passages alike."""
 
 
 class RelatedPassages:
-    """The train passages of documents. Two passages are the more related, the more and the rarer words they share."""
+    """The train passages of documents. Passages are more related if they share more, and rarer, words."""
 
     def __init__(self, passages: Sequence[Seed]) -> None:
         self._passages = list(passages)
 
-    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
-        """`count` different passages; none has an id in `without`, unless too few others are left."""
+    def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
+        """`count` different passages. Those in `excluded_ids` are drawn only if fewer than `count` others are left."""
         ids = [passage.id for passage in self._passages]
-        numbers = leave_out(range(len(ids)), ids, count, without)
+        numbers = leave_out(range(len(ids)), ids, count, excluded_ids)
         first_number = rng.choice(numbers)
-        related_numbers = self._rank(first_number, numbers)[: max(RELATED, count - 1)]
+        related_numbers = self._rank(first_number, numbers)[: max(RELATED_COUNT, count - 1)]
         return tuple(self._passages[number] for number in (first_number, *rng.sample(related_numbers, count - 1)))
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
@@ -56,7 +57,7 @@ class RelatedPassages:
     @cached_property
     def _numbers_by_rare_word(self) -> list[list[tuple[int, ...]]]:
         """For each passage, and each of its rare words, the numbers of all passages that contain the word. Built on
-        first use, since most processes that build a run's rules draw no seeds.
+        first use, since most processes that create this source draw no seeds.
         """
         words_by_passage = [_list_words(passage.question) for passage in self._passages]
         numbers_by_word: dict[str, list[int]] = {}
@@ -73,7 +74,7 @@ class RelatedPassages:
 
 def _list_words(text: str) -> list[str]:
     """The different words of a text, sorted. A number counts together with the word before it ("room 113", "every 12"),
-    since equal numbers of different things say nothing.
+    since equal numbers of different things do not make passages related.
     """
     words = re.findall(r"\w+", text.casefold())
     pairs = {f"{word} {number}" for word, number in pairwise(words) if number.isdigit()}

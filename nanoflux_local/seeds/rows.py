@@ -13,15 +13,16 @@ class BadRowError(Exception):
 
 
 class BlankRowError(Exception):
-    """A row without content, which is counted rather than reported as an error."""
+    """A row without content. Such rows are counted, and are not errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """The content of a row. `id` is the benchmark's id, "" if rows have none; `group` is a part of the benchmark, such
-    as a subject.
+    """The content of a row. `id` is the row's id in the file, or "" if the file has no ids; `group` is a part of the
+    benchmark, such as a subject.
 
-    A row without a question is a label: it assigns the item with the same id to `split` and repeats its answer.
+    A row without a question is a label, as in PubMedQA's file of test answers: it assigns the item with the same `id`
+    to `split` and repeats the item's answer.
     """
 
     question: str
@@ -34,24 +35,24 @@ class ParsedRow:
     split: str = ""
 
 
-def read_required_text(row: Mapping[str, Any], *names: str) -> str:
-    """The text under the first of `names` that the row has, stripped.
+def read_required_text(row: Mapping[str, Any], *keys: str) -> str:
+    """The string under the first of `keys` that the row has, stripped.
 
     Raises:
-        BadRowError: the row has none of the keys, or the value is not a text or is empty.
+        BadRowError: the row has none of the keys, or the value is not a string or is empty.
     """
-    name = next((name for name in names if name in row), names[0])
-    value = row.get(name)
+    key = next((key for key in keys if key in row), keys[0])
+    value = row.get(key)
     if not isinstance(value, str):
-        raise BadRowError(f"key {name!r} is missing or is not a text")
+        raise BadRowError(f"key {key!r} is missing or is not a string")
     if not value.strip():
-        raise BadRowError(f"key {name!r} is empty")
+        raise BadRowError(f"key {key!r} is empty")
     return value.strip()
 
 
-def read_optional_text(row: Mapping[str, Any], *names: str) -> str:
-    """The value under the first of `names` that is not null, as a stripped text; "" if there is none."""
-    value = next((row[name] for name in names if row.get(name) is not None), "")
+def read_optional_text(row: Mapping[str, Any], *keys: str) -> str:
+    """The value under the first of `keys` that is not null, as a stripped string; "" if there is none."""
+    value = next((row[key] for key in keys if row.get(key) is not None), "")
     return str(value).strip()
 
 

@@ -12,8 +12,9 @@ from nanoflux_local.seeds.part import Part, split_into_parts
 from nanoflux_local.transcript import Seed
 
 CHAIN_TRIES = 200
+"""The number of draws after which seeds count as impossible to chain."""
 LINK_RANGE = 8
-"""A starter story accepts an earlier result in its slot up to this multiple of the slot's largest value."""
+"""A starter template accepts an earlier result in a slot up to this multiple of the slot's highest value."""
 
 T = TypeVar("T")
 
@@ -21,19 +22,21 @@ T = TypeVar("T")
 class SeedSource(Protocol):
     """Draws uniformly without replacement (paper §3; SPEC §1)."""
 
-    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
-        """`count` different seeds; none has an id in `without`, unless too few others are left."""
+    def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
+        """`count` different seeds. Seeds in `excluded_ids` are drawn only if fewer than `count` others are left."""
         ...
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """The seeds as parts, ordered so that each can use the result of the previous one; None if no order works."""
+        """The seeds as parts, in an order in which each part can use the previous part's result; None if no order
+        works.
+        """
         ...
 
 
 class Items:
-    """The training items of benchmarks; with `chainable`, only those whose programs can be a part of a chain.
+    """The train items of benchmarks; with `chainable`, only those whose programs can be chained.
 
-    Each of several benchmarks gives about the same number of seeds, whatever its size (paper §4: MultiMedQA's seven).
+    All benchmarks give about the same number of seeds, whatever their sizes (paper §4: the seven of MultiMedQA).
     """
 
     def __init__(self, items: Sequence[Seed], chainable: bool = False) -> None:
@@ -48,14 +51,14 @@ class Items:
                 "see `nanoflux data list`, and import a benchmark with `nanoflux data import DATASET PATH`",
             )
 
-    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
+    def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
         if len(self._pools) == 1:
             (pool,) = self._pools.values()
-            return tuple(_sample(pool, [item.id for item in pool], count, rng, without))
+            return tuple(_sample(pool, [item.id for item in pool], count, rng, excluded_ids))
         drawn_seeds = [
             seed
             for name, share in self._divide_among_benchmarks(count, rng).items()
-            for seed in _sample(self._pools[name], [item.id for item in self._pools[name]], share, rng, without)
+            for seed in _sample(self._pools[name], [item.id for item in self._pools[name]], share, rng, excluded_ids)
         ]
         return tuple(rng.sample(drawn_seeds, count))
 
@@ -65,9 +68,9 @@ class Items:
         """
         refuse_shortage(count, sum(map(len, self._pools.values())))
         shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)
-        turns = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
+        names = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
         while sum(shares.values()) < count:
-            shares[next(turns)] += 1
+            shares[next(names)] += 1
         return shares
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
@@ -76,17 +79,17 @@ class Items:
 
 
 class StarterTemplates:
-    """The training templates of the starter domain; each seed is a template with drawn numbers."""
+    """The train templates of the starter domain; each seed is a template with drawn numbers."""
 
     def __init__(self, templates: Sequence[Template]) -> None:
         self._templates = {template.id: template for template in templates}
 
-    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
+    def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
         ids = list(self._templates)
-        return tuple(instantiate(self._templates[name], rng) for name in _sample(ids, ids, count, rng, without))
+        return tuple(instantiate(self._templates[name], rng) for name in _sample(ids, ids, count, rng, excluded_ids))
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """Draw new numbers until each story makes sense with the result of the one before it."""
+        """Draw orders and numbers until each problem makes sense with the previous problem's result."""
         templates = [self._templates[seed.id] for seed in seeds]
         for _ in range(CHAIN_TRIES):
             parts = self._try_chain(rng.sample(templates, len(templates)), rng)
@@ -116,7 +119,8 @@ def make_template_part(template: Template, values: dict[str, float], slot: str) 
     steps = [tuple(map(str.strip, line.split("=", 1))) for line in template.program.strip().splitlines()]
     return Part(
         template.id, before, after, template.ask, template.result, slot, str(values[slot]),
-        tuple(assignments) + tuple((name, expression) for name, expression in steps), template.solution, fits=True,
+        tuple(assignments) + tuple((name, expression) for name, expression in steps), template.solution,
+        made_for_chains=True,
     )  # fmt: skip
 
 
@@ -148,16 +152,18 @@ def refuse_shortage(count: int, available: int) -> None:
         )
 
 
-def leave_out(pool: Sequence[T], ids: Sequence[str], count: int, without: Collection[str]) -> list[T]:
-    """The members of `pool` whose id is not in `without`; all members if fewer than `count` would be left.
+def leave_out(pool: Sequence[T], ids: Sequence[str], count: int, excluded_ids: Collection[str]) -> list[T]:
+    """The members of `pool` whose ids are not in `excluded_ids`; all members if fewer than `count` would be left.
 
     Raises:
         NothingMatchedError: the pool has fewer than `count` members.
     """
     refuse_shortage(count, len(pool))
-    not_excluded = [item for item, name in zip(pool, ids, strict=True) if name not in without]
+    not_excluded = [item for item, name in zip(pool, ids, strict=True) if name not in excluded_ids]
     return not_excluded if len(not_excluded) >= count else list(pool)
 
 
-def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
-    return rng.sample(leave_out(pool, ids, count, without), count)
+def _sample(
+    pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, excluded_ids: Collection[str]
+) -> list[T]:
+    return rng.sample(leave_out(pool, ids, count, excluded_ids), count)

@@ -1,7 +1,8 @@
 """Reads the rows of data files in bounded memory.
 
 The formats are JSON Lines (also in files named `.json`), one JSON array or object, CSV, XML, XLSX, Parquet, and folders
-that the `datasets` library saved. This module knows no benchmark: a row is a mapping, with its place for messages.
+that the `datasets` library saved. This module is independent of the benchmarks: a row is a mapping, with its location
+for error messages.
 """
 
 import codecs
@@ -24,15 +25,15 @@ MAX_UNPACKED_BYTES = 256 * 2**20
 """Maximum size of a workbook, or of one row group of a Parquet file, after decompression."""
 ROWS_PER_BATCH = 1000
 MAX_INTEGER_DIGITS = 400
-"""Maximum digits of an integer that is read exactly; longer integers are beyond the range of a double."""
+"""Maximum number of digits of an integer that is read exactly; longer integers are beyond the range of a double."""
 _QUESTION_KEYS = ("question", "input")
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row. `place` is its position ("line 3"), `number` counts from 1, `problem` says why `values` is empty."""
+    """One row. `location` is for messages ("line 3"), `number` counts from 1, `problem` says why `values` is empty."""
 
-    place: str
+    location: str
     number: int
     values: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
@@ -44,8 +45,8 @@ def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Ite
     `columns` are the names of the columns if a CSV file has no header; `element` is the XML element that is a row.
 
     Raises:
-        DataError: the file is not in the format that its name and first bytes announce. Rows before the fault have been
-            yielded by then.
+        DataError: the file is not in the format that its name and first bytes announce. Rows before the error have
+        already been yielded.
     """
     try:
         yield from _choose_reader(path, columns, element)
@@ -69,12 +70,12 @@ def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator
 
 
 def fail(path: Path, reason: str, fix: str = "correct the file; nothing was imported") -> NoReturn:
-    """Refuse the whole file."""
+    """Raise the DataError that refuses the whole file."""
     raise DataError(f"{path}: {reason}", fix)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, one in memory at a time. A line that is too long is cut to one byte more than the limit."""
+    """Numbered lines, one in memory at a time. A line over the limit is truncated to one byte more than the limit."""
     with path.open("rb") as file:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE_BYTES + 1)
@@ -98,7 +99,7 @@ def _refuse_encoding(path: Path, content: bytes) -> None:
 
 
 class _ObjectWithRepeatedKey(dict[str, Any]):
-    """An object that has the same key twice, so that it is unclear which value is meant."""
+    """A JSON object that has the same `key` twice, so that it is unclear which value is meant."""
 
     key: str
 
@@ -126,7 +127,7 @@ def _parse_integer(digits: str) -> int | float:
 
 
 def _find_repeated_key(value: Any) -> str:
-    """The key that occurs twice in an object, or in an object inside it; "" if there is none."""
+    """The key that occurs twice in a value's object or in one nested in it; "" if there is none."""
     if isinstance(value, _ObjectWithRepeatedKey):
         return value.key
     inner_values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -156,23 +157,23 @@ def _read_json_lines(path: Path) -> Iterator[TableRow]:
             yield _parse_json_row(f"line {number}", row_count, line)
 
 
-def _parse_json_row(place: str, number: int, line: bytes) -> TableRow:
+def _parse_json_row(location: str, number: int, line: bytes) -> TableRow:
     if len(line) > MAX_LINE_BYTES:
-        return TableRow(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
+        return TableRow(location, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
         value = _parse_json(line)
     except ValueError as error:
-        return TableRow(place, number, problem=f"not JSON in UTF-8: {error}")
-    return _build_row(place, number, value)
+        return TableRow(location, number, problem=f"not JSON in UTF-8: {error}")
+    return _build_row(location, number, value)
 
 
-def _build_row(place: str, number: int, value: Any) -> TableRow:
+def _build_row(location: str, number: int, value: Any) -> TableRow:
     if not isinstance(value, dict):
-        return TableRow(place, number, problem="not a JSON object")
+        return TableRow(location, number, problem="not a JSON object")
     repeated_key = _find_repeated_key(value)
     if repeated_key:
-        return TableRow(place, number, problem=f"the key {repeated_key!r} is given twice")
-    return TableRow(place, number, value)
+        return TableRow(location, number, problem=f"the key {repeated_key!r} is given twice")
+    return TableRow(location, number, value)
 
 
 def _read_json_value(path: Path) -> Iterator[TableRow]:
@@ -191,8 +192,8 @@ def _read_json_value(path: Path) -> Iterator[TableRow]:
             fail(path, f"the key {value.key!r} is given twice")
         entry_by_key = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
         entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in entry_by_key)
-    for number, (place, entry) in enumerate(entries, 1):
-        yield _build_row(place, number, entry)
+    for number, (location, entry) in enumerate(entries, 1):
+        yield _build_row(location, number, entry)
 
 
 def _as_object(entry: Any) -> dict[str, Any]:
@@ -205,8 +206,8 @@ def _refuse_larger(path: Path, size: int, limit: int) -> None:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
-    """The rows of a CSV file. Its first row is the header, unless it has as many cells as `columns`, none of them
-    called "question" or "answer": then the file has no header, and `columns` names its cells.
+    """The rows of a CSV file. The first row is the header, unless it has as many cells as `columns` and none of them is
+    "question" or "answer": then the file has no header, and `columns` names the cells.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(_decode_csv_lines(path), strict=True)
@@ -239,10 +240,10 @@ def _decode_csv_lines(path: Path) -> Iterator[str]:
             fail(path, f"line {number}: not UTF-8: {error}")
 
 
-def _build_csv_row(place: str, number: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
+def _build_csv_row(location: str, number: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
     if len(cells) != len(header):
-        return TableRow(place, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
-    return TableRow(place, number, dict(zip(header, cells, strict=True)))
+        return TableRow(location, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
+    return TableRow(location, number, dict(zip(header, cells, strict=True)))
 
 
 def _read_xlsx(path: Path) -> Iterator[TableRow]:

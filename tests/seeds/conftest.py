@@ -1,4 +1,4 @@
-"""Shared by the seeds' tests: the real sandbox, started once, and GSM-Hard if its file is installed."""
+"""Fixtures for the tests of seeds: the real sandbox, started once, and GSM-Hard if its file is installed."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Every benchmark: the official files have the counts that their source states, and the hub's have the same items."""
+"""Every benchmark: the official files have the published counts, and the hub's files give the same items."""
 
 import json
 import random
@@ -57,14 +57,14 @@ def official_paths(name: str) -> list[Path]:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_files_import_with_their_counts(name):
-    reading = read_benchmark(name, official_paths(name))
+    content = read_benchmark(name, official_paths(name))
     _, count, splits = OFFICIAL[name]
-    assert (len(reading.items), reading.skipped) == (count, [])
-    assert Counter(item.split for item in reading.items) == splits
-    assert len({item.seed.id for item in reading.items}) == count
-    assert all(item.seed.question.strip() == item.seed.question != "" for item in reading.items)
-    assert all(not item.seed.options or item.seed.answer in item.seed.options for item in reading.items)
-    assert reading.blank == (1263 if name == "healthsearchqa" else 0)
+    assert (len(content.items), content.skipped) == (count, [])
+    assert Counter(item.split for item in content.items) == splits
+    assert len({item.seed.id for item in content.items}) == count
+    assert all(item.seed.question.strip() == item.seed.question != "" for item in content.items)
+    assert all(not item.seed.options or item.seed.answer in item.seed.options for item in content.items)
+    assert content.blank == (1263 if name == "healthsearchqa" else 0)
 
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name != "genomebench"])
@@ -73,7 +73,7 @@ def test_benchmark_states_the_size_of_its_official_files(name):
     benchmark = list_importable_benchmarks()[name]
     layout, paths = benchmark.format, official_paths(name)
     splits = {str(path): read_file_split(path) if layout.official_splits else "" for path in paths}
-    counts = Counter(splits[item.place.rpartition(", ")[0]] for item in read_benchmark(name, paths).items)
+    counts = Counter(splits[item.location.rpartition(", ")[0]] for item in read_benchmark(name, paths).items)
     assert counts == {split: benchmark.counts[split] for split in counts}
 
 
@@ -89,7 +89,7 @@ def test_domain_lists_the_benchmarks_that_seed_it(name):
 
 
 def test_labels_of_official_files_are_read_correctly():
-    """The expected figures are those that the sources publish."""
+    """The expected counts are those that the publishers state."""
     pubmedqa_items = read_benchmark("pubmedqa", official_paths("pubmedqa")).items
     assert Counter(item.seed.answer for item in pubmedqa_items) == {"A": 552, "B": 338, "C": 110}
     test_answers = Counter(item.seed.answer for item in pubmedqa_items if item.split == "test")
@@ -184,7 +184,9 @@ def _write_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.mark.parametrize(
-    "layout", [_write_parquet, _write_saved_folder, _write_lines], ids=["parquet", "saved folder", "lines under .json"]
+    "layout",
+    [_write_parquet, _write_saved_folder, _write_lines],
+    ids=["parquet", "saved folder", "JSON Lines in .json"],
 )
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_hub_layouts_give_the_same_items(tmp_path, name, layout):
@@ -197,8 +199,8 @@ def test_hub_layouts_give_the_same_items(tmp_path, name, layout):
     )
     expected = [(item.seed, item.split) for item in read_benchmark(name, [path]).items]
     (tmp_path / "hub").mkdir()
-    reading = read_benchmark(name, [layout(tmp_path / "hub", hub_rows)])
-    assert [(item.seed, item.split) for item in reading.items] == expected
+    content = read_benchmark(name, [layout(tmp_path / "hub", hub_rows)])
+    assert [(item.seed, item.split) for item in content.items] == expected
     assert expected
 
 
@@ -234,12 +236,12 @@ def test_medmcqa_answers_counted_from_zero_or_one_are_distinguished(tmp_path):
     assert read_answers("dev.json", 1, 2) == "AB", "the official layout counts from one"
     with pytest.raises(DataError, match="counts from 0 in some rows"):
         read_answers("dev.json", 0, 4)
-    with pytest.raises(DataError, match="carries no answers"):
+    with pytest.raises(DataError, match="has no answers"):
         read_answers("test.json", -1)
 
 
-def test_several_benchmarks_give_about_as_many_seeds_each():
-    """However large a benchmark is (MedMCQA has eighteen times as many items as MedQA), while each has items left."""
+def test_seeds_are_divided_evenly_among_benchmarks():
+    """The size of a benchmark does not matter until it runs out of items. (MedMCQA has 18 times as many as MedQA.)"""
     count_by_name = {"large": 500, "middle": 50, "small": 2}
     items = [
         Seed(f"{name}-{number}", name, "Q?", "1") for name, count in count_by_name.items() for number in range(count)
@@ -259,7 +261,7 @@ def test_several_benchmarks_give_about_as_many_seeds_each():
     assert [seed.id for seed in source.draw(9, random.Random(3))] == [s.id for s in source.draw(9, random.Random(3))]
 
 
-def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path):
+def test_bad_rows_are_skipped_and_listed_with_skip_bad(tmp_path):
     path = tmp_path / "train.jsonl"
     good_row = json.dumps({"question": "What is 1+1?", "answer": "#### 2"})
     path.write_bytes(
@@ -267,9 +269,9 @@ def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path):
     )
     with pytest.raises(DataError, match="line 2: not JSON"):
         read_benchmark("gsm8k", [path])
-    reading = read_benchmark("gsm8k", [path], skip_bad=True)
-    assert [item.seed.id for item in reading.items] == ["gsm8k-train-1", "gsm8k-train-6"]
-    assert [message.split(": ")[0].rpartition("line ")[2] for message in reading.skipped] == ["2", "3", "4", "5"]
+    content = read_benchmark("gsm8k", [path], skip_bad=True)
+    assert [item.seed.id for item in content.items] == ["gsm8k-train-1", "gsm8k-train-6"]
+    assert [message.split(": ")[0].rpartition("line ")[2] for message in content.skipped] == ["2", "3", "4", "5"]
 
 
 def test_splits_come_from_file_names_or_from_words(tmp_path):
@@ -284,7 +286,7 @@ def test_splits_come_from_file_names_or_from_words(tmp_path):
     assert len({item.split for item in hashed}) > 1
 
 
-def test_file_named_twice_and_labels_without_items_are_refused(tmp_path):
+def test_repeated_files_and_labels_without_items_are_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"question": "Q?", "answer": "#### 1"}) + "\n")
     with pytest.raises(UsageError, match=r"is in .* too"):
@@ -313,8 +315,8 @@ def _zip_bomb() -> bytes:
     return file.getvalue()
 
 
-def _workbook(sheet: str, claimed: int | None = None) -> bytes:
-    """A workbook with this sheet; `claimed` is the size that its directory states for the sheet."""
+def _workbook(sheet: str, claimed_size: int | None = None) -> bytes:
+    """A workbook with this sheet; `claimed_size` is the size that the archive's directory states for the sheet."""
     import io
     import zipfile
 
@@ -328,8 +330,8 @@ def _workbook(sheet: str, claimed: int | None = None) -> bytes:
             text = sheet.encode() if entry.filename == "xl/worksheets/sheet1.xml" else source.read(entry)
             archive.writestr(entry.filename, text)
         for entry in archive.infolist():
-            if claimed is not None and entry.filename == "xl/worksheets/sheet1.xml":
-                entry.file_size = claimed
+            if claimed_size is not None and entry.filename == "xl/worksheets/sheet1.xml":
+                entry.file_size = claimed_size
     return file.getvalue()
 
 
@@ -346,22 +348,22 @@ MALFORMED = {
     "XLSX that understates its size": ("medicationqa", "x.xlsx", lambda: _workbook(_sheet(9999), 99), "not an XLSX"),
     "JSON in UTF-16": ("pubmedqa", "x.json", '{"1": {}}'.encode("utf-16"), "not JSON in UTF-8"),
     "JSON of numbers": ("pubmedqa", "x.json", b"[1]", "entry 1: not a JSON object"),
-    "Parquet cut off": ("gsm8k", "x.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
+    "Parquet truncated": ("gsm8k", "x.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
     "CSV whose quotes never close": (
         "mmlu", "anatomy_test.csv", lambda: b'"' + b"x\n" * (3 * 2**20), "field larger than field limit",
     ),
-    "XLSX that is none": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
+    "XLSX with other content": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
     "zip bomb": ("medicationqa", "x.xlsx", _zip_bomb, "are more than the"),
-    "XML cut off": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
+    "XML truncated": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
     "XML with entities": ("liveqa", "x.xml", BOMB_XML.encode(), "XML with entities or external references"),
     "XML with an external entity": ("liveqa", "x.xml", ENTITY_XML.encode(), "XML with entities or external references"),
-    "Parquet that is none": ("gsm8k", "x.parquet", b"PAR1 no", "not a Parquet file"),
-    "JSON cut off": ("pubmedqa", "x.json", b'{"1": {"QUESTION": "', "not JSON in UTF-8"),
+    "Parquet with other content": ("gsm8k", "x.parquet", b"PAR1 no", "not a Parquet file"),
+    "JSON truncated": ("pubmedqa", "x.json", b'{"1": {"QUESTION": "', "not JSON in UTF-8"),
     "CSV in Latin-1": ("mmlu", "anatomy_test.csv", b"caf\xe9,1,2,3,4,A\n", "line 1: not UTF-8"),
-    "CSV with a cell too few": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,A\nQ?,1,2,A\n", "line 2: 4 cells, but 6"),
+    "CSV with a missing cell": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,A\nQ?,1,2,A\n", "line 2: 4 cells, but 6"),
     "CSV with one endless line": ("mmlu", "anatomy_test.csv", lambda: b"x" * (5 * 2**20), "line 1: longer than"),
-    "subject of no medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
-    "answer that is no option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is not one of the options"),
+    "subject outside medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
+    "answer that is not an option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is not one of the options"),
 }  # fmt: skip
 
 
@@ -375,7 +377,7 @@ def test_malformed_file_error_names_the_file(tmp_path, name, file, content, mess
     assert message in error.value.message
 
 
-def test_broken_table_error_names_the_table(tmp_path):
+def test_broken_arrow_file_error_names_the_file(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "data-00000-of-00001.arrow").write_bytes(b"no stream of tables")
     with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: not an Arrow stream"):
@@ -396,7 +398,7 @@ def test_medqa_has_four_options_or_five_as_a_table_or_a_list(tmp_path):
             read_seed(options, letter)
 
 
-def test_huge_line_takes_little_memory(tmp_path):
+def test_huge_line_is_refused_in_bounded_memory(tmp_path):
     """A sparse file: zeros without a newline."""
     import tracemalloc
 

@@ -16,7 +16,7 @@ from nanoflux_local.records import Identity
 from nanoflux_local.seeds.datasets import build_seed_source
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.seeds.near_duplicates import NearDuplicates
-from nanoflux_local.seeds.related_passages import RELATED, RelatedPassages
+from nanoflux_local.seeds.related_passages import RELATED_COUNT, RelatedPassages
 from nanoflux_local.seeds.splits import split_documents
 from nanoflux_local.transcript import Seed
 
@@ -205,13 +205,13 @@ def test_related_passages_draw_passages_with_common_rare_words() -> None:
     assert all(len({seed.id for seed in seeds}) == 3 for seeds in drawn)
 
 
-def test_related_passages_avoid_those_drawn_before() -> None:
+def test_related_passages_avoid_excluded_passages() -> None:
     source = RelatedPassages(make_passages(*(f"Rule number{number} names item{number}." for number in range(6))))
     assert {seed.id for seed in source.draw(3, random.Random(0), {"0", "1", "2"})} == {"3", "4", "5"}
     assert len(source.draw(6, random.Random(0), {"0"})) == 6, "too few others are left"
     with pytest.raises(NothingMatchedError, match="asks for 7 seeds"):
         source.draw(7, random.Random(0))
-    assert RELATED > 6
+    assert RELATED_COUNT > 6
 
 
 def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
@@ -263,7 +263,7 @@ def test_data_documents_writes_a_domain(home: Home, folder: Path, monkeypatch, c
     assert code == 2 and "'gsmhard' is not a valid name for a new domain" in err
 
 
-def test_data_show_prints_where_a_passage_stands(home: Home, folder: Path, monkeypatch, capsys) -> None:
+def test_data_show_prints_the_source_of_a_passage(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     run_command(capsys, "data", "documents", str(folder), "--held-out", str(folder / "wards"))
     code, out, _ = run_command(capsys, "data", "show", "documents", "--limit", "9")

@@ -1,4 +1,4 @@
-"""Imports from the hub, here a server on this machine: complete or not at all, and only with permission."""
+"""Imports from the model hub (here a local server) are complete or change nothing, and need permission."""
 
 import hashlib
 import io
@@ -38,12 +38,12 @@ FILES = {
 
 
 class Hub(ThreadingHTTPServer):
-    """Answers the requests of the hub's client for one data set, and records every path."""
+    """Serves one dataset to the hub's client, and records every requested path."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.files = files
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
         self.redirect_url = ""
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -54,7 +54,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        self.server.asked.append(path)
+        self.server.requested_paths.append(path)
         if path.startswith("/api/datasets/openai/gsm8k/revision/"):
             siblings = [{"rfilename": name} for name in self.server.files]
             return self._send(json.dumps({"id": "openai/gsm8k", "sha": COMMIT, "siblings": siblings}).encode())
@@ -115,7 +115,7 @@ def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path)
     code, output = nanoflux("data", "import", "gsm8k", "--hub")
     assert code == 0, output
     assert "gsm8k: 6 items" in output and "imported" in output
-    assert not any("README" in path or "socratic" in path for path in hub.asked if "resolve" in path)
+    assert not any("README" in path or "socratic" in path for path in hub.requested_paths if "resolve" in path)
     for name in list(FILES)[1:3]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(FILES[name])
@@ -166,11 +166,11 @@ def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broke
         (("gsm8k", "x.jsonl", "--revision", "main"), "Pass either the files of DATASET or --hub"),
     ],
 )
-def test_impossible_hub_requests_are_wrong_usage(nanoflux, arguments, message):
+def test_invalid_hub_requests_are_usage_errors(nanoflux, arguments, message):
     code, output = nanoflux("data", "import", *arguments)
     assert code == 2 and message in output
 
 
 @pytest.mark.parametrize("benchmark", list_importable_benchmarks().values(), ids=list_importable_benchmarks())
-def test_benchmark_names_where_it_is_published(benchmark):
+def test_benchmark_has_either_a_hub_dataset_or_a_homepage(benchmark):
     assert bool(benchmark.hub) != bool(benchmark.homepage)

@@ -1,4 +1,4 @@
-"""Importers: a bad row refuses the file and names its line; splits depend on words alone."""
+"""Importers: a file with a bad row is refused, naming the line; splits depend on words alone."""
 
 import hashlib
 import json
@@ -45,21 +45,21 @@ def write(tmp_path):
 
 def test_good_row_becomes_a_seed_with_its_line(write):
     path = write(line(), b"", b"  ", line(target=-3))
-    (place, seed, _), last_item = read_items(path)
-    assert (place, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
+    (location, seed, _), last_item = read_items(path)
+    assert (location, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
     assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
     assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
-    assert last_item.place == f"{path}, line 4", "blank lines are counted as lines"
-    assert last_item.seed.id == "gsmhard-2", "and are no rows"
+    assert last_item.location == f"{path}, line 4", "blank lines are counted as lines"
+    assert last_item.seed.id == "gsmhard-2", "blank lines are not counted as rows"
 
 
 BAD_ROWS = {
     "input missing": (line_without("input"), "key 'input' is missing"),
     "code missing": (line_without("code"), "key 'code' is missing"),
     "target missing": (line_without("target"), "key 'target' is missing"),
-    "input no text": (line(input=5), "key 'input'"),
+    "input not a string": (line(input=5), "key 'input'"),
     "code null": (line(code=None), "key 'code'"),
-    "target a text": (line(target="42"), "key 'target'"),
+    "target a string": (line(target="42"), "key 'target'"),
     "target a boolean": (line(target=True), "key 'target'"),
     "target infinite": (line(target=float("inf")), "key 'target'"),
     "target NaN": (line(target=float("nan")), "key 'target'"),
@@ -67,7 +67,7 @@ BAD_ROWS = {
     "input empty": (line(input="  "), "key 'input' is empty"),
     "a list": (b"[1, 2]", "not a JSON object"),
     "a number": (b"7", "not a JSON object"),
-    "cut off": (line()[:-5], "not JSON in UTF-8"),
+    "truncated": (line()[:-5], "not JSON in UTF-8"),
     "two objects": (line() + line(), "not JSON in UTF-8"),
     "nested too deep": (b'{"a": ' + b"[" * 100_000, "not JSON in UTF-8"),
     "Latin-1": (b'{"input": "caf\xe9"}', "not JSON in UTF-8"),
@@ -119,7 +119,7 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
         load_items(tmp_path / "ledger.db", "starter", "training")
     with pytest.raises(NothingMatchedError, match="'gsmhard' has no train items"):
         load_items(tmp_path / "ledger.db", "gsmhard", "train")
-    assert not (tmp_path / "ledger.db").exists(), "looking creates nothing"
+    assert not (tmp_path / "ledger.db").exists(), "a failed load must not create the ledger"
 
 
 def check_file(sandbox, path):
@@ -173,8 +173,8 @@ def test_splits_are_near_60_10_30_and_pinned():
     assert [hash_into_split(f"{word} are eaten") for word in ("Eggs", "Dates", "Oats")] == ["train", "dev", "test"]
 
 
-def test_numbers_case_and_punctuation_do_not_move_an_item():
-    """A restated stem with other numbers stays in its split."""
+def test_split_ignores_numbers_case_and_punctuation():
+    """So a restated question with other numbers is in the same split as the original."""
     for stem in stems(200):
         variants = [
             f"{stem.capitalize()} 16 and 3?",
@@ -208,9 +208,9 @@ def test_most_seeds_of_gsm_hard_can_be_chained(gsmhard_path):
     [(Items(make_starter_items("train")), 20), (Items(make_starter_items("test")), 15)],
     ids=["train", "test"],
 )
-def test_draws_are_without_replacement_while_enough_is_left(source, count):
+def test_draws_avoid_excluded_seeds_while_enough_others_are_left(source, count):
     first_ids = {seed.id for seed in source.draw(count, random.Random(1))}
-    second_ids = {seed.id for seed in source.draw(count, random.Random(1), without=first_ids)}
+    second_ids = {seed.id for seed in source.draw(count, random.Random(1), excluded_ids=first_ids)}
     assert len(first_ids) == len(second_ids) == count
     assert not first_ids & second_ids
 
@@ -230,9 +230,9 @@ def test_draw_refuses_more_seeds_than_exist_and_starts_over_if_few_are_left():
     with pytest.raises(NothingMatchedError, match="asks for 5 seeds, but there are only 4"):
         source.draw(5, random.Random(0))
     assert len(source.draw(4, random.Random(0))) == 4
-    remaining = source.draw(2, random.Random(0), without={items[0].id, items[1].id})
+    remaining = source.draw(2, random.Random(0), excluded_ids={items[0].id, items[1].id})
     assert {seed.id for seed in remaining} == {items[2].id, items[3].id}
-    assert len(source.draw(3, random.Random(0), without={items[0].id, items[1].id})) == 3
+    assert len(source.draw(3, random.Random(0), excluded_ids={items[0].id, items[1].id})) == 3
     with pytest.raises(NothingMatchedError, match="no training items"):
         Items([])
     with pytest.raises(NothingMatchedError, match="no training items"):

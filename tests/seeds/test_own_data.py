@@ -1,4 +1,4 @@
-"""A user's own data: what a row may hold in each layout, and which rows are refused, with their place."""
+"""A user's own data: what a row may contain in each file format, and which rows are refused with their location."""
 
 import csv
 import json
@@ -84,7 +84,7 @@ def test_byte_order_mark_is_skipped(tmp_path: Path, file: str, content: str, enc
 
 @pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_another_encoding_is_named(tmp_path: Path, file: str, encoding: str) -> None:
+def test_encoding_error_names_the_encoding(tmp_path: Path, file: str, encoding: str) -> None:
     path = write_content(tmp_path / file, '{"question": "Q?", "answer": 4}\n'.encode(encoding))
     with pytest.raises(DataError, match=f"the file is {encoding.upper()}, not (JSON|CSV) in UTF-8") as error:
         read_seeds(path)
@@ -95,20 +95,20 @@ AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "place"),
+    ("file", "content", "location"),
     [
         ("rows.jsonl", f'{{"question": "P?", "answer": 1}}\n{AMBIGUOUS}\n', "line 2"),
         ("rows.json", f"[{AMBIGUOUS}]", "entry 1"),
         ("rows.jsonl", '{"question": "Q?", "answer": "A", "options": {"A": "ant", "A": "bee"}}', "line 1"),
     ],
 )
-def test_repeated_key_error_names_the_place(tmp_path: Path, file: str, content: str, place: str) -> None:
-    with pytest.raises(DataError, match=f"{place}: the key '(answer|A)' is given twice"):
+def test_repeated_key_error_names_the_location(tmp_path: Path, file: str, content: str, location: str) -> None:
+    with pytest.raises(DataError, match=f"{location}: the key '(answer|A)' is given twice"):
         read_seeds(write_content(tmp_path / file, content))
 
 
 @pytest.mark.parametrize("depth", [2_000, 200_000])
-def test_values_that_are_nested_too_deep_are_refused_with_their_line(tmp_path: Path, depth: int) -> None:
+def test_too_deeply_nested_value_error_names_the_line(tmp_path: Path, depth: int) -> None:
     content = f'{{"question": "Q?", "answer": {"[" * depth}{"]" * depth}}}\n'
     with pytest.raises(DataError, match=r"line 1: (not JSON in UTF-8: nested too deep|key 'answer')"):
         read_seeds(write_content(tmp_path / "rows.jsonl", content))
@@ -120,7 +120,7 @@ def write_csv(path: Path, *rows: list[str]) -> Path:
     return path
 
 
-def test_options_come_from_csv_in_columns_or_as_json_in_a_cell(tmp_path: Path) -> None:
+def test_csv_options_are_columns_or_json_in_a_cell(tmp_path: Path) -> None:
     columns = write_csv(tmp_path / "a.csv", ["question", "A", "B", "C", "answer"], ["Q?", "ant", "bee", "", "B"])
     cell = write_csv(tmp_path / "b.csv", ["question", "options", "answer"], ["Q?", json.dumps(OPTIONS), "B"])
     for path in (columns, cell):
@@ -130,7 +130,7 @@ def test_options_come_from_csv_in_columns_or_as_json_in_a_cell(tmp_path: Path) -
 @pytest.mark.parametrize(
     "options", ["ant; bee", "{", '["ant", "bee"]', "[" * 100_000, '{"B": "bee"}', '{"A": 5}', '"ant"', "5"]
 )
-def test_options_that_cannot_be_read_are_refused_with_their_line(tmp_path: Path, options: str) -> None:
+def test_unreadable_options_error_names_the_line(tmp_path: Path, options: str) -> None:
     path = write_csv(tmp_path / "rows.csv", ["question", "options", "answer"], ["Q?", options, "B"])
-    with pytest.raises(DataError, match=r"line 2: key 'options' (is not|does not hold)"):
+    with pytest.raises(DataError, match=r"line 2: key 'options' (is not|does not contain)"):
         read_seeds(path)

@@ -1,4 +1,4 @@
-"""Splitting seeds into parts: which programs are straight-line code, and which numbers are slots (paper §3)."""
+"""Turning seeds into parts: which programs are supported, and which numbers can be slots (paper §3)."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def find_slots(question: str, code: str) -> dict[str, str]:
     return {part.slot_variable: part.value for part in split_into_parts("id", question, code)}
 
 
-def test_straight_line_lists_assignments_up_to_the_answer():
+def test_read_assignments_ends_with_the_answer():
     assert read_assignments(EGGS) == (
         ("eggs_per_day", "16"), ("eaten", "3"), ("price", "2"), ("sold", "eggs_per_day - eaten"),
         ("result", "sold * price"), ("answer", "result"),
@@ -42,7 +42,7 @@ def test_straight_line_lists_assignments_up_to_the_answer():
         (make_program("a = 5", "result = a") + "\n\nprint(repr(solution()))\n", "result"),
     ],
 )
-def test_arithmetic_and_a_few_calls_are_simple(code, answer):
+def test_read_assignments_accepts_arithmetic_and_a_few_calls(code, answer):
     assert read_assignments(code)[-1] == ("answer", answer)
 
 
@@ -56,7 +56,7 @@ UNSUPPORTED_PROGRAMS = {
     "two targets": make_program("a = b = 5", "result = a + b"),
     "unpacking": make_program("a, b = 5, 6", "result = a + b"),
     "a list": make_program("a = [1, 2]", "result = sum(a)"),
-    "a text": make_program("a = 'x'", "result = 5"),
+    "a string": make_program("a = 'x'", "result = 5"),
     "a boolean": make_program("a = True", "result = a + 1"),
     "a comparison": make_program("a = 5", "result = a > 3"),
     "an attribute": make_program("a = 5", "result = a.real"),
@@ -71,7 +71,7 @@ UNSUPPORTED_PROGRAMS = {
     "a statement with an effect": make_program("a = 5", "print(a)", "result = a"),
     "no return": "def solution():\n    a = 5",
     "a bare return": make_program("a = 5", last_line="return"),
-    "its own answer": make_program("answer = 5", last_line="return answer"),
+    "a variable named answer": make_program("answer = 5", last_line="return answer"),
     "no function": "a = 5\nprint(a)",
     "a class": "class solution: pass",
     "an import before": "import math\n" + make_program("result = 5"),
@@ -152,7 +152,7 @@ TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
     ids=["two", "twice given", "again in a step", "part of 5.5", "part of 55", "too small", "float", "negative",
          "calculated", "not in the text", "idle", "idle through another"],
 )  # fmt: skip
-def test_slot_occurs_once_in_the_program_and_decides_the_answer(lines, expected):
+def test_slot_occurs_once_in_the_program_and_affects_the_answer(lines, expected):
     assert find_slots(TEXT, make_program(*lines)) == expected
 
 

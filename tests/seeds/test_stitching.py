@@ -1,4 +1,4 @@
-"""Stitching: chains of seeds as one question, solved by one program, compared with a separate computation."""
+"""Stitching: a chain of seeds becomes one question with one program, whose answer a separate computation confirms."""
 
 import math
 import random
@@ -15,7 +15,7 @@ from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.roles.stitcher import (
-    NAMES,
+    RESULT_LETTERS,
     StitchingAttacker,
     build_answer_program,
     build_question_text,
@@ -35,13 +35,15 @@ TEMPLATES = [template for template in load_templates() if template.split == "tra
 
 @dataclass(frozen=True)
 class Story:
-    """A seed in GSM-Hard's format; `solve` computes its answer independently, from the number in its slot."""
+    """A seed in GSM-Hard's format. `solve` independently computes the answer from the number in the slot, which is
+    `slot_value` in the question.
+    """
 
     id: str
     question: str
     lines: tuple[str, ...]
     slot: str
-    own: float
+    slot_value: float
     solve: Callable[[float], float]
 
     @property
@@ -75,12 +77,12 @@ STORY_BY_ID = {story.id: story for story in STORIES}
 
 
 def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer, whether each link is fitted, and each link's number, by the rule that the question states."""
-    answer, fitted, links = stories[0].solve(stories[0].own), [], []
+    """The chain's answer, whether each link is fitted, and the number of each link, by the rule in the question."""
+    answer, fitted, links = stories[0].solve(stories[0].slot_value), [], []
     for story in stories[1:]:
-        fits = answer > 0 and answer == math.floor(answer) and answer <= 100 * story.own
-        link = answer if fits else math.floor(abs(answer) + 0.5) % 1000 + 1
-        fitted.append(not fits)
+        is_direct = answer > 0 and answer == math.floor(answer) and answer <= 100 * story.slot_value
+        link = answer if is_direct else math.floor(abs(answer) + 0.5) % 1000 + 1
+        fitted.append(not is_direct)
         links.append(link)
         answer = story.solve(link)
     return answer, fitted, links
@@ -131,11 +133,11 @@ def test_question_states_every_part_and_names_every_link(sandbox, ids):
     assert len(part_texts) == len(parts)
     assert part_texts[0].startswith(f"Part 1. {parts[0].text()} ")
     for number, (part, text) in enumerate(zip(parts[1:], part_texts[1:], strict=True), 2):
-        name = NAMES[number - 2]
+        name = RESULT_LETTERS[number - 2]
         assert text.startswith(f"Part {number}. {part.text(name)}")
         instruction = "call the remainder plus 1" if trace.fitted[number - 2] else "Call the answer to this"
         assert part_texts[number - 2].endswith(f"{instruction} {name}.")
-    assert part_texts[-1] == f"Part {len(parts)}. {parts[-1].text(NAMES[len(parts) - 2])}"
+    assert part_texts[-1] == f"Part {len(parts)}. {parts[-1].text(RESULT_LETTERS[len(parts) - 2])}"
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
@@ -147,7 +149,7 @@ def test_solution_lines_are_true_arithmetic(sandbox, ids):
     for left, right in re.findall(r"= ([^=.]*(?:\.\d+[^=.]*)*) = (-?[\d.]+)\.(?: |$)", "\n".join(lines)):
         assert eval(left, {}) == pytest.approx(float(right), abs=1e-4), (left, right)
     for number, line in enumerate(lines[:-1]):
-        name, link = NAMES[number], f"{trace.links[number]:.0f}"
+        name, link = RESULT_LETTERS[number], f"{trace.links[number]:.0f}"
         ending = f", so {name} = {int(link) - 1} + 1 = {link}." if trace.fitted[number] else f". So {name} = {link}."
         assert line.endswith(ending), line
         assert ("Rounded" in line) is trace.fitted[number]
@@ -168,8 +170,8 @@ def test_fitted_link_text_matches_its_calculation(sandbox):
     [("2.5", 4, True), ("0.5", 2, True), ("0", 1, True), ("-7", 8, True), ("999.5", 1, True), ("1999", 1999, False),
      ("4000", 4000, False), ("4001", 2, True), ("3.0", 3, False), ("0.4999", 1, True)],
 )  # fmt: skip
-def test_links_are_whole_positive_and_of_the_storys_size(sandbox, first_answer, link, fitted):
-    """Halves are rounded up; the robe's own number is 40, so its link may be at most 4000."""
+def test_links_are_positive_integers_of_limited_size(sandbox, first_answer, link, fitted):
+    """Halves are rounded up. The number in the robe's slot is 40, so its link may be at most 4000."""
     start = Part("first", "", "", "", "", "", "", (("answer", first_answer),), (), False)
     trace = run_and_trace(sandbox, [start, STORY_BY_ID["robe"].part])
     assert (trace.links, trace.fitted) == ((link,), (fitted,))
@@ -238,7 +240,7 @@ def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
 
 
 class FixedChain:
-    """A source whose chain is always `parts`; None means that it found no order."""
+    """A source whose chain is always `parts`; None means that no order works."""
 
     def __init__(self, parts):
         self._parts = parts
@@ -257,9 +259,9 @@ def test_failed_chain_or_program_is_unparsed(sandbox, parts, message):
 
 
 def test_result_names_continue_after_the_letters():
-    names = [make_result_name(number) for number in range(3 * len(NAMES))]
+    names = [make_result_name(number) for number in range(3 * len(RESULT_LETTERS))]
     assert len(set(names)) == len(names)
-    assert names[0] == "X" and names[len(NAMES)] == "X2"
+    assert names[0] == "X" and names[len(RESULT_LETTERS)] == "X2"
     assert not set(names) & {"A", "I"}
 
 
@@ -271,7 +273,7 @@ def test_chain_longer_than_the_letters_runs(sandbox):
 
 
 def solve_part(part: Part, link: float | None) -> float:
-    """A starter part's answer, from evaluating its statements with `link` in its slot."""
+    """The answer of a starter part, from evaluating its statements with `link` in the slot."""
     variables: dict = {}
     for name, expression in part.statements:
         variables[name] = link if link is not None and name == part.slot_variable else eval(expression, {}, variables)
@@ -292,7 +294,7 @@ def test_starter_chains_of_every_length_are_found():
         assert sum(2 + number % 5 == length for number in STARTER_CHAINS) >= share * 40, length
 
 
-def test_starter_chains_carry_each_result_unchanged():
+def test_starter_chains_pass_each_result_on_unchanged():
     for number, parts in STARTER_CHAINS.items():
         assert len({part.seed for part in parts}) == len(parts) == 2 + number % 5
         previous_answer = None
@@ -301,7 +303,7 @@ def test_starter_chains_carry_each_result_unchanged():
                 assert previous_answer == int(previous_answer) > 0
                 assert float(part.value) == previous_answer, "the drawn story already holds the result"
                 assert previous_answer <= LINK_RANGE * HIGHEST[part.seed, part.slot_variable]
-            assert part.fits and part.text("X").count("X") >= 1
+            assert part.made_for_chains and part.text("X").count("X") >= 1
             previous_answer = round(solve_part(part, previous_answer), 6)
 
 
@@ -318,12 +320,12 @@ def test_starter_chains_run_and_give_the_answer(sandbox, number):
     question = build_question_text(parts, trace)
     assert question.endswith(parts[-1].ask)
     for index, part in enumerate(parts):
-        assert part.text(NAMES[index - 1] if index else "") in question
+        assert part.text(RESULT_LETTERS[index - 1] if index else "") in question
         if index + 1 < len(parts):
-            assert f"Call {part.result} {NAMES[index]}." in question
+            assert f"Call {part.result} {RESULT_LETTERS[index]}." in question
 
 
-def test_chains_repeat_under_the_same_draw():
+def test_chains_depend_only_on_the_seed():
     for number in list(STARTER_CHAINS)[:10]:
         assert draw_starter_chain(number) == STARTER_CHAINS[number]
     questions = {"".join(part.text() for part in parts) for parts in STARTER_CHAINS.values()}
@@ -331,7 +333,7 @@ def test_chains_repeat_under_the_same_draw():
 
 
 def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
-    """With real programs and links, the kept program prints the answer that the trace found."""
+    """The final program of a chain of real seeds prints the answer of its trace."""
     source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chainable=True)
     judge, attack_count = ProgramJudge(sandbox.identity, 5.0), 0
     for number in range(20):

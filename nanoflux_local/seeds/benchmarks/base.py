@@ -19,7 +19,7 @@ OWN_WORK = "Apache-2.0 (written for this project)"
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How the files of a dataset are read.
+    """How to read the files of a dataset.
 
     With `official_splits`, a file's name says which split it contains. With `carves_dev`, a dev split is taken from
     train, because there is no official one. `columns` are the names of the columns if a CSV file has no header;
@@ -48,8 +48,8 @@ class HubDataset:
 class Benchmark:
     """A benchmark that users import.
 
-    `licence` is "" if the publisher states none. `counts` are the numbers of labelled items by official split, if they
-    are recorded here; the key is "" if the files are not splits. `domains` are the built-in domains whose runs draw
+    `licence` is "" if the publisher states none. `counts` are the numbers of labelled items by official split, if
+    known; the key is "" if the files are not splits. `domains` are the built-in domains whose runs draw
     seeds from the train split. `hub` is None if the model hub has no copy; `homepage` then says where the files are.
     """
 

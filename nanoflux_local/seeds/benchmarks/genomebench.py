@@ -14,7 +14,7 @@ _EXPLANATION = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL | re.IG
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question with its options inline, answer: <explanation>…</explanation><answer>letter</answer>}."""
+    """Parse {question with its options inline, answer: <explanation>…</explanation><answer>letter</answer>}."""
     del file
     parts = _OPTIONS_LINE.split(read_required_text(row, "question"), maxsplit=1)
     lettered_texts = _OPTION.findall(parts[-1]) if len(parts) == 2 else []

@@ -10,7 +10,7 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_required_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question, answer: solution, "####", number}; the calculator annotations <<…>> are removed from the solution."""
+    """Parse {question, answer: solution, "####", number}, without the solution's calculator annotations <<…>>."""
     del file
     question = read_required_text(row, "question")
     solution, separator, number = read_required_text(row, "answer").rpartition("####")

@@ -7,16 +7,17 @@ from nanoflux_local.answers import answer_number
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_required_text
 
-LARGEST_TARGET = 1e300
+MAX_TARGET = 1e300
+"""Rows with a larger target are refused."""
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{input: text, code: a function solution(), target: number}."""
+    """Parse {input: question, code: a function solution(), target: number}."""
     del file
     question, code, target = read_required_text(row, "input"), read_required_text(row, "code"), row.get("target")
     if not isinstance(target, int | float) or isinstance(target, bool):
         raise BadRowError("key 'target' is missing or is not a number")
-    if abs(target) >= LARGEST_TARGET or target != target:
+    if abs(target) >= MAX_TARGET or target != target:
         raise BadRowError("key 'target' is too large to compare, or is not a number")
     return ParsedRow(question, answer_number(float(target)), program=f"{code}\n\nprint(repr(solution()))\n")
 
@@ -25,7 +26,7 @@ BENCHMARK = Benchmark(
     name="gsmhard",
     format=Format(parse_row),
     hub=HubDataset("reasoning-machines/gsm-hard"),
-    licence="MIT (says its page on the hub)",
+    licence="MIT (according to its page on the hub)",
     counts={"": 1319},
     domains=("gsmhard", "gsmhard-short"),
 )

@@ -8,11 +8,11 @@ from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{Question}. Many questions begin with a stray comma, and the last quarter of the official file is blank."""
+    """Parse {Question}. Many questions begin with a stray comma, and the last quarter of the official file is blank."""
     del file
     value = row.get("Question", row.get("question"))
     if value is not None and not isinstance(value, str):
-        raise BadRowError("key 'Question' is not a text")
+        raise BadRowError("key 'Question' is not a string")
     question = (value or "").lstrip(" ,\t\n").strip()
     if not question:
         raise BlankRowError

@@ -8,7 +8,9 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """An NLM-QUESTION element. Subject and message are the question; all reference answers together are the answer."""
+    """Parse an NLM-QUESTION element. Subject and message are the question; all reference answers together are the
+    answer.
+    """
     del file
     element = row[""]
     texts = [(element.findtext(f".//{tag}") or "").strip() for tag in ("SUBJECT", "MESSAGE")]

@@ -8,7 +8,7 @@ from nanoflux_local.seeds.rows import ParsedRow, read_required_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """The workbook's columns Question and Answer."""
+    """Parse the workbook's columns Question and Answer."""
     del file
     return ParsedRow(read_required_text(row, "Question", "question"), read_required_text(row, "Answer", "answer"))
 

@@ -9,21 +9,21 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question, opa … opd, cop, exp, id}. The answer is `cop`, until `settle_answers` replaces it with a letter."""
+    """Parse {question, opa … opd, cop, exp, id}. The answer is `cop`; `settle_answers` replaces it with a letter."""
     del file
     options = {letter: read_required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
     cop = row.get("cop")
     if not isinstance(cop, int) or isinstance(cop, bool):
         raise BadRowError("key 'cop' is missing or is not an integer")
     if not 0 <= cop <= 4:
-        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file carries no answers")
+        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file has no answers")
     question, solution = read_required_text(row, "question"), read_optional_text(row, "exp")
     return ParsedRow(question, str(cop), solution, options=options, id=read_required_text(row, "id"))
 
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
     """Replace each `cop` with a letter. `cop` counts from 1 in the official files and from 0 on the hub. A 4 in any row
-    shows that it counts from 1, and a 0 that it counts from 0; without either, the file's format decides.
+    means that the file counts from 1, a 0 that it counts from 0; without either, the file format decides.
 
     Raises:
         BadRowError: the file has both a 0 and a 4.

@@ -10,15 +10,15 @@ LETTERS = "ABCDE"
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """{question, options: letter → text (or a list of {key, value}), answer_idx: letter, answer: the option's text}."""
+    """Parse {question, options: letter → text (or a list of {key, value}), answer_idx: letter, answer: text}."""
     del file
     options = row.get("options")
     if isinstance(options, list):
         options = {entry.get("key"): entry.get("value") for entry in options if isinstance(entry, dict)}
     if not isinstance(options, dict) or list(options) != list(LETTERS[: len(options)]) or len(options) not in (4, 5):
-        raise BadRowError("key 'options' does not hold four or five texts under A, B, C …")
+        raise BadRowError("key 'options' does not contain four or five options under A, B, C …")
     if not all(isinstance(text, str) for text in options.values()):
-        raise BadRowError("key 'options' holds a value that is not a text")
+        raise BadRowError("key 'options' contains an option that is not a string")
     return make_choice_row(read_required_text(row, "question"), options, read_required_text(row, "answer_idx"))
 
 

@@ -12,7 +12,9 @@ SUBJECTS = (
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """The official CSV (question, four options, letter), or the hub's {question, subject, choices, answer: 0-3}."""
+    """Parse a row of the official CSV (question, four options, letter), or of the hub's {question, subject, choices,
+    answer: 0-3}.
+    """
     subject = read_optional_text(row, "subject") or next((name for name in SUBJECTS if name in file), "")
     if subject not in SUBJECTS:
         raise BadRowError(f"{subject or file!r} names none of the subjects {', '.join(SUBJECTS)}")
@@ -23,7 +25,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     elif isinstance(answer, int) and 0 <= answer < 4:
         answer = "ABCD"[answer]
     if not isinstance(choices, list) or len(choices) != 4 or not all(isinstance(text, str) for text in choices):
-        raise BadRowError("key 'choices' does not hold four texts")
+        raise BadRowError("key 'choices' does not contain four strings")
     options = dict(zip("ABCD", choices, strict=True))
     return make_choice_row(read_required_text(row, "question"), options, str(answer).strip(), group=subject)
 

@@ -10,7 +10,9 @@ OPTIONS = {"A": "yes", "B": "no", "C": "maybe"}
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """The official object (pmid → upper-case keys), its file of test labels, or the hub's columns."""
+    """Parse an entry of the official object (pmid → upper-case keys) or of its file of test labels, or a row of the
+    hub.
+    """
     del file
     pmid = row.get("", row.get("pubid"))
     if pmid is None:
@@ -20,7 +22,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     context = row.get("CONTEXTS", row.get("context"))
     texts = context.get("contexts") if isinstance(context, dict) else context
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadRowError("neither 'CONTEXTS' nor 'context' holds a list of texts")
+        raise BadRowError("neither 'CONTEXTS' nor 'context' contains a list of strings")
     question = "\n\n".join([*(text.strip() for text in texts), read_required_text(row, "QUESTION", "question")])
     solution = read_optional_text(row, "LONG_ANSWER", "long_answer")
     return make_choice_row(question, OPTIONS, _read_letter(row, "final_decision"), solution=solution, id=str(pmid))

@@ -13,7 +13,7 @@ DRAWS = 4
 
 
 def make_starter_items(split: str) -> list[Seed]:
-    """Every template of a split, with several draws of its numbers; always the same list."""
+    """`DRAWS` items from every template of a split; always the same list."""
     return [
         instantiate(template, random.Random(derive_seed("starter", template.id, number)), number)
         for number in range(DRAWS)

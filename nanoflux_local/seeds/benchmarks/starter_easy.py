@@ -8,14 +8,16 @@ from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
 from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
-DRAWS, MAX_STEPS, SHARE = 4, 2, 0.3
-"""The number of items from each template, the maximum steps of a template, and the part of each number's range from
-which numbers are drawn, as a share counted from the low end.
-"""
+DRAWS = 4
+"""The number of items from each template, each with newly drawn numbers."""
+MAX_STEPS = 2
+"""The maximum number of steps of a template."""
+SHARE = 0.3
+"""The lower share of each quantity's range from which numbers are drawn."""
 
 
 def make_easy_items(split: str) -> list[Seed]:
-    """Every short template of a split, with several draws of small numbers; always the same list."""
+    """`DRAWS` items with small numbers from every short template of a split; always the same list."""
     return [
         instantiate(template, random.Random(derive_seed("starter-easy", template.id, number)), number, SHARE)
         for number in range(DRAWS)

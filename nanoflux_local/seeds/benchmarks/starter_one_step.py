@@ -1,4 +1,4 @@
-"""The one-step benchmark: the starter stories of one step, which the smallest models solve about half of the time."""
+"""The one-step benchmark: one-step starter stories, of which the smallest models solve about half."""
 
 import random
 
@@ -14,7 +14,7 @@ DRAWS = 2
 
 
 def make_one_step_items(split: str) -> list[Seed]:
-    """Every one-step story of a split, with two draws of its numbers; always the same list."""
+    """`DRAWS` items from every one-step story of a split; always the same list."""
     return [
         instantiate(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
         for number in range(DRAWS)
