@@ -23,7 +23,7 @@ from nanoflux_local.transcript import Attack, Seed
 
 @dataclass(frozen=True, slots=True)
 class ModelAttacker:
-    """Prompts a model to stitch its seeds' concepts together. An unreadable reply ends the attempt without a retry."""
+    """Prompts a model to stitch the seeds' concepts together. An unreadable reply ends the attempt without a retry."""
 
     domain: Domain
     player: Player
@@ -34,7 +34,7 @@ class ModelAttacker:
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
         messages, sections = build_attacker_messages(self.domain, seeds), self.domain.sections.attacker
-        reply = await ask(self.player.request(messages, draw.seed("attack"), sections), call)
+        reply = await ask(self.player.build_request(messages, draw.seed("attack"), sections), call)
         if isinstance(reply, RefusedPrompt):
             return reply
         return self.player.refuse_incomplete(reply) or read_attack(self.domain, reply.text)
@@ -55,7 +55,7 @@ def _build_prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) ->
 
 
 def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
-    """Read the attack in a reply. Its answer must be of the domain's kind (number, choice, text) and is normalized."""
+    """Read an attack from a reply. The answer must be of the domain's kind (number, choice, text); it is normalized."""
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections

@@ -1,4 +1,4 @@
-"""What all roles share: the player, the random draws of an attempt, and requests that are repeated until a reply is
+"""What all roles share: players, the random draws of an attempt, and requests that are repeated until the reply is
 readable.
 """
 
@@ -17,9 +17,11 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Ver
 
 T = TypeVar("T")
 MakeRequest = Callable[[int], ChatRequest]
-"""Makes the request for a sampling seed."""
+"""Builds a request with a given sampling seed."""
 VARIED_TEMPERATURE = 0.7
-"""The temperature for several replies to one prompt if the role's own temperature is 0, which would make them equal."""
+"""The temperature for several replies to one prompt if the role's own temperature is 0, which would make them
+identical.
+"""
 _AS_JSON = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."
@@ -28,7 +30,7 @@ _AS_JSON = (
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The source of everything random in one attempt. It depends only on (run seed, turn, attempt), so that a replay
+    """The source of all randomness in one attempt. It depends only on (run seed, turn, attempt), so that a replay
     draws the same values. `sample` numbers the defender's answers to one question, from 0.
     """
 
@@ -39,7 +41,8 @@ class Draw:
 
     def seed(self, step: str, retry: int = 0) -> int:
         """The sampling seed of one request."""
-        sample = (self.sample,) if self.sample else ()  # the first answer has the seed of a turn with one answer
+        # the first answer has the same seed whether a turn has one answer or several
+        sample = (self.sample,) if self.sample else ()
         return derive_seed(self.run_seed, self.turn, self.attempt, step, retry, *sample)
 
     def rng(self, step: str) -> random.Random:
@@ -48,8 +51,8 @@ class Draw:
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are the
-    attack's, for checks that compare the attack with its seeds.
+    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are those
+    from which the attack was built, for checks that compare the two.
     """
 
     @property
@@ -73,7 +76,7 @@ class Judge(Protocol):
 class Player:
     """A model in a role: its endpoint's name in the profile, its identity, and how its replies are sampled.
 
-    A `structured` player is asked for a JSON object with the sections as keys, and its server enforces the form. A
+    A `structured` player is asked for a JSON object with the sections as keys, and its server enforces this schema. A
     player that `thinks` reasons before it answers; `sampling.max_tokens` includes its endpoint's `reasoning_tokens`.
     """
 
@@ -88,25 +91,25 @@ class Player:
         temperature = self.sampling.temperature or VARIED_TEMPERATURE
         return replace(self, sampling=replace(self.sampling, temperature=temperature))
 
-    def request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
+    def build_request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
         """The request for a reply with these sections."""
         if not self.structured:
             return ChatRequest(self.identity, messages, self.sampling, seed)
         last_message = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
         return ChatRequest(self.identity, (*messages[:-1], last_message), self.sampling, seed, sections)
 
-    def request_maker(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
-        """A function that makes this request for a sampling seed."""
-        return lambda seed: self.request(messages, seed, sections)
+    def request_builder(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
+        """A function that builds this request with a given sampling seed."""
+        return lambda seed: self.build_request(messages, seed, sections)
 
     @property
     def continues(self) -> bool:
         """Whether the endpoint can continue a reply whose beginning is sent as a last assistant message. A player that
-        thinks is never continued: a reply that begins with its answer leaves no place for reasoning.
+        thinks is never continued, because reasoning must precede the answer.
         """
         return not self.thinks and continues_replies(self.identity.interface)
 
-    def continuation(
+    def build_continuation(
         self, messages: tuple[Message, ...], beginning: str, seed: int, max_tokens: int, stop: tuple[str, ...]
     ) -> ChatRequest:
         """The request for the text that follows `beginning`."""
@@ -114,8 +117,8 @@ class Player:
         return ChatRequest(self.identity, (*messages, Message("assistant", beginning)), sampling, seed)
 
     def refuse_incomplete(self, reply: ChatReply) -> Unparsed | None:
-        """Return the reason why a reply is empty or ended inside its reasoning, with the setting to raise; None for a
-        complete reply.
+        """Return why a reply is incomplete: it is empty, or ended inside its reasoning, and which setting to raise.
+        None for a complete reply.
         """
         if not reply.text.strip() and reply.finish == "stop":
             return Unparsed("the reply is empty")
@@ -130,7 +133,7 @@ class Player:
 
 
 async def ask(request: ChatRequest, call: Call) -> ChatReply | RefusedPrompt:
-    """Send a request. Returns the reply, or why the endpoint refuses the prompt."""
+    """Send a request. Returns the reply, or why the endpoint refused the prompt."""
     try:
         return await call(request)
     except PromptRefusedError as error:

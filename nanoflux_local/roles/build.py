@@ -1,6 +1,6 @@
 """Builds a run's judge and rater from its configuration. The judge is a program, a model or a panel, with checks.
 
-Only the endpoints' identities are needed, not running endpoints, so that a replay can build the judge too.
+A judge needs only the endpoints' identities, not running endpoints, so that a replay can build it too.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ from nanoflux_local.roles.quality import Rater
 def build_judge(
     config: RunConfig, domain: Domain, identities: Mapping[str, Identity], player: Callable[[str], Player]
 ) -> Judge:
-    """Build the judge of a run. `player` binds an endpoint's name to the judge's role. A panel's checks are run by the
-    endpoint of the judge's role.
+    """Build the judge of a run. `player` builds the player of a named endpoint in the judge's role. For a panel, the
+    checks use the endpoint of the judge's role.
 
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
@@ -43,7 +43,7 @@ def build_judge(
 
 
 def build_rater(config: RunConfig, domain: Domain, player: Callable[[str], Player]) -> Rater | None:
-    """Build the rater of kept examples' reasoning, or None if `judge.quality` is off or a program judges."""
+    """Build the rater of kept examples' reasoning, or None if `judge.quality` is off or the judge is a program."""
     judge_endpoint = config.roles.judge.endpoint
     return (
         Rater(domain, player(judge_endpoint), config.retries.parse)

@@ -32,32 +32,36 @@ class CheckingJudge:
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
-        """Reject an attack that the judge rejects or that a check contradicts, with the findings of all checks.
+        """Reject an attack that the judge rejects or a check contradicts, with the findings of all checks.
 
-        The judge never sees the findings of the checks after it, so that verdict and findings stay independent.
+        The judge never sees the findings of "verifies" checks, so that its verdict is independent of them.
         """
-        screening, objector = await self._examine("screens", attack, draw, call, seeds)
+        screening_findings, objector = await self._examine("screens", attack, draw, call, seeds)
         if objector is not None:
-            contradiction = next(finding for finding in screening if finding.check == objector.name)
+            contradiction = next(finding for finding in screening_findings if finding.check == objector.name)
             explanation = f"[{objector.objection}] {contradiction.reason}"
             skipped = self._skip(("informs", "verifies"), f"the {objector.title}")
-            return Verdict(False, 1.0, explanation, asked=0, findings=(*screening, *skipped))
-        informing = [await check.examine(attack, draw, call, seeds) for check in self._list_checks_at("informs")]
-        evidence += tuple(exhibit for finding in informing for exhibit in finding.evidence)
+            return Verdict(False, 1.0, explanation, asked=0, findings=(*screening_findings, *skipped))
+        informing_findings = [
+            await check.examine(attack, draw, call, seeds) for check in self._list_checks_at("informs")
+        ]
+        evidence += tuple(exhibit for finding in informing_findings for exhibit in finding.evidence)
         verdict = await self.judge.validate(attack, draw, call, evidence)
         if not isinstance(verdict, Verdict):
             return verdict
         if not verdict.positive:
-            return replace(verdict, findings=(*screening, *informing, *self._skip(("verifies",), "the judge")))
-        verifying, objector = await self._examine("verifies", attack, draw, call, seeds)
+            return replace(
+                verdict, findings=(*screening_findings, *informing_findings, *self._skip(("verifies",), "the judge"))
+            )
+        verifying_findings, objector = await self._examine("verifies", attack, draw, call, seeds)
         if objector is not None:
             verdict = replace(verdict, positive=False, explanation=f"[{objector.objection}] {verdict.explanation}")
-        return replace(verdict, findings=(*screening, *informing, *verifying))
+        return replace(verdict, findings=(*screening_findings, *informing_findings, *verifying_findings))
 
     async def validate_and_examine(
         self, attack: Attack, draw: Draw, call: Call
     ) -> tuple[Verdict | Doubt | Unparsed, tuple[Finding, ...]]:
-        """The judge's own verdict, and the findings of all checks, whatever the judge and the other checks conclude.
+        """The judge's own verdict, and the findings of all checks, regardless of what the others conclude.
 
         A turn stops at the first rejection; a trial needs all results, to measure the judge and each check separately.
         """

@@ -14,6 +14,7 @@ from nanoflux_local.transcript import Defence
 OVERHEAD_TOKENS = 32
 """Tokens for the sections' names, on top of their budgets."""
 DEFAULT_BUDGET = 500
+"""The token budget of a section for which the run sets none."""
 _LENGTH = re.compile(r"\(at most \d+ tokens\)")
 """The end of the prompt's description of a section. A section of a reply that contains it repeats the description."""
 
@@ -39,8 +40,8 @@ def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Defender:
-    """Solves a question; an unreadable reply is requested again. Answers after the first (`draw.sample`) are drawn at a
-    temperature above 0.
+    """Solves a question; an unreadable reply is requested again. Answers after the first (`draw.sample` > 0) are
+    sampled at a temperature above 0.
     """
 
     domain: Domain
@@ -60,23 +61,25 @@ class Defender:
         messages = build_defender_messages(self.domain, self.budgets, question)
         if self.player.continues:
             return await self._defend_by_sections(messages, draw, call)
-        make_request = self.player.request_maker(messages, self.domain.sections.defender)
+        make_request = self.player.request_builder(messages, self.domain.sections.defender)
         sections = await ask_until_read(
             self.player, make_request, self._read_reply, draw, "defence", self.retries, call
         )
         if isinstance(sections, Unparsed):
             return sections
-        cut_texts = {name: await self._cut_to_budget(name, text, call) for name, text in sections.items()}
-        cut_names = tuple(name for name, text in sections.items() if cut_texts[name] != text)
-        return Defence(cut_texts["SOLUTION"], cut_texts["ANSWER"], cut_texts.get("ANALYSIS", ""), cut_names)
+        truncated_texts = {name: await self._truncate_to_budget(name, text, call) for name, text in sections.items()}
+        truncated_names = tuple(name for name, text in sections.items() if truncated_texts[name] != text)
+        return Defence(
+            truncated_texts["SOLUTION"], truncated_texts["ANSWER"], truncated_texts.get("ANALYSIS", ""), truncated_names
+        )
 
     async def _defend_by_sections(self, messages: tuple[Message, ...], draw: Draw, call: Call) -> Defence | Unparsed:
         """Request the sections one by one. Each request ends with a section's name, so no section can be missing.
 
-        The endpoint stops each section at its budget, so even a small model that rambles reaches its answer.
+        The endpoint stops each section at its budget, so that even a small model that rambles reaches an answer.
         """
         texts: dict[str, str] = {}
-        cut_names: list[str] = []
+        truncated_names: list[str] = []
         for name in self.domain.sections.defender:
             reply = await ask_until_read(
                 self.player,
@@ -90,8 +93,8 @@ class Defender:
             if isinstance(reply, Unparsed):
                 return replace(reply, reason=f"section {name}: {reply.reason}")
             texts[name] = _strip_reply(reply)
-            cut_names += [name] if reply.finish == "length" else []
-        return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut_names))
+            truncated_names += [name] if reply.finish == "length" else []
+        return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(truncated_names))
 
     def _build_section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
         """The request for the section after those in `texts`. The reply stops before the next section's name."""
@@ -99,14 +102,14 @@ class Defender:
         stop = tuple(f"\n{later_name}:" for later_name in names[names.index(name) + 1 :]) or ("\n",)
         beginning = render_sections({**texts, name: ""}).rstrip()
         budget = self.budgets.get(name, DEFAULT_BUDGET)
-        return lambda seed: self.player.continuation(messages, beginning, seed, budget, stop)
+        return lambda seed: self.player.build_continuation(messages, beginning, seed, budget, stop)
 
     def _read_reply(self, reply: ChatReply) -> dict[str, str] | Unparsed:
         sections = read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
         return sections if isinstance(sections, Unparsed) else refuse_descriptions(sections, _LENGTH.search)
 
-    async def _cut_to_budget(self, name: str, text: str, call: Call) -> str:
-        """The beginning of a section that is within its budget, counted with the endpoint's tokenizer."""
+    async def _truncate_to_budget(self, name: str, text: str, call: Call) -> str:
+        """A section truncated to its token budget, as the endpoint's tokenizer counts."""
         budget = self.budgets.get(name)
         if budget is None or len(text.encode()) <= budget:  # a token is at least one byte
             return text

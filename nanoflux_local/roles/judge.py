@@ -24,7 +24,7 @@ ReadVerdict = Callable[[ChatReply], Verdict | Unparsed]
 
 @dataclass(frozen=True, slots=True)
 class ModelJudge:
-    """Judges with the domain's prompts, by the run's rules for confidence (`rules`)."""
+    """Judges with the domain's prompts, under the run's `rules` for confidence."""
 
     domain: Domain
     player: Player
@@ -68,7 +68,7 @@ class ModelJudge:
             if confidences:
                 text += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
             sections = getattr(self.domain.sections, step)
-            make_request = self.player.request_maker((Message("user", text),), sections)
+            make_request = self.player.request_builder((Message("user", text),), sections)
             verdict = await ask_until_read(
                 self.player, make_request, read, draw, f"{step}-{strike}", self.retries, call
             )

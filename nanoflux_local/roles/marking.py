@@ -1,4 +1,4 @@
-"""Marking: whether a further answer of the defender is right. Only answers in free text need the judge."""
+"""Marks the defender's further answers as right or wrong. Only free-text answers need the judge."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Sample
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """Marks answers against the attacker's. The judge evaluates answers in free text, as it does the first defence."""
+    """Marks answers by comparing them with the attacker's. The judge evaluates free text."""
 
     domain: Domain
     judge: Judge

@@ -1,6 +1,6 @@
 """A panel: several judges decide independently, and a rule combines their results into one verdict.
 
-The verdict records each member's vote. A member without a verdict has no vote. If the rule gives no decision, the
+The verdict records each member's vote. A member without a verdict abstains. If the rule gives no decision, the
 panel's result is a `Doubt`.
 """
 
@@ -51,8 +51,8 @@ def combine_verdicts(
     rule: Rule, names: Sequence[str], results: Sequence[Verdict | Doubt | Unparsed]
 ) -> Verdict | Doubt:
     """Combine the members' results. "majority": the decision of more than half of all members, with the mean of their
-    confidences. "minimum": positive if all verdicts are, with the lowest confidence. The result is a `Doubt` if there
-    is no majority or, under "minimum", if any member has no verdict.
+    confidences. "minimum": positive only if all verdicts are positive, with the lowest confidence. The result is a
+    `Doubt` if there is no majority or, under "minimum", if any member has no verdict.
     """
     votes = tuple(_build_vote(name, result) for name, result in zip(names, results, strict=True))
     verdicts = [result for result in results if isinstance(result, Verdict)]
@@ -71,7 +71,7 @@ def combine_verdicts(
         side is not negative and bool(positive),
         round(confidence, 4),
         side[0].explanation,
-        soft=_combine_readings([verdict.soft for verdict in verdicts]),
+        soft=_combine_soft_values([verdict.soft for verdict in verdicts]),
         asked=max(verdict.asked for verdict in side),
         votes=votes,
     )
@@ -92,8 +92,8 @@ def _build_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
     ))  # fmt: skip
 
 
-def _combine_readings(readings: Sequence[bool | None]) -> bool | None:
-    """The soft reading of more than half of the members with a soft reading; None if they are evenly split."""
-    decided_readings = [reading for reading in readings if reading is not None]
-    sound_count = sum(decided_readings)
-    return None if 2 * sound_count == len(decided_readings) else 2 * sound_count > len(decided_readings)
+def _combine_soft_values(soft_values: Sequence[bool | None]) -> bool | None:
+    """The value of the majority of the members that have one; None if they are evenly split."""
+    decided_values = [value for value in soft_values if value is not None]
+    sound_count = sum(decided_values)
+    return None if 2 * sound_count == len(decided_values) else 2 * sound_count > len(decided_values)

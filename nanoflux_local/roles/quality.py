@@ -1,4 +1,4 @@
-"""Reasoning quality (paper A.4): five dimensions from 1 to 5, their weighted mean, and its level, L1 to L5.
+"""Reasoning quality (paper A.4): five dimensions rated from 1 to 5, their weighted mean, and its level, L1 to L5.
 
 The solutions of kept examples are rated. Ratings do not affect which examples are kept. An example without a readable
 rating has no level.
@@ -18,7 +18,7 @@ WEIGHTS = {"ORGANIZATION": 1.2, "TRANSITIONS": 1.0, "VERIFICATION": 1.0, "ELABOR
 SECTIONS = (*WEIGHTS, "EXPLANATION")
 LEVELS = (1.5, 2.5, 3.5, 4.5)
 """The lowest scores of L2, L3, L4 and L5."""
-ACCEPTABLE = 3.0
+MIN_ACCEPTABLE_SCORE = 3.0
 _RATING = re.compile(r"[\s*_`(]*([1-5](?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d)(?:\s*(?:/|out\s+of)\s*5\b)?(?!\s*/)")
 
 
@@ -36,7 +36,7 @@ class Rater:
 
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed:
         prompt = self.domain.render("quality", {"attack": attack})
-        make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
+        make_request = self.player.request_builder((Message("user", prompt),), SECTIONS)
         return await ask_until_read(self.player, make_request, self._read_rating, draw, "quality", self.retries, call)
 
     @staticmethod
@@ -68,5 +68,5 @@ def compute_weighted_mean(scores: dict[str, float]) -> float:
 
 
 def find_level(score: float) -> int:
-    """L1 < 1.5 ≤ L2 < 2.5 ≤ L3 < 3.5 ≤ L4 < 4.5 ≤ L5, as a number."""
+    """The level of a score, from 1 to 5: L1 < 1.5 ≤ L2 < 2.5 ≤ L3 < 3.5 ≤ L4 < 4.5 ≤ L5."""
     return 1 + sum(score >= lowest for lowest in LEVELS)

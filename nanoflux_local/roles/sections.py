@@ -13,10 +13,10 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import storable
 from nanoflux_local.reply_end import before_next_turn
 
-Names = tuple[tuple[str, ...], ...]
+SplitNames = tuple[tuple[str, ...], ...]
 """Section names, each split into its words."""
-LONGEST_COINCIDENCE = 20
-"""A section of more characters than this that occurs in the prompt was copied from the prompt's description of it."""
+MAX_COINCIDENCE_CHARACTERS = 20
+"""A section that is longer than this and occurs in the prompt counts as copied from the prompt."""
 _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 _WORD_SEPARATOR = re.compile(r"[\s_]+")
 _OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
@@ -32,18 +32,18 @@ class Unparsed:
 
 @dataclass(frozen=True, slots=True)
 class RefusedPrompt(Unparsed):
-    """The endpoint refused the prompt, so there is no reply. `reason` is the endpoint's."""
+    """The endpoint refused the prompt for the given `reason`, so there is no reply."""
 
 
 def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
     """Read the text of every named section, or say why the reply is unreadable.
 
-    All `names` must be present, in any order. If a section occurs twice, its first text counts, except for the decisive
-    sections `once`: a second, different text makes the reply unreadable. If the model goes on to invent the next turn
-    of the conversation after a complete reply, that turn is ignored.
+    All `names` must be present, in any order. If a section occurs twice, the first one is used. The decisive sections
+    `once` are an exception: a second one with different text makes the reply unreadable. If the model continues after
+    a complete reply with an invented next turn of the conversation, that turn is ignored.
     """
-    visible = _strip_fence(strip_reasoning(storable(text)))
-    texts_by_name = _choose_reading(visible, names, once)
+    visible_text = _strip_fence(strip_reasoning(storable(text)))
+    texts_by_name = _choose_reading(visible_text, names, once)
     missing = _list_missing(texts_by_name, names)
     if missing:
         return Unparsed(f"missing section {', '.join(missing)}")
@@ -53,16 +53,20 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
     return {name: texts_by_name[name][0] for name in names}
 
 
-def _choose_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
-    """The first reading that has every section, and a single text for each in `once`; failing that, the first that has
-    every section; failing that, the first that has any section.
+def _choose_reading(visible_text: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
+    """The first reading that has every section, and a single text for each in `once`; failing that, the first with
+    every section; failing that, the first with any section.
 
-    Headings with a colon are tried before bare ones: if they suffice, "**Answer**" alone on a line is text.
+    Headings with a colon are tried before bare ones, so that "**Answer**" alone on a line is text if they suffice.
     """
     readings = [
         read(candidate, names)
         for candidate in dict.fromkeys(
-            (before_next_turn(visible, names, speakers_only=True), visible, before_next_turn(visible, names))
+            (
+                before_next_turn(visible_text, names, speakers_only=True),
+                visible_text,
+                before_next_turn(visible_text, names),
+            )
         )
         for read in (_read_json, _read_headings, _read_bare_headings, _read_fenced_json)
     ]
@@ -88,12 +92,12 @@ def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str]
 
 
 def refuse_copies(sections: dict[str, str], prompt: str) -> dict[str, str] | Unparsed:
-    """`refuse_descriptions` for the sections of a reply to `prompt`: a longer text that occurs in it was copied."""
-    return refuse_descriptions(sections, lambda text: len(text) > LONGEST_COINCIDENCE and text in prompt)
+    """The sections, or Unparsed if one of them is copied from `prompt`, the prompt of the reply."""
+    return refuse_descriptions(sections, lambda text: len(text) > MAX_COINCIDENCE_CHARACTERS and text in prompt)
 
 
 def says_none(section: str) -> bool:
-    """Whether a section begins with the word that stands for nothing, as prompts request it."""
+    """Whether a section begins with "none", "nothing" or "n/a", which stand for an empty section."""
     return _NONE.match(section) is not None
 
 
@@ -141,7 +145,7 @@ def _read_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]
 
 
 def _split_at_headings(
-    compile_pattern: Callable[[Names], re.Pattern[str]], text: str, names: Sequence[str]
+    compile_pattern: Callable[[SplitNames], re.Pattern[str]], text: str, names: Sequence[str]
 ) -> dict[str, list[str]]:
     name_by_words = {_split_name(name): name for name in names}
     matches = list(compile_pattern(tuple(name_by_words)).finditer(text))
@@ -154,14 +158,14 @@ def _split_at_headings(
 
 
 @cache
-def _compile_heading(names: Names) -> re.Pattern[str]:
+def _compile_heading(names: SplitNames) -> re.Pattern[str]:
     """A pattern for a line that opens one of these sections."""
     # ASCII, so that "DECİSİON" does not match
     return re.compile(_build_colon_pattern(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
 @cache
-def _compile_bare_heading(names: Names) -> re.Pattern[str]:
+def _compile_bare_heading(names: SplitNames) -> re.Pattern[str]:
     """A pattern for a line that opens one of these sections: its name with a colon, or its name alone, marked as a
     heading or in capitals.
     """
@@ -176,11 +180,11 @@ def _compile_bare_heading(names: Names) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
-def _build_colon_pattern(names: Names) -> str:
+def _build_colon_pattern(names: SplitNames) -> str:
     return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_build_name_pattern(names)})[ \t#*]*[:：][ \t*]*"
 
 
-def _build_name_pattern(names: Names) -> str:
+def _build_name_pattern(names: SplitNames) -> str:
     return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
 
 

@@ -1,4 +1,4 @@
-"""Shared by the roles' tests: a call that answers from a script and records the requests."""
+"""Fixtures for the tests of roles: a call that answers from a script and records the requests."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,11 +13,13 @@ Script = Iterable[str] | Callable[[ChatRequest], str]
 
 @dataclass
 class ScriptedCall:
-    """Answers chat requests with the script's texts in order (or by a function), cuts texts by words, records both."""
+    """Answers chat requests with the texts of a script in order, or by a function, and truncates texts to a number of
+    words. Records all requests.
+    """
 
     script: Script
-    asked: list[ChatRequest] = field(default_factory=list)
-    cuts: list[CutRequest] = field(default_factory=list)
+    requests: list[ChatRequest] = field(default_factory=list)
+    cut_requests: list[CutRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         texts = None if callable(self.script) else iter(self.script)
@@ -25,15 +27,15 @@ class ScriptedCall:
 
     async def __call__(self, request):
         if isinstance(request, CutRequest):
-            self.cuts.append(request)
+            self.cut_requests.append(request)
             return CutReply(" ".join(request.text.split()[: request.budget]), exact=True)
         assert isinstance(request, ChatRequest)
-        self.asked.append(request)
+        self.requests.append(request)
         return ChatReply(self._next(request), "stop")
 
     @property
     def prompts(self) -> list[str]:
-        return [request.messages[-1].content for request in self.asked]
+        return [request.messages[-1].content for request in self.requests]
 
 
 @pytest.fixture

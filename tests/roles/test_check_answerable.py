@@ -40,7 +40,7 @@ async def test_answerable_check_concludes(player, scripted, text, conclusion, re
     finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, call)
     assert (finding.check, finding.conclusion) == ("answerable", conclusion)
     assert reason in finding.reason
-    assert len(call.asked) == 1 and ATTACK.question in call.prompts[0] and "SECRET" not in call.prompts[0]
+    assert len(call.requests) == 1 and ATTACK.question in call.prompts[0] and "SECRET" not in call.prompts[0]
 
 
 async def test_answerable_check_keeps_quotations_as_evidence(player, scripted):
@@ -55,7 +55,7 @@ async def test_answerable_check_keeps_quotations_as_evidence(player, scripted):
 async def test_unreadable_answerability_is_requested_again(player, scripted):
     call = scripted(["no", reply(BOXES)])
     assert (await AnswerableCheck(GSMHARD, player, 2).examine(ATTACK, DRAW, call)).conclusion == "supports"
-    assert len({request.seed for request in call.asked}) == 2
+    assert len({request.seed for request in call.requests}) == 2
 
 
 @pytest.mark.parametrize(

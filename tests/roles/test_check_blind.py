@@ -33,20 +33,20 @@ def make_program_reply(answer: str) -> str:
 
 
 class Solvers:
-    """Gives the `answers` in order, as each request asks: in words, or as a program whose run prints the answer."""
+    """Gives the `answers` in order, each in the requested form: in words, or as a program that prints the answer."""
 
     def __init__(self, answers: Sequence[str], status: str = "ok") -> None:
         self.answers, self.status = list(answers), status
-        self.asked: list[ChatRequest] = []
-        self.ran: list[PythonRequest] = []
+        self.requests: list[ChatRequest] = []
+        self.program_requests: list[PythonRequest] = []
 
     async def __call__(self, request):
         if isinstance(request, PythonRequest):
-            self.ran.append(request)
-            mark = request.code.rpartition("print('")[2].partition("'")[0]
+            self.program_requests.append(request)
+            marker = request.code.rpartition("print('")[2].partition("'")[0]
             value = request.code.partition("one * ")[2].partition("\n")[0]
-            return PythonReply(self.status, 0, f"{value}\n{mark} \n", "Traceback\nKeyError: 1", False, "b")
-        self.asked.append(request)
+            return PythonReply(self.status, 0, f"{value}\n{marker} \n", "Traceback\nKeyError: 1", False, "b")
+        self.requests.append(request)
         answer = self.answers.pop(0)
         if answer == "refused":
             raise PromptRefusedError("prompt too long", "shorten it")
@@ -62,7 +62,7 @@ class Solvers:
     @property
     def methods(self) -> str:
         """One letter for each request: p for a program, w for a solution in words."""
-        return "".join("p" if "Python program" in request.messages[-1].content else "w" for request in self.asked)
+        return "".join("p" if "Python program" in request.messages[-1].content else "w" for request in self.requests)
 
 
 def player(name: str) -> Player:
@@ -78,10 +78,10 @@ CONCLUSIONS = [
     ("42 42", "supports", 2),
     ("41 42 42", "supports", 3),
     ("41 42 41 42", "not checked", 4),  # the two that agree are in words
-    ("no 42 no 42", "not checked", 3),  # no remaining program could agree
+    ("no 42 no 42", "not checked", 3),  # no program is left that could agree
     ("41 41 41", "contradicts", 3),
     ("41 41 42 41", "contradicts", 4),
-    ("41 43 44 45", "not checked", 3),  # neither side can still win
+    ("41 43 44 45", "not checked", 3),  # neither conclusion is possible any more
     ("41 43 41 42", "not checked", 4),
     ("CANNOT CANNOT CANNOT", "contradicts", 3),
     ("CANNOT CANNOT 42 42", "supports", 4),
@@ -97,12 +97,12 @@ async def test_blind_check_concludes_and_stops(answers, conclusion, request_coun
     ]
     solvers = Solvers(replies)
     finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
-    assert (finding.check, finding.conclusion, len(solvers.asked)) == ("blind", conclusion, request_count), (
+    assert (finding.check, finding.conclusion, len(solvers.requests)) == ("blind", conclusion, request_count), (
         finding.reason
     )
     assert solvers.methods == "pwpw"[:request_count]
     assert len(finding.evidence) == request_count
-    assert len({request.seed for request in solvers.asked}) == request_count
+    assert len({request.seed for request in solvers.requests}) == request_count
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ async def test_blind_check_reports_counts(answers, reason):
     assert (await make_blind_check().examine(ATTACK, DRAW, Solvers(answers.split()))).reason == reason
 
 
-async def test_blind_requests_hold_neither_solution_nor_answer():
+async def test_blind_requests_contain_neither_solution_nor_answer():
     solvers = Solvers(["41", "43", "42", "42"])
     await make_blind_check(solutions=4, agreeing=3).examine(
         replace(ATTACK, answer="4242", notes={"HINT": "SECRET"}), DRAW, solvers
     )
-    assert len(solvers.asked) >= 2
-    for request in solvers.asked:
+    assert len(solvers.requests) >= 2
+    for request in solvers.requests:
         text = "\n".join(message.content for message in request.messages)
         assert ATTACK.question in text and "SECRET" not in text and "4242" not in text
         assert text.rindex(CANNOT) > max(text.rfind("ANSWER: the"), text.rfind("CODE:\n")), "offered after the form"
@@ -146,7 +146,9 @@ async def test_blind_program_that_fails_counts_for_neither_side(status):
     solvers = Solvers(["41", "41", "41", "41"], status)
     finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
     assert finding.conclusion == "not checked"
-    assert [exhibit.agrees for exhibit in finding.evidence if exhibit.kind == "program"] == [None] * len(solvers.ran)
+    assert [exhibit.agrees for exhibit in finding.evidence if exhibit.kind == "program"] == [None] * len(
+        solvers.program_requests
+    )
     assert finding.evidence[0].detail == f"it ended with {status}: KeyError: 1"
 
 
@@ -184,7 +186,7 @@ async def test_blind_check_compares_letters_without_programs(answers, conclusion
         ([f"{CANNOT}, because it names no patient"] * 3, "contradicts"),
     ],
 )
-async def test_blind_check_treats_different_words_as_no_disagreement(answers, conclusion):
+async def test_blind_check_does_not_count_other_words_as_disagreement(answers, conclusion):
     finding = await make_blind_check(FREE_TEXT, programs=0).examine(
         Attack("Which?", "because", "the mitral valve"), DRAW, Solvers(answers)
     )

@@ -1,4 +1,4 @@
-"""The judge's program: its form, its limits, what its run means, and how it changes the verdict (paper §3, A.1)."""
+"""The code check (paper §3, A.1): a program's form and limits, what its output means, and when it overturns a verdict."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonReque
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.roles.checks.code import CodeCheck
-from nanoflux_local.roles.checks.programs import MAX_PROGRAM_CHARACTERS, print_answer, read_program
+from nanoflux_local.roles.checks.programs import MAX_PROGRAM_CHARACTERS, append_answer_print, read_program
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Finding
@@ -87,7 +87,7 @@ def test_code_program_of_another_form_is_refused(code, reason):
     assert isinstance(result, Unparsed) and reason in result.reason
 
 
-def test_code_program_cut_at_token_limit_is_reported():
+def test_code_program_truncated_at_the_token_limit_is_reported():
     assert read_reply(f"CODE:\n```python\n{make_program()}", "length") == Unparsed("it is too long and was cut off")
 
 
@@ -97,19 +97,19 @@ def test_code_reply_none_means_nothing_to_calculate(text):
 
 
 class FakeCall:
-    """Answers prompts with the `replies` in order; a program that runs prints `printed` and ends with `status`."""
+    """Answers prompts with the `replies` in order. Every program prints `printed` and ends with `status`."""
 
     def __init__(self, *replies: str, printed: str = "42", status: str = "ok", stderr: str = "") -> None:
         self.replies, self.printed, self.status, self.stderr = list(replies), printed, status, stderr
         self.prompts: list[str] = []
         self.seeds: list[int] = []
-        self.ran: list[PythonRequest] = []
+        self.program_requests: list[PythonRequest] = []
 
     async def __call__(self, request):
         if isinstance(request, PythonRequest):
-            self.ran.append(request)
-            mark = request.code.rpartition("print('")[2].partition("'")[0]
-            return PythonReply(self.status, 0, f"noise\n\n{mark} {self.printed}\n", self.stderr, False, "b")
+            self.program_requests.append(request)
+            marker = request.code.rpartition("print('")[2].partition("'")[0]
+            return PythonReply(self.status, 0, f"noise\n\n{marker} {self.printed}\n", self.stderr, False, "b")
         self.prompts.append(request.messages[-1].content)
         self.seeds.append(request.seed)
         return ChatReply(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0], "stop")
@@ -130,24 +130,24 @@ async def test_code_check_compares_answers(player, printed, conclusion):
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.check, finding.conclusion) == ("code", conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [make_program() + "\n"]
-    assert (call.ran[0].endpoint, call.ran[0].wall_s) == (SANDBOX, 2.5)
+    assert (call.program_requests[0].endpoint, call.program_requests[0].wall_s) == (SANDBOX, 2.5)
     if conclusion != "not checked":
         assert finding.reason == f"the program gives {printed}, the solution says 42"
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
-async def test_code_check_repeats_failed_program_with_its_fault(player, status):
+async def test_code_check_requests_another_program_and_quotes_the_failure(player, status):
     call = FakeCall(fence(make_program()), status=status, stderr="Traceback\nNameError: eggs")
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", f"it ended with {status}: NameError: eggs")
-    assert len(call.ran) == len(set(call.seeds)) == 3
+    assert len(call.program_requests) == len(set(call.seeds)) == 3
     assert "NameError: eggs" not in call.prompts[0] and "NameError: eggs" in call.prompts[2]
 
 
 async def test_code_check_never_runs_unreadable_program(player):
     call = FakeCall("no", fence(make_program(check="answer = 42")), fence(make_program()))
     assert (await make_check(player).examine(ATTACK, DRAW, call)).conclusion == "supports"
-    assert len(call.ran) == 1
+    assert len(call.program_requests) == 1
     assert "bare value" in call.prompts[2]
 
 
@@ -160,10 +160,10 @@ async def test_code_check_asks_once_if_nothing_is_calculated(player):
     call = FakeCall("CODE: NONE")
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", "the judge found nothing to calculate")
-    assert len(call.prompts) == 1 and not call.ran
+    assert len(call.prompts) == 1 and not call.program_requests
 
 
-async def test_code_prompt_omits_authors_answer(player):
+async def test_code_prompt_omits_the_attackers_answer(player):
     call = FakeCall(fence(make_program()))
     await make_check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, call)
     assert "the steps" in call.prompts[0] and "77.5" not in call.prompts[0]
@@ -216,9 +216,9 @@ async def test_verdict_without_checks_comes_from_the_judge(player):
     assert len(call.prompts) == 1
 
 
-def test_answer_mark_depends_on_program():
-    assert print_answer(make_program()).startswith(make_program())
+def test_answer_marker_depends_on_the_program():
+    assert append_answer_print(make_program()).startswith(make_program())
     assert (
-        print_answer(make_program()).split("'")[1]
-        != print_answer(make_program(check="answer = eggs + 1")).split("'")[1]
+        append_answer_print(make_program()).split("'")[1]
+        != append_answer_print(make_program(check="answer = eggs + 1")).split("'")[1]
     )

@@ -1,4 +1,4 @@
-"""The fact check: its queries, what the judge sees of the results, and how each outcome of a search is reported."""
+"""The fact check: which queries it reads, which results the judge sees, and how search outcomes are reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The restatement check: which questions repeat a seed, and which calls such a question saves."""
+"""The restatement check: which questions repeat a seed, and that such a question is not judged."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.records import ChatReply, EmbedReply, EmbedRequest, Identity
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.checks.restated import SAME_WORDS, RestatedCheck, measure_word_overlap
+from nanoflux_local.roles.checks.restated import MIN_WORD_OVERLAP, RestatedCheck, measure_word_overlap
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.transcript import Attack, Finding, Seed
 
@@ -28,12 +28,12 @@ class FakeCall:
 
     def __init__(self, question: str, cosines: dict[str, float]) -> None:
         self.cosines = {question: 1.0, **cosines}
-        self.embedded: list[EmbedRequest] = []
+        self.embed_requests: list[EmbedRequest] = []
         self.prompts: list[str] = []
 
     async def __call__(self, request):
         if isinstance(request, EmbedRequest):
-            self.embedded.append(request)
+            self.embed_requests.append(request)
             cosine = self.cosines.get(request.text, 0.1)
             if cosine > 1:  # marks a text that the embedder refuses
                 raise PromptRefusedError("context", "too long")
@@ -83,7 +83,7 @@ async def test_question_without_seeds_is_not_checked():
     call = FakeCall("Q?", {})
     finding = await make_check().examine(Attack("Q?", "s", "1"), DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", "the question has no seeds")
-    assert not call.embedded
+    assert not call.embed_requests
 
 
 async def test_seed_that_the_embedder_refuses_is_not_checked():
@@ -94,12 +94,12 @@ async def test_seed_that_the_embedder_refuses_is_not_checked():
 def test_word_overlap_limit_separates_restatements_from_similar_questions():
     """Pairs like those that the limit was chosen from: one story with different numbers, and two similar stories."""
     same_story = "James has 7 more than 4 times the number of Oreos Jordan has. How many does James have?"
-    assert measure_word_overlap(SEEDS[0].question, same_story) > SAME_WORDS
+    assert measure_word_overlap(SEEDS[0].question, same_story) > MIN_WORD_OVERLAP
     juniors = "There are 500 students in a local high school. 40 percent are juniors. How many juniors are in sports?"
     pet_owners = (
         "There are 400 students in a local high school. 1/5 of the freshmen own a pet. How many do not own a pet?"
     )
-    assert 0.4 < measure_word_overlap(juniors, pet_owners) < SAME_WORDS
+    assert 0.4 < measure_word_overlap(juniors, pet_owners) < MIN_WORD_OVERLAP
 
 
 async def test_restated_question_is_rejected_before_the_judge_is_asked(player):

@@ -1,4 +1,4 @@
-"""Runs whose judge uses several checks: the same at any concurrency, and replayed from the ledger alone."""
+"""Runs whose judge uses several checks: identical at any concurrency, and replayed from the ledger alone."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ SETTINGS = {
 }
 
 
-def play(home: Home, concurrency: int) -> str:
+def complete_run(home: Home, concurrency: int) -> str:
     config = configs.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
     return play_run(home, config)
 
@@ -33,7 +33,7 @@ def play(home: Home, concurrency: int) -> str:
 @pytest.fixture(scope="module")
 def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
-    return home, play(home, concurrency=1)
+    return home, complete_run(home, concurrency=1)
 
 
 def read_judged_attempts(home: Home, run: str) -> list[Attempt]:
@@ -46,7 +46,7 @@ def test_checked_run_digest_does_not_depend_on_concurrency(
     checked_run: tuple[Home, str], tmp_path: Path, concurrency: int
 ) -> None:
     home = Home(tmp_path / "home").prepare()
-    assert read_digest(home, play(home, concurrency)) == read_digest(*checked_run)
+    assert read_digest(home, complete_run(home, concurrency)) == read_digest(*checked_run)
 
 
 def test_checked_run_replays_and_verifies(checked_run: tuple[Home, str]) -> None:
@@ -80,7 +80,7 @@ def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home
     assert {exhibit.agrees for exhibit in exhibits} == {True, False, None}
 
 
-def test_blind_requests_in_the_ledger_hold_no_solution(checked_run: tuple[Home, str]) -> None:
+def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Home, str]) -> None:
     """A recorded request is a blind one if it offers the reply CANNOT BE ANSWERED."""
     home, _ = checked_run
     with LedgerView(home.ledger) as view:

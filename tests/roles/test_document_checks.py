@@ -1,4 +1,4 @@
-"""The checks of questions about documents: quotations are looked up by the machine, and solvers read the passages."""
+"""The checks of questions about documents: quotations are looked up in the passages, which solvers also read."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def make_attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 41
         ('1. "a b"\n1. "a b"', [("a b", 1)]),
     ],
 )
-def test_quotations_are_read_with_their_passage(text: str, quotations: list[tuple[str, int]]) -> None:
+def test_quotations_are_read_with_their_passage_numbers(text: str, quotations: list[tuple[str, int]]) -> None:
     assert [(quotation.text, quotation.number) for quotation in read_quotations(text)] == quotations
 
 
@@ -81,7 +81,7 @@ async def test_cited_check_concludes_without_a_model(scripted, citations: str, c
     call = scripted([])
     finding = await CitedCheck().examine(make_attack(citations), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("cited", conclusion) and reason in finding.reason
-    assert not call.asked
+    assert not call.requests
 
 
 async def test_cited_check_refuses_a_question_about_numbered_passages(scripted) -> None:
@@ -136,13 +136,13 @@ async def test_grounded_check_concludes(player, scripted, text: str, conclusion:
     call = scripted(lambda _: text)
     finding = await GroundedCheck(DOCUMENTS, player, 0).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("grounded", conclusion) and reason in finding.reason
-    assert len(call.asked) == 1 and all(passage.question in call.prompts[0] for passage in PASSAGES)
+    assert len(call.requests) == 1 and all(passage.question in call.prompts[0] for passage in PASSAGES)
 
 
 async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripted) -> None:
     call = scripted(["no sections", reply()])
     finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, call, PASSAGES)
-    assert finding.conclusion == "supports" and len({request.seed for request in call.asked}) == 2
+    assert finding.conclusion == "supports" and len({request.seed for request in call.requests}) == 2
     assert (
         await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, scripted([]))
     ).conclusion == "not checked"
@@ -180,8 +180,8 @@ async def test_open_book_check_concludes(player, scripted, replies: list[str], c
     texts = [text if text.startswith("SOLUTION") or text == "no sections" else make_solution(text) for text in replies]
     call = scripted(texts)
     finding = await OpenBookCheck(DOCUMENTS, (player,)).examine(make_attack(), DRAW, call, PASSAGES)
-    assert (finding.conclusion, len(call.asked)) == (conclusion, len(replies)) and reason in finding.reason
-    assert len({request.seed for request in call.asked}) == len(replies)
+    assert (finding.conclusion, len(call.requests)) == (conclusion, len(replies)) and reason in finding.reason
+    assert len({request.seed for request in call.requests}) == len(replies)
     assert not [prompt for prompt in call.prompts if "SECRET" in prompt]
     with_passages = [PASSAGES[1].question in prompt for prompt in call.prompts]
     assert with_passages == sorted(with_passages, reverse=True) and with_passages[0]

@@ -1,4 +1,4 @@
-"""Runs whose seeds are passages: their examples keep citations, in every place that shows or exports them."""
+"""Runs whose seeds are passages: examples have citations, which are shown and exported."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def write_rules(folder: Path) -> Path:
     return folder
 
 
-def play(home: Home, concurrency: int, **settings: object) -> str:
+def complete_run(home: Home, concurrency: int, **settings: object) -> str:
     config = configs.resolve("documents", "scripted", {**SETTINGS, **settings, "concurrency": concurrency}, home)
     return play_run(home, config)
 
@@ -52,7 +52,7 @@ def document_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     folder = tmp_path_factory.mktemp("documents")
     home = Home(folder / "home").prepare()
     import_documents(home, DocumentsRequest("documents", [write_rules(folder / "rules")]))
-    return home, play(home, concurrency=1)
+    return home, complete_run(home, concurrency=1)
 
 
 def read_attempts(home: Home, run: str) -> list[Attempt]:
@@ -65,7 +65,7 @@ def read_digest(home: Home, run: str) -> str:
         return str(view.summarize_run(run).to_json()["digest"])
 
 
-def test_document_run_rejects_questions_with_false_citations(document_run: tuple[Home, str]) -> None:
+def test_document_run_rejects_false_citations_before_the_judge(document_run: tuple[Home, str]) -> None:
     attempts = read_attempts(*document_run)
     for attempt in attempts:
         finding = attempt.finding("cited")
@@ -90,7 +90,7 @@ def test_document_examples_rest_on_several_passages(document_run: tuple[Home, st
         assert attempt.finding("open_book").conclusion == "supports"
 
 
-def test_model_calls_of_a_document_run_all_belong_to_a_step(document_run: tuple[Home, str]) -> None:
+def test_model_calls_of_a_document_run_are_assigned_to_steps(document_run: tuple[Home, str]) -> None:
     home, run = document_run
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
@@ -102,7 +102,7 @@ def test_model_calls_of_a_document_run_all_belong_to_a_step(document_run: tuple[
     assert [call.request for call in calls if not call.step] == []
 
 
-def test_document_run_with_letters_has_answers_that_need_no_judge(document_run: tuple[Home, str]) -> None:
+def test_multiple_choice_document_run_keeps_examples(document_run: tuple[Home, str]) -> None:
     home, _ = document_run
     config = configs.resolve("documents-choice", "scripted", {**SETTINGS, "target": 3, "concurrency": 1}, home)
     run = play_run(home, config)
@@ -118,7 +118,7 @@ def test_document_run_does_not_depend_on_concurrency(
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     import_documents(home, DocumentsRequest("documents", [write_rules(tmp_path / "rules")]))
-    assert read_digest(home, play(home, concurrency)) == read_digest(*document_run)
+    assert read_digest(home, complete_run(home, concurrency)) == read_digest(*document_run)
 
 
 def test_document_run_rejects_a_question_that_repeats_a_held_out_passage(document_run: tuple[Home, str]) -> None:
@@ -147,7 +147,7 @@ def test_proven_rules_keep_the_checks_of_documents(document_run: tuple[Home, str
         configs.derive_config(configs.resolve("documents", "scripted", {}, home), {"rules": "proven"}, home),
     ):
         assert (config.judge.checks, config.keep) == (("cited", "grounded", "open_book"), "provable")
-    proven_run = play(home, 1, rules="proven", target=2)
+    proven_run = complete_run(home, 1, rules="proven", target=2)
     kept_attempts = [attempt for attempt in read_attempts(home, proven_run) if attempt.outcome.startswith("kept")]
     assert kept_attempts and all(attempt.finding("open_book").conclusion == "supports" for attempt in kept_attempts)
 

@@ -1,4 +1,4 @@
-"""Programs of any form: how they are read from replies, and how the sandbox's output gives their answer."""
+"""Programs of any form: how they are read from replies, and how their answer is read from the output."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ def test_free_program_without_calculation_is_refused(text, reason):
     assert isinstance(result, Unparsed) and reason in result.reason
 
 
-def test_free_program_that_was_cut_off_is_refused():
+def test_truncated_free_program_is_refused():
     result = read_free_program(ChatReply("CODE: a = 6 * 7", "length"))
     assert isinstance(result, Unparsed) and "cut off" in result.reason
 

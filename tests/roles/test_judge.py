@@ -72,10 +72,10 @@ async def test_confident_validation_is_the_verdict(player, scripted, positive):
     assert await judge(player).validate(ATTACK, DRAW, call) == Verdict(positive, 0.95, "so")
     assert ATTACK.question in call.prompts[0]
     assert ATTACK.solution in call.prompts[0]
-    assert call.asked[0].sampling == player.sampling
+    assert call.requests[0].sampling == player.sampling
 
 
-async def test_confidence_equal_to_limit_suffices(player, scripted):
+async def test_confidence_equal_to_the_threshold_suffices(player, scripted):
     call = scripted([validation(confidence="0.9")])
     assert (await judge(player).validate(ATTACK, DRAW, call)).confidence == 0.9
 
@@ -90,14 +90,14 @@ async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripte
     first_prompt, second_prompt, third_prompt = call.prompts
     assert second_prompt.startswith(first_prompt) and "0.5" in second_prompt[len(first_prompt) :]
     assert third_prompt.startswith(first_prompt) and "0.89" in third_prompt[len(first_prompt) :]
-    assert len({request.seed for request in call.asked}) == 3
+    assert len({request.seed for request in call.requests}) == 3
 
 
 @pytest.mark.parametrize("strikes", [1, 2, 3])
 async def test_doubt_ends_after_strikes(player, scripted, strikes):
     call = scripted(lambda _: validation(confidence="0.6"))
     assert await judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
-    assert len(call.asked) == strikes
+    assert len(call.requests) == strikes
 
 
 async def test_unreadable_verdict_is_requested_again(player, scripted):
@@ -105,20 +105,20 @@ async def test_unreadable_verdict_is_requested_again(player, scripted):
     verdict = await judge(player).validate(ATTACK, DRAW, call)
     assert verdict == Verdict(False, 0.95, "so", asked=1)
     assert len(set(call.prompts)) == 1
-    assert len({request.seed for request in call.asked}) == 3
+    assert len({request.seed for request in call.requests}) == 3
 
 
 async def test_judge_that_stays_unreadable_is_unparsed(player, scripted):
     call = scripted(lambda _: "no")
     assert isinstance(await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
-    assert len(call.asked) == 3
+    assert len(call.requests) == 3
 
 
 @pytest.mark.parametrize("reply", [evaluation("maybe"), evaluation(confidence="high"), "no"])
 async def test_unreadable_evaluation_of_wrong_answer_is_unparsed(player, scripted, reply):
     call = scripted(lambda _: reply)
     assert isinstance(await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call), Unparsed)
-    assert len(call.asked) == 3
+    assert len(call.requests) == 3
 
 
 async def test_doubtful_evaluation_of_wrong_answer_is_doubt(player, scripted):
@@ -126,18 +126,18 @@ async def test_doubtful_evaluation_of_wrong_answer_is_doubt(player, scripted):
     assert await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call) == Doubt((0.6, 0.6, 0.6))
 
 
-async def test_each_strike_has_its_own_retries(player, scripted):
+async def test_each_strike_has_separate_retries(player, scripted):
     doubt = validation(confidence="0.5")
     call = scripted(["no", "no", doubt, "no", "no", doubt, "no", "no", "no"])
     assert isinstance(await judge(player).validate(ATTACK, DRAW, call), Unparsed)
-    assert len({request.seed for request in call.asked}) == 9
+    assert len({request.seed for request in call.requests}) == 9
 
 
 async def test_validation_and_evaluation_use_different_seeds(player, scripted):
     call = scripted(lambda request: validation() if "VALID or" in request.messages[-1].content else evaluation())
     await judge(player).validate(ATTACK, DRAW, call)
     await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
-    assert len({request.seed for request in call.asked}) == 2
+    assert len({request.seed for request in call.requests}) == 2
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ async def test_judge_cannot_accept_different_letter(player, scripted, answer, po
     assert verdict.positive is positive
 
 
-async def test_judge_decides_about_free_text(player, scripted):
+async def test_judge_alone_decides_about_free_text(player, scripted):
     domain = GSMHARD.model_copy(update={"answer": "text"})
     assert is_same_answer(domain, "a mutation", "the mutation") is None
     verdict = await judge(player, domain).evaluate(ATTACK, Defence("s", "other"), DRAW, scripted([evaluation()]))
@@ -184,12 +184,12 @@ async def test_judge_decides_about_free_text(player, scripted):
         ("not sound", None),
     ],
 )
-async def test_soft_reading_is_read_from_reasoning_quality(player, scripted, quality, soft):
+async def test_soft_value_is_read_from_reasoning_quality(player, scripted, quality, soft):
     call = scripted([evaluation("INCORRECT", quality=quality)])
     verdict = await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
     assert (verdict.positive, verdict.soft) == (False, soft)
 
 
-async def test_overruled_verdict_keeps_soft_reading(player, scripted):
+async def test_overruled_verdict_keeps_its_soft_value(player, scripted):
     verdict = await judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, scripted([evaluation()]))
     assert (verdict.positive, verdict.soft) == (False, True)

@@ -1,4 +1,4 @@
-"""Marking: further answers are compared by machine if they are numbers or letters, otherwise judged."""
+"""Marking: further answers are compared with the attacker's if they are numbers or letters, otherwise judged."""
 
 from dataclasses import dataclass, field
 
@@ -15,19 +15,19 @@ DRAW = Draw(0, 0, 0, sample=1)
 
 @dataclass
 class FixedJudge:
-    """Gives one result for every evaluation."""
+    """Gives the same result for every evaluation."""
 
     result: Verdict | Doubt | Unparsed
-    evaluated: list[Defence] = field(default_factory=list)
+    evaluated_defences: list[Defence] = field(default_factory=list)
     name: str = "judge"
 
     async def evaluate(self, attack, defence, draw, call):
-        self.evaluated.append(defence)
+        self.evaluated_defences.append(defence)
         return self.result
 
 
 async def no_call(request):
-    raise AssertionError("marking by machine makes no call")
+    raise AssertionError("marking a number or letter makes no call")
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ async def no_call(request):
         ("starter-genetics", "C", "B", False),
     ],
 )
-async def test_number_and_letter_are_marked_by_machine(domain, answer, expected, right):
+async def test_numbers_and_letters_are_marked_without_the_judge(domain, answer, expected, right):
     judge = FixedJudge(Verdict(not right, 1.0, "the judge is not asked"))
     sample = await Marker(load_domain(domain), judge).mark(
         Attack("Q", "S", expected), Defence("s", answer), DRAW, no_call
     )
-    assert sample.right is right and sample.reason and judge.evaluated == []
+    assert sample.right is right and sample.reason and judge.evaluated_defences == []
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ async def test_free_text_is_marked_by_the_judge(result, right, reason):
     judge = FixedJudge(result)
     sample = await Marker(domain, judge).mark(Attack("Q", "S", "a text"), defence, DRAW, no_call)
     assert (sample.defence, sample.right, sample.reason) == (defence, right, reason)
-    assert judge.evaluated == [defence]
+    assert judge.evaluated_defences == [defence]

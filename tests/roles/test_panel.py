@@ -50,21 +50,21 @@ def test_panel_combines_votes(rule, results, expected):
     ("readings", "soft"),
     [((True, True, False), True), ((False, False, True), False), ((True, False), None), ((None,), None)],
 )
-def test_panel_soft_reading_is_the_majoritys(readings, soft):
+def test_panel_soft_value_is_that_of_the_majority(readings, soft):
     results = [yes(soft=reading) for reading in readings]
     assert combine_verdicts("majority", ["j"] * len(results), results).soft is soft
 
 
 class Member:
     def __init__(self, name, result):
-        self.name, self.result, self.asked = name, result, []
+        self.name, self.result, self.arguments = name, result, []
 
     async def validate(self, attack, draw, call, evidence=(), seeds=()):
-        self.asked.append((attack, draw, evidence))
+        self.arguments.append((attack, draw, evidence))
         return self.result
 
     async def evaluate(self, attack, defence, draw, call):
-        self.asked.append((attack, defence, draw))
+        self.arguments.append((attack, defence, draw))
         return self.result
 
 
@@ -74,7 +74,7 @@ async def test_panel_asks_every_member():
     attack, defence, draw = Attack("Q", "S", "A"), Defence("s", "a"), Draw(1, 2, 3)
     verdict = await panel.validate(attack, draw, call, ("found",))
     assert panel.name == "one + two + three" and verdict.positive
-    assert [member.asked for member in members] == [[(attack, draw, ("found",))]] * 3
+    assert [member.arguments for member in members] == [[(attack, draw, ("found",))]] * 3
     assert [vote.judge for vote in (await panel.evaluate(attack, defence, draw, call)).votes] == ["one", "two", "three"]
     unreadable_panel = PanelJudge((Member("one", UNPARSED), Member("two", UNPARSED)))
     assert await unreadable_panel.evaluate(attack, defence, draw, call) == UNPARSED

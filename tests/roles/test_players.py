@@ -1,4 +1,4 @@
-"""Attacker and defender as models, and the program that judges: their prompts, and how their replies are read."""
+"""Attacker and defender as models, and the built-in judge: their prompts, and how replies are read."""
 
 import pytest
 
@@ -19,19 +19,19 @@ REPLY = "QUESTION: Q?\nSOLUTION: S\nANSWER: $1,234.0\nREFLECTION: R"
 SEEDS = (Seed("a", "x", "Question {{ 7*7 }}?", "1"), Seed("b", "x", "Which?", "B", options={"A": "ant", "B": "bee"}))
 
 
-async def test_attacker_prompt_holds_every_seed(player, scripted):
+async def test_attacker_prompt_contains_every_seed(player, scripted):
     call = scripted([REPLY])
     attack = await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call)
     assert attack == Attack("Q?", "S", "1234", notes={"REFLECTION": "R"})
     for text in ("Question {{ 7*7 }}?", "Which?", "A. ant", "B. bee"):
         assert text in call.prompts[0]
-    assert (call.asked[0].endpoint, call.asked[0].sampling) == (player.identity, player.sampling)
+    assert (call.requests[0].endpoint, call.requests[0].sampling) == (player.identity, player.sampling)
 
 
 async def test_unreadable_attack_is_not_requested_again(player, scripted):
     call = scripted(["nothing"])
     assert isinstance(await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call), Unparsed)
-    assert len(call.asked) == 1
+    assert len(call.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ async def test_unreadable_attack_is_not_requested_again(player, scripted):
         (GSMHARD.model_copy(update={"answer": "text"}), " ", None),
     ],
 )
-def test_attack_answer_is_read_by_domain(domain, answer, normalized):
+def test_attack_answer_is_parsed_by_kind_of_answer(domain, answer, normalized):
     assert normalize_answer(domain, answer) == normalized
     attack = read_attack(domain, REPLY.replace("$1,234.0", answer))
     assert isinstance(attack, Unparsed) if normalized is None else attack.answer == normalized
@@ -60,28 +60,28 @@ def defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
     return Defender(domain, player, domain.budgets if budgets is None else budgets, retries)
 
 
-async def test_defender_prompt_holds_only_the_question(player, scripted):
+async def test_defender_prompt_contains_only_the_question(player, scripted):
     call = scripted(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
     assert await defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
     prompts_with_question = [
-        message.content for message in call.asked[0].messages if "What is 2 {{ + }} 2?" in message.content
+        message.content for message in call.requests[0].messages if "What is 2 {{ + }} 2?" in message.content
     ]
     assert prompts_with_question == [call.prompts[0]], "the question stands in the last message, and nowhere before"
-    assert call.cuts == []
+    assert call.cut_requests == []
 
 
-async def test_defence_sections_over_budget_are_cut(player, scripted):
+async def test_defence_sections_over_budget_are_truncated(player, scripted):
     call = scripted([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
     defence = await defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
     assert defence == Defence("s s s", "4 4", "a a a a a", cut=("ANALYSIS", "ANSWER"))
-    assert [(cut.budget, cut.endpoint) for cut in call.cuts] == [(5, player.identity), (2, player.identity)]
+    assert [(cut.budget, cut.endpoint) for cut in call.cut_requests] == [(5, player.identity), (2, player.identity)]
 
 
-async def test_short_defence_section_is_not_counted(player, scripted):
+async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, scripted):
     """A token is at least one byte: three bytes of "≈" may be three tokens."""
     call = scripted(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
     defence = await defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
-    assert [cut.text for cut in call.cuts] == ["≈"]
+    assert [cut.text for cut in call.cut_requests] == ["≈"]
     assert defence.cut == ()
 
 
@@ -89,8 +89,8 @@ async def test_short_defence_section_is_not_counted(player, scripted):
 async def test_unreadable_defence_is_requested_again(player, scripted, retries):
     call = scripted(lambda _: "ANSWER: 4")
     assert isinstance(await defender(player, retries=retries).defend("Q", DRAW, call), Unparsed)
-    assert len(call.asked) == 1 + retries
-    assert len({request.seed for request in call.asked}) == 1 + retries
+    assert len(call.requests) == 1 + retries
+    assert len({request.seed for request in call.requests}) == 1 + retries
 
 
 async def test_copied_prompt_is_no_defence(player, scripted):

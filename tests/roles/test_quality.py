@@ -4,7 +4,14 @@ import pytest
 
 from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.quality import ACCEPTABLE, WEIGHTS, Rater, compute_weighted_mean, find_level, read_rating
+from nanoflux_local.roles.quality import (
+    MIN_ACCEPTABLE_SCORE,
+    WEIGHTS,
+    Rater,
+    compute_weighted_mean,
+    find_level,
+    read_rating,
+)
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack
 
@@ -16,7 +23,7 @@ def reply(*ratings: object) -> str:
     return "\n".join([*lines, "EXPLANATION: it checks nothing"])
 
 
-def test_quality_score_of_specified_example():
+def test_quality_score_matches_the_example_in_the_spec():
     score = compute_weighted_mean(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
     assert (round(score, 1), find_level(score)) == (3.8, 4)
     assert sum(WEIGHTS.values()) == pytest.approx(4.9)
@@ -47,8 +54,8 @@ async def test_unreadable_rating_is_requested_again(player, scripted):
     call = scripted(["no", reply(4, 4, "6", 4, 4), reply(4, 4, "3/5", 4, 4)])
     quality = await Rater(load_built_in("gsmhard"), player, 2).rate(ATTACK, DRAW, call)
     assert (quality.level, quality.explanation) == (4, "it checks nothing")
-    assert quality.scores["verification"] == 3 and quality.score >= ACCEPTABLE
-    assert len({request.seed for request in call.asked}) == 3
+    assert quality.scores["verification"] == 3 and quality.score >= MIN_ACCEPTABLE_SCORE
+    assert len({request.seed for request in call.requests}) == 3
 
 
 async def test_rater_that_stays_unreadable_is_unparsed(player, scripted):

@@ -1,5 +1,5 @@
-"""Recorded replies of SmolLM2-135M and Qwen2.5-Coder 0.5B and 1.5B to our prompts, each with what the parsers read.
-A change of a parser shows here as readings that appear or disappear.
+"""Recorded replies of SmolLM2-135M and Qwen2.5-Coder 0.5B and 1.5B to our prompts, each with its parsed
+content. A change of a parser shows here as content that appears or disappears.
 """
 
 import json
@@ -23,7 +23,7 @@ DECISION_WORDS = {"validation": ("VALID", "INVALID"), "evaluation": ("CORRECT", 
 
 
 def parse_reply(row: dict[str, Any]) -> dict[str, Any]:
-    """What the parser of the row's role reads: an answer, a decision or a program, or why it reads nothing."""
+    """The content that the parser of the row's role reads: an answer, a decision or a program, or why there is none."""
     domain, text = load_domain(row["domain"]), row["text"]
     if row["role"] == "attacker":
         attack = read_attack(domain, text)
@@ -48,17 +48,17 @@ def load_recorded() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
 
 
-def test_recorded_replies_keep_their_readings() -> None:
+def test_recorded_replies_are_parsed_as_before() -> None:
     """A parser that reads more replies than before is a change to review, too."""
-    changed_readings = [
+    changed_rows = [
         (number, row["read"], parse_reply(row))
         for number, row in enumerate(load_recorded(), 1)
         if parse_reply(row) != row["read"]
     ]
-    assert changed_readings == []
+    assert changed_rows == []
 
 
-def test_recorded_replies_match_shares_in_log() -> None:
+def test_recorded_replies_match_the_counts_in_the_log() -> None:
     rows = load_recorded()
     understood = [row for row in rows if "unread" not in row["read"]]
     assert len({row["text"] for row in rows}) == len(rows) >= 100
@@ -77,7 +77,7 @@ def test_recorded_replies_match_shares_in_log() -> None:
 @pytest.mark.parametrize(
     "row", [row for row in load_recorded() if row["role"] in DECISION_WORDS], ids=lambda row: row["text"][:20]
 )
-def test_recorded_judgement_states_decision_once(row: dict[str, Any]) -> None:
+def test_recorded_decision_is_the_only_one_in_its_section(row: dict[str, Any]) -> None:
     """The decision that was read follows the section's name in the reply, and the opposite word does not."""
     if "unread" in row["read"]:
         return

@@ -52,7 +52,7 @@ async def test_sectioned_defence_bounds_each_section() -> None:
     assert len({request.seed for request in requests}) == 3
 
 
-async def test_sectioned_defence_marks_cut_sections() -> None:
+async def test_sectioned_defence_lists_truncated_sections() -> None:
     defence = await defender().defend(
         "How many?", Draw(1, 2, 0), make_scripted_call([], ["a", "b", "c"], finish="length")
     )
@@ -60,7 +60,7 @@ async def test_sectioned_defence_marks_cut_sections() -> None:
     assert defence.cut == ("ANALYSIS", "SOLUTION", "ANSWER")
 
 
-async def test_sectioned_defence_repeats_empty_section() -> None:
+async def test_sectioned_defence_requests_an_empty_section_again() -> None:
     requests: list[ChatRequest] = []
     defence = await defender().defend(
         "How many?", Draw(1, 2, 0), make_scripted_call(requests, ["count", " \n", "steps", "4"])

@@ -1,4 +1,4 @@
-"""Replies read by section: what opens a section, what hides one, and which replies are refused."""
+"""Reading replies by section: what starts a section, what hides one, and which replies are refused."""
 
 import json
 
@@ -149,7 +149,7 @@ def test_invented_next_problem_is_ignored():
     assert read_sections(text, ("SOLUTION", "ANSWER"), once=("ANSWER",)) == {"SOLUTION": "s", "ANSWER": "4"}
 
 
-def test_label_in_prose_stays_in_its_section():
+def test_problem_label_in_prose_stays_in_its_section():
     text = "ANALYSIS: a\nSOLUTION: s\nProblem: the units differ\nANSWER: 4"
     assert read_sections(text, NAMES) == {**GOOD, "SOLUTION": "s\nProblem: the units differ"}
 

@@ -1,7 +1,7 @@
 """The answerability check: whether a question states what its answer needs, shown by quotations.
 
 The judge says what is asked, quotes the given facts, and names what is missing or contradictory. This module looks each
-quotation up in the question. If one is not there, the reply does not count, because the judge has misread the question.
+quotation up in the question. If a quotation is not there, the judge has misread the question, and its reply is ignored.
 Other checks decide whether the answer is right.
 """
 
@@ -28,8 +28,8 @@ _ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What a reply says about a question: the statements it quotes, and what is missing or contradictory ("" if nothing
-    is).
+    """What a reply says about a question: the statements that it quotes, and what is missing or contradictory, or "".
+    `contradictory` are the quotations in `contradiction`.
     """
 
     quotations: tuple[str, ...]
@@ -70,7 +70,7 @@ class AnswerableCheck:
         def read_reply(reply: ChatReply) -> Premises | Unparsed:
             return read_premises(reply.text, prompt)
 
-        make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
+        make_request = self.player.request_builder((Message("user", prompt),), SECTIONS)
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
@@ -120,8 +120,8 @@ def _read_quotations(text: str) -> tuple[str, ...]:
 
 
 def is_quoted_from(quotation: str, question: str) -> bool:
-    """Whether the words of a quotation occur in the question, in one piece or, around an ellipsis, in several. Case,
-    spaces, markup and punctuation between words do not matter.
+    """Whether the words of a quotation occur in the question, in the same order; an ellipsis stands for any words.
+    Case, spaces, markup and punctuation between words do not matter.
     """
     text, start = f" {_plain_words(question)} ", 0
     pieces = [words for piece in _ELLIPSIS.split(quotation) if (words := _plain_words(piece))]

@@ -1,7 +1,7 @@
-"""Defines the protocol of a check and finds all checks: every module of this package that sets `CHECK` is one.
+"""Defines the protocol of a check, and lists all checks: the `CHECK` of each module in this package.
 
-A check examines an attack and concludes "supports", "contradicts" or "not checked". It never decides about the turn:
-`checking.CheckingJudge` does, from the judge's verdict and all findings.
+A check examines an attack and concludes "supports", "contradicts" or "not checked". It never decides whether the
+attack is accepted: `checking.CheckingJudge` does, from the judge's verdict and all findings.
 """
 
 import pkgutil
@@ -25,14 +25,14 @@ EMBEDDER = "embedder"
 """The names under which a run records the identities of the sandbox, of its search engine and of its embedder."""
 CheckStage = Literal["screens", "informs", "verifies"]
 """When a check runs. "screens": before the judge, which is not asked about a contradicted attack; "informs": before the
-judge, which sees the evidence; "verifies": on what the judge accepted, and the judge never sees the findings.
+judge, which sees the evidence; "verifies": after the judge accepted the attack, so it never sees the findings.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What a check is built from. `player` is the judge's endpoint, `solvers` those that write blind solutions;
-    `identities` are those recorded with the run, by name.
+    """What a check is built from. `player` is the judge's player, `solvers` are the players that write blind solutions,
+    and `identities` maps names to the identities recorded with the run.
     """
 
     config: RunConfig
@@ -41,11 +41,11 @@ class CheckContext:
     solvers: tuple[Player, ...]
     identities: Mapping[str, Identity]
 
-    def tool(self, name: str, setting: str, value: str = "true") -> Identity:
+    def find_tool(self, name: str, setting: str, value: str = "true") -> Identity:
         """The identity of the sandbox, the search engine or the embedder, which `judge.SETTING=VALUE` needs.
 
         Raises:
-            RefusedError: the run was started without that tool, so none of its replies are in the ledger.
+            RefusedError: the run was started without that tool, so the ledger has no replies of it.
         """
         return read_recorded_identity(self.identities, name, setting, value)
 
@@ -54,9 +54,9 @@ class Check(Protocol):
     """An independent test of an attack.
 
     `name` is the check's name in settings, findings and tables; `title` is its name in sentences; `stage` says when it
-    runs. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` is put before the explanation of a verdict
-    that the check overturned. With `asks_solvers`, its requests go to `judge.solvers` instead of the judge. Their seeds
-    are drawn under the check's name, so that a request can be assigned to its check.
+    runs. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` precedes the explanation of a verdict that
+    the check overturned. With `asks_solvers`, its requests go to `judge.solvers` instead of the judge. The sampling
+    seeds of requests are derived from the check's name, so that each request can be traced to its check.
     """
 
     name: ClassVar[str]
@@ -77,7 +77,7 @@ class Check(Protocol):
 
     @classmethod
     def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
-        """The calls that the check adds to a validation, by kind of request: an estimate of the run's cost."""
+        """The number of calls that the check adds to a validation, by kind of request, for estimates of cost."""
         ...
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
@@ -90,7 +90,7 @@ class Check(Protocol):
 
 @cache
 def check_kinds() -> Mapping[str, type[Check]]:
-    """All checks by name, in the order of their names."""
+    """All checks by name, sorted by name."""
     package = __name__.rpartition(".")[0]
     modules = [
         import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(import_module(package).__path__)
@@ -137,7 +137,7 @@ def read_recorded_identity(
     """
     if name not in identities:
         raise RefusedError(
-            f"the run was started without {name}, which judge.{setting} needs, so the ledger holds none of its replies",
+            f"the run was started without {name}, which judge.{setting} needs; the ledger has no replies of {name}",
             f"start another run: nanoflux run start --fork RUN --set judge.{setting}={value}",
         )
     return identities[name]

@@ -24,7 +24,7 @@ from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
-"""The reply that the prompts offer for a broken question, and the outcome of a solution that gives it."""
+"""The reply that the prompts offer for a question without an answer; also the outcome of such a solution."""
 SECTIONS = ("SOLUTION", "ANSWER")
 _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
 
@@ -51,7 +51,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class BlindCheck:
-    """Requests solutions until the conclusion is certain: at most `solutions`, of them at most `programs` as programs.
+    """Requests solutions until the conclusion is certain: at most `solutions`, at most `programs` of them as programs.
 
     Supports an answer that at least `agreeing` solutions give, one of them a program if programs are requested.
     Contradicts it if more than half of `solutions` give the same other answer, or say that the question cannot be
@@ -80,7 +80,7 @@ class BlindCheck:
         return cls(
             domain=context.domain,
             solvers=tuple(player.vary() for player in context.solvers),
-            sandbox=context.tool(SANDBOX, "checks", '["blind"]') if programs else None,
+            sandbox=context.find_tool(SANDBOX, "checks", '["blind"]') if programs else None,
             wall_s=context.config.sandbox_wall_s,
             solutions=rules.solutions,
             programs=programs,
@@ -101,29 +101,29 @@ class BlindCheck:
         exhibits: list[Exhibit] = []
         while not self._is_certain(exhibits, assignments[len(exhibits) :]):
             is_program, solver = assignments[len(exhibits)]
-            solve = self._write_program if is_program else self._write_words
-            exhibit = await solve(attack.question, solver, draw.seed("blind", len(exhibits)), call)
+            request = self._request_program if is_program else self._request_worded_solution
+            exhibit = await request(attack.question, solver, draw.seed("blind", len(exhibits)), call)
             exhibits.append(self._compare(exhibit, attack.answer))
         agreement = self._count(exhibits)
         conclusion = self._conclude(agreement)
         return Finding(self.name, conclusion, _explain(conclusion, agreement, attack.answer), tuple(exhibits))
 
     def assign_solutions(self) -> list[tuple[bool, Player]]:
-        """Decide for each solution whether it is a program, and which solver writes it. Programs and words alternate
-        and start at different solvers, so that the first two solutions differ in method and, with several solvers, in
-        solver.
+        """Decide for each solution whether it is a program, and which solver writes it. Programs and solutions in words
+        alternate and start with different solvers, so that the first two solutions differ in method and, if there are
+        several solvers, in solver.
         """
         order = [(2 * number, True, number) for number in range(self.programs)]
         order += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
         return [(is_program, self.solvers[number % len(self.solvers)]) for _, is_program, number in sorted(order)]
 
-    async def _write_words(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
+    async def _request_worded_solution(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
         prompt = self.domain.render("blind", {"question": question})
         return await request_solution(self.domain, prompt, solver, seed, call)
 
-    async def _write_program(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
+    async def _request_program(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
         prompt = self.domain.render("blind_program", {"question": question})
-        reply = await ask(solver.request((Message("user", prompt),), seed, ("CODE",)), call)
+        reply = await ask(solver.build_request((Message("user", prompt),), seed, ("CODE",)), call)
         if isinstance(reply, RefusedPrompt):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
         program = solver.refuse_incomplete(reply) or read_free_program(reply)
@@ -139,7 +139,7 @@ class BlindCheck:
         return Exhibit("program", text, answer, detail, author=solver.name)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
-        """The exhibit with `agrees` set. It stays None for short texts that differ, because they may mean the same."""
+        """The exhibit with `agrees` set. It stays None for differing free text, which may mean the same."""
         if not exhibit.outcome:
             return exhibit
         if exhibit.outcome == CANNOT:
@@ -175,7 +175,7 @@ class BlindCheck:
         return "supports" if supported else "not checked"
 
     def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
-        """Whether no answer of the remaining solutions can change the conclusion."""
+        """Whether the remaining solutions cannot change the conclusion, whatever their answers."""
         agreement = self._count(exhibits)
         conclusion = self._conclude(agreement)
         could_contradict = 2 * (len(agreement.opposition) + len(remaining)) > self.solutions
@@ -199,15 +199,15 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
         if exhibit.outcome == CANNOT:
             return f"{len(agreement.opposition)} {of_all} say that the question cannot be answered: {exhibit.detail}"
         return f"{len(agreement.opposition)} {of_all} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
-    unread_count = agreement.solutions - agreement.agreeing - agreement.disagreeing
-    return f"{agreement.agreeing} {of_all} agree, {agreement.disagreeing} disagree and {unread_count} could not be read"
+    unreadable = agreement.solutions - agreement.agreeing - agreement.disagreeing
+    return f"{agreement.agreeing} {of_all} agree, {agreement.disagreeing} disagree and {unreadable} could not be read"
 
 
 async def request_solution(domain: Domain, prompt: str, solver: Player, seed: int, call: Call) -> Exhibit:
     """Request a solution in words with a rendered `prompt`. Its outcome is the stated answer, `CANNOT`, or "" if the
     reply could not be read; the detail then gives the reason.
     """
-    reply = await ask(solver.request((Message("user", prompt),), seed, SECTIONS), call)
+    reply = await ask(solver.build_request((Message("user", prompt),), seed, SECTIONS), call)
     if isinstance(reply, RefusedPrompt):
         return Exhibit("solution", "", detail=reply.reason, author=solver.name)
     text = storable(strip_reasoning(reply.text)).strip()
@@ -231,7 +231,7 @@ def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
 
 
 def read_unanswerable(text: str) -> Unanswerable | None:
-    """Read a line that says that the question cannot be answered. A line that ends in "…" only repeats the prompt."""
+    """Read a line that says that the question cannot be answered. A line that ends in "…" is copied from the prompt."""
     match = _UNANSWERABLE.search(text)
     if match is None or match[1].strip() in ("…", "..."):
         return None

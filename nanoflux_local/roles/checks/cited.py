@@ -1,7 +1,7 @@
-"""The citation check: looks up, in the attacker's passages, the statements that it cites. No model is called.
+"""The citation check: looks up the attacker's citations in the passages it was given. No model is called.
 
-A question about documents must rest on the words of at least two of its passages. Whether its answer follows from them
-is left to the judge and to other checks.
+A question about documents must rest on the words of at least two of its passages. The judge and other checks decide
+whether the answer follows from these words.
 """
 
 import re
@@ -13,12 +13,12 @@ from nanoflux_local.config import JudgeRules
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
-from nanoflux_local.roles.checks.quotations import find_passage, first_missing, read_quotations, show_quotation
+from nanoflux_local.roles.checks.quotations import find_first_missing, find_passage, make_exhibit, read_quotations
 from nanoflux_local.transcript import Attack, Finding, Seed
 
 SECTION = "CITATIONS"
 """The section of an attack that lists its citations."""
-PASSAGES = 2
+MIN_PASSAGES = 2
 """The minimum number of passages that a question must rest on."""
 _NUMBERED = re.compile(r"\bpassages?\s+\d", re.IGNORECASE)
 
@@ -45,8 +45,8 @@ class CitedCheck:
         return {}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Contradict an attack that cites words no passage contains, or a single passage. The citations are the
-        evidence.
+        """Contradict an attack that cites words which no passage contains, or only one passage. The citations are
+        the evidence.
         """
         del draw, call
         if not seeds or SECTION not in attack.notes:
@@ -58,13 +58,13 @@ class CitedCheck:
             )
         citations = read_quotations(attack.notes[SECTION])
         passages = [find_passage(citation, seeds) for citation in citations]
-        exhibits = tuple(map(show_quotation, citations, passages))
-        misquoted = first_missing(exhibits)
+        exhibits = tuple(map(make_exhibit, citations, passages))
+        misquoted = find_first_missing(exhibits)
         if not citations or misquoted:
             reason = f"no passage says {misquoted!r}" if misquoted else "the attacker cites nothing"
             return Finding(self.name, "contradicts", reason, exhibits)
         cited_ids = {passage.id for passage in passages if passage is not None}
-        if len(cited_ids) < min(PASSAGES, len(seeds)):
+        if len(cited_ids) < min(MIN_PASSAGES, len(seeds)):
             return Finding(self.name, "contradicts", "a single passage is cited", exhibits)
         reason = f"the {len(citations)} citations are in {len(cited_ids)} of the passages"
         return Finding(self.name, "supports", reason, exhibits)

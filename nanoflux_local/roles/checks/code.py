@@ -1,7 +1,7 @@
 """The code check (paper §3, A.1): the judge writes a program of a fixed form, and the sandbox runs it.
 
-The program repeats the solution's steps, starting from the problem's quantities. This module compares the answers; the
-program never does. If the program fails or computes nothing, the check concludes "not checked" and gives the reason.
+The program repeats the solution's steps, starting from the problem's quantities. It never compares answers:
+this module does. If the program fails or computes nothing, the check concludes "not checked" and gives the reason.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class CodeCheck:
 
     @classmethod
     def build(cls, context: CheckContext) -> "CodeCheck":
-        config, sandbox = context.config, context.tool(SANDBOX, "code_check")
+        config, sandbox = context.config, context.find_tool(SANDBOX, "code_check")
         return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
 
     @classmethod
@@ -60,7 +60,7 @@ class CodeCheck:
         for retry in range(self.retries + 1):
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
             messages, seed = (Message("user", prompt),), draw.seed("code", retry)
-            reply = await ask(self.player.request(messages, seed, ("CODE",)), call)
+            reply = await ask(self.player.build_request(messages, seed, ("CODE",)), call)
             if isinstance(reply, RefusedPrompt):
                 return self._make_finding("not checked", reply.reason)
             parsed = self.player.refuse_incomplete(reply) or read_program(reply)

@@ -1,4 +1,4 @@
-"""The fact check (paper §3): the judge writes queries, and the search engine's results become part of its prompt.
+"""The fact check (paper §3): the judge writes queries, and the search results become part of its next prompt.
 
 This check draws no conclusion. The outcome of each search (found, nothing, timeout, refused, failed) is reported to
 the judge and in the finding.
@@ -52,7 +52,7 @@ class FactCheck:
 
     @classmethod
     def build(cls, context: CheckContext) -> "FactCheck":
-        config, engine = context.config, context.tool(SEARCH, "fact_check")
+        config, engine = context.config, context.find_tool(SEARCH, "fact_check")
         search = config.search
         return cls(
             context.domain, context.player, engine, search.queries, search.top, search.timeout_s, config.retries.parse
@@ -67,7 +67,7 @@ class FactCheck:
         """Search for the judge's queries. The searches are the evidence; the judge draws the conclusion."""
         del seeds
         prompt = self.domain.render("claims", {"attack": attack, "queries": self.queries})
-        make_request = self.player.request_maker((Message("user", prompt),), ("QUERIES",))
+        make_request = self.player.request_builder((Message("user", prompt),), ("QUERIES",))
         queries = await ask_until_read(
             self.player, make_request, self._read_queries, draw, "claims", self.retries, call
         )

@@ -2,7 +2,7 @@
 them, and reads the answer from their output.
 
 A program of the code check repeats a solution, so its form must show that it does not copy the result. A program that
-is written without a solution cannot copy one: it only has to calculate something and to print its answer.
+is written without a solution cannot copy one: it only has to calculate something and print its answer.
 """
 
 import ast
@@ -36,7 +36,7 @@ async def run_free_program(
     """Run a program in the sandbox. Returns the answer on the last line that it printed or, if it printed nothing, in
     its variable `answer`. If there is no answer, returns the reason.
     """
-    reply = await call(PythonRequest(sandbox, _append_print(program), wall_s))
+    reply = await call(PythonRequest(sandbox, _append_answer_print(program), wall_s))
     return _read_answer(program, domain, reply)
 
 
@@ -48,7 +48,7 @@ def _is_computing_call(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id == "print")
 
 
-def _append_print(program: str) -> str:
+def _append_answer_print(program: str) -> str:
     """The program with a last line that prints the variable `answer`, if it is set, after a marker."""
     return f"{program}\n\nprint()\nprint({make_marker(program)!r}, globals().get('answer', ''))\n"
 

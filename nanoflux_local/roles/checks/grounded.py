@@ -1,8 +1,8 @@
 """The grounding check: the judge lists the premises of a solution with a quotation for each, and this module looks up
 the quotations in the passages.
 
-The attacker may cite what it does not use, and use what it does not cite. Here another model says what the solution
-rests on. Whether the steps are right is left to other checks.
+The attacker may cite what it does not use, and use what it does not cite. Here the judge says what the solution rests
+on. Other checks decide whether the steps are right.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.quotations import (
     Quotation,
+    find_first_missing,
     find_passage,
-    first_missing,
+    make_exhibit,
     read_quotations,
-    show_quotation,
 )
 from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_copies, says_none
 from nanoflux_local.transcript import Attack, Finding, Seed
@@ -71,12 +71,12 @@ class GroundedCheck:
         def read_reply(reply: ChatReply) -> QuotedPremises | Unparsed:
             return read_premises(reply.text, prompt)
 
-        make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
+        make_request = self.player.request_builder((Message("user", prompt),), SECTIONS)
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
-        exhibits = tuple(show_quotation(quotation, find_passage(quotation, seeds)) for quotation in premises.quotations)
-        misquoted = first_missing(exhibits)
+        exhibits = tuple(make_exhibit(quotation, find_passage(quotation, seeds)) for quotation in premises.quotations)
+        misquoted = find_first_missing(exhibits)
         if premises.unsupported:
             return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
         if misquoted:
@@ -97,7 +97,7 @@ def require_prompt(domain: Domain, name: str) -> None:
 
 
 def read_premises(text: str, prompt: str) -> QuotedPremises | Unparsed:
-    """Read the sections of a reply to `prompt`. A section that repeats the prompt's description of it is no answer."""
+    """Read the sections of a reply to `prompt`. A section that repeats its description in the prompt is unreadable."""
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
         return sections

@@ -19,17 +19,17 @@ from nanoflux_local.roles.checks.grounded import require_prompt
 from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
-ANSWERS = 2
+MAX_ANSWERS = 2
 """The maximum number of answers with the passages, and of answers without them. A question is rejected only if all
 answers of one kind count against it, since a single wrong letter or lucky guess may be chance.
 """
-WITH, WITHOUT = "with the passages", "without the passages"
+WITH_PASSAGES, WITHOUT_PASSAGES = "with the passages", "without the passages"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBookCheck:
-    """Requests up to `ANSWERS` answers with the passages, until one equals the attacker's. If one does, requests up to
-    as many without the passages, until one differs. The solvers take turns.
+    """Requests up to `MAX_ANSWERS` answers with the passages, until one equals the attacker's. If one does, requests up
+    to as many without the passages, until one differs. The solvers take turns.
     """
 
     name: ClassVar[str] = "open_book"
@@ -49,9 +49,9 @@ class OpenBookCheck:
 
     @classmethod
     def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
-        """All answers, although the check stops once the conclusion is certain."""
+        """An upper bound: the check stops once the conclusion is certain."""
         del rules
-        return {"chat": 2 * ANSWERS}
+        return {"chat": 2 * MAX_ANSWERS}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Contradict a question if every answer with the passages differs from the attacker's, or if every answer
@@ -61,20 +61,20 @@ class OpenBookCheck:
             return Finding(self.name, "not checked", "the question has no passages")
         with_passages: list[Exhibit] = []
         prompt = self.domain.render("open_book", {"question": attack.question, "passages": seeds})
-        for number in range(ANSWERS):
-            with_passages.append(await self._answer(prompt, WITH, number, attack, draw, call))
+        for number in range(MAX_ANSWERS):
+            with_passages.append(await self._answer(prompt, WITH_PASSAGES, number, attack, draw, call))
             if with_passages[-1].agrees:
                 break
         if not with_passages[-1].agrees:
             return self._conclude_without_agreement(with_passages, attack.answer)
         prompt, without_passages = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
-        for number in range(ANSWERS):
-            without_passages.append(await self._answer(prompt, WITHOUT, number, attack, draw, call))
+        for number in range(MAX_ANSWERS):
+            without_passages.append(await self._answer(prompt, WITHOUT_PASSAGES, number, attack, draw, call))
             if without_passages[-1].outcome and not without_passages[-1].agrees:
                 reason = f"the answer is {attack.answer[:80]} with the passages, and is not reached without them"
                 return Finding(self.name, "supports", reason, (*with_passages, *without_passages))
         if all(exhibit.agrees for exhibit in without_passages):
-            reason = f"all {ANSWERS} answers without the passages are {attack.answer[:80]} too"
+            reason = f"all {MAX_ANSWERS} answers without the passages are {attack.answer[:80]} too"
             return Finding(self.name, "contradicts", reason, (*with_passages, *without_passages))
         return Finding(
             self.name,
@@ -84,9 +84,11 @@ class OpenBookCheck:
         )
 
     def _conclude_without_agreement(self, exhibits: Sequence[Exhibit], expected: str) -> Finding:
-        """With the passages, no answer is the attacker's: some may be unreadable or only worded differently."""
+        """The finding if no answer with the passages equals the attacker's: some may be unreadable or worded
+        differently.
+        """
         differing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
-        if len(differing) < ANSWERS:
+        if len(differing) < MAX_ANSWERS:
             reason = f"no answer with the passages could be compared with {expected[:80]}"
             return Finding(self.name, "not checked", reason, tuple(exhibits))
         answers = " and ".join(dict.fromkeys(exhibit.outcome[:80] for exhibit in differing))
@@ -96,7 +98,7 @@ class OpenBookCheck:
     async def _answer(self, prompt: str, method: str, number: int, attack: Attack, draw: Draw, call: Call) -> Exhibit:
         """One answer, compared with the attacker's; `agrees` is None if it cannot be read or compared."""
         solver = self.solvers[number % len(self.solvers)]
-        seed = draw.seed(self.name, number if method == WITH else ANSWERS + number)
+        seed = draw.seed(self.name, number if method == WITH_PASSAGES else MAX_ANSWERS + number)
         exhibit = await request_solution(self.domain, prompt, solver, seed, call)
         detail = f"{method}: {exhibit.detail}" if exhibit.detail else method
         return replace(exhibit, detail=detail, agrees=self._compare(exhibit.outcome, attack.answer))

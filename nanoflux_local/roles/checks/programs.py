@@ -1,7 +1,7 @@
 """Programs of a fixed form that compute an answer: reads them from a reply, has the sandbox run them, and reads the
 answer from their output.
 
-This process only parses a program; the sandbox runs it. Its output is treated as text.
+This process only parses a program; the sandbox runs it. The program's output is treated as text.
 """
 
 import ast
@@ -17,7 +17,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
 MAX_PROGRAM_CHARACTERS = 8000
-"""The maximum number of characters of a program. Nobody could review a longer one, so it is refused."""
+"""The maximum number of characters of a program. A longer one is refused, because nobody could review it."""
 NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
@@ -30,7 +30,7 @@ _CALCULATING_NODES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compa
 def read_program(reply: ChatReply) -> str | Unparsed:
     """Read the program of a reply, in the fixed form; `NONE` if the judge says that nothing is calculated.
 
-    Blocks without a part are remarks or output. A program may be split over several blocks, each with its parts.
+    Code blocks without the heading of a part are remarks or output. A program may be split over several blocks.
     """
     code = extract_code(reply)
     if isinstance(code, Unparsed):
@@ -74,7 +74,7 @@ def parse_code(program: str) -> ast.Module | Unparsed:
 
 
 def _refuse_stated_answer(program: str, tree: ast.Module, line_by_part: Mapping[str, int]) -> str | Unparsed:
-    """Refuse a program that only states its answer: it would agree with any answer that was copied into it."""
+    """Refuse a program that only states an answer: any answer copied into it would seem confirmed."""
     start, end = line_by_part["VARIABLES"], line_by_part["STEPS"]
     if not any(_list_names(node, ast.Store) for node in tree.body if start < node.lineno < end):
         return Unparsed("# VARIABLES names no quantity of the problem")
@@ -99,7 +99,7 @@ def _list_names(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
     return {child.id for child in ast.walk(node) if isinstance(child, ast.Name) and isinstance(child.ctx, context)}
 
 
-def print_answer(program: str) -> str:
+def append_answer_print(program: str) -> str:
     """Add a last line that prints the answer after a marker. The marker contains the program's hash, so no program
     contains its own marker.
     """
@@ -114,7 +114,7 @@ def make_marker(program: str) -> str:
 
 async def run_program(program: str, domain: Domain, sandbox: Identity, wall_s: float, call: Call) -> str | Unparsed:
     """Run a program in the sandbox. Returns the answer that it printed, or why it gave none."""
-    reply = await call(PythonRequest(sandbox, print_answer(program), wall_s))
+    reply = await call(PythonRequest(sandbox, append_answer_print(program), wall_s))
     return _read_answer(program, domain, reply)
 
 
@@ -134,5 +134,5 @@ def describe_failure(reply: PythonReply) -> Unparsed | None:
     """Why a program failed, with the last line of its errors; None if it ended normally."""
     if reply.status == "ok":
         return None
-    last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
-    return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
+    last_error_line = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
+    return Unparsed(f"it ended with {reply.status}: {last_error_line[0][:200]}")

@@ -1,7 +1,7 @@
 """Quotations from passages: reads them from a reply, and looks them up in the passages.
 
-Each quotation is on a line with the number of its passage: `2: "at most 5 litres"`. The number is only a hint: what
-counts is whether a passage contains the words.
+Each quotation is on a line with the number of its passage: `2: "at most 5 litres"`. The number is only a hint: any
+passage may contain the words.
 """
 
 import re
@@ -27,14 +27,14 @@ _INLINE = re.compile(r"(?<=[\"”»])[\s,;]+(?=[\[(]?\d{1,3}[\])]?\s*:?\s*[\"“
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """Words that a passage is said to contain; `number` is that passage's, from 1, or 0 if none is named."""
+    """Words that a passage is said to contain. `number` is the number of the passage, from 1, or 0 if none is given."""
 
     text: str
     number: int = 0
 
 
 def read_quotations(text: str) -> tuple[Quotation, ...]:
-    """The quotations of a section, one on each line; what is between quotation marks, or else the whole line."""
+    """The quotations of a section, one per line: the words between quotation marks, or else the whole line."""
     return tuple(dict.fromkeys(_read_lines(text)))
 
 
@@ -50,7 +50,7 @@ def _read_lines(text: str) -> Iterator[Quotation]:
 
 
 def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
-    """The passage that contains a quotation, the named one first; None if no passage does or it is too short."""
+    """The passage that contains a quotation, preferably the numbered one; None if there is none or it is too short."""
     if len(re.findall(r"\w+", quotation.text)) < MIN_WORDS:
         return None
     named_passages = passages[quotation.number - 1 : quotation.number] if quotation.number else ()
@@ -64,11 +64,11 @@ def _contains(passage: str, quotation: str) -> bool:
 
 
 def _join_words(text: str) -> str:
-    """The text with each word joined that a hyphen divides at the end of a line."""
+    """The text with words joined that a hyphen divides at the end of a line."""
     return _LINE_END.sub("", text)
 
 
-def show_quotation(quotation: Quotation, passage: Seed | None) -> Exhibit:
+def make_exhibit(quotation: Quotation, passage: Seed | None) -> Exhibit:
     """A quotation as evidence, with the passage that contains it."""
     if passage is None:
         return Exhibit("quotation", quotation.text, NOT_FOUND)
@@ -77,6 +77,6 @@ def show_quotation(quotation: Quotation, passage: Seed | None) -> Exhibit:
     )
 
 
-def first_missing(exhibits: Iterable[Exhibit]) -> str:
+def find_first_missing(exhibits: Iterable[Exhibit]) -> str:
     """The first quotation that is in no passage, shortened; "" if all were found."""
     return next((exhibit.text[:120] for exhibit in exhibits if exhibit.outcome == NOT_FOUND), "")

@@ -18,18 +18,18 @@ from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, CheckStage
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
-SAME_WORDS = 0.8
-"""A question that shares at least this share of its words with a seed, in the same order, is a restatement. All numbers
-count as the same word, because a seed with other numbers is not a new question. GSM-Hard differs from GSM8K only in its
-numbers, and all of 300 such pairs score at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with their nearest
-neighbour among 1,500 questions.
+MIN_WORD_OVERLAP = 0.8
+"""A question that has at least this share of its words in common with a seed, in the same order, is a restatement. All
+numbers count as the same word, because a seed with other numbers is not a new question. GSM-Hard differs from GSM8K
+only in its numbers: 300 pairs all score at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with the most
+similar of 1,500 other questions.
 """
 _WORD = re.compile(r"\d[\d,.]*\d|\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class RestatedCheck:
-    """Compares a question with its seeds: words against `SAME_WORDS`, embeddings against `threshold` (θq)."""
+    """Compares a question with its seeds: words against `MIN_WORD_OVERLAP`, embeddings against `threshold` (θq)."""
 
     name: ClassVar[str] = "restated"
     title: ClassVar[str] = "restatement check"
@@ -43,7 +43,7 @@ class RestatedCheck:
 
     @classmethod
     def build(cls, context: CheckContext) -> "RestatedCheck":
-        return cls(context.tool(EMBEDDER, "checks", '["restated"]'), context.config.novelty.question)
+        return cls(context.find_tool(EMBEDDER, "checks", '["restated"]'), context.config.novelty.question)
 
     @classmethod
     def count_calls(cls, rules: JudgeRules) -> Mapping[str, int]:
@@ -58,7 +58,7 @@ class RestatedCheck:
         share, closest = max(
             ((measure_word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_get_score
         )
-        if share >= SAME_WORDS:
+        if share >= MIN_WORD_OVERLAP:
             reason = f"{share:.0%} of its words are those of seed {closest.id} in the same order, numbers not compared"
             return self._make_finding("contradicts", reason, closest)
         try:
