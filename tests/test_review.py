@@ -113,8 +113,8 @@ def test_newest_verdict_counts_and_open_ones_are_ignored(home: Home) -> None:
 
 BROKEN = {
     "no JSON": ("{", "line 2: not JSON"),
-    "a list": ("[]", "line 2: `id` or `verdict` is missing or wrong"),
-    "an unknown verdict": ('{"id": "x", "verdict": "maybe"}', "line 2: `id` or `verdict` is missing or wrong"),
+    "a list": ("[]", "line 2: `id` or `verdict` is missing or invalid"),
+    "an unknown verdict": ('{"id": "x", "verdict": "maybe"}', "line 2: `id` or `verdict` is missing or invalid"),
     "an unknown id": ('{"id": "x", "verdict": "keep"}', "line 2: no question with the id 'x'"),
 }
 

@@ -1,5 +1,5 @@
-"""Exports a run's kept examples as a dataset: one file in a format that trainers read, its card, and for some trainers
-a file that describes the data.
+"""Exports a run's kept examples as a dataset: a file in a format that trainers read, a card, and for some trainers a
+file that describes the data.
 
 The rows are those that `train` uses, so training on the file equals training on the run. Existing files are not
 overwritten; text that is not valid UTF-8 or looks like a secret is refused, not changed.
@@ -89,9 +89,9 @@ def export(
     on_score: OnScore = lambda _done, _total: None,
     trainer_name: str = "",
 ) -> ExportSummary:
-    """Write the kept examples of a run, all or a selection, to `out` and their card next to it. `base` is the model
-    under which "likeliest" compares solutions. With `trainer_name`, the file that describes the data to this trainer is
-    written too.
+    """Write the kept examples of a run, all or those of `choice`, to `out` and their card next to it. `base` is the
+    model whose likelihoods "likeliest" compares. With `trainer_name`, also write the file that describes the data to
+    this trainer.
 
     Raises:
         NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none
@@ -189,7 +189,7 @@ def _count_pass_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _list_models(home: Home, source: RunRows) -> dict[str, str]:
-    """The models of the roles and the licences of their weights, since the examples contain their texts."""
+    """The models whose text the examples contain, each with the licence of its weights."""
     config, environment = source.config, json.loads(source.run["environment"])
     endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
     if "solution" in source.record:
@@ -251,7 +251,7 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
 
 
 def _shape_rows(kind: str, row: RunRow, has_pass_rates: bool, cites: bool) -> list[ExportRow]:
-    """The rows of an example. Its id, turn, reason and level make its origin traceable; "origin" is set if the solution
+    """The rows of an example. The id, turn, reason and level make the origin traceable; "origin" is set if the solution
     is not the author's, and "citations" in runs on documents. Parquet rows also have question, solution and answer as
     columns.
     """
@@ -260,7 +260,7 @@ def _shape_rows(kind: str, row: RunRow, has_pass_rates: bool, cites: bool) -> li
         key for key in ("id", "turn", "reason", "level", "origin", *parquet_columns) if row.columns.get(key) is not None
     ]
     message_rows = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
-    columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if has_pass_rates else {})
+    columns = {key: row.columns[key] for key in keys} | (_make_pass_rate_column(row.columns) if has_pass_rates else {})
     if cites and row.attempt is not None:
         columns["citations"] = [asdict(citation) for citation in row.attempt.citations]
     return [{**columns, **messages} for messages in message_rows]
@@ -271,7 +271,7 @@ def _encode_rows(kind: str, rows: Sequence[ExportRow]) -> bytes:
     return _encode_parquet(rows) if kind == "parquet" else b"".join(lines)
 
 
-def _pass_rate(row: Mapping[str, Any]) -> ExportRow:
+def _make_pass_rate_column(row: Mapping[str, Any]) -> ExportRow:
     return {"pass_rate": [row["passes"], row["tries"]]}
 
 
@@ -309,7 +309,7 @@ def _write_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
         training_hint = "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
     training_hint = "" if loader == "parquet" else training_hint
     source, environment = dataset.source, json.loads(dataset.source.run["environment"])
-    extra_rows = "".join(f"\n| {name} | {text} |" for name, text in _describe_rows(dataset, summary))
+    extra_rows = "".join(f"\n| {entry} | {text} |" for entry, text in _list_card_entries(dataset, summary))
     text = f"""---
 pretty_name: {source.run["id"]}
 tags: [synthetic, nanoflux-local]
@@ -354,9 +354,9 @@ The licences of the seeds and of the models apply to the examples made from them
     return redact(text)
 
 
-def _describe_rows(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
-    """Entries of the card: whose solutions the rows contain, the number of pairs, and the examples left out. Defaults
-    are not mentioned.
+def _list_card_entries(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
+    """Further entries of the card: whose solutions the rows contain, the number of pairs, and the examples left out. An
+    entry that would state a default is omitted.
     """
     entries = describe_origin(summary.choice)
     if summary.format == PREFERENCE:

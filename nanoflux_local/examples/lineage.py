@@ -1,5 +1,5 @@
 """The lineage of a kept example: its seeds, the calls that produced it, the trainings that used it, and the held-out
-items nearest to it. This module reads the ledger and the rows of trainings, and calls no model.
+items nearest to it. This module reads the ledger and stored training rows, and calls no model.
 """
 
 import json
@@ -17,13 +17,13 @@ from nanoflux_local.seeds.datasets import load_available_items
 from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import TRAIN_FILE
 
-NEAR = 3
-"""Number of nearest held-out items to list."""
+NEAREST_COUNT = 3
+"""The number of nearest held-out items to list."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedOrigin:
-    """A seed of an example. A built-in template has only an id; its other fields are empty."""
+    """A seed of an example. Of a built-in template, only the `id` is set."""
 
     id: str
     dataset: str = ""
@@ -36,7 +36,7 @@ class SeedOrigin:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call of a turn. `content` has its request and reply under the keys of its kind (see `_describe_call`)."""
+    """A call of a turn. `content` has the request and reply; its keys depend on `kind` (see `_describe_call`)."""
 
     call: int
     kind: str
@@ -49,7 +49,7 @@ class RecordedCall:
 
     @property
     def outcome(self) -> str:
-        """How the call ended, in a few words: the status of a program, the reason of a refusal, or the reply."""
+        """How the call ended, in a few words: a program's status, the reason for a refusal, or the reply."""
         if "status" in self.content:
             return f"{self.content['status']}: {self.content['stdout']}"
         text = self.content.get("reply", self.content.get("text", "damaged on disk"))
@@ -58,7 +58,7 @@ class RecordedCall:
 
 @dataclass(frozen=True, slots=True)
 class TrainingUse:
-    """A training that used an example; `adapter` is "" before it is done."""
+    """A training that used an example; `adapter` is "" until the training has finished."""
 
     id: str
     base: str
@@ -141,7 +141,7 @@ def _list_calls(view: LedgerView, turn: int) -> list[RecordedCall]:
 
 
 def _describe_call(row: Any) -> dict[str, Any]:
-    """Request and reply of a call by its kind; for an embedding, only the text."""
+    """The request and reply of a call, under keys that depend on its kind; for an embedding, only the text."""
     try:
         request, reply = json.loads(row["request"]), json.loads(row["reply"])
     except ValueError:  # damaged on disk: `run verify` reports it
@@ -156,12 +156,12 @@ def _describe_call(row: Any) -> dict[str, Any]:
     return {"text": request.get("text", "")}
 
 
-def _list_trainings(home: Home, view: LedgerView, run: str, name: str) -> list[TrainingUse]:
-    """The trainings that used the row with this name; trainings without stored rows are skipped."""
+def _list_trainings(home: Home, view: LedgerView, run: str, row_id: str) -> list[TrainingUse]:
+    """The trainings that used the row with this id; trainings without stored rows are skipped."""
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
-            if any(example.id == name for example in read_rows(home.root / "trainings" / row["id"] / TRAIN_FILE)):
+            if any(example.id == row_id for example in read_rows(home.root / "trainings" / row["id"] / TRAIN_FILE)):
                 trainings.append(TrainingUse(row["id"], row["base"], row["status"], row["adapter"]))
     return trainings
 
@@ -179,10 +179,12 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
     scored_items = [
         (similarity(question_vector, vector), item)
         for dataset in held_out
-        for item in load_available_items(home.ledger, dataset, "test")  # a moved run may lack its benchmarks here
+        for item in load_available_items(
+            home.ledger, dataset, "test"
+        )  # the home of an imported run may lack its benchmarks
         if (vector := _load_vector(view, identity, item.question)) is not None
     ]
-    nearest = sorted(scored_items, key=lambda pair: (-pair[0], pair[1].id))[:NEAR]
+    nearest = sorted(scored_items, key=lambda pair: (-pair[0], pair[1].id))[:NEAREST_COUNT]
     return [NearItem(item.id, item.dataset, cosine) for cosine, item in nearest]
 
 

@@ -1,8 +1,8 @@
-"""People's reviews of the judge's decisions: reviews of single examples, blind reviews of many, and the agreement with
+"""Human reviews of the judge's decisions: reviews of single examples, blind reviews of many, and their agreement with
 the judge.
 
 A blind export contains accepted and rejected questions, shuffled and without verdicts, so that agreement can be
-compared with chance. Reviews are only added; if one person reviews a question several times, the newest counts.
+compared with chance. Reviews are never changed; if one person reviews a question several times, the newest counts.
 """
 
 import getpass
@@ -31,7 +31,7 @@ MAX_NOTE_CHARACTERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuestion:
-    """A question that the judge accepted or rejected, under an id that does not reveal which."""
+    """A question that the judge accepted or rejected, under an id that does not reveal the verdict."""
 
     id: str
     run: str
@@ -57,7 +57,7 @@ def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion
 
 
 def default_reviewer() -> str:
-    """The default name of a reviewer: the account's name."""
+    """The name of a reviewer who states none: the user's account name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # an account without a name, as in some containers
@@ -134,8 +134,8 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
 
 @dataclass(frozen=True, slots=True)
 class BlindImport:
-    """The result of importing a review file: how many verdicts were `taken`, how many lines were still `open`, and the
-    runs that the verdicts are about.
+    """The result of importing a review file: the number of imported verdicts (`taken`), the number of lines without a
+    verdict (`open`), and the reviewed runs.
     """
 
     reviewer: str
@@ -145,7 +145,7 @@ class BlindImport:
 
 
 def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
-    """Import a filled-in review file, completely or not at all; lines without a verdict are skipped and counted.
+    """Import a filled-in review file, completely or not at all; lines without a verdict are only counted.
 
     Raises:
         DataError: a line cannot be read, or its question is unknown; the message names the line.
@@ -194,7 +194,7 @@ def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         has_keys = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "verdict"))
         if not has_keys or row["verdict"] not in ("", *VERDICTS):
             fix = f"set verdict to one of {', '.join(VERDICTS)}, or leave it empty; nothing was imported"
-            raise DataError(f"{path}, line {number}: `id` or `verdict` is missing or wrong", fix)
+            raise DataError(f"{path}, line {number}: `id` or `verdict` is missing or invalid", fix)
         numbered_rows.append((number, row))
     return numbered_rows
 
@@ -213,7 +213,7 @@ def load_reviews(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, 
 
 
 def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
-    """How far each reviewer agrees with the judge (`review` in `run show --json`): "keep" agrees with an acceptance,
+    """Each reviewer's agreement with the judge (`review` in `run show --json`): "keep" agrees with an acceptance,
     "drop" and "fix" with a rejection. None if the run has no reviews.
     """
     reviews = load_reviews(view, run)
@@ -231,19 +231,19 @@ def _compare_with_judge(
     reviews: dict[tuple[int, int], dict[str, dict[str, Any]]],
     accepted_by_attempt: dict[tuple[int, int], bool],
 ) -> ReviewerAgreement:
-    pairs: Sequence[tuple[bool, bool]] = [
+    judge_and_reviewer: Sequence[tuple[bool, bool]] = [
         (accepted_by_attempt[attempt_key], verdicts[name]["verdict"] == "keep")
         for attempt_key, verdicts in reviews.items()
         if name in verdicts and attempt_key in accepted_by_attempt
     ]
-    kappa, ci95 = cohen_kappa(pairs) or (None, None)
+    kappa, ci95 = cohen_kappa(judge_and_reviewer) or (None, None)
     verdicts = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
     return ReviewerAgreement(
-        reviewed=len(pairs),
+        reviewed=len(judge_and_reviewer),
         keep=verdicts.count("keep"),
         drop=verdicts.count("drop"),
         fix=verdicts.count("fix"),
-        agree=sum(judge == person for judge, person in pairs),
+        agree=sum(judge == person for judge, person in judge_and_reviewer),
         kappa=kappa,
         ci95=ci95,
     )

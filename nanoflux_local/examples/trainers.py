@@ -1,8 +1,8 @@
-"""The trainers of other projects that read exported files: the formats that each reads, and the file that describes the
-data to it.
+"""The external trainers that read exported files: the formats that each one reads, and the file that describes the data
+to it.
 
-These files follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its folder, so
-that the folder can be moved.
+These descriptions follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its
+folder, so that the folder can be moved.
 """
 
 import json
@@ -20,7 +20,7 @@ COLUMNS = {
     PROMPT_COMPLETION: ("prompt", "completion"),
     PREFERENCE: ("prompt", "chosen", "rejected"),
 }
-"""The columns of a format that a trainer reads; the other columns state the origin of a row."""
+"""The columns of each format that a trainer reads; all others state the origin of a row."""
 ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -28,7 +28,7 @@ ROLE_TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
-"""LLaMA-Factory's names for the keys and the roles of a message."""
+"""The keys and roles of a message, by LLaMA-Factory's names for them."""
 ALPACA_COLUMNS = {
     "prompt": "instruction",
     "query": "input",
@@ -43,9 +43,9 @@ ALPACA_COLUMNS = {
 class Trainer:
     """A trainer with the formats that it reads.
 
-    `description` is the name of the file that describes the data; `{stem}` stands for the exported file's name without
-    its suffix. `describe` returns the text of this file for an exported file, its format and its rows; `command`
-    returns the command that starts the training. `adapt` changes a row to what the trainer expects.
+    `description` is the name of the file that describes the data, in which `{stem}` stands for the exported file's name
+    without its suffix. `describe` returns the text of that file for an exported file, its format and its rows;
+    `command` returns the command that starts the training. `adapt` converts a row to the form that the trainer expects.
     """
 
     title: str
@@ -132,7 +132,7 @@ def _llama_factory_command(out: Path, kind: str) -> str:
 
 
 def _unwrap_answers(row: ExportRow) -> ExportRow:
-    """A preference pair whose answers are messages; LLaMA-Factory ignores lists with one message."""
+    """The preference pair with its answers as messages, because LLaMA-Factory ignores lists with one message."""
     return {key: value[-1] if key in ("chosen", "rejected") else value for key, value in row.items()}
 
 
