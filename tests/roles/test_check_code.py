@@ -1,4 +1,4 @@
-"""The code check (paper §3, A.1): a program's form and limits, what its output means, and when it overturns a verdict."""
+"""The code check (paper §3, A.1): the form of a program, what its output means, and when it overturns a verdict."""
 
 import pytest
 
