@@ -160,7 +160,7 @@ def test_benchmark_is_one_new_module(
     code, output = run_data_command("import", "riddles", str(tmp_path / "train.jsonl"))
     assert code == 2 and "train.jsonl, line 2: key 'number' is missing" in output
     code, output = run_data_command("import", "riddles", str(tmp_path / "train.jsonl"), "--skip-bad")
-    assert code == 0 and "riddles: 1 items" in output
+    assert code == 0 and "riddles: 1 item," in output
     code, output = run_data_command("show", "riddles")
     assert code == 0 and "[riddles-train-1] Legs of a spider?\n  = 8" in output
     code, output = run_data_command("import", "riddles", "--hub")
