@@ -2,9 +2,9 @@
 
     python bench/chaos.py [--kills 200] [--turns 400] [--times 20] [--only NAME] [--seed 0]
 
-After each failure, `run verify` must report no problem, the dataset must equal the undisturbed one, and no remembered
-call may be made again; a call that was in flight when a process died may. Failures are caused by signals, or by a
-patch that the command-line process runs first (`kills.CHILD`), so that the product contains no code for them.
+After each failure, `run verify` must report no problem, the dataset must equal the undisturbed one, and no call whose
+reply is stored may be sent again; a call that was in flight when a process died may. Failures are caused by signals, or
+by a patch that the run's process executes first (`kills.CHILD`), so the product needs no code for them.
 """
 
 import argparse
@@ -33,13 +33,13 @@ FAULT_SHARE = 0.4
 KILL_IN_TRANSACTION_PATCH = """
 import contextlib, random, signal
 from nanoflux_local.ledger.store import Ledger
-plain, left = Ledger.transaction, [random.Random({seed}).randrange(4, {most})]
+original, remaining = Ledger.transaction, [random.Random({seed}).randrange(4, {maximum})]
 @contextlib.contextmanager
 def kill_before_commit(self):
-    with plain(self) as connection:
+    with original(self) as connection:
         yield connection
-        left[0] -= 1
-        if not left[0]:  # everything is written, nothing is committed
+        remaining[0] -= 1
+        if not remaining[0]:  # everything is written, nothing is committed
             os.kill(os.getpid(), signal.SIGKILL)
 Ledger.transaction = kill_before_commit
 """
@@ -64,8 +64,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 @dataclass
 class Row:
     """The result of one kind of failure, caused `times` times: calls `lost` in flight and `repeated` although
-    remembered, `problems` that `run verify` reports, whether the digest is the `same`, and the forbidden differences
-    (`wrong`).
+    their replies were stored, the number of `problems` that `run verify` reports, whether the digest is the `same`, and
+    the forbidden differences (`wrong`).
     """
 
     name: str
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass
 class Matrix:
-    """The undisturbed run, and the settings of the runs that are compared with it."""
+    """Measures runs with failures against an undisturbed run of the same settings."""
 
     folder: Path
     turns: int
@@ -123,7 +123,7 @@ class Matrix:
         """Kill the writer between its last write and its commit."""
         commits_per_kill = 2 * self.turns // self.times
         for _ in range(self.times):
-            trial.patch = KILL_IN_TRANSACTION_PATCH.format(seed=rng.randrange(10**9), most=max(8, commits_per_kill))
+            trial.patch = KILL_IN_TRANSACTION_PATCH.format(seed=rng.randrange(10**9), maximum=max(8, commits_per_kill))
             if not trial.kill_at(10**9, starting=False):
                 break
         return trial.kills
@@ -170,7 +170,7 @@ class Matrix:
         while True:
             trial.patch = "" if mounted else FILE_SIZE_LIMIT_PATCH.format(size=size_kib * 1024)
             with _record_repeats(trial):
-                code, errors = _play(trial)
+                code, errors = _run_to_end(trial)
                 size_kib += GROWTH_KIB if trial.kills < self.times else 500_000
                 if mounted:
                     _mount(trial.home, size_kib, "remount,")
@@ -197,7 +197,7 @@ class Matrix:
             if process.returncode == 0:
                 break
             trial.kills += 1
-        if "running" not in statuses or set(statuses) - {"running", "done"}:  # the run may have just ended
+        if "running" not in statuses or set(statuses) - {"running", "done"}:  # "done": the run may have just ended
             raise SystemExit(f"a healthy run was listed as {sorted(set(statuses))}")
         return trial.kills
 
@@ -225,18 +225,18 @@ class Matrix:
 
 @contextmanager
 def _record_repeats(trial: Trial) -> Iterator[None]:
-    """Record the calls that are made in this context although the ledger already remembered them."""
-    remembered_keys, sent_count = trial.remembered_keys(), len(trial.sent_keys())
+    """Record the calls that are sent in this context although the ledger already had their replies."""
+    stored_keys, sent_count = trial.stored_keys(), len(trial.sent_keys())
     yield
-    trial.repeated += sorted(remembered_keys & set(trial.sent_keys()[sent_count:]))
+    trial.repeated += sorted(stored_keys & set(trial.sent_keys()[sent_count:]))
 
 
 def _count_alive(processes: list[subprocess.Popen[str]]) -> int:
     return sum(process.poll() is None for process in processes)
 
 
-def _play(trial: Trial) -> tuple[int, str]:
-    """Let the run end by itself. Returns its exit code and its error output."""
+def _run_to_end(trial: Trial) -> tuple[int, str]:
+    """Start or resume the run and wait until it ends. Returns its exit code and its error output."""
     process = trial.start_process()
     _, errors = process.communicate()
     return process.returncode, errors
@@ -266,7 +266,7 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             trial = Trial(matrix.folder / name, _make_server_settings(matrix, url))
-            code, errors = _play(trial)
+            code, errors = _run_to_end(trial)
             if code:
                 raise SystemExit(f"the run against a failing server ended with {code}: {errors}")
             outcomes.append(trial.outcome())
@@ -330,7 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--turns", type=int, default=400)
-    parser.add_argument("--times", type=int, default=20, help="how often each other failure is caused")
+    parser.add_argument("--times", type=int, default=20, help="number of failures of each other kind")
     parser.add_argument("--only", choices=[*FAILURES, "endpoint faults"], action="append")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

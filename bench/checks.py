@@ -5,9 +5,9 @@ answer a broken question.
 
 One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The solutions and
 the requests are those of a run's trial. All solutions go through the first group of steps before any goes through the
-next; a step is a check, or the judge's own decision ("word"). Every reply is stored, so the same command continues a
-killed measurement and repeats no call. No request starts once `--minutes` are over; then, or at once with `--show`, the
-rates over all measured solutions are printed.
+next; a step is a check, or the judge's own decision ("word"). Every reply is stored, so the same command resumes a
+killed measurement without repeating a call. No request starts after `--minutes`. Then, or at once with `--show`, the
+script prints the rates over all measured solutions.
 """
 
 import argparse
@@ -80,7 +80,7 @@ async def find_or_start_run(home: Home, options: argparse.Namespace) -> str:
 async def measure(
     home: Home, run: str, groups: Sequence[str], answers: dict[str, Answer], deadline: float
 ) -> list[Measured]:
-    """Examine and judge the solutions until the deadline. Without `answers`, only remembered replies are used."""
+    """Examine and judge the solutions until the deadline. Without `answers`, only stored replies are used."""
     config, identities, _ = runs.load_run(home, run)
     rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
     judge = rules.find_players(0).judge
@@ -128,7 +128,7 @@ async def _judge(judge: CheckingJudge, measured: Measured, draw: Draw, call: Any
 
 
 def show(measured: Sequence[Measured]) -> None:
-    """Print the rates of each rule over the solutions for which everything it needs was measured."""
+    """Print the rates of each rule over the solutions for which all of its steps were measured."""
     check_names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
     judged = [solution for solution in measured if solution.is_judged]
     unjudged = sum(solution.decision is None for solution in judged)
@@ -149,9 +149,9 @@ def show(measured: Sequence[Measured]) -> None:
         print_rates("blind supports, answerable does not contradict", examined_by_both, is_proven)
     for name in check_names:
         examined = [solution for solution in judged if name in solution.findings]
-        print_rates(f"word and {name}", examined, lambda solution, name=name: solution.accepted_with((name,)))
+        print_rates(f"judge and {name}", examined, lambda solution, name=name: solution.accepted_with((name,)))
     complete = [solution for solution in judged if set(check_names) <= solution.findings.keys()]
-    print_rates("word and all checks", complete, lambda solution: solution.accepted)
+    print_rates("judge and all checks", complete, lambda solution: solution.accepted)
 
 
 def is_proven(solution: JudgedSolution) -> bool:
@@ -168,7 +168,7 @@ def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) 
 
 
 def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[JudgedSolution], bool | None]) -> None:
-    """Print how many of the right and of the wrong solutions a rule accepts, in all and by kind."""
+    """Print how many of the right and of the wrong solutions a rule accepts, in total and by kind."""
     rates: Rates = measure_rates([solution.as_judged() for solution in measured], accept)
     kinds = [f"{kind} {describe(share)}" for kind, share in rates.passed.items() if share.n]
     kinds += [f"{kind} {describe(share, rejected=True)}" for kind, share in rates.caught.items() if share.n]
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--reply-tokens", type=int, default=600)
-    parser.add_argument("--retries", type=int, default=1, help="further requests for a reply that cannot be read")
+    parser.add_argument("--retries", type=int, default=1, help="further requests if a reply is unreadable")
     parser.add_argument("--show", action="store_true", help="only print what was measured")
     options = parser.parse_args()
     home = Home(options.home).prepare()

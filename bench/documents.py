@@ -3,10 +3,10 @@
     python bench/documents.py [--pages 200] [--examples 20] [--minutes 30] [--profile FILE] [--home DIR]
 
 Writes invented guidelines in five formats, imports them, and generates examples. One model, served by a managed vLLM
-server, plays all roles (`models import` it first); `--profile` names another profile, for instance `scripted`. Every
-reply is stored, so the same command continues a run that the time limit or a signal has ended. At the end, or at once
-with `--show`, the share of kept examples whose every premise is grounded is printed, with the examples and their
-citations for a reader.
+server, has all roles (`models import` it first); `--profile` names another profile, for instance `scripted`. Every
+reply is stored, so the same command resumes a run that the time limit or a signal has ended. At the end, or at once
+with `--show`, the script prints the share of kept examples whose every premise is grounded, and the examples with their
+citations.
 """
 
 import argparse
@@ -34,8 +34,8 @@ ATTACKER_SETTINGS = "sampling = { temperature = 0.7, top_p = 0.95 }"
 
 
 def choose_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the run. A small model's confidence says nothing, so it is not required; the hashing embedder
-    finds questions of one form similar, so only near-copies are rejected.
+    """The settings of the run. A small model's confidence is not informative, so none is required. The hashing embedder
+    rates questions of the same form as similar, so only near-copies are rejected.
     """
     return {
         "target": options.examples,
@@ -61,8 +61,8 @@ def resolve_profile(options: argparse.Namespace, home: Home) -> str:
     )  # fmt: skip
 
 
-async def play(home: Home, options: argparse.Namespace) -> None:
-    """Start the run or continue it, for at most `--minutes` of working time."""
+async def execute_run(home: Home, options: argparse.Namespace) -> None:
+    """Start or resume the run, for at most `--minutes` of wall-clock time."""
     run = find_run(home, NAME)
     if not run:
         config = configs.resolve(options.domain, resolve_profile(options, home), choose_settings(options), home)
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=ROOT / ".nanoflux" / "documents-bench")
     parser.add_argument("--pages", type=int, default=200)
     parser.add_argument("--examples", type=int, default=20, help="kept examples at which the run ends")
-    parser.add_argument("--minutes", type=float, default=30.0, help="working time of this call")
+    parser.add_argument("--minutes", type=float, default=30.0, help="maximum wall-clock time of this command")
     parser.add_argument("--domain", default="documents", choices=("documents", "documents-choice"))
     parser.add_argument("--model", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--profile", default="", help="profile to use instead of the managed server")
@@ -160,7 +160,7 @@ def main() -> None:
             f"{documents} documents, {pages} pages; passages: {passages}; {summary.near_duplicates} repeated left out"
         )
         try:
-            asyncio.run(play(home, options))
+            asyncio.run(execute_run(home, options))
         except KeyboardInterrupt:
             print("interrupted; the same command continues")
     show(home)

@@ -6,8 +6,8 @@ CPU time.
     python bench/engine.py --flawless           # every turn takes one attempt, as in a plain pipeline
     python bench/engine.py --peer PYTHON        # the same number of calls by distilabel, in a separate environment
 
-The ideal is the total service time of the calls, divided by the number of slots. The share of wasted calls is printed
-too, since an engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one
+The ideal is the total service time of the calls, divided by the number of slots. The share of discarded calls is
+printed too, since an engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one
 question in ten is rejected as a near-duplicate. The calls of one turn are sequential, so no engine can take less than
 `longest_turn_s`. The peer's environment needs `pip install 'distilabel[openai]==1.5.3' requests`; distilabel uses
 `requests` but does not declare it.
@@ -57,8 +57,8 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def play(options: argparse.Namespace, url: str) -> dict[str, Any]:
-    """Play one run in a new home. Returns its wall and CPU seconds, and its summary."""
+def execute_run(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    """Execute one run in a new home. Returns its wall and CPU seconds, and its summary."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).prepare()
         config = configs.resolve("starter-genetics", "scripted", make_settings(options, url), home)
@@ -106,16 +106,16 @@ def main() -> None:
     parser.add_argument(
         "--flawless",
         action="store_true",
-        help="scripted models whose every reply can be read and whose every question is new",
+        help="scripted models whose replies are all readable and whose questions are all new",
     )
     parser.add_argument("--scripted", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
     options = parser.parse_args()
     if options.scripted:
-        print(json.dumps(summarize(play(options, "")), indent=2))
+        print(json.dumps(summarize(execute_run(options, "")), indent=2))
         return
     with start_server(options) as url:
-        our_figures = {**summarize(play(options, url)), **compare_with_ideal(fetch_stats(url), options)}
+        our_figures = {**summarize(execute_run(options, url)), **compare_with_ideal(fetch_stats(url), options)}
     print(json.dumps(our_figures, indent=2))
     if options.peer:
         with start_server(options) as url:

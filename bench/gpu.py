@@ -4,8 +4,8 @@
 
 The model has the published sizes and random weights drawn on the GPU, so nothing is downloaded; memory and speed are
 those of the real model. The output is one JSON document: tokens/s, torch's peak memory, and nvidia-smi's figures. The
-novelty index uses numpy on the CPU; its query is measured while the GPU is idle. Parts that would start after the limit
-are reported as left out. `tiny` runs on a CPU in seconds, as a test of this file; its figures are meaningless.
+novelty index uses numpy on the CPU; its query is measured while the GPU is idle. Measurements that would start after
+the limit are reported as left out. `tiny` runs on a CPU in seconds, to test this file; its figures are meaningless.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Size:
 
 @dataclass(slots=True)
 class Usage:
-    """nvidia-smi's figures for the first GPU while a part runs."""
+    """nvidia-smi's figures for the first GPU during a measurement."""
 
     utilisation: list[float] = field(default_factory=list)
     memory_mib: list[float] = field(default_factory=list)
@@ -163,7 +163,7 @@ def measure_novelty(size: Size) -> dict[str, Any]:
 
 
 def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
-    """Run one part, with its time and memory. A failure is reported, and the other parts still run."""
+    """Run one measurement and add its time and memory. A failure is reported, and the other measurements still run."""
     import torch
 
     if device != "cpu":
@@ -172,7 +172,7 @@ def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
     with sample_gpu() as usage:
         try:
             figures = work()
-        except Exception as error:  # noqa: BLE001 - any failure of a part is a result of the benchmark
+        except Exception as error:  # noqa: BLE001 - any failure is a result of the benchmark
             figures = {"error": f"{type(error).__name__}: {error}"}
     if device != "cpu":
         figures["torch_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)

@@ -1,10 +1,10 @@
-"""Kills a scripted run at random moments and resumes it until it is done: the dataset must be that of an undisturbed
-run, and no remembered call may be made twice.
+"""Kills a scripted run at random moments and resumes it until it is done: the dataset must equal that of an
+undisturbed run, and no call whose reply is stored may be sent again.
 
     python bench/kills.py [--kills 50] [--turns 200] [--concurrency 16] [--seed 0]
 
 The run's process gets SIGKILL, mostly during work and sometimes during a start. Every call to an endpoint is first
-written to a log, so that the sent calls can be compared with those that the ledger remembers.
+written to a log, so that the sent calls can be compared with those in the ledger.
 """
 
 import argparse
@@ -43,7 +43,7 @@ main()
 
 @dataclass
 class Trial:
-    """One run in a separate home, with the calls that it sent and those that its ledger remembers."""
+    """One run in a separate home, with the calls that it sent and those that its ledger stores."""
 
     home: Path
     settings: tuple[str, ...]
@@ -51,7 +51,7 @@ class Trial:
     """Python code that the process runs first, to cause a failure."""
     kills: int = 0
     repeated: list[str] = field(default_factory=list)
-    """Calls that were made although the ledger remembered them."""
+    """Calls that were sent although the ledger had their replies."""
 
     def start_process(self) -> subprocess.Popen[str]:
         """Start or resume the run in a new process."""
@@ -78,7 +78,7 @@ class Trial:
         With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
         that a busy machine kills at the same points as an idle one.
         """
-        remembered_keys, sent_count = self.remembered_keys(), len(self.sent_keys())
+        stored_keys, sent_count = self.stored_keys(), len(self.sent_keys())
         process = self.start_process()
         assert process.stderr is not None
         while process.poll() is None and not starting and len(self.sent_keys()) < sent_count + moment:
@@ -91,7 +91,7 @@ class Trial:
         if process.wait() not in (0, -signal.SIGKILL):
             raise SystemExit(f"the run ended with {process.returncode}: {errors}")
         self.kills += process.returncode != 0
-        self.repeated += sorted(remembered_keys & set(self.sent_keys()[sent_count:]))
+        self.repeated += sorted(stored_keys & set(self.sent_keys()[sent_count:]))
         return process.returncode != 0
 
     def rows(self, sql: str) -> list[Any]:
@@ -101,7 +101,7 @@ class Trial:
         with LedgerView(self.home / "ledger.db") as view:
             return list(view.rows(sql))
 
-    def remembered_keys(self) -> set[str]:
+    def stored_keys(self) -> set[str]:
         return {row["key"] for row in self.rows("SELECT key FROM calls")}
 
     def sent_keys(self) -> list[str]:
@@ -109,7 +109,7 @@ class Trial:
         return log.read_text().split() if log.exists() else []
 
     def outcome(self) -> dict[str, Any]:
-        """The results, which must not depend on the disturbances, and the counts of calls, which may."""
+        """The results, which must not depend on the kills, and the counts of calls, which may."""
         with LedgerView(self.home / "ledger.db") as view:
             summary = view.summarize_run(NAME).to_json()
             return {
@@ -125,7 +125,7 @@ class Trial:
 
 
 def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
-    """Kill the run `kills` times, spread over its `calls`; one kill in five hits a start."""
+    """Kill the run `kills` times at random moments of its `calls`; one kill in five hits the start of the process."""
     while trial.kills < kills:
         starting = rng.random() < 0.2
         if not trial.kill_at(rng.uniform(0, 0.5 if starting else 1.6 * calls / kills), starting):
@@ -141,7 +141,7 @@ def find_differences(expected: dict[str, Any], actual: dict[str, Any], trial: Tr
     differences += [f"verify: {problem}" for problem in actual["problems"]]
     counts = Counter(turn for turn, _ in actual["examples"])
     differences += [f"two examples of turn {turn}" for turn, count in counts.items() if count > 1]
-    differences += [f"sent again although remembered: {key[:12]}" for key in trial.repeated]
+    differences += [f"sent again although stored: {key[:12]}" for key in trial.repeated]
     in_flight = actual["sent"] - actual["made"]
     if in_flight > trial.kills * concurrency:
         differences.append(f"{in_flight} calls lost in flight by {trial.kills} kills at concurrency {concurrency}")
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--delay", type=float, default=0.05, help="mean seconds that a scripted model takes to answer")
+    parser.add_argument("--delay", type=float, default=0.05, help="mean response time of a scripted model in seconds")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     settings = make_scripted_settings(options.turns, options.concurrency, options.delay)
@@ -190,8 +190,8 @@ def format_table(expected: dict[str, Any], actual: dict[str, Any], trial: Trial,
         ("examples kept", len(expected["examples"]), len(actual["examples"])),
         ("digest", expected["digest"][:16], actual["digest"][:16]),
         ("calls sent", expected["sent"], actual["sent"]),
-        ("calls remembered", expected["made"], actual["made"]),
-        ("remembered calls used", expected["used"], actual["used"]),
+        ("calls stored", expected["made"], actual["made"]),
+        ("stored calls used", expected["used"], actual["used"]),
         ("lost in flight", expected["sent"] - expected["made"], actual["sent"] - actual["made"]),
         ("problems found by verify", len(expected["problems"]), len(actual["problems"])),
     ]

@@ -1,8 +1,8 @@
-"""Measures a large ledger: the cost of operations with a million remembered calls.
+"""Measures a large ledger: the cost of operations with a million calls.
 
     python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 25] [--keep FOLDER]
 
-A scripted run of 1,000 turns is copied with other seeds and valid hashes until the ledger has `--calls` calls. The
+A scripted run of 1,000 turns is copied with different seeds and valid hashes until the ledger has `--calls` calls. The
 script measures the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run list`
 and `run show`; `run verify` with its memory; a backup; and compaction. Then it measures all but the last two again on
 the packed ledger. `--runs 1` puts all calls into one run, to measure the memory of `run verify`. With `--keep`, the
@@ -38,8 +38,8 @@ CALL_COLUMNS = (
 )
 
 
-def play(home: Home, turns: int, seed: int, name: str = "") -> str:
-    """Play one scripted run. Returns its id."""
+def execute_run(home: Home, turns: int, seed: int, name: str = "") -> str:
+    """Execute one scripted run. Returns its id."""
     config = configs.resolve("starter-genetics", "scripted", {**SETTINGS, "max_turns": turns, "seed": seed}, home)
 
     async def start_and_finish() -> str:
@@ -51,7 +51,7 @@ def play(home: Home, turns: int, seed: int, name: str = "") -> str:
 
 
 class RowCopier:
-    """A run's rows, prepared for copying: each request of a copy has another seed or last line, so that all keys
+    """A run's rows, prepared for copying: each request of a copy has a different seed or last line, so that all keys
     differ.
     """
 
@@ -134,7 +134,7 @@ class RowCopier:
 
 def fill(home: Home, calls: int, runs_count: int) -> None:
     """Fill a ledger with `calls` calls in `runs_count` runs."""
-    run = play(home, 1000, seed=10**6, name="original")
+    run = execute_run(home, 1000, seed=10**6, name="original")
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
         connection.execute(f"PRAGMA {pragma}")
@@ -165,7 +165,7 @@ def time_s(action: Callable[[], object]) -> float:
 
 
 def sample_requests(home: Home, count: int) -> list[ChatRequest]:
-    """Remembered requests, sampled from the whole ledger."""
+    """Requests whose replies are stored, sampled from the whole ledger."""
     with LedgerView(home.ledger) as view:
         max_id_row = view.row("SELECT max(id) AS n FROM calls")
         assert max_id_row is not None
@@ -183,7 +183,7 @@ def read_request(document: dict[str, Any]) -> ChatRequest:
 
 
 def measure_lookups(home: Home) -> dict[str, float]:
-    """Milliseconds of `recall` for remembered requests, each looked up once, and for unknown requests."""
+    """Milliseconds of `recall` for stored requests, each looked up once, and for new requests."""
     requests = sample_requests(home, 2000)
     with Ledger(home.ledger) as ledger:
         hits = [time_s(lambda request=request: ledger.recall(request)) for request in requests]
@@ -198,16 +198,16 @@ def measure_lookups(home: Home) -> dict[str, float]:
 
 
 def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
-    """Play runs of 200 turns, alternating between the filled ledger and an empty one. Returns seconds, CPU seconds and
-    MB written.
+    """Execute runs of 200 turns, alternating between the filled ledger and an empty one. Returns seconds, CPU seconds
+    and MB written.
     """
     costs: dict[str, list[tuple[float, ...]]] = {"empty": [], "filled": []}
     for seed in range(first_seed, first_seed + rounds):
         with tempfile.TemporaryDirectory(dir=home.root.parent) as folder:
             costs["empty"].append(
-                measure_cost(lambda folder=folder, seed=seed: play(Home(Path(folder)).prepare(), 200, seed))
+                measure_cost(lambda folder=folder, seed=seed: execute_run(Home(Path(folder)).prepare(), 200, seed))
             )
-        costs["filled"].append(measure_cost(lambda seed=seed: play(home, 200, seed)))
+        costs["filled"].append(measure_cost(lambda seed=seed: execute_run(home, 200, seed)))
     medians = {
         name: [statistics.median(column) for column in zip(*series, strict=True)] for name, series in costs.items()
     }

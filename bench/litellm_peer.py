@@ -3,8 +3,8 @@
     python bench/litellm_peer.py [--venv DIR]
 
 Creates an environment with `litellm[proxy]` unless DIR has one, starts the proxy on loopback with mock models, and
-sends a request to each model through each client: good replies, replies that are cut or empty, tool calls, every kind
-of error, and models that refuse some parameters. Then it plays a whole run over the three protocols, with scripted
+sends a request to each model through each client: good, truncated and empty replies, tool calls, every kind
+of error, and models that refuse some parameters. Then it executes a whole run over the three protocols, with scripted
 replies behind the proxy. It prints one line for each request, and exits with 1 if an outcome is wrong. If the package
 cannot be installed, it reports that and exits with 0.
 """
@@ -72,9 +72,9 @@ def make_error_reply(status: int, message: str, **more: Any) -> tuple[int, dict[
 
 TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 UPSTREAM: dict[str, tuple[tuple[int, dict[str, Any]], str]] = {
-    "cut": (make_chat_reply("ANSW", "length"), "read"),
-    "cut-empty": (make_chat_reply(None, "length"), "read"),
-    "thoughts": (make_chat_reply("ANSWER: 18", "stop", reasoning_content="hm"), "read"),
+    "truncated": (make_chat_reply("ANSW", "length"), "replied"),
+    "truncated-empty": (make_chat_reply(None, "length"), "replied"),
+    "reasoning": (make_chat_reply("ANSWER: 18", "stop", reasoning_content="hm"), "replied"),
     "empty": (make_chat_reply(None, "stop"), "empty"),
     "tool": (make_chat_reply(None, "tool_calls", tool_calls=TOOL), "refused"),
     "busy": (make_error_reply(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
@@ -197,23 +197,23 @@ async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tup
         finally:
             await endpoint.close()
     counts = f"{reply.prompt_tokens}+{reply.completion_tokens} tokens"
-    return "read", " ".join([repr(reply.text), reply.finish, counts, *adjusted_parameters])
+    return "replied", " ".join([repr(reply.text), reply.finish, counts, *adjusted_parameters])
 
 
 async def ask_all(url: str) -> int:
     """Send a request to every model through every client. Returns the number of wrong outcomes."""
     wrong_count, expected_upstream = 0, {name: expected for name, (_, expected) in UPSTREAM.items()}
-    for name, expected in {**dict.fromkeys(MOCKED_MODELS, "read"), **expected_upstream}.items():
+    for name, expected in {**dict.fromkeys(MOCKED_MODELS, "replied"), **expected_upstream}.items():
         for client in CLIENTS:
             kind, message = await send_request(client, name, url)
             wrong_count += kind != expected
             mark = "" if kind == expected else f"   <- should be {expected}"
-            print(f"{name:10} {client.interface:20} {kind:13} {message[:160]}{mark}", flush=True)
+            print(f"{name:15} {client.interface:20} {kind:13} {message[:160]}{mark}", flush=True)
     return wrong_count
 
 
-def play(url: str, folder: Path) -> str:
-    """Play a run whose roles use the three protocols of the proxy. Returns its status."""
+def execute_run(url: str, folder: Path) -> str:
+    """Execute a run whose roles use the three protocols of the proxy. Returns its status."""
     home = Home(folder / "home").prepare()
     roles = dict(zip(("attacker", "defender", "judge"), CLIENTS, strict=True))
     settings = {
@@ -264,7 +264,7 @@ def main() -> None:
         upstream_url = f"http://127.0.0.1:{upstream_server.server_port}/v1"
         with start_scripted_upstream() as scripted_url, start_proxy(venv, folder, upstream_url, scripted_url) as url:
             wrong_count = asyncio.run(ask_all(url))
-            status = play(url, folder)
+            status = execute_run(url, folder)
     sys.exit(1 if wrong_count or status != "done" else 0)
 
 

@@ -43,7 +43,7 @@ def export(evaluation: str) -> None:
 
 
 def read_answers(reply: str) -> dict[str, str]:
-    """The answers that lm_eval's two filters read in a reply."""
+    """The answers that lm_eval's two filters extract from a reply."""
     from lm_eval.filters.extraction import RegexFilter
 
     return {name: RegexFilter(*rule).apply([[reply]], [{}])[0][0] for name, rule in FILTERS.items()}

@@ -1,10 +1,10 @@
-"""Simulated power cuts while a run commits: every copy of its files opens, is sound, and resumes to the same dataset.
+"""Simulated power cuts while a run commits: every copy of its files opens, is intact, and resumes to the same dataset.
 
     python bench/power_cut.py [--cuts 60] [--inside 20] [--turns 40] [--seed 0]
 
 A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are what
-a power cut would leave if the kernel had written everything. In most copies, data that was never synced is then cut off
-or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
+a power cut would leave if the kernel had written everything. In most copies, data that was never synced is then
+truncated or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
 still has, as if a checkpoint had been interrupted. After every commit the run records its last call and its number of
 turns, which the user could have seen by then, and the durable length of the log from SQLite's shared index.
 
@@ -35,15 +35,15 @@ from nanoflux_local.ledger.views import LedgerView
 
 NAME = "cut"
 SHOWN = struct.Struct("<QQIII")
-"""What had been shown, and the durable part of the log: last call, turns, frames, and the log's two salts."""
+"""The layout of a `ShownProgress`: last call, turns, frames and two salts."""
 FRAME_HEADER, LOG_HEADER = 24, 32
 CHILD = """
 import os, signal, struct, sys
 from contextlib import contextmanager
 from nanoflux_local.ledger.store import Ledger
 shown, die_in = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT), int(sys.argv.pop(1))
-plain, opened = Ledger.transaction.__wrapped__, {}
-def index(path):
+original, opened = Ledger.transaction.__wrapped__, {}
+def read_index(path):
     # Closing a file releases all locks that this process has on it, including SQLite's; another process that opens the
     # ledger would then rebuild its index. So the file stays open.
     inode = os.stat(path).st_ino
@@ -53,13 +53,13 @@ def index(path):
 @contextmanager
 def record_shown(self):
     global die_in
-    for connection in plain(self):
+    for connection in original(self):
         yield connection
         die_in -= 1
         if die_in == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     calls, turns = self.rows("SELECT (SELECT max(id) FROM calls), (SELECT count(*) FROM turns)")[0]
-    header = index(str(self.path) + "-shm")
+    header = read_index(str(self.path) + "-shm")
     frames, = struct.unpack_from("=I", header, 16)
     os.pwrite(shown, struct.pack("<QQIII", calls or 0, turns, frames, *struct.unpack_from(">II", header, 32)), 0)
 Ledger.transaction = record_shown
@@ -70,7 +70,9 @@ main()
 
 @dataclass(frozen=True)
 class ShownProgress:
-    """What a run had shown when it was suspended."""
+    """What the user could have seen when the run was suspended: the id of the last call and the number of turns. The
+    first `frames` frames of the log with these `salts` were durable.
+    """
 
     calls: int = 0
     turns: int = 0
@@ -84,7 +86,7 @@ def make_settings(turns: int) -> list[str]:
 
 
 def start_process(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[bytes]:
-    """Start or resume the run; `die_in` is the transaction in which it kills itself (0: none)."""
+    """Start or resume the run; it kills itself in transaction number `die_in` (0: never)."""
     home.mkdir(parents=True, exist_ok=True)
     action = ["resume", NAME] if has_run(home) else ["start", "--name", NAME, *make_settings(turns)]
     command = [sys.executable, "-c", CHILD, str(home / "shown"), str(die_in), "run", *action]
@@ -93,7 +95,7 @@ def start_process(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[b
 
 
 def has_run(home: Path) -> bool:
-    """Whether the ledger has the run."""
+    """Whether the run is in the ledger."""
     if not (home / "ledger.db").exists():
         return False
     with LedgerView(home / "ledger.db") as view:
@@ -147,7 +149,7 @@ def copy_files(home: Path, copy: Path) -> tuple[Path, ShownProgress]:
 
 
 def tear(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
-    """Lose unsynced data in one of the ways that are possible. Returns the name of the damage."""
+    """Damage unsynced data in one of the ways in which a power cut could. Returns the name of the damage."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
         return "nothing to tear"
@@ -183,7 +185,7 @@ def garble_pages(database: Path, log: bytearray, page_bytes: int, rng: random.Ra
 
 
 def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> list[str]:
-    """What is wrong with one copy."""
+    """List what is wrong with one copy."""
     with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before them
         pass
     with sqlite3.connect(copy / "ledger.db") as connection:
@@ -191,7 +193,7 @@ def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> 
         call_row = connection.execute("SELECT coalesce(max(id), 0), count(*) FROM calls").fetchone()
         committed_turns = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
     connection.close()
-    problems = [] if integrity == "ok" else [f"not sound: {integrity}"]
+    problems = [] if integrity == "ok" else [f"damaged: {integrity}"]
     if call_row[0] < shown.calls or call_row[1] != call_row[0]:
         problems.append(f"{shown.calls} calls were shown, {call_row[1]} are there")
     if committed_turns < shown.turns:
@@ -228,7 +230,7 @@ def main() -> None:
 
 
 def measure(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
-    """Cut, tear, kill and resume runs. Returns the counts and the problems."""
+    """Copy, damage, kill and resume runs. Returns the counts and the problems."""
     rng, wrong, damage_counts = random.Random(seed), list[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

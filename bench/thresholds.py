@@ -1,6 +1,6 @@
 """Calibrates the novelty thresholds of an embedder: the similarity of near-duplicates and of independent pairs.
 
-For the question threshold, near-duplicates are pairs of GSM-Hard and GSM8K questions with the same story and different
+For the question threshold, near-duplicates are pairs of GSM-Hard and GSM8K questions with the same words and different
 numbers, and pairs of questions drawn from one starter template; independent pairs are drawn at random. For the solution
 threshold, near-duplicates are two solutions drawn from one template, and independent pairs come from two templates. The
 benchmarks are read from ../shared/data; without that folder, only the starter part runs.
@@ -64,7 +64,7 @@ def main() -> int:
     print(f"{'cosine similarity at quantile':53}  0.01   0.05   0.25   0.50   0.75   0.95   0.99")
     restated_pairs = load_restated_pairs()
     print_quantiles(
-        "GSM-Hard and GSM8K, same story", model, rng.sample(restated_pairs, min(PAIRS, len(restated_pairs)))
+        "GSM-Hard and GSM8K, same words", model, rng.sample(restated_pairs, min(PAIRS, len(restated_pairs)))
     )
     hard_questions = [hard for hard, _ in restated_pairs]
     print_quantiles(

@@ -35,8 +35,8 @@ HELD_OUT_ROWS = 24
 
 
 def write_data(count: int, folder: Path) -> None:
-    """Write word problems of the starter domain, about 260 tokens and 50 labels each: `count` of the train templates,
-    and `HELD_OUT_ROWS` of the dev templates, on which no arm trains.
+    """Write word problems of the starter domain, about 260 tokens and 50 label tokens each: `count` of the train
+    templates, and `HELD_OUT_ROWS` of the dev templates, on which no arm trains.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates

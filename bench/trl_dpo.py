@@ -2,7 +2,7 @@
 
     python bench/trl_dpo.py [--environment DIR] [--model DIR]
 
-TRL is not a dependency of the project, so the script creates an environment for it; one in DIR is kept for later.
+TRL is not a dependency of the project, so the script creates an environment for it. One in DIR is kept and reused.
 The pairs come from a run of the scripted profile in a temporary home. `--model` is a folder in transformers' format;
 without it the installed smollm2-135m is trained.
 """
@@ -45,7 +45,7 @@ print(json.dumps({"pairs": len(dataset), "losses": [entry["loss"] for entry in s
 
 
 def export_pairs(home: Path) -> Path:
-    """Play a scripted run in `home` and export its preference pairs."""
+    """Execute a scripted run in `home` and export its preference pairs."""
     nanoflux = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home)]
     run = ["run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "12", "--seed", "7"]
     subprocess.run([*nanoflux, *run, "--name", "pairs"], check=True)

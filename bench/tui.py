@@ -5,7 +5,7 @@
 A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
 a compaction). The application then runs in a pseudo-terminal. The script measures the times from the start of its
 process to its first frame and to its first rows, and from a key press to the first byte that is drawn. A run of
-scripted models, which is affected most because it never waits, is played alternately with and without the application.
+scripted models, which is affected most because it never waits, is alternately executed with and without the application.
 """
 
 import argparse
@@ -96,8 +96,8 @@ class Terminal:
         os.close(self._file)
 
 
-def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
-    """Play one scripted run. Returns its id and its seconds."""
+def execute_run(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
+    """Execute one scripted run. Returns its id and its seconds."""
     settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
 
@@ -112,7 +112,7 @@ def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
 
 def fill(home: Home, run_count: int) -> dict[str, int]:
     """Copy one run with 100 examples until there are `run_count` runs. Returns the number of rows by table."""
-    run, _ = play(home, 10_000, 100, 1)
+    run, _ = execute_run(home, 10_000, 100, 1)
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -500000", "wal_autocheckpoint = 100000"):
         connection.execute(f"PRAGMA {pragma}")
@@ -236,10 +236,10 @@ def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
 
 def _play_with_application(home: Home, turns: int, is_watched: bool) -> tuple[float, float]:
     """Play a run. Returns its seconds, and the share of one core that the application used meanwhile."""
-    play(home, 2, 2, 5)  # so that the application has a run to show
+    execute_run(home, 2, 2, 5)  # so that the application has a run to show
     with run_application(home.root, is_watched) as terminal:
         if terminal is None:
-            return play(home, turns, 10**6, 9)[1], 0.0
+            return execute_run(home, turns, 10**6, 9)[1], 0.0
         stop = threading.Event()
 
         def open_run_and_drain() -> None:
@@ -254,7 +254,7 @@ def _play_with_application(home: Home, turns: int, is_watched: bool) -> tuple[fl
         reader.start()
         time.sleep(1.0)
         cpu_before, start = terminal.cpu_s, time.perf_counter()
-        seconds = play(home, turns, 10**6, 9)[1]
+        seconds = execute_run(home, turns, 10**6, 9)[1]
         share = (terminal.cpu_s - cpu_before) / (time.perf_counter() - start)
         stop.set()
         reader.join()

@@ -99,7 +99,7 @@ def scripted_start() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tour_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one finished run, named "tour"."""
     home = tmp_path_factory.mktemp("tour") / "home"
     result = run_command(home, *START_SCRIPTED_RUN, "--max-turns", "12", "--seed", "7", "--name", "tour")
@@ -108,7 +108,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(original: Path, tmp_path: Path) -> Path:
-    """A copy of the home `original` that the test may change."""
-    shutil.copytree(original, tmp_path / "home")
+def home(tour_home: Path, tmp_path: Path) -> Path:
+    """A copy of the home `tour_home` that the test may change."""
+    shutil.copytree(tour_home, tmp_path / "home")
     return tmp_path / "home"

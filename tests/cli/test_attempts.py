@@ -24,12 +24,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("attempts") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 25, "seed": 7, "seeds": {"min": 2}}, home)
 
-    async def start_and_play() -> str:
+    async def start_and_execute() -> str:
         run = await runs.start(home, config)
         await runs.play(home, run)
         return run
 
-    return home, asyncio.run(start_and_play())
+    return home, asyncio.run(start_and_execute())
 
 
 def run_command(home: Home, *words: str) -> Result:
@@ -83,9 +83,9 @@ def test_calls_hide_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.
 def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     warnings = read_json(home, "run", "problems", run)
-    unread_attempts = read_json(home, "run", "attempts", run, "--outcome", "unparsed", "--outcome", "failed")
+    unreadable_attempts = read_json(home, "run", "attempts", run, "--outcome", "unparsed", "--outcome", "failed")
     assert {entry["severity"] for entry in warnings} == {"warning"}
-    assert sum(entry["count"] for entry in warnings) == len(unread_attempts) > 1
+    assert sum(entry["count"] for entry in warnings) == len(unreadable_attempts) > 1
     reasoning_warning = next(entry for entry in warnings if "reasoning" in entry["message"])
     assert "--set endpoints.duelist-" in reasoning_warning["fix"] and ".reasoning_tokens=N`" in reasoning_warning["fix"]
     with Ledger(home.ledger) as ledger:

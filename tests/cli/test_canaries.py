@@ -50,7 +50,7 @@ def repeating_server() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def wait_for_end(show: Callable[[], Any]) -> Any:
+def wait_until_run_ends(show: Callable[[], Any]) -> Any:
     """Call `show` until no process works on the run, and return its last result."""
     deadline = time.monotonic() + 90
     while (result := show()).json["status"] in ("running", "stalled") and time.monotonic() < deadline:
@@ -87,7 +87,7 @@ def test_secrets_stay_out_of_all_files_after_endpoint_errors(
     results = [
         nanoflux(home, *scripted_start, "--max-turns", "9", "--name", "r", "--config", str(config), **ENVIRONMENT),
         nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT),
-        wait_for_end(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
+        wait_until_run_ends(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
         nanoflux(home, "run", "show", "r", **ENVIRONMENT),
         nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT),
         nanoflux(home, "bundle", "create", "-o", str(bundle), "--no-software", "--export", "r", **ENVIRONMENT),

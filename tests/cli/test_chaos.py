@@ -12,7 +12,7 @@ TIMES = 2
 
 @pytest.fixture(scope="module")
 def chaos() -> ModuleType:
-    """The module of the benchmark, which is the longer form of this test."""
+    """The module of the benchmark, of which this test is a short form."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCH)
         return importlib.import_module("chaos")

@@ -50,10 +50,10 @@ def test_installed_script_completes_commands_and_options(script: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_installed_script_completes_stored_and_packaged_names(script: Path, original: Path) -> None:
-    assert complete_words(script, "run", "show", "to", home=original) == ["tour"]
-    assert complete_words(script, "--home", str(original), "run", "show", "to") == ["tour"]
-    (example, *_) = complete_words(script, "examples", "show", "", home=original)
+def test_installed_script_completes_stored_and_packaged_names(script: Path, tour_home: Path) -> None:
+    assert complete_words(script, "run", "show", "to", home=tour_home) == ["tour"]
+    assert complete_words(script, "--home", str(tour_home), "run", "show", "to") == ["tour"]
+    (example, *_) = complete_words(script, "examples", "show", "", home=tour_home)
     assert len(example) == 16
     assert complete_words(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
     assert complete_words(script, "run", "start", "--profile", "scr") == ["scripted"]
@@ -82,7 +82,9 @@ def test_unknown_shell_is_wrong_usage(tmp_path: Path, invoke: Callable, monkeypa
     assert "SHELL is not set" in invoke(tmp_path, "completion", "show").err
 
 
-def test_unwritable_place_is_reported(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_reports_an_unwritable_directory(
+    tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "data").write_text("a file")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     result = invoke(tmp_path, "completion", "install", "--shell", "bash")

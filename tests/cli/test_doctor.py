@@ -74,7 +74,7 @@ def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[.
     assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in table.out
 
 
-def test_doctor_reports_an_open_guard_as_a_hint(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
+def test_doctor_hints_at_hosts_that_the_guard_allows(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
     check = find_check(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
     assert check["ok"] and "mirror.example" in check["found"] and "unset NANOFLUX_ALLOW_HOSTS" in check["fix"]
     check = find_check(nanoflux(home, "doctor", "--json"), "guard")
@@ -92,17 +92,17 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
     assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().state
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
 def test_doctor_detects_damaged_weights(damage: str, minilm_dir: Path, tmp_path: Path) -> None:
     weights = tmp_path / "home" / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, weights)
     assert home_directory.check_weights(Home(tmp_path / "home")).ok
     damaged_file = weights / "vocab.txt"
     content = damaged_file.read_bytes()
-    if damage == "gone":
+    if damage == "missing":
         damaged_file.unlink()
     else:
-        damaged_file.write_bytes(content[:-1] if damage == "cut" else content[:-1] + b"?")
+        damaged_file.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + b"?")
     check = home_directory.check_weights(Home(tmp_path / "home"))
     assert not check.ok and str(damaged_file) in check.state
 
@@ -169,8 +169,8 @@ def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
     result = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
     assert result.code == code and "Traceback" not in result.err, result.err
     assert re.search(plan_pattern, result.err) and "--gpus 40,40" in result.err, result.err
-    with_stated_memory = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
-    assert with_stated_memory.code == 0
+    result_for_given_memory = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
+    assert result_for_given_memory.code == 0
     monkeypatch.setenv("PATH", path)
     check = machine.check_gpus()
     assert re.search(doctor_pattern, f"{check.word} {check.state} {check.fix}"), check

@@ -22,21 +22,21 @@ def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, invok
 
 def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke: Callable) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
-    for name, seed, trial in (("tried", 12, 4), ("guessed", 13, 4), ("untried", 7, 0)):
+    for name, seed, trial in (("good-judge", 12, 4), ("chance-judge", 13, 4), ("no-trial", 7, 0)):
         invoke(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
     soft_command = (*EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
-    trial = invoke(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]
+    trial = invoke(tmp_path, "run", "show", "good-judge", "--json").json["judge_trial"]["judge"]
     specificity, sensitivity = trial["specificity"]["share"], trial["sensitivity"]["share"]
     assert specificity + sensitivity > 1, "the judge is no better than chance"
-    soft_accuracy = invoke(tmp_path, *soft_command, "tried").json["soft"]
+    soft_accuracy = invoke(tmp_path, *soft_command, "good-judge").json["soft"]
     low, high = soft_accuracy["corrected"]["ci95"]
-    exact_mean = round(soft_accuracy["mean"] * 6) / 6
+    mean = round(soft_accuracy["mean"] * 6) / 6
     assert soft_accuracy["corrected"]["estimate"] == pytest.approx(
-        min(1, max(0, (exact_mean + sensitivity - 1) / (specificity + sensitivity - 1)))
+        min(1, max(0, (mean + sensitivity - 1) / (specificity + sensitivity - 1)))
     )
     assert low <= soft_accuracy["corrected"]["estimate"] <= high
-    assert "no better than chance" in invoke(tmp_path, *soft_command, "guessed").err
-    assert "has no judge trial" in invoke(tmp_path, *soft_command, "untried").err
+    assert "no better than chance" in invoke(tmp_path, *soft_command, "chance-judge").err
+    assert "has no judge trial" in invoke(tmp_path, *soft_command, "no-trial").err
 
 
 def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable) -> None:

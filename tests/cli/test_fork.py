@@ -21,38 +21,38 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def play(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
+def execute(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
     run = play_run(home, config, forked_from=forked_from)
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
 
-def play_origin(home: Home) -> dict[str, Any]:
+def execute_origin(home: Home) -> dict[str, Any]:
     settings = {"max_turns": 20, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
-    return play(home, configs.resolve("starter-genetics", "scripted", settings, home))
+    return execute(home, configs.resolve("starter-genetics", "scripted", settings, home))
 
 
 def test_fork_sends_only_changed_requests(home: Home) -> None:
-    origin = play_origin(home)
+    origin = execute_origin(home)
     changes = {"novelty": {"question": 0.4}}
-    fork = play(home, runs.fork_config(home, origin["run"], changes), origin["run"])
+    fork = execute(home, runs.fork_config(home, origin["run"], changes), origin["run"])
     empty_home = Home(home.root / "elsewhere").prepare()
-    unshared_run = play(empty_home, runs.fork_config(home, origin["run"], changes))
-    assert fork["digest"] == unshared_run["digest"] != origin["digest"]
-    assert fork["forked_from"] == origin["run"] and origin["forked_from"] == unshared_run["forked_from"] == ""
-    assert 0 < fork["calls"]["made"] < unshared_run["calls"]["made"]
-    assert fork["calls"]["made"] + fork["calls"]["remembered"] == unshared_run["calls"]["made"]
+    separate_run = execute(empty_home, runs.fork_config(home, origin["run"], changes))
+    assert fork["digest"] == separate_run["digest"] != origin["digest"]
+    assert fork["forked_from"] == origin["run"] and origin["forked_from"] == separate_run["forked_from"] == ""
+    assert 0 < fork["calls"]["made"] < separate_run["calls"]["made"]
+    assert fork["calls"]["made"] + fork["calls"]["remembered"] == separate_run["calls"]["made"]
 
 
 def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> None:
-    origin = play_origin(home)
-    fork = play(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
+    origin = execute_origin(home)
+    fork = execute(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
     assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]
     assert fork["kept"] < origin["kept"]
 
 
 def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
-    origin = play_origin(home)
+    origin = execute_origin(home)
     with LedgerView(home.ledger) as view:
         origin_config = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
     assert runs.fork_config(home, origin["run"], {"seed": 6}) == origin_config.model_copy(update={"seed": 6})
@@ -63,7 +63,7 @@ def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
 
 
 def test_fork_uses_the_novelty_thresholds_of_its_embedder(home: Home) -> None:
-    origin = play_origin(home)
+    origin = execute_origin(home)
     minilm_settings = {
         "endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}},
         "embedder": "minilm",
@@ -74,7 +74,7 @@ def test_fork_uses_the_novelty_thresholds_of_its_embedder(home: Home) -> None:
 
 
 def test_run_set_refuses_a_frozen_setting_and_prints_the_fork_command(home: Home, invoke: Callable) -> None:
-    origin = play_origin(home)
+    origin = execute_origin(home)
     settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
     assert parse_settings(format_settings(settings)) == settings
     with pytest.raises(RefusedError, match="affects the result") as refusal:
@@ -99,12 +99,12 @@ REFUSED_FORKS = [
 def test_impossible_fork_is_refused(
     home: Home, invoke: Callable, words: tuple[str, ...], code: int, message: str
 ) -> None:
-    run = play_origin(home)["run"]
+    run = execute_origin(home)["run"]
     result = invoke(home.root, "run", "start", *(run if word == "RUN" else word for word in words))
     assert (result.code, result.out) == (code, "") and message in result.err
 
 
 def test_run_table_names_the_origin_of_a_fork(home: Home, invoke: Callable) -> None:
-    run = play_origin(home)["run"]
+    run = execute_origin(home)["run"]
     result = invoke(home.root, "run", "start", "--fork", run, "--max-turns", "3")
     assert any(line.split() == ["fork", "of", run] for line in result.out.splitlines()), result.out

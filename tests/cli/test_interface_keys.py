@@ -82,7 +82,7 @@ def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: 
         assert set(part) == set(names.split()), path
 
 
-def test_run_list_has_the_keys_of_a_summary(home: Path) -> None:
+def test_run_list_has_exactly_its_documented_keys(home: Path) -> None:
     (entry,) = read_json(home, "run", "list")
     assert set(entry) == set(SUMMARY_KEYS[""].split())
 

@@ -25,7 +25,7 @@ judge = { endpoint = "program" }
 
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
-    """The module of the benchmark, which is the longer form of this test."""
+    """The module of the benchmark, of which this test is a short form."""
     spec = importlib.util.spec_from_file_location("bench_kills", BENCH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,20 +34,18 @@ def kills() -> ModuleType:
     return module
 
 
-def check_disturbed_run(
-    kills: ModuleType, folder: Path, settings: tuple[str, ...], times: int, concurrency: int
-) -> None:
-    undisturbed, disturbed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
+def check_killed_run(kills: ModuleType, folder: Path, settings: tuple[str, ...], times: int, concurrency: int) -> None:
+    undisturbed, killed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
     undisturbed.finish()
-    kills.disturb(disturbed, times, len(undisturbed.sent_keys()), random.Random(0))
-    assert 1 <= disturbed.kills <= times  # kills are at random times, so the run may end before the last one
-    expected, outcome = undisturbed.outcome(), disturbed.outcome()
+    kills.disturb(killed, times, len(undisturbed.sent_keys()), random.Random(0))
+    assert 1 <= killed.kills <= times  # kills are at random times, so the run may end before the last one
+    expected, outcome = undisturbed.outcome(), killed.outcome()
     assert expected["status"] == "done" and len(expected["examples"]) > 10 and expected["problems"] == []
-    assert kills.find_differences(expected, outcome, disturbed, concurrency) == []
+    assert kills.find_differences(expected, outcome, killed, concurrency) == []
 
 
 def test_run_killed_at_random_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
-    check_disturbed_run(kills, tmp_path, kills.make_scripted_settings(60, 8, 0.02), times=6, concurrency=8)
+    check_killed_run(kills, tmp_path, kills.make_scripted_settings(60, 8, 0.02), times=6, concurrency=8)
 
 
 def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
@@ -57,9 +55,9 @@ def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
     profile.write_text(PROFILE_WITH_PROGRAMS)
     settings = kills.make_scripted_settings(14, 4, 0.05, str(profile))
     settings = tuple("starter" if word == "starter-genetics" else word for word in settings)
-    check_disturbed_run(kills, tmp_path, settings, times=3, concurrency=4)
+    check_killed_run(kills, tmp_path, settings, times=3, concurrency=4)
 
 
 def test_run_killed_under_proven_rules_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     settings = (*kills.make_scripted_settings(40, 8, 0.005), "--rules", "proven")
-    check_disturbed_run(kills, tmp_path, settings, times=3, concurrency=8)
+    check_killed_run(kills, tmp_path, settings, times=3, concurrency=8)

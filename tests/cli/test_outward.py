@@ -15,16 +15,16 @@ import sys, types, click
 import nanoflux_local.cli.main as main
 
 @click.command()
-@click.argument("how")
-def command(how):
+@click.argument("error_handling")
+def command(error_handling):
     import huggingface_hub
     try:
         huggingface_hub.HfApi().model_info("gpt2")
     except Exception as error:
-        if how == "quietly":
+        if error_handling == "quietly":
             click.echo("continued")
             return
-        raise OSError(5, "the hub failed") if how == "wrapped" else error
+        raise OSError(5, "the hub failed") if error_handling == "wrapped" else error
 
 module = types.ModuleType("nanoflux_local.cli.reaching")
 module.command = command
@@ -39,7 +39,7 @@ TRACED_CALLS = "connect,sendto,sendmsg,sendmmsg"
 
 
 @pytest.mark.parametrize("error_handling", ["openly", "wrapped"])
-def test_connection_of_a_library_ends_the_command(error_handling: str, tmp_path: Path) -> None:
+def test_refused_connection_of_a_library_ends_the_command(error_handling: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", CONNECTING_COMMAND, error_handling],
         env={"HF_HOME": str(tmp_path)},

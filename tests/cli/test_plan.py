@@ -27,7 +27,7 @@ def run_plan(*arguments: str) -> Result:
     return CliRunner().invoke(nanoflux, ["models", "plan", *arguments])
 
 
-def plan_shares(profile: str, gpus: str) -> dict[str, str]:
+def plan_sleep_groups(profile: str, gpus: str) -> dict[str, str]:
     """For each planned server, the group of servers that take turns on its GPU; "" for none."""
     document = json.loads(run_plan(profile, "--gpus", gpus, "--json").stdout)
     assert document["fits"]
@@ -45,11 +45,11 @@ def test_plan_fits_or_explains_its_refusal(profile: str, gpus: str) -> None:
         assert "do not fit" in result.exception.message and "GPUs of" in result.exception.fix
 
 
-def test_plan_shares_one_40_gib_gpu_and_separates_two() -> None:
-    assert set(plan_shares("a100-40g-x1", "40").values()) == {"gpu0"}
-    assert set(plan_shares("a100-40g-x2", "40,40").values()) == {""}
-    assert set(plan_shares("a100-40g-x4", "40,40,40,40").values()) == {""}
-    assert set(plan_shares("hybrid", "40,40").values()) == {"gpu0"}, "the profile's `shares` were not used"
+def test_plan_puts_all_models_on_one_gpu_and_separates_them_on_two() -> None:
+    assert set(plan_sleep_groups("a100-40g-x1", "40").values()) == {"gpu0"}
+    assert set(plan_sleep_groups("a100-40g-x2", "40,40").values()) == {""}
+    assert set(plan_sleep_groups("a100-40g-x4", "40,40,40,40").values()) == {""}
+    assert set(plan_sleep_groups("hybrid", "40,40").values()) == {"gpu0"}, "the profile's `shares` were not used"
 
 
 def make_plan(profile: str, gpus: str, *options: str) -> dict[str, dict[str, Any]]:
@@ -59,7 +59,7 @@ def make_plan(profile: str, gpus: str, *options: str) -> dict[str, dict[str, Any
     return {server["name"]: server for server in document["servers"]} | {"": document}
 
 
-def test_plan_is_for_the_requests_and_context_of_the_profile() -> None:
+def test_plan_uses_the_concurrency_and_context_of_the_profile() -> None:
     document = make_plan("a100-40g-x2", "40,40")[""]
     assert document["asked"]["qwen3-32b-awq"] == {"sequences": 32, "context": 16384}
     assert document["asked"]["gemma-3-4b-it"] == {"sequences": 32, "context": 8192}
@@ -76,9 +76,9 @@ def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -
     margins = servers.pop("")["margins"]
     overhead = margins["cuda_gib"] + margins["activations_gib"] + margins["graphs_gib"]
     for server in servers.values():
-        parts = server["weights_gib"] + server["kv_gib"] + server["lora_gib"] + overhead
+        used_gib = server["weights_gib"] + server["kv_gib"] + server["lora_gib"] + overhead
         assert server["tensor"] == 1 and server["overhead_gib"] == pytest.approx(overhead)
-        assert parts == pytest.approx(server["utilisation"] * 40, abs=0.02)
+        assert used_gib == pytest.approx(server["utilisation"] * 40, abs=0.02)
         assert server["requests"] >= 1 and server["lora_gib"] == 0, (
             "memory is reserved for adapters that no profile uses"
         )
@@ -108,8 +108,8 @@ def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
         + second_endpoint
         + '[judge]\npanel = ["second"]\n'
     )
-    shares_without_panel = plan_shares("a100-40g-x2", "80,80")
-    assert set(plan_shares(str(profile), "80,80")) - set(shares_without_panel) == {"deepseek-r1-distill-qwen-14b"}
+    groups_without_panel = plan_sleep_groups("a100-40g-x2", "80,80")
+    assert set(plan_sleep_groups(str(profile), "80,80")) - set(groups_without_panel) == {"deepseek-r1-distill-qwen-14b"}
 
 
 def test_plan_refuses_a_32b_model_on_24_gib() -> None:

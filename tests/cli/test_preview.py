@@ -35,7 +35,7 @@ def test_dry_run_names_the_source_of_each_setting(tmp_path: Path, preview: Calla
     assert setting_by_key["datasets"][1] == "imported benchmarks"
 
 
-def test_dry_run_starts_nothing_and_gives_the_configuration_of_the_start(
+def test_dry_run_starts_nothing_and_prints_the_configuration_of_a_start(
     tmp_path: Path, invoke: Callable, preview: Callable
 ) -> None:
     words = ("--max-turns", "1", "--set", "novelty.question=0.8")
@@ -47,7 +47,7 @@ def test_dry_run_starts_nothing_and_gives_the_configuration_of_the_start(
 
 
 def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
-    original: Path, invoke: Callable, preview: Callable
+    tour_home: Path, invoke: Callable, preview: Callable
 ) -> None:
     estimate_without_history = preview("--set", "seeds.min=2")["estimate"]
     assert (
@@ -64,11 +64,11 @@ def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
         cost["prompt_tokens"] > 50 and cost["most_completion_tokens"] > 50
         for cost in estimate_without_history["attempt"]
     )
-    estimate = preview("--set", "seeds.min=2", "--examples", "20", home=original)["estimate"]
-    summary = invoke(original, "run", "show", "tour", "--json").json
+    estimate = preview("--set", "seeds.min=2", "--examples", "20", home=tour_home)["estimate"]
+    summary = invoke(tour_home, "run", "show", "tour", "--json").json
     assert estimate["basis"] == summary["run"]
     assert estimate["forecast"]["turns"]["expected"] >= 20 and estimate["calls"]["expected"] >= 20
-    other_judge_estimate = preview("--set", "judge.confidence=0.5", home=original)["estimate"]
+    other_judge_estimate = preview("--set", "judge.confidence=0.5", home=tour_home)["estimate"]
     assert other_judge_estimate["basis"] == "", "the estimate is based on a run with another judge"
 
 
@@ -97,16 +97,16 @@ def test_dry_run_refuses_what_a_start_refuses(tmp_path: Path, invoke: Callable, 
     assert misspelt.code == 2 and misspelt.out == ""
 
 
-def test_dry_run_of_a_fork_shows_only_its_changes(original: Path, invoke: Callable) -> None:
-    result = invoke(original, "run", "start", "--fork", "tour", "--set", "judge.strikes=2", "--dry-run")
+def test_dry_run_of_a_fork_shows_only_its_changes(tour_home: Path, invoke: Callable) -> None:
+    result = invoke(tour_home, "run", "start", "--fork", "tour", "--set", "judge.strikes=2", "--dry-run")
     lines = result.out.splitlines()
     assert lines[1].split() == ["judge.strikes", "2", "--set"] and "settings as in run starter-genetics-" in lines[2]
 
 
-def test_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, original: Path, invoke: Callable) -> None:
-    configuration = invoke(original, "run", "show", "tour", "--config")
+def test_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, tour_home: Path, invoke: Callable) -> None:
+    configuration = invoke(tour_home, "run", "show", "tour", "--config")
     config_file = tmp_path / "tour.toml"
     config_file.write_text(configuration.out)
     assert tomllib.loads(configuration.out)["max_turns"] == 12
-    document = invoke(original, *START, "--config", str(config_file), "--dry-run", "--json").json
-    assert document["config"] == invoke(original, "run", "show", "tour", "--config", "--json").json["config"]
+    document = invoke(tour_home, *START, "--config", str(config_file), "--dry-run", "--json").json
+    assert document["config"] == invoke(tour_home, "run", "show", "tour", "--config", "--json").json["config"]

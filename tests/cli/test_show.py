@@ -19,8 +19,8 @@ JSON_COMMANDS = [
 ]  # fmt: skip
 
 
-def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, nanoflux: Callable) -> None:
-    document = nanoflux(original, "run", "show", "tour", "--json").json
+def test_run_show_has_every_promised_key_and_its_funnel_adds_up(tour_home: Path, nanoflux: Callable) -> None:
+    document = nanoflux(tour_home, "run", "show", "tour", "--json").json
     assert document.keys() >= SHOW_KEYS
     assert list(document["funnel"]) == FUNNEL_KEYS
     assert (
@@ -37,7 +37,7 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, 
         200,
     )
     assert len(document["digest"]) == 64 and document["seconds"] > 0
-    summaries = nanoflux(original, "run", "list", "--json").json
+    summaries = nanoflux(tour_home, "run", "list", "--json").json
     assert document.pop("forecast")["reason"]
     assert [document.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
     assert sum(document.pop("unread").values()) == document["funnel"]["unparsed"] + document["funnel"]["failed"]
@@ -45,14 +45,14 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, 
     assert summaries == [document]
 
 
-def test_run_table_agrees_with_json(original: Path, nanoflux: Callable) -> None:
-    document = nanoflux(original, "run", "show", "tour", "--json").json
-    table = nanoflux(original, "run", "show", "tour")
+def test_run_table_agrees_with_json(tour_home: Path, nanoflux: Callable) -> None:
+    document = nanoflux(tour_home, "run", "show", "tour", "--json").json
+    table = nanoflux(tour_home, "run", "show", "tour")
     value_by_label = dict(line.split(maxsplit=1) for line in table.out.splitlines() if len(line.split()) == 2)
     assert value_by_label["digest"] == document["digest"] and value_by_label["run"] == document["run"]
     assert value_by_label["attempts"] == str(document["funnel"]["attempts"])
     assert f"{document['kept']} of 200 in 12 turns" in table.out
-    row = nanoflux(original, "run", "list").out.splitlines()[1].split()
+    row = nanoflux(tour_home, "run", "list").out.splitlines()[1].split()
     assert row == [document["run"], "tour", "starter-genetics", "done", "12", str(document["kept"]), "200"]
 
 
@@ -67,18 +67,18 @@ def test_json_document_is_alone_on_stdout(
         assert result.json
 
 
-def test_examples_show_names_seeds_and_calls(original: Path, nanoflux: Callable) -> None:
-    entries = nanoflux(original, "examples", "list", "tour", "--json").json
-    kept = nanoflux(original, "run", "show", "tour", "--json").json["kept"]
+def test_examples_show_names_seeds_and_calls(tour_home: Path, nanoflux: Callable) -> None:
+    entries = nanoflux(tour_home, "examples", "list", "tour", "--json").json
+    kept = nanoflux(tour_home, "run", "show", "tour", "--json").json["kept"]
     assert len(entries) == kept and [entry["turn"] for entry in entries] == sorted(entry["turn"] for entry in entries)
-    document = nanoflux(original, "examples", "show", entries[0]["id"], "--json").json
+    document = nanoflux(tour_home, "examples", "show", entries[0]["id"], "--json").json
     last_attempt = document["turn"]["attempts"][-1]
     assert (last_attempt["attack"]["question"], last_attempt["outcome"]) == (
         entries[0]["question"],
         entries[0]["reason"],
     )
     assert len(last_attempt["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last_attempt["seeds"])
-    result = nanoflux(original, "examples", "show", entries[0]["id"])
+    result = nanoflux(tour_home, "examples", "show", entries[0]["id"])
     for part in (
         last_attempt["attack"]["solution"],
         last_attempt["defence"]["solution"],
@@ -95,7 +95,7 @@ def test_examples_show_names_seeds_and_calls(original: Path, nanoflux: Callable)
         if call["role"] == "defender"
     )
     assert document["lineage"]["near"] == [], "the run has no held-out items"
-    table = nanoflux(original, "examples", "list", "tour").out
+    table = nanoflux(tour_home, "examples", "list", "tour").out
     assert len(table.splitlines()) == kept + 1 and entries[0]["id"] in table
 
 

@@ -39,8 +39,8 @@ def slow_run(scripted_start: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture
-def digest(original: Path, nanoflux: Callable) -> str:
-    return str(nanoflux(original, "run", "show", "tour", "--json").json["digest"])
+def digest(tour_home: Path, nanoflux: Callable) -> str:
+    return str(nanoflux(tour_home, "run", "show", "tour", "--json").json["digest"])
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:

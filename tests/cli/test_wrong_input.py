@@ -21,7 +21,7 @@ FILES = {
     "latin.toml": b'name = "caf\xe9"\n',
     "unknown.toml": b"[novelty]\nquestoin = 0.8\n",
     "flat.toml": b"endpoints = 3\n",
-    "odd.toml": b"without_programs = 3\n",
+    "number.toml": b"without_programs = 3\n",
     "good.jsonl": f"{GOOD_ROW}\n".encode(),
     "row.jsonl": f"{GOOD_ROW}\n\n{{}}\n".encode(),
     "json.jsonl": f"{GOOD_ROW}\nnot json\n".encode(),
@@ -39,15 +39,15 @@ FILES = {
     "deep.json": b"[" * 100_000,
     "deep.toml": b"a = " + b"[" * 100_000,
     "options.csv": b"question,options,answer\nQ?,ant; bee,A\n",
-    "wide.jsonl": '{"question": "Q?", "answer": 4}\n'.encode("utf-16"),
-    "wide.json": '[{"question": "Q?", "answer": 4}]'.encode("utf-16"),
-    "wide.csv": "question,answer\nQ?,4\n".encode("utf-16"),
-    "wide.toml": "seed = 1\n".encode("utf-16"),
-    "wide.txt": "Cells divide.\n".encode("utf-16"),
+    "utf16.jsonl": '{"question": "Q?", "answer": 4}\n'.encode("utf-16"),
+    "utf16.json": '[{"question": "Q?", "answer": 4}]'.encode("utf-16"),
+    "utf16.csv": "question,answer\nQ?,4\n".encode("utf-16"),
+    "utf16.toml": "seed = 1\n".encode("utf-16"),
+    "utf16.txt": "Cells divide.\n".encode("utf-16"),
     "weight.jsonl": b'{"prompt": "Q?", "completion": "A", "weight": 0}\n',
     "deep-rows.jsonl": b'{"prompt": ' + b"[" * 100_000 + b"}\n",
     "twice-rows.jsonl": b'{"prompt": "Q?", "completion": "A", "completion": "B"}\n',
-    "wide-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
+    "utf16-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
 SERVED_ARBITER = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 SETTING_ERRORS = [
@@ -97,7 +97,7 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown profile": ((*START, "--profile", "gpu"), 2, "no profile 'gpu'.*choose one of: .*embedded, .*scripted"),
     "missing profile file": ((*START, "--profile", "no.toml"), 2, r"no\.toml: No such file"),
     "profile whose endpoints are a number": ((*START, "--profile", "flat.toml"), 2, "endpoints: .*valid dictionary"),
-    "profile whose programs are a number": ((*START, "--profile", "odd.toml"), 2, "without_programs is not a table"),
+    "profile whose programs are a number": ((*START, "--profile", "number.toml"), 2, "without_programs is not a table"),
     "examples out of range": ((*START, "--examples", "0"), 2, "'--examples': 0 is not in the range"),
     "missing config": ((*START, "--config", "nowhere.toml"), 2, r"nowhere\.toml: No such file.*a file that exists"),
     "config is a folder": ((*START, "--config", "."), 2, "is a directory"),
@@ -124,18 +124,18 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "deep JSON lines": ((*IMPORT_MINE, "deep.jsonl"), 2, "line 1: not JSON.*nested too deep"),
     "deep JSON": ((*IMPORT_MINE, "deep.json"), 2, "not JSON.*nested too deep"),
     "options that are not JSON": ((*IMPORT_MINE, "options.csv"), 2, "line 2: key 'options' is not JSON like"),
-    "JSON lines in UTF-16": ((*IMPORT_MINE, "wide.jsonl"), 2, "the file is UTF-16.*iconv"),
-    "JSON in UTF-16": ((*IMPORT_MINE, "wide.json"), 2, "the file is UTF-16.*iconv"),
-    "CSV in UTF-16": ((*IMPORT_MINE, "wide.csv"), 2, "the file is UTF-16.*iconv"),
+    "JSON lines in UTF-16": ((*IMPORT_MINE, "utf16.jsonl"), 2, "the file is UTF-16.*iconv"),
+    "JSON in UTF-16": ((*IMPORT_MINE, "utf16.json"), 2, "the file is UTF-16.*iconv"),
+    "CSV in UTF-16": ((*IMPORT_MINE, "utf16.csv"), 2, "the file is UTF-16.*iconv"),
     "another benchmark's name": ((*IMPORT_MINE, "good.jsonl", "--as", "gsm8k"), 2, "'gsm8k' is not a valid name"),
-    "config in UTF-16": ((*START, "--config", "wide.toml"), 2, "the file is UTF-16.*iconv"),
+    "config in UTF-16": ((*START, "--config", "utf16.toml"), 2, "the file is UTF-16.*iconv"),
     "deep config": ((*START, "--config", "deep.toml"), 2, r"deep\.toml: .*nested too deep"),
     "deep setting": ((*START, "--set", f"seed={'[' * 5000}"), 2, "seed: "),
-    "document in UTF-16": (("corpus", "add", "wide.txt"), 2, "the file is UTF-16.*iconv"),
+    "document in UTF-16": (("corpus", "add", "utf16.txt"), 2, "the file is UTF-16.*iconv"),
     "rows of no weight": ((*TRAIN_ON_ROWS, "weight.jsonl", *BASE_OPTION), 2, 'line 1: "weight": 0 excludes'),
     "deep rows": ((*TRAIN_ON_ROWS, "deep-rows.jsonl", *BASE_OPTION), 2, "line 1 is not JSON.*nested too deeply"),
     "rows with a key twice": ((*TRAIN_ON_ROWS, "twice-rows.jsonl", *BASE_OPTION), 2, "'completion' appears twice"),
-    "rows in UTF-16": ((*TRAIN_ON_ROWS, "wide-rows.jsonl", *BASE_OPTION), 2, "the file is UTF-16.*iconv"),
+    "rows in UTF-16": ((*TRAIN_ON_ROWS, "utf16-rows.jsonl", *BASE_OPTION), 2, "the file is UTF-16.*iconv"),
     "unknown benchmark": (("data", "show", "chess"), 4, "'chess' has no train items"),
     "unknown split": (("data", "show", "starter", "--split", "exam"), 2, "no split 'exam'.*train, dev, test"),
     "no ledger for list": (("run", "list"), 4, "there is no ledger at .*start a run"),
@@ -255,14 +255,16 @@ def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
 
 
 def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> None:
-    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    as_other_user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
     if (
-        as_nobody
-        and subprocess.run([*as_nobody, sys.executable, "-c", "import nanoflux_local"], capture_output=True).returncode
+        as_other_user
+        and subprocess.run(
+            [*as_other_user, sys.executable, "-c", "import nanoflux_local"], capture_output=True
+        ).returncode
     ):
         pytest.skip("the tests run as root, and other users cannot access this interpreter")
     tmp_path.chmod(0o555)
-    assert_error(nanoflux(tmp_path / "home", *START, prefix=as_nobody), 2, "cannot be written: Permission denied")
+    assert_error(nanoflux(tmp_path / "home", *START, prefix=as_other_user), 2, "cannot be written: Permission denied")
 
 
 def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
