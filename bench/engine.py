@@ -7,9 +7,9 @@ CPU time.
     python bench/engine.py --peer PYTHON        # the same number of calls by distilabel, in a separate environment
 
 The ideal is the total service time of the calls, divided by the number of slots. The share of discarded calls is
-printed too, since an engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one
-question in ten is rejected as a near-duplicate. The calls of one turn are sequential, so no engine can take less than
-`longest_turn_s`. The peer's environment needs `pip install 'distilabel[openai]==1.5.3' requests`; distilabel uses
+printed too, since an engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that
+one question in ten is rejected as a near-duplicate. The calls of one turn are sequential, so no engine can take less
+than `longest_turn_s`. The peer's environment needs `pip install 'distilabel[openai]==1.5.3' requests`; distilabel uses
 `requests` but does not declare it.
 """
 

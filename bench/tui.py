@@ -5,7 +5,7 @@
 A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
 a compaction). The application then runs in a pseudo-terminal. The script measures the times from the start of its
 process to its first frame and to its first rows, and from a key press to the first byte that is drawn. A run of
-scripted models, which is affected most because it never waits, is alternately executed with and without the application.
+scripted models, which is affected most because it never waits, is executed alternately with and without it.
 """
 
 import argparse
