@@ -2,10 +2,10 @@
 
     python bench/power_cut.py [--cuts 60] [--inside 20] [--turns 40] [--seed 0]
 
-A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are what
-a power cut would leave if the kernel had written everything. In most copies, data that was never synced is then
-truncated or overwritten with garbage: the log after the last commit that had returned, or pages of the database that
-the log still has, as if a checkpoint had been interrupted. After every commit the run records its last call and its number of
+A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are what a
+power cut would leave if the kernel had written everything. In most copies, data that was never synced is then truncated
+or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
+still has, as if a checkpoint had been interrupted. After every commit the run records its last call and its number of
 turns, which the user could have seen by then, and the durable length of the log from SQLite's shared index.
 
 Each copy must have everything that was shown, `run verify` must report no problem, and the run must resume to the
