@@ -24,8 +24,9 @@ SEARCH = "search"
 EMBEDDER = "embedder"
 """The names under which a run records the identities of the sandbox, of its search engine and of its embedder."""
 CheckStage = Literal["screens", "informs", "verifies"]
-"""When a check runs. "screens": before the judge, which is not asked about a contradicted attack; "informs": before the
-judge, which sees the evidence; "verifies": after the judge accepted the attack, so it never sees the findings.
+"""When a check runs. "screens": before the judge, which is not asked if the attack is contradicted; "informs": before
+the judge, which sees the evidence; "verifies": after the judge accepted the attack, so the judge never sees the
+findings.
 """
 
 
@@ -45,7 +46,7 @@ class CheckContext:
         """The identity of the sandbox, the search engine or the embedder, which `judge.SETTING=VALUE` needs.
 
         Raises:
-            RefusedError: the run was started without that tool, so the ledger has no replies of it.
+            RefusedError: the run was started without that tool, so the ledger has no replies of the tool.
         """
         return read_recorded_identity(self.identities, name, setting, value)
 
