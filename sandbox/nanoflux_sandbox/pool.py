@@ -88,7 +88,7 @@ class Sandbox:
 
     @property
     def starts(self) -> int:
-        """The number of fork serveres that were started; above 1, some failed and were replaced."""
+        """The number of fork servers that were started; above 1, some failed and were replaced."""
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:

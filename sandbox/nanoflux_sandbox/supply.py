@@ -29,7 +29,7 @@ class Supply:
         self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
-        """The number of fork serveres that have passed the self-test; above 1, some were replaced."""
+        """The number of fork servers that have passed the self-test; above 1, some were replaced."""
         self.server_report: ForkServerReport | None = None
         """The report of the last fork server."""
         self.reasons: list[str] = []
