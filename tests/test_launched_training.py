@@ -174,7 +174,7 @@ def test_sigterm_ends_all_processes_and_keeps_the_checkpoint(folder: Path) -> No
 def test_launcher_errors_are_reported(folder: Path) -> None:
     home = new_home(folder, "refused")
     for arguments, code, message in (
-        (("--launch", "--no_such_option"), 1, "accelerate launch ended with"),
+        (("--launch", "--no_such_option"), 1, "accelerate launch exited with"),
         (("--launch", "'half"), 2, "cannot be read"),
         (("--launch", TWO_PROCESSES, "--detach"), 2, "cannot be combined"),
     ):

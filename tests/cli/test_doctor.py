@@ -110,7 +110,7 @@ def test_doctor_detects_damaged_weights(damage: str, minilm_dir: Path, tmp_path:
 def test_doctor_compares_only_sizes_of_large_weights(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home_directory, "HASHED_GIB", 0.0)
+    monkeypatch.setattr(home_directory, "MAX_HASHED_GIB", 0.0)
     weights = tmp_path / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, weights)
     assert "all sizes match" in home_directory.check_weights(Home(tmp_path)).state
