@@ -74,7 +74,7 @@ def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp
 
 def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
     code, _, message = start_on_dead_server(command, tmp_path, "")
-    assert code == 1 and "has no `revision`" in message
+    assert code == 1 and "states no revision" in message
     suggested_words = find_suggested_command(message, "run start --fork")
     url, _ = fake_server()
     code, _, refusal = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")

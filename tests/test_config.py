@@ -127,7 +127,7 @@ INVALID_VALUES = {
     "endpoints.x.model=y": "endpoints.x.interface",
     "roles.judge.endpoint=nobody": "roles.judge.endpoint is 'nobody'; known: minilm, program, smollm2",
     "roles.defender.endpoint=program": "roles.defender.endpoint must be a model",
-    "domain=gsmhard": "the configuration is for the domain 'gsmhard', not 'starter'",
+    "domain=gsmhard": "the settings are for the domain 'gsmhard', not 'starter'",
 }
 
 

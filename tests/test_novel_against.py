@@ -109,7 +109,7 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
         )
         connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first_run,))
     connection.close()
-    problem = f"the questions of run {first_run}, which novel_against names, differ from those recorded at the start"
+    problem = f"the questions of run {first_run} are not those recorded when this run started"
     assert f"run {against}: {problem}" in find_problems(home, against)
     with pytest.raises(RefusedError, match=f"the questions of run {first_run}, which novel_against names, differ"):
         asyncio.run(runs.play(home, against))

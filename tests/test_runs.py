@@ -93,7 +93,7 @@ INVALID_RUNS = {
         ConfigError, "NO_SUCH_KEY is not set",
     ),
     "an embedder for a judge": (
-        "starter-genetics", "scripted", {"endpoints": {"arbiter": {"interface": "embedder"}}}, ConfigError, "a role"
+        "starter-genetics", "scripted", {"endpoints": {"arbiter": {"interface": "embedder"}}}, ConfigError, "no role"
     ),
 }  # fmt: skip
 
