@@ -103,7 +103,8 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fro
 def numbers_agree(value: float, expected: float) -> bool:
     """Whether two numbers are the same answer (paper A.1). NaN and infinities agree with nothing.
 
-    Expected numbers below the tolerance of 1e-6 are compared relatively; otherwise 0 would agree with all of them.
+    An expected number below the tolerance is compared relatively, since 0 would agree with it in an absolute
+    comparison.
     """
     if not (math.isfinite(value) and math.isfinite(expected)):
         return False
@@ -117,7 +118,7 @@ def is_below_tolerance(value: float) -> bool:
 
 
 def same_number(answer: str, expected: str) -> bool:
-    """Whether two answers each state one number, and these agree.
+    """Whether each of two answers states one number, and the two numbers agree.
 
     An expected number below the tolerance may be rounded: 5.158232e-7 agrees with an expected "5.158e-7".
     """
@@ -149,14 +150,13 @@ def float_or_none(text: str) -> float | None:
 def read_number(text: str) -> float | None:
     """The one number that an answer states, or None if it states none or several different ones.
 
-    The first line with a number is read, and on that line the first value: a next turn, control tokens, remarks in
-    brackets and checks after it are ignored. "3 * 4 = 12" states the value after the last "=" of the line. If the text
-    does not open with a value but has a box (\\boxed), the value in the box is read.
+    Reads the first value on the first line with a number. A next turn, control tokens, bracketed remarks and checks
+    that follow the value are ignored. "3 * 4 = 12" states the value after the last "=" of the line. If the text does
+    not open with a value but has a box (\\boxed), the value in the box is read.
 
     Understands signs, thousands separators, decimals, fractions and mixed numbers, scientific notation, "2.5 million",
-    money and LaTeX, in ASCII and full-width characters; units and words around the number are ignored. An
-    expression to calculate (9 + 9, roots, π, ±) is not a number, and neither are digits in an unknown notation
-    ("1.234.567").
+    money and LaTeX, in ASCII and full-width characters; units and words around the number are ignored. An expression to
+    calculate (9 + 9, roots, π, ±) is not a number, and neither are digits in an unknown notation ("1.234.567").
     """
     if len(text) > MAX_CHARS:
         return None
@@ -177,8 +177,8 @@ def read_number(text: str) -> float | None:
 
 
 def _find_deciding_lines(text: str) -> str:
-    """The first line with a number. If the text opens with several lines that are only numbers, all of these lines:
-    they are several answers.
+    """The first line with a number. If the text opens with several lines that contain only a number, all of these
+    lines, because they state several answers.
     """
     lines = [line for line in _join_equations(text.split("\n")) if _DIGIT.search(line)]
     number_lines = list(itertools.takewhile(_is_only_number, lines))
@@ -340,11 +340,11 @@ _NEGATIONS = frozenset({"no", "not", "never", "without", "none", "nor"})
 
 
 def same_short_text(answer: str, expected: str) -> bool | None:
-    """Whether two short texts are the same answer; None if only a reader could tell.
+    """Whether two short texts are the same answer; None if their words do not decide it.
 
-    They are the same if they have the same words, or if one has all words of the other and neither a further number nor
-    a further negation ("45 minutes", "after 45 minutes"). They differ if their numbers or negations do, or if they have
-    no word in common.
+    They are the same if they have the same words, or if one has all words of the other and adds neither a number nor a
+    negation ("45 minutes", "after 45 minutes"). They differ if their numbers or negations do, or if they have no word
+    in common.
     """
     words, expected_words = _content_words(answer), _content_words(expected)
     if words == expected_words:

@@ -34,7 +34,7 @@ class Strict(BaseModel):
 
 
 TrialKind = Literal["slip", "answer", "mistake", "removed", "changed", "own"]
-"""The kinds of known solutions that a judge's trial may have besides the dataset's own solutions (`run.trials`)."""
+"""The kinds of solutions that a judge's trial may contain in addition to the dataset's solutions (`run.trials`)."""
 
 
 class SeedCount(Strict):
@@ -61,16 +61,16 @@ class JudgeRules(Strict):
     """How a judge works.
 
     A judgement below `confidence` is requested again; after `strikes` such judgements the question is discarded. With
-    `code_check`, a model judge verifies what it accepts with a program (paper §3); with `fact_check`, it searches for
-    the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's error rates
-    are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds`. With `quality`, the judge
-    rates the reasoning of kept examples (A.4). `panel` lists endpoints that judge in addition to the endpoint of the
-    role.
+    `code_check`, a model judge writes a program to verify each solution that it accepts (paper §3); with `fact_check`,
+    it looks up the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's
+    error rates are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds`. With `quality`,
+    the judge rates the reasoning of kept examples (A.4). `panel` lists endpoints that judge in addition to the endpoint
+    of the role; `panel_rule` says how their votes are combined.
 
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
     are numbers, at most `programs` of these are programs. The endpoints in `solvers` write them in turn; if `solvers`
     is empty, the judge's endpoint writes all of them. The check supports an answer that at least `agreeing` solutions
-    give; if there are programs, one of these solutions must be a program.
+    reach; if any solutions are programs, at least one of those that agree must be a program.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -106,7 +106,7 @@ class JudgeRules(Strict):
 class SearchConfig(Strict):
     """The search engine for the judge's queries: the local corpus, DuckDuckGo, a SearXNG server at `url`, or Google's
     Custom Search with the engine id `cx` and a key in `key_env` or `key_file`. Choosing an engine permits requests to
-    its host.
+    its host. `top` is the maximum number of results of a query.
     """
 
     engine: Literal["corpus", "duckduckgo", "searxng", "google"] = "corpus"
@@ -171,10 +171,10 @@ class Send(Strict):
     """Which parameters a server accepts. A setting that is None is derived from the model's name and from the
     parameters that the server refuses.
 
-    `seed` may be omitted (false) or shortened ("int32"), `stop` omitted or limited to a number of strings, `max_tokens`
-    sent under its other name. With `temperature_with_top_p = false`, only one of the two parameters is sent: the one
-    that differs from its default. `system = false` moves the system message's text to the beginning of the first user
-    message.
+    `seed` and `stop` may be omitted (false); `seed` may also be shortened to 32 bits ("int32"), and `stop` limited to a
+    number of strings. `max_tokens` is the name under which the reply's token limit is sent. With
+    `temperature_with_top_p = false`, only one of the two parameters is sent: the one that differs from its default.
+    `system = false` moves the system message's text to the beginning of the first user message.
     """
 
     seed: bool | Literal["int32"] | None = None
@@ -190,13 +190,13 @@ class EndpointConfig(Strict):
     """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`).
 
     For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` names the source
-    of the API key; `revision` pins the model if the address does not; `capacity` limits the concurrent requests per
-    server; `timeout_s` is the minimum timeout of a reply; `structured` requests sections as JSON; `send` says which
+    of the API key; `revision` identifies the model if the address does not; `capacity` limits the concurrent requests
+    per server; `timeout_s` is the minimum timeout of a reply; `structured` requests sections as JSON; `send` says which
     parameters the server accepts.
 
     A model that reasons before it answers may use `reasoning_tokens` in addition to the token limit of its reply; the
-    default is that of the model's manifest, recorded with the run when it starts. Stop strings then end only the
-    answer.
+    default comes from the model's manifest and is recorded when the run starts. Stop strings end only the answer of
+    such a model, not its reasoning.
 
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. For managed servers, `python` is
     the interpreter that has vLLM, `context` the maximum length of a conversation in tokens, and `args` are arguments of
@@ -291,7 +291,7 @@ class FrozenQuestions(Strict):
 
 
 LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
-"""The settings that may change while a run is working, since none of them affects the result of a turn."""
+"""The settings that may change during a run, since none of them affects the result of a turn."""
 
 
 class RunConfig(Strict):
@@ -305,12 +305,12 @@ class RunConfig(Strict):
 
     `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
-    first answer gets wrong or solves in a novel way (paper §3). With "provable", those that the defender solves
-    sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
+    first answer gets wrong, or gets right by a novel solution (paper §3). With "provable", those that the defender
+    solves sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
 
     The run pauses after `pause_after_unread` consecutive attempts in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`
-    consecutive attempts if nearly all of them were rejected for the same reason. 0 disables a pause.
+    consecutive attempts if nearly all of them were rejected for the same reason. A value of 0 disables the pause.
     """
 
     domain: str
@@ -455,7 +455,8 @@ def read_toml(path: Path) -> Settings:
 
 
 def parse_setting(text: str) -> Settings:
-    """Parse `novelty.question=0.8` as a nested table. Values are TOML; a bare word is a string.
+    """Parse `novelty.question=0.8` as a nested table. A value that is not TOML, such as a bare word, is taken as a
+    string.
 
     Raises:
         ConfigError: there is no "=" or no key.

@@ -7,8 +7,9 @@ Programming errors have other classes and keep their traceback.
 class NanofluxError(Exception):
     """Base of every error that is shown as a message rather than a traceback.
 
-    `message` says what happened and where; `fix` says what to do, in the imperative. Work that ends with an error whose
-    `pauses` is true is paused rather than failed: waiting or a changed setting solves it.
+    `message` says what happened and where; `fix` says what to do, in the imperative. A run or another job that ends
+    with an error whose `pauses` is true is paused rather than failed: waiting, or changing a setting, resolves the
+    error.
     """
 
     exit_code = 1
@@ -38,7 +39,7 @@ class DataError(UsageError):
 
 
 class RefusedError(NanofluxError):
-    """Refused by a rule: air gap, budget, missing isolation, an adapter without effect."""
+    """A rule forbids the operation: the air gap, a budget, missing isolation, an adapter without effect."""
 
     exit_code = 3
 
@@ -62,8 +63,8 @@ class LedgerError(NanofluxError):
 class EndpointError(NanofluxError):
     """A model endpoint gave no usable reply: an infrastructure failure, which is never scored or kept.
 
-    `address` is that of the server. `setting` names the setting of the endpoint that may have to change: "url",
-    "model", or "".
+    `address` is the server's address. `setting` names the endpoint's setting that may have to change: "url", "model",
+    or "".
     """
 
     address = ""

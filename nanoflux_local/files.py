@@ -1,4 +1,4 @@
-"""Atomic writes of files and directories: they are written next to the target, flushed to disk, then renamed."""
+"""Atomic writes: a file or directory is written next to its target, flushed to disk, then renamed."""
 
 import os
 import tempfile
@@ -56,7 +56,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_new(files: dict[Path, bytes]) -> None:
-    """Write new files that belong together: first all of them under temporary names, then each is renamed, in order. An
+    """Write new files that belong together. All of them are written under temporary names, then renamed in order. An
     error removes all of them; only a kill between two renames can leave some.
 
     Raises UsageError if one of the files exists, NanofluxError if one cannot be written.

@@ -1,8 +1,9 @@
-"""Locks, heartbeats and stop requests of jobs: the worker processes of runs, trainings, evaluations and other work.
+"""Locks, heartbeats and stop requests of jobs. A job is one worker process of a run, training, evaluation, series or
+experiment, which this module calls work.
 
 A process that wants a worker to pause or stop writes the request into the row of the worker's job, which the worker
-polls. The lock is the kernel's and is released when its process ends, so a crash or a reboot leaves nothing to clean
-up. This module imports no model library, so that commands list and stop work in a fraction of a second.
+polls. The kernel releases a worker's lock when the process ends, so a crash or a reboot leaves nothing to clean up.
+This module imports no model library, so that the commands that list or stop work take a fraction of a second.
 """
 
 import asyncio
@@ -31,8 +32,8 @@ LOCK_TRIES, RETRY_S = 10, 0.02
 because `has_worker` also holds the lock for a moment.
 """
 POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
-"""Seconds between two polls for stop requests; between two heartbeats; and since the last heartbeat until a worker
-counts as stalled.
+"""Seconds between polls for stop requests, seconds between heartbeats, and seconds without a heartbeat after which a
+worker counts as stalled.
 """
 LAUNCH_S = 60.0
 """Seconds that a detached worker may take to start."""
@@ -43,9 +44,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """A kind of long work: its name in jobs, locks and messages, the ledger table of its rows (id, status, message),
-    the column with its settings, and the command group that has `show` and `resume`. An evaluation has no such group:
-    `eval` with the same arguments resumes it.
+    """A kind of work: its name in jobs, locks and messages, the ledger table of its rows (id, status, message), the
+    column with its settings, and the command group with `show` and `resume`. An evaluation has no such group: `eval`
+    with the same arguments resumes it.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Work:
 
 @contextmanager
 def hold_lock(home: Home, work: Work) -> Iterator[None]:
-    """Hold the lock of some work for this process.
+    """Hold the lock of `work` while the block runs.
 
     Raises:
         RefusedError: another process holds the lock.
@@ -137,8 +138,9 @@ class ActiveJob:
 
 @contextmanager
 def record_job(ledger: Ledger, work: Work) -> Iterator[ActiveJob]:
-    """Record that this process does some work, and the status in which the work ended: the one that the block set;
-    after an error "failed", or "paused" if the error `pauses`; otherwise "interrupted".
+    """Record that this process executes `work`, and the status in which it ends. This is the status that the block
+    sets. If the block sets none, it is "paused" after a NanofluxError that `pauses`, "failed" after any other
+    NanofluxError, and otherwise "interrupted".
     """
     job = ActiveJob(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
     start = time.monotonic()
@@ -237,8 +239,8 @@ def list_running_work(home: Home, view: LedgerView) -> list[Work]:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job as recorded in the ledger: its process, and the times of its start and last heartbeat by the monotonic
-    clock of that boot. `wish` is the pending request to stop it.
+    """A job as recorded in the ledger: its process, and the times of its start (`began_s`) and last heartbeat
+    (`beat_s`) on the monotonic clock of its `boot`. `wish` is the pending request to stop it.
     """
 
     id: int
@@ -261,7 +263,7 @@ class StoredJob:
 
 
 def current_job(view: LedgerView, work: Work) -> StoredJob | None:
-    """The newest job of some work, or None."""
+    """The newest job of `work`, or None."""
     sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY id DESC"
     row = view.row(sql, work.kind.name, work.id)
     return decode_row(StoredJob, row) if row else None
@@ -269,7 +271,7 @@ def current_job(view: LedgerView, work: Work) -> StoredJob | None:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The process that does some work; `wish` is the pending request to stop it ("" if there is none)."""
+    """The process that executes some work; `wish` is the pending request to stop it ("" if there is none)."""
 
     pid: int
     heartbeat_at: str
@@ -293,8 +295,9 @@ class WorkState:
 
 
 def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any]) -> WorkState:
-    """The state of work whose ledger row has this `status`, `message` and `seconds`. Work that is "running" without a
-    process was killed and is "interrupted"; without a heartbeat for `STALLED_S` seconds it is "stalled".
+    """The state of `work`. `row` has the `status`, `message` and `seconds` of its row in the ledger. Work that is
+    "running" without a process was killed and is "interrupted"; without a heartbeat for `STALLED_S` seconds it is
+    "stalled".
     """
     status, message, seconds = row["status"], row["message"], row["seconds"]
     job = current_job(view, work)
@@ -367,7 +370,7 @@ def launch(home: Home, work: Work) -> int:
 
     Raises:
         RefusedError: the work already has a worker.
-        NanofluxError: the worker did not start; the message ends with its log.
+        NanofluxError: the worker did not start; if it ended, the message has the end of its log.
     """
     if has_worker(home, work):
         raise work.busy_error()

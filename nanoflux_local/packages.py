@@ -70,7 +70,9 @@ def unmet_requirements(project: str = PROJECT) -> list[str]:
 
 
 def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Name and version bounds of the requirements that apply on this platform, without those of extras."""
+    """The names and version bounds of the requirements that apply on this platform; requirements of extras are left
+    out.
+    """
     from packaging.requirements import Requirement  # deferred: only doctor and bundles read requirements
 
     for line in lines:

@@ -70,7 +70,7 @@ class Home:
 
     @property
     def keymap(self) -> Path:
-        """The user's keys of the terminal application."""
+        """The user's key bindings for the terminal application."""
         return self.root / "keymap.toml"
 
     @property

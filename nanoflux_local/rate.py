@@ -1,25 +1,25 @@
-"""The rate of a piece of work, and the time that the rest of it needs at this rate."""
+"""The rate at which a task progresses, and the time that the rest of the task needs at this rate."""
 
 import time
 from collections.abc import Callable
 
 STEADY_S = 2.0
-"""No rate is reported during the first seconds, because the start of the work would distort it."""
+"""No rate is reported during the first seconds of a task, because a slow start would distort it."""
 MIN_RATE = 0.5
 """Below this rate per second, the time per unit is shown instead."""
 AMOUNT_UNITS = ("MiB",)
-"""Units of an amount, not of single things; no time per unit is shown for them."""
+"""Units of measurement, as opposed to countable things; no time per unit is shown for them."""
 
 
 class RateMeter:
-    """The mean rate of a piece of work. A smaller count or another total starts a new piece."""
+    """The mean rate of a task. A smaller count or a different total starts a new task."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start_s, self._start_done, self._done, self._total = 0.0, 0, -1, -1
 
     def report(self, done: int, total: int) -> float | None:
-        """The rate per second since the first report of this piece of work; None if it is too early for a rate."""
+        """The rate per second since the first report of this task; None if it is too early for a rate."""
         now_s = self._clock()
         if done < self._done or total != self._total or self._done < 0:
             self._start_s, self._start_done, self._total = now_s, done, total

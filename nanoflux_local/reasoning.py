@@ -18,7 +18,7 @@ _TAG_PAIRS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-"""How a block opens and closes; case does not matter."""
+"""The tags that open and close a block; case does not matter."""
 _BLOCK = re.compile(
     "|".join(rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in _TAG_PAIRS),
     re.DOTALL | re.IGNORECASE,

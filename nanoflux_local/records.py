@@ -61,8 +61,8 @@ def _field_names(record_type: type[object]) -> tuple[str, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types. `dataclasses.asdict`, which also copies immutable values, would take an eighth of the
-    time of a call.
+    """A value in JSON's types. `dataclasses.asdict`, which also copies immutable values, would take an eighth of a
+    call's time.
     """
     value_type = value.__class__
     field_names = () if value_type is str else _field_names(value_type)  # most values in a record are text
@@ -165,7 +165,9 @@ class ChatReply(Reply):
     reasoning_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `reasoning_tokens` if it is 0, so that the JSON equals that of ledgers older than the field."""
+        """Omits `reasoning_tokens` if it is 0, so that the JSON is the same as in ledgers written before the field
+        existed.
+        """
         value: dict[str, Any] = plain(self)
         if not self.reasoning_tokens:
             del value["reasoning_tokens"]
@@ -241,7 +243,7 @@ class SearchReply(Reply):
 
 
 def costs(reply: Mapping[str, Any]) -> dict[str, float]:
-    """The costs in a reply's JSON, by the ledger's columns for the costs of calls; 0 for those that the reply omits."""
+    """The costs in a reply's JSON, keyed by the ledger's column for each; 0 for a cost that the reply omits."""
     return {
         "prompt_tokens": reply.get("prompt_tokens", 0),
         "completion_tokens": reply.get("completion_tokens", 0),

@@ -1,7 +1,7 @@
 """Removes secrets from messages, log records and tracebacks before they are shown or stored.
 
 Secrets are the API keys that this process has read, the values of environment variables with names such as `API_KEY`,
-and texts in the format of well-known providers' keys. The output of models is never changed.
+and strings in the format of well-known providers' keys. The output of models is never changed.
 """
 
 import logging

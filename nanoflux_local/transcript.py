@@ -35,7 +35,7 @@ class Seed:
     """One item of a source benchmark. `options` maps letters to texts; it is empty unless the item is multiple-choice.
 
     `program` is Python that prints the answer as its last line, or "" if the item has none. A passage of a document is
-    a seed as well: `question` is its text, it has no answer, and `source` and `place` say where it stands
+    a seed as well: `question` is its text, it has no answer, and `source` and `place` say where to find it
     ("wards/hygiene.pdf", "page 3").
     """
 
@@ -50,7 +50,7 @@ class Seed:
     place: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `source` and `place` unless the item is a passage: items of older ledgers keep their digests."""
+        """Omits `source` and `place` unless the item is a passage, so that items of older ledgers keep their digests."""
         value: dict[str, Any] = plain(self)
         return value if self.source else {key: value[key] for key in value if key not in ("source", "place")}
 
@@ -62,7 +62,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A quotation from a document on which a question rests, and its place in that document."""
+    """A quotation on which a question rests, and the document and place from which it is taken."""
 
     source: str
     place: str
@@ -147,9 +147,9 @@ class Vote:
 class Verdict:
     """A judgement: whether an attack is VALID, or whether a defence is CORRECT (`positive`, the strict reading).
 
-    `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is the
-    number of evaluations until a confident one. `findings` are those of the checks, in the order in which they ran;
-    `votes` are those of a panel's members.
+    `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is how
+    often the judge was asked until it was confident. `findings` are those of the checks, in the order in which they
+    ran; `votes` are those of a panel's members.
     """
 
     positive: bool
@@ -184,8 +184,8 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A further answer of the defender to the same question, sampled with another seed. `right` states whether it is
-    correct (None if it could not be read or judged), and `reason` states how this was decided.
+    """A further answer of the defender to the same question, sampled with a different seed. `right` states whether it
+    is correct (None if it could not be read or judged), and `reason` states how this was decided.
     """
 
     defence: Defence | None
@@ -228,7 +228,7 @@ class Attempt:
 
     @property
     def citations(self) -> tuple[Citation, ...]:
-        """The statements that the question rests on, as the check `cited` looked them up in the passages."""
+        """The quotations on which the question rests, as the check `cited` found them in the passages."""
         finding = self.finding("cited")
         quotations = [exhibit for exhibit in finding.evidence if exhibit.results] if finding else []
         return tuple(
