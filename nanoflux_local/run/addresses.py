@@ -1,4 +1,4 @@
-"""The addresses of a run's endpoints. On resume, a server may have another address, but its model must be the same."""
+"""The addresses of a run's endpoints. On resume, a server may have a new address, but must serve the same model."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from nanoflux_local.run.configs import validate_run
 ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
 """The settings of an endpoint that determine how its server is reached, but not which model answers."""
 RESET_BY_KEY = {"url": {"urls": []}, "urls": {"url": ""}}
-"""What is reset when `url` or `urls` is set: an endpoint has only one of the two."""
+"""The key that is cleared when `url` or `urls` is set, since an endpoint has only one of the two."""
 
 Changes = Mapping[str, Mapping[str, Any]]
 """New values by endpoint and key."""
@@ -27,8 +27,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
     """Change how the servers of a run are reached (`ADDRESS_KEYS`), and record the change in the run.
 
-    A change that affects an endpoint's identity is refused. The identity of an endpoint without a `revision` contains
-    its address.
+    A change that affects an endpoint's identity is refused. Without a `revision`, the address is part of the identity.
 
     Raises:
         RefusedError: another model might answer after the change, or another process is executing the run.

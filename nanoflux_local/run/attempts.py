@@ -19,7 +19,7 @@ from nanoflux_local.transcript import Attempt, TurnRecord, turn_from_json
 AttemptKey = tuple[int, int]
 """The numbers of a turn and of an attempt in it."""
 TURNS_PER_QUERY = 500
-"""Turns that one query reads, since SQLite limits the number of values in a query."""
+"""The number of turns that one query reads, since SQLite limits the number of values in a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
     requests = [read_json(row["request"]) for row in rows]
     origin_by_seed = derive_origins(load_steps(home, config), int(config.get("seed", 0)), turn, len(record.attempts))
     seeds = [request.get("seed", -1) if isinstance(request, dict) else -1 for request in requests]
-    call_origins = [origin_by_seed.get(seed) for seed in seeds]  # -1 is no seed
+    call_origins = [origin_by_seed.get(seed) for seed in seeds]  # -1 is never a seed
     attempts = _assign_attempts(record.attempts, requests, call_origins, [row["role"] for row in rows])
     columns = ("id", "kind", "role", "model", "prompt_tokens", "completion_tokens", "usd", "seconds")
     return [
@@ -126,9 +126,9 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
 def _assign_attempts(
     attempts: Sequence[Attempt], requests: Sequence[Any], origins: Sequence[CallOrigin | None], roles: Sequence[str]
 ) -> list[int]:
-    """The attempt of each call. A request without a seed is recognised by the question or the program that it contains;
-    otherwise it belongs to the attempt of the call before it, or of the call after it if it is the attacker's, since
-    an attempt begins with its attacker.
+    """The attempt of each call. A request without a seed is recognised by the question or the program that it contains.
+    If it contains neither, it belongs to the attempt of the preceding call; but a request of the attacker belongs to
+    that of the following call, since an attempt begins with the attacker.
     """
     located_attempts = [
         origin.attempt if origin else _find_attempt(attempts, request)
@@ -146,7 +146,7 @@ def _assign_attempts(
 
 
 def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
-    """The attempt whose question is embedded, or whose program is run, by a request; None if there is none."""
+    """The attempt whose question a request embeds, or whose program it runs; None if there is no such attempt."""
     if not isinstance(request, dict):
         return None
     text, code = request.get("text"), request.get("code")

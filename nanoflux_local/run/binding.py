@@ -139,9 +139,9 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     """
     domain = load_domain(config.domain, home.root)
     _refuse_changed_domain(config, domain)
-    is_chaining = config.roles.attacker.endpoint == PROGRAM
+    stitches_seeds = config.roles.attacker.endpoint == PROGRAM
     datasets = config.datasets or seed_datasets(domain)
-    source = build_seed_source(home.ledger, datasets, is_chaining)
+    source = build_seed_source(home.ledger, datasets, stitches_seeds)
 
     def build_player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
         endpoint = config.endpoints[name]
@@ -182,12 +182,12 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
     digests = {name: digest(text) for name, text in domain.prompts.items()}
     changed_prompts = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
-    if changed_prompts:  # a run of an earlier version has digests of fewer prompts
+    if changed_prompts:  # an earlier version recorded the digests of fewer prompts
         raise RefusedError(
             f"the prompt {changed_prompts[0]!r} of {domain.name!r} has changed since this run started",
             "resume the run with the version of NanoFlux that started it, or start a new run",
         )
-    if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it
+    if config.domain_hash not in ("", domain.hash):  # earlier versions did not record it
         raise RefusedError(
             f"the domain {domain.name!r} has changed since this run was started",
             "restore its file, resume the run with the version of NanoFlux that started it, or start a new run",
@@ -219,8 +219,8 @@ def read_recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
 
 
 def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:
-    """Refuse to resume a run with another model, revision or sandbox, because its examples would then come from two
-    different setups.
+    """Refuse to resume a run with a different model, revision or sandbox, because its examples would then come from two
+    setups.
 
     Raises:
         RefusedError: an identity differs from the one that the run was started with.

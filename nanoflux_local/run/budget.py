@@ -49,7 +49,7 @@ class Account:
     in_flight: int = 0
 
     def find_exceeded_cap(self, cost: Cost) -> str:
-        """The name of a cap that a call of at most `cost` could exceed, or ""."""
+        """The name of a cap that a call with the maximum cost `cost` could exceed, or ""."""
         total = self.spent.plus(self.reserved).plus(cost)
         if self.caps.usd is not None and total.usd > self.caps.usd + 1e-9:
             return "usd"
@@ -128,18 +128,18 @@ class RunAccounts:
 
         return call
 
-    def _charge_failure(self, charged: list[Account], fault: Fault, listener: FaultListener) -> None:
+    def _charge_failure(self, accounts: list[Account], fault: Fault, listener: FaultListener) -> None:
         """Charge a failed attempt for what it may have cost; the reservation stays, since the retry may cost as much.
 
         Raises:
             BudgetError: the retry no longer fits.
         """
         listener(fault)
-        if fault.kind == "refused_parameter":  # it was free, and the request is already being sent again
+        if fault.kind == "refused_parameter":  # free, and the request is already being resent without the parameter
             return
-        for account in charged:
+        for account in accounts:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
-        for account in charged:
+        for account in accounts:
             cap = account.find_exceeded_cap(Cost())
             if cap:
                 raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
@@ -150,7 +150,7 @@ class RunAccounts:
             return Cost()
         return self.bound_cost(request)
 
-    async def _reserve(self, charged: list[Account], max_cost: Cost) -> None:
+    async def _reserve(self, accounts: list[Account], max_cost: Cost) -> None:
         """Reserve `max_cost` in every account, waiting for calls in flight to release what they did not need.
 
         Raises:
@@ -159,7 +159,7 @@ class RunAccounts:
         while True:
             self._refuse_spent_hours()
             exceeded = next(
-                ((account, cap) for account in charged if (cap := account.find_exceeded_cap(max_cost))), None
+                ((account, cap) for account in accounts if (cap := account.find_exceeded_cap(max_cost))), None
             )
             if exceeded is None:
                 break
@@ -168,12 +168,12 @@ class RunAccounts:
                 raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
             self._settled.clear()
             await self._settled.wait()
-        for account in charged:
+        for account in accounts:
             account.reserved = account.reserved.plus(max_cost)
             account.in_flight += 1
 
-    async def _charge_reply(self, charged: list[Account], max_cost: Cost, answer: Awaitable[Reply]) -> Reply:
-        """Await the reply, then replace the reservation by its actual cost."""
+    async def _charge_reply(self, accounts: list[Account], max_cost: Cost, answer: Awaitable[Reply]) -> Reply:
+        """Await the reply, then replace the reservation with the actual cost."""
         cost = Cost()
         try:
             reply = await answer
@@ -181,7 +181,7 @@ class RunAccounts:
                 cost = Cost(reply.usd, reply.prompt_tokens + reply.completion_tokens, reply.seconds)
             return reply
         finally:
-            for account in charged:
+            for account in accounts:
                 account.reserved = account.reserved.minus(max_cost) if account.in_flight > 1 else Cost()
                 account.spent = account.spent.plus(cost)
                 account.in_flight -= 1

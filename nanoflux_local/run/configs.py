@@ -1,8 +1,8 @@
 """Configurations: builds the frozen configuration of a run from a domain, a profile and overrides.
 
-The domain gives the defaults, the profile the models, and the overrides everything else. Values that depend on a chosen
-model (novelty thresholds, prices, reasoning tokens) are looked up and recorded, so that later changes to manifests and
-price lists do not affect the run.
+The domain supplies the defaults and the profile the models; the overrides take precedence over both. Values that depend
+on a chosen model (novelty thresholds, prices, reasoning tokens) are looked up and recorded, so that later changes to
+manifests and price lists do not affect the run.
 """
 
 import logging
@@ -52,7 +52,7 @@ def find_profile(name: str, home: Home | None = None) -> Path:
     """The file of a profile. A profile in `<home>/profiles` replaces a shipped one of the same name.
 
     Raises:
-        ConfigError: there is no such profile. Whether the file at a path exists is not checked.
+        ConfigError: there is no such profile. A path is returned even if no file exists there.
     """
     paths = list_profile_paths(home)
     if name in paths:
@@ -70,7 +70,8 @@ def list_profile_paths(home: Home | None) -> dict[str, Path]:
 
 
 def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], home: Home) -> RunConfig:
-    """The frozen configuration: domain, then rule set, then profile, then the embedder's thresholds, then `overrides`.
+    """Build the frozen configuration from the domain, the rule set, the profile, the embedder's thresholds and
+    `overrides`. Later sources take precedence.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -114,9 +115,9 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 
 
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
-    """The configuration of another run with changes applied. Novelty thresholds belong to an embedder, reasoning tokens
-    to a model: if `changes` replace the embedder or a model, these values are looked up again unless `changes` state
-    them. If `changes` name another rule set, its settings are applied as well.
+    """The configuration of a new run: `config` with `changes` applied. Novelty thresholds belong to an embedder,
+    reasoning tokens to a model: if `changes` replace the embedder or a model, these values are looked up again unless
+    `changes` state them. If `changes` name a different rule set, the settings of that rule set are applied as well.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -224,7 +225,7 @@ def build_profile_endpoint(
     if `name` is "". `settings` override the profile's.
 
     Raises:
-        ConfigError: the profile has no such endpoint, or `role` is taken by a program.
+        ConfigError: the profile has no such endpoint, or a program plays `role`.
     """
     values = load_profile(profile, home)
     name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))

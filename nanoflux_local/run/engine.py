@@ -2,9 +2,9 @@
 
 A turn depends on earlier turns only through the similarity of its questions to the nearest earlier question. A
 `SpeculativeTurn` runs before the preceding turns are committed, and computes these similarities from the questions
-asked so far. The committer takes turns in order and compares the similarities with those that the committed history
-gives. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the requests
-that differ are sent. The result is the same as when the turns run one after another.
+asked so far. The committer takes turns in order and compares these similarities with those computed from the committed
+history. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the
+requests that differ are sent. The result is the same as if the turns had run one after another.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call:
 @dataclass(frozen=True, slots=True, eq=False)
 class NearestLookup:
     """A speculative turn's lookup of the earlier question nearest to `question`. `own_questions` are the questions that
-    the turn had asked before.
+    the turn had asked before; `similarity` is the result (None if there was no earlier question).
     """
 
     question: Vector
@@ -140,9 +140,10 @@ class SpeculativeTurn:
         return similarity
 
     def confirm(self, history: History) -> bool:
-        """Whether the committed `history` gives the same similarities that the turn has used so far.
+        """Whether the similarities that the turn has used so far are those of the committed `history`.
 
-        From now on the turn uses `history`, so a confirmed turn gives the same record as if the turns had run in order.
+        From now on the turn uses `history`, so a confirmed turn ends with the same record as if the turns had run in
+        order.
         """
         self._committed_history = history
         return all(
@@ -151,7 +152,9 @@ class SpeculativeTurn:
         )
 
     def is_contradicted_by(self, question: Vector, threshold: float) -> bool:
-        """Whether this turn accepted a question as novel that is too similar to `question` of an earlier turn."""
+        """Whether this turn accepted as novel a question that is too similar to `question`, which an earlier turn
+        asked.
+        """
         accepted_questions = (
             lookup.question for lookup in self._lookups if lookup.similarity is None or lookup.similarity <= threshold
         )

@@ -1,15 +1,16 @@
 """Forecasts how long a run will still take and what it will cost, with intervals. The ledger is only read.
 
 With k of the newest n turns kept, the chance p that a turn is kept is Beta(k + ½, n − k + ½) (Jeffreys' prior), and the
-turns that r more examples need are r + NegativeBinomial(r, p), capped at the turn limit. What m turns cost is m·µ +
-√m·σ·z: µ the mean of a bootstrap resample of the n turns' costs, σ their standard deviation, z standard normal. The
-forecast is the median of the simulated totals; the interval runs from their 5% to their 95% quantile.
+turns that r more examples need are r + NegativeBinomial(r, p), capped at the turn limit. The cost of m turns is m·µ +
+√m·σ·z, where µ is the mean of a bootstrap resample of the n turns' costs, σ is their standard deviation, and z is
+standard normal. The forecast is the median of the simulated totals; the interval runs from their 5% to their 95%
+quantile.
 
-A turn costs the tokens and dollars of the calls that it uses, as if none had been stored before, times the run's ratio
-of calls made to calls used, since speculative turns discard some calls. The seconds of a turn's calls are scaled so
-that their mean is the mean wall time of these turns without pauses and stalls: gaps in which no reply arrives and no
-turn is committed. Changes during a run (a judge that slows down, questions that run out) are not modelled; only the
-newest turns count, so that the forecast follows such changes.
+The tokens and dollars of a turn are those of the calls that it uses, as if none had been stored before, multiplied by
+the run's ratio of calls made to calls used, since some calls of speculative turns are discarded. The seconds of a
+turn's calls are scaled so that their mean is the mean wall time of these turns without pauses and stalls: gaps in which
+no reply arrives and no turn is committed. Changes during a run (a judge that slows down, questions that run out) are
+not modelled; only the newest turns count, so that the forecast follows such changes.
 """
 
 import math
@@ -175,8 +176,8 @@ def _estimate_waste_factor(position: RunPosition) -> float:
 
 
 def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Forecast:
-    """Forecast `examples_needed` more examples within `turns_left` turns. The draws are seeded: equal turns give equal
-    forecasts.
+    """Forecast `examples_needed` more examples within `turns_left` turns. The draws are seeded, so equal arguments
+    yield equal forecasts.
     """
     rng = np.random.default_rng(0)
     turn_count, kept = len(turns.kept), int(turns.kept.sum())

@@ -1,9 +1,9 @@
 """Held-out items: the evaluation items that no kept example may repeat, and the test that finds such repeats.
 
-A question is compared with the items in three ways, the cheapest first: the same words, thirteen equal words in a row,
-and an embedding more similar than θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set with other numbers.
-A phrase that also occurs in training items, or in several items of one benchmark, is a stock phrase of the benchmark
-("which of the following is the most likely …") and identifies no item.
+A question is compared with the items in three ways, the cheapest first: identical words, a sequence of thirteen words
+in common, and an embedding whose similarity exceeds θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set
+with different numbers. A phrase that also occurs in training items, or in several items of one benchmark, is a stock
+phrase of the benchmark ("which of the following is the most likely …") and identifies no item.
 """
 
 import asyncio
@@ -70,7 +70,9 @@ class HeldOut:
         return ""
 
     def _nearest(self, vector: Vector) -> tuple[float, str] | None:
-        """The largest similarity to any item, rounded correctly (`novelty`), and the first item that has it."""
+        """The largest similarity to any item, correctly rounded (see `novelty`), and the id of the first item that has
+        this similarity.
+        """
         if not len(self._matrix):
             return None
         rough_products = self._matrix @ vector
@@ -83,17 +85,17 @@ def _find_identifying_phrases(items: Sequence[Seed], training_texts: Iterable[st
     """The phrases that identify an item, with its id: no other item of its benchmark and no training text contains
     them.
     """
-    owners: dict[str, tuple[str, str, str]] = {}
+    origin_by_gram: dict[str, tuple[str, str, str]] = {}
     common_grams: set[str] = set()
     for item in items:
-        owner = (item.dataset, extract_stem(item.question), item.id)
+        origin = (item.dataset, extract_stem(item.question), item.id)
         for gram in list_word_sequences(item.question):
-            dataset, stem, _ = owners.setdefault(gram, owner)
-            if dataset == item.dataset and stem != owner[1]:
+            dataset, stem, _ = origin_by_gram.setdefault(gram, origin)
+            if dataset == item.dataset and stem != origin[1]:
                 common_grams.add(gram)
-    for text in training_texts if owners else ():
-        common_grams.update(gram for gram in list_word_sequences(text) if gram in owners)
-    return {gram: item_id for gram, (*_, item_id) in owners.items() if gram not in common_grams}
+    for text in training_texts if origin_by_gram else ():
+        common_grams.update(gram for gram in list_word_sequences(text) if gram in origin_by_gram)
+    return {gram: item_id for gram, (*_, item_id) in origin_by_gram.items() if gram not in common_grams}
 
 
 def list_word_sequences(text: str) -> Iterator[str]:

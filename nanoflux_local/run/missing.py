@@ -35,8 +35,9 @@ class MissingCallCount:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """The calls that turns with an unknown outcome need: `at_least` one for each, and `expected` with the calls that
-    usually follow. `tokens` and `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
+    """The calls that turns with an unknown outcome need: `at_least` counts one for each turn, `expected` also those
+    that usually follow. `by` counts the first missing calls by kind and role. `tokens` and `usd` are the expected cost;
+    `usd` is None if no endpoint of the run has a price.
     """
 
     turns: int

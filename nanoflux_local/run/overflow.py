@@ -38,21 +38,21 @@ def refuse_overflows(run_endpoints: RunEndpoints, rules: Rules, domain: Domain) 
 def make_typical_requests(
     config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]
 ) -> Iterator[tuple[str, str, tuple[Message, ...], int]]:
-    """Requests like those that the run will send, made from some of its seeds, each as (role, endpoint, messages, token
-    budget of the answer).
+    """Representative requests of each role, each as (role, endpoint, messages, token budget of the answer). The
+    attacker gets all `seeds`; the defender and the judges get the longest of them as their question.
     """
     attacker, defender = config.roles.attacker.endpoint, config.roles.defender.endpoint
-    longest = max(seeds, key=lambda seed: len(seed.question))
-    attack = Attack(longest.question, longest.solution, longest.answer)
+    longest_seed = max(seeds, key=lambda seed: len(seed.question))
+    attack = Attack(longest_seed.question, longest_seed.solution, longest_seed.answer)
     roles_swap = attacker not in (PROGRAM, defender)
     for name in (attacker, defender) if roles_swap else (attacker,):
         if name != PROGRAM:
             yield "attacker", name, build_attacker_messages(domain, seeds), config.reply_tokens
     answer_tokens = reply_budget(domain, config.budgets)
     for name in (defender, attacker) if roles_swap else (defender,):
-        yield "defender", name, build_defender_messages(domain, config.budgets, longest.question), answer_tokens
+        yield "defender", name, build_defender_messages(domain, config.budgets, longest_seed.question), answer_tokens
     evaluation_prompt = domain.render(
-        "evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)}
+        "evaluation", {"attack": attack, "defence": Defence(longest_seed.solution, longest_seed.answer)}
     )
     for name in dict.fromkeys((config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)):
         if name != PROGRAM:

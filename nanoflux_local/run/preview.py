@@ -36,7 +36,7 @@ from nanoflux_models.placement import Placement
 BYTES_PER_TOKEN = 4
 """The approximate number of bytes of English text per token, to estimate the size of prompts."""
 EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
-"""The settings that must be equal for an earlier run to predict a new one, besides the models."""
+"""The settings, besides the models, that an earlier run must share with a new run to predict its cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """The placement of the managed servers on this machine's GPUs; `problem` says why they do not fit or use no GPU."""
+    """The placement of the managed servers on this machine's GPUs, whose memory `gpus` lists in GiB. `problem` says why
+    the servers do not fit, or why they would run on the CPU.
+    """
 
     gpus: tuple[float, ...]
     workloads: Mapping[str, Workload]

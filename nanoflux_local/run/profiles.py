@@ -33,8 +33,8 @@ MAX_LISTED_MODELS = 5
 
 @dataclass(frozen=True, slots=True)
 class ProfileEntry:
-    """A profile: whether it is a file of the user's home (`own`), its first comment (`summary`), and the model of each
-    role.
+    """A profile: whether it is a file in the user's home (`own`), its first line if that is a comment (`summary`), and
+    the model of each role.
     """
 
     name: str
@@ -94,7 +94,7 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
 
 
 def _list_models(values: dict[str, Any]) -> dict[str, str]:
-    """The model of each role by the profile's tables; the endpoint's name if the table is missing or wrong."""
+    """The model of each role according to the profile's tables; the endpoint's name if the table is missing or wrong."""
     roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
     endpoint_by_role = {
         role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)
@@ -133,7 +133,7 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
     """Set keys of a profile in the home. Its other keys and its comments stay.
 
     Raises:
-        RefusedError: the profile is packaged.
+        RefusedError: the profile is not in the home.
         ConfigError: there is no such profile, or a key or value is wrong for `domain`; nothing is changed.
     """
     import tomlkit

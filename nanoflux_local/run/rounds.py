@@ -394,7 +394,7 @@ def summarize_all_series(home: Home) -> list[SeriesSummary]:
 
 
 def choose_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
-    """Choose the first benchmark of a domain that has dev items.
+    """Choose the first of `datasets` that has dev items.
 
     Raises:
         UsageError: no benchmark has dev items.

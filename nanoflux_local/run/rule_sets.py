@@ -15,7 +15,7 @@ RULE_SETS: Mapping[str, Mapping[str, Any]] = {
     "proven": {"judge": {"checks": ["answerable", "blind", "restated"]}, "samples": 4, "keep": "provable"},
 }
 """The settings of each rule set by its name. "paper" is the paper's protocol; "proven" keeps only questions whose
-answer has other support than the attacker's solution.
+answer is supported by more than the attacker's solution.
 """
 DESCRIPTIONS: Mapping[str, str] = {
     "paper": "the paper's protocol: keep what the defender's single answer gets wrong or solves in a new way",

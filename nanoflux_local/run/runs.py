@@ -1,6 +1,6 @@
 """The life cycle of a run: start, play, change, fork, replay.
 
-One process executes a run at a time. If it is killed, only the requests in flight are lost.
+One process executes a run at a time. If that process is killed, only the requests in flight are lost.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
     def bound_cost(request: ChatRequest) -> Cost:
         endpoint = run_endpoints.find_endpoint(request.endpoint)
         prompt_tokens, completion_tokens = bound_prompt_tokens(request), request.sampling.max_tokens
-        price = getattr(endpoint, "price", None)  # local models have none
+        price = getattr(endpoint, "price", None)  # local models have no price
         usd = price.cost(prompt_tokens, completion_tokens) if price else 0.0
         return Cost(usd, prompt_tokens + completion_tokens)
 
@@ -220,7 +220,7 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The digest of the examples that a replay gives, and the recorded digest."""
+    """The digest of the replayed examples and the recorded digest; `same` says whether they are equal."""
 
     run: str
     turns: int
@@ -231,7 +231,7 @@ class ReplayResult:
 
 
 async def replay(home: Home, run: str) -> ReplayResult:
-    """Replay a run from the ledger alone, without endpoints and sandbox; nothing is written.
+    """Replay a run from the ledger alone, without endpoints or a sandbox; nothing is written.
 
     Raises:
         ReplayMissError: a call that the run needs is not in the ledger.

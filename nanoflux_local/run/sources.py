@@ -87,7 +87,7 @@ def merge_layers(layers: Sequence[Layer]) -> Settings:
 
 
 def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
-    """All settings of a configuration that was made from `layers`, in the order of its keys."""
+    """All settings of a configuration that was built from `layers`, each with its source, in the order of the keys."""
     defaults = dict(list_leaves(_defaults()))
     flat_layers = [(layer.source, dict(list_leaves(layer.values))) for layer in reversed(layers)]
     return [

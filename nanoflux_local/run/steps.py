@@ -16,7 +16,8 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
 
 CHECK_DRAWS = {"facts": "claims"}
-"""The names of draws by check, for checks whose draws have another name: the seeds of recorded requests depend on it.
+"""The name of the draws of each check whose draws are not named after it. The seeds of recorded requests depend on
+these names, so they must not change.
 """
 
 
@@ -36,14 +37,14 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
         ConfigError: `judge.checks` names a check that does not exist.
     """
     judge = config.roles.judge.endpoint
-    model_judges, panel = judge != PROGRAM, " + ".join((judge, *config.judge.panel))
+    has_model_judge, panel = judge != PROGRAM, " + ".join((judge, *config.judge.panel))
     last_section = domain.sections.defender[-1]
     steps: list[TurnStep] = []
     draws: list[DrawKey]
     milestones: list[DrawKey]
     if config.roles.attacker.endpoint != PROGRAM:
         steps.append(_make_step("attack", "attacker", "", "writing a question", [("attack", 0)]))
-    if model_judges:
+    if has_model_judge:
         steps += _list_check_steps(config, ("screens", "informs"))
         draws = _list_judge_draws(config, "validation")
         steps.append(_make_step("validation", "judge", panel, "validating the question", draws))
@@ -51,16 +52,16 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
     draws = _list_defence_draws(config, domain.sections.defender)
     milestones = [("defence", 0), (f"defence-{last_section}", 0)]
     steps.append(_make_step("defence", "defender", "", "solving the question", draws, milestones))
-    if model_judges:
+    if has_model_judge:
         steps.append(
             _make_step("evaluation", "judge", panel, "judging the reply", _list_judge_draws(config, "evaluation"))
         )
     if config.samples > 1:
-        draws = [*draws, *(_list_judge_draws(config, "evaluation") if model_judges else ())]
+        draws = [*draws, *(_list_judge_draws(config, "evaluation") if has_model_judge else ())]
         draws = [(*draw, sample) for sample in range(1, config.samples) for draw in draws]
         milestones = [(*draw, config.samples - 1) for draw in milestones]
         steps.append(_make_step("samples", "defender", "", "answering again", draws, milestones))
-    if model_judges and config.judge.quality:
+    if has_model_judge and config.judge.quality:
         draws = [("quality", retry) for retry in range(config.retries.parse + 1)]
         steps.append(_make_step("quality", "judge", judge, "rating the reasoning", draws))
     return tuple(steps)
@@ -83,12 +84,12 @@ def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
     """The step of a check. A check with several requests can conclude once more than half of its replies have
     arrived.
     """
-    requests = check.count_calls(config.judge)["chat"]
+    request_count = check.count_calls(config.judge)["chat"]
     name = CHECK_DRAWS.get(check.name, check.name)
-    draws: list[DrawKey] = [(name, number) for number in range(max(requests, config.retries.parse + 1))]
+    draws: list[DrawKey] = [(name, number) for number in range(max(request_count, config.retries.parse + 1))]
     solvers = config.judge.solvers if check.asks_solvers else ()
     endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
-    return _make_step(check.name, check.title, endpoint, "checking the question", draws, [(name, requests // 2)])
+    return _make_step(check.name, check.title, endpoint, "checking the question", draws, [(name, request_count // 2)])
 
 
 def _list_judge_draws(config: RunConfig, name: str) -> list[DrawKey]:

@@ -17,7 +17,7 @@ StepAndEndpoint = tuple[AttemptStep, str]
 @dataclass(frozen=True, slots=True)
 class Streak:
     """`attempts` consecutive attempts got no readable reply from `endpoint` at `step`; `reason` is that of the last
-    one.
+    attempt.
     """
 
     step: AttemptStep

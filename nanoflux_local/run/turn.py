@@ -184,7 +184,7 @@ async def play_attempt(
 
 
 async def sample_defences(rules: Rules, players: Players, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
-    """The defender's answers to the question after the first, each drawn with another seed and marked."""
+    """The defender's answers to the question after the first, each sampled with a different seed and marked."""
     if players.marker is None:
         return ()
     samples: list[Sample] = []
@@ -210,8 +210,9 @@ async def decide_outcome(
 
 
 def decide_by_pass_rate(players: Players, attempt: Attempt) -> Attempt:
-    """Keep a question that the defender solves sometimes, but not always: a solved question can be answered. A question
-    that it never solves is kept only if its answer is proven, because the answer may be wrong or the question broken.
+    """Keep a question that the defender solves sometimes, but not always; if it was solved once, it is answerable. A
+    question that it never solves is kept only if its answer is proven, because the answer may be wrong or the question
+    broken.
     """
     passes, tries = attempt.pass_rate or (0, 0)
     if passes == tries:
@@ -224,8 +225,8 @@ def decide_by_pass_rate(players: Players, attempt: Attempt) -> Attempt:
 
 
 def is_proven(players: Players, attempt: Attempt) -> bool:
-    """Whether the attacker's answer was reached without its solution: by blind solutions, or by a judge that is a
-    program and computes the answer.
+    """Whether the attacker's answer was reached without the attacker's solution: by blind solutions, or by a judge that
+    is a program and computes the answer.
     """
     findings = [attempt.finding(name) for name in PROVING]
     supported = any(finding is not None and finding.conclusion == "supports" for finding in findings)
@@ -233,7 +234,9 @@ def is_proven(players: Players, attempt: Attempt) -> bool:
 
 
 async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
-    """Keep a question that the defender failed or solved in a novel way: stage two of the novelty filter (paper §3)."""
+    """Keep a question that the defender answered wrongly, or solved in a novel way: stage two of the novelty filter
+    (paper §3).
+    """
     if attempt.evaluation is not None and not attempt.evaluation.positive:
         return replace(attempt, outcome="kept_failed")
     attacker_vector = await embed(rules, attack.solution, call)

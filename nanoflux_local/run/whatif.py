@@ -72,8 +72,8 @@ class MissRecorder:
 
 @dataclass(slots=True, eq=False)
 class RecordingHistory:
-    """A turn's history that also records the question of every attempt, so that they can be indexed even if the turn
-    cannot be completed.
+    """A turn's history that also records the question of every attempt, so that the questions can be indexed even if
+    the turn cannot be completed.
     """
 
     history: History
@@ -105,8 +105,8 @@ class ExampleLine:
 
 @dataclass(frozen=True, slots=True)
 class UnknownTurn:
-    """A turn whose outcome is unknown, with its first missing call. `kept_before`: whether the recorded run kept the
-    turn.
+    """A turn whose outcome is unknown, with its first missing call. `kept_before` says whether the recorded run kept
+    the turn.
     """
 
     turn: int
@@ -117,9 +117,9 @@ class UnknownTurn:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The outcome of a replay with other settings. `digest` and `same` are None unless the replay is `complete`. `come`
-    are the examples that only the replay keeps, `go` those that only the recorded run keeps; `stay` is the number that
-    both keep.
+    """The outcome of a replay with other settings. The replay is `complete` if no turn's outcome is unknown and it ends
+    if the recorded run ended; otherwise, `digest` and `same` are None. `come` are the examples that only the replay
+    keeps, `go` those that only the recorded run keeps; `stay` is the number that both keep.
     """
 
     run: str
@@ -184,7 +184,7 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
 async def _replay_turns(
     rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_count: int
 ) -> list[ReplayedTurn]:
-    """Replay until the target, the turn limit, or the first turn beyond the recorded ones that misses a call."""
+    """Replay until the target, the turn limit, or the first turn after the recorded ones that needs a missing call."""
     index, trace, replayed_turns = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()
     await index_questions_of_other_runs(rules, index, trace)
     kept = number = 0

@@ -31,7 +31,7 @@ CONCLUSIONS: tuple[Conclusion, ...] = ("supports", "contradicts", "not checked")
 
 @dataclass(frozen=True, slots=True)
 class JudgedSolution:
-    """A solution of the trial with the judge's own decision (None: it had none) and the findings of the checks."""
+    """A solution of the trial with the judge's own decision (None if there was none) and the findings of the checks."""
 
     kind: str
     decision: bool | None
@@ -100,8 +100,8 @@ class Rates:
 class CheckRates(Rates):
     """The rates of one check alone, among the `concluded` solutions that it supports or contradicts.
 
-    `findings` counts its conclusions by kind of solution. The same check gives two rules over all solutions:
-    `unless_contradicted` accepts what it does not contradict, `if_supported` only what it supports.
+    `findings` counts its conclusions by kind of solution. Two rules apply the check to all solutions:
+    `unless_contradicted` accepts those that the check does not contradict, `if_supported` only those that it supports.
     """
 
     concluded: int
@@ -125,7 +125,8 @@ class Prediction:
 @dataclass(frozen=True, slots=True)
 class TrialResult:
     """The outcome of a run's trial. `judge` has the rates of the judge as the run uses it; `without_check` and
-    `with_check` are None if the judge has no checks, or is a program. `kinds` counts the solutions by kind.
+    `with_check` are None if the judge has no checks, or is a program. `checked` counts the solutions on which the code
+    check reached a conclusion, `kinds` the solutions by kind.
     """
 
     solutions: int

@@ -46,7 +46,7 @@ async def hold_trial(
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """A solution with the judge's verdict, which contains the findings of all checks. `word` is the judge's own
-    decision; if there is none, it is None and `unjudged` gives the reason.
+    decision, or None if there was none; `unjudged` then gives the reason.
     """
 
     solution: KnownSolution
