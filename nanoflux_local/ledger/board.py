@@ -129,7 +129,9 @@ def _format_training_line(view: LedgerView, row: int) -> BoardLine | None:
 
 @dataclass(frozen=True, slots=True)
 class LastStep:
-    """The last of `steps` that a training has done. Before the first step, both counts are 0 and the rest is None."""
+    """The newest step of a training that runs for `steps` steps. Before the first step, both counts are 0 and the rest
+    is None.
+    """
 
     step: int = 0
     steps: int = 0
@@ -262,7 +264,7 @@ class ExampleSelection:
 
 
 def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
-    """The row ids of the selected examples."""
+    """The row ids of the selected examples, in order."""
     clauses, values = ["1"], list[object]()
     for column, value in (("run", selection.run), ("reason", selection.reason)):
         if value:
@@ -289,7 +291,7 @@ def _build_order(selection: ExampleSelection) -> str:
 
 
 def find_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> int | None:
-    """The first example among these that has no review; None if each has one."""
+    """The first of these examples that has no review; None if all have one."""
     for start in range(0, len(row_ids), MAX_PLACEHOLDERS):
         chunk = row_ids[start : start + MAX_PLACEHOLDERS]
         placeholders = ",".join("?" * len(chunk))
@@ -318,7 +320,7 @@ def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str
 
 
 def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
-    """One example with the record of its turn and the tool calls: (kind, request, reply) of each."""
+    """One example with the record of its turn and the turn's tool calls, each as (kind, request, reply)."""
     example = view.row(
         f"SELECT examples.*, {_NEWEST_REVIEW}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",

@@ -88,7 +88,9 @@ async def _embed(request: EmbedRequest, call: Call) -> Vector | None:
 
 @dataclass(slots=True)
 class _PendingRequest:
-    """A pending request: the task that sends it, and how many callers wait for the reply."""
+    """A request without a reply yet: the task that sends it, the number of callers that wait for the reply, and whether
+    it has been sent.
+    """
 
     task: asyncio.Task[tuple[int, Reply]]
     waiters: int = 0

@@ -21,7 +21,7 @@ def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bo
 
 
 def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -> None:
-    """Raise UsageError if the dataset already has items of the same split, or an item with the same id."""
+    """Raise UsageError if the dataset already has items in a split of `items`, or an item with the id of one of them."""
     row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return
@@ -93,5 +93,5 @@ def add_files(
 def find_free_name(connection: sqlite3.Connection, name: str) -> str:
     """`name`, or, if a dataset already has it, `name` with the lowest number that makes it unique."""
     names = {row[0] for row in connection.execute("SELECT name FROM datasets")}
-    numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
-    return name if name not in names else next(candidate for candidate in numbered if candidate not in names)
+    numbered_names = (f"{name}-{number}" for number in range(2, len(names) + 3))
+    return name if name not in names else next(candidate for candidate in numbered_names if candidate not in names)

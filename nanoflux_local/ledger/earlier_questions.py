@@ -52,7 +52,7 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
 
 
 def read_questions(view: LedgerView, run: str, turns: int) -> Iterator[str]:
-    """The questions of a run's first `turns` turns, of all attempts that could be parsed."""
+    """The questions of a run's first `turns` turns, from every attempt whose attack could be parsed."""
     for row in view.rows("SELECT record FROM turns WHERE run = ? AND number < ? ORDER BY number", run, turns):
         try:
             attempts = json.loads(row["record"])["attempts"]

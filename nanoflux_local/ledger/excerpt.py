@@ -1,7 +1,7 @@
 """An excerpt: a ledger with only some runs, adapters, evaluations and benchmarks, and everything needed to verify and
 replay the runs.
 
-It is a checked backup from which the other rows are deleted; the ledger itself is only read. Jobs, series and
+It is a checked backup from which all other rows are deleted; the ledger itself is only read. Jobs, series and
 experiments are left out, since they concern only the computer that ran them.
 """
 
@@ -80,13 +80,13 @@ def write_excerpt(ledger: Path, target: Path, wanted: ExcerptContents) -> None:
     back_up(ledger, target)
     try:
         with translate_sqlite_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
-            _delete_others(copy, wanted)
+            _delete_unwanted(copy, wanted)
     except BaseException:
         target.unlink(missing_ok=True)  # the file may still contain rows that must not be shared
         raise
 
 
-def _delete_others(copy: sqlite3.Connection, wanted: ExcerptContents) -> None:
+def _delete_unwanted(copy: sqlite3.Connection, wanted: ExcerptContents) -> None:
     copy.execute("PRAGMA temp_store = MEMORY")
     for field in fields(wanted):
         copy.execute(f"CREATE TEMP TABLE wanted_{field.name} (name TEXT PRIMARY KEY)")

@@ -1,7 +1,7 @@
 """The history of a run: its tally as of any committed turn, computed from the ledger.
 
-A tally only moves forward, so a copy is kept every `COPY_EVERY` turns; the tally of any other turn is computed from the
-last copy before it.
+A tally can only be continued with later turns, so a copy is kept every `COPY_EVERY` turns; the tally of any other turn
+is computed from the last copy before it.
 """
 
 import copy

@@ -17,7 +17,7 @@ from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
 
 DURATIONS = ("seconds", "usd", "wall_s")
-"""The keys of a reply that differ when the same reply is computed twice."""
+"""The keys of a reply that may differ when the same request is answered twice."""
 COUNT_FRESH = """
 UPDATE turns SET fresh = (
     SELECT count(DISTINCT calls.id) FROM turn_calls CROSS JOIN calls ON calls.id = turn_calls.call
@@ -101,7 +101,9 @@ class _Merger:
     # Datasets
 
     def add_datasets(self) -> None:
-        """Add the datasets. One that has other items here is added as a version, like a replaced dataset."""
+        """Add the datasets. If a dataset here has the same name but different items, the source's dataset is added as a
+        version, like a replaced dataset.
+        """
         for row in self._source.rows("SELECT * FROM datasets ORDER BY rowid"):
             name, items = row["name"], _list_items(self._source.rows, row["name"])
             version = self._find_dataset(name, items)
@@ -125,7 +127,7 @@ class _Merger:
         return next((version for (version,) in names if _list_items(self._rows, version) == items), "")
 
     def _name_dataset(self, name: str, source_hash: str) -> str:
-        """The name under which to add a dataset: its own, or that of a version if its own is taken."""
+        """The name under which to add a dataset: its name in the source, or a version's name if that is taken."""
         name_taken = self._rows("SELECT 1 FROM datasets WHERE name = ?", name)
         return find_free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if name_taken else name
 
@@ -148,7 +150,7 @@ class _Merger:
             uses = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
             self._copy("turn_calls", ({"turn": new_turn, "position": position, "call": calls[call]}
                                       for position, call in uses))  # fmt: skip
-        if reused:  # these calls belong to other runs here, so no turn of this run counts them
+        if reused:  # other runs here own the reused calls, so this run's turns must not count them
             self._connection.execute(COUNT_FRESH, (run_id,))
         for table in ("examples", "trials", "faults"):
             rows = self._source.rows(f"SELECT * FROM {table} WHERE run = ?", run_id)
@@ -157,7 +159,7 @@ class _Merger:
         return True
 
     def _compare_runs(self, run: Mapping[str, Any], config_hash: str) -> None:
-        """Raise _DifferenceError if a run differs from the one of the same id here in more than its status."""
+        """Raise _DifferenceError if a run differs in more than its status from the run with the same id here."""
         if run["config_hash"] != config_hash:
             raise _DifferenceError("this home has a run with the same id and other settings")
         query = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
@@ -168,14 +170,14 @@ class _Merger:
             )
 
     def _pin(self, run: str) -> None:
-        """Pin a new run to its own versions of those datasets whose names refer to other items here."""
+        """Pin a new run to the versions that it uses of datasets whose names refer to different items here."""
         pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
         source_pins = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
         pinned |= {name: self._versions.get(version, version) for name, version in source_pins}
         self._copy("pinned", ({"run": run, "dataset": name, "version": version} for name, version in pinned.items()))
 
     def add_reviews(self) -> None:
-        """Add the reviews that are not here, also those of runs that were here already."""
+        """Add the reviews that are missing here, including those of runs that were already here."""
         columns = ("run", "turn", "attempt", "reviewer", "verdict", "note", "blind", "at")
         reviews_here = set(self._rows(f"SELECT {', '.join(columns)} FROM reviews"))
         runs = {*self._result.added.get("run", ()), *self._result.present.get("run", ())}
@@ -187,7 +189,7 @@ class _Merger:
                 self._result.record("review", f"{row['run']} turn {row['turn']}", added)
 
     def add_notes(self) -> None:
-        """Add the notes that are not here, on runs and trainings of the source that are here or were added."""
+        """Add the notes that are missing here, on runs and trainings of the source that were added or already here."""
         columns = "kind, subject, note, at"
         notes_here = set(self._rows(f"SELECT {columns} FROM notes"))
         for row in self._source.rows(f"SELECT {columns} FROM notes ORDER BY id"):

@@ -326,7 +326,7 @@ class Ledger:
             return datasets.has_files(connection, name, source_hash)
 
     def refuse_clash(self, name: str, items: datasets.SplitItems) -> None:
-        """Raise UsageError if the dataset already has items of the same split, or with the same ids."""
+        """Raise UsageError if the dataset already has items in a split of `items`, or with one of their ids."""
         with self.transaction() as connection:
             datasets.refuse_clash(connection, name, items)
 
@@ -336,11 +336,11 @@ class Ledger:
         """Store a benchmark's items with their splits, all or none. Returns False if the same content is already
         imported.
 
-        A dataset may be imported one split at a time. With `replace` the new items replace all others of that name; the
+        A dataset may be imported one split at a time. With `replace`, the new items replace all items of that name; the
         replaced version stays for the runs that use it.
 
         Raises:
-            UsageError: the name has items of the same split, or of the same id, and `replace` is not set.
+            UsageError: `replace` is not set, and the dataset already has items of one of these splits or ids.
         """
         if self.has_dataset(name, source_hash):
             return False
@@ -436,7 +436,7 @@ class Ledger:
 
     def close_dead_jobs(self, kind: str, table: WorkTable, subject: str) -> None:
         """Close the jobs of killed processes and add their time up to the last heartbeat. Call only while holding the
-        subject's lock, which proves that they have ended.
+        subject's lock, which proves that these processes have ended.
         """
         condition = "kind = ? AND subject = ? AND state = 'running'"
         with self.transaction() as connection:
