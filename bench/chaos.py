@@ -53,7 +53,7 @@ def jump():
 store.now = jump
 """
 DISK_KIB, GROWTH_KIB = 900, 200
-"""The initial size of the disk, which holds a small ledger, and its growth each time that it is full, in KiB."""
+"""The initial size of the disk, which holds a small ledger, and its growth each time it is full, in KiB."""
 FILE_SIZE_LIMIT_PATCH = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -63,9 +63,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 
 @dataclass
 class Row:
-    """The result of one kind of failure, caused `times` times: calls `lost` in flight and `repeated` although
-    their replies were stored, the number of `problems` that `run verify` reports, whether the digest is the `same`, and
-    the forbidden differences (`wrong`).
+    """The result of a kind of failure, which was caused `times` times. `lost` counts the calls whose replies were lost
+    in flight, `repeated` those that were sent again although their replies were stored, and `problems` what `run
+    verify` reports. `same` is whether the digest is that of the undisturbed run; `wrong` lists forbidden differences.
     """
 
     name: str

@@ -6,7 +6,7 @@ answer a broken question.
 One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The solutions and
 the requests are those of a run's trial. All solutions go through the first group of steps before any goes through the
 next; a step is a check, or the judge's own decision ("word"). Every reply is stored, so the same command resumes a
-killed measurement without repeating a call. No request starts after `--minutes`. Then, or at once with `--show`, the
+killed measurement without repeating a call. No request starts after `--minutes`. Then, or right away with `--show`, the
 script prints the rates over all measured solutions.
 """
 
@@ -160,7 +160,7 @@ def is_proven(solution: JudgedSolution) -> bool:
 
 
 def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) -> bool:
-    """With `supported`, whether all checks support a solution; otherwise, whether none contradicts it."""
+    """If `supported`, whether all `checks` support a solution; otherwise, whether none of them contradicts it."""
     conclusions = [solution.conclude(check) for check in checks]
     if supported:
         return all(conclusion == "supports" for conclusion in conclusions)

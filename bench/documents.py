@@ -4,9 +4,9 @@
 
 Writes invented guidelines in five formats, imports them, and generates examples. One model, served by a managed vLLM
 server, has all roles (`models import` it first); `--profile` names another profile, for instance `scripted`. Every
-reply is stored, so the same command resumes a run that the time limit or a signal has ended. At the end, or at once
-with `--show`, the script prints the share of kept examples whose every premise is grounded, and the examples with their
-citations.
+reply is stored, so the same command resumes a run that the time limit or a signal has ended. At the end, or right
+away with `--show`, the script prints the share of kept examples whose every premise is grounded, and the examples with
+their citations.
 """
 
 import argparse
@@ -97,21 +97,21 @@ def show(home: Home) -> None:
     print("attempts:", format_counts(attempt.outcome for attempt in attempts))
     print("rejected by:", format_counts(name for attempt in attempts if (name := name_rejection(attempt))))
     for check in ("cited", "grounded", "open_book"):
-        print(f"{check} on kept:", format_counts(conclude(attempt, check) for attempt in kept_attempts))
+        print(f"{check} on kept:", format_counts(get_conclusion(attempt, check) for attempt in kept_attempts))
     grounded_attempts = [attempt for attempt in kept_attempts if is_grounded(attempt)]
     share = f"{len(grounded_attempts) / len(kept_attempts):.0%}" if kept_attempts else "none kept"
     print(f"kept examples whose every premise is grounded: {len(grounded_attempts)}/{len(kept_attempts)} ({share})")
     print_examples([record for record in records if record.kept])
 
 
-def conclude(attempt: Attempt, check: str) -> str:
+def get_conclusion(attempt: Attempt, check: str) -> str:
     finding = attempt.finding(check)
     return finding.conclusion if finding else "did not run"
 
 
 def is_grounded(attempt: Attempt) -> bool:
     """Whether every citation and every premise that the judge lists is in the passages."""
-    return conclude(attempt, "cited") == conclude(attempt, "grounded") == "supports"
+    return get_conclusion(attempt, "cited") == get_conclusion(attempt, "grounded") == "supports"
 
 
 def name_rejection(attempt: Attempt) -> str:

@@ -2,9 +2,9 @@
 
     python bench/trl_dpo.py [--environment DIR] [--model DIR]
 
-TRL is not a dependency of the project, so the script creates an environment for it. One in DIR is kept and reused.
-The pairs come from a run of the scripted profile in a temporary home. `--model` is a folder in transformers' format;
-without it the installed smollm2-135m is trained.
+TRL is not a dependency of the project, so the script creates an environment for it. An environment in DIR is kept and
+reused. The pairs come from a run of the scripted profile in a temporary home. `--model` is a folder in transformers'
+format; without it the installed smollm2-135m is trained.
 """
 
 import argparse

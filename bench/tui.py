@@ -191,7 +191,7 @@ def measure_with_large_ledger(home: Home, keys: int) -> dict[str, object]:
 
 
 def _list_presses(keys: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Keys of a typical session: the board, the examples, a filter, one example, a run."""
+    """Keys that visit the board, the examples, a filter, one example and a run, each with a name."""
     down, up, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
     yield "home", [down, page, end, home, down, up] * (keys // 24)
     yield "examples", [b"2", *([down, page, end, up, home] * (keys // 20))]

@@ -118,7 +118,7 @@ PLANTED = ("types", "random", "tokenize", "nanoflux_local", "huggingface_hub", "
 
 @pytest.fixture(scope="module")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with files named like modules; the test fails if one of them was executed."""
+    """A working directory with files named like modules; the test fails if any of them is executed."""
     folder = tmp_path_factory.mktemp("working")
     executed = folder / "executed.txt"
     for name in PLANTED:
@@ -183,8 +183,8 @@ class _Listening(ThreadingHTTPServer):
 
 
 class Server:
-    """A server on a loopback port. It gives the `answers` in order and repeats the last one, or answers with what
-    `choose` returns for a request's body. It records the requests.
+    """A server on a loopback port that records its requests. If `choose` is set, it answers with `choose(body)`;
+    otherwise, it sends the `answers` in order and repeats the last answer.
     """
 
     def __init__(self) -> None:

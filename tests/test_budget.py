@@ -1,4 +1,4 @@
-"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run gives an uncapped run's dataset."""
+"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run has the dataset of an uncapped run."""
 
 import asyncio
 from pathlib import Path
@@ -60,7 +60,7 @@ def make_accounts(ledger: Ledger, budget: Budget, max_cost: Cost) -> RunAccounts
 
 
 async def test_call_reserves_its_maximum_cost_and_releases_the_rest(tmp_path: Path) -> None:
-    """Each of ten calls may cost a dollar but costs ten cents: a cap of three dollars admits three calls at once."""
+    """Each of ten calls may cost a dollar but costs ten cents: a cap of three dollars admits three concurrent calls."""
     in_flight = max_in_flight = 0
 
     async def answer(request: ChatRequest) -> Reply:

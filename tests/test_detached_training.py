@@ -1,4 +1,4 @@
-"""Detached trainings: one id across processes, listed, paused, stopped and resumed like runs."""
+"""A detached training keeps its id across processes, and is listed, paused, stopped and resumed like a run."""
 
 import asyncio
 import importlib.util

@@ -228,7 +228,9 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
 
 
 async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: RunHarness, tmp_path: Path) -> None:
-    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all begin at once
+    harness = await RunHarness.make(
+        tmp_path, seed=sequential.seed, max_turns=20, concurrency=4
+    )  # all turns start together
     async with harness.engine(random_delays(0)) as engine:
         play_task = asyncio.create_task(engine.play())
         while not harness.progress_reports:

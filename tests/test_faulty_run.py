@@ -1,4 +1,4 @@
-"""Runs over served models that fail in every way: faults are counted, charged to the budget, and change no dataset."""
+"""Runs whose servers fail in every way: faults are counted and charged to the budget, and do not change the dataset."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Ledgers that earlier versions wrote: they open, verify, and replay to the digest recorded then."""
+"""Ledgers that earlier versions wrote open, verify, and replay to the digest that was printed at the time."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Two processes train an adapter with `accelerate launch`; it equals that of a single process up to rounding."""
+"""An adapter trained by two processes (`accelerate launch`) equals that of a single process up to rounding."""
 
 import importlib.util
 import json

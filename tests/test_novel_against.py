@@ -1,4 +1,4 @@
-"""Runs whose questions must also be novel against other runs: the same at any concurrency, on replay and on resume."""
+"""Runs whose questions must also be novel against other runs: equal at any concurrency, on replay and on resume."""
 
 import asyncio
 import sqlite3
@@ -44,7 +44,9 @@ def find_problems(home: Home, run: str) -> list[str]:
 
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
-    """A run with the same seed asks the same questions: it keeps them if it is alone, but none against the first."""
+    """A run with the seed of the first run asks the same questions. Alone, it keeps the same examples; if its questions
+    must be novel against the first run, all are rejected.
+    """
     first_run, alone_run = play(home, "first"), play(home, "alone")
     against = play(home, "against", ("first",))
     assert read_summary(home, alone_run)["digest"] == read_summary(home, first_run)["digest"]

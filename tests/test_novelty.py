@@ -116,7 +116,7 @@ def test_growing_the_index_copies_no_row():
 
 
 def test_nearest_does_not_depend_on_other_rows():
-    """The last bits of a matrix product do depend on them, but stay within the bound, and the answer is exact."""
+    """The last bits of a matrix product depend on the other rows, but within the bound, so that the answer is exact."""
     vectors, query = unit_vectors(600, dimensions=33, seed=6), unit_vectors(1, dimensions=33, seed=7)[0]
     near_vectors = query + 0.01 * vectors
     near_vectors /= np.linalg.norm(near_vectors, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Runs under the rule set "proven": what they keep, the same at any concurrency, and how they are shown and chosen."""
+"""Runs under the rule set "proven": what they keep at any concurrency, and how pass rates are shown and used."""
 
 import asyncio
 import json

@@ -101,7 +101,7 @@ def test_agreement_separates_a_careful_from_a_random_reviewer(home: Home) -> Non
     assert low < read_agreement(home, "cy")["kappa"] < high and read_agreement(home, "cy")["fix"] == 8
 
 
-def test_newest_verdict_counts_and_open_ones_are_ignored(home: Home) -> None:
+def test_newest_verdict_counts_and_missing_verdicts_are_ignored(home: Home) -> None:
     rows = export(home)
     review.import_blind(home, write_verdicts(home, rows, lambda _: "drop"), "ada")
     second_import = review.import_blind(

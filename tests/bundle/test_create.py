@@ -1,4 +1,4 @@
-"""`bundle create` packs software, weights and benchmarks for a lab, or a run from a lab, and nothing unrelated.
+"""`bundle create` packs the requested software, weights, benchmarks and runs, and nothing unrelated.
 
 Wheels come from a folder instead of a package index.
 """
@@ -191,7 +191,7 @@ def test_compatible_tags_include_older_platforms() -> None:
         wheels.compatible_tags("win_amd64")
 
 
-def test_equal_files_give_equal_bundles(tmp_path: Path) -> None:
+def test_bundles_of_equal_files_are_identical(tmp_path: Path) -> None:
     source = tmp_path / "x"
     source.write_bytes(b"1" * 5000)
     bundles = []

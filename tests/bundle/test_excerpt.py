@@ -1,4 +1,4 @@
-"""An excerpt of a ledger contains everything that belongs to a run, and no text of other runs."""
+"""An excerpt, the ledger inside a bundle, contains everything that belongs to a run, and no text of other runs."""
 
 import sqlite3
 from contextlib import closing

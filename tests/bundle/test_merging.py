@@ -1,4 +1,4 @@
-"""Bundles without software are merged into a home that already has work, and overwrite nothing."""
+"""Merging a bundle adds its runs, reviews, trainings and evaluations to a home, and overwrites nothing."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ def run_scripted(home: Home, name: str, seed: int, **settings: object) -> str:
 
 
 def add_adapter(home: Home, run: str, weights: bytes) -> str:
-    """Seal an adapter that was trained on a run, with its training and an evaluation; return its hash."""
+    """Store an adapter, record its training on the run and an evaluation of it, and return its hash."""
     source = home.root / "source"
     source.mkdir()
     (source / "adapter_config.json").write_text("{}")
@@ -73,7 +73,7 @@ def add_adapter(home: Home, run: str, weights: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a run, its review, an adapter that was trained on it, and an evaluation."""
+    """A home with a reviewed run, an adapter that was trained on the run, and an evaluation of the adapter."""
     home = Home(tmp_path_factory.mktemp("lab") / "home").prepare()
     run = run_scripted(home, "lab", 7)
     with Ledger(home.ledger) as ledger:
@@ -84,7 +84,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Path]:
-    """Create a bundle with all work of a home: `pack(home)`."""
+    """Create a bundle of a home: `pack(home)` includes every run, adapter and evaluation; `pack(home, adapters=…)` only
+    what is named.
+    """
 
     def write(home: Home, **request: object) -> Path:
         bundle_count = len(list(tmp_path.glob("*.pyz")))
@@ -127,7 +129,9 @@ def invoke(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_merge_adds_all_work_in_both_directions(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+def test_merge_adds_runs_and_their_results_in_both_directions(
+    lab: Home, office: Home, pack: Callable[..., Path]
+) -> None:
     office_runs = read_column(office, "SELECT id FROM runs")
     result = invoke(office, "bundle", "merge", str(pack(lab)), "--json")
     assert result.returncode == 0, result.stderr
@@ -196,7 +200,9 @@ def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Calla
         assert view.examples(target_run) == view.examples(origin_run)
 
 
-def test_run_with_other_replies_to_the_same_requests_is_a_conflict(tmp_path: Path, pack: Callable[..., Path]) -> None:
+def test_run_with_different_replies_to_the_same_requests_is_a_conflict(
+    tmp_path: Path, pack: Callable[..., Path]
+) -> None:
     target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
     for home in (target, origin):
         run_scripted(home, "same", 7)
@@ -281,9 +287,9 @@ def test_adapter_is_bundled_with_its_training_and_evaluation(
 
 
 LOCAL_TABLES = {"jobs", "series", "rounds", "experiments", "cells"}
-"""Tables of work on one machine, which an excerpt leaves out."""
+"""Tables of jobs, series and experiments, which belong to one machine: a bundle's ledger has no rows in them."""
 PACKING_TABLES = {"packs", "dictionaries"}
-"""Tables of compressed calls, which a merge unpacks."""
+"""Tables of compressed calls: a merge decompresses the calls and copies them to the table `calls`."""
 
 
 def test_merge_considers_every_table_of_the_ledger(lab: Home) -> None:

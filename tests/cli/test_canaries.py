@@ -1,4 +1,4 @@
-"""Hosted endpoints fail and repeat six kinds of secrets in their errors; no file or output may contain one."""
+"""Hosted endpoints return errors that repeat six kinds of secrets; no file or output may contain a secret."""
 
 import json
 import threading

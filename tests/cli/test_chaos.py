@@ -1,4 +1,4 @@
-"""A small fault matrix: a run under each kind of fault gives the dataset of an undisturbed run."""
+"""A short run of bench/chaos.py: under each kind of fault, a run produces the dataset of an undisturbed run."""
 
 import importlib
 from pathlib import Path
@@ -12,7 +12,7 @@ TIMES = 2
 
 @pytest.fixture(scope="module")
 def chaos() -> ModuleType:
-    """The module of the benchmark, of which this test is a short form."""
+    """The benchmark bench/chaos.py as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCH)
         return importlib.import_module("chaos")
@@ -25,9 +25,11 @@ def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> objec
 
 
 @pytest.mark.parametrize("failure", ["kill_in_transaction", "cut_power", "fill_disk", "jump_clock", "start_workers"])
-def test_run_under_faults_gives_the_undisturbed_dataset(
+def test_run_under_faults_produces_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # then the file size is limited, which needs no privilege
+    monkeypatch.setattr(
+        chaos, "_mount", lambda *_: False
+    )  # so that `fill_disk` limits the file size, which needs no privilege
     result = matrix.measure_failure(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
     assert result.times >= 1 and result.same and result.wrong == []

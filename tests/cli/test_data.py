@@ -1,4 +1,4 @@
-"""Import of user data: one split at a time, a corrected file, another name, and the report of an import."""
+"""Importing a user's data: one split at a time, from a corrected file, under a different name, and what is reported."""
 
 import json
 from collections.abc import Callable

@@ -256,7 +256,9 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     assert refusal.code == 4 and "records a wrong answer of the defender" in refusal.err
 
 
-def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+def test_export_of_own_solutions_leaves_out_examples_without_one(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     out = tmp_path / "own.jsonl"
     result = invoke(home, "export", "tour", "--solution", "own", "-o", str(out), "--json")
     assert result.code == 0, result.err

@@ -1,4 +1,4 @@
-"""A fork has the settings of another run with changes, and reuses every recorded call that still applies."""
+"""A fork copies the settings of a run, changes some of them, and reuses every recorded call that still applies."""
 
 import json
 import shlex
@@ -44,7 +44,7 @@ def test_fork_sends_only_changed_requests(home: Home) -> None:
     assert fork["calls"]["made"] + fork["calls"]["remembered"] == separate_run["calls"]["made"]
 
 
-def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> None:
+def test_fork_with_a_different_solution_threshold_sends_no_request(home: Home) -> None:
     origin = execute_origin(home)
     fork = execute(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
     assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]

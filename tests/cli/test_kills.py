@@ -25,7 +25,7 @@ judge = { endpoint = "program" }
 
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
-    """The module of the benchmark, of which this test is a short form."""
+    """The benchmark bench/kills.py as a module."""
     spec = importlib.util.spec_from_file_location("bench_kills", BENCH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

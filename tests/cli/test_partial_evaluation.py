@@ -128,7 +128,7 @@ def test_eval_with_exhausted_quota_fails_and_resumes(
     assert invoke(tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"]).code == 0
 
 
-def test_eval_stops_at_once_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
+def test_eval_stops_immediately_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
     provider.refuse = lambda *_: KEY_REFUSAL
     result = evaluate()
     assert result.code == 1 and result.out == ""

@@ -1,4 +1,4 @@
-"""`models plan` prints a table, or explains which models would fit instead; and the packaged profiles resolve."""
+"""`models plan` prints a table or explains which models would fit instead, and every packaged profile resolves."""
 
 import json
 from importlib.resources import files
@@ -28,7 +28,7 @@ def run_plan(*arguments: str) -> Result:
 
 
 def plan_sleep_groups(profile: str, gpus: str) -> dict[str, str]:
-    """For each planned server, the group of servers that take turns on its GPU; "" for none."""
+    """For each planned server, its group of servers that take turns on a GPU; "" if it does not take turns."""
     document = json.loads(run_plan(profile, "--gpus", gpus, "--json").stdout)
     assert document["fits"]
     return {server["name"]: server["shares"] for server in document["servers"]}

@@ -35,7 +35,7 @@ def test_dry_run_names_the_source_of_each_setting(tmp_path: Path, preview: Calla
     assert setting_by_key["datasets"][1] == "imported benchmarks"
 
 
-def test_dry_run_starts_nothing_and_prints_the_configuration_of_a_start(
+def test_dry_run_starts_nothing_and_prints_the_configuration_that_a_start_stores(
     tmp_path: Path, invoke: Callable, preview: Callable
 ) -> None:
     words = ("--max-turns", "1", "--set", "novelty.question=0.8")

@@ -21,7 +21,7 @@ def delay_replies(seconds: float) -> list[str]:
 
 @pytest.fixture
 def slow_run(scripted_start: tuple[str, ...]) -> list[str]:
-    """A command that starts the run "slow": the run "tour" with delayed replies, which take a few seconds."""
+    """A command that starts the run "slow": like "tour", but its delayed replies take a few seconds."""
     return [
         *scripted_start,
         "--examples",

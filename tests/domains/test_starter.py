@@ -1,4 +1,4 @@
-"""The items of the starter domains are numerous, right, of varying difficulty and divided into splits."""
+"""The starter domains have many items with right answers, of varying difficulty, in three splits."""
 
 import json
 import math

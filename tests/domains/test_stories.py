@@ -1,4 +1,4 @@
-"""The starter stories are numerous and different and have right solutions; the test split uses other situations."""
+"""There are many different starter stories with right solutions; train stories share no situation with the others."""
 
 import random
 import re
@@ -56,7 +56,7 @@ def test_stories_with_more_steps_are_rarer_in_every_split() -> None:
         assert min(steps.values()) > 0 and len(steps) == 4
 
 
-def test_stories_of_the_test_split_have_other_situations_and_more_plots() -> None:
+def test_train_stories_have_separate_situations_and_fewer_plots() -> None:
     situations = {split: {story.setting for story in STORIES if story.split == split} for split in SPLITS}
     plots = {
         split: {story.id.removeprefix(f"{story.setting}-") for story in STORIES if story.split == split}

@@ -1,6 +1,6 @@
-"""Recorded replies of fourteen servers, each with the expected outcome of reading it.
+"""Replies in the formats of fourteen servers, each with the outcome that a client should derive from it.
 
-The replies were collected from the servers' documentation and public bug reports; ids and most texts are invented.
+The formats come from the servers' documentation and public bug reports; ids and most texts are invented.
 """
 
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request is permanently refused: it is not retried, and this part of the message is reported."""
+    """The request is permanently refused: it is not retried, and the error contains `message_part`."""
 
     message_part: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The reply is a fault of this kind, after which the request is sent again."""
+    """The reply is a fault of this kind whose message contains `message_part`; the request is sent again."""
 
     kind: str
     message_part: str = ""
@@ -45,6 +45,10 @@ Outcome = Read | Empty | Refused | Retry
 
 @dataclass(frozen=True, slots=True)
 class Shape:
+    """A reply of a server: its HTTP status, its body (bytes, or a value to encode as JSON), and the expected outcome.
+    `name` describes what is special about the reply.
+    """
+
     server: str
     name: str
     protocol: Protocol
@@ -234,7 +238,7 @@ OPENROUTER = [
     ("error in the choice", 200, {**chat({"content": ""}, "error"), "choices": [{"error": {"code": 502, "message":
      "upstream reset"}, "finish_reason": "error", "message": {"role": "assistant", "content": ""}}]},
      Retry("server_error", "upstream reset")),
-    ("upstream's message_part", 400, error("Provider returned error", code=400, metadata={"provider_name": "P", "raw":
+    ("upstream's message", 400, error("Provider returned error", code=400, metadata={"provider_name": "P", "raw":
      "{\"error\": {\"message\": \"prompt too large\"}}"}), Refused("prompt too large")),
     ("no credit", 402, error("Insufficient credits", code=402), Refused("Insufficient credits")),
     ("keep-alive comments", 200, b": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n"
@@ -245,11 +249,12 @@ VLLM = [
                        prompt_logprobs=None, kv_transfer_params=None), Read(OK)),
     ("with reasoning", 200, chat({"content": OK, "reasoning": "hm"}), Read(OK, reasoning="hm")),
     ("with reasoning, older", 200, chat({"content": OK, "reasoning_content": "hm"}), Read(OK, reasoning="hm")),
-    ("end of text at once", 200, chat({"content": None, "reasoning": None, "tool_calls": []}), Empty()),
-    ("empty text at once", 200, chat({"content": "", "reasoning": None}), Empty()),
-    ("end of reasoning at once", 200, chat({"content": None, "reasoning": ""}), Empty()),
-    ("end of channel at once", 200, chat({"content": None, "reasoning": None, "reasoning_content": None}), Empty()),
-    ("end of channel at once, as text", 200, chat({"content": "<|return|>", "reasoning": None}), Empty()),
+    ("only an end-of-text token", 200, chat({"content": None, "reasoning": None, "tool_calls": []}), Empty()),
+    ("empty text", 200, chat({"content": "", "reasoning": None}), Empty()),
+    ("only an end-of-reasoning token", 200, chat({"content": None, "reasoning": ""}), Empty()),
+    ("only an end-of-channel token", 200, chat({"content": None, "reasoning": None, "reasoning_content": None}),
+     Empty()),
+    ("only an end-of-channel token, as text", 200, chat({"content": "<|return|>", "reasoning": None}), Empty()),
     ("stopped in its reasoning", 200, chat({"content": None, "reasoning": "hm"}), Empty()),
     ("truncated in its reasoning", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
     ("aborted", 200, chat({"content": "AN"}, "abort"), Retry("server_error", "'abort'")),
@@ -289,7 +294,7 @@ LM_STUDIO = [
     ("no finish reason", 200, chat({"content": OK}, ""), Read(OK)),
     ("finish reason in camel case", 200, chat({"content": "ANSW"}, "maxPredictedTokensReached"),
      Read("ANSW", "length")),
-    ("another finish reason", 200, chat({"content": OK}, "eosFound"), Read(OK)),
+    ("unknown finish reason", 200, chat({"content": OK}, "eosFound"), Read(OK)),
     ("no model", 404, error("No models loaded. Please load a model.", type="invalid_request_error",
                             code="model_not_found"), Refused("No models loaded")),
     ("error as text with status 200", 200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"},

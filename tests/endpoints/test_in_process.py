@@ -1,4 +1,4 @@
-"""The in-process endpoint gives the same reply to a request in any batch; tested with the small model."""
+"""The in-process endpoint's reply to a request does not depend on the batch; tested with the small model."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A server is reported if its list of models lacks the endpoint's model, but not if it has no list."""
+"""A server is reported if its list of models lacks the endpoint's model, but not if it does not list its models."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The real SDKs read recorded replies of many servers, and mutations of them, over loopback.
+"""The real SDKs read replies in the formats of many servers, and mutated replies, over loopback.
 
 No response raises anything but an EndpointError, no permanent refusal is retried, and a reply contains only text that
 the server sent.
@@ -88,7 +88,7 @@ def test_reply_shapes_cover_every_outcome_and_server() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.name}")
-def test_recorded_reply_is_read_as_expected(shared_server: ServerWithClients, shape: Shape) -> None:
+def test_reply_shape_has_its_expected_outcome(shared_server: ServerWithClients, shape: Shape) -> None:
     faults: list[Fault] = []
     shared_server.server.answer(
         (shape.status, shape.body), *([(200, GOOD_REPLY)] if isinstance(shape.outcome, Retry) else [])

@@ -40,7 +40,7 @@ def busy_server(new_server: Any):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("call_count", [1, 8])
-def test_server_that_asks_for_too_long_a_pause_ends_every_call_at_once(
+def test_server_that_asks_for_too_long_a_pause_ends_every_call_immediately(
     busy_server, call_count: int, status: int
 ) -> None:
     busy_server.answer((status, BUSY))
@@ -70,7 +70,7 @@ def test_healthy_replica_answers_while_another_asks_for_a_pause(server, busy_ser
     assert len(server.bodies) == 20
 
 
-def test_busy_replica_without_retry_after_is_not_retried_at_once(server, busy_server) -> None:
+def test_busy_replica_without_retry_after_is_not_retried_immediately(server, busy_server) -> None:
     server.answer((200, GOOD_REPLY))
     assert send_requests(1, busy_server.url, server.url)[0].text == "yes"
     assert len(busy_server.bodies) == len(server.bodies) == 1

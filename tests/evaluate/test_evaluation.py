@@ -75,7 +75,7 @@ def write_verdict(prompt: str, _: random.Random) -> str:
 
 
 class FailingEndpoint(ScriptedEndpoint):
-    """Fails on the item with this number (9: on no item), and counts its requests."""
+    """Fails on the item whose number is `failing_item` (9: on no item), and counts its requests."""
 
     def __init__(self, model: str, failing_item: int) -> None:
         super().__init__(model, script=write_answer)

@@ -1,4 +1,4 @@
-"""Strict scoring marks a reply right, wrong or unanswered by its section ANSWER alone (paper A.1)."""
+"""Strict scoring reads only a reply's section ANSWER, and marks the reply right, wrong or unanswered (paper A.1)."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_score_reply_marks_letters(reply, reading_and_mark):
 @pytest.mark.parametrize(
     ("answer", "mark"), [("9e12", "right"), ("9000000000001", "right"), ("9000010000000", "wrong")]
 )
-def test_large_numbers_are_compared_relatively(answer, mark):
+def test_large_numbers_agree_within_a_relative_tolerance(answer, mark):
     assert score_reply(NUMBER_DOMAIN, f"ANSWER: {answer}", LARGE_ITEM).mark == mark
 
 
@@ -68,8 +68,8 @@ def test_free_text_is_unscored_without_a_judge():
 
 
 @pytest.mark.parametrize(("options", "answer", "mark"), [("ABCDE", "E", "right"), ("ABC", "D", "unanswered")])
-def test_letters_follow_the_options_of_the_item(options: str, answer: str, mark: str) -> None:
-    """MedQA has items of four options and of five, PubMedQA of three."""
+def test_accepted_letters_are_those_of_the_items_options(options: str, answer: str, mark: str) -> None:
+    """Items of MedQA have four or five options, those of PubMedQA three."""
     item = Seed("m", "medqa", "Q", options[-1], options={letter: letter for letter in options})
     medicine = load_domain("multimedqa")
     assert medicine.letters == "ABCD" and score_reply(medicine, f"ANSWER: {answer}", item).mark == mark

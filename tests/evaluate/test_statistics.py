@@ -221,7 +221,7 @@ def test_mcnemar_of_several_runs_matches_scipy_permutation_test(seed):
 
 @pytest.mark.parametrize(("runs_a", "runs_b"), [(1, 1), (1, 2), (3, 3), (5, 2)])
 def test_mcnemar_has_its_nominal_level(runs_a, runs_b):
-    """For equal models of any accuracy, p is below 0.05 at most one time in twenty, even if one has more runs."""
+    """For equal models of any accuracy, p is below 0.05 at most one time in twenty, even if one model has more runs."""
     rng, trials = np.random.default_rng(7), 400
     rejected = 0
     for _ in range(trials):

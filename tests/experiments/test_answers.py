@@ -1,4 +1,4 @@
-"""The base model answers train items, and its answers select training rows by difficulty or become their solutions."""
+"""The base model's answers to train items select training rows by difficulty, or serve as the solutions of the rows."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The built-in grids are complete and have the controls that the paper lacks; errors in other grids are reported."""
+"""The built-in grids are complete and have the controls that the paper lacks; errors in a user's grid are reported."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_paper_grids_have_every_scale() -> None:
             parse_train_settings(plan.scale.train)
 
 
-def test_table_1_has_an_equal_number_of_random_examples_as_a_condition() -> None:
+def test_table_1_has_a_condition_with_as_many_random_examples() -> None:
     plan = make_plan("table1", "paper")
     random_condition = plan.condition("random")
     assert (random_condition.source, random_condition.size) == ("benchmark", "run")

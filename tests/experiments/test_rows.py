@@ -32,7 +32,7 @@ def make_item(letters: str, split: str) -> Seed:
 
 
 def test_benchmark_rows_have_the_prompt_of_their_evaluation(tmp_path: Path) -> None:
-    """MedQA has items of four options and of five, PubMedQA of three."""
+    """Items of MedQA have four or five options, those of PubMedQA three."""
     home = Home(tmp_path / "home").prepare()
     items = [make_item(letters, "train") for letters in ("ABC", "ABCD", "ABCDE")]
     with Ledger(home.ledger) as ledger:

@@ -97,7 +97,9 @@ def _build_raised_error(path: str, call: ast.Call, class_name: str, values: dict
 
 
 def list_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, ...]:
-    """The strings that an expression can give: both branches of a condition, and `VALUE` for all but literals."""
+    """The possible strings of an expression: those of both branches of a conditional; `VALUE` stands for parts that are
+    known only at run time.
+    """
     match node:
         case ast.Constant(value=str(text)):
             return (text,)

@@ -9,7 +9,7 @@ CAPITALIZED_WORDS = {"GGUF", "GPU", "HOME", "LoRA", "QLoRA", "Python", "Ray", "S
 
 
 def find_faults(text: str) -> list[str]:
-    """How the form of a message or fix deviates from that of all others."""
+    """The faults in the form of a message or fix: a full stop, a capital letter, `please` or an exclamation mark."""
     faults = []
     if re.search(r"[\w)`'\"}]\.$", text.strip()):
         faults.append("ends with a full stop")

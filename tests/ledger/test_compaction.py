@@ -40,7 +40,7 @@ def find_problems(path: Path) -> list[str]:
         return [line for row in list(view.rows("SELECT id FROM runs")) for line in verify_run(view, row["id"])]
 
 
-def test_packed_calls_are_smaller_and_read_the_same(run_copy, small_batches) -> None:
+def test_packed_calls_are_smaller_and_read_back_unchanged(run_copy, small_batches) -> None:
     texts_before, replay_before = read_texts(run_copy.path), asyncio.run(runs.replay(run_copy.home, run_copy.run))
     result = compact(run_copy.path)
     assert result.packed == len(texts_before) > 50

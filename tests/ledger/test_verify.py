@@ -133,7 +133,7 @@ def test_turn_rewritten_with_its_hash_differs_from_its_example(run_copy) -> None
 
 
 def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:
-    """A changed call is reported in every run that uses it, and in no other."""
+    """A changed call is reported in every run that uses it, and in no other run."""
 
     with LedgerView(run_copy.path) as view:
         config = json.loads(view.find_run("tour")["config"])

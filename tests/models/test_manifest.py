@@ -73,7 +73,7 @@ def test_kv_bytes_follow_from_the_architecture(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it", "medgemma-1.5-4b-it"])
-def test_lora_targets_of_a_wrapper_match_only_its_text_tower(tmp_path: Path, name: str) -> None:
+def test_lora_targets_of_a_wrapper_match_only_its_language_model(tmp_path: Path, name: str) -> None:
     manifest = load_manifest(name, tmp_path)
     assert manifest.lora and manifest.gated and not manifest.chat.system_role
     (target,) = manifest.lora.targets

@@ -48,7 +48,7 @@ def test_placement_leaves_gpus_of_unknown_size_empty_and_keeps_the_indices() -> 
 
 
 def test_placement_lets_as_few_models_as_possible_take_turns() -> None:
-    """The largest model fits next to one sleeping model but not two, so it shares its GPU with the smallest one."""
+    """The largest model fits next to one sleeping model but not next to two, so it shares a GPU with the smallest."""
     placement = place_models([Demand("large", 27.5, 6), Demand("middle", 18, 8), Demand("small", 8, 4.2)], [40.0, 40.0])
     assert {server.name: (server.gpus, server.shares) for server in placement.servers} == {
         "large": ((0,), "gpu0"), "middle": ((1,), ""), "small": ((0,), "gpu0"),

@@ -17,7 +17,7 @@ def make_tensors(shapes: Shapes) -> dict[str, Tensor]:
 
 
 def make_awq_layer(name: str, inputs: int, outputs: int) -> Shapes:
-    """A linear layer in AWQ's layout: eight weights in an integer, and a scale and a zero for each group of 128."""
+    """A linear layer in AWQ's layout: eight weights in an integer, and a scale and zero point per group of 128."""
     groups = inputs // 128
     return {
         f"{name}.qweight": ("I32", inputs * outputs // 8),

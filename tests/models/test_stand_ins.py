@@ -1,4 +1,4 @@
-"""Each stand-in loads as its architecture class, has the published keys, and has a template like the real one."""
+"""Each stand-in loads as the class of its architecture, and has the published model's keys and a similar template."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_stand_in_has_the_hubs_layout(stand_in: tuple[str, Path]) -> None:
     assert json.loads((folder / "config.json").read_text())["architectures"] == [architecture]
 
 
-def test_gemma_stand_in_has_two_towers_a_minimal_config_and_a_strict_template(tmp_path: Path) -> None:
+def test_gemma_stand_in_has_a_vision_model_a_minimal_config_and_a_strict_template(tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path / "gemma", TEXTS)
     names = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     assert {name.split(".")[0] for name in names} == {"language_model", "vision_tower", "multi_modal_projector"}

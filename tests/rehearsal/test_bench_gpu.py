@@ -1,4 +1,4 @@
-"""bench/gpu.py at tiny size on a CPU: every part gives its figures; at full size it refuses without a GPU."""
+"""bench/gpu.py measures every part at tiny size on a CPU; at full size, it refuses to run without a GPU."""
 
 import json
 import subprocess

@@ -186,7 +186,7 @@ async def test_blind_check_compares_letters_without_programs(answers, conclusion
         ([f"{CANNOT}, because it names no patient"] * 3, "contradicts"),
     ],
 )
-async def test_blind_check_does_not_count_other_words_as_disagreement(answers, conclusion):
+async def test_blind_check_does_not_count_different_words_as_disagreement(answers, conclusion):
     finding = await make_blind_check(FREE_TEXT, programs=0).examine(
         Attack("Which?", "because", "the mitral valve"), DRAW, Solvers(answers)
     )

@@ -1,4 +1,4 @@
-"""The restatement check: which questions repeat a seed, and that such a question is not judged."""
+"""The restatement check recognises questions that repeat a seed; the judge is not asked about such a question."""
 
 import numpy as np
 import pytest

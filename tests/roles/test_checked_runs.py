@@ -81,7 +81,7 @@ def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home
 
 
 def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Home, str]) -> None:
-    """A recorded request is a blind one if it offers the reply CANNOT BE ANSWERED."""
+    """A recorded request is one of the blind check if it offers the reply CANNOT BE ANSWERED."""
     home, _ = checked_run
     with LedgerView(home.ledger) as view:
         requests = [row["request"] for row in view.rows("SELECT request FROM calls WHERE kind = 'chat'")]

@@ -1,4 +1,4 @@
-"""Importers: a file with a bad row is refused, naming the line; splits depend on words alone."""
+"""Importers: a file with a bad row is refused with the line of the row; an item's split depends only on its words."""
 
 import hashlib
 import json
@@ -174,7 +174,7 @@ def test_splits_are_near_60_10_30_and_pinned():
 
 
 def test_split_ignores_numbers_case_and_punctuation():
-    """So a restated question with other numbers is in the same split as the original."""
+    """So a restated question with different numbers is in the same split as the original."""
     for stem in stems(200):
         variants = [
             f"{stem.capitalize()} 16 and 3?",

@@ -1,5 +1,5 @@
-"""Replies without an answer from a real vLLM: a model ends its reply at once, after its reasoning, or after the tokens
-that open the answer.
+"""Replies without an answer from a real vLLM: a model ends its reply immediately, after its reasoning, or after the
+tokens that open the answer.
 
 Stand-ins of Qwen3, DeepSeek-R1-Qwen2 and gpt-oss are fitted to such endings, each under its packaged manifest. Every
 such reply is the fault `empty` and is requested again. Since the retry is also empty, an evaluation marks the reply as

@@ -1,4 +1,4 @@
-"""A managed vLLM and its engine's processes are guarded."""
+"""A managed vLLM server and its engine processes cannot connect to another machine."""
 
 import os
 import re
@@ -16,13 +16,13 @@ from nanoflux_models.manifest import Parallel, load_manifest
 from nanoflux_models.offline import GUARDED
 
 HERE = Path(__file__).parent
-OUTSIDE_ADDRESS = "192.0.2.1"
+REMOTE_ADDRESS = "192.0.2.1"
 """An address reserved for documentation, which no host has."""
 CONNECTING_SCRIPT = f"""
 import multiprocessing, socket, subprocess, sys
 
 def reach():
-    socket.create_connection(("{OUTSIDE_ADDRESS}", 80), 5)
+    socket.create_connection(("{REMOTE_ADDRESS}", 80), 5)
 
 if __name__ == "__main__":
     import vllm.envs
@@ -52,10 +52,10 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
         [vllm_python, script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert process.returncode == 1
-    assert process.stderr.count(f"OutsideError: refused to reach {OUTSIDE_ADDRESS}") == 3, process.stderr
+    assert process.stderr.count(f"OutsideError: refused to reach {REMOTE_ADDRESS}") == 3, process.stderr
 
 
-def test_launch_over_several_machines_is_not_guarded(vllm_python: str, tmp_path: Path) -> None:
+def test_launch_on_several_machines_may_connect_to_them(vllm_python: str, tmp_path: Path) -> None:
     environment = make_launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
     assert str(GUARDED) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
 

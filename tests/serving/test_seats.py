@@ -1,4 +1,4 @@
-"""A profile's endpoints, their seats on GPUs, and the arguments with which vLLM is started."""
+"""A profile's endpoints, their placement on GPUs, and the arguments with which vLLM is started."""
 
 import os
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The supervisor, with a stand-in for vLLM: readiness, explained exits, orphans. No other process is signalled."""
+"""The supervisor starts, stops and restarts a stand-in for vLLM, explains its exits, and signals no other process."""
 
 import asyncio
 import json
@@ -246,7 +246,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
     awake_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].command(1)
-    # The servers of one process are distinguished by their model, so the second one needs another name in its manifest.
+    # A fleet distinguishes servers by the name of their model, so the second manifest needs a different name.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
     awake_endpoints["b"] = VllmEndpoint(
         fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True))

@@ -168,8 +168,8 @@ sampling = {{ temperature = 0.5 }}
 endpoint = "program"
 """
 SHORT_DOMAIN = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
-"""A domain with a limit for answers below the length of the reasoning, which would be truncated without its own
-limit."""
+"""A domain whose limit for answers is below the length of the reasoning: without a separate limit for reasoning,
+replies would be truncated."""
 INTERFACES = ("in_process", "vllm")
 
 

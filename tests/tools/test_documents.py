@@ -1,4 +1,4 @@
-"""Documents as passages: the headings of each format, and Word documents, good and hostile."""
+"""Documents are split into passages at the headings of their format; malformed Word documents are refused."""
 
 import io
 import zipfile
@@ -14,7 +14,7 @@ WORD_DOCUMENT = Path(__file__).parents[2] / "examples" / "guidelines" / "cold-ch
 """Written with python-docx: headings, a run in bold, a list and a table."""
 
 
-def test_word_document_gives_a_passage_below_each_heading() -> None:
+def test_word_document_is_split_at_its_headings() -> None:
     passages = read_document(WORD_DOCUMENT).passages
     assert [(passage.heading, passage.place) for passage in passages] == [
         ("Cold chain of the pharmacy", "part 1"), ("Refrigerators", "part 2"), ("Transport", "part 3"),
@@ -65,7 +65,7 @@ DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><
     ],
     ids=["no archive", "truncated", "no xml", "entity", "empty"],
 )
-def test_malformed_word_document_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_error_on_a_malformed_word_document_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.docx"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""The audit names every unusable row, counts every truncation, and predicts the training."""
+"""The audit names every unusable row, counts truncated rows, and predicts the steps, tokens and FLOPs of a training."""
 
 import json
 import subprocess
@@ -91,7 +91,7 @@ def test_rows_without_labels_are_refused(tiny_base: Path, bad_rows: list[Trainin
             train(TrainSettings(val_fraction=0), rows, (), tiny_base, tmp_path)
 
 
-def test_audit_predicts_the_training(
+def test_audit_predicts_steps_tokens_and_flops(
     tiny_base: Path, bad_rows: list[TrainingExample], examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=2, gradient_accumulation=2, max_length=128)

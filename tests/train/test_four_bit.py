@@ -1,5 +1,5 @@
-"""A base in four bits: it equals bitsandbytes' own layers, keeps its gradients after a validation, and is refused
-without bitsandbytes."""
+"""Training on a base in four bits: its gradients equal those of bitsandbytes' own layers, it is reproducible, and it is
+refused without bitsandbytes."""
 
 import subprocess
 import sys

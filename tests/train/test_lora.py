@@ -101,8 +101,9 @@ def test_plan_contains_every_row_once_per_epoch() -> None:
 def test_losses_and_gradients_equal_those_of_peft(
     tiny_base: Path, examples: list[TrainingExample], checkpointing: bool
 ) -> None:
-    """In float32 without dropout, loss and gradients equal, up to rounding, those of PEFT's own layers with logits at
-    every position."""
+    """In float32 and without dropout, the loss and the gradients equal those that PEFT's own layers compute from logits
+    at every position, up to rounding.
+    """
     settings = TrainSettings(dropout=0.0, gradient_checkpointing=checkpointing)
     model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
     for name, weight in model.peft_model.named_parameters():
@@ -123,8 +124,10 @@ def test_losses_and_gradients_equal_those_of_peft(
         torch.testing.assert_close(our_gradient, weight.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_joined_rows_have_the_same_loss_and_gradients(tiny_base: Path, examples: list[TrainingExample]) -> None:
-    """The padding-free path for FlashAttention, tested with torch's attention, which reads the same positions."""
+def test_joined_and_padded_rows_have_equal_loss_and_gradients(tiny_base: Path, examples: list[TrainingExample]) -> None:
+    """FlashAttention takes a batch as one joined row without padding. Torch's attention separates the rows by the same
+    position ids, so the test needs no GPU.
+    """
     settings = TrainSettings(dropout=0.0, attention="sdpa")
     model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(tiny_base)
@@ -160,8 +163,9 @@ def compute_reference_loss(model: TrainableModel, row) -> torch.Tensor:
 
 
 def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    """With a learning rate that is far too high, the validation loss rises, training ends early, and the weights of the
-    best epoch are kept."""
+    """With a learning rate that is far too high, the validation loss rises, and training ends two epochs after the best
+    one.
+    """
     settings = TrainSettings(**FAST | {"epochs": 12, "learning_rate": 30.0, "early_stopping": 2, "max_grad_norm": 1e3})
     result = train(settings, examples, (), tiny_base, tmp_path)
     val_losses = [result.initial_val_loss, *result.val_losses]
@@ -177,7 +181,7 @@ def test_importing_the_package_loads_no_torch() -> None:
 
 
 @pytest.mark.real_model
-def test_training_of_the_real_model_learns_and_equals_peft(
+def test_training_of_the_real_model_matches_peft_and_lowers_the_loss(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(dropout=0.0)

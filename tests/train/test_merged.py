@@ -1,4 +1,4 @@
-"""Merged and exported adapters answer as base and adapter do together; if they would not, nothing is written."""
+"""A merged model and an exported adapter answer like the base with the adapter; otherwise, a merge is refused."""
 
 import json
 import shutil
@@ -100,7 +100,7 @@ def test_merge_is_reproducible_and_installable(home: tuple[Path, Path], tmp_path
     assert torch.equal(compute_logits(load_model(installed)), compute_logits(load_model(tmp_path / "one")))
 
 
-def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_merge_refuses_existing_targets_and_a_different_base(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     (tmp_path / "there").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -123,7 +123,7 @@ def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path],
 def test_merge_that_changes_the_answers_is_refused(
     home: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One matrix of the merged model is a little too large."""
+    """The test enlarges one matrix of the merged model by a tenth."""
     from peft.tuners.tuners_utils import BaseTuner
 
     def merge_wrongly(self: Any, **options: Any) -> Any:

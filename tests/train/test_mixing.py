@@ -1,4 +1,4 @@
-"""Benchmark rows mixed into a training: their number, their draw by seed, and what may not be drawn."""
+"""Benchmark rows mixed into training data: their number, their draw by seed, and the items that are excluded."""
 
 import asyncio
 import json

@@ -61,7 +61,9 @@ NOVEL_ATTEMPT = Attempt(
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A run with three kept examples: solutions by all three writers, by the author only, by author and defender."""
+    """A run with three kept examples. The first has right solutions by the author, the solvers and the defender, the
+    second only by the author, the third by the author and the defender.
+    """
     home = Home(tmp_path / "home").prepare()
     config = configs.resolve("starter", "scripted", {"target": 3, "max_turns": 3}, home)
     with Ledger(home.ledger) as ledger:
@@ -175,7 +177,7 @@ def test_likelihood_scores_are_reused(home: Home, tiny_base: Path, monkeypatch: 
 
 
 def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Path) -> None:
-    """In the audit, in the state of the training, and on the adapter's card."""
+    """They are shown in the audit, in the state of the training, and on the adapter's card."""
     import_path(tiny_base, "tiny", home.root)
     arguments = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
     settings = ["--set", "epochs=1", "--set", "max_length=2048", "--set", "threads=1"]

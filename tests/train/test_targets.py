@@ -1,5 +1,5 @@
-"""LoRA targets: the text tower alone by default, regular expressions as well as names, and unusable targets, which are
-refused before weights are read."""
+"""LoRA targets: by default only the language model inside a wrapper for images; names and regular expressions; and
+unusable targets, which are refused before weights are read."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def test_default_targets_are_those_of_the_manifest(home: Path, rows: Path) -> No
     assert config["target_modules"] == load_manifest("gemma-3-4b-it", home).lora.targets[0]
 
 
-def test_dry_run_counts_the_tensors_of_the_text_tower(home: Path, rows: Path) -> None:
+def test_dry_run_counts_the_tensors_of_the_language_model(home: Path, rows: Path) -> None:
     code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--dry-run")
     assert code == 0 and "84 tensors of the text tower" in output
 
@@ -81,7 +81,7 @@ def test_expressions_match_as_string_and_in_a_list(gemma: Path, targets: str | t
     assert resolve_targets(gemma, targets).tensors == 24
 
 
-def test_explicit_all_linear_stays_in_the_text_tower(
+def test_explicit_all_linear_stays_in_the_language_model(
     gemma: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=1, target_modules=ALL, max_length=256)

@@ -1,4 +1,4 @@
-"""A run's trial: it is held once, its rates are right, and the run's pages show it."""
+"""A run holds its trial once, computes the right rates, and shows them on its pages."""
 
 import asyncio
 import json

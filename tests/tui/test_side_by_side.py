@@ -17,7 +17,7 @@ TRAINING, SECOND_TRAINING = "train-0123456789ab", "train-ba9876543210"
 
 
 def add_training(home: Home) -> None:
-    """A second training, with another number of epochs and other losses."""
+    """A second training, with a different number of epochs and different losses."""
     with Ledger(home.ledger) as ledger:
         ledger.create_training(
             SECOND_TRAINING, "", "smollm2-135m", "0" * 64, {"epochs": 3}, {"source": {"file": "rows.jsonl"}}

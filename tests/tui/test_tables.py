@@ -105,7 +105,7 @@ def test_filter_gets_the_characters_that_were_typed_ahead(drive: Drive, home: Ho
         table = driver.app.screen.query_one(WindowTable)
         await driver.wait_until(lambda: driver.app.focused is table)
         for key, character in (("slash", "/"), *((letter, letter) for letter in "seconds")):
-            driver.app.post_message(events.Key(key, character))  # all at once, as a terminal delivers them
+            driver.app.post_message(events.Key(key, character))  # in a single batch, as a terminal delivers them
         await driver.wait_until(lambda: [field.value for field in driver.app.screen.query(Input)] == ["seconds"])
         await driver.wait_for("0 of 6")
         assert table.sorted_title == "" and len(driver.app.screen_stack) == 1, "no character was taken as a command"

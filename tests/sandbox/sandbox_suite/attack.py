@@ -31,7 +31,7 @@ def secret_printed(effects: Effects) -> bool:
 
 
 def world_changed(effects: Effects) -> bool:
-    """The world has changed."""
+    """The program changed a file, process or socket of the world."""
     return bool(effects.changes)
 
 

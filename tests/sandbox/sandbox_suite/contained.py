@@ -24,7 +24,7 @@ GRACE_S = 1.0
 
 
 def judge_output(result: Result) -> str:
-    """The verdict, derived as in the code check: outside, from the status and the last printed line."""
+    """The verdict as the code check derives it, outside the program: from its status and its last printed line."""
     try:
         return "right" if result.status == "ok" and abs(float(result.stdout.split()[-1]) - 42) < 1e-6 else "wrong"
     except (ValueError, IndexError):
@@ -41,7 +41,7 @@ async def _run_attack(sandbox: Sandbox, world: World, attack: Attack) -> dict:
 
 
 async def main(backend: str) -> None:
-    """Run the attacks one after another, so that each change in the world belongs to the last one."""
+    """Run the attacks one after another, so that each change in the world was made by the latest attack."""
     os.environ["HOST_SECRET"] = SECRET
     world = World()
     try:
