@@ -1,5 +1,5 @@
-"""Finds out which models an installed vLLM can serve: it must know a model's architecture, and have the packages that
-the architecture needs.
+"""Finds out which models an installed vLLM can serve: vLLM must know the model's architecture, and its environment must
+have the packages that the architecture needs.
 
 The module reads vLLM's list of architectures as text, and starts vLLM's interpreter once. It loads no model.
 """

@@ -29,7 +29,7 @@ def adopt_folder(path: Path, target: Path) -> None:
         if source.is_file() and is_wanted(relative_path):
             (target / relative_path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / relative_path)
-    # A record from another home would describe that home's import, not this one.
+    # The folder may contain the record of its import into another home, which would be wrong here.
     (target / "weights.json").unlink(missing_ok=True)
 
 

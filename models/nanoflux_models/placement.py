@@ -2,8 +2,8 @@
 
 All figures are computed from manifests; none is measured, and no server is started. A server needs memory for its
 weights, the KV cache of its concurrent requests, adapters if it accepts any, and `OVERHEAD_GIB` on each GPU. If the
-models do not all fit on the GPUs at once, each with the KV cache of a few requests, they take turns. If they do not fit
-in turns either, the placement is a refusal that states what would fit.
+models do not all fit on the GPUs at the same time, each with the KV cache of a few requests, they take turns: some
+sleep while others run. If they do not fit even then, the placement is a refusal that states what would fit.
 """
 
 import math
@@ -17,9 +17,9 @@ CUDA_GIB, ACTIVATIONS_GIB, GRAPHS_GIB = 0.6, 0.5, 0.4
 CUDA graphs."""
 OVERHEAD_GIB = CUDA_GIB + ACTIVATIONS_GIB + GRAPHS_GIB
 ASLEEP_GIB = 1.0
-"""GiB on its GPU for the CUDA context of a sleeping server."""
+"""The GiB that the CUDA context of a sleeping server takes on its GPU."""
 MIN_REQUESTS = 4
-"""Models run on a GPU at once only if each has memory for this many full-length requests; else they take turns."""
+"""Models run on the same GPU at the same time only if each has memory for this many full-length requests."""
 BATCH_TOKENS = 4096
 """The number of a request's tokens that vLLM may store beyond a sliding window: two unfinished steps of 2,048."""
 WIDTHS = (1, 2, 4, 8)
@@ -51,12 +51,12 @@ class Demand:
 
     @property
     def with_few_requests(self) -> "Demand":
-        """The demand with the minimum number of requests that a server must hold next to other models."""
+        """This demand, reduced to the fewest requests for which a server next to other models must have memory."""
         return self._with_sequences(min(MIN_REQUESTS, self.sequences))
 
     @property
     def with_one_request(self) -> "Demand":
-        """The demand with one request: the smallest memory with which the model can be served."""
+        """This demand, reduced to one request: the least memory with which the model can be served."""
         return self._with_sequences(1)
 
     def _with_sequences(self, sequences: int) -> "Demand":
@@ -77,8 +77,8 @@ class Server:
     """A placed model: the indices of its GPUs, its share of each GPU's memory (vLLM's `gpu_memory_utilization`), and
     the group in which it takes turns (`shares`, "" for none).
 
-    `kv_gib` is its KV cache, which holds `requests` full-length requests; vLLM queues further requests. `overhead_gib`
-    is reserved on each GPU.
+    `tensor` is the number of GPUs that share each layer. `kv_gib` is the size of the KV cache, which holds `requests`
+    full-length requests; vLLM queues further requests. `overhead_gib` is reserved on each GPU.
     """
 
     name: str
@@ -95,7 +95,9 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The placed servers, or the refusal. `ram_gib` is the main memory that sleeping models need."""
+    """Either the placed servers, or a refusal with what `would_fit` instead. `ram_gib` is the main memory that sleeping
+    models need.
+    """
 
     servers: tuple[Server, ...] = ()
     refusal: str = ""
@@ -127,8 +129,8 @@ def place_models(
     smaller_models: Mapping[str, float] | None = None,
     fill_gpus: bool = False,
 ) -> Placement:
-    """Place every demand on `gpus` (the GiB of each). The models run at once if they fit; else they take turns; if they
-    still do not fit, they are refused.
+    """Place every demand on `gpus` (the GiB of each). If the models fit, all run at the same time; otherwise they take
+    turns; if they do not fit even then, they are refused.
 
     Servers get memory for all their requests, or for as many as fit. With `fill_gpus`, the rest of each GPU is also
     distributed to its servers. `smaller_models` are other models, with the GiB of their weights, that a refusal may
@@ -164,7 +166,9 @@ def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
 
 
 def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) -> list[Server] | None:
-    """Place all units at once: the largest first, each on the emptiest GPUs. One model of a unit is awake at a time."""
+    """Place all units (groups of demands that share GPUs) so that no unit waits for another: the largest first, each on
+    the emptiest GPUs. Within a unit, one model is awake at a time.
+    """
     free_shares = [LIMIT] * len(gpus)
     placed_servers = []
     for unit in units:
@@ -181,7 +185,8 @@ def _list_options(
     unit: Sequence[Demand], gpus: Sequence[float], free_shares: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
     """The options for placing one unit, beginning with the fewest GPUs. An option is the share of each GPU that the
-    unit claims, and its servers. If there is no memory for a few requests, the unit claims GPUs without other models.
+    unit claims, and the unit's servers. If the free memory does not hold a few requests of each model, the unit needs
+    GPUs without other models.
     """
     copies = max(demand.copies for demand in unit)
     for width in _list_widths(unit):
@@ -272,8 +277,8 @@ def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
 def _distribute_rest(
     servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], fill_gpus: bool
 ) -> list[Server]:
-    """Distribute the rest of each GPU equally among the servers that are awake together: up to the memory for all their
-    requests, or all of the rest if `fill_gpus`.
+    """Distribute the rest of each GPU equally among the servers that are awake together: as much as all their requests
+    need, or all of the rest if `fill_gpus` is set.
     """
     awake_groups = [_group_awake([server for server in servers if gpu in server.gpus]) for gpu in range(len(gpus))]
     spare_shares = [

@@ -1,8 +1,9 @@
-"""Proves that an adapter works on a running server: its replies must differ from the base's and agree with PEFT's.
+"""Proves that an adapter works on a running server: the adapter's replies must differ from those of the base model and
+agree with those of PEFT.
 
 A server can load an adapter without an error and yet apply none of it (as vLLM did with multimodal wrappers), or only a
-part. So the server answers a few prompts greedily, and every token is compared with the base on the same server and
-with PEFT in this process. Torch and transformers are imported when a probe runs.
+part. So the server answers a few prompts greedily, and the log-probability of every token is compared with that of the
+base on the same server and that of PEFT in this process. Torch and transformers are imported when a probe runs.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from typing import Any
 from nanoflux_models.errors import ServerError, ServerRefusedError
 
 QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
-"""The timeouts of short requests, of completions and the loading of adapters, and of sleeping and waking."""
+"""Timeouts in seconds: of short requests; of completions and of loading an adapter; of sleeping and waking."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -93,9 +93,8 @@ class ServerClient:
         """Free the GPU: at level 1, the weights move to the machine's memory, and the KV cache is dropped.
 
         Raises:
-            ServerError: `level` is 2, which drops the weights, and the server accepts adapters: vLLM restores neither
-            the
-                adapters nor their layers (vllm#39934).
+            ServerError: `level` is 2, which drops the weights, and the server accepts adapters. On waking, vLLM would
+                restore neither the adapters nor their layers (vllm#39934).
         """
         if level > 1 and accepts_adapters:
             problem = f"{self._root}: sleep level {level} would lose the adapters of this server"

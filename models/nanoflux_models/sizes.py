@@ -1,8 +1,8 @@
 """Determines a model's sizes from its folder: parameters and bytes from the tensors, and context and KV cache from the
 configuration.
 
-A published configuration may omit the defaults of its class, and in a wrapper of several towers, the text model's
-values are under `text_config`. So the configuration is read through its class in transformers, or as plain JSON if
+A published configuration may omit the defaults of its class, and in a multimodal wrapper, the language model's values
+are under `text_config`. So the configuration is read through its class in transformers, or as plain JSON if
 transformers has no such class.
 """
 
@@ -26,7 +26,7 @@ SCALE_SUFFIXES = ("scale", "scales", "zeros", "zero_point", "absmax", "quant_map
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a safetensors file: its type, as the file names it, and the count of its numbers."""
+    """One tensor of a safetensors file: its type, as the file names it, and the number of its elements."""
 
     dtype: str
     count: int
@@ -85,7 +85,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_text_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a model's text tower, including the defaults of its class."""
+    """The configuration of the language model in a folder, including the defaults of its class."""
     published_config = read_json(folder / "config.json")
     go_offline()
     try:
@@ -98,8 +98,8 @@ def read_text_config(folder: Path) -> dict[str, Any]:
 
 
 def compute_sizes(tensors: Mapping[str, Tensor], text_config: Mapping[str, Any], bits: int | None = None) -> Sizes:
-    """Compute the sizes from the tensors and the text tower's configuration. `bits` is the number of bits of a packed
-    weight, None if no weights are packed.
+    """Compute the sizes from the tensors and the language model's configuration. `bits` is the number of bits of a
+    packed weight, None if no weights are packed.
     """
     stored_bytes = sum(tensor.bytes for tensor in tensors.values())
     return Sizes(

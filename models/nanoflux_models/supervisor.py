@@ -97,7 +97,7 @@ class Supervisor:
         return stopped
 
     def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> StartedServer:
-        """Start a server and return at once. An owned server ends with the calling *thread*, which must stay alive.
+        """Start a server and return immediately. An owned server ends with the calling *thread*, which must stay alive.
 
         Raises:
             ServerRefusedError: a server of that name is running.
@@ -127,7 +127,7 @@ class Supervisor:
             started=spawned.start_ticks,
             boot=boot_id(),
             mark=mark,
-            owner=_identify_self(),  # a server without an owner also has one until it answers: see `release`
+            owner=_identify_self(),  # every server has an owner while it starts; `release` removes it
             log=str(log),
             context=launch.max_model_len,
             sleeps=launch.sleeps,
@@ -204,7 +204,7 @@ class Supervisor:
         """
         processes = list_server_processes(record)
         main_process = [process for process in processes if process == record.process]
-        remaining = end(main_process, grace_s)  # it stops its workers in order
+        remaining = end(main_process, grace_s)  # a server's main process stops its workers in order
         remaining += end(
             [process for process in list_server_processes(record) if process not in remaining], min(grace_s, 5.0)
         )

@@ -1,8 +1,8 @@
 """Pulls, imports, verifies and finds installed weights. Each model has a folder, `<home>/weights/NAME`, with a record.
 
-A folder is installed atomically: it is written under a temporary name next to its final place, and then renamed. If a
-pull or import is killed, the next one removes its files. Pickled weights are refused, since they could run code when
-they are loaded.
+A folder is installed atomically: it is written under a temporary name next to its final path, and then renamed. If a
+pull or import is killed, the next pull or import removes the files that it left. Pickled weights are refused, since
+they could run code when they are loaded.
 """
 
 import codecs

@@ -29,8 +29,10 @@ from nanoflux_models.weights import weights_dir
 
 @dataclass(frozen=True, slots=True)
 class BundleRequest:
-    """What a bundle should contain: names of models, datasets, runs, adapters and evaluations, and paths of other
-    files. `work` adds all runs, adapters and evaluations.
+    """What a bundle should contain: models, datasets, runs, adapters and evaluations by name, and profiles by path.
+    `work` adds all runs, adapters and evaluations; `corpus` adds the search corpus. With `software`, the bundle also
+    has the project's `wheel` (built from this checkout if None) with its `extras`, and the packages of vLLM if `vllm`
+    is their requirements file. They are for `python` and `platform`, by default those of this machine.
     """
 
     models: tuple[str, ...] = ()
@@ -51,7 +53,7 @@ class BundleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Files by their paths in the bundle, and facts for the manifest."""
+    """The files by their paths in the bundle, and facts about the bundle for its manifest (`about`)."""
 
     files: dict[str, Path]
     about: dict[str, Any]
@@ -97,7 +99,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
 
 
 def docs_folder() -> Path:
-    """The documentation: inside the package in a wheel, at the root of a checkout."""
+    """The folder of the documentation: inside the package if a wheel is installed, at the root in a checkout."""
     packaged_docs = Path(__file__).parents[1] / "docs"
     return packaged_docs if packaged_docs.is_dir() else packages.constraints_file().parent / "docs"
 
@@ -127,8 +129,8 @@ def _map_profiles(request: BundleRequest) -> dict[str, Path]:
 
 
 def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
-    """The requested runs, datasets, adapters and evaluations; also the earlier runs whose questions the requested runs
-    had to avoid, and the adapters that were trained on the runs or used by them.
+    """The requested runs, datasets, adapters and evaluations. They also include the earlier runs whose questions the
+    requested runs had to avoid, and the adapters that were trained on the runs or used by them.
     """
     adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
     if request.work:
@@ -214,7 +216,7 @@ def _write_ledger(home: Home, scratch: Path, selection: ExcerptContents) -> dict
 
 
 def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
-    """The rows of the finished trainings in the bundle, which show what each example was used for."""
+    """The training rows of the bundle's finished training runs. They show which training runs used an example."""
     if excerpt is None:
         return {}
     with LedgerView(excerpt) as view:

@@ -428,8 +428,8 @@ def unpack(head: Head, scratch: Path, prefix: str = "") -> None:
 
 
 def _make_environments(scratch: Path, to: Path, with_vllm: bool) -> None:
-    """Create the environment of NanoFlux Local, and a separate one for vLLM, which pins other versions. The pip among
-    the wheels installs both, since this Python may not have pip.
+    """Create the environment of NanoFlux Local, and a separate environment for vLLM, which pins different versions.
+    Both are installed with the pip wheel from the bundle, since this Python may not have pip.
     """
     pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:

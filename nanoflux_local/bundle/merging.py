@@ -47,7 +47,7 @@ def merge_bundle(
     Raises:
         BundleError: the bundle is damaged, or the disk is too full.
         NothingMatchedError: the bundle contains only software.
-        DataError: an adapter or a run in it does not match its hashes.
+        DataError: an adapter or a run in the bundle does not match its hashes.
         RefusedError: a component conflicts with one in this home, or the bundle has a file of an unknown kind.
         LedgerError: one of the ledgers cannot be used.
     """
@@ -58,13 +58,13 @@ def merge_bundle(
     home.prepare()
     with _unpack_home(head, home) as unpacked:
         result = MergeResult()
-        moves = dict(_plan_moves(unpacked, home, result))
+        target_by_source = dict(_plan_moves(unpacked, home, result))
         with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
             if (unpacked / LEDGER).is_file():
                 _merge_ledger(unpacked / LEDGER, connection, result, report)
             if result.conflicts and not skip_conflicts:
                 raise _make_conflict_error(path, result.conflicts)
-            for source, target in moves.items():  # before the rows that refer to these files are committed
+            for source, target in target_by_source.items():  # before the rows that refer to these files are committed
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 source.rename(target)
     return result
@@ -147,11 +147,11 @@ def _find_difference(component: str, source: Path, target: Path) -> str:
             return error.message
         return ""
     files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
-    differing_files = [path for path in files if not _is_same(path, target / path.relative_to(source))]
+    differing_files = [path for path in files if not _has_same_content(path, target / path.relative_to(source))]
     return f"{target} has different content" if differing_files else ""
 
 
-def _is_same(source: Path, target: Path) -> bool:
+def _has_same_content(source: Path, target: Path) -> bool:
     return target.is_file() and filecmp.cmp(source, target, shallow=False)
 
 

@@ -33,8 +33,8 @@ def this_platform() -> str:
 
 
 def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
-    """Download the project's dependencies into `folder`, with the project's `wheel`, which is built from this
-    checkout if it is None.
+    """Put the project's wheel and the wheels of its dependencies into `folder`. If `wheel` is None, the project's wheel
+    is built from this checkout.
 
     Raises:
         NanofluxError: pip could not build or find a wheel.

@@ -1,7 +1,7 @@
 """A domain: the kind of questions a run generates, with benchmarks, seed counts, thresholds, sections and prompts.
 
-A domain is a file `catalog/NAME.toml` and the prompt templates `prompts/*.md`, which all domains share unless a domain
-replaces one with another file. This module loads the built-in domains; `own` loads those of a user.
+A domain is a file `catalog/NAME.toml` and the prompt templates `prompts/*.md`, which all domains share; a domain may
+replace any of them with its own file. This module loads the built-in domains; `own` loads the domains of a user.
 """
 
 import tomllib
@@ -44,7 +44,7 @@ class Sections(Strict):
 
 class PaperNovelty(Strict):
     """Novelty thresholds calibrated for one embedder: the model named by `embedder`, or the paper's
-    text-embedding-3-small if that is "". Other embedders have other thresholds (SPEC §6).
+    text-embedding-3-small if that is "". Other embedders need different thresholds (SPEC §6).
     """
 
     question: float = Field(ge=-1, le=1)
@@ -69,12 +69,12 @@ class WorkedAttack(Strict):
 class Domain(Strict):
     """The content of a domain's file, with its prompt templates (name → text).
 
-    Seeds come from `datasets`. `evaluates` are further benchmarks that are prompted and scored in the same way;
-    `free_text` are the benchmarks in either list whose answers only a judge can grade. `tags` are the XML elements of
-    a solution; `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program that
-    verifies each solution. The judge's error rates are measured on `trial` right solutions and as many wrong ones.
-    With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts that
-    questions claim. `checks` are enabled under every rule set, in place of those that the rule set names.
+    Seeds come from `datasets`. `evaluates` are further benchmarks that are prompted and scored like those in
+    `datasets`; `free_text` are the benchmarks in either list whose answers only a judge can grade. `tags` are the XML
+    elements of a solution; `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program
+    that verifies each solution. The judge's error rates are measured on `trial` right solutions and the same number of
+    wrong ones. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts
+    that questions claim. `checks` are enabled under every rule set, in place of those that the rule set names.
     """
 
     name: str
@@ -194,7 +194,7 @@ def list_built_in() -> list[str]:
 
 @cache
 def load_built_in(name: str) -> Domain:
-    """A built-in domain by its name; one that `extends` another inherits the other's values."""
+    """A built-in domain by its name. A domain that `extends` another inherits the values of that domain."""
     folder = resources.files(__package__)
     values = tomllib.loads((folder / "catalog" / f"{name}.toml").read_text(encoding="utf-8"))
     base, prompt_files = values.pop("extends", ""), values.pop("prompt_files", {})

@@ -36,7 +36,7 @@ class Pair:
 
     `holm_p` is McNemar's p corrected over the pairs of one comparison. `paired_t_p` is None without a t-test over runs;
     `minimum_detectable` is None if all items have the same difference. `data` names the benchmark in an experiment,
-    which may have several.
+    which may have several benchmarks.
     """
 
     a: str

@@ -148,8 +148,8 @@ def make_plan(
     domain_name: str = "",
     reasoning_tokens: int = 0,
 ) -> EvaluationPlan:
-    """Build a plan. A reply may have as many tokens as the domain's budget plus `reasoning_tokens`; top-p is 0.95 for
-    sampled replies.
+    """Build a plan. A reply may have as many tokens as the domain's budget plus `reasoning_tokens`; top-p is 0.95 if
+    the temperature is above 0.
 
     `root` is the home with the user's own domains. The prompts are those of `domain_name` if that domain uses the
     benchmark, so that a model is evaluated with the prompts it was tuned on.

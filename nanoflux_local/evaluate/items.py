@@ -29,7 +29,9 @@ NO_QUESTION = "(the benchmark is no longer in this home)"
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """The marks of one item: `right` of `scored` replies are right; `asked` also counts replies without a mark."""
+    """The marks of one item: `right` of `scored` replies are right. `asked` also counts replies without a mark, and
+    `readings` are the answers read from all replies.
+    """
 
     item: str
     right: int

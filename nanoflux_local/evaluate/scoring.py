@@ -1,8 +1,8 @@
 """Strict scoring without a judge (paper A.1): the exact letter, or the number within tolerance.
 
 An "unanswered" reply, from which no answer can be read, counts as not right and is also reported separately. "unscored"
-means that no reply came, or that its answer is free text, which only a judge can compare; it is left out of the
-accuracy.
+means that no reply came, or that the answer is free text, which only a judge can compare. Unscored replies are left out
+of the accuracy.
 """
 
 from dataclasses import dataclass

@@ -74,7 +74,8 @@ class EvaluationSummary:
         return not self.causes
 
     def require_whole(self, allow_refused: bool = False) -> None:
-        """Fail if replies are missing; with `allow_refused`, only if another try could get them.
+        """Fail if replies are missing. With `allow_refused`, do not fail if the endpoint refused all of the missing
+        ones.
 
         Raises:
             EndpointError: replies are missing; the message states the causes.

@@ -49,9 +49,10 @@ UNKNOWN = "unknown; ask the publisher"
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
     """An exported file, as `export --json` prints it. `rows` and `data_digest` describe the file, `examples` and
-    `digest` the examples in it. `without_rejected` counts examples without a preference pair; `seeds` and `models` map
-    names to licences. `description` is the file that describes the data to a trainer, and `command` the command that
-    starts the trainer in the file's folder; both are "" if no trainer was chosen.
+    `digest` the examples in it. `without_rejected` counts examples without a preference pair. `seeds` maps the
+    benchmarks of the seeds to their licences, `models` the models that wrote the examples. `description` is the path of
+    the file that describes the data to a trainer, and `command` the shell command that starts the trainer from that
+    file's folder; both are "" if no trainer was chosen.
     """
 
     run: str
@@ -89,9 +90,9 @@ def export(
     on_score: OnScore = lambda _done, _total: None,
     trainer_name: str = "",
 ) -> ExportSummary:
-    """Write the kept examples of a run, all or those of `choice`, to `out` and their card next to it. `base` is the
-    model whose likelihoods "likeliest" compares. With `trainer_name`, also write the file that describes the data to
-    this trainer.
+    """Write the kept examples of a run (all, or those that `choice` selects) to `out`, and their dataset card next to
+    it. If the choice is of the "likeliest" solutions, they are the likeliest under the model `base`. With
+    `trainer_name`, also write the file that describes the data to this trainer.
 
     Raises:
         NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none
@@ -143,9 +144,11 @@ class _Dataset:
     @classmethod
     def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
         has_pass_rates = any(row.columns["tries"] != 1 for row in source.rows)
-        rows_by_example = [_shape_rows(kind, row, has_pass_rates, source.domain.cites) for row in source.rows]
-        examples = [example for example, rows in zip(source.rows, rows_by_example, strict=True) if rows]
-        rows = [row for rows in rows_by_example for row in rows]
+        rows_by_example = [_shape_rows(kind, example, has_pass_rates, source.domain.cites) for example in source.rows]
+        exported_examples = [
+            example for example, shaped_rows in zip(source.rows, rows_by_example, strict=True) if shaped_rows
+        ]
+        rows = [row for shaped_rows in rows_by_example for row in shaped_rows]
         if not rows:
             fix = "export another format; runs with --set samples=N record more answers of the defender"
             raise NothingMatchedError(
@@ -153,25 +156,27 @@ class _Dataset:
             )
         dataset_names = source.config.get("datasets") or seed_datasets(source.domain)
         seeds = {name: find_licence(name) or UNKNOWN for name in dataset_names}
-        without_rejected = len(source.rows) - len(examples)
-        return cls(replace(source, rows=tuple(examples)), rows, without_rejected, seeds, _list_models(home, source))
+        without_rejected = len(source.rows) - len(exported_examples)
+        return cls(
+            replace(source, rows=tuple(exported_examples)), rows, without_rejected, seeds, _list_models(home, source)
+        )
 
     def summarize(self, kind: str, out: Path, card: Path, content: bytes) -> ExportSummary:
-        columns = [row.columns for row in self.source.rows]
-        levels = Counter(str(row["level"]) for row in columns if row.get("level") is not None)
+        example_records = [row.columns for row in self.source.rows]
+        levels = Counter(str(record["level"]) for record in example_records if record.get("level") is not None)
         pairs = [[row["prompt"], row["chosen"], row["rejected"]] for row in self.rows if kind == PREFERENCE]
         return ExportSummary(
             run=self.source.run["id"],
             domain=self.source.domain.name,
             rows=len(self.rows),
-            examples=len(columns),
+            examples=len(example_records),
             without_rejected=self.without_rejected,
-            digest=dataset_digest(build_example(row) for row in columns),
+            digest=dataset_digest(build_example(record) for record in example_records),
             data_digest=digest(pairs) if pairs else data_digest(self.source.examples),
-            reasons=dict(sorted(Counter(row["reason"] for row in columns).items())),
+            reasons=dict(sorted(Counter(record["reason"] for record in example_records).items())),
             levels=dict(sorted(levels.items())),
             rules=self.source.config.get("rules", PAPER),
-            pass_rates=_count_pass_rates(columns),
+            pass_rates=_count_pass_rates(example_records),
             choice=dict(self.source.record),
             seeds=dict(self.seeds),
             models=dict(self.models),
@@ -192,7 +197,7 @@ def _list_models(home: Home, source: RunRows) -> dict[str, str]:
     """The models whose text the examples contain, each with the licence of its weights."""
     config, environment = source.config, json.loads(source.run["environment"])
     endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
-    if "solution" in source.record:
+    if "solution" in source.record:  # then a solver may have written a chosen solution
         endpoints |= dict.fromkeys(config["judge"].get("solvers", ()))
     licences = {}
     for name in endpoints:
@@ -237,7 +242,9 @@ KINDS = (*FORMATS, PREFERENCE)
 
 
 def _format_pairs(row: RunRow) -> list[ExportRow]:
-    """A pair for each wrong answer of the defender: the solution to learn is chosen, the wrong answer rejected."""
+    """A preference pair for each wrong answer of the defender: "chosen" is the solution to learn, "rejected" the wrong
+    answer.
+    """
     assert row.attempt is not None, "pairs need the attempt's defences"
     prompt, chosen = _format_prompt_completion(row.example).values()
     wrong_completions = [
@@ -251,9 +258,9 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
 
 
 def _shape_rows(kind: str, row: RunRow, has_pass_rates: bool, cites: bool) -> list[ExportRow]:
-    """The rows of an example. The id, turn, reason and level make the origin traceable; "origin" is set if the solution
-    is not the author's, and "citations" in runs on documents. Parquet rows also have question, solution and answer as
-    columns.
+    """The rows of the file for one example. The columns "id", "turn", "reason" and "level" trace a row to its turn;
+    "origin" is added if the attacker did not write the solution, and "citations" if the run is on documents. Parquet
+    rows also have the columns "question", "solution" and "answer".
     """
     parquet_columns = ("question", "solution", "answer") if kind == "parquet" else ()
     keys = [
@@ -276,7 +283,7 @@ def _make_pass_rate_column(row: Mapping[str, Any]) -> ExportRow:
 
 
 def _encode_line(row: ExportRow) -> bytes:
-    """One row as JSON in UTF-8. U+2028 and U+2029 are escaped: JSON allows them, but some readers split lines there."""
+    """One row as JSON in UTF-8. U+2028 and U+2029 are escaped, because some readers split lines at these characters."""
     text = json.dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     fix = f"leave it out with --where \"id <> '{row['id']}'\""
     if redact(text) != text:

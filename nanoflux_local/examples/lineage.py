@@ -1,5 +1,5 @@
-"""The lineage of a kept example: its seeds, the calls that produced it, the trainings that used it, and the held-out
-items nearest to it. This module reads the ledger and stored training rows, and calls no model.
+"""The lineage of a kept example: its seeds, the calls that produced it, the training runs that used it, and the
+held-out items nearest to it. This module reads the ledger and stored training rows, and calls no model.
 """
 
 import json
@@ -23,7 +23,7 @@ NEAREST_COUNT = 3
 
 @dataclass(frozen=True, slots=True)
 class SeedOrigin:
-    """A seed of an example. Of a built-in template, only the `id` is set."""
+    """A seed of an example. For a built-in template, only `id` is set."""
 
     id: str
     dataset: str = ""
@@ -58,7 +58,7 @@ class RecordedCall:
 
 @dataclass(frozen=True, slots=True)
 class TrainingUse:
-    """A training that used an example; `adapter` is "" until the training has finished."""
+    """A training run that used an example; `adapter` is "" until the training run has finished."""
 
     id: str
     base: str
@@ -94,7 +94,8 @@ class Lineage:
 
 
 def trace_lineage(home: Home, view: LedgerView, example: str) -> Lineage:
-    """Trace an example to its seeds and calls, and on to the trainings that used it and the nearest held-out items.
+    """Trace an example back to its seeds and calls, and forward to the training runs that used it; find the held-out
+    items nearest to it.
 
     Raises:
         NothingMatchedError: the example is unknown.
@@ -157,7 +158,7 @@ def _describe_call(row: Any) -> dict[str, Any]:
 
 
 def _list_trainings(home: Home, view: LedgerView, run: str, row_id: str) -> list[TrainingUse]:
-    """The trainings that used the row with this id; trainings without stored rows are skipped."""
+    """The training runs that used the row with this id; those without stored rows are skipped."""
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
@@ -179,9 +180,8 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
     scored_items = [
         (similarity(question_vector, vector), item)
         for dataset in held_out
-        for item in load_available_items(
-            home.ledger, dataset, "test"
-        )  # the home of an imported run may lack its benchmarks
+        # empty if this home has imported the run, but not its benchmarks
+        for item in load_available_items(home.ledger, dataset, "test")
         if (vector := _load_vector(view, identity, item.question)) is not None
     ]
     nearest = sorted(scored_items, key=lambda pair: (-pair[0], pair[1].id))[:NEAREST_COUNT]

@@ -57,7 +57,7 @@ def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion
 
 
 def default_reviewer() -> str:
-    """The name of a reviewer who states none: the user's account name."""
+    """The reviewer's name if the user passes none: the name of the user's account."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # an account without a name, as in some containers

@@ -1,5 +1,5 @@
-"""The external trainers that read exported files: the formats that each one reads, and the file that describes the data
-to it.
+"""The external trainers that read exported files: the formats that each trainer reads, and the file that describes the
+data to the trainer.
 
 These descriptions follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its
 folder, so that the folder can be moved.
@@ -20,7 +20,7 @@ COLUMNS = {
     PROMPT_COMPLETION: ("prompt", "completion"),
     PREFERENCE: ("prompt", "chosen", "rejected"),
 }
-"""The columns of each format that a trainer reads; all others state the origin of a row."""
+"""The columns of each format that a trainer reads; all other columns state the origin of a row."""
 ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",

@@ -1,4 +1,5 @@
-"""Runs one cell: generates a run, lets the base model answer train items, or does the work of the experiment's kind.
+"""Runs one cell: generates a run, lets the base model answer train items, or runs a condition as the experiment's kind
+defines it.
 
 Every step has an id derived from its inputs and is stored in the ledger, so a killed cell resumes from its committed
 turns, checkpoints and replies.
@@ -12,7 +13,7 @@ from nanoflux_local.paths import Home
 
 
 def run_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_: None) -> CellResult:
-    """Do one cell and return its result.
+    """Run one cell and return its result.
 
     Raises:
         NothingMatchedError, RefusedError: this home lacks the data for the condition.

@@ -1,8 +1,8 @@
 """The compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
 
-Training is counted by `train` (6·N·D and measured). Generation takes 2·N FLOPs for every prompt or completion token of
-a local model (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D leaves out too. For a model of
-unknown size and for hosted models, only tokens and dollars are reported.
+The FLOPs of training are counted by `train`, both as 6·N·D and as measured. Generation takes 2·N FLOPs for every prompt
+or completion token of a local model (Kaplan et al. 2020, §2.1): a forward pass without attention; 6·N·D leaves
+attention out too. For a model of unknown size and for hosted models, only tokens and dollars are reported.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ from nanoflux_models.weights import weights_dir
 
 @dataclass(frozen=True, slots=True)
 class GenerationCost:
-    """The cost of a run's calls to chat models; `unknown` lists the models of unknown size, which count no FLOPs."""
+    """The cost of a run's calls to chat models; `unknown` lists the models of unknown size, whose FLOPs are not
+    counted. `seconds` is the run's duration.
+    """
 
     run: str
     tokens: int

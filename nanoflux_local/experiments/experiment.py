@@ -1,7 +1,7 @@
 """Creates, runs, resumes and finds experiments. The complete plan is stored first, then its cells run one by one.
 
 One process runs an experiment at a time. If the data of a cell is missing (too few examples of a level), the cell is
-left out, its reason is recorded, and the other cells run. A failed cell is retried on the next start.
+left out, the reason is recorded, and the other cells run. A failed cell is retried on the next start.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""The runs that an experiment uses, named by a hash of their settings so that experiments of one scale share a run."""
+"""The runs that an experiment uses, named by a hash of their settings, so that experiments with the same settings share
+a run.
+"""
 
 import asyncio
 
@@ -37,7 +39,7 @@ def run_name(plan: GridPlan, cell: Cell) -> str:
 
 
 def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str:
-    """Start the run, or resume it. A finished run is used even if it missed its target."""
+    """Start or resume the run of a cell and return its id. A finished run is used even if it missed its target."""
     name = run_name(plan, cell)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, status FROM runs WHERE name = ? ORDER BY rowid DESC", name)

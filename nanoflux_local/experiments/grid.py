@@ -91,12 +91,12 @@ class Scale(Strict):
     """The scale of a grid: models, data, sizes, seeds.
 
     `run` holds the settings of generation, `train` those of training. Models are evaluated on the test items of the
-    benchmarks in `test`; if the grid selects a condition, it does so on the dev items of those in `dev`. At most
-    `limit` items of each are used (0: all). `via` is the kind of endpoint: in this process, or a vLLM server started
-    with `args`, which loads the adapter next to the weights ("vllm") or merged into a copy of them ("merged", much
-    faster on a CPU). Benchmark rows are train items of `benchmark`, or of the domain if that is empty; `full` limits
-    their number in conditions that use "all" (0: no limit). For conditions that depend on the base model's answers, it
-    answers each of `sampled` train items (0: all) `tries` times.
+    benchmarks in `test`; if the grid selects a condition, the selection uses the dev items of the benchmarks in `dev`.
+    At most `limit` items of each benchmark are used (0: all). `via` is the kind of endpoint: in this process, or a vLLM
+    server started with `args`, which loads the adapter next to the weights ("vllm") or merged into a copy of them
+    ("merged", much faster on a CPU). Benchmark rows are train items of `benchmark`, or of the domain if that is empty;
+    `full` limits their number in conditions that use "all" (0: no limit). For conditions that depend on the base
+    model's answers, the model answers each of `sampled` train items (0: all) `tries` times.
     """
 
     base: str

@@ -50,7 +50,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
 
 
 def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
-    """The condition, or one for each value of the list that it names."""
+    """The condition itself, or, if it names a list, one condition for each value of the list."""
     if not condition.each:
         return [condition]
     field = {"sizes": "size", "seed_counts": "seed_count", "levels": "level"}[condition.each]

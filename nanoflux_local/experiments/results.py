@@ -1,6 +1,6 @@
 """The results of an experiment: an entry for each condition, and the comparison that its kind makes.
 
-The results are read from the ledger alone, also while the experiment runs; unfinished cells are listed.
+The results are read from the ledger alone, even while the experiment runs; unfinished cells are listed.
 """
 
 from collections.abc import Mapping

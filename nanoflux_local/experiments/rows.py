@@ -69,7 +69,9 @@ def load_condition_rows(
 
 
 def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
-    """A run's examples. With a mix, `size` includes the benchmark's rows, so that all conditions are equally large."""
+    """A run's examples. With a mix, `size` includes the benchmark's rows, so that all conditions have the same number
+    of rows.
+    """
     run_row_count = round(size / (1 + condition.mix))
     choice = Choice(level=condition.level, size=run_row_count, seed=seed, solution=condition.solution)
     datasets = plan.scale.benchmark or seed_datasets(load_domain(plan.scale.domain, home.root))
@@ -80,7 +82,9 @@ def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, s
 def _count_rows_of_equal_tokens(
     home: Home, plan: GridPlan, items: Sequence[Seed], domain: Domain, reference: TrainingData
 ) -> int:
-    """How many of the items have about as many tokens as the reference's rows, by the base model's tokenizer."""
+    """How many of the items have about the same number of tokens as the rows of `reference`, by the base model's
+    tokenizer.
+    """
     counter = TokenCounter(weights_dir(plan.scale.base, home.root))
 
     def count_tokens(rows: Sequence[TrainingExample]) -> int:

@@ -29,7 +29,7 @@ _QUESTION_TEMPLATES = (
     ("A baker packs {a} trays of {b} rolls and burns {c}. How many good rolls are there?", 11, 6, 9),
 )
 TURNS = 4
-"""An attacker is fitted to the seeds of this many turns; a rehearsed run has no more."""
+"""An attacker is fitted to the seeds of this many turns, the maximum of a rehearsed run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def write_exchanges(
 ) -> list[Exchange]:
     """Write the exchanges of stand-in `number` in every role that it may have.
 
-    It answers every second item of `items` right, and the others wrong.
+    The stand-in answers every second item of `items` right, and the others wrong.
     """
     attack = make_attack(number)
     attack_exchanges = [
@@ -96,7 +96,7 @@ def reply_to(prompt: str, rng: random.Random) -> str:
 
 
 def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed, ...]:
-    """Draw the same seeds for a turn's first attempt as `turn.draw_seeds`."""
+    """Draw the seeds that `turn.draw_seeds` draws for a turn's first attempt."""
     rng = Draw(config.seed, turn, 0).rng("seeds")
     return source.draw(rng.randint(config.seeds.min, config.seeds.max), rng)
 

@@ -1,9 +1,9 @@
 """Fits a stand-in to its exchanges, by fitting only the rows of its output matrix that belong to the replies'
 tokens.
 
-All other weights remain random. A random transformer's hidden states differ so much between prompts that rows which
-distinguish the prompts can be fitted in a second. Prompts are encoded as the server of the model's
-family encodes them, so that a served stand-in receives exactly the tokens to which it was fitted.
+All other weights remain random. The hidden states of a random transformer differ so much between prompts that rows
+which distinguish the prompts can be fitted in a second. Prompts are encoded as the server of the model's family encodes
+them, so that a served stand-in receives exactly the tokens to which it was fitted.
 """
 
 import json
@@ -62,7 +62,7 @@ def fit_stand_in(folder: Path, manifest: Manifest, family: Family, exchanges: Se
     `python` is the interpreter that has vLLM; it encodes chats for gpt-oss.
 
     Raises:
-        NanofluxError: after fitting, a token of a reply is not clearly the likeliest one.
+        NanofluxError: after fitting, a token of a reply is not clearly likelier than all other tokens.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -100,8 +100,8 @@ def _measure_model(
     report: RehearsalReport,
     load: RequestLoad,
 ) -> None:
-    """Measure the start, memory, speed and wake-up of one model. `seat` is the model's seat and turn group; a model
-    that shares its GPU sleeps afterwards.
+    """Measure the start, memory, speed and wake-up of one model. `seat` contains the resources assigned to the model
+    and its turn group ("" if it takes no turns). A model that takes turns sleeps afterwards.
     """
     launches: list[Launch] = []
     model, used_gib = endpoint.model, _read_used_gib()

@@ -84,8 +84,8 @@ class Stage:
         return {}
 
     def make_launch(self, config: EndpointConfig, seat_and_group: tuple[Seat, str], accepts_adapters: bool) -> Launch:
-        """The launch of an endpoint's server at its seat, with the longest context that a rehearsed profile needs, and
-        with buffers for an adapter if `accepts_adapters`.
+        """The launch of an endpoint's server with the resources and turn group in `seat_and_group`, with the longest
+        context that a rehearsed profile needs, and with buffers for an adapter if `accepts_adapters`.
         """
         seat, group = seat_and_group
         launch = make_launch(config, self.home, seat, bool(group or config.shares), RANK if accepts_adapters else 0)

@@ -230,7 +230,7 @@ CurvePoints = list[tuple[float, float]]
 def _collect_curves(
     view: LedgerView, contents: dict[str, Any]
 ) -> tuple[dict[str, CurvePoints], dict[str, CurvePoints]] | None:
-    """The losses over epochs, for each condition's first seed: of each step, and on dev rows after each epoch."""
+    """For the first seed of each condition: the training loss of each step and the dev loss of each epoch."""
     steps: dict[str, CurvePoints] = {}
     dev: dict[str, CurvePoints] = {}
     for entry in contents["conditions"]:

@@ -41,8 +41,9 @@ class ShownFlip:
 
 @dataclass(frozen=True, slots=True)
 class FlipSection:
-    """The flipped items of a comparison: how many of the `items` that both sides scored were gained and lost, and the
-    `shown` ones of both kinds. `a` and `b` are the titles of the sides in an experiment.
+    """The flipped items of a comparison: how many of the `items` that both sides scored were gained and lost. `shown`
+    contains the flips that the page shows, under "gained" and "lost". `a` and `b` are the titles of the sides in an
+    experiment.
     """
 
     rule: str

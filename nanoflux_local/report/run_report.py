@@ -96,7 +96,7 @@ def list_outcomes(counts: dict[str, int]) -> list[OutcomeRow]:
 
 @dataclass(frozen=True, slots=True)
 class ReportedTraining:
-    """A training with its settings, its result and the plot of its losses (SVG)."""
+    """A finished training run with its settings, its result and the plot of its losses (SVG)."""
 
     adapter: str
     base: str
@@ -106,7 +106,7 @@ class ReportedTraining:
 
 
 def _load_training(view: LedgerView, run: str) -> ReportedTraining | None:
-    """The newest finished training on the run's examples."""
+    """The newest finished training run on the run's examples."""
     row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
     if row is None:
         return None
@@ -148,7 +148,7 @@ def _load_evaluations(view: LedgerView, adapter: str) -> list[ReportedEvaluation
 
 
 def _compare_evaluations(view: LedgerView, evaluations: list[ReportedEvaluation]) -> Pair | None:
-    if len(evaluations) != 2 or evaluations[0].result["n"] < 2:  # one item cannot be tested
+    if len(evaluations) != 2 or evaluations[0].result["n"] < 2:  # a test needs at least two items
         return None
     (pair,) = compare(view, [evaluation.id for evaluation in evaluations], partial=True).pairs
     return pair

@@ -51,8 +51,8 @@ class Draw:
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are those
-    from which the attack was built, for checks that compare the two.
+    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are the
+    seeds from which the attack was built; some checks compare the attack with them.
     """
 
     @property
@@ -149,7 +149,7 @@ async def ask_until_read(
     retries: int,
     call: Call,
 ) -> T | Unparsed:
-    """Send a request, and repeat it with another seed while the reply is unreadable, at most `retries` more times
+    """Send a request, and repeat it with a different seed while the reply is unreadable, at most `retries` more times
     (SPEC §6). A refused prompt is not sent again, because the refusal does not depend on the seed.
     """
     result: T | Unparsed = Unparsed("not asked")

@@ -1,4 +1,5 @@
-"""Builds a run's judge and rater from its configuration. The judge is a program, a model or a panel, with checks.
+"""Builds a run's judge and rater from its configuration. The judge is a program, a model or a panel of models; a model
+or a panel may have checks.
 
 A judge needs only the endpoints' identities, not running endpoints, so that a replay can build it too.
 """

@@ -32,7 +32,8 @@ class CheckingJudge:
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
-        """Reject an attack that the judge rejects or a check contradicts, with the findings of all checks.
+        """The verdict on an attack, with the findings of all checks. It is negative if the judge rejects the attack or
+        a check contradicts it.
 
         The judge never sees the findings of "verifies" checks, so that its verdict is independent of them.
         """

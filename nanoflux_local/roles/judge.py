@@ -109,7 +109,7 @@ def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unpar
 
 
 def read_confidence(text: str) -> float | None:
-    """Read a confidence in [0, 1]; "95%" is 0.95. A bare 95, "1/10" and "0,95" give None."""
+    """Read a confidence in [0, 1]; "95%" is 0.95. None if the text states none, as for a bare 95, "1/10" or "0,95"."""
     match = re.match(r"[\s*_`(]*(\d+(?:\.\d+)?|\.\d+)(?![.,]?\d|\s*(?:/|out\s+of\b))\s*(%?)", text)
     if match is None:
         return None

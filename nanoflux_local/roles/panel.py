@@ -1,6 +1,6 @@
 """A panel: several judges decide independently, and a rule combines their results into one verdict.
 
-The verdict records each member's vote. A member without a verdict abstains. If the rule gives no decision, the
+The verdict records each member's vote. A member without a verdict abstains. If the rule leads to no decision, the
 panel's result is a `Doubt`.
 """
 

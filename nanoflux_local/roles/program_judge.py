@@ -16,7 +16,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Defence, Exhibit, Find
 
 @dataclass(frozen=True, slots=True)
 class ProgramJudge:
-    """Judges attacks that contain a program, which are those of the built-in attacker."""
+    """Judges attacks that contain a program: those of the built-in attacker."""
 
     sandbox: Identity
     wall_s: float

@@ -55,7 +55,9 @@ class Rater:
 
 
 def read_rating(text: str) -> float | None:
-    """Read a rating from 1 to 5 ("4", "4.5", "**4**", "4/5"); "3-4", "4/10" and "very good" give None."""
+    """Read a rating from 1 to 5 ("4", "4.5", "**4**", "4/5"). None if there is none, as in "3-4", "4/10" or "very
+    good".
+    """
     match = _RATING.match(text)
     value = float(match[1]) if match else None
     return value if value is not None and value <= 5 else None

@@ -39,8 +39,8 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
     """Read the text of every named section, or say why the reply is unreadable.
 
     All `names` must be present, in any order. If a section occurs twice, the first one is used. The decisive sections
-    `once` are an exception: a second one with different text makes the reply unreadable. If the model continues after
-    a complete reply with an invented next turn of the conversation, that turn is ignored.
+    `once` are an exception: a second section with different text makes the reply unreadable. If the model continues
+    after a complete reply with an invented next turn of the conversation, that turn is ignored.
     """
     visible_text = _strip_fence(strip_reasoning(storable(text)))
     texts_by_name = _choose_reading(visible_text, names, once)
@@ -57,7 +57,8 @@ def _choose_reading(visible_text: str, names: Sequence[str], once: Sequence[str]
     """The first reading that has every section, and a single text for each in `once`; failing that, the first with
     every section; failing that, the first with any section.
 
-    Headings with a colon are tried before bare ones, so that "**Answer**" alone on a line is text if they suffice.
+    Headings with a colon are tried before bare headings. If those with a colon suffice, "**Answer**" alone on a line is
+    part of a section's text.
     """
     readings = [
         read(candidate, names)

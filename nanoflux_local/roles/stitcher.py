@@ -1,7 +1,7 @@
 """The built-in attacker: chains the programs of seeds into one multi-hop question (concept stitching, paper §3).
 
-The result of one part becomes a quantity of the next part, in the text and in the program. The sandbox runs the program
-to compute the answer.
+Each seed becomes a part of the question (`seeds.part`). The result of one part becomes a quantity of the next part, in
+the text and in the program. The sandbox runs the program to compute the answer.
 """
 
 from collections.abc import Sequence

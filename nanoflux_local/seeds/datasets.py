@@ -67,7 +67,7 @@ def find_licence(dataset: str) -> str:
 
 
 def list_datasets_with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
-    """The datasets that have train items; all of `datasets` if none has any, so that a later error names the first."""
+    """The datasets that have train items. If none has, all of `datasets`, so that a later error names the first."""
     with_items = tuple(name for name in datasets if _has_items(ledger, name, "train"))
     without_items = [name for name in datasets if name not in with_items]
     if with_items and without_items:
@@ -119,8 +119,8 @@ def _load_train_templates(datasets: Sequence[str]) -> list[Template]:
 
 
 def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) -> SeedSource:
-    """Build a source of seeds from the train splits of `datasets`. With `chainable`, it gives only seeds that the
-    built-in attacker can chain.
+    """Build a source of seeds from the train splits of `datasets`. With `chainable`, the source draws only seeds that
+    the built-in attacker can chain.
 
     Raises:
         NothingMatchedError: a dataset has no train items here.

@@ -136,7 +136,7 @@ def _list_places(passages: Iterable[Passage]) -> list[str]:
 
 
 def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tuple[str, ...]]:
-    """The documents with their names and splits, and why others were left out."""
+    """The readable documents with their names and splits, and why the others were left out."""
     held_out = {path.resolve() for path in list_documents(request.held_out)}
     paths = list(dict.fromkeys(path.resolve() for path in (*list_documents(request.paths), *sorted(held_out))))
     documents: dict[Path, Document] = {}

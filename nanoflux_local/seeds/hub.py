@@ -1,7 +1,7 @@
-"""Downloads benchmarks from the model hub, if the user requests one and allows connections to the host.
+"""Downloads a benchmark from the model hub if the user requests it and allows connections to the hub's host.
 
-The hub's own client downloads the files in a separate, guarded process. A mirror (HF_ENDPOINT) and a token therefore
-work as usual, and this process keeps its offline switches.
+The hub's own client downloads the files in a separate process with the network guard. A mirror (HF_ENDPOINT) and a
+token therefore work as usual, and this process keeps its offline switches.
 """
 
 import os
@@ -27,7 +27,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
 
     Raises:
         UsageError: the hub has no such benchmark.
-        RefusedError: the user has not allowed its host.
+        RefusedError: the user has not allowed the hub's host.
         NanofluxError: the download failed.
     """
     hub_dataset = _find_hub_dataset(dataset)

@@ -23,7 +23,8 @@ OnProgram = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """A request to import `paths`, which have the format of `dataset`, under `name`; `data list` shows `source`.
+    """A request to import the files `paths`, which have the format of `dataset`, under `name`. `data list` shows
+    `source` as their origin.
 
     `skip_bad` leaves bad rows out. `hashed` assigns splits by a hash of the words of each question. `replace` replaces
     the items that are stored under the name.

@@ -19,7 +19,7 @@ class NearDuplicates:
         self._passages_by_shingle: dict[tuple[str, ...], list[int]] = {}
 
     def add(self, text: str) -> bool:
-        """Add a passage unless it is a near-duplicate of one added before. Returns whether it was added."""
+        """Add a passage unless it is a near-duplicate of an earlier passage. Returns whether it was added."""
         shingles = extract_shingles(text)
         common_counts = Counter(
             earlier_passage for shingle in shingles for earlier_passage in self._passages_by_shingle.get(shingle, ())

@@ -41,8 +41,8 @@ class BenchmarkContent:
     """The content of a benchmark's files. `skipped` lists the bad rows, each with its location and the reason; `blank`
     is the number of rows without content.
 
-    `contradictory` are rows that repeat an earlier question with another answer. `below_tolerance` are the locations
-    of answers so close to 0 that they are compared by relative difference (SPEC §6).
+    `contradictory` are rows that repeat an earlier question with a different answer. `below_tolerance` are the
+    locations of answers so close to 0 that they are compared by relative difference (SPEC §6).
     """
 
     items: list[LocatedItem] = field(default_factory=list)
@@ -136,7 +136,7 @@ def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _read_file(file_format: Format, path: Path, content: BenchmarkContent, skip_bad: bool) -> list[LocatedRow]:
-    """The parsed rows of one file; bad rows and blank ones are counted in `content`."""
+    """The parsed rows of one file; bad and blank rows are recorded in `content`."""
     located_rows = []
     for row in read_rows(path, file_format.columns, file_format.row_element):
         location = f"{path}, {row.location}"
@@ -197,8 +197,8 @@ def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, Loc
 
 
 def _settle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_bad: bool) -> None:
-    """Find questions that are repeated with another answer. In own data, such rows are bad. In benchmarks, which may
-    be published with them, they are only reported.
+    """Find rows that repeat a question with a different answer. In own data, such rows are bad. In benchmarks, which
+    may be published with such rows, they are only reported.
     """
     first_by_question: dict[tuple[str, ...], LocatedItem] = {}
     consistent_items: list[LocatedItem] = []

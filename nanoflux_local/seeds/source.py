@@ -36,7 +36,7 @@ class SeedSource(Protocol):
 class Items:
     """The train items of benchmarks; with `chainable`, only those whose programs can be chained.
 
-    All benchmarks give about the same number of seeds, whatever their sizes (paper §4: the seven of MultiMedQA).
+    All benchmarks contribute about the same number of seeds, whatever their sizes (paper §4: the seven of MultiMedQA).
     """
 
     def __init__(self, items: Sequence[Seed], chainable: bool = False) -> None:
@@ -63,8 +63,8 @@ class Items:
         return tuple(rng.sample(drawn_seeds, count))
 
     def _divide_among_benchmarks(self, count: int, rng: random.Random) -> dict[str, int]:
-        """How many seeds each benchmark gives. In a random order, the benchmarks take turns giving one seed, until
-        `count` is reached; a benchmark with no seeds left is skipped.
+        """How many seeds each benchmark contributes. In a random order, the benchmarks take turns contributing one
+        seed, until `count` is reached; a benchmark with no seeds left is skipped.
         """
         refuse_shortage(count, sum(map(len, self._pools.values())))
         shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)

@@ -127,7 +127,7 @@ def _parse_integer(digits: str) -> int | float:
 
 
 def _find_repeated_key(value: Any) -> str:
-    """The key that occurs twice in a value's object or in one nested in it; "" if there is none."""
+    """The key that occurs twice in an object, at any depth of a value; "" if there is none."""
     if isinstance(value, _ObjectWithRepeatedKey):
         return value.key
     inner_values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -270,8 +270,8 @@ def _read_xlsx(path: Path) -> Iterator[TableRow]:
 
 
 def _read_xml(path: Path, element: str) -> Iterator[TableRow]:
-    """A row for each XML element named `element`; the row's key `""` holds it. Entities and external references are
-    refused.
+    """A row for each XML element named `element`; the row's key `""` holds the element. Entities and external
+    references are refused.
     """
     from xml.etree.ElementTree import ParseError
 

@@ -1,8 +1,9 @@
 """Causal attention for training on a CPU: torch's forward pass, and a backward pass in a few large matrix products.
 
 On a CPU, torch's own backward pass of attention takes four times as long as its forward pass (measured at 200 to 500
-tokens in bfloat16). This module's backward pass recomputes the probabilities and multiplies, which takes about as long
-as the forward pass. Masked, windowed or cached attention, long rows and GPUs use transformers' own attention.
+tokens in bfloat16). This module's backward pass recomputes the probabilities and then needs only a few matrix products,
+so it takes about as long as the forward pass. Masked, windowed or cached attention, long rows and GPUs use
+transformers' own attention.
 """
 
 from typing import Any

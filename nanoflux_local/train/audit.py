@@ -1,4 +1,4 @@
-"""The audit of a training before it starts: tokens, truncated rows, labels, unusable rows, FLOPs, time and memory.
+"""The audit of a training run before it starts: tokens, truncated rows, labels, unusable rows, FLOPs, time and memory.
 
 This module decides which rows can be trained on, and counts every example that exceeds `max_length`. It changes nothing
 and loads no weights.
@@ -218,13 +218,13 @@ class CountSummary:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a training would do. Tokens and labels are those of the usable rows in one epoch, after truncation.
+    """What a training run would do. Tokens and labels are those of the usable rows in one epoch, after truncation.
 
-    In `system_merged` rows the system's text is prepended to the user's message, since the base takes no system
-    messages. `max_length` truncates `cut_rows` rows by `cut_tokens` tokens in total, and by at most `cut_most` each.
-    `rendered` is the first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`.
-    `adapted` names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of
-    how the rows were chosen.
+    `system_merged` counts the rows whose system message is prepended to the user's message, since the base takes no
+    system messages. `max_length` truncates `cut_rows` rows by `cut_tokens` tokens in total, and by at most `cut_most`
+    each. `rendered` is the first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see
+    `estimate`. `adapted` names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is
+    the record of how the rows were chosen.
     """
 
     rows: int
@@ -308,7 +308,7 @@ def audit(
 
 
 def count_steps(settings: TrainSettings, rows: int) -> int:
-    """Optimizer steps of a training that is not stopped early."""
+    """The number of optimizer steps of a training run that is not stopped early."""
     batches = -(-rows // settings.batch)
     return settings.epochs * -(-batches // settings.gradient_accumulation)
 

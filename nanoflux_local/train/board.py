@@ -1,7 +1,7 @@
-"""Writes the curves of a training as TensorBoard's event files, if TensorBoard is installed.
+"""Writes the curves of a training run as TensorBoard's event files, if TensorBoard is installed.
 
-The ledger holds the same curves and is authoritative. When a training resumes, TensorBoard discards the steps that are
-repeated.
+The ledger holds the same curves and is authoritative. When a training run resumes, TensorBoard discards the steps that
+are repeated.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a training in one file, which is written atomically.
+"""Checkpoints: the whole state of a training run in one file, which is written atomically.
 
 The file needs no random state: every step derives its seed from (seed, step), so the number of steps done is enough.
 """
@@ -19,7 +19,7 @@ NAME = "checkpoint.pt"
 
 @dataclass
 class TrainingProgress:
-    """The position of a training and everything measured so far.
+    """The position of a training run and everything measured so far.
 
     `flops` were measured on the first epoch, over `counted` tokens. Only early stopping uses `best_weights`.
     Checkpoints store these fields under their names.
@@ -52,7 +52,7 @@ def load(folder: Path, fingerprint: str) -> tuple[TrainingProgress, dict[str, Te
     """(progress, weights, optimizer state), or None if there is no checkpoint.
 
     Raises:
-        RefusedError: the checkpoint belongs to other settings, data or base weights.
+        RefusedError: the checkpoint was written with different settings, data or base weights.
         NanofluxError: the checkpoint cannot be read.
     """
     path = folder / NAME

@@ -1,4 +1,4 @@
-"""Gemma 3 and MedGemma at 4 billion parameters: a multimodal wrapper with a text tower and a vision tower."""
+"""Gemma 3 and MedGemma at 4 billion parameters: a multimodal wrapper with a language model and a vision encoder."""
 
 from nanoflux_models.stand_ins.family import Family
 
@@ -43,8 +43,8 @@ def _make_vision_config(hidden: int, intermediate: int, layers: int, heads: int,
 
 
 def _make_text_config(hidden: int, intermediate: int, layers: int, window: int) -> dict[str, object]:
-    """The configuration of the text tower. As in the published file, heads, head size and vocabulary are omitted, since
-    they are the defaults of the class.
+    """The configuration of the language model. As in the published file, the number of heads, their size and the
+    vocabulary size are omitted, since they are the defaults of the class.
     """
     return {
         "hidden_size": hidden,

@@ -1,5 +1,5 @@
-"""Gemma 4 at 12 billion parameters: a multimodal wrapper without towers, since images and sound enter through linear
-layers. In the text model, the heads of global layers are wider than those of sliding layers.
+"""Gemma 4 at 12 billion parameters: a multimodal wrapper without separate encoders, since images and sound enter
+through linear layers. In the text model, the heads of global layers are wider than those of sliding layers.
 """
 
 from nanoflux_models.stand_ins.family import Family, Json

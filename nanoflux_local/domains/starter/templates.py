@@ -146,7 +146,7 @@ def load_templates() -> tuple[Template, ...]:
 
 
 def parse_templates(file: str, content: str) -> tuple[Template, ...]:
-    """The templates in `content`, which is TOML. Errors name `file`; without the suffix, it names the setting."""
+    """The templates in `content`, which is TOML. `file` is the name in errors and, without the suffix, the setting."""
     try:
         tables = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:

@@ -126,7 +126,7 @@ def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
 
 
 async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> list[SolutionPair]:
-    """Solutions to random train items that the base model fails, as many as `load_run_solutions` returns."""
+    """Solutions to random train items that the base model fails, at most as many as `load_run_solutions` returns."""
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = load_train_items(home, plan, domain)
     solution_count = len(load_run_solutions(home, run))

@@ -51,7 +51,7 @@ class JudgeKind:
         return (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        del seed, on_step  # the ledger is read once
+        del seed, on_step  # the rates are only read from the ledger, so there is no progress to report
         return load_judge_rates(home, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Experiments that train: each condition is trained and evaluated, and declared pairs are compared (paper §4-5).
 
-If the grid selects a condition, it does so on dev items; results on test items are only reported.
+A grid that selects a condition selects it by its accuracy on dev items; results on test items are only reported.
 """
 
 import asyncio
@@ -115,13 +115,15 @@ class TrainKind:
 
 
 def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-    """Train the condition's rows under a seed; a finished training is read from the ledger."""
+    """Train on the condition's rows with a training seed; the result of a finished training run is read from the
+    ledger.
+    """
     rows = load_condition_rows(home, plan, condition, seed, find_runs(home, plan))
     settings = parse_train_settings({**plan.scale.train, "seed": seed})
     training = trainings.create_training(home, plan.scale.base, settings, rows)
     outcome = trainings.resume_training(home, training, lambda event: _report_step(event, on_step))
     if isinstance(outcome, TrainingSummary):
-        raise KeyboardInterrupt  # the training was asked to pause or stop, so this cell ends too
+        raise KeyboardInterrupt  # the training run was asked to pause or stop, so this cell ends too
     keys = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
     return {
         "training": training,
@@ -171,7 +173,7 @@ def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: s
 
 @dataclass(frozen=True, slots=True)
 class TrainingMeans:
-    """Means over a condition's trainings, one for each seed, and the id, adapter and losses of each training."""
+    """Means over a condition's training runs (one for each seed), and the id, adapter and losses of each of them."""
 
     rows: float
     tokens: float
@@ -221,8 +223,9 @@ class FoldAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class ConditionAccuracy:
-    """A condition's mean accuracy over `n` items, its bootstrap interval, the standard deviation over training seeds,
-    and five folds of items (None with fewer than two). `evaluations` are the ids, one for each seed.
+    """A condition's mean accuracy over `n` items, its bootstrap interval, the standard deviation over training seeds
+    (None for one seed), and the accuracies of five folds of the items (None if fewer than two folds have items).
+    `evaluations` are the ids of the evaluations, one for each seed.
     """
 
     n: int
@@ -260,7 +263,9 @@ def _format_accuracy(accuracy: dict[str, Any] | None) -> list[object]:
 
 
 def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
-    """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
+    """The declared pairs whose cells are all done, on each test benchmark, with Holm's correction over all of these
+    tests.
+    """
     pairs: list[Pair] = []
     for data in experiment.plan.scale.test:
         for pair_names in experiment.plan.compared_pairs:
@@ -276,7 +281,9 @@ def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
 
 
 def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
-    """The condition with the best accuracy on dev, among those to which an `each` expands, and its accuracy on test."""
+    """The condition with the best accuracy on dev items among those that an `each` created, with its accuracy on test
+    items.
+    """
     candidates = {
         condition.name
         for condition in plan.conditions

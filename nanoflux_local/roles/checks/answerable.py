@@ -1,7 +1,7 @@
 """The answerability check: whether a question states what its answer needs, shown by quotations.
 
 The judge says what is asked, quotes the given facts, and names what is missing or contradictory. This module looks each
-quotation up in the question. If a quotation is not there, the judge has misread the question, and its reply is ignored.
+quotation up in the question. If a quotation is not in the question, the judge has misread it, and the reply is ignored.
 Other checks decide whether the answer is right.
 """
 

@@ -38,8 +38,8 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many blind solutions agree with the attacker. `opposition` is the largest group with the same other answer;
-    "cannot be answered" counts as an answer.
+    """How many blind solutions agree with the attacker. `opposition` is the largest group of disagreeing solutions with
+    the same answer; "cannot be answered" counts as an answer.
     """
 
     solutions: int
@@ -54,8 +54,8 @@ class BlindCheck:
     """Requests solutions until the conclusion is certain: at most `solutions`, at most `programs` of them as programs.
 
     Supports an answer that at least `agreeing` solutions give, one of them a program if programs are requested.
-    Contradicts it if more than half of `solutions` give the same other answer, or say that the question cannot be
-    answered.
+    Contradicts it if more than half of `solutions` give the same different answer, or if more than half say that the
+    question cannot be answered.
     """
 
     name: ClassVar[str] = "blind"
@@ -139,7 +139,7 @@ class BlindCheck:
         return Exhibit("program", text, answer, detail, author=solver.name)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
-        """The exhibit with `agrees` set. It stays None for differing free text, which may mean the same."""
+        """The exhibit with `agrees` set. It stays None if two free texts differ, since they may still mean the same."""
         if not exhibit.outcome:
             return exhibit
         if exhibit.outcome == CANNOT:

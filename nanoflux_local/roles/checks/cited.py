@@ -45,8 +45,8 @@ class CitedCheck:
         return {}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Contradict an attack that cites words which no passage contains, or only one passage. The citations are
-        the evidence.
+        """Contradict an attack that cites words that no passage contains, cites only one of several passages, or refers
+        to a passage by its number. The citations are the evidence.
         """
         del draw, call
         if not seeds or SECTION not in attack.notes:

@@ -29,7 +29,7 @@ WITH_PASSAGES, WITHOUT_PASSAGES = "with the passages", "without the passages"
 @dataclass(frozen=True, slots=True)
 class OpenBookCheck:
     """Requests up to `MAX_ANSWERS` answers with the passages, until one equals the attacker's. If one does, requests up
-    to as many without the passages, until one differs. The solvers take turns.
+    to `MAX_ANSWERS` answers without the passages, until one differs from the attacker's. The solvers take turns.
     """
 
     name: ClassVar[str] = "open_book"

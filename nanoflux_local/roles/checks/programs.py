@@ -16,8 +16,9 @@ from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
+"""The parts of a program, in order. Each starts with a comment line that contains its name."""
 MAX_PROGRAM_CHARACTERS = 8000
-"""The maximum number of characters of a program. A longer one is refused, because nobody could review it."""
+"""The maximum number of characters of a program. A longer program is refused, because nobody could review it."""
 NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
@@ -52,7 +53,7 @@ def extract_code(reply: ChatReply) -> list[str] | Unparsed:
 
 
 def validate_form(program: str) -> str | Unparsed:
-    """The program, if its parts are in order and it calculates its answer from named quantities."""
+    """The program if its parts are in order and it calculates its answer from named quantities, otherwise why not."""
     headings = list(_PART.finditer(program))
     line_by_part = {
         (heading[1] or heading[2]).upper(): program.count("\n", 0, heading.start()) + 1 for heading in headings

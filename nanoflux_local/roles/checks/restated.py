@@ -20,7 +20,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 MIN_WORD_OVERLAP = 0.8
 """A question that has at least this share of its words in common with a seed, in the same order, is a restatement. All
-numbers count as the same word, because a seed with other numbers is not a new question. GSM-Hard differs from GSM8K
+numbers count as the same word, because a seed with different numbers is not a new question. GSM-Hard differs from GSM8K
 only in its numbers: 300 pairs all score at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with the most
 similar of 1,500 other questions.
 """

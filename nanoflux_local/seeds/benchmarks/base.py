@@ -22,7 +22,7 @@ class Format:
     """How to read the files of a dataset.
 
     With `official_splits`, a file's name says which split it contains. With `carves_dev`, a dev split is taken from
-    train, because there is no official one. `columns` are the names of the columns if a CSV file has no header;
+    train, because there is no official dev split. `columns` are the names of the columns if a CSV file has no header;
     `row_element` is the XML element of a row. `finish_file` corrects rows once all rows of their file have been read;
     its second argument, like that of `parse_row`, is the file's name. Both functions may raise `BadRowError`.
     """
@@ -49,8 +49,9 @@ class Benchmark:
     """A benchmark that users import.
 
     `licence` is "" if the publisher states none. `counts` are the numbers of labelled items by official split, if
-    known; the key is "" if the files are not splits. `domains` are the built-in domains whose runs draw
-    seeds from the train split. `hub` is None if the model hub has no copy; `homepage` then says where the files are.
+    known. If the benchmark has no official splits, the only key is "". `domains` are the built-in domains whose runs
+    draw seeds from the train split. `hub` is None if the model hub has no copy; `homepage` then says where the files
+    are.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class BuiltInBenchmark:
-    """A benchmark that ships with the package. `items` returns the items of one split, and always the same ones."""
+    """A benchmark that ships with the package. `items` returns the items of a split; they are the same at every call."""
 
     name: str
     items: Callable[[str], list[Seed]]

@@ -10,8 +10,8 @@ OPTIONS = {"A": "yes", "B": "no", "C": "maybe"}
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse an entry of the official object (pmid → upper-case keys) or of its file of test labels, or a row of the
-    hub.
+    """Parse an entry of the official file (pmid → upper-case keys), an entry of the official file of test labels, or a
+    row from the hub.
     """
     del file
     pmid = row.get("", row.get("pubid"))

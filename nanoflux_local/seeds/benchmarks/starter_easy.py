@@ -13,7 +13,7 @@ DRAWS = 4
 MAX_STEPS = 2
 """The maximum number of steps of a template."""
 SHARE = 0.3
-"""The lower share of each quantity's range from which numbers are drawn."""
+"""Numbers are drawn from this lower share of each quantity's range."""
 
 
 def make_easy_items(split: str) -> list[Seed]:
