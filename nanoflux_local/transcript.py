@@ -50,7 +50,7 @@ class Seed:
     place: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `source` and `place` unless the item is a passage, so that items of older ledgers keep their digests."""
+        """Omits `source` and `place` unless the item is a passage, so that items of older ledgers keep their digest."""
         value: dict[str, Any] = plain(self)
         return value if self.source else {key: value[key] for key in value if key not in ("source", "place")}
 

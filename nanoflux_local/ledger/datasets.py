@@ -21,7 +21,7 @@ def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bo
 
 
 def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -> None:
-    """Raise UsageError if the dataset already has items in a split of `items`, or an item with the id of one of them."""
+    """Raise UsageError if the dataset already has items in a split of `items`, or an item with one of their ids."""
     row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return

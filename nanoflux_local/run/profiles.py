@@ -94,7 +94,7 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
 
 
 def _list_models(values: dict[str, Any]) -> dict[str, str]:
-    """The model of each role according to the profile's tables; the endpoint's name if the table is missing or wrong."""
+    """The model of each role, or the endpoint's name if the endpoint's table is missing or wrong."""
     roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
     endpoint_by_role = {
         role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)
