@@ -9,7 +9,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, EmbedReply, EmbedRequ
 class Endpoint(Protocol):
     """A model that answers chat requests.
 
-    `identity` names everything that determines its replies. `repeatable` is true if the same request always gets the
+    `identity` names everything that determines its replies. `repeatable` is true if a repeated request always gets the
     same reply, whatever other requests are in flight; a run records this flag. `capacity` is the maximum number of
     concurrent requests. `context` is the length of the model's context, if known.
     """

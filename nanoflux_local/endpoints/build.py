@@ -1,6 +1,5 @@
-"""Builds endpoints and embedders of every kind, and checks that each kind supports the settings of its endpoints.
-
-`config` cannot make that check, since it does not know the kinds.
+"""Builds endpoints and embedders of every kind, and checks that each endpoint's kind supports its settings. `config`
+cannot make that check, since it does not know the kinds.
 """
 
 from collections.abc import Mapping
@@ -100,7 +99,8 @@ def check_endpoint(config: EndpointConfig, location: str) -> None:
 
 
 def check_endpoints(config: RunConfig, location: str) -> None:
-    """Refuse a run whose endpoints do not support their settings, or whose budget in dollars cannot be enforced.
+    """Refuse a run with an endpoint setting that the endpoint's kind does not support, or with a budget in dollars that
+    cannot be enforced.
 
     Raises:
         ConfigError: an endpoint's kind does not support a setting, or a price is missing.

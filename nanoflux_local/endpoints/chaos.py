@@ -1,6 +1,6 @@
 """Draws a fake server's faults from a seed, the request, and the number of times that the request was received.
 
-The same requests therefore meet the same faults in every run, in any order.
+A sequence of equal requests therefore meets the same faults every time, however it is interleaved with others.
 """
 
 import random
@@ -20,7 +20,8 @@ class Chaos:
     """The rates of faults, and the number of faults of each kind that were injected (`fault_counts`).
 
     `rates` are shares of all responses; `reasoning_share` is the share of good responses with reasoning before the
-    text. A stalled response is sent after `stall_s` seconds, unless the client has disconnected.
+    text. A stalled response is sent after `stall_s` seconds, unless the client has disconnected; a rate-limited one
+    asks the client to wait `retry_after_s` seconds.
     """
 
     rates: dict[InjectedFault, float] = field(default_factory=dict)
@@ -37,7 +38,7 @@ class Chaos:
         return cls(dict.fromkeys(INJECTED_FAULTS, share / len(INJECTED_FAULTS)), seed=seed, **settings)  # type: ignore[arg-type]
 
     def draw_fault(self, request_digest: str) -> tuple[InjectedFault | None, random.Random]:
-        """Draw the fault of the next response to a request (None: a good response); also return a random generator for
+        """Draw the fault of the next response to a request (None: no fault), and return it with a random generator for
         the rest of the response.
         """
         self._request_counts[request_digest] += 1

@@ -1,7 +1,7 @@
 """A model's context length, and whether prompt, reasoning and answer fit into it together.
 
 If they do not fit, a server silently gives the reply fewer tokens than requested, and a reasoning model's reply is
-truncated within its reasoning. So the sum is checked before the first request.
+truncated within its reasoning. The total is therefore checked before the first request.
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ from nanoflux_local.records import ChatReply, Fault, FaultKind
 from nanoflux_local.redaction import redact
 
 BUSY_STATUSES = (429, 529)
-"""Statuses of a healthy server that is at its limit: too many requests, overloaded."""
+"""Statuses of a healthy server that is at its limit: 429 (too many requests) and 529 (overloaded)."""
 RETRYABLE_STATUSES = (408, 409, 425)
 """Statuses below 500 after which a retry may succeed."""
 NOT_FOUND_STATUSES = (404, 405)
@@ -64,7 +64,7 @@ def reporting_faults(listener: FaultListener) -> Iterator[None]:
 
 
 def announce(fault: Fault) -> None:
-    """Report a fault, and log it even if the listener records it elsewhere, so that the user sees it at once."""
+    """Report a fault, and log it even if the listener records it elsewhere, so that the user sees it immediately."""
     listener = FAULT_LISTENER.get()
     listener(fault)
     if listener is not _log:
@@ -134,7 +134,9 @@ class ClassifiedFault:
 
 
 def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
-    """Classify the exception of an attempt; None if it is a bug in this program."""
+    """Classify the exception of an attempt whose timeout was `limit_s`; None if the exception shows a bug in this
+    program.
+    """
     if isinstance(error, EmptyError):
         return ClassifiedFault("empty", "sent a reply without text", reply=error.reply)
     if isinstance(error, NoAnswerError):

@@ -1,6 +1,6 @@
 """Prices of hosted models, for profiles that state no price: a packaged table, which the user's table overrides.
 
-A price is listed by address and model, since the same weights may cost more or less at another address.
+A price is listed by address and model, since a model may have different prices at different addresses.
 """
 
 import re

@@ -133,7 +133,7 @@ def _write_attack(prompt: str, rng: random.Random) -> str:
 
 
 def _write_defence(prompt: str, rng: random.Random) -> str:
-    """An answer that is right two times in three, sometimes with a solution that differs from the attacker's."""
+    """An answer that is right two times in three; half of the solutions differ from the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
     boxes, per_box, gift = [*numbers, 2, 3, 1][:3]
     answer = boxes * per_box - gift + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)

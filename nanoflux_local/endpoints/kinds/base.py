@@ -62,9 +62,9 @@ class EndpointKind:
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
         """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run at once; 0: no limit. Returns the endpoints by name, and by the same names
-        the groups in which they take turns on a GPU. An endpoint that the second mapping lacks stays in the group that
-        the profile sets.
+        At most `concurrency` requests run concurrently; 0 means no limit. Returns the endpoints by name, and the group
+        in which each takes turns on a GPU, also by name. An endpoint that the second mapping lacks stays in the group
+        that the profile sets.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class RemoteKind(EndpointKind):
-    """A chat server that somebody else operates; `import_client_class` returns the class that speaks its protocol."""
+    """A chat server that NanoFlux does not start; `import_client_class` returns the class of clients for its
+    protocol.
+    """
 
     structured: ClassVar[bool] = True
     takes_send: ClassVar[bool] = True

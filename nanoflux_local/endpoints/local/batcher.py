@@ -1,8 +1,8 @@
 """A worker thread that decodes many requests together, each in a row of the batch.
 
-A request waits in a queue until a row is free, and frees its row when its reply ends. A row's result does not depend on
-the other rows (see `decoder`), so a reply does not depend on the other requests. If the thread crashes, all requests
-fail with the reason instead of waiting forever.
+A request waits in a queue until a row of the batch is free, and frees the row when its reply ends. A row's result does
+not depend on the other rows (see `decoder`), so a reply does not depend on the other requests. If the thread crashes,
+all requests fail with the reason instead of waiting forever.
 """
 
 import threading
@@ -27,8 +27,8 @@ LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
 @dataclass(eq=False)
 class Job:
     """A request in the queue or in a row. Its future can be cancelled until the reply is set. `max_tokens` is the
-    maximum number of the reply's tokens, and `token_ids` are those drawn so far. `opening_tag` is the tag with which
-    the prompt opens the reply's reasoning; the reply's text starts with this tag.
+    maximum number of tokens in the reply, `token_ids` are the tokens drawn so far, and `generator` draws them.
+    `opening_tag` is the tag with which the prompt opens the reply's reasoning; the reply's text starts with this tag.
     """
 
     request: ChatRequest
@@ -110,7 +110,7 @@ class Batcher:
                 job.fail(error)
 
     def _admit(self) -> bool:
-        """Assign free rows to the oldest waiting jobs; wait while there is no work. Return False once the worker is
+        """Assign free rows to the oldest waiting jobs; wait while there are no jobs. Return False once the worker is
         closed.
         """
         while True:

@@ -59,7 +59,8 @@ class ChatCodec:
 
     def count_shared_tokens(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
         """Count the tokens of the conversation before its last question: instructions and worked examples, which other
-        prompts share. 0 if that part is missing or short. The result depends only on the messages.
+        prompts share. Returns 0 if there are none, or fewer than `MIN_SHARED_TOKENS`. The result depends only on the
+        messages.
         """
         last_question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
         earlier_messages = messages[:last_question]

@@ -1,7 +1,7 @@
 """A decoder whose rows advance together: the arithmetic of the in-process endpoint.
 
-A row's logits depend only on its own tokens, and not on the other rows, its index, or the time at which it joined. Four
-design choices ensure this:
+A row's logits depend only on its tokens, and not on the other rows, the row's index, or the time at which it joined.
+Four design choices ensure this:
 
 - a prompt is processed alone, at its exact length, in one pass or two: a prefix that prompts share is always processed
   separately, so its cached keys and values are bit-identical to computed ones;
@@ -9,7 +9,8 @@ design choices ensure this:
 - a row's keys and values start at position 0, without padding before them;
 - attention reads up to a multiple of `GRANULE` positions, so that longer rows add only blocks of exact zeros.
 
-`is_batch_invariant` tests this on the loaded model. Import this module only to run a model, since it imports torch.
+`is_batch_invariant` tests on the loaded model that a row's logits do not depend on the other rows. Import this module
+only to run a model, since it imports torch.
 """
 
 from collections import OrderedDict
@@ -117,7 +118,9 @@ class CacheRows:
         return attended[0], attended[1]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """The mask of the positions that each row attends to: its filled positions, within any sliding window."""
+        """The mask of the positions that each row attends to: the filled ones, or those of them inside the sliding
+        window.
+        """
         if window not in self._masks:
             newest_positions = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
             positions = torch.arange(self._read_length, device=device)
@@ -178,7 +181,7 @@ def attend(
 
 def _band_mask(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
     """The mask of which of `total` positions the last `length` positions attend to: each attends to itself and to
-    earlier positions, within any sliding window.
+    earlier positions, or to those of them inside the sliding window.
     """
     positions = torch.arange(total, device=device)
     distance = positions[total - length :, None] - positions[None, :]
@@ -203,8 +206,9 @@ class Decoder:
             pack_linears(self.model)
 
     def prefill(self, row: int, ids: list[int], max_length: int, prefix_length: int = 0) -> torch.Tensor:
-        """Fill a row with a prompt; return the logits after it in float32. `max_length` is the largest length that the
-        row can reach. The first `prefix_length` tokens, with which other prompts probably begin too, are cached.
+        """Fill a row with a prompt; return the logits after it in float32. `max_length` is the greatest length that the
+        row can reach. The first `prefix_length` tokens are cached, since other prompts are likely to begin with them
+        too.
         """
         self.rows.reserve(max_length)
         self.rows.lengths[row] = 0
@@ -329,7 +333,7 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
 
 
 def _measure_effect(model: Any) -> float:
-    """The largest change of a logit that the adapter causes after a few tokens."""
+    """The largest change of a logit that the adapter causes, over a short sequence of tokens."""
     ids = torch.tensor([[7, 11, 13, 17, 19, 23, 29]])
     base = model.get_base_model()
     base.set_attn_implementation("sdpa")

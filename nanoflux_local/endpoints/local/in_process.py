@@ -1,6 +1,6 @@
 """The in-process endpoint: a model from a weights folder that runs in this process, on CPU or GPU.
 
-On one machine, with one version of torch, the same request gets the same reply whatever else is in the batch (see
+On one machine, with one version of torch, a repeated request gets the same reply whatever else is in the batch (see
 `decoder`). Weights are loaded when the first request arrives, so a run whose calls are all in its ledger loads none.
 `batcher` manages the queue, and `decoder` computes the logits. Nothing is downloaded.
 """

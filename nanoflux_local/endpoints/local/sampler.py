@@ -1,6 +1,6 @@
 """Draws one token from a row of logits: greedily, or by temperature and nucleus sampling with the row's generator.
 
-The draw is computed in float32 on the CPU from its arguments alone, so equal logits and seeds give equal tokens. Like
+The draw is computed in float32 on the CPU from its arguments alone, so equal logits and seeds yield equal tokens. Like
 the decoder, this module imports torch at module level.
 """
 

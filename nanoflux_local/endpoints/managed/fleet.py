@@ -37,7 +37,7 @@ class ManagedServer:
         self._lock = asyncio.Lock()
 
     async def ensure_running(self) -> tuple[ServerRecord, asyncio.Future[None]]:
-        """Start the server unless it runs; return its record and a future that is done when the server exits.
+        """Start the server unless it is running; return its record, and a future that is done when the server exits.
 
         Raises:
             EndpointError: the server cannot be started, or has crashed too often.
@@ -94,7 +94,7 @@ class ManagedServer:
         self._record, self._exit_future = record, _watch_exit(record.pid)
 
     async def _handle_exit(self, record: ServerRecord) -> None:
-        """Stop the remaining processes of a server that exited, and count the restart.
+        """Stop the remaining processes of a server that has exited, and count the restart that follows.
 
         Raises:
             ServerError: the server exited too often.

@@ -1,4 +1,5 @@
-"""Plans managed servers: places each server on the GPUs, makes its launch, and builds the endpoints that use it.
+"""Plans managed servers: places each server on the GPUs (its `Seat`), prepares its start (its `Launch`), and builds the
+endpoints that use it.
 
 `models plan`, runs and `models serve` all use this module, so that they place models in the same way. It starts no
 server.
@@ -83,8 +84,8 @@ class Workload:
 
     @property
     def cpu_seat(self) -> Seat:
-        """The seat on a machine without GPUs. All processes share its memory, so memory is planned for few requests,
-        but at least one.
+        """The seat on a machine without GPUs. All processes share the machine's memory, so the server gets memory for
+        only a few requests, but for at least one.
         """
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return Seat(sequences=self.sequences)
@@ -138,8 +139,8 @@ def plan_servers(
     fill_gpus: bool = False,
 ) -> Placement:
     """Plan which model runs on which GPU. A model passed as a manifest is planned for `sequences` requests of `context`
-    tokens. `smaller_models` are other models, with the GiB of their weights, that a refusal may suggest. With
-    `fill_gpus`, the servers share all memory of each GPU, even if they need less.
+    tokens. `smaller_models` maps the names of models that a refusal may suggest instead to the GiB of their weights.
+    With `fill_gpus`, the servers share all memory of each GPU, even if they need less.
 
     Raises:
         ConfigError: a manifest has no [memory], or its model spans several machines.
@@ -186,8 +187,8 @@ def _make_seat(server: Server, sequences: int) -> Seat:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers. Returns the endpoints by name, and by the same names the groups in
-    which they take turns on a GPU ("": none).
+    """Build the endpoints on managed servers. Returns the endpoints by name, and the group in which each takes turns on
+    a GPU ("": none), also by name.
 
     At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's group is
     the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one model
@@ -231,7 +232,7 @@ def require_lora(manifest: Manifest, home: Home) -> None:
     """Refuse a model whose manifest does not name the modules that adapters change.
 
     Raises:
-        ConfigError: the manifest names none.
+        ConfigError: the manifest has no [lora] table.
     """
     if manifest.lora is None:
         path = home.root / "models" / f"{manifest.name}.toml"
@@ -278,6 +279,8 @@ def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
 
 
 def choose_rank(adapters: Iterable[Path]) -> int:
-    """The rank that a server must allow for these adapters: the default, or the next higher rank that vLLM supports."""
+    """The rank that a server must allow for these adapters: the lowest rank that vLLM supports and that is at least the
+    default and the rank of every adapter.
+    """
     highest_rank = max((read_rank(folder) for folder in adapters), default=RANK)
     return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest_rank), highest_rank)

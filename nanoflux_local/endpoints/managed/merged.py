@@ -22,12 +22,12 @@ from nanoflux_models.manifest import load_manifest
 
 
 class MergedCopy:
-    """A copy of an adapter's base with the adapter merged into it. The first process creates the copy, and the last one
-    that calls `release` removes it.
+    """A copy of an adapter's base with the adapter merged into it. Processes share the copy: the first one creates it,
+    and the last one that calls `release` removes it.
 
     Raises:
-        RefusedError: the adapter has no effect, the merged model disagrees with base and adapter, or the base has
-            another revision than the adapter was trained on.
+        RefusedError: the adapter has no effect, the merged model disagrees with the base and the adapter, or the
+            revision of the installed base is not the one on which the adapter was trained.
         UsageError: the base's weights are stored quantised.
     """
 

@@ -1,10 +1,10 @@
 """A model behind a managed vLLM server: `openai_chat` sends the requests, `fleet` manages the server.
 
-The server is found or started when the first request arrives, so a run whose calls are all in its ledger starts none. A
-server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded under its content hash
-and probed before the first request. A reasoning model's stop strings are not sent, since vLLM would apply them to the
-reasoning; instead, the client applies them to the answer. The other requests of a batch can change a reply, so the
-endpoint is repeatable only if its server is batch-invariant, which is tested.
+A running server is used, or one is started, when the first request arrives, so a run whose calls are all in its ledger
+starts none. A server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded under
+its content hash and probed before the first request. A reasoning model's stop strings are not sent, since vLLM would
+apply them to the reasoning; instead, the client applies them to the answer. The other requests of a batch can change a
+reply, so the endpoint is repeatable only if its server is batch-invariant, which is tested.
 """
 
 import asyncio
@@ -148,8 +148,8 @@ class VllmEndpoint:
             raise self._refusal from error
 
     async def _check_adapter(self, client: ServerClient, adapter: Path, sentinel: Sentinel) -> None:
-        """Check that the adapter still applies after a wake. If not, reload the adapter, and refuse it if it still does
-        not apply.
+        """Check that the adapter still applies after a wake. If it does not, reload it; if that does not help, refuse
+        it.
         """
         if await _in_thread(still_applies, client, sentinel):
             return

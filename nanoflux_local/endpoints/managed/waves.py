@@ -26,7 +26,7 @@ LINGER_S = 0.1
 
 @runtime_checkable
 class Sleeper(Endpoint, Protocol):
-    """An endpoint that can free its GPU and take it again. Both methods may be called repeatedly.
+    """An endpoint that can release its GPU and occupy it again. Both methods may be called repeatedly.
 
     `wake` returns when requests can be sent, starting the server if needed; `sleep` returns when the GPU's memory is
     free (vLLM: `POST /wake_up` and `POST /sleep?level=1`). Neither is called while a request is in flight.

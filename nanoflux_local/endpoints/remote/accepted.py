@@ -1,9 +1,9 @@
 """Infers which parameters a server accepts from the model's name, the endpoint's switches (`send`) and past refusals.
 
-Servers refuse requests with parameters that they do not support. A model's name is an unreliable hint, since a gateway
-can serve a model under any name. So the name gives the defaults, the endpoint's switches override them, and a refusal
-that names a parameter changes that parameter for later requests. None of this changes a request's key in the ledger,
-which stores the request itself, and not the form in which it was sent.
+Servers refuse requests with parameters that they do not support. The model's name determines the defaults, but it is an
+unreliable hint, since a gateway can serve a model under any name. The endpoint's switches therefore override the
+defaults, and a refusal that names a parameter changes that parameter for later requests. None of this changes a
+request's key in the ledger, which stores the original request rather than the form in which it was sent.
 """
 
 import json
@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""A server that accepts only 32-bit seeds is sent the seed modulo this number."""
+"""Servers that accept only 32-bit seeds get the seed modulo this number."""
 STOP_LIMIT = 4
 """The number of stop strings that every server accepts, even if it limits their number."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
@@ -68,7 +68,9 @@ class AcceptedParameters:
         return {name: value for name, value in values.items() if getattr(self, name)}
 
     def stop_strings(self, stop: tuple[str, ...]) -> list[str]:
-        """The stop strings to send. The client truncates the reply at every stop string, sent or not."""
+        """The stop strings to send. The client truncates the reply at every stop string, even at those that are not
+        sent.
+        """
         return list(stop if self.stop is True else stop[: int(self.stop)])
 
     def messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -95,7 +97,9 @@ def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -
 
 
 def learn_from_refusal(refusal: ErrorBody, accepted: AcceptedParameters, request: ChatRequest) -> dict[str, Any]:
-    """The switches to change after a refused request, with their new values. Empty if no parameter is named."""
+    """The switches to change after a refused request, with their new values. Empty if the refusal names no
+    parameter.
+    """
     text = " ".join((refusal.message, *refusal.codes)).lower()
     says_unsupported, params = bool(_UNSUPPORTED.search(text)), set(refusal.params)
 

@@ -67,9 +67,9 @@ class ServedEmbedder:
             except ValueError as error:
                 raise GarbledError(str(error), response.text) from None
 
-        max_tokens = len(text.encode())
-        lost_usd = 0.0 if self.price is None else self.price.cost(max_tokens, 0)
-        return await self._service.ask(send_request, AttemptBounds(1, max_tokens, lost_usd))
+        max_prompt_tokens = len(text.encode())
+        lost_usd = 0.0 if self.price is None else self.price.cost(max_prompt_tokens, 0)
+        return await self._service.ask(send_request, AttemptBounds(1, max_prompt_tokens, lost_usd))
 
     async def close(self) -> None:
         await self._service.close()

@@ -41,7 +41,9 @@ STATUS_BY_CODE = (
     ("content_", 400),
     ("timeout", 504),
 )
-"""The HTTP status of an error that arrives with status 200, by a part of its error code; the first match is used."""
+"""The HTTP status that an error code implies if the error arrives with status 200. The first entry whose text occurs in
+the code is used.
+"""
 UNKNOWN_STATUS = 500
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -149,6 +151,6 @@ def _read_page_title(text: str) -> str:
 
 
 def _shorten(message: str) -> str:
-    """Remove secrets, then shorten the text. In the other order, half of a key could remain unrecognised."""
+    """Remove secrets, then shorten the text: shortening first could leave half a key, which would not be recognised."""
     message = " ".join(redact(message).split())
     return message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}…"

@@ -18,8 +18,8 @@ FULL_CACHE = 0.95
 LONG_QUEUE = 0.25
 """The share of sent requests that may wait at the server. Some should wait, so that the server is never idle."""
 SETTLE_S = 0.5
-"""A queue lowers the limit only if it lasts this long: replies of equal length end together, and then many new requests
-arrive at once.
+"""A queue lowers the limit only if it lasts this long. Replies of equal length end together, and then many new requests
+arrive together.
 """
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 

@@ -45,8 +45,8 @@ async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> st
 
 
 async def _try_fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists. Empty if it lists none, or if the query fails: then the first request reports the
-    failure.
+    """The models that a server lists. Empty if it lists none or if the query fails; in the latter case, the first
+    request will report the failure.
     """
     try:
         return await fetch_listing(url, key)
@@ -55,7 +55,8 @@ async def _try_fetch_listing(url: str, key: str) -> list[str]:
 
 
 async def fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists at `url`/models. The caller must have allowed the server's host in the guard.
+    """The models that a server lists at `url`/models. The caller must have allowed connections to the server's host
+    (`guard.allow`).
 
     Raises:
         EndpointError: the server does not answer, or its answer is not a list of models.
@@ -87,7 +88,7 @@ def read_listing(body: Any) -> Iterator[str]:
 
 
 def is_same_model(model: str, listed_name: str) -> bool:
-    """Whether a listed name means this model: Ollama appends a tag to names, and gateways list patterns."""
+    """Whether a listed name stands for `model`. Ollama appends a tag to names, and gateways list patterns."""
     return (
         listed_name == model
         or listed_name.startswith(f"{model}:")

@@ -27,7 +27,7 @@ from nanoflux_local.endpoints.remote.shapes import (
 from nanoflux_local.records import ChatRequest
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
-"""The keys of a message under which servers send its reasoning."""
+"""The keys under which servers send the reasoning in a message."""
 
 
 class OpenAIChatEndpoint(ServedEndpoint):

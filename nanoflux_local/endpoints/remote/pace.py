@@ -16,7 +16,7 @@ FIRST_MULTIPLE = 10.0
 MULTIPLE = 4.0
 """A reply's time per token may be this multiple of the slowest recent time per token."""
 MIN_TOKENS = 64
-"""Shorter replies count as this many tokens, since their time is mostly the wait for the first token."""
+"""Shorter replies count as this many tokens, since most of their time is the wait for the first token."""
 MAX_SLACK = 16.0
 """The largest factor by which timeouts lengthen after requests that timed out."""
 
@@ -57,7 +57,9 @@ class AdaptiveTimeout:
             raise
 
     def note_answer(self, seconds: float, tokens: int) -> None:
-        """Adapt the timeout to an answer: at once if the answer was slower, gradually if it was faster."""
+        """Adapt the timeout to an answer: immediately if the answer took longer per token, gradually if it took
+        less.
+        """
         is_first, token_s = self._token_s is None, seconds / max(tokens, MIN_TOKENS)
         self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
         self._slack = max(1.0, self._slack / 2)

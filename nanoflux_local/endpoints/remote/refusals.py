@@ -1,4 +1,4 @@
-"""Recognises errors that permanently refuse one prompt, but not other prompts.
+"""Recognises errors with which a server permanently refuses one prompt, but not other prompts.
 
 Other permanent errors (a wrong key, no credit, an unknown model) concern every prompt and end the run. If a provider's
 wording is not recognised, a rejected request counts as a refusal of its prompt; `ledger.calls` and `streaks` detect a
@@ -40,7 +40,7 @@ _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
 
 
 def find_refusal_cause(fault: ClassifiedFault) -> str:
-    """Why the server permanently refuses this prompt, in a few words; "" if the fault is of another kind."""
+    """Why the server permanently refuses this prompt, in a few words; "" if the fault is not such a refusal."""
     text = " ".join((fault.server_message, *fault.codes))
     if fault.kind is None and not fault.status:
         return NO_ANSWER

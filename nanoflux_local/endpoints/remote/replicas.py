@@ -29,7 +29,7 @@ class Replica:
 
     @property
     def is_available(self) -> bool:
-        """Whether the pause after the replica's last failure is over."""
+        """Whether the time for which the replica is skipped after a failure is over."""
         return self.retry_at <= time.monotonic()
 
     @property

@@ -25,8 +25,8 @@ MAX_PAUSE_S = 30.0
 
 @dataclass(slots=True)
 class RetryState:
-    """Counts the failures and pauses of one call, and decides whether it is retried. `failed_replicas` are those
-    that failed since the call's last pause; `waited_s` is the total time that the call has waited.
+    """Counts the failures and pauses of one call, and decides whether it is retried. `failed_replicas` are the replicas
+    on which the call has failed since its last pause; `waited_s` is the total time that the call has waited.
     """
 
     failed_replicas: list[Replica] = field(default_factory=list)
@@ -69,7 +69,9 @@ class RetryState:
         return 0.0 if fault.may_be_down and another_is_free else self._draw_pause(self._failure_count - 1)
 
     def _draw_busy_pause(self) -> float | None:
-        """Draw the pause after a busy response; such a response need not state how long to wait."""
+        """Draw the pause after a busy response, which may or may not state how long to wait; None if the call has
+        waited too long.
+        """
         pause_s = self._draw_pause(self._busy_count)
         self._busy_count += 1
         self._busy_s += pause_s

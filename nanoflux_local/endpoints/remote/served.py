@@ -62,10 +62,10 @@ class ParsedReply:
 class ServedEndpoint(ABC):
     """A model behind one address, or behind several addresses among which its requests are distributed.
 
-    `key_env` or `key_file` names where the key is; both are "" if no key is needed. `revision` replaces the addresses
-    in the identity. Stop strings are not sent to a model whose `context` has reasoning tokens, since its server would
-    apply them to the reasoning; instead, the client applies them to the answer. `send` states which parameters the
-    server accepts, if neither the model's name nor the server's refusals show that.
+    `key_env` or `key_file` names the source of the key; both are "" if no key is needed. `revision` replaces the
+    addresses in the identity. Stop strings are not sent to a model whose `context` has reasoning tokens, since its
+    server would apply them to the reasoning; instead, the client applies them to the answer. `send` states which
+    parameters the server accepts, if neither the model's name nor the server's refusals show that.
 
     Raises:
         ConfigError: a key or an address is missing, or an address is not a base URL.
@@ -137,11 +137,12 @@ class ServedEndpoint(ABC):
         )
 
     async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
-        """Send the request. If the server refuses a parameter, send the request again at once, without that parameter
-        or with another value.
+        """Send the request. If the server refuses a parameter, resend the request immediately, without that parameter
+        or with a different value.
 
-        If the changed request is accepted, the changes apply to later requests and are reported once. If the refusal is
-        repeated, the parameter was not its reason: the changes are dropped, and the last refusal is raised.
+        If the changed request is accepted, the changes apply to later requests and are reported once. If the server
+        refuses the changed request as well, the parameter was not the reason: the changes are dropped, and the last
+        refusal is raised.
         """
         accepted, changes_so_far = self.accepted, dict[str, Any]()
         while True:

@@ -1,8 +1,8 @@
-"""Reads replies of many shapes: JSON in any wrapping, content as text or as parts, and every finish reason.
+"""Reads replies of many shapes: wrapped JSON, content as text or as a list of parts, and every finish reason.
 
-Each protocol defines one shape, but servers and gateways send many. This module reads every shape that it can, raises
-an error that arrives with status 200 as that error, and raises ValueError for everything else. The keys of a protocol
-are in its client.
+Each protocol defines one shape, but servers and gateways send many. This module reads every shape that it can. It
+raises a ResponseBodyError for an error that arrives with status 200, and a ValueError for everything else. The client
+of each protocol knows the protocol's keys.
 """
 
 import json

@@ -29,8 +29,8 @@ REPORT: ContextVar[ReportLine] = ContextVar("report", default=log_wait)
 
 @contextmanager
 def reporting_waits(report: ReportLine) -> Iterator[None]:
-    """Report waits inside the block, and in tasks that are started there, by calling `report` with one line for each.
-    If endpoints share a server, a wait for it is reported only once.
+    """Report waits inside the block, and in tasks that are started there, by calling `report` with one line for each
+    wait. Equal lines of endpoints that share a server are reported only once.
     """
     reported_lines: set[str] = set()
 
