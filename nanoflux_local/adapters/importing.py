@@ -1,7 +1,7 @@
 """Imports adapters: checks a PEFT folder against its installed base, and stores it under its hash like an adapter that
 was trained here.
 
-An adapter that another home exported keeps its hash and its record.
+An adapter exported from another home keeps its hash and its record.
 
 This module decides which adapters are accepted: those that PEFT in this process, a merge and vLLM all apply in the same
 way. PEFT lists the tensors that the config requires on the base (built without weights), and the file must contain
@@ -33,7 +33,7 @@ MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
 MAX_LISTED = 3
-"""The maximum number of tensors that a message names; it gives only the number of the others."""
+"""The maximum number of tensors that a message names; the others are only counted."""
 _FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
 _BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
@@ -52,13 +52,14 @@ _REASON_BY_UNSUPPORTED_KEY = {
 
 
 def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "", name: str = "") -> Path:
-    """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record of the import; return the new folder.
+    """Store the PEFT folder `source` as `adapters_dir/<hash>`, with a record of the import; return the new folder.
 
     `base` is an installed model; if it is "", the adapter's config must name an installed model as its base. The source
-    is not changed. An exported adapter keeps its own record if its base is installed in the recorded revision.
+    is not changed. An exported adapter keeps its record if the recorded revision of its base is installed.
 
     Raises:
-        UsageError: `name` could be mistaken for a path or a pattern, or the adapter keeps the name in its own record.
+        UsageError: `name` could be mistaken for a path or a pattern, or NanoFlux exported the adapter, so its name is
+            fixed.
         DataError: the folder is not a PEFT LoRA, cannot be used here, or was not trained on that base.
         NothingMatchedError: `base` is "", and the config names no installed model.
         ModelsError: the base is not installed.
@@ -93,7 +94,7 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
 
 
 def _store_exported(exported_adapter: Adapter, new_adapter: Path, adapters_dir: Path, name: str) -> Path:
-    """Store an exported adapter with its own record."""
+    """Store an exported adapter with the record that it already has."""
     if name:
         raise UsageError(
             f"adapter {exported_adapter.id} was exported by NanoFlux and keeps its own record",

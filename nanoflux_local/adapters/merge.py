@@ -1,8 +1,9 @@
-"""Merges an adapter into its base: writes a model folder that loads like any other, with a record of base and adapter.
+"""Merges an adapter into its base: writes a model folder that loads like any other, with a record of the base and the
+adapter.
 
 PEFT does the arithmetic; this module checks and records the result. It refuses a base other than the one on which the
-adapter was trained, quantised weights, and a merged model whose output differs from that of base and adapter. A refusal
-leaves no files behind.
+adapter was trained, quantised weights, and a merged model whose output differs from that of the base with the adapter.
+A refusal leaves no files behind.
 """
 
 import json
@@ -91,7 +92,7 @@ def find_base(adapter: Adapter, home: Path) -> Path:
     """The folder of an adapter's installed base.
 
     Raises:
-        RefusedError: another revision of the base is installed.
+        RefusedError: a different revision of the base is installed.
         ModelsError: the base is not installed.
     """
     name, trained_revision = adapter.base.name, adapter.base.revision
@@ -107,11 +108,11 @@ def find_base(adapter: Adapter, home: Path) -> Path:
 def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
     """Write `target`, a new folder with the model in `base` whose weights include `adapter`, in the base's precision.
 
-    Returns the record, which is also written into the folder. The memory of one copy of the model suffices.
+    Returns the record, which is also written into the folder. This needs memory for one copy of the model.
 
     Raises:
         UsageError: `target` exists, or the adapter cannot be merged.
-        RefusedError: the output of the merged model differs from that of base and adapter.
+        RefusedError: the output of the merged model differs from that of the base with the adapter.
     """
     _refuse_quantised(base)
     with new_folder(target) as folder:

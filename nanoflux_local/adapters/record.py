@@ -1,6 +1,5 @@
-"""The record of an adapter: gives typed access to the fields of its manifest, whose JSON is not changed.
-
-This module opens no files: `adapters.store` reads and checks them.
+"""The record of an adapter: typed access to the fields of its manifest, without changing the JSON. This module opens no
+files: `adapters.store` reads and checks the manifests.
 """
 
 from collections.abc import Mapping
@@ -63,7 +62,7 @@ class TrainingRecord:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Raises KeyError and TypeError if a field is missing or has another type."""
+        """Raises KeyError if a field is missing, TypeError if a field has the wrong type."""
         data, settings, losses = manifest["data"], manifest["settings"], manifest["losses"]
         dev_losses = (losses["initial_val_loss"], *losses["val_losses"])
         return cls(
@@ -101,8 +100,8 @@ class ProbeRecord:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A sealed adapter. Exactly one of `training` and `imported` is set; `probe` is None before the first probe;
-    `manifest` is the JSON document in the adapter's folder.
+    """An adapter in the home's directory of adapters. Exactly one of `training` and `imported` is set; `probe` is None
+    before the first probe; `manifest` is the JSON document in the adapter's folder.
     """
 
     folder: Path
@@ -117,7 +116,7 @@ class Adapter:
 
     @classmethod
     def from_manifest(cls, folder: Path, manifest: Mapping[str, Any], probe: Mapping[str, Any] | None) -> Self:
-        """Raises DataError if a field is missing or has another type."""
+        """Raises DataError if a field is missing or has the wrong type."""
         try:
             base, settings, imported = manifest["base"], manifest["settings"], manifest.get("imported")
             return cls(

@@ -23,7 +23,9 @@ _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write PEFT's two files, so that equal weights and configs give identical files (PEFT has no fixed order)."""
+    """Write PEFT's two files so that equal weights and configs yield identical files, since PEFT itself has no fixed
+    order.
+    """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,9 @@ def _to_json(value: Any) -> Any:
 def seal(
     folder: Path, adapters_dir: Path, record: Mapping[str, Any], write_card: Callable[[Mapping[str, Any]], str]
 ) -> Path:
-    """Move PEFT's two files in `folder` to `adapters_dir/<hash>`, with their record and card; return the new folder."""
+    """Add a manifest and a card to PEFT's two files in `folder`, and move them to `adapters_dir/<hash>`, the new
+    folder.
+    """
     manifest = {**record, "adapter": adapter_hash(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest).encode())
     write_atomically(folder / CARD, write_card(manifest).encode())
@@ -135,7 +139,7 @@ def export_peft(adapter: Adapter, target: Path) -> None:
 
 
 def store_folder(folder: Path, target: Path) -> Path:
-    """Rename `folder` to `target`; if `target` already has the same content, only add the files that it lacks."""
+    """Rename `folder` to `target`. If `target` already exists with this content, add only the files that it lacks."""
     if target.exists():
         if adapter_hash(target) != target.name:
             raise RefusedError(

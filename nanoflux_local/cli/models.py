@@ -13,8 +13,8 @@ from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
 
 LINE_INTERVAL_S = 5.0
-"""Seconds between the lines of a download's progress that replace the bar if stderr is not a terminal. The terminal
-application shows the last line.
+"""Seconds between progress lines of a download if stderr is not a terminal and therefore shows no bar. The terminal
+application shows the last of these lines.
 """
 
 
@@ -78,7 +78,7 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 class TransferBar:
-    """Progress of a download in MiB, including the bytes that an earlier, interrupted download left."""
+    """Progress of a download in MiB, including the bytes that an interrupted download has left."""
 
     def __init__(self, label: str) -> None:
         self._bar = Bar(label, "MiB", LINE_INTERVAL_S)

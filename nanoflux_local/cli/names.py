@@ -21,7 +21,7 @@ MAX_COMPLETIONS = 200
 
 
 class Name(click.ParamType[str]):
-    """A name that a shell completes from those that `list_names` returns for the home of the command."""
+    """A name that a shell completes from the names that `list_names` returns for the command's home."""
 
     def __init__(self, name: str, list_names: Callable[[Home], Iterable[str]]) -> None:
         self.name = name

@@ -49,7 +49,7 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
 
 
 def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
-    """Print the settings whose source is neither the defaults nor `base`, the original run of a fork."""
+    """Print the settings whose source is neither the defaults nor `base`, which is the original run of a fork."""
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
     changed = [
@@ -89,8 +89,8 @@ def _print_estimate(estimate: "Estimate") -> None:
             for cost in estimate.attempt
         ],
     )  # fmt: skip
-    minimum = f"at least {estimate.target} attempts with {estimate.least_calls} chat requests"
-    click.echo(f"{estimate.target} kept examples need {minimum}")
+    minimum_text = f"at least {estimate.target} attempts with {estimate.least_calls} chat requests"
+    click.echo(f"{estimate.target} kept examples need {minimum_text}")
     forecast = estimate.forecast
     if forecast is None:
         say("no forecast: it needs an earlier run with these models and rules, e.g. one with --examples 10")

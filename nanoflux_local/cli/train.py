@@ -245,7 +245,7 @@ def show_state(summary: "TrainingSummary") -> None:
 
 
 def _describe_process(worker: "Worker | None") -> str:
-    """The process id of the worker, and the stop request that it has received."""
+    """The worker's process id, and the pending stop request."""
     if worker is None:
         return "none"
     return f"{worker.pid} ({worker.wish} requested)" if worker.wish else str(worker.pid)

@@ -28,7 +28,7 @@ MAX_REASON_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class StoredDataset:
-    """An imported benchmark: its name, where it comes from, and the number of items in each split."""
+    """An imported benchmark: its name, the files it was imported from, and the number of items in each split."""
 
     name: str
     source: str
@@ -59,7 +59,7 @@ class LedgerView:
             database = Database(self._connection)
             refuse_newer(database, path)
             needs_migration = bool(migrations.pending(database))
-        if needs_migration:  # the file has an older version, or another process is creating it: the writer handles both
+        if needs_migration:  # an older version wrote the file, or another process is creating it; `Ledger` handles both
             Ledger(path).close()
 
     def __enter__(self) -> Self:
@@ -76,7 +76,7 @@ class LedgerView:
         return next(self.rows(sql, *values), None)
 
     def find_run(self, name: str) -> sqlite3.Row:
-        """A run by its id, the beginning of its id, or its name (the newest of that name)."""
+        """Find a run by its id, the beginning of its id, or its name (the newest run of that name)."""
         run = self.row("SELECT * FROM runs WHERE id = ?", name)
         run = run or self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
         if run is None:
@@ -115,7 +115,7 @@ class LedgerView:
         return records
 
     def funnel(self, run: str) -> dict[str, int]:
-        """How the attempts of the committed turns ended; the outcomes add up to `attempts`."""
+        """The number of attempts of the committed turns by outcome, and their sum under "attempts"."""
         outcomes: Counter[str] = Counter()
         for row in self.rows("SELECT attempts, count(*) AS n FROM turns WHERE run = ? GROUP BY attempts", run):
             for outcome in row["attempts"].split():
@@ -136,8 +136,8 @@ class LedgerView:
         return _select_attempts(rows, lambda attempt: CUT_IN_REASONING in attempt["reason"])
 
     def unread(self, run: str) -> dict[str, dict[str, int]]:
-        """The number of attempts that ended without a readable reply, by reason, the most frequent first: "unread" has
-        the replies that could not be parsed, "refused" the prompts that an endpoint refused.
+        """The number of attempts that ended without a readable reply, by reason, the most frequent first: under
+        "unread" if a reply could not be parsed, under "refused" if an endpoint refused the prompt.
         """
         reasons_by_kind: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
         for row in self.rows(
@@ -159,7 +159,7 @@ class LedgerView:
         return any(endpoint.get("price") for endpoint in endpoints.values())
 
     def levels(self, run: str) -> dict[str, int]:
-        """The number of kept examples by level of reasoning, with the unrated ones as "unrated"."""
+        """The number of kept examples by level of reasoning; examples without a level are counted as "unrated"."""
         count_by_level = {
             "unrated" if row["level"] is None else f"L{row['level']}": row["n"]
             for row in self.rows("SELECT level, count(*) AS n FROM examples WHERE run = ? GROUP BY level", run)
@@ -183,7 +183,7 @@ class LedgerView:
         return {row["kind"]: row["n"] for row in rows}
 
     def summarize_run(self, name: str) -> RunSummary:
-        """The state and the sums of a run, by its id, the beginning of its id, or its name.
+        """The summary of a run, which is found by its id, the beginning of its id, or its name.
 
         Raises:
             NothingMatchedError: there is no such run.
@@ -266,7 +266,7 @@ class LedgerView:
         return int(size[0] * free[0])
 
     def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
-        """(kind, event) of a training's steps and epochs in order. Of a step that was repeated, only the last event is
+        """The steps and epochs of a training in order, as (kind, event). If a step was repeated, only its last event is
         returned.
         """
         rows = self.rows(
@@ -287,7 +287,7 @@ class LedgerView:
         return [Seed(**json.loads(row["record"])) for row in rows]
 
     def pinned_versions(self, run: str) -> dict[str, str]:
-        """The version that a run reads of each dataset that was replaced after the run started."""
+        """For each dataset that was replaced after the run started, the version that the run still uses."""
         return {row["dataset"]: row["version"] for row in self.rows("SELECT * FROM pinned WHERE run = ?", run)}
 
     def datasets(self) -> list[StoredDataset]:
@@ -300,7 +300,7 @@ class LedgerView:
 
 
 def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterable[str] = ()) -> Stored:
-    """A row as the dataclass whose fields are named after its columns; `json_columns` are decoded."""
+    """A row as an instance of a dataclass whose fields are named like the columns; `json_columns` are parsed."""
     columns = {field.name: row[field.name] for field in fields(stored_type)}
     return stored_type(**{**columns, **{name: json.loads(columns[name]) for name in json_columns}})
 
@@ -328,7 +328,7 @@ def _decode_text(stored: bytes) -> str:
 
 
 def _read_rules(config: str) -> str:
-    """The rule set in a stored configuration. Runs of versions without rule sets followed the paper's."""
+    """The rule set in a stored configuration. Runs of versions without rule sets followed the rule set "paper"."""
     try:
         return str(json.loads(config).get("rules", "paper"))
     except ValueError:  # damaged, which `run verify` reports

@@ -1,6 +1,6 @@
 """The local search engine: a lab's documents in an SQLite full-text index, for fact checks without a network.
 
-The index is the file `corpus.db` in the home directory. Documents are added all together or not at all. Adding a file
+The index is the file `corpus.db` in the home directory. Either all documents of a call are added or none. Adding a file
 again replaces its former content.
 """
 
@@ -150,7 +150,7 @@ class Corpus:
         return digest([[Path(document.source).name, document.sha256] for document in self.documents()])[:16]
 
     def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
-        """The best passages that contain a word of the query, or two words if the query has three or more. They are
+        """The best passages that contain a word of the query, or two of its words if it has three or more. Passages are
         ranked by BM25; words in titles count twice.
 
         Raises:

@@ -1,5 +1,5 @@
-"""Splits documents into passages, for the search and for runs whose seeds are passages. The file's suffix
-determines how a document is read: as plain text, Markdown, HTML, PDF, DOCX or JSON Lines.
+"""Splits documents into passages, for the search corpus and for runs whose seeds are passages. A file's suffix
+determines how it is read: as plain text, Markdown, HTML, PDF, DOCX or JSON Lines.
 
 Only text is read: no script is run, and no link or image is loaded. A file that is not in the format of its suffix, or
 is too large, is refused with an error that names it.
@@ -32,8 +32,8 @@ BLOCK_TAGS = ("p", "div", "li", "tr", "section", "article", "br", "table", "pre"
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Some paragraphs of a document; `place` is their position in it ("page 3", "line 12", "part 2"). `heading` is the
-    heading above them, "" if the format has none.
+    """Some paragraphs of a document; `place` is their position in the document ("page 3", "line 12", "part 2").
+    `heading` is the heading above them, "" if the format has none.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Document:
 
 
 def list_documents(paths: Sequence[Path]) -> list[Path]:
-    """The files in `paths`, and all documents in its directories except hidden ones.
+    """The files in `paths`, and all documents inside the directories in `paths` except hidden ones.
 
     Raises:
         DataError: a file is missing, or its suffix is not supported.
@@ -228,7 +228,7 @@ def _find_texts(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
 
 
 def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator[Passage]:
-    """The passages of sections, given as (heading, text). They are numbered through the whole document."""
+    """The passages of sections, given as (heading, text). Passages are numbered consecutively through the document."""
     number = 0
     for heading, text in sections:
         for passage in _group_into_passages(title, storable(text)):

@@ -1,7 +1,7 @@
 """Search engines for the judge: the local corpus, DuckDuckGo, a lab's SearXNG, Google's Custom Search.
 
 Every search ends with a reply: results, no results, a timeout, a connection that the network guard refuses, or a
-failure. Only a fault that would repeat in every search, such as a wrong key, ends the run. Choosing an engine in the
+failure. Only a fault that would recur in every search, such as a wrong key, ends the run. Choosing an engine in the
 configuration permits connections to its host.
 """
 
@@ -22,7 +22,7 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_models import guard
 
 SearchResult = tuple[str, str, str]
-"""The title, the place (an address, or a document and a position in it) and the snippet."""
+"""The title, the place (a url, or a document and a position in the document) and the snippet."""
 GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
 KEY_REFUSED_STATUSES = (401, 403)
@@ -57,7 +57,7 @@ def build_search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
 
 
 async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeout_s: float, key: ApiKey) -> SearchReply:
-    """Run a search and return its result, or the way in which it failed, as a reply.
+    """Run a search, and return its results or its failure as a reply.
 
     Raises:
         EndpointError: the engine refuses the key, so that every other query would fail as well.
