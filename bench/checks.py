@@ -46,8 +46,8 @@ DECISION_STEP = "word"
 
 @dataclass(slots=True)
 class Measured:
-    """A solution of the trial with the findings measured so far, and the judge's own decision if it was asked:
-    None if it gave no verdict.
+    """A solution of the trial with the findings measured so far. Once `is_judged`, `decision` is the judge's own
+    decision, or None if the judge gave no verdict.
     """
 
     solution: KnownSolution

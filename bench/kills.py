@@ -43,7 +43,7 @@ main()
 
 @dataclass
 class Trial:
-    """One run in a separate home, with the calls that it sent and those that its ledger stores."""
+    """A run in a separate home, with the calls that it sent and the calls that its ledger stores."""
 
     home: Path
     settings: tuple[str, ...]

@@ -51,8 +51,8 @@ def execute_run(home: Home, turns: int, seed: int, name: str = "") -> str:
 
 
 class RowCopier:
-    """A run's rows, prepared for copying: each request of a copy has a different seed or last line, so that all keys
-    differ.
+    """Writes copies of a run. Each request of a copy gets a new seed or last line, so that no two calls have the same
+    key.
     """
 
     def __init__(self, connection: sqlite3.Connection, run: str) -> None:
@@ -84,7 +84,9 @@ class RowCopier:
         self._insert("runs", [row])
 
     def write(self, run: str, copy: int, offset: int, count: int, calls_only: bool = False) -> None:
-        """Write a copy of the first `count` calls, and of the turns and examples with numbers from `offset` on."""
+        """Write a copy of the first `count` calls and, unless `calls_only`, of all turns and examples; `offset` is
+        added to the numbers of the turns.
+        """
         first_call_id = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
         self._connection.executemany(
             f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})",

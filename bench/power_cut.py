@@ -172,7 +172,7 @@ def tear(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
 
 def garble_pages(database: Path, log: bytearray, page_bytes: int, rng: random.Random) -> None:
     """Overwrite database pages that the durable log also has, as if a checkpoint had been interrupted. The first page
-    stays: its header is read before the log.
+    is kept, since SQLite reads its header before the log.
     """
     frame_offsets = range(LOG_HEADER, len(log) - page_bytes, page_bytes + FRAME_HEADER)
     page_numbers = {struct.unpack_from(">I", log, frame)[0] for frame in frame_offsets} - {1}

@@ -151,7 +151,7 @@ def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: P
     assert "already done" in jobs.request_stop(home, make_work(training), "stop")
 
 
-def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> None:
+def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home) -> None:
     training = trainings.create_training(home, BASE, LONG, make_data())
     jobs.launch(home, make_work(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 1)

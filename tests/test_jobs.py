@@ -56,7 +56,7 @@ def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_paused_and_reconfigured_run_ends_with_the_digest_of_an_uninterrupted_one(home: Home) -> None:
+def test_paused_and_reconfigured_run_has_the_digest_of_an_uninterrupted_run(home: Home) -> None:
     uninterrupted_run = start(home)
     asyncio.run(runs.play(home, uninterrupted_run))
     run = start(home, endpoints=SLOW_ENDPOINTS)
@@ -79,7 +79,7 @@ def test_paused_and_reconfigured_run_ends_with_the_digest_of_an_uninterrupted_on
     assert show(home, run)["digest"] == show(home, uninterrupted_run)["digest"]
 
 
-def test_second_stop_ends_at_once_and_a_killed_worker_is_interrupted(home: Home) -> None:
+def test_second_stop_ends_a_run_immediately_and_a_killed_worker_is_interrupted(home: Home) -> None:
     run = start(home, endpoints={"duelist-a": {"delay_s": 60}})
     jobs.launch(home, make_work(run))
     assert "drains" in jobs.request_stop(home, make_work(run), "stop")
@@ -95,7 +95,7 @@ def test_second_stop_ends_at_once_and_a_killed_worker_is_interrupted(home: Home)
     assert show(home, run)["status"] == "paused"
 
 
-def test_recorded_worker_is_running_at_once(home: Home) -> None:
+def test_worker_is_running_as_soon_as_it_is_recorded(home: Home) -> None:
     """A worker that is killed right after it is recorded leaves its run interrupted, not in its earlier status."""
     run = start(home)
     with Ledger(home.ledger) as ledger:

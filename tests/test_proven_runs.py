@@ -110,7 +110,7 @@ def test_proven_run_replays_and_verifies(proven_run: tuple[Home, str]) -> None:
         assert list(verify_run(view, run)) == []
 
 
-def test_replay_of_a_paper_run_under_proven_rules_gives_the_cost(
+def test_replay_of_a_paper_run_under_proven_rules_estimates_the_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     home = Home(tmp_path / "home").prepare()

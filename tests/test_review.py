@@ -144,7 +144,7 @@ def test_review_is_shown_with_the_example_and_listed(
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     listed = json.loads(run("examples", "list", "run", "--json")[1])
     assert len(listed) == TURNS and listed[3]["reviews"] == {} and listed[3]["level"] is None
-    example = listed[3]["id"]  # of a turn whose first question was rejected
+    example = listed[3]["id"]  # the example of a turn whose first question was rejected
     code, _, err = run("examples", "review", example, "--verdict", "fix", "--note", "a unit lacks", "--reviewer", "ada")
     assert code == 0 and "ada on example" in err
     assert json.loads(run("examples", "list", "run", "--json")[1])[3]["reviews"] == {"ada": "fix"}

@@ -77,13 +77,13 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
     executed_records = read_records(other_home, play(other_home, novelty={"question": 0.4}))
     first_unknown = min(unknown_turns)
     recorded_turns = read_records(home, run)
-    come_turns = {example["turn"] for example in result["come"] if example["turn"] < first_unknown}
-    assert come_turns == {
+    added_turns = {example["turn"] for example in result["come"] if example["turn"] < first_unknown}
+    assert added_turns == {
         record.number
         for record in executed_records[:first_unknown]
         if record.kept and not recorded_turns[record.number].kept
     }
-    assert all(turn not in unknown_turns for turn in (*come_turns, *(example["turn"] for example in result["go"])))
+    assert all(turn not in unknown_turns for turn in (*added_turns, *(example["turn"] for example in result["go"])))
 
 
 def test_question_accepted_only_by_changed_settings_misses_a_judge_call(home: Home) -> None:

@@ -44,11 +44,11 @@ def check_killed_run(kills: ModuleType, folder: Path, settings: tuple[str, ...],
     assert kills.find_differences(expected, outcome, killed, concurrency) == []
 
 
-def test_run_killed_at_random_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+def test_run_killed_at_random_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     check_killed_run(kills, tmp_path, kills.make_scripted_settings(60, 8, 0.02), times=6, concurrency=8)
 
 
-def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
+def test_run_killed_with_programs_in_the_sandbox_produces_the_undisturbed_dataset(
     kills: ModuleType, tmp_path: Path
 ) -> None:
     profile = tmp_path / "programs.toml"
@@ -58,6 +58,6 @@ def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
     check_killed_run(kills, tmp_path, settings, times=3, concurrency=4)
 
 
-def test_run_killed_under_proven_rules_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+def test_run_killed_under_proven_rules_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     settings = (*kills.make_scripted_settings(40, 8, 0.005), "--rules", "proven")
     check_killed_run(kills, tmp_path, settings, times=3, concurrency=8)

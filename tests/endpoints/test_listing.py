@@ -87,7 +87,7 @@ def test_server_without_a_listing_is_not_reported(listing_server: ListingServer,
     assert list_warnings("m", listing_server.url) == []
 
 
-def test_unreachable_server_gives_no_listing_warning(listing_server: ListingServer) -> None:
+def test_unreachable_server_causes_no_listing_warning(listing_server: ListingServer) -> None:
     listing_server.close()
     assert list_warnings("m", listing_server.url) == []
 

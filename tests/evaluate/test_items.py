@@ -33,8 +33,8 @@ MARK_BY_LETTER = {"r": "right", "w": "wrong", "?": "unscored"}
 
 @pytest.fixture
 def evaluations(tmp_path: Path):
-    """A view of three evaluations of four items with two replies each, and the items' ids by letter. Item d has no mark
-    in the base.
+    """A view of three evaluations of four items, with two replies to each item, and the items' ids by letter. Item d is
+    unscored in the base.
     """
     path = tmp_path / "ledger.db"
     item_ids = [item.id for item in load_available_items(path, "starter-easy", "test")[:4]]

@@ -232,13 +232,13 @@ def test_mcnemar_has_its_nominal_level(runs_a, runs_b):
     assert rejected <= 0.05 * trials + 2.6 * (0.05 * 0.95 * trials) ** 0.5
 
 
-def test_compare_paired_of_equal_conditions_gives_p_one():
+def test_compare_paired_of_equal_conditions_has_a_p_value_of_one():
     paired = compare_paired(parse_marks("1 0 1 0 1"), parse_marks("1 0 1 0 1"))
     assert (paired.difference, paired.mcnemar_p, paired.bootstrap_p) == (0.0, 1.0, 1.0)
     assert paired.ci95[0] == -paired.ci95[1] < 0
 
 
-def test_compare_paired_never_reports_a_p_of_zero():
+def test_compare_paired_never_reports_a_p_value_of_zero():
     paired = compare_paired(parse_marks("0 " * 40), parse_marks("1 " * 39 + "0"))
     assert paired.mcnemar_p == pytest.approx(2 * 0.5**39)
     assert paired.bootstrap_p == pytest.approx(2 / (RESAMPLES + 1))

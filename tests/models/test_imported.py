@@ -24,7 +24,7 @@ DTYPES = {"torch.bfloat16": ("BF16", 2), "torch.float32": ("F32", 4)}
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Gemma-3 wrapper in the hub's layout: two shards, and a config without its class's defaults."""
+    """A tiny Gemma-3 wrapper in the hub's layout: two shards, and a config that omits defaults."""
     folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma") / "files")
     assert len(list(folder.glob("*.safetensors"))) == 2
     assert "max_position_embeddings" not in json.loads((folder / "config.json").read_text())["text_config"]

@@ -79,9 +79,8 @@ def test_benchmark_states_the_size_of_its_official_files(name):
 
 @pytest.mark.parametrize("name", [name for name in list_built_in() if load_domain(name).datasets != ("documents",)])
 def test_domain_lists_the_benchmarks_that_seed_it(name):
-    """The domain's file fixes their order; each benchmark's module also names the domains that it seeds.
-
-    Domains about a user's documents have no benchmark.
+    """A domain's file lists its benchmarks in order, and each benchmark's module lists the domains that it seeds: both
+    must agree. Domains about a user's documents have no benchmark.
     """
     datasets = load_domain(name).datasets
     assert set(datasets) == {benchmark.name for benchmark in list_benchmarks().values() if name in benchmark.domains}

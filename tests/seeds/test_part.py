@@ -1,4 +1,4 @@
-"""Turning seeds into parts: which programs are supported, and which numbers can be slots (paper §3)."""
+"""Turning seeds into parts of a chain: which programs are supported, and which numbers can be replaced (paper §3)."""
 
 import pytest
 

@@ -77,7 +77,9 @@ STORY_BY_ID = {story.id: story for story in STORIES}
 
 
 def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer, whether each link is fitted, and the number of each link, by the rule in the question."""
+    """The chain's answer, and for each link whether the previous answer was fitted to it, and its number. An answer is
+    fitted if it is not a positive integer of at most 100 times the number that it replaces.
+    """
     answer, fitted, links = stories[0].solve(stories[0].slot_value), [], []
     for story in stories[1:]:
         is_direct = answer > 0 and answer == math.floor(answer) and answer <= 100 * story.slot_value

@@ -1,5 +1,5 @@
-"""A real vLLM that is killed, and one whose owner is killed: no reply is lost, no process of the server remains, and no
-other process is stopped."""
+"""A real vLLM server is killed, or the command that started it: no reply is lost, no process of the server remains, and
+no other process is stopped."""
 
 import json
 import os

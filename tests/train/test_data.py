@@ -122,7 +122,7 @@ WITH_SYSTEM = TrainingExample((Message("system", "Be brief."), Message("user", "
 
 
 def install_base(base: Path, root: Path, template: str, system_role: bool) -> Path:
-    """The tiny base with another chat template, installed in the home `root`; its manifest has that `system_role`."""
+    """Install the tiny base in the home `root`, with this chat template and with `system_role` in its manifest."""
     from nanoflux_models.weights import import_path
 
     source = shutil.copytree(base, root / "source")

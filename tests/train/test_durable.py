@@ -1,4 +1,4 @@
-"""A training that is killed, runs out of disk or memory, or diverges keeps its last good checkpoint."""
+"""A training run that is killed, runs out of disk or memory, or diverges keeps its last good checkpoint."""
 
 import errno
 import random

@@ -1,4 +1,5 @@
-"""`python become.py ROLE COMMAND…` runs COMMAND as the user `root` or `ordinary`, or `no-userns` or `no-landlock`.
+"""`python become.py ROLE COMMAND…` runs COMMAND as the user `root` or `ordinary`, or as on a kernel without user
+namespaces (`no-userns`) or without Landlock (`no-landlock`).
 
 Root becomes an ordinary user by changing its user ID in a private mount namespace, in which other users can reach the
 interpreter (its folder may be closed to them). An ordinary user becomes root in a new user namespace.

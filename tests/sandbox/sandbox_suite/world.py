@@ -53,7 +53,7 @@ class World:
             (self.folder / name).chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            # In a new session, because the test runner's may be outside this PID namespace and so have the number 0.
+            # In a new session: that of the test runner may be outside this PID namespace, where its number would be 0.
             self._victim = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
             )
