@@ -51,6 +51,8 @@ def extract_stem(question: str) -> str:
 
 
 def count_restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
-    """How many of `stems` are also stems of questions in `others`, as those of GSM-Hard are of GSM8K's test questions."""
+    """How many of `stems` are also stems of questions in `others`; GSM-Hard, for example, restates GSM8K's test
+    questions.
+    """
     other_stems = {extract_stem(seed.question) for seed in others}
     return sum(stem in other_stems for stem in stems)

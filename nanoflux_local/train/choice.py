@@ -104,8 +104,8 @@ def _exclude_rows(
     view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
 ) -> tuple[list[sqlite3.Row], dict[str, Any]]:
     """The rows that reviewers have not dropped and that have a solution of the requested origin, and a record of the
-    number of rows left out. If none is left out, the record is empty, so that the ids of earlier trainings stay the
-    same.
+    number of rows left out. If none is left out, the record is empty, so that the ids of earlier training runs stay
+    valid.
     """
     record: dict[str, Any] = {}
     dropped_turns = find_dropped_turns(view, run)

@@ -1,7 +1,7 @@
 """Training examples and their tokens: the chat template, labels on the completion, batches by length.
 
 This module determines where a prompt ends and its completion begins, and the order of the batches. `audit` decides
-which examples are usable, and `lora` trains on those.
+which examples are usable, and `lora` trains on the usable ones.
 """
 
 import random
@@ -39,8 +39,8 @@ class TrainingExample:
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """An example as token ids. The labels are `ids[prompt_length:]`; `truncated_tokens` were removed at the limit;
-    `row` counts from 0.
+    """An example as token ids. The labels are `ids[prompt_length:]`; `truncated_tokens` is the number of tokens that
+    were cut off at the limit; `row` counts from 0.
     """
 
     ids: tuple[int, ...]
@@ -86,11 +86,11 @@ class Codec:
             raise DataError(f"{base_dir} has no usable tokenizer: {error}", fix) from error
 
     def merges_system(self, example: TrainingExample) -> bool:
-        """Whether the example's system message becomes part of the user's."""
+        """Whether the example's system message becomes part of the user's message."""
         return not self.system_role and any(message.role == "system" for message in example.prompt)
 
     def render_prompt(self, prompt: Sequence[Message]) -> str:
-        """The prompt as the template writes it. Raises DataError if the template refuses it."""
+        """The prompt as the template renders it. Raises DataError if the template refuses the prompt."""
         if not self.system_role:
             prompt = without_system(prompt)
         return self._render([asdict(message) for message in prompt], add_generation_prompt=True)

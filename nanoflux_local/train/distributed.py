@@ -88,7 +88,7 @@ class _AccelerateGroup(ProcessGroup):
 
 @contextmanager
 def join_process_group(on_cpu: bool) -> Iterator[ProcessGroup]:
-    """Join the process group for the duration of the training."""
+    """Join the process group for the duration of the training run."""
     if count_processes() == 1:
         yield ProcessGroup()
         return

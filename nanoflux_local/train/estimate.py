@@ -1,6 +1,7 @@
-"""Rough time and memory of a training, for the audit.
+"""Rough time and memory of a training run, for the audit.
 
-The estimates are for planning: whether a training takes minutes or hours, and whether it fits. They guarantee nothing.
+The estimates are for planning: whether a training run takes minutes or hours, and whether it fits into memory. They
+guarantee nothing.
 """
 
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from nanoflux_local.train.flops import count_head_weights, count_parameters, read_shape, stored_bytes
 from nanoflux_local.train.settings import TrainSettings
 
-_MATRIX_SHARE = 0.55  # share of a training's time in matrix products (profiled: SmolLM2-135M on CPU)
+_MATRIX_SHARE = 0.55  # share of a training run's time in matrix products (profiled: SmolLM2-135M on CPU)
 _VECTORS_PER_LAYER = 34  # vectors of hidden size that a layer, its MLP included, keeps per token for the backward pass
 _LIBRARY_BYTES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
 _BYTES_PER_4_BIT_WEIGHT = 0.516  # half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
@@ -25,7 +26,7 @@ def estimate_seconds(flops: float, settings: TrainSettings) -> float:
 
 
 def choose_precision(settings: TrainSettings) -> str:
-    """The precision of the base that a training on this machine would choose."""
+    """The precision of the base that a training run on this machine would choose."""
     from nanoflux_local.train.model import choose_device, choose_dtype
 
     return str(choose_dtype(settings.dtype, choose_device(settings.device))).removeprefix("torch.")

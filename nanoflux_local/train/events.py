@@ -1,6 +1,6 @@
-"""Events of a training and its result, as plain frozen records.
+"""The events and the result of a training run, as plain frozen records.
 
-They are the interface between the training loop and its listeners (a ledger, a terminal, a test), and hold no tensors.
+The training loop reports them to its listeners (a ledger, a terminal, a test). They hold no tensors.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class EpochEvent:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEvent:
-    """A checkpoint was written: the same training, started again, resumes after this step."""
+    """A checkpoint was written: the same training run, started again, resumes after this step."""
 
     step: int
     path: str
@@ -43,7 +43,7 @@ class CheckpointEvent:
 
 @dataclass(frozen=True, slots=True)
 class ResumeEvent:
-    """The training resumed from a checkpoint: the steps after `step` follow, and may repeat steps reported before."""
+    """The training run resumed from a checkpoint: the steps after `step` follow, and may repeat reported steps."""
 
     step: int
     path: str
@@ -55,11 +55,12 @@ OnEvent = Callable[[TrainEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The result of a training. Losses are in nats per label token; `tokens` counts all passes, without padding.
+    """The result of a training run. Losses are in nats per label token; `tokens` counts the tokens of all epochs,
+    without padding.
 
-    If the training is `finished`, `adapter_dir` holds PEFT's two files; otherwise it was stopped on request and left a
-    checkpoint. In the JSON, the three counts of FLOPs are grouped as `flops`; `flops_explained` has the expected count
-    by component, and the "total".
+    If the training run is `finished`, `adapter_dir` holds PEFT's two files; otherwise it was stopped on request and
+    left a checkpoint. In the JSON, the three counts of FLOPs are grouped as `flops`; `flops_explained` has the expected
+    count by component, and the "total".
     """
 
     finished: bool

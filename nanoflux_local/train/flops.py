@@ -1,12 +1,12 @@
-"""FLOPs of a training, counted in two ways: by the 6·N·D convention, and from the executed matrix products.
+"""The FLOPs of a training run, counted in two ways: by the 6·N·D convention, and from the executed matrix products.
 
 6·N·D counts 2·N·D for the forward pass and 4·N·D for the backward pass of a model that trains every weight, with N all
 parameters of the base and D all tokens of all epochs without padding. The measured count (`counter`) sums torch's own
 formulas over every matrix product and attention of the first epoch, forward and backward, with padding but without
-elementwise operations; later epochs have the same rows, so the sum is scaled by tokens. The two counts differ because a
-LoRA training skips the gradients of frozen weights (a third of 6·N·D) and applies the head to label positions only, but
-computes attention and low-rank products, which 6·N·D leaves out. `explain_flops` derives the expected count from the
-architecture, so that the measured count can be checked against it.
+elementwise operations; later epochs have the same rows, so the sum is scaled by tokens. The two counts differ because
+training a LoRA skips the gradients of frozen weights (a third of 6·N·D) and applies the head to label positions only,
+but computes attention and low-rank products, which 6·N·D leaves out. `explain_flops` derives the expected count from
+the architecture, so that the measured count can be checked against it.
 """
 
 import json
@@ -47,8 +47,8 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class TrainingVolume:
-    """The amount of data that a training processes, over all its batches: positions with padding (rows × longest row),
-    pairs of positions in attention (`squares`: rows × longest row²), and labels.
+    """The amount of data that a training run processes, over all its batches: positions with padding (rows × longest
+    row), pairs of positions in attention (`squares`: rows × longest row²), and labels.
     """
 
     positions: int
@@ -57,7 +57,7 @@ class TrainingVolume:
 
 
 def explain_flops(matrices: Matrices, volume: TrainingVolume, checkpointing: bool = False) -> dict[str, float]:
-    """The FLOPs expected of a LoRA training, by component, and their sum as "total".
+    """The FLOPs expected of the training of a LoRA, by component, and their sum as "total".
 
     Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (the gradient of its weights, which is
     not needed, would take 2 more); a LoRA pair takes 6; the head takes 4, at label positions only. Per pair of

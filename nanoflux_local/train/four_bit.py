@@ -1,7 +1,7 @@
 """The frozen base in four bits, as in QLoRA: NF4 with double quantisation, through bitsandbytes.
 
 If bitsandbytes cannot work on this machine, the error says why. On a CPU, bitsandbytes repacks a layer when it is first
-used without gradients, and afterwards has no backward pass through it. A training would therefore silently lose its
+used without gradients, and afterwards has no backward pass through it. A training run would therefore silently lose its
 gradients after the first validation; `keep_gradients` turns the repacking off.
 """
 

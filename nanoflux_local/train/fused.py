@@ -1,5 +1,5 @@
-"""The two computations that dominate a training's time, written so that no intermediate value is computed twice: the
-LoRA layer as one autograd function, and a cross-entropy that holds only a slice of the logits in memory.
+"""The two computations that take most of a training run's time, written so that no intermediate value is computed
+twice: the LoRA layer as one autograd function, and a cross-entropy that holds only a slice of the logits in memory.
 
 Both equal the plain formulas up to rounding; tests compare them.
 """

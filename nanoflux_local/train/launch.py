@@ -1,4 +1,4 @@
-"""Training in several processes, started by `accelerate launch`; each process resumes the same training.
+"""Training in several processes, started by `accelerate launch`; each process resumes the same training run.
 
 If this process is stopped, it terminates the others. Machines, devices and ports are configured by accelerate.
 """

@@ -1,8 +1,8 @@
 """The training loop: LoRA on a frozen base, loss on completions only (paper §3, A.1).
 
-`train` turns rows into the adapter's two files. Every source of randomness is seeded: on one machine, equal trainings
-produce bit-identical weights, even if one was killed and resumed. The loop does not use the ledger, but reports through
-`on_event`. It stops with an error if the loss is not finite.
+`train` turns rows into the adapter's two files. Every source of randomness is seeded: on one machine, training runs
+with the same inputs produce bit-identical weights, even if one of them was killed and resumed. The loop does not use
+the ledger, but reports through `on_event`. It stops with an error if the loss is not finite.
 """
 
 import errno
@@ -47,8 +47,8 @@ class OptimizerStep:
 
 
 def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[OptimizerStep]:
-    """All steps of a training. They depend only on the settings and the row lengths, so a resumed training has the same
-    steps.
+    """All steps of a training run. They depend only on the settings and the row lengths, so they do not change when
+    training resumes.
     """
     steps: list[OptimizerStep] = []
     for epoch in range(1, settings.epochs + 1):
@@ -79,15 +79,16 @@ def train(
 ) -> TrainResult:
     """Train a LoRA adapter of the model in `base_dir` and leave it in `out_dir/adapter` (paper §3, A.1).
 
-    Without `validation`, `val_fraction` of the examples is held out. A checkpoint of the same training in `out_dir` is
-    resumed. `should_stop` is called after each step; if it returns True, the training writes a checkpoint and returns a
-    result that is not `finished`. If several processes train (`distributed`), each takes a share of every batch; only
-    the main process calls `should_stop`, reports events and writes files.
+    Without `validation`, `val_fraction` of the examples is held out. If `out_dir` has a checkpoint of the same training
+    run, training resumes from the checkpoint. `should_stop` is called after each step; if it returns True, this
+    function writes a checkpoint and returns a result that is not `finished`. If several processes train
+    (`distributed`), each takes a share of every batch; only the main process calls `should_stop`, reports events and
+    writes files.
 
     Raises:
         DataError: there is nothing to train on.
-        RefusedError: a row is unusable and the settings forbid dropping it, or the checkpoint belongs to another
-            training.
+        RefusedError: a row is unusable and the settings forbid dropping it, or the checkpoint belongs to a different
+            training run.
         NanofluxError: the loss is not finite, memory ran out or the disk is full; the last good checkpoint is kept.
     """
     usable, held_out = prepare_rows(settings, examples, validation, Codec.load(base_dir))
@@ -106,8 +107,8 @@ def train(
 
 
 def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """A digest of everything that determines the weights: a checkpoint with another digest belongs to another training.
-    How often checkpoints are written does not matter.
+    """A digest of everything that determines the weights: a checkpoint with a different digest belongs to a different
+    training run. How often checkpoints are written does not matter.
     """
     relevant_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
     return digest([relevant_settings, digests, read_base_identity(base_dir), *([processes] if processes > 1 else [])])
@@ -158,7 +159,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 class _TrainingLoop:
-    """One training while it runs."""
+    """A training run in progress."""
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class _TrainingLoop:
         self.progress = checkpoint.TrainingProgress()
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
-        """Do the remaining steps. Returns False if the training was stopped before the end."""
+        """Take the remaining steps. Returns False if the training run was stopped before the end."""
         self._resume()
         if self.progress.step == 0 and not self.progress.val_losses:
             self._record_epoch(0)  # validates before the first step
@@ -206,7 +207,7 @@ class _TrainingLoop:
             self._save_checkpoint()
 
     def _take_optimizer_step(self, step: OptimizerStep) -> None:
-        """Do one optimizer step and report it as a StepEvent."""
+        """Take one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
         rank_seed = [self.group.rank] if self.group.rank else []  # rank 0 uses the seed of a single process

@@ -32,14 +32,14 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class MixedRows:
-    """The rows drawn for one mix, of `usable` train items."""
+    """The rows drawn for one mix. `usable` is the number of train items from which they were drawn."""
 
     mix: Mix
     rows: tuple[TrainingExample, ...]
     usable: int
 
     def to_json(self) -> dict[str, Any]:
-        """The record of the rows in a training's source."""
+        """The record of the rows in the source of a training run."""
         return {
             "dataset": self.mix.dataset,
             "ratio": self.mix.ratio,

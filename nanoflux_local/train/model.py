@@ -29,7 +29,9 @@ _HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or else the CPU. Raises UsageError for a device that torch does not know."""
+    """`auto` is the first GPU, or else the CPU. Otherwise `name` is a device of torch. Raises UsageError if torch does
+    not know it.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -119,7 +121,7 @@ class TrainableModel:
         return {"input_ids": ids.to(self.device)}, *self._select_labels(rows, starts, ids)
 
     def _join_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The same as `_pad_rows`, for one row that joins all rows: ids and positions have the shape (1, tokens)."""
+        """Like `_pad_rows`, but for one row that joins all rows: ids and positions have the shape (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
         positions_in_rows = torch.tensor([[index for row in rows for index in range(len(row.ids))]])
         starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))

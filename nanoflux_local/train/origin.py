@@ -1,7 +1,7 @@
-"""Describes the origin of a training's or an export's rows: whose solutions they contain, what was left out or mixed
-in.
+"""Describes the origin of the rows of a training run or an export: whose solutions they contain, what was left out or
+mixed in.
 
-The descriptions are made from the record that `run_rows` and `mixing` write into the source of a training and the
+The descriptions are made from the record that `run_rows` and `mixing` write into the source of a training run and the
 choice of an export.
 """
 

@@ -1,4 +1,6 @@
-"""Publishes a finished training as a sealed adapter with its training record and a model card."""
+"""Publishes the result of a finished training run: an adapter folder named by its hash, with a training record and a
+model card.
+"""
 
 import json
 import shutil
@@ -24,14 +26,16 @@ def publish(
     revision: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Seal a finished training as `adapters_dir/<hash>` with manifest and card, and return that folder.
+    """Publish the result of a finished training run as the folder `adapters_dir/<hash>`, with manifest and card, and
+    return the folder.
 
     `base` and `revision` name the base model for people and loaders; `extra` is added to the manifest (for instance the
-    run and the query that chose the examples). The same content gives the same folder, which is written once.
+    run and the query that chose the examples). If the folder already exists with the same content, it is not written
+    again.
 
     Raises:
-        DataError: the training is not finished.
-        RefusedError: the folder exists with other content.
+        DataError: the training run is not finished.
+        RefusedError: the folder exists with different content.
     """
     if not result.finished:
         raise DataError("the training was stopped before its last step", "resume the training, then publish it")

@@ -1,7 +1,7 @@
 """Training rows in a file: JSON lines in one of three shapes that other tools use too.
 
-A row of another shape is an error that names the file and the line. Rows that can be read but not trained on (an empty
-answer, roles out of order, a lone surrogate) are reported later, by `audit`.
+A row in any other shape is an error that names the file and the line. Rows that can be read but not trained on (an
+empty answer, roles out of order, a lone surrogate) are reported later, by `audit`.
 """
 
 import json
@@ -69,7 +69,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_weight(entry: dict[str, Any], location: str) -> None:
-    """Refuse a row or an answer with a weight other than 1. Other trainers scale its loss by the weight; this one
+    """Refuse a row or an answer with a weight other than 1. Other trainers scale its loss by the weight; this trainer
     cannot.
     """
     weight = entry.get("weight")

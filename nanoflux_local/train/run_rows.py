@@ -64,7 +64,8 @@ def load_run_rows(
     with_attempts: bool = False,
     on_score: OnScore = lambda _done, _total: None,
 ) -> RunRows:
-    """The chosen examples of a run as rows. `base` is the model under which "likeliest" compares solutions.
+    """The chosen examples of a run as rows. If the rule is "likeliest", the chosen solutions are the likeliest under
+    the model `base`.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
@@ -121,7 +122,7 @@ def _choose_variants(
 def _score_variants(
     home: Home, base: str, variant_groups: Sequence[Sequence[RunRow]], on_score: OnScore
 ) -> list[list[float]]:
-    """The likelihood of every variant. A variant without alternatives is not scored and has 0."""
+    """The likelihood of every variant. A variant without alternatives is not scored; its entry is 0."""
     if not base:
         raise UsageError("--solution likeliest compares solutions under a model", "pass the model with --base")
     from nanoflux_local.train.likelihood import Likelihoods

@@ -1,7 +1,7 @@
-"""The settings of one training, with the paper's values as defaults (paper A.1).
+"""The settings of a training run, with the paper's values as defaults (paper A.1).
 
 This module defines names, ranges and defaults, and refuses unknown keys and values out of range. Choices that depend on
-the hardware are made when the training starts.
+the hardware are made when the training run starts.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Overlong = Literal["truncate", "drop", "refuse"]
 
 
 class TrainSettings(BaseModel):
-    """Everything that determines a training, except the data and the base model. Frozen; unknown keys are refused."""
+    """Everything that determines a training run, except data and base model. Frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

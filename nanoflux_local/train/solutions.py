@@ -1,7 +1,7 @@
 """The right solutions of a kept example, and the rules that choose one of them for training.
 
-Besides the author's solution, a run records solutions by others that reach the same answer: those of blind solvers and
-the defender's own. This module collects all of them from an attempt.
+Besides the author's solution, a run records solutions that reach the same answer and were written by blind solvers or
+by the defender. This module collects all of them from an attempt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ BLIND = "blind"
 @dataclass(frozen=True, slots=True)
 class RightSolution:
     """A solution with the right answer: by the attacker ("author"), by a blind solver, or by the defender ("own").
-    `author` is the endpoint that wrote it, "" if that was not recorded.
+    `author` is the endpoint that wrote the solution, "" if the endpoint was not recorded.
     """
 
     origin: Origin
@@ -69,7 +69,9 @@ def load_wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
 
 
 def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> tuple[RightSolution, ...]:
-    """The solutions that a rule may choose: those of its origin; for "shortest" and "likeliest" all, each text once."""
+    """The solutions that a rule may choose. "shortest" and "likeliest" may choose any solution, each text once; every
+    other rule chooses from the solutions of its origin.
+    """
     if rule not in ("shortest", "likeliest"):
         return tuple(solution for solution in solutions if solution.origin == rule)
     first_by_words = {" ".join(solution.text.split()): solution for solution in reversed(solutions)}

@@ -1,4 +1,4 @@
-"""The state of a training at any time, and the outcome of a finished one, with their JSON.
+"""The state of a training run at any time, the outcome of a finished training run, and the JSON form of both.
 
 Both are read from the ledger.
 """
@@ -16,9 +16,9 @@ from nanoflux_local.paths import Home
 
 @dataclass(frozen=True, slots=True)
 class StoredTraining:
-    """A training's row in the ledger, decoded. `plan` has what is fixed when the training is created: the revision of
-    the base, the source of the rows, the digest of the validation rows and TensorBoard's folder. `result` is {} until
-    the training is done.
+    """The row of a training run in the ledger, decoded. `plan` has what is fixed when the training run is created: the
+    revision of the base, the source of the rows, the digest of the validation rows and TensorBoard's folder. `result`
+    is {} until the training run is done.
     """
 
     id: str
@@ -41,10 +41,10 @@ class StoredTraining:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """The state of a training, as `trainings show --json` prints it. `step` of `steps` steps are done; before the first
-    step both are 0, and the fields that describe the last step are None. `val_losses` has one entry before the first
-    step and one for each epoch. Losses are in nats per label token. `worker` is None if no process works on the
-    training.
+    """The state of a training run, as `trainings show --json` prints it. `step` of `steps` steps are done; before the
+    first step both are 0, and the fields that describe the last step are None. `val_losses` has one entry before the
+    first step and one for each epoch. Losses are in nats per label token. `worker` is None if no process executes the
+    training run.
     """
 
     training: str
@@ -74,7 +74,9 @@ class TrainingSummary:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """The outcome of a finished training, as `train --json` prints it; `document` is the whole record in the ledger."""
+    """The outcome of a finished training run, as `train --json` prints it; `document` is the whole record in the
+    ledger.
+    """
 
     adapter: str
     base: str
@@ -104,7 +106,7 @@ class TrainingOutcome:
 
 
 def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> TrainingSummary:
-    """The state of a training, with its last step, its epochs and its worker."""
+    """The state of a training run, with its last step, its epochs and its worker."""
     curve = view.training_curve(stored.id)
     last_step = LastStep.from_event(next((event for kind, event in reversed(curve) if kind == "step"), {}))
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}

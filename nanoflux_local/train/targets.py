@@ -1,7 +1,7 @@
 """Which layers a LoRA adapts: names and expressions, which are resolved against the base and refused if unusable.
 
-Only the base's configuration is read, not its weights. Vision towers are refused: vLLM serves adapters of text towers
-only, and the prompts of a run are text.
+Only the base's configuration is read, not its weights. Layers of vision encoders are refused: vLLM serves only adapters
+of the language model, and the prompts of a run are text.
 """
 
 import re
@@ -22,8 +22,8 @@ _MAX_ENDINGS = 8
 class AdaptedLayers:
     """The layers that a LoRA adapts in one base, with two tensors for each layer.
 
-    `modules` is the value for PEFT: names, or one expression over full names. `tower` is the name of the text tower
-    inside a multimodal wrapper, "" if the base is a text model throughout.
+    `modules` is the value for PEFT: names, or one expression over full names. `tower` is the name of the language model
+    inside a multimodal wrapper, "" if the base has no encoders.
     """
 
     modules: str | tuple[str, ...]
@@ -123,7 +123,7 @@ def _list_endings(names: Iterable[str]) -> set[str]:
 
 
 def _find_tower(base: Any) -> str:
-    """The name of the text tower in a wrapper that has other towers too; "" for a text model."""
+    """The name of the language model inside a wrapper that also has encoders; "" for a text model."""
     decoder = base.get_decoder()
     if getattr(base.config, "vision_config", None) is None and getattr(base.config, "audio_config", None) is None:
         return ""

@@ -1,8 +1,8 @@
-"""Creates, runs, resumes and lists trainings, and records each one's loss curves and outcome in the ledger.
+"""Creates, starts, resumes and lists training runs, and records their loss curves and outcomes in the ledger.
 
-A training's id is the digest of everything that determines its weights, and its rows are stored in its folder. The same
-command, or `trainings resume ID`, therefore resumes it, even if its run, its file or its process no longer exists. One
-process works on a training at a time.
+The id of a training run is the digest of everything that determines its weights, and its rows are stored in its folder.
+The same command, or `trainings resume ID`, therefore resumes it, even if the run or file with its examples no longer
+exists. Only one process at a time executes a training run.
 """
 
 import _thread
@@ -77,8 +77,9 @@ def load_run_data(
     mixes: Sequence[Mix] = (),
     on_score: OnScore = lambda _done, _total: None,
 ) -> TrainingData:
-    """A run's kept examples, all or as chosen, with benchmark rows mixed in and its domain's dev items for validation.
-    `base` is the model under which "likeliest" compares solutions; mixed rows are drawn by the choice's seed.
+    """A run's kept examples (all, or those that `choice` selects), with benchmark rows mixed in and the domain's dev
+    items for validation. For "likeliest", the chosen solutions are the likeliest under the model `base`. Mixed rows are
+    drawn by the choice's seed.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
@@ -151,7 +152,7 @@ def apply_manifest_targets(home: Home, base: str, settings: TrainSettings) -> Tr
 
 
 def create_training(home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard: str = "") -> str:
-    """Record a training with its rows and return its id. An existing training is not changed.
+    """Record a training run with its rows and return its id. An existing training run is not changed.
 
     Raises:
         ModelsError: the base is not installed.
@@ -190,11 +191,12 @@ def train_adapter(
     """Train on these rows and publish the adapter under its hash.
 
     `run` is the run that the rows come from ("" for none), `source` is recorded with the adapter. Called again with the
-    same arguments, it resumes a killed or stopped training from its last checkpoint, and reads the outcome of a
-    finished training from the ledger.
+    same arguments, it resumes a killed or stopped training run from its last checkpoint, and reads the outcome of a
+    finished training run from the ledger.
 
     Raises:
-        RefusedError: another process works on the training, or it was paused or stopped; the last checkpoint is kept.
+        RefusedError: another process executes the training run, or the training run was paused or stopped; the last
+            checkpoint is kept.
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
     data = TrainingData(rows, validation, run, source or {"run": run})
@@ -213,7 +215,7 @@ def resume_training(
 ) -> TrainingOutcome | TrainingSummary:
     """Train from the last checkpoint, or from the start, until the end or until a pause or stop is requested.
 
-    Returns the outcome of a finished training, or the state of one that was paused or stopped.
+    Returns the outcome of a finished training run, or the state of a paused or stopped training run.
 
     Raises:
         RefusedError: another process works on the training.
@@ -238,7 +240,8 @@ def _train(home: Home, stored: StoredTraining, on_event: "OnEvent", should_stop:
 
 
 def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
-    """Resume a training in the processes that `accelerate launch ARGUMENTS` starts, on this and perhaps other machines.
+    """Resume a training run in the processes that `accelerate launch ARGUMENTS` starts, on this and perhaps other
+    machines.
 
     Raises:
         RefusedError: another process works on the training.
@@ -267,14 +270,14 @@ def _load_stored(home: Home, training: str) -> StoredTraining:
 
 
 def _load_outcome(home: Home, stored: StoredTraining) -> TrainingOutcome | None:
-    """The outcome of a training that is done and whose adapter is present; otherwise None."""
+    """The outcome of a training run that is done and whose adapter is present; otherwise None."""
     if stored.status != "done" or not (home.adapters / stored.adapter).is_dir():
         return None
     return TrainingOutcome.from_json(stored.result)
 
 
 class _Training:
-    """A training that this process works on."""
+    """A training run that this process executes."""
 
     def __init__(self, home: Home, stored: StoredTraining, ledger: Ledger, on_event: "OnEvent") -> None:
         self.home, self.stored, self.ledger, self.on_event = home, stored, ledger, on_event
@@ -284,7 +287,7 @@ class _Training:
         self.is_main = threading.current_thread() is threading.main_thread()
 
     def run(self, work: Work) -> TrainingOutcome | None:
-        """Train, and record status, job and outcome in any case; None if a pause or stop was requested."""
+        """Train, and record status, job and outcome even after an error. None if a pause or stop was requested."""
         job = self.ledger.start_job("training", self.id, os.getpid(), boot_id())
         self.ledger.set_status("trainings", self.id, "running")
         status, message, start = "interrupted", "", time.monotonic()
@@ -332,7 +335,7 @@ class _Training:
 
     def _handle_request(self, request: StopRequest) -> None:
         """Record a request of another process; called from the heartbeat's thread. A pause or stop takes effect after
-        the step; "end" interrupts the step as Ctrl-C does, if the main thread trains.
+        the step; "end" interrupts the step as Ctrl-C does, if the training runs in the main thread.
         """
         if request:
             self.requests.append(request)
@@ -345,7 +348,7 @@ def _training_folder(home: Home, training: str) -> Path:
 
 
 def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """The rows and validation rows of a training, checked against the digests taken when it was created.
+    """The rows and validation rows of a training run, checked against the digests from its creation.
 
     Raises:
         LedgerError: the files are missing or were changed.
@@ -377,10 +380,10 @@ def _open_board(folder: str, training: str) -> Any:
 
 
 def find_training(view: LedgerView, name: str) -> StoredTraining:
-    """The training whose id is `name` or, if only one matches, starts with it.
+    """The training run whose id is `name`, or the only training run whose id starts with `name`.
 
     Raises:
-        NothingMatchedError: none matches, or several do.
+        NothingMatchedError: no training run matches, or several do.
     """
     if exact_match := view.row("SELECT * FROM trainings WHERE id = ?", name):
         return StoredTraining.from_row(exact_match)
@@ -392,13 +395,13 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
 
 
 def summarize_training(home: Home, name: str) -> TrainingSummary:
-    """The state of the training that `find_training` finds. Raises NothingMatchedError."""
+    """The state of the training run that `find_training` finds. Raises NothingMatchedError."""
     with LedgerView(home.ledger) as view:
         return summarize_stored(home, view, find_training(view, name))
 
 
 def list_trainings(home: Home) -> list[TrainingSummary]:
-    """The state of all trainings, newest first."""
+    """The state of all training runs, newest first."""
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT * FROM trainings ORDER BY rowid DESC")
         return [summarize_stored(home, view, StoredTraining.from_row(row)) for row in rows]

@@ -1,5 +1,5 @@
-"""Measures the sandbox: the overhead of a call (one after another, with pauses, and two at once), the time of a small
-sympy program, and the time of a cold start.
+"""Measures the sandbox: the overhead of a call (when calls follow each other, with pauses between them, and two at a
+time), the time of a small sympy program, and the time of a cold start.
 """
 
 from __future__ import annotations

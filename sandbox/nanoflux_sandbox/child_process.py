@@ -1,8 +1,8 @@
 """The child process: a fork of the fork server that isolates itself, receives one program, runs it and exits.
 
-The order matters: every layer must be active before the program is parsed. The child confirms this with two bytes on
-its output: one when it waits for a program, and one when the system call filter is active. A child that cannot isolate
-itself writes nothing and exits.
+The order matters: every layer must be active before the program is parsed. The child confirms this by writing two bytes
+to its output: the first when it waits for a program, the second when the system call filter is active. A child that
+cannot isolate itself writes nothing and exits.
 """
 
 from __future__ import annotations

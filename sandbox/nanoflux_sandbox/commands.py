@@ -42,8 +42,8 @@ async def _run_once(sandbox: Sandbox, code: str, limits: Limits) -> Result:
 def check() -> dict[str, Any]:
     """Probe this machine, then run the conformance suite on the tier that works.
 
-    `cases` has the number of cases and of failures. Each failure is listed in `reasons`; with any failure, `safe` is
-    false.
+    `cases` has the number of cases and of failures. Each failure is listed in `reasons`; if there is any failure,
+    `safe` is false.
     """
     report = probe().as_dict()
     failures, count = run_in_thread(conformance.find_failures(report["backend"])) if report["safe"] else ([], 0)

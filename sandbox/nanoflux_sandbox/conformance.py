@@ -1,7 +1,7 @@
 """The conformance suite that `sandbox check` runs on the user's machine: programs with their required outcomes.
 
-Half of the programs are attacks that succeed in a plain Python process; the others are ordinary work, whose output must
-match exactly. Each is a `Case`; `find_failures` runs all cases and describes those that failed.
+Half of the programs are attacks that succeed in a plain Python process; the others are ordinary programs, whose output
+must match exactly. Each is a `Case`; `find_failures` runs all cases and describes those that failed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The fork server: imports the libraries once, isolates itself, then forks a child process at each request.
+"""The fork server: imports the libraries once, isolates itself, then forks a child process for each request.
 
 Programs and their outputs pass directly between caller and child, never through the fork server, so no fork inherits
 anything from an earlier program. The fork server enforces the wall time, and reports the end of each child to the
-caller on a socket that no child has. It exits when the caller exits.
+caller over a socket that the children do not inherit. It exits when the caller exits.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _Fo
     privileges.drop_root()
     if "namespaces" in layers:
         namespaces.enter()
-    # The kernel's signal works even while this process is suspended and cannot notice that its caller exits.
+    # The kernel ends this process with a signal even if it is suspended and cannot notice that the caller has exited.
     privileges.die_with_parent(signal.SIGKILL)
     if "namespaces" in layers:
         _continue_as_first_process(control)

@@ -1,7 +1,7 @@
-"""Loads everything that a program may import, once, in the fork server, of which each program runs in a fork.
+"""Loads everything that a program may import, once, in the fork server. Each program runs in a fork of the fork server.
 
-A program cannot open files, so it cannot import anything else. Running typical programs once also loads lazily imported
-parts and fills caches. Third-party libraries that are not installed are skipped.
+A program cannot open files, so it cannot import anything else. Running a few sample programs (`TYPICAL`) once also
+loads lazily imported parts and fills caches. Third-party libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def load() -> dict[str, str]:
 
 
 class _PackageBlocker:
-    """Refuses other packages while loading: parts of sympy would import torch and scipy if they are installed."""
+    """Refuses all other packages while loading: parts of sympy would import torch and scipy if they were installed."""
 
     def find_spec(self, name: str, *_: object) -> None:
         top_package = name.partition(".")[0]
@@ -183,7 +183,7 @@ def _suppress_output() -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """Run the typical programs, so that lazy imports and caches are filled before the first fork."""
+    """Run the sample programs `TYPICAL`, so that lazy imports are done and caches filled before the first fork."""
     from nanoflux_sandbox import script
 
     for source in TYPICAL:

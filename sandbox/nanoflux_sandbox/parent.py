@@ -1,4 +1,5 @@
-"""The caller's side of one fork server: starts it, requests child processes, learns how each ended, and ends it.
+"""The caller's side of one fork server: starts it, requests child processes, learns how each child ended, and ends the
+fork server.
 
 A `Parent` holds the process of the fork server and the control socket. It knows nothing about pools or the meaning of a
 result.
@@ -144,7 +145,7 @@ class Parent:
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    """Mark the exception as retrieved, since nothing may await the future any more."""
+    """Mark the future's exception as retrieved; asyncio would report it as an error if nothing awaits the future."""
     if not future.cancelled():
         future.exception()
 

@@ -1,7 +1,8 @@
-"""Determines which layers this machine can enforce, by starting tiers and attacking them.
+"""Determines which isolation layers this machine can enforce: starts fork servers with different tiers (sets of
+layers), each of which must withstand the attacks of the self-test.
 
-`probe` works with and without a running event loop. If an automatic tier works, `probe` takes as long as one or
-two cold starts.
+`probe` can be called with or without a running event loop. If a tier that `auto` tries works, `probe` takes as long as
+one or two cold starts of the sandbox.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nanoflux_sandbox.supply import Supply, UnavailableError
 _T = TypeVar("_T")
 
 _LAYER_TEST_TIERS = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
-"""The tiers that together show which single layers work."""
+"""The tiers that are started to find out which of the three layers work on this machine."""
 
 
 def probe() -> LayerReport:
@@ -28,7 +29,7 @@ def probe() -> LayerReport:
 
 
 def run_in_thread(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run `work` on an event loop in a separate thread; the caller may have a running loop."""
+    """Run the coroutine `work` on a new event loop in a separate thread, since the caller may have a running loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 

@@ -43,7 +43,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one program. Only `stdout` and `stderr` contain text from the program; it is safe to display."""
+    """The outcome of one program. Only `stdout` and `stderr` contain text from the program; this text is safe to
+    display.
+    """
 
     status: Status
     exit_code: int | None
@@ -66,7 +68,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class SandboxIdentity:
-    """Everything that determines the results of a program: with equal identities, equal sources give equal results."""
+    """Everything that determines the results of a program: under the same identity, a program always has the same
+    result.
+    """
 
     backend: str
     python: str

@@ -52,7 +52,7 @@ print("could trace")
 
 
 async def verify(parent: Parent, backend: str) -> None:
-    """Attack from inside a child of `parent`. Raises ForkServerError, which names the attack, if one succeeds."""
+    """Attack from inside a child of `parent`. Raises ForkServerError, which names the attack, if an attack succeeds."""
     token = secrets.token_hex(8)
     forbidden_result = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
     if (forbidden_result.status, forbidden_result.stdout) != ("ok", f"{token} 42\n"):

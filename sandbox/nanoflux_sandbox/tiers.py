@@ -30,7 +30,7 @@ def full_name(tier: str) -> str:
 
 
 def explain_unsupported() -> str:
-    """Why this operating system supports no tier; "" if it supports them."""
+    """Why this operating system supports no tier; "" if it supports tiers."""
     if sys.platform != "linux":
         return f"there is no backend for {sys.platform}; the sandbox needs Linux"
     return ""

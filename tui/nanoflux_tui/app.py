@@ -36,8 +36,8 @@ from nanoflux_tui.theme import DARK, LIGHT, THEMES
 from nanoflux_tui.widgets.bars import TABS
 
 POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
-"""Seconds between two checks; seconds between two refreshes, at least and (without any change) at most; the share of
-one core that refreshes may use.
+"""Seconds between two checks of the ledger; the minimum seconds between two refreshes; the maximum, after which the
+screen is refreshed even without a change; the share of one core that refreshes may use.
 """
 MAX_REFRESH_PAUSE_S = 4.0
 """Maximum pause after an expensive refresh, in seconds, even if refreshes then exceed their share of a core."""
@@ -238,7 +238,7 @@ class NanofluxApp(BaseApp):
         """
         field = self.screen.focused if self.screen_stack else None
         if event.is_printable and isinstance(field, Input):
-            event.prevent_default()  # which would run the action of this key
+            event.prevent_default()  # otherwise the action of this key would run
             field.post_message(events.Key(event.key, event.character))
 
     def _handle_exception(self, error: Exception) -> None:

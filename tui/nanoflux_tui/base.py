@@ -29,7 +29,7 @@ from nanoflux_tui.widgets.window_table import WindowTable
 
 T = TypeVar("T")
 STALE_S = 5.0
-"""Seconds after which a screen shows the time of its content."""
+"""The age in seconds from which a screen shows the time at which its content was read."""
 
 
 class BaseApp(App[None]):
@@ -41,10 +41,12 @@ class BaseApp(App[None]):
         self.reader = LedgerReader(home.ledger)
         self.commands = CommandRunner(home)
         self.requested_rows: dict[str, str] = {}
-        """The row that a tab selects the next time that it is shown, by the tab's mode."""
+        """The row that a tab selects the next time it is shown, by the tab's mode."""
 
     def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
-        """Show the form of this name. A form that was left without being submitted returns as it was left."""
+        """Show the form `name`. If the user left this form without submitting it, it still contains the user's input;
+        otherwise, `build` creates it.
+        """
         raise NotImplementedError
 
     def close_form(self, form: Screen[None], successor: Screen[None] | None = None) -> None:
@@ -182,7 +184,7 @@ class BaseScreen(Screen[None]):
             self._current_s, self._current_at = time.monotonic(), datetime.now()
 
     def show_age(self) -> None:
-        """Show the time of the screen's content if it is older than a few seconds."""
+        """Show the time at which the screen's content was read if it is older than `STALE_S`."""
         is_old = self._is_mounted and time.monotonic() - self._current_s > STALE_S
         for bar in self.query(AgeBar):
             bar.show_time(f"{self._current_at:%H:%M:%S}" if is_old else "")
@@ -193,7 +195,7 @@ class BaseScreen(Screen[None]):
             bar.show_error(error)
 
     def action_back(self) -> None:
-        """Remove a table's filter; if no table has one, close the screen."""
+        """Remove a table's filter; if no table has a filter, close the screen."""
         for table in self.query(WindowTable):
             if table.clear_filter():
                 return

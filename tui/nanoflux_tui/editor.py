@@ -7,7 +7,7 @@ from nanoflux_local.errors import NanofluxError
 
 
 def edit_text(app: App[None], text: str) -> str:
-    """The text after the user has changed it.
+    """Let the user edit the text, and return the result.
 
     Raises:
         NanofluxError: there is no terminal for an editor, or the editor cannot be started.

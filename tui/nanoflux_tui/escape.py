@@ -2,7 +2,7 @@
 
 The sequences of other keys start with the same byte, so Textual waits ESCDELAY milliseconds for the rest of a sequence,
 but it checks the time only ten times a second. The selector in this module checks more often. A later version of
-Textual that reads keys in another way is not affected.
+Textual that reads keys in a different way is not affected.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The user's keys: the file `keymap.toml` in the home directory gives actions other keys.
+"""The user's keys: the file `keymap.toml` in the home directory assigns different keys to actions.
 
 Each action has an id such as `run.export`: the section of the class that binds it, and its description in the footer.
 """

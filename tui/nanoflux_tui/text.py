@@ -41,7 +41,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_pace(done: int, total: int, seconds: float, unit: str = "") -> str:
-    """The mean rate of work that took `seconds` so far, and the time left: "0.4 steps/s, 25 s left"; "" if it is too
+    """The mean rate of a job that has run for `seconds`, and the time left: "0.4 steps/s, 25 s left"; "" if it is too
     early to say.
     """
     return format_rate(done / seconds, total - done, unit) if done and seconds >= STEADY_S else ""

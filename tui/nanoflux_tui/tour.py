@@ -174,12 +174,12 @@ def run_tour(light: bool = False) -> int:
 
 
 def _end_runs(home: Home) -> None:
-    """End the tour's runs at once."""
+    """End the tour's runs immediately."""
     with suppress(NanofluxError), LedgerView(home.ledger) as view:
         runs = [Work(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
         deadline = time.monotonic() + ENDS_WITHIN_S
         for run in runs:
             while has_worker(home, run) and time.monotonic() < deadline:
                 with suppress(NanofluxError):
-                    request_stop(home, run, "stop")  # the second request ends the run at once
+                    request_stop(home, run, "stop")  # the second request ends the run immediately
                 time.sleep(0.1)

@@ -1,7 +1,7 @@
 """Serves the application to a browser on this machine: textual-serve on loopback, protected by a token.
 
-Every start creates a new token. The first request must contain it in its address; later ones send it in a cookie. Pages
-of other sites can neither read this page nor connect to it, and the page loads nothing from other hosts.
+Every start creates a new token. The first request must contain the token in its address; later requests send it in a
+cookie. Pages of other sites can neither read this page nor connect to it, and the page loads nothing from other hosts.
 """
 
 import hmac

@@ -65,7 +65,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class BuiltInBenchmark:
-    """A benchmark that ships with the package. `items` returns the items of a split; they are the same at every call."""
+    """A benchmark that ships with the package. `items` returns the items of a split, the same at every call."""
 
     name: str
     items: Callable[[str], list[Seed]]

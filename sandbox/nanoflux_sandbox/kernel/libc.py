@@ -45,7 +45,7 @@ def prctl(option: int, *arguments: Argument) -> int:
 
 
 def fork() -> int:
-    """fork(2) without the work that Python does in the child, which would write to, and so copy, two hundred pages.
+    """fork(2) without Python's own housekeeping in the child, which would write to two hundred pages and so copy them.
 
     Use it only in a process with one thread whose child needs no new random seed. Raises OSError if it fails.
     """

@@ -38,7 +38,7 @@ def enter() -> None:
 
 
 def empty_root() -> None:
-    """Replace the file system with an empty read-only one. Raises OSError if a mount is refused."""
+    """Replace the file system with an empty, read-only file system. Raises OSError if a mount is refused."""
     libc.call("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
     libc.call("mount", b"none", _ANY_FOLDER, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2")
     os.chdir(_ANY_FOLDER)

@@ -100,7 +100,7 @@ def _find_number(numbers: tuple[int, int], machine: str) -> int:
 
 
 def compile_filter(machine: str = "") -> bytes:
-    """The filter for `machine` (this one by default) as BPF. Raises OSError on an architecture without tables."""
+    """The filter for `machine` (by default, this machine) as BPF. Raises OSError on an architecture without tables."""
     machine = machine or platform.machine()
     if machine not in syscalls.ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no system call table for {machine!r} machines")

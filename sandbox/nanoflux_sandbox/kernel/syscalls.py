@@ -130,7 +130,7 @@ DEADLY: dict[str, tuple[int | None, int | None]] = {
     "syslog": (103, 116),
     "vhangup": (153, 58),
 }
-"""Calls that no legitimate program makes. A program that makes one is killed."""
+"""Calls that no legitimate program makes. A program that makes such a call is killed."""
 
 
 def number(entry: tuple[int | None, int | None], machine: str) -> int | None:

@@ -1,4 +1,4 @@
-"""One attempt in full: the question, every reply, the verdicts, and the way to its raw calls."""
+"""One attempt in full: the question, every reply, the verdicts, and a key that opens the raw calls."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -97,7 +97,7 @@ the requests and replies as they were sent."""
 
 
 def _format_defences(attempt: Attempt) -> str:
-    """The defender's answers: the first one, and the further ones with whether they are right."""
+    """The defender's answers: the first, then the others, each with whether it is right."""
     if attempt.defence is None:
         return "The defender was not asked." if attempt.rejected else UNREADABLE_NOTE
     parts = [_format_defence(attempt.defence)]

@@ -80,7 +80,9 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         ]
 
     async def action_outcome(self) -> None:
-        """Show only the attempts with the next outcome that the run has, and all of them after the last one."""
+        """Show only the attempts with the next outcome that occurs in the run; after the last outcome, show all
+        attempts.
+        """
         counts = await self.read_ledger(lambda view: view.funnel(self._run)) or {}
         choices = ["", *(outcome for outcome in OUTCOMES if counts.get(outcome))]
         position = choices.index(self._outcome) if self._outcome in choices else 0

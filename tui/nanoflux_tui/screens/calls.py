@@ -19,7 +19,7 @@ from nanoflux_tui.widgets.window_table import WindowTable
 
 
 class CallsScreen(BaseScreen):
-    """The calls of one attempt above, and the selected one with its texts below."""
+    """A table of the calls of one attempt, with the request and reply of the selected call below it."""
 
     mode = "home"
     HELP = """The calls of one attempt in the order in which the turn used them: who asked which model, and the request

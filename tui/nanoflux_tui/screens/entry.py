@@ -29,7 +29,7 @@ class EntryScreen(BaseScreen, Generic[K]):
         self._keys, self._position = keys, position
 
     def compose_sides(self) -> ComposeResult:
-        """The panels of attacker and defender, and those of the verdicts on each; side by side on a wide terminal."""
+        """The panels of both players and of the verdicts on them, side by side on a wide terminal."""
         with Horizontal(classes="sides"):
             yield Panel("Attacker", id="attacker")
             yield Panel("Defender", id="defender")

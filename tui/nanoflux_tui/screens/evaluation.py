@@ -1,4 +1,4 @@
-"""Evaluations: each model's accuracy with its interval, paired tests of the marked ones, and the items that flipped."""
+"""Evaluations: each model's accuracy with its interval, paired tests of marked evaluations, and flipped items."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ NO_ADAPTER = "none"
 
 
 class EvaluationScreen(BaseScreen):
-    """The evaluations; `space` marks one, `c` compares the marked ones."""
+    """The evaluations; `space` marks an evaluation, `c` compares the marked evaluations."""
 
     mode = "evaluation"
     HELP = """Each evaluation with its strict accuracy and 95% interval. Space marks evaluations of the same items; c

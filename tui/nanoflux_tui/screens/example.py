@@ -227,12 +227,12 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
 
 def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
-    """The stored verdict of an attempt under `name`; None if the attempt ended before it."""
+    """The stored verdict of an attempt under `name`; None if the attempt ended before this verdict."""
     return verdict_from_json(**attempt[name]) if attempt.get(name) else None
 
 
 def _other_notes(attack: dict[str, Any]) -> list[tuple[str, str]]:
-    """The further sections of an attack, except its citations, which have their own panel."""
+    """The other sections of an attack, except its citations, which have their own panel."""
     return [(name, text) for name, text in (attack.get("notes") or {}).items() if name != "CITATIONS"]
 
 
@@ -242,7 +242,7 @@ def _format_outcome(attempt: dict[str, Any]) -> str:
 
 
 def _format_samples(attempt: dict[str, Any]) -> str:
-    """The defender's further answers, each marked as right, wrong or not judged."""
+    """The defender's answers after the first, each marked as right, wrong or not judged."""
     answers = [
         f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({SAMPLE_MARKS[sample['right']]})"
         for sample in attempt.get("samples", ())

@@ -233,7 +233,7 @@ cell by cell; after an interruption it resumes at its next cell."""
 
 
 def measure_progress(overview: board.ExperimentOverview) -> float:
-    """The share of the cells that need no more work."""
+    """The share of the cells that are done or left out."""
     return overview.settled / max(1, overview.total)
 
 

@@ -1,4 +1,4 @@
-"""Home: all work that is running, waiting or failed; work that needs attention comes first."""
+"""Home: the runs, training runs, evaluations and experiments, first those that need attention, and the servers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
 KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
-"""The kinds of work that separate processes do, by their names on the board."""
+"""The kinds of jobs that separate processes execute, by their names on the board."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ServerKey:
 
 
 class HomeScreen(BaseScreen):
-    """All work of this home, and its servers."""
+    """All jobs and servers of this home."""
 
     mode = "home"
     HELP = """All work of this home: first what failed or was interrupted in the last day, then what runs, what waits,
@@ -89,7 +89,7 @@ and the rest by time. Enter opens a line."""
         self._show_details()
 
     def _keys(self, view: LedgerView) -> list[board.LineKey]:
-        """The board's keys. Work whose process died is `interrupted` and, if it changed recently, comes first."""
+        """The board's keys. A job whose process died is `interrupted` and, if it changed recently, comes first."""
         keys = list[board.LineKey]()
         for key in board.keys(view):
             if key.status == "running" and key.kind in KINDS:

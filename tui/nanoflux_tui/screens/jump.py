@@ -22,7 +22,7 @@ class JumpDialog(ModalScreen[None]):
 
     def __init__(self, screen: Screen[Any]) -> None:
         super().__init__()
-        self._part_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_parts(screen), strict=False))
+        self._part_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_widgets(screen), strict=False))
 
     def compose(self) -> ComposeResult:
         for letter, widget in self._part_by_letter.items():
@@ -40,6 +40,6 @@ class JumpDialog(ModalScreen[None]):
             widget.focus()
 
 
-def _list_visible_parts(screen: Screen[Any]) -> list[Widget]:
+def _list_visible_widgets(screen: Screen[Any]) -> list[Widget]:
     """The parts of a screen that can have the focus and are visible, in the order of Tab."""
     return [widget for widget in screen.focus_chain if widget.region and screen.region.overlaps(widget.region)]

@@ -15,7 +15,7 @@ MAX_LINES = 500
 
 
 class LogScreen(BaseScreen):
-    """The log of one run or training."""
+    """The log of one run or training run."""
 
     AUTO_FOCUS = "#parts"
     HELP = """The messages of the worker process, the newest last, without secrets. Only a worker that was started in

@@ -1,4 +1,4 @@
-"""The form that starts a training: it audits the data first and trains only after the audit."""
+"""The form that starts a training run: it audits the data first and trains only after the audit."""
 
 import asyncio
 from typing import Any, ClassVar

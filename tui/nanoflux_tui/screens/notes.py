@@ -1,4 +1,4 @@
-"""The dialog for the note on a run or training."""
+"""The dialog for the note on a run or a training run."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from nanoflux_tui.screens.dialogs import Field, FormDialog
 
 
 def edit_note(screen: BaseScreen, command: Literal["run", "trainings"], work: str, note: str) -> None:
-    """Ask for the note on a run or training, and store it with `nanoflux run note` or `nanoflux trainings note`."""
+    """Ask for the note, and store it with `nanoflux run note` or `nanoflux trainings note`."""
     fields = (Field("note", "note", note, "what you want to remember", multiline=True),)
 
     def save(values: dict[str, str] | None) -> None:

@@ -1,4 +1,4 @@
-"""Two runs or two trainings side by side: overlaid curves with axes, their figures, and the settings that differ."""
+"""Two runs or two training runs side by side: overlaid curves with axes, figures, and differing settings."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar

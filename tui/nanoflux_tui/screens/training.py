@@ -1,4 +1,4 @@
-"""Trainings with live loss curves and checkpoints, and the adapters with their probes."""
+"""Training runs with live loss curves and checkpoints, and the adapters with their probes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True, slots=True)
 class CurrentTraining:
-    """A training with its last step and the state of its worker."""
+    """A training run with its last step and the state of its worker."""
 
     stored: StoredTraining
     last_step: board.LastStep
@@ -46,7 +46,7 @@ class CurrentTraining:
 
 
 class TrainingScreen(BaseScreen):
-    """Trainings, the loss curve of the selected one, and adapters."""
+    """Training runs, the loss curve of the selected training run, and adapters."""
 
     mode = "training"
     HELP = """Trainings, newest first, with the loss curves of the selected one: on its training examples and on dev
@@ -253,7 +253,7 @@ another one, and l shows the log of its worker."""
             self.run_command("trainings", "stop", training)
 
     async def action_compare(self) -> None:
-        """Choose another training, and show it next to the selected one."""
+        """Choose another training run, and show it next to the selected one."""
         selected = self._selected_training()
         other_trainings = [name for name in await self.read_ledger(_list_trainings) or [] if name != selected]
         if not selected or not other_trainings:

@@ -53,7 +53,7 @@ def draw_histogram(
     below: bool = False,
 ) -> Text:
     """A histogram of values from `low` to `high`; values outside are counted at the edges. `mark` is a threshold: the
-    bars above it (or below it, with `below`) get another colour.
+    bars above it (below it if `below`) get a different colour.
     """
     if not len(values):
         return Text("Nothing has been measured yet.", style=colours["muted"])
@@ -87,7 +87,7 @@ def _draw_cell(height: float, row: int) -> str:
 def draw_turns(
     turns: Sequence[TurnInProgress], tally: Tally, names: tuple[str, str], colours: Colours, width: int
 ) -> Text:
-    """A line for each turn in progress: its progress, the role at work with its endpoint, and what that role does.
+    """A line for each turn in progress: its progress, the active role with its endpoint, and what that role does.
     `names` are the endpoints of attacker and defender that are shown until the first turn has been committed.
     """
     text = Text()
@@ -102,7 +102,7 @@ def draw_turns(
 
 
 def _describe_action(turn: TurnInProgress, tally: Tally, names: tuple[str, str]) -> str:
-    """Who works on a turn, and on what: its next step, since its earlier steps have been answered."""
+    """The player of a turn's next step, and what it does; all earlier steps have been answered."""
     if not tally.steps:
         return "in progress"
     if turn.answered >= len(tally.steps):

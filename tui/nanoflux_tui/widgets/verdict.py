@@ -9,11 +9,11 @@ from nanoflux_tui.theme import Colours
 AGREEMENT = {True: "✓", False: "✗", None: "–"}
 REASONING = {True: "sound", False: "unsound", None: "not judged"}
 SAMPLE_MARKS = {True: "right", False: "wrong", None: "not judged"}
-"""Whether one of the defender's further answers is right, in words."""
+"""Whether an answer of the defender after the first is right, in words."""
 
 
 def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = False) -> Text:
-    """A verdict; for one on a question (`checkable`), the text also says if no check was run."""
+    """A verdict. For a verdict on a question (`checkable`), the text also says if no check was run."""
     if verdict is None:
         return Text("Not judged.", style=colours["muted"])
     mark, colour = ("✓ yes", "success") if verdict.positive else ("✗ no", "error")

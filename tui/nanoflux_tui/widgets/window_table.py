@@ -78,7 +78,7 @@ class WindowTable(ScrollView, can_focus=True):
         """A row was selected with Enter or a click."""
 
     class Rearranged(Message):
-        """The user chose another filter or order for a table whose screen arranges the rows."""
+        """The user chose a different filter or order for a table whose screen arranges the rows."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class WindowTable(ScrollView, can_focus=True):
         return self._render_strip(cells, width, "▸" if is_current else " ").apply_style(style)
 
     def _format_titles(self) -> list[str]:
-        """The titles of the columns; the sorted one has an arrow."""
+        """The titles of the columns; that of the sorted column has an arrow."""
         titles = [column.title for column in self._columns]
         if (index := self.arrangement.column) is not None:
             arrow = "▼" if self.arrangement.descending else "▲"
@@ -320,7 +320,7 @@ class WindowTable(ScrollView, can_focus=True):
         self.screen.set_focus(line.query_one(Input))
 
     def action_sort(self) -> None:
-        """Sort by the next visible column; after the last one, restore the table's own order."""
+        """Sort by the next visible column; after the last column, restore the table's own order."""
         choices: list[int | None] = [None, *(index for index, _ in self._list_visible_columns())]
         current = self.arrangement.column if self.arrangement.column in choices else None
         self.sort_by(choices[(choices.index(current) + 1) % len(choices)])
