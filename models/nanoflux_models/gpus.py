@@ -130,10 +130,10 @@ def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
     """
     if line.startswith(_FAILED_GPU_PREFIX):
         return "a GPU that does not answer", None, "", line
-    columns = [column.strip() for column in line.rsplit(",", 2)]
-    if len(columns) != 3:
+    fields = [field.strip() for field in line.rsplit(",", 2)]
+    if len(fields) != 3:
         return None
-    name, memory, driver = columns
+    name, memory, driver = fields
     try:
         mib = float(memory.removesuffix(" MiB"))
     except ValueError:

@@ -126,21 +126,21 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
     is_same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
     token = get_token() if is_same_host else None  # only the hub gets the token; a CDN's address is signed
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    part = file.part_path(folder)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("ab"):
+    partial_path = file.part_path(folder)
+    partial_path.parent.mkdir(parents=True, exist_ok=True)
+    with partial_path.open("ab"):
         pass
-    with part.open("r+b") as target:
+    with partial_path.open("r+b") as target:
         size = target.seek(0, os.SEEK_END)
         if size > file.size:
             size = target.seek(0)
             target.truncate()
         http_get(metadata.location, target, resume_size=size, headers=headers, expected_size=file.size)
-    if not file.is_intact(part):
-        part.unlink()
+    if not file.is_intact(partial_path):
+        partial_path.unlink()
         fix = "pull again; if it fails again, the hub or a proxy changes files: do not use this copy"
         raise HubError(f"{repo}: {file.path}: the hash of the download is not the one that the hub lists", fix)
-    part.replace(folder / file.path)
+    partial_path.replace(folder / file.path)
 
 
 def _require_space(folder: Path, repo: str, needed_bytes: int) -> None:

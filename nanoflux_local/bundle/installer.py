@@ -53,7 +53,7 @@ ReportLine = Callable[[str], None]
 
 
 class BundleError(Exception):
-    """A bundle that is damaged or cannot be installed. It has the attributes of `NanofluxError`."""
+    """The bundle is damaged or cannot be installed. The error has the attributes of `NanofluxError`."""
 
     def __init__(self, message: str, fix: str = "", exit_code: int = 1) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class Checksum:
-    """Expected size and hash of a file."""
+    """The expected size and hash of a file."""
 
     bytes: int
     sha256: str
@@ -290,7 +290,7 @@ def sign(head: Path, key: Path) -> Path:
 
 
 def check_signature(head: Path, signers: Path) -> str:
-    """The signer of a head. Only the signers in the file `signers` are accepted.
+    """Verify the signature of a head and return the signer. Only the signers in the file `signers` are accepted.
 
     Raises:
         BundleError: the head has no valid signature of one of these signers.
@@ -397,7 +397,7 @@ def _scratch_directory(to: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(parent, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when this process ends
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock when this process ends
             for abandoned in parent.glob(f".{to.name}.making-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=parent))
@@ -479,7 +479,7 @@ def _relocate(folder: Path, scratch_path: bytes, final_path: bytes) -> None:
 
 
 def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
-    """`python3 FILE verify` and `python3 FILE install`; the exit codes are those of `nanoflux`."""
+    """Run `python3 FILE verify` or `python3 FILE install`. The exit codes are those of `nanoflux`."""
     path = head or Path(sys.argv[0])
     parser = argparse.ArgumentParser(prog=path.name, description="A bundle of NanoFlux Local.")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -123,7 +123,7 @@ class _PartsWriter(io.RawIOBase):
         return len(content)
 
     def finish(self) -> list[Checksum]:
-        """The checksums of all parts, once everything is written."""
+        """Close the last part and return the checksums of all parts."""
         self._close()
         return self._checksums
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MachineCheck:
-    """One line of `nanoflux doctor`. The fix of a check that is `ok` is optional advice."""
+    """One line of `nanoflux doctor`. If the check is `ok`, its `fix` is optional advice."""
 
     name: str
     ok: bool

@@ -110,7 +110,9 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that holds `path`: the last one mounted at the longest mount point above it."""
+    """The type of the file system that holds `path`: that of the longest mount point above it, and of several mounts
+    there, the last.
+    """
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     except OSError:

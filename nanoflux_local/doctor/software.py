@@ -15,7 +15,7 @@ from nanoflux_models.manifest import list_manifests
 
 NEWEST_TESTED = (3, 12)
 MAX_LISTED = 6
-"""The maximum number of packages listed in a line, which also states how many more there are."""
+"""The maximum number of packages that a line lists; the line also states how many more there are."""
 
 
 def check_python() -> MachineCheck:

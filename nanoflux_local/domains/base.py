@@ -70,11 +70,14 @@ class Domain(Strict):
     """The content of a domain's file, with its prompt templates (name → text).
 
     Seeds come from `datasets`. `evaluates` are further benchmarks that are prompted and scored like those in
-    `datasets`; `free_text` are the benchmarks in either list whose answers only a judge can grade. `tags` are the XML
-    elements of a solution; `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a program
-    that verifies each solution. The judge's error rates are measured on `trial` right solutions and the same number of
-    wrong ones. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts
-    that questions claim. `checks` are enabled under every rule set, in place of those that the rule set names.
+    `datasets`; `free_text` are the benchmarks in either list whose answers only a judge can grade. `focus` is the part
+    of the attacker's prompt that describes the questions to write. `letters` are the letters of a question's options,
+    `budgets` the defender's tokens by section, and `stop` the strings at which a defender's reply ends. `tags` are the
+    XML elements of a solution; `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a
+    program that verifies each solution. The judge's error rates are measured on `trial` right solutions and the same
+    number of wrong ones. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up
+    the facts that questions claim. `checks` are enabled under every rule set, in place of those that the rule set
+    names.
     """
 
     name: str

@@ -57,7 +57,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
 
 def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tuple[float, float]] | None:
     """Kappa of two raters and its 95% interval by the large-sample standard error (Fleiss, Cohen and Everitt 1969,
-    formula 13). None if kappa is undefined, because the raters would agree by chance alone.
+    formula 13). None if kappa is undefined because the raters agree by chance alone, for example with a single label.
     """
     n = len(pairs)
     labels = sorted({label for pair in pairs for label in pair}, key=repr)

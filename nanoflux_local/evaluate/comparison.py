@@ -121,20 +121,20 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
     Raises:
         UsageError: the items differ, or there is only one.
     """
-    shared = sorted(a.marks.keys() & b.marks.keys())
+    shared_items = sorted(a.marks.keys() & b.marks.keys())
     all_items = a.marks.keys() | b.marks.keys()
     have_same_items = (
-        a.items_digest == b.items_digest if a.items_digest and b.items_digest else len(shared) == len(all_items)
+        a.items_digest == b.items_digest if a.items_digest and b.items_digest else len(shared_items) == len(all_items)
     )
-    if not have_same_items or not shared:
+    if not have_same_items or not shared_items:
         raise UsageError(
             f"evaluations {a.name} and {b.name} have different items", "evaluate both with the same --data and --limit"
         )
-    if len(shared) == 1:
+    if len(shared_items) == 1:
         raise UsageError(
             f"evaluations {a.name} and {b.name} share only one item, too few for a test", "evaluate at least two items"
         )
-    paired = compare_paired([a.marks[item] for item in shared], [b.marks[item] for item in shared])
+    paired = compare_paired([a.marks[item] for item in shared_items], [b.marks[item] for item in shared_items])
     t_test = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
     return Pair(
         a=a.name,
@@ -146,7 +146,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         mcnemar_p=paired.mcnemar_p,
         minimum_detectable=paired.minimum_detectable,
         paired_t_p=t_test.p if t_test else None,
-        left_out=len(all_items) - len(shared),
+        left_out=len(all_items) - len(shared_items),
         holm_p=paired.mcnemar_p,
         data=data,
         flips=tuple(find_flips(_compute_shares(a.marks), _compute_shares(b.marks))),

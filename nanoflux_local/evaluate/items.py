@@ -2,8 +2,9 @@
 
 The command line, the report and the terminal application all follow one rule. Of two evaluations, the **base** is the
 reference: the one without an adapter if only one has none, otherwise the first of the two. An item **flips** if its
-share of right replies, over its scored repeats, differs: it is **gained** if the share is higher than in the base and
-**lost** if it is lower. The paired tests compare the same shares. Items that one side could not score are left out.
+share of right replies, over its scored repeats, differs between the two: it is **gained** if the share is higher than
+in the base, and **lost** if it is lower. The paired tests compare the same shares. Items that one side could not score
+are left out.
 """
 
 import json
@@ -166,8 +167,8 @@ def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Fl
     """The flips between two sets of shares by item: lost items before gained ones, larger changes before smaller ones,
     then by name.
     """
-    shared = base.keys() & other.keys()
-    flips = [Flip(item, base[item], other[item]) for item in shared if base[item] != other[item]]
+    shared_items = base.keys() & other.keys()
+    flips = [Flip(item, base[item], other[item]) for item in shared_items if base[item] != other[item]]
     return sorted(flips, key=lambda flip: (flip.is_gained, -abs(flip.other - flip.base), flip.item))
 
 

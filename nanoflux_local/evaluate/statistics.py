@@ -64,7 +64,7 @@ def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half_width = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     low, high = max(0.0, middle - half_width), min(1.0, middle + half_width)
-    return min(share, low), max(share, high)  # by rounding, the bounds may miss the share
+    return min(share, low), max(share, high)  # rounding may put the share just outside the bounds
 
 
 def _difference_interval(differences: Floats, means: Floats) -> tuple[float, float]:

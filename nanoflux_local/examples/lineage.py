@@ -36,7 +36,7 @@ class SeedOrigin:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call of a turn. `content` has the request and reply; its keys depend on `kind` (see `_describe_call`)."""
+    """A call of a turn. `content` has the request and the reply; its keys depend on `kind` (see `_describe_call`)."""
 
     call: int
     kind: str

@@ -34,7 +34,9 @@ class Condition(Strict):
     training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    With `size` "all", at most `full` benchmark rows (a setting of the scale) are used.
+    With `size` "all", at most `full` benchmark rows (a setting of the scale) are used. `level` selects the run's
+    examples of one quality level (0: all levels). `seed_count` is the number of seed questions for each question of the
+    condition's run (0: the domain's numbers).
 
     `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
     of each example to train on: the author's, or one of another origin (`train.solutions`). For benchmark rows, the

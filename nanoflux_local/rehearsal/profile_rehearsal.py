@@ -183,8 +183,8 @@ def _plan_servers(models: list[Workload]) -> str:
 
 
 def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, work: Callable[[], str]) -> bool:
-    """Perform a step that depends only on the model. It is performed for the first profile with this model; later
-    profiles report the same result.
+    """Perform a step that depends only on the model: once, for the first profile with this model. Later profiles report
+    the same result.
     """
     key = (name, model)
 

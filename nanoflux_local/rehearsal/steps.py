@@ -1,7 +1,7 @@
 """Runs and records the steps of a rehearsal: each has a model, an outcome (passed, skipped or failed) and a result.
 
-An error of NanoFlux or vLLM fails only its step; each step that depends on it is reported as skipped. A programming
-error is not an outcome: it is raised with its traceback.
+After an error of NanoFlux or vLLM, only the current step fails; each step that depends on it is reported as skipped. A
+programming error is not an outcome: it is raised with its traceback.
 """
 
 import time
@@ -51,7 +51,7 @@ class RehearsalReport:
         return all(step.outcome != "failed" for step in self.steps)
 
     def perform(self, name: str, model: str, work: Callable[[], str]) -> bool:
-        """Run one step, whose result `work` returns as text; return whether it passed."""
+        """Run one step by calling `work`, which returns the step's result as text; return whether the step passed."""
         self.on_start(f"{name} {model}".rstrip())
         start = time.monotonic()
         outcome, detail = _run_step(work)

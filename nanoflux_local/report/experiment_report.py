@@ -124,9 +124,9 @@ def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
     rows = []
     for row in contents["paper"]["rows"]:
         same_benchmark = BENCHMARKS.get(contents["domain"]) == row["benchmark"]
-        test = entries.get(row["condition"], {}).get("test", {}) if same_benchmark else {}
+        test_accuracies = entries.get(row["condition"], {}).get("test", {}) if same_benchmark else {}
         title = entries.get(row["condition"], {}).get("title", row["condition"])
-        measured = {data: accuracy["mean"] for data, accuracy in test.items()}
+        measured = {data: accuracy["mean"] for data, accuracy in test_accuracies.items()}
         rows.append(PaperRow(row["benchmark"], title, row, measured))
     return rows
 

@@ -54,8 +54,8 @@ class ModelJudge:
         verdict = await self._ask_until_confident(prompt, self._read_evaluation, draw, "evaluation", call)
         if not isinstance(verdict, Verdict):
             return verdict
-        right = is_same_answer(self.domain, defence.answer, attack.answer)
-        if right is False and verdict.positive:  # a different number or letter is wrong, whatever the judge says
+        is_right = is_same_answer(self.domain, defence.answer, attack.answer)
+        if is_right is False and verdict.positive:  # a different number or letter is wrong, whatever the judge says
             return replace(verdict, positive=False, explanation=f"[the answers differ] {verdict.explanation}")
         return verdict
 

@@ -19,9 +19,9 @@ class Marker:
 
     async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample:
         """Compare the answers, or ask the judge if they are free text."""
-        right = is_same_answer(self.domain, defence.answer, attack.answer)
-        if right is not None:
-            return Sample(defence, right, "the answer is that of the attacker" if right else "the answers differ")
+        is_right = is_same_answer(self.domain, defence.answer, attack.answer)
+        if is_right is not None:
+            return Sample(defence, is_right, "the answer is that of the attacker" if is_right else "the answers differ")
         evaluation = await self.judge.evaluate(attack, defence, draw, call)
         if isinstance(evaluation, Doubt):
             return Sample(defence, None, "the judge stayed in doubt")

@@ -61,18 +61,18 @@ def combine_verdicts(
     if rule == "minimum":
         if len(verdicts) < len(results):
             return _build_doubt(results)
-        side, confidence = negative or positive, min(verdict.confidence for verdict in verdicts)
+        deciding_verdicts, confidence = negative or positive, min(verdict.confidence for verdict in verdicts)
     else:
-        side = max(positive, negative, key=len)
-        if 2 * len(side) <= len(results):
+        deciding_verdicts = max(positive, negative, key=len)
+        if 2 * len(deciding_verdicts) <= len(results):
             return _build_doubt(results)
-        confidence = sum(verdict.confidence for verdict in side) / len(side)
+        confidence = sum(verdict.confidence for verdict in deciding_verdicts) / len(deciding_verdicts)
     return Verdict(
-        side is not negative and bool(positive),
+        deciding_verdicts is not negative and bool(positive),
         round(confidence, 4),
-        side[0].explanation,
+        deciding_verdicts[0].explanation,
         soft=_combine_soft_values([verdict.soft for verdict in verdicts]),
-        asked=max(verdict.asked for verdict in side),
+        asked=max(verdict.asked for verdict in deciding_verdicts),
         votes=votes,
     )
 

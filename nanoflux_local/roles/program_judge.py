@@ -46,9 +46,9 @@ class ProgramJudge:
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
         """Accept the defence if its answer is one number that equals the attack's."""
         del draw, call
-        right = same_number(defence.answer, attack.answer)
+        is_right = same_number(defence.answer, attack.answer)
         answer = "no single number" if read_number(defence.answer) is None else defence.answer[:80]
-        return Verdict(right, 1.0, f"the defender says {answer}, the verified answer is {attack.answer}")
+        return Verdict(is_right, 1.0, f"the defender says {answer}, the verified answer is {attack.answer}")
 
 
 def _make_finding(conclusion: Conclusion, reason: str) -> Finding:

@@ -125,11 +125,11 @@ def _list_places(passages: Iterable[Passage]) -> list[str]:
     """The place of each passage in its document: its page or line, or the heading above it. The second passage below a
     heading is its part 2.
     """
-    below_heading: Counter[str] = Counter()
+    count_by_heading: Counter[str] = Counter()
     places = []
     for passage in passages:
-        below_heading[passage.heading] += 1
-        number = below_heading[passage.heading]
+        count_by_heading[passage.heading] += 1
+        number = count_by_heading[passage.heading]
         place = passage.heading if number == 1 else f"{passage.heading}, part {number}"
         places.append(place if passage.heading else passage.place)
     return places

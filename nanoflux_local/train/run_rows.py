@@ -72,14 +72,14 @@ def load_run_rows(
         UsageError: the rule is "likeliest", and there is no `base`.
     """
     with LedgerView(home.ledger) as view:
-        run_columns = dict(view.find_run(run))
-        if not view.row("SELECT 1 FROM examples WHERE run = ?", run_columns["id"]):
+        run_row = dict(view.find_run(run))
+        if not view.row("SELECT 1 FROM examples WHERE run = ?", run_row["id"]):
             raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
-        example_columns, record = choose_rows(view, run_columns["id"], choice)
-        domain = load_domain(run_columns["domain"], home.root)
+        example_rows, record = choose_rows(view, run_row["id"], choice)
+        domain = load_domain(run_row["domain"], home.root)
         loads_attempts = with_attempts or choice.solution != "author" or domain.cites
-        attempts = load_attempts(view, run_columns["id"]) if loads_attempts else {}
-    budgets = json.loads(run_columns["config"])["budgets"]
+        attempts = load_attempts(view, run_row["id"]) if loads_attempts else {}
+    budgets = json.loads(run_row["config"])["budgets"]
 
     def build_row(row: dict[str, Any]) -> RunRow:
         name = f"turn-{row['turn']}"
@@ -87,16 +87,16 @@ def load_run_rows(
         return RunRow(row, example, attempts[row["turn"]][0] if attempts else None)
 
     if choice.solution == "author":
-        rows = list(map(build_row, example_columns))
+        rows = list(map(build_row, example_rows))
     else:
         variant_groups = [
-            list(map(build_row, _list_variants(row, attempts[row["turn"]], choice.solution))) for row in example_columns
+            list(map(build_row, _list_variants(row, attempts[row["turn"]], choice.solution))) for row in example_rows
         ]
         likelihoods = _score_variants(home, base, variant_groups, on_score) if choice.solution == "likeliest" else []
         rows = _choose_variants(variant_groups, choice.solution, likelihoods)
         record["solution"] |= {"origins": dict(sorted(Counter(row.columns["origin"] for row in rows).items()))}
         record["solution"] |= {"model": base} if likelihoods else {}
-    return RunRows(run_columns, domain, budgets, tuple(rows), record)
+    return RunRows(run_row, domain, budgets, tuple(rows), record)
 
 
 def _list_variants(

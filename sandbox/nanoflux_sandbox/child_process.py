@@ -109,14 +109,14 @@ def _receive_source(setup: ChildSetup) -> bytes:
 
 
 def _read_exactly(size: int) -> bytes:
-    parts = []
+    blocks = []
     while size:
-        part = os.read(0, min(size, 1 << 20))
-        if not part:  # the caller has exited, or has no program for this child
+        block = os.read(0, min(size, 1 << 20))
+        if not block:  # the caller has exited, or has no program for this child
             os._exit(0)
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
 
 
 def _run(source: bytes) -> int:
