@@ -106,7 +106,7 @@ class JudgeRules(Strict):
 class SearchConfig(Strict):
     """The search engine for the judge's queries: the local corpus, DuckDuckGo, a SearXNG server at `url`, or Google's
     Custom Search with the engine id `cx` and a key in `key_env` or `key_file`. Choosing an engine permits requests to
-    its host. `top` is the maximum number of results of a query.
+    its host. `queries` limits the queries for one question, `top` the results of a query.
     """
 
     engine: Literal["corpus", "duckduckgo", "searxng", "google"] = "corpus"
@@ -201,7 +201,8 @@ class EndpointConfig(Strict):
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. For managed servers, `python` is
     the interpreter that has vLLM, `context` the maximum length of a conversation in tokens, and `args` are arguments of
     vLLM; `batch_invariant` makes such a server's replies independent of the other requests in a batch, which needs a
-    GPU of compute capability 8.0.
+    GPU of compute capability 8.0. `rows` is the number of requests that an in-process model decodes together (0: the
+    default), and `delay_s` the mean delay of a scripted model.
     """
 
     interface: str
@@ -410,8 +411,8 @@ def suggest_key(model: type[BaseModel], key: str) -> str:
 
 def _find_table(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     """The model of the table at `path`; all tables in a table of tables (`endpoints.NAME`) have the same model."""
-    for part in path:
-        model = _find_subtable(model, part) or model
+    for key in path:
+        model = _find_subtable(model, key) or model
     return model
 
 
@@ -468,8 +469,8 @@ def parse_setting(text: str) -> Settings:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value.strip()
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
+    for name in reversed(key.strip().split(".")):
+        parsed = {name: parsed}
     result: Settings = parsed
     return result
 

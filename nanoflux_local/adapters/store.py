@@ -55,7 +55,7 @@ def seal(
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read the sealed adapter in `folder`, with the outcome of its last probe.
+    """Read the adapter stored in `folder`, with the outcome of its last probe.
 
     Raises:
         DataError: the folder has no manifest, or its content does not match the manifest.
@@ -77,7 +77,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
-    """All sealed adapters, in the order of their hashes; a damaged adapter is listed with its problem."""
+    """All stored adapters, in the order of their hashes; a damaged adapter is listed with its problem."""
     return [_read_or_report(folder) for folder in _list_sealed_folders(adapters_dir)]
 
 
@@ -126,7 +126,7 @@ def _read_imported_name(folder: Path) -> str:
 
 
 def export_peft(adapter: Adapter, target: Path) -> None:
-    """Copy a sealed adapter to `target`, a new folder that PEFT can load without NanoFlux.
+    """Copy a stored adapter to `target`, a new folder that PEFT can load without NanoFlux.
 
     Raises:
         DataError: the adapter changed while it was copied.

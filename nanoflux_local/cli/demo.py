@@ -72,8 +72,8 @@ def _generate(home: Home) -> str:
 
 
 def _train_both(home: Home, run: str) -> dict[str, str]:
-    """Train one adapter on the run's examples, and a control on as many random train items. Return the adapters' hashes
-    by training set.
+    """Train one adapter on the run's examples, and a control on the same number of random train items. Return the
+    adapters' hashes by training set.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows

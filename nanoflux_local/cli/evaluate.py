@@ -350,7 +350,7 @@ def _build_profile_endpoint(home: Home, profile: str, name: str, reasoning_token
 
 
 def _build_judge(home: Home, profile: str, name: str) -> "SoftJudge":
-    """Build the judge of a profile: the endpoint `name`, or if that is "", the endpoint of the judge's role."""
+    """Build the judge of a profile: the endpoint `name` or, if `name` is "", the endpoint of the judge's role."""
     from nanoflux_local.evaluate.soft import SoftJudge
     from nanoflux_local.run.configs import build_profile_endpoint
 

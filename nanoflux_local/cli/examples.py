@@ -240,11 +240,11 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     """
     from nanoflux_local.examples.review import export_blind
 
-    exported = export_blind(current_home(), run, out, size or 0, seed)
+    summary = export_blind(current_home(), run, out, size or 0, seed)
     if as_json:
-        print_json(asdict(exported))
+        print_json(asdict(summary))
     else:
-        say(f"{exported.questions} questions of run {exported.run} written to {out}, accepted and rejected ones mixed")
+        say(f"{summary.questions} questions of run {summary.run} written to {out}, accepted and rejected ones mixed")
 
 
 @command.command("import-review")
@@ -256,23 +256,23 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     from nanoflux_local.examples.review import import_blind, summarize_agreement
     from nanoflux_local.ledger.views import LedgerView
 
-    imported = import_blind(current_home(), file, reviewer)
+    review_import = import_blind(current_home(), file, reviewer)
     with LedgerView(current_home().ledger) as view:
-        agreements = {run: summarize_agreement(view, run) for run in imported.runs}
+        agreements = {run: summarize_agreement(view, run) for run in review_import.runs}
     if as_json:
         agreement_json = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}
-        print_json({**asdict(imported), "agreement": agreement_json})
+        print_json({**asdict(review_import), "agreement": agreement_json})
         return
-    say(f"{imported.taken} verdicts of {imported.reviewer} imported, {imported.open} left open")
+    say(f"{review_import.taken} verdicts of {review_import.reviewer} imported, {review_import.open} left open")
     for run, agreement in agreements.items():
         if agreement is not None:
-            say(f"run {run}: {describe_agreement(agreement.reviewers[imported.reviewer])}")
+            say(f"run {run}: {describe_agreement(agreement.reviewers[review_import.reviewer])}")
 
 
 def describe_agreement(agreement: "ReviewerAgreement") -> str:
     """The agreement of a reviewer and the judge in one sentence."""
-    agreed = f"the judge agrees on {agreement.agree} of {agreement.reviewed}"
+    agreement_text = f"the judge agrees on {agreement.agree} of {agreement.reviewed}"
     if agreement.kappa is None or agreement.ci95 is None:
-        return f"{agreed}; kappa is undefined because one of the two gives every example the same verdict"
+        return f"{agreement_text}; kappa is undefined because one of the two gives every example the same verdict"
     low, high = agreement.ci95
-    return f"{agreed}, Cohen's kappa {agreement.kappa:.2f} ({low:.2f} to {high:.2f})"
+    return f"{agreement_text}, Cohen's kappa {agreement.kappa:.2f} ({low:.2f} to {high:.2f})"

@@ -75,7 +75,9 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
 
 
 def _describe_usage(run: "RunSummary") -> str:
-    """The prompt and completion tokens and, if the endpoints report them, the reasoning tokens among the latter."""
+    """The prompt and completion tokens and, if the endpoints report any, the reasoning tokens among the completion
+    tokens.
+    """
     usage = run.usage
     reasoning = f" ({usage.reasoning_tokens} of them reasoning)" if usage.reasoning_tokens else ""
     return f"{usage.prompt_tokens} prompt, {usage.completion_tokens} completion{reasoning}"
@@ -104,7 +106,9 @@ def _truncated_reasoning_rows(attempts: int) -> list[tuple[str, object]]:
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
-    """How often the defender answered the kept examples correctly; no row if it answered each only once."""
+    """How often the defender answered the kept examples correctly; no row if the defender answered each example only
+    once.
+    """
     if not set(pass_rates) - {"0 of 1", "1 of 1"}:
         return []
     return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
@@ -131,7 +135,7 @@ def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
 
 
 def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
-    """The judge's error rates on known solutions: without its checks, and with them if it has any."""
+    """The judge's error rates on known solutions: without checks and, if the judge has checks, with them."""
     if trial is None:
         return []
     unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""

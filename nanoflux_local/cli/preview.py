@@ -116,17 +116,21 @@ def describe_span(span: "Span", unit: int, digits: int) -> str:
 
 
 def show_config(home: Home, run: str, as_json: bool) -> None:
-    """Print a run's stored configuration as TOML for `run start --config`, and the later changes of its addresses."""
+    """Print a run's stored configuration as TOML for `run start --config`, and its servers' changes of address since
+    the start.
+    """
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.sources import render_toml
 
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-    config, moves = json.loads(row["config"]), json.loads(row["environment"]).get("moves", [])
+    config, address_changes = json.loads(row["config"]), json.loads(row["environment"]).get("moves", [])
     if as_json:
-        print_json({"run": row["id"], "config": config, "moves": moves})
+        print_json({"run": row["id"], "config": config, "moves": address_changes})
         return
     click.echo(plain(render_toml(config)), nl=False)
-    for move in moves:
-        changes = ", ".join(f"{key} from {values[0]} to {values[1]}" for key, values in move.items() if key != "at")
-        say(f"changed at {move['at']}: {changes}")
+    for address_change in address_changes:
+        changes = ", ".join(
+            f"{key} from {values[0]} to {values[1]}" for key, values in address_change.items() if key != "at"
+        )
+        say(f"changed at {address_change['at']}: {changes}")

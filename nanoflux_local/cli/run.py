@@ -332,7 +332,7 @@ def execute_run(home: Home, run: str) -> None:
 def _interrupt(*_: object) -> None:
     """Handle SIGTERM like Ctrl-C, which asyncio turns into a cancellation.
 
-    Background jobs of a shell ignore SIGINT, so there the interrupt is raised directly.
+    Background jobs of a shell ignore SIGINT, so in these jobs the interrupt is raised directly.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt

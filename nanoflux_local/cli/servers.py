@@ -121,10 +121,10 @@ def _start_server(
     while not (lock := supervisor.lock_start()):
         time.sleep(POLL_S)
     with lock:
-        started = supervisor.spawn(launch, name, port, owned=owned)
-        say(f"starting {config.model}; its log: {started.record.log}")
-        supervisor.await_ready(started, lambda line: say(f"  {line}"))
-    return started.record
+        server = supervisor.spawn(launch, name, port, owned=owned)
+        say(f"starting {config.model}; its log: {server.record.log}")
+        supervisor.await_ready(server, lambda line: say(f"  {line}"))
+    return server.record
 
 
 def _reserves_adapter_memory(manifest: "Manifest", home: Home, lora: bool | None) -> bool:

@@ -147,9 +147,9 @@ class _Merger:
         )
         for turn in self._source.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", run_id):
             new_turn = self._insert("turns", {**dict(turn), "id": None})
-            uses = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
+            used_calls = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
             self._copy("turn_calls", ({"turn": new_turn, "position": position, "call": calls[call]}
-                                      for position, call in uses))  # fmt: skip
+                                      for position, call in used_calls))  # fmt: skip
         if reused:  # other runs here own the reused calls, so this run's turns must not count them
             self._connection.execute(COUNT_FRESH, (run_id,))
         for table in ("examples", "trials", "faults"):

@@ -301,8 +301,8 @@ class LedgerView:
 
 def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterable[str] = ()) -> Stored:
     """A row as an instance of a dataclass whose fields are named like the columns; `json_columns` are parsed."""
-    columns = {field.name: row[field.name] for field in fields(stored_type)}
-    return stored_type(**{**columns, **{name: json.loads(columns[name]) for name in json_columns}})
+    value_by_column = {field.name: row[field.name] for field in fields(stored_type)}
+    return stored_type(**{**value_by_column, **{name: json.loads(value_by_column[name]) for name in json_columns}})
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:

@@ -66,15 +66,15 @@ def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
 
 
 async def _refuse_other_models(
-    home: Home, run: str, config: RunConfig, recorded: Mapping[str, Identity], changes: Changes
+    home: Home, run: str, config: RunConfig, recorded_identities: Mapping[str, Identity], changes: Changes
 ) -> None:
     run_endpoints = bind(config, home)
     try:
-        current = await run_endpoints.identities()
+        current_identities = await run_endpoints.identities()
     finally:
         await run_endpoints.close()
-    for name, identity in recorded.items():
-        if current.get(name) != identity:
+    for name, identity in recorded_identities.items():
+        if current_identities.get(name) != identity:
             raise RefusedError(
                 f"endpoint {name} of run {run} has no `revision`, so only its address identifies its model",
                 f"fork the run, which asks the model at the new address: {_format_fork_command(run, changes)}",

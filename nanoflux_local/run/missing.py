@@ -118,8 +118,8 @@ def count_missing(
 ) -> MissingCalls:
     """Count the first missing call of each turn, and estimate the calls, tokens and dollars to complete the turns."""
     added_cost = CallCost()
-    for call, calls in find_added_calls(recorded, old, new).items():
-        added_cost = added_cost.plus(recorded.per_call.get(call, CallCost(1)).times(calls))
+    for call, count in find_added_calls(recorded, old, new).items():
+        added_cost = added_cost.plus(recorded.per_call.get(call, CallCost(1)).times(count))
     total = added_cost.times(len(missing_calls))
     for call in missing_calls:
         total = total.plus(recorded.remaining.get(call, CallCost(1)))
@@ -139,13 +139,13 @@ def count_missing(
 
 def find_added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
     """How many more calls a turn makes with `new` settings than with `old` ones, at most, by kind and role."""
-    calls: Counter[MissingCall] = Counter()
+    check_calls: Counter[MissingCall] = Counter()
     if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
         for check in list_enabled_checks(new.judge):
             if check.name not in old.judge.check_names:
-                calls.update(
+                check_calls.update(
                     {MissingCall(kind, "judge"): count for kind, count in check.count_calls(new.judge).items()}
                 )
-    added_calls = {call: float(count) for call, count in calls.items()}
+    added_calls = {call: float(count) for call, count in check_calls.items()}
     further_defences = max(0, new.samples - old.samples) * recorded.defence_calls
     return {**added_calls, DEFENCE: further_defences} if further_defences else added_calls

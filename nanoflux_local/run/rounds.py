@@ -107,7 +107,9 @@ def play(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a series; `result` is {} until the round is done."""
+    """One round of a series. It `helped` if its adapter improved strict accuracy on dev items; `result` is {} until the
+    round is done.
+    """
 
     number: int
     run: str

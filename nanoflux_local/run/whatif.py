@@ -218,14 +218,14 @@ def _compare(
     kept_records = [turn.record for turn in replayed_turns if turn.record is not None and turn.record.kept]
     recorded_examples = {record.number: Example.of(record) for record in committed_turns if record.kept}
     replayed_examples = {record.number: Example.of(record) for record in kept_records}
-    unknown = [
+    unknown_turns = [
         UnknownTurn(turn.number, turn.number in recorded_examples, turn.missing.kind, turn.missing.role)
         for turn in replayed_turns
         if turn.missing is not None
     ]
-    unknown_numbers = {turn.turn for turn in unknown}
+    unknown_numbers = {turn.turn for turn in unknown_turns}
     ended = _has_ended(config, sum(record.kept for record in committed_turns), len(committed_turns))
-    complete = not unknown and (not ended or _has_ended(changed_config, len(kept_records), len(replayed_turns)))
+    complete = not unknown_turns and (not ended or _has_ended(changed_config, len(kept_records), len(replayed_turns)))
     recorded_digest = dataset_digest(recorded_examples.values())
     digest = dataset_digest(replayed_examples.values()) if complete else None
     return WhatIf(
@@ -249,7 +249,7 @@ def _compare(
             for turn, example in recorded_examples.items()
             if turn not in unknown_numbers and not _has_same_text(replayed_examples.get(turn), example)
         ],
-        unknown=unknown,
+        unknown=unknown_turns,
         needed=missing,
     )
 

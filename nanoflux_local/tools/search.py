@@ -109,7 +109,9 @@ class CorpusSearch:
 
 
 class DuckDuckGo:
-    """Searches with the library `ddgs`, which reads the engine's web page. Its native code bypasses the guard."""
+    """Searches with the library `ddgs`, which reads the engine's web page. The library's native code bypasses the
+    network guard.
+    """
 
     def __init__(self) -> None:
         try:

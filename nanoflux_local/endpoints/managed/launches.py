@@ -1,5 +1,5 @@
-"""Plans managed servers: places each server on the GPUs (its `Seat`), prepares its start (its `Launch`), and builds the
-endpoints that use it.
+"""Plans managed servers: assigns each server its GPUs and memory (a `Seat`), prepares its start (a `Launch`), and
+builds the endpoints that use it.
 
 `models plan`, runs and `models serve` all use this module, so that they place models in the same way. It starts no
 server.

@@ -64,8 +64,8 @@ class ErrorBody:
             if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) < 600:
                 return int(code)
         for code in self.codes:
-            for part, status in STATUS_BY_CODE:
-                if part in code:
+            for code_part, status in STATUS_BY_CODE:
+                if code_part in code:
                     return status
         return UNKNOWN_STATUS
 
