@@ -1,4 +1,4 @@
-"""The sandbox: runs programs, a bounded number at a time, and returns a result for each."""
+"""The sandbox: runs programs, a limited number at a time, and returns a result for each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT = Limits()
 
 
 class Sandbox:
-    """Runs programs, at most `workers` at once (None: one for each CPU), inside the layers of `backend`.
+    """Runs programs, at most `workers` at a time (None: one for each CPU), inside the layers of `backend`.
 
     `backend` is `auto` (the strongest tier that works on this machine) or the name of a tier, which may have fewer
     layers, for example `linux:seccomp`. A named tier that does not work is never replaced by a weaker one; the status
@@ -88,7 +88,7 @@ class Sandbox:
 
     @property
     def starts(self) -> int:
-        """The number of fork servers that were started; above 1, some failed and were replaced."""
+        """The number of fork servers that were started and passed the self-test; above 1, some were replaced."""
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ from nanoflux_sandbox.program import Program
 
 
 class UnavailableError(Exception):
-    """No tier works on this machine; `reasons` has one reason for each tier."""
+    """No tier works on this machine, or the fork server keeps failing; `reasons` says why."""
 
     def __init__(self, reasons: list[str]) -> None:
         super().__init__("; ".join(reasons))
@@ -29,7 +29,7 @@ class Supply:
         self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
-        """The number of fork servers that have passed the self-test; above 1, some were replaced."""
+        """The number of fork servers that have passed the self-test; above 1, earlier ones were replaced."""
         self.server_report: ForkServerReport | None = None
         """The report of the last fork server."""
         self.reasons: list[str] = []
@@ -77,7 +77,7 @@ class Supply:
         except BaseException:
             program.drop()
             raise
-        if not self._spares:  # keep one ready for the next program
+        if not self._spares:  # keep a child ready for the next program
             self.restock()
         return program
 

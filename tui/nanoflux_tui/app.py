@@ -1,8 +1,9 @@
 """The application: its tabs, its keys, and the watch that refreshes the visible screen.
 
-The watch checks a few times a second whether the ledger has changed, and refreshes the screen only then. The more
-CPU time a refresh takes, the longer the pause before the next one, so that watching a run does not slow the run
-down. The pause is limited to a few seconds; a screen with older content shows the time of that content.
+The watch checks a few times a second whether the ledger has changed, and then refreshes the screen; without a change,
+it refreshes the screen every few seconds. The more CPU time a refresh takes, the longer the pause before the next one,
+so that watching a run does not slow the run down. The pause is limited to a few seconds; a screen with older content
+shows the time of that content.
 """
 
 import asyncio
@@ -244,7 +245,7 @@ class NanofluxApp(BaseApp):
     def _handle_exception(self, error: Exception) -> None:
         """End the application after an internal error: the user sees a message, the traceback goes to the log."""
         self._log_traceback(error)
-        if self.is_headless:  # in tests, the exception is raised
+        if self.is_headless:  # the application runs in a test, which should fail with this exception
             super()._handle_exception(error)
             return
         self.exit(

@@ -29,7 +29,7 @@ from nanoflux_tui.widgets.window_table import WindowTable
 
 T = TypeVar("T")
 STALE_S = 5.0
-"""The age in seconds from which a screen shows the time at which its content was read."""
+"""If a screen's content has not been current for this many seconds, the screen shows the time of the content."""
 
 
 class BaseApp(App[None]):
@@ -104,7 +104,7 @@ class BaseScreen(Screen[None]):
         self._refresh_lock = asyncio.Lock()
         self._is_mounted = False
         self._current_s, self._current_at = time.monotonic(), datetime.now()
-        """When the screen's content was last known to be that of the ledger."""
+        """When the screen's content was last known to agree with the ledger."""
 
     def compose(self) -> ComposeResult:
         yield TopBar(self.mode, str(self.home.root))
@@ -184,7 +184,7 @@ class BaseScreen(Screen[None]):
             self._current_s, self._current_at = time.monotonic(), datetime.now()
 
     def show_age(self) -> None:
-        """Show the time at which the screen's content was read if it is older than `STALE_S`."""
+        """Show when the screen's content last agreed with the ledger, if that is more than `STALE_S` ago."""
         is_old = self._is_mounted and time.monotonic() - self._current_s > STALE_S
         for bar in self.query(AgeBar):
             bar.show_time(f"{self._current_at:%H:%M:%S}" if is_old else "")

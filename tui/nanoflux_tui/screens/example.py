@@ -40,7 +40,7 @@ verdicts on both, the documents that the question cites, the programs that ran w
 seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes nothing that was recorded."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        # with priority over the keys that scroll sideways, since nothing here is wider than the screen
+        # These keys have priority over sideways scrolling, since nothing here is wider than the screen.
         Binding("left,p", "next(-1)", "Prev", priority=True),
         Binding("right,space", "next(1)", "Next", priority=True),
         Binding("w", "next_unreviewed", "Next unreviewed"),

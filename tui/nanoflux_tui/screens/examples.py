@@ -35,7 +35,7 @@ REVIEW_NAMES = {
 
 
 class ExamplesScreen(BaseScreen):
-    """The examples of one run or of all runs."""
+    """The examples of one run, or of all runs."""
 
     mode = "examples"
     HELP = """The kept examples of all runs, or of the run that you came from. Press / and type to filter: every word

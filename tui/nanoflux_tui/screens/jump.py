@@ -41,5 +41,5 @@ class JumpDialog(ModalScreen[None]):
 
 
 def _list_visible_widgets(screen: Screen[Any]) -> list[Widget]:
-    """The parts of a screen that can have the focus and are visible, in the order of Tab."""
+    """The visible widgets of a screen that can have the focus, in the order of the Tab key."""
     return [widget for widget in screen.focus_chain if widget.region and screen.region.overlaps(widget.region)]

@@ -268,8 +268,8 @@ until that panel is marked, then scroll it with the arrow keys."""
 
 
 def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:
-    """A model's row. Its size is that of its files or, until it is installed, the expected size of its weights in
-    memory.
+    """A model's row. The size is that of the model's files or, until the model is installed, the expected size of its
+    weights in memory.
     """
     estimate = f"~{manifest.memory.weights_gib:.1f}" if manifest.memory else "–"
     return [

@@ -34,7 +34,7 @@ TYPING_PAUSE_S = 0.4
 
 
 class NewTrainingScreen(FormScreen):
-    """The form. Training can start only after the audit was shown."""
+    """The form. Training can start only after the audit of the current input has been shown."""
 
     AUTO_FOCUS = "#run"
     mode = "training"
@@ -98,7 +98,11 @@ Ctrl+S starts the training in a separate process."""
         are missing.
         """
         installed = {record.name for record in list_installed(self.home.root)}
-        names = [m.name for m in list_manifests(self.home.root) if m.kind == "chat" and m.name in installed]
+        names = [
+            manifest.name
+            for manifest in list_manifests(self.home.root)
+            if manifest.kind == "chat" and manifest.name in installed
+        ]
         return names or ["smollm2-135m"]
 
     async def load(self) -> None:

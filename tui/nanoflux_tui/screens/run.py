@@ -87,7 +87,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         Binding("a", "attempts", "Attempts"),
         Binding("w", "problems", "Problems"),
         Binding("l", "log", "Log"),
-        # with priority over the keys that scroll sideways, since nothing here is wider than the screen
+        # These keys have priority over sideways scrolling, since nothing here is wider than the screen.
         Binding("left", "step(-1)", "Earlier turn", key_display="←", priority=True),
         Binding("right", "step(1)", "Later turn", key_display="→", priority=True),
         Binding("shift+left", "step(-20)", "20 turns earlier", show=False, priority=True),
@@ -120,7 +120,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
 
     @property
     def _shown_tally(self) -> Tally:
-        """The tally on the screen: the live one, or that of an earlier turn."""
+        """The tally on the screen: the live tally, or the tally as of an earlier turn."""
         return self._moment.tally if self._moment else self._tally
 
     def compose_body(self) -> ComposeResult:
@@ -167,7 +167,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         return state, has_more
 
     def _update_moment(self, view: LedgerView) -> None:
-        """Read the moment of the turn to which the user has stepped. A committed turn never changes."""
+        """Load the run as of the turn to which the user has stepped, unless it is loaded: a committed turn never
+        changes.
+        """
         if self._turn is None:
             self._moment = None
         elif self._moment is None or self._moment.turn.number != self._turn:
@@ -231,7 +233,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         return text
 
     def _format_moment(self, moment: RunMoment) -> Text:
-        """The figures of an earlier turn, and the way back to the live view."""
+        """The figures as of an earlier turn, and the key that returns to the live view."""
         tally = moment.tally
         committed_time = format_clock(moment.committed_at)
         figures = f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {committed_time} UTC\n"

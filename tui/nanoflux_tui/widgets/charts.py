@@ -27,7 +27,7 @@ MARKS = {
 
 
 def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> Text:
-    """The number and share of attempts with each outcome, kept ones first."""
+    """The number and share of attempts with each outcome, those of kept questions first."""
     text = Text()
     total = sum(outcomes.values())
     if not total:

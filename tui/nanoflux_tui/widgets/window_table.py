@@ -89,8 +89,8 @@ class WindowTable(ScrollView, can_focus=True):
         empty: str = "",
         match: Match | None = None,
     ) -> None:
-        """With `match`, the screen arranges the rows: `show` receives keys that are filtered and sorted already, and
-        `match` returns those that contain all words of a text.
+        """With `match`, the screen arranges the rows: `show` receives keys that are already filtered and sorted, and
+        `match` returns the keys of the rows that contain all words of a text.
         """
         super().__init__(id=id)
         self.arrangement = Arrangement()
@@ -132,7 +132,7 @@ class WindowTable(ScrollView, can_focus=True):
         first, last = self._find_visible_range(len(keys))
         visible = keys[first:last]
         rows = dict(enumerate(await self._fetch(visible), first)) if len(visible) else {}
-        if show_number != self._show_number:  # a later call has newer keys or another arrangement
+        if show_number != self._show_number:  # a later call has newer keys or a different arrangement
             return
         cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
         self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
@@ -210,7 +210,9 @@ class WindowTable(ScrollView, can_focus=True):
         return False
 
     def _find_row(self, key: Hashable) -> int:
-        """The row of the key that was under the cursor. Only nearby rows are searched, since there may be 100,000."""
+        """The row of `key`, which was under the cursor, or else the cursor's row. Only rows near the cursor are
+        searched, since there may be 100,000.
+        """
         position: int = self.cursor
         last = max(0, len(self._keys) - 1)
         positions: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
