@@ -258,7 +258,7 @@ def read_choice(text: str, letters: str) -> str | None:
     """The option letter that an answer opens with ("B", "(b)", "B. mitochondria"), or None. `letters` are the options'
     letters, such as "ABCD".
 
-    Several letters ("A, C") or a repeated list of the options give None. "A) is incorrect. B) is correct." states B.
+    Several letters ("A, C") or a repeated list of the options yield None. "A) is incorrect. B) is correct." states B.
     """
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")

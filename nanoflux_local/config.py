@@ -476,7 +476,7 @@ def parse_setting(text: str) -> Settings:
 
 
 def parse_settings(texts: Iterable[str]) -> Settings:
-    """Parse several settings as one nested table; of two values for the same key the later one wins.
+    """Parse several settings as one nested table; if a key occurs twice, the later value wins.
 
     Raises:
         ConfigError: like `parse_setting`.

@@ -26,7 +26,7 @@ from nanoflux_local.redaction import redact
 from nanoflux_models.child import build_module_command
 
 StopRequest = Literal["", "pause", "stop", "end"]
-"""What a worker is asked to do: nothing, pause, stop after the work in progress, or end at once."""
+"""What a worker is asked to do: nothing, pause, stop after the work in progress, or end immediately."""
 LOCK_TRIES, RETRY_S = 10, 0.02
 """How often a lock is tried, and the seconds between two tries. One failed try does not prove that there is a worker,
 because `has_worker` also holds the lock for a moment.
@@ -316,7 +316,7 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
 
 def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
     """Ask a worker to drain, that is, to commit the work in progress and start nothing new. While it drains, a second
-    "stop" ends it at once, and "stop" replaces an earlier "pause". Returns a sentence for the user.
+    "stop" ends it immediately, and "stop" replaces an earlier "pause". Returns a sentence for the user.
     """
     if not has_worker(home, work):
         return _set_idle_status(home, work, request)

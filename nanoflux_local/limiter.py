@@ -1,4 +1,6 @@
-"""Limits how many tasks run a section of code at once, and orders those that wait. The limit may change at any time."""
+"""Limits how many tasks run a section of code concurrently, and orders those that wait. The limit may change at any
+time.
+"""
 
 import asyncio
 import heapq

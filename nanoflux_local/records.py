@@ -202,7 +202,8 @@ class EmbedReply(Reply):
 
 def similarity(vector: Vector, other_vector: Vector) -> float:
     """Cosine similarity of two unit vectors of shape (dimensions,), to 6 digits. Products of float32 are exact in
-    float64, and `fsum` rounds only once, so that two vectors give the same number in every process and on any machine.
+    float64, and `fsum` rounds only once, so that the similarity of two vectors is identical in every process and on any
+    machine.
     """
     return round(math.fsum((vector.astype(np.float64) * other_vector).tolist()), SIMILARITY_DIGITS)
 

@@ -17,7 +17,7 @@ class EncodingError(ValueError):
 
 
 def read_utf8(path: Path) -> str:
-    """Read a file's text without its byte order mark. Raises OSError, and EncodingError for another encoding."""
+    """Read a file's text without its byte order mark. Raises OSError, and EncodingError if the text is not UTF-8."""
     return decode_utf8(path.read_bytes())
 
 

@@ -71,7 +71,7 @@ class HashingEmbedder:
         for word in re.findall(r"\w+", text.lower()):
             word_hash = derive_seed("word", word)
             vector[word_hash % DIMENSIONS] += 1.0 if word_hash & 1024 else -1.0  # a bit that does not affect the index
-        vector[0] += 1e-3  # so that a text without words does not give a zero vector
+        vector[0] += 1e-3  # so that a text without words does not become a zero vector
         return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
     async def close(self) -> None:

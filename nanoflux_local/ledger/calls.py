@@ -223,7 +223,7 @@ class RememberedCalls:
                     committed.set_exception(error)
             return
         for (*_, committed), stored_call in zip(entries, stored_calls, strict=True):
-            if not committed.done():  # otherwise the caller was cancelled; its reply is stored all the same
+            if not committed.done():  # otherwise the caller was cancelled; the reply is stored anyway
                 committed.set_result(stored_call)
 
     async def close(self) -> None:

@@ -242,7 +242,7 @@ class _Merger:
         """Add the calls that match `condition`. Returns their ids here by their ids in the source, and whether some
         were here already.
 
-        Raises _DifferenceError if a call that `used_calls_query` selects has another reply here.
+        Raises _DifferenceError if a call that `used_calls_query` selects has a different reply here.
         """
         needed = {row[0] for row in self._source.rows(used_calls_query, owner)}
         calls, reused, differences = {}, False, 0

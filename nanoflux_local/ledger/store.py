@@ -100,7 +100,7 @@ class Ledger:
 
     def _prepare(self) -> None:
         with self.path.with_suffix(".migrate").open("w") as lock_file:
-            # Two processes may open a new ledger at once, and changing the journal mode ignores the busy timeout.
+            # Two processes may open a new ledger concurrently, and changing the journal mode ignores the busy timeout.
             fcntl.flock(lock_file, fcntl.LOCK_EX)
             refuse_newer(self._database, self.path)
             self._connection.execute("PRAGMA journal_mode = WAL")

@@ -48,7 +48,7 @@ from nanoflux_local.tools.search import SearchTool, build_search_tool
 @dataclass(slots=True)
 class RunEndpoints:
     """The endpoints by their names in the configuration, and the tools. `programs` states whether the run executes
-    programs. `close` ends every process that these started.
+    programs. `close` ends every process that the endpoints and tools started.
     """
 
     endpoints: dict[str, Endpoint]

@@ -221,8 +221,8 @@ def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> di
 def build_profile_endpoint(
     profile: str, name: str, home: Home, role: str = "", settings: Mapping[str, Any] | None = None
 ) -> tuple[Endpoint, EndpointConfig]:
-    """Build an endpoint of a profile, and return it with its configuration: the endpoint `name`, or the one of `role`
-    if `name` is "". `settings` override the profile's.
+    """Build an endpoint of a profile, and return it with its configuration: the endpoint `name`, or the endpoint of
+    `role` if `name` is "". `settings` override the profile's.
 
     Raises:
         ConfigError: the profile has no such endpoint, or a program plays `role`.

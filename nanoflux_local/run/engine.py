@@ -31,8 +31,8 @@ MAX_AHEAD_PER_REQUEST = 8
 
 ACTIVE_PER_REQUEST = 3
 """Turns in progress for each concurrent request. A turn makes one request at a time, so more turns than requests keep
-the servers busy between two requests of a turn. Near the end of a run all remaining turns start at once; otherwise the
-run could end up waiting for a single turn that started late and needs several attempts.
+the servers busy between two requests of a turn. Near the end of a run, all remaining turns start together; otherwise
+the run could end up waiting for a single turn that started late and needs several attempts.
 """
 
 EXCERPT_CHARACTERS = 200
@@ -60,7 +60,7 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
 async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     """Fill an empty index with the questions of other runs, and embed the held-out evaluation items.
 
-    The embeddings are stored calls: requests are sent only if the other runs used another embedder.
+    The embeddings are stored calls: requests are sent only if the other runs used a different embedder.
     """
     async for vector in embed_texts(rules.embedder, rules.questions_of_other_runs, call):
         if vector is not None:

@@ -47,7 +47,7 @@ class ProfileEntry:
 @dataclass(frozen=True, slots=True)
 class ProfileCheck:
     """One thing that a profile needs: whether it is present (`ok`), and if not, how to provide it (`fix`). A check that
-    only gives advice is `ok` and has a fix.
+    only advises is `ok` and has a fix.
     """
 
     subject: str
@@ -104,7 +104,7 @@ def _list_models(values: dict[str, Any]) -> dict[str, str]:
 
 
 def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], original: str = "") -> Path:
-    """Write a new commented profile into the home: a copy of another one, or one for up to three servers.
+    """Write a new commented profile into the home: a copy of another profile, or a profile for up to three servers.
 
     Raises:
         UsageError: the name cannot be used, or there are more than three servers.

@@ -1,7 +1,7 @@
 """The paper's protocol, top to bottom: one turn as a pure function (§3).
 
-`run_turn` depends only on its arguments, and reaches models and tools only through `call`. The same arguments always
-give the same record; resuming, concurrency and replay rely on that.
+`run_turn` depends only on its arguments, and reaches models and tools only through `call`. Equal arguments always yield
+equal records; resuming, concurrency and replay rely on that.
 """
 
 from collections.abc import Sequence
@@ -172,7 +172,7 @@ async def play_attempt(
         return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
 
-    # Further answers of the defender give its pass rate.
+    # Further answers determine the defender's pass rate.
     attempt = replace(attempt, samples=await sample_defences(rules, players, attack, draw, call))
 
     # The rules decide whether the example is kept.

@@ -40,8 +40,8 @@ from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
 REPLAYABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
-"""Settings that determine how replies are used. All others are part of the requests, so with another value no stored
-reply would apply.
+"""Settings that determine how replies are used. All other settings are part of the requests, so no stored reply would
+apply if one of them changed.
 """
 REQUEST_KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
 MAX_QUESTION_CHARACTERS = 80

@@ -138,7 +138,7 @@ class VllmEndpoint:
             self._sentinel = await _in_thread(choose_sentinel, client, launch.model, self._name)
 
     async def _load_or_refuse(self, client: ServerClient, adapter: Path) -> None:
-        """Load the adapter. If vLLM refuses it, later requests of this endpoint fail at once, without a retry."""
+        """Load the adapter. If vLLM refuses it, later requests of this endpoint fail immediately, without a retry."""
         try:
             await _in_thread(client.load_adapter, self._name, adapter)
         except EndpointError as error:

@@ -59,8 +59,8 @@ class AcceptedParameters:
         return {"seed": seed} if self.seed else {}
 
     def sampling_parameters(self, sampling: Sampling) -> dict[str, float]:
-        """Temperature and top_p, as far as accepted. If only one of them may be sent, it is the temperature, unless
-        only top_p differs from its default.
+        """Temperature and top_p, if the server accepts them. If only one of the two may be sent, the temperature is,
+        unless only top_p differs from its default.
         """
         values = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if self.temperature and self.top_p and not self.temperature_with_top_p:

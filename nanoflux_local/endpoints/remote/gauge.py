@@ -56,7 +56,7 @@ class Gauge:
             self._task = None
 
     async def _is_crowded(self, client: Any) -> bool:
-        """Whether the server reports more requests than it can run at once."""
+        """Whether the server reports more requests than it can run concurrently."""
         address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
         response = await client.get(address)
         metrics = read_metrics(response.text) if response.status_code == 200 else {}

@@ -145,7 +145,9 @@ def _counts_plural(words: list[str]) -> bool:
 
 
 def change_quantity(seed: Seed, rng: random.Random) -> str | None:
-    """The question with another value for one quantity that its solution needs. None if it has no such quantity."""
+    """The question with a different value for one quantity that the solution needs. None if there is no such
+    quantity.
+    """
     quantities = [quantity for quantity in find_quantities(seed) if quantity.value >= 2]
     if not quantities:
         return None

@@ -114,7 +114,9 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
 
 
 async def run_bounded(jobs: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-    """The results of all jobs in their order, at most `limit` of them at once. A job that fails cancels the others."""
+    """The results of all jobs in their order; at most `limit` jobs run concurrently. A job that fails cancels the
+    others.
+    """
     slots = asyncio.Semaphore(limit)
 
     async def run(job: Callable[[], Awaitable[T]]) -> T:

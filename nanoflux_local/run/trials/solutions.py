@@ -53,8 +53,8 @@ def list_kinds(config: RunConfig, domain: Domain) -> tuple[SolutionKind, ...]:
 async def build_known_solutions(
     rules: Rules, domain: Domain, call: Call, is_stopping: Callable[[], bool]
 ) -> list[KnownSolution] | None:
-    """Build `judge.trial` right and as many wrong solutions, taking each kind in turn; fewer if seeds or mistakes run
-    out. Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
+    """Build `judge.trial` right solutions and the same number of wrong ones, taking each kind in turn; fewer if seeds
+    or mistakes run out. Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed to reply.
