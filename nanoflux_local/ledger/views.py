@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Stored = TypeVar("Stored", bound="DataclassInstance")
-MAX_REASON_CHARACTERS = 100
+MAX_REASON_CHARACTERS = 200
+_NUMBER = re.compile(r"(?<![\w.-])\d+")
+"""A number, but not the digits in a name such as `duelist-2`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +139,29 @@ class LedgerView:
 
     def unread(self, run: str) -> dict[str, dict[str, int]]:
         """The number of attempts that ended without a readable reply, by reason, the most frequent first: under
-        "unread" if a reply could not be parsed, under "refused" if an endpoint refused the prompt.
+        "unread" if a reply could not be parsed, under "refused" if an endpoint refused the prompt. Reasons in "unread"
+        that differ only in numbers are counted under the first of them.
         """
-        reasons_by_kind: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
+        counts_by_kind: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
+        first_reasons: dict[tuple[str, str], str] = {}
         for row in self.rows(
             "SELECT json_extract(attempt.value, '$.reason') AS reason,"
             " coalesce(json_extract(attempt.value, '$.refused'), '') AS refused"
             " FROM turns, json_each(iif(json_valid(record), record, '{}'), '$.attempts') AS attempt"
             " WHERE run = ?"
             " AND (' ' || attempts || ' ' LIKE '% unparsed %' OR ' ' || attempts || ' ' LIKE '% failed %')"
-            " AND json_extract(attempt.value, '$.outcome') IN ('unparsed', 'failed')",
+            " AND json_extract(attempt.value, '$.outcome') IN ('unparsed', 'failed') ORDER BY number",
             run,
         ):
             kind = "refused" if row["refused"] else "unread"
-            reasons_by_kind[kind][_shorten_reason(row["reason"], kind)] += 1
-        return {kind: dict(reasons.most_common()) for kind, reasons in reasons_by_kind.items()}
+            reason = _shorten_reason(row["reason"], kind)
+            group = _NUMBER.sub("N", reason) if kind == "unread" else reason
+            first_reasons.setdefault((kind, group), reason)
+            counts_by_kind[kind][group] += 1
+        return {
+            kind: {first_reasons[kind, group]: count for group, count in counts.most_common()}
+            for kind, counts in counts_by_kind.items()
+        }
 
     def is_priced(self, run: str) -> bool:
         """Whether any endpoint of a run has a price."""
@@ -316,10 +326,10 @@ def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, 
 
 
 def _shorten_reason(reason: str, kind: str) -> str:
-    """A reason without the parts that differ between attempts: numbers, quotations, a provider's text."""
+    """A reason without quotations and a provider's text, which differ between attempts."""
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])
-    return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:MAX_REASON_CHARACTERS]
+    return re.split(r":? ['\"]", reason, maxsplit=1)[0][:MAX_REASON_CHARACTERS]
 
 
 def _decode_text(stored: bytes) -> str:

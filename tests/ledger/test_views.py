@@ -1,6 +1,7 @@
 """`LedgerView` finds runs by id, prefix or name, and counts attempts, calls and usage once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, n
         "defender_right": 1, "unproven": 0, "kept_failed": 1, "kept_novel": 0, "failed": 1,
     }  # fmt: skip
     assert list(funnel) == ["attempts", *OUTCOMES]
+
+
+def test_unread_counts_reasons_and_prints_settings_whole(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
+    """Reasons that differ only in a number are one reason; names of endpoints may end in a number."""
+    cut = (
+        "attack: cut inside its reasoning after {} tokens, perhaps at a stop string; set endpoints.{}.reasoning_tokens"
+    )
+    reasons = [cut.format(512, "writer-2"), cut.format(498, "writer-2"), cut.format(512, "writer-3")]
+    for number, text in enumerate(reasons):
+        turn = new_turn(number, "unparsed")
+        ledger.commit_turn("run", replace(turn, attempts=(replace(turn.attempts[0], reason=text),)), [])
+    with LedgerView(path) as view:
+        assert view.unread("run") == {"unread": {reasons[0]: 2, reasons[2]: 1}, "refused": {}}
 
 
 def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
