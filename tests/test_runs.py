@@ -83,7 +83,7 @@ def test_run_records_its_configuration_and_identities(home: Home) -> None:
 
 CHAT = {"interface": "openai_chat"}
 INVALID_RUNS = {
-    "weights": ("starter", "embedded", {}, ModelsError, "nanoflux models pull"),
+    "weights": ("starter", "embedded", {}, ModelsError, "nanoflux models pull smollm2-135m all-minilm-l6-v2"),
     "data": ("gsmhard", "scripted", {}, NothingMatchedError, "nanoflux data import gsmhard"),
     "too few seeds": ("starter-genetics", "scripted", {"seeds": {"max": 90, "min": 90}}, NothingMatchedError, "seeds"),
     "no url": ("starter-genetics", "scripted", {"endpoints": {"arbiter": CHAT}}, ConfigError, "arbiter.url is missing"),

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +118,35 @@ def list_installed(home: Path) -> list[WeightsRecord]:
     return models
 
 
+def require_installed(names: Iterable[str], home: Path) -> None:
+    """Refuse missing weights with one error that names all of them.
+
+    Raises:
+        ModelNotFoundError: weights are not installed.
+    """
+    missing = [name for name in dict.fromkeys(names) if not _is_installed(name, home)]
+    if missing:
+        raise _build_missing_error(missing, home)
+
+
 def weights_dir(name: str, home: Path) -> Path:
     """The folder of a model's installed weights.
 
     Raises:
         ModelNotFoundError: the weights are not installed.
     """
-    folder = home / "weights" / name
-    if not NAME.fullmatch(name) or not (folder / RECORD).is_file():
-        fix = f"nanoflux models pull {name}"
-        raise ModelNotFoundError(f"the weights of {name} are not installed in {home}", fix)
-    return folder
+    if not _is_installed(name, home):
+        raise _build_missing_error([name], home)
+    return home / "weights" / name
+
+
+def _is_installed(name: str, home: Path) -> bool:
+    return NAME.fullmatch(name) is not None and (home / "weights" / name / RECORD).is_file()
+
+
+def _build_missing_error(names: Sequence[str], home: Path) -> ModelNotFoundError:
+    fix = f"nanoflux models pull {' '.join(names)}"
+    return ModelNotFoundError(f"the weights of {', '.join(names)} are not installed in {home}", fix)
 
 
 @contextlib.contextmanager

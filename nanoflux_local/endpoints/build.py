@@ -12,7 +12,8 @@ from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_models.errors import ModelNotFoundError
-from nanoflux_models.manifest import load_manifest
+from nanoflux_models.manifest import list_manifests, load_manifest
+from nanoflux_models.weights import require_installed
 
 
 def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
@@ -116,6 +117,19 @@ def check_endpoints(config: RunConfig, location: str) -> None:
                 f"{location}: budget.usd cannot be enforced while endpoints.{name}.price is unknown",
                 "set price = { prompt = …, completion = … } in US dollars per million tokens (0 for your own server)",
             )
+
+
+def require_weights(config: RunConfig, home: Home) -> None:
+    """Refuse a run whose local models are not all installed; the error names every missing model. An unknown model is
+    reported when its endpoint is built.
+
+    Raises:
+        ModelsError: weights are not installed.
+    """
+    known_models = {manifest.name for manifest in list_manifests(home.root)}
+    endpoints = [config.endpoints[name] for name in (*config.players, config.embedder)]
+    local_models = [endpoint.model for endpoint in endpoints if find_kind(endpoint.interface).local]
+    require_installed((model for model in local_models if model in known_models), home.root)
 
 
 def lacks_price(config: EndpointConfig) -> bool:

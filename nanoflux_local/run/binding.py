@@ -17,6 +17,7 @@ from nanoflux_local.endpoints.base import Embedder, Endpoint
 from nanoflux_local.endpoints.build import (
     build_embedder,
     build_endpoints,
+    require_weights,
 )
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.ledger.calls import Answer
@@ -122,6 +123,7 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
+    require_weights(config, home)
     endpoint_configs = {name: config.endpoints[name] for name in sorted(config.players)}
     endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
     embedder = build_embedder(config.endpoints[config.embedder], home)

@@ -42,7 +42,7 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Dr
 def test_run_form_previews_the_run_without_starting_it(drive: Drive, empty: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         await driver.type("#settings", "novelty.question=0.8")
         await driver.wait_for("novelty.question=0.8 --detach")
         await driver.press("f3")
@@ -193,7 +193,7 @@ def test_run_is_exported_and_verified(drive: Drive, home: Home, find_run: Callab
 def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         driver.app.screen.query_one("#profile", Select).value = "hosted"
         await driver.press("f4")
         await driver.wait_for("Save the profile as", "my-hosted", "key variable")
@@ -205,7 +205,7 @@ def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: 
         await driver.wait_for("LAB_KEY is not set")
         await driver.type("#url-0", "http://me:secret@10.0.0.7/v1")
         await driver.press("ctrl+s")
-        await driver.wait_for("put the key into the variable")
+        await driver.wait_for("put the key into the")
         await driver.press("escape")
         await driver.wait_for("Leave without saving the changes?")
         await driver.press("y")

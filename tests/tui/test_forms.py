@@ -23,7 +23,7 @@ PROFILES = Path(profiles.__file__).parent
 def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, empty: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         await driver.type("#name", "my run")
         driver.app.screen.query_one("#profile", Select).value = "scripted"
         await driver.press("escape")
@@ -45,19 +45,33 @@ def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, e
 def test_run_form_without_input_offers_a_new_profile(drive: Drive, empty: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         await driver.press("escape")
         await driver.wait_for("This home is empty")
         empty.profiles.mkdir()
         (empty.profiles / "mine.toml").write_text((PROFILES / "scripted.toml").read_text())
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         driver.app.screen.query_one("#profile", Select).value = "mine"
         await driver.wait_for("--profile mine")
         await driver.press("escape", "n")
         await driver.wait_for("--profile mine", "This is your earlier input.")
 
     drive(empty, flow, size=(80, 24))
+
+
+def test_run_form_names_all_missing_weights_and_the_command_that_installs_them(drive: Drive, empty: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for(
+            "✗ the weights of smollm2-135m, all-minilm-l6-v2 are not installed",
+            "→ nanoflux models pull smollm2-135m all-minilm-l6-v2",
+        )
+        assert driver.app.screen.query_one("#start").disabled
+        driver.app.screen.query_one("#profile", Select).value = "scripted"
+        await driver.wait_for("Ready to start")
+
+    drive(empty, flow)
 
 
 def test_submitted_run_form_is_empty_the_next_time(
@@ -72,14 +86,16 @@ def test_submitted_run_form_is_empty_the_next_time(
 
     async def flow(driver: Any) -> None:
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
+        driver.app.screen.query_one("#profile", Select).value = "scripted"
         await driver.type("#name", "my run")
+        await driver.wait_for("Ready to start")
         await driver.press("ctrl+s")
         await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
         await driver.wait_for("24 of 24")
         await driver.press("n")
         await driver.wait_until(lambda: isinstance(driver.app.screen, NewRunScreen))
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         assert driver.app.screen.query_one("#name", Input).value == ""
 
     drive(home, flow)

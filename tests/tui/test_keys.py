@@ -108,7 +108,7 @@ def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, hom
         await driver.press("ctrl+o", "escape")
         await driver.wait_until(lambda: driver.app.focused is not None and driver.app.focused.id == "adapters")
         await driver.press("n")
-        await driver.wait_for("Ready to start")
+        await driver.wait_for("Generate examples for domain")
         driver.app.screen.query_one("#name", Input).focus()
         await driver.press("ctrl+o")  # also while a field has the focus
         await driver.wait_until(lambda: type(driver.app.screen).__name__ == "JumpDialog")

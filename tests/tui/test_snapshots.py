@@ -47,6 +47,7 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     original_init = bars.TopBar.__init__
     monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original_init(bar, mode, "~/nanoflux"))
 
+    monkeypatch.setattr("nanoflux_local.endpoints.build.require_weights", lambda *_: None)
     monkeypatch.setattr("nanoflux_tui.screens.experiments.format_age", lambda _: "5 min")
 
     async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:

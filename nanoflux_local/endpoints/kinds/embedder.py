@@ -10,6 +10,7 @@ from nanoflux_local.paths import Home
 
 class LocalEmbedderKind(EndpointKind):
     name: ClassVar[str] = "embedder"
+    local: ClassVar[bool] = True
 
     def build_embedder(self, config: EndpointConfig, home: Home) -> Embedder:
         """Build the embedder; its weights are loaded when the first text arrives.

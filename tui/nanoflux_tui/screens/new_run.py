@@ -13,6 +13,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
+from nanoflux_models.errors import ModelsError
 from nanoflux_tui.screens.dialogs import TextDialog
 from nanoflux_tui.screens.endpoints import open_endpoints
 from nanoflux_tui.screens.form import FormScreen, build_select
@@ -133,7 +134,9 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
 
     @work(group="check", exclusive=True, exit_on_error=False)
     async def _check(self) -> None:
-        """Show the first error of the input, if there is one. Writes nothing and loads no model."""
+        """Show the first error of the input, or the weights that are missing. Writes nothing and loads no model."""
+        from nanoflux_local.endpoints.build import require_weights
+
         words = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command(words), 1_000)}")
         await asyncio.sleep(TYPING_PAUSE_S)
@@ -141,12 +144,13 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
             settings = self._read_settings()
             config = await asyncio.to_thread(_resolve_config, self.home, self.value("domain"), self.value("profile"),
                                              settings)  # fmt: skip
-        except NanofluxError as error:
+            self._update_endpoints(tuple(sorted(config.endpoints)))
+            await asyncio.to_thread(require_weights, config, self.home)
+        except (NanofluxError, ModelsError) as error:
             text = Text.assemble((f"✗ {sanitize(error.message, 500)}", self.colours["error"]))
             text.append(f"\n  → {sanitize(error.fix, 400)}" if error.fix else "")
             self._ready = False
         else:
-            self._update_endpoints(tuple(sorted(config.endpoints)))
             roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ("attacker", "defender",
                                                                                               "judge"))  # fmt: skip
             seeds = f"{config.seeds.min} to {config.seeds.max} seeds per question"
