@@ -162,7 +162,7 @@ def refuse_secrets(url: str) -> None:
     parts = urlsplit(url)
     if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
         raise ValueError(
-            "a url is stored with the run, so it must not contain a user, password, query or fragment: "
+            "a stored url must not contain a user, password, query or fragment: "
             "put the key into the variable that key_env names"
         )
 

@@ -206,7 +206,7 @@ def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
     assert refused.returncode == 2 and "rows of a file cannot be chosen" in refused.stderr
     preview = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
     assert preview.returncode == 0, preview.stderr
-    assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "validated on" in preview.stdout
+    assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "0 for validation" in preview.stdout
     assert run_cli(home, "trainings", "show", "nothing").returncode == 4
 
 

@@ -122,7 +122,7 @@ def test_replay_of_a_paper_run_under_proven_rules_estimates_the_cost(
     assert what_if.needed.tokens > 0 and what_if.needed.expected > what_if.needed.at_least
     run_command((home, run), monkeypatch, "run", "replay", run, "--rules", "proven")
     output = capfd.readouterr()
-    assert "tokens are expected" in output.err + output.out
+    assert "expected if these turns continue" in output.err + output.out
     assert f"nanoflux run start --fork {run} --set rules=proven" in output.err + output.out
 
 

@@ -173,7 +173,7 @@ def test_adapter_commands_describe_the_adapter(home: tuple[Path, Path]) -> None:
     show_output = CliRunner().invoke(nanoflux, ["adapters", "show", home[1].name[:6]]).stdout
     assert home[1].name[:16] in list_output and " → " in list_output
     assert home[1].name in show_output and "r 8, alpha 32" in show_output and "tiny" in show_output
-    assert "of 6ND" in show_output and "explains" in show_output
+    assert "× 6ND" in show_output and "the architecture predicts" in show_output
 
 
 def test_gguf_file_contains_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:
