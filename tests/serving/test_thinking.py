@@ -294,7 +294,8 @@ def test_truncated_reasoning_is_reported_with_the_key_to_raise(
     )
     show_run(home, summary["run"], as_json=False)
     output = capsys.readouterr().out
-    assert "in 2 attempts, the token limit ended a reply" in output and "raise endpoints.thinker.reasoning_tokens" in output
+    assert "in 2 attempts, the token limit ended a reply" in output
+    assert "raise endpoints.thinker.reasoning_tokens" in output
     result = evaluate_thinker(home, "short", "starter", interface, 8)
     assert result.unanswered == result.cut_in_reasoning == result.n
     show_evaluation(result)
