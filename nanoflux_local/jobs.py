@@ -281,7 +281,7 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class WorkState:
     """The current state of some work: the status in its row, corrected if its process is dead or silent. `seconds` is
-    the wall-clock time so far.
+    the wall-clock time so far, including that of a killed process up to its last heartbeat.
     """
 
     status: str
@@ -309,7 +309,8 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
     elif status == "running" and silence_s > STALLED_S:
         status, message = "stalled", f"its process has sent no heartbeat for {silence_s:.0f} s"
     if job is None or not has_process:
-        return WorkState(status, message, seconds)
+        unrecorded_s = job.beat_s - job.began_s if job and job.state == "running" else 0.0
+        return WorkState(status, message, round(seconds + unrecorded_s, 3))
     worker = Worker(job.pid, job.heartbeat_at, job.wish)
     return WorkState(status, message, round(seconds + job.seconds_since(job.began_s), 3), worker)
 

@@ -23,8 +23,9 @@ def compare_runs(run: str, other: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run import side_by_side
 
-    with LedgerView(current_home().ledger) as view:
-        _show(side_by_side.compare_runs(view, run, other), as_json)
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        _show(side_by_side.compare_runs(home, view, run, other), as_json)
 
 
 @click.command("compare")
@@ -39,8 +40,9 @@ def compare_trainings(training: str, other: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run import side_by_side
 
-    with LedgerView(current_home().ledger) as view:
-        _show(side_by_side.compare_trainings(view, training, other), as_json)
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        _show(side_by_side.compare_trainings(home, view, training, other), as_json)
 
 
 def _show(comparison: "SideBySide", as_json: bool) -> None:

@@ -1,4 +1,8 @@
-"""Two runs or two trainings side by side: their figures, the settings in which they differ, and their curves."""
+"""Two runs or two trainings side by side: their figures, the settings in which they differ, and their curves.
+
+A screen that shows a comparison reads it again and again. It passes the same `reads` each time, so that a side is read
+again only after the ledger has new rows of it; its status and its working time are always current.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,8 +10,10 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
+from nanoflux_local.jobs import RUN, TRAINING, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
 from nanoflux_local.run.sources import HASHES, list_leaves
 from nanoflux_local.train.trainings import find_training
 
@@ -49,6 +55,15 @@ class SideBySide:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SideRead:
+    """What was read of one side: its figures and its curves, and the ids of the newest rows that they include."""
+
+    newest_rows: tuple[object, ...]
+    figures: dict[str, Any]
+    curves: tuple[Curve, ...]
+
+
 def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Difference, ...]:
     """The settings in which two stored configurations differ, in the order of their keys. Hashes are left out."""
     sides = [dict(list_leaves(values)) for values in (first, second)]
@@ -57,34 +72,50 @@ def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[
     return tuple(Difference(key, left, right) for key, left, right in pairs if left != right)
 
 
-def compare_runs(view: LedgerView, first: str, second: str) -> SideBySide:
+def compare_runs(
+    home: Home, view: LedgerView, first: str, second: str, reads: dict[str, SideRead] | None = None
+) -> SideBySide:
     """Compare two runs, given by their ids, the beginnings of their ids, or their names. The curves count the kept
     examples by turn.
 
     Raises:
         NothingMatchedError: there is no such run.
     """
+    reads = {} if reads is None else reads
     rows = [view.find_run(name) for name in (first, second)]
-    figures, curves = [], []
+    figures = []
     for row in rows:
-        turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", row["id"]))
-        kept_counts = list(accumulate(turn["kept"] for turn in turns))
-        curves.append(Curve(_describe_run(row["id"], row["name"]), [turn["number"] for turn in turns], kept_counts))
-        usage = view.row(
-            "SELECT count(*) AS calls, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,"
-            " coalesce(sum(usd), 0.0) AS usd FROM calls WHERE run = ?",
-            row["id"],
+        run_id = row["id"]
+        newest_rows = _find_newest_rows(
+            view, run_id, "SELECT max(number) FROM turns WHERE run = ?", "SELECT max(id) FROM calls WHERE run = ?"
         )
-        assert usage is not None
-        funnel = view.funnel(row["id"])
-        figures.append({
-            "status": row["status"], "turns": len(turns), "kept": kept_counts[-1] if kept_counts else 0,
-            **funnel, **dict(usage), "seconds": round(row["seconds"], 1),
-        })  # fmt: skip
+        if run_id not in reads or reads[run_id].newest_rows != newest_rows:
+            reads[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_rows)
+        state = check_work(home, view, Work(RUN, run_id), dict(row))
+        figures.append({"status": state.status, **reads[run_id].figures, "seconds": round(state.seconds, 1)})
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
-    return SideBySide(
-        rows[0]["id"], rows[1]["id"], _pair_values(*figures), settings, tuple(curves), "turn", "kept examples"
-    )  # fmt: skip
+    ids = [row["id"] for row in rows]
+    curves = tuple(curve for run_id in ids for curve in reads[run_id].curves)
+    return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "turn", "kept examples")
+
+
+def _find_newest_rows(view: LedgerView, work: str, *queries: str) -> tuple[object, ...]:
+    """The ids of the newest rows of some work, one for each query."""
+    rows = (view.row(query, work) for query in queries)
+    return tuple(row[0] if row else None for row in rows)
+
+
+def _read_run(view: LedgerView, run: str, label: str, newest_rows: tuple[object, ...]) -> SideRead:
+    turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", run))
+    kept_counts = list(accumulate(turn["kept"] for turn in turns))
+    usage = view.row(
+        "SELECT count(*) AS calls, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,"
+        " coalesce(sum(usd), 0.0) AS usd FROM calls WHERE run = ?",
+        run,
+    )
+    assert usage is not None
+    figures = {"turns": len(turns), "kept": kept_counts[-1] if kept_counts else 0, **view.funnel(run), **dict(usage)}
+    return SideRead(newest_rows, figures, (Curve(label, [turn["number"] for turn in turns], kept_counts),))
 
 
 def _describe_run(run: str, name: str) -> str:
@@ -92,28 +123,42 @@ def _describe_run(run: str, name: str) -> str:
     return run if name == run else f"{name} ({run})"
 
 
-def compare_trainings(view: LedgerView, first: str, second: str) -> SideBySide:
+def compare_trainings(
+    home: Home, view: LedgerView, first: str, second: str, reads: dict[str, SideRead] | None = None
+) -> SideBySide:
     """Compare two trainings, given by their ids or the beginnings of their ids. The curves are the train and dev losses
     by step.
 
     Raises:
         NothingMatchedError: there is no such training.
     """
+    reads = {} if reads is None else reads
     trainings = [find_training(view, name) for name in (first, second)]
-    figures, curves = [], []
+    figures = []
     for training in trainings:
-        train_curve, dev_curve = _load_loss_curves(view, training.id)
-        curves += [curve for curve in (train_curve, dev_curve) if curve.x]
-        last_step = board.last_step(view, training.id)
+        training_id = training.id
+        newest_rows = _find_newest_rows(view, training_id, "SELECT max(id) FROM training_events WHERE training = ?")
+        if training_id not in reads or reads[training_id].newest_rows != newest_rows:
+            reads[training_id] = _read_training(view, training_id, newest_rows)
+        state = check_work(home, view, Work(TRAINING, training_id), asdict(training))
         figures.append({
-            "status": training.status, "base": training.base, "data": training.run or "a file",
-            "step": last_step.step, "steps": last_step.steps, "train loss": last_step.loss,
-            "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.tokens_per_s,
-            "seconds": round(training.seconds, 1),
+            "status": state.status, "base": training.base, "data": training.run or "a file",
+            **reads[training_id].figures, "seconds": round(state.seconds, 1),
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))
     ids = [training.id for training in trainings]
-    return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, tuple(curves), "step", "loss")
+    curves = tuple(curve for training_id in ids for curve in reads[training_id].curves)
+    return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "step", "loss")
+
+
+def _read_training(view: LedgerView, training: str, newest_rows: tuple[object, ...]) -> SideRead:
+    train_curve, dev_curve = _load_loss_curves(view, training)
+    last_step = board.last_step(view, training)
+    figures = {
+        "step": last_step.step, "steps": last_step.steps, "train loss": last_step.loss,
+        "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.tokens_per_s,
+    }  # fmt: skip
+    return SideRead(newest_rows, figures, tuple(curve for curve in (train_curve, dev_curve) if curve.x))
 
 
 def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:

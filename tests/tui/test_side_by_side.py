@@ -1,13 +1,16 @@
 """Two runs or two trainings side by side, on the command line and on the screen."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_tui.screens.run import RunScreen
 
@@ -91,3 +94,65 @@ def test_two_trainings_are_shown_side_by_side(drive: Drive, home: Home) -> None:
         )
 
     drive(home, flow, size=(120, 40))
+
+
+def test_refresh_reads_only_the_side_that_changed(drive: Drive, home: Home, find_run: FindRun) -> None:
+    first_run, second_run = find_run(home, "first"), find_run(home, "second")
+    read_runs: list[str] = []
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(first_run))
+        await driver.wait_for("24 of 24")
+        await driver.press("b")
+        await driver.wait_for("Show this run next to")
+        await driver.press("enter")
+        await driver.wait_for("Figures", "kept examples")
+        await driver.wait_until(lambda: {first_run, second_run} <= set(read_runs))
+        await driver.app.visible_screen.refresh_content()
+        read_runs.clear()
+        with sqlite3.connect(home.ledger) as connection:
+            connection.execute(
+                "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at, attempts, uses, fresh)"
+                " SELECT run, number + 1, outcome, kept, record, record_hash, at, attempts, uses, fresh FROM turns"
+                " WHERE run = ? ORDER BY number DESC LIMIT 1", (second_run,),
+            )  # fmt: skip
+        connection.close()
+        await driver.wait_until(lambda: read_runs)
+        await driver.app.visible_screen.refresh_content()
+        assert set(read_runs) == {second_run}
+
+    original_funnel = LedgerView.funnel
+
+    def record_funnel(view: LedgerView, run: str) -> dict[str, int]:
+        read_runs.append(run)
+        return original_funnel(view, run)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LedgerView, "funnel", record_funnel)
+        drive(home, flow, size=(120, 40))
+
+
+def test_killed_run_is_compared_as_interrupted_with_its_working_time(home: Home, find_run: FindRun) -> None:
+    run = find_run(home, "first")
+    with Ledger(home.ledger) as ledger:
+        job = ledger.start_job("run", run, 1, "an earlier boot", "runs")
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("UPDATE jobs SET began_s = 100.0, beat_s = 160.0 WHERE id = ?", (job,))
+        connection.execute("UPDATE runs SET seconds = 5.0 WHERE id = ?", (run,))
+    connection.close()
+    figures = json.loads(run_cli(home, "run", "compare", "first", "second", "--json"))["figures"]
+    assert figures["status"] == ["interrupted", "done"] and figures["seconds"][0] == 65.0
+
+
+def test_titles_of_long_ids_keep_the_end_in_which_they_differ(drive: Drive, home: Home, find_run: FindRun) -> None:
+    first_run, second_run = find_run(home, "first"), find_run(home, "second")
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(first_run))
+        await driver.wait_for("24 of 24")
+        await driver.press("b")
+        await driver.wait_for("Show this run next to")
+        await driver.press("enter")
+        await driver.wait_for("Figures", f"{first_run[-8:]}  ", f"{second_run[-8:]}  ", "…")
+
+    drive(home, flow, size=(100, 40))

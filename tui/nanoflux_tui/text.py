@@ -35,6 +35,11 @@ def format_line(text: object, limit: int = MAX_LINE) -> str:
     return f"{cut}…" if len(full_text) > len(cut) + 1 and len(cut) == limit else cut
 
 
+def cut_start(text: str, width: int) -> str:
+    """The end of a text that is wider than `width`. The ids of two runs often differ only there."""
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
+
+
 def format_duration(seconds: float | None) -> str:
     """Seconds in a readable unit: 45 s, 12 min, 3.5 h, 2.1 d."""
     return "–" if seconds is None or not math.isfinite(seconds) else format_seconds(seconds)

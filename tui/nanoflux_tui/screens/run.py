@@ -409,10 +409,14 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
     def _compare(self, other_run: str | None) -> None:
         if other_run is None:
             return
-        from nanoflux_local.run.side_by_side import compare_runs  # deferred: these import much that a run does not need
+        # deferred: these import much that a run does not need
+        from nanoflux_local.run.side_by_side import SideRead, compare_runs
         from nanoflux_tui.screens.side_by_side import SideBySideScreen
 
-        self.app.push_screen(SideBySideScreen(self.mode, lambda view: compare_runs(view, self.run_id, other_run)))
+        home, reads = self.home, dict[str, SideRead]()
+        self.app.push_screen(
+            SideBySideScreen(self.mode, lambda view: compare_runs(home, view, self.run_id, other_run, reads))
+        )
 
     def action_train(self) -> None:
         run = self.run_id

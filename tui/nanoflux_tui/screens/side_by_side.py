@@ -1,6 +1,7 @@
 """Two runs or two training runs side by side: overlaid curves with axes, figures, and differing settings."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.text import Text
@@ -12,8 +13,8 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.side_by_side import Curve, SideBySide, format_value
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import format_line, sanitize
-from nanoflux_tui.widgets.columns import Column, format_table
+from nanoflux_tui.text import cut_start, format_line, sanitize
+from nanoflux_tui.widgets.columns import Column, compute_widths, format_table
 from nanoflux_tui.widgets.panel import Panel
 
 MAX_POINTS = 400
@@ -73,8 +74,12 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
     def _format_table(
         self, head: tuple[str, int], comparison: SideBySide, rows: Sequence[Sequence[str]], width: int
     ) -> Text:
-        sides = (Column(side, 10, share=1) for side in (comparison.first, comparison.second))
-        return format_table((Column(*head), *sides), rows, width, f"bold {self.colours['secondary']}")
+        columns = [Column(*head), *(Column(side, 10, share=1) for side in (comparison.first, comparison.second))]
+        titled_columns = [
+            replace(column, title=cut_start(column.title, column_width))
+            for column, column_width in compute_widths(columns, width, 0)
+        ]
+        return format_table(titled_columns, rows, width, f"bold {self.colours['secondary']}")
 
     def _draw_curves(self, comparison: SideBySide) -> None:
         plot = self.query_one(PlotextPlot)

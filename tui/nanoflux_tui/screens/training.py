@@ -18,7 +18,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, WorkState, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.side_by_side import compare_trainings
+from nanoflux_local.run.side_by_side import SideRead, compare_trainings
 from nanoflux_local.train.summary import StoredTraining
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
@@ -266,8 +266,9 @@ another one, and l shows the log of its worker."""
 
     def _compare(self, training: str, other_training: str | None) -> None:
         if other_training is not None:
+            home, reads = self.home, dict[str, SideRead]()
             self.app.push_screen(
-                SideBySideScreen(self.mode, lambda view: compare_trainings(view, training, other_training))
+                SideBySideScreen(self.mode, lambda view: compare_trainings(home, view, training, other_training, reads))
             )
 
     def action_log(self) -> None:
