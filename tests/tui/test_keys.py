@@ -20,6 +20,7 @@ from nanoflux_tui.command import tui
 from nanoflux_tui.keymap import ACTIONS, format_keymap, load_keymap
 from nanoflux_tui.screens.copy_mode import CopyDialog
 from nanoflux_tui.screens.run import RunScreen
+from nanoflux_tui.widgets.key_bar import KeyBar
 
 Drive = Callable[..., None]
 MISTAKES = {
@@ -77,14 +78,16 @@ def list_subclasses(parent: type[BaseScreen]) -> list[type[BaseScreen]]:
 def test_keys_of_the_keymap_replace_the_defaults(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str]
 ) -> None:
-    home.keymap.write_text('[run]\nexport = ["X", "f7"]\n[everywhere]\nquit = "ctrl+q"\n[table]\nsort = "z"\n')
+    home.keymap.write_text(
+        '[run]\nexport = ["X", "f7"]\nproblems = "W"\n[everywhere]\nquit = "ctrl+q"\n[table]\nsort = "z"\n'
+    )
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("first", "second", "z Sort", "^q Quit")
         await driver.press("q", "o", "z")
         await driver.wait_for("state▲")
         driver.app.push_screen(RunScreen(find_run(home, "first")))
-        await driver.wait_for("24 of 24", "X Export")
+        await driver.wait_for("24 of 24", "X Export", "press W to see")
         await driver.press("x")
         await driver.pilot.pause()
         assert isinstance(driver.app.screen, RunScreen)
@@ -186,3 +189,32 @@ def test_note_is_written_in_the_editor_of_the_terminal(terminal: Any, home: Home
     terminal.press("C-s")
     terminal.wait_for("note: from the editor")
     terminal.press("q")
+
+
+def test_footers_take_two_lines_and_help_and_menu_list_the_keys_that_they_leave_out(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    async def check_height(driver: Any, *texts: str) -> None:
+        await driver.wait_for(*texts)
+        bar = driver.app.screen.query_one(KeyBar)
+        await driver.wait_until(lambda: "Quit" in bar.render().plain)
+        assert bar.size.height <= 2, bar.render().plain
+
+    async def flow(driver: Any) -> None:
+        for digit, title in enumerate(("failed", "reason", "dev loss", "Comparison", "This machine", "table1"), 1):
+            await driver.press(str(digit))
+            await check_height(driver, title)
+        await driver.press("1")
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await check_height(driver, "24 of 24", "Side by side")
+        assert "Verify" not in driver.text
+        titles = {command.title for command in driver.app.get_system_commands(driver.app.screen)}
+        assert titles >= {"Verify", "Report", "Copy", "Note", "Later turn"}
+        await driver.press("left")
+        await check_height(driver, "Live")
+        await driver.press("f", "question_mark")
+        await driver.wait_for("─ Help")
+        await driver.press("pagedown", "pagedown")
+        await driver.wait_for("v          Verify", "m          Note")
+
+    drive(home, flow, size=(80, 24))

@@ -38,7 +38,7 @@ class BaseApp(App[None]):
     def __init__(self, home: Home) -> None:
         super().__init__()
         self.home = home
-        self.reader = LedgerReader(home.ledger)
+        self.reader = LedgerReader(home)
         self.commands = CommandRunner(home)
         self.requested_rows: dict[str, str] = {}
         """The row that a tab selects the next time it is shown, by the tab's mode."""
@@ -80,6 +80,12 @@ class BaseScreen(Screen[None]):
     AUTO_FOCUS = "WindowTable"
     mode: ClassVar[str] = "home"
     HELP: ClassVar[str] = ""
+    SHOWS_ONLY_LEDGER: ClassVar[bool] = True
+    """Whether the content is current as long as neither the ledger nor its workers change."""
+    RARE_ACTIONS: ClassVar[tuple[str, ...]] = ("reverse",)
+    """The actions that the footer leaves out while it would need more than two lines, the rarest first. The menu and
+    the help always list them.
+    """
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - typed by the base
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (34, "-tall")]  # noqa: RUF012
     KEYMAP_SECTION: ClassVar[str] = ""
@@ -105,11 +111,14 @@ class BaseScreen(Screen[None]):
         self._is_mounted = False
         self._current_s, self._current_at = time.monotonic(), datetime.now()
         """When the screen's content was last known to agree with the ledger."""
+        self._has_loaded = False
+        """Whether the last refresh succeeded."""
 
     def compose(self) -> ComposeResult:
         yield TopBar(self.mode, str(self.home.root))
-        yield ErrorBar()
-        yield AgeBar()
+        with Vertical(classes="notices"):
+            yield ErrorBar()
+            yield AgeBar()
         yield from self.compose_body()
         with Vertical(classes="bottom"):
             yield from self.application.build_guide()
@@ -173,14 +182,16 @@ class BaseScreen(Screen[None]):
             try:
                 await self.load()
             except NanofluxError as error:
+                self._has_loaded = False
                 self.show_error(error)
             else:
+                self._has_loaded = True
                 self.show_error(None)
                 self._current_s, self._current_at = started_s, started_at
 
     def mark_current(self) -> None:
-        """Record that the screen's content is current, since the ledger has not changed."""
-        if not self._refresh_lock.locked():
+        """Record that the screen's content is current, since neither the ledger nor its workers have changed."""
+        if self.SHOWS_ONLY_LEDGER and self._has_loaded and not self._refresh_lock.locked():
             self._current_s, self._current_at = time.monotonic(), datetime.now()
 
     def show_age(self) -> None:

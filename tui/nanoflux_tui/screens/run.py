@@ -70,6 +70,7 @@ class RunScreen(BaseScreen):
 
     AUTO_FOCUS = "#parts"
     mode = "home"
+    RARE_ACTIONS = ("copy", "verify", "step(1)", "report", "note", "copy_text", "compare", "train")
     HELP = """A live run. Above: its progress, its speed, and a forecast of when it reaches its target. Below: the
 turns in progress, the outcomes of all attempts, the similarity of new questions to earlier ones (the
 line is the threshold), the judge's confidence, the trial of the judge on known solutions, and the latest

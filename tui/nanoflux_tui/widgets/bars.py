@@ -62,8 +62,7 @@ class ErrorBar(Static):
     """The current error and its fix; hidden if there is none."""
 
     DEFAULT_CSS = """
-    ErrorBar { dock: top; height: auto; max-height: 6; padding: 0 1; background: $error 20%; color: $foreground;
-              display: none; margin-top: 1; }
+    ErrorBar { height: auto; max-height: 6; padding: 0 1; background: $error 20%; color: $foreground; display: none; }
     ErrorBar.shown { display: block; }
     """
 
@@ -81,8 +80,7 @@ class AgeBar(Static):
     """The time of the screen's content while it is out of date; hidden otherwise."""
 
     DEFAULT_CSS = """
-    AgeBar { dock: top; height: 1; padding: 0 1; background: $warning 20%; color: $foreground; display: none;
-             margin-top: 1; }
+    AgeBar { height: 1; padding: 0 1; background: $warning 20%; color: $foreground; display: none; }
     AgeBar.shown { display: block; }
     """
 
@@ -106,7 +104,13 @@ class ProblemBar(Static):
         self.set_class(bool(faults or warnings), "shown")
         counts = ((faults, "fault"), (warnings, "warning"))
         text = " and ".join(format_quantity(count, noun) for count, noun in counts if count)
-        self.update(f"! {text}: press w to see their fixes")
+        fixes = "its fix" if faults + warnings == 1 else "their fixes"
+        self.update(f"! {text}: press {self._find_key('problems')} to see {fixes}")
+
+    def _find_key(self, action: str) -> str:
+        """The key of an action of the screen, which the user's keymap may have changed."""
+        bindings = (active.binding for active in self.screen.active_bindings.values())
+        return next((self.app.get_key_display(binding) for binding in bindings if binding.action == action), "")
 
     async def on_click(self) -> None:
         await self.screen.run_action("problems")

@@ -1,7 +1,8 @@
-"""The footer: the keys of the screen, in as many lines as the terminal's width requires.
+"""The footer: the keys of the screen, in as many lines as the width of the terminal requires.
 
 Textual's footer has a widget for each key and creates all of them again when the keys change, which costs more than the
-rest of a screen. This footer is one widget, and is laid out again only if its height changes.
+rest of a screen. This footer is one widget, and is laid out again only if its height changes. It leaves out the rarest
+keys of the screen while it would need more than two lines.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 
+MAX_LINES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class ShownKey:
-    """A key in the footer: what the terminal sends, and the two texts that describe it."""
+    """A key in the footer: its action, what the terminal sends, and the two texts that describe it."""
 
+    action: str
     key: str
     display: str
     description: str
@@ -39,6 +43,7 @@ class KeyBar(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._keys: tuple[ShownKey, ...] = ()
+        self._rare_actions: tuple[str, ...] = ()
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._update)
@@ -48,33 +53,45 @@ class KeyBar(Widget):
         """Show the keys that are active now."""
         if not self.is_attached or screen is not self.screen or not self.app.app_focus:
             return
+        self._rare_actions = getattr(screen, "RARE_ACTIONS", ())
         key_by_action = {}
         for active in screen.active_bindings.values():
             binding = active.binding
             if binding.show and binding.action not in key_by_action:
                 display = self.app.get_key_display(binding)
-                key_by_action[binding.action] = ShownKey(binding.key, display, binding.description)
+                key_by_action[binding.action] = ShownKey(binding.action, binding.key, display, binding.description)
         keys = tuple(key_by_action.values())
         if keys != self._keys:
             width = self.size.width
-            height_changes = len(_wrap(keys, width)) != len(_wrap(self._keys, width))
+            previous_height = len(self._arrange(width))
             self._keys = keys
+            height_changes = len(self._arrange(width)) != previous_height
             self.refresh(layout=height_changes)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         del container, viewport
-        return max(1, len(_wrap(self._keys, width)))
+        return max(1, len(self._arrange(width)))
+
+    def _arrange(self, width: int) -> list[list[ShownKey]]:
+        """The keys in lines, without the rarest ones if they need too many lines."""
+        keys, lines = self._keys, _wrap(self._keys, width)
+        for action in self._rare_actions:
+            if len(lines) <= MAX_LINES:
+                break
+            keys = tuple(key for key in keys if key.action != action)
+            lines = _wrap(keys, width)
+        return lines
 
     def render(self) -> Text:
         style = self.get_component_rich_style("key-bar--key", partial=True)
         lines = [
             Text(" ").join(Text.assemble((key.display, style), f" {key.description}") for key in line)
-            for line in _wrap(self._keys, self.size.width)
+            for line in self._arrange(self.size.width)
         ]
         return Text("\n").join(lines)
 
     def on_click(self, event: events.Click) -> None:
-        lines = _wrap(self._keys, self.size.width)
+        lines = self._arrange(self.size.width)
         end = 0
         for key in lines[event.y] if event.y < len(lines) else ():
             end += key.width + 1
