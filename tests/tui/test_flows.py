@@ -217,6 +217,48 @@ def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: 
     assert values["endpoints"]["claude"]["key_env"] == "LAB_KEY"
 
 
+def test_undo_waits_for_the_review_that_it_undoes_and_keeps_its_example(
+    drive: Drive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[str] = []
+    gate = asyncio.Event()
+
+    async def store(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+        if words[4] == "keep":
+            await gate.wait()
+        stored.append(words[4])
+        return CommandResult(0, "", "")
+
+    monkeypatch.setattr(CommandRunner, "run", store)
+
+    async def flow(driver: Any) -> None:
+        await driver.press("2")
+        await driver.wait_for("36 examples")
+        await driver.press("w")
+        await driver.wait_for("example 1 of")
+        await driver.press("k", "u")
+        await driver.pilot.pause(0.5)
+        gate.set()
+        await driver.wait_until(lambda: len(stored) == 2)
+        await driver.pilot.pause(0.5)
+        assert stored == ["keep", "open"] and "example 1 of" in driver.text
+
+    drive(home, flow)
+
+
+def test_comparison_is_hidden_after_the_marks_change_and_fits_a_narrow_terminal(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("4")
+        await driver.wait_for("50.0%", "20.0%")
+        await driver.press("end", "space", "home", "space", "c")
+        await driver.wait_for("detectable", "No difference was shown.", "lost 1 item and gained 7")
+        assert any("Holm p" in line and "detectable" in line for line in driver.text.splitlines())
+        await driver.press("space")
+        await driver.wait_until(lambda: "No difference was shown." not in driver.text and "lost 1" not in driver.text)
+
+    drive(home, flow, size=(80, 24))
+
+
 def test_marked_evaluations_are_compared_with_their_flipped_items(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("4")

@@ -12,7 +12,6 @@ from textual.containers import VerticalScroll
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.evaluate.items import list_flips
-from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
@@ -29,6 +28,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 NO_ADAPTER = "none"
+HINT = "Mark two or more evaluations of the same items with space, then press c."
 
 
 class EvaluationScreen(BaseScreen):
@@ -77,10 +77,10 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         requested = self.application.requested_rows.pop("evaluation", None)
         await self.query_one(WindowTable).show(list(self._rows_by_id), requested)
         if not self._marked_ids:
-            hint = "Mark two or more evaluations of the same items with space, then press c."
             empty = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
-            self.query_one("#comparison", Panel).show(hint if evaluations else empty)
-        self.query_one("#flips").display = len(self._marked_ids) == 2
+            self.query_one("#comparison", Panel).show(HINT if evaluations else empty)
+        if len(self._marked_ids) != 2:
+            self.query_one("#flips").display = False
 
     def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
         """All evaluations; those that are recorded as running get the state of their workers."""
@@ -129,6 +129,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         key = self.query_one(WindowTable).key
         if key is not None:
             self._marked_ids.remove(key) if key in self._marked_ids else self._marked_ids.append(key)
+            self.query_one("#comparison", Panel).show(HINT)  # the comparison of other marks would mislead
+            self.query_one("#flips").display = False
             self.reload()
 
     def action_compare(self) -> None:
@@ -136,12 +138,13 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             self.notify("Mark two or more evaluations of the same items with space first.", severity="warning")
             return
         self.query_one("#comparison", Panel).show("Testing the pairs …")
+        compared_ids = list(self._marked_ids)
         self.run_command(
             "compare",
-            *self._marked_ids,
+            *compared_ids,
             "--json",
             success="Compared the marked evaluations.",
-            on_result=self._show_comparison,
+            on_result=lambda result: self._show_comparison(result) if self._marked_ids == compared_ids else None,
         )
 
     def _show_comparison(self, result: CommandResult) -> None:
@@ -151,29 +154,19 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             panel.show(Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"]))
             return
         pairs = comparison["pairs"]
-        panel.show(self._format_pairs(pairs))
+        panel.show(lambda width: self._draw_pairs(pairs, width))
         if len(pairs) == 1:
             self._show_flips(pairs[0]["a"], pairs[0]["b"])
 
-    def _format_pairs(self, pairs: Sequence[dict[str, Any]]) -> Text:
-        titles = f"{'evaluation − base':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
-        text = Text.assemble((titles, self.colours["secondary"]))
-        for pair in pairs:
-            low, high = pair["ci95"]
-            is_significant = pair["holm_p"] < 0.05
-            text.append(f"{self._short_name(pair['b']):<13} − {self._short_name(pair['a']):<12}")
-            text.append(f"{pair['difference']:>+8.1%}", style="bold" if is_significant else "")
-            text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
-            text.append(
-                f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{format_detectable(pair['minimum_detectable']):>12}"
-            )
-            text.append(
-                "  differs" if is_significant else "  no difference shown",
-                style=self.colours["success" if is_significant else "warning"],
-            )
-            text.append("\n")
-        text.rstrip()
-        return text
+    def _draw_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
+        named_pairs = [
+            {**pair, "a": self._short_name(pair["a"]), "b": self._short_name(pair["b"]), "data": self._data(pair["a"])}
+            for pair in pairs
+        ]
+        return charts.draw_pairs(named_pairs, self.colours, width)
+
+    def _data(self, evaluation: str) -> str:
+        return str(self._rows_by_id[evaluation]["data"]) if evaluation in self._rows_by_id else ""
 
     def _short_name(self, evaluation: str) -> str:
         row = self._rows_by_id.get(evaluation, dict)

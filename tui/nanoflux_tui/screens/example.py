@@ -1,5 +1,6 @@
 """One example in full: the question, both solutions side by side, the verdicts, and its origin."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -57,6 +58,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self._in_queue = in_queue
         self._example: dict[str, Any] | None = None
         self._undo_stack: list[EarlierReview] = []
+        self._review_lock = asyncio.Lock()
+        self._review_count = 0
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -217,11 +220,14 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
     @work(group="review", exit_on_error=False)
     async def _save_review(self, example: str, verdict: str, note: str, advances: bool = True) -> None:
+        self._review_count += 1
+        number = self._review_count
         words = ["examples", "review", example, "--verdict", verdict, *(["--note", note] if note else [])]
-        result = await self.commands.run(*words)
+        async with self._review_lock:  # so that an undo is stored after the review that it undoes
+            result = await self.commands.run(*words)
         if not result.ok:
             self.application.show_failure(result)
-        elif self._in_queue and advances:
+        elif self._in_queue and advances and number == self._review_count:
             await self.action_next_unreviewed()
         await self.refresh_content()
 

@@ -3,8 +3,8 @@
 The cells are read from the ledger; the figures come from `nanoflux experiment show`, which runs again after each cell.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -16,7 +16,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.kinds.base import find_kind
-from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, format_pair_rows, list_notes
+from nanoflux_local.experiments.tables import list_notes
 from nanoflux_local.jobs import EXPERIMENT, Work, WorkState, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
@@ -26,7 +26,7 @@ from nanoflux_tui.screens.dialogs import ConfirmDialog
 from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
 from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets import charts
-from nanoflux_tui.widgets.columns import Cells, Column, format_table
+from nanoflux_tui.widgets.columns import Cells, Column, convert_columns, format_rows, format_table
 from nanoflux_tui.widgets.panel import Panel
 
 CELL_COLUMNS = (
@@ -125,6 +125,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         self._experiment = experiment
         self._current: CurrentExperiment | None = None
         self._settled_cells: object = None
+        self._results_at: datetime | None = None
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -184,36 +185,33 @@ cell by cell; after an interruption it resumes at its next cell."""
 
     @work(group="figures", exclusive=True, exit_on_error=False)
     async def _update_results(self) -> None:
+        conditions = self.query_one("#conditions", Panel)
+        conditions.border_subtitle = self._format_age()
+        read_at = datetime.now()
         result = await self.commands.run("experiment", "show", self._experiment, "--json", read_only=True)
+        self._results_at = read_at
+        conditions.border_subtitle = ""
         results = result.json()
         if not result.ok or not results:
             text = Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"])
-            self.query_one("#conditions", Panel).show(text)
+            conditions.show(text)
             return
-        self.query_one("#conditions", Panel).show(lambda width: self._format_conditions(results, width))
+        conditions.show(lambda width: self._format_conditions(results, width))
         self.query_one("#pairs").display = bool(results["pairs"])
-        self.query_one("#pairs", Panel).show(lambda width: self._format_pairs(results["pairs"], width))
+        self.query_one("#pairs", Panel).show(lambda width: charts.draw_pairs(results["pairs"], self.colours, width))
         await self._update_flips(results)
+
+    def _format_age(self) -> str:
+        """The time of the results on the screen while newer ones are computed; "" if there are none yet."""
+        return f"◷ As of {self._results_at:%H:%M:%S}; computing newer results …" if self._results_at else ""
 
     def _format_conditions(self, results: dict[str, Any], width: int) -> Text:
         kind = find_kind(results["kind"])
         text = format_table(
-            _convert_columns(kind.columns), _format_rows(kind.rows(results)), width, self.colours["secondary"]
+            convert_columns(kind.columns), format_rows(kind.rows(results)), width, self.colours["secondary"]
         )
         for note in list_notes(results):
             text.append(f"\n{format_line(note, 400)}", style=self.colours["accent"])
-        return text
-
-    def _format_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
-        rows = _format_rows(format_pair_rows(pairs))
-        shown_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
-        sentence = (
-            "No difference was shown."
-            if not shown_count
-            else f"{shown_count} of {len(pairs)} differences shown (Holm p < 0.05)."
-        )
-        text = format_table(_convert_columns(PAIR_COLUMNS), rows, width, self.colours["secondary"])
-        text.append(f"\n{sentence}", style=self.colours["success" if shown_count else "warning"])
         return text
 
     async def _update_flips(self, results: dict[str, Any]) -> None:
@@ -251,11 +249,3 @@ def format_experiment_pace(experiment: CurrentExperiment) -> str:
     if experiment.state.status != "running":
         return ""
     return format_pace(experiment.overview.settled, experiment.overview.total, experiment.state.seconds, "cells")
-
-
-def _format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:
-    return [[format_line(cell) for cell in row] for row in rows]
-
-
-def _convert_columns(columns: Sequence[TableColumn]) -> list[Column]:
-    return [Column(column.title, column.width, column.share, column.from_width, column.right) for column in columns]

@@ -1,16 +1,19 @@
 """Charts made of characters. Each function turns values into a labelled chart, most of them for a given width."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.text import Text
 
 from nanoflux_local.evaluate.items import RULE, Flip
+from nanoflux_local.experiments.tables import PAIR_COLUMNS, format_pair_rows
 from nanoflux_local.ledger.tally import Event, Tally
 from nanoflux_local.ledger.turn_steps import TurnInProgress
 from nanoflux_local.run.trials.result import TrialResult, describe_share
 from nanoflux_local.transcript import TurnRecord
-from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
+from nanoflux_tui.text import format_clock, format_count, format_duration, format_line, format_quantity
 from nanoflux_tui.theme import OUTCOMES, Colours, describe_outcome, draw_bar
+from nanoflux_tui.widgets.columns import convert_columns, format_rows, format_table
 
 MAX_FLIPS = 60
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -193,6 +196,20 @@ def draw_trial(trial: TrialResult, colours: Colours) -> Text:
     for title, shares in trial.describe_prediction():
         text.append(f"{title}: {shares}\n", style=colours["secondary"])
     return text[:-1]
+
+
+def draw_pairs(pairs: Sequence[Mapping[str, Any]], colours: Colours, width: int) -> Text:
+    """The paired tests of a comparison in a table, and how many of them show a difference."""
+    text = format_table(
+        convert_columns(PAIR_COLUMNS), format_rows(format_pair_rows(pairs)), width, colours["secondary"]
+    )
+    shown_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
+    sentence = (
+        f"{shown_count} of {format_quantity(len(pairs), 'difference')} shown (Holm p < 0.05)."
+        if shown_count
+        else "No difference was shown."
+    )
+    return text.append(f"\n{sentence}", style=colours["success" if shown_count else "warning"])
 
 
 def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -> Text:

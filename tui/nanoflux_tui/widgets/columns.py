@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_tui.text import format_line
 
 
@@ -60,6 +61,16 @@ def format_table(columns: Sequence[Column], rows: Sequence[Cells], width: int, t
         text.append_text(format_row(columns, cells, width))
     text.rstrip()
     return text
+
+
+def format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:
+    """The rows with each value as one line of text."""
+    return [[format_line(value) for value in row] for row in rows]
+
+
+def convert_columns(columns: Sequence[TableColumn]) -> list[Column]:
+    """The columns of a table that the command line and the report show too."""
+    return [Column(column.title, column.width, column.share, column.from_width, column.right) for column in columns]
 
 
 def compute_widths(columns: Sequence[Column], width: int, mark_width: int) -> list[tuple[Column, int]]:
