@@ -11,6 +11,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import Fault
 from nanoflux_local.run.attempts import list_attempts
 from nanoflux_tui.screens.run import RunScreen
+from nanoflux_tui.widgets.bars import ProblemBar
 
 Drive = Callable[..., None]
 
@@ -82,5 +83,26 @@ def test_log_of_the_worker_is_shown_without_secrets(
         log.parent.mkdir(exist_ok=True)
         log.write_text("waits for the server\nAuthorization: Bearer 0123456789abcdef\n")
         await driver.wait_for("waits for the server", f"Bearer {redaction.MARK}")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_one_call_and_one_warning_are_counted_in_the_singular(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24", "press w to see")
+        driver.app.screen.query_one(ProblemBar).show_counts(0, 1)
+        await driver.wait_for("! 1 warning: press w to see its fix")
+        await driver.press("a")
+        await driver.wait_for("attempts of")
+        await driver.press("r")
+        await driver.wait_for("attack unreadable")
+        await driver.press("enter")
+        await driver.wait_for("c Raw calls")
+        await driver.press("c")
+        await driver.wait_for(": 1 call", "attacker")
+        assert "1 calls" not in driver.text
 
     drive(home, flow, size=(80, 24))

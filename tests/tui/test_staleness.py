@@ -1,18 +1,32 @@
 """Refreshes on a busy machine: the pause after an expensive refresh is bounded, and an outdated screen says so."""
 
 import asyncio
+import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from textual.app import ComposeResult
 from textual.widgets import Static
 
+from nanoflux_local.errors import LedgerError
+from nanoflux_local.experiments.results import load_results
+from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
+from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
+from nanoflux_local.run.forecast import Forecast, Span
 from nanoflux_tui.app import MAX_REFRESH_PAUSE_S
 from nanoflux_tui.base import STALE_S, BaseScreen
+from nanoflux_tui.commands import CommandResult, CommandRunner
+from nanoflux_tui.reader import LedgerReader
+from nanoflux_tui.screens.experiment import ExperimentScreen
+from nanoflux_tui.screens.models import ModelsScreen
+from nanoflux_tui.screens.run import RunScreen, RunState
 
 Drive = Callable[..., None]
+EXPERIMENT = "table1-tiny-01234567"
 
 
 class CountingScreen(BaseScreen):
@@ -60,3 +74,75 @@ def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home)
         await driver.wait_until(lambda: "◷ As of " not in driver.text)
 
     drive(home, flow, size=(80, 24))
+
+
+def test_end_of_a_worker_changes_the_version_although_nothing_is_written(
+    home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    """A killed worker leaves the ledger unchanged."""
+    work = Work(RUN, find_run(home, "first"))
+    with Ledger(home.ledger) as ledger:
+        ledger.start_job("run", work.id, os.getpid(), boot_id(), "runs")
+    reader = LedgerReader(home)
+    with hold_lock(home, work):
+        version_with_worker = asyncio.run(reader.version())
+        assert asyncio.run(reader.version()) == version_with_worker
+    assert asyncio.run(reader.version()) != version_with_worker
+    reader.close()
+
+
+def test_content_is_not_called_current_after_a_failed_refresh_or_without_the_ledger(drive: Drive, home: Home) -> None:
+    class FailingScreen(CountingScreen):
+        async def load(self) -> None:
+            await super().load()
+            if self.count > 1:
+                raise LedgerError("the ledger is locked", "wait")
+
+    async def flow(driver: Any) -> None:
+        screen = FailingScreen()
+        driver.app.push_screen(screen)
+        await driver.wait_until(lambda: screen.count > 1)
+        await driver.wait_for("the ledger is locked", "◷ As of ")
+        gauges = ModelsScreen()
+        gauges._has_loaded, gauges._current_s = True, 0.0
+        gauges.mark_current()
+        assert not gauges._current_s, "the gauges change without the ledger"
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
+    drive: Drive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = load_results(home, EXPERIMENT).to_json()
+    computations = 0
+
+    async def compute(*_: object, **__: object) -> CommandResult:
+        nonlocal computations
+        computations += 1
+        if computations > 1:
+            await asyncio.Event().wait()
+        return CommandResult(0, json.dumps(results), "")
+
+    monkeypatch.setattr(CommandRunner, "run", compute)
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(ExperimentScreen(EXPERIMENT))
+        await driver.wait_for("Paired tests")
+        assert "◷ As of " not in driver.text
+        with Ledger(home.ledger) as ledger:
+            ledger.set_cell(EXPERIMENT, "full-0", "failed", "the disk is full")
+        await driver.wait_for("◷ As of ", "computing newer results")
+
+    drive(home, flow, size=(80, 24))
+
+
+def test_forecast_of_a_run_shows_its_time_once_turns_have_finished_since() -> None:
+    span = Span(10.0, 8.0, 12.0)
+    screen, state = RunScreen("a-run"), RunState({}, {}, "running", "", "", 60.0, None)
+    screen._forecast = Forecast(36.0, "", 0.9, 1.0, span, span, span, span)
+    screen._forecast_turns, screen._forecast_clock = 0, "12:34:56"
+    screen._forecast_at = time.monotonic() - 2 * STALE_S
+    assert "as of" not in screen._format_forecast(state)
+    screen._tally.turns = 1
+    assert screen._format_forecast(state).endswith("(as of 12:34:56)")

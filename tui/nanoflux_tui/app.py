@@ -1,9 +1,9 @@
 """The application: its tabs, its keys, and the watch that refreshes the visible screen.
 
-The watch checks a few times a second whether the ledger has changed, and then refreshes the screen; without a change,
-it refreshes the screen every few seconds. The more CPU time a refresh takes, the longer the pause before the next one,
-so that watching a run does not slow the run down. The pause is limited to a few seconds; a screen with older content
-shows the time of that content.
+The watch checks a few times a second whether the ledger or its workers have changed, and then refreshes the screen;
+without a change, it refreshes the screen every few seconds. The more CPU time a refresh takes, the longer the pause
+before the next one, so that watching a run does not slow the run down. The pause is limited to a few seconds; a screen
+with older content shows the time of that content.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
 """Seconds between two checks of the ledger; the minimum seconds between two refreshes; the maximum, after which the
 screen is refreshed even without a change; the share of one core that refreshes may use.
 """
-MAX_REFRESH_PAUSE_S = 4.0
+MAX_REFRESH_PAUSE_S = 3.0
 """Maximum pause after an expensive refresh, in seconds, even if refreshes then exceed their share of a core."""
 AGE_CHECK_S = 1.0
 
@@ -106,7 +106,7 @@ class NanofluxApp(BaseApp):
 
     @work(group="watch", exit_on_error=False)
     async def watch_ledger(self) -> None:
-        """Refresh the visible screen after changes of the ledger, until the application ends."""
+        """Refresh the visible screen after changes of the ledger or its workers, until the application ends."""
         seen_version: tuple[object, ...] = ()
         refreshed_at = refresh_cpu_s = 0.0
         while True:

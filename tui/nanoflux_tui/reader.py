@@ -1,7 +1,7 @@
 """Reads the ledger in a separate thread, so that no screen waits for a disk.
 
 The reader opens the ledger read-only, reopens it after it was replaced or repaired, and detects at low cost whether
-anything has changed.
+the ledger or its workers have changed.
 """
 
 import asyncio
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError
+from nanoflux_local.jobs import list_running_work
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
 
 T = TypeVar("T")
 WAIT_S = 1.0
@@ -20,10 +22,10 @@ WAIT_S = 1.0
 
 
 class LedgerReader:
-    """One ledger, read by one thread. `read` calls a function of a `LedgerView` in that thread."""
+    """The ledger of a home, read by one thread. `read` calls a function of a `LedgerView` in that thread."""
 
-    def __init__(self, ledger: Path) -> None:
-        self.ledger = ledger
+    def __init__(self, home: Home) -> None:
+        self._home, self.ledger = home, home.ledger
         self._executor = ThreadPoolExecutor(1, "ledger")
         self._view: LedgerView | None = None
         self._file: tuple[int, int] | None = None
@@ -38,7 +40,9 @@ class LedgerReader:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, query)
 
     async def version(self) -> tuple[object, ...]:
-        """A value that changes only when a process writes to the ledger. It is also defined if there is no ledger."""
+        """A value that changes only when a process writes to the ledger or a worker starts or ends, even if it was
+        killed. It is also defined if there is no ledger.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._read_version)
 
     def close(self) -> None:
@@ -70,8 +74,9 @@ class LedgerReader:
 
     def _read_version(self) -> tuple[object, ...]:
         try:
-            row = self._open().row("PRAGMA data_version")
-            return (self._file, row[0] if row else None)
+            view = self._open()
+            row = view.row("PRAGMA data_version")
+            return (self._file, row[0] if row else None, *map(str, list_running_work(self._home, view)))
         except NanofluxError as error:
             return (self._file, str(error))
 

@@ -14,7 +14,7 @@ from nanoflux_local.run.attempts import AttemptKey, list_attempts, load_turns
 from nanoflux_local.transcript import OUTCOMES, Attempt
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.attempt import AttemptScreen
-from nanoflux_tui.text import format_line
+from nanoflux_tui.text import format_line, format_quantity
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.window_table import WindowTable
@@ -56,7 +56,9 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         await self.query_one(WindowTable).show(keys, select)
         self._turn = None
         outcome_name = f", {describe_outcome(self._outcome)[0]}" if self._outcome else ""
-        self.query_one("#caption", Static).update(f"{len(keys):,} attempts of {format_line(run, 60)}{outcome_name}")
+        self.query_one("#caption", Static).update(
+            f"{format_quantity(len(keys), 'attempt')} of {format_line(run, 60)}{outcome_name}"
+        )
 
     async def _rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
         turns = sorted({turn for turn, _ in keys})

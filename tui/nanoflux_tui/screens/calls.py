@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.attempts import StoredCall, describe_call, load_calls
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import format_count, format_duration, format_line, sanitize
+from nanoflux_tui.text import format_count, format_duration, format_line, format_quantity, sanitize
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
@@ -56,7 +56,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
         self._calls = dict(enumerate(calls))
         await self.query_one(WindowTable).show(list(self._calls))
         self.query_one("#caption", Panel).show(
-            Text(f"turn {self._turn}, try {self._attempt + 1}: {len(calls)} calls", style="bold")
+            Text(f"turn {self._turn}, try {self._attempt + 1}: {format_quantity(len(calls), 'call')}", style="bold")
         )
         self._show_call()
 

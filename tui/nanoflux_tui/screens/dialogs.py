@@ -200,19 +200,19 @@ class ChoiceDialog(ModalScreen[str | None]):
 
 
 class TextDialog(ModalScreen[None]):
-    """A text that is too long for a notification."""
+    """A text that is too long for a notification. A `wide` dialog has room for the tables of a command."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "cancel", "Close"),
         Binding("f6", "app.copy_text", "Copy mode"),
     ]
 
-    def __init__(self, title: str, text: str | Text) -> None:
+    def __init__(self, title: str, text: str | Text, wide: bool = False) -> None:
         super().__init__()
-        self._title, self._text = title, text
+        self._title, self._text, self._wide = title, text, wide
 
     def compose(self) -> ComposeResult:
-        box = VerticalScroll(classes="box")
+        box = VerticalScroll(classes="box wide" if self._wide else "box")
         box.border_title = self._title
         with box:
             yield Static(self._text if isinstance(self._text, Text) else sanitize(self._text), markup=False)

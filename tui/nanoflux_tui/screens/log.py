@@ -18,6 +18,7 @@ class LogScreen(BaseScreen):
     """The log of one run or training run."""
 
     AUTO_FOCUS = "#parts"
+    SHOWS_ONLY_LEDGER = False
     HELP = """The messages of the worker process, the newest last, without secrets. Only a worker that was started in
 the background writes a log; otherwise its terminal shows its messages."""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]

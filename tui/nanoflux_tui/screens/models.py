@@ -40,6 +40,7 @@ class ModelsScreen(BaseScreen):
     """Servers, weights, the machine's gauges and background commands."""
 
     mode = "models"
+    SHOWS_ONLY_LEDGER = False
     HELP = """vLLM servers started from this home, and the models with a manifest. Serve starts a server for the
 selected model and leaves it running. Plan shows which model of a profile goes on which GPU, without
 starting anything. Pull downloads and checks weights; verify hashes every byte of them again. Below are
@@ -181,7 +182,7 @@ until that panel is marked, then scroll it with the arrow keys."""
         text.append(f"  {format_line(command.label, 60)}")
         progress = command.read_progress() if code is None else None
         if progress is None:
-            text.append(f": {command.read_last_lines()}\n")
+            text.append(f": {command.read_last_lines() or 'no message yet'}\n")
             return text
         text.append("  ").append(draw_bar(progress.done, progress.total, 12), style=self.colours["primary"])
         text.append(f" {progress.done}/{progress.total} {format_line(progress.note, 100)}\n")
@@ -264,7 +265,8 @@ until that panel is marked, then scroll it with the arrow keys."""
     @work(group="plan", exclusive=True, exit_on_error=False)
     async def _show_plan(self, words: list[str]) -> None:
         result: CommandResult = await self.commands.run(*words)
-        self.app.push_screen(TextDialog(" ".join(words), sanitize(f"{result.stdout}\n{result.stderr}".strip())))
+        text = sanitize(f"{result.stdout}\n{result.stderr}".strip())
+        self.app.push_screen(TextDialog(" ".join(words), text, wide=True))
 
 
 def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:

@@ -256,7 +256,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         words = [word for word in self._build_arguments() if word != "--detach"]
         result = await self.commands.run(*words, "--dry-run", read_only=True)
         text = "\n".join(part.rstrip() for part in (result.stdout, result.stderr) if part.strip())
-        self.app.push_screen(TextDialog("Preview of the run", text))
+        self.app.push_screen(TextDialog("Preview of the run", text, wide=True))
 
     def action_endpoints(self) -> None:
         """Edit the endpoints of the profile in a form."""

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
 from nanoflux_local.run.problems import ENDED_BADLY
 from nanoflux_local.run.steps import load_steps
 from nanoflux_local.run.trials.result import TrialResult, summarize_trial
-from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.base import STALE_S, BaseScreen
 from nanoflux_tui.commands import CommandResult
 from nanoflux_tui.screens.attempts import AttemptsScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, Field, FormDialog, TextDialog
@@ -113,7 +114,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._tally = Tally(run)
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
-        self._forecast_at, self._forecast_turns = 0.0, -1
+        self._forecast_at, self._forecast_turns, self._forecast_clock = 0.0, -1, ""
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
         self._turn: int | None = None  # the turn whose moment is shown; None shows the live run
@@ -187,6 +188,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             state.seconds, calls_made=made_calls, calls_wasted=made_calls - (fresh_calls["n"] if fresh_calls else 0),
         ))  # fmt: skip
         self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
+        self._forecast_clock = f"{datetime.now():%H:%M:%S}"
         self._trial = summarize_trial(view, self.run_id)
 
     def _show_head(self) -> None:
@@ -249,10 +251,12 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if run_forecast is None or run_forecast.turns is None or run_forecast.seconds is None:
             return "forecast: " + (run_forecast.reason if run_forecast else "too early")
         turns, seconds = run_forecast.turns, run_forecast.seconds
+        is_old = self._tally.turns != self._forecast_turns and time.monotonic() - self._forecast_at > STALE_S
+        age = f" (as of {self._forecast_clock})" if is_old else ""
         expected, low, high = (format_duration(value) for value in (seconds.expected, seconds.low, seconds.high))
         return (
             f"target in about {turns.expected:,.0f} more turns ({turns.low:,.0f}–{turns.high:,.0f}), "
-            f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely"
+            f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age}"
         )
 
     def _show_parts(self) -> None:
