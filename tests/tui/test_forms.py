@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Input, Select
+from textual import events
+from textual.widgets import Input, Select, TextArea
 
 from nanoflux_local import profiles
 from nanoflux_local.ledger.store import Ledger
@@ -155,3 +156,18 @@ def test_started_training_is_selected_in_the_list(
         await driver.wait_for(f"created  {new_training}")
 
     drive(home, flow, size=(120, 40))
+
+
+def test_submit_key_saves_everything_that_was_typed_before_it(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        driver.app.action_go("training")
+        await driver.wait_for("train-0123456789ab")
+        await driver.press("m")
+        await driver.wait_for("Note on train-0123456789ab")
+        await driver.wait_until(lambda: isinstance(driver.app.focused, TextArea))
+        for character in "irrelevant":  # a burst, without a pause in which the field could handle its keys
+            driver.app.post_message(events.Key(character, character))
+        driver.app.post_message(events.Key("ctrl+s", None))
+        await driver.wait_for("note: irrelevant")
+
+    drive(home, flow)

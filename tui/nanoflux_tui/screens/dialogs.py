@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 from nanoflux_local.errors import NanofluxError
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.editor import edit_text
-from nanoflux_tui.screens.form import build_select
+from nanoflux_tui.screens.form import build_select, call_after_typing
 from nanoflux_tui.text import sanitize
 from nanoflux_tui.widgets.bars import TABS
 
@@ -124,11 +124,17 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                 if is_multiline:
                     yield Button("Editor (^e)", compact=True, id="edit")
 
-    @on(Input.Submitted)
     def action_submit(self) -> None:
+        call_after_typing(self, self._submit)
+
+    @on(Input.Submitted)
+    def _submit(self) -> None:
         self.dismiss(self._read_values())
 
     def action_edit(self) -> None:
+        call_after_typing(self, self._edit)
+
+    def _edit(self) -> None:
         """Write the multi-line text in the user's editor."""
         for field in self._fields:
             if field.multiline:
@@ -140,9 +146,11 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "edit":
-            self.action_edit()
+            self._edit()
+        elif event.button.id == "yes":
+            self._submit()
         else:
-            self.dismiss(self._read_values() if event.button.id == "yes" else None)
+            self.dismiss(None)
 
     def _find_area(self, field: Field) -> "TextArea":
         from textual.widgets import TextArea

@@ -21,7 +21,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import find_profile, load_profile
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog
-from nanoflux_tui.screens.form import FormScreen
+from nanoflux_tui.screens.form import FormScreen, call_after_typing
 from nanoflux_tui.text import format_command, format_line, sanitize
 
 LABELS = {"model": "model", "url": "address", "key_env": "key variable"}
@@ -150,6 +150,9 @@ the top. F3 also asks each server whether it serves its model."""
             self.action_connect()
 
     def action_save(self) -> None:
+        call_after_typing(self, self._start_saving)
+
+    def _start_saving(self) -> None:
         if not self._is_saving:
             self._is_saving = True
             self._save()

@@ -1,9 +1,10 @@
 """The base of the forms, whose rows of words and input fields read like sentences."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 from textual.widgets import Input, Select
 
 from nanoflux_tui.base import BaseScreen
@@ -58,6 +59,13 @@ class FormScreen(BaseScreen):
             widget = self.query_one(f"#{name}")
             assert isinstance(widget, Input | Select)
             widget.value = value
+
+
+def call_after_typing(screen: Screen[Any], action: Callable[[], None]) -> None:
+    """Call `action` once the focused field has handled the keys that were typed before. The actions of keys with
+    priority need this, since such a key overtakes the keys that the field has not handled yet.
+    """
+    (screen.focused or screen).call_later(action)
 
 
 def build_select(options: Sequence[str], value: str, name: str) -> Select[str]:

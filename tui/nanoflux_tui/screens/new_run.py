@@ -16,7 +16,7 @@ from nanoflux_local.paths import Home
 from nanoflux_models.errors import ModelsError
 from nanoflux_tui.screens.dialogs import TextDialog
 from nanoflux_tui.screens.endpoints import open_endpoints
-from nanoflux_tui.screens.form import FormScreen, build_select
+from nanoflux_tui.screens.form import FormScreen, build_select, call_after_typing
 from nanoflux_tui.text import format_command, sanitize
 
 if TYPE_CHECKING:
@@ -215,13 +215,16 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "start":
-            self.action_start()
+            self._start()
         elif event.button.id == "preview":
             self.action_preview()
         else:
             self.action_copy()
 
     def action_start(self) -> None:
+        call_after_typing(self, self._start)
+
+    def _start(self) -> None:
         if self._starting:
             return
         if not self._ready:

@@ -13,7 +13,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from nanoflux_local.train.origin import describe_origin
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
-from nanoflux_tui.screens.form import FormScreen, build_select
+from nanoflux_tui.screens.form import FormScreen, build_select, call_after_typing
 from nanoflux_tui.text import format_command, format_count, format_duration, format_line, sanitize
 from nanoflux_tui.widgets.panel import Panel
 
@@ -178,6 +178,9 @@ Ctrl+S starts the training in a separate process."""
         self._update_command()
 
     def action_train(self) -> None:
+        call_after_typing(self, self._train)
+
+    def _train(self) -> None:
         if self._starting:
             return
         if self._build_arguments() != self._audited_arguments:
