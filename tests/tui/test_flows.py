@@ -152,14 +152,23 @@ def test_review_keys_record_a_review_and_undo_it(drive: Drive, home: Home) -> No
         await driver.press("m")
         await driver.wait_for("Review this example")
         await driver.press(*"the unit is missing")
+        await driver.press("ctrl+s")  # without a verdict
+        await driver.wait_for("Choose the verdict first: keep, drop, fix.", "Review this example")
         driver.app.screen.query_one("#f-verdict", Select).value = "fix"
         driver.app.screen.query_one("#yes").press()
         await driver.wait_for("your review: fix", "the unit is missing")
+        await driver.press("k")
+        await driver.wait_for("your review: keep")
+        await driver.press("m")
+        await driver.wait_for("Review this example")
+        await driver.press(*"fine", "ctrl+s")
+        await driver.wait_for("your review: keep", "(fine)")
         await driver.press("escape")
-        await driver.wait_for("36 examples", " fix ")
+        await driver.wait_for("36 examples", " keep ")
 
     drive(home, flow)
-    assert read_reviews() == [("drop", ""), ("keep", ""), ("drop", ""), ("open", ""), ("fix", "the unit is missing")]
+    assert read_reviews() == [("drop", ""), ("keep", ""), ("drop", ""), ("open", ""), ("fix", "the unit is missing"),
+                              ("keep", ""), ("keep", "fine")]  # fmt: skip
 
 
 def test_run_is_exported_and_verified(drive: Drive, home: Home, find_run: Callable[[Home, str], str]) -> None:

@@ -52,7 +52,10 @@ class ConfirmDialog(ModalScreen[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value to enter, or to choose from `options`; a `multiline` text can also be written in the user's editor."""
+    """One value to enter, or to choose from `options`; a `multiline` text can also be written in the user's editor.
+
+    An empty input shows `hint`. So does a list whose `value` is none of the options: the user must choose one.
+    """
 
     key: str
     label: str
@@ -106,7 +109,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                 with Horizontal(classes="field"):
                     yield Label(field.label, markup=False)
                     if field.options:
-                        yield build_select(field.options, field.value, field.widget_id)
+                        yield build_select(field.options, field.value, field.widget_id, field.hint)
                     elif field.multiline:
                         from textual.widgets import TextArea  # deferred: only notes need it
 
@@ -129,7 +132,13 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     @on(Input.Submitted)
     def _submit(self) -> None:
-        self.dismiss(self._read_values())
+        values = self._read_values()
+        for field in self._fields:
+            if field.options and not values[field.key]:
+                self.notify(f"Choose the {field.label} first: {', '.join(field.options)}.", severity="warning")
+                self.query_one(f"#{field.widget_id}").focus()
+                return
+        self.dismiss(values)
 
     def action_edit(self) -> None:
         call_after_typing(self, self._edit)
@@ -176,7 +185,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                 continue
             widget = self.query_one(f"#{field.widget_id}")
             assert isinstance(widget, Input | Select)
-            values[field.key] = str(widget.value).strip()
+            values[field.key] = widget.value.strip() if isinstance(widget.value, str) else ""
         return values
 
 

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
+from nanoflux_local.examples.review import VERDICTS
 from nanoflux_local.ledger import board
 from nanoflux_local.transcript import Verdict, attempt_from_json, verdict_from_json
 from nanoflux_tui.screens.dialogs import Field, FormDialog
@@ -195,7 +196,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def action_note(self) -> None:
         if self._example is not None:
             fields = (
-                Field("verdict", "review", self._example.get("review") or "fix", options=("keep", "drop", "fix")),
+                Field("verdict", "verdict", self._example.get("review") or "", "keep, drop or fix", VERDICTS),
                 Field("note", "note", self._example.get("note") or "", "an optional remark", multiline=True),
             )
             self.app.push_screen(FormDialog("Review this example", fields, "Save"), self._save_note)

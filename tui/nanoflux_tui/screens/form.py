@@ -68,7 +68,12 @@ def call_after_typing(screen: Screen[Any], action: Callable[[], None]) -> None:
     (screen.focused or screen).call_later(action)
 
 
-def build_select(options: Sequence[str], value: str, name: str) -> Select[str]:
-    """A list to choose from. At first, `value` is selected, or the first option if `value` is not an option."""
-    selected = value if value in options else options[0]
-    return Select([(option, option) for option in options], value=selected, allow_blank=False, compact=True, id=name)
+def build_select(options: Sequence[str], value: str, name: str, prompt: str = "") -> Select[str]:
+    """A list to choose from. At first, `value` is selected. If it is not an option, the list shows `prompt`; without a
+    prompt, the first option is selected.
+    """
+    selected = value if value in options else Select.NULL if prompt else options[0]
+    return Select(
+        [(option, option) for option in options], prompt=prompt, value=selected, allow_blank=selected is Select.NULL,
+        compact=True, id=name,
+    )  # fmt: skip
