@@ -146,6 +146,11 @@ def documents(
         say(f"skipped: {plain(fault)}")
     if summary.held_out:
         say(plain(f"held out: {', '.join(summary.held_out)}"))
+    else:
+        say(
+            "warning: no document is held out for dev and test, so questions are not checked for contamination, and "
+            "no items are left to evaluate on; name documents to hold out with --held-out, or import at least three"
+        )
     say(f"passages left out: {summary.near_duplicates} near-duplicates, {summary.short} too short")
     if not summary.imported:
         say("already imported, nothing changed")

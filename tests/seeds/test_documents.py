@@ -263,6 +263,16 @@ def test_data_documents_writes_a_domain(home: Home, folder: Path, monkeypatch, c
     assert code == 2 and "'gsmhard' is not a valid name for a new domain" in err
 
 
+def test_data_documents_warns_if_no_document_is_held_out(home: Home, folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    two_files = [str(folder / "wards" / name) for name in ("night.txt", "keys.txt")]
+    code, out, err = run_command(capsys, "data", "documents", *two_files, "--json")
+    assert code == 0 and json.loads(out)["documents"] == {"train": 2, "dev": 0, "test": 0}
+    assert "no document is held out for dev and test" in err and "--held-out" in err
+    _, _, err = run_command(capsys, "data", "documents", *two_files, "--held-out", two_files[0], "--replace")
+    assert "held out: night.txt" in err and "warning" not in err
+
+
 def test_data_show_prints_the_source_of_a_passage(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     run_command(capsys, "data", "documents", str(folder), "--held-out", str(folder / "wards"))
