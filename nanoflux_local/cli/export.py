@@ -47,7 +47,7 @@ def command(
     Existing files are not overwritten, and a failed export leaves no partial file.
     """
     from nanoflux_local.examples.export import export
-    from nanoflux_local.train.origin import describe_left_out
+    from nanoflux_local.train.origin import describe_included, describe_left_out
 
     bar = Bar("comparing solutions", "solutions")
     try:
@@ -57,6 +57,8 @@ def command(
         bar.close()
     for sentence in describe_left_out(summary.choice):
         say(f"left out: {sentence}")
+    for sentence in describe_included(summary.choice):
+        say(f"included: {sentence}")
     if summary.without_rejected:
         say(f"left out: {summary.without_rejected} without a wrong answer from the defender")
     if as_json:

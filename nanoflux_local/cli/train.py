@@ -124,7 +124,7 @@ def _load_data(
 ) -> "TrainingData":
     from nanoflux_local.train import trainings
     from nanoflux_local.train.mixing import parse_mix
-    from nanoflux_local.train.origin import describe_left_out
+    from nanoflux_local.train.origin import describe_included, describe_left_out
 
     if (run is None) == (file is None):
         raise UsageError(
@@ -138,6 +138,8 @@ def _load_data(
             bar.close()
         for sentence in describe_left_out(run_data.source):
             say(f"left out: {sentence}")
+        for sentence in describe_included(run_data.source):
+            say(f"included: {sentence}")
         return run_data
     assert file is not None
     if mixes:

@@ -16,7 +16,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import seed_datasets
-from nanoflux_local.train.choice import Choice, choose_rows, find_dropped_turns
+from nanoflux_local.train.choice import Choice, choose_rows, find_turns_with_verdict
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.mixing import Mix
@@ -118,7 +118,7 @@ def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int
     Raises:
         NothingMatchedError: no example has a level.
     """
-    dropped_turns = find_dropped_turns(view, run)
+    dropped_turns = find_turns_with_verdict(view, run, "drop")
     rows = view.rows("SELECT turn, level FROM examples WHERE run = ? AND level > 0", run)
     counts = Counter(row["level"] for row in rows if row["turn"] not in dropped_turns)
     sizes = [counts[level] for level in levels if level in counts]

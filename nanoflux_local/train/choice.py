@@ -1,8 +1,8 @@
 """The choice of a run's examples: by the reason they were kept, by quality level, by an SQL expression, and by number.
 
 This module builds the query over the ledger, runs it through a view that cannot write, and records it. Examples that a
-reviewer dropped, or that lack a solution of the requested origin, are left out and counted. A choice without examples
-is an error.
+reviewer dropped, or that lack a solution of the requested origin, are left out and counted. Examples that a reviewer
+marked `fix` are included and counted. A choice without examples is an error.
 """
 
 import json
@@ -10,7 +10,7 @@ import random
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from nanoflux_local.errors import LedgerError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
@@ -97,6 +97,9 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
         "ids_digest": digest([row["id"] for row in drawn_rows]),
         **exclusions,
     }
+    turns_to_fix = find_turns_with_verdict(view, run, "fix")
+    if count := sum(row["turn"] in turns_to_fix for row in drawn_rows):
+        record["fix"] = {"rows": count}
     return [dict(row) for row in drawn_rows], record
 
 
@@ -108,7 +111,7 @@ def _exclude_rows(
     valid.
     """
     record: dict[str, Any] = {}
-    dropped_turns = find_dropped_turns(view, run)
+    dropped_turns = find_turns_with_verdict(view, run, "drop")
     kept_rows = [row for row in rows if choice.include_dropped or row["turn"] not in dropped_turns]
     if any(row["turn"] in dropped_turns for row in rows):
         record["dropped"] = {
@@ -129,14 +132,14 @@ def _exclude_rows(
     return rows_with_solution, record
 
 
-def find_dropped_turns(view: LedgerView, run: str) -> set[int]:
-    """The turns with an example that at least one reviewer dropped in their newest verdict."""
+def find_turns_with_verdict(view: LedgerView, run: str, verdict: Literal["drop", "fix"]) -> set[int]:
+    """The turns with an example for which this is the newest verdict of at least one reviewer."""
     newest_verdicts = view.rows(
         "SELECT turn, attempt, verdict, max(id) FROM reviews WHERE run = ? GROUP BY turn, attempt, reviewer", run
     )
-    dropped_attempts = {(row["turn"], row["attempt"]) for row in newest_verdicts if row["verdict"] == "drop"}
-    turns = view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run) if dropped_attempts else ()
-    return {row["number"] for row in turns if (row["number"], len(row["attempts"].split()) - 1) in dropped_attempts}
+    attempts = {(row["turn"], row["attempt"]) for row in newest_verdicts if row["verdict"] == verdict}
+    turns = view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run) if attempts else ()
+    return {row["number"] for row in turns if (row["number"], len(row["attempts"].split()) - 1) in attempts}
 
 
 def load_attempts(view: LedgerView, run: str) -> dict[int, tuple[Attempt, str, str]]:

@@ -21,8 +21,7 @@ def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         model = f" under {solution['model']}" if "model" in solution else ""
         entries.append(("solutions", f"{solution['rule']}{model}: {counts}"))
     entries += [("left out", phrase) for phrase in describe_left_out(record)]
-    if (dropped := record.get("dropped")) and dropped["included"]:
-        entries.append(("included", f"{dropped['rows']} that a reviewer dropped"))
+    entries += [("included", phrase) for phrase in describe_included(record)]
     for mix in record.get("mix", ()):
         text = f"{mix['rows']} of {mix['usable']} train rows of {mix['dataset']}, digest {mix['digest'][:12]}"
         entries.append(("mixed in", text))
@@ -39,4 +38,15 @@ def describe_left_out(record: Mapping[str, Any]) -> list[str]:
         total = record["matched"] + solution["without"]
         writer = _WRITERS[solution["rule"]]
         phrases.append(f"{solution['without']} of {total} without a right solution by {writer}")
+    return phrases
+
+
+def describe_included(record: Mapping[str, Any]) -> list[str]:
+    """A phrase for each group of examples that are included although a reviewer objected to them."""
+    phrases = []
+    if (dropped := record.get("dropped")) and dropped["included"]:
+        phrases.append(f"{dropped['rows']} that a reviewer dropped")
+    if to_fix := record.get("fix"):
+        pronoun = "it" if to_fix["rows"] == 1 else "them"
+        phrases.append(f"{to_fix['rows']} that a reviewer marked `fix`: correct or drop {pronoun}")
     return phrases

@@ -161,7 +161,8 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     revision = read_record(weights_dir(base, home.root)).revision
     settings = apply_manifest_targets(home, base, settings)
     rows_digest, validation_digest = data_digest(data.rows), data_digest(data.validation)
-    inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, data.source]
+    source = {key: value for key, value in data.source.items() if key != "fix"}  # such a verdict changes no row
+    inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, source]
     training = f"train-{digest(inputs)[:12]}"
     folder = _training_folder(home, training)
     folder.mkdir(parents=True, exist_ok=True)

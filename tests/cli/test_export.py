@@ -289,6 +289,25 @@ def test_dropped_examples_are_neither_exported_nor_trained_on(
     assert len(load_run_data(Home(home), "tour").rows) == len(example_ids)
 
 
+def test_examples_marked_fix_are_exported_and_trained_on_and_counted(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    example_ids = [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
+    for example_id in example_ids[:2]:
+        assert invoke(home, "examples", "review", example_id, "--verdict", "fix", "--reviewer", "ada").code == 0
+    result = invoke(home, "export", "tour", "-o", str(tmp_path / "rows.jsonl"), "--json")
+    assert "included: 2 that a reviewer marked `fix`: correct or drop them" in result.err
+    summary = json.loads(result.out)
+    assert (summary["rows"], summary["choice"]["fix"]) == (len(example_ids), {"rows": 2})
+    one = invoke(home, "export", "tour", "-o", str(tmp_path / "one.jsonl"), "--where", f"id = '{example_ids[0]}'")
+    assert "included: 1 that a reviewer marked `fix`: correct or drop it" in one.err
+    data = load_run_data(Home(home), "tour")
+    assert (len(data.rows), data.source["fix"]) == (len(example_ids), {"rows": 2})
+    for example_id in example_ids[:2]:
+        assert invoke(home, "examples", "review", example_id, "--verdict", "open", "--reviewer", "ada").code == 0
+    assert "fix" not in load_run_data(Home(home), "tour").source
+
+
 def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven")
     assert invoke(tmp_path, *start, "--examples", "6", "--seed", "7").code == 0

@@ -19,6 +19,7 @@ from nanoflux_local.train import trainings
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.run_rows import load_run_rows
+from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.solutions import list_candidates, load_right_solutions, load_wrong_defences
 from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
 from nanoflux_models.weights import import_path
@@ -137,6 +138,20 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
         load_solutions(home, where="turn = 0")
 
 
+def test_verdict_fix_does_not_change_the_id_of_a_training(home: Home, tiny_base: Path) -> None:
+    import_path(tiny_base, "tiny", home.root)
+
+    def create_training() -> str:
+        data, settings = trainings.load_run_data(home, "run"), TrainSettings()
+        return trainings.create_training(home, "tiny", settings, data)
+
+    training = create_training()
+    with Ledger(home.ledger) as ledger:
+        ledger.add_reviews("run", [(0, 0, "fix", "")], "ada", blind=False)
+    assert trainings.load_run_data(home, "run").source["fix"] == {"rows": 1}
+    assert create_training() == training, "so that the same command resumes it"
+
+
 def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tiny_base: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -181,12 +196,15 @@ def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Pat
     import_path(tiny_base, "tiny", home.root)
     arguments = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
     settings = ["--set", "epochs=1", "--set", "max_length=2048", "--set", "threads=1"]
+    with Ledger(home.ledger) as ledger:
+        ledger.add_reviews("run", [(2, 0, "fix", "")], "ada", blind=False)
     audit = run_cli(home, *arguments, "--dry-run")
     trained = json.loads(run_cli(home, *arguments, *settings, "--json"))
     state = run_cli(home, "trainings", "show", trained["training"])
     (card,) = home.adapters.glob("*/README.md")
     for text in (audit, state, card.read_text("utf-8")):
         assert "own: 2 own" in text and "1 of 3 without a right solution by the defender" in text, text
+        assert "1 that a reviewer marked `fix`: correct or drop it" in text
         assert "3 of " in text and "train rows of starter, digest " in text
     assert trained["examples"] == 5
     source = read_adapter(card.parent).manifest["source"]
