@@ -395,8 +395,21 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
         key = ".".join(str(part) for part in reported_error["loc"])
         if reported_error["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key)) from error
+        if fix := _suggest_endpoint(errors, values):
+            raise ConfigError(f"{where}: no endpoint {errors[0]['loc'][1]!r}", fix) from error
         reason = str(reported_error["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", "correct the value and try again") from error
+
+
+def _suggest_endpoint(errors: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> str:
+    """The fix for settings of an endpoint that is not defined, if another endpoint has a similar name; otherwise ""."""
+    missing_keys = [detail["loc"] for detail in errors if detail["type"] == "missing"]
+    name = str(errors[0]["loc"][1]) if len(errors[0]["loc"]) == 3 else ""
+    if not {("endpoints", name, "interface"), ("endpoints", name, "model")} <= set(missing_keys):
+        return ""
+    other_names = values["endpoints"].keys() - {name}
+    fix = f"{suggest(name, other_names)}; a new endpoint needs an interface and a model"
+    return fix if nearest(name, other_names) else ""
 
 
 def suggest_key(model: type[BaseModel], key: str) -> str:

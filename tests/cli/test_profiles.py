@@ -102,10 +102,20 @@ def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Ca
     text_before = path.read_text("utf-8")
     misspelt = invoke(tmp_path, "profiles", "set", "lab", "endpoints.first.ulr=x")
     assert misspelt.code == 2 and "did you mean 'url'" in misspelt.err
+    endpoint = invoke(tmp_path, "profiles", "set", "lab", "endpoints.frist.url=http://127.0.0.1:11/v1")
+    assert endpoint.code == 2 and "no endpoint 'frist'" in endpoint.err and "did you mean 'first'?" in endpoint.err
+    new = invoke(tmp_path, "profiles", "set", "lab", "endpoints.other.url=http://127.0.0.1:11/v1")
+    assert new.code == 2 and "endpoints.other.interface" in new.err, "no endpoint has a similar name"
     assert invoke(tmp_path, "profiles", "set", "lab", "endpoints.first").code == 2
     packaged = invoke(tmp_path, "profiles", "set", "scripted", "concurrency=2")
     assert packaged.code == 3 and "profiles new NAME --copy scripted" in packaged.err
     assert path.read_text("utf-8") == text_before and list(path.parent.iterdir()) == [path]
+
+
+def test_set_adds_an_endpoint_whose_name_is_similar_to_another(tmp_path: Path, invoke: Callable) -> None:
+    invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
+    keys = ("endpoints.firsts.interface=scripted", "endpoints.firsts.model=m")
+    assert invoke(tmp_path, "profiles", "set", "lab", *keys).code == 0
 
 
 def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke: Callable) -> None:

@@ -84,6 +84,7 @@ SETTING_ERRORS = [
         f"{SERVED_ARBITER} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}",
         "unknown key .*keys there: .*seed",
     ),
+    ("endpoints.arbitre.capacity=2", "no endpoint 'arbitre'.*did you mean 'arbiter'"),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),
 ]
 WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
