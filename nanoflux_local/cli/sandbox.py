@@ -47,8 +47,9 @@ def check(as_json: bool) -> None:
     if as_json:
         print_json(outcome)
     else:
+        absent_state = "not tested" if outcome["timed_out"] else "missing"
         rows: list[list[Any]] = [
-            [name, "active" if is_active else "missing"] for name, is_active in outcome["layers"].items()
+            [name, "active" if is_active else absent_state] for name, is_active in outcome["layers"].items()
         ]
         print_table(("layer", "state"), [*rows, ["backend", outcome["backend"]], ["safe", outcome["safe"]]])
         for reason in outcome["reasons"]:

@@ -20,8 +20,11 @@ _CONNECT_PROGRAM = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connec
 def check_sandbox() -> MachineCheck:
     """Check which isolation layers withstand a probe."""
     from nanoflux_sandbox.probe import probe
+    from nanoflux_sandbox.records import BUSY_FIX
 
     report = probe().as_dict()
+    if report["timed_out"]:
+        return MachineCheck("sandbox", False, f"could not be tested: {'; '.join(report['reasons'])}", BUSY_FIX)
     working_layers = [layer for layer, holds in report["layers"].items() if holds]
     missing_layers = [layer for layer, holds in report["layers"].items() if not holds]
     layers = f"{', '.join(working_layers) or 'no layer'} {'hold' if len(working_layers) > 1 else 'holds'}"

@@ -34,6 +34,10 @@ class ForkServerError(Exception):
     """The fork server ended, or did not become ready; the message says why."""
 
 
+class StartTimeoutError(ForkServerError):
+    """The fork server did not become ready in time, which says nothing about the layers that this machine supports."""
+
+
 class ForkServerReport(NamedTuple):
     """The report of a fork server when it is ready."""
 
@@ -65,12 +69,14 @@ class Parent:
         return self._process.pid
 
     async def wait_until_ready(self) -> ForkServerReport:
-        """Wait until the fork server can fork children. Raises ForkServerError with the reason if it cannot."""
+        """Wait until the fork server can fork children. Raises ForkServerError with the reason if it cannot, and
+        StartTimeoutError if it takes too long.
+        """
         try:
             return await asyncio.wait_for(asyncio.shield(self._report), START_S)
         except TimeoutError:
             self.give_up("it did not become ready in time")
-            raise ForkServerError(f"the fork server took longer than {START_S:.0f} s to start") from None
+            raise StartTimeoutError(f"the fork server took longer than {START_S:.0f} s to start") from None
 
     def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[ChildExit]]:
         """Request a child on `descriptors`. Returns the child's number, and a future for how the child ends, which may

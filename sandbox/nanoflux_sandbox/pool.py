@@ -9,7 +9,7 @@ from typing import Self
 
 from nanoflux_sandbox import tiers
 from nanoflux_sandbox.parent import ForkServerError
-from nanoflux_sandbox.records import Limits, Result, SandboxError, SandboxIdentity, Status
+from nanoflux_sandbox.records import BUSY_FIX, Limits, Result, SandboxError, SandboxIdentity, Status
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _ATTEMPTS = 3
@@ -61,6 +61,8 @@ class Sandbox:
         try:
             await supply.start()
         except UnavailableError as refusal:
+            if refusal.timed_out:
+                raise SandboxError(f"the sandbox could not be tested: {refusal}", BUSY_FIX) from None
             raise SandboxError(
                 f"this machine cannot isolate programs: {refusal}",
                 "see which layers are missing with `nanoflux sandbox check`",

@@ -39,6 +39,8 @@ async def _probe() -> LayerReport:
     try:
         await supply.start()
     except UnavailableError as refusal:
+        if refusal.timed_out:
+            return LayerReport(dict.fromkeys(tiers.LAYERS, False), "none", False, refusal.reasons, timed_out=True)
         return LayerReport(await _test_layers(), "none", False, refusal.reasons)
     finally:
         await supply.close()

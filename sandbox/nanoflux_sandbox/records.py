@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+BUSY_FIX = "the machine may be busy; try again"
+"""The fix if the sandbox did not start in time."""
+
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed", "unavailable"]
 
 
@@ -97,6 +100,8 @@ class LayerReport:
     safe: bool
     reasons: list[str] = field(default_factory=list)
     """Why a layer is missing, or why no program can run."""
+    timed_out: bool = False
+    """Whether the sandbox did not start in time, so that the layers could not be tested."""
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON types, with the keys that `sandbox check --json` promises."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 
-from nanoflux_sandbox.parent import ForkServerError, Parent
+from nanoflux_sandbox.parent import ForkServerError, Parent, StartTimeoutError
 from nanoflux_sandbox.program import Program
 from nanoflux_sandbox.records import Limits, Result
 
@@ -52,15 +52,24 @@ print("could trace")
 
 
 async def verify(parent: Parent, backend: str) -> None:
-    """Attack from inside a child of `parent`. Raises ForkServerError, which names the attack, if an attack succeeds."""
+    """Attack from inside a child of `parent`. Raises ForkServerError, which names the attack, if an attack succeeds,
+    and StartTimeoutError if the test takes too long.
+    """
     token = secrets.token_hex(8)
     forbidden_result = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
+    _refuse_timeout(forbidden_result)
     if (forbidden_result.status, forbidden_result.stdout) != ("ok", f"{token} 42\n"):
         output = forbidden_result.stdout or forbidden_result.stderr or forbidden_result.detail
         raise ForkServerError(f"the self-test failed: {forbidden_result.status}, {output}")
     deadly_result = await _run(parent, _DEADLY, backend)
+    _refuse_timeout(deadly_result)
     if deadly_result.status != "killed" or deadly_result.stdout:
         raise ForkServerError(f"the self-test failed: a deadly system call ended as {deadly_result.status}")
+
+
+def _refuse_timeout(result: Result) -> None:
+    if result.status == "timeout":
+        raise StartTimeoutError(f"a program of the self-test took longer than {_LIMITS.wall_s:g} s")
 
 
 async def _run(parent: Parent, source: str, backend: str) -> Result:

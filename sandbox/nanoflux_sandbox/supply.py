@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import ForkServerError, ForkServerReport, Parent
+from nanoflux_sandbox.parent import ForkServerError, ForkServerReport, Parent, StartTimeoutError
 from nanoflux_sandbox.program import Program
 
 
 class UnavailableError(Exception):
-    """No tier works on this machine, or the fork server keeps failing; `reasons` says why."""
+    """No tier works on this machine, or the fork server keeps failing; `reasons` says why. If a tier
+    `timed_out`, it may work once the machine is less busy.
+    """
 
-    def __init__(self, reasons: list[str]) -> None:
+    def __init__(self, reasons: list[str], timed_out: bool = False) -> None:
         super().__init__("; ".join(reasons))
         self.reasons = reasons
+        self.timed_out = timed_out
 
 
 class Supply:
@@ -51,6 +54,7 @@ class Supply:
 
     async def _start_first_working_tier(self) -> Parent:
         reasons = [reason] if (reason := tiers.explain_unsupported()) else []
+        timed_out = False
         for tier in () if reasons else self._candidates:
             parent = Parent(tier)
             try:
@@ -58,12 +62,13 @@ class Supply:
                 await selftest.verify(parent, tiers.full_name(tier))
             except ForkServerError as error:
                 reasons.append(f"{tiers.full_name(tier)}: {error}")
+                timed_out = timed_out or isinstance(error, StartTimeoutError)
                 await parent.close()
             else:
                 self.tier, self.reasons = tier, reasons
                 self.starts += 1
                 return parent
-        refusal = UnavailableError(reasons)
+        refusal = UnavailableError(reasons, timed_out)
         if not self.tier:  # no tier has ever worked on this machine, so do not try again
             self._refusal = refusal
         raise refusal

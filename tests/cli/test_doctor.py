@@ -18,6 +18,7 @@ from nanoflux_local.doctor import home_directory, machine, safety, software
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models.offline import SETTINGS
+from nanoflux_sandbox import parent
 
 CHECK_NAMES = [
     "processors", "memory", "gpus", "python", "torch", "vllm", "versions", "home", "disk", "ledger", "weights",
@@ -174,6 +175,13 @@ def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
     monkeypatch.setenv("PATH", path)
     check = machine.check_gpus()
     assert re.search(doctor_pattern, f"{check.word} {check.state} {check.fix}"), check
+
+
+def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent, "START_S", 0.001)
+    check = safety.check_sandbox()
+    assert not check.ok and check.fix == "the machine may be busy; try again"
+    assert check.state.startswith("could not be tested: linux:namespaces+landlock+seccomp: the fork server took longer")
 
 
 def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:

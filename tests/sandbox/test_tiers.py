@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_sandbox import Sandbox, SandboxError, probe
+from nanoflux_sandbox import Limits, Sandbox, SandboxError, parent, probe, selftest
 from nanoflux_sandbox.kernel import seccomp, syscalls
 
 _SUITE = Path(__file__).parent / "sandbox_suite"
@@ -81,6 +81,26 @@ async def test_unavailable_sandbox_reports_why_and_has_no_identity(monkeypatch: 
     with pytest.raises(SandboxError, match="darwin"):
         await sandbox.identity()
     await sandbox.close()
+
+
+async def test_slow_start_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork server that starts too slowly is refused, but nothing is said about the machine's layers."""
+    monkeypatch.setattr(parent, "START_S", 0.001)
+    async with Sandbox() as sandbox:
+        assert (await sandbox.run("print(1)")).status == "unavailable"
+        with pytest.raises(SandboxError, match=r"could not be tested: .* took longer than 0 s") as error:
+            await sandbox.identity()
+    assert (error.value.fix, error.value.exit_code) == ("the machine may be busy; try again", 3)
+    report = probe()
+    assert (report.timed_out, report.safe, report.backend) == (True, False, "none")
+
+
+async def test_slow_self_test_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "_FORBIDDEN", "while True: pass")
+    monkeypatch.setattr(selftest, "_LIMITS", Limits(wall_s=0.2))
+    async with Sandbox() as sandbox:
+        with pytest.raises(SandboxError, match=r"could not be tested: .*a program of the self-test took longer"):
+            await sandbox.identity()
 
 
 def test_probe_reports_the_tier_that_the_sandbox_uses() -> None:
