@@ -14,6 +14,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_tui.commands import CommandResult, CommandRunner
 from nanoflux_tui.screens.new_run import NewRunScreen
+from nanoflux_tui.screens.new_training import NewTrainingScreen
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -31,8 +32,7 @@ def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, e
         await driver.wait_for("This home is empty")
         await driver.press("n")
         await driver.wait_for("my run", "--profile scripted", "This is your earlier input.")
-        driver.app.screen.query_one("#profile", Select).focus()
-        await driver.press("2")
+        await driver.pilot.click("#tab-examples")
         await driver.wait_for("No example has been kept yet")
         await driver.press("n")
         await driver.wait_for("my run", "--profile scripted")
@@ -169,5 +169,31 @@ def test_submit_key_saves_everything_that_was_typed_before_it(drive: Drive, home
             driver.app.post_message(events.Key(character, character))
         driver.app.post_message(events.Key("ctrl+s", None))
         await driver.wait_for("note: irrelevant")
+
+    drive(home, flow)
+
+
+def test_characters_typed_outside_the_fields_do_not_leave_a_form(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for("Generate examples for domain")
+        await driver.type("#name", "my run")
+        for field in ("#profile", "#preview"):
+            driver.app.screen.query_one(field).focus()
+            await driver.press(*"nosuch 24 quit")
+            await driver.press("escape" if driver.app.screen.query_one("#profile", Select).expanded else "tab")
+        driver.app.screen.set_focus(None)
+        await driver.press(*"q2n")
+        assert isinstance(driver.app.screen, NewRunScreen) and "q Quit" not in driver.text
+        assert driver.app.screen.value("name") == "my run"
+        await driver.press("escape")
+        await driver.wait_for("train-0123456789ab", "q Quit")
+        await driver.press("3")
+        await driver.wait_for("train loss")
+        await driver.press("t")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, NewTrainingScreen))
+        driver.app.screen.query_one("#base", Select).focus()
+        await driver.press(*"nosuch")
+        assert isinstance(driver.app.screen, NewTrainingScreen)
 
     drive(home, flow)

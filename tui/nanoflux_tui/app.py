@@ -43,6 +43,8 @@ screen is refreshed even without a change; the share of one core that refreshes 
 MAX_REFRESH_PAUSE_S = 3.0
 """Maximum pause after an expensive refresh, in seconds, even if refreshes then exceed their share of a core."""
 AGE_CHECK_S = 1.0
+LEAVING_ACTIONS = ("show_tab", "new_run", "quit_now")
+"""The actions that leave a screen and whose keys are single characters."""
 
 
 def _build_screen(mode: str) -> BaseScreen:
@@ -65,13 +67,16 @@ class NanofluxApp(BaseApp):
     BINDINGS: ClassVar[list[BindingType]] = name_bindings(
         "everywhere",
         [
-            *(Binding(str(digit), f"go('{mode}')", title, show=False) for digit, (mode, title) in enumerate(TABS, 1)),
+            *(
+                Binding(str(digit), f"show_tab('{mode}')", title, show=False)
+                for digit, (mode, title) in enumerate(TABS, 1)
+            ),
             Binding("n", "new_run", "New run", show=False),  # Home's footer shows it; other footers need the space
             Binding("f2", "light", "Light or dark", show=False),
             Binding("ctrl+o", "jump", "Jump", priority=True),
             Binding("f6", "copy_text", "Copy mode"),
             Binding("ctrl+p", "command_palette", "Menu", key_display="^p"),
-            Binding("q", "quit", "Quit"),
+            Binding("q", "quit_now", "Quit"),
         ],
     )
 
@@ -152,6 +157,14 @@ class NanofluxApp(BaseApp):
         else:
             self.pop_screen()
         self.uninstall_screen(form)  # so that Textual deletes it
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Disable the keys that leave a form, since a character typed there is meant for a field."""
+        is_form = bool(self.screen_stack) and isinstance(self.screen, FormScreen)
+        return not (is_form and action in LEAVING_ACTIONS) and super().check_action(action, parameters)
+
+    def action_show_tab(self, mode: str) -> None:
+        self.action_go(mode)
 
     def action_go(self, mode: str) -> None:
         if self.current_mode != mode:

@@ -267,7 +267,7 @@ def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
         binding = active.binding
         is_everywhere = active.node is screen.app or binding.action.startswith("app.")
         is_listed = binding.show or (is_everywhere and binding.id) or (active.node is screen and binding.id in own_ids)
-        is_tab = binding.action.startswith("go(")
+        is_tab = binding.action.startswith("show_tab(")
         if is_listed and not is_tab and binding.description and is_everywhere == everywhere:
             descriptions.setdefault(screen.app.get_key_display(binding), binding.description)
     return descriptions
