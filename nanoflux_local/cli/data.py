@@ -90,7 +90,7 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
             "below_tolerance": len(content.below_tolerance),
         })  # fmt: skip
     outcome = "imported" if summary.imported else "already imported, nothing changed"
-    left_out = f"{counts['skipped']} invalid and {counts['blank']} blank rows left out"
+    left_out = f"{counts['skipped']} invalid and {count_noun(counts['blank'], 'blank row')} left out"
     say(f"{summary.dataset}: {count_noun(counts['items'], 'item')}, {left_out}; {outcome}")
     for dataset, count_by_split in summary.restated.items():
         for split, count in count_by_split.items():
@@ -151,7 +151,7 @@ def documents(
             "warning: no document is held out for dev and test, so questions are not checked for contamination, and "
             "no items are left to evaluate on; name documents to hold out with --held-out, or import at least three"
         )
-    say(f"passages left out: {summary.near_duplicates} near-duplicates, {summary.short} too short")
+    say(f"passages left out: {count_noun(summary.near_duplicates, 'near-duplicate')}, {summary.short} too short")
     if not summary.imported:
         say("already imported, nothing changed")
     say(f"start a run on the passages: nanoflux run start {_format_run_options(name, domain_name)}")
@@ -208,4 +208,4 @@ def show(dataset: str, split: str, limit: int, as_json: bool) -> None:
         for letter, option in item.options.items():
             click.echo(plain(f"  {letter}. {option}"))
         click.echo(plain(f"  = {item.answer}\n"))
-    say(f"{min(limit, len(items))} of {len(items)} {split} items")
+    say(f"{min(limit, len(items))} of {count_noun(len(items), f'{split} item')}")

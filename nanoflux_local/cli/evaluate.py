@@ -9,7 +9,7 @@ import click
 
 from nanoflux_local.cli import evaluations
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, print_json, print_table, with_json
+from nanoflux_local.cli.common import count_noun, current_home, print_json, print_table, with_json
 from nanoflux_local.cli.names import ADAPTER, DATASET, DOMAIN, MODEL, PROFILE
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
@@ -198,7 +198,7 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
         ("eval", summary.id),
         [
             ("model", f"{summary.model}{adapter}"),
-            ("data", f"{summary.data} {summary.split}, {_format_items(summary)}, {summary.runs} runs"),
+            ("data", f"{summary.data} {summary.split}, {_format_items(summary)}, {count_noun(summary.runs, 'run')}"),
             *_strict_rows(summary.strict),
             *_soft_rows(summary),
             ("unanswered", summary.unanswered),
@@ -210,7 +210,7 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
 
 def _format_items(summary: "EvaluationSummary") -> str:
     scored, total = summary.n, summary.items
-    return f"{scored} items" if scored == total else f"{scored} of {total} items scored"
+    return count_noun(scored, "item") if scored == total else f"{scored} of {count_noun(total, 'item')} scored"
 
 
 def _format_unscored(summary: "EvaluationSummary") -> str:
@@ -244,10 +244,12 @@ def _truncation_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
     if not summary.cut_in_reasoning:
         return []
     advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {summary.reasoning_tokens})"
+    count = summary.cut_in_reasoning
+    replies = f"{count_noun(count, 'reply')} during its" if count == 1 else f"{count} replies during their"
     return [
         (
             "  out of tokens",
-            f"the token limit ended {summary.cut_in_reasoning} replies during their reasoning; {advice}",
+            f"the token limit ended {replies} reasoning; {advice}",
         )
     ]
 

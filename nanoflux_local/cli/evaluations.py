@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
@@ -80,6 +80,10 @@ def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> Ev
     )  # fmt: skip
 
 
+def _describe_size(settings: "Mapping[str, Any]") -> str:
+    return f"{count_noun(settings.get('n', 0), 'item')}, {count_noun(settings.get('runs', 0), 'run')}"
+
+
 def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
     if strict is None:
         return ["–", "–"]
@@ -110,7 +114,7 @@ def show(evaluation: str, as_json: bool) -> None:
         ("eval", entry.eval),
         [
             ("model", f"{entry.model}{' + ' + entry.adapter[:16] if entry.adapter else ''}"),
-            ("data", f"{entry.data} {entry.split}, {settings.get('n')} items, {settings.get('runs')} runs"),
+            ("data", f"{entry.data} {entry.split}, {_describe_size(settings)}"),
             ("sampling", ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING if key in sampling)),
             ("status", f"{entry.status} {entry.message}".strip()),
             ("strict", correct),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
@@ -244,7 +244,8 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     if as_json:
         print_json(asdict(summary))
     else:
-        say(f"{summary.questions} questions of run {summary.run} written to {out}, accepted and rejected ones mixed")
+        questions = count_noun(summary.questions, "question")
+        say(f"{questions} of run {summary.run} written to {out}, accepted and rejected ones mixed")
 
 
 @command.command("import-review")

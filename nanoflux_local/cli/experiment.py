@@ -6,6 +6,7 @@ import click
 
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
+    count_noun,
     current_home,
     end_at_sigterm,
     launch_detached,
@@ -113,8 +114,8 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
         if as_json:
             print_json(lifecycle.load_summary(home, experiment).to_json())
         return
-    cell_count = len(lifecycle.load_plan(home, experiment).cells)
-    say(f"{experiment}: {cell_count} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
+    cells = count_noun(len(lifecycle.load_plan(home, experiment).cells), "cell")
+    say(f"{experiment}: {cells}; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
     workers = _make_workers(home, ray, bar)

@@ -124,7 +124,12 @@ def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
     if panel is None:
         return []
     alpha = "undefined" if panel.alpha is None else f"{panel.alpha:.2f}"
-    return [("panel", f"disagreed on {panel.split} of {panel.judgements} judgements, Krippendorff's alpha {alpha}")]
+    return [
+        (
+            "panel",
+            f"disagreed on {panel.split} of {count_noun(panel.judgements, 'judgement')}, Krippendorff's alpha {alpha}",
+        )
+    ]
 
 
 def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
@@ -143,7 +148,7 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
         rows: list[tuple[str, object]] = [("judge's trial", trial.judge.describe() + unjudged)]
     else:
         rows = [
-            ("judge's trial", f"{trial.solutions} known solutions{unjudged}"),
+            ("judge's trial", f"{count_noun(trial.solutions, 'known solution')}{unjudged}"),
             ("  without the checks", trial.without_check.describe()),
             ("  with the checks", trial.with_check.describe()),
         ]

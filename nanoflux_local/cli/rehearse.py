@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, end_at_sigterm, plain, print_json, say, with_json
+from nanoflux_local.cli.common import count_noun, current_home, end_at_sigterm, plain, print_json, say, with_json
 from nanoflux_local.errors import NanofluxError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
     if failed_steps:
         first_failed = f"{failed_steps[0].name} {failed_steps[0].model}".rstrip()
         raise NanofluxError(
-            f"{len(failed_steps)} steps failed, the first of them: {first_failed}", "read the reason in its line above"
+            f"{count_noun(len(failed_steps), 'step')} failed, the first of them: {first_failed}",
+            "read the reason in its line above",
         )
 
 

@@ -462,7 +462,9 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     say(f"{what_if.kept} kept in {count_noun(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
     if needed_calls.turns:
         calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed_calls.by)
-        say(f"{needed_calls.turns} turns need calls that the ledger lacks, and count as not kept: at least {calls};")
+        turns, is_single = count_noun(needed_calls.turns, "turn"), needed_calls.turns == 1
+        need, count = ("needs", "counts") if is_single else ("need", "count")
+        say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {calls};")
         dollars = "" if needed_calls.usd is None else f" and ${needed_calls.usd:.2f}"
         cost = f"{needed_calls.expected} calls with {needed_calls.tokens:,} tokens{dollars}"
         say(f"expected if these turns continue like the recorded ones: about {cost}")

@@ -253,6 +253,12 @@ def _describe_process(worker: "Worker | None") -> str:
     return f"{worker.pid} ({worker.wish} requested)" if worker.wish else str(worker.pid)
 
 
+def _describe_leaks(rows: int) -> str:
+    if not rows:
+        return "none"
+    return f"{count_noun(rows, 'row')} {'contains' if rows == 1 else 'contain'} a test question"
+
+
 def _describe_system_messages(merged_rows: int) -> str:
     if not merged_rows:
         return "unchanged"
@@ -270,8 +276,8 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
 
     tokens, label_tokens = audit.tokens, audit.labels
     truncated = (
-        f"{count_noun(audit.cut_rows, 'row')} over max_length; truncation removes {audit.cut_tokens} tokens,"
-        f" at most {audit.cut_most} per row (overlong={audit.overlong})"
+        f"{count_noun(audit.cut_rows, 'row')} over max_length; truncation removes"
+        f" {count_noun(audit.cut_tokens, 'token')}, at most {audit.cut_most} per row (overlong={audit.overlong})"
     )
     print_table(
         ("audit", "planned training"),
@@ -284,7 +290,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
                 f"{label_tokens.total} per epoch; median {label_tokens.median:.0f}, min {label_tokens.least} per row",
             ),
             ("truncated", truncated if audit.cut_rows else "none"),
-            ("leaks", f"{len(audit.leaked)} rows contain a test question" if audit.leaked else "none"),
+            ("leaks", _describe_leaks(len(audit.leaked))),
             ("system messages", _describe_system_messages(audit.system_merged)),
             ("steps", audit.steps),
             ("target modules", audit.adapted),

@@ -61,7 +61,11 @@ def check_ledger(home: Home) -> MachineCheck:
             run_count = view.contents()["runs"]
     except NanofluxError as error:
         return MachineCheck("ledger", False, error.message, error.fix)
-    return MachineCheck("ledger", True, f"{run_count} runs, {home.ledger.stat().st_size / 2**20:.1f} MiB")
+    return MachineCheck(
+        "ledger",
+        True,
+        f"{run_count} {'run' if run_count == 1 else 'runs'}, {home.ledger.stat().st_size / 2**20:.1f} MiB",
+    )
 
 
 def check_weights(home: Home) -> MachineCheck:

@@ -86,7 +86,8 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
                 detail = f"{', '.join(controls)} in a message is encoded as text"
                 findings.append(RowFinding(row_number, example.id, "control token", detail, dropped=False))
             if encoded.truncated_tokens:
-                detail = f"{encoded.truncated_tokens} tokens over max_length {settings.max_length}"
+                noun = "token" if encoded.truncated_tokens == 1 else "tokens"
+                detail = f"{encoded.truncated_tokens} {noun} over max_length {settings.max_length}"
                 findings.append(RowFinding(row_number, example.id, "cut", detail, dropped=False))
     selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda finding: finding.row)))
     _refuse_unusable(selection, settings)

@@ -20,6 +20,14 @@ def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, invok
     assert (pair["a"], pair["b"], pair["n"]) == (soft_evaluation["eval"], strict_evaluation["eval"], 6)
 
 
+def test_eval_prints_one_item_and_one_run_in_the_singular(tmp_path: Path, invoke: Callable) -> None:
+    command = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "1", "--runs", "1")
+    result = invoke(tmp_path, *command, "--endpoint", "duelist-a")
+    assert result.code == 0 and "starter-easy test, 1 item, 1 run\n" in result.out
+    evaluation = invoke(tmp_path, "eval", "list", "--json").json[0]["eval"]
+    assert "starter-easy test, 1 item, 1 run\n" in invoke(tmp_path, "eval", "show", evaluation).out
+
+
 def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke: Callable) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
     for name, seed, trial in (("good-judge", 12, 4), ("chance-judge", 13, 4), ("no-trial", 7, 0)):

@@ -207,6 +207,7 @@ def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Pat
         assert "1 that a reviewer marked `fix`: correct or drop it" in text
         assert "3 of " in text and "train rows of starter, digest " in text
     assert trained["examples"] == 5
+    assert ", 1 epoch, learning rate" in run_cli(home, "adapters", "show", card.parent.name)
     source = read_adapter(card.parent).manifest["source"]
     assert source["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
     assert [(mix["dataset"], mix["rows"]) for mix in source["mix"]] == [("starter", 3)]
