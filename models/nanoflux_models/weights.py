@@ -21,7 +21,7 @@ from nanoflux_models.convert import STEPS, convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
 from nanoflux_models.fetch import Progress, Transfer, fetch
 from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summarize
-from nanoflux_models.manifest import NAME, Manifest, load_manifest
+from nanoflux_models.manifest import NAME, Manifest, find_manifest_path, load_manifest
 from nanoflux_models.record import (
     RECORD,
     WeightsRecord,
@@ -122,9 +122,11 @@ def require_installed(names: Iterable[str], home: Path) -> None:
     """Refuse missing weights with one error that names all of them.
 
     Raises:
-        ModelNotFoundError: weights are not installed.
+        ModelNotFoundError: weights are not installed, or there is no model of a name.
     """
     missing = [name for name in dict.fromkeys(names) if not _is_installed(name, home)]
+    for name in missing:
+        find_manifest_path(name, home)  # raises an error with a suggestion if the name is misspelled
     if missing:
         raise _build_missing_error(missing, home)
 

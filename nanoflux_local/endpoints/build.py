@@ -12,7 +12,7 @@ from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_models.errors import ModelNotFoundError
-from nanoflux_models.manifest import list_manifests, load_manifest
+from nanoflux_models.manifest import load_manifest
 from nanoflux_models.weights import require_installed
 
 
@@ -120,16 +120,13 @@ def check_endpoints(config: RunConfig, location: str) -> None:
 
 
 def require_weights(config: RunConfig, home: Home) -> None:
-    """Refuse a run whose local models are not all installed; the error names every missing model. An unknown model is
-    reported when its endpoint is built.
+    """Refuse a run whose local models are not all installed; the error names every missing model.
 
     Raises:
-        ModelsError: weights are not installed.
+        ModelsError: weights are not installed, or there is no model of a name.
     """
-    known_models = {manifest.name for manifest in list_manifests(home.root)}
     endpoints = [config.endpoints[name] for name in (*config.players, config.embedder)]
-    local_models = [endpoint.model for endpoint in endpoints if find_kind(endpoint.interface).local]
-    require_installed((model for model in local_models if model in known_models), home.root)
+    require_installed((used.model for used in endpoints if find_kind(used.interface).local), home.root)
 
 
 def lacks_price(config: EndpointConfig) -> bool:

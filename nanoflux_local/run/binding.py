@@ -44,6 +44,7 @@ from nanoflux_local.run.turn import Attacker, Players, Rules
 from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, build_search_tool
+from nanoflux_models.errors import ModelNotFoundError
 
 
 @dataclass(slots=True)
@@ -123,10 +124,13 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
-    require_weights(config, home)
     endpoint_configs = {name: config.endpoints[name] for name in sorted(config.players)}
-    endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
-    embedder = build_embedder(config.endpoints[config.embedder], home)
+    try:
+        endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
+        embedder = build_embedder(config.endpoints[config.embedder], home)
+    except ModelNotFoundError:
+        require_weights(config, home)  # its error names every missing model rather than the first
+        raise
     tools = list_needed_tools(config.judge)
     runs_programs = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
     search = build_search_tool(config.search, home.corpus) if SEARCH in tools else None
