@@ -9,6 +9,7 @@ from textual import events
 from textual.widgets import Input
 
 from nanoflux_local.examples.review import record_review
+from nanoflux_local.jobs import EVALUATION, Work, hold_lock
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.board import EXAMPLE_ORDERS, ExampleSelection
 from nanoflux_local.ledger.store import Ledger
@@ -280,6 +281,24 @@ def test_sampling_of_an_evaluation_is_shown_as_text(drive: Drive, home: Home) ->
         assert "{" not in driver.text
 
     drive(home, flow)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+def test_running_evaluation_shows_its_progress_as_its_state(drive: Drive, home: Home, size: tuple[int, int]) -> None:
+    with Ledger(home.ledger) as ledger:
+        call = ledger.rows("SELECT min(id) FROM calls")[0][0]
+        ledger.start_evaluation("cccccccccccc", "m", "", "d", "test", {"n": 3, "runs": 1})
+        ledger.set_status("evaluations", "cccccccccccc", "running")
+        for item in range(2):
+            ledger.add_evaluation_item("cccccccccccc", 0, f"item-{item}", call, "7", "wrong")
+
+    async def flow(driver: Any) -> None:
+        await driver.press("4")
+        await driver.wait_for("● running 2/3", "50.0%")
+        assert "67%" not in driver.text
+
+    with hold_lock(home, Work(EVALUATION, "cccccccccccc")):
+        drive(home, flow, size=size)
 
 
 def test_pull_of_installed_weights_is_not_offered(drive: Drive, empty: Home, tiny_base: Any) -> None:

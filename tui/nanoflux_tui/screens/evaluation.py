@@ -56,14 +56,14 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         columns = (
             Column(" ", 1),
             Column("eval", 12, from_width=134),
-            Column("model", 16, share=2),
-            Column("adapter", 8),
-            Column("data", 12, share=1, from_width=72),
-            Column("items", 6, right=True, from_width=80),
+            Column("model", 12, share=2),
+            Column("adapter", 8, from_width=52),
+            Column("data", 10, share=2, from_width=79),
+            Column("items", 6, right=True, from_width=88),
             Column("correct", 7, right=True),
-            Column("95% interval", 15, from_width=58),
+            Column("95% interval", 14, from_width=67),
             Column("interval, 0 to 100%", 22, from_width=119),
-            Column("state", 13, from_width=96),
+            Column("state", 13, share=1),
         )
         yield WindowTable(columns, self._rows, id="evaluations")
         with VerticalScroll(id="pairs", can_focus=False):
@@ -99,9 +99,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         low, high = strict["ci95"] if strict else (0.0, 0.0)
         total = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
         state = self.colours.format_status(row["status"])
-        share = f" {row['done'] / total:.0%}" if total else ""
-        if row["status"] in ("running", PARTIAL):
-            state.append(share)
+        if total and row["status"] in ("running", PARTIAL):
+            state.append(f" {row['done']}/{total}")
         return [
             Text("✓" if row["id"] in self._marked_ids else " ", style=f"bold {self.colours['accent']}"),
             row["id"],
@@ -109,16 +108,14 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             row["adapter"][:8] or "–",
             format_line(row["data"], 40),
             str(row["settings"].get("n", "–")),
-            SortableCell(self._format_mean(row), strict["mean"])
-            if strict
-            else SortableCell(self.colours.format_status(row["status"]).plain[0] + share, None),
+            SortableCell(self._format_mean(row), strict["mean"]) if strict else SortableCell("", None),
             SortableCell(f"{low:.1%} – {high:.1%}", low) if strict else "–",
             SortableCell(_draw_interval(strict["mean"], low, high, 22), strict["mean"]) if strict else "",
             state,
         ]
 
     def _format_mean(self, row: dict[str, Any]) -> str | Text:
-        """The strict mean. A partial evaluation is also marked here, since the state column may be hidden."""
+        """The strict mean, with a mark if it is that of a partial evaluation."""
         mean: float = row["result"]["strict"]["mean"]
         if row["status"] != PARTIAL:
             return f"{mean:.1%}"
