@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from textual.widgets import Input, Select
 
+from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, Work, hold_lock
+from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
@@ -18,6 +20,7 @@ from nanoflux_tui.tour import TourApp
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 
 
 def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Drive, home: Home, empty: Home) -> None:
@@ -37,6 +40,60 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Dr
 
     drive(home, visit_full_home)
     drive(empty, visit_empty_home)
+
+
+def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, home: Home, find_run: FindRun) -> None:
+    run = find_run(home, "first")
+    with Ledger(home.ledger) as ledger:
+        ledger.set_status("runs", run, "running")
+        ledger.set_status("evaluations", "aaaaaaaaaaaa", "running")
+        ledger.set_status("experiments", "table1-tiny-01234567", "running")
+
+    async def flow(driver: Any) -> None:
+        table = driver.app.screen.query_one(WindowTable)
+        await driver.wait_until(lambda: [key.status for key in table.keys].count("running") == 3)
+        for kind, hint in (
+            ("run", "Press Enter to watch it, space to pause it, s to stop it."),
+            ("evaluation", "Press Enter to watch it. It ends by itself, and its replies are kept."),
+            ("experiment", "Press Enter to watch it, space or s to stop it after its current cell."),
+        ):
+            table.cursor = next(
+                row for row, key in enumerate(table.keys) if key.kind == kind and key.status == "running"
+            )
+            await driver.wait_for(hint)
+            if kind == "evaluation":
+                await driver.press("space")
+                await driver.wait_for("An evaluation cannot be paused.")
+
+    with (
+        hold_lock(home, Work(RUN, run)),
+        hold_lock(home, Work(EVALUATION, "aaaaaaaaaaaa")),
+        hold_lock(home, Work(EXPERIMENT, "table1-tiny-01234567")),
+    ):
+        drive(home, flow)
+
+
+def test_stop_says_that_work_has_already_ended(drive: Drive, home: Home, find_run: FindRun) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.set_status("trainings", "train-0123456789ab", "done")
+        ledger.set_status("experiments", "table1-tiny-01234567", "stopped")
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_for("24 of 24", "This run is done.")
+        await driver.press("s")
+        await driver.wait_for("This run is already done.")
+        await driver.press("3")
+        await driver.wait_for("✓ done", "30/40")
+        await driver.press("s")
+        await driver.wait_for("This training is already done.")
+        await driver.press("6")
+        await driver.wait_for("■ stopped", "table1")
+        await driver.press("s")
+        await driver.wait_for("This experiment is already stopped.")
+        assert "Stop this" not in driver.text
+
+    drive(home, flow)
 
 
 def test_run_form_previews_the_run_without_starting_it(drive: Drive, empty: Home) -> None:

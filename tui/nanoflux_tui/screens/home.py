@@ -31,6 +31,17 @@ A run is a separate process: it continues when you close this application.
 """
 KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
 """The kinds of jobs that separate processes execute, by their names on the board."""
+ADVICE = {
+    "interrupted": "Its process ended. Press space to resume it; nothing is lost.",
+    "failed": "Press space to try again.",
+    "stalled": "Its process has not reported for a while.",
+    "paused": "Press space to resume it.",
+    "running": "Press Enter to watch it, space to pause it, s to stop it.",
+    "ready": "Press Enter to open the list of servers, s to stop it.",
+}
+"""What the user can do with work in each state, unless its kind has other keys."""
+EVALUATION_END = "It ends by itself, and its replies are kept."
+EVALUATION_RESTART = "To resume an evaluation, start the same one again (4, then e): its replies are kept."
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +176,7 @@ and the rest by time. Enter opens a line."""
         text = Text.assemble(
             (f"{entry.kind} {format_line(entry.id, 60)}", "bold"), f"  {format_line(entry.about, 100)}"
         )
-        advice = {
-            "interrupted": "Its process ended. Press space to resume it; nothing is lost.",
-            "failed": "Press space to try again.",
-            "stalled": "Its process has not reported for a while.",
-            "paused": "Press space to resume it.",
-            "running": "Press Enter to watch it, space to pause it.",
-        }
-        message = format_line(entry.message, 300) or advice.get(entry.status, "Press Enter to open it.")
+        message = format_line(entry.message, 300) or _advise(entry)
         text.append(f"\n{message}", style=self.colours["error"] if entry.status in BROKEN else "")
         self.query_one("#about", Panel).show(text)
 
@@ -201,7 +205,8 @@ and the rest by time. Enter opens a line."""
     def action_pause(self) -> None:
         entry = self._selected_line()
         if entry is not None and entry.kind == "evaluation":
-            self.notify("To resume an evaluation, start the same one again (4, then e): its replies are kept.")
+            is_running = entry.status in ("running", "stalled")
+            self.notify(f"An evaluation cannot be paused. {EVALUATION_END}" if is_running else EVALUATION_RESTART)
             return
         if entry is None or entry.kind not in KINDS:
             self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
@@ -219,12 +224,20 @@ and the rest by time. Enter opens a line."""
     def action_stop(self) -> None:
         entry = self._selected_line()
         if entry is None or entry.kind == "evaluation":
-            self.notify(
-                "Evaluations cannot be stopped here. They end by themselves, and their replies are kept.",
-                severity="warning",
-            )
+            self.notify(f"An evaluation cannot be stopped here. {EVALUATION_END}", severity="warning")
             return
         self.run_command(KINDS[entry.kind].command if entry.kind in KINDS else "models", "stop", entry.id)
+
+
+def _advise(entry: board.BoardLine) -> str:
+    """What the user can do with this work."""
+    if entry.kind == "experiment" and entry.status == "running":
+        return "Press Enter to watch it, space or s to stop it after its current cell."
+    if entry.kind == "evaluation" and entry.status == "running":
+        return f"Press Enter to watch it. {EVALUATION_END}"
+    if entry.kind == "evaluation" and entry.status in ("failed", "interrupted", "partial", "paused"):
+        return EVALUATION_RESTART
+    return ADVICE.get(entry.status, "Press Enter to open it.")
 
 
 def _build_server_line(server: ServerRecord) -> board.BoardLine:
