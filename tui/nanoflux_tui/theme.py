@@ -75,6 +75,8 @@ STATUS_MARKS = {
 }
 BROKEN = ("failed", "interrupted", "stalled", "partial")
 """Statuses that need the user's attention."""
+ENDED = ("done", "stopped")
+"""Statuses of work that cannot be stopped, since it has ended."""
 OUTCOMES = {
     "kept_failed": ("kept: defender failed", "success"),
     "kept_novel": ("kept: new solution", "success"),

@@ -24,7 +24,7 @@ from nanoflux_local.paths import Home
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog
 from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
-from nanoflux_tui.theme import draw_bar
+from nanoflux_tui.theme import ENDED, draw_bar
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column, convert_columns, format_rows, format_table
 from nanoflux_tui.widgets.panel import Panel
@@ -84,7 +84,10 @@ class ExperimentBase(BaseScreen):
             )
 
     def action_stop(self) -> None:
-        if experiment := self.current_experiment():
+        experiment = self.current_experiment()
+        if experiment is not None and experiment.state.worker is None and experiment.state.status in ENDED:
+            self.notify(f"This experiment is already {experiment.state.status}.")
+        elif experiment is not None:
             question = "Stop this experiment? It finishes its current cell first. You can resume it later."
             self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(experiment.id, bool(yes)))
 

@@ -30,7 +30,7 @@ from nanoflux_tui.screens.new_training import NewTrainingScreen
 from nanoflux_tui.screens.notes import edit_note
 from nanoflux_tui.screens.problems import ProblemsScreen
 from nanoflux_tui.text import format_clock, format_command, format_count, format_duration, format_line
-from nanoflux_tui.theme import draw_bar
+from nanoflux_tui.theme import ENDED, draw_bar
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.bars import ProblemBar
 from nanoflux_tui.widgets.panel import Panel
@@ -353,7 +353,12 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self.run_command("run", "resume", self.run_id, "--detach", "--json", success="Resumed the run.")
 
     def action_stop(self) -> None:
-        worker = self._state.worker if self._state else None
+        if self._state is None:
+            return
+        worker = self._state.worker
+        if worker is None and self._state.status in ENDED:
+            self.notify(f"This run is already {self._state.status}.")
+            return
         is_stopping = worker is not None and worker.wish in ("stop", "end")
         question = (
             "End this run at once? Requests in flight are lost; every reply so far is kept."

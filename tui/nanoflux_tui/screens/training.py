@@ -27,7 +27,7 @@ from nanoflux_tui.screens.new_training import NewTrainingScreen
 from nanoflux_tui.screens.notes import edit_note
 from nanoflux_tui.screens.side_by_side import SideBySideScreen
 from nanoflux_tui.text import format_duration, format_line, format_pace, format_quantity, sanitize
-from nanoflux_tui.theme import draw_bar
+from nanoflux_tui.theme import ENDED, draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
@@ -241,8 +241,12 @@ another one, and l shows the log of its worker."""
                 success="Resumed the training from its last checkpoint.",
             )
 
-    def action_stop(self) -> None:
-        if training := self._selected_training():
+    async def action_stop(self) -> None:
+        training = self._selected_training()
+        current = await self.read_ledger(lambda view: self._read_training(view, training)) if training else None
+        if current is not None and current.state.worker is None and current.state.status in ENDED:
+            self.notify(f"This training is already {current.state.status}.")
+        elif current is not None:
             question = (
                 "Stop this training? It finishes its current step and writes a checkpoint. You can resume it later."
             )
