@@ -208,6 +208,6 @@ class Tally:
 
 def _describe_turn(record: TurnRecord) -> str:
     last_attempt = record.last
-    tries = f", try {len(record.attempts)}" if len(record.attempts) > 1 else ""
+    attempt = f", attempt {last_attempt.number}" if len(record.attempts) > 1 else ""
     reason = f": {last_attempt.reason}" if last_attempt.reason else ""
-    return f"turn {record.number}{tries} · {record.attacker} against {record.defender}{reason}"[:300]
+    return f"turn {record.number}{attempt} · {record.attacker} against {record.defender}{reason}"[:300]

@@ -33,17 +33,17 @@ def test_rejected_attempt_opens_with_its_replies_and_raw_calls(
         await driver.wait_for(f"{len(invalid)} attempts of", "question invalid")
         await driver.press("enter")
         turn, attempt = invalid[0]
-        await driver.wait_for(f"turn {turn}, try {attempt + 1}", "✗ no", "The defender was not asked.", "c Raw calls")
+        await driver.wait_for(f"turn {turn}, attempt {attempt}", "✗ no", "The defender was not asked.", "c Raw calls")
         await driver.press("right")
-        await driver.wait_for(f"turn {invalid[1][0]}, try {invalid[1][1] + 1}")
+        await driver.wait_for(f"turn {invalid[1][0]}, attempt {invalid[1][1]}")
         turn, attempt = invalid[-1]
         await driver.press("escape", "o", "O")  # sorted by turn, the last one first
         table = driver.app.screen.query_one("WindowTable")
         await driver.wait_until(lambda: list(table.keys) == invalid[::-1])
         await driver.press("home", "enter")
-        await driver.wait_for(f"turn {turn}, try {attempt + 1}", f"1 of {len(invalid)}")
+        await driver.wait_for(f"turn {turn}, attempt {attempt}", f"1 of {len(invalid)}")
         await driver.press("c")
-        await driver.wait_for(f"turn {turn}, try {attempt + 1}:", "attacker", "validation", "[user]")
+        await driver.wait_for(f"turn {turn}, attempt {attempt}:", "attacker", "validation", "[user]")
         await driver.press("escape", "escape", "escape")
         await driver.wait_for("24 of 24")
 
@@ -65,6 +65,9 @@ def test_problems_of_a_run_are_counted_and_open_with_their_fixes(
         await driver.wait_for("! 2 faults and ", "press w to see their fixes")
         await driver.press("w")
         await driver.wait_for("✗ fault", "judge m: rate limited, 2 times", "m answered 429", f"run set {run}")
+        await driver.press("escape")
+        driver.app.screen.query_one(ProblemBar).show_counts(0, 1)
+        await driver.wait_for("! 1 warning: press w to see its fix")
 
     drive(home, flow, size=(80, 24))
 

@@ -78,9 +78,10 @@ the requests and replies as they were sent."""
 
     def _format_head(self, record: TurnRecord, attempt: Attempt) -> Text:
         outcome, colour = describe_outcome(attempt.outcome)
+        count = f" ({len(record.attempts)} in this turn)" if len(record.attempts) > 1 else ""
         text = Text.assemble(
             (f"turn {record.number}", "bold"),
-            f", try {attempt.number + 1} of {len(record.attempts)}  ",
+            f", attempt {attempt.number}{count}  ",
             (outcome, self.colours[colour]),
             (f"   {self._position + 1:,} of {len(self._keys):,}", self.colours["muted"]),
         )

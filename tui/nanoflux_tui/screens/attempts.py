@@ -41,7 +41,7 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
     def compose_body(self) -> ComposeResult:
         columns = (
             Column("turn", 5, right=True),
-            Column("try", 3, right=True),
+            Column("attempt", 7, right=True),
             Column("outcome", 21),
             Column("reason", 16, share=2, from_width=100),
             Column("question", 20, share=4),
@@ -75,7 +75,7 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         question = attempt.attack.question if attempt.attack else "–"
         return [
             str(key[0]),
-            str(key[1] + 1),
+            str(key[1]),
             Text(outcome, style=self.colours[colour]),
             format_line(attempt.reason, 200),
             format_line(question, 300),

@@ -56,7 +56,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
         self._calls = dict(enumerate(calls))
         await self.query_one(WindowTable).show(list(self._calls))
         self.query_one("#caption", Panel).show(
-            Text(f"turn {self._turn}, try {self._attempt + 1}: {format_quantity(len(calls), 'call')}", style="bold")
+            Text(f"turn {self._turn}, attempt {self._attempt}: {format_quantity(len(calls), 'call')}", style="bold")
         )
         self._show_call()
 

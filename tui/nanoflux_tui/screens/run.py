@@ -240,7 +240,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         tally = moment.tally
         committed_time = format_clock(moment.committed_at)
         figures = f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {committed_time} UTC\n"
-        hint = f"◷ As of turn {moment.turn.number} of {self._tally.turns}. Press f to return to the live view."
+        turns = f"As of turn {moment.turn.number}; the last turn is {self._tally.turns - 1}."
+        hint = f"◷ {turns} Press f to return to the live view."
         return Text.assemble(figures, (hint, f"bold {self.colours['warning']}"))
 
     def _format_forecast(self, state: RunState) -> str:

@@ -98,9 +98,9 @@ def draw_turns(
         text.append(f"{turn.turn:>5}  ")
         text.append("●" * turn.answered, style=colours["success"])
         text.append("○" * (len(tally.steps) - turn.answered), style=colours["muted"])
-        tries = f"try {turn.attempt + 1}, " if turn.attempt else ""
+        attempt = f"attempt {turn.attempt}, " if turn.attempt else ""
         action = _describe_action(turn, tally, names)
-        text.append(f"  {format_line(f'{tries}{action}', max(10, width - 10 - len(tally.steps)))}\n")
+        text.append(f"  {format_line(f'{attempt}{action}', max(10, width - 10 - len(tally.steps)))}\n")
     return text[:-1]
 
 
@@ -121,7 +121,7 @@ def draw_turn(record: TurnRecord, colours: Colours) -> Text:
     text = Text(f"{format_line(record.attacker, 40)} against {format_line(record.defender, 40)}")
     for attempt in record.attempts:
         outcome, colour = describe_outcome(attempt.outcome)
-        text.append(f"\ntry {attempt.number + 1}: ")
+        text.append(f"\nattempt {attempt.number}: ")
         text.append(outcome, style=colours[colour])
         text.append(f" · {format_line(attempt.reason, 200)}" if attempt.reason else "")
         if attempt.attack:
