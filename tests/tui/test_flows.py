@@ -173,7 +173,7 @@ def test_examples_are_filtered_while_typing_and_opened(drive: Drive, home: Home)
         await driver.press("escape")
         await driver.wait_for("36 examples")
         await driver.press("r")
-        await driver.wait_for("of all runs, the defender failed")
+        await driver.wait_for("of all runs, defender failed")
         await driver.press("down", "enter")
         await driver.wait_for(
             "example 2 of", "attacks: its own solution", "defends", "Is the question valid?", "seeds:"
@@ -183,7 +183,7 @@ def test_examples_are_filtered_while_typing_and_opened(drive: Drive, home: Home)
         await driver.press("left", "left", "left")
         await driver.wait_for("This is the first example.")
         await driver.press("escape")
-        await driver.wait_for("of all runs, the defender failed")
+        await driver.wait_for("of all runs, defender failed")
 
     drive(home, flow)
 

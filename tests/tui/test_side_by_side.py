@@ -72,6 +72,7 @@ def test_two_runs_are_shown_side_by_side(drive: Drive, home: Home, find_run: Fin
         await driver.wait_for("Show this run next to", "second")
         await driver.press("enter")
         await driver.wait_for("kept examples", "turn", "first (starter", "second (starter", "Figures", "status")
+        await driver.wait_for("attack unreadable", "too similar", "question invalid")
         await driver.press("end")
         await driver.wait_for("Settings that differ", "seed", "max_turns")
         await driver.press("escape")

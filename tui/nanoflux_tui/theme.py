@@ -92,6 +92,11 @@ OUTCOMES = {
 """The outcomes of an attempt in words, each with its colour."""
 
 
+def describe_reason(reason: str) -> str:
+    """The reason for which an example was kept, in the words of the outcome: "defender failed"."""
+    return describe_outcome(reason)[0].removeprefix("kept: ")
+
+
 def describe_outcome(outcome: str) -> tuple[str, str]:
     """An outcome in words, and the name of its colour; an unknown outcome is shown as it is stored."""
     return OUTCOMES.get(outcome, (outcome, "foreground"))

@@ -125,7 +125,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             (f"✓ {reason}", self.colours[colour]),
         )
         if (example.get("tries") or 1) > 1:
-            text.append(f"  defender right {example['passes']} of {example['tries']} times")
+            text.append(f"  defender was correct {example['passes']} of {example['tries']} times")
         if example.get("review"):
             text.append(f"   your review: {example['review']}", style=f"bold {self.colours['accent']}")
         if example.get("note"):

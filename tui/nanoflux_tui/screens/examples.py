@@ -15,15 +15,16 @@ from textual.widgets import Static
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.board import ExampleSelection
+from nanoflux_local.transcript import KEPT
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.example import ExampleScreen
 from nanoflux_tui.text import format_line, format_quantity, sanitize
-from nanoflux_tui.theme import describe_outcome
+from nanoflux_tui.theme import describe_outcome, describe_reason
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-REASON_NAMES = {"": "", "kept_failed": "the defender failed", "kept_novel": "a new solution"}
+REASON_NAMES: dict[str, str] = {"": "", **{str(reason): describe_reason(reason) for reason in KEPT}}
 REVIEW_NAMES = {
     "": "",
     "none": "without a review",
@@ -63,7 +64,7 @@ undoes your last review. w opens the examples without a review one after the oth
         run_column = [] if self._run else [Column("run", 12, share=1, from_width=55)]
         columns = (
             Column("turn", 5, right=True),
-            Column("reason", 14, from_width=60 if self._run else 71),
+            Column("reason", 17, from_width=60 if self._run else 72),
             Column("pass", 4, from_width=68 if self._run else 92),
             Column("level", 5, from_width=84 if self._run else 104),
             Column("review", 6, from_width=52),
@@ -118,11 +119,10 @@ undoes your last review. w opens the examples without a review one after the oth
         return [self._format_cells(row_by_key[key]) if key in row_by_key else ["deleted"] for key in keys]
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
-        reason, colour = describe_outcome(row["reason"])
-        label = {"kept_failed": "✓ unsolved", "kept_novel": "✓ new solution"}.get(row["reason"], reason)
+        colour = describe_outcome(row["reason"])[1]
         return [
             str(row["turn"]),
-            Text(str(label), style=self.colours[colour]),
+            Text(f"✓ {describe_reason(row['reason'])}", style=self.colours[colour]),
             "–" if row["tries"] is None else f"{row['passes']}/{row['tries']}",
             f"L{row['level']}" if row["level"] else "–",
             format_line(row["review"] or "", 20),

@@ -14,6 +14,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.side_by_side import Curve, SideBySide, format_value
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.text import cut_start, format_line, sanitize
+from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.columns import Column, compute_widths, format_table
 from nanoflux_tui.widgets.panel import Panel
 
@@ -60,8 +61,8 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
             self._draw_curves(comparison)
 
     def _format_figures(self, comparison: SideBySide, width: int) -> Text:
-        rows = [[name.replace("_", " "), *map(_format_cell, pair)] for name, pair in comparison.figures.items()]
-        return self._format_table(("", 16), comparison, rows, width)
+        rows = [[_format_name(name), *map(_format_cell, pair)] for name, pair in comparison.figures.items()]
+        return self._format_table(("", 21), comparison, rows, width)
 
     def _format_settings(self, comparison: SideBySide, width: int) -> Text:
         if not comparison.settings:
@@ -94,6 +95,11 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
             marker = "●" if len(curve.x) < 8 else "braille"
             plt.plot(list(curve.x), list(curve.y), label=sanitize(curve.name, 60), marker=marker)
         plot.refresh()
+
+
+def _format_name(figure: str) -> str:
+    """The name of a figure; that of an outcome in the words of the run's screen."""
+    return describe_outcome(figure)[0].replace("_", " ")
 
 
 def _format_cell(value: object) -> str:
