@@ -15,12 +15,14 @@ from nanoflux_local.errors import LedgerError
 from nanoflux_local.experiments.results import load_results
 from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
 from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run.forecast import Forecast, Span
 from nanoflux_tui.app import MAX_REFRESH_PAUSE_S
 from nanoflux_tui.base import STALE_S, BaseScreen
 from nanoflux_tui.commands import CommandResult, CommandRunner
 from nanoflux_tui.reader import LedgerReader
+from nanoflux_tui.screens.calls import CallsScreen
 from nanoflux_tui.screens.experiment import ExperimentScreen
 from nanoflux_tui.screens.models import ModelsScreen
 from nanoflux_tui.screens.run import RunScreen, RunState
@@ -60,6 +62,36 @@ def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -
 
     assert MAX_REFRESH_PAUSE_S < STALE_S
     drive(home, flow)
+
+
+def test_screen_shows_that_it_is_loading_until_its_first_read(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+    original_read = LedgerReader.read
+
+    async def read_after_gate(reader: LedgerReader, query: Callable[[LedgerView], Any]) -> Any:
+        await gate.wait()
+        return await original_read(reader, query)
+
+    monkeypatch.setattr(LedgerReader, "read", read_after_gate)
+    run = find_run(home, "first")
+
+    async def flow(driver: Any) -> None:
+        for digit, empty in (("3", "No trainings yet"), ("4", "No evaluations yet"), ("6", "No experiments yet")):
+            await driver.press(digit)
+            await driver.wait_for("loading…")
+            assert empty not in driver.text
+        driver.app.push_screen(CallsScreen(run, 0, 0))
+        await driver.wait_for("prompt", "loading…")
+        assert "used no call" not in driver.text
+        gate.set()
+        await driver.wait_for("turn 0, attempt 0: ")
+        await driver.press("3")
+        await driver.wait_for("train-0123456789ab", "train loss")
+        assert "loading…" not in driver.text
+
+    drive(home, flow, size=(120, 40))
 
 
 def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home) -> None:

@@ -99,7 +99,9 @@ another one, and l shows the log of its worker."""
                 yield WindowTable(adapters, self._adapter_rows, id="adapters", empty=empty)
             with Vertical(id="curves"):
                 yield Panel(id="about", classes="plain")
-                yield PlotextPlot(id="plot")
+                plot = PlotextPlot(id="plot")
+                plot.display = False
+                yield plot
 
     async def load(self) -> None:
         keys = await self.read_ledger(_list_trainings) or []

@@ -28,6 +28,8 @@ PAGE_ROWS, KEPT_PAGES = 64, 12
 """The number of rows of a page, and the number of pages that are kept."""
 SEARCHED_ROWS = 512
 """The number of rows that are fetched at once to filter, sort or search all rows."""
+LOADING = "loading…"
+"""The text of a table before the first call of `show`."""
 Match = Callable[[str], Awaitable[Sequence[Hashable]]]
 Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
 
@@ -97,6 +99,7 @@ class WindowTable(ScrollView, can_focus=True):
         self._match = match
         self._source_keys: Sequence[Hashable] = ()
         self._show_number = 0
+        self._is_loaded = False
         self._empty = empty
         self._columns = tuple(columns)
         self._fetch = fetch
@@ -135,6 +138,7 @@ class WindowTable(ScrollView, can_focus=True):
         if show_number != self._show_number:  # a later call has newer keys or a different arrangement
             return
         cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
+        self._is_loaded = True
         self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         self.cursor = keys.index(select) if select is not None and select in keys else self._find_row(cursor_key)
@@ -239,6 +243,7 @@ class WindowTable(ScrollView, can_focus=True):
         if index == 0 and not len(self._keys):
             faint = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
             empty = "No row matches the filter." if self.arrangement.words else self._empty
+            empty = empty if self._is_loaded else LOADING
             strip = Strip(Text(f"  {empty}", end="").render(self.app.console))
             return strip.adjust_cell_length(width).apply_style(faint)
         if index >= len(self._keys):
@@ -290,7 +295,8 @@ class WindowTable(ScrollView, can_focus=True):
     def watch_cursor(self) -> None:
         self.scroll_to_region(Region(0, self.cursor, 1, 2), animate=False, force=True, immediate=True)
         self.refresh()
-        self.post_message(self.RowHighlighted(self, self.key))
+        if self._is_loaded:
+            self.post_message(self.RowHighlighted(self, self.key))
 
     def action_move(self, by: int) -> None:
         self.action_jump(max(0, self.cursor + by))
