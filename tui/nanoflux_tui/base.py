@@ -83,7 +83,7 @@ class BaseScreen(Screen[None]):
     SHOWS_ONLY_LEDGER: ClassVar[bool] = True
     """Whether the content is current as long as neither the ledger nor its workers change."""
     RARE_ACTIONS: ClassVar[tuple[str, ...]] = ("reverse",)
-    """The actions that the footer leaves out while it would need more than two lines, the rarest first. The menu and
+    """The actions that the footer leaves out while it would need more than three lines, the rarest first. The menu and
     the help always list them.
     """
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - typed by the base

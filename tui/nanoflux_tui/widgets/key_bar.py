@@ -2,7 +2,7 @@
 
 Textual's footer has a widget for each key and creates all of them again when the keys change, which costs more than the
 rest of a screen. This footer is one widget, and is laid out again only if its height changes. It leaves out the rarest
-keys of the screen while it would need more than two lines.
+keys of the screen while it would need more than three lines.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 
-MAX_LINES = 2
+MAX_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
