@@ -65,6 +65,21 @@ def _make_size_keys(
     }
 
 
+def _make_tiny_keys(theta: float, context: int) -> Json:
+    """The keys of a stand-in's configuration that both architectures share."""
+    sizes = _make_size_keys(
+        hidden=64,
+        intermediate=128,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        vocabulary=_VOCABULARY,
+        theta=theta,
+        context=context,
+    )
+    return {**sizes, "attention_bias": False, "head_dim": 32, "bos_token_id": 4000, "eos_token_id": 4002}
+
+
 def _make_expert_keys(experts: int, experts_per_token: int, intermediate: int) -> Json:
     return {
         "decoder_sparse_step": 1,
@@ -121,20 +136,7 @@ QWEN3 = Family(
     pad="<|endoftext|>",
     end_tokens=("<|im_end|>", "<|endoftext|>"),
     tiny_config={
-        **_make_size_keys(
-            hidden=64,
-            intermediate=128,
-            layers=4,
-            heads=4,
-            kv_heads=2,
-            vocabulary=_VOCABULARY,
-            theta=1e6,
-            context=40_960,
-        ),
-        "attention_bias": False,
-        "head_dim": 32,
-        "bos_token_id": 4000,
-        "eos_token_id": 4002,
+        **_make_tiny_keys(theta=1e6, context=40_960),
     },
     full_configs={
         "qwen3-32b-awq": {
@@ -168,21 +170,8 @@ QWEN3_MOE = Family(
     pad="<|endoftext|>",
     end_tokens=("<|im_end|>", "<|endoftext|>"),
     tiny_config={
-        **_make_size_keys(
-            hidden=64,
-            intermediate=128,
-            layers=4,
-            heads=4,
-            kv_heads=2,
-            vocabulary=_VOCABULARY,
-            theta=1e7,
-            context=262_144,
-        ),
+        **_make_tiny_keys(theta=1e7, context=262_144),
         **_make_expert_keys(experts=8, experts_per_token=2, intermediate=64),
-        "attention_bias": False,
-        "head_dim": 32,
-        "bos_token_id": 4000,
-        "eos_token_id": 4002,
     },
     full_configs={
         "qwen3-30b-a3b-instruct-2507-fp8": {
