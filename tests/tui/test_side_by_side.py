@@ -64,13 +64,18 @@ def test_trainings_compare_shows_losses_and_settings(home: Home) -> None:
     ]
 
 
+async def show_next_to_second(driver: Any, run: str) -> None:
+    """Open the screen of a run, and from it the comparison with the run named second."""
+    driver.app.push_screen(RunScreen(run))
+    await driver.wait_for("24 of 24")
+    await driver.press("b")
+    await driver.wait_for("Show this run next to", "second")
+    await driver.press("enter")
+
+
 def test_two_runs_are_shown_side_by_side(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
-        driver.app.push_screen(RunScreen(find_run(home, "first")))
-        await driver.wait_for("24 of 24")
-        await driver.press("b")
-        await driver.wait_for("Show this run next to", "second")
-        await driver.press("enter")
+        await show_next_to_second(driver, find_run(home, "first"))
         await driver.wait_for("kept examples", "turn", "first (starter", "second (starter", "Figures", "status")
         await driver.wait_for("attack unreadable", "too similar", "question invalid")
         await driver.press("end")
@@ -102,11 +107,7 @@ def test_refresh_reads_only_the_side_that_changed(drive: Drive, home: Home, find
     read_runs: list[str] = []
 
     async def flow(driver: Any) -> None:
-        driver.app.push_screen(RunScreen(first_run))
-        await driver.wait_for("24 of 24")
-        await driver.press("b")
-        await driver.wait_for("Show this run next to")
-        await driver.press("enter")
+        await show_next_to_second(driver, first_run)
         await driver.wait_for("Figures", "kept examples")
         await driver.wait_until(lambda: {first_run, second_run} <= set(read_runs))
         await driver.app.visible_screen.refresh_content()
@@ -149,11 +150,7 @@ def test_titles_of_long_ids_keep_the_end_in_which_they_differ(drive: Drive, home
     first_run, second_run = find_run(home, "first"), find_run(home, "second")
 
     async def flow(driver: Any) -> None:
-        driver.app.push_screen(RunScreen(first_run))
-        await driver.wait_for("24 of 24")
-        await driver.press("b")
-        await driver.wait_for("Show this run next to")
-        await driver.press("enter")
+        await show_next_to_second(driver, first_run)
         await driver.wait_for("Figures", f"{first_run[-8:]}  ", f"{second_run[-8:]}  ", "…")
 
     drive(home, flow, size=(100, 40))
