@@ -121,6 +121,8 @@ def reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
         (reply(), "supports", "the 2 quoted premises are in the passages"),
         (reply(unsupported="None."), "supports", "the 2 quoted premises"),
         (reply(unsupported="that the pharmacist works at night"), "contradicts", "unsupported: that the pharmacist"),
+        (reply(unsupported=f"{DUTY}\n{RANGE}"), "supports", "the 2 quoted premises"),
+        (reply(unsupported=f'{DUTY}\n"kept at 5 degrees"'), "contradicts", "unsupported: 2: "),
         (reply('1: "kept at 5 degrees"'), "not checked", "the judge quotes what no passage says: 'kept at 5 degrees'"),
         (reply("NONE"), "not checked", "the judge quotes no premise"),
         (
@@ -137,6 +139,7 @@ async def test_grounded_check_concludes(player, scripted, text: str, conclusion:
     finding = await GroundedCheck(DOCUMENTS, player, 0).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("grounded", conclusion) and reason in finding.reason
     assert len(call.requests) == 1 and all(passage.question in call.prompts[0] for passage in PASSAGES)
+    assert "card K-4 every morning" in call.prompts[0]
 
 
 async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripted) -> None:

@@ -20,7 +20,7 @@ from nanoflux_local.roles.checks.quotations import (
     Quotation,
     find_first_missing,
     find_passage,
-    make_exhibit,
+    make_exhibits,
     read_quotations,
 )
 from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_copies, says_none
@@ -63,7 +63,10 @@ class GroundedCheck:
         return {"chat": 1}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Contradict a solution with a premise that no passage supports. The quotations are the evidence."""
+        """Contradict a solution with a premise that no passage supports. The quotations are the evidence.
+
+        The judge's word that a premise is unsupported counts only if the premise is in no passage.
+        """
         if not seeds:
             return Finding(self.name, "not checked", "the question has no passages")
         prompt = self.domain.render("grounded", {"attack": attack, "passages": seeds})
@@ -75,10 +78,16 @@ class GroundedCheck:
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
-        exhibits = tuple(make_exhibit(quotation, find_passage(quotation, seeds)) for quotation in premises.quotations)
-        misquoted = find_first_missing(exhibits)
+        quotations = premises.quotations
         if premises.unsupported:
-            return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
+            unsupported_statements = read_quotations(premises.unsupported)
+            if any(find_passage(statement, seeds) is None for statement in unsupported_statements):
+                exhibits = make_exhibits(quotations, seeds)
+                return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
+            # A small judge may list here what a passage states word for word.
+            quotations = tuple(dict.fromkeys((*quotations, *unsupported_statements)))
+        exhibits = make_exhibits(quotations, seeds)
+        misquoted = find_first_missing(exhibits)
         if misquoted:
             reason = f"the judge quotes what no passage says: {misquoted!r}"
             return Finding(self.name, "not checked", reason, exhibits)

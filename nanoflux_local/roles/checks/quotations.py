@@ -77,6 +77,11 @@ def make_exhibit(quotation: Quotation, passage: Seed | None) -> Exhibit:
     )
 
 
+def make_exhibits(quotations: Iterable[Quotation], passages: Sequence[Seed]) -> tuple[Exhibit, ...]:
+    """Look up each quotation in the passages, and return it as evidence."""
+    return tuple(make_exhibit(quotation, find_passage(quotation, passages)) for quotation in quotations)
+
+
 def find_first_missing(exhibits: Iterable[Exhibit]) -> str:
     """The first quotation that is in no passage, shortened; "" if all were found."""
     return next((exhibit.text[:120] for exhibit in exhibits if exhibit.outcome == NOT_FOUND), "")
