@@ -1,10 +1,10 @@
-"""The fault matrix: a scripted run under every kind of machine failure, compared with an undisturbed run.
+"""The fault matrix: compares a scripted run under each kind of machine failure with an undisturbed run.
 
     python bench/chaos.py [--kills 200] [--turns 400] [--times 20] [--only NAME] [--seed 0]
 
 After each failure, `run verify` must report no problem, the dataset must equal the undisturbed one, and no call whose
-reply is stored may be sent again; a call that was in flight when a process died may. Failures are caused by signals, or
-by a patch that the run's process executes first (`kills.CHILD`), so the product needs no code for them.
+reply is stored may be sent again; a call that was in flight when a process died may be sent again. Failures are caused
+by signals, or by a patch that the run's process executes first (`kills.CHILD`), so the product needs no code for them.
 """
 
 import argparse
@@ -29,6 +29,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 CONCURRENCY = 16
+NEVER = 10**9
+"""A number of calls that no run reaches."""
 FAULT_SHARE = 0.4
 KILL_IN_TRANSACTION_PATCH = """
 import contextlib, random, signal
@@ -64,8 +66,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 @dataclass
 class Row:
     """The result of a kind of failure, which was caused `times` times. `lost` counts the calls whose replies were lost
-    in flight, `repeated` those that were sent again although their replies were stored, and `problems` what `run
-    verify` reports. `same` is whether the digest is that of the undisturbed run; `wrong` lists forbidden differences.
+    in flight, `repeated` those that were sent again although their replies were stored, and `problems` the problems
+    that `run verify` reports. `has_same_digest` is whether the digest equals that of the undisturbed run; `wrong` lists
+    forbidden differences.
     """
 
     name: str
@@ -73,7 +76,7 @@ class Row:
     lost: int
     repeated: int
     problems: int
-    same: bool
+    has_same_digest: bool
     seconds: float
     wrong: list[str] = field(default_factory=list)
 
@@ -99,7 +102,8 @@ class Matrix:
 
     def measure_failure(self, name: str, failure: Callable[[Trial, random.Random], int]) -> Row:
         """Disturb a run, let it finish, and compare it with the undisturbed one."""
-        trial, start = self.make_trial(name), time.monotonic()
+        trial = self.make_trial(name)
+        start = time.monotonic()
         times = failure(trial, random.Random(self.seed))
         trial.patch = ""
         trial.finish()
@@ -107,10 +111,16 @@ class Matrix:
         wrong = find_differences(expected, actual, trial, CONCURRENCY)
         if not times:
             wrong.append("no failure was caused")
-        same = expected["digest"] == actual["digest"]
-        lost = actual["sent"] - actual["made"]
-        seconds = time.monotonic() - start
-        return Row(name, times, lost, len(trial.repeated), len(actual["problems"]), same, seconds, wrong)
+        return Row(
+            name=name,
+            times=times,
+            lost=actual["sent"] - actual["made"],
+            repeated=len(trial.repeated),
+            problems=len(actual["problems"]),
+            has_same_digest=expected["digest"] == actual["digest"],
+            seconds=time.monotonic() - start,
+            wrong=wrong,
+        )
 
     # The failures. Each method returns how often it caused its failure.
 
@@ -124,7 +134,7 @@ class Matrix:
         commits_per_kill = 2 * self.turns // self.times
         for _ in range(self.times):
             trial.patch = KILL_IN_TRANSACTION_PATCH.format(seed=rng.randrange(10**9), maximum=max(8, commits_per_kill))
-            if not trial.kill_at(10**9, starting=False):
+            if not trial.kill_at(NEVER, starting=False):  # the patch kills the process
                 break
         return trial.kills
 
@@ -139,40 +149,44 @@ class Matrix:
 
     def _cut_power(self, trial: Trial, rng: random.Random) -> bool:
         with _record_repeats(trial):
-            process, moment = trial.start_process(), self._choose_moment(trial, rng)
-            while process.poll() is None and len(trial.sent_keys()) < moment:
+            process = trial.start_process()
+            calls_at_failure = self._choose_call_count(trial, rng)
+            while process.poll() is None and len(trial.sent_keys()) < calls_at_failure:
                 time.sleep(0.002)
             if process.poll() is None:
                 process.send_signal(signal.SIGSTOP)
                 os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
                 files = [trial.home / name for name in ("ledger.db", "ledger.db-wal")]
-                saved = {file: file.read_bytes() for file in files if file.exists()}
+                saved_files = {file: file.read_bytes() for file in files if file.exists()}
                 process.kill()
                 process.wait()
                 (trial.home / "ledger.db-shm").unlink(missing_ok=True)
-                for file, content in saved.items():
+                for file, content in saved_files.items():
                     torn_frame = rng.randbytes(rng.randrange(4096)) if file.name.endswith("wal") else b""
                     file.write_bytes(content + torn_frame)
             process.communicate()
-            trial.kills += process.returncode != 0
-        return process.returncode != 0
+            was_cut = process.returncode != 0
+            trial.kills += int(was_cut)
+        return was_cut
 
-    def _choose_moment(self, trial: Trial, rng: random.Random) -> float:
+    def _choose_call_count(self, trial: Trial, rng: random.Random) -> float:
         """The number of sent calls at which the next failure occurs, drawn so that about `times` failures fit into the
         run.
         """
         return len(trial.sent_keys()) + rng.uniform(0, 1.6 * len(self.undisturbed.sent_keys()) / self.times)
 
     def fill_disk(self, trial: Trial, _: random.Random) -> int:
-        """Fill the disk, and let it grow a little each time: a small tmpfs if possible, else a limit on file sizes."""
-        mounted = _mount(trial.home, DISK_KIB)
+        """Fill the disk, and let it grow a little each time. The disk is a small tmpfs or, if none can be mounted, a
+        limit on file sizes.
+        """
+        is_mounted = _mount(trial.home, DISK_KIB)
         size_kib = DISK_KIB
         while True:
-            trial.patch = "" if mounted else FILE_SIZE_LIMIT_PATCH.format(size=size_kib * 1024)
+            trial.patch = "" if is_mounted else FILE_SIZE_LIMIT_PATCH.format(size=size_kib * 1024)
             with _record_repeats(trial):
                 code, errors = _run_to_end(trial)
-                size_kib += GROWTH_KIB if trial.kills < self.times else 500_000
-                if mounted:
+                size_kib += GROWTH_KIB if trial.kills < self.times else 500_000  # at last, enough to finish
+                if is_mounted:
                     _mount(trial.home, size_kib, "remount,")
             if code == 0:
                 return trial.kills
@@ -182,23 +196,25 @@ class Matrix:
 
     def jump_clock(self, trial: Trial, rng: random.Random) -> int:
         """Set the wall clock to another year each time it is read; the run must still be listed as running."""
-        statuses: list[str] = []
+        statuses: set[str] = set()
         while trial.kills < self.times:
             trial.patch = CLOCK_JUMP_PATCH.format(seed=rng.randrange(10**9))
             with _record_repeats(trial):
-                process, moment = trial.start_process(), self._choose_moment(trial, rng)
+                process = trial.start_process()
+                calls_at_failure = self._choose_call_count(trial, rng)
                 while process.poll() is None and (
-                    len(trial.sent_keys()) < moment or "running" not in _read_status(trial)
+                    len(trial.sent_keys()) < calls_at_failure or _read_status(trial) != "running"
                 ):
                     time.sleep(0.01)
-                statuses += _read_status(trial) if process.poll() is None else []
+                if process.poll() is None:
+                    statuses.add(_read_status(trial))
                 process.kill()
                 process.communicate()
             if process.returncode == 0:
                 break
             trial.kills += 1
-        if "running" not in statuses or set(statuses) - {"running", "done"}:  # "done": the run may have just ended
-            raise SystemExit(f"a healthy run was listed as {sorted(set(statuses))}")
+        if "running" not in statuses or statuses - {"running", "done"}:  # "done": the run may have just ended
+            raise SystemExit(f"a healthy run was listed as {sorted(statuses)}")
         return trial.kills
 
     def start_workers(self, trial: Trial, rng: random.Random) -> int:
@@ -207,8 +223,11 @@ class Matrix:
         trial.kill_at(1, starting=False)  # the run exists
         while trial.kills < self.times:
             with _record_repeats(trial):
-                processes, moment = [trial.start_process() for _ in range(3)], self._choose_moment(trial, rng)
-                while (alive := _count_alive(processes)) > 1 or (alive and len(trial.sent_keys()) < moment):
+                processes = [trial.start_process() for _ in range(3)]
+                calls_at_failure = self._choose_call_count(trial, rng)
+                while _count_alive(processes) > 1:
+                    time.sleep(0.005)
+                while _count_alive(processes) and len(trial.sent_keys()) < calls_at_failure:
                     time.sleep(0.005)
                 for process in processes:
                     process.kill()
@@ -242,10 +261,10 @@ def _run_to_end(trial: Trial) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def _read_status(trial: Trial) -> list[str]:
+def _read_status(trial: Trial) -> str:
     with LedgerView(trial.home / "ledger.db") as view:
         summary = view.summarize_run(kills.NAME).to_json()
-        return [check_work(Home(trial.home), view, Work(RUN, summary["run"]), summary).status]
+        return check_work(Home(trial.home), view, Work(RUN, summary["run"]), summary).status
 
 
 def _mount(folder: Path, kib: int, options: str = "") -> bool:
@@ -258,7 +277,8 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
     """Compare two runs: one against a server that fails two requests in five, in every known way, and one against a
     server that does not fail.
     """
-    start, outcomes, fault_counts = time.monotonic(), [], []
+    start = time.monotonic()
+    outcomes, fault_counts = [], []
     for name, fault_share in (("served", 0.0), ("faulty", FAULT_SHARE)):
         command = [sys.executable, "-m", "nanoflux_local.endpoints.fake_server", "--faults", str(fault_share)]
         server = subprocess.Popen([*command, "--stall-s", "0.3"], stdout=subprocess.PIPE, text=True)
@@ -278,8 +298,16 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
     keys = ("status", "digest", "turns", "examples", "used")
     wrong = [f"{key} differs" for key in keys if expected[key] != actual[key]]
     wrong += [f"verify: {problem}" for problem in actual["problems"]]
-    same, seconds = expected["digest"] == actual["digest"], time.monotonic() - start
-    return Row("endpoint faults", fault_counts[1], 0, 0, len(actual["problems"]), same, seconds, wrong)
+    return Row(
+        name="endpoint faults",
+        times=fault_counts[1],
+        lost=0,
+        repeated=0,
+        problems=len(actual["problems"]),
+        has_same_digest=expected["digest"] == actual["digest"],
+        seconds=time.monotonic() - start,
+        wrong=wrong,
+    )
 
 
 def _make_server_settings(matrix: Matrix, url: str) -> tuple[str, ...]:
@@ -312,10 +340,22 @@ def format_table(rows: list[Row]) -> str:
     """One line for each kind of failure."""
     titles = ("failure", "times", "same digest", "verify finds", "sent twice", "lost in flight", "seconds")
     lines = [
-        (row.name, row.times, "yes" if row.same else "NO", row.problems, row.repeated, row.lost, f"{row.seconds:.0f}")
+        (
+            row.name,
+            row.times,
+            "yes" if row.has_same_digest else "NO",
+            row.problems,
+            row.repeated,
+            row.lost,
+            f"{row.seconds:.0f}",
+        )
         for row in rows
     ]
-    return "\n".join(f"{name:<26}" + "".join(f"{cell!s:<17}" for cell in cells) for name, *cells in (titles, *lines))
+    return "\n".join(_format_line(*line) for line in (titles, *lines))
+
+
+def _format_line(name: str, *cells: object) -> str:
+    return f"{name:<26}" + "".join(f"{cell!s:<17}" for cell in cells)
 
 
 def enter_mount_namespace() -> None:
@@ -335,14 +375,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     enter_mount_namespace()
+    selected_names = options.only or [*FAILURES, "endpoint faults"]
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder), options.turns, options.times, options.kills, options.seed)
         rows = [
             matrix.measure_failure(name, getattr(matrix, failure))
             for name, failure in FAILURES.items()
-            if name in (options.only or FAILURES)
+            if name in selected_names
         ]
-        if "endpoint faults" in (options.only or ["endpoint faults"]):
+        if "endpoint faults" in selected_names:
             rows.append(compare_with_faulty_server(matrix))
         print(format_table(rows))
         for mount_point in Path(folder).iterdir():

@@ -3,10 +3,10 @@
     git worktree add /tmp/before COMMIT
     python bench/checkouts.py /tmp/before [--rounds 7] [--only help --only train]
 
-Every command runs with both checkouts in alternation, in the same environment and in a new home. CPU seconds (of the
-process and its children) depend less on other load than wall time does; medians and the median of the paired ratios are
-printed. The run and the evaluation use scripted models; the training is one epoch on a tiny base that the script
-creates.
+Each command runs alternately from the two checkouts, in the same environment and in a new home. The script prints the
+medians of the CPU seconds (of the process and its children) and the median of the paired ratios; CPU seconds depend
+less on other load than wall time does. The run and the evaluation use scripted models; the training is one epoch on a
+tiny base model that the script creates.
 """
 
 import argparse
@@ -43,8 +43,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def environment(checkout: Path, home: Path) -> dict[str, str]:
-    """The environment in which a command runs from this checkout and writes to this home."""
+def build_environment(checkout: Path, home: Path) -> dict[str, str]:
+    """The environment variables with which a command runs from `checkout` and uses `home`."""
     path = os.pathsep.join(str(checkout / package) for package in PACKAGES)
     return {**os.environ, "PYTHONPATH": path, "NANOFLUX_HOME": str(home), "NANOFLUX_OFFLINE": "1"}
 
@@ -54,29 +54,27 @@ def run_command(checkout: Path, home: Path, words: tuple[str, ...]) -> tuple[flo
     usage_before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
         [sys.executable, "-P", "-c", PROBE, *words],
-        env=environment(checkout, home), capture_output=True, text=True, check=False,
+        env=build_environment(checkout, home), capture_output=True, text=True, check=False,
     )  # fmt: skip
     usage_after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = [line for line in result.stderr.splitlines() if line.startswith("MODULES ")]
     if result.returncode or not lines:
         raise SystemExit(f"{checkout}: {' '.join(words)} ended with {result.returncode}: {result.stderr[-2000:]}")
     count, names = json.loads(lines[-1].removeprefix("MODULES "))
-    return (
-        usage_after.ru_utime - usage_before.ru_utime + usage_after.ru_stime - usage_before.ru_stime,
-        count,
-        HEAVY_LIBRARIES & set(names),
-    )
+    user_s = usage_after.ru_utime - usage_before.ru_utime
+    system_s = usage_after.ru_stime - usage_before.ru_stime
+    return user_s + system_s, count, HEAVY_LIBRARIES & set(names)
 
 
 def make_base(folder: Path) -> Path:
-    """The tests' tiny base, made once."""
+    """The folder of the tiny base model that the tests use; it is created on the first call."""
     base = folder / "base"
     if not base.exists():
         code = (
             f"import sys; sys.path.insert(0, {str(PROJECT / 'tests')!r}); from pathlib import Path; import conftest; "
         )
         command = [sys.executable, "-P", "-c", code + f"conftest.make_base(Path({str(base)!r}))"]
-        subprocess.run(command, env=environment(PROJECT, folder), check=True, capture_output=True)
+        subprocess.run(command, env=build_environment(PROJECT, folder), check=True, capture_output=True)
     return base
 
 
@@ -89,13 +87,15 @@ def measure(earlier_checkout: Path, name: str, rounds: int, folder: Path) -> dic
     seconds: dict[Path, list[float]] = {earlier_checkout: [], PROJECT: []}
     modules: dict[Path, tuple[int, set[str]]] = {}
     for round_number in range(rounds + 1):
-        for checkout in (earlier_checkout, PROJECT) if round_number % 2 else (PROJECT, earlier_checkout):
+        order = (earlier_checkout, PROJECT) if round_number % 2 else (PROJECT, earlier_checkout)
+        for checkout in order:
             with tempfile.TemporaryDirectory(dir=folder) as home:
                 if name == "train":
                     run_command(checkout, Path(home), ("models", "import", str(make_base(folder)), "--name", "tiny"))
                 cpu_s, module_count, heavy = run_command(checkout, Path(home), words)
             modules[checkout] = (module_count, heavy)
-            seconds[checkout] += [cpu_s] if round_number else []
+            if round_number > 0:
+                seconds[checkout].append(cpu_s)
     ratios = [now_s / before_s for before_s, now_s in zip(seconds[earlier_checkout], seconds[PROJECT], strict=True)]
     return {
         "command": name,
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(COMMANDS))
     options = parser.parse_args()
     if options.before is None:
-        print("skipped: name a checkout of an earlier commit to compare with")
+        print("skipped: pass the folder of an earlier checkout to compare with")
         return
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or COMMANDS:

@@ -45,7 +45,7 @@ DECISION_STEP = "word"
 
 
 @dataclass(slots=True)
-class Measured:
+class MeasuredSolution:
     """A solution of the trial with the findings measured so far. Once `is_judged`, `decision` is the judge's own
     decision, or None if the judge gave no verdict.
     """
@@ -59,7 +59,7 @@ class Measured:
         return JudgedSolution(self.solution.kind, self.decision, tuple(self.findings.values()))
 
 
-def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
+def resolve_config(options: argparse.Namespace, home: Home) -> RunConfig:
     """The configuration of the measurement: GSM8K's train items, and greedy replies except for blind solutions."""
     profile = write_profile(
         home.root / "checks-bench.toml", "coder", options.model, context=4096, concurrency=options.concurrency
@@ -74,60 +74,61 @@ def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
 async def find_or_start_run(home: Home, options: argparse.Namespace) -> str:
     """The run that the measurement's calls belong to."""
     name = f"checks-{options.pairs}-{options.seed}"
-    return find_run(home, name) or await runs.start(home, resolve(options, home), name)
+    return find_run(home, name) or await runs.start(home, resolve_config(options, home), name)
 
 
 async def measure(
     home: Home, run: str, groups: Sequence[str], answers: dict[str, Answer], deadline: float
-) -> list[Measured]:
+) -> list[MeasuredSolution]:
     """Examine and judge the solutions until the deadline. Without `answers`, only stored replies are used."""
     config, identities, _ = runs.load_run(home, run)
     rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
     judge = rules.find_players(0).judge
     assert isinstance(judge, CheckingJudge)
 
-    def stopping() -> bool:
+    def is_time_over() -> bool:
         return time.monotonic() > deadline
 
     with Ledger(home.ledger) as ledger, acting_as(TRIAL):
         call = TracedCalls(RememberedCalls(ledger, run, answers))
         try:
-            solutions = await build_known_solutions(rules, domain, call, stopping) or []
+            solutions = await build_known_solutions(rules, domain, call, is_time_over) or []
         except ReplayMissError:
             return []
-        measured = [Measured(solution) for solution in solutions]
+        measured = [MeasuredSolution(solution) for solution in solutions]
         steps: dict[str, Any] = {check.name: partial(_examine, check) for check in judge.checks}
         steps[DECISION_STEP] = partial(_judge, judge)
         for group in groups:
             group_steps = [steps[name] for name in group.split(",")]
             jobs = [
-                partial(_take_steps, group_steps, rules.config.seed, solution, call, stopping) for solution in measured
+                partial(_apply_steps, group_steps, rules.config.seed, solution, call, is_time_over)
+                for solution in measured
             ]
             await run_bounded(jobs, config.concurrency)
     return measured
 
 
-async def _take_steps(
-    steps: Sequence[Any], seed: int, measured: Measured, call: Any, stopping: Callable[[], bool]
+async def _apply_steps(
+    steps: Sequence[Any], seed: int, measured: MeasuredSolution, call: Any, is_time_over: Callable[[], bool]
 ) -> None:
-    """Apply the steps to a solution until the measurement stops; a replay skips steps without a stored reply."""
+    """Apply the steps to a solution until the time is over; a replay skips steps without a stored reply."""
     draw = Draw(seed, TRIAL_TURN, measured.solution.number)
     for step in steps:
-        if not stopping():
+        if not is_time_over():
             with suppress(ReplayMissError):
                 await step(measured, draw, call)
 
 
-async def _examine(check: Any, measured: Measured, draw: Draw, call: Any) -> None:
+async def _examine(check: Any, measured: MeasuredSolution, draw: Draw, call: Any) -> None:
     measured.findings[check.name] = await check.examine(measured.solution.attack, draw, call)
 
 
-async def _judge(judge: CheckingJudge, measured: Measured, draw: Draw, call: Any) -> None:
+async def _judge(judge: CheckingJudge, measured: MeasuredSolution, draw: Draw, call: Any) -> None:
     verdict = await judge.judge.validate(measured.solution.attack, draw, call)
     measured.is_judged, measured.decision = True, verdict.positive if isinstance(verdict, Verdict) else None
 
 
-def show(measured: Sequence[Measured]) -> None:
+def show(measured: Sequence[MeasuredSolution]) -> None:
     """Print the rates of each rule over the solutions for which all of its steps were measured."""
     check_names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
     judged = [solution for solution in measured if solution.is_judged]
@@ -167,7 +168,9 @@ def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) 
     return all(conclusion != "contradicts" for conclusion in conclusions)
 
 
-def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[JudgedSolution], bool | None]) -> None:
+def print_rates(
+    title: str, measured: Sequence[MeasuredSolution], accept: Callable[[JudgedSolution], bool | None]
+) -> None:
     """Print how many of the right and of the wrong solutions a rule accepts, in total and by kind."""
     rates: Rates = measure_rates([solution.as_judged() for solution in measured], accept)
     kinds = [f"{kind} {describe(share)}" for kind, share in rates.passed.items() if share.n]
@@ -176,7 +179,7 @@ def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[Judg
     print(f"{title}: accepts {right_text} of the right, {wrong_text} of the wrong | {', '.join(kinds)}")
 
 
-def print_findings(name: str, measured: Sequence[Measured]) -> None:
+def print_findings(name: str, measured: Sequence[MeasuredSolution]) -> None:
     """Print how often a check supports, contradicts or does not check each kind."""
     for kind in dict.fromkeys(entry.solution.kind for entry in measured):
         conclusions = [entry.as_judged().conclude(name) for entry in measured if entry.solution.kind == kind]

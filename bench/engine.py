@@ -44,7 +44,7 @@ SLOWEST_TURN = """
 def make_settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
     settings = {**SETTINGS, "max_turns": options.turns, "target": options.turns, "seed": options.seed}
     settings["concurrency"] = options.concurrency
-    if options.flawless:
+    if options.flawless:  # reject no question as a near-duplicate
         settings["novelty"] = {"question": 1.0}
     if not url:
         return settings
@@ -58,18 +58,16 @@ def cpu_seconds() -> float:
 
 
 def execute_run(options: argparse.Namespace, url: str) -> dict[str, Any]:
-    """Execute one run in a new home. Returns its wall and CPU seconds, and its summary."""
+    """Execute one run in a new home. Returns its wall and CPU seconds, those of its slowest turn, and its summary."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).prepare()
         config = configs.resolve("starter-genetics", "scripted", make_settings(options, url), home)
         run = asyncio.run(runs.start(home, config))
         if url:
-            import openai  # do not count its import
-
-            del openai
-        wall_s, cpu_s = time.perf_counter(), cpu_seconds()
+            import openai  # noqa: F401 (so that the time of its import is not counted)
+        wall_start, cpu_start = time.perf_counter(), cpu_seconds()
         asyncio.run(runs.play(home, run))
-        wall_s, cpu_s = time.perf_counter() - wall_s, cpu_seconds() - cpu_s
+        wall_s, cpu_s = time.perf_counter() - wall_start, cpu_seconds() - cpu_start
         with LedgerView(home.ledger) as view:
             ((longest_s,),) = view.rows(SLOWEST_TURN, run)
             return {"wall_s": wall_s, "cpu_s": cpu_s, "longest": longest_s, **view.summarize_run(run).to_json()}

@@ -1,9 +1,9 @@
-"""A pretrained Gemma from a GGUF file: import with a chat template, train, merge, evaluate.
+"""Imports a pretrained Gemma from a GGUF file, with a chat template; trains, merges and evaluates it.
 
     python bench/gemma_gguf.py PATH/gemma3-270m-q4_k_m.gguf [--rows 20] [--epochs 3] [--limit 5] [--home FOLDER]
 
 Without the file the script ends with a message, since the weights cannot be shipped. A pretrained model has no chat
-template, so the import sets one. The script prints the losses, the strict accuracy before and after training, and
+template, so the import sets TEMPLATE. The script prints the losses, the strict accuracy before and after training, and
 the seconds of each step.
 """
 
@@ -41,7 +41,8 @@ class Steps:
     """Runs commands in one home, and records the seconds of each."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.seconds = home, dict[str, float]()
+        self.home = home
+        self.seconds: dict[str, float] = {}
 
     def run(self, name: str, *words: str) -> str:
         command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(self.home), *words]
@@ -68,7 +69,8 @@ def main() -> int:
     parser.add_argument("--home", type=Path, help="Keep the home in this directory, and continue from its contents.")
     options = parser.parse_args()
     if options.gguf is None or not options.gguf.exists():
-        print(f"There is no file {options.gguf or 'of a GGUF'}: name the GGUF of {NAME}. Nothing was measured.")
+        reason = f"There is no file {options.gguf}" if options.gguf else "No file was given"
+        print(f"{reason}. Pass the path of {NAME}'s GGUF file. Nothing was measured.")
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         steps = Steps(options.home or Path(scratch) / "home")
@@ -84,13 +86,13 @@ def measure(steps: Steps, options: argparse.Namespace, scratch: Path) -> dict[st
     steps.run("import", "models", "import", str(options.gguf), "--name", NAME, "--chat-template", str(template))
     figures_before = steps.evaluate("eval before", NAME, options.limit)
     settings = ("--set", f"epochs={options.epochs}", "--set", "max_length=160", "--set", "dtype=float32")
-    trained = json.loads(steps.run("train", "train", "--data", str(rows), "--base", NAME, *settings, "--json"))
-    merged = scratch / "merged"
-    steps.run("merge", "adapters", "merge", trained["adapter"], "-o", str(merged))
-    steps.run("import merged", "models", "import", str(merged), "--name", f"{NAME}-tuned")
+    training = json.loads(steps.run("train", "train", "--data", str(rows), "--base", NAME, *settings, "--json"))
+    merged_model = scratch / "merged"
+    steps.run("merge", "adapters", "merge", training["adapter"], "-o", str(merged_model))
+    steps.run("import merged", "models", "import", str(merged_model), "--name", f"{NAME}-tuned")
     figures_after = steps.evaluate("eval after", f"{NAME}-tuned", options.limit)
     training_figures = {
-        key: trained[key]
+        key: training[key]
         for key in ("examples", "steps", "train_loss", "initial_val_loss", "val_losses", "tokens_per_s")
     }
     return {"train": training_figures, "before": figures_before, "after": figures_after, "seconds": steps.seconds}

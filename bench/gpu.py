@@ -1,4 +1,4 @@
-"""Gemma 3 4B on a GPU: the in-process endpoint, LoRA and QLoRA training, and the novelty index on the CPU.
+"""Measures Gemma 3 4B on a GPU (the in-process endpoint, LoRA and QLoRA training), and the novelty index on the CPU.
 
     python bench/gpu.py [--size true|tiny] [--limit-s 480] [--rows 32] [--examples 64]
 
@@ -39,11 +39,13 @@ SAMPLE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The load: `rows` concurrent requests of `reply` tokens, and `examples` training rows of about 400 tokens."""
+    """The sizes of the model and of the load: `rows` concurrent requests of `reply_tokens` tokens, `examples` training
+    rows of about 400 tokens, and an index of `questions` vectors with `dimensions` numbers.
+    """
 
-    true: bool
+    is_true_size: bool
     rows: int
-    reply: int
+    reply_tokens: int
     examples: int
     questions: int
     dimensions: int
@@ -67,6 +69,7 @@ class Usage:
 
 @contextmanager
 def sample_gpu() -> Iterator[Usage]:
+    """Sample the first GPU in a thread until the context ends; without nvidia-smi, there are no samples."""
     usage, stop = Usage(), threading.Event()
     smi = shutil.which("nvidia-smi")
 
@@ -90,7 +93,7 @@ def sample_gpu() -> Iterator[Usage]:
 def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, Any]:
     """Draw the weights and install them in `home`, from which the endpoint and the trainer load them."""
     family = find_family(load_manifest(MODEL, folder).architecture)
-    sizes = family.configuration(MODEL) if size.true else None
+    sizes = family.configuration(MODEL) if size.is_true_size else None
     texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
     make_stand_in(family, folder, texts, overrides=sizes, device=device)
     installed = import_path(folder, MODEL, home)
@@ -110,7 +113,7 @@ def measure_decoding(folder: Path, size: Size, device: str) -> dict[str, Any]:
                 ChatRequest(
                     endpoint.identity,
                     (Message("user", f"{number}: {prompt}"),),
-                    Sampling(0.7, 0.95, size.reply),
+                    Sampling(0.7, 0.95, size.reply_tokens),
                     seed=number,
                 )
                 for number in range(2 * size.rows)
@@ -212,8 +215,11 @@ def main() -> None:
             "novelty": lambda: measure_novelty(size),
         }
         for name, work in parts.items():
-            is_late = time.monotonic() - start > options.limit_s * 0.75  # the longest part takes less than the rest
-            report[name] = {"left_out": f"{options.limit_s:g} s were nearly over"} if is_late else measure(work, device)
+            is_late = time.monotonic() - start > options.limit_s * 0.75  # the longest part needs less than a quarter
+            if is_late:
+                report[name] = {"left_out": f"{options.limit_s:g} s were nearly over"}
+            else:
+                report[name] = measure(work, device)
     print(json.dumps(report, indent=2))
 
 

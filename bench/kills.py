@@ -90,9 +90,10 @@ class Trial:
         errors = process.stderr.read()
         if process.wait() not in (0, -signal.SIGKILL):
             raise SystemExit(f"the run ended with {process.returncode}: {errors}")
-        self.kills += process.returncode != 0
+        was_killed = process.returncode != 0
+        self.kills += int(was_killed)
         self.repeated += sorted(stored_keys & set(self.sent_keys()[sent_count:]))
-        return process.returncode != 0
+        return was_killed
 
     def rows(self, sql: str) -> list[Any]:
         """Query the ledger; [] if there is none yet."""
@@ -128,7 +129,8 @@ def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
     """Kill the run `kills` times at random moments of its `calls`; one kill in five hits the start of the process."""
     while trial.kills < kills:
         starting = rng.random() < 0.2
-        if not trial.kill_at(rng.uniform(0, 0.5 if starting else 1.6 * calls / kills), starting):
+        latest_moment = 0.5 if starting else 1.6 * calls / kills
+        if not trial.kill_at(rng.uniform(0, latest_moment), starting):
             return
     trial.finish()
 
@@ -166,8 +168,8 @@ def main() -> None:
     if killed.kills < options.kills:
         wrong.append(f"the run finished after {killed.kills} kills: pass more --turns")
     print(format_table(expected, actual, killed, seconds))
-    same = expected["digest"] == actual["digest"]
-    print(json.dumps({"kills": killed.kills, "digest_same": same, "wrong": wrong}))
+    has_same_digest = expected["digest"] == actual["digest"]
+    print(json.dumps({"kills": killed.kills, "digest_same": has_same_digest, "wrong": wrong}))
     sys.exit(1 if wrong else 0)
 
 

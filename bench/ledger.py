@@ -1,12 +1,12 @@
-"""Measures a large ledger: the cost of operations with a million calls.
+"""Measures the cost of operations with a ledger of a million calls.
 
     python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 25] [--keep FOLDER]
 
 A scripted run of 1,000 turns is copied with different seeds and valid hashes until the ledger has `--calls` calls. The
 script measures the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run list`
-and `run show`; `run verify` with its memory; a backup; and compaction. Then it measures all but the last two again on
-the packed ledger. `--runs 1` puts all calls into one run, to measure the memory of `run verify`. With `--keep`, the
-filled ledger is kept, packed, and used again by later calls with the same folder.
+and `run show`; `run verify` with its memory; a backup; and compaction, which packs the ledger. Then it measures all but
+the backup and the compaction again. `--runs 1` puts all calls into one run, to measure the memory of `run verify`. With
+`--keep`, the packed ledger stays in the folder, and later starts of the script with the same folder use it again.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class RowCopier:
     def __init__(self, connection: sqlite3.Connection, run: str) -> None:
         connection.row_factory = sqlite3.Row
         self._connection = connection
-        self._run = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
+        self.original_run = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
         self.calls = [
             self._split_at_placeholder(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")
         ]
@@ -68,6 +68,7 @@ class RowCopier:
         self._examples = [dict(row) for row in connection.execute("SELECT * FROM examples ORDER BY turn")]
 
     def _split_at_placeholder(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add the parts of a call's request and of its key's text around the number that differs in each copy."""
         request = json.loads(row["request"])
         if "seed" in request:
             request["seed"] = PLACEHOLDER
@@ -79,13 +80,13 @@ class RowCopier:
         row["key_parts"] = canonical_json({"kind": row["kind"], **request}).split(placeholder)
         return row
 
-    def create(self, run: str) -> None:
-        row = {**dict(self._run), "id": run, "name": run}
+    def create_run(self, run: str) -> None:
+        row = {**dict(self.original_run), "id": run, "name": run}
         self._insert("runs", [row])
 
     def write(self, run: str, copy: int, offset: int, count: int, calls_only: bool = False) -> None:
-        """Write a copy of the first `count` calls and, unless `calls_only`, of all turns and examples; `offset` is
-        added to the numbers of the turns.
+        """Write copy number `copy` of the first `count` calls into `run` and, unless `calls_only`, of all turns and
+        examples; `offset` is added to the numbers of the turns.
         """
         first_call_id = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
         self._connection.executemany(
@@ -134,8 +135,8 @@ class RowCopier:
         )
 
 
-def fill(home: Home, calls: int, runs_count: int) -> None:
-    """Fill a ledger with `calls` calls in `runs_count` runs."""
+def fill(home: Home, calls: int, run_count: int) -> None:
+    """Fill a ledger with `calls` calls in `run_count` runs."""
     run = execute_run(home, 1000, seed=10**6, name="original")
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
@@ -143,15 +144,15 @@ def fill(home: Home, calls: int, runs_count: int) -> None:
     copier = RowCopier(connection, run)
     copies = (calls - len(copier.calls)) // len(copier.calls)
     for copy in range(copies):
-        name = f"copy-{copy % runs_count:04d}"
+        name = f"copy-{copy % run_count:04d}"
         connection.execute("BEGIN")
-        if copy < runs_count:
-            copier.create(name)
-        copier.write(name, copy, 1000 * (copy // runs_count), len(copier.calls))
+        if copy < run_count:
+            copier.create_run(name)
+        copier.write(name, copy, 1000 * (copy // run_count), len(copier.calls))
         connection.execute("COMMIT")
     for copied_run, turns in connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall():
         if copied_run != run:
-            config = json.loads(copier._run["config"]) | {"max_turns": turns}
+            config = json.loads(copier.original_run["config"]) | {"max_turns": turns}
             connection.execute("UPDATE runs SET config = ?, config_hash = ?, max_turns = ? WHERE id = ?",
                                (canonical_json(config), digest(config), turns, copied_run))  # fmt: skip
     missing_calls = calls - connection.execute("SELECT count(*) FROM calls").fetchone()[0]
@@ -160,7 +161,7 @@ def fill(home: Home, calls: int, runs_count: int) -> None:
     connection.close()
 
 
-def time_s(action: Callable[[], object]) -> float:
+def measure_seconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
@@ -188,10 +189,10 @@ def measure_lookups(home: Home) -> dict[str, float]:
     """Milliseconds of `recall` for stored requests, each looked up once, and for new requests."""
     requests = sample_requests(home, 2000)
     with Ledger(home.ledger) as ledger:
-        hits = [time_s(lambda request=request: ledger.recall(request)) for request in requests]
+        hits = [measure_seconds(lambda request=request: ledger.recall(request)) for request in requests]
         assert all(ledger.recall(request) is not None for request in requests[:100])
         unseen_requests = [ChatRequest(request.endpoint, request.messages, request.sampling, 1) for request in requests]
-        misses = [time_s(lambda request=request: ledger.recall(request)) for request in unseen_requests]
+        misses = [measure_seconds(lambda request=request: ledger.recall(request)) for request in unseen_requests]
     return {
         "found_median_ms": round(1000 * statistics.median(hits), 3),
         "found_p99_ms": round(1000 * sorted(hits)[len(hits) * 99 // 100], 3),
@@ -229,12 +230,13 @@ def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]
 
 def measure_cost(action: Callable[[], object]) -> tuple[float, float, float]:
     """Seconds, CPU seconds and MB written of an action."""
-    cpu_before, mb_before = time.process_time(), written_mb()
-    seconds = time_s(action)
-    return seconds, time.process_time() - cpu_before, written_mb() - mb_before
+    cpu_before, mb_before = time.process_time(), read_written_mb()
+    seconds = measure_seconds(action)
+    return seconds, time.process_time() - cpu_before, read_written_mb() - mb_before
 
 
-def written_mb() -> float:
+def read_written_mb() -> float:
+    """The megabytes that this process has written so far."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["wchar"]) / 1e6
 
@@ -267,7 +269,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(options.keep or Path(folder) / "home").prepare()
         if not home.ledger.exists():
-            report("fill_s", round(time_s(lambda: fill(home, options.calls, options.runs)), 1))
+            report("fill_s", round(measure_seconds(lambda: fill(home, options.calls, options.runs)), 1))
         report("contents", count_contents(home))
         measure(home, options.rounds)
         report("backup", measure_command(home, "ledger", "backup", str(Path(folder) / "backup.db")))

@@ -1,10 +1,10 @@
 """Compares our strict scorer with lm-evaluation-harness's GSM8K rules, on the same replies.
 
-    python bench/lm_eval_rules.py export EVAL > replies.jsonl      # an evaluation of the ledger, with our marks
-    python bench/lm_eval_rules.py score replies.jsonl              # with lm_eval installed: its marks and the table
-    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json    # with lm_eval: update its readings in this file
+    python bench/lm_eval_rules.py export EVAL > replies.jsonl         # the replies and our marks of an evaluation
+    python bench/lm_eval_rules.py score replies.jsonl                 # compare our marks with those of lm_eval
+    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json  # update lm_eval's readings in the tests' table
 
-The last two use lm_eval's filter and metric, with the settings of its gsm8k.yaml.
+`score` and `record` need lm_eval installed; they use its filter and metric, with the settings of its gsm8k.yaml.
 """
 
 import argparse
@@ -93,5 +93,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.action == "export":
         export(arguments.source)
+    elif arguments.action == "score":
+        score(Path(arguments.source))
     else:
-        {"score": score, "record": record}[arguments.action](Path(arguments.source))
+        record(Path(arguments.source))

@@ -5,7 +5,7 @@
 The matrix is read in three ways, and the query is compared with the fastest of them: numpy's sum over the matrix,
 BLAS's dot product of the matrix with itself (with as many threads as the query), and a copy of each block into a buffer
 that stays in the cache. The measurements alternate, so that other load affects them equally, and medians are compared.
-The slowest append and the memory at the end are measured as well.
+The script also measures the slowest append, and the peak memory of its process.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def time_ms(action: Callable[[], object]) -> float:
 
 
 def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
-    """Milliseconds of each way to read, of the query, and of the product alone, alternating."""
+    """Milliseconds of each way to read the matrix, of the query, and of the matrix product alone, once per query."""
     times: dict[str, list[float]] = {}
     for query in queries:
         actions = {

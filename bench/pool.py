@@ -62,6 +62,7 @@ async def measure_speed(ask: Ask, width: int, round_number: int) -> float:
 
 
 async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> dict[int, dict[str, float]]:
+    """The median tokens/s of the SDK and of our client, and the median of their paired ratios, by width."""
     import openai
 
     sdk_client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
@@ -76,20 +77,25 @@ async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> 
 
     async def ask_by_pool(text: str, seed: int) -> int:
         sampling = Sampling(max_tokens=tokens)
-        return (await pool.chat(ChatRequest(pool.identity, (Message("user", text),), sampling, seed))).completion_tokens
+        reply = await pool.chat(ChatRequest(pool.identity, (Message("user", text),), sampling, seed))
+        return reply.completion_tokens
 
     figures: dict[int, dict[str, float]] = {}
     for width in widths:
         speeds: dict[Ask, list[float]] = {ask_by_sdk: [], ask_by_pool: []}
-        for round_number in range(rounds + 1):  # the first round warms up
-            for ask in (ask_by_sdk, ask_by_pool) if round_number % 2 else (ask_by_pool, ask_by_sdk):
+        for round_number in range(rounds + 1):
+            order = (ask_by_sdk, ask_by_pool) if round_number % 2 else (ask_by_pool, ask_by_sdk)
+            for ask in order:
                 speed = await measure_speed(ask, width, round_number)
-                speeds[ask] += [speed] if round_number else []
-        sdk_median, pool_median = (statistics.median(speeds[ask]) for ask in (ask_by_sdk, ask_by_pool))
-        ratio = statistics.median(
-            pool_speed / sdk_speed for sdk_speed, pool_speed in zip(*speeds.values(), strict=True)
-        )
-        figures[width] = {"sdk": sdk_median, "pool": pool_median, "ratio": ratio}
+                if round_number > 0:  # round 0 warms up
+                    speeds[ask].append(speed)
+        sdk_speeds, pool_speeds = speeds[ask_by_sdk], speeds[ask_by_pool]
+        ratios = [pool_speed / sdk_speed for sdk_speed, pool_speed in zip(sdk_speeds, pool_speeds, strict=True)]
+        figures[width] = {
+            "sdk": statistics.median(sdk_speeds),
+            "pool": statistics.median(pool_speeds),
+            "ratio": statistics.median(ratios),
+        }
     await pool.close()
     await sdk_client.close()
     return figures

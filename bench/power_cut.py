@@ -1,12 +1,14 @@
-"""Simulated power cuts while a run commits: every copy of its files opens, is intact, and resumes to the same dataset.
+"""Simulates power cuts while a run commits: every copy of its files must open, be intact, and resume to the same
+dataset.
 
     python bench/power_cut.py [--cuts 60] [--inside 20] [--turns 40] [--seed 0]
 
 A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are what a
 power cut would leave if the kernel had written everything. In most copies, data that was never synced is then truncated
-or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
-still has, as if a checkpoint had been interrupted. After every commit the run records its last call and its number of
-turns, which the user could have seen by then, and the durable length of the log from SQLite's shared index.
+or overwritten with garbage: the end of the log, after the last commit that had returned; or pages of the database that
+the log still contains, as if a checkpoint had been interrupted. After every commit the run records its last call and
+its number of turns, which the user could have seen by then, and the durable length of the log from SQLite's shared
+index.
 
 Each copy must have everything that was shown, `run verify` must report no problem, and the run must resume to the
 digest of an undisturbed run. In addition, `--inside` runs are killed (SIGKILL) inside a transaction, between its last
@@ -148,7 +150,7 @@ def copy_files(home: Path, copy: Path) -> tuple[Path, ShownProgress]:
     return copy, ShownProgress(calls, turns, frames, (salts[0], salts[1]))
 
 
-def tear(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
+def damage_copy(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
     """Damage unsynced data in one of the ways in which a power cut could. Returns the name of the damage."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
@@ -157,7 +159,10 @@ def tear(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
     page_bytes = struct.unpack_from(">I", content, 8)[0]
     is_same_log = struct.unpack_from(">II", content, 16) == shown.salts
     durable_bytes = LOG_HEADER + (shown.frames * (page_bytes + FRAME_HEADER) if is_same_log else 0)
-    damage = rng.choice(["whole", "log cut", "log garbage"] + ["pages garbage"] * is_same_log)
+    damages = ["whole", "log cut", "log garbage"]
+    if is_same_log:
+        damages.append("pages garbage")
+    damage = rng.choice(damages)
     if damage == "log cut":
         del content[rng.randint(durable_bytes, max(durable_bytes, len(content))) :]
     elif damage == "log garbage":
@@ -190,12 +195,12 @@ def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> 
         pass
     with sqlite3.connect(copy / "ledger.db") as connection:
         integrity = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        call_row = connection.execute("SELECT coalesce(max(id), 0), count(*) FROM calls").fetchone()
+        last_call_id, call_count = connection.execute("SELECT coalesce(max(id), 0), count(*) FROM calls").fetchone()
         committed_turns = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
     connection.close()
     problems = [] if integrity == "ok" else [f"damaged: {integrity}"]
-    if call_row[0] < shown.calls or call_row[1] != call_row[0]:
-        problems.append(f"{shown.calls} calls were shown, {call_row[1]} are there")
+    if last_call_id < shown.calls or call_count != last_call_id:
+        problems.append(f"{shown.calls} calls were shown, {call_count} are there")
     if committed_turns < shown.turns:
         problems.append(f"{shown.turns} turns were shown, {committed_turns} are there")
     if not has_run(copy):
@@ -207,14 +212,16 @@ def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> 
     return problems
 
 
-def kill_inside(home: Path, turns: int, transaction: int, digest: str) -> list[str]:
+def kill_inside_transaction(home: Path, turns: int, transaction: int, digest: str) -> list[str]:
     """Kill the run inside its `transaction`-th transaction, verify it, and resume it. Returns the problems."""
     code = start_process(home, turns, transaction).wait()
     if code != -signal.SIGKILL:
         return [f"the run was not killed, but ended with {code}"]
     with LedgerView(home / "ledger.db") as view:
         problems = list(verify_run(view, NAME)) if has_run(home) else []
-    return problems + ([] if finish(home, turns) == digest else ["a different digest"])
+    if finish(home, turns) != digest:
+        problems.append("a different digest")
+    return problems
 
 
 def main() -> None:
@@ -231,19 +238,21 @@ def main() -> None:
 
 def measure(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
     """Copy, damage, kill and resume runs. Returns the counts and the problems."""
-    rng, wrong, damage_counts = random.Random(seed), list[str](), Counter[str]()
+    rng = random.Random(seed)
+    wrong: list[str] = []
+    damage_counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digest = finish(folder / "plain", turns)
         copies = cut_copies(folder / "run", turns, cuts, rng, folder)
         for copy, shown in copies:
-            damage = tear(copy, shown, rng)
+            damage = damage_copy(copy, shown, rng)
             damage_counts[damage] += 1
             wrong += [f"{copy.name}, {damage}: {problem}" for problem in find_problems(copy, shown, digest, turns)]
             shutil.rmtree(copy)
         for number in range(inside):
             transaction = rng.randint(1, 3 * turns)
-            problems = kill_inside(folder / f"inside-{number}", turns, transaction, digest)
+            problems = kill_inside_transaction(folder / f"inside-{number}", turns, transaction, digest)
             wrong += [f"killed inside transaction {transaction}: {problem}" for problem in problems]
     shown_turns = sorted(shown.turns for _, shown in copies)
     return {

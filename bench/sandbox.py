@@ -1,6 +1,6 @@
-"""Measures the sandbox against its own targets and against a fresh interpreter: `python bench/sandbox.py [CALLS]`.
+"""Compares the sandbox with its targets and with starting a new interpreter: `python bench/sandbox.py [CALLS]`.
 
-The output is one JSON document. The targets hold on an idle machine; on a busy one, compare with `fresh_python`.
+The output is one JSON document. The targets hold on an idle machine; on a busy machine, compare with `fresh_python`.
 """
 
 import json

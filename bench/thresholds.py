@@ -24,6 +24,7 @@ PAIRS = 400
 
 
 def extract_stem(text: str) -> str:
+    """The letters of a question, so that questions with the same words and different numbers have the same stem."""
     return re.sub(r"[^a-z]+", "", text.casefold())
 
 
@@ -47,6 +48,7 @@ def load_restated_pairs() -> list[tuple[str, str]]:
 
 
 def print_quantiles(name: str, model: object, pairs: list[tuple[str, str]]) -> None:
+    """Print the quantiles of the pairs' similarity; without pairs, print nothing."""
     if not pairs:
         return
     left_vectors = model.encode([left for left, _ in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
@@ -67,11 +69,9 @@ def main() -> int:
         "GSM-Hard and GSM8K, same words", model, rng.sample(restated_pairs, min(PAIRS, len(restated_pairs)))
     )
     hard_questions = [hard for hard, _ in restated_pairs]
-    print_quantiles(
-        "random GSM-Hard questions",
-        model,
-        [tuple(rng.sample(hard_questions, 2)) for _ in range(PAIRS)] if hard_questions else [],
-    )
+    if hard_questions:
+        random_pairs = [tuple(rng.sample(hard_questions, 2)) for _ in range(PAIRS)]
+        print_quantiles("random GSM-Hard questions", model, random_pairs)
     templates = load_templates()
     draws = [
         (template, instantiate(template, rng), instantiate(template, rng)) for template in templates for _ in range(3)
@@ -82,13 +82,21 @@ def main() -> int:
     print_quantiles(
         "starter solutions, one template", model, [(left.solution, right.solution) for _, left, right in draws]
     )
-    pairs = [tuple(rng.sample(draws, 2)) for _ in range(PAIRS)]
-    pairs = [(left, right) for left, right in pairs if left[0] is not right[0]]
+    sampled_draws = [rng.sample(draws, 2) for _ in range(PAIRS)]
+    independent_pairs = [
+        (left, right)
+        for (left_template, left, _), (right_template, right, _) in sampled_draws
+        if left_template is not right_template
+    ]
     print_quantiles(
-        "starter questions, two templates", model, [(left[1].question, right[1].question) for left, right in pairs]
+        "starter questions, two templates",
+        model,
+        [(left.question, right.question) for left, right in independent_pairs],
     )
     print_quantiles(
-        "starter solutions, two templates", model, [(left[1].solution, right[1].solution) for left, right in pairs]
+        "starter solutions, two templates",
+        model,
+        [(left.solution, right.solution) for left, right in independent_pairs],
     )
     return 0
 

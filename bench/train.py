@@ -14,6 +14,7 @@ TRL needs other versions of our dependencies, so it is used from a separate envi
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -46,7 +47,8 @@ def write_data(count: int, folder: Path) -> None:
     from nanoflux_local.train.conversation import build_training_example
 
     templates = [template for template in load_templates() if template.split == "train"]
-    draws = [(template, number) for number in range(-(-count // len(templates))) for template in templates][:count]
+    rounds = math.ceil(count / len(templates))
+    draws = [(template, number) for number in range(rounds) for template in templates][:count]
     train_items = [
         instantiate(template, random.Random(derive_seed("bench", template.id, number)), number)
         for template, number in draws
@@ -107,7 +109,8 @@ def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Pat
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], lr=2e-4, weight_decay=0.0
     )
-    steps, loop_start, losses = -(-len(encoded) // 4), time.perf_counter(), []
+    steps, losses = math.ceil(len(encoded) / 4), []
+    loop_start = time.perf_counter()
     model.train()
     for step in range(steps):
         ids, mask, labels = pad_rows(encoded[4 * step : 4 * step + 4])
@@ -228,6 +231,7 @@ def measure_held_out_loss(model: Any, base: Path, held_out: Sequence[TrainingExa
 
 
 def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
+    """Train one arm in this process. Returns its figures with the loss on the held-out rows."""
     rows, held_out, codec = read_rows(data / TRAIN), read_rows(data / HELD_OUT), Codec.load(base)
     tokens = sum(len(codec.encode(row, number, 512).ids) for number, row in enumerate(rows))
     with tempfile.TemporaryDirectory() as out:
@@ -263,7 +267,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as data:
         write_data(options.examples, Path(data))
-        results = [result for arm in options.arm or ARMS if (result := measure(arm, options, data))]
+        all_results = [measure(arm, options, data) for arm in options.arm or ARMS]
+    results = [result for result in all_results if result is not None]
     for result in results[1:]:
         speed, memory = (results[0][key] / result[key] for key in ("tokens_per_s", "peak_bytes"))
         difference = results[0]["held_out_loss"] - result["held_out_loss"]
@@ -272,8 +277,8 @@ def main() -> None:
 
 
 def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] | None:
-    """Run one arm in a separate process. Returns None, with the reason on stderr, if that fails, for instance without
-    TRL.
+    """Run one arm in a separate process. If that fails, for instance because TRL is missing, print the reason to stderr
+    and return None.
     """
     arguments = ["--alone", data, "--arm", arm, "--threads", str(options.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
@@ -288,7 +293,8 @@ def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] 
         line.removeprefix("RESULT ") for line in completed.stdout.splitlines() if line.startswith("RESULT ")
     ]
     if not result_lines:
-        print(f"{arm}: not measured: {(completed.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
+        error_lines = completed.stderr.strip().splitlines()
+        print(f"{arm}: not measured: {error_lines[-1] if error_lines else '?'}", file=sys.stderr)
         return None
     result: dict[str, Any] = json.loads(result_lines[0])
     print(json.dumps(result), flush=True)

@@ -1,4 +1,5 @@
-"""Trains on a run's preference pairs with TRL: an export with `--format preference`, and two steps of its DPOTrainer.
+"""Checks that TRL can train on a run's preference pairs: exports them with `--format preference`, and takes two steps
+with TRL's DPOTrainer.
 
     python bench/trl_dpo.py [--environment DIR] [--model DIR]
 

@@ -4,8 +4,9 @@
 
 A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
 a compaction). The application then runs in a pseudo-terminal. The script measures the times from the start of its
-process to its first frame and to its first rows, and from a key press to the first byte that is drawn. A run of
-scripted models, which is affected most because it never waits, is executed alternately with and without it.
+process to its first frame and to its first rows, and from a key press to the first byte that is drawn. Then it executes
+a run of scripted models alternately with and without the application; such a run is affected most, because it never
+waits for a server.
 """
 
 import argparse
@@ -223,7 +224,8 @@ def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
                 seconds, share = _play_with_application(home, turns, is_watched)
                 if pair_number:
                     times[is_watched].append(seconds)
-                    shares += [share] if is_watched else []
+                    if is_watched:
+                        shares.append(share)
     ratios = [watched_s / unwatched_s for watched_s, unwatched_s in zip(times[True], times[False], strict=True)]
     return {
         "unwatched_s": round(statistics.median(times[False]), 3),

@@ -5,6 +5,7 @@ documents. Everything depends on the seed alone.
 """
 
 import html
+import math
 import random
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,7 @@ def write_guidelines(folder: Path, pages: int, seed: int = 0) -> tuple[int, int]
 
 def _count_pages(path: Path, sections: Sequence[Section]) -> int:
     if path.suffix == ".pdf":
-        return -(-len(sections) // SECTIONS_PER_PAGE)
+        return math.ceil(len(sections) / SECTIONS_PER_PAGE)
     return sum(section.words for section in sections) // WORDS_PER_PAGE
 
 

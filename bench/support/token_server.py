@@ -18,7 +18,7 @@ from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
 
 
 def make_flawless_reply(prompt: str, rng: random.Random) -> str:
-    """A reply of the scripted model without failures: it can be read, is not in doubt, and accepts every question."""
+    """A reply of the scripted model that can be parsed, is not in doubt, and accepts every question."""
     while True:
         text = write_reply(prompt, rng)
         is_confident = "CONFIDENCE" not in text or "0.97" in text
@@ -27,7 +27,7 @@ def make_flawless_reply(prompt: str, rng: random.Random) -> str:
 
 
 class TokenServer:
-    """A minimal HTTP/1.1 server on loopback. `busy_s` is the service time of all requests so far."""
+    """A minimal HTTP/1.1 server on loopback. `busy_s` is the total service time of all requests so far."""
 
     def __init__(self, slots: int, token_s: float, script: Script) -> None:
         self._slots = asyncio.Semaphore(slots)
@@ -49,7 +49,8 @@ class TokenServer:
                 length = next((int(line[15:]) for line in header_lines if line.startswith("content-length:")), 0)
                 body = await reader.readexactly(length)
                 document = await self._answer(header_lines[0], body)
-                reply, status = json.dumps(document).encode(), b"200 OK" if document else b"404 Not Found"
+                reply = json.dumps(document).encode()
+                status = b"200 OK" if document else b"404 Not Found"
                 writer.write(
                     b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
                     % (status, len(reply), reply)

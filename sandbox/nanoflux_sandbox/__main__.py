@@ -38,16 +38,19 @@ def _build_parser() -> argparse.ArgumentParser:
 def _run_action(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.action == "run":
         return commands.run_file(arguments.file, arguments.wall, arguments.backend)
-    return commands.check() if arguments.action == "check" else commands.bench(arguments.calls)
+    if arguments.action == "check":
+        return commands.check()
+    return commands.bench(arguments.calls)
 
 
-def _show(arguments: argparse.Namespace, outcome: dict[str, Any]) -> None:
+def _print_outcome(arguments: argparse.Namespace, outcome: dict[str, Any]) -> None:
     if arguments.json:
         sys.stdout.write(json.dumps(outcome) + "\n")
     elif arguments.action == "run":
         sys.stdout.write(outcome["stdout"])
         sys.stderr.write(outcome["stderr"])
-        sys.stderr.write(f"[{outcome['status']}] {outcome['detail']}\n" if outcome["status"] != "ok" else "")
+        if outcome["status"] != "ok":
+            sys.stderr.write(f"[{outcome['status']}] {outcome['detail']}\n")
     else:
         sys.stdout.write(json.dumps(outcome, indent=2) + "\n")
 
@@ -60,7 +63,7 @@ def main() -> int:
     except SandboxError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    _show(arguments, outcome)
+    _print_outcome(arguments, outcome)
     return commands.exit_code(outcome)
 
 

@@ -16,6 +16,7 @@ from nanoflux_sandbox.records import SandboxError
 _TINY = "print(1)"
 _SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
+"""The highest accepted median and 99th percentile of each series, in milliseconds; None means no bound."""
 _PAUSE_S = 0.02
 """Seconds between two programs, as when a judge runs programs: long enough for the next child to be forked."""
 
@@ -43,6 +44,7 @@ async def measure(calls: int = 200) -> dict[str, Any]:
 
 
 async def _time_calls(sandbox: Sandbox, program: str, calls: int, pause_s: float = 0.0) -> list[float]:
+    """Run `program` `calls` times, each time after a pause. Returns the milliseconds of each call."""
     times = []
     for _ in range(calls):
         await asyncio.sleep(pause_s)
@@ -77,7 +79,7 @@ def _summarize(times: Sequence[float]) -> dict[str, float | int]:
 
 
 def _is_within_bounds(name: str, times: Sequence[float]) -> bool:
-    p50, p99 = _BOUNDS_MS[name]
-    return (p50 is None or _compute_percentile(times, 0.5) <= p50) and (
-        p99 is None or _compute_percentile(times, 0.99) <= p99
-    )
+    p50_bound, p99_bound = _BOUNDS_MS[name]
+    is_p50_met = p50_bound is None or _compute_percentile(times, 0.5) <= p50_bound
+    is_p99_met = p99_bound is None or _compute_percentile(times, 0.99) <= p99_bound
+    return is_p50_met and is_p99_met

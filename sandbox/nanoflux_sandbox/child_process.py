@@ -20,7 +20,10 @@ from typing import NoReturn
 from nanoflux_sandbox import script
 from nanoflux_sandbox.kernel import landlock, libc, privileges, seccomp
 
-READY, ENCLOSED = b"r", b"e"
+READY = b"r"
+"""Written to the output when the child waits for a program."""
+FILTER_ACTIVE = b"e"
+"""Written to the output when the system call filter is active, before the program is parsed."""
 HEADER = struct.Struct("=QQQ")
 """Sent before the source: its length in bytes, the memory limit in bytes, and the CPU time limit in seconds."""
 
@@ -32,9 +35,10 @@ class ChildSetup:
     """The data that all children of one fork server share, prepared before the first fork."""
 
     def __init__(self, layers: frozenset[str]) -> None:
-        self.filter = seccomp.Filter(seccomp.compile_filter())
-        self.landlock = "landlock" in layers
-        self.mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        self.system_call_filter = seccomp.Filter(seccomp.compile_filter())
+        self.uses_landlock = "landlock" in layers
+        mapped_pages = int(Path("/proc/self/statm").read_text().split()[0])
+        self.mapped_bytes = mapped_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepare() -> None:
@@ -67,15 +71,16 @@ def run_child(setup: ChildSetup, descriptors: list[int]) -> NoReturn:
         _isolate(setup)
         os.write(1, READY)
         source = _receive_source(setup)
-        setup.filter.apply()
-        os.write(1, ENCLOSED)
-        exit_code = 1
+        setup.system_call_filter.apply()
+        os.write(1, FILTER_ACTIVE)
+        exit_code = 1  # if `_run` raises an error
         exit_code = _run(source)
     finally:
         exit_process(exit_code)
 
 
 def _keep_only_descriptors(descriptors: list[int]) -> None:
+    """Make `descriptors` the descriptors 0, 1 and 2 of this process, and close all others."""
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number, inheritable=False)
     libc.system_call("close_range", _CLOSE_RANGE, 3, 0x7FFFFFFF, 0)
@@ -96,12 +101,13 @@ def _open_streams() -> None:
 
 def _isolate(setup: ChildSetup) -> None:
     privileges.die_with_parent(signal.SIGKILL)
-    if setup.landlock:
+    if setup.uses_landlock:
         landlock.deny_everything()
     privileges.drop_capabilities()
 
 
 def _receive_source(setup: ChildSetup) -> bytes:
+    """Read the limits and the source of the program, and set the limits. Returns the source."""
     size, memory_bytes, cpu_s = HEADER.unpack(_read_exactly(HEADER.size))
     source = _read_exactly(size)
     privileges.limit_resources(setup.mapped_bytes + memory_bytes, cpu_s)

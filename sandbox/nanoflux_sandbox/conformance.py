@@ -18,7 +18,9 @@ _DEFAULT = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A program and its required outcome: status, exact output, and a pattern in the error output."""
+    """A program and its required outcome: status, exact output, and a pattern in the error output. The case is skipped
+    if `required_library` is not installed.
+    """
 
     name: str
     code: str
@@ -26,7 +28,7 @@ class Case:
     stdout: str | None = None
     stderr: str = ""
     limits: Limits = _DEFAULT
-    needs: str = ""
+    required_library: str = ""
 
     def describe_failure(self, result: Result) -> str:
         """How `result` differs from the required outcome; "" if it does not differ."""
@@ -40,11 +42,13 @@ class Case:
 
 
 def _make_denied_case(name: str, attempt: str) -> Case:
+    """A case whose statement `attempt` must fail with an error."""
     code = f"import os, sys\ntry:\n    {attempt}\nexcept (OSError, RuntimeError, ValueError):\n    print('denied')\n"
     return Case(f"denied: {name}", code, stdout="denied\n")
 
 
 def _make_deadly_case(name: str, call: str) -> Case:
+    """A case whose libc call `call` must end the program."""
     return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
 
 
@@ -96,13 +100,13 @@ ORDINARY = (
         "numpy",
         "import numpy as np\nprint(np.linalg.solve(np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([3.0, 5.0])))",
         stdout="[0.8 1.4]\n",
-        needs="numpy",
+        required_library="numpy",
     ),
     Case(
         "sympy",
         "from sympy import *\nx = symbols('x')\nprint(solve(x**2 - 2), integrate(x * exp(x), x))",
         stdout="[-sqrt(2), sqrt(2)] (x - 1)*exp(x)\n",
-        needs="sympy",
+        required_library="sympy",
     ),
 )
 
@@ -111,7 +115,9 @@ async def find_failures(backend: str) -> tuple[list[str], int]:
     """Run on `backend` every case whose library is installed. Returns the failures, and how many cases ran."""
     async with Sandbox(backend=backend) as sandbox:
         libraries = (await sandbox.identity()).libraries
-        cases = [case for case in (*ATTACKS, *ORDINARY) if not case.needs or case.needs in libraries]
+        cases = [
+            case for case in (*ATTACKS, *ORDINARY) if not case.required_library or case.required_library in libraries
+        ]
         results = await asyncio.gather(*(sandbox.run(case.code, case.limits) for case in cases))
     failures = (case.describe_failure(result) for case, result in zip(cases, results, strict=True))
     return [failure for failure in failures if failure], len(cases)

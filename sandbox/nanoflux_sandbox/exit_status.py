@@ -32,27 +32,29 @@ class ProgramStatus(NamedTuple):
     detail: str = ""
 
 
-def classify_exit(child: ChildExit, limits: Limits, cpu_limit_s: int, exceeded: bool, stderr: str) -> ProgramStatus:
-    """How a child's program ended; `exceeded` says whether its output exceeded the limits."""
-    if exceeded:
+def classify_exit(
+    child_exit: ChildExit, limits: Limits, cpu_limit_s: int, output_exceeded: bool, stderr: str
+) -> ProgramStatus:
+    """The status of a program, from the exit of its child process and from whether its output exceeded the limits."""
+    if output_exceeded:
         return ProgramStatus(
             "output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines"
         )
-    if os.WIFSIGNALED(child.status):
-        return _classify_signal(child, limits, cpu_limit_s)
-    code = os.WEXITSTATUS(child.status)
-    if code == 0:
+    if os.WIFSIGNALED(child_exit.status):
+        return _classify_signal(child_exit, limits, cpu_limit_s)
+    exit_code = os.WEXITSTATUS(child_exit.status)
+    if exit_code == 0:
         return ProgramStatus("ok", 0)
-    if code == 1 and _MEMORY_ERROR.search(stderr):
+    if exit_code == 1 and _MEMORY_ERROR.search(stderr):
         return ProgramStatus("memory", 1, f"more than {limits.memory_mb} MiB of memory")
-    return ProgramStatus("error", code, f"the program ended with exit code {code}")
+    return ProgramStatus("error", exit_code, f"the program ended with exit code {exit_code}")
 
 
-def _classify_signal(child: ChildExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
-    signal_number = os.WTERMSIG(child.status)
-    if child.late:
+def _classify_signal(child_exit: ChildExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+    signal_number = os.WTERMSIG(child_exit.status)
+    if child_exit.late:
         return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s")
-    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and child.cpu_s > cpu_limit_s - 0.1:
+    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and child_exit.cpu_s > cpu_limit_s - 0.1:
         return ProgramStatus("timeout", None, f"more than {cpu_limit_s} s of processor time")
     if signal_number == signal.SIGSYS:
         return ProgramStatus("killed", None, "the program made a system call that no legitimate program makes")

@@ -25,6 +25,10 @@ MESSAGE_BYTES = 4096
 
 @dataclass(slots=True)
 class _Child:
+    """A running child. The caller chose `number`; `late` means that the child was killed at its deadline, a time on
+    the monotonic clock.
+    """
+
     number: int
     pid: int
     deadline: float = float("inf")
@@ -37,7 +41,7 @@ class _ForkServer:
     def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
         self._control = control
         self._caller = caller
-        self._setup = child_process.ChildSetup(layers)
+        self._child_setup = child_process.ChildSetup(layers)
         self._pid_namespace = namespaces.open_pid_namespace() if "namespaces" in layers else None
         self._children: dict[int, _Child] = {}  # by pidfd
         self._events = select.poll()
@@ -86,7 +90,7 @@ class _ForkServer:
             namespaces.isolate_next_child()
         pid = libc.fork()
         if pid == 0:
-            child_process.run_child(self._setup, descriptors)
+            child_process.run_child(self._child_setup, descriptors)
         if self._pid_namespace is not None:
             namespaces.restore_pid_namespace(self._pid_namespace)
         for descriptor in descriptors:
@@ -112,7 +116,7 @@ class _ForkServer:
 
 
 def send(control: socket.socket, **message: Any) -> None:
-    """Send one message to the other side."""
+    """Send one message to the process at the other end of the socket `control`."""
     control.send(json.dumps(message).encode())
 
 
@@ -123,17 +127,18 @@ def main() -> None:
     try:
         caller = os.pidfd_open(int(caller_pid))
         versions = _load()
-        forker = _isolate(control, caller, frozenset(layer_names.split("+")))
+        fork_server = _isolate(control, caller, frozenset(layer_names.split("+")))
     except Exception as error:  # noqa: BLE001 (the caller must learn of any error, as no program can run)
         send(control, do="failed", reason=f"{type(error).__name__}: {error}")
         return
     python = ".".join(str(part) for part in sys.version_info[:3])
     send(control, do="ready", python=python, machine=os.uname().machine, libraries=versions)
-    forker.serve()
+    fork_server.serve()
     os._exit(0)  # the PID namespace, or each child's parent-death signal, ends the remaining children
 
 
 def _load() -> dict[str, str]:
+    """Import the libraries and prepare the state that children inherit. Returns the libraries' versions."""
     versions = library.load()
     library.warm_up()
     library.restrict_imports(versions)
@@ -143,6 +148,7 @@ def _load() -> dict[str, str]:
 
 
 def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _ForkServer:
+    """Isolate this process in `layers`, and build the fork server at the last moment at which it can read /proc."""
     privileges.no_new_privileges()
     privileges.drop_root()
     if "namespaces" in layers:
@@ -151,13 +157,13 @@ def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _Fo
     privileges.die_with_parent(signal.SIGKILL)
     if "namespaces" in layers:
         _continue_as_first_process(control)
-    forker = _ForkServer(control, caller, layers)  # reads /proc, which the next line removes
+    fork_server = _ForkServer(control, caller, layers)  # reads /proc, which `empty_root` removes
     if "namespaces" in layers:
         namespaces.empty_root()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     if "landlock" in layers:
         landlock.deny_everything()
-    return forker
+    return fork_server
 
 
 def _continue_as_first_process(control: socket.socket) -> None:

@@ -1,7 +1,7 @@
 """Loads everything that a program may import, once, in the fork server. Each program runs in a fork of the fork server.
 
-A program cannot open files, so it cannot import anything else. Running a few sample programs (`TYPICAL`) once also
-loads lazily imported parts and fills caches. Third-party libraries that are not installed are skipped.
+A program cannot open files, so it cannot import anything else. Running each of `SAMPLE_PROGRAMS` once also loads lazily
+imported parts and fills caches. Third-party libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _split_words(text: str) -> list[str]:
     return text.split()
 
 
-STANDARD = _split_words(
+STANDARD_MODULES = _split_words(
     """
 abc argparse array ast asyncio atexit base64 binascii bisect builtins bz2 calendar cmath codecs collections
 collections.abc colorsys concurrent.futures contextlib contextvars copy copyreg csv ctypes ctypes.util dataclasses
@@ -60,7 +60,7 @@ _SKIPPED_PREFIXES = (
     "tests", "benchmarks", "plotting", "pytest", "runtests", "tmpfiles", "autowrap", "_compilation", "sampling",
 )  # fmt: skip
 
-TYPICAL = (
+SAMPLE_PROGRAMS = (
     """
 import io
 import numpy as np
@@ -102,7 +102,7 @@ def load() -> dict[str, str]:
     versions = {name: _read_version(name) for name in THIRD_PARTY if importlib.util.find_spec(name)}
     sys.meta_path.insert(0, _PackageBlocker())
     encodings = (f"encodings.{name}" for name in ENCODINGS)
-    for name in (*STANDARD, *encodings, *_list_parts(versions), *_PRIVATE_MODULES):
+    for name in (*STANDARD_MODULES, *encodings, *_list_third_party_modules(versions), *_PRIVATE_MODULES):
         with contextlib.suppress(ImportError), warnings.catch_warnings():  # missing or deprecated parts
             warnings.simplefilter("ignore")
             importlib.import_module(name)
@@ -118,6 +118,7 @@ class _PackageBlocker:
             raise ModuleNotFoundError(f"no {name} in the sandbox", name=name)
 
 
+# Modules that functions of listed modules import when they are called.
 _PRIVATE_MODULES = ("_strptime", "_pydecimal", "_pyio", "numpy.random._pickle")
 
 
@@ -125,7 +126,7 @@ def _read_version(name: str) -> str:
     return str(getattr(importlib.import_module(name), "__version__", "unknown"))
 
 
-def _list_parts(versions: dict[str, str]) -> Iterator[str]:
+def _list_third_party_modules(versions: dict[str, str]) -> Iterator[str]:
     if "numpy" in versions:
         yield from (f"numpy.{part}" for part in _NUMPY_MODULES)
     if "sympy" in versions:
@@ -156,14 +157,14 @@ class _ImportRefusal:
     """The last import finder of a program: raises an error that lists the importable modules."""
 
     def __init__(self, versions: dict[str, str]) -> None:
-        self._importable = ", ".join([*versions, *(name for name in STANDARD if name not in _UNUSABLE)])
+        self._importable = ", ".join([*versions, *(name for name in STANDARD_MODULES if name not in _UNLISTED_MODULES)])
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec:
         message = f"No module named {name!r} in the sandbox, which has: {self._importable}"
         raise ModuleNotFoundError(message, name=name)
 
 
-_UNUSABLE = frozenset(
+_UNLISTED_MODULES = frozenset(
     _split_words(
         """
 asyncio ctypes ctypes.util fcntl glob mmap multiprocessing multiprocessing.popen_fork runpy select selectors shutil
@@ -183,9 +184,9 @@ def _suppress_output() -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """Run the sample programs `TYPICAL`, so that lazy imports are done and caches filled before the first fork."""
+    """Run each of `SAMPLE_PROGRAMS`, so that lazy imports are done and caches filled before the first fork."""
     from nanoflux_sandbox import script
 
-    for source in TYPICAL:
+    for source in SAMPLE_PROGRAMS:
         with _suppress_output():
             script.run(source)

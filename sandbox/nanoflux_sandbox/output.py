@@ -1,6 +1,6 @@
-"""Reads the two output pipes of a child process, up to a budget of bytes and lines.
+"""Reads the two output pipes of a child process, up to a limit of bytes and lines.
 
-The child writes the first two bytes before it parses the program: see `READY` and `ENCLOSED` in `child_process`.
+The child writes the first two bytes before it parses the program: see `READY` and `FILTER_ACTIVE` in `child_process`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _CHUNK = 65536
 _CONFIRMATION = b"re"
 
 
-class Output:
-    """Reads both pipes of one child on the running event loop, from its creation to `finish`."""
+class OutputReader:
+    """Reads both pipes of one child on the running event loop until `finish`."""
 
-    def __init__(self, out: int, err: int) -> None:
+    def __init__(self, stdout: int, stderr: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._out, self._err = out, err
-        self._buffers = {out: bytearray(), err: bytearray()}
+        self._stdout, self._stderr = stdout, stderr
+        self._buffers = {stdout: bytearray(), stderr: bytearray()}
         self._bytes_left, self._lines_left = len(_CONFIRMATION), 0
         self._on_exceeded: Callable[[], None] = lambda: None
         self.exceeded = False
@@ -29,25 +29,25 @@ class Output:
         for descriptor in self._buffers:
             self._loop.add_reader(descriptor, self._read, descriptor)
 
-    def allow(self, size: int, lines: int, on_exceeded: Callable[[], None]) -> None:
-        """Set the budget in bytes and lines. Output beyond either is discarded, and `on_exceeded` is called once."""
-        self._bytes_left = size + len(_CONFIRMATION) - len(self._buffers[self._out])
-        self._lines_left, self._on_exceeded = lines, on_exceeded
+    def set_limits(self, max_bytes: int, max_lines: int, on_exceeded: Callable[[], None]) -> None:
+        """Set the limits. Output beyond either is discarded, and `on_exceeded` is called once."""
+        self._bytes_left = max_bytes + len(_CONFIRMATION) - len(self._buffers[self._stdout])
+        self._lines_left, self._on_exceeded = max_lines, on_exceeded
 
     @property
-    def enclosed(self) -> bool:
+    def filter_confirmed(self) -> bool:
         """Whether the child confirmed that its filter was active before it parsed the program."""
-        return self._buffers[self._out].startswith(_CONFIRMATION)
+        return self._buffers[self._stdout].startswith(_CONFIRMATION)
 
     @property
     def stdout(self) -> str:
         """The program's output as harmless text."""
-        return decode_output(bytes(self._buffers[self._out][len(_CONFIRMATION) :]))
+        return decode_output(bytes(self._buffers[self._stdout][len(_CONFIRMATION) :]))
 
     @property
     def stderr(self) -> str:
         """The program's error output as harmless text."""
-        return decode_output(bytes(self._buffers[self._err]))
+        return decode_output(bytes(self._buffers[self._stderr]))
 
     def finish(self) -> None:
         """Read the rest of the pipes and close them. Call once, after the child has ended."""
@@ -58,6 +58,7 @@ class Output:
             os.close(descriptor)
 
     def _read(self, descriptor: int) -> bool:
+        """Read one chunk. Returns whether the pipe may have more output within the limits."""
         try:
             raw = os.read(descriptor, _CHUNK)
         except BlockingIOError:
@@ -71,7 +72,8 @@ class Output:
     def _append(self, buffer: bytearray, raw: bytes) -> None:
         kept_bytes = raw[: self._bytes_left]
         if kept_bytes.count(b"\n") > self._lines_left:
-            kept_bytes = b"\n".join([*kept_bytes.split(b"\n", self._lines_left)[:-1], b""])
+            kept_lines = kept_bytes.split(b"\n", self._lines_left)[:-1]
+            kept_bytes = b"".join(line + b"\n" for line in kept_lines)
         buffer += kept_bytes
         self._bytes_left -= len(kept_bytes)
         self._lines_left -= kept_bytes.count(b"\n")

@@ -53,7 +53,7 @@ class Parent:
         self._layers = layers
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
-        self._ends: dict[int, asyncio.Future[ChildExit]] = {}
+        self._exits: dict[int, asyncio.Future[ChildExit]] = {}
         self._report: asyncio.Future[ForkServerReport] = self._loop.create_future()
         self._report.add_done_callback(_mark_retrieved)
         self.alive = True
@@ -61,7 +61,7 @@ class Parent:
         with child_socket:
             self._process = _spawn(child_socket, layers)
         self._control.setblocking(False)
-        self._loop.add_reader(self._control, self._listen)
+        self._loop.add_reader(self._control, self._receive_messages)
 
     @property
     def pid(self) -> int:
@@ -79,15 +79,15 @@ class Parent:
             raise StartTimeoutError(f"the fork server took longer than {START_S:.0f} s to start") from None
 
     def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[ChildExit]]:
-        """Request a child on `descriptors`. Returns the child's number, and a future for how the child ends, which may
-        raise ForkServerError.
+        """Request a child on `descriptors` (input, output, error output). Returns the child's number and a future for
+        its exit, which raises ForkServerError if the fork server ends first.
         """
         number = next(self._numbers)
-        end: asyncio.Future[ChildExit] = self._loop.create_future()
-        end.add_done_callback(_mark_retrieved)
-        self._ends[number] = end
+        child_exit: asyncio.Future[ChildExit] = self._loop.create_future()
+        child_exit.add_done_callback(_mark_retrieved)
+        self._exits[number] = child_exit
         self._send({"do": "fork", "child": number}, descriptors)
-        return number, end
+        return number, child_exit
 
     def start_clock(self, number: int, wall_s: float) -> None:
         """Set the deadline of a child to `wall_s` seconds from now."""
@@ -106,7 +106,7 @@ class Parent:
         except OSError as error:
             self.give_up(str(error))
 
-    def _listen(self) -> None:
+    def _receive_messages(self) -> None:
         while self.alive:
             try:
                 raw = self._control.recv(_MESSAGE_BYTES)
@@ -115,16 +115,16 @@ class Parent:
             except OSError:
                 raw = b""
             if raw:
-                self._handle(json.loads(raw))
+                self._handle_message(json.loads(raw))
             else:
                 self.give_up("it ended by itself")
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle_message(self, message: dict[str, Any]) -> None:
         match message:
             case {"do": "end", "child": number, "status": status, "cpu_s": cpu_s, "late": late}:
-                end = self._ends.pop(number, None)
-                if end is not None and not end.done():
-                    end.set_result(ChildExit(status, cpu_s, late))
+                child_exit = self._exits.pop(number, None)
+                if child_exit is not None and not child_exit.done():
+                    child_exit.set_result(ChildExit(status, cpu_s, late))
             case {"do": "ready", "python": python, "machine": machine, "libraries": libraries}:
                 self._report.set_result(ForkServerReport(python, machine, libraries))
             case {"do": "failed", "reason": reason}:
@@ -138,11 +138,11 @@ class Parent:
             self._control.close()
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-        pending: list[asyncio.Future[Any]] = [self._report, *self._ends.values()]
+        pending: list[asyncio.Future[Any]] = [self._report, *self._exits.values()]
         for future in pending:
             if not future.done():
                 future.set_exception(ForkServerError(f"the fork server ended: {reason}"))
-        self._ends.clear()
+        self._exits.clear()
 
     async def close(self) -> None:
         """End the fork server with all its children, and reap it. Idempotent."""
@@ -157,11 +157,10 @@ def _mark_retrieved(future: asyncio.Future[Any]) -> None:
 
 
 def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
+    interpreter = [sys.executable, "-s", "-P", "-B", "-c", _CODE.format(root=_PACKAGE_ROOT)]
+    arguments = [str(control.fileno()), str(os.getpid()), layers]
     return subprocess.Popen(
-        [
-            *(sys.executable, "-s", "-P", "-B", "-c", _CODE.format(root=_PACKAGE_ROOT)),
-            *(str(control.fileno()), str(os.getpid()), layers),
-        ],
+        [*interpreter, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -173,4 +172,7 @@ def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
 
 
 def _library_path() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    """The variable LD_LIBRARY_PATH, if it is set: the interpreter may need it to start."""
+    if "LD_LIBRARY_PATH" not in os.environ:
+        return {}
+    return {"LD_LIBRARY_PATH": os.environ["LD_LIBRARY_PATH"]}

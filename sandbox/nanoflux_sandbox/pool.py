@@ -49,9 +49,10 @@ class Sandbox:
         async with self._slots:
             try:
                 await supply.start()
-                return _reject_long_source(source, limits, supply.tier) or await _run_with_retries(
-                    supply, source, limits
-                )
+                if len(source) > limits.source_bytes:
+                    reason = f"the source has {len(source)} bytes, more than {limits.source_bytes}"
+                    return _build_refusal("error", reason, supply.tier)
+                return await _run_with_retries(supply, source, limits)
             except UnavailableError as refusal:
                 return _build_refusal("unavailable", str(refusal), supply.tier)
 
@@ -109,7 +110,7 @@ class Sandbox:
 
 
 async def _run_with_retries(supply: Supply, source: bytes, limits: Limits) -> Result:
-    reason = ""
+    last_reason = ""
     for _ in range(_ATTEMPTS):
         try:
             program = await supply.take()
@@ -119,16 +120,19 @@ async def _run_with_retries(supply: Supply, source: bytes, limits: Limits) -> Re
                 program.drop()
                 supply.restock()
         except ForkServerError as error:
-            reason = str(error)
-    raise UnavailableError([f"tried {_ATTEMPTS} times: {reason}"])
-
-
-def _reject_long_source(source: bytes, limits: Limits, tier: str) -> Result | None:
-    if len(source) <= limits.source_bytes:
-        return None
-    return _build_refusal("error", f"the source has {len(source)} bytes, more than {limits.source_bytes}", tier)
+            last_reason = str(error)
+    raise UnavailableError([f"tried {_ATTEMPTS} times: {last_reason}"])
 
 
 def _build_refusal(status: Status, reason: str, tier: str) -> Result:
-    backend = tiers.full_name(tier) if tier else "none"
-    return Result(status, None, "", reason, False, 0.0, backend, reason)
+    """The result of a program that was not started; `tier` is "" if no tier works."""
+    return Result(
+        status=status,
+        exit_code=None,
+        stdout="",
+        stderr=reason,
+        truncated=False,
+        wall_s=0.0,
+        backend=tiers.full_name(tier) if tier else "none",
+        detail=reason,
+    )

@@ -10,16 +10,15 @@ import struct
 import time
 
 from nanoflux_sandbox.exit_status import ChildExit, ProgramStatus, classify_exit
-from nanoflux_sandbox.output import Output
+from nanoflux_sandbox.output import OutputReader
 from nanoflux_sandbox.parent import ForkServerError, Parent
 from nanoflux_sandbox.records import Limits, Result
 
 GRACE_S = 0.4
-"""Seconds past a program's limit after which a result is returned, even if the fork server has not ended the program.
-"""
+"""Seconds after a program's limit at which a result is returned, even if the fork server has not ended the program."""
 
 STALL_S = 10.0
-"""Seconds that a fork or an overdue end may take before the fork server is considered stalled."""
+"""Seconds that a fork, or ending a program at its limit, may take before the fork server is considered stalled."""
 
 _HEADER = struct.Struct("=QQQ")  # equals `child_process.HEADER`, which the caller does not import
 
@@ -31,41 +30,41 @@ class Program:
         self._loop = asyncio.get_running_loop()
         self._parent = parent
         descriptors = [*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)]
-        inner_in, self._in, out, inner_out, err, inner_err = descriptors
-        for descriptor in (self._in, out, err):
+        child_stdin, self._stdin, stdout, child_stdout, stderr, child_stderr = descriptors
+        for descriptor in (self._stdin, stdout, stderr):
             os.set_blocking(descriptor, False)
-        self._number, self._end = parent.fork([inner_in, inner_out, inner_err])
-        for descriptor in (inner_in, inner_out, inner_err):
+        self._number, self._exit = parent.fork([child_stdin, child_stdout, child_stderr])
+        for descriptor in (child_stdin, child_stdout, child_stderr):
             os.close(descriptor)
-        self._output = Output(out, err)
+        self._output = OutputReader(stdout, stderr)
         self._dropped = False
 
     @property
     def usable(self) -> bool:
         """Whether the child is alive and waits for a program, as far as the caller can tell."""
-        return self._parent.alive and not self._end.done()
+        return self._parent.alive and not self._exit.done()
 
     async def ready(self) -> None:
         """Wait until the child has isolated itself. Raises ForkServerError if the child ends before that."""
-        futures = (self._output.ready, self._end)
+        futures = (self._output.ready, self._exit)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
             self._parent.give_up("it does not fork")
-        if self._end.done():
-            self._end.result()
+        if self._exit.done():
+            self._exit.result()
             raise ForkServerError("a child could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
         """Run `source` to its end or its limits. Raises ForkServerError if the fork server fails."""
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
         start = time.monotonic()
-        self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
+        self._output.set_limits(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
         self._parent.start_clock(self._number, limits.wall_s)
         self._write_input(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
-        end = await self._wait_for_end(limits.wall_s + GRACE_S)
+        child_exit = await self._wait_for_exit(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - start
         self.drop()
-        program_status = self._determine_status(end, limits, cpu_limit_s)
+        program_status = self._determine_status(child_exit, limits, cpu_limit_s)
         return Result(
             status=program_status.status,
             exit_code=program_status.exit_code,
@@ -77,40 +76,40 @@ class Program:
             detail=program_status.detail,
         )
 
-    def _determine_status(self, end: ChildExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
-        if not self._output.enclosed:
-            self._give_up_if_silent()
+    def _determine_status(self, child_exit: ChildExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+        if not self._output.filter_confirmed:
+            self._give_up_if_running()
             raise ForkServerError("a child ended or stalled before its filter was active")
-        if end is None:
-            self._loop.call_later(STALL_S, self._give_up_if_silent)
+        if child_exit is None:
+            self._loop.call_later(STALL_S, self._give_up_if_running)
             return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s, and could not be killed")
-        return classify_exit(end, limits, cpu_limit_s, self._output.exceeded, self._output.stderr)
+        return classify_exit(child_exit, limits, cpu_limit_s, self._output.exceeded, self._output.stderr)
 
-    async def _wait_for_end(self, timeout_s: float) -> ChildExit | None:
-        await asyncio.wait((self._end,), timeout=timeout_s)
-        return self._end.result() if self._end.done() else None
+    async def _wait_for_exit(self, timeout_s: float) -> ChildExit | None:
+        await asyncio.wait((self._exit,), timeout=timeout_s)
+        return self._exit.result() if self._exit.done() else None
 
-    def _give_up_if_silent(self) -> None:
-        if not self._end.done():
+    def _give_up_if_running(self) -> None:
+        if not self._exit.done():
             self._parent.give_up("it did not end a program that exceeded its time")
 
     def _write_input(self, unsent: memoryview) -> None:
         try:
-            unsent = unsent[os.write(self._in, unsent) :]
+            unsent = unsent[os.write(self._stdin, unsent) :]
         except BlockingIOError:
             pass
         except BrokenPipeError:  # the child has ended; its exit status says how
             unsent = unsent[:0]
         if unsent:
-            self._loop.add_writer(self._in, self._write_input, unsent)
+            self._loop.add_writer(self._stdin, self._write_input, unsent)
         else:
             self._close_input()
 
     def _close_input(self) -> None:
-        if self._in >= 0:
-            self._loop.remove_writer(self._in)
-            os.close(self._in)
-            self._in = -1
+        if self._stdin >= 0:
+            self._loop.remove_writer(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
 
     def drop(self) -> None:
         """Release the child and kill it if it still runs. Idempotent."""

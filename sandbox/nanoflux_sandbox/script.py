@@ -43,6 +43,7 @@ def _run_source(source: str) -> int:
 
 
 def _exit_code(code: object) -> int:
+    """The exit code for the argument of `sys.exit`, as Python derives it: a message is printed, and gives 1."""
     if code is None:
         return 0
     if isinstance(code, int):
@@ -61,6 +62,7 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def _keep_own_frames(report: traceback.TracebackException | None) -> None:
+    """Remove all frames but the program's own from a traceback and from the exceptions that it refers to."""
     if report is None:
         return
     report.stack[:] = [frame for frame in report.stack if frame.filename == NAME]
@@ -73,6 +75,7 @@ def _keep_own_frames(report: traceback.TracebackException | None) -> None:
 
 
 def _flush_streams() -> bool:
+    """Flush the output streams. Returns whether each was flushed, or had been closed by the program."""
     all_flushed = True
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:

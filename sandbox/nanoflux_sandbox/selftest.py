@@ -16,7 +16,7 @@ _LIMITS = Limits(wall_s=10.0)
 _FORBIDDEN = """
 import ctypes, errno, os, socket
 
-def child():
+def start_child():
     if os.fork() == 0:
         os._exit(0)
 
@@ -26,7 +26,7 @@ attempts = {
     "create a file": lambda: os.open("held", os.O_CREAT | os.O_RDWR),
     "make a socket": lambda: socket.socket(socket.AF_INET),
     "make a pair of sockets": lambda: socket.socketpair(),
-    "start a process": child,
+    "start a process": start_child,
     "signal itself": lambda: os.kill(os.getpid(), 0),
     "write elsewhere": lambda: os.write(0, b"x"),
 }

@@ -53,9 +53,11 @@ class Supply:
             return self._parent
 
     async def _start_first_working_tier(self) -> Parent:
-        reasons = [reason] if (reason := tiers.explain_unsupported()) else []
+        unsupported_reason = tiers.explain_unsupported()
+        reasons = [unsupported_reason] if unsupported_reason else []
         timed_out = False
-        for tier in () if reasons else self._candidates:
+        candidates = () if unsupported_reason else self._candidates
+        for tier in candidates:
             parent = Parent(tier)
             try:
                 self.server_report = await parent.wait_until_ready()

@@ -14,7 +14,6 @@ from nanoflux_sandbox.text import escape_unsafe
 
 _TIERS = ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"]
 
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -24,7 +23,7 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def test_program_sees_no_state_of_the_previous_one(sandbox: Sandbox) -> None:
+async def test_program_sees_no_state_of_the_previous_program(sandbox: Sandbox) -> None:
     marking_program = (
         "import builtins, math, os, random, sys, numpy\nbuiltins.left = 'mark-of-the-first'\nsys.left = 1\nmath.pi = 3\n"
         "os.environ['LEFT'] = '1'\nsys.modules['left'] = math\nrandom.seed(99)\nnumpy.left = 1\nprint('mark-of-the-first')"

@@ -30,7 +30,7 @@ async def test_timeout_returns_within_half_a_second_of_the_limit(sandbox: Sandbo
     assert 0.5 <= result.wall_s <= time.monotonic() - start < 1.0
 
 
-async def test_cpu_time_has_its_own_limit(sandbox: Sandbox) -> None:
+async def test_cpu_time_is_limited_independently_of_wall_time(sandbox: Sandbox) -> None:
     result = await sandbox.run("while True: pass", Limits(wall_s=20.0, cpu_s=1.0))
     assert result.status == "timeout"
     assert "processor" in result.detail
@@ -43,11 +43,11 @@ async def test_sleeping_uses_no_cpu_time(sandbox: Sandbox) -> None:
 
 async def test_memory_is_available_up_to_the_limit(sandbox: Sandbox) -> None:
     code = "x = bytearray({} << 20)\nprint(len(x) >> 20)"
-    within, beyond = await asyncio.gather(
+    result_within, result_beyond = await asyncio.gather(
         sandbox.run(code.format(200), Limits(memory_mb=256)), sandbox.run(code.format(300), Limits(memory_mb=256))
     )
-    assert (within.status, within.stdout) == ("ok", "200\n")
-    assert beyond.status == "memory"
+    assert (result_within.status, result_within.stdout) == ("ok", "200\n")
+    assert result_beyond.status == "memory"
 
 
 async def test_program_may_catch_its_memory_error(sandbox: Sandbox) -> None:

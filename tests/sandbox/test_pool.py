@@ -32,10 +32,12 @@ def _find_descendants(root: int) -> set[int]:
                 continue
             if fields_after_name[0] != "Z":
                 parents[int(entry.name)] = int(fields_after_name[1])
-    pids = {root}
-    while children := {pid for pid, parent in parents.items() if parent in pids} - pids:
-        pids |= children
-    return pids - {root}
+    descendants: set[int] = set()
+    generation = {root}
+    while generation:
+        generation = {pid for pid, parent in parents.items() if parent in generation}
+        descendants |= generation
+    return descendants
 
 
 def _measure_resident_mb(pids: set[int]) -> float:
@@ -55,7 +57,7 @@ async def test_sixty_four_concurrent_programs_give_correct_results() -> None:
     assert [result.stdout for result in results] == [f"[{n}] {n * (n - 1) // 2}\n" for n in range(64)]
 
 
-async def test_pool_runs_at_most_its_workers_at_once() -> None:
+async def test_pool_runs_at_most_one_program_per_worker() -> None:
     async with Sandbox(workers=2, spares=0) as sandbox:
         await sandbox.identity()
         runs = asyncio.gather(*(sandbox.run("import time\ntime.sleep(0.5)") for _ in range(6)))
@@ -120,7 +122,7 @@ async def test_program_is_retried_after_its_fork_server_died(sandbox: Sandbox) -
     assert (result.status, result.stdout) == ("ok", "done\n")
 
 
-def _suspend(sandbox: Sandbox) -> None:
+def _suspend_fork_server(sandbox: Sandbox) -> None:
     for pid in (_fork_server_pid(sandbox), *_find_descendants(_fork_server_pid(sandbox))):
         os.kill(pid, signal.SIGSTOP)
 
@@ -128,7 +130,7 @@ def _suspend(sandbox: Sandbox) -> None:
 async def test_program_of_a_stalled_fork_server_times_out(sandbox: Sandbox) -> None:
     run = asyncio.create_task(sandbox.run("import time\ntime.sleep(60)", Limits(wall_s=1.0)))
     await asyncio.sleep(0.5)
-    _suspend(sandbox)
+    _suspend_fork_server(sandbox)
     result = await run
     assert result.status == "timeout"
     assert result.wall_s < 2.0
@@ -137,7 +139,7 @@ async def test_program_of_a_stalled_fork_server_times_out(sandbox: Sandbox) -> N
 
 async def test_stalled_fork_server_is_replaced_for_the_next_program(sandbox: Sandbox) -> None:
     await sandbox.run("print('leaves a spare')")
-    _suspend(sandbox)
+    _suspend_fork_server(sandbox)
     result = await sandbox.run("print('ran')", Limits(wall_s=1.0))
     assert (result.status, result.stdout) == ("ok", "ran\n")
 
@@ -156,7 +158,13 @@ async def test_cancelling_ends_the_program(sandbox: Sandbox) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+    return _read_process_state(pid) == "R"
+
+
+def _read_process_state(pid: int) -> str:
+    """The state of a process in proc(5): for example, R for running or Z for a zombie."""
+    fields_after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields_after_name[0]
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 3.0])
@@ -177,7 +185,8 @@ async def test_close_ends_every_process_and_is_idempotent(delay_s: float) -> Non
 async def _find_survivors(pids_before: set[int]) -> set[int]:
     """The descendants of this process that are still alive after the kernel had time to end them."""
     for _ in range(50):
-        if not (survivors := _find_descendants(os.getpid()) - pids_before):
+        survivors = _find_descendants(os.getpid()) - pids_before
+        if not survivors:
             break
         await asyncio.sleep(0.1)
     return survivors
@@ -236,7 +245,7 @@ def test_processes_end_with_a_killed_caller(tier: str, stalled: bool) -> None:
 
 def _is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _read_process_state(pid) != "Z"
     except OSError:
         return False
 

@@ -18,18 +18,18 @@ _RESTRICT_SELF = 446
 _GET_VERSION = 1
 
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # Landlock version -> number of its file rights
-_NET_SINCE, _NET_RIGHTS = 4, 0b11  # bind and connect of TCP
-_SCOPE_SINCE, _SCOPES = 6, 0b11  # abstract unix sockets, signals
+_NET_SINCE, _NET_RIGHTS = 4, 0b11  # first Landlock version with rights to bind and connect TCP sockets
+_SCOPE_SINCE, _SCOPES = 6, 0b11  # first Landlock version that isolates abstract unix sockets and signals
 
 
-def version() -> int:
+def read_version() -> int:
     """The Landlock version of this kernel. Raises OSError if the kernel has no Landlock."""
     return system_call("landlock_create_ruleset", _CREATE_RULESET, None, 0, _GET_VERSION)
 
 
 def _build_attributes(version: int) -> bytes:
-    file_rights = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= version)) - 1
-    rights = [file_rights]
+    file_right_count = max(count for since, count in _FILE_RIGHTS.items() if since <= version)
+    rights = [(1 << file_right_count) - 1]
     if version >= _NET_SINCE:
         rights.append(_NET_RIGHTS)
     if version >= _SCOPE_SINCE:
@@ -39,7 +39,7 @@ def _build_attributes(version: int) -> bytes:
 
 def deny_everything() -> None:
     """Restrict this process irrevocably with an empty ruleset. Needs no_new_privs. Raises OSError if it fails."""
-    attributes = _build_attributes(version())
+    attributes = _build_attributes(read_version())
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     ruleset = system_call("landlock_create_ruleset", _CREATE_RULESET, buffer, len(attributes), 0)
     try:

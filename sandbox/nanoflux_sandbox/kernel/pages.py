@@ -6,6 +6,7 @@ This is an optional speed-up: kernels before 6.1, or without transparent huge pa
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _HUGE_PAGE_BYTES = 2 << 20
 
 
 def _list_private_ranges() -> Iterator[tuple[int, int]]:
+    """The start and end address of each writable, private range of this process that no file backs."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         address_range, rights, *other_fields = line.split()
         if rights == "rw-p" and other_fields[3:] in ([], ["[heap]"]):
@@ -26,10 +28,8 @@ def _list_private_ranges() -> Iterator[tuple[int, int]]:
 def collapse() -> None:
     """Move this process's private memory to huge pages, as far as the kernel supports it. Never raises an error."""
     for start, end in _list_private_ranges():
-        aligned_start, aligned_end = (
-            -(-start // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES,
-            end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES,
-        )
+        aligned_start = math.ceil(start / _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+        aligned_end = end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
         with contextlib.suppress(OSError):
             if aligned_start < aligned_end:
                 libc.call("madvise", aligned_start, aligned_end - aligned_start, _MADV_COLLAPSE)

@@ -18,7 +18,9 @@ from nanoflux_sandbox.kernel import libc, syscalls
 _MODE_FILTER = 2
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
+"""Operation codes of BPF."""
+_NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
+"""Offsets in the kernel's `struct seccomp_data`, in bytes."""
 _X32_NUMBERS = 0x40000000
 
 
@@ -42,59 +44,65 @@ CONDITIONS: dict[str, tuple[ArgumentCondition, ...]] = {
     "madvise": (ArgumentCondition(2, _WORD, (4, 8, 14, 15)),),  # DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE
     "futex": (ArgumentCondition(1, 0x7F, (0, 1, 9, 10)),),  # WAIT and WAKE, plain and with a bitset
 }
-ANSWERS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY}
+EXPECTED_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY}
+"""The error that libc handles for each call in `syscalls.EXPECTED_ERROR`."""
 
 
-class _Step(NamedTuple):
+class _Instruction(NamedTuple):
+    """A BPF instruction; `if_true` and `if_false` are the numbers of instructions that a comparison then skips."""
+
     code: int
     if_true: int
     if_false: int
     value: int
 
 
-def _return_value(value: int) -> _Step:
-    return _Step(_RETURN, 0, 0, value)
+def _return_value(value: int) -> _Instruction:
+    return _Instruction(_RETURN, 0, 0, value)
 
 
-def _refuse(error_number: int = errno.EPERM) -> _Step:
+def _return_error(error_number: int = errno.EPERM) -> _Instruction:
     return _return_value(_ERRNO | error_number)
 
 
-def _compile_equality(number: int, body: list[_Step]) -> list[_Step]:
-    return [_Step(_IF_EQUAL, 0, len(body), number), *body]
+def _compile_case(number: int, body: list[_Instruction]) -> list[_Instruction]:
+    """Instructions that execute `body` if the loaded value equals `number`, and otherwise skip it."""
+    return [_Instruction(_IF_EQUAL, 0, len(body), number), *body]
 
 
-def _check_arguments(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Step]:
+def _check_arguments(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Instruction]:
+    """Instructions that allow a call if its arguments meet all `conditions`, and otherwise refuse it."""
     for argument, mask, values in conditions:
-        yield _Step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
-        yield _Step(_AND, 0, 0, mask)
+        yield _Instruction(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * argument)
+        yield _Instruction(_AND, 0, 0, mask)
         for position, value in enumerate(values):
-            yield _Step(_IF_EQUAL, len(values) - position, 0, value)
-        yield _refuse()
+            yield _Instruction(_IF_EQUAL, len(values) - position, 0, value)
+        yield _return_error()
     yield _return_value(_ALLOW)
 
 
-def _build_steps(machine: str) -> Iterator[_Step]:
-    yield _Step(_LOAD, 0, 0, _ARCHITECTURE_AT)
-    yield _Step(_IF_EQUAL, 1, 0, syscalls.ARCHITECTURES[machine])
+def _build_instructions(machine: str) -> Iterator[_Instruction]:
+    yield _Instruction(_LOAD, 0, 0, _ARCHITECTURE_OFFSET)
+    yield _Instruction(_IF_EQUAL, 1, 0, syscalls.ARCHITECTURES[machine])
     yield _return_value(_KILL)
-    yield _Step(_LOAD, 0, 0, _NUMBER_AT)
+    yield _Instruction(_LOAD, 0, 0, _NUMBER_OFFSET)
     if machine == "x86_64":
-        yield _Step(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
+        yield _Instruction(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
         yield _return_value(_KILL)
     for name, numbers in syscalls.CONDITIONAL.items():
-        yield from _compile_equality(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
+        yield from _compile_case(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
     for action, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
         for entry in table.values():
-            if (number := syscalls.number(entry, machine)) is not None:
-                yield from _compile_equality(number, [_return_value(action)])
-    for name, numbers in syscalls.ANSWERED.items():
-        yield from _compile_equality(_find_number(numbers, machine), [_refuse(ANSWERS[name])])
-    yield _refuse()
+            number = syscalls.select_number(entry, machine)
+            if number is not None:
+                yield from _compile_case(number, [_return_value(action)])
+    for name, numbers in syscalls.EXPECTED_ERROR.items():
+        yield from _compile_case(_find_number(numbers, machine), [_return_error(EXPECTED_ERRORS[name])])
+    yield _return_error()
 
 
 def _find_number(numbers: tuple[int, int], machine: str) -> int:
-    number = syscalls.number(numbers, machine)
+    number = syscalls.select_number(numbers, machine)
     assert number is not None
     return number
 
@@ -104,7 +112,7 @@ def compile_filter(machine: str = "") -> bytes:
     machine = machine or platform.machine()
     if machine not in syscalls.ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no system call table for {machine!r} machines")
-    return b"".join(struct.pack("=HBBI", *step) for step in _build_steps(machine))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in _build_instructions(machine))
 
 
 class Filter:

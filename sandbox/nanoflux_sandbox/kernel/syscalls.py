@@ -56,6 +56,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
+"""Calls that are allowed with any arguments."""
 
 CONDITIONAL: dict[str, tuple[int, int]] = {
     "read": (0, 63),
@@ -67,8 +68,8 @@ CONDITIONAL: dict[str, tuple[int, int]] = {
 }
 """Calls that are allowed only with the arguments in `seccomp.CONDITIONS`."""
 
-ANSWERED: dict[str, tuple[int, int]] = {"clone3": (435, 435), "ioctl": (16, 29)}
-"""Calls that are refused with an error that libc handles; see `seccomp.ANSWERS`."""
+EXPECTED_ERROR: dict[str, tuple[int, int]] = {"clone3": (435, 435), "ioctl": (16, 29)}
+"""Calls that fail with an error that libc handles, instead of EPERM; see `seccomp.EXPECTED_ERRORS`."""
 
 DEADLY: dict[str, tuple[int | None, int | None]] = {
     # other processes
@@ -133,6 +134,6 @@ DEADLY: dict[str, tuple[int | None, int | None]] = {
 """Calls that no legitimate program makes. A program that makes such a call is killed."""
 
 
-def number(entry: tuple[int | None, int | None], machine: str) -> int | None:
+def select_number(entry: tuple[int | None, int | None], machine: str) -> int | None:
     """The number of a table's entry on `machine`; None if the call does not exist there."""
     return entry[_X86_64 if machine == "x86_64" else _AARCH64]

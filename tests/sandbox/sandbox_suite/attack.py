@@ -10,28 +10,28 @@ WALL_S = 0.7
 
 @dataclass(frozen=True)
 class Effects:
-    """The effects of an attack. `late` means that the program still ran at its limit and had to be killed."""
+    """The effects of an attack. `late` means that the program still ran at its time limit and had to be killed."""
 
     stdout: str
     late: bool
     verdict: str
     """`right` if the judge accepted the program's answer as the expected one, 42."""
     changes: list[str]
-    """Changes in the world: files created, changed or deleted, messages received, the victim ended."""
+    """Changes in the `World`: files created, changed or deleted, sockets that received a message, the victim ended."""
 
 
-def token_printed(effects: Effects) -> bool:
+def printed_token(effects: Effects) -> bool:
     """The program reported that it succeeded."""
     return "BREACH" in effects.stdout
 
 
-def secret_printed(effects: Effects) -> bool:
+def printed_secret(effects: Effects) -> bool:
     """The program printed the content of a file of the host."""
     return "the secret of the host" in effects.stdout
 
 
-def world_changed(effects: Effects) -> bool:
-    """The program changed a file, process or socket of the world."""
+def changed_world(effects: Effects) -> bool:
+    """The program changed a file, process or socket of the host's `World`."""
     return bool(effects.changes)
 
 
@@ -51,11 +51,11 @@ class Attack:
 
     name: str
     code: str
-    success: Callable[[Effects], bool] = token_printed
-    status: tuple[str, ...] = ()
-    """The statuses with which it may end in the sandbox; empty means any."""
+    success: Callable[[Effects], bool] = printed_token
+    statuses: tuple[str, ...] = ()
+    """The statuses with which the program may end in the sandbox; empty means any."""
     judged: bool = False
-    """Whether its plain run uses the naive judge, which compares inside the program's process."""
+    """Whether the run without a sandbox uses the naive judge, which compares answers inside the program's process."""
     limits: dict[str, Any] = field(default_factory=dict)
 
     def source(self, world: dict[str, Any]) -> str:

@@ -30,10 +30,15 @@ def _interpreter_paths() -> list[Path]:
 
 
 def _find_closed_folder(path: Path) -> Path | None:
-    return next((folder for folder in reversed([path, *path.parents]) if not folder.stat().st_mode & 0o001), None)
+    """The outermost folder of `path` that other users cannot enter, if there is one."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.stat().st_mode & 0o001:
+            return folder
+    return None
 
 
 def _expose_interpreter() -> None:
+    """Replace each closed folder, in a private mount namespace, by a folder with only the interpreter's paths."""
     os.umask(0o022)  # the umask of the caller may hide new files from others
     _call("unshare", _NEW_NS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_REC | _PRIVATE), None)
@@ -60,7 +65,7 @@ def _become_root_of_a_namespace() -> None:
 
 
 def _hide_landlock() -> None:
-    """Make the kernel answer like one without Landlock: ENOSYS to its first call."""
+    """Make the first call of Landlock fail with ENOSYS, as on a kernel without Landlock."""
     instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(instructions), ctypes.addressof(program)))

@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, Effects, needed_a_kill, world_changed
+from sandbox_suite.attack import Attack, Effects, changed_world, needed_a_kill
 
 _LOW_MEMORY = {"memory_mb": 256}
 
@@ -101,10 +101,10 @@ _DISK_BOMBS = {
 BOMBS = [
     *(Attack(f"endless {name}", code, needed_a_kill, ("timeout",)) for name, code in _ENDLESS_PROGRAMS.items()),
     *(
-        Attack(f"hungry {name}", code, status=("memory", "timeout"), limits=_LOW_MEMORY)
+        Attack(f"hungry {name}", code, statuses=("memory", "timeout"), limits=_LOW_MEMORY)
         for name, code in _MEMORY_BOMBS.items()
     ),
     *(Attack(f"flood {name}", code, _exceeds_output, ("output",)) for name, code in _OUTPUT_FLOODS.items()),
     *(Attack(name, code) for name, code in _RESOURCE_BOMBS.items()),
-    *(Attack(name, code, world_changed) for name, code in _DISK_BOMBS.items()),
+    *(Attack(name, code, changed_world) for name, code in _DISK_BOMBS.items()),
 ]

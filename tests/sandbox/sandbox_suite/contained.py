@@ -20,15 +20,16 @@ from sandbox_suite.attack import WALL_S
 from sandbox_suite.world import SECRET, World
 
 GRACE_S = 1.0
-"""Twice the delay that the sandbox promises after its limit: several suites share the CPUs."""
+"""Twice the delay that the sandbox promises after a program's time limit, since several suites share the CPUs."""
 
 
 def judge_output(result: Result) -> str:
-    """The verdict as the code check derives it, outside the program: from its status and its last printed line."""
+    """The verdict as the code check derives it outside the program: from its status and its last printed number."""
     try:
-        return "right" if result.status == "ok" and abs(float(result.stdout.split()[-1]) - 42) < 1e-6 else "wrong"
+        answer = float(result.stdout.split()[-1])
     except (ValueError, IndexError):
         return "wrong"
+    return "right" if result.status == "ok" and abs(answer - 42) < 1e-6 else "wrong"
 
 
 async def _run_attack(sandbox: Sandbox, world: World, attack: Attack) -> dict:

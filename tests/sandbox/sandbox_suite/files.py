@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, secret_printed, world_changed
+from sandbox_suite.attack import Attack, changed_world, printed_secret
 
 _READS = {
     "read with open": "print(open(W['secret']).read())",
@@ -135,7 +135,7 @@ _PROBES = {
 }
 
 FILES = [
-    *(Attack(name, code, secret_printed) for name, code in _READS.items()),
-    *(Attack(name, code, world_changed) for name, code in _CHANGES.items()),
+    *(Attack(name, code, printed_secret) for name, code in _READS.items()),
+    *(Attack(name, code, changed_world) for name, code in _CHANGES.items()),
     *(Attack(name, code) for name, code in _PROBES.items()),
 ]

@@ -1,4 +1,6 @@
-"""The naive judge of the plain runs: it runs the program in its own process and compares there. Do not imitate it."""
+"""The naive judge, which the attacks on verdicts defeat: it runs the program in its own process and compares the answer
+there.
+"""
 
 import contextlib
 import io
@@ -23,14 +25,14 @@ def compare(printed, expected):
 
 def main():
     code = Path(sys.argv[1]).read_text()
-    out = sys.stdout = io.StringIO()
+    stdout = sys.stdout = io.StringIO()
     with contextlib.suppress(SystemExit):
         exec(code, {"__name__": "__main__"})
     answer = sys.stdout.getvalue().strip().rpartition("\n")[2]
     if answer.startswith("pickle:"):
         answer = pickle.loads(answer[7:].encode().decode("unicode_escape").encode("latin-1"))
     announce("right" if compare(answer, EXPECTED) else "wrong")
-    return out
+    return stdout
 
 
 if __name__ == "__main__":

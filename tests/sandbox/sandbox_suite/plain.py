@@ -1,5 +1,6 @@
 """Runs an attack in a plain subprocess, the baseline for the sandbox: same user and time limit, no other protection."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,11 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from sandbox_suite.attack import WALL_S, Attack, Effects, needed_a_kill, world_changed
+from sandbox_suite.attack import WALL_S, Attack, Effects, changed_world, needed_a_kill
 from sandbox_suite.world import SECRET, World
 
 _JUDGE = str(Path(__file__).with_name("judge.py"))
 _LATE_EFFECTS_S = 0.5
+"""Seconds in which a daemon that the program left behind may still change the world."""
 _TIMEOUT_S = 30.0
 
 
@@ -31,7 +33,7 @@ def run(attack: Attack, world: World) -> Effects:
             text=True,
             errors="replace",
             start_new_session=True,
-            pass_fds=[*world.inherited, *([write_end] if attack.judged else [])],
+            pass_fds=[*world.inherited_descriptors, *([write_end] if attack.judged else [])],
             env={**os.environ, "HOST_SECRET": SECRET, "OPENBLAS_NUM_THREADS": "1"},
         )
         os.close(write_end)
@@ -41,16 +43,16 @@ def run(attack: Attack, world: World) -> Effects:
 
 
 def _wait_for_end(process: subprocess.Popen[str], attack: Attack) -> tuple[str, bool]:
+    """Wait for the program, and kill its process group. Returns its output, and whether it ran until the timeout."""
     late = False
     try:
         stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is needed_a_kill else _TIMEOUT_S)
     except subprocess.TimeoutExpired:
         late = True
-    try:
-        time.sleep(_LATE_EFFECTS_S if attack.success is world_changed and not late else 0)
+    if attack.success is changed_world and not late:
+        time.sleep(_LATE_EFFECTS_S)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if late:
         stdout, _ = process.communicate()
     return stdout, late

@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, world_changed
+from sandbox_suite.attack import Attack, changed_world
 
 _PRINTING_PROGRAMS = {
     "fork": "import os\nif os.fork() == 0:\n    os._exit(0)\nprint('BREACH')",
@@ -91,5 +91,5 @@ _CHANGING_PROGRAMS = {
 
 PROCESSES = [
     *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
-    *(Attack(name, code, world_changed) for name, code in _CHANGING_PROGRAMS.items()),
+    *(Attack(name, code, changed_world) for name, code in _CHANGING_PROGRAMS.items()),
 ]

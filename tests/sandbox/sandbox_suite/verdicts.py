@@ -6,7 +6,7 @@ outside the child. The child never holds the expected number.
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, judged_right, world_changed
+from sandbox_suite.attack import Attack, changed_world, judged_right
 
 _FORGERIES = {
     "the expected number from a frame": (
@@ -68,5 +68,5 @@ _UNPICKLED = (
 
 VERDICTS = [
     *(Attack(f"verdict: {name}", code, judged_right, judged=True) for name, code in _FORGERIES.items()),
-    Attack("verdict: an answer that runs when read", _UNPICKLED, world_changed, judged=True),
+    Attack("verdict: an answer that runs when read", _UNPICKLED, changed_world, judged=True),
 ]

@@ -40,36 +40,37 @@ class World:
         self._restore()
         self._secret_file = os.open(self.folder / "secret", os.O_RDONLY)
         self._folder_file = os.open(self.folder, os.O_RDONLY)
-        self.inherited = [self._secret_file, self._folder_file, self.inherited_socket.fileno()]
-        for descriptor in self.inherited:
+        self.inherited_descriptors = [self._secret_file, self._folder_file, self.inherited_socket.fileno()]
+        for descriptor in self.inherited_descriptors:
             os.set_inheritable(descriptor, True)
 
     def _restore(self) -> None:
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
         (self.folder / "scratch").mkdir()
-        for name, text in (("secret", SECRET), ("doomed", "doomed\n"), ("hostmodule.py", f"TEXT = {SECRET!r}\n")):
-            if not (self.folder / name).exists() or name == "doomed":
-                (self.folder / name).write_text(text)
-            (self.folder / name).chmod(0o644)
+        texts = {"secret": SECRET, "doomed": "doomed\n", "hostmodule.py": f"TEXT = {SECRET!r}\n"}
+        for name, text in texts.items():
+            file = self.folder / name
+            if not file.exists() or name == "doomed":
+                file.write_text(text)
+            file.chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            # In a new session: that of the test runner may be outside this PID namespace, where its number would be 0.
+            # In a new session, since the session of the test runner has the id 0 if it is outside this PID namespace.
             self._victim = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
             )
-        self._before = self._read_state()
+        self._state_before = self._read_state()
 
     def _read_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {path.name: None for path in self.folder.iterdir()}
         doomed = self.folder / "doomed"
-        state = {path.name: None for path in self.folder.iterdir()}
-        doomed_stat = doomed.stat() if doomed.exists() else None
-        scratch_names = sorted(path.name for path in (self.folder / "scratch").glob("*"))
-        return {
-            **state,
-            "doomed": doomed_stat
-            and (doomed_stat.st_mode, doomed_stat.st_size, doomed_stat.st_mtime, doomed.read_text()),
-            "scratch": (self.folder / "scratch").exists() and scratch_names,
-        }
+        if doomed.exists():
+            file_status = doomed.stat()
+            state["doomed"] = (file_status.st_mode, file_status.st_size, file_status.st_mtime, doomed.read_text())
+        scratch = self.folder / "scratch"
+        if scratch.exists():
+            state["scratch"] = sorted(path.name for path in scratch.iterdir())
+        return state
 
     def describe(self) -> dict[str, Any]:
         """The paths, process id, ports and other facts that an attack gets in its variable `W`."""
@@ -89,24 +90,18 @@ class World:
         }
 
     def changes(self) -> list[str]:
-        """Return what an attack changed, and restore it."""
-        state = self._read_state()
-        changed = [name for name in {*self._before, *state} if self._before.get(name, "-") != state.get(name, "-")]
-        changed += [name for name, target_socket in self._sockets.items() if self._is_reached(name, target_socket)]
+        """The names of the targets that an attack changed; restores them."""
+        before, after = self._state_before, self._read_state()
+        changed = [name for name in {*before, *after} if before.get(name, "absent") != after.get(name, "absent")]
+        changed += [name for name, target_socket in self._sockets.items() if _has_message(name, target_socket)]
         with contextlib.suppress(BlockingIOError):
-            changed += ["inherited socket"] if self._receiver.recv(99) else []
+            if self._receiver.recv(99):
+                changed.append("inherited socket")
         assert self._victim is not None
         if self._victim.poll() is not None:
             changed.append("victim")
         self._restore()
         return changed
-
-    def _is_reached(self, name: str, target_socket: socket.socket) -> bool:
-        try:
-            target_socket.recv(99) if name == "udp" else target_socket.accept()[0].close()
-        except BlockingIOError:
-            return False
-        return True
 
     def close(self) -> None:
         """End the victim and remove the files."""
@@ -118,3 +113,16 @@ class World:
         os.close(self._secret_file)
         os.close(self._folder_file)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _has_message(name: str, target_socket: socket.socket) -> bool:
+    """Whether an attack sent a datagram or connected to this socket. Consumes the message or connection."""
+    try:
+        if name == "udp":
+            target_socket.recv(99)
+        else:
+            connection, _ = target_socket.accept()
+            connection.close()
+    except BlockingIOError:
+        return False
+    return True
