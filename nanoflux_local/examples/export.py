@@ -37,7 +37,7 @@ from nanoflux_local.train.conversation import format_completion
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.origin import describe_origin
 from nanoflux_local.train.run_rows import OnScore, RunRow, RunRows, load_run_rows
-from nanoflux_local.train.solutions import load_wrong_defences
+from nanoflux_local.train.solutions import list_wrong_defences
 from nanoflux_local.transcript import dataset_digest
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.record import read_record
@@ -248,7 +248,7 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     assert row.attempt is not None, "pairs need the attempt's defences"
     prompt, chosen = _format_prompt_completion(row.example).values()
     wrong_completions = [
-        format_completion(defence.solution, defence.answer) for defence in load_wrong_defences(row.attempt)
+        format_completion(defence.solution, defence.answer) for defence in list_wrong_defences(row.attempt)
     ]
     return [
         {"prompt": prompt, "chosen": chosen, "rejected": [{"role": "assistant", "content": completion}]}

@@ -63,12 +63,12 @@ def attend(
 
 
 def _is_unsupported(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
+    """Whether `CausalAttention` cannot compute this attention, or would be slower than torch's own."""
     is_causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
     fits_unmasked = mask is None and query.shape[2] == key.shape[2] <= _MAX_TOKENS
-    has_unsupported_option = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
-    return not (is_causal and fits_unmasked and torch.is_grad_enabled() and query.device.type == "cpu") or bool(
-        has_unsupported_option
-    )
+    trains_on_cpu = torch.is_grad_enabled() and query.device.type == "cpu"
+    has_other_options = bool(kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None)
+    return has_other_options or not (is_causal and fits_unmasked and trains_on_cpu)
 
 
 def register() -> str:

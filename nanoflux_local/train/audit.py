@@ -4,6 +4,7 @@ This module decides which rows can be trained on, and counts every example that 
 and loads no weights.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,10 @@ from nanoflux_local.train.flops import count_parameters, estimate_flops, six_nd
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 
-_KEY_WORDS = 6  # the number of first words by which a held-out prompt is looked up; few prompts share them all
+_START_WORDS = 6
+"""The number of first words by which a held-out prompt is looked up; few prompts share all of them."""
+_MAX_LISTED_ROWS = 10
+"""The number of unusable rows that an error message lists."""
 
 RowProblem = Literal[
     "wrong role order",
@@ -111,9 +115,9 @@ def prepare_rows(
         held_out = select_rows(validation, codec, settings)
         return _drop_validation_rows(usable, held_out, examples), held_out
     distinct_ids = list(dict.fromkeys(row.ids for row in usable.rows))
-    held_ids = set(split(distinct_ids, settings.val_fraction, settings.seed)[1])
-    train = tuple(row for row in usable.rows if row.ids not in held_ids)
-    held_out_rows = tuple(row for row in usable.rows if row.ids in held_ids)
+    held_out_ids = set(split(distinct_ids, settings.val_fraction, settings.seed)[1])
+    train = tuple(row for row in usable.rows if row.ids not in held_out_ids)
+    held_out_rows = tuple(row for row in usable.rows if row.ids in held_out_ids)
     if settings.early_stopping and not held_out_rows:
         raise UsageError(
             "early_stopping needs a validation loss, and no row is left for validation",
@@ -152,29 +156,31 @@ def _encode_if_usable(
     if not example.completion.strip():
         return None, "empty answer", "the completion is blank"
     try:
-        whole = codec.encode(example, row)
+        encoded = codec.encode(example, row)
     except DataError as error:
         return None, "refused by the template", error.message
     except UnicodeEncodeError as error:
         return None, "lone surrogate", f"{error.object[error.start]!r} is not a character"
-    excess_tokens = len(whole.ids) - settings.max_length
+    excess_tokens = len(encoded.ids) - settings.max_length
     if excess_tokens > 0 and settings.overlong != "truncate":
-        return None, "too long", f"{len(whole.ids)} tokens, {excess_tokens} over max_length"
-    if whole.prompt_length >= settings.max_length:
-        return (
-            None,
-            "no labels",
-            f"the prompt alone has {whole.prompt_length} tokens, and max_length is {settings.max_length}",
-        )
-    return EncodedExample(whole.ids[: settings.max_length], whole.prompt_length, max(0, excess_tokens), row), None, ""
+        return None, "too long", f"{len(encoded.ids)} tokens, {excess_tokens} over max_length"
+    if encoded.prompt_length >= settings.max_length:
+        detail = f"the prompt alone has {encoded.prompt_length} tokens, and max_length is {settings.max_length}"
+        return None, "no labels", detail
+    kept_ids = encoded.ids[: settings.max_length]
+    return EncodedExample(kept_ids, encoded.prompt_length, max(0, excess_tokens), row), None, ""
 
 
 def _are_roles_in_order(roles: Sequence[str]) -> bool:
+    """Whether user and assistant alternate, from user to user, after an optional system message."""
     turns = roles[1:] if roles and roles[0] == "system" else roles
-    return len(turns) % 2 == 1 and all(role == ("user", "assistant")[i % 2] for i, role in enumerate(turns))
+    questions, answers = turns[::2], turns[1::2]
+    ends_with_question = len(questions) == len(answers) + 1
+    return ends_with_question and set(questions) == {"user"} and set(answers) <= {"assistant"}
 
 
 def _find_duplicates(examples: Sequence[TrainingExample]) -> list[RowFinding]:
+    """A finding for each row with the prompt and the completion of an earlier row; such rows are still trained on."""
     first_row_by_key: dict[str, int] = {}
     duplicates: list[RowFinding] = []
     for row, example in enumerate(examples):
@@ -188,15 +194,19 @@ def _find_duplicates(examples: Sequence[TrainingExample]) -> list[RowFinding]:
 
 
 def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
+    """Raise DataError if no row is left, and RefusedError if the settings forbid dropping the unusable rows."""
     dropped = [finding for finding in selection.findings if finding.dropped]
     if not selection.rows:
-        reasons = "\n".join(f"  {finding}" for finding in dropped[:10]) or "  there are no examples"
+        reasons = "\n".join(f"  {finding}" for finding in dropped[:_MAX_LISTED_ROWS]) or "  there are no examples"
         raise DataError(f"no example has a label to train on:\n{reasons}", "correct the rows, or raise max_length")
-    too_long = [finding for finding in dropped if finding.problem == "too long"]
-    refused = dropped if settings.bad_rows == "refuse" else too_long
-    if refused and "refuse" in (settings.bad_rows, settings.overlong):
-        reasons = "\n".join(f"  {finding}" for finding in refused[:10])
-        key = "bad_rows" if settings.bad_rows == "refuse" else "overlong"
+    if settings.bad_rows == "refuse":
+        key, refused = "bad_rows", dropped
+    elif settings.overlong == "refuse":
+        key, refused = "overlong", [finding for finding in dropped if finding.problem == "too long"]
+    else:
+        return
+    if refused:
+        reasons = "\n".join(f"  {finding}" for finding in refused[:_MAX_LISTED_ROWS])
         raise RefusedError(
             f"there are unusable rows, and {key}=refuse forbids dropping them ({len(refused)} in all):\n{reasons}",
             "correct the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
@@ -310,8 +320,8 @@ def audit(
 
 def count_steps(settings: TrainSettings, rows: int) -> int:
     """The number of optimizer steps of a training run that is not stopped early."""
-    batches = -(-rows // settings.batch)
-    return settings.epochs * -(-batches // settings.gradient_accumulation)
+    batches = math.ceil(rows / settings.batch)
+    return settings.epochs * math.ceil(batches / settings.gradient_accumulation)
 
 
 def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
@@ -319,7 +329,7 @@ def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) ->
     prompts_by_start: dict[tuple[str, ...], list[list[str]]] = {}
     for prompt in map(_split_words, held_out):
         if prompt:
-            prompts_by_start.setdefault(tuple(prompt[:_KEY_WORDS]), []).append(prompt)
+            prompts_by_start.setdefault(tuple(prompt[:_START_WORDS]), []).append(prompt)
     start_lengths = sorted({len(start) for start in prompts_by_start})
     word_lists = (
         _split_words(" ".join([*(message.content for message in example.prompt), example.completion]))
@@ -345,4 +355,5 @@ def _contains_prompt(
 
 
 def _split_words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
     return re.findall(r"\w+", text.casefold())

@@ -10,12 +10,12 @@ import random
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from nanoflux_local.errors import LedgerError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import derive_seed, digest
-from nanoflux_local.train.solutions import RightSolution, SolutionRule, list_candidates, load_right_solutions
+from nanoflux_local.train.solutions import RightSolution, SolutionRule, collect_right_solutions, list_candidates
 from nanoflux_local.transcript import Attempt, Example, turn_from_json
 
 Item = TypeVar("Item")
@@ -62,8 +62,17 @@ class Choice:
                 f"{self.size} examples are requested, but only {len(items)} match the other conditions",
                 "lower --size, or drop a condition",
             )
-        positions = random.Random(derive_seed(self.seed, "choice")).sample(range(len(items)), self.size or len(items))
+        count = self.size if self.size else len(items)
+        positions = random.Random(derive_seed(self.seed, "choice")).sample(range(len(items)), count)
         return [items[index] for index in sorted(positions)]
+
+
+class KeptAttempt(NamedTuple):
+    """The kept attempt of a turn, and the endpoints that attacked and defended."""
+
+    attempt: Attempt
+    attacker: str
+    defender: str
 
 
 def build_example(row: Mapping[str, Any]) -> Example:
@@ -113,11 +122,9 @@ def _exclude_rows(
     record: dict[str, Any] = {}
     dropped_turns = find_turns_with_verdict(view, run, "drop")
     kept_rows = [row for row in rows if choice.include_dropped or row["turn"] not in dropped_turns]
-    if any(row["turn"] in dropped_turns for row in rows):
-        record["dropped"] = {
-            "included": choice.include_dropped,
-            "rows": sum(row["turn"] in dropped_turns for row in rows),
-        }
+    dropped_count = sum(row["turn"] in dropped_turns for row in rows)
+    if dropped_count:
+        record["dropped"] = {"included": choice.include_dropped, "rows": dropped_count}
     if not kept_rows:
         fix = "add --include-dropped, or withdraw the verdicts with `nanoflux examples review ID --verdict open`"
         raise NothingMatchedError(f"reviewers dropped all {len(rows)} matching examples of run {run}", fix)
@@ -133,33 +140,37 @@ def _exclude_rows(
 
 
 def find_turns_with_verdict(view: LedgerView, run: str, verdict: Literal["drop", "fix"]) -> set[int]:
-    """The turns with an example for which this is the newest verdict of at least one reviewer."""
-    newest_verdicts = view.rows(
+    """The turns whose example has `verdict` as the newest verdict of at least one reviewer."""
+    newest_verdicts = view.rows(  # SQLite takes the columns without an aggregate from the row with max(id)
         "SELECT turn, attempt, verdict, max(id) FROM reviews WHERE run = ? GROUP BY turn, attempt, reviewer", run
     )
-    attempts = {(row["turn"], row["attempt"]) for row in newest_verdicts if row["verdict"] == verdict}
-    turns = view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run) if attempts else ()
-    return {row["number"] for row in turns if (row["number"], len(row["attempts"].split()) - 1) in attempts}
+    reviewed_attempts = {(row["turn"], row["attempt"]) for row in newest_verdicts if row["verdict"] == verdict}
+    if not reviewed_attempts:
+        return set()
+    turns_with_verdict = set()
+    for row in view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run):
+        kept_attempt = len(row["attempts"].split()) - 1  # the last attempt of the turn; reviews count from 0
+        if (row["number"], kept_attempt) in reviewed_attempts:
+            turns_with_verdict.add(row["number"])
+    return turns_with_verdict
 
 
-def load_attempts(view: LedgerView, run: str) -> dict[int, tuple[Attempt, str, str]]:
-    """The kept attempt of each turn with an example, and the endpoints that attacked and defended."""
+def load_attempts(view: LedgerView, run: str) -> dict[int, KeptAttempt]:
+    """The kept attempt of each turn with an example, by turn."""
     turns = [
         turn_from_json(json.loads(row["record"]))
         for row in view.rows("SELECT record FROM turns WHERE run = ? AND kept ORDER BY number", run)
     ]
-    return {turn.number: (turn.last, turn.attacker, turn.defender) for turn in turns}
+    return {turn.number: KeptAttempt(turn.last, turn.attacker, turn.defender) for turn in turns}
 
 
 def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution, ...]]:
     """The right solutions of each turn with an example."""
-    return {
-        turn: load_right_solutions(*attempt_and_endpoints)
-        for turn, attempt_and_endpoints in load_attempts(view, run).items()
-    }
+    return {turn: collect_right_solutions(*kept_attempt) for turn, kept_attempt in load_attempts(view, run).items()}
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
+    """The rows of a query. Raises UsageError if its `where` expression is not valid SQL."""
     columns = "id, turn, reason, question, solution, answer, content_hash, at, level, passes, tries, pass_rate"
     fix = f"use the columns {columns}"
     try:
@@ -172,6 +183,7 @@ def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[s
 
 
 def _require_levels(view: LedgerView, run: str, choice: Choice) -> None:
+    """Raise RefusedError if the choice is by quality level and no example of the run has one."""
     if choice.level and not view.row("SELECT 1 FROM examples WHERE run = ? AND level IS NOT NULL", run):
         raise RefusedError(
             f"the examples of run {run} have no quality levels: their reasoning was not scored",

@@ -24,6 +24,8 @@ from nanoflux_models.record import read_record
 _PROBE_COMPLETION = "completion"
 _PLACEHOLDER = re.compile(r"\0(\d+)\0")
 """The placeholder of the n-th control token while a template is rendered."""
+_MATCH_NOTHING = r"(?!)"
+"""A regular expression that matches no text."""
 _BATCHES_PER_POOL = 8
 """The number of batches in a pool. Rows are sorted by length within a pool."""
 
@@ -40,7 +42,7 @@ class TrainingExample:
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
     """An example as token ids. The labels are `ids[prompt_length:]`; `truncated_tokens` is the number of tokens that
-    were cut off at the limit; `row` counts from 0.
+    were cut off at the limit; `row` is the example's index among the caller's examples.
     """
 
     ids: tuple[int, ...]
@@ -68,9 +70,8 @@ class Codec:
         self.system_role = system_role
         added_tokens = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._controls = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added_tokens]))
-        self._control_pattern = re.compile(
-            "|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or r"(?!)"
-        )
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or _MATCH_NOTHING)
         self.end_of_turn = self._find_end_of_turn()
 
     @classmethod
@@ -102,15 +103,17 @@ class Codec:
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> EncodedExample:
         """The tokens of one example, truncated at `max_length`. Raises ValueError if the text cannot be encoded."""
         messages = [Message(message.role, self._insert_placeholders(message.content)) for message in example.prompt]
-        prompt = self._encode_text(self.render_prompt(messages))
-        ids = prompt + self._encode_text(self._insert_placeholders(example.completion) + self.end_of_turn)
+        prompt_ids = self._encode_text(self.render_prompt(messages))
+        completion_ids = self._encode_text(self._insert_placeholders(example.completion) + self.end_of_turn)
+        ids = prompt_ids + completion_ids
         kept_ids = ids if max_length is None else ids[:max_length]
-        return EncodedExample(tuple(kept_ids), len(prompt), len(ids) - len(kept_ids), row)
+        return EncodedExample(tuple(kept_ids), len(prompt_ids), len(ids) - len(kept_ids), row)
 
     def _encode_text(self, text: str) -> list[int]:
+        """The tokens of a text with placeholders; a placeholder's control token is encoded as ordinary text."""
         text.encode()  # raises for a lone surrogate, with its position, before the tokenizer does
         ids: list[int] = []
-        for index, piece in enumerate(_PLACEHOLDER.split(text)):  # text and placeholders alternate
+        for index, piece in enumerate(_PLACEHOLDER.split(text)):  # even pieces are text, odd ones placeholder numbers
             if index % 2 == 0:
                 ids += self._encode_piece(piece, as_text=False)
             elif int(piece) < len(self._controls):
@@ -130,9 +133,11 @@ class Codec:
         return tuple(dict.fromkeys(match[0] for text in texts for match in self._control_pattern.finditer(text)))
 
     def _insert_placeholders(self, text: str) -> str:
+        """Replace each control token that is spelled out in `text` by its placeholder."""
         return self._control_pattern.sub(lambda match: f"\0{self._controls.index(match[0])}\0", text)
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        """Apply the chat template. Raises DataError if there is no template, or if it refuses the messages."""
         if not self.tokenizer.chat_template:
             raise DataError(
                 "the base model has no chat template",
@@ -179,10 +184,13 @@ def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item
 
     Fewer than two items are not split, and at least one item remains to train on. Both parts keep the order.
     """
-    held_out_count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
+    held_out_count = 0
+    if fraction > 0 and len(items) > 1:
+        held_out_count = min(len(items) - 1, max(1, round(fraction * len(items))))
     held_out_indices = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), held_out_count))
     train = tuple(item for index, item in enumerate(items) if index not in held_out_indices)
-    return train, tuple(item for index, item in enumerate(items) if index in held_out_indices)
+    validation = tuple(item for index, item in enumerate(items) if index in held_out_indices)
+    return train, validation
 
 
 def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:

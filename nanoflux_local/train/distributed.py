@@ -39,7 +39,8 @@ class ProcessGroup:
 
     def list_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """The shares of all processes, without empty ones."""
-        return [share for rank in range(self.size) if (share := items[rank :: self.size])]
+        shares = [items[rank :: self.size] for rank in range(self.size)]
+        return [share for share in shares if share]
 
     def sum_values(self, value: float) -> float:
         """The sum of the values of all processes."""

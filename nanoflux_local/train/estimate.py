@@ -7,12 +7,16 @@ guarantee nothing.
 import time
 from pathlib import Path
 
-from nanoflux_local.train.flops import count_head_weights, count_parameters, read_shape, stored_bytes
+from nanoflux_local.train.flops import count_head_weights, count_parameters, measure_stored_bytes, read_shape
 from nanoflux_local.train.settings import TrainSettings
 
 _MATRIX_SHARE = 0.55  # share of a training run's time in matrix products (profiled: SmolLM2-135M on CPU)
 _VECTORS_PER_LAYER = 34  # vectors of hidden size that a layer, its MLP included, keeps per token for the backward pass
 _LIBRARY_BYTES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
+_LORA_WIDTHS_PER_LAYER = 20  # input and output widths of a layer's seven linear layers, in units of the hidden size
+_BYTES_PER_LORA_WEIGHT = 16  # in float32: the weight, its gradient and the two moments of AdamW
+_BYTES_PER_LOGIT = 8  # in float32: the logit and its log-probability
+_LABELS_PER_SLICE = 128  # labels whose logits are in memory at a time (`fused.HeadLoss`)
 _BYTES_PER_4_BIT_WEIGHT = 0.516  # half a byte, an 8-bit scale per 64 weights, and a float per 256 scales
 MEMORY_FACTOR = 1.5
 """The memory estimate differs from the measured peak by at most this factor (docs/log.md); a test checks it."""
@@ -48,14 +52,17 @@ def estimate_memory(base_dir: Path, settings: TrainSettings, longest_row: int, m
     if settings.gradient_checkpointing:
         vectors = shape.layers + _VECTORS_PER_LAYER
     activations = settings.batch * longest_row * shape.hidden * vectors * bytes_per_value
-    adapter = 16 * settings.r * shape.layers * shape.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
-    logits = min(settings.batch * max_labels, 128) * shape.vocabulary * 4 * 2
-    cpu_overhead = _LIBRARY_BYTES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
+    lora_weights = settings.r * shape.layers * shape.hidden * _LORA_WIDTHS_PER_LAYER
+    adapter = lora_weights * _BYTES_PER_LORA_WEIGHT
+    logits = min(settings.batch * max_labels, _LABELS_PER_SLICE) * shape.vocabulary * _BYTES_PER_LOGIT
+    cpu_overhead = (
+        _LIBRARY_BYTES + measure_stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
+    )
     return int(base_bytes + adapter + activations + logits + cpu_overhead)
 
 
 def _measure_matrix_speed(settings: TrainSettings) -> float:
-    """FLOP/s of a matrix product of the size that a training computes (1024 tokens, hidden size 1024), best of four."""
+    """The FLOP/s of a matrix product of a training run's size (1024 tokens, hidden size 1024): the best of four."""
     import torch
 
     from nanoflux_local.train.model import choose_device, choose_dtype
@@ -65,6 +72,6 @@ def _measure_matrix_speed(settings: TrainSettings) -> float:
     best_s = float("inf")
     for _ in range(4):
         start = time.perf_counter()
-        float((matrix @ matrix)[0, 0])
+        float((matrix @ matrix)[0, 0])  # reading a value waits for the device to finish
         best_s = min(best_s, time.perf_counter() - start)
     return 2 * 1024**3 / best_s

@@ -80,7 +80,7 @@ def count_head_weights(base_dir: Path) -> int:
     return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
 
 
-def stored_bytes(base_dir: Path) -> int:
+def measure_stored_bytes(base_dir: Path) -> int:
     """The size of the weights on disk, in bytes."""
     return sum(path.stat().st_size for path in _list_weight_files(base_dir))
 

@@ -39,24 +39,24 @@ class LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         flat_x = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
-        zeroed = draw_dropped(flat_x, p) if p else None
-        low_rank = _zero(flat_x, zeroed) @ a.T
+        dropped = draw_dropped(flat_x, p) if p else None
+        low_rank = _zero(flat_x, dropped) @ a.T
         matrix = unpack(weight).to(x.dtype) if unpack else weight
         y = F.linear(flat_x, matrix, bias).addmm_(low_rank, b.T, alpha=scale)
-        ctx.save_for_backward(flat_x, weight, a, b, low_rank, zeroed)
+        ctx.save_for_backward(flat_x, weight, a, b, low_rank, dropped)
         ctx.scale, ctx.shape, ctx.unpack = scale, x.shape, unpack
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat_x, weight, a, b, low_rank, zeroed = ctx.saved_tensors
+        flat_x, weight, a, b, low_rank, dropped = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         grad_low_rank = (grad @ b).mul_(ctx.scale)
-        grad_a = (grad_low_rank.T @ _zero(flat_x, zeroed)).float()
+        grad_a = (grad_low_rank.T @ _zero(flat_x, dropped)).float()
         grad_b = (low_rank.T @ grad).T.float().mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x_of_lora = _zero(grad_low_rank @ a, zeroed)
+            grad_x_of_lora = _zero(grad_low_rank @ a, dropped)
             matrix = ctx.unpack(weight).to(grad.dtype) if ctx.unpack else weight
             grad_x = torch.mm(grad, matrix).add_(grad_x_of_lora).view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None, None, None
@@ -74,6 +74,7 @@ def draw_dropped(x: Tensor, p: float) -> Tensor:
 
 
 def _zero(x: Tensor, indices: Tensor | None) -> Tensor:
+    """`x` with zeros at the flat `indices`; `x` itself if there are none."""
     return x if indices is None else x.flatten().index_fill(0, indices, 0).view_as(x)
 
 

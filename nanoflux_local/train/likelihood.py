@@ -50,12 +50,11 @@ class Likelihoods:
         """
         requests = [ScoreRequest(self._identity, example.prompt, example.completion) for example in group]
         stored_calls = [self._ledger.recall(request) for request in requests]
-        replies = [reply for _, reply in filter(None, stored_calls)]
-        if len(replies) < len(requests):
-            batches = [
-                group[start : start + COMPLETIONS_PER_PASS] for start in range(0, len(group), COMPLETIONS_PER_PASS)
-            ]
-            new_replies = [reply for batch in batches for reply in self._score(batch)]
+        replies = [stored_call[1] for stored_call in stored_calls if stored_call is not None]
+        if len(replies) < len(requests):  # score the whole group again, since its scores depend on its padding
+            new_replies: list[ScoreReply] = []
+            for start in range(0, len(group), COMPLETIONS_PER_PASS):
+                new_replies += self._score_batch(group[start : start + COMPLETIONS_PER_PASS])
             calls = [(request, reply, "") for request, reply in zip(requests, new_replies, strict=True)]
             replies = [reply for _, reply in self._ledger.remember_all(SCORES, calls)]
         return [reply.mean_log_probability for reply in replies if isinstance(reply, ScoreReply)]
@@ -70,14 +69,15 @@ class Likelihoods:
 
         return load_untuned(self._folder, self._device, self._dtype)
 
-    def _score(self, group: Sequence[TrainingExample]) -> list[ScoreReply]:
+    def _score_batch(self, batch: Sequence[TrainingExample]) -> list[ScoreReply]:
+        """Score completions in one forward pass."""
         import torch
 
         from nanoflux_local.train.model import has_plain_head
 
-        rows = [self._encode(example, number) for number, example in enumerate(group)]
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows], device=self._device)
+        rows = [self._encode(example, number) for number, example in enumerate(batch)]
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+        ids = ids.to(self._device)
         head = self._model.get_output_embeddings()
         with torch.no_grad():  # padding is on the right, and attention is causal: no token attends to it
             if has_plain_head(self._model, head):
@@ -87,6 +87,7 @@ class Likelihoods:
             return [self._score_row(outputs[number], head, row) for number, row in enumerate(rows)]
 
     def _encode(self, example: TrainingExample, number: int) -> EncodedExample:
+        """Encode an example. Raises DataError if the tokenizer cannot encode its text."""
         try:
             return self._codec.encode(example, number)
         except UnicodeEncodeError as error:
@@ -97,11 +98,11 @@ class Likelihoods:
         """Score the completion and its end of turn. `head` turns `outputs`, (tokens, width), into logits."""
         import torch
 
-        positions = outputs[row.prompt_length - 1 : len(row.ids) - 1]
+        label_outputs = outputs[row.prompt_length - 1 : len(row.ids) - 1]
         labels = torch.tensor(row.ids[row.prompt_length :], device=self._device)
         total = 0.0
         for start in range(0, len(labels), POSITIONS_PER_SLICE):
             window = slice(start, start + POSITIONS_PER_SLICE)
-            logits = head(positions[window]).float()
+            logits = head(label_outputs[window]).float()
             total -= float(torch.nn.functional.cross_entropy(logits, labels[window], reduction="sum"))
         return ScoreReply(round(total / len(labels), 6), len(labels))

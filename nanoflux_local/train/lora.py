@@ -61,7 +61,7 @@ def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[Optimize
     return steps
 
 
-def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+def compute_learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     """The rate of `step` (from 0): a linear rise over the warm-up, then a linear fall to zero at `steps`."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
@@ -96,7 +96,7 @@ def train(
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
     with (
-        _fork_random_state(settings),
+        _isolate_torch_state(settings),
         _explain_shortages(out_dir),
         join_process_group(choose_device(settings.device).type == "cpu") as group,
     ):
@@ -111,12 +111,15 @@ def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: 
     training run. How often checkpoints are written does not matter.
     """
     relevant_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
-    return digest([relevant_settings, digests, read_base_identity(base_dir), *([processes] if processes > 1 else [])])
+    inputs: list[object] = [relevant_settings, digests, read_base_identity(base_dir)]
+    if processes > 1:
+        inputs.append(processes)
+    return digest(inputs)
 
 
 @contextmanager
-def _fork_random_state(settings: TrainSettings) -> Iterator[None]:
-    """Restore the caller's random state and thread count afterwards."""
+def _isolate_torch_state(settings: TrainSettings) -> Iterator[None]:
+    """Use the settings' number of threads, and restore the caller's random state and number of threads at the end."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.set_num_threads(settings.threads or threads)
@@ -199,6 +202,7 @@ class _TrainingLoop:
         return True
 
     def _advance(self) -> None:
+        """Take the next step, with the validation and the checkpoint that are due after it."""
         step = self.steps[self.progress.step]
         self._take_optimizer_step(step)
         if step.ends_epoch:
@@ -209,7 +213,7 @@ class _TrainingLoop:
     def _take_optimizer_step(self, step: OptimizerStep) -> None:
         """Take one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
-        rate = learning_rate(self.settings, progress.step, len(self.steps))
+        rate = compute_learning_rate(self.settings, progress.step, len(self.steps))
         rank_seed = [self.group.rank] if self.group.rank else []  # rank 0 uses the seed of a single process
         torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank_seed))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
@@ -219,7 +223,8 @@ class _TrainingLoop:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        tokens, seconds = sum(len(row.ids) for row in self._list_rows(step)), time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        tokens = sum(len(row.ids) for row in self._list_rows(step))
         progress.step += 1
         progress.tokens += tokens
         progress.seconds += seconds
@@ -231,9 +236,11 @@ class _TrainingLoop:
 
     def _accumulate(self, step: OptimizerStep) -> float:
         """Accumulate the gradients of the step's mean loss over all label tokens, and return that loss."""
-        label_count, total_loss = sum(row.label_count for row in self._list_rows(step)), 0.0
+        label_count = sum(row.label_count for row in self._list_rows(step))
+        total_loss = 0.0
         for micro_batch in step.micro_batches:
-            if not (share := self.group.select_own_share(micro_batch)):
+            share = self.group.select_own_share(micro_batch)
+            if not share:
                 continue
             loss = self.model.compute_loss([self.rows[index] for index in share])
             (loss / label_count).backward()  # type: ignore[no-untyped-call]
@@ -245,6 +252,7 @@ class _TrainingLoop:
         return [self.rows[index] for micro_batch in step.micro_batches for index in micro_batch]
 
     def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:
+        """Raise a NanofluxError that names the step and its rows if the loss or the gradient norm is not finite."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             rows = sorted(row.row for row in self._list_rows(step))
             position = f"step {self.progress.step + 1} of {len(self.steps)} (rows {rows})"
@@ -257,8 +265,9 @@ class _TrainingLoop:
 
     def _record_epoch(self, epoch: int) -> None:
         """Validate, keep the best weights for early stopping, and report the epoch (0: before the first step)."""
-        progress, steps = self.progress, [step for step in self.steps if step.epoch == epoch]
-        losses = progress.losses[-len(steps) :] if steps else []
+        progress = self.progress
+        step_count = sum(step.epoch == epoch for step in self.steps)
+        losses = progress.losses[-step_count:] if step_count else []
         val_loss = self._validate()
         progress.val_losses.append(val_loss)
         if losses:
@@ -292,6 +301,7 @@ class _TrainingLoop:
         return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
 
     def _save_checkpoint(self) -> None:
+        """Save a checkpoint in the main process. Raises NanofluxError in every process if a weight is not finite."""
         weights, optimizer_state = collect_lora_weights(self.model.peft_model), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             self._raise_diverged(f"weights are not finite after step {self.progress.step} of {len(self.steps)}")
@@ -301,6 +311,7 @@ class _TrainingLoop:
         self.on_event(CheckpointEvent(self.progress.step, str(path)))
 
     def _resume(self) -> None:
+        """Load the state of the last checkpoint, if there is one."""
         saved = self.group.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
         if saved is None:
             return

@@ -69,34 +69,36 @@ def draw_mixed_rows(
     home: Home, mixes: Iterable[Mix], domain: Domain, budgets: dict[str, int], held_out: Iterable[str],
     count: int, seed: int,
 ) -> list[MixedRows]:  # fmt: skip
-    """Draw `ratio` × `count` rows for each mix. `held_out` names further benchmarks whose test items are excluded.
+    """Draw `ratio` × `count` rows for each mix, where `count` is the number of the run's rows. `held_out` names further
+    benchmarks whose test items are excluded.
 
     Raises:
         NothingMatchedError: a benchmark is missing, or has too few usable rows.
     """
-    excluded = _list_excluded_stems(home, domain, held_out)
+    excluded_stems = _list_excluded_stems(home, domain, held_out)
     drawn_questions: set[str] = set()
     mixed_rows: list[MixedRows] = []
     for mix in mixes:
-        own_stems = _list_stems(home, [mix.dataset], ("dev", "test"))
-        items = _select_unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_stems)
-        usable = [item for item in items if _normalize(item.question) not in drawn_questions]
+        dataset_stems = _list_stems(home, [mix.dataset], ("dev", "test"))
+        items = _select_unique_items(load_items(home.ledger, mix.dataset, "train"), excluded_stems | dataset_stems)
+        usable_items = [item for item in items if _normalize(item.question) not in drawn_questions]
         size = max(1, round(mix.ratio * count))
-        if size > len(usable):
+        if size > len(usable_items):
             raise NothingMatchedError(
-                f"--mix {mix.dataset}={mix.ratio:g} asks for {size} rows, but {mix.dataset} has {len(usable)} usable "
-                "train rows (with a solution, and repeating no dev, test or other mixed item)",
-                f"use a ratio of at most {len(usable) / count:.2f}, or import more items",
+                f"--mix {mix.dataset}={mix.ratio:g} asks for {size} rows, but {mix.dataset} has {len(usable_items)} "
+                "usable train rows (with a solution, and repeating no dev, test or other mixed item)",
+                f"use a ratio of at most {len(usable_items) / count:.2f}, or import more items",
             )
-        positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable)), size)
-        drawn_items = [usable[position] for position in sorted(positions)]
+        positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable_items)), size)
+        drawn_items = [usable_items[position] for position in sorted(positions)]
         drawn_questions |= {_normalize(item.question) for item in drawn_items}
         rows = _build_rows(home, mix.dataset, drawn_items, domain, budgets)
-        mixed_rows.append(MixedRows(mix, rows, len(usable)))
+        mixed_rows.append(MixedRows(mix, rows, len(usable_items)))
     return mixed_rows
 
 
 def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) -> set[str]:
+    """The stems of the questions that no mixed row may restate, whatever benchmark the row comes from."""
     datasets = dict.fromkeys([*seed_datasets(domain), *domain.evaluates])
     return _list_stems(home, datasets, ("dev", "test")) | _list_stems(home, held_out, ("test",))
 
@@ -106,11 +108,11 @@ def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> s
     return {extract_stem(item.question) for item in items}
 
 
-def _select_unique_items(items: Sequence[Seed], excluded: set[str]) -> list[Seed]:
+def _select_unique_items(items: Sequence[Seed], excluded_stems: set[str]) -> list[Seed]:
     """The items that have a solution and whose question's stem is not excluded, each question once."""
     by_question: dict[str, Seed] = {}
     for item in items:
-        if item.solution and extract_stem(item.question) not in excluded:
+        if item.solution and extract_stem(item.question) not in excluded_stems:
             by_question.setdefault(_normalize(item.question), item)
     return list(by_question.values())
 

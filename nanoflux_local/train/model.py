@@ -83,17 +83,15 @@ class TrainableModel:
         self.device = device
         self.attention = choose_attention(settings.attention, device, dtype)
         self.padding_free = self.attention == "flash_attention_2"
-        self.peft_model = _add_lora(_load(base_dir, dtype, device, self.attention, settings.qlora), settings)
+        self.peft_model = _add_lora(_load_base(base_dir, dtype, device, self.attention, settings.qlora), settings)
         self.causal_model = self.peft_model.get_base_model()
         self.trainable_weights = [weight for weight in self.peft_model.parameters() if weight.requires_grad]
         self.head = self.causal_model.get_output_embeddings()
         self.plain_head = has_plain_head(self.causal_model, self.head)
         if settings.gradient_checkpointing:
-            new_method_name = "activation_checkpointing_enable"  # since transformers 5.23
-            enable = (
-                getattr(self.causal_model, new_method_name, None) or self.causal_model.gradient_checkpointing_enable
-            )
-            enable({"use_reentrant": False})
+            has_new_name = hasattr(self.causal_model, "activation_checkpointing_enable")  # since transformers 5.23
+            method_name = "activation_checkpointing_enable" if has_new_name else "gradient_checkpointing_enable"
+            getattr(self.causal_model, method_name)({"use_reentrant": False})
         fuse(self.peft_model)
         self.peft_model.train()
 
@@ -115,9 +113,9 @@ class TrainableModel:
 
     def _pad_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Token ids (rows, longest); flat positions whose next token is a label, and those labels (both (labels,))."""
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows])
-        starts = [number * longest for number in range(len(rows))]
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+        longest = ids.shape[1]
+        starts = [index * longest for index in range(len(rows))]
         return {"input_ids": ids.to(self.device)}, *self._select_labels(rows, starts, ids)
 
     def _join_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -131,10 +129,13 @@ class TrainableModel:
     def _select_labels(
         self, rows: Sequence[EncodedExample], starts: Sequence[int], ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        started_rows = zip(starts, rows, strict=True)
-        positions = torch.tensor(
-            [start + index for start, row in started_rows for index in range(row.prompt_length - 1, len(row.ids) - 1)]
-        )
+        """The positions in the flattened `ids` whose next token is a label, and these labels. Each row begins at its
+        position in `starts`.
+        """
+        position_list: list[int] = []
+        for start, row in zip(starts, rows, strict=True):
+            position_list += range(start + row.prompt_length - 1, start + len(row.ids) - 1)
+        positions = torch.tensor(position_list)
         return positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
 
     def measure_matrices(self) -> Matrices:
@@ -172,8 +173,10 @@ class TrainableModel:
 
 
 def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in `base_dir` for inference: no adapter, no dropout, no gradients. Raises DataError."""
-    model = _load(base_dir, dtype, device, choose_attention("auto", device, dtype), qlora=False)
+    """The model in `base_dir` for inference, without adapter, dropout and gradients. Raises DataError if the folder has
+    no usable model.
+    """
+    model = _load_base(base_dir, dtype, device, choose_attention("auto", device, dtype), qlora=False)
     return model.eval().requires_grad_(False)
 
 
@@ -183,15 +186,16 @@ def _compute_attention_width(layer: Any) -> int:
     return int(layer.num_attention_heads * head_size)
 
 
-def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
+def _load_base(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
+    """The model in `base_dir` on `device`, with the attention `attention`; in four bits if `qlora`."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    placement = {"quantization_config": build_quantization(dtype), "device_map": {"": device}} if qlora else {}
+    four_bit_options = {"quantization_config": build_quantization(dtype), "device_map": {"": device}} if qlora else {}
     try:
         base = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention, **placement
+            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention, **four_bit_options
         )
     except ImportError as error:
         raise UsageError(f"attention {attention!r} cannot be used: {error}", "leave attention at auto") from error
@@ -223,9 +227,9 @@ def _add_lora(base: Any, settings: TrainSettings) -> Any:
         raise UsageError(f"LoRA cannot be attached: {error}", "set target_modules to names the base has") from error
 
 
-def has_plain_head(causal: Any, head: Any) -> bool:
+def has_plain_head(causal_model: Any, head: Any) -> bool:
     """Whether logits are hidden states times one frozen matrix, with no further operation."""
-    text_config = causal.config.get_text_config()
+    text_config = causal_model.config.get_text_config()
     has_extra_operation = any(getattr(text_config, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)
     is_plain_linear = type(head) is nn.Linear and getattr(head, "bias", None) is None
     return is_plain_linear and not head.weight.requires_grad and not has_extra_operation

@@ -16,6 +16,7 @@ from nanoflux_local.records import Message, Role
 from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.train.data import TrainingExample
 
+PromptAndCompletion = tuple[tuple[Message, ...], str]
 SHAPES = '{"messages": […]}, {"prompt": …, "completion": …} or {"instruction": …, "output": …}'
 
 
@@ -42,7 +43,8 @@ def write_rows(path: Path, rows: Sequence[TrainingExample]) -> None:
     write_atomically(path, "".join(line + "\n" for line in lines).encode())
 
 
-def _read_row(line: str, location: str, number: int) -> TrainingExample:
+def _read_row(line: str, location: str, line_number: int) -> TrainingExample:
+    """Read a row of any shape. `location` names the file and the line in error messages."""
     try:
         row = json.loads(line, object_pairs_hook=_build_object)
     except (ValueError, RecursionError) as error:
@@ -51,26 +53,29 @@ def _read_row(line: str, location: str, number: int) -> TrainingExample:
     if not isinstance(row, dict):
         raise DataError(f"{location} is not a JSON object", f"write one of {SHAPES}")
     _refuse_weight(row, location)
-    name = f"line {number}" if row.get("id") is None else str(row["id"])
-    for key, read in (("messages", _read_chat), ("completion", _read_pair), ("output", _read_alpaca)):
+    row_id = f"line {line_number}" if row.get("id") is None else str(row["id"])
+    for key, read_shape in (("messages", _read_chat), ("completion", _read_pair), ("output", _read_alpaca)):
         if key in row:
-            return TrainingExample(*read(row, location), name)
+            prompt, completion = read_shape(row, location)
+            return TrainingExample(prompt, completion, row_id)
     raise DataError(
         f"{location} has none of the known shapes: its keys are {', '.join(row) or 'none'}", f"write one of {SHAPES}"
     )
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dictionary. Raises ValueError if a key appears twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
+        repeated_key = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated_key!r} appears twice")
     return values
 
 
 def _refuse_weight(entry: dict[str, Any], location: str) -> None:
-    """Refuse a row or an answer with a weight other than 1. Other trainers scale its loss by the weight; this trainer
-    cannot.
+    """Refuse a row or an answer with a weight other than 1. Other trainers multiply the loss by the weight; this
+    trainer cannot.
     """
     weight = entry.get("weight")
     if weight is None or weight == 1:
@@ -79,9 +84,9 @@ def _refuse_weight(entry: dict[str, Any], location: str) -> None:
     raise DataError(f'{location}: "weight": {json.dumps(weight)} {reason}', "remove the row, or set its weight to 1")
 
 
-def _read_chat(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...], str]:
-    """Only the last message is trained on, so the weights of earlier messages do not matter. A dialogue that ends with
-    a question has an empty answer.
+def _read_chat(row: dict[str, Any], location: str) -> PromptAndCompletion:
+    """Read a dialogue: its last answer is the completion, "" if the dialogue ends with a question. Earlier answers are
+    not trained on, so their weights do not matter.
     """
     messages = _read_messages(row["messages"], f'{location}, "messages"')
     if messages and messages[-1].role == "assistant":
@@ -90,8 +95,10 @@ def _read_chat(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...],
     return messages, ""
 
 
-def _read_pair(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...], str]:
-    """A string prompt is one user message; prompt and completion may be lists of messages, as TRL writes them."""
+def _read_pair(row: dict[str, Any], location: str) -> PromptAndCompletion:
+    """Read a prompt and a completion: strings, or lists of messages as TRL writes them. A string prompt becomes one
+    user message.
+    """
     prompt, completion = row.get("prompt"), row["completion"]
     if isinstance(prompt, str):
         messages: tuple[Message, ...] = (Message("user", prompt),)
@@ -109,24 +116,27 @@ def _read_pair(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...],
     return messages, _read_string(completion, f'{location}, "completion"')
 
 
-def _read_alpaca(row: dict[str, Any], location: str) -> tuple[tuple[Message, ...], str]:
-    """The input follows the instruction in one message; `history` has the earlier messages."""
+def _read_alpaca(row: dict[str, Any], location: str) -> PromptAndCompletion:
+    """Read an Alpaca row: instruction and input become the last user message, `history` the messages before it."""
     instruction = _read_string(row.get("instruction"), f'{location}, "instruction"')
     context = _read_string(row.get("input") or "", f'{location}, "input"')
     system = _read_string(row.get("system") or "", f'{location}, "system"')
     history = _read_history(row.get("history") or [], f'{location}, "history"')
     messages = (*history, Message("user", f"{instruction}\n\n{context}" if context else instruction))
-    return (Message("system", system), *messages) if system else messages, _read_string(
-        row["output"], f'{location}, "output"'
-    )
+    if system:
+        messages = (Message("system", system), *messages)
+    return messages, _read_string(row["output"], f'{location}, "output"')
 
 
 def _read_history(value: Any, location: str) -> tuple[Message, ...]:
-    """Pairs of question and answer, as LLaMA-Factory writes them."""
+    """Read the earlier messages as LLaMA-Factory writes them: a list of [question, answer] pairs."""
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise DataError(f"{location} is not a list of pairs", 'write [["question", "answer"], …]')
-    turns = (zip(("user", "assistant"), pair, strict=True) for pair in value)
-    return tuple(Message(cast(Role, role), _read_string(text, location)) for turn in turns for role, text in turn)
+    messages: list[Message] = []
+    for question, answer in value:
+        messages.append(Message("user", _read_string(question, location)))
+        messages.append(Message("assistant", _read_string(answer, location)))
+    return tuple(messages)
 
 
 def _read_messages(value: Any, location: str) -> tuple[Message, ...]:

@@ -15,10 +15,10 @@ from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.train.choice import Choice, choose_rows, load_attempts
+from nanoflux_local.train.choice import Choice, KeptAttempt, choose_rows, load_attempts
 from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.solutions import SolutionRule, list_candidates, load_right_solutions
+from nanoflux_local.train.solutions import SolutionRule, collect_right_solutions, list_candidates
 from nanoflux_local.transcript import Attempt
 
 OnScore = Callable[[int, int], None]
@@ -65,7 +65,7 @@ def load_run_rows(
     on_score: OnScore = lambda _done, _total: None,
 ) -> RunRows:
     """The chosen examples of a run as rows. If the rule is "likeliest", the chosen solutions are the likeliest under
-    the model `base`.
+    the model `base`. Attempts are loaded if the choice or the domain needs them, or `with_attempts` is true.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
@@ -78,32 +78,34 @@ def load_run_rows(
         example_rows, record = choose_rows(view, run_row["id"], choice)
         domain = load_domain(run_row["domain"], home.root)
         loads_attempts = with_attempts or choice.solution != "author" or domain.cites
-        attempts = load_attempts(view, run_row["id"]) if loads_attempts else {}
+        attempts_by_turn = load_attempts(view, run_row["id"]) if loads_attempts else {}
     budgets = json.loads(run_row["config"])["budgets"]
 
     def build_row(row: dict[str, Any]) -> RunRow:
         name = f"turn-{row['turn']}"
         example = build_training_example(domain, budgets, row["question"], row["solution"], row["answer"], name)
-        return RunRow(row, example, attempts[row["turn"]][0] if attempts else None)
+        attempt = attempts_by_turn[row["turn"]].attempt if attempts_by_turn else None
+        return RunRow(row, example, attempt)
 
     if choice.solution == "author":
-        rows = list(map(build_row, example_rows))
+        rows = [build_row(row) for row in example_rows]
     else:
         variant_groups = [
-            list(map(build_row, _list_variants(row, attempts[row["turn"]], choice.solution))) for row in example_rows
+            [build_row(variant) for variant in _list_variants(row, attempts_by_turn[row["turn"]], choice.solution)]
+            for row in example_rows
         ]
         likelihoods = _score_variants(home, base, variant_groups, on_score) if choice.solution == "likeliest" else []
         rows = _choose_variants(variant_groups, choice.solution, likelihoods)
-        record["solution"] |= {"origins": dict(sorted(Counter(row.columns["origin"] for row in rows).items()))}
-        record["solution"] |= {"model": base} if likelihoods else {}
+        count_by_origin = Counter(row.columns["origin"] for row in rows)
+        record["solution"]["origins"] = dict(sorted(count_by_origin.items()))
+        if likelihoods:
+            record["solution"]["model"] = base
     return RunRows(run_row, domain, budgets, tuple(rows), record)
 
 
-def _list_variants(
-    row: dict[str, Any], attempt_and_endpoints: tuple[Attempt, str, str], rule: SolutionRule
-) -> Iterator[dict[str, Any]]:
-    """The columns of an example with each of the solutions that the rule may choose."""
-    for solution in list_candidates(load_right_solutions(*attempt_and_endpoints), rule):
+def _list_variants(row: dict[str, Any], kept_attempt: KeptAttempt, rule: SolutionRule) -> Iterator[dict[str, Any]]:
+    """The columns of an example once for each solution that the rule may choose, with that solution."""
+    for solution in list_candidates(collect_right_solutions(*kept_attempt), rule):
         yield {**row, "solution": solution.text, "answer": solution.answer, "origin": solution.origin}
 
 
@@ -122,7 +124,7 @@ def _choose_variants(
 def _score_variants(
     home: Home, base: str, variant_groups: Sequence[Sequence[RunRow]], on_score: OnScore
 ) -> list[list[float]]:
-    """The likelihood of every variant. A variant without alternatives is not scored; its entry is 0."""
+    """The likelihood of every variant, by example. An example's only variant is not scored; its likelihood is 0."""
     if not base:
         raise UsageError("--solution likeliest compares solutions under a model", "pass the model with --base")
     from nanoflux_local.train.likelihood import Likelihoods

@@ -29,14 +29,14 @@ class RightSolution:
     author: str = ""
 
 
-def load_right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
+def collect_right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
     """The right solutions of a kept attempt, the author's first. Of solutions that have the same origin and the same
     words, only the first is listed. `attacker` and `defender` are the endpoints of the attempt.
     """
     unique: dict[tuple[Origin, str], RightSolution] = {}
     for solution in _list_solutions(attempt, attacker, defender):
         if solution.text.strip() and solution.answer.strip():
-            unique.setdefault((solution.origin, " ".join(solution.text.split())), solution)
+            unique.setdefault((solution.origin, _join_words(solution.text)), solution)
     return tuple(unique.values())
 
 
@@ -60,7 +60,7 @@ def _yield_own_solution(defence: Defence, defender: str) -> Iterator[RightSoluti
         yield RightSolution("own", defence.solution, defence.answer, defender)
 
 
-def load_wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
+def list_wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
     """The defender's wrong answers to a kept question, each text once, in the order in which they were given."""
     defences = [sample.defence for sample in attempt.samples if sample.right is False and sample.defence is not None]
     if attempt.defence is not None and attempt.evaluation is not None and not attempt.evaluation.positive:
@@ -74,5 +74,12 @@ def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> t
     """
     if rule not in ("shortest", "likeliest"):
         return tuple(solution for solution in solutions if solution.origin == rule)
-    first_by_words = {" ".join(solution.text.split()): solution for solution in reversed(solutions)}
-    return tuple(solution for solution in solutions if first_by_words[" ".join(solution.text.split())] is solution)
+    first_by_text: dict[str, RightSolution] = {}
+    for solution in solutions:
+        first_by_text.setdefault(_join_words(solution.text), solution)
+    return tuple(first_by_text.values())
+
+
+def _join_words(text: str) -> str:
+    """A text with single spaces between its words, so that texts compare without regard to white space."""
+    return " ".join(text.split())

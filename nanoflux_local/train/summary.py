@@ -108,7 +108,8 @@ class TrainingOutcome:
 def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> TrainingSummary:
     """The state of a training run, with its last step, its epochs and its worker."""
     curve = view.training_curve(stored.id)
-    last_step = LastStep.from_event(next((event for kind, event in reversed(curve) if kind == "step"), {}))
+    step_events = [event for kind, event in curve if kind == "step"]
+    last_step = LastStep.from_event(step_events[-1] if step_events else {})
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
     state = check_work(home, view, Work(TRAINING, stored.id), recorded_state)
     return TrainingSummary(

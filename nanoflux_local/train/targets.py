@@ -1,4 +1,4 @@
-"""Which layers a LoRA adapts: names and expressions, which are resolved against the base and refused if unusable.
+"""Resolves LoRA targets, which are names and expressions, to layers of the base, and refuses unusable targets.
 
 Only the base's configuration is read, not its weights. Layers of vision encoders are refused: vLLM serves only adapters
 of the language model, and the prompts of a run are text.
@@ -16,6 +16,7 @@ ALL = "all-linear"
 _EXPRESSION_CHARACTER = re.compile(r"[*+?()\[\]|\\^$]")
 """Characters that make a target an expression. A dot is part of a name: `self_attn.q_proj`."""
 _MAX_ENDINGS = 8
+"""The number of layer names in a suggested expression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
             )
     adapted = tuple(name for name in names if any(_matches(target, name) for target in target_list))
     _refuse_other_towers(adapted, tower, layers)
-    return AdaptedLayers(_join_for_peft(target_list), adapted, tower)
+    return AdaptedLayers(_convert_for_peft(target_list), adapted, tower)
 
 
 def is_expression(target: str) -> bool:
@@ -79,7 +80,7 @@ def is_expression(target: str) -> bool:
     return _EXPRESSION_CHARACTER.search(target) is not None
 
 
-def _join_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
+def _convert_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
     """The targets as PEFT accepts them: a list of names, or one expression."""
     if not any(map(is_expression, target_list)):
         return target_list
@@ -102,6 +103,7 @@ def _matches(target: str, name: str) -> bool:
 
 
 def _refuse_other_towers(adapted: Sequence[str], tower: str, layers: Sequence[str]) -> None:
+    """Raise UsageError if one of the adapted layers is outside the text tower."""
     outside = [name for name in adapted if tower and not name.startswith(f"{tower}.")]
     if outside:
         raise UsageError(
@@ -112,13 +114,17 @@ def _refuse_other_towers(adapted: Sequence[str], tower: str, layers: Sequence[st
 
 
 def _suggest_expression(tower: str, layers: Sequence[str]) -> str:
-    endings = sorted(_list_endings([name for name in layers if name.startswith(f"{tower}." if tower else "")]))[
-        :_MAX_ENDINGS
-    ]
-    return rf".*{tower.split('.')[-1]}.*\.({'|'.join(endings)})" if tower else rf".*\.({'|'.join(endings)})"
+    """An expression that matches layers of the text tower, as an example in an error message."""
+    text_layers = [name for name in layers if not tower or name.startswith(f"{tower}.")]
+    endings = "|".join(sorted(_list_endings(text_layers))[:_MAX_ENDINGS])
+    if not tower:
+        return rf".*\.({endings})"
+    tower_ending = tower.split(".")[-1]
+    return rf".*{tower_ending}.*\.({endings})"
 
 
 def _list_endings(names: Iterable[str]) -> set[str]:
+    """The last parts of full names: `q_proj` of `model.layers.0.self_attn.q_proj`."""
     return {name.rsplit(".", 1)[-1] for name in names}
 
 

@@ -85,16 +85,17 @@ def load_run_data(
         NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
             rows.
     """
-    run_rows = load_run_rows(home, run, choice or Choice(), base, on_score=on_score)
+    choice = choice or Choice()
+    run_rows = load_run_rows(home, run, choice, base, on_score=on_score)
     domain, rows = run_rows.domain, run_rows.examples
     source = {"run": run_rows.run["id"], "domain": domain.name, **run_rows.record}
     if mixes:
-        held_out, seed = run_rows.config.get("held_out", ()), (choice or Choice()).seed
-        mixed = draw_mixed_rows(home, mixes, domain, run_rows.budgets, held_out, len(rows), seed)
-        rows += [row for mixed_rows in mixed for row in mixed_rows.rows]
-        source["mix"] = [mixed_rows.to_json() for mixed_rows in mixed]
-    validation, test_questions = load_validation_examples(home, domain), list_held_out_questions(home, domain)
-    return TrainingData(rows, validation, run_rows.run["id"], source, test_questions)
+        held_out = run_rows.config.get("held_out", ())
+        drawn_mixes = draw_mixed_rows(home, mixes, domain, run_rows.budgets, held_out, len(rows), choice.seed)
+        rows += [row for mixed_rows in drawn_mixes for row in mixed_rows.rows]
+        source["mix"] = [mixed_rows.to_json() for mixed_rows in drawn_mixes]
+    validation = load_validation_examples(home, domain)
+    return TrainingData(rows, validation, run_rows.run["id"], source, list_held_out_questions(home, domain))
 
 
 def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
@@ -117,7 +118,9 @@ def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> Trai
 
 
 def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
-    """Items of the domain's dev split that have a solution; never test items. [] if there are none."""
+    """Validation rows from the domain's dev split: at most `MAX_VALIDATION_ITEMS` items with a solution from each
+    benchmark. [] if there are none.
+    """
     rows: list[TrainingExample] = []
     for dataset in seed_datasets(domain):
         items = [item for item in load_available_items(home.ledger, dataset, "dev") if item.solution]
@@ -132,7 +135,7 @@ def list_held_out_questions(home: Home, domain: Domain) -> list[str]:
 
 
 def _list_all_test_questions(home: Home) -> list[str]:
-    """The test questions of all imported benchmarks and of the built-in one."""
+    """The test questions of all imported benchmarks and of the built-in benchmark "starter"."""
     questions = list_held_out_questions(home, load_built_in("starter"))
     with suppress(NothingMatchedError), LedgerView(home.ledger) as view:
         questions += [item.question for dataset in view.datasets() for item in view.items(dataset.name, "test")]
@@ -161,7 +164,8 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     revision = read_record(weights_dir(base, home.root)).revision
     settings = apply_manifest_targets(home, base, settings)
     rows_digest, validation_digest = data_digest(data.rows), data_digest(data.validation)
-    source = {key: value for key, value in data.source.items() if key != "fix"}  # such a verdict changes no row
+    # The number of rows with the verdict `fix` is no input: the verdict changes no row.
+    source = {key: value for key, value in data.source.items() if key != "fix"}
     inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, source]
     training = f"train-{digest(inputs)[:12]}"
     folder = _training_folder(home, training)
@@ -219,20 +223,25 @@ def resume_training(
     Returns the outcome of a finished training run, or the state of a paused or stopped training run.
 
     Raises:
-        RefusedError: another process works on the training.
+        RefusedError: another process executes the training run.
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
     if not is_main_process():  # only the main process writes to the ledger
-        _train(home, _load_stored(home, training), lambda _: None, lambda: False)
+        _run_loop(home, _load_stored(home, training), lambda _: None, lambda: False)
         return summarize_training(home, training)
     work = Work(TRAINING, training)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
         stored = _load_stored(home, training)
-        outcome = _load_outcome(home, stored) or _Training(home, stored, ledger, on_event).run(work)
+        outcome = _load_outcome(home, stored)
+        if outcome is None:
+            outcome = _TrainingExecution(home, stored, ledger, on_event).run(work)
     return outcome or summarize_training(home, training)
 
 
-def _train(home: Home, stored: StoredTraining, on_event: "OnEvent", should_stop: Callable[[], bool]) -> "TrainResult":
+def _run_loop(
+    home: Home, stored: StoredTraining, on_event: "OnEvent", should_stop: Callable[[], bool]
+) -> "TrainResult":
+    """Run the training loop on the stored rows and settings, until the end or until `should_stop` returns True."""
     from nanoflux_local.train.lora import train
 
     rows, validation = _load_rows(home, stored)
@@ -245,7 +254,7 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     machines.
 
     Raises:
-        RefusedError: another process works on the training.
+        RefusedError: another process executes the training run.
         NanofluxError: the processes failed; the last good checkpoint is kept.
     """
     from nanoflux_local.train.launch import launch
@@ -277,15 +286,15 @@ def _load_outcome(home: Home, stored: StoredTraining) -> TrainingOutcome | None:
     return TrainingOutcome.from_json(stored.result)
 
 
-class _Training:
-    """A training run that this process executes."""
+class _TrainingExecution:
+    """The execution of a training run by this process, with its events and outcome recorded in the ledger."""
 
     def __init__(self, home: Home, stored: StoredTraining, ledger: Ledger, on_event: "OnEvent") -> None:
         self.home, self.stored, self.ledger, self.on_event = home, stored, ledger, on_event
         self.id, self.plan = stored.id, stored.plan
         self.settings = parse_train_settings(stored.settings)
         self.requests: list[StopRequest] = []
-        self.is_main = threading.current_thread() is threading.main_thread()
+        self.in_main_thread = threading.current_thread() is threading.main_thread()
 
     def run(self, work: Work) -> TrainingOutcome | None:
         """Train, and record status, job and outcome even after an error. None if a pause or stop was requested."""
@@ -295,7 +304,7 @@ class _Training:
         outcome: TrainingOutcome | None = None
         try:
             with heartbeat_thread(self.home.ledger, job, work, self._handle_request):
-                result = self._train()
+                result = self._train_and_record()
             outcome = self._publish(result) if result.finished else None
             status = "done" if outcome else status_after(self.requests[-1])
         except KeyboardInterrupt:
@@ -312,7 +321,7 @@ class _Training:
             self.ledger.finish_job(job, status, message)
         return outcome
 
-    def _train(self) -> "TrainResult":
+    def _train_and_record(self) -> "TrainResult":
         with _open_board(self.plan["tensorboard"], self.id) as write_to_board:
 
             def report_event(event: "TrainEvent") -> None:
@@ -321,7 +330,7 @@ class _Training:
                 write_to_board(event)
                 self.on_event(event)
 
-            return _train(self.home, self.stored, report_event, lambda: bool(self.requests))
+            return _run_loop(self.home, self.stored, report_event, lambda: bool(self.requests))
 
     def _publish(self, result: "TrainResult") -> TrainingOutcome:
         from nanoflux_local.train.publishing import publish
@@ -336,11 +345,11 @@ class _Training:
 
     def _handle_request(self, request: StopRequest) -> None:
         """Record a request of another process; called from the heartbeat's thread. A pause or stop takes effect after
-        the step; "end" interrupts the step as Ctrl-C does, if the training runs in the main thread.
+        the current step; "end" interrupts the step as Ctrl-C does, if the training runs in the main thread.
         """
         if request:
             self.requests.append(request)
-        if request == "end" and self.is_main:
+        if request == "end" and self.in_main_thread:
             _thread.interrupt_main()
 
 
@@ -358,15 +367,12 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
     try:
         rows = read_rows(folder / TRAIN_FILE)
         validation = read_rows(folder / VALIDATION_FILE) if (folder / VALIDATION_FILE).stat().st_size else []
-        is_unchanged = (data_digest(rows), data_digest(validation)) == (
-            stored.data_hash,
-            stored.plan["validation_digest"],
-        )
     except (NanofluxError, OSError) as error:
         raise LedgerError(
             f"the rows of {stored.id} cannot be read: {error}", "train again from the run or the file"
         ) from error
-    if not is_unchanged:
+    recorded_digests = (stored.data_hash, stored.plan["validation_digest"])
+    if (data_digest(rows), data_digest(validation)) != recorded_digests:
         raise LedgerError(
             f"the rows in {folder} differ from those recorded for {stored.id}", "train again from the run or the file"
         )
@@ -374,7 +380,7 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
 
 
 def _open_board(folder: str, training: str) -> Any:
-    """TensorBoard's files in `folder`/`training`, or nothing if `folder` is empty."""
+    """Write TensorBoard's files in `folder`/`training`, or none if `folder` is "" (see `board.open_board`)."""
     from nanoflux_local.train.board import open_board
 
     return open_board(Path(folder) / training if folder else None)

@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 from nanoflux_local.errors import RefusedError, UsageError
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, ResumeEvent, StepEvent, TrainEvent
-from nanoflux_local.train.lora import learning_rate, plan_steps, train
+from nanoflux_local.train.lora import compute_learning_rate, plan_steps, train
 from nanoflux_local.train.model import TrainableModel
 from nanoflux_local.train.settings import TrainSettings
 
@@ -79,11 +79,11 @@ def test_unknown_target_error_names_the_target(
 
 def test_learning_rate_falls_linearly_to_zero() -> None:
     settings = TrainSettings()
-    rates = [learning_rate(settings, step, 10) for step in range(10)]
+    rates = [compute_learning_rate(settings, step, 10) for step in range(10)]
     assert rates[0] == settings.learning_rate
     assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(10)])
     warmup_settings = TrainSettings(warmup_steps=4)
-    assert [learning_rate(warmup_settings, step, 10) / 2e-4 for step in (0, 3, 4, 9)] == pytest.approx(
+    assert [compute_learning_rate(warmup_settings, step, 10) / 2e-4 for step in (0, 3, 4, 9)] == pytest.approx(
         [0.2, 0.8, 1.0, 1 / 6]
     )
 

@@ -20,7 +20,7 @@ from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.run_rows import load_run_rows
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.train.solutions import list_candidates, load_right_solutions, load_wrong_defences
+from nanoflux_local.train.solutions import collect_right_solutions, list_candidates, list_wrong_defences
 from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
 from nanoflux_models.weights import import_path
 
@@ -81,18 +81,18 @@ def load_solutions(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
 
 
 def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
-    solutions = load_right_solutions(SOLVED_BY_ALL, "one", "other")
+    solutions = collect_right_solutions(SOLVED_BY_ALL, "one", "other")
     assert [(solution.origin, solution.author, solution.answer) for solution in solutions] == [
         ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
     ], "programs, wrong or truncated solutions and repetitions are left out"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
     assert [solution.author for solution in candidates] == ["one", "solver-a", "other"], "the author's words count once"
-    assert [solution.origin for solution in load_right_solutions(NOVEL_ATTEMPT)] == ["author", "own"]
+    assert [solution.origin for solution in collect_right_solutions(NOVEL_ATTEMPT)] == ["author", "own"]
 
 
 def test_wrong_defences_are_those_judged_wrong() -> None:
-    assert [defence.answer for defence in load_wrong_defences(SOLVED_BY_ALL)] == ["5", "6"]
-    assert load_wrong_defences(NOVEL_ATTEMPT) == ()
+    assert [defence.answer for defence in list_wrong_defences(SOLVED_BY_ALL)] == ["5", "6"]
+    assert list_wrong_defences(NOVEL_ATTEMPT) == ()
 
 
 def test_solution_rule_chooses_the_completion(home: Home) -> None:
