@@ -67,7 +67,11 @@ def play(home: Home, run: str, **options: Any) -> dict[str, Any]:
 
 def read_state(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return {**view.summarize_run(run).to_json(), **view.unread(run), "problems": list(verify_run(view, run))}
+        return {
+            **view.summarize_run(run).to_json(),
+            **view.failure_reasons(run),
+            "problems": list(verify_run(view, run)),
+        }
 
 
 def stop_at(turn: int) -> Any:

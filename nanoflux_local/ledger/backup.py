@@ -1,7 +1,7 @@
 """Backup: a consistent copy of the ledger, made with SQLite's online backup while runs continue.
 
-The copy is checked before it gets its final name, so a file of that name is always a complete backup. Nothing is
-overwritten.
+The copy is checked before it gets its final name, so a file of that name is always a complete backup. An existing
+file is never overwritten.
 """
 
 import os
@@ -29,8 +29,8 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
     try:
         part_path.touch(mode=0o600, exist_ok=False)
         with translate_sqlite_errors(target):
-            _copy(ledger, part_path, on_progress)
-            _check(part_path)
+            _copy_ledger(ledger, part_path, on_progress)
+            _check_integrity(part_path)
         part_path.chmod(0o600)
         _link_final_name(part_path, target)
     except OSError as error:
@@ -38,8 +38,8 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
             f"the backup cannot be written: {error}", "choose a file in a directory that you can write to"
         ) from error
     finally:
-        for path in (part_path, *(part_path.with_name(part_path.name + end) for end in ("-journal", "-wal", "-shm"))):
-            path.unlink(missing_ok=True)
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            part_path.with_name(part_path.name + suffix).unlink(missing_ok=True)
     return target.stat().st_size
 
 
@@ -48,7 +48,7 @@ def _refuse_existing(target: Path) -> None:
         raise RefusedError(f"{target} already exists, and is not overwritten", "choose another file, or move this one")
 
 
-def _copy(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]) -> None:
+def _copy_ledger(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]) -> None:
     """Copy within one read transaction, so that concurrent writes neither wait for the copy nor restart it."""
     source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
     with closing(source), closing(sqlite3.connect(part_path)) as copy:
@@ -60,7 +60,8 @@ def _copy(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]
         copy.execute("PRAGMA journal_mode = DELETE")  # a single file, readable on a read-only medium
 
 
-def _check(part_path: Path) -> None:
+def _check_integrity(part_path: Path) -> None:
+    """Raise LedgerError if SQLite finds damage in the copy."""
     with closing(sqlite3.connect(f"{part_path.absolute().as_uri()}?mode=ro", uri=True)) as copy:
         problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":

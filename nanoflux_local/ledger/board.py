@@ -15,20 +15,21 @@ from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 
 LineKind = Literal["run", "training", "evaluation", "experiment"]
-FAILURE_STAYS = timedelta(days=1)
+FAILURE_AGE_LIMIT = timedelta(days=1)
 """How long failed work stays at the top of the board; after that it is sorted by time."""
 MAX_PLACEHOLDERS = 500
-"""The number of values that one query passes, since SQLite limits it."""
+"""The maximum number of values that are passed to one query; SQLite limits it."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
+"""The order of statuses on the board. Recent failures have rank 0, and other statuses `_ENDED_RANK`."""
 _ENDED_RANK = 4
-"""The order of statuses on the board; recent failures have rank 0."""
-_REVIEW, _REVIEW_NOTE = (
-    f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
+_NEWEST_REVIEW_SQL = (
+    "(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
     " ORDER BY id DESC LIMIT 1)"
-    for column in ("nullif(verdict, 'open')", "note")
 )
-_NEWEST_REVIEW = f"{_REVIEW} AS review, {_REVIEW_NOTE} AS note"
-"""The columns with the newest review of an example."""
+_REVIEW = _NEWEST_REVIEW_SQL.format(column="nullif(verdict, 'open')")
+_REVIEW_NOTE = _NEWEST_REVIEW_SQL.format(column="note")
+_REVIEW_COLUMNS = f"{_REVIEW} AS review, {_REVIEW_NOTE} AS note"
+"""The columns with the verdict and the note of the newest review of an example."""
 _ALL_WORK = """
     SELECT 'run' AS kind, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
@@ -48,7 +49,9 @@ class LineKey:
 
 @dataclass(frozen=True, slots=True)
 class BoardLine:
-    """The text of one line: `done` of `total` examples, steps, replies or cells; `about` names its model and data."""
+    """The text of one line. `done` of `total` counts examples, steps, replies or cells, depending on `kind`. `about`
+    names the model and the data, or the domain and the profile of a run.
+    """
 
     kind: LineKind
     id: str
@@ -63,8 +66,8 @@ class BoardLine:
 
 
 def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
-    """All lines by urgency: recent failures, running work, waiting work, then the rest; within each group, the newest
-    first.
+    """All lines by urgency as of `moment` (by default now): recent failures, running work, waiting work, then the rest;
+    within each group, the newest first.
     """
     cutoff = _freshness_cutoff(moment)
     rows = sorted(view.rows(_ALL_WORK), key=lambda row: str(row["updated_at"]), reverse=True)
@@ -73,7 +76,8 @@ def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
 
 
 def _freshness_cutoff(moment: datetime | None = None) -> str:
-    return ((moment or datetime.now(UTC)) - FAILURE_STAYS).isoformat(timespec="milliseconds")
+    """The time before which a failure is no longer recent, as the ledger writes times."""
+    return ((moment or datetime.now(UTC)) - FAILURE_AGE_LIMIT).isoformat(timespec="milliseconds")
 
 
 def is_fresh(updated_at: str) -> bool:
@@ -89,13 +93,13 @@ def _rank(status: str, fresh: bool) -> int:
 
 def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
     """The lines of these keys, in order; rows that have been deleted since are skipped."""
-    readers = {
+    format_line_by_kind = {
         "run": _format_run_line,
         "training": _format_training_line,
         "evaluation": _format_evaluation_line,
         "experiment": _format_experiment_line,
     }
-    board_lines = (readers[key.kind](view, key.row) for key in board_keys)
+    board_lines = [format_line_by_kind[key.kind](view, key.row) for key in board_keys]
     return [line for line in board_lines if line is not None]
 
 
@@ -228,7 +232,7 @@ def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
 
 
 def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:
-    """The cells of an experiment, in their order."""
+    """The cells of an experiment in the order of its plan, each with its parsed result."""
     rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
     return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
 
@@ -265,7 +269,8 @@ class ExampleSelection:
 
 def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
     """The row ids of the selected examples, in order."""
-    clauses, values = ["1"], list[object]()
+    clauses = ["1"]  # so that the WHERE clause is never empty
+    values: list[object] = []
     for column, value in (("run", selection.run), ("reason", selection.reason)):
         if value:
             clauses.append(f"{column} = ?")
@@ -308,21 +313,23 @@ def _escape_wildcards(word: str) -> str:
 
 
 def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """The examples with these row ids, their texts shortened."""
+    """The examples with these row ids, by row id, with shortened questions and answers."""
     placeholders = ",".join("?" * len(row_ids))
     rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, passes, tries, substr(question, 1, 400) AS question,"
         " substr(answer, 1, 80) AS answer, (SELECT name FROM runs WHERE runs.id = examples.run) AS run_name,"
-        f" {_NEWEST_REVIEW} FROM examples WHERE rowid IN ({placeholders})",
+        f" {_REVIEW_COLUMNS} FROM examples WHERE rowid IN ({placeholders})",
         *row_ids,
     )
     return {row["row"]: dict(row) for row in rows}
 
 
 def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
-    """One example with the record of its turn and the turn's tool calls, each as (kind, request, reply)."""
+    """One example with the record of its turn, and with the turn's tool calls under "tools", each as (kind, request,
+    reply).
+    """
     example = view.row(
-        f"SELECT examples.*, {_NEWEST_REVIEW}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
+        f"SELECT examples.*, {_REVIEW_COLUMNS}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
         row,
     )
@@ -333,12 +340,13 @@ def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
         " WHERE turn = ? AND kind NOT IN ('chat', 'embed', 'cut') ORDER BY position",
         example["turn_row"],
     )
-    tools = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in rows]
-    return {**dict(example), "record": json.loads(example["record"]) if example["record"] else None, "tools": tools}
+    tool_calls = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in rows]
+    record = json.loads(example["record"]) if example["record"] else None
+    return {**dict(example), "record": record, "tools": tool_calls}
 
 
 def evaluations(view: LedgerView) -> list[dict[str, Any]]:
-    """All evaluations, newest first, each with its result."""
+    """All evaluations, newest first, each with its parsed settings and result, and `done`, its number of replies."""
     rows = view.rows(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations ORDER BY rowid DESC"

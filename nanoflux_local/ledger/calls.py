@@ -18,6 +18,7 @@ from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Reque
 
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
+"""Sends a request of one kind to its endpoint or tool, and returns the reply."""
 MAX_RECENT_REPLIES = 2048
 """The number of replies that are also cached in memory, so that committing a turn does not read and parse them again.
 """
@@ -31,7 +32,7 @@ not count as wasted.
 """
 
 EMBED_BATCH = 64
-"""The number of texts that are embedded concurrently, so that their replies can share a commit."""
+"""The number of texts that are embedded concurrently, so that one transaction can commit their replies."""
 
 REFUSALS_UNTIL_ERROR = 3
 """After this many refused prompts, an endpoint that has never answered is considered misconfigured: the run then fails
@@ -97,6 +98,16 @@ class _PendingRequest:
     sent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _UncommittedReply:
+    """A reply that is not on disk yet. `committed` gets the stored call, or the error of the commit."""
+
+    request: Request[Any]
+    reply: Reply
+    role: str
+    committed: asyncio.Future[tuple[int, Reply]]
+
+
 class RememberedCalls:
     """Returns replies from the ledger. If the ledger has none, sends the request to an endpoint and commits the reply.
     Equal concurrent requests share one call.
@@ -112,7 +123,7 @@ class RememberedCalls:
         self.limiter = Limiter(math.inf)
         self._pending: dict[str, _PendingRequest] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
-        self._uncommitted: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
+        self._uncommitted: list[_UncommittedReply] = []
         self._commit_error: Exception | None = None
         self._answered: set[tuple[str, Identity]] = set()
         self._refusals: Counter[tuple[str, Identity]] = Counter()
@@ -146,7 +157,7 @@ class RememberedCalls:
         pending = self._pending.get(key)
         if pending is None:
             pending = self._pending[key] = _PendingRequest(asyncio.create_task(self._send(request)))
-            pending.task.add_done_callback(lambda done: self._finish(key, done))
+            pending.task.add_done_callback(lambda task: self._remove_pending(key, task))
         pending.waiters += 1
         try:
             return await asyncio.shield(pending.task)
@@ -156,7 +167,8 @@ class RememberedCalls:
                 del self._pending[key]
                 pending.task.cancel()
 
-    def _finish(self, key: str, task: asyncio.Task[tuple[int, Reply]]) -> None:
+    def _remove_pending(self, key: str, task: asyncio.Task[tuple[int, Reply]]) -> None:
+        """Remove a request whose task has ended, unless the same request has been sent again."""
         if key in self._pending and self._pending[key].task is task:
             del self._pending[key]
         if not task.cancelled():
@@ -191,7 +203,8 @@ class RememberedCalls:
 
     def _count_refusal(self, request: Request[Any], error: PromptRefusedError) -> None:
         """Raise EndpointRefusedError if the endpoint has refused `REFUSALS_UNTIL_ERROR` prompts and answered none."""
-        model, source = request.endpoint.model, (request.kind, request.endpoint)
+        model = request.endpoint.model
+        source = (request.kind, request.endpoint)
         if source in self._answered or self._ledger.has_answer(self._run, request.kind, model):
             self._answered.add(source)
             return
@@ -208,23 +221,25 @@ class RememberedCalls:
         """
         committed: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
         if not self._uncommitted:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._uncommitted.append((request, reply, ROLE.get(), committed))
+            asyncio.get_running_loop().call_soon(self._commit_replies)
+        self._uncommitted.append(_UncommittedReply(request, reply, ROLE.get(), committed))
         return await committed
 
-    def _flush(self) -> None:
+    def _commit_replies(self) -> None:
+        """Commit the replies that have arrived, in one transaction, and resume the tasks that wait for them."""
         entries, self._uncommitted = self._uncommitted, []
         try:
-            stored_calls = self._ledger.remember_all(self._run, [entry[:3] for entry in entries])
+            calls = [(entry.request, entry.reply, entry.role) for entry in entries]
+            stored_calls = self._ledger.remember_all(self._run, calls)
         except Exception as error:  # noqa: BLE001 - raised in every caller that waits for its reply
             self._commit_error = error
-            for *_, committed in entries:
-                if not committed.done():
-                    committed.set_exception(error)
+            for entry in entries:
+                if not entry.committed.done():
+                    entry.committed.set_exception(error)
             return
-        for (*_, committed), stored_call in zip(entries, stored_calls, strict=True):
-            if not committed.done():  # otherwise the caller was cancelled; the reply is stored anyway
-                committed.set_result(stored_call)
+        for entry, stored_call in zip(entries, stored_calls, strict=True):
+            if not entry.committed.done():  # otherwise the caller was cancelled; the reply is stored anyway
+                entry.committed.set_result(stored_call)
 
     async def close(self) -> None:
         """Cancel the pending requests. Replies that have arrived are stored."""

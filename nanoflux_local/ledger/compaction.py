@@ -16,16 +16,19 @@ from nanoflux_local.ledger.store import Ledger, now
 
 BATCH = 1000
 """The number of calls packed in one transaction, which delays a run's writes by some tens of milliseconds."""
-DICTIONARY_SAMPLES, MIN_CALLS_FOR_DICTIONARY = 2000, 1000
-"""The number of calls on which a dictionary is trained, and the minimum number of unpacked calls for a new one."""
+DICTIONARY_SAMPLES = 2000
+"""The number of calls on which a dictionary is trained."""
+MIN_CALLS_FOR_DICTIONARY = 1000
+"""The minimum number of unpacked calls for which a new dictionary is trained."""
 
 UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
+"""Selects the calls that are not packed, for a WHERE clause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """The result of a compaction: the number of packed calls, and the bytes of their texts and of the ledger's files
-    before and after.
+    """The result of a compaction: the number of packed calls, the bytes of their texts and of the ledger's files before
+    and after, and whether the file was rebuilt.
     """
 
     packed: int
@@ -53,8 +56,10 @@ def compact(
         packer = Packer(read_stored_dictionary(ledger.connection, dictionary))
         packed = texts_before = texts_after = 0
         for batch in _read_unpacked(ledger, last_call):
-            sizes = _pack(ledger, packer, dictionary, batch)
-            packed, texts_before, texts_after = packed + len(batch), texts_before + sizes[0], texts_after + sizes[1]
+            batch_before, batch_after = _pack_batch(ledger, packer, dictionary, batch)
+            packed += len(batch)
+            texts_before += batch_before
+            texts_after += batch_after
             on_progress(packed, total)
         if shrink:
             ledger.shrink()
@@ -69,7 +74,11 @@ def measure_file_bytes(path: Path) -> int:
 
 @contextmanager
 def hold_compaction_lock(path: Path) -> Iterator[None]:
-    """Hold the lock that allows one compaction of a ledger at a time. Raises RefusedError if another process has it."""
+    """Hold the lock that allows one compaction of a ledger at a time.
+
+    Raises:
+        RefusedError: another process holds the lock.
+    """
     with path.with_suffix(".compact").open("w") as lock_file:
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,12 +88,15 @@ def hold_compaction_lock(path: Path) -> Iterator[None]:
 
 
 def _choose_dictionary(ledger: Ledger, unpacked: int) -> int:
-    """The dictionary to pack with: a new one if many calls are unpacked, else the newest, else none."""
+    """The id of the dictionary to pack with: of a new one if many calls are unpacked, else of the newest, or
+    `NO_DICTIONARY`.
+    """
     if unpacked >= MIN_CALLS_FOR_DICTIONARY:
+        sampling_interval = max(1, unpacked // DICTIONARY_SAMPLES)
         rows = ledger.rows(
             f"SELECT CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls WHERE id % ? = 0 AND {UNPACKED}"
             " ORDER BY id DESC LIMIT ?",
-            max(1, unpacked // DICTIONARY_SAMPLES),
+            sampling_interval,
             DICTIONARY_SAMPLES,
         )
         content = train_packing_dictionary(text for row in rows for text in row)
@@ -112,12 +124,16 @@ def _read_unpacked(ledger: Ledger, last_call: int) -> Iterator[list[tuple[int, b
         previous_call = batch[-1][0]
 
 
-def _pack(ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]) -> tuple[int, int]:
+def _pack_batch(
+    ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]
+) -> tuple[int, int]:
     """Pack the calls of a batch, all or none. Returns the bytes of its texts before and after."""
     packed = [(call, dictionary, packer.pack(request), packer.pack(reply)) for call, request, reply in batch]
     with ledger.transaction() as connection:
         connection.executemany("INSERT INTO packs (call, dictionary, request, reply) VALUES (?,?,?,?)", packed)
-        connection.executemany("UPDATE calls SET request = '', reply = '' WHERE id = ?", [row[:1] for row in batch])
+        connection.executemany(
+            "UPDATE calls SET request = '', reply = '' WHERE id = ?", [(call,) for call, _, _ in batch]
+        )
     return (
         sum(len(request) + len(reply) for _, request, reply in batch),
         sum(len(request) + len(reply) for _, _, request, reply in packed),

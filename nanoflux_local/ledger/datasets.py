@@ -11,7 +11,7 @@ from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.transcript import Seed
 
 SplitItems = Sequence[tuple[Seed, str]]
-"""Items with their splits."""
+"""Items, each with its split."""
 
 
 def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
@@ -25,6 +25,7 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -
     row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return
+    (source,) = row
     split_by_id = dict(connection.execute("SELECT id, split FROM items WHERE dataset = ?", (name,)))
     splits = sorted({split for _, split in items} & set(split_by_id.values()))
     duplicate = next((item.id for item, _ in items if item.id in split_by_id), "")
@@ -32,7 +33,7 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -
         return
     clash = f"{' and '.join(splits)} items" if splits else f"an item {duplicate!r}"
     raise UsageError(
-        f"the dataset {name} already has {clash}, imported from other files ({row[0]})",
+        f"the dataset {name} already has {clash}, imported from other files ({source})",
         "replace the whole dataset with --replace, or import these files under another name with --as NAME",
     )
 
@@ -44,7 +45,8 @@ def archive(connection: sqlite3.Connection, name: str) -> str:
     row = connection.execute("SELECT source_hash FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return ""
-    version = find_free_name(connection, f"{name}@{row[0][:8]}")
+    (source_hash,) = row
+    version = find_free_name(connection, f"{name}@{source_hash[:8]}")
     connection.execute(
         "INSERT INTO datasets SELECT ?, source, source_hash, items, skipped, at FROM datasets WHERE name = ?",
         (version, name),
@@ -65,19 +67,22 @@ def add_files(
     skipped: int,
     moment: str,
 ) -> None:
-    """Add the items of some files to a dataset, which is created if it does not exist."""
+    """Add the items of some files to a dataset, which is created if it does not exist. `skipped` counts the bad rows
+    that were left out.
+    """
     row = connection.execute("SELECT source, items, skipped FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         values = (name, source, source_hash, len(items), skipped, moment)
         connection.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?)", values)
     connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, moment))
     if row is not None:
+        old_source, old_items, old_skipped = row
         hash_rows = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
+        hash_of_all_files = digest(sorted(hash_row[0] for hash_row in hash_rows))
         connection.execute(
             "UPDATE datasets SET source = ?, source_hash = ?, items = ?, skipped = ?, at = ? WHERE name = ?",
-            (f"{row[0]}, {source}", digest(sorted(hash_row[0] for hash_row in hash_rows)), row[1] + len(items),
-             row[2] + skipped, moment, name),
-        )  # fmt: skip
+            (f"{old_source}, {source}", hash_of_all_files, old_items + len(items), old_skipped + skipped, moment, name),
+        )
     (first_position,) = connection.execute(
         "SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)
     ).fetchone()
@@ -93,5 +98,8 @@ def add_files(
 def find_free_name(connection: sqlite3.Connection, name: str) -> str:
     """`name`, or, if a dataset already has it, `name` with the lowest number that makes it unique."""
     names = {row[0] for row in connection.execute("SELECT name FROM datasets")}
-    numbered_names = (f"{name}-{number}" for number in range(2, len(names) + 3))
-    return name if name not in names else next(candidate for candidate in numbered_names if candidate not in names)
+    candidate, number = name, 1
+    while candidate in names:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

@@ -14,10 +14,10 @@ from pathlib import Path
 from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.ledger.store import translate_sqlite_errors
 
-_SEEDS = """SELECT dataset FROM items WHERE id IN (
+_SEED_DATASETS = """SELECT dataset FROM items WHERE id IN (
     SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
     json_each(attempt.value, '$.seeds') AS seed)"""
-_HELD_OUT = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') AS held"
+_HELD_OUT_DATASETS = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') AS held"
 _KEPT_TRAININGS = "SELECT id FROM trainings WHERE run IN wanted_runs OR adapter IN wanted_adapters"
 _KEPT_EVALUATIONS = """SELECT name AS id FROM wanted_evaluations UNION
     SELECT id FROM evaluations WHERE adapter IN adapters UNION
@@ -45,8 +45,8 @@ CREATE TEMP TABLE kept_calls AS SELECT id FROM calls WHERE run IN wanted_runs
 DELETE FROM packs WHERE call NOT IN kept_calls;
 DELETE FROM calls WHERE id NOT IN kept_calls;
 DELETE FROM dictionaries WHERE id NOT IN (SELECT dictionary FROM packs);
-CREATE TEMP TABLE kept_datasets AS SELECT name FROM wanted_datasets UNION {_SEEDS}
-    UNION SELECT data FROM evaluations UNION {_HELD_OUT} UNION SELECT version FROM pinned;
+CREATE TEMP TABLE kept_datasets AS SELECT name FROM wanted_datasets UNION {_SEED_DATASETS}
+    UNION SELECT data FROM evaluations UNION {_HELD_OUT_DATASETS} UNION SELECT version FROM pinned;
 DELETE FROM items WHERE dataset NOT IN kept_datasets;
 DELETE FROM dataset_files WHERE dataset NOT IN kept_datasets;
 DELETE FROM datasets WHERE name NOT IN kept_datasets;
@@ -87,10 +87,11 @@ def write_excerpt(ledger: Path, target: Path, wanted: ExcerptContents) -> None:
 
 
 def _delete_unwanted(copy: sqlite3.Connection, wanted: ExcerptContents) -> None:
+    """Delete all rows that `wanted` does not need, and shrink the file."""
     copy.execute("PRAGMA temp_store = MEMORY")
     for field in fields(wanted):
         copy.execute(f"CREATE TEMP TABLE wanted_{field.name} (name TEXT PRIMARY KEY)")
-        names = {(name,) for name in getattr(wanted, field.name)}
-        copy.executemany(f"INSERT INTO wanted_{field.name} VALUES (?)", names)
+        rows = {(name,) for name in getattr(wanted, field.name)}
+        copy.executemany(f"INSERT INTO wanted_{field.name} VALUES (?)", rows)
     copy.executescript(DELETIONS)
     copy.execute("VACUUM")  # removes the deleted rows from the file itself

@@ -13,7 +13,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 COPY_EVERY = 250
-"""Turns between two copies of the tally."""
+"""The number of turns between two copies of the tally."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,9 @@ class RunHistory:
         return RunMoment(tally, turn_from_json(json.loads(row["record"])), row["at"])
 
     def _tally_turns(self, view: LedgerView, turns: int) -> Tally:
-        """The tally of the first `turns` turns. Copies that are due on the way are kept."""
+        """The tally of the first `turns` turns. Stores a copy whenever the number of turns reaches a multiple of
+        `COPY_EVERY`.
+        """
         start = max(count for count in self._copies if count <= turns)
         tally = copy.deepcopy(self._copies[start])
         while tally.turns < turns:

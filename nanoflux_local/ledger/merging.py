@@ -16,7 +16,7 @@ from nanoflux_local.ledger.datasets import find_free_name
 from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
 
-DURATIONS = ("seconds", "usd", "wall_s")
+COST_KEYS = ("seconds", "usd", "wall_s")
 """The keys of a reply that may differ when the same request is answered twice."""
 COUNT_FRESH = """
 UPDATE turns SET fresh = (
@@ -78,7 +78,9 @@ def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: Merge
 
 
 class _Merger:
-    """One merge. `_versions` maps the name of each dataset in the source to its name here."""
+    """One merge. `_versions` maps the name of each dataset in the source to its name here; `_insertions` caches the
+    INSERT statement of each table.
+    """
 
     def __init__(self, connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
         self._connection, self._source, self._result = connection, source, result
@@ -86,8 +88,8 @@ class _Merger:
         self._insertions: dict[str, str] = {}
 
     def add_each(self, kind: str, table: str, add: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Call `add` with each row of a table, in order; a row that differs from the one here is left out completely.
-        `add` returns whether it added anything.
+        """Call `add`, which returns whether it added anything, with each row of a table, in order. A row that differs
+        from the one with the same id here is left out with everything that belongs to it, and recorded as a conflict.
         """
         for row in list(self._source.rows(f"SELECT * FROM {table} ORDER BY rowid")):
             try:
@@ -105,7 +107,8 @@ class _Merger:
         version, like a replaced dataset.
         """
         for row in self._source.rows("SELECT * FROM datasets ORDER BY rowid"):
-            name, items = row["name"], _list_items(self._source.rows, row["name"])
+            name = row["name"]
+            items = _list_items(self._source.rows, name)
             version = self._find_dataset(name, items)
             self._versions[name] = version or self._name_dataset(name, row["source_hash"])
             if not version:
@@ -128,8 +131,10 @@ class _Merger:
 
     def _name_dataset(self, name: str, source_hash: str) -> str:
         """The name under which to add a dataset: its name in the source, or a version's name if that is taken."""
-        name_taken = self._rows("SELECT 1 FROM datasets WHERE name = ?", name)
-        return find_free_name(self._connection, f"{name.partition('@')[0]}@{source_hash[:8]}") if name_taken else name
+        if not self._rows("SELECT 1 FROM datasets WHERE name = ?", name):
+            return name
+        original = name.partition("@")[0]
+        return find_free_name(self._connection, f"{original}@{source_hash[:8]}")
 
     # Runs
 
@@ -141,9 +146,7 @@ class _Merger:
             return False
         self._copy("runs", [run])
         calls, reused = self._add_calls(
-            "run = ?1 OR id IN (SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?1)",
-            run_id,
-            "SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?",
+            run_id, "SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?1"
         )
         for turn in self._source.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", run_id):
             new_turn = self._insert("turns", {**dict(turn), "id": None})
@@ -163,14 +166,15 @@ class _Merger:
         if run["config_hash"] != config_hash:
             raise _DifferenceError("this home has a run with the same id and other settings")
         query = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
-        source_turns, turns_here = list(map(tuple, self._source.rows(query, run["id"]))), self._rows(query, run["id"])
+        source_turns = [tuple(row) for row in self._source.rows(query, run["id"])]
+        turns_here = self._rows(query, run["id"])
         if source_turns != turns_here:
             raise _DifferenceError(
                 f"its {len(source_turns)} turns differ from the {len(turns_here)} turns in this home"
             )
 
     def _pin(self, run: str) -> None:
-        """Pin a new run to the versions that it uses of datasets whose names refer to different items here."""
+        """Pin a new run to the versions that it uses of those datasets whose names refer to different items here."""
         pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
         source_pins = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
         pinned |= {name: self._versions.get(version, version) for name, version in source_pins}
@@ -229,29 +233,33 @@ class _Merger:
                 raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those in this home")
             return False
         self._copy("evaluations", [evaluation])
-        used_calls_query = "SELECT call FROM evaluation_items WHERE evaluation = ?"
-        condition = f"run = ?1 OR id IN ({used_calls_query}1)"  # the query ends in "?", so this makes it "?1"
-        calls, _ = self._add_calls(condition, evaluation_id, used_calls_query)
+        calls, _ = self._add_calls(evaluation_id, "SELECT call FROM evaluation_items WHERE evaluation = ?1")
         items = self._source.rows("SELECT * FROM evaluation_items WHERE evaluation = ?", evaluation_id)
         self._copy("evaluation_items", ({**dict(item), "call": calls[item["call"]]} for item in items))
         return True
 
     # Calls
 
-    def _add_calls(self, condition: str, owner: str, used_calls_query: str) -> tuple[dict[int, int], bool]:
-        """Add the calls that match `condition`. Returns their ids here by their ids in the source, and whether some
+    def _add_calls(self, owner: str, used_calls_query: str) -> tuple[dict[int, int], bool]:
+        """Add the calls made for a run or evaluation, the `owner`, and the calls that the owner uses, which
+        `used_calls_query` selects. Returns the calls' ids here by their ids in the source, and whether some of them
         were here already.
 
-        Raises _DifferenceError if a call that `used_calls_query` selects has a different reply here.
+        Raises:
+            _DifferenceError: a call that the owner uses has a different reply here.
         """
-        needed = {row[0] for row in self._source.rows(used_calls_query, owner)}
-        calls, reused, differences = {}, False, 0
+        used_calls = {row[0] for row in self._source.rows(used_calls_query, owner)}
+        calls: dict[int, int] = {}
+        reused = False
+        differences = 0
+        condition = f"run = ?1 OR id IN ({used_calls_query})"
         for row in self._source.rows(f"SELECT * FROM {CALLS} WHERE {condition} ORDER BY id", owner):
             rows_here = self._rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", row["key"])
             if rows_here:
-                calls[row["id"]], reused = rows_here[0][0], True
-                reply_here = rows_here[0][1]
-                differences += row["id"] in needed and _remove_durations(row["reply"]) != _remove_durations(reply_here)
+                ((calls[row["id"]], reply_here),) = rows_here
+                reused = True
+                if row["id"] in used_calls and _remove_costs(row["reply"]) != _remove_costs(reply_here):
+                    differences += 1
             else:
                 calls[row["id"]] = self._insert("calls", {**dict(row), "id": None})
         if differences:
@@ -286,18 +294,18 @@ def _list_items(rows: Callable[..., Iterable[Any]], dataset: str) -> list[tuple[
     return [tuple(row) for row in rows(sql, dataset)]
 
 
-def _remove_durations(reply: str) -> Any:
-    """A reply without the time and money that it cost."""
+def _remove_costs(reply: str) -> Any:
+    """A reply, parsed, without the time and money that it cost; unchanged if it is not JSON."""
     try:
-        value = json.loads(reply)
+        reply_json = json.loads(reply)
     except ValueError:
         return reply
-    return {key: entry for key, entry in value.items() if key not in DURATIONS}
+    return {key: value for key, value in reply_json.items() if key not in COST_KEYS}
 
 
 @contextmanager
 def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
-    """A savepoint of the transaction: what the block wrote is undone if it raises."""
+    """A savepoint of the transaction: the rows written in the block are undone if it raises."""
     connection.execute("SAVEPOINT part")
     try:
         yield

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from zstandard import ZstdCompressionDict, ZstdCompressor, ZstdDecompressor, ZstdError, train_dictionary
 
 DICTIONARY_BYTES = 112_640
-"""The size that zstd's authors recommend."""
-LEVEL = 3
+"""The size of a trained dictionary that zstd's authors recommend."""
+COMPRESSION_LEVEL = 3
 NO_DICTIONARY = 0
+"""Stands for the id of a dictionary if a text was packed without one."""
 CALLS = (
     "(SELECT calls.id, key, kind, model, run, role, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at,"
     " reasoning_tokens,"
@@ -68,7 +69,7 @@ class Packer:
     """Packs texts with one dictionary, and checks that each of them unpacks to the same bytes."""
 
     def __init__(self, dictionary: ZstdCompressionDict | None) -> None:
-        self._compressor = ZstdCompressor(level=LEVEL, dict_data=dictionary)
+        self._compressor = ZstdCompressor(level=COMPRESSION_LEVEL, dict_data=dictionary)
         self._decompressor = ZstdDecompressor(dict_data=dictionary)
 
     def pack(self, text: bytes) -> bytes:

@@ -84,21 +84,22 @@ class Ledger:
             add_unpack_function(self._connection)
             self._database = Database(self._connection)
             if not self._is_in_use():
-                self._prepare()
+                self._create_or_migrate()
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
 
     def _is_in_use(self) -> bool:
-        """Whether another process has this ledger open in this version's schema. If so, `_prepare` and its lock are
-        skipped: the process that holds the lock may be suspended. Without a write-ahead log the answer is False, since
-        reading the schema could disturb another process's `_prepare`.
+        """Whether another process has this ledger open in this version's schema. If so, the caller skips
+        `_create_or_migrate` and its lock: the process that holds the lock may be suspended. Without a write-ahead log
+        the answer is False, since reading the schema could disturb another process's `_create_or_migrate`.
         """
         if not Path(f"{self.path}-wal").exists():
             return False
         refuse_newer(self._database, self.path)
         return not migrations.pending(self._database)
 
-    def _prepare(self) -> None:
+    def _create_or_migrate(self) -> None:
+        """Apply the pending migrations, in one process at a time."""
         with self.path.with_suffix(".migrate").open("w") as lock_file:
             # Two processes may open a new ledger concurrently, and changing the journal mode ignores the busy timeout.
             fcntl.flock(lock_file, fcntl.LOCK_EX)
@@ -107,7 +108,7 @@ class Ledger:
             pending = [migration.name for migration in migrations.pending(self._database)]
             if pending:
                 migrations.apply(self._database)
-            if pending and "m001_calls" not in pending:  # the rewritten tables are all in the log
+            if pending and "m001_calls" not in pending:  # migrations that rewrite tables fill the log
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> Self:
@@ -181,30 +182,31 @@ class Ledger:
     def _insert_call(
         self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, moment: str
     ) -> tuple[int, Reply]:
-        stored = self.recall(request)
-        if stored is not None:
-            return stored
-        request_json, body = request.to_json(), reply.to_json()
-        text = canonical_json(body)
-        if "\\ud" in text:  # store it as it will be read: a pair of surrogates becomes one character
-            body = json.loads(text)
-            text, reply = canonical_json(body), request.read_reply(body)
-        call_costs = costs(body)
+        stored_call = self.recall(request)
+        if stored_call is not None:
+            return stored_call
+        request_json, reply_json = request.to_json(), reply.to_json()
+        reply_text = canonical_json(reply_json)
+        if "\\ud" in reply_text:  # parsing turns a pair of surrogates into one character: store the reply as parsed
+            reply_json = json.loads(reply_text)
+            reply_text = canonical_json(reply_json)
+            reply = request.read_reply(reply_json)
+        call_costs = costs(reply_json)
         row_id = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
             " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (request.key(), request.kind, request_json["endpoint"]["model"], run,
-             canonical_json(request_json), text, hashlib.sha256(text.encode()).hexdigest(), call_costs["prompt_tokens"],
-             call_costs["completion_tokens"], call_costs["usd"], call_costs["seconds"], moment, role,
-             call_costs["reasoning_tokens"]),
+             canonical_json(request_json), reply_text, hashlib.sha256(reply_text.encode()).hexdigest(),
+             call_costs["prompt_tokens"], call_costs["completion_tokens"], call_costs["usd"], call_costs["seconds"],
+             moment, role, call_costs["reasoning_tokens"]),
         ).lastrowid  # fmt: skip
         assert row_id is not None
         return row_id, reply
 
     def find_last_reply(self, calls: Sequence[int]) -> str:
-        """The text of the last chat reply among these calls; "" if that is a refusal, or no call is a chat."""
+        """The text of the last chat reply among these calls; "" if that reply is a refusal, or if no call is a chat."""
         for call in reversed(calls):
-            (kind, reply), *_ = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call)
+            kind, reply = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call)[0]
             if kind == "chat":
                 return str(json.loads(reply).get("text", ""))
         return ""
@@ -235,6 +237,21 @@ class Ledger:
                  digest(config), canonical_json(environment), now(), now(), digest(environment)),
             )  # fmt: skip
 
+    def reconfigure_run(self, run: str, config: dict[str, Any], environment: dict[str, Any] | None = None) -> None:
+        """Replace a run's configuration and, unless it is None, its environment. Only settings that may change during a
+        run may differ from the stored ones.
+        """
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET config = ?, config_hash = ?, target = ?, max_turns = ?, updated_at = ? WHERE id = ?",
+                (canonical_json(config), digest(config), config["target"], config["max_turns"], now(), run),
+            )
+            if environment is not None:
+                connection.execute(
+                    "UPDATE runs SET environment = ?, environment_hash = ? WHERE id = ?",
+                    (canonical_json(environment), digest(environment), run),
+                )
+
     def set_run_status(self, run: str, status: str, message: str = "", seconds: float = 0.0) -> None:
         """Set a run's status and message, and add `seconds` to its wall-clock time."""
         self.set_status("runs", run, status, message, seconds)
@@ -253,15 +270,18 @@ class Ledger:
         )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
-        """Commit one turn with its calls and its example, all or none."""
-        body = record.to_json()
+        """Commit one turn, the ids of the `calls` that it used, in order, and its example if it was kept; all or
+        none.
+        """
+        record_json = record.to_json()
+        outcomes = " ".join(attempt.outcome for attempt in record.attempts)
         with self.transaction() as connection:
+            fresh_count = sum(self._is_fresh(connection, run, call) for call in set(calls))
             turn = connection.execute(
                 "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at, attempts, uses, fresh)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (run, record.number, record.outcome, int(record.kept), canonical_json(body), digest(body), now(),
-                 " ".join(attempt.outcome for attempt in record.attempts), len(calls),
-                 sum(self._is_fresh(connection, run, call) for call in set(calls))),
+                (run, record.number, record.outcome, int(record.kept), canonical_json(record_json),
+                 digest(record_json), now(), outcomes, len(calls), fresh_count),
             ).lastrowid  # fmt: skip
             connection.executemany(
                 "INSERT INTO turn_calls VALUES (?,?,?)",
@@ -276,20 +296,21 @@ class Ledger:
         call and its few turns instead of scanning all turns of the run.
         """
         used_sql = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
-        row = connection.execute(
+        cursor = connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM calls WHERE run = ? AND id = ?) AND NOT EXISTS ({used_sql})",
             (run, call, call, run),
         )
-        return bool(row.fetchone()[0])
+        return bool(cursor.fetchone()[0])
 
     def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example, attempt: Attempt) -> None:
-        content = example.hash()
+        content_hash = example.hash()
         level = attempt.quality.level if attempt.quality else None
+        passes, tries = attempt.pass_rate or (None, None)
         connection.execute(
             "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at, level,"
             " passes, tries) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            (digest([run, content])[:16], run, example.turn, example.reason, example.question, example.solution,
-             example.answer, content, now(), level, *(attempt.pass_rate or (None, None))),
+            (digest([run, content_hash])[:16], run, example.turn, example.reason, example.question, example.solution,
+             example.answer, content_hash, now(), level, passes, tries),
         )  # fmt: skip
 
     def add_trial(self, run: str, number: int, label: str, record: dict[str, Any]) -> None:
@@ -375,7 +396,7 @@ class Ledger:
     def finish_training(
         self, training: str, status: str, adapter: str, result: dict[str, Any], message: str = "", seconds: float = 0.0
     ) -> None:
-        """Record how one process's work on a training ended, and add `seconds` to its wall-clock time."""
+        """Record how a process ended its work on a training, and add `seconds` to the training's wall-clock time."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE trainings SET status = ?, adapter = ?, result = ?, message = ?, seconds = seconds + ?,"
@@ -435,8 +456,9 @@ class Ledger:
             )
 
     def close_dead_jobs(self, kind: str, table: WorkTable, subject: str) -> None:
-        """Close the jobs of killed processes and add their time up to the last heartbeat. Call only while holding the
-        subject's lock, which proves that these processes have ended.
+        """Mark the jobs of killed processes as interrupted, and add the time up to their last heartbeats to the
+        subject's wall-clock time. Call this only while holding the subject's lock, which proves that these processes
+        have ended.
         """
         condition = "kind = ? AND subject = ? AND state = 'running'"
         with self.transaction() as connection:
@@ -448,22 +470,9 @@ class Ledger:
             connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {condition}", (kind, subject))
 
     def request_stop(self, job: int, request: str) -> None:
-        """Ask the process of `job` to pause, stop or end; it polls a few times a second."""
+        """Ask the process of `job` to pause, stop or end. The process reads such requests a few times a second."""
         with self.transaction() as connection:
             connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, job))
-
-    def reconfigure_run(self, run: str, config: dict[str, Any], environment: dict[str, Any] | None = None) -> None:
-        """Store a run's configuration with new values of the settings that may change during the run."""
-        with self.transaction() as connection:
-            connection.execute(
-                "UPDATE runs SET config = ?, config_hash = ?, target = ?, max_turns = ?, updated_at = ? WHERE id = ?",
-                (canonical_json(config), digest(config), config["target"], config["max_turns"], now(), run),
-            )
-            if environment is not None:
-                connection.execute(
-                    "UPDATE runs SET environment = ?, environment_hash = ? WHERE id = ?",
-                    (canonical_json(environment), digest(environment), run),
-                )
 
     def finish_job(self, job: int, state: str, message: str = "") -> None:
         with self.transaction() as connection:

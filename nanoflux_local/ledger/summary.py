@@ -43,10 +43,11 @@ class AttemptEnd:
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """A run's state and sums. `rules` names its rule set. `seconds` is the wall-clock time that processes spent on the
-    run; `repeatable` is None in runs of versions that did not record it. `contaminated` and `cut_in_reasoning` list the
-    attempts that ended for that reason. The mappings are counts: in `funnel`, all attempts ("attempts") and those with
-    each outcome; in `faults`, failed requests by kind; in `levels`, kept examples by the level of their reasoning; in
-    `pass_rates`, kept examples by how often the defender answered correctly ("1 of 4").
+    run. `repeatable` says whether every endpoint always gives the same reply to a repeated request; it is None in runs
+    of versions that did not record this. `contaminated` and `cut_in_reasoning` list the attempts that ended for that
+    reason. The mappings are counts: in `funnel`, all attempts ("attempts") and those with each outcome; in `faults`,
+    failed requests by kind; in `levels`, kept examples by the level of their reasoning; in `pass_rates`, kept examples
+    by how often the defender answered correctly ("1 of 4").
     """
 
     run: str

@@ -17,11 +17,12 @@ from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 TURNS_PER_UPDATE = 500
 """The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
-MAX_EVENTS, RECENT_S, MAX_NEW_CALLS = 300, 60.0, 400
-"""The number of events that are kept, the seconds over which speed is averaged, and the number of new calls that one
-update assigns to turns.
-"""
-
+MAX_EVENTS = 300
+"""The number of events that are kept."""
+SPEED_WINDOW_S = 60.0
+"""The seconds over which the speed is averaged."""
+MAX_NEW_CALLS = 400
+"""The maximum number of new calls that one update assigns to turns."""
 
 _SUMS = (
     "SELECT role, count(*) AS n, sum(prompt_tokens) AS prompt_tokens,"
@@ -56,6 +57,7 @@ class Tally:
     """The sums over a run's turns and calls. `seed` is the run's seed, `attempts` the maximum per turn, and `steps` are
     the steps of an attempt. `similarities` has each question's cosine similarity to the nearest earlier question,
     `confidences` the confidence of each verdict, and `kept_by_turn` the number of kept turns up to each committed turn.
+    `players` has the last attacker and defender of the even turns (0) and of the odd turns (1).
     """
 
     run: str
@@ -76,13 +78,15 @@ class Tally:
     players: dict[int, tuple[str, str]] = field(default_factory=dict)
     _last_call: int = 0
     _last_fault: int = 0
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _token_samples: deque[tuple[float, int]] = field(default_factory=deque)
+    """The time and the number of tokens at each update in the window over which the speed is averaged."""
     _milestones: dict[int, TurnInProgress] = field(default_factory=dict)
-    _seeded_turns: int = 0
-    _latest: dict[int, TurnInProgress] = field(default_factory=dict)
+    """The progress that a reply shows, by the seed of its request, for the turns below `_milestone_turns`."""
+    _milestone_turns: int = 0
+    _progress_by_turn: dict[int, TurnInProgress] = field(default_factory=dict)
 
     def update(self, view: LedgerView) -> bool:
-        """Read the new rows. Returns whether more are waiting."""
+        """Read the rows added since the last update. Returns whether there may be more turns to read."""
         turns_read = self.read_turns(view, TURNS_PER_UPDATE)
         self._add_calls(view)
         self._add_faults(view)
@@ -99,13 +103,14 @@ class Tally:
         return len(rows)
 
     def _add_turn(self, record: TurnRecord, moment: str) -> None:
-        self.turns, self.kept = record.number + 1, self.kept + record.kept
+        self.turns = record.number + 1
+        self.kept += record.kept
         self.kept_by_turn.append(self.kept)
         self.players[record.number % 2] = (record.attacker, record.defender)
-        self._latest.pop(record.number, None)
+        self._progress_by_turn.pop(record.number, None)
         for attempt in record.attempts:
             self.outcomes[attempt.outcome] += 1
-            if attempt.outcome == "unparsed" or attempt.outcome == "failed":
+            if attempt.outcome in ("unparsed", "failed"):
                 self.reasons[attempt.reason[:60]] += 1
             if attempt.quality is not None:
                 self.levels[attempt.quality.level] += 1
@@ -132,13 +137,13 @@ class Tally:
                 usage.completion_tokens += row["completion_tokens"]
                 usage.usd += row["usd"]
                 usage.seconds += row["seconds"]
-            self._locate_calls(view, last_call)
+            self._update_progress(view, last_call)
             self._last_call = last_call
-        self._samples.append((time.monotonic(), self.tokens))
-        while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > RECENT_S:
-            self._samples.popleft()
+        self._token_samples.append((time.monotonic(), self.tokens))
+        while len(self._token_samples) > 2 and self._token_samples[-1][0] - self._token_samples[0][0] > SPEED_WINDOW_S:
+            self._token_samples.popleft()
 
-    def _locate_calls(self, view: LedgerView, last_call: int) -> None:
+    def _update_progress(self, view: LedgerView, last_call: int) -> None:
         """Infer from the latest calls how far each turn in progress has come."""
         if not self.steps:
             return
@@ -151,15 +156,15 @@ class Tally:
             progress = self._milestones.get(row["seed"])
             if progress is None or progress.turn < self.turns:
                 continue
-            newest = self._latest.get(progress.turn)
-            if newest is None or (progress.attempt, progress.answered) > (newest.attempt, newest.answered):
-                self._latest[progress.turn] = progress
+            latest = self._progress_by_turn.get(progress.turn)
+            if latest is None or (progress.attempt, progress.answered) > (latest.attempt, latest.answered):
+                self._progress_by_turn[progress.turn] = progress
 
     def _derive_milestones(self, until: int) -> None:
-        """Derive the milestones of the turns below `until`, and drop those of committed turns."""
-        for turn in range(max(self._seeded_turns, self.turns), until):
+        """Derive the milestones of the turns below `until`. If many have accumulated, drop those of committed turns."""
+        for turn in range(max(self._milestone_turns, self.turns), until):
             self._milestones.update(derive_milestones(self.steps, self.seed, turn, self.attempts))
-        self._seeded_turns = max(self._seeded_turns, until)
+        self._milestone_turns = max(self._milestone_turns, until)
         if len(self._milestones) > 8 * MAX_NEW_CALLS * self.attempts:
             self._milestones = {
                 seed: progress for seed, progress in self._milestones.items() if progress.turn >= self.turns
@@ -195,15 +200,15 @@ class Tally:
     @property
     def tokens_per_s(self) -> float:
         """The mean speed over the last minute of updates; 0 before the second update."""
-        if len(self._samples) < 2:
+        if len(self._token_samples) < 2:
             return 0.0
-        (start_s, first_tokens), (end_s, last_tokens) = self._samples[0], self._samples[-1]
+        (start_s, first_tokens), (end_s, last_tokens) = self._token_samples[0], self._token_samples[-1]
         return (last_tokens - first_tokens) / (end_s - start_s) if end_s > start_s else 0.0
 
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
         """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
-        for turn in sorted({*range(self.turns, self.turns + width), *self._latest}):
-            yield self._latest.get(turn, TurnInProgress(turn, 0, 0))
+        for turn in sorted({*range(self.turns, self.turns + width), *self._progress_by_turn}):
+            yield self._progress_by_turn.get(turn, TurnInProgress(turn, 0, 0))
 
 
 def _describe_turn(record: TurnRecord) -> str:

@@ -1,4 +1,4 @@
-"""The steps of an attempt that ask a model, and the requests of each step, recognised by their seeds.
+"""The steps of an attempt that ask a model. The requests of each step are recognised by their seeds.
 
 The ledger does not store for which turn a call was made. However, the seed in a request is derived from the run's seed,
 the turn, the attempt and the step (see `roles.base.Draw`). A call therefore belongs to the step from which its seed can
@@ -16,9 +16,10 @@ DrawKey = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TurnStep:
-    """One step of an attempt: its name, the role it belongs to (or the check), the endpoint that is asked ("" if the
-    turn's record names it), and what that model does. The step's requests have the seeds of `draws`; a reply to one of
-    `milestones` ends the step, unless that reply is unreadable or unsure.
+    """One step of an attempt: its name, the role or check that it belongs to, the endpoint that is asked ("" if the
+    turn's record names the endpoint), and what that endpoint's model does. `draws` are the keys of the seeds of all the
+    step's requests. A reply to one of the requests whose keys are `milestones` ends the step, unless the reply is
+    unreadable or not confident enough.
     """
 
     name: str

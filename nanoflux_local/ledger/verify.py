@@ -20,10 +20,8 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
         yield f"run {run_row['id']}: the configuration does not match its hash"
     elif run_row["status"] == "done":
         yield from _verify_end(view, run_row["id"], config)
-    if run_row["environment_hash"] not in (
-        "",
-        digest(_read_json(run_row["environment"])),
-    ):  # "" was written before environments had a hash
+    environment_hash = run_row["environment_hash"]  # "" if an older version, which stored no hash, made the run
+    if environment_hash and environment_hash != digest(_read_json(run_row["environment"])):
         yield f"run {run_row['id']}: the environment does not match its hash"
     for other_run, frozen in config.get("novel_against", {}).items():
         if digest(list(read_questions(view, other_run, frozen["turns"]))) != frozen["questions"]:
@@ -84,8 +82,8 @@ def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
         if digest(record) != row["record_hash"]:
             yield f"turn {row['number']}: the record does not match its hash"
             continue
-        if bool(row["kept"]) != (_read_outcome(record) in KEPT):
-            outcome = _read_outcome(record)
+        outcome = _read_outcome(record)
+        if bool(row["kept"]) != (outcome in KEPT):
             yield f"turn {row['number']}: the column kept is {bool(row['kept'])}, but its outcome is {outcome}"
         if row["attempts"].split() != [attempt["outcome"] for attempt in record["attempts"]]:
             yield f"turn {row['number']}: the column attempts differs from the record"
@@ -95,8 +93,8 @@ def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _verify_fresh(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify that each call which a run made and used is counted by exactly one of its turns, the first that used it.
-    CROSS JOIN makes SQLite start at a call and its few turns.
+    """Verify that a run's turns count as many calls as the run made and used: each call must be counted by one turn,
+    the first that used it. CROSS JOIN makes SQLite start at a call and its few turns.
     """
     counted_row = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
     used_row = view.row(
@@ -122,7 +120,7 @@ def _verify_seeds(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _read_pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The pass rate of a kept turn's last attempt; None if the record is damaged."""
+    """The pass rate of a turn's last attempt; None if the record is damaged or the attempt has no pass rate."""
     try:
         return attempt_from_json(record["attempts"][-1]).pass_rate
     except (ValueError, TypeError, LookupError):
@@ -130,7 +128,7 @@ def _read_pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify that every kept turn has its example, and every example its kept turn."""
+    """Verify that every kept turn has an example, and that every example equals its turn's record."""
     rows = view.rows(
         "SELECT examples.*, turns.record AS record FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ?",
@@ -141,12 +139,12 @@ def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
         if example.hash() != row["content_hash"]:
             yield f"example {row['id']}: the content does not match its hash"
         record = _read_json(row["record"]) if row["record"] else {}
-        attack = (record["attempts"][-1].get("attack") or {}) if record.get("attempts") else {}
+        last_attempt = _find_last_attempt(record)
+        attack = last_attempt.get("attack") or {}
         recorded_values = (attack.get("question"), attack.get("solution"), attack.get("answer"), _read_outcome(record))
-        if (record.get("attempts") or [{}])[-1].get("quality"):
-            level = record["attempts"][-1]["quality"]["level"]
-            if row["level"] != level:
-                yield f"example {row['id']}: the column level is {row['level']}, but its turn was rated {level}"
+        quality = last_attempt.get("quality")
+        if quality and row["level"] != quality["level"]:
+            yield f"example {row['id']}: the column level is {row['level']}, but its turn was rated {quality['level']}"
         pass_rate = _read_pass_rate(record)
         if pass_rate is not None and (row["passes"], row["tries"]) != pass_rate:
             columns = f"the columns passes and tries are {row['passes']} and {row['tries']}"
@@ -170,8 +168,14 @@ def _verify_end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[
 
 
 def _read_outcome(record: dict[str, Any]) -> str:
-    attempts = record.get("attempts") or [{}]
-    return str(attempts[-1].get("outcome"))
+    """The outcome of a turn's last attempt; "None" if the record is damaged."""
+    return str(_find_last_attempt(record).get("outcome"))
+
+
+def _find_last_attempt(record: dict[str, Any]) -> dict[str, Any]:
+    """The last attempt in a turn's record; {} if the record is damaged."""
+    attempts: list[dict[str, Any]] = record.get("attempts", [])
+    return attempts[-1] if attempts else {}
 
 
 def _read_json(text: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Stored = TypeVar("Stored", bound="DataclassInstance")
 MAX_REASON_CHARACTERS = 200
+"""The number of characters to which the reason of an attempt is shortened in a summary."""
 _NUMBER = re.compile(r"(?<![\w.-])\d+")
 """A number, but not the digits in a name such as `duelist-2`."""
 
@@ -71,16 +72,23 @@ class LedgerView:
         self._connection.close()
 
     def rows(self, sql: str, *values: object) -> Iterator[sqlite3.Row]:
+        """The rows of a query, read one at a time."""
         with translate_sqlite_errors(self.path):
             yield from self._connection.execute(sql, values)
 
     def row(self, sql: str, *values: object) -> sqlite3.Row | None:
+        """The first row of a query, or None."""
         return next(self.rows(sql, *values), None)
 
     def find_run(self, name: str) -> sqlite3.Row:
-        """Find a run by its id, the beginning of its id, or its name (the newest run of that name)."""
+        """Find a run by its id, its name (the newest run of that name), or an unambiguous beginning of its id.
+
+        Raises:
+            NothingMatchedError: there is no such run, or the beginning is that of several ids.
+        """
         run = self.row("SELECT * FROM runs WHERE id = ?", name)
-        run = run or self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
+        if run is None:
+            run = self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
         if run is None:
             matches = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ?", len(name), name))
             run = matches[0] if len(matches) == 1 else None
@@ -126,18 +134,22 @@ class LedgerView:
 
     def contaminated_attempts(self, run: str) -> list[AttemptEnd]:
         """The attempts that repeated an evaluation item, in order; the reason names the item."""
-        subquery = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
-        rows = self.rows(f"SELECT record FROM turns WHERE run = ? AND number IN ({subquery}) ORDER BY number", run, run)
+        turns_query = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
+        rows = self.rows(
+            f"SELECT record FROM turns WHERE run = ? AND number IN ({turns_query}) ORDER BY number", run, run
+        )
         return _select_attempts(rows, lambda attempt: attempt["outcome"] == "contaminated")
 
     def cut_attempts(self, run: str) -> list[AttemptEnd]:
-        """The attempts whose reply was cut inside its reasoning, in order; the reason names the setting to raise."""
+        """The attempts with a reply that was cut inside its reasoning, in order; the reason names the setting to
+        raise.
+        """
         rows = self.rows(
             "SELECT record FROM turns WHERE run = ? AND instr(record, ?) ORDER BY number", run, CUT_IN_REASONING
         )
         return _select_attempts(rows, lambda attempt: CUT_IN_REASONING in attempt["reason"])
 
-    def unread(self, run: str) -> dict[str, dict[str, int]]:
+    def failure_reasons(self, run: str) -> dict[str, dict[str, int]]:
         """The number of attempts that ended without a readable reply, by reason, the most frequent first: under
         "unread" if a reply could not be parsed, under "refused" if an endpoint refused the prompt. Reasons in "unread"
         that differ only in numbers are counted under the first of them.
@@ -155,11 +167,11 @@ class LedgerView:
         ):
             kind = "refused" if row["refused"] else "unread"
             reason = _shorten_reason(row["reason"], kind)
-            group = _NUMBER.sub("N", reason) if kind == "unread" else reason
-            first_reasons.setdefault((kind, group), reason)
-            counts_by_kind[kind][group] += 1
+            reason_pattern = _NUMBER.sub("N", reason) if kind == "unread" else reason
+            first_reasons.setdefault((kind, reason_pattern), reason)
+            counts_by_kind[kind][reason_pattern] += 1
         return {
-            kind: {first_reasons[kind, group]: count for group, count in counts.most_common()}
+            kind: {first_reasons[kind, reason_pattern]: count for reason_pattern, count in counts.most_common()}
             for kind, counts in counts_by_kind.items()
         }
 
@@ -193,7 +205,7 @@ class LedgerView:
         return {row["kind"]: row["n"] for row in rows}
 
     def summarize_run(self, name: str) -> RunSummary:
-        """The summary of a run, which is found by its id, the beginning of its id, or its name.
+        """The summary of a run, which `find_run` finds by `name`.
 
         Raises:
             NothingMatchedError: there is no such run.
@@ -269,15 +281,16 @@ class LedgerView:
         return dict(row)
 
     def free_bytes(self) -> int:
-        """Unused bytes in the file. New rows reuse them; a compaction returns them to the disk."""
-        size, free = (self.row(f"PRAGMA {name}") for name in ("page_size", "freelist_count"))
-        assert size is not None
-        assert free is not None
-        return int(size[0] * free[0])
+        """The number of unused bytes in the file. New rows reuse them; a compaction returns them to the file system."""
+        page_size = self.row("PRAGMA page_size")
+        free_pages = self.row("PRAGMA freelist_count")
+        assert page_size is not None
+        assert free_pages is not None
+        return int(page_size[0] * free_pages[0])
 
     def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
-        """The steps and epochs of a training in order, as (kind, event). If a step was repeated, only its last event is
-        returned.
+        """The events of a training's steps and epochs in order, each as (kind, event). If a step was repeated after a
+        resume, only its last event is returned.
         """
         rows = self.rows(
             "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
@@ -312,21 +325,24 @@ class LedgerView:
 def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterable[str] = ()) -> Stored:
     """A row as an instance of a dataclass whose fields are named like the columns; `json_columns` are parsed."""
     value_by_column = {field.name: row[field.name] for field in fields(stored_type)}
-    return stored_type(**{**value_by_column, **{name: json.loads(value_by_column[name]) for name in json_columns}})
+    for name in json_columns:
+        value_by_column[name] = json.loads(value_by_column[name])
+    return stored_type(**value_by_column)
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:
-    """The ends of the attempts that `accepts` selects, in the order of the turns."""
+    """The ends of the attempts for which `accepts` is true, in the order of the turns."""
+    records = [json.loads(row["record"]) for row in turns]
     return [
         AttemptEnd(record["number"], attempt["number"], attempt["reason"])
-        for record in (json.loads(row["record"]) for row in turns)
+        for record in records
         for attempt in record["attempts"]
         if accepts(attempt)
     ]
 
 
 def _shorten_reason(reason: str, kind: str) -> str:
-    """A reason without quotations and a provider's text, which differ between attempts."""
+    """A reason without the parts that differ between attempts: quotations and a provider's text."""
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])
     return re.split(r":? ['\"]", reason, maxsplit=1)[0][:MAX_REASON_CHARACTERS]

@@ -52,5 +52,5 @@ def load_overview(home: Home, view: LedgerView, run: str, review: ReviewAgreemen
         summarize_trial(view, summary.run),
         summarize_panel(view, summary.run),
         review,
-        **view.unread(summary.run),
+        **view.failure_reasons(summary.run),
     )

@@ -81,7 +81,7 @@ def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
 
 
 def _list_unreadable(view: LedgerView, run: str) -> Iterator[Problem]:
-    reasons_by_kind = view.unread(run)
+    reasons_by_kind = view.failure_reasons(run)
     for reason, count in reasons_by_kind["refused"].items():
         fix = f"read the prompts: `nanoflux run attempts {run} --outcome failed`; use a model that answers them"
         yield Problem("warning", count, "refused prompt", redact(reason), fix)

@@ -15,11 +15,14 @@ from nanoflux_local.transcript import Attack, Attempt, Defence, Outcome, TurnRec
 
 CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0}
 SETTINGS = {"seed": 7, "max_turns": 16, "judge": {"strikes": 1}, "retries": {"parse": 0, "validation": 0}}
-"""One attempt per turn and one judgement per question, so that some turns are kept and some are not."""
+"""The settings of the original run: one attempt per turn and one judgement per question, so that some turns are kept
+and some are not.
+"""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """The path of the ledger, which need not exist."""
     return tmp_path / "ledger.db"
 
 
@@ -32,34 +35,36 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def make_turn(number: int, *outcomes: Outcome, question: str = "How many?") -> TurnRecord:
-    """A turn whose attempts have these outcomes; every attempt has all the fields of a kept one."""
+    """A turn with one attempt for each outcome; whatever its outcome, an attempt has all the fields of a kept one."""
     attempts = tuple(
         Attempt(
-            number_in_turn, ("seed-1", "seed-2"), outcome,
-            attack=Attack(f"{question} ({number}.{number_in_turn})", "2 + 2 = 4.", "4", notes={"REFLECTION": "easy"}),
+            attempt_number, ("seed-1", "seed-2"), outcome,
+            attack=Attack(f"{question} ({number}.{attempt_number})", "2 + 2 = 4.", "4", notes={"REFLECTION": "easy"}),
             nearest=0.25, validation=Verdict(True, 0.97, "it holds"),
             defence=Defence("2 + 2 = 5.", "5", "add", cut=("ANALYSIS",)),
             evaluation=Verdict(False, 0.95, "it is 4", soft=False),
         )
-        for number_in_turn, outcome in enumerate(outcomes)
+        for attempt_number, outcome in enumerate(outcomes)
     )  # fmt: skip
     return TurnRecord(number, "one", "other", "judge", attempts)
 
 
 @pytest.fixture
 def new_turn() -> Callable[..., TurnRecord]:
+    """The function `make_turn`, for tests outside this module."""
     return make_turn
 
 
 @dataclass
 class ScriptedRun:
-    """A finished run of some scripted turns."""
+    """A finished run with scripted endpoints, in its own home."""
 
     home: Home
     run: str
 
     @property
     def path(self) -> Path:
+        """The path of the ledger."""
         return self.home.ledger
 
 

@@ -49,28 +49,28 @@ def test_backup_is_a_consistent_snapshot_during_writes(
     steps = []
 
     def on_step(done: int, total: int) -> None:
-        count = len(written_ids)
-        while writer.is_alive() and len(written_ids) == count:
-            pass  # waits until the writer has committed
+        count_before = len(written_ids)
+        while writer.is_alive() and len(written_ids) == count_before:
+            pass  # wait until the writer has committed another call
         steps.append((done, total))
 
     back_up(path, tmp_path / "copy.db", on_step)
     backup_done.set()
     writer.join()
     with LedgerView(tmp_path / "copy.db") as view:
-        ids = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
+        copied_ids = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
         assert list(verify_run(view, "run")) == []
-    assert ids == list(range(1, len(ids) + 1)) and len(ids) >= 400
+    assert copied_ids == list(range(1, len(copied_ids) + 1)) and len(copied_ids) >= 400
     assert len(steps) > 10 and len(written_ids) >= len(steps)
     assert len({total for _, total in steps}) == 1, "the backup was restarted, so it is not one snapshot"
 
 
-@pytest.mark.parametrize("kind", ["a file", "a folder", "a dangling link"])
-def test_backup_overwrites_nothing(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["a file", "a directory", "a dangling link"])
+def test_backup_refuses_an_existing_target(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
     existing = tmp_path / "taken"
     if kind == "a file":
         existing.write_text("precious")
-    elif kind == "a folder":
+    elif kind == "a directory":
         existing.mkdir()
     else:
         existing.symlink_to(tmp_path / "elsewhere")
@@ -97,8 +97,8 @@ def test_backup_into_a_missing_directory_is_an_error(ledger: Ledger, path: Path,
 def test_damaged_ledger_is_not_backed_up(run_copy, tmp_path: Path) -> None:
     with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        root_page, page_size = (connection.execute(sql).fetchone()[0] for sql in (
-            "SELECT rootpage FROM sqlite_master WHERE name = 'turns'", "PRAGMA page_size"))  # fmt: skip
+        (root_page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'turns'").fetchone()
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     connection.close()
     with run_copy.path.open("r+b") as file:
         file.seek((root_page - 1) * page_size + 8)

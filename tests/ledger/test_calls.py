@@ -40,11 +40,13 @@ MakeCalls = Callable[..., RememberedCalls]
 
 @pytest.fixture
 def make_calls(ledger: Ledger) -> MakeCalls:
+    """A function that makes remembered calls whose chat requests a given endpoint answers."""
     return lambda answer: RememberedCalls(ledger, "run", {"chat": answer})
 
 
-async def wait_for_requests(endpoint: GatedEndpoint, times: int = 1) -> None:
-    while len(endpoint.requests) < times:
+async def wait_for_requests(endpoint: GatedEndpoint, count: int = 1) -> None:
+    """Wait until the endpoint has received `count` requests."""
+    while len(endpoint.requests) < count:
         await asyncio.sleep(0)
 
 
@@ -65,7 +67,8 @@ async def test_equal_concurrent_requests_share_one_call(make_calls: MakeCalls) -
 async def test_cancelled_waiter_leaves_the_call_to_the_others(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
-    cancelled_task, remaining_task = (asyncio.create_task(calls.ask(make_request())) for _ in range(2))
+    cancelled_task = asyncio.create_task(calls.ask(make_request()))
+    remaining_task = asyncio.create_task(calls.ask(make_request()))
     await wait_for_requests(endpoint)
     cancelled_task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -89,13 +92,14 @@ async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(
     assert (await calls.ask(make_request()))[1].text == "reply 1"
 
 
-async def test_unsent_call_without_waiters_is_dropped(make_calls: MakeCalls) -> None:
+async def test_unsent_call_without_waiters_is_not_sent(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
     calls.limiter.resize(1)
-    first_task, dropped_task, cancelled_waiter, remaining_waiter = (
-        asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped", "shared", "shared")
-    )
+    first_task = asyncio.create_task(calls.ask(make_request("first")))
+    dropped_task = asyncio.create_task(calls.ask(make_request("dropped")))
+    cancelled_waiter = asyncio.create_task(calls.ask(make_request("shared")))
+    remaining_waiter = asyncio.create_task(calls.ask(make_request("shared")))
     await wait_for_requests(endpoint)
     for task in (dropped_task, cancelled_waiter):
         task.cancel()
@@ -111,21 +115,23 @@ async def test_request_repeated_after_a_dropped_call_is_answered(make_calls: Mak
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
     calls.limiter.resize(1)
-    first_task, dropped_task = (asyncio.create_task(calls.ask(make_request(text))) for text in ("first", "dropped"))
+    first_task = asyncio.create_task(calls.ask(make_request("first")))
+    dropped_task = asyncio.create_task(calls.ask(make_request("dropped")))
     await wait_for_requests(endpoint)
     dropped_task.cancel()
     await asyncio.wait([dropped_task])
     repeated_task = asyncio.create_task(calls.ask(make_request("dropped")))
     endpoint.gate.set()
-    assert (await repeated_task)[1].text == "reply 2" and (await first_task)[1].text == "reply 1"
+    assert (await first_task)[1].text == "reply 1"
+    assert (await repeated_task)[1].text == "reply 2"
 
 
 async def test_failure_reaches_every_waiter_and_is_not_remembered(make_calls: MakeCalls, ledger: Ledger) -> None:
-    endpoint = GatedEndpoint(EndpointError("no luck"))
+    endpoint = GatedEndpoint(EndpointError("no reply"))
     endpoint.gate.set()
     calls = make_calls(endpoint)
     errors = await asyncio.gather(*(calls.ask(make_request()) for _ in range(3)), return_exceptions=True)
-    assert [str(error) for error in errors] == ["no luck"] * 3
+    assert [str(error) for error in errors] == ["no reply"] * 3
     assert ledger.rows("SELECT count(*) FROM calls") == [(0,)]
     endpoint.failure = None
     assert (await calls.ask(make_request()))[1].text == "reply 2"
@@ -154,12 +160,16 @@ async def test_reply_is_committed_before_it_is_returned(make_calls: MakeCalls, p
         assert second_ledger.recall(make_request()) == (1, ChatReply("x", "stop"))
 
 
+def raise_disk_error(*_: object) -> None:
+    raise OSError("disk")
+
+
 async def test_uncommitted_reply_is_not_returned(
     make_calls: MakeCalls, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = GatedEndpoint()
     endpoint.gate.set()
-    monkeypatch.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(ledger, "remember_all", raise_disk_error)
     with pytest.raises(OSError, match="disk"):
         await make_calls(endpoint).ask(make_request())
 
@@ -172,7 +182,7 @@ async def test_failed_commit_stops_further_calls(
     calls = make_calls(endpoint)
     first_reply = await calls.ask(make_request("before"))
     with monkeypatch.context() as full_disk:
-        full_disk.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        full_disk.setattr(ledger, "remember_all", raise_disk_error)
         with pytest.raises(OSError, match="disk"):
             await calls.ask(make_request("lost"))
         with pytest.raises(OSError, match="disk"):
@@ -202,7 +212,7 @@ async def test_close_cancels_pending_calls_and_leaves_no_task(make_calls: MakeCa
     assert ledger.recall(make_request()) is None
 
 
-async def test_traced_calls_are_listed_in_order_of_use(make_calls: MakeCalls) -> None:
+async def test_traced_calls_list_row_ids_in_order_of_use(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     endpoint.gate.set()
     calls = make_calls(endpoint)

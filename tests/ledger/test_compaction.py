@@ -25,23 +25,27 @@ IDENTITY = Identity("scripted", "m")
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pack a run of a few hundred calls in many transactions, with a trained dictionary."""
+    """Make a compaction pack even a few hundred calls in many transactions, with a trained dictionary."""
     monkeypatch.setattr(compaction, "BATCH", 10)
     monkeypatch.setattr(compaction, "MIN_CALLS_FOR_DICTIONARY", 50)
 
 
 def read_texts(path: Path) -> list[tuple[int, str, str]]:
+    """The id, request and reply of every call."""
     with LedgerView(path) as view:
         return [tuple(row) for row in view.rows(f"SELECT id, request, reply FROM {CALLS} ORDER BY id")]
 
 
 def find_problems(path: Path) -> list[str]:
+    """The problems that `verify_run` finds in any run of the ledger."""
     with LedgerView(path) as view:
-        return [line for row in list(view.rows("SELECT id FROM runs")) for line in verify_run(view, row["id"])]
+        runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
+        return [problem for run in runs for problem in verify_run(view, run)]
 
 
 def test_packed_calls_are_smaller_and_read_back_unchanged(run_copy, small_batches) -> None:
-    texts_before, replay_before = read_texts(run_copy.path), asyncio.run(runs.replay(run_copy.home, run_copy.run))
+    texts_before = read_texts(run_copy.path)
+    replay_before = asyncio.run(runs.replay(run_copy.home, run_copy.run))
     result = compact(run_copy.path)
     assert result.packed == len(texts_before) > 50
     assert result.texts_after < result.texts_before / 2
@@ -63,10 +67,10 @@ def test_second_compaction_packs_nothing(run_copy) -> None:
 @pytest.mark.parametrize("text", ["", "\ud800 middle \udfff", "\x00\u2028", "α" * 2**20], ids=ascii)
 def test_pack_without_a_dictionary_keeps_any_text(ledger: Ledger, path: Path, text: str) -> None:
     request = ChatRequest(IDENTITY, (Message("user", text),))
-    stored = ledger.remember("run", request, ChatReply(text, "stop"))
+    stored_call = ledger.remember("run", request, ChatReply(text, "stop"))
     assert compact(path).packed == 1
-    assert ledger.recall(request) == stored
-    assert ledger.remember("run", request, ChatReply("another", "stop")) == stored
+    assert ledger.recall(request) == stored_call
+    assert ledger.remember("run", request, ChatReply("another", "stop")) == stored_call
 
 
 def test_pack_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
@@ -82,7 +86,7 @@ def test_pack_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["request", "reply", "dictionary"])
-def test_damaged_pack_is_reported_and_stops_no_reader(run_copy, small_batches, column: str) -> None:
+def test_damaged_pack_is_reported_and_other_calls_stay_readable(run_copy, small_batches, column: str) -> None:
     compact(run_copy.path)
     with sqlite3.connect(run_copy.path) as connection:
         damaged_value = "99" if column == "dictionary" else f"substr({column}, 1, length({column}) - 3) || x'000000'"
@@ -90,7 +94,7 @@ def test_damaged_pack_is_reported_and_stops_no_reader(run_copy, small_batches, c
         connection.execute(f"UPDATE packs SET {column} = CAST({damaged_value} AS {sql_type}) WHERE call = 5")
     connection.close()
     problems = find_problems(run_copy.path)
-    assert problems and all(line.startswith("call 5: the re") for line in problems)
+    assert problems and all(line.startswith(("call 5: the request", "call 5: the reply")) for line in problems)
 
 
 def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> None:
@@ -124,33 +128,36 @@ def test_concurrent_compaction_is_refused(path: Path, ledger: Ledger) -> None:
         compact(path)
 
 
-DYING_COMPACTION = """
+KILLED_COMPACTION = """
 import os, signal, sys
 from pathlib import Path
 from nanoflux_local.ledger import compaction
 from nanoflux_local.ledger.store import Ledger
 compaction.BATCH, compaction.MIN_CALLS_FOR_DICTIONARY = 10, 50
-calls_left, kill_point = int(sys.argv[2]), sys.argv[3]
-def die(*_):
-    global calls_left
-    calls_left -= 1
-    if calls_left == 0:
+ledger_path, batches_left, kill_point = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+def kill_at_last_batch(*_):
+    global batches_left
+    batches_left -= 1
+    if batches_left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 if kill_point == "between":
-    compaction.compact(Path(sys.argv[1]), on_progress=die)
+    compaction.compact(ledger_path, on_progress=kill_at_last_batch)
 elif kill_point == "inside":  # after the calls' texts were emptied, before that is committed
-    enter = Ledger.transaction.__wrapped__
-    def dying(self):
-        for connection in enter(self):
+    transaction = Ledger.transaction.__wrapped__
+    def killed_transaction(self):
+        for connection in transaction(self):
             yield connection
             if connection.execute("SELECT count(*) FROM packs").fetchone()[0]:
-                die()
+                kill_at_last_batch()
     from contextlib import contextmanager
-    Ledger.transaction = contextmanager(dying)
-    compaction.compact(Path(sys.argv[1]))
+    Ledger.transaction = contextmanager(killed_transaction)
+    compaction.compact(ledger_path)
 else:
-    Ledger.shrink = die
-    compaction.compact(Path(sys.argv[1]))
+    Ledger.shrink = kill_at_last_batch
+    compaction.compact(ledger_path)
+"""
+"""Compacts the ledger argv[1] in batches of 10 calls, and is killed at batch argv[2]: "between" its transaction and the
+next, "inside" its transaction, or, with 1 and "end", when all batches are packed.
 """
 
 
@@ -161,7 +168,7 @@ def test_killed_compaction_loses_nothing_and_the_next_one_resumes(
     run_copy, small_batches, batch: int, kill_point: str
 ) -> None:
     texts_before = read_texts(run_copy.path)
-    command = [sys.executable, "-c", DYING_COMPACTION, str(run_copy.path), str(batch), kill_point]
+    command = [sys.executable, "-c", KILLED_COMPACTION, str(run_copy.path), str(batch), kill_point]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == -signal.SIGKILL
     assert read_texts(run_copy.path) == texts_before
     assert find_problems(run_copy.path) == []

@@ -13,6 +13,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "power_cut.py"
 
 @pytest.fixture(scope="module")
 def power_cut_bench() -> ModuleType:
+    """The module `bench/power_cut.py`."""
     spec = importlib.util.spec_from_file_location("bench_power_cut", BENCH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -21,7 +22,7 @@ def power_cut_bench() -> ModuleType:
     return module
 
 
-def test_shown_rows_survive_a_power_cut_and_a_kill_inside_a_transaction(power_cut_bench: ModuleType) -> None:
+def test_reported_rows_survive_a_power_cut_and_a_kill_inside_a_transaction(power_cut_bench: ModuleType) -> None:
     report = power_cut_bench.measure(cuts=6, inside=2, turns=10, seed=0)
     assert report["wrong"] == []
     assert report["copies"] == 6 and report["turns_at_the_cut"]["most"] > 0

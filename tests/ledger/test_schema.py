@@ -39,7 +39,7 @@ def read_schema(path: Path) -> str:
         return "\n".join(" ".join(sql.split()) + ";" for (sql,) in rows) + "\n"
 
 
-def test_schema_equals_the_pinned_one(ledger: Ledger, path: Path) -> None:
+def test_schema_equals_the_pinned_schema(ledger: Ledger, path: Path) -> None:
     assert read_schema(path) == PINNED_SCHEMA.read_text()
 
 
@@ -57,6 +57,7 @@ def test_reopening_a_ledger_changes_nothing(ledger: Ledger, path: Path) -> None:
 
 
 def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
+    """The test removes everything that m015_size added, and applies this migration again."""
     columns = ("attempts", "uses", "fresh")
     with LedgerView(run_copy.path) as view:
         summary = view.summarize_run("tour").to_json()
@@ -77,6 +78,9 @@ def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
     connection.close()
     with LedgerView(run_copy.path) as view:
         counts_after = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
-        assert counts_after == [("" if number == 3 else row[0], *row[1:]) for number, row in enumerate(counts_before)]
+        expected_counts = list(counts_before)
+        expected_counts[3] = ("", *counts_before[3][1:])  # the outcomes in a damaged record cannot be read
+        assert counts_after == expected_counts
         assert view.summarize_run("tour").to_json()["calls"] == summary["calls"]
-    assert min(uses for _, uses, _ in counts_before) > 0 and len({fresh for *_, fresh in counts_before}) > 1
+    assert min(uses for _, uses, _ in counts_before) > 0
+    assert len({fresh for _, _, fresh in counts_before}) > 1

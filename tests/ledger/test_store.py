@@ -135,7 +135,7 @@ def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path:
     [(0, []), (1, [999]), (1, [1, None])],
     ids=["existing turn", "unknown call", "null call"],
 )
-def test_turn_is_committed_whole_or_not_at_all(
+def test_turn_is_committed_completely_or_not_at_all(
     ledger: Ledger, new_turn: MakeTurn, number: int, calls: list[int]
 ) -> None:
     ledger.remember("run", REQUEST, ChatReply("x", "stop"))
@@ -171,8 +171,11 @@ def test_run_status_adds_up_seconds(ledger: Ledger, path: Path) -> None:
     assert (row["status"], row["message"], row["seconds"]) == ("done", "was done", 3.75)
 
 
-def test_benchmark_is_imported_once_and_whole(ledger: Ledger, path: Path) -> None:
-    items = [(Seed(f"i-{n}", "bench", f"Q{n}?", "4", options={"A": "4"}), "train" if n else "test") for n in range(3)]
+def test_benchmark_is_imported_once_and_completely(ledger: Ledger, path: Path) -> None:
+    items = [
+        (Seed(f"i-{number}", "bench", f"Q{number}?", "4", options={"A": "4"}), split)
+        for number, split in enumerate(("test", "train", "train"))
+    ]
     assert ledger.import_dataset("bench", "bench.jsonl", "hash", items, 1)
     assert not ledger.import_dataset("bench", "again.jsonl", "hash", items, 1)
     with pytest.raises(UsageError, match="imported from other files"):
@@ -266,7 +269,7 @@ def test_newer_ledger_is_refused_and_unchanged(open_ledger, ledger: Ledger, path
 
 @pytest.mark.parametrize("open_ledger", [Ledger, LedgerView])
 @pytest.mark.parametrize("content", [b"this is a diary, not a database\n" * 40, b"SQLite format 3\0" + bytes(4000)])
-def test_foreign_file_is_refused_and_unchanged(open_ledger, path: Path, content: bytes) -> None:
+def test_file_that_is_no_ledger_is_refused_and_unchanged(open_ledger, path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(LedgerError, match="not a readable ledger") as caught:
         open_ledger(path)
@@ -275,7 +278,7 @@ def test_foreign_file_is_refused_and_unchanged(open_ledger, path: Path, content:
 
 
 def test_error_on_a_corrupt_ledger_names_the_damage(run_copy) -> None:
-    """The test overwrites every page but the first ones, so that the schema can be read and the rows cannot."""
+    """The test overwrites all pages after the first eight, so that the schema can be read and the rows cannot."""
     with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -313,8 +316,9 @@ def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
     """Six forked processes open each of twenty new ledgers at the same moment."""
     failed_children = []
     for number in range(20):
-        path, start = tmp_path / str(number) / "ledger.db", time.monotonic() + 0.02
+        path = tmp_path / str(number) / "ledger.db"
         path.parent.mkdir()
+        start = time.monotonic() + 0.02
         children = [run_in_fork(lambda path=path, start=start: open_ledger_at(path, start)) for _ in range(6)]
         failed_children += [child for child in children if os.waitpid(child, 0)[1]]
         with Ledger(path) as ledger:
@@ -330,12 +334,14 @@ def test_ledger_opens_while_a_suspended_process_holds_the_migration_lock(ledger:
 
 
 def open_ledger_at(path: Path, start: float) -> None:
+    """Wait until the monotonic clock shows `start`, then open the ledger and write to it."""
     time.sleep(max(0.0, start - time.monotonic()))
     with Ledger(path) as ledger:
         ledger.start_job("test", "x", os.getpid(), "")
 
 
 def run_in_fork(work: Callable[[], None]) -> int:
+    """Call `work` in a forked process that exits with 1 if `work` raises. Returns the process id."""
     child = os.fork()
     if child:
         return child

@@ -11,12 +11,13 @@ from nanoflux_local.records import ChatReply, ChatRequest, Identity, derive_seed
 from nanoflux_local.transcript import TurnRecord
 
 STEPS = tuple(
-    TurnStep(name, role, "", "", ((name, 0),), ((name, 0),))
+    TurnStep(name, role, endpoint="", action="", draws=((name, 0),), milestones=((name, 0),))
     for name, role in (("attack", "attacker"), ("validation-0", "judge"))
 )
 
 
 def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
+    """Store a call with the seed of this step in the run whose seed is 7."""
     seed = derive_seed(7, turn, attempt, step, 0)
     ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("yes", "stop"))
 
@@ -26,7 +27,7 @@ def test_turns_in_progress_are_those_with_replies_and_the_next_turn(
 ) -> None:
     ledger.commit_turn("run", new_turn(0, "invalid", "kept_failed"), [])
     add_call(ledger, 1, 0, "attack")
-    add_call(ledger, 1, 8, "validation-0")  # more attempts than the usual six
+    add_call(ledger, 1, 8, "validation-0")  # the ninth attempt: more than the default maximum
     add_call(ledger, 5, 0, "attack")
     tally = Tally("run", seed=7, attempts=9, steps=STEPS)
     with LedgerView(path) as view:

@@ -33,11 +33,13 @@ EDITED_COLUMNS = [
     ("runs", "config", "run {id}: the configuration does not match its hash"),
     ("runs", "config_hash", "run {id}: the configuration does not match its hash"),
 ]
+"""Columns with hashed content, each as (table, column, the problem that `verify_run` reports after an edit)."""
+EDITED_COLUMN_NAMES = [f"{table}.{column}" for table, column, _ in EDITED_COLUMNS]
 
 
 @contextmanager
 def tamper(run_copy) -> Iterator[sqlite3.Connection]:
-    """A connection like that of a database editor, without foreign keys or checks."""
+    """A connection like that of a database editor, which checks no foreign keys. Texts are read as bytes."""
     connection = sqlite3.connect(run_copy.path)
     connection.row_factory = sqlite3.Row
     connection.text_factory = bytes
@@ -58,14 +60,17 @@ def test_verify_reports_nothing_for_an_unchanged_run(run_copy) -> None:
 
 
 @pytest.mark.parametrize("byte", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "invalid UTF-8"])
-@pytest.mark.parametrize(("table", "column", "problem"), EDITED_COLUMNS, ids=[f"{t}.{c}" for t, c, _ in EDITED_COLUMNS])
-def test_verify_finds_one_changed_byte_anywhere(run_copy, table: str, column: str, problem: str, byte: bytes) -> None:
+@pytest.mark.parametrize(("table", "column", "problem"), EDITED_COLUMNS, ids=EDITED_COLUMN_NAMES)
+def test_verify_finds_one_changed_byte_in_any_column(
+    run_copy, table: str, column: str, problem: str, byte: bytes
+) -> None:
     rng = random.Random(f"{table}{column}{byte!r}")
     for _ in range(6):
         with tamper(run_copy) as connection:
             row = rng.choice(connection.execute(f"SELECT rowid AS row_id, * FROM {table}").fetchall())
             text = row[column]
-            position = rng.choice([index for index in range(len(text)) if text[index : index + 1] != byte])
+            changeable_positions = [index for index in range(len(text)) if text[index : index + 1] != byte]
+            position = rng.choice(changeable_positions)
             changed_text = text[:position] + byte + text[position + 1 :]
             update = f"UPDATE {table} SET {column} = CAST(? AS TEXT) WHERE rowid = ?"
             connection.execute(update, (changed_text, row["row_id"]))
@@ -101,6 +106,7 @@ DAMAGES = {
         "turn 3: the column uses is"),
     "the column kept of a dropped turn": ("UPDATE turns SET kept = 1 WHERE kept = 0", "the column kept is True"),
 }  # fmt: skip
+"""Statements that delete or edit rows, each with a part of the problem that `verify_run` reports."""
 
 
 @pytest.mark.parametrize(("sql", "message"), DAMAGES.values(), ids=DAMAGES)

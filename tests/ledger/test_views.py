@@ -1,4 +1,4 @@
-"""`LedgerView` finds runs by id, prefix or name, and counts attempts, calls and usage once."""
+"""`LedgerView` finds runs by id, prefix or name, and counts each attempt, call and cost once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,17 +44,17 @@ def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, n
     assert list(funnel) == ["attempts", *OUTCOMES]
 
 
-def test_unread_counts_reasons_and_prints_settings_whole(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
-    """Reasons that differ only in a number are one reason; names of endpoints may end in a number."""
-    cut = (
+def test_failure_reasons_are_counted_and_name_settings_in_full(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
+    """Reasons that differ only in a number are counted together, unless the number is part of an endpoint's name."""
+    reason = (
         "attack: cut inside its reasoning after {} tokens, perhaps at a stop string; set endpoints.{}.reasoning_tokens"
     )
-    reasons = [cut.format(512, "writer-2"), cut.format(498, "writer-2"), cut.format(512, "writer-3")]
+    reasons = [reason.format(512, "writer-2"), reason.format(498, "writer-2"), reason.format(512, "writer-3")]
     for number, text in enumerate(reasons):
         turn = new_turn(number, "unparsed")
         ledger.commit_turn("run", replace(turn, attempts=(replace(turn.attempts[0], reason=text),)), [])
     with LedgerView(path) as view:
-        assert view.unread("run") == {"unread": {reasons[0]: 2, reasons[2]: 1}, "refused": {}}
+        assert view.failure_reasons("run") == {"unread": {reasons[0]: 2, reasons[2]: 1}, "refused": {}}
 
 
 def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
@@ -62,9 +62,8 @@ def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: P
     ledger.create_run("old", "old", CONFIG, {})
     requests = [ChatRequest(identity, (), seed=seed) for seed in range(4)]
     reused_call = ledger.remember("old", requests[0], ChatReply("x", "stop", 100, 100))[0]
-    used_call, wasted_call = (
-        ledger.remember("run", request, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for request in requests[1:3]
-    )
+    used_call = ledger.remember("run", requests[1], ChatReply("x", "stop", 10, 1, usd=0.5))[0]
+    wasted_call = ledger.remember("run", requests[2], ChatReply("x", "stop", 10, 1, usd=0.5))[0]
     ledger.commit_turn("run", new_turn(0, "kept_failed"), [reused_call, used_call, used_call])
     with LedgerView(path) as view:
         summary = view.summarize_run("run").to_json()
@@ -109,7 +108,6 @@ def test_call_lookup_uses_the_key_index(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
         rows = view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", "x" * 64)
         plan = [row["detail"] for row in rows]
-    assert plan[0].startswith("SEARCH calls USING INDEX calls_key") and plan[1].startswith(
-        "SEARCH packs USING INTEGER PRIMARY KEY"
-    )
     assert len(plan) == 2
+    assert plan[0].startswith("SEARCH calls USING INDEX calls_key")
+    assert plan[1].startswith("SEARCH packs USING INTEGER PRIMARY KEY")
