@@ -157,12 +157,12 @@ def show(measured: Sequence[MeasuredSolution]) -> None:
 
 def is_proven(solution: JudgedSolution) -> bool:
     """Whether blind solutions support a solution whose question is not found to be unanswerable."""
-    return solution.conclude("blind") == "supports" and solution.conclude("answerable") != "contradicts"
+    return solution.conclusion_of("blind") == "supports" and solution.conclusion_of("answerable") != "contradicts"
 
 
 def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) -> bool:
     """If `supported`, whether all `checks` support a solution; otherwise, whether none of them contradicts it."""
-    conclusions = [solution.conclude(check) for check in checks]
+    conclusions = [solution.conclusion_of(check) for check in checks]
     if supported:
         return all(conclusion == "supports" for conclusion in conclusions)
     return all(conclusion != "contradicts" for conclusion in conclusions)
@@ -182,7 +182,7 @@ def print_rates(
 def print_findings(name: str, measured: Sequence[MeasuredSolution]) -> None:
     """Print how often a check supports, contradicts or does not check each kind."""
     for kind in dict.fromkeys(entry.solution.kind for entry in measured):
-        conclusions = [entry.as_judged().conclude(name) for entry in measured if entry.solution.kind == kind]
+        conclusions = [entry.as_judged().conclusion_of(name) for entry in measured if entry.solution.kind == kind]
         counts = (f"{conclusion} {conclusions.count(conclusion)}" for conclusion in CONCLUSIONS)
         print(f"    {kind:10} " + ", ".join(counts))
 

@@ -291,7 +291,7 @@ async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
     """The budget counts the tokens of the endpoint's own tokenizer, here words."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")
-    run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)
+    run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), runs_programs=False)
     reply = await run_endpoints.answers()["cut"](CutRequest(endpoint.identity, text, budget))
     prefix_length = len(reply.text)
     assert reply.exact and text.startswith(reply.text)

@@ -18,7 +18,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, Identity
 from nanoflux_local.run import binding, configs, runs
-from nanoflux_local.run.held_out import GRAM, HeldOut, list_word_sequences
+from nanoflux_local.run.held_out import PHRASE_WORDS, HeldOut, list_phrases
 from nanoflux_local.transcript import Attack, Seed
 from tests.played_runs import play_run
 
@@ -77,7 +77,7 @@ def test_phrases_of_training_items_identify_no_item() -> None:
     assert "medqa-test-1" in HeldOut(restated_item).find_repeat(question, DISTANT_VECTOR, 0.85), (
         "one item restated is still one item"
     )
-    assert len(list(list_word_sequences(phrase))) == len(phrase.split()) - GRAM + 1
+    assert len(list(list_phrases(phrase))) == len(phrase.split()) - PHRASE_WORDS + 1
 
 
 def _import_items(home: Home, name: str, items: list[tuple[Seed, str]]) -> None:

@@ -30,9 +30,11 @@ def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
     return home
 
 
-def make_plan(home: Home, **settings: Any) -> rounds.Rounds:
+def make_plan(home: Home, **settings: Any) -> rounds.SeriesSettings:
     config = configs.resolve("starter", "embedded", TINY_SETTINGS, home)
-    return rounds.Rounds(config=config, dev="starter", dev_items=2, train=TRAIN_SETTINGS, **{"rounds": 2, **settings})
+    return rounds.SeriesSettings(
+        config=config, dev="starter", dev_items=2, train=TRAIN_SETTINGS, **{"rounds": 2, **settings}
+    )
 
 
 def mark_helpful(home: Home, series: str) -> None:
@@ -120,7 +122,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
 def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: Home) -> None:
     scripted = configs.resolve("starter-genetics", "scripted", {}, home)
     with pytest.raises(UsageError, match="cannot use adapters"):
-        rounds.create(home, rounds.Rounds(config=scripted, rounds=1, dev="starter-genetics"))
+        rounds.create(home, rounds.SeriesSettings(config=scripted, rounds=1, dev="starter-genetics"))
     with pytest.raises(NanofluxError, match="nowhere"):
         rounds.create(home, make_plan(home).model_copy(update={"dev": "nowhere"}))
     with pytest.raises(NanofluxError, match="epoch"):

@@ -134,7 +134,7 @@ def start(
     from nanoflux_local.cli.preview import show_preview
     from nanoflux_local.config import parse_settings, read_toml
     from nanoflux_local.run import configs, runs
-    from nanoflux_local.run.sources import Layer, list_base_layers, merge_layers, run_layers
+    from nanoflux_local.run.sources import Layer, list_base_layers, list_fork_layers, merge_layers
 
     if not domain and not fork:
         raise click.UsageError("Missing option '--domain' (or '--fork', to start from another run's settings).")
@@ -165,7 +165,7 @@ def start(
     if dry_run:
         rule_set = str(overrides.get("rules", ""))
         if fork:
-            lower_layers = run_layers(fork, home, rule_set)
+            lower_layers = list_fork_layers(fork, home, rule_set)
         else:
             lower_layers = list_base_layers(str(domain), profile or "embedded", home, rule_set)
         show_preview(home, config, [*lower_layers, *layers], as_json)
@@ -230,7 +230,7 @@ def _start_rounds(
 
     domain = load_domain(config.domain, home.root)
     dev = options["dev"] or rounds.choose_dev(home, config, (*domain.evaluates, *seed_datasets(domain)))
-    plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**options, "dev": dev})
+    plan = rounds.SeriesSettings(config=config, train=parse_settings(settings), **{**options, "dev": dev})
     series = rounds.create(home, plan)
     execute_series(home, series, detach)
     show_series(home, series, as_json)

@@ -17,8 +17,8 @@ from nanoflux_local.run.configs import validate_run
 
 ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
 """The settings of an endpoint that determine how its server is reached, but not which model answers."""
-RESET_BY_KEY = {"url": {"urls": []}, "urls": {"url": ""}}
-"""The key that is cleared when `url` or `urls` is set, since an endpoint has only one of the two."""
+CLEARED_SETTINGS = {"url": {"urls": []}, "urls": {"url": ""}}
+"""For `url` and for `urls`, the settings that clear the other one, since an endpoint has only one of the two."""
 
 Changes = Mapping[str, Mapping[str, Any]]
 """New values by endpoint and key."""
@@ -36,26 +36,26 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
     with hold_lock(home, Work(RUN, run)):
         with LedgerView(home.ledger) as view:
             row = view.find_run(run)
-        config, environment = (
-            validate_model(RunConfig, json.loads(row["config"]), f"run {run}"),
-            json.loads(row["environment"]),
-        )
-        _refuse_other_keys(run, config, changes)
+        config = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
+        environment = json.loads(row["environment"])
+        _refuse_fixed_settings(run, config, changes)
         values = config.model_dump(mode="json")
         for name, settings in changes.items():
             for key in settings:
-                values = merge_tables(values, {"endpoints": {name: RESET_BY_KEY.get(key, {})}})
+                values = merge_tables(values, {"endpoints": {name: CLEARED_SETTINGS.get(key, {})}})
             values = merge_tables(values, {"endpoints": {name: settings}})
         new_config = validate_run(values)
-        await _refuse_other_models(home, run, new_config, read_recorded_identities(environment), changes)
-        if changed_addresses := _diff_addresses(config, new_config):
+        await _refuse_changed_models(home, run, new_config, read_recorded_identities(environment), changes)
+        changed_addresses = _diff_addresses(config, new_config)
+        if changed_addresses:
             environment["moves"] = [*environment.get("moves", []), {"at": now(), **changed_addresses}]
             with Ledger(home.ledger) as ledger:
                 ledger.reconfigure_run(row["id"], new_config.model_dump(mode="json"), environment)
     return new_config
 
 
-def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
+def _refuse_fixed_settings(run: str, config: RunConfig, changes: Changes) -> None:
+    """Refuse a change to a setting that is not in `ADDRESS_KEYS`, or of an endpoint that the run does not have."""
     for name, settings in changes.items():
         for key in settings:
             if key not in ADDRESS_KEYS or name not in config.endpoints:
@@ -65,9 +65,10 @@ def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
                 )
 
 
-async def _refuse_other_models(
+async def _refuse_changed_models(
     home: Home, run: str, config: RunConfig, recorded_identities: Mapping[str, Identity], changes: Changes
 ) -> None:
+    """Refuse a configuration whose endpoints do not have the recorded identities."""
     run_endpoints = bind(config, home)
     try:
         current_identities = await run_endpoints.identities()

@@ -9,8 +9,8 @@ from nanoflux_local.ledger.views import LedgerView
 
 @dataclass(frozen=True, slots=True)
 class PanelAgreement:
-    """The number of a panel's judgements, the number of those on which its members disagreed (`split`), and
-    Krippendorff's alpha (None if undefined).
+    """How many judgements a panel made, on how many of them its members disagreed (`split`), and Krippendorff's alpha
+    (None if it is undefined).
     """
 
     judgements: int
@@ -25,9 +25,10 @@ def summarize_panel(view: LedgerView, run: str) -> PanelAgreement | None:
         return None
     attempts = [attempt for record in view.turn_records(row["id"]) for attempt in record.attempts]
     verdicts = [verdict for attempt in attempts for verdict in (attempt.validation, attempt.evaluation) if verdict]
-    votes = [[vote.positive for vote in verdict.votes] for verdict in verdicts]
+    votes_by_verdict = [[vote.positive for vote in verdict.votes] for verdict in verdicts]
+    split_verdicts = [votes for votes in votes_by_verdict if True in votes and False in votes]
     return PanelAgreement(
-        judgements=len(votes),
-        split=sum(len({vote for vote in unit if vote is not None}) > 1 for unit in votes),
-        alpha=krippendorff_alpha(votes),
+        judgements=len(votes_by_verdict),
+        split=len(split_verdicts),
+        alpha=krippendorff_alpha(votes_by_verdict),
     )

@@ -1,6 +1,7 @@
 """The attempts of a run, kept or not, and the calls that each of them used, as the ledger stores them.
 
-A run may have a hundred thousand attempts, so a list reads their keys first and a window of records at a time.
+A run may have a hundred thousand attempts, so a list first reads only their keys, and later the records of the turns
+that it shows.
 """
 
 import json
@@ -24,8 +25,8 @@ TURNS_PER_QUERY = 500
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """One call of a turn with its request and its reply as JSON texts without secrets. It was made in `attempt` at
-    `step`; `step` is "" for requests that do not ask a chat model, such as embeddings and programs.
+    """One call of a turn, with its request and its reply as JSON texts without secrets. The call was made at `step` of
+    `attempt`; `step` is "" for requests that do not ask a chat model, such as embeddings and programs.
     """
 
     id: int
@@ -64,9 +65,9 @@ def list_attempts(
         run, turn, turn,
     )  # fmt: skip
     return [
-        (row["number"], attempt)
+        (row["number"], attempt_number)
         for row in rows
-        for attempt, outcome in enumerate(row["attempts"].split())
+        for attempt_number, outcome in enumerate(row["attempts"].split())
         if not outcomes or outcome in outcomes
     ]
 
@@ -93,8 +94,8 @@ def load_turn(view: LedgerView, run: str, turn: int) -> TurnRecord:
 
 
 def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> list[StoredCall]:
-    """The calls that a turn used, in order; `run` is the row of its run. If the steps of the run are unknown (see
-    `load_steps`), the attempt of a call is inferred from the text of its request alone.
+    """The calls that a turn used, in order. `run` is the row of the run in the ledger. If the run's steps are unknown
+    (see `load_steps`), the attempt of each call is inferred from the text of its request alone.
 
     Raises:
         NothingMatchedError: the run has not committed that turn.
@@ -110,8 +111,10 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
     ))  # fmt: skip
     requests = [read_json(row["request"]) for row in rows]
     origin_by_seed = derive_origins(load_steps(home, config), int(config.get("seed", 0)), turn, len(record.attempts))
-    seeds = [request.get("seed", -1) if isinstance(request, dict) else -1 for request in requests]
-    call_origins = [origin_by_seed.get(seed) for seed in seeds]  # -1 is never a seed
+    call_origins = [
+        origin_by_seed.get(request["seed"]) if isinstance(request, dict) and "seed" in request else None
+        for request in requests
+    ]
     attempts = _assign_attempts(record.attempts, requests, call_origins, [row["role"] for row in rows])
     columns = ("id", "kind", "role", "model", "prompt_tokens", "completion_tokens", "usd", "seconds")
     return [
@@ -126,23 +129,23 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
 def _assign_attempts(
     attempts: Sequence[Attempt], requests: Sequence[Any], origins: Sequence[CallOrigin | None], roles: Sequence[str]
 ) -> list[int]:
-    """The attempt of each call. A request without a seed is recognised by the question or the program that it contains.
-    If it contains neither, it belongs to the attempt of the preceding call; but a request of the attacker belongs to
-    that of the following call, since an attempt begins with the attacker.
+    """The attempt of each call. A call without an origin is recognised by the question or the program in its request.
+    If the request contains neither, the call belongs to the attempt of the preceding call; but a call of the attacker
+    belongs to the attempt of the following call, since an attempt begins with the attacker.
     """
-    located_attempts = [
+    recognised_attempts = [
         origin.attempt if origin else _find_attempt(attempts, request)
         for origin, request in zip(origins, requests, strict=True)
     ]
-    assigned: list[int] = []
-    for index, attempt in enumerate(located_attempts):
+    last_attempt = len(attempts) - 1
+    assigned_attempts: list[int] = []
+    for index, attempt in enumerate(recognised_attempts):
         if attempt is None:
-            next_located = next(
-                (number for number in located_attempts[index:] if number is not None), len(attempts) - 1
-            )
-            attempt = assigned[-1] if assigned and roles[index] != "attacker" else next_located
-        assigned.append(attempt)
-    return assigned
+            later_attempts = (number for number in recognised_attempts[index:] if number is not None)
+            follows_a_call = bool(assigned_attempts) and roles[index] != "attacker"
+            attempt = assigned_attempts[-1] if follows_a_call else next(later_attempts, last_attempt)
+        assigned_attempts.append(attempt)
+    return assigned_attempts
 
 
 def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
@@ -151,13 +154,17 @@ def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
         return None
     text, code = request.get("text"), request.get("code")
     for attempt in attempts:
-        if attempt.attack and ((text and text == attempt.attack.question) or (code and code == attempt.attack.program)):
+        if attempt.attack is None:
+            continue
+        embeds_question = bool(text) and text == attempt.attack.question
+        runs_program = bool(code) and code == attempt.attack.program
+        if embeds_question or runs_program:
             return attempt.number
     return None
 
 
 def describe_call(kind: str, request: str, reply: str) -> tuple[str, str]:
-    """A request and its reply as texts to read: the messages and the reply's text unchanged, the rest as JSON."""
+    """A request and its reply as readable texts: the messages and the reply's text unchanged, all else as JSON."""
     return _describe_request(kind, read_json(request)), _describe_reply(read_json(reply))
 
 

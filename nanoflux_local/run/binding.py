@@ -49,21 +49,21 @@ from nanoflux_models.errors import ModelNotFoundError
 
 @dataclass(slots=True)
 class RunEndpoints:
-    """The endpoints by their names in the configuration, and the tools. `programs` states whether the run executes
-    programs. `close` ends every process that the endpoints and tools started.
+    """The endpoints of a run by their names in its configuration, and its tools. `runs_programs` says whether the run
+    executes programs. `close` ends every process that the endpoints and tools started.
     """
 
     endpoints: dict[str, Endpoint]
     embedder: Embedder
     python: PythonTool
-    programs: bool
+    runs_programs: bool
     search: SearchTool | None = None
 
     async def identities(self) -> dict[str, Identity]:
         """The identities of the endpoints and the embedder, and of the sandbox and the search engine if used."""
         identities = {name: endpoint.identity for name, endpoint in self.endpoints.items()}
         identities["embedder"] = self.embedder.identity
-        if self.programs:
+        if self.runs_programs:
             identities[SANDBOX] = await self.python.identity()
         if self.search is not None:
             identities[SEARCH] = self.search.identity
@@ -87,22 +87,23 @@ class RunEndpoints:
         return await self.find_endpoint(request.endpoint).chat(request)
 
     async def _cut(self, request: CutRequest) -> CutReply:
-        """The longest prefix within the budget, by bisection over the endpoint's token counts."""
+        """The longest prefix of the request's text within its token budget, by bisection over token counts."""
         endpoint = self.find_endpoint(request.endpoint)
-        exact = endpoint.count_tokens("") is not None
+        has_tokenizer = endpoint.count_tokens("") is not None
 
         def fits(length: int) -> bool:
             tokens = endpoint.count_tokens(request.text[:length])
-            # without a tokenizer, a token is taken to have three characters
-            return (length // 3 if tokens is None else tokens) <= request.budget
+            if tokens is None:
+                tokens = length // 3  # without a tokenizer, a token is taken to have three characters
+            return tokens <= request.budget
 
         if fits(len(request.text)):
-            return CutReply(request.text, exact)
+            return CutReply(request.text, exact=has_tokenizer)
         low, high = 0, len(request.text)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-        return CutReply(request.text[:low], exact)
+        return CutReply(request.text[:low], exact=has_tokenizer)
 
     def find_endpoint(self, identity: Identity) -> Endpoint:
         """The endpoint that answers requests of this identity."""
@@ -134,11 +135,12 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
     tools = list_needed_tools(config.judge)
     runs_programs = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
     search = build_search_tool(config.search, home.corpus) if SEARCH in tools else None
-    return RunEndpoints(endpoints, embedder, PythonTool(), programs=runs_programs, search=search)
+    return RunEndpoints(endpoints, embedder, PythonTool(), runs_programs=runs_programs, search=search)
 
 
 def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
-    """Build the rules of a run. Only identities are needed, so a replay, which has no endpoints, can build them too.
+    """Build the rules of a run. Only the endpoints' identities are needed, so a replay without endpoints can build the
+    rules too.
 
     Raises:
         RefusedError: the domain or one of its prompts has changed since the run was started.
@@ -149,9 +151,10 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     datasets = config.datasets or seed_datasets(domain)
     source = build_seed_source(home.ledger, datasets, stitches_seeds)
 
-    def build_player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
+    def build_player(role: str, name: str, answer_tokens: int, stop: tuple[str, ...] = ()) -> Player:
         endpoint = config.endpoints[name]
-        sampling = config.sampling(role, tokens + endpoint.reasoning_tokens, () if endpoint.structured else stop)
+        max_tokens = answer_tokens + endpoint.reasoning_tokens
+        sampling = config.sampling(role, max_tokens, () if endpoint.structured else stop)
         return Player(name, identities[name], sampling, endpoint.structured, thinks=endpoint.reasoning_tokens > 0)
 
     def build_attacker(name: str) -> Attacker:
@@ -186,9 +189,12 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
 
 
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
-    digests = {name: digest(text) for name, text in domain.prompts.items()}
-    changed_prompts = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
-    if changed_prompts:  # an earlier version recorded the digests of fewer prompts
+    changed_prompts = [
+        name
+        for name, text in domain.prompts.items()
+        if name in config.prompts and config.prompts[name] != digest(text)  # earlier versions recorded fewer prompts
+    ]
+    if changed_prompts:
         raise RefusedError(
             f"the prompt {changed_prompts[0]!r} of {domain.name!r} has changed since this run started",
             "resume the run with the version of NanoFlux that started it, or start a new run",
@@ -209,7 +215,9 @@ def _load_held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> He
 
 
 def describe_environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
-    """What a run records about the machine that started it, and the run it was forked from."""
+    """What a run records when it starts: the run that it was forked from, the identities, and the installed
+    versions.
+    """
     return {
         "forked_from": forked_from,
         "identities": {name: asdict(identity) for name, identity in identities.items()},
@@ -219,9 +227,9 @@ def describe_environment(identities: Mapping[str, Identity], repeatable: bool, f
     }
 
 
-def read_recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
+def read_recorded_identities(environment: Mapping[str, Any]) -> dict[str, Identity]:
     """The identities in a run's recorded environment."""
-    return {name: Identity(**identity) for name, identity in stored["identities"].items()}
+    return {name: Identity(**identity) for name, identity in environment["identities"].items()}
 
 
 def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:

@@ -1,7 +1,7 @@
 """Budgets: caps on what a run and its roles may spend.
 
 Before a call is sent, its maximum cost is reserved; when the reply arrives, the actual cost replaces the reservation. A
-cap is therefore never exceeded, however many calls are in flight. The endpoints know the prices.
+cap is therefore never exceeded, however many calls are in flight. The endpoints supply the prices.
 """
 
 import asyncio
@@ -19,11 +19,13 @@ from nanoflux_local.records import ChatReply, ChatRequest, Fault, Reply
 
 TOKENS_PER_MESSAGE = 16
 """An upper bound on the tokens that a chat template adds to one message."""
+ROUNDING_USD = 1e-9
+"""By how much a sum of dollars may exceed its cap, since sums of floating-point numbers are inexact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Dollars, tokens and seconds of calls."""
+    """What calls cost in dollars, tokens and seconds."""
 
     usd: float = 0.0
     tokens: int = 0
@@ -38,11 +40,11 @@ class Cost:
 
 @dataclass(slots=True)
 class Account:
-    """What a run or a role has spent, and what its calls in flight may still cost. `key` is the prefix of its caps'
-    names in `budget`: "" for the run, "roles.judge." for the judge.
+    """What a run or a role has spent, and the maximum cost of its calls in flight (`reserved`). `prefix` precedes the
+    names of its caps in the settings under `budget`: "" for the run, "roles.judge." for the judge.
     """
 
-    key: str
+    prefix: str
     caps: Caps
     spent: Cost = Cost()
     reserved: Cost = Cost()
@@ -51,7 +53,7 @@ class Account:
     def find_exceeded_cap(self, cost: Cost) -> str:
         """The name of a cap that a call with the maximum cost `cost` could exceed, or ""."""
         total = self.spent.plus(self.reserved).plus(cost)
-        if self.caps.usd is not None and total.usd > self.caps.usd + 1e-9:
+        if self.caps.usd is not None and total.usd > self.caps.usd + ROUNDING_USD:
             return "usd"
         if self.caps.tokens is not None and total.tokens > self.caps.tokens:
             return "tokens"
@@ -71,13 +73,15 @@ def bound_prompt_tokens(request: ChatRequest) -> int:
 
 @dataclass(slots=True)
 class RunAccounts:
-    """The accounts of one run and of its roles ("" for the run). `bound_cost` returns the maximum cost of a request."""
+    """The accounts of a run: `by_role` has an account for each role, and the account of the whole run under "".
+    `bound_cost` returns the maximum cost of a request.
+    """
 
     budget: Budget
     bound_cost: CostBound
     by_role: dict[str, Account] = field(default_factory=dict)
-    _settled: asyncio.Event = field(default_factory=asyncio.Event)
-    _started: float = field(default_factory=time.monotonic)
+    _funds_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _started_s: float = field(default_factory=time.monotonic)
     _prior_seconds: float = 0.0
     _capped: bool = True
 
@@ -93,9 +97,8 @@ class RunAccounts:
                 run,
             )
         }
-        accounts = cls(
-            budget, bound_cost, _prior_seconds=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0]
-        )
+        prior_seconds = ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0]
+        accounts = cls(budget, bound_cost, _prior_seconds=prior_seconds)
         total = Cost()
         for cost in spent_by_role.values():
             total = total.plus(cost)
@@ -111,41 +114,46 @@ class RunAccounts:
         for role in ROLES:
             self.by_role[role].caps = getattr(budget.roles, role)
         self.by_role[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are wall-clock time
-        self._settled.set()
+        self._funds_changed.set()
 
     def guard(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
         """Wrap the functions that answer requests, so that each call first reserves its cost."""
         return {kind: self._guard_answer(answer) for kind, answer in answers.items()}
 
     def _guard_answer(self, answer: Answer) -> Answer:
-        async def call(request: Any) -> Reply:
-            accounts = [self.by_role[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.by_role]
+        async def answer_within_budget(request: Any) -> Reply:
+            accounts = self._find_accounts(ROLE.get())
             max_cost = self._bound_request(request)
             await self._reserve(accounts, max_cost)
-            listener = FAULT_LISTENER.get()
-            with reporting_faults(lambda fault: self._charge_failure(accounts, fault, listener)):
+            outer_listener = FAULT_LISTENER.get()
+            with reporting_faults(lambda fault: self._charge_failure(accounts, fault, outer_listener)):
                 return await self._charge_reply(accounts, max_cost, answer(request))
 
-        return call
+        return answer_within_budget
 
-    def _charge_failure(self, accounts: list[Account], fault: Fault, listener: FaultListener) -> None:
-        """Charge a failed attempt for what it may have cost; the reservation stays, since the retry may cost as much.
+    def _find_accounts(self, role: str) -> list[Account]:
+        """The accounts that a call of `role` charges: the run's, and the role's if it has one."""
+        run_account = self.by_role[""]
+        return [run_account, self.by_role[role]] if role and role in self.by_role else [run_account]
+
+    def _charge_failure(self, accounts: list[Account], fault: Fault, outer_listener: FaultListener) -> None:
+        """Charge a failed request for what it may have cost, and report it to `outer_listener`. The reservation stays,
+        since the retry may cost as much.
 
         Raises:
-            BudgetError: the retry no longer fits.
+            BudgetError: the retry could exceed a cap.
         """
-        listener(fault)
+        outer_listener(fault)
         if fault.kind == "refused_parameter":  # free, and the request is already being resent without the parameter
             return
         for account in accounts:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
-        for account in accounts:
-            cap = account.find_exceeded_cap(Cost())
-            if cap:
-                raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
+        exceeded_account, cap = _find_exceeded_account(accounts, Cost())
+        if exceeded_account is not None:
+            raise _make_cap_error(exceeded_account, cap)
 
     def _bound_request(self, request: Any) -> Cost:
-        """The maximum cost of a call; not computed while nothing is capped."""
+        """The maximum cost of a call; while there are no caps, it is not needed and counts as zero."""
         if not isinstance(request, ChatRequest) or not self._capped:
             return Cost()
         return self.bound_cost(request)
@@ -158,16 +166,13 @@ class RunAccounts:
         """
         while True:
             self._refuse_spent_hours()
-            exceeded = next(
-                ((account, cap) for account in accounts if (cap := account.find_exceeded_cap(max_cost))), None
-            )
-            if exceeded is None:
+            exceeded_account, cap = _find_exceeded_account(accounts, max_cost)
+            if exceeded_account is None:
                 break
-            account, cap = exceeded
-            if cap == "hours" or not account.in_flight:
-                raise self._make_budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
-            self._settled.clear()
-            await self._settled.wait()
+            if cap == "hours" or not exceeded_account.in_flight:
+                raise _make_cap_error(exceeded_account, cap)
+            self._funds_changed.clear()
+            await self._funds_changed.wait()
         for account in accounts:
             account.reserved = account.reserved.plus(max_cost)
             account.in_flight += 1
@@ -182,18 +187,36 @@ class RunAccounts:
             return reply
         finally:
             for account in accounts:
-                account.reserved = account.reserved.minus(max_cost) if account.in_flight > 1 else Cost()
+                is_last = account.in_flight == 1  # its reservation becomes exactly 0, so no rounding errors remain
+                account.reserved = Cost() if is_last else account.reserved.minus(max_cost)
                 account.spent = account.spent.plus(cost)
                 account.in_flight -= 1
-            self._settled.set()
+            self._funds_changed.set()
 
     def _refuse_spent_hours(self) -> None:
         hours = self.budget.hours
-        if hours is not None and self._prior_seconds + time.monotonic() - self._started >= hours * 3600:
-            raise self._make_budget_error("hours", hours)
+        run_seconds = self._prior_seconds + time.monotonic() - self._started_s
+        if hours is not None and run_seconds >= hours * 3600:
+            raise _make_budget_error("hours", hours)
 
-    def _make_budget_error(self, cap: str, limit: float) -> BudgetError:
-        return BudgetError(
-            f"the next call could exceed budget.{cap} = {limit:g}; the run is paused",
-            f"raise it with `nanoflux run set RUN budget.{cap}=…`, then `nanoflux run resume RUN`",
-        )
+
+def _find_exceeded_account(accounts: list[Account], cost: Cost) -> tuple[Account | None, str]:
+    """The first account with a cap that a call with the maximum cost `cost` could exceed, and the name of that cap;
+    (None, "") if there is no such account.
+    """
+    for account in accounts:
+        cap = account.find_exceeded_cap(cost)
+        if cap:
+            return account, cap
+    return None, ""
+
+
+def _make_cap_error(account: Account, cap: str) -> BudgetError:
+    return _make_budget_error(f"{account.prefix}{cap}", getattr(account.caps, cap))
+
+
+def _make_budget_error(setting: str, limit: float) -> BudgetError:
+    return BudgetError(
+        f"the next call could exceed budget.{setting} = {limit:g}; the run is paused",
+        f"raise the cap with `nanoflux run set RUN budget.{setting}=…`, then `nanoflux run resume RUN`",
+    )

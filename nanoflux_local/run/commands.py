@@ -25,19 +25,20 @@ def _set_options(settings: Mapping[str, Any]) -> list[str]:
 def format_fix(error: EndpointError, run: str, config: RunConfig) -> str:
     """The fix of an endpoint's error with the exact commands for this run.
 
-    An address can change on resume if the endpoint has a `revision`, which then identifies the model; a change of any
-    other setting needs a fork.
+    On resume, the address of an endpoint can change if the endpoint has a `revision`, which identifies the model; a
+    change of any other setting needs a fork.
     """
-    advice = error.fix.partition("; then `nanoflux run resume`")[0]
-    endpoints = [name for name, endpoint in config.endpoints.items() if error.address in endpoint.addresses]
-    if not error.setting or not endpoints:
+    endpoint_names = [name for name, endpoint in config.endpoints.items() if error.address in endpoint.addresses]
+    if not error.setting or not endpoint_names:
         return error.fix
-    endpoint = config.endpoints[endpoints[0]]
-    value: Any = error.setting.upper()
-    key = error.setting
+    advice = error.fix.partition("; then `nanoflux run resume`")[0]  # the command for this run replaces the general one
+    name = endpoint_names[0]
+    endpoint = config.endpoints[name]
+    key, placeholder = error.setting, error.setting.upper()
+    new_settings: dict[str, Any] = {key: placeholder}
     if key == "url" and endpoint.urls:
-        key, value = "urls", [value]
-    settings = {"endpoints": {endpoints[0]: {key: value}}}
+        new_settings = {"urls": [placeholder]}
+    settings = {"endpoints": {name: new_settings}}
     if error.setting == "url" and endpoint.revision:
         change = f"to change the url: `{resume_command(run, settings)}`"
     else:

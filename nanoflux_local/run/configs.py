@@ -84,18 +84,18 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
     rules = merge_tables(profile, overrides).get("rules")
-    values = merge_tables(
-        merge_tables(domain.defaults(), find_rule_settings(rules, domain) if rules != PAPER else {}), profile
-    )
+    rule_settings = {} if rules == PAPER else find_rule_settings(rules, domain)
+    values = merge_tables(merge_tables(domain.defaults(), rule_settings), profile)
     values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
-    draft = validate_run({**merge_tables(values, overrides), "budget": {}})  # a cap in dollars needs the prices below
+    # The draft has no budget, since a cap in dollars is refused until the prices below are known.
+    draft = validate_run({**merge_tables(values, overrides), "budget": {}})
     values = merge_tables(values, {"novelty": _find_thresholds(draft.endpoints[draft.embedder], domain, home)})
     values = merge_tables(values, {"endpoints": _find_prices(draft, home)})
     values = merge_tables(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
     config = validate_run(merge_tables(values, overrides))
     _refuse_unsuitable(config, domain)
-    # Both are recorded with the run, so that datasets imported later change neither of them.
+    # The names of both kinds of datasets are recorded, so that datasets imported later do not affect the run.
     datasets = config.datasets or list_datasets_with_seeds(home.ledger, seed_datasets(domain))
     held_out = config.held_out
     if "held_out" not in config.model_fields_set:
@@ -127,10 +127,9 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
         changes = merge_tables(find_rule_settings(changes["rules"], domain), changes)
     values = merge_tables(config.model_dump(mode="json"), changes)
     changed_config = validate_run(values)
-    if changed_config.endpoints[changed_config.embedder] != config.endpoints[config.embedder]:
-        values = merge_tables(
-            values, {"novelty": _find_thresholds(changed_config.endpoints[changed_config.embedder], domain, home)}
-        )
+    changed_embedder = changed_config.endpoints[changed_config.embedder]
+    if changed_embedder != config.endpoints[config.embedder]:
+        values = merge_tables(values, {"novelty": _find_thresholds(changed_embedder, domain, home)})
     values = merge_tables(values, {"endpoints": _replace_reasoning_tokens(config, changed_config, changes, home)})
     changed_config = validate_run(merge_tables(values, changes))
     _refuse_unsuitable(changed_config, domain)
@@ -153,12 +152,12 @@ def _replace_reasoning_tokens(
     config: RunConfig, changed_config: RunConfig, changes: Mapping[str, Any], home: Home
 ) -> Settings:
     """Look up the reasoning tokens of endpoints whose model changed, unless `changes` state them."""
-    models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
+    former_models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
     changed_endpoints = changes.get("endpoints", {})
     return {
         name: {"reasoning_tokens": find_manifest_reasoning_limit(endpoint, home)}
         for name, endpoint in changed_config.endpoints.items()
-        if endpoint.model != models.get(name) and "reasoning_tokens" not in changed_endpoints.get(name, {})
+        if endpoint.model != former_models.get(name) and "reasoning_tokens" not in changed_endpoints.get(name, {})
     }
 
 
@@ -168,19 +167,17 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     """
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
-    sections = dict.fromkeys(
-        (*domain.sections.defender, *Sections().defender)
-    )  # a profile may also set budgets of sections that only other domains have
-    unknown = [name for name in config.budgets if name not in sections]
-    if unknown:
-        fix = suggest(unknown[0], sections, "keys there")
-        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", fix)
+    # A profile may also set budgets of the default sections, which this domain may not have.
+    section_names = {*domain.sections.defender, *Sections().defender}
+    unknown_names = [name for name in config.budgets if name not in section_names]
+    if unknown_names:
+        fix = suggest(unknown_names[0], section_names, "keys there")
+        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown_names[0]}'", fix)
     unavailable_kinds = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
     if unavailable_kinds:
-        kinds = ", ".join(domain.trial_kinds)
         raise ConfigError(
             f"judge.trial_kinds: the domain {domain.name!r} has no solutions of the kind {unavailable_kinds[0]!r}",
-            f"choose from: {kinds}",
+            f"choose from: {', '.join(domain.trial_kinds)}",
         )
     program_roles = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
     if program_roles and not domain.programs:
@@ -195,8 +192,8 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
 
 
 def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
-    """The novelty thresholds of an embedding model: the domain's for its own embedder, else those of the model's
-    manifest; {} if there are none.
+    """The novelty thresholds of an embedding model: those of the domain if the model is the domain's embedder, else
+    those of the model's manifest; {} if the manifest has none.
     """
     if endpoint.interface != "embedder":
         return {}

@@ -41,7 +41,7 @@ EXCERPT_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """The progress of a run, which is reported after each committed turn."""
+    """The progress of a run after a committed turn, whose record is `record`."""
 
     record: TurnRecord
     turns: int
@@ -96,7 +96,8 @@ class SpeculativeTurn:
         self.trace = TracedCalls(calls)
         self.task: asyncio.Task[TurnRecord | None] | None = None
         self.questions: list[Vector] = []
-        self.attempts = self.step = 0
+        self.attempt_count = 0
+        self.step = 0
         self._role = ""
         self._index = index
         self._speculative_turns = speculative_turns
@@ -115,9 +116,12 @@ class SpeculativeTurn:
         """Make a call, counting the turn's attempts and the steps (changes of role) of its current attempt."""
         role = ROLE.get()
         if role and role != self._role:
-            self.attempts += role == "attacker"
-            self.step = 0 if role == "attacker" else self.step + 1
             self._role = role
+            if role == "attacker":
+                self.attempt_count += 1
+                self.step = 0
+            else:
+                self.step += 1
         return await self.trace(request)
 
     def nearest(self, vector: Vector, own_questions: tuple[Vector, ...]) -> float | None:
@@ -140,10 +144,8 @@ class SpeculativeTurn:
         return similarity
 
     def confirm(self, history: History) -> bool:
-        """Whether the similarities that the turn has used so far are those of the committed `history`.
-
-        From now on the turn uses `history`, so a confirmed turn ends with the same record as if the turns had run in
-        order.
+        """Switch the turn to the committed `history`. Returns whether this history yields the similarities that the
+        turn has used so far; if so, the turn ends with the same record as if the turns had run in order.
         """
         self._committed_history = history
         return all(
@@ -228,6 +230,11 @@ class Engine:
     def draining(self) -> bool:
         return self._drain_at is not None
 
+    @property
+    def _last_started_turn(self) -> int:
+        """The largest number of a started turn, or the number of the next turn to commit if none runs ahead of it."""
+        return max([self._turns, *self._speculative_turns])
+
     def reconfigure(self, config: RunConfig) -> None:
         """Apply the settings that may change during a run (`config.LIVE`), from the next turn on."""
         self._config = config
@@ -238,9 +245,7 @@ class Engine:
         turns are cancelled; their calls remain in the ledger.
         """
         if self._drain_at is None:
-            self._drain_at = min(
-                max([self._turns, *self._speculative_turns]) + 1, self._turns + self._config.concurrency
-            )
+            self._drain_at = min(self._last_started_turn + 1, self._turns + self._config.concurrency)
             for number, turn in self._speculative_turns.items():
                 if number >= self._drain_at:
                     turn.cancel()
@@ -304,16 +309,16 @@ class Engine:
 
     async def _play_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
         """The next turn's record under the committed history, and the calls that it uses."""
-        history, turn = self._index.history(), self._speculative_turns.get(self._turns)
+        history = self._index.history()
+        turn = self._speculative_turns.get(self._turns)
         if turn is not None and turn.task is not None:
-            confirmed = turn.confirm(history)
-            self._confirmed_count, self._refuted_count = (
-                self._confirmed_count + confirmed,
-                self._refuted_count + (not confirmed),
-            )
-            record = await turn.task if confirmed else None
-            if record is not None:
-                return record, turn.trace
+            if turn.confirm(history):
+                self._confirmed_count += 1
+                record = await turn.task
+                if record is not None:
+                    return record, turn.trace
+            else:
+                self._refuted_count += 1
             turn.cancel()
         trace = TracedCalls(self._calls)
         return await run_turn(self._rules, self._turns, history, trace), trace
@@ -336,24 +341,27 @@ class Engine:
         if self._drain_at is not None:
             return
         config = self._config
-        requests = min(config.concurrency, max(2, self._capacity + self._capacity // 2))
-        self._calls.limiter.resize(requests)
-        if requests == 1:
+        request_limit = min(config.concurrency, max(2, self._capacity + self._capacity // 2))
+        self._calls.limiter.resize(request_limit)
+        if request_limit == 1:
             return
-        likely_needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
+        turns_per_example = (self._turns + 1) / (self._kept + 1)
+        likely_needed = math.ceil((config.target - self._kept) * turns_per_example)
         confirmed_share = (self._confirmed_count + 1) / (self._confirmed_count + self._refuted_count + 1)
-        depth = requests * max(1, math.ceil(MAX_AHEAD_PER_REQUEST * confirmed_share))
-        end = min(self._turns + likely_needed, config.max_turns)
+        max_ahead = request_limit * max(1, math.ceil(MAX_AHEAD_PER_REQUEST * confirmed_share))
+        max_active = ACTIVE_PER_REQUEST * request_limit
+        likely_end = min(self._turns + likely_needed, config.max_turns)
         startable = [
             number
-            for number in range(self._turns, min(self._turns + depth, end))
+            for number in range(self._turns, min(self._turns + max_ahead, likely_end))
             if number not in self._speculative_turns
         ]
         if self._all_started and not startable:
             return
-        in_progress = sum(turn.in_progress for turn in self._speculative_turns.values())
-        free_slots = max(0, min(depth, ACTIVE_PER_REQUEST * requests) - in_progress)
-        start_all = end - max([self._turns, *self._speculative_turns]) - free_slots <= ACTIVE_PER_REQUEST * requests
+        active = sum(turn.in_progress for turn in self._speculative_turns.values())
+        free_slots = max(0, min(max_ahead, max_active) - active)
+        turns_left_to_start = likely_end - self._last_started_turn - free_slots
+        start_all = turns_left_to_start <= max_active
         if start_all != self._all_started:
             self._all_started = start_all
             self._calls.limiter.reorder()
@@ -365,7 +373,11 @@ class Engine:
             number, self._index, self._speculative_turns, self._calls
         )
         turn.task = asyncio.create_task(self._play_speculatively(turn))
-        turn.task.add_done_callback(lambda task: None if task.cancelled() else self._start_speculative_turns())
+        turn.task.add_done_callback(self._replace_finished_turn)
+
+    def _replace_finished_turn(self, task: asyncio.Task[TurnRecord | None]) -> None:
+        if not task.cancelled():
+            self._start_speculative_turns()
 
     def _restart_contradicted(self, turn: SpeculativeTurn, question: Vector) -> None:
         """Restart the later turns that `question` of `turn` contradicts. They reuse stored calls up to the first
@@ -381,19 +393,19 @@ class Engine:
         """The priority of a turn's requests; the smallest goes first.
 
         Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the next
-        turn to commit goes first, then the turns with most work left, because the run ends with the slowest turn. Turns
-        in later attempts have most work left. Ties go to turns at earlier steps, then to turns that have made more
-        calls, since an undecided judge is likely to reject.
+        turn to commit goes first, then the turns that are likely to end last, because the run ends with the slowest
+        turn: those in later attempts, then those at earlier steps, then those that have made more calls, since an
+        undecided judge is likely to reject.
         """
         if turn.number == self._turns or not self._all_started:
             return (0, turn.number, 0, 0)
-        return (1, -turn.attempts, turn.step, -len(turn.trace.ids))
+        return (1, -turn.attempt_count, turn.step, -len(turn.trace.ids))
 
     async def _play_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
         """Run a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
         committer's replay of the turn fails too.
         """
-        RANK.set(lambda: self._rank(turn))  # each turn runs in its own task, so no other turn sees this value
+        RANK.set(lambda: self._rank(turn))  # each turn runs in a separate task, so the rank applies to this turn alone
         try:
             history = SpeculativeHistory(turn, self._restart_contradicted)
             return await run_turn(self._rules, turn.number, history, turn.call)

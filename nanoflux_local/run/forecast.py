@@ -32,11 +32,13 @@ NEWEST_TURNS, DRAWS = 500, 4_000
 MIN_TURNS, MIN_KEPT = 8, 3
 """With fewer turns or kept examples than these, an interval would say more about the prior than about the run."""
 LEVEL = 0.9
+"""The probability that the interval of a forecast covers."""
 STALL_S, STALL_CALL_FACTOR = 30.0, 10.0
 """A gap without a reply or a committed turn is a pause or a stall if it is longer than this many seconds, and than this
 many times the median duration of a call.
 """
 COSTS = ("seconds", "tokens", "usd")
+"""The columns of a turn's costs, in order."""
 ENDED = "the run has ended"
 
 
@@ -50,7 +52,7 @@ class RecentTurns:
 
 @dataclass(frozen=True, slots=True)
 class RunPosition:
-    """How far a run has progressed: the input of a forecast."""
+    """How far a run has progressed, and what it has used so far: the input of a forecast."""
 
     run: str
     turns: int
@@ -137,17 +139,19 @@ def measure_wall_time(view: LedgerView, position: RunPosition, commit_times: Seq
     """
     since = "" if len(commit_times) == position.turns else min(commit_times)
     calls = list(_list_calls_since(view, position.run, since))
-    moments = [_read_moment(moment) for moment in (*commit_times, *(moment for moment, _ in calls))]
+    reply_times = [reply_time for reply_time, _ in calls]
+    moments = [_read_moment(moment) for moment in (*commit_times, *reply_times)]
     if calls and not since:
-        first_reply_at, seconds = calls[-1]
-        moments.append(_read_moment(first_reply_at) - seconds)
-    median = float(np.median([seconds for _, seconds in calls])) if calls else 0.0
+        first_reply_time, first_call_s = calls[-1]
+        moments.append(_read_moment(first_reply_time) - first_call_s)
+    median_call_s = float(np.median([seconds for _, seconds in calls])) if calls else 0.0
+    longest_working_gap_s = max(STALL_S, STALL_CALL_FACTOR * median_call_s)
     gaps = np.diff(np.sort(moments))
-    return float(gaps[gaps <= max(STALL_S, STALL_CALL_FACTOR * median)].sum())
+    return float(gaps[gaps <= longest_working_gap_s].sum())
 
 
 def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
-    """The reply times and durations of the turns' calls since a time, the newest first."""
+    """The reply time and the duration in seconds of each call of a turn since the time `since`, the newest first."""
     sql = "SELECT at, seconds FROM calls WHERE run = ? AND role NOT IN (?, ?) ORDER BY id DESC"
     for row in view.rows(sql, run, EARLIER, TRIAL):
         if row["at"] < since:
@@ -155,10 +159,10 @@ def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[
         yield row["at"], row["seconds"]
 
 
-def _read_moment(moment: str) -> float:
-    """Seconds since the epoch; NaN for a damaged time, whose gaps do not count."""
+def _read_moment(text: str) -> float:
+    """A stored time in seconds since the epoch; NaN if it is damaged, so that the gaps next to it do not count."""
     try:
-        return datetime.fromisoformat(moment).timestamp()
+        return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return math.nan
 
@@ -170,7 +174,7 @@ def _scale_to_wall_time(seconds: Floats, mean_wall_s: float) -> Floats:
 
 
 def _estimate_waste_factor(position: RunPosition) -> float:
-    """Calls made over calls used: the calls of refuted speculative turns cost money too."""
+    """The ratio of calls made to calls used: the calls of refuted speculative turns cost money too."""
     made, wasted = position.calls_made, position.calls_wasted
     return float(made / (made - wasted)) if made > wasted else 1.0
 
@@ -181,12 +185,13 @@ def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Foreca
     """
     rng = np.random.default_rng(0)
     turn_count, kept = len(turns.kept), int(turns.kept.sum())
-    chance = rng.beta(kept + 0.5, turn_count - kept + 0.5, DRAWS)
-    turns_needed = examples_needed + rng.negative_binomial(examples_needed, chance)
+    keep_probability = rng.beta(kept + 0.5, turn_count - kept + 0.5, DRAWS)
+    turns_needed = examples_needed + rng.negative_binomial(examples_needed, keep_probability)
     turns_run = np.minimum(turns_needed, turns_left)
-    means = turns.costs[rng.integers(0, turn_count, (DRAWS, turn_count))].mean(axis=1)
+    resampled_turns = rng.integers(0, turn_count, (DRAWS, turn_count))
+    mean_costs = turns.costs[resampled_turns].mean(axis=1)
     noise = rng.standard_normal(DRAWS)[:, None] * turns.costs.std(axis=0, ddof=1)
-    totals = np.maximum(0.0, turns_run[:, None] * means + np.sqrt(turns_run)[:, None] * noise)
+    totals = np.maximum(0.0, turns_run[:, None] * mean_costs + np.sqrt(turns_run)[:, None] * noise)
     seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COSTS)))
     return Forecast(
         reaches_target=round(float((turns_needed <= turns_left).mean()), 3),

@@ -1,7 +1,7 @@
 """Held-out items: the evaluation items that no kept example may repeat, and the test that finds such repeats.
 
-A question is compared with the items in three ways, the cheapest first: identical words, a sequence of thirteen words
-in common, and an embedding whose similarity exceeds θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set
+A question is compared with the items in three ways, the cheapest first: identical words, a common phrase of thirteen
+words, and an embedding whose similarity exceeds θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set
 with different numbers. A phrase that also occurs in training items, or in several items of one benchmark, is a stock
 phrase of the benchmark ("which of the following is the most likely …") and identifies no item.
 """
@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,10 +21,18 @@ from nanoflux_local.run.novelty import Matrix, bound_rounding_error
 from nanoflux_local.seeds.splits import extract_stem
 from nanoflux_local.transcript import Attack, Seed
 
-GRAM = 13
+PHRASE_WORDS = 13
 """The length in words of a phrase that two texts do not share by chance (Brown et al. 2020, "Language models are
 few-shot learners").
 """
+
+
+class PhraseOrigin(NamedTuple):
+    """The first item that contains a phrase: its benchmark, its question without numbers, and its id."""
+
+    dataset: str
+    stem: str
+    item_id: str
 
 
 class HeldOut:
@@ -31,74 +40,81 @@ class HeldOut:
 
     def __init__(self, items: Sequence[Seed] = (), training_texts: Iterable[str] = ()) -> None:
         self._items, self._training_texts = items, training_texts
-        self._stems = {extract_stem(item.question): item.id for item in reversed(items)}
-        self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
-        self._embedded: Sequence[Seed] = ()
+        self._item_id_by_stem = {extract_stem(item.question): item.id for item in reversed(items)}
+        self._item_vectors: Matrix = np.empty((0, 0), dtype=np.float32)
+        self._embedded_items: Sequence[Seed] = ()
 
     async def embed(self, embedder: Identity, call: Call) -> None:
         """Embed the items and index their phrases before the first turn, so that no turn waits for this. If an earlier
         run used the same embedder, the embeddings are stored calls.
         """
-        await asyncio.to_thread(lambda: self._grams)
-        vectors = [vector async for vector in embed_texts(embedder, [item.question for item in self._items], call)]
-        self._embedded = [item for item, vector in zip(self._items, vectors, strict=True) if vector is not None]
-        if self._embedded:
-            self._matrix = np.stack([vector for vector in vectors if vector is not None])
-        refused = len(vectors) - len(self._embedded)
-        if refused:
-            log = logging.getLogger(__name__)
-            log.warning("the embedder refuses %d evaluation items; they are compared by their words only", refused)
+        await asyncio.to_thread(lambda: self._item_id_by_phrase)
+        questions = [item.question for item in self._items]
+        vectors = [vector async for vector in embed_texts(embedder, questions, call)]
+        self._embedded_items = [item for item, vector in zip(self._items, vectors, strict=True) if vector is not None]
+        if self._embedded_items:
+            self._item_vectors = np.stack([vector for vector in vectors if vector is not None])
+        refused_count = len(vectors) - len(self._embedded_items)
+        if refused_count:
+            logging.getLogger(__name__).warning(
+                "the embedder refuses %d evaluation items; they are compared by their words only", refused_count
+            )
 
     @cached_property
-    def _grams(self) -> dict[str, str]:
-        """The phrases that identify an item, with its id. They are indexed on first use, because training sets are
-        large, and most processes that build a run's rules run no turn.
+    def _item_id_by_phrase(self) -> dict[str, str]:
+        """The id of the item that each phrase identifies. The phrases are indexed on first use, because training sets
+        are large, and most processes that build a run's rules run no turn.
         """
         return _find_identifying_phrases(self._items, self._training_texts)
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
-        """The item that an attack repeats, and how, or "". `vector` is the unit vector of its question."""
-        repeated_item = self._stems.get(extract_stem(attack.question))
-        if repeated_item is not None:
-            return f"repeats {repeated_item}: the same words"
-        for gram in list_word_sequences(f"{attack.question}\n{attack.solution}"):
-            if gram in self._grams:
-                return f"repeats {self._grams[gram]}: {gram!r}"
-        nearest = self._nearest(vector)
-        if nearest is not None and nearest[0] > threshold:
-            return f"repeats {nearest[1]}: similarity {nearest[0]:g}"
+        """Say which item an attack repeats, and how; "" if it repeats none. `vector` is the unit vector of the attack's
+        question, shape (dimensions,).
+        """
+        repeated_item_id = self._item_id_by_stem.get(extract_stem(attack.question))
+        if repeated_item_id is not None:
+            return f"repeats {repeated_item_id}: the same words"
+        for phrase in list_phrases(f"{attack.question}\n{attack.solution}"):
+            if phrase in self._item_id_by_phrase:
+                return f"repeats {self._item_id_by_phrase[phrase]}: {phrase!r}"
+        if not self._embedded_items:
+            return ""
+        nearest_item, nearest_similarity = self._find_nearest_item(vector)
+        if nearest_similarity > threshold:
+            return f"repeats {nearest_item.id}: similarity {nearest_similarity:g}"
         return ""
 
-    def _nearest(self, vector: Vector) -> tuple[float, str] | None:
-        """The largest similarity to any item, correctly rounded (see `novelty`), and the id of the first item that has
-        this similarity.
+    def _find_nearest_item(self, vector: Vector) -> tuple[Seed, float]:
+        """The item whose question is most similar to `vector`, and the similarity, correctly rounded (see `novelty`).
+        Of several items with this similarity, the first is returned.
         """
-        if not len(self._matrix):
-            return None
-        rough_products = self._matrix @ vector
-        rows = np.flatnonzero(rough_products >= rough_products.max() - 2 * bound_rounding_error(len(vector)))
-        largest, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
-        return largest, self._embedded[-row].id
+        rough_products = self._item_vectors @ vector
+        cutoff = rough_products.max() - 2 * bound_rounding_error(len(vector))
+        candidate_rows = np.flatnonzero(rough_products >= cutoff)
+        similarities = [similarity(self._item_vectors[row], vector) for row in candidate_rows]
+        largest_similarity = max(similarities)
+        nearest_row = candidate_rows[similarities.index(largest_similarity)]
+        return self._embedded_items[nearest_row], largest_similarity
 
 
 def _find_identifying_phrases(items: Sequence[Seed], training_texts: Iterable[str]) -> dict[str, str]:
-    """The phrases that identify an item, with its id: no other item of its benchmark and no training text contains
-    them.
+    """The id of the item that each identifying phrase belongs to. A phrase identifies an item if no other question of
+    the item's benchmark and no training text contains it.
     """
-    origin_by_gram: dict[str, tuple[str, str, str]] = {}
-    common_grams: set[str] = set()
+    origin_by_phrase: dict[str, PhraseOrigin] = {}
+    stock_phrases: set[str] = set()
     for item in items:
-        origin = (item.dataset, extract_stem(item.question), item.id)
-        for gram in list_word_sequences(item.question):
-            dataset, stem, _ = origin_by_gram.setdefault(gram, origin)
-            if dataset == item.dataset and stem != origin[1]:
-                common_grams.add(gram)
-    for text in training_texts if origin_by_gram else ():
-        common_grams.update(gram for gram in list_word_sequences(text) if gram in origin_by_gram)
-    return {gram: item_id for gram, (*_, item_id) in origin_by_gram.items() if gram not in common_grams}
+        origin = PhraseOrigin(item.dataset, extract_stem(item.question), item.id)
+        for phrase in list_phrases(item.question):
+            first_origin = origin_by_phrase.setdefault(phrase, origin)
+            if first_origin.dataset == origin.dataset and first_origin.stem != origin.stem:
+                stock_phrases.add(phrase)
+    for text in training_texts if origin_by_phrase else ():
+        stock_phrases.update(phrase for phrase in list_phrases(text) if phrase in origin_by_phrase)
+    return {phrase: origin.item_id for phrase, origin in origin_by_phrase.items() if phrase not in stock_phrases}
 
 
-def list_word_sequences(text: str) -> Iterator[str]:
-    """Every run of `GRAM` consecutive words of a text, case-folded; numbers are skipped."""
+def list_phrases(text: str) -> Iterator[str]:
+    """Every sequence of `PHRASE_WORDS` consecutive words of a text, case-folded; numbers are skipped."""
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    return (" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1))
+    return (" ".join(words[start : start + PHRASE_WORDS]) for start in range(len(words) - PHRASE_WORDS + 1))

@@ -16,8 +16,8 @@ from nanoflux_local.roles.checks.base import list_enabled_checks
 
 @dataclass(frozen=True, slots=True)
 class MissingCall:
-    """The kind of a call and the role that makes it. It describes the first call that a turn lacks, and is the key by
-    which recorded costs are looked up.
+    """The kind of a call, and the role that makes the call. Describes the first call that a turn lacks, and serves as
+    the key of the recorded costs.
     """
 
     kind: str
@@ -35,9 +35,9 @@ class MissingCallCount:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """The calls that turns with an unknown outcome need: `at_least` counts one for each turn, `expected` also those
-    that usually follow. `by` counts the first missing calls by kind and role. `tokens` and `usd` are the expected cost;
-    `usd` is None if no endpoint of the run has a price.
+    """The calls that turns with an unknown outcome need: `at_least` counts one call for each turn, `expected` also the
+    calls that usually follow. `by` counts the first missing calls by kind and role. `tokens` and `usd` are the expected
+    cost; `usd` is None if no endpoint of the run has a price.
     """
 
     turns: int
@@ -88,22 +88,23 @@ class RecordedCosts:
             calls_by_turn[row["turn"]].append((call, cost))
         per_call: dict[MissingCall, list[CallCost]] = defaultdict(list)
         remaining: dict[MissingCall, list[CallCost]] = defaultdict(list)
+        # Backwards through each turn, so that the cost of the remaining calls accumulates.
         for calls in calls_by_turn.values():
             remaining_cost = CallCost()
             for call, cost in reversed(calls):
                 remaining_cost = remaining_cost.plus(cost)
                 per_call[call].append(cost)
                 remaining[call].append(remaining_cost)
-        defence_counts = [sum(call == DEFENCE for call, _ in calls) for calls in calls_by_turn.values()]
-        nonzero_counts = [count for count in defence_counts if count]
-        mean_defences = sum(nonzero_counts) / len(nonzero_counts) if nonzero_counts else 1.0
-        return cls(_average(per_call), _average(remaining), mean_defences)
+        counts_by_turn = [sum(call == DEFENCE_CALL for call, _ in calls) for calls in calls_by_turn.values()]
+        defence_counts = [count for count in counts_by_turn if count]
+        mean_defences = sum(defence_counts) / len(defence_counts) if defence_counts else 1.0
+        return cls(_average_costs(per_call), _average_costs(remaining), mean_defences)
 
 
-DEFENCE = MissingCall("chat", "defender")
+DEFENCE_CALL = MissingCall("chat", "defender")
 
 
-def _average(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[MissingCall, CallCost]:
+def _average_costs(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[MissingCall, CallCost]:
     means = {}
     for call, costs in costs_by_call.items():
         total = CallCost()
@@ -138,7 +139,7 @@ def count_missing(
 
 
 def find_added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
-    """How many more calls a turn makes with `new` settings than with `old` ones, at most, by kind and role."""
+    """How many more calls a turn makes, at most, with the settings `new` than with `old`, by kind and role."""
     check_calls: Counter[MissingCall] = Counter()
     if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
         for check in list_enabled_checks(new.judge):
@@ -147,5 +148,7 @@ def find_added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) ->
                     {MissingCall(kind, "judge"): count for kind, count in check.count_calls(new.judge).items()}
                 )
     added_calls = {call: float(count) for call, count in check_calls.items()}
-    further_defences = max(0, new.samples - old.samples) * recorded.defence_calls
-    return {**added_calls, DEFENCE: further_defences} if further_defences else added_calls
+    added_defences = max(0, new.samples - old.samples) * recorded.defence_calls
+    if added_defences:
+        added_calls[DEFENCE_CALL] = added_defences
+    return added_calls

@@ -39,7 +39,7 @@ class NoveltyIndex:
         self._free_rows -= 1
 
     def history(self) -> "History":
-        """A snapshot that later questions do not change. It has views of the rows, not copies."""
+        """A snapshot of the index, which later questions do not change. It has views of the rows, not copies."""
         if not self._free_rows:
             return History(tuple(self._blocks))
         return History((*self._blocks[:-1], self._blocks[-1][: -self._free_rows]))
@@ -58,7 +58,7 @@ class History:
         return History(self.blocks, (*self.own_questions, *vectors))
 
     def nearest(self, vector: Vector) -> float | None:
-        """The largest cosine similarity to any earlier question, or None if there is none."""
+        """The largest cosine similarity to any earlier question, or None if there is no earlier question."""
         blocks = (*self.blocks, np.stack(self.own_questions)) if self.own_questions else self.blocks
         if not blocks:
             return None

@@ -15,8 +15,9 @@ from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 
 @dataclass(frozen=True, slots=True)
 class RunOverview:
-    """A run's summary with its worker, its forecast, and how reliable its judge is (`judge_trial`, `panel`, `review`).
-    `unread` and `refused` count the attempts that ended without a readable reply, by reason.
+    """A run's summary with its worker, its forecast, and three measures of its judge's reliability (`judge_trial`,
+    `panel`, `review`). `unread` counts the attempts that ended with an unreadable reply, `refused` those with a refused
+    prompt, both by reason.
     """
 
     summary: RunSummary

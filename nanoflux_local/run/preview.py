@@ -95,7 +95,8 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
             for row in view.rows("SELECT id, config FROM runs ORDER BY rowid DESC"):
                 if not _is_similar(config, json.loads(row["config"])):
                     continue
-                position = RunPosition.of(summary := view.summarize_run(row["id"]))
+                summary = view.summarize_run(row["id"])
+                position = RunPosition.of(summary)
                 turns = load_newest_turns(view, position)
                 if len(turns.kept) < MIN_TURNS or turns.kept.sum() < MIN_KEPT:
                     continue
@@ -107,7 +108,7 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
 
 
 def _scale(span: Span, factor: float) -> Span:
-    return Span(*(round(value * factor) for value in (span.expected, span.low, span.high)))
+    return Span(round(span.expected * factor), round(span.low * factor), round(span.high * factor))
 
 
 def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
@@ -116,20 +117,20 @@ def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
     if any(values[key] != earlier_config.get(key, values[key]) for key in EQUAL_SETTINGS):
         return False
     earlier_endpoints = earlier_config.get("endpoints", {})
-    return all(
-        all(endpoint.get(key) == earlier_endpoints.get(name, {}).get(key) for key in ("interface", "model", "adapter"))
-        for name, endpoint in values["endpoints"].items()
-        if name in config.players
-    )
+    for name in config.players:
+        endpoint, earlier_endpoint = values["endpoints"][name], earlier_endpoints.get(name, {})
+        if any(endpoint.get(key) != earlier_endpoint.get(key) for key in ("interface", "model", "adapter")):
+            return False
+    return True
 
 
 def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
-    """The cost of one attempt that passes validation, by role; programs cost nothing."""
+    """The cost of one attempt that passes validation, one entry for each role that a model plays."""
     domain = load_domain(config.domain, home.root)
     stitches_seeds = config.roles.attacker.endpoint == PROGRAM
     source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), stitches_seeds)
     seeds = source.draw(config.seeds.max, Random(0), set())
-    judge_count = max(1, len(config.judge.panel) + 1)
+    judge_count = 1 + len(config.judge.panel)
     check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
     # each judge validates the question and evaluates the defence
     calls_by_role = {"attacker": 1, "defender": config.samples, "judge": 2 * judge_count + check_calls}

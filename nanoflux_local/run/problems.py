@@ -34,8 +34,8 @@ FAULT_FIXES = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem that occurred `count` times: where, what happened, what to do, and when it occurred last ("" if that is
-    not recorded).
+    """A problem that occurred `count` times: where it occurred, what happened (`message`), what to do (`fix`), and when
+    it occurred last ("" if that is not recorded).
     """
 
     severity: Severity
@@ -51,11 +51,12 @@ class Problem:
 
 
 def list_problems(view: LedgerView, run: str, state: WorkState) -> list[Problem]:
-    """The problems of a run, whose current state is `state`: the end of the run first, then faults, then warnings."""
+    """The problems of a run in the state `state`: why it ended early, then faults, then unusable replies."""
     return [*_list_end(run, state), *_list_faults(view, run), *_list_unreadable(view, run)]
 
 
 def _list_end(run: str, state: WorkState) -> Iterator[Problem]:
+    """The problem that ended, paused or stalled the run, if there is one."""
     if not state.message or state.status not in (*ENDED_BADLY, "paused"):
         return
     message, _, fix = state.message.partition(" → ")
@@ -95,8 +96,14 @@ def _list_unreadable(view: LedgerView, run: str) -> Iterator[Problem]:
 
 def _list_truncated(view: LedgerView, run: str) -> Iterator[Problem]:
     """The replies that were truncated inside their reasoning, by the setting that their reasons name."""
-    counts = Counter("".join(REASONING_SETTING.findall(attempt.reason)[:1]) for attempt in view.cut_attempts(run))
-    for setting, count in counts.most_common():
+    count_by_setting = Counter(_find_reasoning_setting(attempt.reason) for attempt in view.cut_attempts(run))
+    for setting, count in count_by_setting.most_common():
         change = f"{setting or 'endpoints.NAME.reasoning_tokens'}=N"
         fix = f"start a fork with more reasoning tokens: `nanoflux run start --fork {run} --set {change}`"
         yield Problem("warning", count, "unreadable reply", f"the reply was {CUT_IN_REASONING}", fix)
+
+
+def _find_reasoning_setting(reason: str) -> str:
+    """The first key of a reasoning limit in the reason of an attempt, or ""."""
+    match = REASONING_SETTING.search(reason)
+    return match[0] if match else ""

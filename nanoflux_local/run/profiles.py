@@ -25,8 +25,8 @@ from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-MODEL, URL = "MODEL", "http://127.0.0.1:8000/v1"
-"""Placeholders in a new profile that is written without `--server`."""
+MODEL_PLACEHOLDER, URL_PLACEHOLDER = "MODEL", "http://127.0.0.1:8000/v1"
+"""The model and the url in a new profile that is written without `--server`."""
 MAX_LISTED_MODELS = 5
 """The maximum number of models that a message lists."""
 
@@ -65,7 +65,7 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, text: str) -> "ServerAddress":
-        """`MODEL@URL`, for instance `qwen3-32b@http://10.0.0.5:8000/v1`.
+        """Parse `MODEL@URL`, for instance `qwen3-32b@http://10.0.0.5:8000/v1`.
 
         Raises:
             UsageError: there is no "@", or the address has no scheme.
@@ -88,9 +88,8 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
     except NanofluxError as error:
         return ProfileEntry(name, str(path), own, error.message, {})
     first_line = path.read_text("utf-8").partition("\n")[0]
-    return ProfileEntry(
-        name, str(path), own, first_line.lstrip("# ") if first_line.startswith("#") else "", _list_models(values)
-    )
+    summary = first_line.lstrip("# ") if first_line.startswith("#") else ""
+    return ProfileEntry(name, str(path), own, summary, _list_models(values))
 
 
 def _list_models(values: dict[str, Any]) -> dict[str, str]:
@@ -120,7 +119,7 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], origi
     if original:
         text = find_profile(original, home).read_text("utf-8")
     elif len(servers) <= len(ROLES):
-        text = render_profile(servers or [ServerAddress(MODEL, URL)] * 2)
+        text = render_profile(servers or [ServerAddress(MODEL_PLACEHOLDER, URL_PLACEHOLDER)] * 2)
     else:
         raise UsageError(
             f"{len(servers)} servers are given, but a profile has three roles", "pass at most three with --server"
@@ -159,7 +158,7 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
 
 
 def _set_values(table: Any, settings: Mapping[str, Any]) -> None:
-    """Set values in a table of a document; missing tables are added."""
+    """Set values in a table of a TOML document, adding tables that are missing."""
     import tomlkit
 
     for key, value in settings.items():
@@ -172,26 +171,27 @@ def _set_values(table: Any, settings: Mapping[str, Any]) -> None:
 
 
 def render_profile(servers: Sequence[ServerAddress]) -> str:
-    """The text of a commented profile for one to three servers: the first attacks, the last judges."""
+    """The text of a commented profile for one to three servers, which attack, defend and judge in this order. The first
+    server also plays the roles for which there is no other server.
+    """
     names = ["first", "second", "third"][: len(servers)]
-    endpoint_by_role = dict(zip(ROLES, (names[0], names[min(1, len(names) - 1)], names[-1 if len(names) > 2 else 0]),
-                                strict=True))  # fmt: skip
+    endpoint_by_role = dict.fromkeys(ROLES, names[0]) | dict(zip(ROLES, names, strict=False))
     tables = [
-        ENDPOINT.format(name=name, model=server.model, url=server.url)
+        ENDPOINT_TEXT.format(name=name, model=server.model, url=server.url)
         for name, server in zip(names, servers, strict=True)
     ]
-    roles = [ROLE[role].format(endpoint=endpoint) for role, endpoint in endpoint_by_role.items()]
-    return "\n".join([HEAD, *tables, EMBEDDER, *roles])
+    roles = [ROLE_TEXTS[role].format(endpoint=endpoint) for role, endpoint in endpoint_by_role.items()]
+    return "\n".join([HEAD_TEXT, *tables, EMBEDDER_TEXT, *roles])
 
 
-HEAD = """\
+HEAD_TEXT = """\
 # My own servers. Check this file with `nanoflux profiles check NAME --connect`.
 # Every key is described in docs/reference/endpoints.md; a misspelt key is an error that suggests the right one.
 
 concurrency = 8 # maximum number of concurrent requests; it does not affect the result
 embedder = "minilm" # the endpoint that compares questions: the small model below, on this machine
 """
-ENDPOINT = """\
+ENDPOINT_TEXT = """\
 [endpoints.{name}]
 interface = "openai_chat" # /v1/chat/completions: vLLM, llama.cpp, Ollama, SGLang and most gateways
 model = "{model}" # the name under which the server lists the model
@@ -203,12 +203,12 @@ url = "{url}" # the base of its routes, usually ending in /v1
 # capacity = 32            # maximum number of concurrent requests to this server
 # price = {{ prompt = 0.5, completion = 2.0 }} # US dollars per million tokens, for budgets
 """
-EMBEDDER = """\
+EMBEDDER_TEXT = """\
 [endpoints.minilm]
 interface = "embedder" # install it with `nanoflux models pull all-minilm-l6-v2`
 model = "all-minilm-l6-v2"
 """
-ROLE = {
+ROLE_TEXTS = {
     "attacker": """\
 # The attacker writes questions. If attacker and defender are two models, they swap after each turn.
 [roles.attacker]
@@ -230,11 +230,11 @@ endpoint = "{endpoint}"
 
 
 def check_profile(name: str, domain: str, home: Home, connect: bool) -> Iterator[ProfileCheck]:
-    """Check a profile with a domain: its keys and values, then the weights, keys and, with `connect`, the servers of
-    the endpoints that roles use. Starts nothing, and contacts servers only with `connect`.
+    """Check a profile with a domain: its keys and values, then the weights and API keys of the endpoints that roles
+    use, and with `connect` their servers. Starts nothing, and contacts servers only with `connect`.
 
     Raises:
-        ConfigError: a key or value is wrong; the message names it.
+        ConfigError: a key or value is wrong; the message names the key.
     """
     config = resolve(domain, name, {}, home)
     roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ROLES)
@@ -252,9 +252,9 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
     if not kind.charges:
         yield _check_weights(subject, endpoint, home)
         return
-    if endpoint.model == MODEL:
+    if endpoint.model == MODEL_PLACEHOLDER:
         yield ProfileCheck(
-            subject, False, f"{subject}.model is the placeholder {MODEL}", "set it to the server's model"
+            subject, False, f"{subject}.model is the placeholder {MODEL_PLACEHOLDER}", "set it to the server's model"
         )
         return
     try:

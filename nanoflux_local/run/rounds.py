@@ -49,13 +49,13 @@ from nanoflux_local.transcript import Seed
 TUNED = "tuned"
 """The name of the defender's endpoint with an adapter."""
 OnStep = Callable[[str, int, int], None]
-"""Called as (step, done, total) with the step in progress and how much of it is done."""
+"""Called with the name of the step in progress, the units of work done in it, and their total."""
 
 
-class Rounds(Strict):
-    """The settings of a series. `config` configures the first round's run, `rounds` is the maximum number of rounds.
-    Dev items of the benchmark `dev` decide whether a round helped; `dev_items` limits their number (0: all). `train`
-    holds training settings; `name` is a label for people.
+class SeriesSettings(Strict):
+    """The settings of a series. `config` configures the first round's run, and `rounds` is the maximum number of
+    rounds. Dev items of the benchmark `dev` decide whether a round helped; `dev_items` limits their number (0: all).
+    `train` holds training settings; `name` is a name for people.
     """
 
     config: RunConfig
@@ -71,7 +71,7 @@ class Rounds(Strict):
         return self.config.endpoints[self.config.roles.defender.endpoint].model
 
 
-def create(home: Home, settings: Rounds) -> str:
+def create(home: Home, settings: SeriesSettings) -> str:
     """Create a series and return its id; `play` executes it.
 
     Raises:
@@ -145,9 +145,11 @@ class _SeriesWorker:
         """Execute round after round; returns why the series ended early, or ""."""
         for number in range(self.settings.rounds):
             rounds = self._load_rounds()
-            if number and not rounds[number - 1].helped:
+            previous_round_helped = number == 0 or rounds[number - 1].helped
+            if not previous_round_helped:
                 return f"round {number} did not help on dev; its adapter is not used"
-            if number < len(rounds) and rounds[number].result:
+            is_done = number < len(rounds) and bool(rounds[number].result)
+            if is_done:
                 continue
             if self.stop_requests:
                 return ""
@@ -155,8 +157,10 @@ class _SeriesWorker:
         return ""
 
     def _play_round(self, number: int, rounds: list[Round]) -> None:
+        """Execute one round: its run, its training, and its evaluations on dev items."""
         earlier_rounds = rounds[:number]
-        run = rounds[number].run if number < len(rounds) else self._start_run(number, earlier_rounds)
+        has_started = number < len(rounds)
+        run = rounds[number].run if has_started else self._start_run(number, earlier_rounds)
         self.ledger.start_round(self.id, number, run)
         self._finish_step(Work(RUN, run), lambda: self._generate(number, run))
         training = self._create_training(number, [*(round_.run for round_ in earlier_rounds), run])
@@ -189,10 +193,10 @@ class _SeriesWorker:
             self.current_step = None
         with LedgerView(self.home.ledger) as view:
             row = view.row(f"SELECT status FROM {work.kind.table} WHERE id = ?", work.id)
-        if row is None or row["status"] != "done":
-            state = row["status"] if row else "gone"
+        status = row["status"] if row else "deleted"
+        if status != "done":
             raise RefusedError(
-                f"{work} is {state}, and the series waits for it",
+                f"{work} is {status}, but the series needs its result",
                 f"resume both with `nanoflux {SERIES.command} resume {self.id}`",
             )
 
@@ -202,7 +206,7 @@ class _SeriesWorker:
 
     def _train(self, number: int, training: str) -> None:
         def report_step(event: Any) -> None:
-            if hasattr(event, "steps"):
+            if hasattr(event, "steps"):  # of the training's events, only steps have it
                 self.on_step(f"round {number + 1}: steps", event.step, event.steps)
 
         trainings.resume_training(self.home, training, report_step)
@@ -227,19 +231,19 @@ class _SeriesWorker:
         return derive_config(config, changes, self.home)
 
     def _bind_tuned_defender(self, adapter: str) -> Settings:
-        """Settings that bind the defender to a separate endpoint with the adapter. Other roles of the same model do not
-        use the adapter.
+        """Settings that bind the defender to a separate endpoint with the adapter, so that other roles of the same
+        model do not use the adapter.
         """
         config = self.settings.config
         endpoint = config.endpoints[config.roles.defender.endpoint].model_dump(mode="json")
         return {"endpoints": {TUNED: {**endpoint, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _create_training(self, number: int, run_ids: list[str]) -> str:
-        run_data = [trainings.load_run_data(self.home, run) for run in run_ids]
-        data = trainings.TrainingData(
-            [row for data_of_run in run_data for row in data_of_run.rows], run_data[-1].validation, run_data[-1].run,
-            {"series": self.id, "round": number + 1, "runs": run_ids}, run_data[-1].held_out,
-        )  # fmt: skip
+        data_by_run = [trainings.load_run_data(self.home, run) for run in run_ids]
+        rows = [row for run_data in data_by_run for row in run_data.rows]
+        newest = data_by_run[-1]
+        origin = {"series": self.id, "round": number + 1, "runs": run_ids}
+        data = trainings.TrainingData(rows, newest.validation, newest.run, origin, newest.held_out)
         return trainings.create_training(self.home, self.settings.base, parse_train_settings(self.settings.train), data)
 
     def _measure_on_dev(self, number: int, adapter: str) -> EvaluationSummary:
@@ -267,24 +271,24 @@ class _SeriesWorker:
             return load_rounds(view, self.id)
 
     def _handle_request(self, request: StopRequest) -> None:
-        """Pass the request on to the current run or training. Called from the heartbeat's thread."""
+        """Pass a stop request on to the current run or training. Called from the heartbeat's thread."""
         if not request:
             return
         self.stop_requests.append(request)
         step = self.current_step
         if step is not None:
-            with suppress(NanofluxError):  # the step has just ended by itself
+            with suppress(NanofluxError):  # the step may have just ended by itself
                 jobs.request_stop(self.home, step, "pause" if request == "pause" else "stop")
 
 
-def _load_dev_items(home: Home, settings: Rounds) -> list[Seed]:
+def _load_dev_items(home: Home, settings: SeriesSettings) -> list[Seed]:
     items = load_items(home.ledger, settings.dev, "dev")
     if not items:
         raise UsageError(f"{settings.dev} has no dev items", "pass another benchmark with --dev")
     return items[: settings.dev_items or None]
 
 
-_FIND_QUERY = """
+_FIND_SERIES_QUERY = """
     SELECT * FROM series
     WHERE id = ?1 OR json_extract(settings, '$.name') = ?1 OR substr(id, 1, length(?1)) = ?1
     ORDER BY id = ?1 DESC, json_extract(settings, '$.name') = ?1 DESC, rowid DESC
@@ -302,9 +306,9 @@ class StoredSeries:
     settings_json: str
 
     @property
-    def settings(self) -> Rounds:
-        """Raises ConfigError if another version stored settings that this one does not know."""
-        return validate_model(Rounds, json.loads(self.settings_json), f"series {self.id}")
+    def settings(self) -> SeriesSettings:
+        """The parsed settings. Raises ConfigError if another version stored settings that are not valid here."""
+        return validate_model(SeriesSettings, json.loads(self.settings_json), f"series {self.id}")
 
 
 def find(view: LedgerView, series: str) -> StoredSeries:
@@ -313,7 +317,7 @@ def find(view: LedgerView, series: str) -> StoredSeries:
     Raises:
         NothingMatchedError: there is no such series.
     """
-    row = view.row(_FIND_QUERY, series)
+    row = view.row(_FIND_SERIES_QUERY, series)
     if row is None:
         raise NothingMatchedError(f"there is no series of rounds {series!r}", "see `nanoflux rounds list`")
     return StoredSeries(row["id"], row["status"], row["message"], row["seconds"], row["settings"])
@@ -327,8 +331,8 @@ def load_rounds(view: LedgerView, series: str) -> list[Round]:
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """One round (counted from 1): the examples that its run kept, and strict accuracy on dev items `before` and `after`
-    its training (None until both are measured).
+    """One round (`round` counts from 1): the number of examples that its run kept, and the strict accuracy on dev items
+    `before` and `after` its training (None until both are measured).
     """
 
     round: int
@@ -371,21 +375,26 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
         settings = stored.settings
         rounds = tuple(_summarize_round(view, round_) for round_ in load_rounds(view, stored.id))
         helpful_adapters = [round_.adapter for round_ in rounds if round_.helped]
-        fields = {
+        values = {
             "series": stored.id, "name": settings.name, "status": stored.status, "message": stored.message,
             "base": settings.base, "dev": settings.dev, "of": settings.rounds, "rounds": rounds,
             "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(stored.seconds, 3),
         }  # fmt: skip
-        state = check_work(home, view, Work(SERIES, stored.id), fields)
-        return SeriesSummary(**{**fields, **state.to_json()})
+        state = check_work(home, view, Work(SERIES, stored.id), values)
+        return SeriesSummary(**{**values, **state.to_json()})
 
 
 def _summarize_round(view: LedgerView, round_: Round) -> RoundSummary:
-    before, after = (round_.result[key]["strict"] if round_.result else None for key in ("before", "after"))
+    result = round_.result
     return RoundSummary(
-        round_.number + 1, round_.run, len(view.examples(round_.run)), round_.adapter, round_.result.get("helped"),
-        before, after,
-    )  # fmt: skip
+        round=round_.number + 1,
+        run=round_.run,
+        kept=len(view.examples(round_.run)),
+        adapter=round_.adapter,
+        helped=result.get("helped"),
+        before=result["before"]["strict"] if result else None,
+        after=result["after"]["strict"] if result else None,
+    )
 
 
 def summarize_all_series(home: Home) -> list[SeriesSummary]:

@@ -1,6 +1,7 @@
-"""Rule sets: what a name like "proven" sets, so that one word chooses the checks and the examples that are kept.
+"""Rule sets: named settings such as "proven", each of which chooses the checks and the examples that are kept.
 
-A rule set takes precedence over the domain's defaults; the profile and the user's settings take precedence over it.
+A rule set takes precedence over the domain's defaults; the profile and the user's settings take precedence over a rule
+set.
 """
 
 from collections.abc import Mapping

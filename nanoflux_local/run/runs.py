@@ -1,4 +1,4 @@
-"""The life cycle of a run: start, play, change, fork, replay.
+"""The life cycle of a run: start, execute (`play`), change, fork, replay.
 
 One process executes a run at a time. If that process is killed, only the requests in flight are lost.
 """
@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +46,12 @@ DATASET_SETTINGS = ("datasets", "held_out")
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `play` executes it. Missing weights, missing data or a sandbox that cannot
-    isolate programs is reported before anything is written. `forked_from` is the id of the run that a fork derives
-    from.
+    """Create a run and return its id; `play` executes it. If the run is a fork, `forked_from` is the id of the original
+    run.
 
     Raises:
-        NanofluxError, ModelsError, SandboxError: what is missing, and how to get it.
+        NanofluxError, ModelsError, SandboxError: weights or data are missing, or the sandbox cannot isolate programs.
+            Nothing has been written.
     """
     with Ledger(home.ledger) as ledger:
         run_endpoints = bind(config, home)
@@ -90,22 +90,25 @@ async def play(
             rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
             accounts = RunAccounts.load(ledger, run, config.budget, _bound_costs(run_endpoints))
             calls = RememberedCalls(ledger, run, accounts.guard(run_endpoints.answers()))
-            capacity = sum(endpoint.capacity for endpoint in run_endpoints.endpoints.values()) or os.cpu_count() or 1
+            capacity = sum(endpoint.capacity for endpoint in run_endpoints.endpoints.values())
+            if not capacity:  # all endpoints run in this process
+                capacity = os.cpu_count() or 1
 
             async def prepare() -> None:
-                for line in [] if engine.finished else await list_model_warnings(run_endpoints.endpoints):
-                    report(line)
+                if not engine.finished:
+                    for warning in await list_model_warnings(run_endpoints.endpoints):
+                        report(warning)
                 await hold_trial(ledger, run, rules, domain, calls, lambda: engine.draining)
 
             engine = Engine(ledger, run, rules, calls, committed_turns, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
-                await _play_turns(ledger, run, engine, accounts, config)
+                await _execute_and_record(ledger, run, engine, accounts, config)
         finally:
             await run_endpoints.close()
 
 
 def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
-    """A function that bounds a request's cost: its prompt by its bytes, its reply by `max_tokens`."""
+    """A function that returns an upper bound on a request's cost, from its prompt's bytes and its `max_tokens`."""
 
     def bound_cost(request: ChatRequest) -> Cost:
         endpoint = run_endpoints.find_endpoint(request.endpoint)
@@ -117,19 +120,23 @@ def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
     return bound_cost
 
 
-async def _play_turns(ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig) -> None:
+async def _execute_and_record(
+    ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig
+) -> None:
     """Execute a run and record its status and its job, even if it fails. The commands for this run are added to the fix
     of an endpoint's error.
     """
     with record_job(ledger, Work(RUN, run)) as job:
         try:
-            job.status = await _play_and_handle_requests(ledger, job.id, run, engine, accounts)
+            job.status = await _execute_and_handle_requests(ledger, job.id, run, engine, accounts)
         except EndpointError as error:
             error.fix = format_fix(error, run, config)
             raise
 
 
-async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: Engine, accounts: RunAccounts) -> str:
+async def _execute_and_handle_requests(
+    ledger: Ledger, job: int, run: str, engine: Engine, accounts: RunAccounts
+) -> str:
     """Execute a run while applying what other processes request (pause, stop, changed settings). Returns the final
     status.
     """
@@ -153,7 +160,7 @@ async def _play_and_handle_requests(ledger: Ledger, job: int, run: str, engine: 
     try:
         await asyncio.wait([play_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
         if not play_task.done():
-            heartbeat_task.result()  # the heartbeat failed, so the ledger is unusable: raise its error as the run's
+            heartbeat_task.result()  # raises its error: without a heartbeat, the ledger is unusable, so the run stops
         if play_task.cancelled() and "end" in requests:
             return status_after("end")
         await play_task
@@ -187,10 +194,11 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         old = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
         kept = len(view.examples(run))
     new = validate_run(merge_tables(old.model_dump(mode="json"), settings))
-    fixed_keys = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
-    if fixed_keys:
+    changed_keys = [key for key in RunConfig.model_fields if getattr(new, key) != getattr(old, key)]
+    changed_fixed_keys = [key for key in changed_keys if key not in LIVE]
+    if changed_fixed_keys:
         raise RefusedError(
-            f"{fixed_keys[0]} affects the result of run {run}, so it is fixed once the run has started",
+            f"{changed_fixed_keys[0]} affects the result of run {run}, so it is fixed once the run has started",
             f"fork the run, which reuses every call that still applies: {fork_command(run, settings)}",
         )
     if new.target < old.target and new.target < kept:
@@ -199,7 +207,8 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         )
     with Ledger(home.ledger) as ledger:
         ledger.reconfigure_run(run, new.model_dump(mode="json"))
-        if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
+        limits_changed = "target" in changed_keys or "max_turns" in changed_keys
+        if row["status"] == "done" and kept < new.target and limits_changed:
             ledger.set_run_status(run, "paused", "its target or turn limit was raised; resume it")
     return new
 
@@ -212,9 +221,13 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         config = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
-        pinned = view.pinned_versions(row["id"])
-        versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in DATASET_SETTINGS}
-        config = config.model_copy(update=versions if pinned else {})
+        version_by_dataset = view.pinned_versions(row["id"])
+        if version_by_dataset:
+            pinned_settings = {
+                key: tuple(version_by_dataset.get(name, name) for name in getattr(config, key))
+                for key in DATASET_SETTINGS
+            }
+            config = config.model_copy(update=pinned_settings)
         return config, read_recorded_identities(json.loads(row["environment"])), view.turn_records(run)
 
 
@@ -241,18 +254,20 @@ async def replay(home: Home, run: str) -> ReplayResult:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     rules = build_rules(config, identities, home)
     with Ledger(home.ledger) as ledger:
-        records = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed_turns))
-    digest, recorded_digest = (
-        dataset_digest(Example.of(record) for record in turns if record.kept) for turns in (records, committed_turns)
-    )
-    kept = sum(record.kept for record in records)
-    return ReplayResult(run, len(records), kept, digest, recorded_digest, digest == recorded_digest)
+        replayed_turns = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed_turns))
+    digest, recorded_digest = _digest_examples(replayed_turns), _digest_examples(committed_turns)
+    kept = sum(record.kept for record in replayed_turns)
+    return ReplayResult(run, len(replayed_turns), kept, digest, recorded_digest, digest == recorded_digest)
 
 
-async def _replay_turns(rules: Rules, calls: RememberedCalls, turns: int) -> list[TurnRecord]:
+def _digest_examples(turns: Sequence[TurnRecord]) -> str:
+    return dataset_digest(Example.of(record) for record in turns if record.kept)
+
+
+async def _replay_turns(rules: Rules, calls: RememberedCalls, turn_count: int) -> list[TurnRecord]:
     index, trace, records = NoveltyIndex(), TracedCalls(calls), []
     await index_questions_of_other_runs(rules, index, trace)
-    for number in range(turns):
+    for number in range(turn_count):
         record = await run_turn(rules, number, index.history(), trace)
         await index_questions(rules, index, record, trace)
         records.append(record)

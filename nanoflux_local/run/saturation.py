@@ -31,8 +31,8 @@ ADVICE: dict[Outcome, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """`rejected` of the last `attempts` attempts ended in the same `outcome`. At this rate the run ends with about
-    `expected` of `target` examples.
+    """`rejected` of the last `attempts` attempts ended in the same `outcome`. If this continues, the run ends with
+    about `expected` of `target` examples.
     """
 
     outcome: Outcome
@@ -60,32 +60,34 @@ class RecentAttempts:
     """Watches the outcomes of the newest attempts; every committed turn must be added, in order."""
 
     def __init__(self) -> None:
-        self._outcomes: deque[tuple[Outcome, ...]] = deque()
-        self._turns = self._kept = self._since_report = 0
+        self._outcomes_by_turn: deque[tuple[Outcome, ...]] = deque()
+        self._turns = self._kept = self._attempts_since_report = 0
 
     def add(self, record: TurnRecord, config: RunConfig) -> Saturation | None:
-        """Count a turn. Returns the run's saturation, or None if it is not saturated or if this was reported fewer than
-        `pause_when_saturated` attempts ago (so that a resumed run makes at least that many attempts).
+        """Count a turn. Returns the run's saturation; None if the run is not saturated, or if its saturation was
+        reported fewer than `pause_when_saturated` attempts ago (so that a resumed run makes at least that many
+        attempts).
         """
         limit = config.pause_when_saturated
         self._turns += 1
         self._kept += record.kept
-        self._outcomes.append(tuple(attempt.outcome for attempt in record.attempts))
-        self._since_report += len(record.attempts)
-        attempts = sum(map(len, self._outcomes))
-        while self._outcomes and attempts - len(self._outcomes[0]) >= limit:
-            attempts -= len(self._outcomes.popleft())
-        if not limit or attempts < limit or self._since_report < limit:
+        self._outcomes_by_turn.append(tuple(attempt.outcome for attempt in record.attempts))
+        self._attempts_since_report += len(record.attempts)
+        attempt_count = sum(map(len, self._outcomes_by_turn))
+        while self._outcomes_by_turn and attempt_count - len(self._outcomes_by_turn[0]) >= limit:
+            attempt_count -= len(self._outcomes_by_turn.popleft())
+        if not limit or attempt_count < limit or self._attempts_since_report < limit:
             return None
-        outcome, rejected = Counter(outcome for turn in self._outcomes for outcome in turn).most_common(1)[0]
+        count_by_outcome = Counter(outcome for outcomes in self._outcomes_by_turn for outcome in outcomes)
+        outcome, count = count_by_outcome.most_common(1)[0]
         expected = self._forecast_kept(config)
-        if outcome in KEPT or rejected < NEARLY_ALL * attempts or expected >= config.target:
+        if outcome in KEPT or count < NEARLY_ALL * attempt_count or expected >= config.target:
             return None
-        self._since_report = 0
-        return Saturation(outcome, rejected, attempts, expected, config.target)
+        self._attempts_since_report = 0
+        return Saturation(outcome, count, attempt_count, expected, config.target)
 
     def _forecast_kept(self, config: RunConfig) -> int:
         """The number of examples at the turn limit, if later turns are kept as often as the newest ones."""
-        newest_kept = sum(turn[-1] in KEPT for turn in self._outcomes)
-        remaining = max(0, config.max_turns - self._turns)
-        return self._kept + round(newest_kept / len(self._outcomes) * remaining)
+        kept_count = sum(outcomes[-1] in KEPT for outcomes in self._outcomes_by_turn)
+        turns_left = max(0, config.max_turns - self._turns)
+        return self._kept + round(kept_count / len(self._outcomes_by_turn) * turns_left)

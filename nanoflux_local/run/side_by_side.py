@@ -1,7 +1,7 @@
 """Two runs or two trainings side by side: their figures, the settings in which they differ, and their curves.
 
-A screen that shows a comparison reads it again and again. It passes the same `reads` each time, so that a side is read
-again only after the ledger has new rows of it; its status and its working time are always current.
+A screen that shows a comparison refreshes it repeatedly. It passes the same `cache` each time, so that a run or
+training is read again only after the ledger has new rows for it; its status and working time are always current.
 """
 
 import json
@@ -20,7 +20,7 @@ from nanoflux_local.train.trainings import find_training
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The points of one curve."""
+    """A named curve as the coordinates of its points."""
 
     name: str
     x: Sequence[float]
@@ -29,7 +29,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting by its dotted key, with its values on both sides; None if a side does not set it."""
+    """A setting that differs, by its dotted key, with its value in each configuration (None if it is not set there)."""
 
     key: str
     first: Any
@@ -38,8 +38,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Two runs or trainings by their ids: figures by name, differing settings, and curves with the labels of their
-    axes.
+    """The comparison of two runs or trainings with the ids `first` and `second`: pairs of figures by name, the settings
+    that differ, and curves with the labels of their axes.
     """
 
     first: str
@@ -56,8 +56,8 @@ class SideBySide:
 
 
 @dataclass(frozen=True, slots=True)
-class SideRead:
-    """What was read of one side: its figures and its curves, and the ids of the newest rows that they include."""
+class CachedSide:
+    """The figures and curves of one run or training, and the ids of the newest rows that they include."""
 
     newest_rows: tuple[object, ...]
     figures: dict[str, Any]
@@ -73,7 +73,7 @@ def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[
 
 
 def compare_runs(
-    home: Home, view: LedgerView, first: str, second: str, reads: dict[str, SideRead] | None = None
+    home: Home, view: LedgerView, first: str, second: str, cache: dict[str, CachedSide] | None = None
 ) -> SideBySide:
     """Compare two runs, given by their ids, the beginnings of their ids, or their names. The curves count the kept
     examples by turn.
@@ -81,7 +81,7 @@ def compare_runs(
     Raises:
         NothingMatchedError: there is no such run.
     """
-    reads = {} if reads is None else reads
+    cache = {} if cache is None else cache
     rows = [view.find_run(name) for name in (first, second)]
     figures = []
     for row in rows:
@@ -89,23 +89,23 @@ def compare_runs(
         newest_rows = _find_newest_rows(
             view, run_id, "SELECT max(number) FROM turns WHERE run = ?", "SELECT max(id) FROM calls WHERE run = ?"
         )
-        if run_id not in reads or reads[run_id].newest_rows != newest_rows:
-            reads[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_rows)
+        if run_id not in cache or cache[run_id].newest_rows != newest_rows:
+            cache[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_rows)
         state = check_work(home, view, Work(RUN, run_id), dict(row))
-        figures.append({"status": state.status, **reads[run_id].figures, "seconds": round(state.seconds, 1)})
+        figures.append({"status": state.status, **cache[run_id].figures, "seconds": round(state.seconds, 1)})
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
     ids = [row["id"] for row in rows]
-    curves = tuple(curve for run_id in ids for curve in reads[run_id].curves)
+    curves = tuple(curve for run_id in ids for curve in cache[run_id].curves)
     return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "turn", "kept examples")
 
 
 def _find_newest_rows(view: LedgerView, work: str, *queries: str) -> tuple[object, ...]:
-    """The ids of the newest rows of some work, one for each query."""
+    """The ids of the newest rows of a run or training, one for each query."""
     rows = (view.row(query, work) for query in queries)
     return tuple(row[0] if row else None for row in rows)
 
 
-def _read_run(view: LedgerView, run: str, label: str, newest_rows: tuple[object, ...]) -> SideRead:
+def _read_run(view: LedgerView, run: str, label: str, newest_rows: tuple[object, ...]) -> CachedSide:
     turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", run))
     kept_counts = list(accumulate(turn["kept"] for turn in turns))
     usage = view.row(
@@ -115,16 +115,16 @@ def _read_run(view: LedgerView, run: str, label: str, newest_rows: tuple[object,
     )
     assert usage is not None
     figures = {"turns": len(turns), "kept": kept_counts[-1] if kept_counts else 0, **view.funnel(run), **dict(usage)}
-    return SideRead(newest_rows, figures, (Curve(label, [turn["number"] for turn in turns], kept_counts),))
+    return CachedSide(newest_rows, figures, (Curve(label, [turn["number"] for turn in turns], kept_counts),))
 
 
 def _describe_run(run: str, name: str) -> str:
-    """A run's id, after its name if it has one."""
+    """A run's name followed by its id, or its id alone if the run has no name."""
     return run if name == run else f"{name} ({run})"
 
 
 def compare_trainings(
-    home: Home, view: LedgerView, first: str, second: str, reads: dict[str, SideRead] | None = None
+    home: Home, view: LedgerView, first: str, second: str, cache: dict[str, CachedSide] | None = None
 ) -> SideBySide:
     """Compare two trainings, given by their ids or the beginnings of their ids. The curves are the train and dev losses
     by step.
@@ -132,33 +132,33 @@ def compare_trainings(
     Raises:
         NothingMatchedError: there is no such training.
     """
-    reads = {} if reads is None else reads
+    cache = {} if cache is None else cache
     trainings = [find_training(view, name) for name in (first, second)]
     figures = []
     for training in trainings:
         training_id = training.id
         newest_rows = _find_newest_rows(view, training_id, "SELECT max(id) FROM training_events WHERE training = ?")
-        if training_id not in reads or reads[training_id].newest_rows != newest_rows:
-            reads[training_id] = _read_training(view, training_id, newest_rows)
+        if training_id not in cache or cache[training_id].newest_rows != newest_rows:
+            cache[training_id] = _read_training(view, training_id, newest_rows)
         state = check_work(home, view, Work(TRAINING, training_id), asdict(training))
         figures.append({
             "status": state.status, "base": training.base, "data": training.run or "a file",
-            **reads[training_id].figures, "seconds": round(state.seconds, 1),
+            **cache[training_id].figures, "seconds": round(state.seconds, 1),
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))
     ids = [training.id for training in trainings]
-    curves = tuple(curve for training_id in ids for curve in reads[training_id].curves)
+    curves = tuple(curve for training_id in ids for curve in cache[training_id].curves)
     return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "step", "loss")
 
 
-def _read_training(view: LedgerView, training: str, newest_rows: tuple[object, ...]) -> SideRead:
+def _read_training(view: LedgerView, training: str, newest_rows: tuple[object, ...]) -> CachedSide:
     train_curve, dev_curve = _load_loss_curves(view, training)
     last_step = board.last_step(view, training)
     figures = {
         "step": last_step.step, "steps": last_step.steps, "train loss": last_step.loss,
         "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.tokens_per_s,
     }  # fmt: skip
-    return SideRead(newest_rows, figures, tuple(curve for curve in (train_curve, dev_curve) if curve.x))
+    return CachedSide(newest_rows, figures, tuple(curve for curve in (train_curve, dev_curve) if curve.x))
 
 
 def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
@@ -177,7 +177,7 @@ def _pair_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
 
 
 def format_value(value: Any) -> str:
-    """A value in a cell: text unchanged, a missing value as a dash, and everything else as JSON."""
+    """A value as shown in a table cell: text unchanged, fractions rounded, a missing value as a dash, else JSON."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -22,7 +22,7 @@ LOOKUP_SOURCES = (
     (re.compile(r"domain_hash|prompts\..+"), "domain"),
     (re.compile(r"profile"), "--profile"),
 )
-"""The sources of values that are looked up and recorded when a run starts, by patterns of their keys."""
+"""Patterns of the keys whose values are looked up and recorded when a run starts, each with the values' source."""
 HASHES = re.compile(r"domain_hash|prompts\..+")
 """Keys whose values are hashes, which are not worth showing."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -62,7 +62,7 @@ def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str
     return [Layer("domain", domain.defaults()), *rule_layers, Layer(f"profile {profile_name}", profile)]
 
 
-def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
+def list_fork_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
     """The layers below the settings of a fork: the stored configuration of `run`, then the rule set `rules` if it
     differs from the run's.
 
@@ -79,7 +79,7 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
 
 
 def merge_layers(layers: Sequence[Layer]) -> Settings:
-    """The values of all layers. If several layers state a key, the last one wins."""
+    """The values of all layers. If several layers state a key, the value of the last one is used."""
     values: dict[str, Any] = {}
     for layer in layers:
         values = merge_tables(values, layer.values)
@@ -88,7 +88,7 @@ def merge_layers(layers: Sequence[Layer]) -> Settings:
 
 def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
     """All settings of a configuration that was built from `layers`, each with its source, in the order of the keys."""
-    defaults = dict(list_leaves(_defaults()))
+    defaults = dict(list_leaves(_dump_defaults()))
     flat_layers = [(layer.source, dict(list_leaves(layer.values))) for layer in reversed(layers)]
     return [
         Setting(key, value, _find_source(key, value, flat_layers, defaults))
@@ -99,7 +99,9 @@ def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
 def _find_source(
     key: str, value: Any, layers: Sequence[tuple[str, Mapping[str, Any]]], defaults: Mapping[str, Any]
 ) -> str:
-    """The highest layer that states this value; otherwise the source where it was looked up, or the default."""
+    """The first of `layers`, which start with the highest, that states this value. If none does, the source from which
+    the value was looked up, or "default".
+    """
     for source, values in layers:
         if key in values and values[key] == value:
             return source
@@ -108,16 +110,16 @@ def _find_source(
     return next((source for pattern, source in LOOKUP_SOURCES if pattern.fullmatch(key)), DEFAULT)
 
 
-def _defaults() -> Settings:
+def _dump_defaults() -> Settings:
     """The default values of the optional settings, by top-level key."""
     fields = {name: field for name, field in RunConfig.model_fields.items() if not field.is_required()}
     values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
-    document: dict[str, Any] = RunConfig.model_construct(**values).model_dump(mode="json", warnings=False)
-    return document
+    defaults: Settings = RunConfig.model_construct(**values).model_dump(mode="json", warnings=False)
+    return defaults
 
 
 def list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values; an empty table is a value."""
+    """The dotted key and the value of every setting in nested tables; an empty table counts as a value."""
     for name, value in values.items():
         key = f"{prefix}{name if BARE_KEY.fullmatch(name) else json.dumps(name)}"
         if isinstance(value, Mapping) and value:
@@ -127,7 +129,7 @@ def list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def render_toml(config: Mapping[str, Any]) -> str:
-    """A stored configuration as TOML, one dotted key a line, for `run start --config`; unset values are left out."""
+    """A stored configuration as TOML for `run start --config`, one dotted key per line; unset values are left out."""
     return "".join(
         f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in list_leaves(config) if value is not None
     )

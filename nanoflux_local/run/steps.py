@@ -22,7 +22,9 @@ these names, so they must not change.
 
 
 def load_steps(home: Home, config: Mapping[str, Any]) -> tuple[TurnStep, ...]:
-    """The steps of a stored configuration; () if its domain is gone or an earlier version wrote it."""
+    """The steps under a stored configuration; () if its domain no longer exists, or if an earlier version wrote a
+    configuration that is not valid today.
+    """
     try:
         run_config = validate_model(RunConfig, config, "the stored configuration")
         return plan_steps(run_config, load_domain(run_config.domain, home.root))
@@ -37,40 +39,38 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
         ConfigError: `judge.checks` names a check that does not exist.
     """
     judge = config.roles.judge.endpoint
-    has_model_judge, panel = judge != PROGRAM, " + ".join((judge, *config.judge.panel))
+    has_model_judge = judge != PROGRAM
+    panel = " + ".join((judge, *config.judge.panel))
+    evaluation_draws = _list_judge_draws(config, "evaluation") if has_model_judge else []
+    defence_draws = _list_defence_draws(config, domain.sections.defender)
     last_section = domain.sections.defender[-1]
+    defence_milestones: list[DrawKey] = [("defence", 0), (f"defence-{last_section}", 0)]
     steps: list[TurnStep] = []
-    draws: list[DrawKey]
-    milestones: list[DrawKey]
     if config.roles.attacker.endpoint != PROGRAM:
         steps.append(_make_step("attack", "attacker", "", "writing a question", [("attack", 0)]))
     if has_model_judge:
         steps += _list_check_steps(config, ("screens", "informs"))
-        draws = _list_judge_draws(config, "validation")
-        steps.append(_make_step("validation", "judge", panel, "validating the question", draws))
+        validation_draws = _list_judge_draws(config, "validation")
+        steps.append(_make_step("validation", "judge", panel, "validating the question", validation_draws))
         steps += _list_check_steps(config, ("verifies",))
-    draws = _list_defence_draws(config, domain.sections.defender)
-    milestones = [("defence", 0), (f"defence-{last_section}", 0)]
-    steps.append(_make_step("defence", "defender", "", "solving the question", draws, milestones))
+    steps.append(_make_step("defence", "defender", "", "solving the question", defence_draws, defence_milestones))
     if has_model_judge:
-        steps.append(
-            _make_step("evaluation", "judge", panel, "judging the reply", _list_judge_draws(config, "evaluation"))
-        )
+        steps.append(_make_step("evaluation", "judge", panel, "judging the reply", evaluation_draws))
     if config.samples > 1:
-        draws = [*draws, *(_list_judge_draws(config, "evaluation") if has_model_judge else ())]
-        draws = [(*draw, sample) for sample in range(1, config.samples) for draw in draws]
-        milestones = [(*draw, config.samples - 1) for draw in milestones]
-        steps.append(_make_step("samples", "defender", "", "answering again", draws, milestones))
+        draws_per_sample = [*defence_draws, *evaluation_draws]
+        sample_draws = [(*draw, sample) for sample in range(1, config.samples) for draw in draws_per_sample]
+        sample_milestones = [(*draw, config.samples - 1) for draw in defence_milestones]
+        steps.append(_make_step("samples", "defender", "", "answering again", sample_draws, sample_milestones))
     if has_model_judge and config.judge.quality:
-        draws = [("quality", retry) for retry in range(config.retries.parse + 1)]
-        steps.append(_make_step("quality", "judge", judge, "rating the reasoning", draws))
+        quality_draws: list[DrawKey] = [("quality", retry) for retry in range(config.retries.parse + 1)]
+        steps.append(_make_step("quality", "judge", judge, "rating the reasoning", quality_draws))
     return tuple(steps)
 
 
 def _make_step(
     name: str, role: str, endpoint: str, action: str, draws: Sequence[DrawKey], milestones: Sequence[DrawKey] = ()
 ) -> TurnStep:
-    """Make a step. Without `milestones`, the reply to the first of its requests ends it."""
+    """Make a step. Without `milestones`, the reply to the step's first request ends it."""
     return TurnStep(name, role, endpoint, action, tuple(draws), tuple(milestones or draws[:1]))
 
 
@@ -93,12 +93,12 @@ def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
 
 
 def _list_judge_draws(config: RunConfig, name: str) -> list[DrawKey]:
-    """The draws of a judgement, which is requested again while its confidence is low or it cannot be read."""
+    """The draws of a judgement, which is requested again if its confidence is too low or its reply is unreadable."""
     retries = range(config.retries.parse + 1)
     return [(f"{name}-{strike}", retry) for strike in range(config.judge.strikes) for retry in retries]
 
 
 def _list_defence_draws(config: RunConfig, sections: Sequence[str]) -> list[DrawKey]:
-    """The draws of a defence: of one request for all sections, and of one request for each."""
+    """The draws of a defence: those of one request for all sections, and those of one request for each section."""
     names = ("defence", *(f"defence-{section}" for section in sections))
     return [(name, retry) for name in names for retry in range(config.retries.parse + 1)]

@@ -1,4 +1,4 @@
-"""Streaks: consecutive attempts that got no readable reply at the same step from the same model. They pause a run.
+"""Streaks: consecutive attempts that got no readable reply at the same step from the same model. A streak pauses a run.
 
 Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
 after any number of restarts.
@@ -16,8 +16,8 @@ StepAndEndpoint = tuple[AttemptStep, str]
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """`attempts` consecutive attempts got no readable reply from `endpoint` at `step`; `reason` is that of the last
-    attempt.
+    """`attempts` consecutive attempts got no readable reply from `endpoint` at `step`; `reason` says why the last
+    of these attempts failed.
     """
 
     step: AttemptStep
@@ -31,27 +31,30 @@ class Streaks:
 
     def __init__(self) -> None:
         self._attempts: Counter[StepAndEndpoint] = Counter()
-        self._reported: dict[StepAndEndpoint, int] = {}
+        self._attempts_at_report: dict[StepAndEndpoint, int] = {}
 
     def add(self, record: TurnRecord, limit: int) -> Streak | None:
-        """Count a turn. Returns a streak if the turn brings it to `limit` attempts or to a multiple of `limit`, so that
-        a resumed run makes `limit` more attempts before it pauses again. Otherwise, and for a limit of 0, returns None.
+        """Count a turn. Returns a streak if the turn extends it to `limit` attempts or to a multiple of `limit`, so
+        that a resumed run makes `limit` more attempts before it pauses again; otherwise None. A limit of 0 means that
+        no streak is returned.
         """
         for attempt in record.attempts:
             for step in attempt.readable_steps:
                 key = (step, _find_endpoint(record, step))
-                self._attempts[key] = self._reported[key] = 0
-            if attempt.unreadable_step:
-                self._attempts[attempt.unreadable_step, _find_endpoint(record, attempt.unreadable_step)] += 1
+                self._attempts[key] = self._attempts_at_report[key] = 0
+            unreadable_step = attempt.unreadable_step
+            if unreadable_step:
+                self._attempts[unreadable_step, _find_endpoint(record, unreadable_step)] += 1
         last_step = record.last.unreadable_step
         if not last_step or not limit:
             return None
-        key = (last_step, _find_endpoint(record, last_step))
+        endpoint = _find_endpoint(record, last_step)
+        key = (last_step, endpoint)
         attempts = self._attempts[key]
-        if attempts // limit <= self._reported.get(key, 0) // limit:
+        if attempts // limit <= self._attempts_at_report.get(key, 0) // limit:
             return None
-        self._reported[key] = attempts
-        return Streak(last_step, key[1], attempts, record.last.reason)
+        self._attempts_at_report[key] = attempts
+        return Streak(last_step, endpoint, attempts, record.last.reason)
 
 
 def _find_endpoint(record: TurnRecord, step: AttemptStep) -> str:

@@ -1,4 +1,4 @@
-"""The paper's protocol, top to bottom: one turn as a pure function (§3).
+"""One turn of the paper's protocol (§3) as a pure function.
 
 `run_turn` depends only on its arguments, and reaches models and tools only through `call`. Equal arguments always yield
 equal records; resuming, concurrency and replay rely on that.
@@ -23,6 +23,7 @@ from nanoflux_local.transcript import (
     AttemptStep,
     Defence,
     Doubt,
+    Finding,
     Quality,
     Sample,
     Seed,
@@ -37,9 +38,11 @@ PROVING = ("blind", "open_book")
 class EarlierQuestions(Protocol):
     """The questions asked before an attempt: a `History`, or the `SpeculativeHistory` of a turn that runs ahead."""
 
-    def nearest(self, vector: Vector) -> float | None: ...
+    def nearest(self, vector: Vector) -> float | None:
+        """The largest similarity of `vector` to an earlier question, or None if there is no earlier question."""
 
-    def plus(self, vector: Vector) -> "EarlierQuestions": ...
+    def plus(self, vector: Vector) -> "EarlierQuestions":
+        """These questions and one more."""
 
 
 class Attacker(Protocol):
@@ -79,9 +82,9 @@ class Players:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything that determines the result of a turn, except its number and history. Two models that swap roles form
-    two `player_groups`, used alternately (paper §3). `questions_of_other_runs` count as earlier questions; `held_out`
-    holds the evaluation items that no question may repeat.
+    """Everything that determines the result of a turn, except its number and history. If two models swap roles, there
+    are two `player_groups`, which take turns (paper §3). `questions_of_other_runs` count as earlier questions;
+    `held_out` holds the evaluation items that no question may repeat.
     """
 
     config: RunConfig
@@ -115,7 +118,7 @@ async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: C
 
 
 def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]:
-    """Draw seeds uniformly and without replacement within the turn; their number is uniform too (paper §3)."""
+    """Draw a uniformly random number of seeds, uniformly and without replacement within the turn (paper §3)."""
     rng = draw.rng("seeds")
     count = rng.randint(rules.config.seeds.min, rules.config.seeds.max)
     return rules.seeds.draw(count, rng, used_ids)
@@ -124,7 +127,7 @@ def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]
 async def play_attempt(
     rules: Rules, players: Players, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
 ) -> tuple[Attempt, Vector | None]:
-    """Run one attempt. Returns the attempt with the unit vector of its question, which is None if no question was
+    """Run one attempt. Returns the attempt and the unit vector of its question, which is None if no question was
     embedded.
     """
     attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
@@ -184,7 +187,7 @@ async def play_attempt(
 
 
 async def sample_defences(rules: Rules, players: Players, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
-    """The defender's answers to the question after the first, each sampled with a different seed and marked."""
+    """The defender's second and later answers to the question, each sampled with a different seed and marked."""
     if players.marker is None:
         return ()
     samples: list[Sample] = []
@@ -210,27 +213,32 @@ async def decide_outcome(
 
 
 def decide_by_pass_rate(players: Players, attempt: Attempt) -> Attempt:
-    """Keep a question that the defender solves sometimes, but not always; if it was solved once, it is answerable. A
-    question that it never solves is kept only if its answer is proven, because the answer may be wrong or the question
-    broken.
+    """Keep a question that the defender solves sometimes, but not always: a question that was solved once is
+    answerable. Keep a question that the defender never solves only if its answer is proven, because the answer may be
+    wrong or the question broken.
     """
-    passes, tries = attempt.pass_rate or (0, 0)
-    if passes == tries:
+    right_count, answer_count = attempt.pass_rate or (0, 0)
+    if right_count == answer_count:
         return replace(attempt, outcome="defender_right")
-    if passes or is_proven(players, attempt):
+    if right_count or is_proven(players, attempt):
         return replace(attempt, outcome="kept_failed")
-    findings = [finding for name in PROVING if (finding := attempt.finding(name)) is not None]
+    findings = list_proving_findings(attempt)
     reason = findings[0].reason if findings else "no blind solutions were written"
-    return replace(attempt, outcome="unproven", reason=f"0 of {tries} answers are right; {reason}")
+    return replace(attempt, outcome="unproven", reason=f"0 of {answer_count} answers are right; {reason}")
+
+
+def list_proving_findings(attempt: Attempt) -> list[Finding]:
+    """The findings of the checks in `PROVING` that ran, in their order."""
+    findings = (attempt.finding(name) for name in PROVING)
+    return [finding for finding in findings if finding is not None]
 
 
 def is_proven(players: Players, attempt: Attempt) -> bool:
-    """Whether the attacker's answer was reached without the attacker's solution: by blind solutions, or by a judge that
-    is a program and computes the answer.
+    """Whether the attacker's answer was also reached without the attacker's solution: by blind solutions, or by a judge
+    that is a program and computes the answer.
     """
-    findings = [attempt.finding(name) for name in PROVING]
-    supported = any(finding is not None and finding.conclusion == "supports" for finding in findings)
-    return players.judge.name == PROGRAM or supported
+    is_supported = any(finding.conclusion == "supports" for finding in list_proving_findings(attempt))
+    return players.judge.name == PROGRAM or is_supported
 
 
 async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
@@ -260,7 +268,7 @@ async def rate_reasoning(players: Players, attempt: Attempt, attack: Attack, dra
 
 
 def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
-    """End an attempt without a verdict: doubt discards the question, an unreadable reply fails the turn."""
+    """End an attempt whose judge gave no verdict: a doubt discards the question, an unreadable reply fails the turn."""
     if isinstance(result, Doubt):
         confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
         return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")

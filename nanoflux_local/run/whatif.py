@@ -1,7 +1,7 @@
-"""Replays a run with other settings from the ledger alone: what if the threshold had been 0.8?
+"""Replays a run with other settings from the ledger alone, for instance with another novelty threshold.
 
-If a turn needs a call that was never made, its outcome is unknown. The replay then counts the turn as not kept, keeps
-the questions that it has asked so far in the history, and continues; the results of later turns rest on that
+If a turn needs a call that was never made, its outcome is unknown. The replay then counts the turn as not kept, adds
+the questions that the turn has asked so far to the history, and continues; the results of later turns rest on that
 assumption. Nothing is written. A setting that changes the requests themselves is refused, since no stored reply answers
 them; the error names the command that forks the run with that setting.
 """
@@ -45,6 +45,7 @@ apply if one of them changed.
 """
 REQUEST_KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
 MAX_QUESTION_CHARACTERS = 80
+"""The length to which a list shortens a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,10 @@ class UnknownTurn:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The outcome of a replay with other settings. The replay is `complete` if no turn's outcome is unknown and it ends
-    if the recorded run ended; otherwise, `digest` and `same` are None. `come` are the examples that only the replay
-    keeps, `go` those that only the recorded run keeps; `stay` is the number that both keep.
+    """The outcome of a replay with other settings. The replay is `complete` if every turn's outcome is known and,
+    provided that the recorded run has ended, the replay ends too; otherwise, `digest` and `same` are None. `come` are
+    the examples that only the replay keeps, `go` those that only the recorded run keeps; `stay` is the number that both
+    keep.
     """
 
     run: str
@@ -185,7 +187,8 @@ async def _replay_turns(
     rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_count: int
 ) -> list[ReplayedTurn]:
     """Replay until the target, the turn limit, or the first turn after the recorded ones that needs a missing call."""
-    index, trace, replayed_turns = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()
+    index, trace = NoveltyIndex(), TracedCalls(calls)
+    replayed_turns: list[ReplayedTurn] = []
     await index_questions_of_other_runs(rules, index, trace)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
@@ -224,8 +227,9 @@ def _compare(
         if turn.missing is not None
     ]
     unknown_numbers = {turn.turn for turn in unknown_turns}
-    ended = _has_ended(config, sum(record.kept for record in committed_turns), len(committed_turns))
-    complete = not unknown_turns and (not ended or _has_ended(changed_config, len(kept_records), len(replayed_turns)))
+    run_ended = _has_ended(config, len(recorded_examples), len(committed_turns))
+    replay_ended = _has_ended(changed_config, len(kept_records), len(replayed_turns))
+    complete = not unknown_turns and (replay_ended or not run_ended)
     recorded_digest = dataset_digest(recorded_examples.values())
     digest = dataset_digest(replayed_examples.values()) if complete else None
     return WhatIf(

@@ -8,11 +8,13 @@ from nanoflux_local.answers import plain_number, read_number
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.transcript import Attack, Seed
 
+# Each pattern below matches numbers in questions and solutions, such as "48", "1,200", "$3.50" and "25%".
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _QUANTITY = re.compile(rf"(?<![\w.,/:$#-])\$?{_NUMBER}%?(?![\w%/:-]|[.,]\d)")
 _OPERANDS = re.compile(rf"(?:(?<=[-+*/×(])|(?<=[-+*/×(]\s)|(?<=[-+*/×]\s\$)|(?<=[-+*/×(]\$))({_NUMBER}|\.\d+)")
 _LEFT_OPERANDS = re.compile(rf"({_NUMBER}|(?<!\d)\.\d+)%?(?=\s?[-+*/×])")
 _RESULTS = re.compile(rf"=\s*\$?\s*({_NUMBER}|\.\d+)")
+"""In a solution: the numbers after an operator or "(", the numbers before an operator, and the numbers after "="."""
 _DETERMINER = re.compile(
     r"an?|the|th(?:is|at|ese|ose)|his|hers?|their|its|my|our|your|another|other|first|last|next|all|each|every|no|both"
     r"|some|any|remaining",
@@ -45,8 +47,8 @@ class StatedNumber:
 
 
 def plant_fault(attack: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack:
-    """The solution with a wrong answer. For the fault "slip", the result that the solution states is changed too; for
-    "answer", the stated answer contradicts the steps.
+    """The solution with a wrong answer. For the fault "slip", the result that the solution states is changed as well;
+    for the fault "answer", the solution's steps stay, so that they contradict its answer.
     """
     if seed.options:
         wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
@@ -65,22 +67,29 @@ def _draw_wrong_number(value: float, rng: random.Random) -> float:
     """A different number of the same kind (integer or 2 decimals), close enough to come from a slip."""
     shift = rng.choice([-1, 1]) * rng.uniform(0.02, 0.3) * abs(value)
     if value == int(value):
-        return int(value) + (round(shift) or rng.choice([-2, -1, 1, 2]))
-    return round(value + shift, 2) if round(value + shift, 2) != round(value, 2) else value + 1
+        integer_shift = round(shift)
+        if integer_shift == 0:
+            integer_shift = rng.choice([-2, -1, 1, 2])
+        return int(value) + integer_shift
+    shifted_value = round(value + shift, 2)
+    return shifted_value if shifted_value != round(value, 2) else value + 1
 
 
 def _replace_result(attack: Attack, wrong_answer: str) -> str:
     """The solution with the last occurrence of its answer replaced, or with the wrong answer appended."""
-    answer_pattern = re.escape(attack.answer) if "," in attack.answer else "(?:,?)".join(map(re.escape, attack.answer))
+    # The solution may write the answer with thousands separators.
+    separator = "" if "," in attack.answer else "(?:,?)"
+    answer_pattern = separator.join(map(re.escape, attack.answer))
     matches = list(re.finditer(rf"(?<![\d.,]){answer_pattern}(?![\d]|[.,]\d)", attack.solution))
     if not matches:
         return f"{attack.solution}\nSo the answer is {wrong_answer}."
-    return attack.solution[: matches[-1].start()] + wrong_answer + attack.solution[matches[-1].end() :]
+    last_match = matches[-1]
+    return attack.solution[: last_match.start()] + wrong_answer + attack.solution[last_match.end() :]
 
 
 def find_quantities(seed: Seed) -> list[StatedNumber]:
-    """The quantities that the solution needs from the question. Each occurs once in the question, the solution
-    calculates with it, and it is not the result of a calculation, so nothing else in the question implies it.
+    """The quantities that the solution needs from the question. Each occurs once in the question, is an operand in the
+    solution, and is not the result of a calculation, so that nothing else in the question implies it.
     """
     quantities = [
         StatedNumber(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
@@ -107,34 +116,39 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     """The question without one quantity that its solution needs: "48 friends" becomes "a certain number of friends".
     None if no quantity can be removed grammatically.
     """
-    replacements = [(quantity, _choose_indefinite_words(seed.question, quantity)) for quantity in find_quantities(seed)]
-    replacements = [(quantity, words) for quantity, words in replacements if words]
-    if not replacements:
+    candidates = [(quantity, _choose_indefinite_words(seed.question, quantity)) for quantity in find_quantities(seed)]
+    removable = [(quantity, words) for quantity, words in candidates if words]
+    if not removable:
         return None
-    quantity, words = rng.choice(replacements)
-    return seed.question[: quantity.start] + words + seed.question[quantity.end :]
+    quantity, words = rng.choice(removable)
+    return _replace_quantity(seed.question, quantity, words)
+
+
+def _replace_quantity(question: str, quantity: StatedNumber, replacement: str) -> str:
+    return question[: quantity.start] + replacement + question[quantity.end :]
 
 
 def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
-    """The words that can stand for a quantity, "" if none can."""
-    before, after = question[: quantity.start], question[quantity.end :]
-    previous = re.search(r"([A-Za-z']+)\s+$", before)
-    if previous and _DETERMINER.fullmatch(previous[1]):
+    """The words that can replace a quantity in a question, or "" if no words would be grammatical."""
+    text_before, text_after = question[: quantity.start], question[quantity.end :]
+    previous_word = re.search(r"([A-Za-z']+)\s+$", text_before)
+    if previous_word and _DETERMINER.fullmatch(previous_word[1]):
         return ""
-    following = re.match(r"((?:\s+[A-Za-z'-]+){1,3})", after)
-    nouns = following[1].split() if following else []
+    next_words_match = re.match(r"((?:\s+[A-Za-z'-]+){1,3})", text_after)
+    next_words = next_words_match[1].split() if next_words_match else []
     if "$" in quantity.text or "%" in quantity.text:
-        if nouns and not _AFTER_AMOUNT.fullmatch(nouns[0]):
+        if next_words and not _AFTER_AMOUNT.fullmatch(next_words[0]):
             return ""
-        words = "a certain percentage" if "%" in quantity.text else "a certain amount"
-    elif quantity.value > 1 and _counts_plural(nouns):
-        words = "a certain number of"
+        replacement = "a certain percentage" if "%" in quantity.text else "a certain amount"
+    elif quantity.value > 1 and _lead_to_plural(next_words):
+        replacement = "a certain number of"
     else:
         return ""
-    return words.capitalize() if re.search(r"(?:^|[.!?]\s+)$", before) else words
+    begins_sentence = re.search(r"(?:^|[.!?]\s+)$", text_before) is not None
+    return replacement.capitalize() if begins_sentence else replacement
 
 
-def _counts_plural(words: list[str]) -> bool:
+def _lead_to_plural(words: list[str]) -> bool:
     """Whether the words after a number lead to a plural noun."""
     for word in words:
         if _NOUN_SEARCH_END.fullmatch(word):
@@ -153,16 +167,23 @@ def change_quantity(seed: Seed, rng: random.Random) -> str | None:
         return None
     quantity = rng.choice(quantities)
     new_value = quantity.value
-    while new_value == quantity.value or new_value < 2 or (quantity.value < 100 <= new_value and "%" in quantity.text):
+    while not _is_plausible_change(quantity, new_value):
         new_value = _draw_wrong_number(quantity.value, rng)
     number = f"{new_value:,}" if "," in quantity.text else plain_number(new_value)
-    money, percent = "$" * quantity.text.startswith("$"), "%" * quantity.text.endswith("%")
-    return seed.question[: quantity.start] + money + number + percent + seed.question[quantity.end :]
+    currency_sign = "$" if quantity.text.startswith("$") else ""
+    percent_sign = "%" if quantity.text.endswith("%") else ""
+    return _replace_quantity(seed.question, quantity, f"{currency_sign}{number}{percent_sign}")
+
+
+def _is_plausible_change(quantity: StatedNumber, new_value: float) -> bool:
+    """Whether `new_value` differs from the quantity, is at least 2, and does not raise a percentage to 100% or more."""
+    reaches_100_percent = "%" in quantity.text and quantity.value < 100 <= new_value
+    return new_value != quantity.value and new_value >= 2 and not reaches_100_percent
 
 
 def break_question(attack: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack | None:
-    """The solution with a question to which it no longer applies, because one quantity was "removed" or "changed". None
-    if the question has no suitable quantity.
+    """The solution with a changed question that it no longer solves: one quantity of the question was removed (for the
+    fault "removed") or changed. None if the question has no suitable quantity.
     """
     question = remove_quantity(seed, rng) if fault == "removed" else change_quantity(seed, rng)
     return None if question is None else replace(attack, question=format_question(replace(seed, question=question)))

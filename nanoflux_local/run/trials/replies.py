@@ -1,5 +1,5 @@
-"""Replies of a run's models to train items, marked by the items' answers. A trial uses them as real mistakes and as
-right solutions.
+"""Replies of a run's models to train items, marked right or wrong by the items' answers. A trial uses wrong replies as
+real mistakes, and right replies as right solutions.
 
 Items are sent in batches of a fixed size, so that the replies that a trial uses do not depend on the concurrency.
 """
@@ -24,7 +24,7 @@ from nanoflux_local.transcript import Attack, Seed
 
 T = TypeVar("T")
 TRIAL_TURN = -1
-"""The turn number in the trial's draws: no turn of the run has it, so the draws differ from every turn's."""
+"""The turn number in the trial's draws. No turn of the run has it, so the trial's seeds differ from those of turns."""
 MAX_ITEMS_PER_REPLY = 8
 """The maximum number of items sent for each reply that is needed. A strong model needs many items to make a mistake."""
 
@@ -57,15 +57,16 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
         if seed.id in used_ids:
             break  # every seed has been drawn
         used_ids.add(seed.id)
-        seeds += [seed] if seed.answer else []
+        if seed.answer:
+            seeds.append(seed)
     return seeds
 
 
 async def collect_replies(
     rules: Rules, domain: Domain, mistakes: int, right_replies: int, call: Call, is_stopping: Callable[[], bool]
 ) -> Replies | None:
-    """Send train items to the run's models in turn, until there are enough wrong and enough right replies, or until
-    `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. None if the run stops meanwhile.
+    """Send train items to the run's models in turn, until there are `mistakes` wrong and `right_replies` right replies,
+    or until `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. None if the run stops meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed.
@@ -73,30 +74,30 @@ async def collect_replies(
     batch_size = max(mistakes, right_replies)
     rng = Draw(rules.config.seed, TRIAL_TURN, 0).rng("trial-replies")
     items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
-    defenders = list({players.defender.name: players.defender for players in rules.player_groups}.values())
+    defender_by_name = {players.defender.name: players.defender for players in rules.player_groups}
+    defenders = list(defender_by_name.values())
     marked_replies: list[MarkedReply] = []
     items_sent = 0
 
     async def ask(number: int) -> MarkedReply | None:
-        defender, draw = defenders[number % len(defenders)], Draw(rules.config.seed, TRIAL_TURN, number)
+        defender = defenders[number % len(defenders)]
+        draw = Draw(rules.config.seed, TRIAL_TURN, number)
         return await _ask_and_mark(domain, defender, items[number], draw, call)
 
-    def lacks(count: int, right: bool) -> bool:
-        enough = sum(reply.right is right for reply in marked_replies) >= count
-        return not enough and items_sent < min(MAX_ITEMS_PER_REPLY * count, len(items))
+    def needs_more(count: int, right: bool) -> bool:
+        is_enough = sum(reply.right is right for reply in marked_replies) >= count
+        return not is_enough and items_sent < min(MAX_ITEMS_PER_REPLY * count, len(items))
 
-    while lacks(mistakes, right=False) or lacks(right_replies, right=True):
+    while needs_more(mistakes, right=False) or needs_more(right_replies, right=True):
         if is_stopping():
             return None
         numbers = range(items_sent, min(items_sent + batch_size, len(items)))
         replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)
         marked_replies += [reply for reply in replies if reply is not None]
         items_sent = numbers.stop
-    return Replies(
-        tuple([reply for reply in marked_replies if not reply.right][:mistakes]),
-        tuple([reply for reply in marked_replies if reply.right][:right_replies]),
-        items_sent,
-    )
+    wrong = [reply for reply in marked_replies if not reply.right]
+    right = [reply for reply in marked_replies if reply.right]
+    return Replies(tuple(wrong[:mistakes]), tuple(right[:right_replies]), items_sent)
 
 
 async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Draw, call: Call) -> MarkedReply | None:
@@ -105,17 +106,19 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
     defence = await defender.defend(question, draw, call)
     if isinstance(defence, Unparsed):
         return None
-    lettered_domain = domain.with_letters(seed.options)
-    answer = normalize_answer(lettered_domain, defence.answer)
-    right = is_same_answer(lettered_domain, answer, seed.answer) if answer is not None else None
-    if answer is None or right is None or not defence.solution.strip():
+    domain_of_item = domain.with_letters(seed.options)
+    answer = normalize_answer(domain_of_item, defence.answer)
+    if answer is None or not defence.solution.strip():
+        return None
+    right = is_same_answer(domain_of_item, answer, seed.answer)
+    if right is None:
         return None
     return MarkedReply(seed.id, defender.name, Attack(question, defence.solution, answer), right)
 
 
 async def run_bounded(jobs: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-    """The results of all jobs in their order; at most `limit` jobs run concurrently. A job that fails cancels the
-    others.
+    """Run all jobs, at most `limit` of them concurrently, and return their results in order. A job that fails cancels
+    the others.
     """
     slots = asyncio.Semaphore(limit)
 

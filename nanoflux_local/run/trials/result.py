@@ -48,10 +48,10 @@ class JudgedSolution:
 
     def accepted_with(self, checks: Iterable[str]) -> bool | None:
         """Whether the judge accepts the solution and none of these checks contradicts it."""
-        contradicted = any(self.conclude(check) == "contradicts" for check in checks)
+        contradicted = any(self.conclusion_of(check) == "contradicts" for check in checks)
         return None if self.decision is None else self.decision and not contradicted
 
-    def conclude(self, check: str) -> Conclusion:
+    def conclusion_of(self, check: str) -> Conclusion:
         """What a check concluded about the solution."""
         conclusions = (finding.conclusion for finding in self.findings if finding.check == check)
         return next(conclusions, "not checked")
@@ -68,8 +68,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The error rates of one rule for accepting solutions. `caught` has the rejected share of each kind of wrong
-    solution, `passed` the accepted share of each kind of right solution.
+    """The error rates of one rule for accepting solutions, and the number of its errors. `caught` is the share of each
+    kind of wrong solution that the rule rejects, `passed` the share of each kind of right solution that it accepts.
     """
 
     sensitivity: Share
@@ -84,16 +84,12 @@ class Rates:
         return f"rejects {rejected}, accepts {accepted}"
 
     def describe_kinds(self) -> list[tuple[str, str]]:
-        """The accepted and the rejected solutions of each kind, as titles and counts; empty if all wrong solutions have
-        planted faults.
+        """Two titled texts: the accepted share of each kind of right solution, and the rejected share of each kind of
+        wrong solution. Empty if all wrong solutions have planted faults.
         """
-        kinds = [("accepted", self.passed), ("rejected", self.caught)]
         if not set(self.caught) - set(PLANTED):
             return []
-        return [
-            (verb, "; ".join(describe_share(share, KIND_TEXT[kind]) for kind, share in shares.items() if share.n))
-            for verb, shares in kinds
-        ]
+        return [("accepted", _describe_shares(self.passed)), ("rejected", _describe_shares(self.caught))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +139,14 @@ class TrialResult:
         """A table of the kinds of solutions, as headings and rows: how many the judge accepts alone and with the
         checks, and how many each check supports, contradicts and does not check.
         """
-        titled_rates = (
-            [("judge alone", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
-        )
-        titled_rates = titled_rates or [("judge", self.judge)]
+        titled_rates = [("judge", self.judge)]
+        if self.without_check and self.with_check:
+            titled_rates = [("judge alone", self.without_check), ("with the checks", self.with_check)]
         headings = ["solutions", "number", *(title for title, _ in titled_rates)]
         headings += [f"{name}: supports, contradicts, not checked" for name in self.checks]
         rows = []
         for kind, count in self.kinds.items():
-            accepted = [_count_accepted(rates, kind) for _, rates in titled_rates if rates]
+            accepted = [_count_accepted(rates, kind) for _, rates in titled_rates]
             findings = [check.findings.get(kind, {}) for check in self.checks.values()]
             cells = [", ".join(str(number) for number in counts.values()) for counts in findings]
             rows.append([KIND_TEXT.get(kind, kind), str(count), *accepted, *cells])
@@ -185,7 +180,7 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     return TrialResult(
         solutions=len(judged_solutions),
         unjudged=sum(solution.decision is None for solution in judged_solutions),
-        checked=sum(solution.conclude("code") != "not checked" for solution in judged_solutions),
+        checked=sum(solution.conclusion_of("code") != "not checked" for solution in judged_solutions),
         without_check=measure_rates(judged_solutions, lambda solution: solution.decision) if has_checks else None,
         with_check=rates if has_checks else None,
         judge=rates,
@@ -202,8 +197,8 @@ def load_judged(view: LedgerView, run: str) -> list[JudgedSolution]:
 
 
 def read_record(record: Mapping[str, Any]) -> JudgedSolution:
-    """A stored record of a trial. Records of older versions have no kind, and their checks examined only what the judge
-    accepted.
+    """Parse a stored record of a trial. Records of older versions have no kind, and the checks of those versions
+    examined only the solutions that the judge accepted.
     """
     kind = record.get("kind") or record["fault"] or "reference"
     if record["verdict"] is None:
@@ -219,10 +214,10 @@ def _list_checks(judged_solutions: Sequence[JudgedSolution]) -> list[str]:
 
 
 def _measure_check(judged_solutions: Sequence[JudgedSolution], check: str) -> CheckRates:
-    concluded = [solution for solution in judged_solutions if solution.conclude(check) != "not checked"]
-    if_supported = measure_rates(judged_solutions, lambda solution: solution.conclude(check) == "supports")
-    rates = measure_rates(concluded, lambda solution: solution.conclude(check) == "supports")
-    counts = Counter((solution.kind, solution.conclude(check)) for solution in judged_solutions)
+    concluded = [solution for solution in judged_solutions if solution.conclusion_of(check) != "not checked"]
+    if_supported = measure_rates(judged_solutions, lambda solution: solution.conclusion_of(check) == "supports")
+    rates = measure_rates(concluded, lambda solution: solution.conclusion_of(check) == "supports")
+    counts = Counter((solution.kind, solution.conclusion_of(check)) for solution in judged_solutions)
     return CheckRates(
         sensitivity=rates.sensitivity,
         specificity=rates.specificity,
@@ -234,46 +229,51 @@ def _measure_check(judged_solutions: Sequence[JudgedSolution], check: str) -> Ch
             kind: {conclusion.replace(" ", "_"): counts[kind, conclusion] for conclusion in CONCLUSIONS}
             for kind in dict.fromkeys(solution.kind for solution in judged_solutions)
         },
-        unless_contradicted=measure_rates(judged_solutions, lambda solution: solution.conclude(check) != "contradicts"),
+        unless_contradicted=measure_rates(
+            judged_solutions, lambda solution: solution.conclusion_of(check) != "contradicts"
+        ),
         if_supported=if_supported,
     )
 
 
 def measure_rates(judged_solutions: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
-    """The rates of a rule. Solutions for which `accept` returns None are not counted."""
-    decisions = [(solution, accept(solution)) for solution in judged_solutions]
-    right_decisions = [
-        (solution.kind, accepted) for solution, accepted in decisions if solution.right and accepted is not None
-    ]
-    wrong_decisions = [
-        (solution.kind, not accepted) for solution, accepted in decisions if not solution.right and accepted is not None
-    ]
-    faults = dict.fromkeys([*PLANTED, *(kind for kind, _ in wrong_decisions)])
+    """The rates of the rule `accept`. Solutions for which it returns None are not counted."""
+    accepted_by_right_kind: dict[str, list[bool]] = {}
+    rejected_by_wrong_kind: dict[str, list[bool]] = {kind: [] for kind in PLANTED}
+    for solution in judged_solutions:
+        accepted = accept(solution)
+        if accepted is None:
+            continue
+        if solution.right:
+            accepted_by_right_kind.setdefault(solution.kind, []).append(accepted)
+        else:
+            rejected_by_wrong_kind.setdefault(solution.kind, []).append(not accepted)
+    right_accepted = [accepted for decisions in accepted_by_right_kind.values() for accepted in decisions]
+    wrong_rejected = [rejected for decisions in rejected_by_wrong_kind.values() for rejected in decisions]
     return Rates(
-        sensitivity=measure_share(rejected for _, rejected in wrong_decisions),
-        specificity=measure_share(accepted for _, accepted in right_decisions),
-        errors=sum(not rejected for _, rejected in wrong_decisions)
-        + sum(not accepted for _, accepted in right_decisions),
-        caught={
-            fault: measure_share(rejected for kind, rejected in wrong_decisions if kind == fault) for fault in faults
-        },
-        passed={
-            right_kind: measure_share(accepted for kind, accepted in right_decisions if kind == right_kind)
-            for right_kind in dict.fromkeys(kind for kind, _ in right_decisions)
-        },
+        sensitivity=measure_share(wrong_rejected),
+        specificity=measure_share(right_accepted),
+        errors=wrong_rejected.count(False) + right_accepted.count(False),
+        caught={kind: measure_share(decisions) for kind, decisions in rejected_by_wrong_kind.items()},
+        passed={kind: measure_share(decisions) for kind, decisions in accepted_by_right_kind.items()},
     )
 
 
-def measure_share(hits: Iterable[bool]) -> Share:
-    """The share of hits, with its Wilson interval."""
-    outcomes = list(hits)
-    if not outcomes:
+def measure_share(decisions: Sequence[bool]) -> Share:
+    """The share of true values among `decisions`, with its Wilson interval."""
+    if not decisions:
         return Share(0, None, None)
-    return Share(len(outcomes), sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes)))
+    total, true_count = len(decisions), sum(decisions)
+    return Share(total, true_count / total, wilson(true_count, total))
+
+
+def _describe_shares(shares: Mapping[str, Share]) -> str:
+    """The shares by kind of solution, each with its counts and interval; kinds without solutions are left out."""
+    return "; ".join(describe_share(share, KIND_TEXT[kind]) for kind, share in shares.items() if share.n)
 
 
 def describe_share(share: Share, noun: str) -> str:
-    """A share as its counts, with the interval in percent."""
+    """A share as counts with its interval, for instance "9 of 10 wrong (60% to 98%)"."""
     if share.share is None or share.ci95 is None:
         return f"0 of 0 {noun}"
     low, high = share.ci95
@@ -281,7 +281,7 @@ def describe_share(share: Share, noun: str) -> str:
 
 
 def _count_accepted(rates: Rates, kind: str) -> str:
-    """The accepted solutions of a kind among those with a decision."""
+    """How many solutions of a kind are accepted, of those with a decision: "accepts 9 of 10"."""
     if kind in rates.passed:
         share = rates.passed[kind]
         return f"accepts {round((share.share or 0) * share.n)} of {share.n}"
@@ -292,26 +292,27 @@ def _count_accepted(rates: Rates, kind: str) -> str:
 def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
     """Predict the share of right examples from the trial's rates and the run's acceptance rate.
 
-    Planted faults are left out if there are other faults: an attacker makes mistakes and incomplete questions, and
-    planted slips are easier to catch. If a question is kept when the defender fails, every wrong question that passes
-    validation is assumed to be kept; if the defender must also succeed, wrong questions are assumed to be kept as often
-    as right ones.
+    Planted faults are left out if there are other faults, since planted faults are easier to catch than an attacker's
+    real mistakes and incomplete questions. With `keep` "failed", every wrong question that passes validation is assumed
+    to be kept; otherwise wrong questions are assumed to be kept as often as right ones.
     """
     decided = [solution for solution in judged_solutions if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]
     wrong = [solution for solution in decided if not solution.right]
-    wrong = [solution for solution in wrong if solution.kind not in PLANTED] or wrong
+    unplanted = [solution for solution in wrong if solution.kind not in PLANTED]
+    if unplanted:
+        wrong = unplanted
     kept = funnel["kept_failed"] + funnel["kept_novel"]
     accepted = kept + funnel["defender_right"] + funnel.get("unproven", 0)
     if not right or not wrong:
         return None
-    counts = (
-        (sum(bool(solution.accepted) for solution in right), len(right)),
-        (sum(not solution.accepted for solution in wrong), len(wrong)),
-    )
-    validated = accepted + funnel["invalid"]
+    judged = accepted + funnel["invalid"]
     if not accepted:
-        return Prediction(validated, 0, None, None)
+        return Prediction(judged, 0, None, None)
+    right_accepted = sum(bool(solution.accepted) for solution in right)
+    wrong_rejected = sum(not solution.accepted for solution in wrong)
     selection = (kept, accepted) if kept and keep == "failed" else None
-    among_accepted, among_kept = predict_right_share(*counts, (accepted, validated), selection)
-    return Prediction(validated, accepted, among_accepted, among_kept if kept else None)
+    among_accepted, among_kept = predict_right_share(
+        (right_accepted, len(right)), (wrong_rejected, len(wrong)), (accepted, judged), selection
+    )
+    return Prediction(judged, accepted, among_accepted, among_kept if kept else None)

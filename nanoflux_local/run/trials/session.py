@@ -21,7 +21,8 @@ from nanoflux_local.transcript import Doubt, Finding, Verdict
 async def hold_trial(
     ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: RememberedCalls, is_stopping: Callable[[], bool]
 ) -> None:
-    """Judge the trial's remaining solutions at the run's concurrency. Each verdict is committed when it arrives.
+    """Judge the trial's solutions that have no verdict yet, at the run's concurrency, and commit each verdict when it
+    arrives. Does nothing if the run has no trial.
 
     Raises:
         NanofluxError: an endpoint or the sandbox failed; committed verdicts stay.
@@ -30,7 +31,9 @@ async def hold_trial(
         return
     judged_numbers = {row[0] for row in ledger.rows("SELECT number FROM trials WHERE run = ?", run)}
     with acting_as(TRIAL):
-        solutions = await build_known_solutions(rules, domain, TracedCalls(calls), is_stopping) or []
+        solutions = await build_known_solutions(rules, domain, TracedCalls(calls), is_stopping)
+    if solutions is None:  # the run stops
+        return
 
     async def judge_and_commit(solution: KnownSolution) -> None:
         if is_stopping():
@@ -45,12 +48,12 @@ async def hold_trial(
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """A solution with the judge's verdict, which contains the findings of all checks. `word` is the judge's own
-    decision, or None if there was none; `unjudged` then gives the reason.
+    """A solution with the judge's verdict, which contains the findings of all checks. `decision` is the judge's own
+    decision, before the checks. If the judge made none, it is None, and `unjudged` gives the reason.
     """
 
     solution: KnownSolution
-    word: bool | None
+    decision: bool | None
     verdict: Verdict
     unjudged: str = ""
 
@@ -62,7 +65,7 @@ class TrialRecord:
             "fault": "" if self.solution.right else self.solution.kind,
             "author": self.solution.author,
             "attack": asdict(self.solution.attack),
-            "word": self.word,
+            "word": self.decision,
             "verdict": asdict(self.verdict),
             "unjudged": self.unjudged,
         }
@@ -70,7 +73,8 @@ class TrialRecord:
 
 async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> TrialRecord:
     """Let the judge decide on a solution, and let each check examine it."""
-    draw, judge = Draw(rules.config.seed, TRIAL_TURN, solution.number), rules.find_players(0).judge
+    draw = Draw(rules.config.seed, TRIAL_TURN, solution.number)
+    judge = rules.find_players(0).judge
     findings: tuple[Finding, ...] = ()
     if isinstance(judge, CheckingJudge):
         result, findings = await judge.validate_and_examine(solution.attack, draw, call)

@@ -1,7 +1,8 @@
 """The solutions of a trial, each known to be right or wrong, determined by the run's seed.
 
-Right ones are the dataset's ("reference") and right replies of the run's models ("own"). Wrong ones are real mistakes
-of these models ("mistake"), broken questions ("removed", "changed") and planted faults ("slip", "answer").
+Right solutions are those of the dataset ("reference"), and right replies of the run's models ("own"). Wrong solutions
+are real mistakes of these models ("mistake"), solutions to broken questions ("removed", "changed"), and solutions with
+planted faults ("slip", "answer").
 """
 
 import random
@@ -27,7 +28,9 @@ PLANTED: tuple[SolutionKind, ...] = ("slip", "answer")
 
 @dataclass(frozen=True, slots=True)
 class KnownSolution:
-    """A solution known to be right or wrong, by its kind. `author` names the model that wrote it, if one did."""
+    """A solution whose kind says whether it is right or wrong. `author` names the model that wrote it; "" if no model
+    did.
+    """
 
     number: int
     seed: str
@@ -97,11 +100,13 @@ def _build_wrong(
             attack = plant_fault(_attack_from_seed(seeds[index]), seeds[index], kind, rng)
             yield KnownSolution(number, seeds[index].id, kind, attack)
         elif kind == "mistake":
-            yield from (_make_solution(number, kind, reply) for reply in islice(mistakes, 1))
+            mistake = next(mistakes, None)
+            if mistake is not None:
+                yield _make_solution(number, kind, mistake)
         else:
-            rng_of_solution = Draw(run_seed, TRIAL_TURN, number).rng("trial")
+            solution_rng = Draw(run_seed, TRIAL_TURN, number).rng("trial")
             for seed in [*seeds[index:], *seeds[:index]]:
-                broken_attack = break_question(_attack_from_seed(seed), seed, kind, rng_of_solution)
+                broken_attack = break_question(_attack_from_seed(seed), seed, kind, solution_rng)
                 if broken_attack is not None and (seed.id, kind) not in used_pairs:
                     used_pairs.add((seed.id, kind))
                     yield KnownSolution(number, seed.id, kind, broken_attack)
@@ -113,6 +118,6 @@ def _make_solution(number: int, kind: SolutionKind, reply: MarkedReply) -> Known
 
 
 def _attack_from_seed(seed: Seed) -> Attack:
-    """The dataset's solution: the seed's text, else its program, else a sentence that states its answer."""
+    """A seed as an attack, with the dataset's solution: its text, else its program, else a sentence with its answer."""
     statement = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
     return Attack(format_question(seed), seed.solution or seed.program or statement, seed.answer, seed.program)

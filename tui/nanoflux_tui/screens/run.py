@@ -421,12 +421,12 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if other_run is None:
             return
         # deferred: these import much that a run does not need
-        from nanoflux_local.run.side_by_side import SideRead, compare_runs
+        from nanoflux_local.run.side_by_side import CachedSide, compare_runs
         from nanoflux_tui.screens.side_by_side import SideBySideScreen
 
-        home, reads = self.home, dict[str, SideRead]()
+        home, cache = self.home, dict[str, CachedSide]()
         self.app.push_screen(
-            SideBySideScreen(self.mode, lambda view: compare_runs(home, view, self.run_id, other_run, reads))
+            SideBySideScreen(self.mode, lambda view: compare_runs(home, view, self.run_id, other_run, cache))
         )
 
     def action_train(self) -> None:

@@ -18,7 +18,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, WorkState, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.side_by_side import SideRead, compare_trainings
+from nanoflux_local.run.side_by_side import CachedSide, compare_trainings
 from nanoflux_local.train.summary import StoredTraining
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
@@ -272,9 +272,9 @@ another one, and l shows the log of its worker."""
 
     def _compare(self, training: str, other_training: str | None) -> None:
         if other_training is not None:
-            home, reads = self.home, dict[str, SideRead]()
+            home, cache = self.home, dict[str, CachedSide]()
             self.app.push_screen(
-                SideBySideScreen(self.mode, lambda view: compare_trainings(home, view, training, other_training, reads))
+                SideBySideScreen(self.mode, lambda view: compare_trainings(home, view, training, other_training, cache))
             )
 
     def action_log(self) -> None:
