@@ -22,7 +22,7 @@ from nanoflux_models.errors import ModelsError
 
 _FIX = "export safetensors, or run `adapters merge` and convert its output with llama.cpp's convert_hf_to_gguf.py"
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-# llama.cpp's names of the pre-tokenizers in tokenizer.json.
+# The steps of each supported pre-tokenizer in tokenizer.json, by llama.cpp's name of the pre-tokenizer.
 _PRE_TOKENIZERS = {
     "gpt-2": [_BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
@@ -39,55 +39,58 @@ def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord
     """
     with new_folder(target) as folder, tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch:
         merged_folder = Path(scratch) / "merged"
-        record = merge(adapter, base, merged_folder)
-        file = folder / f"{adapter.base.name}-{adapter.id}.gguf"
-        write_gguf(merged_folder, file, file.stem)
-        _check_round_trip(merged_folder, file, Path(scratch) / "read")
+        merge_record = merge(adapter, base, merged_folder)
+        gguf_path = folder / f"{adapter.base.name}-{adapter.id}.gguf"
+        write_gguf(merged_folder, gguf_path, gguf_path.stem)
+        _check_round_trip(merged_folder, gguf_path, Path(scratch) / "read")
         (merged_folder / RECORD).rename(folder / RECORD)
         (merged_folder / CARD).rename(folder / CARD)
-    return record, target / file.name
+    return merge_record, target / gguf_path.name
 
 
-def write_gguf(model: Path, file: Path, name: str) -> None:
-    """Write the Llama-architecture model in the folder `model` to `file`, with one tensor in memory at a time.
+def write_gguf(model_folder: Path, gguf_path: Path, name: str) -> None:
+    """Write the Llama-architecture model in `model_folder` to a GGUF file, with one tensor in memory at a time. `name`
+    is the model's name in the file.
 
     Raises:
         UsageError: the model cannot be written as GGUF.
     """
     from gguf import GGUFWriter
 
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     _refuse_unsupported(config)
-    writer = GGUFWriter(file, "llama")
+    writer = GGUFWriter(gguf_path, "llama")
     _write_hyperparameters(writer, config, name)
-    _write_vocabulary(writer, model, int(config["vocab_size"]))
-    tensors = _Tensors(model, config)
-    for tensor in tensors.names:
-        writer.add_tensor_info(*tensors.describe(tensor))
+    _write_vocabulary(writer, model_folder, int(config["vocab_size"]))
+    tensors = _Tensors(model_folder, config)
+    for tensor_name in tensors.names:
+        writer.add_tensor_info(*tensors.describe(tensor_name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in tensors.names:
-        writer.write_tensor_data(tensors.read_data(tensor))
+    for tensor_name in tensors.names:
+        writer.write_tensor_data(tensors.read_data(tensor_name))
     writer.close()
 
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    """Raise UsageError if the model's architecture cannot be written."""
     architectures = config.get("architectures")
-    reasons = {
-        f"its architecture is {architectures}, and only LlamaForCausalLM can be written": architectures
-        != ["LlamaForCausalLM"],
-        "its rotary positions are scaled": rope.get("rope_type", "default") != "default",
-        "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise UsageError(f"this model cannot be written as GGUF: {reason}", _FIX)
+    rope_settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if architectures != ["LlamaForCausalLM"]:
+        reason = f"its architecture is {architectures}, and only LlamaForCausalLM can be written"
+    elif rope_settings.get("rope_type", "default") != "default":
+        reason = "its rotary positions are scaled"
+    elif config.get("attention_bias") or config.get("mlp_bias"):
+        reason = "its layers have biases"
+    else:
+        return
+    raise UsageError(f"this model cannot be written as GGUF: {reason}", _FIX)
 
 
 def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> None:
-    rope = config.get("rope_parameters") or {}
+    rope_settings = config.get("rope_parameters") or {}
+    rope_theta = rope_settings.get("rope_theta") or config.get("rope_theta") or 10000.0
     head_count = int(config["num_attention_heads"])
     head_size = int(config.get("head_dim") or config["hidden_size"] // head_count)
     writer.add_type("model")
@@ -102,34 +105,36 @@ def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> No
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
     writer.add_rope_dimension_count(head_size)
-    writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
+    writer.add_rope_freq_base(float(rope_theta))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
 
 
-def _write_vocabulary(writer: Any, model: Path, size: int) -> None:
+def _write_vocabulary(writer: Any, model_folder: Path, size: int) -> None:
     from gguf import SpecialVocab, TokenType
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    text_by_id = {index: text for text, index in tokenizer.get_vocab().items()}
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    text_by_id = {token_id: text for text, token_id in tokenizer.get_vocab().items()}
     added_tokens = tokenizer.added_tokens_decoder
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_find_pre_tokenizer_name(model))
-    writer.add_token_list([text_by_id.get(index, f"[PAD{index}]") for index in range(size)])
+    writer.add_tokenizer_pre(_find_pre_tokenizer_name(model_folder))
+    writer.add_token_list([text_by_id.get(token_id, f"[PAD{token_id}]") for token_id in range(size)])
     token_types = []
-    for index in range(size):
-        if index in added_tokens:
-            token_types.append(TokenType.CONTROL if added_tokens[index].special else TokenType.USER_DEFINED)
+    for token_id in range(size):
+        if token_id in added_tokens:
+            token_types.append(TokenType.CONTROL if added_tokens[token_id].special else TokenType.USER_DEFINED)
         else:
-            token_types.append(TokenType.NORMAL if index in text_by_id else TokenType.UNUSED)
+            token_types.append(TokenType.NORMAL if token_id in text_by_id else TokenType.UNUSED)
     writer.add_token_types(token_types)
-    writer.add_add_bos_token(tokenizer("").input_ids == [tokenizer.bos_token_id])
-    SpecialVocab(model, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+    adds_bos_token = tokenizer("").input_ids == [tokenizer.bos_token_id]
+    writer.add_add_bos_token(adds_bos_token)
+    SpecialVocab(model_folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
 
-def _find_pre_tokenizer_name(model: Path) -> str:
-    text = (model / "tokenizer.json").read_text(encoding="utf-8")
-    pre_tokenizer = json.loads(text).get("pre_tokenizer") or {}
+def _find_pre_tokenizer_name(model_folder: Path) -> str:
+    """llama.cpp's name of the model's pre-tokenizer. Raises UsageError if it is not one of `_PRE_TOKENIZERS`."""
+    tokenizer_json = json.loads((model_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    pre_tokenizer = tokenizer_json.get("pre_tokenizer") or {}
     steps = [_drop_offsets(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
     for name, llama_cpp_steps in _PRE_TOKENIZERS.items():
         if steps == llama_cpp_steps:
@@ -146,27 +151,30 @@ def _drop_offsets(step: dict[str, Any]) -> dict[str, Any]:
 class _Tensors:
     """The tensors of a model folder under GGUF's names, read one at a time."""
 
-    def __init__(self, model: Path, config: dict[str, Any]) -> None:
+    def __init__(self, model_folder: Path, config: dict[str, Any]) -> None:
         from gguf import MODEL_ARCH, get_tensor_name_map
         from safetensors import safe_open
 
-        self._heads = int(config["num_attention_heads"])
-        self._key_heads = int(config.get("num_key_value_heads") or self._heads)
-        self._files: list[Any] = [safe_open(str(path), "pt") for path in sorted(model.glob("*.safetensors"))]
-        self._file_by_name = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no dictionary
-        self._map = get_tensor_name_map(MODEL_ARCH.LLAMA, int(config["num_hidden_layers"]))
+        self._head_count = int(config["num_attention_heads"])
+        self._key_head_count = int(config.get("num_key_value_heads") or self._head_count)
+        self._file_by_name: dict[str, Any] = {}
+        for path in sorted(model_folder.glob("*.safetensors")):
+            file: Any = safe_open(str(path), "pt")
+            self._file_by_name |= dict.fromkeys(file.keys(), file)
+        self._gguf_names = get_tensor_name_map(MODEL_ARCH.LLAMA, int(config["num_hidden_layers"]))
         self.names = sorted(self._file_by_name)
 
     def describe(self, name: str) -> tuple[str, list[int], Any, int, Any]:
         """A tensor's name in GGUF, its shape, numpy type, size in bytes and stored type."""
         import numpy as np
 
-        tensor_slice, stored_type = self._file_by_name[name].get_slice(name), self._stored_type(name)
-        gguf_name = self._map.get_name(name, try_suffixes=(".weight",))
+        stored_type = self._stored_type(name)
+        gguf_name = self._gguf_names.get_name(name, try_suffixes=(".weight",))
         if gguf_name is None:
             raise UsageError(f"this model cannot be written as GGUF: GGUF has no name for its tensor {name!r}", _FIX)
-        shape = list(tensor_slice.get_shape())
-        size_bytes = int(np.prod(shape)) * (4 if stored_type.name == "F32" else 2)
+        shape = list(self._file_by_name[name].get_slice(name).get_shape())
+        bytes_per_value = 4 if stored_type.name == "F32" else 2
+        size_bytes = int(np.prod(shape)) * bytes_per_value
         return gguf_name, shape, np.dtype(np.float32), size_bytes, stored_type
 
     def read_data(self, name: str) -> Any:
@@ -175,9 +183,9 @@ class _Tensors:
 
         weight = self._file_by_name[name].get_tensor(name).float().numpy()
         if name.endswith("q_proj.weight"):
-            weight = _interleave_halves(weight, self._heads)
+            weight = _interleave_halves(weight, self._head_count)
         if name.endswith("k_proj.weight"):
-            weight = _interleave_halves(weight, self._key_heads)
+            weight = _interleave_halves(weight, self._key_head_count)
         return quants.quantize(weight, self._stored_type(name))
 
     def _stored_type(self, name: str) -> Any:
@@ -188,34 +196,43 @@ class _Tensors:
         return GGMLQuantizationType[tensor_slice.get_dtype() if is_matrix else "F32"]
 
 
-def _interleave_halves(weight: Any, heads: int) -> Any:
-    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+def _interleave_halves(weight: Any, head_count: int) -> Any:
+    """Reorder the rows of each head so that rows of its first and its second half alternate."""
+    rows_per_half = weight.shape[0] // head_count // 2
+    halves = weight.reshape(head_count, 2, rows_per_half, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def _check_round_trip(model: Path, file: Path, scratch: Path) -> None:
-    """Refuse a file from which `models import` would not read the same weights in bf16 and the same tokens."""
+def _check_round_trip(model_folder: Path, gguf_path: Path, read_folder: Path) -> None:
+    """Refuse a file from which `models import` would not read the same weights in bf16 and the same tokens. The model
+    that is read from the file is written to `read_folder`.
+    """
     import torch
-    from transformers import AutoTokenizer
 
     try:
-        convert_gguf(file, scratch)
+        convert_gguf(gguf_path, read_folder)
     except ModelsError as error:
         raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
-    written_weights, read_weights = dict(_read_weights(model)), dict(_read_weights(scratch))
+    written_weights, read_weights = dict(_read_weights(model_folder)), dict(_read_weights(read_folder))
     weights_match = written_weights.keys() == read_weights.keys() and all(
         torch.equal(weight, read_weights[name]) for name, weight in written_weights.items()
     )
-    written_tokens, read_tokens = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE_TEXT) for folder in (model, scratch)
-    )
-    if not weights_match or written_tokens != read_tokens:
+    if not weights_match or _encode_probe_text(model_folder) != _encode_probe_text(read_folder):
         raise NanofluxError("the GGUF file, when read back, differs from the model that was written", _FIX)
 
 
+def _encode_probe_text(model_folder: Path) -> list[int]:
+    from transformers import AutoTokenizer
+
+    token_ids: list[int] = AutoTokenizer.from_pretrained(model_folder, local_files_only=True).encode(PROBE_TEXT)
+    return token_ids
+
+
 def _read_weights(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the values, in bf16, of each tensor of a model folder."""
     import torch
     from safetensors.torch import load_file
 
     for path in sorted(folder.glob("*.safetensors")):
-        yield from ((name, weight.to(torch.bfloat16)) for name, weight in load_file(path).items())
+        for name, weight in load_file(path).items():
+            yield name, weight.to(torch.bfloat16)

@@ -17,8 +17,8 @@ def adapter_hash(folder: Path) -> str:
         DataError: `folder` does not contain an adapter.
     """
     try:
-        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        weights_hash = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} is not an adapter: {error}", f"pass a folder with {WEIGHTS} and {CONFIG}") from error
-    return hashlib.sha256(f"{weights}\n{canonical_json(config)}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights_hash}\n{canonical_json(config)}".encode()).hexdigest()

@@ -23,7 +23,7 @@ from nanoflux_local.adapters.store import CARD, MANIFEST, package_versions, read
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.files import write_atomically
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.manifest import load_manifest as load_model
+from nanoflux_models.manifest import load_manifest as load_model_manifest
 from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import list_installed, weights_dir
@@ -32,8 +32,9 @@ NAME_PATTERN = re.compile(r"\w[\w.-]*")
 MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
+"""The file in which older versions of PEFT store the weights."""
 MAX_LISTED = 3
-"""The maximum number of tensors that a message names; the others are only counted."""
+"""The maximum number of tensors that a message names; it counts the others."""
 _FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
 _BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
@@ -76,13 +77,13 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     adapters_dir.mkdir(parents=True, exist_ok=True)
     exported_adapter = read_adapter(source) if (source / MANIFEST).is_file() else None
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
-        new_adapter = Path(scratch) / "adapter"
-        new_adapter.mkdir()
+        new_folder = Path(scratch) / "adapter"
+        new_folder.mkdir()
         if exported_adapter and exported_adapter.base == BaseModel(base, revision):
-            return _store_exported(exported_adapter, new_adapter, adapters_dir, name)
-        shutil.copyfile(source / WEIGHTS, new_adapter / WEIGHTS)
+            return _store_exported(exported_adapter, new_folder, adapters_dir, name)
+        shutil.copyfile(source / WEIGHTS, new_folder / WEIGHTS)
         new_config = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
-        write_atomically(new_adapter / CONFIG, (json.dumps(new_config, indent=2, sort_keys=True) + "\n").encode())
+        write_atomically(new_folder / CONFIG, (json.dumps(new_config, indent=2, sort_keys=True) + "\n").encode())
         record = {
             "schema": 1,
             "base": {"name": base, "revision": revision},
@@ -90,10 +91,10 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
             "settings": {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)},
             "versions": package_versions(),
         }
-        return seal(new_adapter, adapters_dir, record, _write_card)
+        return seal(new_folder, adapters_dir, record, _write_card)
 
 
-def _store_exported(exported_adapter: Adapter, new_adapter: Path, adapters_dir: Path, name: str) -> Path:
+def _store_exported(exported_adapter: Adapter, new_folder: Path, adapters_dir: Path, name: str) -> Path:
     """Store an exported adapter with the record that it already has."""
     if name:
         raise UsageError(
@@ -101,8 +102,8 @@ def _store_exported(exported_adapter: Adapter, new_adapter: Path, adapters_dir: 
             "import it without --name",
         )
     for file in (WEIGHTS, CONFIG, MANIFEST, CARD):
-        shutil.copyfile(exported_adapter.folder / file, new_adapter / file)
-    return store_folder(new_adapter, adapters_dir / read_adapter(new_adapter).hash)
+        shutil.copyfile(exported_adapter.folder / file, new_folder / file)
+    return store_folder(new_folder, adapters_dir / read_adapter(new_folder).hash)
 
 
 def _drop_folders(hint: str) -> str:
@@ -148,9 +149,7 @@ def _read_config(source: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
         peft_type = config.get("peft_type") if isinstance(config, dict) else None
         raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {peft_type!r})", _FIX)
-    unusable_keys = [
-        key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_positive(config.get(key))
-    ]
+    unusable_keys = [key for key in ("r", "lora_alpha") if not _is_positive_number(config.get(key))]
     if unusable_keys:
         raise DataError(
             f"{source / CONFIG} has no usable number for {', '.join(unusable_keys)}", "copy the folder again"
@@ -158,8 +157,8 @@ def _read_config(source: Path) -> dict[str, Any]:
     return config
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and value > 0
+def _is_positive_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _find_hinted_base(hint: str, home: Path) -> str:
@@ -172,17 +171,17 @@ def _find_hinted_base(hint: str, home: Path) -> str:
     matches = [name for name in names if hint and _is_hinted(name, hint, home)]
     if len(matches) == 1:
         return matches[0]
-    raise NothingMatchedError(
-        f"the adapter was trained on {hint!r}, and no installed model has that name"
-        if hint
-        else "the adapter does not say what it was trained on",
-        f"pass its base with --base; installed models: {', '.join(names) or 'none'}",
-    )
+    problem = "the adapter does not say what it was trained on"
+    if hint:
+        problem = f"the adapter was trained on {hint!r}, and no installed model has that name"
+    fix = f"pass its base with --base; installed models: {', '.join(names) or 'none'}"
+    raise NothingMatchedError(problem, fix)
 
 
 def _is_hinted(name: str, hint: str, home: Path) -> bool:
+    """Whether `hint` names the installed model `name`: by its name, its repository, or the last part of a path."""
     try:
-        repo = str(getattr(load_model(name, home).source, "repo", ""))
+        repo = str(getattr(load_model_manifest(name, home).source, "repo", ""))
     except ModelsError:
         repo = ""
     last_part = hint.rstrip("/").rsplit("/", 1)[-1]
@@ -190,13 +189,12 @@ def _is_hinted(name: str, hint: str, home: Path) -> bool:
 
 
 def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: Path, base_name: str) -> None:
-    """Refuse an adapter unless its tensors are those that its config requires on `base_name`. Raises DataError."""
+    """Raise DataError unless the adapter's tensors are those that its config requires on the base."""
     saved_shapes = _read_saved_shapes(source / WEIGHTS)
     other_tensors = [name for name in saved_shapes if ".lora_A." not in name and ".lora_B." not in name]
     if other_tensors:
-        other_kind = (
-            "embedding layers" if all("embed" in name for name in other_tensors) else "tensors other than its LoRA"
-        )
+        only_embeddings = all("embed" in name for name in other_tensors)
+        other_kind = "embedding layers" if only_embeddings else "tensors other than its LoRA"
         raise DataError(
             f"the adapter also contains {other_kind}, which vLLM does not serve: {_format_tensors(other_tensors)}", _FIX
         )
@@ -241,7 +239,11 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _list_required_shapes(config: Mapping[str, Any], base_folder: Path, base_name: str) -> dict[str, tuple[int, ...]]:
-    """The tensors and shapes that PEFT creates for this config on a base without weights."""
+    """The shape of each tensor, by name, that PEFT creates for this config on a base without weights.
+
+    Raises:
+        DataError: PEFT cannot apply the config to the base.
+    """
     go_offline()
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict

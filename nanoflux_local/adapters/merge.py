@@ -108,7 +108,7 @@ def find_base(adapter: Adapter, home: Path) -> Path:
 def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
     """Write `target`, a new folder with the model in `base` whose weights include `adapter`, in the base's precision.
 
-    Returns the record, which is also written into the folder. This needs memory for one copy of the model.
+    Returns the record, which is also written into the folder. Merging needs memory for one copy of the model.
 
     Raises:
         UsageError: `target` exists, or the adapter cannot be merged.
@@ -139,39 +139,37 @@ def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _hide_progress_bars(), torch.no_grad():
-        ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE_TEXT, return_tensors="pt")["input_ids"]
+        token_ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE_TEXT, return_tensors="pt")[
+            "input_ids"
+        ]
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).eval()
-        base_log_probs = _compute_log_probabilities(model, ids)
+        base_log_probs = _compute_log_probabilities(model, token_ids)
         peft_model = PeftModel.from_pretrained(model, str(adapter)).eval()
-        adapter_log_probs = _compute_log_probabilities(peft_model, ids)
+        adapter_log_probs = _compute_log_probabilities(peft_model, token_ids)
         try:
             merged_model = peft_model.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise UsageError(f"the adapter cannot be merged: {error}", "serve base and adapter together") from error
-        check = _check_distances(
-            str(merged_model.dtype).removeprefix("torch."),
-            base_log_probs,
-            adapter_log_probs,
-            _compute_log_probabilities(merged_model, ids),
-        )
+        merged_log_probs = _compute_log_probabilities(merged_model, token_ids)
+        dtype = str(merged_model.dtype).removeprefix("torch.")
+        check = _check_distances(dtype, base_log_probs, adapter_log_probs, merged_log_probs)
         merged_model.save_pretrained(str(folder))
     for path in folder.iterdir():
         path.chmod(0o644)
     return check
 
 
-def _compute_log_probabilities(model: Any, ids: Any) -> Any:
-    return model(input_ids=ids).logits[0].float().log_softmax(-1)
+def _compute_log_probabilities(model: Any, token_ids: Any) -> Any:
+    """The log-probabilities of the model in float32, of shape (tokens, vocabulary)."""
+    return model(input_ids=token_ids).logits[0].float().log_softmax(-1)
 
 
 def _check_distances(dtype: str, base_log_probs: Any, adapter_log_probs: Any, merged_log_probs: Any) -> MergeCheck:
-    """Measure how far the output of the unmerged adapter is from that of the merged model and from that of the base.
-    Raises RefusedError if the distance from the merged model is larger than rounding explains.
+    """Measure the distance between the base with the unmerged adapter and the merged model, and between the former and
+    the base alone. Raises RefusedError if the distance to the merged model is larger than rounding explains.
     """
-    nats_from_merged, nats_from_base = (
-        float((adapter_log_probs.exp() * (adapter_log_probs - log_probs)).sum(-1).mean())
-        for log_probs in (merged_log_probs, base_log_probs)
-    )
+    nats_from_merged = _mean_divergence(adapter_log_probs, merged_log_probs)
+    nats_from_base = _mean_divergence(adapter_log_probs, base_log_probs)
     tolerance = TOLERANCE.get(dtype, 0.02)
     if not nats_from_merged <= tolerance:  # also refuses NaN
         problem = (
@@ -180,6 +178,11 @@ def _check_distances(dtype: str, base_log_probs: Any, adapter_log_probs: Any, me
         )
         raise RefusedError(problem, "serve base and adapter together; nothing was written")
     return MergeCheck(dtype, max(0.0, nats_from_merged), nats_from_base, tolerance)
+
+
+def _mean_divergence(log_probs: Any, other_log_probs: Any) -> float:
+    """The Kullback-Leibler divergence of `other_log_probs` from `log_probs`, in nats, averaged over the tokens."""
+    return float((log_probs.exp() * (log_probs - other_log_probs)).sum(-1).mean())
 
 
 @contextmanager

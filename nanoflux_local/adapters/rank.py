@@ -11,7 +11,8 @@ from nanoflux_local.errors import DataError
 
 def highest_rank(config: Mapping[str, Any]) -> int:
     """The highest rank of any layer. Raises KeyError, TypeError or ValueError if the config states no number."""
-    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    rank_by_layer = config.get("rank_pattern") or {}
+    return max(int(rank) for rank in (config["r"], *rank_by_layer.values()))
 
 
 def read_rank(adapter: Path) -> int:

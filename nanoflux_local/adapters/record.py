@@ -131,11 +131,9 @@ class Adapter:
                 manifest=manifest,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            fault = (
-                f"the field {error} is missing"
-                if isinstance(error, KeyError)
-                else f"a field has the wrong type: {error}"
-            )
+            fault = f"a field has the wrong type: {error}"
+            if isinstance(error, KeyError):
+                fault = f"the field {error} is missing"
             problem = f"the manifest of the adapter in {folder} cannot be used: {fault}"
             raise DataError(problem, "copy the adapter again, or train it again") from error
 

@@ -23,8 +23,8 @@ _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write PEFT's two files so that equal weights and configs yield identical files, since PEFT itself has no fixed
-    order.
+    """Write PEFT's two files. Equal weights and configs yield identical files, which PEFT itself does not ensure: its
+    order of tensors and keys varies.
     """
     from safetensors.torch import save
 
@@ -78,7 +78,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
     """All stored adapters, in the order of their hashes; a damaged adapter is listed with its problem."""
-    return [_read_or_report(folder) for folder in _list_sealed_folders(adapters_dir)]
+    return [_read_adapter_or_problem(folder) for folder in _list_sealed_folders(adapters_dir)]
 
 
 def _list_sealed_folders(adapters_dir: Path) -> list[Path]:
@@ -86,7 +86,7 @@ def _list_sealed_folders(adapters_dir: Path) -> list[Path]:
     return [folder for folder in folders if not folder.name.startswith(".")]
 
 
-def _read_or_report(folder: Path) -> Adapter | DamagedAdapter:
+def _read_adapter_or_problem(folder: Path) -> Adapter | DamagedAdapter:
     try:
         return read_adapter(folder)
     except DataError as error:
@@ -108,7 +108,8 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
         )
     folders = _list_sealed_folders(adapters_dir)
     matches = [folder for folder in folders if prefix and folder.name.startswith(prefix)]
-    matches = matches or [folder for folder in folders if prefix and _read_imported_name(folder) == prefix]
+    if not matches:
+        matches = [folder for folder in folders if prefix and _read_imported_name(folder) == prefix]
     if not matches:
         raise NothingMatchedError(
             f"no adapter {prefix!r} in {adapters_dir}", "choose one that `nanoflux adapters list` shows"
@@ -119,6 +120,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
 
 
 def _read_imported_name(folder: Path) -> str:
+    """The name of an imported adapter; "" if it was trained here or cannot be read."""
     try:
         return str(_read_manifest(folder).get("imported", {}).get("name", ""))
     except DataError:
@@ -139,7 +141,12 @@ def export_peft(adapter: Adapter, target: Path) -> None:
 
 
 def store_folder(folder: Path, target: Path) -> Path:
-    """Rename `folder` to `target`. If `target` already exists with this content, add only the files that it lacks."""
+    """Rename `folder` to `target`, and return `target`. If `target` already exists with this content, add only the
+    files that it lacks.
+
+    Raises:
+        RefusedError: `target` exists with other content.
+    """
     if target.exists():
         if adapter_hash(target) != target.name:
             raise RefusedError(

@@ -30,7 +30,7 @@ def _examine(as_json: bool) -> None:
         checks.append(check)
         if not as_json:
             fix = f"  → {one_line(check.fix)}" if check.fix else ""
-            click.echo(f"{check.word:<5}  {check.name:<10}  {one_line(check.state)}{fix}")
+            click.echo(f"{check.status:<5}  {check.name:<10}  {one_line(check.state)}{fix}")
     ok = all(check.ok for check in checks)
     if as_json:
         print_json({"ok": ok, "checks": [check.to_json() for check in checks]})

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MachineCheck:
-    """One line of `nanoflux doctor`. If the check is `ok`, its `fix` is optional advice."""
+    """One line of `nanoflux doctor`. `state` says what was found, and `fix` says what to do about a problem; if the
+    check is `ok`, `fix` is optional advice.
+    """
 
     name: str
     ok: bool
@@ -13,8 +15,8 @@ class MachineCheck:
     fix: str = ""
 
     @property
-    def word(self) -> str:
-        """The result in one word."""
+    def status(self) -> str:
+        """The first word of the line: ok, hint or fix."""
         if not self.ok:
             return "fix"
         return "hint" if self.fix else "ok"

@@ -15,6 +15,8 @@ MIN_FREE_GIB = 2.0
 """The free space that the embedded default model and its demo need. Larger models also need space for their weights."""
 MAX_HASHED_GIB = 1.0
 """Weights are hashed up to this total size. Above it, only file sizes are compared, to keep the check fast."""
+MAX_LISTED = 3
+"""The maximum number of damaged files that the line lists; it also states how many more there are."""
 REMOTE_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
 """Network file systems, on which SQLite's locks are unreliable."""
 
@@ -36,7 +38,7 @@ def check_home(home: Home) -> MachineCheck:
         return MachineCheck(
             "home", False, f"{root} is not writable", "fix its permissions, or choose another home with --home"
         )
-    file_system = _file_system(root)
+    file_system = _file_system_type(root)
     if file_system in REMOTE_FILE_SYSTEMS:
         fix = "choose a home on a local disk: SQLite's locks are unreliable on a network file system"
         return MachineCheck("home", False, f"{root} is on a {file_system} file system", fix)
@@ -76,16 +78,17 @@ def check_weights(home: Home) -> MachineCheck:
     records = list_installed(home.root)
     size_gib = sum(file.bytes for record in records for file in record.files.values()) / GIB
     is_hashed = size_gib <= MAX_HASHED_GIB
-    problems = [f"{name}: no valid record" for name in names if name not in {record.name for record in records}]
+    recorded_names = {record.name for record in records}
+    problems = [f"{name}: no valid record" for name in names if name not in recorded_names]
     for record in records:
         folder = home.root / "weights" / record.name
         problems += find_problems(folder) if is_hashed else _list_wrong_sizes(folder, record)
     if problems:
-        first_problems = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+        more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         return MachineCheck(
             "weights",
             False,
-            first_problems,
+            "; ".join(problems[:MAX_LISTED]) + more,
             "pull or import them again; `nanoflux models verify` lists every damaged file",
         )
     summary = "all hashes match" if is_hashed else "all sizes match; `nanoflux models verify` checks the hashes"
@@ -93,16 +96,15 @@ def check_weights(home: Home) -> MachineCheck:
 
 
 def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
-    sizes = {name: _file_size(folder / name) for name in record.files}
-    return [
-        f"{folder / name}: {'missing' if sizes[name] < 0 else f'has {sizes[name]} bytes, should have {file.bytes}'}"
-        for name, file in sorted(record.files.items())
-        if sizes[name] != file.bytes
-    ]
-
-
-def _file_size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+    """The recorded files of a model that are missing or have a different size, each as a line of text."""
+    problems = []
+    for name, file in sorted(record.files.items()):
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif path.stat().st_size != file.bytes:
+            problems.append(f"{path}: has {path.stat().st_size} bytes, should have {file.bytes}")
+    return problems
 
 
 def _nearest_existing(path: Path) -> Path:
@@ -113,15 +115,15 @@ def _nearest_existing(path: Path) -> Path:
     return path
 
 
-def _file_system(path: Path) -> str:
-    """The type of the file system that holds `path`: that of the longest mount point above it, and of several mounts
-    there, the last.
+def _file_system_type(path: Path) -> str:
+    """The type of the file system that contains `path`; "" if it is unknown. The mount point that contains `path` is
+    the longest one above it; if several file systems are mounted there, the last one is visible.
     """
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     except OSError:
         return ""
     real_path = path.resolve()
-    mounts_above = [(len(point), kind) for point, kind in mounts if real_path.is_relative_to(point)]
-    max_length = max((length for length, _ in mounts_above), default=0)
-    return next((kind for length, kind in reversed(mounts_above) if length == max_length), "")
+    mounts_above = [(point, kind) for point, kind in mounts if real_path.is_relative_to(point)]
+    mount_point = max((point for point, _ in mounts_above), key=len, default="")
+    return next((kind for point, kind in reversed(mounts_above) if point == mount_point), "")

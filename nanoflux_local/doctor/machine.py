@@ -26,21 +26,24 @@ def check_processors() -> MachineCheck:
 
 def check_memory() -> MachineCheck:
     """Check the machine's memory, or the limit of its container."""
-    gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _memory_limit()) / GIB
+    physical_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory_gib = min(physical_bytes, _memory_limit()) / GIB
     fix = (
         ""
-        if gib >= MIN_MEMORY_GIB
+        if memory_gib >= MIN_MEMORY_GIB
         else f"use a machine with {MIN_MEMORY_GIB} GiB, which training the embedded default needs"
     )
-    return MachineCheck("memory", not fix, f"{gib:.1f} GiB", fix)
+    return MachineCheck("memory", not fix, f"{memory_gib:.1f} GiB", fix)
 
 
 def check_gpus() -> MachineCheck:
     """Check the GPUs that the driver lists. A card without a driver is a problem; a machine without a card is fine."""
     survey, card_count = survey_gpus(), _count_cards()
     if survey.gpus:
-        summary = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
-        return MachineCheck("gpus", not survey.problem, summary, _suggest_gpus_fix(survey))
+        parts = [str(gpu) for gpu in survey.gpus]
+        if survey.problem:
+            parts.append(survey.problem)
+        return MachineCheck("gpus", not survey.problem, "; ".join(parts), _suggest_gpu_fix(survey))
     if survey.timed_out:
         return MachineCheck(
             "gpus",
@@ -54,7 +57,7 @@ def check_gpus() -> MachineCheck:
     return MachineCheck("gpus", True, "none; small models run on the processors")
 
 
-def _suggest_gpus_fix(survey: Survey) -> str:
+def _suggest_gpu_fix(survey: Survey) -> str:
     if survey.problem:
         return "run nvidia-smi and fix the problem that it reports"
     if survey.gpus_without_memory:
@@ -63,11 +66,13 @@ def _suggest_gpus_fix(survey: Survey) -> str:
 
 
 def _count_cards() -> int:
-    devices = Path("/sys/bus/pci/devices")
-    return sum(
-        _read_text(device / "vendor") == NVIDIA_VENDOR and _read_text(device / "class").startswith(DISPLAY_CLASSES)
-        for device in (devices.iterdir() if devices.is_dir() else ())
-    )
+    """Count the NVIDIA GPUs on the PCI bus, with or without a driver."""
+    return sum(_is_nvidia_gpu(device) for device in Path("/sys/bus/pci/devices").glob("*"))
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    has_display_class = _read_text(device / "class").startswith(DISPLAY_CLASSES)
+    return has_display_class and _read_text(device / "vendor") == NVIDIA_VENDOR
 
 
 def _memory_limit() -> float:

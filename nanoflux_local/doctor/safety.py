@@ -14,7 +14,7 @@ from nanoflux_models.supervisor import Supervisor, find_free_port
 UNREACHABLE = "192.0.2.1"
 """An address that is reserved for documentation (RFC 5737), so no host has it."""
 _CONNECT_PROGRAM = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNREACHABLE}', 9))"
-"""A program that connects a datagram socket; connecting sends nothing, even without the guard."""
+"""A program that connects a datagram socket. This sends nothing, even if the guard is missing."""
 
 
 def check_sandbox() -> MachineCheck:
@@ -27,10 +27,13 @@ def check_sandbox() -> MachineCheck:
         return MachineCheck("sandbox", False, f"could not be tested: {'; '.join(report['reasons'])}", BUSY_FIX)
     working_layers = [layer for layer, holds in report["layers"].items() if holds]
     missing_layers = [layer for layer, holds in report["layers"].items() if not holds]
-    layers = f"{', '.join(working_layers) or 'no layer'} {'hold' if len(working_layers) > 1 else 'holds'}"
-    layers += f"; missing: {', '.join(missing_layers)}" if missing_layers else ""
-    fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing_layers else ""
-    return MachineCheck("sandbox", bool(report["safe"]), layers, fix)
+    verb = "hold" if len(working_layers) > 1 else "holds"
+    state = f"{', '.join(working_layers) or 'no layer'} {verb}"
+    fix = ""
+    if missing_layers:
+        state += f"; missing: {', '.join(missing_layers)}"
+        fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)"
+    return MachineCheck("sandbox", bool(report["safe"]), state, fix)
 
 
 def check_guard() -> MachineCheck:
@@ -38,16 +41,18 @@ def check_guard() -> MachineCheck:
     also works in child processes.
     """
     if not network_guard.is_installed():
-        return MachineCheck("guard", False, "this process has no network guard", "start it as `nanoflux`")
+        return MachineCheck(
+            "guard", False, "this process has no network guard", "start the program with the `nanoflux` command"
+        )
     unset_switches = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
     if unset_switches:
         return MachineCheck(
             "guard",
             False,
             f"offline switches of libraries are not set: {', '.join(unset_switches)}",
-            "start it as `nanoflux`",
+            "start the program with the `nanoflux` command",
         )
-    if not _child_refuses():
+    if not _child_refuses_connections():
         fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
         return MachineCheck("guard", False, "a guarded child process can reach other machines", fix)
     hosts = network_guard.allowed_hosts()
@@ -63,7 +68,7 @@ def check_ports(home: Home) -> MachineCheck:
         find_free_port()
     except (ModelsError, OSError) as error:
         return MachineCheck(
-            "ports", False, f"cannot listen on loopback: {error}", "bring it up with `ip link set lo up`"
+            "ports", False, f"cannot listen on loopback: {error}", "enable loopback with `ip link set lo up`"
         )
     servers = Supervisor(home.root).servers()
     dead_servers = [server.name for server in servers if not server.alive]
@@ -78,9 +83,9 @@ def check_ports(home: Home) -> MachineCheck:
     return MachineCheck("ports", True, f"loopback; servers: {', '.join(running_servers) or 'none'}")
 
 
-def _child_refuses() -> bool:
-    """Whether a child process refuses a connection to another machine. Hosts that the user allowed do not matter: the
-    child runs without them.
+def _child_refuses_connections() -> bool:
+    """Whether a child process refuses a connection to another machine. The child runs without the list of hosts that
+    the user allows, so the result does not depend on that list.
     """
     environment = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
     process = subprocess.run(

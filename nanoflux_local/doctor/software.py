@@ -14,21 +14,19 @@ from nanoflux_models.interpreter import VARIABLE, find_interpreter
 from nanoflux_models.manifest import list_manifests
 
 NEWEST_TESTED = (3, 12)
+"""The newest version of Python with which the tests are run."""
 MAX_LISTED = 6
 """The maximum number of packages that a line lists; the line also states how many more there are."""
 
 
 def check_python() -> MachineCheck:
     """Check the version of the running interpreter."""
-    running_version = sys.version_info[:2]
     interpreter = f"{sys.version.split()[0]} at {sys.executable}"
-    newest = ".".join(map(str, NEWEST_TESTED))
-    return MachineCheck(
-        "python",
-        True,
-        interpreter,
-        "" if running_version <= NEWEST_TESTED else f"use Python {newest} or older: newer versions are not tested",
-    )
+    fix = ""
+    if sys.version_info[:2] > NEWEST_TESTED:
+        newest = ".".join(map(str, NEWEST_TESTED))
+        fix = f"use Python {newest} or older: newer versions are not tested"
+    return MachineCheck("python", True, interpreter, fix)
 
 
 def check_torch() -> MachineCheck:
@@ -84,24 +82,36 @@ def check_versions() -> MachineCheck:
     the tested one is only reported as advice.
     """
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
-    problems, needed = packages.unmet_requirements(), packages.needed_packages()
+    problems = packages.unmet_requirements()
+    needed_packages = packages.needed_packages()
     tested_versions = packages.tested_versions()
     problems += [
-        f"{package.name} is missing" for package in needed if not package.version and package.name in tested_versions
+        f"{package.name} is missing"
+        for package in needed_packages
+        if not package.version and package.name in tested_versions
     ]
     if problems:
-        return MachineCheck("versions", False, _list_some(list(dict.fromkeys(problems))), fix)
+        distinct_problems = list(dict.fromkeys(problems))
+        return MachineCheck("versions", False, _list_some(distinct_problems), fix)
     untested_versions = [
         f"{package.name} {package.version} (tested: {tested_versions[package.name]})"
-        for package in needed
+        for package in needed_packages
         if package.name in tested_versions
-        and package.version.partition("+")[0] != tested_versions[package.name].partition("+")[0]
+        and _drop_build_tag(package.version) != _drop_build_tag(tested_versions[package.name])
     ]
     if untested_versions:
         return MachineCheck(
-            "versions", True, f"{len(needed)} packages, in untested versions: {_list_some(untested_versions)}", fix
+            "versions",
+            True,
+            f"{len(needed_packages)} packages, in untested versions: {_list_some(untested_versions)}",
+            fix,
         )
-    return MachineCheck("versions", True, f"{len(needed)} packages, all in tested versions")
+    return MachineCheck("versions", True, f"{len(needed_packages)} packages, all in tested versions")
+
+
+def _drop_build_tag(package_version: str) -> str:
+    """A version without its local part: 2.9.0 for 2.9.0+cpu."""
+    return package_version.partition("+")[0]
 
 
 def _list_some(entries: list[str]) -> str:

@@ -34,14 +34,15 @@ def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurren
     Raises:
         ConfigError, ModelsError, NothingMatchedError: as for `build_endpoint`.
     """
-    endpoints: dict[str, Endpoint] = {}
-    groups = {name: config.shares for name, config in configs.items()}
+    endpoint_by_name: dict[str, Endpoint] = {}
+    group_by_name = {name: config.shares for name, config in configs.items()}
     for interface in sorted({config.interface for config in configs.values()}):
         configs_of_kind = {name: config for name, config in configs.items() if config.interface == interface}
-        new_endpoints, groups_of_kind = find_kind(interface).build_together(configs_of_kind, home, concurrency)
-        endpoints |= new_endpoints
-        groups |= groups_of_kind
-    return take_turns({name: endpoints[name] for name in configs}, groups)
+        endpoints_of_kind, groups_of_kind = find_kind(interface).build_together(configs_of_kind, home, concurrency)
+        endpoint_by_name |= endpoints_of_kind
+        group_by_name |= groups_of_kind
+    endpoints_in_profile_order = {name: endpoint_by_name[name] for name in configs}
+    return take_turns(endpoints_in_profile_order, group_by_name)
 
 
 def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
@@ -123,10 +124,11 @@ def require_weights(config: RunConfig, home: Home) -> None:
     """Refuse a run whose local models are not all installed; the error names every missing model.
 
     Raises:
-        ModelsError: weights are not installed, or there is no model of a name.
+        ModelsError: weights are not installed, or a model does not exist.
     """
-    endpoints = [config.endpoints[name] for name in (*config.players, config.embedder)]
-    require_installed((used.model for used in endpoints if find_kind(used.interface).local), home.root)
+    used_endpoints = [config.endpoints[name] for name in (*config.players, config.embedder)]
+    local_models = [endpoint.model for endpoint in used_endpoints if find_kind(endpoint.interface).local]
+    require_installed(local_models, home.root)
 
 
 def lacks_price(config: EndpointConfig) -> bool:

@@ -33,8 +33,8 @@ class Chaos:
     _request_counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def evenly(cls, share: float, seed: int = 0, **settings: float) -> "Chaos":
-        """Chaos in which a `share` of all responses fails, with every kind of fault equally often."""
+    def with_equal_rates(cls, share: float, seed: int = 0, **settings: float) -> "Chaos":
+        """Chaos in which a `share` of all responses fails, and all kinds of faults are equally likely."""
         return cls(dict.fromkeys(INJECTED_FAULTS, share / len(INJECTED_FAULTS)), seed=seed, **settings)  # type: ignore[arg-type]
 
     def draw_fault(self, request_digest: str) -> tuple[InjectedFault | None, random.Random]:
@@ -43,9 +43,9 @@ class Chaos:
         """
         self._request_counts[request_digest] += 1
         rng = random.Random(derive_seed(self.seed, request_digest, self._request_counts[request_digest]))
-        draw = rng.random()
+        remaining_draw = rng.random()  # each fault occupies an interval as long as its rate
         for fault, rate in self.rates.items():
-            if draw < rate:
+            if remaining_draw < rate:
                 return fault, rng
-            draw -= rate
+            remaining_draw -= rate
         return None, rng

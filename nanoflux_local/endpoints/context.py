@@ -32,9 +32,11 @@ def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer_toke
     is the maximum number of tokens of the answer.
     """
     context = endpoint.context
-    prompt_tokens = sum(_count_tokens(endpoint, message.content) for message in messages) if context.tokens else 0
+    if not context.tokens:
+        return ""
+    prompt_tokens = sum(_count_tokens(endpoint, message.content) for message in messages)
     total_tokens = prompt_tokens + answer_tokens + context.reasoning
-    if not context.tokens or total_tokens <= context.tokens:
+    if total_tokens <= context.tokens:
         return ""
     breakdown = (
         f"{prompt_tokens:,} of the prompt, {answer_tokens:,} of the answer"
@@ -44,5 +46,8 @@ def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer_toke
 
 
 def _count_tokens(endpoint: "Endpoint", text: str) -> int:
+    """Count the tokens of `text`, or estimate their number if the endpoint has no tokenizer."""
     tokens = endpoint.count_tokens(text)
-    return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN if tokens is None else tokens
+    if tokens is not None:
+        return tokens
+    return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN

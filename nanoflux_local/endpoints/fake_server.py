@@ -1,7 +1,7 @@
 """A fake server that speaks the protocols of hosted models and answers with scripted replies.
 
-Tests, benchmarks and the tour use it. It binds to loopback, runs no model and checks no key. With chaos, it fails as
-real servers do.
+Tests, benchmarks and the tour use it. The server binds to loopback, runs no model and checks no key. With `Chaos`, it
+fails as real servers do.
 
     python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address
 """
@@ -23,7 +23,7 @@ from nanoflux_local.records import derive_seed
 
 Json = dict[str, Any]
 EMBEDDINGS = "/v1/embeddings"
-GARBAGE = (b"", b"{not json", b"<html>502 Bad Gateway</html>", b"null", b'{"choices": []}', b"\xff\xfe\x00")
+UNUSABLE_BODIES = (b"", b"{not json", b"<html>502 Bad Gateway</html>", b"null", b'{"choices": []}', b"\xff\xfe\x00")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,9 @@ class ParsedRequest:
 
     model: str
     prompt: str
+    """The text of the last message."""
     seed: str
+    """"" if the protocol has no seed."""
     keys: tuple[str, ...]
     """The keys of the requested JSON object; empty if text is requested."""
 
@@ -54,7 +56,7 @@ class FakeServer:
         self.chaos = chaos or Chaos()
         self.requests = self.disconnects = 0
         self.queued_requests = self.cache_usage = 0.0
-        """Reported as vLLM's metrics: the number of waiting requests, and the share of the KV cache in use."""
+        """The number of waiting requests, and the share of the KV cache in use, both reported as vLLM reports them."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -78,9 +80,9 @@ class FakeServer:
         self._clients.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                request_line, *headers = head.decode("latin-1").lower().split("\r\n")
-                length = next((int(header[15:]) for header in headers if header.startswith("content-length:")), 0)
-                await self._serve(request_line.split(" ")[1], await reader.readexactly(length), reader, writer)
+                path, body_length = _parse_head(head)
+                body = await reader.readexactly(body_length)
+                await self._serve(path, body, reader, writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -90,14 +92,13 @@ class FakeServer:
 
     async def _serve(self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if path == "/stats":
-            return _send(
-                writer, 200, {"requests": self.requests, "hung_up": self.disconnects, **self.chaos.fault_counts}
-            )
+            counts = {"requests": self.requests, "hung_up": self.disconnects, **self.chaos.fault_counts}
+            return _send(writer, 200, counts)
         if path == "/metrics":
             metrics = {"vllm:num_requests_waiting": self.queued_requests, "vllm:kv_cache_usage_perc": self.cache_usage}
             text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in metrics.items())
             return _send(writer, 200, text.encode())
-        if path not in WRITERS and path != EMBEDDINGS:
+        if path not in REPLY_WRITERS and path != EMBEDDINGS:
             return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
         self.requests += 1
         fault, rng = self.chaos.draw_fault(hashlib.sha256(body).hexdigest())
@@ -112,9 +113,10 @@ class FakeServer:
         if fault == "server_error":
             return _send(writer, rng.choice([500, 502, 503]), {"error": {"message": "out of memory"}})
         if fault == "garbled":
-            return _send(writer, 200, rng.choice([*GARBAGE, answer[: len(answer) // 2]]))
+            return _send(writer, 200, rng.choice([*UNUSABLE_BODIES, answer[: len(answer) // 2]]))
         if fault == "empty":
-            return _send(writer, 200, WRITERS[path](ParsedRequest("", "", "", ()), FakeReply("", "", 1, 0)))
+            empty_request, empty_reply = ParsedRequest("", "", "", ()), FakeReply("", "", 1, 0)
+            return _send(writer, 200, REPLY_WRITERS[path](empty_request, empty_reply))
         if fault == "reset":
             _send(writer, 200, answer, sent_bytes=len(answer) // 2)
             await writer.drain()
@@ -139,15 +141,28 @@ class FakeServer:
         if path == EMBEDDINGS:
             vector = HashingEmbedder(body["model"]).vector(body["input"])
             data = [{"object": "embedding", "index": 0, "embedding": [float(number) for number in vector]}]
-            usage = {"prompt_tokens": len(body["input"].split()), "total_tokens": len(body["input"].split())}
+            word_count = len(body["input"].split())
+            usage = {"prompt_tokens": word_count, "total_tokens": word_count}
             return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": usage}).encode()
-        request = READERS[path](body)
-        text = self._script(request.prompt, random.Random(derive_seed(request.model, request.prompt, request.seed)))
+        request = REQUEST_READERS[path](body)
+        script_rng = random.Random(derive_seed(request.model, request.prompt, request.seed))
+        text = self._script(request.prompt, script_rng)
         if request.keys:
             text = _to_json_object(text, request.keys)
         reasoning = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.reasoning_share else ""
         reply = FakeReply(text, reasoning, len(request.prompt.split()), len(text.split()))
-        return json.dumps(WRITERS[path](request, reply)).encode()
+        return json.dumps(REPLY_WRITERS[path](request, reply)).encode()
+
+
+def _parse_head(head: bytes) -> tuple[str, int]:
+    """The path of a request and the length of its body in bytes."""
+    request_line, *header_lines = head.decode("latin-1").lower().split("\r\n")
+    path = request_line.split(" ")[1]
+    for line in header_lines:
+        name, _, value = line.partition(":")
+        if name == "content-length":
+            return path, int(value)
+    return path, 0
 
 
 def _send(
@@ -166,8 +181,9 @@ def _to_json_object(text: str, keys: tuple[str, ...]) -> str:
     sections: dict[str, str] = {}
     for line in text.splitlines():
         heading, colon, section_text = line.partition(":")
-        if colon and heading.replace(" ", "_") in keys:
-            sections[heading.replace(" ", "_")] = section_text.strip()
+        key = heading.replace(" ", "_")
+        if colon and key in keys:
+            sections[key] = section_text.strip()
     return json.dumps(sections) if sections else text
 
 
@@ -224,12 +240,12 @@ def _format_messages_reply(request: ParsedRequest, reply: FakeReply) -> Json:
             "stop_reason": "end_turn", "usage": usage}  # fmt: skip
 
 
-READERS: dict[str, Callable[[Json], ParsedRequest]] = {
+REQUEST_READERS: dict[str, Callable[[Json], ParsedRequest]] = {
     "/v1/chat/completions": _read_chat_request,
     "/v1/responses": _read_responses_request,
     "/v1/messages": _read_messages_request,
 }
-WRITERS: dict[str, Callable[[ParsedRequest, FakeReply], Json]] = {
+REPLY_WRITERS: dict[str, Callable[[ParsedRequest, FakeReply], Json]] = {
     "/v1/chat/completions": _format_chat_reply,
     "/v1/responses": _format_responses_reply,
     "/v1/messages": _format_messages_reply,
@@ -260,7 +276,7 @@ def main() -> None:
         "retry_after_s": options.retry_after_s,
     }
     try:
-        asyncio.run(serve(options.port, Chaos.evenly(options.faults, options.seed, **chaos_settings)))
+        asyncio.run(serve(options.port, Chaos.with_equal_rates(options.faults, options.seed, **chaos_settings)))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -63,8 +63,8 @@ def reporting_faults(listener: FaultListener) -> Iterator[None]:
         FAULT_LISTENER.reset(token)
 
 
-def announce(fault: Fault) -> None:
-    """Report a fault, and log it even if the listener records it elsewhere, so that the user sees it immediately."""
+def report_and_log(fault: Fault) -> None:
+    """Report a fault to the listener, and also log it, so that the user sees it immediately."""
     listener = FAULT_LISTENER.get()
     listener(fault)
     if listener is not _log:
@@ -179,13 +179,11 @@ def _classify_response(error: Any) -> ClassifiedFault:
     response = error.response
     fault = _classify_status(error.status_code, read_error(response.content), read_retry_after(response.headers))
     if fault.status in REDIRECT_STATUSES:
-        redirect_url = (
-            urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
-        )
+        location = urlsplit(str(response.headers.get("location", ""))[:300])
+        new_url = redact(location._replace(query="", fragment="").geturl())
+        message = f"answered {fault.status}: a redirect to {new_url}"
         fix = "set the server's new address as the endpoint's url: redirects are not followed"
-        return replace(
-            fault, message=f"answered {fault.status}: a redirect to {redact(redirect_url)}", fix=fix, setting="url"
-        )
+        return replace(fault, message=message, fix=fix, setting="url")
     if fault.status in NOT_FOUND_STATUSES:
         setting = "model" if _names_model(fault.server_message) else "url"
         return replace(fault, fix=_suggest_address(str(response.request.url), fault.server_message), setting=setting)
@@ -230,18 +228,25 @@ def _suggest_address(requested_url: str, server_message: str = "") -> str:
 
 
 def read_retry_after(headers: Any) -> float | None:
-    """Seconds to wait before the next request, from any of the three formats of the Retry-After header."""
+    """The seconds to wait before the next request, as the headers state them: in milliseconds, in seconds, or as a
+    date. None if they state none.
+    """
     for name, units_per_s in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) / units_per_s
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError):
-                continue
-        if 0 <= seconds < float("inf"):  # this is also false for NaN
+        seconds = _parse_delay(headers.get(name), units_per_s)
+        if seconds is not None and 0 <= seconds < float("inf"):  # this is also false for NaN
             return seconds
     return None
+
+
+def _parse_delay(value: str | None, units_per_s: float) -> float | None:
+    """The delay in seconds that a header states as a number or as a date; None if it states neither."""
+    if value is None:
+        return None
+    try:
+        return float(value) / units_per_s
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return None

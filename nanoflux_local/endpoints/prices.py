@@ -22,15 +22,20 @@ def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
     Raises:
         ConfigError: the user's table cannot be read, or a price in it is invalid.
     """
-    hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {find_kind(endpoint.interface).default_host}
+    hosts = {urlsplit(url).hostname for url in endpoint.addresses}
+    if not hosts:
+        hosts = {find_kind(endpoint.interface).default_host}
+    if len(hosts) > 1:  # several hosts may have different prices
+        return None
     host = str(hosts.pop())
-    if hosts or not host:  # several hosts may have different prices
+    if not host:
         return None
     user_file = home / FILE
     user_prices = read_toml(user_file) if user_file.exists() else {}
     for path, table in ((user_file, user_prices), (Path(FILE), _packaged_prices())):
         price_by_model = table.get(host, {})
-        for name in (endpoint.model, _DATE_SUFFIX.sub("", endpoint.model)):
+        undated_name = _DATE_SUFFIX.sub("", endpoint.model)
+        for name in (endpoint.model, undated_name):
             if name in price_by_model:
                 return validate_model(Price, price_by_model[name], f"{path}: {host}: {name}")
     return None

@@ -174,7 +174,7 @@ def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
     assert result_for_given_memory.code == 0
     monkeypatch.setenv("PATH", path)
     check = machine.check_gpus()
-    assert re.search(doctor_pattern, f"{check.word} {check.state} {check.fix}"), check
+    assert re.search(doctor_pattern, f"{check.status} {check.state} {check.fix}"), check
 
 
 def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.Monke
 def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     assert home_directory.check_home(Home(tmp_path)).ok
-    monkeypatch.setattr(home_directory, "_file_system", lambda _: "nfs4")
+    monkeypatch.setattr(home_directory, "_file_system_type", lambda _: "nfs4")
     check = home_directory.check_home(Home(tmp_path))
     assert not check.ok and "nfs4" in check.state
 

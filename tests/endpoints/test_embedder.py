@@ -49,5 +49,5 @@ async def test_empty_text_and_lone_surrogates_have_finite_vectors(embedder: Loca
 
 
 def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match="holds no installed weights"):
+    with pytest.raises(EndpointError, match="contains no installed weights"):
         LocalEmbedder(tmp_path)

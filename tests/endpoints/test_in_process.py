@@ -234,7 +234,7 @@ def make_adapter(base: Path, folder: Path) -> None:
 
 
 def test_folders_without_weights_or_adapter_are_refused(smollm2_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match=r"holds no installed weights"):
+    with pytest.raises(EndpointError, match=r"contains no installed weights"):
         InProcessEndpoint(tmp_path)
     with pytest.raises(DataError, match="not an adapter"):
         InProcessEndpoint(smollm2_dir, adapter=tmp_path)

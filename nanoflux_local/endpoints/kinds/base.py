@@ -30,21 +30,21 @@ class EndpointKind:
     local: ClassVar[bool] = False
     """Whether the model's weights and manifest are on this machine."""
     managed: ClassVar[bool] = False
-    """Whether NanoFlux starts and stops the model's server."""
+    """Whether NanoFlux starts and stops the server of the model."""
     takes_adapter: ClassVar[bool] = False
     """Whether the model can have an adapter."""
     continues: ClassVar[bool] = False
-    """Whether the model continues the last message if that is the beginning of a reply."""
+    """Whether the model continues the last message if that message is the beginning of a reply."""
     fixed_context: ClassVar[bool] = False
     """Whether the context length is always the model's, so that a profile cannot set it."""
     structured: ClassVar[bool] = False
     """Whether a reply's sections can be requested as one JSON object."""
     takes_send: ClassVar[bool] = False
-    """Whether the `send` settings apply."""
+    """Whether a profile may set `send`, the parameters that the server accepts."""
     batch_invariant: ClassVar[bool] = False
     """Whether the server can be started in batch-invariant mode."""
     charges: ClassVar[bool] = False
-    """Whether somebody else operates the server and may charge for requests."""
+    """Whether the server's operator may charge for requests."""
     default_host: ClassVar[str] = ""
     """The host whose server and prices are used if a configuration states no address."""
 
@@ -62,9 +62,9 @@ class EndpointKind:
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
         """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run concurrently; 0 means no limit. Returns the endpoints by name, and the group
-        in which each takes turns on a GPU, also by name. An endpoint that the second mapping lacks stays in the group
-        that the profile sets.
+        At most `concurrency` requests run concurrently; 0 means no limit. Returns two dictionaries by name: the
+        endpoints, and the groups in which they take turns on a GPU. An endpoint that the second dictionary lacks stays
+        in the group that the profile sets.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 
@@ -80,10 +80,9 @@ class EndpointKind:
 @cache
 def endpoint_kinds() -> Mapping[str, EndpointKind]:
     """All endpoint kinds, sorted by name."""
-    package = __name__.rpartition(".")[0]
-    modules = [
-        import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(import_module(package).__path__)
-    ]
+    package_name = __name__.rpartition(".")[0]
+    package_path = import_module(package_name).__path__
+    modules = [import_module(f"{package_name}.{entry.name}") for entry in pkgutil.iter_modules(package_path)]
     kinds: list[EndpointKind] = [module.KIND for module in modules if hasattr(module, "KIND")]
     return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.name)}
 
@@ -103,9 +102,8 @@ def find_kind(interface: str) -> EndpointKind:
 
 def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
     """The names of the kinds that take an adapter; with `in_profiles`, only those that a profile may select."""
-    return tuple(
-        kind.name for kind in endpoint_kinds().values() if kind.takes_adapter and (kind.in_profiles or not in_profiles)
-    )
+    kinds = [kind for kind in endpoint_kinds().values() if kind.takes_adapter]
+    return tuple(kind.name for kind in kinds if kind.in_profiles or not in_profiles)
 
 
 def continues_replies(interface: str) -> bool:

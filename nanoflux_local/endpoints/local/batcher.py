@@ -27,8 +27,9 @@ LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
 @dataclass(eq=False)
 class Job:
     """A request in the queue or in a row. Its future can be cancelled until the reply is set. `max_tokens` is the
-    maximum number of tokens in the reply, `token_ids` are the tokens drawn so far, and `generator` draws them.
-    `opening_tag` is the tag with which the prompt opens the reply's reasoning; the reply's text starts with this tag.
+    maximum number of tokens in the reply, `token_ids` are the tokens drawn so far, and `generator` is the random
+    generator of the draws. `opening_tag` is the tag with which the prompt opens the reply's reasoning; the reply's
+    text starts with this tag.
     """
 
     request: ChatRequest
@@ -81,7 +82,7 @@ class Batcher:
     def close(self) -> None:
         """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
         with self._work_available:
-            self._final_error = self._final_error or _closed_error()
+            self._final_error = self._final_error or _make_closed_error()
             self._work_available.notify()
         if self._thread:
             self._thread.join()
@@ -89,15 +90,15 @@ class Batcher:
     def _run(self) -> None:
         try:
             self._decoder, self._codec = self._load()
-            while self._admit():
-                self._advance()
+            while self._fill_rows():
+                self._decode_step()
         except NanofluxError as error:
             self._fail_all(error)
         except BaseException as error:  # noqa: BLE001 - every error of this thread must reach the waiting requests
             fix = "resume the run; if it crashes again, serve the model with `nanoflux models serve`"
             self._fail_all(EndpointError(f"the in-process model crashed: {type(error).__name__}: {error}", fix))
         else:
-            self._fail_all(_closed_error())
+            self._fail_all(_make_closed_error())
 
     def _fail_all(self, error: NanofluxError) -> None:
         with self._work_available:
@@ -109,7 +110,7 @@ class Batcher:
             if not job.future.done():
                 job.fail(error)
 
-    def _admit(self) -> bool:
+    def _fill_rows(self) -> bool:
         """Assign free rows to the oldest waiting jobs; wait while there are no jobs. Return False once the worker is
         closed.
         """
@@ -118,12 +119,12 @@ class Batcher:
             with self._work_available:
                 if self._final_error:
                     return False
-                free_row = self._job_by_row.index(None) if None in self._job_by_row else None
-                if free_row is None or not self._queue:
-                    if any(self._job_by_row):
-                        return True
+                if not any(self._job_by_row) and not self._queue:
                     self._work_available.wait()
                     continue
+                if None not in self._job_by_row or not self._queue:
+                    return True
+                free_row = self._job_by_row.index(None)
                 job = self._queue.popleft()
                 self._job_by_row[free_row] = job
             self._start_job(free_row, job)
@@ -141,21 +142,24 @@ class Batcher:
         try:
             prompt_ids = self._codec.encode(job.request.messages)
             job.opening_tag = self._codec.find_opened_reasoning(prompt_ids)
-            job.prompt_tokens, free_positions = len(prompt_ids), self._decoder.context - len(prompt_ids)
+            job.prompt_tokens = len(prompt_ids)
+            free_positions = self._decoder.context - job.prompt_tokens
             if free_positions < 1:
-                raise make_too_long_error(len(prompt_ids), self._decoder.context)
+                raise make_too_long_error(job.prompt_tokens, self._decoder.context)
             job.max_tokens = min(job.request.sampling.max_tokens, free_positions)
             job.generator = make_generator(job.request.seed)
             prefix_length = self._codec.count_shared_tokens(job.request.messages, prompt_ids)
-            logits = self._decoder.prefill(row, prompt_ids, len(prompt_ids) + job.max_tokens, prefix_length)
+            logits = self._decoder.prefill(row, prompt_ids, job.prompt_tokens + job.max_tokens, prefix_length)
         except EndpointError as error:
             self._free(row)
             job.fail(error)
             return
         self._draw_token(row, job, logits)
 
-    def _advance(self) -> None:
-        logits = self._decoder.step([job.token_ids[-1] if job else 0 for job in self._job_by_row])
+    def _decode_step(self) -> None:
+        """Run one decoding step, and draw the next token of every job in a row."""
+        newest_tokens = [job.token_ids[-1] if job else 0 for job in self._job_by_row]
+        logits = self._decoder.step(newest_tokens)
         for row, job in enumerate(self._job_by_row):
             if job:
                 self._draw_token(row, job, logits[row])
@@ -170,10 +174,10 @@ class Batcher:
             self._free(row)
             job.fail(error)
             return
-        ending = self._find_end(job)
-        if ending:
+        text_and_reason = self._find_end(job)
+        if text_and_reason:
             self._free(row)
-            job.finish(*ending)
+            job.finish(*text_and_reason)
 
     def _find_end(self, job: Job) -> tuple[str, Finish] | None:
         """The reply's text and finish reason if the newest token ends the reply, else None."""
@@ -198,5 +202,5 @@ def make_too_long_error(prompt_tokens: int, context: int) -> PromptRefusedError:
     return PromptRefusedError(TOO_LONG, detail, fix)
 
 
-def _closed_error() -> EndpointError:
+def _make_closed_error() -> EndpointError:
     return EndpointError("the endpoint was closed", "resume the run")

@@ -1,7 +1,7 @@
 """Converts messages to token ids, and token ids to text, with a model's tokenizer and chat template.
 
-It also determines the tokens that end a reply, and searches replies for stop strings. It loads no weights; transformers
-is imported when a codec is created.
+The codec also determines the tokens that end a reply, and searches replies for stop strings. It loads no weights;
+transformers is imported when a codec is created.
 """
 
 import json
@@ -49,18 +49,18 @@ class ChatCodec:
         chat = self._format_messages(messages)
         try:
             continues = bool(chat) and chat[-1]["role"] == "assistant"
-            ids = self._tokenizer.apply_chat_template(
+            prompt_ids = self._tokenizer.apply_chat_template(
                 chat, add_generation_prompt=not continues, continue_final_message=continues, return_dict=False
             )
         except Exception as error:
             fix = "use a model whose chat template accepts a system message, or correct the template"
             raise EndpointError(f"the chat template of {self._name} refuses these messages: {error}", fix) from error
-        return list(ids)
+        return list(prompt_ids)
 
-    def count_shared_tokens(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
+    def count_shared_tokens(self, messages: Sequence[Message], prompt_ids: Sequence[int]) -> int:
         """Count the tokens of the conversation before its last question: instructions and worked examples, which other
-        prompts share. Returns 0 if there are none, or fewer than `MIN_SHARED_TOKENS`. The result depends only on the
-        messages.
+        prompts share. `prompt_ids` is the encoded conversation. Returns 0 if there are no worked examples, or fewer
+        tokens than `MIN_SHARED_TOKENS`. The result depends only on the messages.
         """
         last_question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
         earlier_messages = messages[:last_question]
@@ -70,12 +70,14 @@ class ChatCodec:
             shared_ids = self._tokenizer.apply_chat_template(self._format_messages(earlier_messages), return_dict=False)
         except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
             return 0
-        is_prefix = len(shared_ids) < len(ids) and list(shared_ids) == list(ids[: len(shared_ids)])
-        return len(shared_ids) if is_prefix and len(shared_ids) >= MIN_SHARED_TOKENS else 0
+        shared_tokens = len(shared_ids)
+        is_prefix = shared_tokens < len(prompt_ids) and list(shared_ids) == list(prompt_ids[:shared_tokens])
+        return shared_tokens if is_prefix and shared_tokens >= MIN_SHARED_TOKENS else 0
 
-    def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
+    def find_opened_reasoning(self, prompt_ids: Sequence[int]) -> str:
         """The tag at the end of a prompt that opens the reply's reasoning; "" if there is none."""
-        return find_opening_tag(str(self._tokenizer.decode(prompt[-OPENING_TOKENS:], skip_special_tokens=False)))
+        prompt_end = str(self._tokenizer.decode(prompt_ids[-OPENING_TOKENS:], skip_special_tokens=False))
+        return find_opening_tag(prompt_end)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Special tokens are omitted, except those that mark reasoning; spaces are not cleaned up."""
@@ -92,7 +94,8 @@ class ChatCodec:
         if not stop:
             return None
         # A token has at least one byte and a character at most four bytes, so these last tokens contain any new match.
-        tail = self.decode(ids[-4 * max(map(len, stop)) - 4 :])
+        tail_tokens = 4 * max(map(len, stop)) + 4
+        tail = self.decode(ids[-tail_tokens:])
         if not any(string in tail for string in stop):
             return None
         text = opening_tag + self.decode(ids)
@@ -115,6 +118,7 @@ class ChatCodec:
         return hidden_ids if len(hidden_ids) < len(special_tokens) else None
 
     def _find_end_ids(self, folder: Path) -> frozenset[int]:
+        """The ids of the tokens that end a reply: those of the tokenizer, the model's configuration and `TURN_ENDS`."""
         # In harmony, "<|end|>" ends a channel and "<|return|>" the turn.
         turn_ends = [token for token in TURN_ENDS if not (self._uses_channels and token in CHANNEL_MARKS)]
         turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
@@ -128,4 +132,5 @@ class ChatCodec:
 
 
 def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which tokenizers refuse, with U+FFFD."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -13,6 +13,7 @@ Four design choices ensure this:
 only to run a model, since it imports torch.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ ALLOCATION_STEP = 256
 """Storage for positions is allocated in multiples of this number."""
 MAX_PREFIXES = 4
 """The maximum number of prompt prefixes that are cached."""
+MIN_SIMILARITY = 0.99
+"""The cosine similarity above which two rows of logits agree up to rounding."""
 MIN_EFFECT = 1e-4
 """The smallest change of a logit, in float32, that counts as an adapter's effect; an all-zero adapter has none."""
 
@@ -39,7 +42,8 @@ MIN_EFFECT = 1e-4
 class CacheRows:
     """The KV cache of every row and layer, and the filled length of each row.
 
-    `fill` appends a prompt to the row `filling`; `append` adds one position to each row in a decoding step.
+    A cache has the shape (rows, positions, heads, width). `fill` appends a prompt to the row `filling`; `append` adds
+    one position to each row in a decoding step.
     """
 
     def __init__(self, count: int) -> None:
@@ -49,22 +53,23 @@ class CacheRows:
         self._reserved = 0
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
-        self._slots = torch.zeros(0, dtype=torch.long)
+        self._slots = torch.zeros(0, dtype=torch.long)  # each row's next position, in a cache with rows flattened
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def reserve(self, positions: int) -> None:
         """Allocate storage for rows of `positions` positions."""
-        reserved = -(-positions // ALLOCATION_STEP) * ALLOCATION_STEP
+        reserved = _round_up(positions, ALLOCATION_STEP)
         if reserved <= self._reserved:
             return
-        for store in (self._keys, self._values):
-            for layer, old_cache in store.items():
-                store[layer] = old_cache.new_zeros(self.count, reserved, *old_cache.shape[2:])
-                store[layer][:, : self._reserved] = old_cache
+        for cache_by_layer in (self._keys, self._values):
+            for layer, old_cache in cache_by_layer.items():
+                new_cache = old_cache.new_zeros(self.count, reserved, *old_cache.shape[2:])
+                new_cache[:, : self._reserved] = old_cache
+                cache_by_layer[layer] = new_cache
         self._reserved = reserved
 
     def begin_step(self, device: torch.device) -> torch.Tensor:
-        """Choose where this step's keys and values are stored; return the position of each row."""
+        """Determine where this step's keys and values are stored; return the next position of each row."""
         positions = torch.tensor(self.lengths, device=device)
         self._slots = positions + torch.arange(self.count, device=device) * self._reserved
         self._masks = {}
@@ -82,28 +87,25 @@ class CacheRows:
             cache[self.filling, start:end] = new_entries[0].transpose(0, 1)
         if not start:
             return keys, values
-        stored = [store[layer][self.filling, :end].transpose(0, 1)[None] for store in (self._keys, self._values)]
-        return stored[0], stored[1]
+        all_keys = self._keys[layer][self.filling, :end]
+        all_values = self._values[layer][self.filling, :end]
+        return all_keys.transpose(0, 1)[None], all_values.transpose(0, 1)[None]
 
     @torch.inference_mode()
     def copy_out(self, row: int) -> "Prefix":
-        """A copy of a row's keys and values."""
+        """Return a copy of a row's keys and values."""
         length = self.lengths[row]
-        return Prefix(
-            length, *({layer: cache[row, :length].clone() for layer, cache in store.items()} for store in self._stores)
-        )
+        keys = {layer: cache[row, :length].clone() for layer, cache in self._keys.items()}
+        values = {layer: cache[row, :length].clone() for layer, cache in self._values.items()}
+        return Prefix(length, keys, values)
 
     @torch.inference_mode()
     def copy_in(self, row: int, prefix: "Prefix") -> None:
         """Start a row with the keys and values of a cached prefix."""
-        for store, copies in zip(self._stores, (prefix.keys, prefix.values), strict=True):
-            for layer, copy in copies.items():
-                store[layer][row, : prefix.length] = copy
+        for layer, keys in prefix.keys.items():
+            self._keys[layer][row, : prefix.length] = keys
+            self._values[layer][row, : prefix.length] = prefix.values[layer]
         self.lengths[row] = prefix.length
-
-    @property
-    def _stores(self) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        return self._keys, self._values
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store one position of each row; return all keys and values to attend to, shaped (rows, heads, positions,
@@ -118,8 +120,8 @@ class CacheRows:
         return attended[0], attended[1]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """The mask of the positions that each row attends to: the filled ones, or those of them inside the sliding
-        window.
+        """The attention mask of a decoding step. Each row attends to its filled positions, or to those of them inside
+        the sliding window.
         """
         if window not in self._masks:
             newest_positions = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
@@ -130,12 +132,17 @@ class CacheRows:
 
     @property
     def _read_length(self) -> int:
-        return min(-(-(max(self.lengths) + 1) // GRANULE) * GRANULE, self._reserved)
+        """The number of positions that attention reads in a decoding step: the longest row, in whole blocks."""
+        return min(_round_up(max(self.lengths) + 1, GRANULE), self._reserved)
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         if layer not in self._keys:
             self._keys[layer] = keys.new_zeros(self.count, self._reserved, keys.shape[1], keys.shape[3])
             self._values[layer] = values.new_zeros(self.count, self._reserved, values.shape[1], values.shape[3])
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return math.ceil(number / multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +171,9 @@ def attend(
     mask: torch.Tensor | None
     if nanoflux_rows.filling is not None:
         keys, values = nanoflux_rows.fill(layer, key, value)
-        total = keys.shape[2]
-        needs_mask = total > length or (sliding_window and sliding_window < length)
-        mask = _band_mask(length, total, sliding_window, device) if needs_mask else None
+        total_length = keys.shape[2]
+        needs_mask = total_length > length or (sliding_window and sliding_window < length)
+        mask = _band_mask(length, total_length, sliding_window, device) if needs_mask else None
         attended = functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, is_causal=mask is None and length > 1, scale=scaling, enable_gqa=True
         )
@@ -179,12 +186,12 @@ def attend(
     return attended.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
-def _band_mask(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """The mask of which of `total` positions the last `length` positions attend to: each attends to itself and to
-    earlier positions, or to those of them inside the sliding window.
+def _band_mask(length: int, total_length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """The attention mask of the last `length` of `total_length` positions, of shape (length, total_length). A position
+    attends to itself and to the earlier positions, or to those of them inside the sliding window.
     """
-    positions = torch.arange(total, device=device)
-    distance = positions[total - length :, None] - positions[None, :]
+    positions = torch.arange(total_length, device=device)
+    distance = positions[total_length - length :, None] - positions[None, :]
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
@@ -231,14 +238,14 @@ class Decoder:
         """Append a prompt's tokens to a row; return the logits after them in float32."""
         start, end = self.rows.lengths[row], self.rows.lengths[row] + len(ids)
         with self._filling(row):
-            logits = self._forward(torch.tensor([ids]), torch.arange(start, end)[None])
+            logits = self._run_model(torch.tensor([ids]), torch.arange(start, end)[None])
         self.rows.lengths[row] = end
         return logits[0]
 
     def step(self, tokens: list[int]) -> torch.Tensor:
         """Append one token to each row in use (length above 0); return the logits of all rows in float32."""
         positions = self.rows.begin_step(self.device)
-        logits = self._forward(torch.tensor(tokens)[:, None], positions[:, None])
+        logits = self._run_model(torch.tensor(tokens)[:, None], positions[:, None])
         self.rows.lengths = [length + 1 if length else 0 for length in self.rows.lengths]
         return logits
 
@@ -253,7 +260,8 @@ class Decoder:
         prompt, other_prompt = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
         last_row = self.rows.count - 1
         logits_alone = self._probe({0: prompt})
-        logits_with_others = self._probe({last_row: prompt, **{row: other_prompt[row:] for row in range(last_row)}})
+        other_prompts = {row: other_prompt[row:] for row in range(last_row)}
+        logits_with_others = self._probe({last_row: prompt, **other_prompts})
         return torch.equal(logits_alone[0], logits_with_others[last_row])
 
     def agrees_with_transformers(self) -> bool:
@@ -271,17 +279,19 @@ class Decoder:
         finally:
             self.model.set_attn_implementation(ATTENTION)
         reference = transformers_logits.float().to(step_logits[0].device)
-        return min(float(functional.cosine_similarity(logits, reference, dim=0)) for logits in step_logits) > 0.99
+        similarities = [float(functional.cosine_similarity(logits, reference, dim=0)) for logits in step_logits]
+        return min(similarities) > MIN_SIMILARITY
 
-    def _probe(self, prompts: dict[int, list[int]], token: int = 37, prefix_length: int = 0) -> torch.Tensor:
-        for row, ids in prompts.items():
+    def _probe(self, prompt_by_row: dict[int, list[int]], token: int = 37, prefix_length: int = 0) -> torch.Tensor:
+        """The logits of all rows after the given prompts and `token`; the rows are free again afterwards."""
+        for row, ids in prompt_by_row.items():
             self.prefill(row, ids, len(ids) + 1, prefix_length)
-        logits = self.step([token if row in prompts else 0 for row in range(self.rows.count)])
-        for row in prompts:
+        logits = self.step([token if row in prompt_by_row else 0 for row in range(self.rows.count)])
+        for row in prompt_by_row:
             self.release(row)
         return logits
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _run_model(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             output = self.model(
                 input_ids=ids.to(self.device),

@@ -41,7 +41,7 @@ class LocalEmbedder:
             return int(self._model.get_embedding_dimension())
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
-        """The vector of one text.
+        """Return the vector of one text.
 
         Raises:
             EndpointError: the model cannot be loaded.
@@ -75,8 +75,9 @@ class LocalEmbedder:
             yield text
             return
         for start in range(0, len(offsets), window_tokens):
-            window = offsets[start : start + window_tokens]
-            yield text[window[0][0] : window[-1][1]]
+            window_offsets = offsets[start : start + window_tokens]
+            first_char, end_char = window_offsets[0][0], window_offsets[-1][1]
+            yield text[first_char:end_char]
 
     @cached_property
     def _model(self) -> Any:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Measured on two cores with bfloat16: 32 rows gave a quarter more tokens per second than 16 when all were in use (368
 # against 289), but a step with few rows in use took 1.6 times as long. Runs seldom need more than 16 replies at once.
 ROWS = 16
+"""The default number of requests that are decoded together."""
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
@@ -101,7 +102,7 @@ class InProcessEndpoint:
             fix = f"check the weights with `nanoflux models verify {self.identity.model}`"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
         if not decoder.agrees_with_transformers():
-            problem = f"{self.identity.model} gives other logits in this process than in transformers"
+            problem = f"the logits of {self.identity.model} differ between this process and transformers"
             raise EndpointError(problem, "serve this architecture with vLLM")
         self.repeatable = decoder.is_batch_invariant()
         return decoder, codec
@@ -118,7 +119,7 @@ def read_name_and_revision(weights: Path) -> tuple[str, str]:
         return str(record["name"]), str(record["revision"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "install them: nanoflux models pull NAME, or nanoflux models import PATH --name NAME"
-        raise EndpointError(f"{weights} holds no installed weights ({error})", fix) from error
+        raise EndpointError(f"{weights} contains no installed weights ({error})", fix) from error
 
 
 def choose_device() -> str:
@@ -141,5 +142,6 @@ def choose_dtype(device: str) -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return "float32"
-    flags = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
+    flag_lines = [line for line in lines if line.startswith(("flags", "Features"))]
+    flags = set(" ".join(flag_lines).split())
     return "bfloat16" if flags & BF16_FLAGS else "float32"

@@ -21,7 +21,11 @@ def make_generator(seed: int) -> torch.Generator:
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw a token id from float32 logits of shape (vocabulary,)."""
+    """Draw a token id from float32 logits of shape (vocabulary,).
+
+    Raises:
+        EndpointError: the logits are not finite numbers.
+    """
     if sampling.temperature < MIN_TEMPERATURE:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / sampling.temperature, 0)
@@ -35,16 +39,16 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
         )
     threshold = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative_probabilities[-1]
     position = int(torch.searchsorted(cumulative_probabilities, threshold, right=True))
-    index = min(position, len(cumulative_probabilities) - 1)
+    index = min(position, len(cumulative_probabilities) - 1)  # rounding can put the threshold at the very end
     return index if tokens is None else int(tokens[index])
 
 
 def _select_nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The likeliest tokens whose total probability reaches `top_p`, as probabilities and token ids."""
-    for count in (min(CANDIDATES, len(probabilities)), len(probabilities)):
-        top_probabilities, tokens = probabilities.topk(count)
+    top_probabilities, tokens = probabilities.topk(min(CANDIDATES, len(probabilities)))
+    cumulative_probabilities = top_probabilities.double().cumsum(0)
+    if float(cumulative_probabilities[-1]) < top_p:  # the candidates do not contain the whole nucleus
+        top_probabilities, tokens = probabilities.topk(len(probabilities))
         cumulative_probabilities = top_probabilities.double().cumsum(0)
-        if float(cumulative_probabilities[-1]) >= top_p:
-            break
-    size = int((cumulative_probabilities < top_p).sum()) + 1
-    return top_probabilities[:size], tokens[:size]
+    nucleus_size = int((cumulative_probabilities < top_p).sum()) + 1
+    return top_probabilities[:nucleus_size], tokens[:nucleus_size]

@@ -45,7 +45,7 @@ class ManagedServer:
         async with self._lock:
             if self._record is None or self._exit_future is None or self._exit_future.done():
                 try:
-                    await self._bring_up()
+                    await self._find_or_start()
                 except ModelsError as error:
                     raise EndpointError(error.message, error.fix) from error
             assert self._record is not None and self._exit_future is not None
@@ -84,7 +84,7 @@ class ManagedServer:
         if record is not None and record.owner is not None:
             await asyncio.to_thread(self.supervisor.stop, record)
 
-    async def _bring_up(self) -> None:
+    async def _find_or_start(self) -> None:
         if self._record is not None:
             await self._handle_exit(self._record)
         else:
@@ -109,21 +109,22 @@ class ManagedServer:
     def _find_running(self) -> ServerRecord | None:
         """A server that `models serve` started and that suits this launch, or None."""
         launch = self.launch
+        required_model = (launch.model, launch.revision, launch.variant)
         for record in self.supervisor.servers():
-            is_same_model = (record.model, record.revision, record.variant) == (
-                launch.model,
-                launch.revision,
-                launch.variant,
-            )
-            suffices = not launch.context or record.context >= launch.max_model_len
-            suffices = suffices and record.sleeps == launch.sleeps and record.rank >= launch.rank
-            if is_same_model and suffices and record.owner is None and record.alive:
+            is_same_model = (record.model, record.revision, record.variant) == required_model
+            has_context = not launch.context or record.context >= launch.max_model_len
+            has_adapter_buffers = record.rank >= launch.rank
+            is_suitable = is_same_model and has_context and has_adapter_buffers and record.sleeps == launch.sleeps
+            if is_suitable and record.owner is None and record.alive:
                 return record
         return None
 
     async def _start(self) -> ServerRecord:
-        while not (lock := self.supervisor.lock_start()):
+        """Start a server, one at a time on this machine, and wait until it is ready."""
+        lock = self.supervisor.lock_start()
+        while lock is None:
             await asyncio.sleep(POLL_S)
+            lock = self.supervisor.lock_start()
         with lock:
             # Started in this thread, which lives as long as the endpoints: an owned server ends with the thread.
             server = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
@@ -145,7 +146,7 @@ class Fleet:
         self._servers: list[ManagedServer] = []
 
     def server(self, launch: Launch) -> ManagedServer:
-        """The server of a launch; equal launches share a server."""
+        """The server of a launch, which is added if the fleet has none; equal launches share a server."""
         server_of_launch = next((server for server in self._servers if server.launch == launch), None)
         if server_of_launch is None:
             server_of_launch = ManagedServer(self._home, launch)

@@ -35,14 +35,17 @@ CONCURRENCY = 8
 ADAPTER_SHARE = 0.021
 """The size of the buffers for two adapters of rank 16, as a share of the model's size in bfloat16. Measured for a
 mixture of experts (gpt-oss-20b, 0.8 GiB), which needs the largest share; dense models need less than half of it."""
+SUPPORTED_RANKS = (RANK, 32, 64, 128, 256, 512)
+"""The ranks with which a vLLM server can be started, from the default upwards."""
 MIN_CAPABILITY = 8.0
 """The lowest compute capability for which vLLM has batch-invariant kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one served model must handle: the number of concurrent requests (`sequences`), the tokens of each request
-    (`context`), the highest rank of its adapters (0: none), and the group in which it takes turns on a GPU (`shares`).
+    """What the server of one model must handle: the number of concurrent requests (`sequences`), the tokens of each
+    request (`context`), the highest rank of its adapters (0: none), and the group in which it takes turns on a GPU
+    (`shares`).
     """
 
     manifest: Manifest
@@ -65,21 +68,23 @@ class Workload:
         if parallel.nodes > 1:
             fix = "see docs/how-to/multi-node.md"
             raise ConfigError(f"{self.manifest.name} spans several machines, but a plan covers only one", fix)
+        kv_gib = compute_kv_gib(
+            memory.kv_bytes_per_token,
+            self.sequences,
+            min(self.context, self.manifest.context),
+            memory.sliding_bytes_per_token,
+            memory.sliding_window,
+        )
+        bfloat16_gib = 2 * self.manifest.parameters / 2**30
         return Demand(
             self.manifest.name,
             memory.weights_gib,
-            compute_kv_gib(
-                memory.kv_bytes_per_token,
-                self.sequences,
-                min(self.context, self.manifest.context),
-                memory.sliding_bytes_per_token,
-                memory.sliding_window,
-            ),
-            parallel.tensor * parallel.pipeline,
-            parallel.data,
-            self.sequences,
-            ADAPTER_SHARE * 2 * self.manifest.parameters / 2**30 * self.rank / RANK,
-            self.shares,
+            kv_gib,
+            width=parallel.tensor * parallel.pipeline,
+            copies=parallel.data,
+            sequences=self.sequences,
+            lora_gib=ADAPTER_SHARE * bfloat16_gib * self.rank / RANK,
+            shares=self.shares,
         )
 
     @property
@@ -90,14 +95,15 @@ class Workload:
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return Seat(sequences=self.sequences)
         planned_sequences = min(max(CONTEXT * SEQUENCES // self.context, 1), self.sequences)
-        return Seat(kv_gib=replace(self, sequences=planned_sequences).demand.kv_gib, sequences=self.sequences)
+        planned_workload = replace(self, sequences=planned_sequences)
+        return Seat(kv_gib=planned_workload.demand.kv_gib, sequences=self.sequences)
 
 
 def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
     """The workloads of the endpoints on managed servers, by model; endpoints of the same model share one server.
 
     Raises:
-        ModelsError: there is no such model.
+        ModelsError: a model does not exist.
         DataError, NothingMatchedError: an adapter is missing or has no rank.
     """
     workload_by_model: dict[str, Workload] = {}
@@ -106,13 +112,13 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
             continue
         manifest = load_manifest(config.model, home.root)
         rank = choose_rank([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
-        workload_so_far = workload_by_model.get(config.model, Workload(manifest, 0, 0))
+        workload_so_far = workload_by_model.get(config.model, Workload(manifest, sequences=0, context=0))
         workload_by_model[config.model] = Workload(
             manifest,
-            min(workload_so_far.sequences + config.capacity, concurrency),
-            max(workload_so_far.context, served_context(config, manifest)),
-            max(workload_so_far.rank, rank),
-            workload_so_far.shares or config.shares,
+            sequences=min(workload_so_far.sequences + config.capacity, concurrency),
+            context=max(workload_so_far.context, served_context(config, manifest)),
+            rank=max(workload_so_far.rank, rank),
+            shares=workload_so_far.shares or config.shares,
         )
     return workload_by_model
 
@@ -197,30 +203,33 @@ def build_managed(
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
     """
-    groups = {name: config.shares for name, config in endpoints.items()}
+    group_by_name = {name: config.shares for name, config in endpoints.items()}
     managed_configs = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
     if not managed_configs:
-        return {}, groups
+        return {}, group_by_name
     concurrency = concurrency or sum(config.capacity for config in managed_configs.values())
     workload_by_model = collect_workloads(managed_configs.values(), concurrency, home)
     for config in managed_configs.values():
         if config.adapter:
             require_lora(workload_by_model[config.model].manifest, home)
-    contexts = {
+    context_by_model = {
         model: max(_required_context(config) for config in managed_configs.values() if config.model == model)
         for model in workload_by_model
     }
-    seats, fleet, vllm_endpoints = assign_seats(workload_by_model.values(), fill_gpus=True), Fleet(home.root), {}
+    seat_and_group_by_model = assign_seats(workload_by_model.values(), fill_gpus=True)
+    fleet = Fleet(home.root)
+    endpoint_by_name = {}
     for name, config in managed_configs.items():
-        seat, group = seats[config.model]
-        groups[name] = group or groups[name]
-        launch = make_launch(config, home, seat, bool(groups[name]), workload_by_model[config.model].rank)
+        seat, placement_group = seat_and_group_by_model[config.model]
+        group_by_name[name] = placement_group or config.shares
+        rank = workload_by_model[config.model].rank
+        launch = make_launch(config, home, seat, sleeps=bool(group_by_name[name]), rank=rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
-        server = fleet.server(replace(launch, context=contexts[config.model]))
-        vllm_endpoints[name] = VllmEndpoint(
+        server = fleet.server(replace(launch, context=context_by_model[config.model]))
+        endpoint_by_name[name] = VllmEndpoint(
             server, adapter, config.capacity, config.structured, _stated_reasoning(config)
         )
-    return vllm_endpoints, groups
+    return endpoint_by_name, group_by_name
 
 
 def _stated_reasoning(config: EndpointConfig) -> int | None:
@@ -283,4 +292,5 @@ def choose_rank(adapters: Iterable[Path]) -> int:
     default and the rank of every adapter.
     """
     highest_rank = max((read_rank(folder) for folder in adapters), default=RANK)
-    return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest_rank), highest_rank)
+    sufficient_ranks = [rank for rank in SUPPORTED_RANKS if rank >= highest_rank]
+    return sufficient_ranks[0] if sufficient_ranks else highest_rank

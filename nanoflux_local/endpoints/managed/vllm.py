@@ -50,9 +50,10 @@ class VllmEndpoint:
         reasoning = launch.manifest.reasoning_limit if reasoning_tokens is None else reasoning_tokens
         self.context = Context(launch.max_model_len, reasoning)
         self._server, self._adapter = server, adapter
-        self._name = adapter_hash(adapter) if adapter else launch.model
+        # The model's name in requests to the server: vLLM loads an adapter under a name of its own.
+        self._served_name = adapter_hash(adapter) if adapter else launch.model
         variant = f"{launch.variant} structured" if structured else launch.variant
-        self.identity = Identity("vllm", launch.model, launch.revision, self._name if adapter else "", variant)
+        self.identity = Identity("vllm", launch.model, launch.revision, self._served_name if adapter else "", variant)
         self._counter = TokenCounter(launch.weights)
         self._client: OpenAIChatEndpoint | None = None
         self._url = ""
@@ -89,14 +90,14 @@ class VllmEndpoint:
             RefusedError: the adapter no longer applies.
         """
         record, _ = await self._server.ensure_running()
-        was_asleep = await _in_thread(_wake, ServerClient(record.url))
+        was_asleep = await _run_in_thread(_wake, ServerClient(record.url))
         if was_asleep and self._sentinel is not None and self._adapter is not None and record.url == self._url:
             await self._check_adapter(ServerClient(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
         """Put the server to sleep; this frees its GPU."""
         record, _ = await self._server.ensure_running()
-        await _in_thread(ServerClient(record.url).sleep)
+        await _run_in_thread(ServerClient(record.url).sleep)
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -119,28 +120,30 @@ class VllmEndpoint:
                     await self._load_and_probe(self._adapter, record.url, record.proved)
                 if self._server.launch.batch_invariant and not record.batch_proved:
                     await self._test_batch_invariance(ServerClient(record.url))
-                self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, context=self.context)
+                self._client = OpenAIChatEndpoint(
+                    self._served_name, record.url, capacity=self.capacity, context=self.context
+                )
                 self._url = record.url
             return self._client, exit_future
 
     async def _load_and_probe(self, adapter: Path, url: str, proved_adapters: tuple[str, ...]) -> None:
         client, launch = ServerClient(url), self._server.launch
         await self._load_or_refuse(client, adapter)
-        if self._name not in proved_adapters:
-            result = await _in_thread(probe, client, launch.model, launch.weights, adapter, self._name)
+        if self._served_name not in proved_adapters:
+            result = await _run_in_thread(probe, client, launch.model, launch.weights, adapter, self._served_name)
             if not result.passed:
-                command = f"nanoflux models probe {self._name[:12]}"
+                command = f"nanoflux models probe {self._served_name[:12]}"
                 fix = f"train it again, or use another adapter; `{command}` repeats the test"
-                self._refusal = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
+                self._refusal = RefusedError(f"adapter {self._served_name[:12]} is refused: {result.verdict}", fix)
                 raise self._refusal
-            self._server.record_proof(self._name)
+            self._server.record_proof(self._served_name)
         if launch.sleeps:
-            self._sentinel = await _in_thread(choose_sentinel, client, launch.model, self._name)
+            self._sentinel = await _run_in_thread(choose_sentinel, client, launch.model, self._served_name)
 
     async def _load_or_refuse(self, client: ServerClient, adapter: Path) -> None:
         """Load the adapter. If vLLM refuses it, later requests of this endpoint fail immediately, without a retry."""
         try:
-            await _in_thread(client.load_adapter, self._name, adapter)
+            await _run_in_thread(client.load_adapter, self._served_name, adapter)
         except EndpointError as error:
             if not isinstance(error.__cause__, ServerRefusedError):
                 raise
@@ -151,17 +154,17 @@ class VllmEndpoint:
         """Check that the adapter still applies after a wake. If it does not, reload it; if that does not help, refuse
         it.
         """
-        if await _in_thread(still_applies, client, sentinel):
+        if await _run_in_thread(still_applies, client, sentinel):
             return
-        await _in_thread(client.unload_adapter, self._name)
-        await _in_thread(client.load_adapter, self._name, adapter)
-        if not await _in_thread(still_applies, client, sentinel):
-            problem = f"adapter {self._name[:12]} no longer applies after its server has slept (vllm#53888)"
+        await _run_in_thread(client.unload_adapter, self._served_name)
+        await _run_in_thread(client.load_adapter, self._served_name, adapter)
+        if not await _run_in_thread(still_applies, client, sentinel):
+            problem = f"adapter {self._served_name[:12]} no longer applies after its server has slept (vllm#53888)"
             self._refusal = RefusedError(problem, "remove `shares` from its endpoint, or merge the adapter")
             raise self._refusal
 
     async def _test_batch_invariance(self, client: ServerClient) -> None:
-        difference = await _in_thread(find_batch_dependence, client, self._name)
+        difference = await _run_in_thread(find_batch_dependence, client, self._served_name)
         if difference:
             problem = f"the server of {self._server.launch.model} is not batch invariant: {difference}"
             self._refusal = RefusedError(problem, "remove batch_invariant; the run is then not marked repeatable")
@@ -181,7 +184,7 @@ class VllmEndpoint:
         """
         chat = self._server.launch.manifest.chat
         messages = request.messages if chat.system_role else without_system(request.messages)
-        return replace(request, messages=messages, endpoint=replace(request.endpoint, model=self._name))
+        return replace(request, messages=messages, endpoint=replace(request.endpoint, model=self._served_name))
 
 
 def _wake(client: ServerClient) -> bool:
@@ -192,7 +195,7 @@ def _wake(client: ServerClient) -> bool:
     return was_asleep
 
 
-async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+async def _run_in_thread(function: Callable[..., T], *arguments: object) -> T:
     """Run `function` in a thread; errors of `nanoflux_models` become endpoint errors."""
     try:
         return await asyncio.to_thread(function, *arguments)

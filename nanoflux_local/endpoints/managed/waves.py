@@ -46,12 +46,13 @@ class SharedGpu:
         self._resident: Sleeper | None = None  # the endpoint that occupies the GPU's memory
         self._answering: Sleeper | None = None  # the endpoint that may receive requests; None during a swap
         self._in_flight = 0
+        # The futures of the waiting requests, by ticket; a future is done when its request is admitted.
         self._waiting: dict[Sleeper, dict[int, asyncio.Future[None]]] = {}
         self._tickets = itertools.count()
         self._swap_task: asyncio.Task[None] | None = None
 
     async def enter(self, member: Sleeper) -> None:
-        """Wait for a wave of this member. The caller must call `leave` after its request."""
+        """Wait until a wave of this member admits the request. The caller must call `leave` after its request."""
         if self._answering is member:
             self._in_flight += 1
             return
@@ -85,6 +86,7 @@ class SharedGpu:
             self._swap_task = asyncio.create_task(self._end_wave())
 
     async def _end_wave(self) -> None:
+        """Wait for the awake endpoint's last requests, then wake the endpoint with the highest priority."""
         try:
             if self._answering is not None:
                 await asyncio.sleep(self._linger_s)
@@ -97,8 +99,10 @@ class SharedGpu:
                 self._start_swap_if_idle()
 
     def _priority(self, member: Sleeper) -> tuple[int, int]:
+        """The priority of a member with waiting requests: by their number, then by the age of the oldest."""
         futures = self._waiting[member]
-        return len(futures), -min(futures)
+        oldest_ticket = min(futures)
+        return len(futures), -oldest_ticket
 
     async def _swap(self, member: Sleeper) -> None:
         self._answering = None
@@ -108,14 +112,10 @@ class SharedGpu:
             self._resident = member  # the member may now occupy memory, even if it fails to wake
             await member.wake()
         except Exception as error:  # noqa: BLE001 - every error of a swap must reach the requests that wait for it
-            swap_error = (
-                error
-                if isinstance(error, NanofluxError)
-                else EndpointError(
-                    f"models could not be swapped: {error}", "read the servers' logs, then resume the run"
-                )
-            )
-            self._fail(member, swap_error)
+            if not isinstance(error, NanofluxError):
+                fix = "read the servers' logs, then resume the run"
+                error = EndpointError(f"models could not be swapped: {error}", fix)
+            self._fail(member, error)
             return
         self.swaps += 1
         self._answering = member
@@ -181,13 +181,14 @@ def _leave_at_end(gpu: SharedGpu) -> Iterator[None]:
 def take_turns(
     endpoints: Mapping[str, Endpoint], groups: Mapping[str, str], linger_s: float = LINGER_S
 ) -> dict[str, Endpoint]:
-    """Return the endpoints, wrapped so that endpoints of the same group in `groups` take turns.
+    """Return the endpoints, wrapped so that endpoints of the same group take turns. `groups` maps the endpoints' names
+    to groups ("": none).
 
     Raises:
         ConfigError: an endpoint with a group cannot sleep.
     """
-    gpus = {group: SharedGpu(linger_s) for group in sorted(set(groups.values()) - {""})}
-    wrapped = dict(endpoints)
+    gpu_by_group = {group: SharedGpu(linger_s) for group in groups.values() if group}
+    wrapped_endpoints = dict(endpoints)
     for name, group in groups.items():
         endpoint = endpoints[name]
         if not group:
@@ -195,5 +196,6 @@ def take_turns(
         if not isinstance(endpoint, Sleeper):
             fix = "remove the key: only servers that NanoFlux manages can sleep"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
-        wrapped[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # a cast, since its attributes are read-only
-    return wrapped
+        time_shared = TimeShared(endpoint, gpu_by_group[group])
+        wrapped_endpoints[name] = cast(Endpoint, time_shared)  # a cast, since the wrapper's attributes are read-only
+    return wrapped_endpoints

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from nanoflux_local.config import Price, Send
 from nanoflux_local.endpoints.context import Context
-from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
+from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, report_and_log
 from nanoflux_local.endpoints.remote.accepted import (
     AcceptedParameters,
     format_change,
@@ -183,7 +183,7 @@ class ServedEndpoint(ABC):
             f"the server refuses {names}; later requests use {switches}; "
             "set this in the endpoint's table to avoid the refusal"
         )
-        announce(Fault(self.identity.model, "refused_parameter", message))
+        report_and_log(Fault(self.identity.model, "refused_parameter", message))
 
     def _read_response(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
         """Read a response, whose contents the SDKs do not check."""
