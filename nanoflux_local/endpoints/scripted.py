@@ -83,10 +83,12 @@ def write_reply(prompt: str, rng: random.Random) -> str:
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
     if "ORGANIZATION:" in prompt:
-        names = ("ORGANIZATION", "TRANSITIONS", "VERIFICATION", "ELABORATION", "CLARITY")
-        return "\n".join([*(f"{name}: {rng.randint(1, 5)}" for name in names), "EXPLANATION: by what is written."])
+        criteria = ("ORGANIZATION", "TRANSITIONS", "VERIFICATION", "ELABORATION", "CLARITY")
+        ratings = [f"{criterion}: {rng.randint(1, 5)}" for criterion in criteria]
+        return "\n".join([*ratings, "EXPLANATION: by what is written."])
     if "QUERIES:" in prompt:
-        return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_OBJECTS)}\n{rng.choice(_VERBS)}")
+        queries = "NONE" if rng.random() < 0.2 else f"{rng.choice(_OBJECTS)}\n{rng.choice(_VERBS)}"
+        return f"QUERIES:\n{queries}"
     if "CONTRADICTION:" in prompt:
         return _write_premises(prompt, rng)
     if "CITATIONS:" in prompt:
@@ -153,9 +155,8 @@ def _write_evaluation(prompt: str, rng: random.Random) -> str:
         and answer_match is not None
         and reference_match[1].strip() == answer_match[1].strip()
     )
-    middle_sections = (
-        f"REASONING QUALITY: {'SOUND' if is_right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
-    )
+    quality = "SOUND" if is_right else "UNSOUND"
+    middle_sections = f"REASONING QUALITY: {quality}, as the steps show.\nCALCULATION ACCURACY: redone."
     return _write_judgement(rng, "CORRECT", "INCORRECT", 1.0 if is_right else 0.0, middle_sections)
 
 
@@ -165,10 +166,12 @@ def _write_program(prompt: str, rng: random.Random) -> str:
     """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
     rows, each, lost = [*numbers, "2", "3", "1"][:3]
-    left_expression = rng.choice(["total"] + ["total - lost"] * 7)
+    left_expression = rng.choice(["total", *["total - lost"] * 7])
     steps = f"# STEPS\ntotal = rows * each\nleft = {left_expression}\n# CHECK\nanswer = left\n"
     program = f"# VARIABLES\nrows, each, lost = {rows}, {each}, {lost}\n{steps}"
-    return f"CODE:\n```python\n{program if rng.random() < 0.875 else 'print(42)'}\n```"
+    if rng.random() >= 0.875:
+        program = "print(42)"
+    return f"CODE:\n```python\n{program}\n```"
 
 
 def _write_premises(prompt: str, rng: random.Random) -> str:
@@ -183,8 +186,10 @@ def _write_premises(prompt: str, rng: random.Random) -> str:
 
 
 def _write_judgement(rng: random.Random, yes: str, no: str, yes_probability: float, middle_sections: str) -> str:
+    """A reply of the judge: its decision is `yes` with the given probability, and its confidence is seldom low."""
     confidence = rng.choice([0.6, 0.8]) if rng.random() < 0.1 else 0.97
+    decision = yes if rng.random() < yes_probability else no
     return (
-        f"ANALYSIS: read twice.\n{middle_sections}\nDECISION: {yes if rng.random() < yes_probability else no}\n"
+        f"ANALYSIS: read twice.\n{middle_sections}\nDECISION: {decision}\n"
         f"CONFIDENCE: {confidence}\nEXPLANATION: that is what the steps give."
     )

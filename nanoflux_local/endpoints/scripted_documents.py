@@ -13,6 +13,7 @@ _SENTENCE = re.compile(r".+?[.!?](?=\s|$)|.+$")
 _OPTION = re.compile(r"^([A-D])\. (.+)$", re.MULTILINE)
 _QUOTED_OPENING = re.compile(r"“(.+?) …”")
 OPENING_WORDS = 6
+"""The number of words with which a question quotes the beginning of a sentence."""
 
 
 def write_document_attack(prompt: str, rng: random.Random) -> str:
@@ -57,8 +58,9 @@ def write_document_premises(prompt: str, rng: random.Random) -> str:
     """
     openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1].split("Solution:")[0])
     draw = rng.randrange(8)
+    prefix = "Nobody says that " if draw == 0 else ""
     quotation_lines = [
-        f'{number}: "{"Nobody says that " if draw == 0 else ""}{sentence}"'
+        f'{number}: "{prefix}{sentence}"'
         for number, sentences in _list_passages(prompt)
         for sentence in sentences
         if any(sentence.startswith(opening) for opening in openings)
@@ -81,7 +83,7 @@ def _offer_options(answer: str, rng: random.Random) -> tuple[str, str]:
 
 
 def _list_passages(prompt: str) -> Sequence[tuple[int, list[str]]]:
-    """The sentences of each passage of a prompt, with the passage's number."""
+    """The number and the sentences of each passage of a prompt."""
     return [
         (int(number), [sentence.strip() for sentence in _SENTENCE.findall(text)])
         for number, text in _PASSAGE.findall(prompt)

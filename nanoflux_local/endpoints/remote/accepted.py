@@ -42,7 +42,9 @@ _NO_SYSTEM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AcceptedParameters:
-    """The accepted parameters, with the same fields as the endpoint's switches (`Send`), but each field has a value."""
+    """The parameters that a server accepts, with the fields of the endpoint's switches (`Send`); none of them is None.
+    `stop` is a number if the server limits the number of stop strings, and `max_tokens` is the parameter's name.
+    """
 
     seed: bool | Literal["int32"] = True
     temperature: bool = True
@@ -62,19 +64,29 @@ class AcceptedParameters:
         """Temperature and top_p, if the server accepts them. If only one of the two may be sent, the temperature is,
         unless only top_p differs from its default.
         """
-        values = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        if self.temperature and self.top_p and not self.temperature_with_top_p:
-            del values["temperature" if sampling.temperature == 1.0 and sampling.top_p < 1.0 else "top_p"]
-        return {name: value for name, value in values.items() if getattr(self, name)}
+        sends_temperature, sends_top_p = self.temperature, self.top_p
+        if sends_temperature and sends_top_p and not self.temperature_with_top_p:
+            only_top_p_is_set = sampling.temperature == 1.0 and sampling.top_p < 1.0
+            sends_temperature, sends_top_p = not only_top_p_is_set, only_top_p_is_set
+        parameters = {}
+        if sends_temperature:
+            parameters["temperature"] = sampling.temperature
+        if sends_top_p:
+            parameters["top_p"] = sampling.top_p
+        return parameters
 
     def stop_strings(self, stop: tuple[str, ...]) -> list[str]:
         """The stop strings to send. The client truncates the reply at every stop string, even at those that are not
         sent.
         """
-        return list(stop if self.stop is True else stop[: int(self.stop)])
+        if self.stop is True:
+            return list(stop)
+        return list(stop[: int(self.stop)])  # False sends none
 
     def messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The messages to send. If the server accepts no system message, that text starts the first user message."""
+        """The messages to send. If the server accepts no system message, its text is put before the first user
+        message.
+        """
         return messages if self.system else without_system(messages)
 
 
@@ -93,7 +105,9 @@ def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -
         )
     if thinks:
         accepted = replace(accepted, stop=False)
-    return replace(accepted, **(send.model_dump(exclude_none=True) if send else {}))
+    if send:
+        accepted = replace(accepted, **send.model_dump(exclude_none=True))
+    return accepted
 
 
 def learn_from_refusal(refusal: ErrorBody, accepted: AcceptedParameters, request: ChatRequest) -> dict[str, Any]:
@@ -101,40 +115,36 @@ def learn_from_refusal(refusal: ErrorBody, accepted: AcceptedParameters, request
     parameter.
     """
     text = " ".join((refusal.message, *refusal.codes)).lower()
-    says_unsupported, params = bool(_UNSUPPORTED.search(text)), set(refusal.params)
+    says_unsupported = bool(_UNSUPPORTED.search(text))
 
     def names_parameter(parameter: str) -> bool:
-        return parameter in params or bool(re.search(rf"(?<![\w-]){parameter}(?![\w-])", text))
+        return parameter in refusal.params or bool(re.search(rf"(?<![\w-]){parameter}(?![\w-])", text))
 
-    if (
-        accepted.temperature_with_top_p
-        and names_parameter("temperature")
-        and names_parameter("top_p")
-        and _NOT_TOGETHER.search(text)
-    ):
+    names_both = names_parameter("temperature") and names_parameter("top_p")
+    if accepted.temperature_with_top_p and names_both and _NOT_TOGETHER.search(text):
         return {"temperature_with_top_p": False}
     changes: dict[str, Any] = {}
     if says_unsupported:
-        changes.update(
-            {name: False for name in ("temperature", "top_p") if getattr(accepted, name) and names_parameter(name)}
-        )
-        other_name = "max_completion_tokens" if accepted.max_tokens == "max_tokens" else "max_tokens"
-        changes.update({"max_tokens": other_name} if names_parameter(accepted.max_tokens) else {})
+        for name in ("temperature", "top_p"):
+            if getattr(accepted, name) and names_parameter(name):
+                changes[name] = False
+        if names_parameter(accepted.max_tokens):
+            uses_old_name = accepted.max_tokens == "max_tokens"
+            changes["max_tokens"] = "max_completion_tokens" if uses_old_name else "max_tokens"
     if accepted.seed and names_parameter("seed"):
-        should_shorten = accepted.seed is True and not says_unsupported and request.seed >= INT32_SEEDS
-        changes["seed"] = "int32" if should_shorten else False
-    if (
-        accepted.stop
-        and request.sampling.stop
-        and (_STOP.search(text) or {"stop", "stop_sequences"} & {*refusal.params})
-    ):
-        may_limit = accepted.stop is True and not says_unsupported and len(request.sampling.stop) > STOP_LIMIT
-        changes["stop"] = STOP_LIMIT if may_limit else False
-    if accepted.system and _NO_SYSTEM.search(text) and any(message.role == "system" for message in request.messages):
+        may_be_too_large = accepted.seed is True and not says_unsupported and request.seed >= INT32_SEEDS
+        changes["seed"] = "int32" if may_be_too_large else False
+    names_stop = _STOP.search(text) or "stop" in refusal.params or "stop_sequences" in refusal.params
+    if accepted.stop and request.sampling.stop and names_stop:
+        may_be_too_many = accepted.stop is True and not says_unsupported and len(request.sampling.stop) > STOP_LIMIT
+        changes["stop"] = STOP_LIMIT if may_be_too_many else False
+    has_system_message = any(message.role == "system" for message in request.messages)
+    if accepted.system and has_system_message and _NO_SYSTEM.search(text):
         changes["system"] = False
     return changes
 
 
 def format_change(changes: Mapping[str, Any]) -> str:
     """The changes as a `send` table of a profile; JSON's booleans, numbers and strings are valid TOML."""
-    return f"send = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in changes.items())} }}"
+    entries = [f"{name} = {json.dumps(value)}" for name, value in changes.items()]
+    return f"send = {{ {', '.join(entries)} }}"

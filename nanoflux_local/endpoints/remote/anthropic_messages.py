@@ -55,28 +55,27 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         return await client.messages.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
     def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
-        messages, sampling = accepted.messages(request.messages), request.sampling
-        system = "\n\n".join(message.content for message in messages if message.role == "system")
+        sampling = request.sampling
+        messages = accepted.messages(request.messages)
+        system_text = "\n\n".join(message.content for message in messages if message.role == "system")
         body: RequestBody = {
             "model": request.endpoint.model,
             "messages": [
                 {"role": message.role, "content": message.content} for message in messages if message.role != "system"
             ],
             "max_tokens": sampling.max_tokens,
-            "extra_body": accepted.sampling_parameters(
-                sampling
-            ),  # the SDK's types allow no sampling for current models
+            # In `extra_body`, since the SDK's types allow no sampling parameters for current models.
+            "extra_body": accepted.sampling_parameters(sampling),
         }
-        if system:
-            body["system"] = system
-        # The server refuses blank stop strings.
-        stop = accepted.stop_strings(tuple(string for string in sampling.stop if string.strip()))
+        if system_text:
+            body["system"] = system_text
+        nonblank_stop = tuple(string for string in sampling.stop if string.strip())  # the server refuses blank strings
+        stop = accepted.stop_strings(nonblank_stop)
         if stop:
             body["stop_sequences"] = stop
         if request.sections:
-            body["output_config"] = {
-                "format": {"type": "json_schema", "schema": build_sections_schema(request.sections)}
-            }
+            reply_format = {"type": "json_schema", "schema": build_sections_schema(request.sections)}
+            body["output_config"] = {"format": reply_format}
         return body
 
     def parse_reply(self, body: Any) -> ParsedReply:
@@ -86,7 +85,8 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
             raise ValueError(NO_TEXT)
         content = read_content(blocks)
         if not content.text:
-            check_tool_call(stop_reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
+            tool_calls = [block for block in blocks if value_at(block, "type") == "tool_use"]
+            check_tool_call(stop_reason, tool_calls)
         # The server reports prompt tokens that were written to or read from its cache separately.
         cached_tokens = read_token_count(body, "usage", "cache_read_input_tokens")
         prompt_tokens = (
@@ -97,8 +97,8 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         return ParsedReply(
             content.text or "",
             read_finish(stop_reason),
-            prompt_tokens,
-            read_token_count(body, "usage", "output_tokens"),
-            cached_tokens,
-            content.reasoning,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=read_token_count(body, "usage", "output_tokens"),
+            cached_tokens=cached_tokens,
+            reasoning=content.reasoning,
         )

@@ -44,11 +44,12 @@ class ServedEmbedder:
             raise ConfigError(f"{DEFAULT_URL} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         self.identity = Identity("openai_embeddings", model, revision or " ".join(addresses))
         self.price = price
-        chat = OpenAIChatEndpoint  # embeddings use the same SDK and connection
-        self._service = Service(model, addresses, key, chat.sdk, chat.connect, capacity, timeout_s)
+        # Embeddings use the same SDK and the same connection as chat.
+        sdk, connect = OpenAIChatEndpoint.sdk, OpenAIChatEndpoint.connect
+        self._service = Service(model, addresses, key, sdk, connect, capacity, timeout_s)
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
-        """The vector of one text.
+        """Return the vector of one text.
 
         Raises:
             EndpointError: no usable vector was received after bounded retries.
@@ -56,10 +57,10 @@ class ServedEmbedder:
         text = request.text.encode("utf-8", "replace").decode() or " "  # servers refuse an empty text
 
         async def send_request(client: Any, limit_s: float) -> EmbedReply:
-            response_coroutine = client.embeddings.with_raw_response.create(
+            raw_response = await client.embeddings.with_raw_response.create(
                 model=request.endpoint.model, input=text, encoding_format="float", timeout=build_timeout(limit_s)
             )
-            response = (await response_coroutine).http_response
+            response = raw_response.http_response
             try:
                 body = load_json(response)
                 check_error(body, "data")
@@ -68,8 +69,9 @@ class ServedEmbedder:
                 raise GarbledError(str(error), response.text) from None
 
         max_prompt_tokens = len(text.encode())
-        lost_usd = 0.0 if self.price is None else self.price.cost(max_prompt_tokens, 0)
-        return await self._service.ask(send_request, AttemptBounds(1, max_prompt_tokens, lost_usd))
+        max_usd = 0.0 if self.price is None else self.price.cost(max_prompt_tokens, 0)
+        bounds = AttemptBounds(1, lost_tokens=max_prompt_tokens, lost_usd=max_usd)
+        return await self._service.ask(send_request, bounds)
 
     async def close(self) -> None:
         await self._service.close()

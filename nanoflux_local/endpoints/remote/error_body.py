@@ -19,6 +19,7 @@ MAX_MESSAGE_CHARS = 500
 MAX_BODY_BYTES = 100_000
 """The maximum number of bytes that are read from a body."""
 MAX_DEPTH = 8
+"""The maximum number of levels of nested JSON that are read."""
 MAX_ENTRIES = 5
 """The maximum number of entries that are read from a list."""
 MESSAGE_KEYS = (
@@ -81,12 +82,14 @@ def read_error(content: bytes) -> ErrorBody:
 
 def parse_error(body: Any) -> ErrorBody:
     """Read the error in JSON of any shape."""
-    messages = dict.fromkeys(_find_messages(body, 0))
-    codes, params = dict.fromkeys(_find_codes(body, 0)), dict.fromkeys(_find_params(body, 0))
-    return ErrorBody(_shorten("; ".join(messages)), tuple(codes), tuple(params))
+    distinct_messages = dict.fromkeys(_find_messages(body, 0))
+    distinct_codes = dict.fromkeys(_find_codes(body, 0))
+    distinct_params = dict.fromkeys(_find_params(body, 0))
+    return ErrorBody(_shorten("; ".join(distinct_messages)), tuple(distinct_codes), tuple(distinct_params))
 
 
 def _find_messages(value: Any, depth: int) -> Iterator[str]:
+    """Yield the messages of an error, and then those of an upstream error that a gateway adds as metadata."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, str):
@@ -98,15 +101,17 @@ def _find_messages(value: Any, depth: int) -> Iterator[str]:
         yield f"{'.'.join(map(str, value['loc'][:8]))}: {value.get('msg', '')}"
     elif isinstance(value, dict):
         for key in MESSAGE_KEYS:
-            if messages := list(_find_messages(value.get(key), depth + 1)):
+            messages = list(_find_messages(value.get(key), depth + 1))
+            if messages:
                 yield from messages
                 break
         metadata = value.get("metadata")
-        yield from _find_messages(metadata.get("raw") if isinstance(metadata, dict) else None, depth + 1)
+        if isinstance(metadata, dict):
+            yield from _find_messages(metadata.get("raw"), depth + 1)
 
 
 def _read_text(text: str, depth: int) -> Iterator[str]:
-    """The text; if it is JSON that a gateway passes on, the messages in that JSON."""
+    """Yield the text, or, if it is JSON that a gateway passes on, the messages in that JSON."""
     if text.startswith(("{", "[")):
         try:
             yield from _find_messages(json.loads(text), depth + 1)
@@ -118,7 +123,7 @@ def _read_text(text: str, depth: int) -> Iterator[str]:
 
 
 def _walk_objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """The objects of an error, innermost first, since inner objects are more specific."""
+    """Yield the objects of an error, innermost first, since inner objects are more specific."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list):
@@ -134,23 +139,30 @@ def _find_codes(value: Any, depth: int) -> Iterator[str]:
     for entry in _walk_objects(value, depth):
         for key in CODE_KEYS:
             code = entry.get(key)
-            if isinstance(code, (str, int)) and not isinstance(code, bool) and code != "":
-                yield str(code)[:100].lower() if isinstance(code, str) or abs(code) < 10**9 else "?"
+            if isinstance(code, str) and code:
+                yield code[:100].lower()
+            elif isinstance(code, int) and not isinstance(code, bool):
+                yield str(code) if abs(code) < 10**9 else "?"
 
 
 def _find_params(value: Any, depth: int) -> Iterator[str]:
     for entry in _walk_objects(value, depth):
-        names = entry.get("loc") if isinstance(entry.get("loc"), list) else [entry.get("param")]
-        yield from (name.lower()[:100] for name in names or [] if isinstance(name, str) and name)
+        location = entry.get("loc")  # FastAPI names the parameter in `loc`, other servers in `param`
+        names = location if isinstance(location, list) else [entry.get("param")]
+        for name in names:
+            if isinstance(name, str) and name:
+                yield name.lower()[:100]
 
 
 def _read_page_title(text: str) -> str:
     """The title or heading of a web page; its text if it has neither."""
-    heading = _TITLE.search(text)
-    return html.unescape(_TAG.sub(" ", heading[2] if heading else text))
+    title_match = _TITLE.search(text)
+    return html.unescape(_TAG.sub(" ", title_match[2] if title_match else text))
 
 
 def _shorten(message: str) -> str:
-    """Remove secrets, then shorten the text: shortening first could leave half a key, which would not be recognised."""
+    """Remove secrets, then shorten the message: shortening first could leave half a key, which would not be recognised
+    as a secret.
+    """
     message = " ".join(redact(message).split())
     return message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}…"

@@ -16,7 +16,7 @@ TIMEOUT_S = 5.0
 FULL_CACHE = 0.95
 """The share of the cache in use above which requests evict each other."""
 LONG_QUEUE = 0.25
-"""The share of sent requests that may wait at the server. Some should wait, so that the server is never idle."""
+"""The share of sent requests that may wait at the server. A few should wait, so that the server is never idle."""
 SETTLE_S = 0.5
 """A queue lowers the limit only if it lasts this long. Replies of equal length end together, and then many new requests
 arrive together.
@@ -42,6 +42,7 @@ class Gauge:
         self._task = asyncio.create_task(self._adapt_limit(now))
 
     async def _adapt_limit(self, start: float) -> None:
+        """Halve the concurrency limit if the server is crowded now, at `start`, and still after `SETTLE_S` seconds."""
         import httpx2
 
         try:
@@ -62,7 +63,8 @@ class Gauge:
         metrics = read_metrics(response.text) if response.status_code == 200 else {}
         self._has_no_metrics = not metrics
         is_cache_full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL_CACHE
-        return is_cache_full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.limiter.limit + 1
+        max_waiting = LONG_QUEUE * self._replica.limiter.limit + 1
+        return is_cache_full or metrics.get("num_requests_waiting", 0.0) > max_waiting
 
     async def close(self) -> None:
         """Cancel a reading in progress. Safe to call twice."""

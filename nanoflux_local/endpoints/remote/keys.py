@@ -47,16 +47,19 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
             fix = "export it, or change the endpoint's key_env"
             raise ConfigError(f"the environment variable {variable} is not set", fix)
         return ApiKey(key)
-    return ApiKey(_read_key_file(expand_user(file))) if file else ApiKey()
+    if file:
+        return ApiKey(_read_key_file(expand_user(file)))
+    return ApiKey()
 
 
 def _read_key_file(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             file_status = os.fstat(file.fileno())  # of the open file, since the path could be replaced in between
-            if file_status.st_uid != os.geteuid() or stat.S_IMODE(file_status.st_mode) & 0o077:
+            mode = stat.S_IMODE(file_status.st_mode)
+            if file_status.st_uid != os.geteuid() or mode & 0o077:
                 raise ConfigError(
-                    f"the key file {path} can be read by others (mode {stat.S_IMODE(file_status.st_mode):04o})",
+                    f"the key file {path} can be read by others (mode {mode:04o})",
                     f"make it private: chmod 600 {path}; replace a key that others may have read",
                 )
             key = file.read(10_000).strip()

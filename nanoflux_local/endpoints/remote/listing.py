@@ -32,16 +32,18 @@ async def list_model_warnings(endpoints: Mapping[str, Endpoint]) -> list[str]:
         for url in endpoint.service.urls
         if is_private(url)
     ]
-    return [line for line in await asyncio.gather(*checks) if line]
+    warnings = await asyncio.gather(*checks)
+    return [warning for warning in warnings if warning]
 
 
 async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
+    """The warning if the server's list lacks the endpoint's model, else ""."""
     model = endpoint.identity.model
-    models = await _try_fetch_listing(url, endpoint.service.key.text)
-    if not models or any(is_same_model(model, listed_name) for listed_name in models):
+    listed_names = await _try_fetch_listing(url, endpoint.service.key.text)
+    if not listed_names or any(is_same_model(model, listed_name) for listed_name in listed_names):
         return ""
-    listed_models = ", ".join(models[:MAX_SHOWN]) + (", …" if len(models) > MAX_SHOWN else "")
-    return f"endpoints.{name}: {url} does not list the model {model}; it lists {listed_models}; correct model or url"
+    shown_names = ", ".join(listed_names[:MAX_SHOWN]) + (", …" if len(listed_names) > MAX_SHOWN else "")
+    return f"endpoints.{name}: {url} does not list the model {model}; it lists {shown_names}; correct model or url"
 
 
 async def _try_fetch_listing(url: str, key: str) -> list[str]:
@@ -78,9 +80,11 @@ async def fetch_listing(url: str, key: str) -> list[str]:
 
 
 def read_listing(body: Any) -> Iterator[str]:
-    """The names in a list of models of any shape."""
+    """Yield the names in a list of models of any shape."""
     models = value_at(body, "data") or value_at(body, "models")
-    for model in models if isinstance(models, list) else []:
+    if not isinstance(models, list):
+        return
+    for model in models:
         for key in ("id", "root", "name"):
             name = value_at(model, key)
             if isinstance(name, str) and name:
@@ -88,7 +92,7 @@ def read_listing(body: Any) -> Iterator[str]:
 
 
 def is_same_model(model: str, listed_name: str) -> bool:
-    """Whether a listed name stands for `model`. Ollama appends a tag to names, and gateways list patterns."""
+    """Whether a listed name stands for `model`. Ollama appends a tag to a name, and gateways list patterns."""
     return (
         listed_name == model
         or listed_name.startswith(f"{model}:")

@@ -37,16 +37,24 @@ class Proxy:
 
 def find_proxy(url: str) -> Proxy | None:
     """The proxy for a server; None if requests go to the server directly."""
-    parts, proxies = urlsplit(url), getproxies_environment()
+    parts = urlsplit(url)
     if is_loopback(url) or proxy_bypass(parts.netloc):
         return None
-    for name in (parts.scheme, "all"):
-        value = proxies.get(name)
-        if value:
-            names = (variable for variable in os.environ if variable.lower() == f"{name}_proxy")
-            variable = next((variable for variable in names if os.environ[variable] == value), f"{name}_proxy")
-            return Proxy(variable, value if "://" in value else f"http://{value}")
+    proxy_by_scheme = getproxies_environment()
+    for scheme in (parts.scheme, "all"):
+        proxy_url = proxy_by_scheme.get(scheme)
+        if proxy_url:
+            variable = _find_variable(f"{scheme}_proxy", proxy_url)
+            return Proxy(variable, proxy_url if "://" in proxy_url else f"http://{proxy_url}")
     return None
+
+
+def _find_variable(lower_case_name: str, value: str) -> str:
+    """The environment variable with this value and this name, in the letter case in which it is set."""
+    for name in os.environ:
+        if name.lower() == lower_case_name and os.environ[name] == value:
+            return name
+    return lower_case_name
 
 
 def check_network(url: str) -> None:
@@ -74,7 +82,9 @@ def http_options(url: str) -> dict[str, Any]:
     proxy = find_proxy(url)
     options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "proxy": proxy.url if proxy else None}
     certificates = _load_certificates() if url.startswith("https://") else None
-    return {**options, "verify": certificates} if certificates else options
+    if certificates:
+        options["verify"] = certificates
+    return options
 
 
 def is_loopback(url: str) -> bool:
@@ -114,11 +124,15 @@ def _load_certificates() -> ssl.SSLContext | None:
     variable = next((name for name in CERTIFICATES if os.environ.get(name)), "")
     if not variable:
         return None
-    path, is_file = Path(os.environ[variable]), variable == "SSL_CERT_FILE"
+    path = Path(os.environ[variable])
+    is_file = variable == "SSL_CERT_FILE"
     fix = f"correct {variable}, or unset it to use the system's certificates"
-    if not (path.is_file() if is_file else path.is_dir()):
+    path_exists = path.is_file() if is_file else path.is_dir()
+    if not path_exists:
         raise ConfigError(f"{variable} names {path}, which does not exist", fix)
     try:
-        return ssl.create_default_context(cafile=path if is_file else None, capath=None if is_file else path)
+        if is_file:
+            return ssl.create_default_context(cafile=path)
+        return ssl.create_default_context(capath=path)
     except OSError as error:
         raise ConfigError(f"{variable} names {path}, which holds no certificates: {error}", fix) from None

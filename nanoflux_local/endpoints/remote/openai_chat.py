@@ -80,10 +80,8 @@ class OpenAIChatEndpoint(ServedEndpoint):
         if not isinstance(message, dict):
             raise ValueError(NO_TEXT)
         check_error({"error": choice.get("error")}, "choices")
-        content, finish_reason = read_content(message.get("content")), choice.get("finish_reason")
-        reasoning = content.reasoning or next(
-            (text for key in REASONING_KEYS if isinstance(text := message.get(key), str) and text), ""
-        )
+        content = read_content(message.get("content"))
+        finish_reason = choice.get("finish_reason")
         refusal = content.refusal or message.get("refusal")
         if not content.text and not refusal:
             check_tool_call(finish_reason, message.get("tool_calls"), message.get("function_call"))
@@ -91,9 +89,18 @@ class OpenAIChatEndpoint(ServedEndpoint):
         return ParsedReply(
             str(refusal) if is_refused else content.text or "",
             "refused" if is_refused else read_finish(finish_reason),
-            read_token_count(body, "usage", "prompt_tokens"),
-            read_token_count(body, "usage", "completion_tokens"),
-            read_token_count(body, "usage", "prompt_tokens_details", "cached_tokens"),
-            reasoning,
-            read_token_count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
+            prompt_tokens=read_token_count(body, "usage", "prompt_tokens"),
+            completion_tokens=read_token_count(body, "usage", "completion_tokens"),
+            cached_tokens=read_token_count(body, "usage", "prompt_tokens_details", "cached_tokens"),
+            reasoning=content.reasoning or _read_reasoning(message),
+            reasoning_tokens=read_token_count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
         )
+
+
+def _read_reasoning(message: dict[str, Any]) -> str:
+    """The reasoning under the first of `REASONING_KEYS` that has a text; "" if there is none."""
+    for key in REASONING_KEYS:
+        reasoning = message.get(key)
+        if isinstance(reasoning, str) and reasoning:
+            return reasoning
+    return ""

@@ -1,8 +1,8 @@
 """The client for servers that speak the OpenAI responses protocol (the o-series and its successors), through the openai
 SDK.
 
-The protocol has neither a seed nor stop strings. So repeats of a request differ only in their ledger key, and the
-client truncates replies at the stop strings.
+The protocol has neither a seed nor stop strings. Repeats of a request therefore differ only in their ledger key, and
+the client truncates replies at the stop strings.
 """
 
 from typing import Any
@@ -56,28 +56,29 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
 
     def parse_reply(self, body: Any) -> ParsedReply:
         check_error(body, "output")
-        finish, output = _read_status(body), value_at(body, "output")
+        finish = _read_finish_reason(body)
+        output = value_at(body, "output")
         if not isinstance(output, list):
             raise ValueError(NO_TEXT)
-        messages = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
+        contents = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
         reasoning = [_read_reasoning(item) for item in output if value_at(item, "type") == "reasoning"]
-        text = "".join(message.text or "" for message in messages)
-        refusal = "".join(message.refusal for message in messages)
+        text = "".join(content.text or "" for content in contents)
+        refusal = "".join(content.refusal for content in contents)
         if not text and not refusal:
             tool_calls = [item for item in output if str(value_at(item, "type")).endswith("_call")]
             check_tool_call(None, tool_calls)
         return ParsedReply(
             text + refusal,
             "refused" if refusal and finish == "stop" else finish,
-            read_token_count(body, "usage", "input_tokens"),
-            read_token_count(body, "usage", "output_tokens"),
-            read_token_count(body, "usage", "input_tokens_details", "cached_tokens"),
-            "\n".join(text for text in reasoning if text),
-            read_token_count(body, "usage", "output_tokens_details", "reasoning_tokens"),
+            prompt_tokens=read_token_count(body, "usage", "input_tokens"),
+            completion_tokens=read_token_count(body, "usage", "output_tokens"),
+            cached_tokens=read_token_count(body, "usage", "input_tokens_details", "cached_tokens"),
+            reasoning="\n".join(text for text in reasoning if text),
+            reasoning_tokens=read_token_count(body, "usage", "output_tokens_details", "reasoning_tokens"),
         )
 
 
-def _read_status(body: Any) -> Finish:
+def _read_finish_reason(body: Any) -> Finish:
     """Why the reply ended. An incomplete reply without a reason is treated as truncated ("length").
 
     Raises:
@@ -89,11 +90,9 @@ def _read_status(body: Any) -> Finish:
         return "length" if finish == "stop" else finish
     if status in ("failed", "cancelled"):
         error = parse_error({"error": value_at(body, "error")})
-        raise ResponseBodyError(
-            error
-            if error.message
-            else ErrorBody(f"the server ended the reply with status {status!r}", ("server_error",))
-        )
+        if not error.message:
+            error = ErrorBody(f"the server ended the reply with status {status!r}", ("server_error",))
+        raise ResponseBodyError(error)
     if status not in ("completed", None):
         raise ValueError(f"an unfinished reply with status {str(status)[:100]!r}")
     return "stop"
@@ -101,5 +100,6 @@ def _read_status(body: Any) -> Finish:
 
 def _read_reasoning(item: Any) -> str:
     """The summary and the reasoning of a reasoning item, if the server sends them."""
-    contents = (read_content(value_at(item, key)) for key in ("summary", "content"))
-    return "\n".join(text for content in contents if (text := content.reasoning or content.text))
+    contents = [read_content(value_at(item, key)) for key in ("summary", "content")]
+    texts = [content.reasoning or content.text for content in contents]
+    return "\n".join(text for text in texts if text)

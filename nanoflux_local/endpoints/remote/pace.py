@@ -22,10 +22,10 @@ MAX_SLACK = 16.0
 
 
 class AdaptiveTimeout:
-    """The timeout of a server's requests: at least `floor_s`, and longer if the server's replies take longer."""
+    """The timeout of a server's requests: at least `min_s`, and longer if the server's replies take longer."""
 
-    def __init__(self, floor_s: float) -> None:
-        self._floor_s = floor_s
+    def __init__(self, min_s: float) -> None:
+        self._min_s = min_s
         self._token_s: float | None = None
         self._slack = 1.0
         self._tokens_by_timeout: dict[asyncio.Timeout, int] = {}
@@ -33,8 +33,8 @@ class AdaptiveTimeout:
     def limit(self, tokens: int) -> float:
         """The timeout in seconds for a reply of at most `tokens`."""
         if self._token_s is None:
-            return self._floor_s * FIRST_MULTIPLE * self._slack
-        return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, MIN_TOKENS)) * self._slack
+            return self._min_s * FIRST_MULTIPLE * self._slack
+        return max(self._min_s, MULTIPLE * self._token_s * max(tokens, MIN_TOKENS)) * self._slack
 
     @asynccontextmanager
     async def time_limit(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
@@ -53,15 +53,19 @@ class AdaptiveTimeout:
         except TimeoutError:
             # The timeout may have been too short, so the next one is longer. Requests that ran at the same time with
             # the same timeout lengthen it only once.
-            self._slack = min(MAX_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
+            limit_without_slack = self.limit(tokens) / self._slack
+            doubled_slack = 2 * limit_s / limit_without_slack
+            self._slack = min(MAX_SLACK, max(self._slack, doubled_slack))
             raise
 
     def note_answer(self, seconds: float, tokens: int) -> None:
         """Adapt the timeout to an answer: immediately if the answer took longer per token, gradually if it took
         less.
         """
-        is_first, token_s = self._token_s is None, seconds / max(tokens, MIN_TOKENS)
-        self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
+        is_first = self._token_s is None
+        token_s = seconds / max(tokens, MIN_TOKENS)
+        moving_average = 0.9 * (self._token_s or 0.0) + 0.1 * token_s
+        self._token_s = max(token_s, moving_average)
         self._slack = max(1.0, self._slack / 2)
         if is_first:
             now = asyncio.get_running_loop().time()

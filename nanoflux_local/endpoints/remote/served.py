@@ -92,7 +92,7 @@ class ServedEndpoint(ABC):
         context: Context | None = None,
         send: Send | None = None,
     ) -> None:
-        addresses = tuple(urls) or ((url,) if url else (self.default_url,))
+        addresses = tuple(urls) or (url or self.default_url,)
         if not all(addresses):
             raise ConfigError(f"the endpoint of {model} has no url", "set the server's address, ending in /v1")
         for address in addresses:
@@ -131,10 +131,9 @@ class ServedEndpoint(ABC):
             return self._read_response(request, response.http_response, time.monotonic() - start)
 
         max_tokens = request.sampling.max_tokens
-        lost_usd = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, max_tokens)
-        return await self.service.ask(
-            send_request, AttemptBounds(max_tokens, request.prompt_bytes + max_tokens, lost_usd)
-        )
+        max_usd = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, max_tokens)
+        bounds = AttemptBounds(max_tokens, lost_tokens=request.prompt_bytes + max_tokens, lost_usd=max_usd)
+        return await self.service.ask(send_request, bounds)
 
     async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
         """Send the request. If the server refuses a parameter, resend the request immediately, without that parameter
@@ -144,7 +143,8 @@ class ServedEndpoint(ABC):
         refuses the changed request as well, the parameter was not the reason: the changes are dropped, and the last
         refusal is raised.
         """
-        accepted, changes_so_far = self.accepted, dict[str, Any]()
+        accepted = self.accepted
+        changes_so_far: dict[str, Any] = {}
         while True:
             try:
                 response = await self.post(client, self.build_body(request, accepted), limit_s)
@@ -167,10 +167,13 @@ class ServedEndpoint(ABC):
         if error.status_code not in PARAMETER_REFUSAL_STATUSES:
             return {}
         changes = learn_from_refusal(read_error(error.response.content), accepted, request)
-        unchangeable = self._user_switches | {
-            name for name in changes_so_far if changes_so_far[name] is False or name == "max_tokens"
+        # "max_tokens" is changed only once, since its two names would otherwise alternate.
+        final_names = {name for name, value in changes_so_far.items() if value is False or name == "max_tokens"}
+        return {
+            name: value
+            for name, value in changes.items()
+            if name not in final_names and name not in self._user_switches
         }
-        return {name: value for name, value in changes.items() if name not in unchangeable}
 
     def _apply_changes(self, changes: Mapping[str, Any]) -> None:
         """Apply the changes to later requests, and report them unless another request already did."""
@@ -186,16 +189,22 @@ class ServedEndpoint(ABC):
         report_and_log(Fault(self.identity.model, "refused_parameter", message))
 
     def _read_response(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
-        """Read a response, whose contents the SDKs do not check."""
+        """Read the reply in a response. The SDKs do not check a response's content, so this does.
+
+        Raises:
+            GarbledError: the response is not a reply.
+            EmptyError: the reply has no text.
+        """
         try:
             parsed = _drop_lone_end_token(self.parse_reply(load_json(response)))
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
         raw_reply = with_reasoning(parsed.reasoning, parsed.text)
         text = cut_answer(raw_reply, request.sampling.stop)
+        ends_at_stop_string = text != raw_reply and parsed.finish != "refused"
         reply = ChatReply(
             self.service.key.mask(text),
-            parsed.finish if text == raw_reply or parsed.finish == "refused" else "stop",
+            "stop" if ends_at_stop_string else parsed.finish,
             parsed.prompt_tokens,
             parsed.completion_tokens,
             round(seconds, 3),
@@ -277,9 +286,10 @@ def check_address(url: str) -> None:
         port = 0
     if port == 0:
         raise ConfigError(f"the url {url} has no valid port", "set a port from 1 to 65535, or leave it out")
-    route = next((route for route in ROUTES if parts.path.rstrip("/").endswith(route)), "")
+    path = parts.path.rstrip("/")
+    route = next((route for route in ROUTES if path.endswith(route)), "")
     if route:
-        base_url = parts._replace(path=parts.path.rstrip("/").removesuffix(route)).geturl()
+        base_url = parts._replace(path=path.removesuffix(route)).geturl()
         raise ConfigError(f"the url {url} ends in {route}, which NanoFlux appends", f'write url = "{base_url}"')
 
 

@@ -133,7 +133,8 @@ class Service:
             async with self._timeout.time_limit(tokens, limit_s):
                 return await send_request(replica.client, limit_s)
         except Exception as error:
-            if refusal := guard.find_refusal(error):
+            refusal = guard.find_refusal(error)
+            if refusal:  # the network guard refused the connection
                 raise RefusedError(refusal.message, refusal.fix) from None
             fault = classify_error(error, self._sdk(), limit_s)
             if fault is None:
@@ -149,6 +150,9 @@ class Service:
         self._timeout.note_answer(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
 
     def _note_fault(self, replica: Replica, fault: ClassifiedFault, start: float, retries: RetryState) -> float | None:
+        """Adapt the limiter and the replica to a fault; return the seconds until the next attempt, or None if the call
+        fails.
+        """
         if fault.kind == "rate_limited":
             replica.limiter.halve(start)
         if fault.retry_after_s and fault.kind is not None:
@@ -172,13 +176,17 @@ class Service:
             raise PromptRefusedError(cause, self.key.mask(fault.message), fault.fix)
 
     def _report_fault(self, fault: ClassifiedFault, seconds: float, bounds: AttemptBounds) -> None:
+        """Report a fault to the listener, with the tokens and dollars that it may have cost."""
         if fault.kind is None:
             return
-        tokens, usd = (bounds.lost_tokens, bounds.lost_usd) if fault.kind in BILLABLE_FAULTS else (0, 0.0)
+        tokens, usd = 0, 0.0
         if fault.reply is not None:
             tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
+        elif fault.kind in BILLABLE_FAULTS:
+            tokens, usd = bounds.lost_tokens, bounds.lost_usd
         message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MAX_RAW_CHARS]
-        FAULT_LISTENER.get()(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
+        report = FAULT_LISTENER.get()
+        report(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
 
     def _make_error(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
         """Make the error of a failed call. The key is masked, since servers repeat keys in their messages, and a run
@@ -188,15 +196,15 @@ class Service:
         if fault.kind == "rate_limited":
             hours = f"{MAX_WAIT_S / 3600:g} h"
             return BusyError(f"{message}, for {hours}", "resume later with `nanoflux run resume`")
-        proxy, fix, setting = find_proxy(replica.url), fault.fix or "see the server's log", fault.setting
+        proxy = find_proxy(replica.url)
+        fix, setting = fault.fix or "see the server's log", fault.setting
         if fault.kind == "unreachable" and proxy is not None:
             host = urlsplit(replica.url).hostname
             fix = f"start the proxy, unset {proxy.variable}, or add {host} to NO_PROXY"
         elif fault.kind == "unreachable":
             fix, setting = "start the server, or correct the endpoint's url", "url"
-        error = (EndpointRefusedError if fault.kind is None else EndpointError)(
-            message, f"{fix}; then `nanoflux run resume`"
-        )
+        error_class = EndpointRefusedError if fault.kind is None else EndpointError
+        error = error_class(message, f"{fix}; then `nanoflux run resume`")
         error.address, error.setting = replica.url, setting
         return error
 
@@ -205,6 +213,7 @@ class Service:
         return [replica.limiter.limit for replica in self._connect_replicas()]
 
     def _connect_replicas(self) -> list[Replica]:
+        """The replicas, which are connected on the first call. Each call also refreshes the gauges."""
         if not self._replicas:
             self._replicas = [Replica(url, self._connect(url, self.key), self._capacity) for url in self.urls]
             if self._reads_metrics:

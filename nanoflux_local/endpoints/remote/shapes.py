@@ -1,8 +1,8 @@
 """Reads replies of many shapes: wrapped JSON, content as text or as a list of parts, and every finish reason.
 
 Each protocol defines one shape, but servers and gateways send many. This module reads every shape that it can. It
-raises a ResponseBodyError for an error that arrives with status 200, and a ValueError for everything else. The client
-of each protocol knows the protocol's keys.
+raises a ResponseBodyError for an error that arrives with status 200, and a ValueError for all other unreadable bodies.
+The client of each protocol knows the protocol's keys.
 """
 
 import json
@@ -38,8 +38,8 @@ class Content:
 
 
 def load_json(response: Any) -> Any:
-    """Read the JSON of an HTTP response. It may start with a byte order mark or keep-alive lines, or be a stream of
-    events.
+    """Read the JSON of an HTTP response. The body may start with a byte order mark or keep-alive lines, or be a stream
+    of events.
 
     Raises:
         WebPageError: the response is a web page.
@@ -78,23 +78,37 @@ def _parse_events(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _join_events(events: list[dict[str, Any]], is_complete: bool) -> Any:
-    """Join the events of a stream into one reply. Some gateways stream even if the request does not ask for it."""
-    response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
-    error_event = next((event for event in events if event.get("error")), None)
-    if response is not None or error_event is not None:
-        return response or error_event
-    choices = [choice for event in events if isinstance(choice := value_at(event, "choices", 0), dict)]
+    """Join the events of a stream into one reply. Some gateways stream even if the request does not ask for it.
+
+    Raises:
+        ValueError: the stream has no reply, or was cut off.
+    """
+    responses = [event["response"] for event in events if isinstance(event.get("response"), dict)]
+    errors = [event for event in events if event.get("error")]
+    if responses and responses[-1]:
+        return responses[-1]
+    if errors:
+        return errors[0]
+    if responses:
+        return responses[-1]
+    first_choices = [value_at(event, "choices", 0) for event in events]
+    choices = [choice for choice in first_choices if isinstance(choice, dict)]
     if not choices:
         raise ValueError("a stream of events without a reply")
-    message = {
-        key: "".join(text for choice in choices if isinstance(text := value_at(choice, "delta", key), str))
-        for key in ("content", "reasoning", "reasoning_content")
-    }
-    finish = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
-    if finish is None and not is_complete:
+    message = {key: _join_deltas(choices, key) for key in ("content", "reasoning", "reasoning_content")}
+    finish_reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
+    if not finish_reasons and not is_complete:
         raise ValueError("a stream with no end")
-    usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
-    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+    finish_reason = finish_reasons[-1] if finish_reasons else None
+    usages = [event["usage"] for event in events if event.get("usage")]
+    choice = {"message": message, "finish_reason": finish_reason}
+    return {"choices": [choice], "usage": usages[-1] if usages else None}
+
+
+def _join_deltas(choices: list[dict[str, Any]], key: str) -> str:
+    """The text under `key` in the events of a stream."""
+    parts = [value_at(choice, "delta", key) for choice in choices]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def check_error(body: Any, key: str) -> None:
@@ -138,7 +152,10 @@ def _collect_texts(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for entry in value for text in _collect_texts(entry)]
     if isinstance(value, dict):
-        return next((texts for key in _INNER_KEYS if (texts := _collect_texts(value.get(key)))), [])
+        for key in _INNER_KEYS:
+            texts = _collect_texts(value.get(key))
+            if texts:
+                return texts
     return []
 
 
@@ -164,13 +181,14 @@ def check_tool_call(reason: Any, *calls: Any) -> None:
     Raises:
         NoAnswerError: the reply calls a tool.
     """
-    tool_name = next((name for call in calls for name in _tool_names(call)), "")
+    tool_names = [name for call in calls for name in _list_tool_names(call)]
+    tool_name = tool_names[0] if tool_names else ""
     if tool_name or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
         tool_phrase = f"the tool {tool_name[:100]!r}" if tool_name else "a tool"
-        raise NoAnswerError(f"the reply calls {tool_phrase} and holds no text, though no tool was offered")
+        raise NoAnswerError(f"the reply calls {tool_phrase} and has no text, though no tool was offered")
 
 
-def _tool_names(call: Any) -> Iterator[str]:
+def _list_tool_names(call: Any) -> Iterator[str]:
     for entry in call if isinstance(call, list) else [call]:
         name = value_at(entry, "function", "name") or value_at(entry, "name")
         if isinstance(name, str):
