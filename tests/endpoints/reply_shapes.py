@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The reply is read without a retry."""
+    """The reply is read without a retry; `tokens` are its prompt tokens and its completion tokens."""
 
     text: str
     finish: str = "stop"
@@ -60,11 +60,13 @@ class Shape:
 # Builders of whole replies
 
 
-def chat(message: Json, finish: Any = "stop", usage: Any = "usual", **fields: Any) -> Json:
-    counts = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15} if usage == "usual" else usage
+USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
+
+
+def chat(message: Json, finish: Any = "stop", usage: Any = USAGE, **fields: Any) -> Json:
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     return {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
-            "usage": counts, **fields}  # fmt: skip
+            "usage": usage, **fields}  # fmt: skip
 
 
 def response(output: list[Json], status: str = "completed", **fields: Any) -> Json:
@@ -360,8 +362,13 @@ _SHAPES_BY_SERVER: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]
     ("LiteLLM", "chat", LITELLM),
     ("proxies", "chat", PROXIES),
 )
-SHAPES = [
-    Shape(server, name, "responses" if name.startswith("responses") else protocol, status, body, outcome)
-    for server, protocol, entries in _SHAPES_BY_SERVER
-    for name, status, body, outcome in entries
-]
+
+
+def make_shape(server: str, protocol: Protocol, name: str, status: int, body: Any, outcome: Outcome) -> Shape:
+    """A shape in the server's protocol; a name that starts with "responses" is in the responses protocol instead."""
+    if name.startswith("responses"):
+        protocol = "responses"
+    return Shape(server, name, protocol, status, body, outcome)
+
+
+SHAPES = [make_shape(server, protocol, *entry) for server, protocol, entries in _SHAPES_BY_SERVER for entry in entries]

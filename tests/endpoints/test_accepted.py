@@ -50,7 +50,7 @@ def make_refusal(message: str, status: int = 400, **fields: Any) -> tuple[int, A
 
 
 @pytest.mark.parametrize(
-    ("model", "takes_sampling", "takes_both", "max_tokens"),
+    ("model", "accepts_sampling", "accepts_both", "max_tokens"),
     [
         ("gpt-4o", True, True, "max_tokens"),
         ("duelist-a", True, True, "max_tokens"),
@@ -73,11 +73,11 @@ def make_refusal(message: str, status: int = 400, **fields: Any) -> tuple[int, A
     ],
 )
 def test_accepted_parameters_depend_on_the_models_name_without_its_prefix(
-    model: str, takes_sampling: bool, takes_both: bool, max_tokens: str
+    model: str, accepts_sampling: bool, accepts_both: bool, max_tokens: str
 ) -> None:
     accepted = infer_accepted(model)
-    assert (accepted.temperature, accepted.top_p) == (takes_sampling, takes_sampling)
-    assert (accepted.temperature_with_top_p, accepted.max_tokens) == (takes_both, max_tokens)
+    assert (accepted.temperature, accepted.top_p) == (accepts_sampling, accepts_sampling)
+    assert (accepted.temperature_with_top_p, accepted.max_tokens) == (accepts_both, max_tokens)
 
 
 # The table `send`
@@ -116,9 +116,9 @@ def test_send_settings_do_not_change_the_identity(server: Any) -> None:
     ],
 )
 def test_unknown_send_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    location = "profile: endpoints.x"
     with pytest.raises(ConfigError, match=message):
-        source = "profile: endpoints.x"
-        check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, source), source)
+        check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, location), location)
 
 
 # The server's refusals
@@ -176,15 +176,15 @@ def test_refused_parameter_is_omitted_from_later_requests_and_reported_once(
     faults: list[Fault] = []
     server.answer(answer, (200, GOOD_REPLY))
     with reporting_faults(faults.append), caplog.at_level(logging.WARNING):
-        send = Send.model_validate(Send().model_dump())  # as a run stores it
+        send = Send.model_validate(Send().model_dump())  # a run stores the switches and reads them again
         replies = ask(client("m", server.url, send=send), times=2)
     assert [reply.text for reply in replies] == ["yes", "yes"]
     first_body, *later_bodies = server.bodies
-    assert later_bodies == [{**{name: value for name, value in first_body.items() if name not in removed}, **added}] * 2
     assert set(removed) <= set(first_body)
-    assert [fault.kind for fault in faults] == ["refused_parameter"] and "later requests use send = {" in faults[
-        0
-    ].message
+    remaining_parameters = {name: value for name, value in first_body.items() if name not in removed}
+    assert later_bodies == [remaining_parameters | added] * 2
+    assert [fault.kind for fault in faults] == ["refused_parameter"]
+    assert "later requests use send = {" in faults[0].message
     assert caplog.text.count("later requests use send = {") == 1
 
 

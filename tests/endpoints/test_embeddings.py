@@ -50,7 +50,7 @@ def test_embedding_is_normalised_to_unit_length(server: Any, body: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "words"),
+    ("status", "body", "kind", "message_part"),
     [
         (
             200,
@@ -69,27 +69,29 @@ def test_embedding_is_normalised_to_unit_length(server: Any, body: Any) -> None:
         (200, b"<html><title>Sign in</title>", "garbled", "Sign in"),
     ],
 )
-def test_unusable_embedding_is_retried(server: Any, status: int, body: Any, kind: str, words: str) -> None:
+def test_unusable_embedding_is_retried(server: Any, status: int, body: Any, kind: str, message_part: str) -> None:
     faults: list[Fault] = []
     server.answer((status, body), (200, make_response([3, 4])))
     with reporting_faults(faults.append):
         assert np.allclose(embed(server.url).vector, [0.6, 0.8])
-    assert [fault.kind for fault in faults] == [kind] and words in faults[0].message
+    assert [fault.kind for fault in faults] == [kind] and message_part in faults[0].message
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "message_part"),
     [
         (400, {"error": {"message": "maximum context length is 8192 tokens"}}, "maximum context length"),
         (200, {"error": {"message": "flagged", "code": 403}}, "flagged"),
         (422, {"detail": [{"loc": ["body", "input"], "msg": "Input should be a valid string"}]}, "body.input: Input"),
     ],
 )
-def test_refused_text_is_reported_with_the_servers_message(server: Any, status: int, body: Any, words: str) -> None:
+def test_refused_text_is_reported_with_the_servers_message(
+    server: Any, status: int, body: Any, message_part: str
+) -> None:
     server.answer((status, body))
     with pytest.raises(EndpointError) as error:
         embed(server.url)
-    assert words in str(error.value) and len(server.bodies) == 1
+    assert message_part in str(error.value) and len(server.bodies) == 1
 
 
 def test_permanently_failing_embedder_fails_after_the_last_attempt(

@@ -60,20 +60,23 @@ async def test_logits_are_bit_identical_in_any_batch(smollm2_dir: Path) -> None:
     decoder = Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16")
     prompt = list(range(40, 70))
 
-    def trace_logits(row: int, neighbours: dict[int, int], token: int) -> list:
-        for neighbour, length in neighbours.items():
+    def trace_logits(row: int, neighbour_lengths: dict[int, int], neighbour_token: int) -> list:
+        """A row's logits after the prompt and after each of four steps, next to rows with prompts of these lengths."""
+        for neighbour, length in neighbour_lengths.items():
             decoder.prefill(neighbour, [100 + neighbour] * length, length + 8)
         logits = [decoder.prefill(row, prompt, 64)]
         for step in range(4):
-            logits.append(decoder.step([50 + step if i == row else token for i in range(ROWS)])[row])
-        for row_in_use in (row, *neighbours):
+            tokens = [neighbour_token] * ROWS
+            tokens[row] = 50 + step
+            logits.append(decoder.step(tokens)[row])
+        for row_in_use in (row, *neighbour_lengths):
             decoder.release(row_in_use)
         return logits
 
     logits_alone = trace_logits(0, {}, 0)
-    for neighbours in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
-        row = ROWS - 1
-        assert all(map(torch.equal, logits_alone, trace_logits(row, neighbours, 99)))
+    for neighbour_lengths in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
+        logits_with_neighbours = trace_logits(ROWS - 1, neighbour_lengths, 99)
+        assert all(map(torch.equal, logits_alone, logits_with_neighbours))
     assert decoder.is_batch_invariant() and decoder.agrees_with_transformers()
 
 
@@ -87,9 +90,11 @@ def test_cached_and_computed_prefixes_give_bit_identical_logits(smollm2_dir: Pat
     cached_logits = first_decoder.prefill(2, prompt, 200, prefix_length=len(prefix))
     computed_logits = second_decoder.prefill(0, prompt, 200, prefix_length=len(prefix))
     assert torch.equal(cached_logits, computed_logits)
-    logits_after_a_step = first_decoder.step([0, 0, 5, 0])[2], second_decoder.step([5, 0, 0, 0])[0]
-    assert torch.equal(*logits_after_a_step)
-    similarity = torch.nn.functional.cosine_similarity(computed_logits, second_decoder.prefill(3, prompt, 200), dim=0)
+    first_step_logits = first_decoder.step([0, 0, 5, 0])[2]
+    second_step_logits = second_decoder.step([5, 0, 0, 0])[0]
+    assert torch.equal(first_step_logits, second_step_logits)
+    one_pass_logits = second_decoder.prefill(3, prompt, 200)
+    similarity = torch.nn.functional.cosine_similarity(computed_logits, one_pass_logits, dim=0)
     assert similarity > 0.99, "a prompt processed in one pass gives other bits, but the logits must stay similar"
 
 
@@ -106,9 +111,10 @@ def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir:
     assert shared_count == codec.count_shared_tokens(conversations[1], second_ids) >= MIN_SHARED_TOKENS
     assert first_ids[:shared_count] == second_ids[:shared_count]
     assert codec.decode(first_ids[:shared_count]).endswith("SOLUTION: 8 + 7 = 15\n")
-    open_reply = (*conversations[0], Message("assistant", "SOLUTION: 2 +"))
-    assert codec.count_shared_tokens(open_reply, codec.encode(open_reply)) == shared_count
-    assert codec.count_shared_tokens(conversations[0][-1:], codec.encode(conversations[0][-1:])) == 0
+    with_open_reply = (*conversations[0], Message("assistant", "SOLUTION: 2 +"))
+    assert codec.count_shared_tokens(with_open_reply, codec.encode(with_open_reply)) == shared_count
+    question_alone = conversations[0][-1:]
+    assert codec.count_shared_tokens(question_alone, codec.encode(question_alone)) == 0
 
 
 async def test_seed_determines_the_sampled_reply(endpoint: InProcessEndpoint) -> None:
@@ -120,11 +126,11 @@ async def test_seed_determines_the_sampled_reply(endpoint: InProcessEndpoint) ->
 
 
 async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
-    full_text = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
-    stop = full_text[len(full_text) // 2 : len(full_text) // 2 + 5]
-    reply = await endpoint.chat(
-        make_request(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,)))
-    )
+    prompt = "Write the numbers from one to ten as words."
+    full_text = (await endpoint.chat(make_request(endpoint, prompt))).text
+    middle = len(full_text) // 2
+    stop = full_text[middle : middle + 5]
+    reply = await endpoint.chat(make_request(endpoint, prompt, Sampling(stop=(stop,))))
     assert (reply.text, reply.finish) == (full_text[: full_text.index(stop)], "stop")
 
 
@@ -245,8 +251,8 @@ def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> N
         "import sys, pathlib\n"
         "from nanoflux_local.endpoints.local.in_process import InProcessEndpoint\n"
         "from nanoflux_local.endpoints.local.embedder import LocalEmbedder\n"
-        f"e = InProcessEndpoint(pathlib.Path({str(smollm2_dir)!r}), device='cpu')\n"
-        "assert e.count_tokens('one two') == 2\n"
+        f"endpoint = InProcessEndpoint(pathlib.Path({str(smollm2_dir)!r}), device='cpu')\n"
+        "assert endpoint.count_tokens('one two') == 2\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -257,6 +263,7 @@ def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:
 
     codec = ChatCodec(smollm2_dir)
     question = (Message("user", "What is 2 + 2?"),)
-    tokens = codec.encode((*question, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
-    assert tokens[: len(codec.encode(question))] == codec.encode(question)
-    assert codec.decode(tokens).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")
+    question_ids = codec.encode(question)
+    prompt_ids = codec.encode((*question, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
+    assert prompt_ids[: len(question_ids)] == question_ids
+    assert codec.decode(prompt_ids).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")

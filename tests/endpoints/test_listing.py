@@ -53,10 +53,10 @@ def listing_server() -> Iterator[ListingServer]:
 
 
 def list_warnings(model: str, url: str) -> list[str]:
-    async def find() -> list[str]:
+    async def list_async() -> list[str]:
         return await list_model_warnings({"arbiter": OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")})
 
-    return asyncio.run(find())
+    return asyncio.run(list_async())
 
 
 @pytest.fixture(autouse=True)

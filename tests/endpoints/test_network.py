@@ -126,15 +126,11 @@ def test_error_names_the_variable_of_a_socks_proxy_without_its_package(monkeypat
     if importlib.util.find_spec("socksio"):
         pytest.skip("the package socksio is installed here")
     monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:hidden-password@127.0.0.1:1080")
-    with pytest.raises(
-        ConfigError, match=rf"ALL_PROXY names the SOCKS proxy {scheme}://127.0.0.1:1080, .* socksio"
-    ) as error:
+    message = rf"ALL_PROXY names the SOCKS proxy {scheme}://127.0.0.1:1080, .* socksio"
+    with pytest.raises(ConfigError, match=message) as error:
         OpenAIChatEndpoint("m", REMOTE_URL)
-    assert (
-        "httpx2[socks]" in error.value.fix
-        and "NO_PROXY" in error.value.fix
-        and "hidden-password" not in str(error.value)
-    )
+    assert "httpx2[socks]" in error.value.fix and "NO_PROXY" in error.value.fix
+    assert "hidden-password" not in str(error.value)
     monkeypatch.setenv("NO_PROXY", "other.example,model.example")
     assert find_proxy(REMOTE_URL) is None and http_options(REMOTE_URL)["proxy"] is None
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,31 +211,31 @@ def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None
         OpenAIChatEndpoint("m", "http://127.0.0.1:1/v1", "SOME_KEY")
 
 
-def refuse_and_repeat_key() -> tuple[int, Any]:
-    return 401, {"error": {"message": f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."}}
+REFUSAL_WITH_KEY = {"error": {"message": f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."}}
 
 
-@pytest.mark.parametrize("answer", [lambda: (200, completion("ok")), refuse_and_repeat_key], ids=["right", "refused"])
+@pytest.mark.parametrize("answer", [(200, completion("ok")), (401, REFUSAL_WITH_KEY)], ids=["accepted", "refused"])
 def test_key_appears_in_no_file_log_or_error(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: tuple[int, Any]
 ) -> None:
-    """The server repeats the key in one case, and every logger is at DEBUG."""
+    """The server repeats the key if it refuses it, and every logger is at DEBUG."""
     caplog.set_level("DEBUG")
     monkeypatch.setenv("SOME_KEY", KEY)
-    server.answer(answer())
+    server.answer(answer)
     home = Home(tmp_path).prepare()
     model = {"interface": "openai_chat", "url": server.url, "key_env": "SOME_KEY"}
     settings = {"endpoints": {"duelist-a": model, "arbiter": model}, "max_turns": 2}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
-    is_refused = answer()[0] != 200
+    is_refused = answer[0] != 200
     if is_refused:
         with pytest.raises(EndpointError, match=r"answered 401: .*\[secret\]") as error:
             asyncio.run(runs.play(home, run))
         assert KEY not in str(error.value)
     else:
         asyncio.run(runs.play(home, run))
-    assert f"Bearer {KEY}" in {headers["authorization"] for headers in server.headers}
+    sent_keys = {headers["authorization"] for headers in server.headers}
+    assert f"Bearer {KEY}" in sent_keys
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["status"] == ("failed" if is_refused else "done")
     for file in tmp_path.rglob("*"):

@@ -56,9 +56,8 @@ async def test_stop_strings_of_other_models_are_sent(server) -> None:
 
 async def test_reply_truncated_in_its_reasoning_names_the_setting(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
-    unparsed = player.refuse_incomplete(
-        await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length"))
-    )
+    truncated_reply = await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length"))
+    unparsed = player.refuse_incomplete(truncated_reply)
     assert unparsed is not None
     assert unparsed.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
     assert player.refuse_incomplete(ChatReply("ANSWER: 5", "length")) is None
@@ -86,9 +85,8 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
     (folder / "weights.json").write_text('{"name": "r1", "revision": "x"}')
     endpoint = InProcessEndpoint(folder, rows=2, device="cpu", dtype="float32", context=Context(2048, 6))
     try:
-        reply = await endpoint.chat(
-            ChatRequest(endpoint.identity, (Message("user", "?"),), Sampling(max_tokens=6, stop=("e", " ")))
-        )
+        sampling = Sampling(max_tokens=6, stop=("e", " "))
+        reply = await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "?"),), sampling))
     finally:
         await endpoint.close()
     assert reply.text.startswith("<think>\n") and reply.finish == "length" and reply.completion_tokens == 6
@@ -98,15 +96,12 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
 def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
-    reply_ids = codec._tokenizer(family.render_reply("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)[
-        "input_ids"
-    ]
+    reply_text = family.render_reply("One.\n\nTwo.", "ANSWER: 12")
+    reply_ids = codec._tokenizer(reply_text, add_special_tokens=False)["input_ids"]
     assert reply_ids[-1] in codec.end_ids and not codec.end_ids & set(reply_ids[:-1])
     assert strip_reasoning(codec.decode(reply_ids[:-1])).strip() == "ANSWER: 12"
     assert codec.find_stop(reply_ids[:-1], ("12",)) is not None
-    reasoning_ids = codec._tokenizer(family.render_reply("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])[
-        "input_ids"
-    ]
+    reasoning_ids = codec._tokenizer(reply_text.partition("<|end|>")[0])["input_ids"]
     assert codec.find_stop(reasoning_ids, STOP) is None
 
 
@@ -150,15 +145,13 @@ def test_overflow_counts_prompt_answer_and_reasoning() -> None:
 
     messages = (Message("user", "one two three"),)
     assert find_overflow(CountingEndpoint(), messages, 57) == ""
-    assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in find_overflow(
-        CountingEndpoint(), messages, 58
-    )
+    overflow = find_overflow(CountingEndpoint(), messages, 58)
+    assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in overflow
 
 
 async def test_reasoning_ended_by_a_stop_string_names_the_setting(server) -> None:
     """The server applies stop strings to the reasoning too, and the endpoint has no `reasoning_tokens`."""
     reply = await ask_server(server, None, make_body(None, "Okay, let me", "stop"))
     unparsed = Player("judge", Identity("openai_chat", "m"), Sampling()).refuse_incomplete(reply)
-    assert unparsed is not None and unparsed.reason.endswith(
-        "perhaps at a stop string; set endpoints.judge.reasoning_tokens"
-    )
+    assert unparsed is not None
+    assert unparsed.reason.endswith("perhaps at a stop string; set endpoints.judge.reasoning_tokens")

@@ -42,18 +42,17 @@ async def test_scripted_delay_does_not_change_the_identity() -> None:
 
 @pytest.mark.parametrize(("sections", "prompt"), PROMPTS.items(), ids=lambda value: value[0] if value else "")
 async def test_scripted_replies_are_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
-    sections_of_replies = [
-        read_sections(text, sections) for text in await collect_replies(ScriptedEndpoint("m"), prompt)
-    ]
-    unparsed_count = sum(isinstance(sections_or_error, Unparsed) for sections_or_error in sections_of_replies)
+    texts = await collect_replies(ScriptedEndpoint("m"), prompt)
+    unparsed_count = sum(isinstance(read_sections(text, sections), Unparsed) for text in texts)
     assert 3 <= unparsed_count <= 30
 
 
 async def test_script_produces_every_outcome_of_a_run() -> None:
     endpoint = ScriptedEndpoint("m")
     attacks = await collect_replies(endpoint, PROMPTS["QUESTION", "SOLUTION", "ANSWER"])
-    questions = Counter(text.partition("QUESTION: ")[2].partition("\n")[0].split(" boxes")[0] for text in attacks)
-    assert questions.most_common(2)[1][1] > 1, "no question resembles another one"
+    question_openings = Counter(text.partition("QUESTION: ")[2].partition(" boxes")[0] for text in attacks)
+    (_, _), (_, second_count) = question_openings.most_common(2)
+    assert second_count > 1, "no question resembles another one"
     assert {text.partition("ANSWER: ")[2][:1] for text in attacks} >= set("ABCD")
     verdicts = await collect_replies(endpoint, PROMPTS["DECISION", "CONFIDENCE"])
     assert sum("DECISION: INVALID" in text for text in verdicts) in range(15, 90)

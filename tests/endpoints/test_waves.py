@@ -44,11 +44,11 @@ class SleepingEndpoint(ScriptedEndpoint):
 
 
 def make_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
-    endpoints = [SleepingEndpoint("a", 0.001), SleepingEndpoint("b", 0.001)]
-    time_shared = take_turns(
-        {endpoint.identity.model: endpoint for endpoint in endpoints}, {"a": "gpu0", "b": "gpu0"}, 0.001
-    )
-    return {name: endpoint for name, endpoint in time_shared.items() if isinstance(endpoint, TimeShared)}, endpoints
+    """Two time-shared endpoints, by name, and the endpoints that they wrap."""
+    inner_endpoints = {name: SleepingEndpoint(name, 0.001) for name in ("a", "b")}
+    endpoints = take_turns(inner_endpoints, {"a": "gpu0", "b": "gpu0"}, 0.001)
+    time_shared = {name: endpoint for name, endpoint in endpoints.items() if isinstance(endpoint, TimeShared)}
+    return time_shared, list(inner_endpoints.values())
 
 
 def send_request(endpoint: Endpoint, number: int = 0) -> Any:

@@ -50,7 +50,7 @@ class VllmEndpoint:
         reasoning = launch.manifest.reasoning_limit if reasoning_tokens is None else reasoning_tokens
         self.context = Context(launch.max_model_len, reasoning)
         self._server, self._adapter = server, adapter
-        # The model's name in requests to the server: vLLM loads an adapter under a name of its own.
+        # The model's name in requests to the server: an adapter is loaded under its hash.
         self._served_name = adapter_hash(adapter) if adapter else launch.model
         variant = f"{launch.variant} structured" if structured else launch.variant
         self.identity = Identity("vllm", launch.model, launch.revision, self._served_name if adapter else "", variant)
