@@ -27,26 +27,26 @@ def vllm_python() -> str:
     return str(path)
 
 
-def new_home(folder: Path, weights: Path) -> Path:
+def make_home(folder: Path, weights: Path) -> Path:
     """A fresh home that uses the weights of the test home."""
     folder.mkdir(mode=0o700)
     (folder / "weights").symlink_to(weights)
     return folder
 
 
-def nanoflux(home: Path, python: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command in a separate process."""
+def run_command(home: Path, python: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command of NanoFlux in a separate process. `python` is the interpreter with vLLM."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
-    command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
+    command_line = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     return subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        command_line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
     )
 
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a command in a separate process: `command(home, python, "models", "ps")`."""
-    return nanoflux
+    """The function that runs a command: `command(home, python, "models", "ps")`."""
+    return run_command
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +55,15 @@ def served(
 ) -> Iterator[dict[str, Any]]:
     """SmolLM2 behind a real vLLM: the JSON of `models serve`, with `home` and `python`."""
     assert smollm2_dir.parent == minilm_dir.parent
-    home = new_home(tmp_path_factory.mktemp("served") / "home", smollm2_dir.parent)
-    process = nanoflux(
+    home = make_home(tmp_path_factory.mktemp("served") / "home", smollm2_dir.parent)
+    process = run_command(
         home, vllm_python, "models", "serve", "smollm2-135m", "--context", "2048", *SERVER_OPTIONS, "--json"
     )
     assert process.returncode == 0, process.stderr
     try:
         yield {**json.loads(process.stdout), "home": home, "python": vllm_python}
     finally:
-        nanoflux(home, vllm_python, "models", "stop", "--all")
+        run_command(home, vllm_python, "models", "stop", "--all")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def adapter(served: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def zero_adapter(served: dict[str, Any], adapter: str) -> str:
-    """The hash of the same LoRA with every weight zero: it loads everywhere and has no effect."""
+    """The hash of the same LoRA with all weights zero: an adapter that can be loaded and has no effect."""
     from safetensors.torch import load_file, save_file
 
     from nanoflux_local.adapters.hash import WEIGHTS, adapter_hash
@@ -96,8 +96,9 @@ def zero_adapter(served: dict[str, Any], adapter: str) -> str:
     shutil.copytree(adapters / adapter, folder)
     weights = {name: tensor * 0 for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
-    name = adapter_hash(folder)
-    manifest = folder / "nanoflux.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "adapter": name}))
-    folder.rename(adapters / name)
-    return name
+    new_hash = adapter_hash(folder)
+    manifest_path = folder / "nanoflux.json"
+    manifest = json.loads(manifest_path.read_text())
+    manifest_path.write_text(json.dumps({**manifest, "adapter": new_hash}))
+    folder.rename(adapters / new_hash)
+    return new_hash

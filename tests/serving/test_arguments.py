@@ -10,20 +10,23 @@ from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import Launch, Seat
 from nanoflux_models.manifest import Parallel, list_manifests
 
-PARSE = """
+PARSER_PROGRAM = """
 import json, sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.reasoning import ReasoningParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.entrypoints.cli.serve import ServeSubcommand
-parser, parsers, rows = make_arg_parser(FlexibleArgumentParser()), ReasoningParserManager.list_registered(), []
-command = FlexibleArgumentParser()
-ServeSubcommand().subparser_init(command.add_subparsers(dest="subparser"))
+module_parser = make_arg_parser(FlexibleArgumentParser())
+reasoning_parsers = ReasoningParserManager.list_registered()
+serve_parser = FlexibleArgumentParser()
+ServeSubcommand().subparser_init(serve_parser.add_subparsers(dest="subparser"))
+rows = []
 for arguments in json.load(sys.stdin):
-    parsed = (command if arguments[0] == "serve" else parser).parse_args(arguments)
+    parser = serve_parser if arguments[0] == "serve" else module_parser
+    parsed = parser.parse_args(arguments)
     assert arguments[0] != "serve" or parsed.model_tag == arguments[1]
     validate_parsed_serve_args(parsed)
-    assert parsed.reasoning_parser in ("", *parsers), parsed.reasoning_parser
+    assert parsed.reasoning_parser in ("", *reasoning_parsers), parsed.reasoning_parser
     rows.append([parsed.served_model_name, parsed.tensor_parallel_size, parsed.pipeline_parallel_size,
                  parsed.distributed_executor_backend, parsed.gpu_memory_utilization, parsed.max_model_len, parsed.host,
                  parsed.max_num_seqs, bool(parsed.enable_lora),
@@ -31,13 +34,21 @@ for arguments in json.load(sys.stdin):
                  parsed.nnodes, parsed.node_rank, parsed.master_addr, parsed.headless, parsed.enable_prefix_caching])
 json.dump(rows, sys.stdout)
 """
+"""Parses the command lines on stdin, and writes a row of values for each."""
+SERVER_VALUES, TEXT_ONLY, NODE_VALUES, PREFIX_CACHING = slice(9), 9, slice(10, 14), 14
+"""The positions of values in a row: of the server, of loading only the language model, of the node, and of caching."""
 
 
 def parse_commands(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
     """Parse command lines with vLLM's own parser; return the values of each."""
     arguments = [command[3:] for command in commands]
     process = subprocess.run(
-        [python, "-c", PARSE], input=json.dumps(arguments), capture_output=True, text=True, cwd=folder, timeout=300
+        [python, "-c", PARSER_PROGRAM],
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr[-2000:]
     parsed_values: list[list[Any]] = json.loads(process.stdout.splitlines()[-1])
@@ -54,19 +65,16 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
         for manifest in chat_manifests
         for rank in (0, 16)
     ]
-    base_manifest = chat_manifests[0].model_copy(
-        update={"vllm": chat_manifests[0].vllm.model_copy(update={"args": ()})}
-    )
+    vllm_without_args = chat_manifests[0].vllm.model_copy(update={"args": ()})
+    base_manifest = chat_manifests[0].model_copy(update={"vllm": vllm_without_args})
     ray_manifest = base_manifest.model_copy(update={"parallel": Parallel(tensor=4, pipeline=2, nodes=2)})
-    mp_manifest = base_manifest.model_copy(
-        update={"parallel": Parallel(tensor=8, nodes=2, backend="mp", master="10.0.0.1")}
-    )
+    mp_parallel = Parallel(tensor=8, nodes=2, backend="mp", master="10.0.0.1")
+    mp_manifest = base_manifest.model_copy(update={"parallel": mp_parallel})
     node_launches = [
         Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (ray_manifest, mp_manifest)
     ]
-    commands = [launch.command(8000) for launch in (*launches, *node_launches)] + node_launches[
-        1
-    ].list_other_node_commands()
+    commands = [launch.command(8000) for launch in (*launches, *node_launches)]
+    commands += node_launches[1].list_other_node_commands()
     serve_interpreter = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
     commands += [replace(launch, interpreter=serve_interpreter).command(8000) for launch in launches]
     parsed_values = parse_commands(vllm_python, commands, tmp_path)
@@ -74,12 +82,16 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     parsed_values = parsed_values[: -len(launches)]
     for launch, values in zip(launches, parsed_values, strict=False):
         expected = [[launch.model], 2, 1, None, 0.4, launch.max_model_len, "127.0.0.1", 24, launch.rank > 0]
-        assert values[:9] == expected and values[9] is True, "more than the language model is loaded"
+        assert values[SERVER_VALUES] == expected
+        assert values[TEXT_ONLY] is True, "more than the language model is loaded"
     assert parsed_values[-3][:7] == [[ray_manifest.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
-    assert {values[14] for values in parsed_values} == {None}, (
+    assert {values[PREFIX_CACHING] for values in parsed_values} == {None}, (
         "a launch sets prefix caching, which vLLM enables itself if the model supports it"
     )
-    assert [values[10:14] for values in parsed_values[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
+    assert [values[NODE_VALUES] for values in parsed_values[-2:]] == [
+        [2, 0, "10.0.0.1", False],
+        [2, 1, "10.0.0.1", True],
+    ]
 
 
 def test_launch_without_adapters_reserves_no_buffers(vllm_python: str, tmp_path: Path) -> None:

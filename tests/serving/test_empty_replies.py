@@ -137,11 +137,11 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
         render_sections({"SOLUTION": "None.", "ANSWER": "-1"}),
     ]
     endings = list(ENDINGS[model].values())
-    exchanges = [
-        Exchange(build_defender_messages(domain, domain.budgets, question), text)
-        for questions, answer in zip((list_items(), list_run_questions(folder.parent)), answers, strict=True)
-        for question, text in zip(questions, [family.render_reply(REASONING, answer), *endings], strict=True)
-    ]
+    exchanges = []
+    for questions, answer in zip((list_item_questions(), list_run_questions(folder.parent)), answers, strict=True):
+        reply_texts = [family.render_reply(REASONING, answer), *endings]
+        for question, text in zip(questions, reply_texts, strict=True):
+            exchanges.append(Exchange(build_defender_messages(domain, domain.budgets, question), text))
     texts = [message.content for exchange in exchanges for message in exchange.messages]
     if family.model_type == "gpt_oss":
         make_stand_in(
@@ -153,7 +153,7 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
     return folder
 
 
-def list_items() -> list[str]:
+def list_item_questions() -> list[str]:
     return [item.question for item in make_starter_items("test")[:QUESTIONS]]
 
 
@@ -225,15 +225,18 @@ def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent_model: Silen
     for item, ending in enumerate(silent_model.endings, 1):
         reply, faults = ask(silent_model, item)
         assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
-        reason = Player("judge", Identity("vllm", silent_model.model), Sampling(), thinks=True).refuse_incomplete(reply)
-        assert isinstance(reason, Unparsed) and reason.reason.endswith(("is empty", "without an answer")), ending
+        player = Player("judge", Identity("vllm", silent_model.model), Sampling(), thinks=True)
+        unparsed = player.refuse_incomplete(reply)
+        assert isinstance(unparsed, Unparsed) and unparsed.reason.endswith(("is empty", "without an answer")), ending
         assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
-        assert (REASONING in reply.text) is (ending == "reasoning only") and reply.completion_tokens >= 1, ending
+        has_reasoning = REASONING in reply.text
+        assert has_reasoning is (ending == "reasoning only") and reply.completion_tokens >= 1, ending
 
 
 def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent_model: SilentModel) -> None:
     summary, marks = evaluate_silent(silent_model)
-    assert list(marks.values()).count("right") == 1 and marks[make_starter_items("test")[0].id] == "right"
+    first_item = make_starter_items("test")[0]
+    assert list(marks.values()).count("right") == 1 and marks[first_item.id] == "right"
     assert summary.unanswered == list(marks.values()).count("unanswered") == len(silent_model.endings)
     assert summary.is_whole and summary.unscored == 0
 

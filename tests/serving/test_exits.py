@@ -20,7 +20,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
 
 
 @pytest.mark.parametrize(
-    ("log", "meaning"),
+    ("log", "cause"),
     [
         ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "architecture"),
         ("[Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", "port"),
@@ -38,8 +38,9 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
         ("an unknown line", "states no known cause"),
     ],
 )
-def test_explain_names_the_cause_in_the_log(log: str, meaning: str) -> None:
-    assert meaning in explain(f"one\n{log}\nlast", 1)[0]
+def test_explain_names_the_cause_in_the_log(log: str, cause: str) -> None:
+    problem, _ = explain(f"one\n{log}\nlast", 1)
+    assert cause in problem
 
 
 @pytest.mark.parametrize(
@@ -51,11 +52,13 @@ def test_explain_names_the_cause_in_the_log(log: str, meaning: str) -> None:
     ],
 )
 def test_explain_ignores_warnings(warning: str) -> None:
-    assert "states no known cause" in explain(f"one\n{warning}\nlast", 1)[0]
+    problem, _ = explain(f"one\n{warning}\nlast", 1)
+    assert "states no known cause" in problem
 
 
 def test_explain_names_a_missing_module_in_the_fix() -> None:
-    assert "torchvision" in explain(MISSING_VISION, 1)[1] and "make vllm" in explain(MISSING_VISION, 1)[1]
+    _, fix = explain(MISSING_VISION, 1)
+    assert "torchvision" in fix and "make vllm" in fix
 
 
 def test_installed_vllm_can_serve_the_catalog(vllm_python: str, tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_pat
 
 
 def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> None:
-    """Its `vllm serve` needs the metadata of a distribution `vllm`, which is not installed there."""
+    """Here `vllm serve` would fail: it needs the metadata of a distribution `vllm`, and this one has another name."""
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
     assert interpreter.text_only_flags == ("--language-model-only",)
@@ -110,7 +113,8 @@ def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
         path.touch()
     (folder / "vllm/__init__.py").touch()
     (folder / "vllm/_version.py").write_text('__version__ = "9.0"\n')
-    metadata = folder / f"{distribution.replace(chr(45), chr(95))}-9.0.dist-info/METADATA"
+    package_name = distribution.replace("-", "_")
+    metadata = folder / f"{package_name}-9.0.dist-info/METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.0\n")
     python = folder / "python"

@@ -50,9 +50,11 @@ def start_command(home: Path, python: str, *arguments: str) -> subprocess.Popen[
 def wait_for(read_value: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
     """Wait until `read_value` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
-    while not (value := read_value()):
+    value = read_value()
+    while not value:
         assert child.poll() is None and time.monotonic() < deadline, "the command ended, or took too long"
         time.sleep(0.02)
+        value = read_value()
     return value
 
 
@@ -84,10 +86,9 @@ def test_killed_server_does_not_change_the_dataset_of_a_run(
     result = json.loads(out)
     assert "restarting it (1 of 3)" in stderr
     assert expected["kept"] > 0 and expected["turns"] == 4
-    assert {key: result[key] for key in ("digest", "turns", "kept", "funnel")} == {
-        key: expected[key] for key in ("digest", "turns", "kept", "funnel")
-    }
-    assert not any(member.alive for member in processes) and server_record.read_records(home) == []
+    for key in ("digest", "turns", "kept", "funnel"):
+        assert result[key] == expected[key], key
+    assert not any(process.alive for process in processes) and server_record.read_records(home) == []
     assert find_free_port(record.port) == record.port
 
 
@@ -99,9 +100,9 @@ def test_next_command_stops_servers_of_a_killed_command(
         child = start_command(home, served["python"], "models", "serve", "smollm2-135m", "--arg=--enforce-eager")
 
         def find_server_with_engine() -> tuple[ServerRecord, list[Process]] | None:
-            record = next(iter(server_record.read_records(home)), None)
-            processes = list_server_processes(record) if record else []
-            return (record, processes) if record and len(processes) >= 3 else None
+            records = server_record.read_records(home)
+            processes = list_server_processes(records[0]) if records else []
+            return (records[0], processes) if len(processes) >= 3 else None
 
         record, processes = wait_for(find_server_with_engine, child)
         child.kill()
@@ -109,9 +110,8 @@ def test_next_command_stops_servers_of_a_killed_command(
         assert record.alive, "the server ended with its command"
 
         process = command(home, served["python"], "models", "ps", "--json")
-        assert (
-            json.loads(process.stdout) == [] and "ended leftover processes of the server smollm2-135m" in process.stderr
-        )
+        assert json.loads(process.stdout) == []
+        assert "ended leftover processes of the server smollm2-135m" in process.stderr
         assert not any(member.alive for member in processes) and list_server_processes(record) == []
         assert server_record.read_records(home) == [] and unrelated_process.poll() is None
         listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.build import check_endpoint
 from nanoflux_local.endpoints.managed.launches import (
     Workload,
     assign_seats,
@@ -59,10 +60,13 @@ def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
 
 
 def test_context_of_a_thinking_model_includes_its_reasoning_tokens(home: Home) -> None:
-    thinker = {"model": "qwen3-32b-awq"}
-    assert collect_workloads([make_config(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
-    assert collect_workloads([make_config(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
-    assert collect_workloads([make_config(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
+    def find_context(**settings: object) -> int:
+        config = make_config(model="qwen3-32b-awq", **settings)
+        return collect_workloads([config], 8, home)["qwen3-32b-awq"].context
+
+    assert find_context() == 8192 + 8192
+    assert find_context(reasoning_tokens=0) == 8192
+    assert find_context(context=12288) == 12288
 
 
 def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
@@ -71,7 +75,7 @@ def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm
     arguments = make_launch(config, home, seat, sleeps=False).command(8000)
     options = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
     assert group == "" and seat.gpus == (0,)
-    assert options["--gpu-memory-utilization"] == "0.92", "no other model shares its GPU"
+    assert options["--gpu-memory-utilization"] == "0.92", "a model alone on its GPU gets the whole GPU"
     assert options["--max-num-seqs"] == "12" and options["--max-model-len"] == "4096"
     assert "--enable-lora" not in arguments
 
@@ -106,9 +110,7 @@ def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python
         make_launch(make_config(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
     assert error.value.exit_code == 3 and "8.0" in error.value.fix
     with pytest.raises(ConfigError, match="batch_invariant"):
-        from nanoflux_local.endpoints.build import check_endpoint
-
-        check_endpoint(EndpointConfig(interface="openai_chat", model="m", batch_invariant=True), "here")
+        check_endpoint(EndpointConfig(interface="openai_chat", model="m", batch_invariant=True), "profile")
 
 
 def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Home, tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -
         assert len(set(replies)) == 1, replies
         assert replies[0].finish == finish and replies[0].prompt_tokens > 10
         assert 0 < replies[0].completion_tokens <= tokens
-        assert tokens == 3 or "Paris" in replies[0].text
+        if finish == "stop":
+            assert "Paris" in replies[0].text
 
 
 def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any]) -> None:
@@ -126,7 +127,7 @@ def test_run_uses_a_served_model(served: dict[str, Any], command: Command) -> No
     verified = command(served["home"], served["python"], "run", "verify", result["run"])
     assert verified.returncode == 0, verified.stderr
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-    assert [entry["pid"] for entry in listed] == [served["pid"]], "the run used the server and left it running"
+    assert [entry["pid"] for entry in listed] == [served["pid"]], "the run started another server, or stopped this one"
 
 
 def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
@@ -149,24 +150,29 @@ END_OF_TURN = 2
 """The id of SmolLM2's end-of-turn token."""
 
 
+def cut_at_end_of_turn(ids: list[int]) -> list[int]:
+    """A reply's tokens up to its first end-of-turn token."""
+    return ids[: ids.index(END_OF_TURN) + 1] if END_OF_TURN in ids else ids
+
+
 def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
     """Twenty prompts, half of them of the kind that the adapter was trained on."""
     client, folder = ServerClient(served["url"]), served["home"] / "adapters" / adapter
     client.load_adapter(adapter, folder)
-    questions = [f"What is {n} and {n}?" for n in range(10)] + [
-        item.question for item in make_starter_items("dev")[:10]
-    ]
-    prompts = encode_chats(smollm2_dir, questions)
-    replies = [reply_greedily(client, adapter, ids, MAX_TOKENS) for ids in prompts]
-    replies = [reply[: reply.index(END_OF_TURN) + 1] if END_OF_TURN in reply else reply for reply in replies]
-    assert len({tuple(reply) for reply in replies}) > 10, "most of the twenty replies differ from each other"
-    gaps = [
-        next((gap for _, gap in scores if gap > 0), 0.0)
-        for scores in score_with_peft(smollm2_dir, folder, prompts, replies)
-    ]
-    result = f"{gaps.count(0.0)} of {len(gaps)} equal; the gaps of the others: {[round(gap, 3) for gap in gaps if gap]}"
+    trained_questions = [f"What is {n} and {n}?" for n in range(10)]
+    other_questions = [item.question for item in make_starter_items("dev")[:10]]
+    prompts = encode_chats(smollm2_dir, trained_questions + other_questions)
+    replies = [cut_at_end_of_turn(reply_greedily(client, adapter, ids, MAX_TOKENS)) for ids in prompts]
+    assert len({tuple(reply) for reply in replies}) > 10, "too many of the twenty replies are equal"
+    gaps = []
+    for scores in score_with_peft(smollm2_dir, folder, prompts, replies):
+        token_gaps = [gap for _, gap in scores if gap > 0]
+        gaps.append(token_gaps[0] if token_gaps else 0.0)
+    equal_count = gaps.count(0.0)
+    nonzero_gaps = [round(gap, 3) for gap in gaps if gap]
+    result = f"{equal_count} of {len(gaps)} equal; the gaps of the others: {nonzero_gaps}"
     print(result)
-    assert gaps.count(0.0) >= MIN_EQUAL_SHARE * len(gaps) and max(gaps) <= MAX_GAP, result
+    assert equal_count >= MIN_EQUAL_SHARE * len(gaps) and max(gaps) <= MAX_GAP, result
 
 
 def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapter: str, zero_adapter: str) -> None:
@@ -179,9 +185,8 @@ def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapt
         while not client.is_busy(adapter) and not completion.done():
             time.sleep(0.02)
         client.swap_adapter(adapter, zero_adapter, folder / zero_adapter)
-        assert completion.done() and completion.result()["usage"]["completion_tokens"] == 200, (
-            "the request was allowed to finish"
-        )
+        assert completion.done(), "the adapter was unloaded during the request"
+        assert completion.result()["usage"]["completion_tokens"] == 200
     assert zero_adapter in client.list_models() and adapter not in client.list_models()
     client.swap_adapter(zero_adapter, adapter, folder / adapter)
     assert adapter in client.list_models() and zero_adapter not in client.list_models()
@@ -195,7 +200,7 @@ def test_adapter_without_effect_is_refused_by_probe_and_eval(
     assert "it has no effect" in probe_process.stderr
     arguments = ("eval", "--model", "smollm2-135m", "--adapter", zero_adapter, "--data", "starter-easy", "--limit", "2")
     for via in ("vllm", "merged", "in_process"):
-        options = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8") if via == "vllm" else ()
+        options = SERVER_OPTIONS if via == "vllm" else ()
         process = command(
             served["home"], served["python"], *arguments, "--runs", "1", "--temperature", "0", "--via", via, *options
         )
@@ -222,9 +227,9 @@ def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapte
         endpoints = [json.loads(row["request"])["endpoint"] for row in
                  view.rows("SELECT request FROM calls WHERE run = ?", result["eval"])]  # fmt: skip
     assert len(endpoints) == 2 and all(endpoint["variant"].endswith(" merged") for endpoint in endpoints)
-    assert list((served["home"] / "merged").iterdir()) == [], "the merged copy was removed"
+    assert list((served["home"] / "merged").iterdir()) == [], "the merged copy was not removed"
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-    assert [entry["pid"] for entry in listed] == [served["pid"]], "the server of the merged copy has ended"
+    assert [entry["pid"] for entry in listed] == [served["pid"]], "the server of the merged copy did not end"
 
 
 def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command, tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def launcher(tmp_path: Path, home: Path) -> Launcher:
-    """Makes launches of the stand-in, whose behaviour is set in the interpreter's environment."""
+    """A function that makes launches of the stand-in; its behaviour is set in the interpreter's environment."""
 
     def make(behaviour: str = "echo", sleeps: bool = False) -> Launch:
-        python = tmp_path / "bin" / f"python-{len(list(tmp_path.glob('bin/*')))}"
+        existing_count = len(list(tmp_path.glob("bin/*")))
+        python = tmp_path / "bin" / f"python-{existing_count}"
         python.parent.mkdir(exist_ok=True)
         setting = f"export PYTHONPATH='{STAND_IN}' STAND_IN='{behaviour}'"
         python.write_text(f"#!/bin/sh\n{setting}\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n")
@@ -61,7 +62,7 @@ def launcher(tmp_path: Path, home: Path) -> Launcher:
     return make
 
 
-def start(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
+def start_server(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
     supervisor = Supervisor(home)
     started_server = supervisor.spawn(launch, name, owned=owned)
     supervisor.await_ready(started_server, ready_s=60)
@@ -87,7 +88,7 @@ def test_supervisor_records_a_server_privately_and_stops_all_its_processes(
 ) -> None:
     """Neither the server nor the program that starts it executes modules of the working directory."""
     monkeypatch.chdir(hostile_folder)
-    record = start(home, launcher())
+    record = start_server(home, launcher())
     assert record.alive and record.wanted and record.boot == boot_id()
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
@@ -95,14 +96,14 @@ def test_supervisor_records_a_server_privately_and_stops_all_its_processes(
     processes = list_server_processes(record)
     assert len(processes) == 2, "expected the server, and its worker in a separate session"
     with pytest.raises(ServerRefusedError):
-        start(home, launcher())
+        start_server(home, launcher())
     Supervisor(home).stop(record)
     assert wait_until_gone(processes, 0.5) and is_free(record.port) and server_record.read_records(home) == []
 
 
 def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
     with pytest.raises(ServerError) as error:
-        start(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
+        start_server(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
     message = str(error.value)
     assert "out of memory" in message and "an earlier line" in message and "exit code 1" in message
     assert "--gpu-memory" in message and str(home / "logs/server-m.log") in message
@@ -120,7 +121,7 @@ def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) ->
 def test_server_that_crashes_on_its_first_request_is_not_reported_as_ready(home: Path, launcher: Launcher) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
     with pytest.raises(ServerError, match="answered its health check but no request") as error:
-        start(home, launcher(f"crash: {cause}".replace("'", "'\\''")))
+        start_server(home, launcher(f"crash: {cause}".replace("'", "'\\''")))
     assert "mixture of experts" in str(error.value) and "omit --adapter" in str(error.value)
     assert server_record.read_records(home) == []
 
@@ -135,13 +136,13 @@ def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: L
     assert server_record.read_records(home) == [] and find_free_port(port) == port
 
 
-OWNER = """
+OWNER_PROGRAM = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {folder!r})
-from test_supervisor import Launch, find_interpreter, load_manifest, start
+from test_supervisor import Launch, find_interpreter, load_manifest, start_server
 home = Path({home!r})
-start(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})), owned={owned})
+start_server(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})), owned={owned})
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -149,7 +150,7 @@ time.sleep(600)
 
 def start_owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
     """Start a process that starts a server and then waits."""
-    code = OWNER.format(
+    code = OWNER_PROGRAM.format(
         folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), owned=owned
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -188,13 +189,13 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
 def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
     unrelated_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        found_process = find_process(unrelated_process.pid)
-        assert found_process is not None
+        live_process = find_process(unrelated_process.pid)
+        assert live_process is not None
         fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
         for name, pid, started, boot in (
-            ("older", found_process.pid, found_process.start_ticks - 1, boot_id()),
-            ("before", found_process.pid, found_process.start_ticks, "another boot"),
+            ("older", live_process.pid, live_process.start_ticks - 1, boot_id()),
+            ("before", live_process.pid, live_process.start_ticks, "another boot"),
             ("init", 1, 0, boot_id()),
         ):
             record = {"name": name, "pid": pid, "started": started, "boot": boot, **fields}
@@ -244,17 +245,16 @@ async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_c
 async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher: Launcher) -> None:
     fleet = Fleet(home)
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
-    awake_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
+    inner_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].command(1)
     # A fleet distinguishes servers by the name of their model, so the second manifest needs a different name.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
-    awake_endpoints["b"] = VllmEndpoint(
-        fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True))
-    )
-    endpoints = take_turns(awake_endpoints, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)
+    other_launch = Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True)
+    inner_endpoints["b"] = VllmEndpoint(fleet.server(other_launch))
+    endpoints = take_turns(inner_endpoints, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)
     try:
         requests = [
-            endpoints[name].chat(make_request(awake_endpoints[name], str(number)))
+            endpoints[name].chat(make_request(inner_endpoints[name], str(number)))
             for number in range(4)
             for name in ("a", "b")
         ]
@@ -299,18 +299,16 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
 
 
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
+    launch = replace(launcher("disable-adapters", sleeps=True), rank=16)
+    adapter = write_sealed_adapter(tmp_path / "adapter")
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
-        await make_woken_endpoint(
-            home,
-            replace(launcher("disable-adapters", sleeps=True), rank=16),
-            write_sealed_adapter(tmp_path / "adapter"),
-        )
+        await make_woken_endpoint(home, launch, adapter)
     for record in server_record.read_records(home):
         Supervisor(home).stop(record)
 
 
 def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launcher: Launcher) -> None:
-    client = ServerClient(start(home, launcher(sleeps=True)).url)
+    client = ServerClient(start_server(home, launcher(sleeps=True)).url)
     with pytest.raises(ServerError, match="would lose the adapters"):
         client.sleep(level=2)
     assert not client.is_asleep()

@@ -93,24 +93,25 @@ def write_answer(number: int) -> str:
 def _build_prompts() -> list[list[dict[str, str]]]:
     """The defender's prompts for some items, in every domain."""
     domains = [load_domain(name) for name in DOMAINS]
-    return [
-        [{"role": message.role, "content": message.content} for message in messages]
-        for item in make_starter_items("train")[:40]
-        for domain in domains
-        for messages in [build_defender_messages(domain, domain.budgets, item.question)]
-    ]
+    prompts = []
+    for item in make_starter_items("train")[:40]:
+        for domain in domains:
+            messages = build_defender_messages(domain, domain.budgets, item.question)
+            prompts.append([{"role": message.role, "content": message.content} for message in messages])
+    return prompts
 
 
 def _train_stand_in(architecture: str, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    family, prompts, rng = FAMILIES[architecture], _build_prompts(), random.Random(0)
+    family = FAMILIES[architecture]
+    prompts = _build_prompts()
+    rng = random.Random(0)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     texts = [message["content"] for prompt in prompts for message in prompt]
-    make_stand_in(
-        family, folder, [*texts, family.render_reply(REASONING, write_answer(7))], overrides={"num_hidden_layers": 2}
-    )
+    texts.append(family.render_reply(REASONING, write_answer(7)))
+    make_stand_in(family, folder, texts, overrides={"num_hidden_layers": 2})
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.initializer_range = 0.02
@@ -135,16 +136,20 @@ def _train_stand_in(architecture: str, folder: Path) -> None:
 
 
 def _make_batches(tokenizer, prompts, render_reply, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Batches of rows of equal length: the end of a prompt, and the reply. Only the reply counts in the loss."""
+    """Yield batches of rows of equal length, each with token ids and labels. A row is the end of a prompt, after random
+    tokens of the prompt if it is too short, and the reply. Only the reply counts in the loss.
+    """
     for _ in range(STEPS):
-        length, rows = rng.choice(ROW_TOKENS), []
+        length = rng.choice(ROW_TOKENS)
+        rows = []
         for _ in range(BATCH):
             prompt = tokenizer.apply_chat_template(rng.choice(prompts), add_generation_prompt=True, return_dict=False)
             reply_text = render_reply(REASONING, write_answer(rng.randrange(10, 100)))
             reply_ids = tokenizer(reply_text, add_special_tokens=False)["input_ids"]
-            prompt_end = list(prompt)[-(length - len(reply_ids)) :]
-            prompt_end = [rng.choice(prompt) for _ in range(length - len(reply_ids) - len(prompt_end))] + prompt_end
-            rows.append((prompt_end + reply_ids, [-100] * len(prompt_end) + reply_ids))
+            prompt_length = length - len(reply_ids)
+            prompt_end = list(prompt)[-prompt_length:]
+            filler = [rng.choice(prompt) for _ in range(prompt_length - len(prompt_end))]
+            rows.append((filler + prompt_end + reply_ids, [-100] * prompt_length + reply_ids))
         yield rows
 
 
@@ -244,6 +249,7 @@ def run_turns(home: Home, domain: str, interface: str, *settings: str) -> dict[s
 def evaluate_thinker(
     home: Home, domain: str, data: str, interface: str, reasoning_tokens: int | None = None
 ) -> EvaluationSummary:
+    """Evaluate the model `thinker` on up to 20 test items of `data`, once each, at temperature 0.5."""
     args = ARGS if interface == "vllm" else ()
     return evaluate_endpoint(
         home,
@@ -267,8 +273,9 @@ def test_import_recognises_a_thinking_model(home: Home) -> None:
 def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str, domain: str) -> None:
     summary = run_turns(home, domain, interface, "endpoints.thinker.reasoning_tokens=512")
     funnel = summary["funnel"]
-    answered = funnel["defender_right"] + funnel["kept_failed"] + funnel["kept_novel"]
-    assert summary["status"] == "done" and answered >= 0.95 * (answered + funnel["failed"]) and answered >= 8
+    answered_count = funnel["defender_right"] + funnel["kept_failed"] + funnel["kept_novel"]
+    attempt_count = answered_count + funnel["failed"]
+    assert summary["status"] == "done" and answered_count >= 8 and answered_count >= 0.95 * attempt_count
     assert summary["cut_in_reasoning"] == []
     usage = summary["usage"]
     assert 0.5 * usage["completion_tokens"] < usage["reasoning_tokens"] < usage["completion_tokens"]
@@ -287,11 +294,8 @@ def test_truncated_reasoning_is_reported_with_the_key_to_raise(
 ) -> None:
     summary = run_turns(home, "short", interface, "endpoints.thinker.reasoning_tokens=8", "max_turns=2")
     assert [attempt["turn"] for attempt in summary["cut_in_reasoning"]] == [0, 1]
-    assert all(
-        attempt["reason"]
-        == "defence: cut inside its reasoning after 68 tokens; raise endpoints.thinker.reasoning_tokens"
-        for attempt in summary["cut_in_reasoning"]
-    )
+    reasons = {attempt["reason"] for attempt in summary["cut_in_reasoning"]}
+    assert reasons == {"defence: cut inside its reasoning after 68 tokens; raise endpoints.thinker.reasoning_tokens"}
     show_run(home, summary["run"], as_json=False)
     output = capsys.readouterr().out
     assert "in 2 attempts, the token limit ended a reply" in output
@@ -320,7 +324,8 @@ def test_stop_string_ends_the_answer_and_not_the_reasoning(home: Home, interface
         finally:
             await endpoint.close()
 
-    full_reply, stopped_reply = (asyncio.run(ask(stop)) for stop in ((), ("\n\n", "\nProblem:", "\nANSWER:")))
+    full_reply = asyncio.run(ask(()))
+    stopped_reply = asyncio.run(ask(("\n\n", "\nProblem:", "\nANSWER:")))
     text = stopped_reply.text
     reasoning, answer = text[: answer_start(text)], text[answer_start(text) :]
     assert "Problem: nothing" in reasoning and reasoning.count("\n\n") >= 4

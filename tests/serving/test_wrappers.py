@@ -37,7 +37,10 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
 
 @pytest.fixture
 def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """`serve(NAME, …)`: the server's JSON, or the failed command; servers are stopped after the test."""
+    """A function `serve(NAME, …)` that starts a server, and returns the server's JSON or the failed command.
+
+    The servers are stopped after the test.
+    """
 
     def start(name: str, *options: str, python: str = vllm_python) -> Any:
         process = command(stand_ins, python, "models", "serve", name, *SERVER_OPTIONS, *options, "--json", timeout=500)
@@ -50,9 +53,10 @@ def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Ite
 
 
 def ask(url: str, model: str, content: Any = "What is the number?") -> dict[str, Any]:
-    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 8}
-    data = json.dumps({**body, "temperature": 0, "ignore_eos": True}).encode()
-    request = urllib.request.Request(f"{url}/chat/completions", data, {"Content-Type": "application/json"})
+    message = {"role": "user", "content": content}
+    body = {"model": model, "messages": [message], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=120) as response:
         reply: dict[str, Any] = json.load(response)["choices"][0]
     return reply

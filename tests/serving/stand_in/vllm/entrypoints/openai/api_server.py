@@ -65,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
             if not asleep:
                 has_slept = True
-                adapters.update(dict.fromkeys(adapters, behaviour not in ("drop-adapters", "disable-adapters")))
+                keeps_adapters = behaviour not in ("drop-adapters", "disable-adapters")
+                adapters.update(dict.fromkeys(adapters, keeps_adapters))
         elif asleep:
             self.answer(500, {"error": "asleep"})
         elif behaviour.startswith("crash"):
@@ -80,12 +81,13 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
         elif self.path == "/v1/completions":
             is_tuned = adapters.get(json.loads(body)["model"], False)
-            scores = [
-                None,
-                *({"7": {"logprob": -1.0 - (0.5 if is_tuned and position == 2 else 0)}} for position in range(4)),
-            ]
-            score = time.monotonic() if behaviour == "batch-dependent" else 1.0
-            choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-score]}}
+            prompt_logprobs: list[object] = [None]  # vLLM reports none for the first token
+            for position in range(4):
+                adapter_effect = 0.5 if is_tuned and position == 2 else 0
+                prompt_logprobs.append({"7": {"logprob": -1.0 - adapter_effect}})
+            token_logprob = -time.monotonic() if behaviour == "batch-dependent" else -1.0
+            logprobs = {"token_logprobs": [token_logprob]}
+            choice = {"text": "1", "prompt_logprobs": prompt_logprobs, "logprobs": logprobs}
             self.answer(200, {"choices": [choice]})
         else:
             request = json.loads(body)
