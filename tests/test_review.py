@@ -79,7 +79,7 @@ def test_review_export_is_blind_shuffled_and_complete(home: Home) -> None:
     assert "SECRET" not in str(rows) and not any(row["verdict"] or row["note"] for row in rows)
     assert [row["id"] for row in rows] != [row["id"] for row in export(home, seed=1)]
     assert len(export(home, size=5)) == 5
-    with pytest.raises(NothingMatchedError, match="16 judged questions, fewer than the 99 needed"):
+    with pytest.raises(NothingMatchedError, match="16 judged questions, but 99 are requested"):
         export(home, size=99)
     with pytest.raises(UsageError):
         review.export_blind(home, "run", home.root / "blind-3.jsonl") or review.export_blind(

@@ -29,10 +29,14 @@ from nanoflux_models.weights import weights_dir
 
 @dataclass(frozen=True, slots=True)
 class BundleRequest:
-    """What a bundle should contain: models, datasets, runs, adapters and evaluations by name, and profiles by path.
-    `work` adds all runs, adapters and evaluations; `corpus` adds the search corpus. With `software`, the bundle also
-    has the project's `wheel` (built from this checkout if None) with its `extras`, and the packages of vLLM if `vllm`
-    is their requirements file. They are for `python` and `platform`, by default those of this machine.
+    """What a bundle should contain.
+
+    Models, datasets, runs, adapters and evaluations are requested by name, profiles by path. `work` adds all runs,
+    adapters and evaluations of the home; `corpus` adds the search corpus.
+
+    `software` adds the project's `wheel` (if None, it is built from this checkout) with its `extras` and dependencies.
+    `vllm` is a requirements file whose packages are added too. All wheels are for the version `python` ("3.12") and the
+    wheel tag `platform`; if these are "", for this machine's.
     """
 
     models: tuple[str, ...] = ()
@@ -60,33 +64,34 @@ class Contents:
 
 
 def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
-    """Gather and verify everything that was requested.
+    """Gather everything that was requested, and verify the weights. Generated files are written to `scratch`.
 
     Raises:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
-    python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
+    python, platform = request.python or wheels.current_python(), request.platform or wheels.current_platform()
     selection = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
-    runs, adapters = list(selection.runs), sorted(selection.adapters)
+    runs, adapter_hashes = list(selection.runs), sorted(selection.adapters)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, selection)}
     files |= _copy_corpus(home, scratch) if request.corpus else {}
     files |= _map_training_rows(home, files.get("home/ledger.db"))
     files |= _map_domains(home, runs)
-    for adapter in adapters:
-        files |= _map_adapter(home, adapter)
-    for run in runs if request.runs else ():  # with `work`, reports can be written from the merged ledger
-        files |= _write_report(home, scratch, run)
+    for adapter_hash in adapter_hashes:
+        files |= _map_adapter(home, adapter_hash)
+    if request.runs:  # for `work` alone, reports can be written from the merged ledger
+        for run in runs:
+            files |= _write_report(home, scratch, run)
     about: dict[str, Any] = {
         "nanoflux": __version__,
         "models": list(request.models),
         "runs": runs,
-        "adapters": adapters,
+        "adapters": adapter_hashes,
         "evaluations": list(selection.evaluations),
     }
     about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
-        wheels.collect(scratch / "wheels", request.wheel, request.extras, python, platform)
+        wheels.collect_project(scratch / "wheels", request.wheel, request.extras, python, platform)
         files |= _map_software(scratch, "") | _map_folder(docs_folder(), "docs")
         if request.vllm:
             wheels.collect_requirements(scratch / "vllm-wheels", request.vllm, python, platform)
@@ -129,13 +134,14 @@ def _map_profiles(request: BundleRequest) -> dict[str, Path]:
 
 
 def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
-    """The requested runs, datasets, adapters and evaluations. They also include the earlier runs whose questions the
-    requested runs had to avoid, and the adapters that were trained on the runs or used by them.
+    """The requested runs, datasets, adapters and evaluations, with the earlier runs whose questions the requested runs
+    had to avoid, and the adapters that were trained on these runs or used by them.
     """
     adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
     if request.work:
         adapters |= {adapter.hash for adapter in list_adapters(home.adapters) if isinstance(adapter, Adapter)}
-    if not (request.runs or request.datasets or request.evaluations or (request.work and home.ledger.exists())):
+    needs_ledger = request.runs or request.datasets or request.evaluations or (request.work and home.ledger.exists())
+    if not needs_ledger:
         return ExcerptContents(adapters=adapters)
     with LedgerView(home.ledger) as view:
         _refuse_unknown_datasets(view, request.datasets)
@@ -154,22 +160,21 @@ def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
     imported_names = {dataset.name for dataset in view.datasets()}
     for name in names:
         if name not in imported_names:
-            choices = ", ".join(sorted(imported_names)) or "(none imported)"
-            fix = f"choose one of: {choices}; the wheel includes the built-in benchmarks"
+            choices = f"choose one of: {', '.join(sorted(imported_names))}" if imported_names else "leave out --data"
+            fix = f"import it with `nanoflux data import`, or {choices}; built-in benchmarks are part of the wheel"
             raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
 
 
 def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
-    """The runs, and the earlier runs whose questions they had to avoid; verification needs both."""
-    all_runs = dict.fromkeys(runs)
-    queue = list(all_runs)
-    while queue:
-        config = json.loads(view.find_run(queue.pop())["config"])
-        earlier_runs = [run for run in config.get("novel_against", {}) if run not in all_runs]
-        recorded_runs = [run for run in earlier_runs if view.row("SELECT 1 FROM runs WHERE id = ?", run)]
-        all_runs |= dict.fromkeys(recorded_runs)
-        queue += recorded_runs
-    return list(all_runs)
+    """The runs, and the earlier runs whose questions they had to avoid; a run is verified with both."""
+    all_runs = list(dict.fromkeys(runs))
+    for run in all_runs:  # the list grows by the earlier runs, which may have had to avoid still earlier ones
+        config = json.loads(view.find_run(run)["config"])
+        for earlier_run in config.get("novel_against", {}):
+            is_recorded = view.row("SELECT 1 FROM runs WHERE id = ?", earlier_run) is not None
+            if is_recorded and earlier_run not in all_runs:
+                all_runs.append(earlier_run)
+    return all_runs
 
 
 def _list_linked_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
@@ -182,7 +187,8 @@ def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
     """The hashes of the adapters that a run's endpoints name; those that no longer exist are skipped."""
     endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {}).values()
     hashes = []
-    for name in filter(None, (endpoint.get("adapter") for endpoint in endpoints)):
+    adapter_names = [endpoint["adapter"] for endpoint in endpoints if endpoint.get("adapter")]
+    for name in adapter_names:
         with suppress(NanofluxError):
             hashes.append(find_adapter(home.adapters, name).name)
     return hashes
@@ -199,13 +205,14 @@ def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
     return {f"home/domains/{path.name}": path for name in sorted(names) for path in list_domain_files(name, home.root)}
 
 
-def _map_adapter(home: Home, adapter: str) -> dict[str, Path]:
+def _map_adapter(home: Home, adapter_hash: str) -> dict[str, Path]:
     """The files of an adapter without the result of its last probe, which is valid on this machine only."""
-    files = _map_folder(home.adapters / adapter, f"home/adapters/{adapter}")
+    files = _map_folder(home.adapters / adapter_hash, f"home/adapters/{adapter_hash}")
     return {path: file for path, file in files.items() if file.name != PROBE}
 
 
 def _write_ledger(home: Home, scratch: Path, selection: ExcerptContents) -> dict[str, Path]:
+    """The ledger of the bundle: an excerpt with only the selected runs, datasets, adapters and evaluations."""
     selected_names = (selection.runs, selection.datasets, selection.adapters, selection.evaluations)
     if not home.ledger.exists() or not any(selected_names):
         return {}
@@ -216,7 +223,9 @@ def _write_ledger(home: Home, scratch: Path, selection: ExcerptContents) -> dict
 
 
 def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
-    """The training rows of the bundle's finished training runs. They show which training runs used an example."""
+    """The training rows of the finished training runs in the excerpt; `examples show` reads them to find the training
+    runs that used an example.
+    """
     if excerpt is None:
         return {}
     with LedgerView(excerpt) as view:
@@ -228,7 +237,7 @@ def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
 
 
 def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:
-    """The search corpus of fact checks."""
+    """A copy of the search corpus of fact checks."""
     if not home.corpus.is_file():
         raise NothingMatchedError("no search corpus in this home", "add documents with `nanoflux corpus add PATH`")
     target = scratch / "corpus.db"

@@ -109,11 +109,11 @@ def build_head(about: dict[str, Any], parts: list[Checksum], files: dict[str, Ch
     buffer = io.BytesIO()
     buffer.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (("__main__.py", Path(__file__).read_text("utf-8")), ("manifest.json", text)):
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
-        archive.comment = DIGEST_PREFIX + b"0" * DIGEST_CHARS
-    unsealed = buffer.getvalue()[:-DIGEST_CHARS]
-    return unsealed + hashlib.sha256(unsealed).hexdigest().encode()
+        for name, member in (("__main__.py", Path(__file__).read_text("utf-8")), ("manifest.json", text)):
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member, zipfile.ZIP_DEFLATED)
+        archive.comment = DIGEST_PREFIX + b"0" * DIGEST_CHARS  # the zeros are replaced by the digest below
+    content = buffer.getvalue()[:-DIGEST_CHARS]
+    return content + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_head(path: Path) -> Head:
@@ -122,7 +122,7 @@ def read_head(path: Path) -> Head:
     Raises:
         BundleError: the file is not a head, or it is damaged.
     """
-    copy_fix = "copy the bundle again from its source"
+    copy_again = "copy the bundle again from its source"
     try:
         with path.open("rb") as file:
             content = file.read(MAX_HEAD_BYTES)
@@ -131,9 +131,9 @@ def read_head(path: Path) -> Head:
             f"{path}: cannot be read: {error.strerror}", "pass the first file of the bundle", 2
         ) from error
     if content[-DIGEST_CHARS - len(DIGEST_PREFIX) : -DIGEST_CHARS] != DIGEST_PREFIX:
-        raise BundleError(f"{path}: not the first file of a bundle, or truncated", copy_fix)
+        raise BundleError(f"{path}: not the first file of a bundle, or truncated", copy_again)
     if hashlib.sha256(content[:-DIGEST_CHARS]).hexdigest().encode() != content[-DIGEST_CHARS:]:
-        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", copy_fix)
+        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", copy_again)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             manifest = json.loads(archive.read("manifest.json"))
@@ -144,19 +144,19 @@ def read_head(path: Path) -> Head:
             {str(name): Checksum(int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()},
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: its manifest cannot be read: {error}", copy_fix) from error
+        raise BundleError(f"{path}: its manifest cannot be read: {error}", copy_again) from error
     if head.about.get("format") != FORMAT:
         fix = "install the bundle with the version of NanoFlux that created it"
         raise BundleError(f"{path}: bundle format {head.about.get('format')} is not supported, only {FORMAT}", fix)
     for name in head.files:
-        if not is_safe(name):
+        if not is_safe_path(name):
             raise BundleError(
                 f"{path}: the path {name!r} is outside the directories of a bundle", "do not use this bundle", 3
             )
     return head
 
 
-def is_safe(name: str) -> bool:
+def is_safe_path(name: str) -> bool:
     """Whether a path stays inside one of the directories of a bundle, or is a file allowed next to them."""
     segments = name.split("/")
     is_plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(segments)
@@ -170,15 +170,12 @@ def find_problems(head: Head) -> list[str]:
     """The problems of a bundle, one line each: its damaged parts or, if the parts are intact, the first problem of
     their contents. Empty if the bundle is intact.
     """
-    damaged_parts = [
-        damage
-        for number, checksum in enumerate(head.parts, 1)
-        if (damage := _find_damage(head.part_path(number), checksum))
-    ]
-    if damaged_parts:
-        return damaged_parts
+    problems = [_find_damage(head.part_path(number), checksum) for number, checksum in enumerate(head.parts, 1)]
+    part_problems = [problem for problem in problems if problem]
+    if part_problems:
+        return part_problems
     try:
-        for _ in _read_members(head):
+        for _ in _read_members(head):  # reading a member verifies it
             pass
     except BundleError as error:
         return [error.message]
@@ -206,7 +203,7 @@ class _PartsReader(io.RawIOBase):
     """The parts, read one after another as if they were one file."""
 
     def __init__(self, head: Head) -> None:
-        self._head, self.number = head, 0
+        self._head, self.part_number = head, 0
         self._file: io.BufferedReader | None = None
 
     def readable(self) -> bool:
@@ -224,10 +221,10 @@ class _PartsReader(io.RawIOBase):
     def _open_next(self) -> bool:
         if self._file:
             self._file.close()
-        if self.number == len(self._head.parts):
+        if self.part_number == len(self._head.parts):
             return False
-        self.number += 1
-        self._file = self._head.part_path(self.number).open("rb")
+        self.part_number += 1
+        self._file = self._head.part_path(self.part_number).open("rb")
         return True
 
     def close(self) -> None:
@@ -248,7 +245,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
 
         def refuse(reason: str) -> NoReturn:
             fix = "do not use this bundle: it was created like this, not damaged in transit"
-            raise BundleError(f"{head.part_path(max(1, parts.number))}: {reason}", fix, 3)
+            raise BundleError(f"{head.part_path(max(1, parts.part_number))}: {reason}", fix, 3)
 
         def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
             sha256 = hashlib.sha256()
@@ -323,27 +320,27 @@ def _run_ssh_keygen(arguments: list[str], problem: str, stdin_path: Path | None 
 # Installing
 
 
-def install(path: Path, to: Path, report: ReportLine, signers: Path | None = None) -> Path:
-    """Install a bundle as the directory `to`, completely or not at all.
+def install(path: Path, target: Path, report: ReportLine, signers: Path | None = None) -> Path:
+    """Install a bundle as the new directory `target`, completely or not at all; return its absolute path.
 
     Raises:
-        BundleError: the bundle is damaged or for another machine, `to` exists, or the disk is too full.
+        BundleError: the bundle is damaged or for another machine, `target` exists, or the disk is too full.
     """
-    to = to.expanduser().absolute()
+    target = target.expanduser().absolute()
     if signers:
         report(f"signed by {check_signature(path, signers)}")
     head = read_head(path)
-    _refuse_unfit(head, to)
+    _refuse_unsuitable(head, target)
     report(f"checking {len(head.parts)} parts")
     refuse_damaged(head)
-    with _scratch_directory(to) as scratch:
+    with _scratch_directory(target) as scratch:
         report("unpacking")
         unpack(head, scratch)
         if head.has_software:
             report("installing the wheels")
-            _make_environments(scratch, to, "vllm-requirements.txt" in head.files)
-        scratch.rename(to)
-    return to
+            _make_environments(scratch, target, "vllm-requirements.txt" in head.files)
+        scratch.rename(target)
+    return target
 
 
 def refuse_damaged(head: Head) -> None:
@@ -357,20 +354,21 @@ def refuse_damaged(head: Head) -> None:
         raise BundleError("\n".join(problems), "copy the named files again; nothing was installed")
 
 
-def _refuse_unfit(head: Head, to: Path) -> None:
-    if os.path.lexists(to):
-        raise BundleError(f"{to} already exists", "choose a new directory with --to", 3)
-    bundle_python, this_python = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
-    if head.has_software and bundle_python != this_python:
-        fix = f"run it with python{bundle_python}, or create a bundle with --python {this_python}"
-        raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {this_python}", fix, 3)
+def _refuse_unsuitable(head: Head, target: Path) -> None:
+    """Refuse a bundle for another machine, an existing target, and a disk that is too full."""
+    if os.path.lexists(target):
+        raise BundleError(f"{target} already exists", "choose a new directory with --to", 3)
+    bundle_python, current_python = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
+    if head.has_software and bundle_python != current_python:
+        fix = f"run the installer with python{bundle_python}, or create a bundle with --python {current_python}"
+        raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {current_python}", fix, 3)
     wheel_platform = str(head.about.get("platform", ""))
     if head.has_software and not wheel_platform.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)
     content_bytes = sum(checksum.bytes for checksum in head.files.values())
     needed_bytes = content_bytes * (SPACE_FACTOR if head.has_software else 1)
-    refuse_full_disk(next(parent for parent in to.parents if parent.exists()), needed_bytes)
+    refuse_full_disk(next(parent for parent in target.parents if parent.exists()), needed_bytes)
 
 
 def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
@@ -387,20 +385,20 @@ def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _scratch_directory(to: Path) -> Iterator[Path]:
-    """A private scratch directory next to `to`, for one process at a time. It is removed at the end; scratch
+def _scratch_directory(target: Path) -> Iterator[Path]:
+    """A private scratch directory next to `target`, for one process at a time. It is removed at the end; scratch
     directories that killed installations left are removed at the start.
     """
-    parent = to.parent
+    parent = target.parent
     former_umask = os.umask(0o077)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(parent, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock when this process ends
-            for abandoned in parent.glob(f".{to.name}.making-*"):
+            for abandoned in parent.glob(f".{target.name}.making-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=parent))
+            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.making-", dir=parent))
             try:
                 yield scratch
             finally:
@@ -427,17 +425,17 @@ def unpack(head: Head, scratch: Path, prefix: str = "") -> None:
                 file.write(block)
 
 
-def _make_environments(scratch: Path, to: Path, with_vllm: bool) -> None:
+def _make_environments(scratch: Path, target: Path, with_vllm: bool) -> None:
     """Create the environment of NanoFlux Local, and a separate environment for vLLM, which pins different versions.
     Both are installed with the pip wheel from the bundle, since this Python may not have pip.
     """
     pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:
         raise BundleError("the bundle contains no pip wheel", "create the bundle again")
-    _make_environment(scratch / "venv", to, pip, scratch / "wheels", scratch / "requirements.txt")
+    _make_environment(scratch / "venv", target, pip, scratch / "wheels", scratch / "requirements.txt")
     if with_vllm:
         requirements = scratch / "vllm-requirements.txt"
-        _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", requirements, "--no-deps")
+        _make_environment(scratch / "vllm", target, pip, scratch / "vllm-wheels", requirements, "--no-deps")
         # The script prints the reason if torchvision does not load; models without image input can be served anyway.
         for script in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
             subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(script)], check=False)
@@ -448,8 +446,8 @@ def _make_environments(scratch: Path, to: Path, with_vllm: bool) -> None:
     wrapper.chmod(0o700)
 
 
-def _make_environment(folder: Path, to: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
-    """Create a virtual environment with the packages of a requirements file."""
+def _make_environment(folder: Path, target: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
+    """Create a virtual environment with the packages of a requirements file; its scripts name `target` as its place."""
     scratch = folder.parent
     venv.EnvBuilder(symlinks=True).create(folder)
     command = [
@@ -465,7 +463,7 @@ def _make_environment(folder: Path, to: Path, pip: Path, wheels: Path, requireme
             f"pip could not install the wheels:\n{tail}",
             "create a bundle for this machine with --python and --platform",
         )
-    _relocate(folder, str(scratch).encode(), str(to).encode())
+    _relocate(folder, str(scratch).encode(), str(target).encode())
 
 
 def _relocate(folder: Path, scratch_path: bytes, final_path: bytes) -> None:
@@ -483,11 +481,11 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
     path = head or Path(sys.argv[0])
     parser = argparse.ArgumentParser(prog=path.name, description="A bundle of NanoFlux Local.")
     commands = parser.add_subparsers(dest="command", required=True)
-    verify = commands.add_parser("verify", help="check every part and every file; name what is damaged")
-    install_ = commands.add_parser("install", help="check, then install; nothing is left behind if it fails")
-    install_.add_argument("--to", type=Path, default=Path("nanoflux"), help="the directory to create [nanoflux]")
-    for command in (verify, install_):
-        command.add_argument("--signers", type=Path, help="file of allowed signers, in the format of ssh-keygen")
+    verify_parser = commands.add_parser("verify", help="check every part and every file; name the damaged ones")
+    install_parser = commands.add_parser("install", help="check, then install; a failed installation leaves no files")
+    install_parser.add_argument("--to", type=Path, default=Path("nanoflux"), help="the directory to create [nanoflux]")
+    for subparser in (verify_parser, install_parser):
+        subparser.add_argument("--signers", type=Path, help="file of allowed signers, in the format of ssh-keygen")
     options = parser.parse_args(arguments)
     try:
         if options.command == "verify":
@@ -504,7 +502,7 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
 
 
 def verify_bundle(path: Path, signers: Path | None = None) -> str:
-    """Verify a bundle and return a summary of it.
+    """Verify a bundle and return one line that describes it: its files, parts, size and signer.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -513,10 +511,11 @@ def verify_bundle(path: Path, signers: Path | None = None) -> str:
     head = read_head(path)
     refuse_damaged(head)
     size = sum(part.bytes for part in head.parts) / 2**20
-    return f"{path}: whole: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{signer}"
+    return f"{path}: intact: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{signer}"
 
 
 def _print_message(text: str) -> None:
+    """Print to stderr, with control characters replaced by U+FFFD."""
     sys.stderr.write(re.sub(r"[^\n\t -~\xa0-\U0010ffff]", "�", text) + "\n")
 
 

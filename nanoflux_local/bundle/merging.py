@@ -33,8 +33,8 @@ KIND_BY_COMPONENT = {
     "weights": "model",
     "corpus.db": "search corpus",
 }
-"""The components that a bundle may contain besides its ledger, with the kinds that messages state."""
-MAX_LISTED = 3
+"""The components that a bundle may contain besides its ledger, with the words that messages use for them."""
+MAX_LISTED_PROBLEMS = 3
 """The maximum number of problems in a message."""
 
 
@@ -106,13 +106,14 @@ def _plan_moves(unpacked: Path, home: Home, result: MergeResult) -> Iterator[tup
     """
     for source in sorted(_list_components(unpacked)):
         relative_path = source.relative_to(unpacked)
-        kind, target = KIND_BY_COMPONENT[relative_path.parts[0]], home.root / relative_path
-        if relative_path.parts[0] == ADAPTERS:
+        component, target = relative_path.parts[0], home.root / relative_path
+        kind = KIND_BY_COMPONENT[component]
+        if component == ADAPTERS:
             _refuse_damaged_adapter(source)
         if not target.exists():
             result.record(kind, source.name, added=True)
             yield source, target
-        elif reason := _find_difference(relative_path.parts[0], source, target):
+        elif reason := _find_difference(component, source, target):
             result.conflicts.append(Conflict(kind, source.name, reason))
         else:
             result.record(kind, source.name, added=False)
@@ -135,8 +136,8 @@ def _refuse_damaged_adapter(folder: Path) -> None:
 
 
 def _find_difference(component: str, source: Path, target: Path) -> str:
-    """How a component differs from the one with the same name in this home; "" if it does not, or if only its
-    description differs.
+    """How the files `source` of a component differ from `target` in this home; "" if they do not. Reports never
+    conflict, and adapters with the same hash conflict only if the one in this home is damaged.
     """
     if component == REPORTS:
         return ""  # a report can be written again from the ledger
@@ -156,15 +157,18 @@ def _has_same_content(source: Path, target: Path) -> bool:
 
 
 def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Callable[[str], None]) -> None:
+    """Verify the runs in the bundle's ledger `source`, then copy its rows through `connection`."""
     with LedgerView(source) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
         if runs:
             report(f"verifying {len(runs)} runs")
         for run in runs:
-            if problems := list(verify_run(view, run)):
-                more = f"; {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+            problems = list(verify_run(view, run))
+            if problems:
+                more = f"; {len(problems) - MAX_LISTED_PROBLEMS} more" if len(problems) > MAX_LISTED_PROBLEMS else ""
+                listed_problems = "; ".join(problems[:MAX_LISTED_PROBLEMS])
                 raise DataError(
-                    f"run {run} in the bundle does not match its hashes: {'; '.join(problems[:MAX_LISTED])}{more}",
+                    f"run {run} in the bundle does not match its hashes: {listed_problems}{more}",
                     "check the run with `nanoflux run verify` in its original home, then create the bundle again",
                 )
         merge_rows(connection, view, result)
@@ -174,5 +178,5 @@ def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:
     lines = "\n".join(f"  {conflict}" for conflict in conflicts)
     return RefusedError(
         f"{path} conflicts with this home, and nothing is overwritten:\n{lines}",
-        "leave out the conflicting ones with --skip-conflicts, or merge into another home with --home",
+        "leave out these components with --skip-conflicts, or merge into another home with --home",
     )

@@ -21,26 +21,29 @@ from nanoflux_models.record import sha256_file
 OLDEST_GLIBC_MINOR = {"x86_64": 5}
 """The smallest N of the wheel tags `manylinux_2_N`, by processor architecture; for other architectures it is 17."""
 LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+"""The older names of the wheel tags `manylinux_2_N`, by N."""
 
 
-def this_python() -> str:
+def current_python() -> str:
+    """This Python's version as wheels state it: "3.12"."""
     return ".".join(map(str, sys.version_info[:2]))
 
 
-def this_platform() -> str:
+def current_platform() -> str:
     """The platform tag of wheels for this machine."""
     return re.sub(r"[.-]", "_", sysconfig.get_platform())
 
 
-def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
+def collect_project(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
     """Put the project's wheel and the wheels of its dependencies into `folder`. If `wheel` is None, the project's wheel
     is built from this checkout.
 
     Raises:
         NanofluxError: pip could not build or find a wheel.
     """
-    project_wheel = str(wheel or _build_wheel(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
-    _download(folder, ["-c", str(constraints_file()), project_wheel, "pip"], python, platform)
+    wheel = wheel or _build_wheel(folder.parent / "own")
+    requirement = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+    _download(folder, ["-c", str(constraints_file()), requirement, "pip"], python, platform)
 
 
 def collect_requirements(folder: Path, requirements: Path, python: str, platform: str) -> None:
@@ -53,9 +56,10 @@ def collect_requirements(folder: Path, requirements: Path, python: str, platform
 
 
 def _download(folder: Path, requirements: Sequence[str], python: str, platform: str) -> None:
+    """Download the wheels that pip needs for `requirements` (arguments of `pip download`) into `folder`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     arguments = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *requirements]
-    if (python, platform) != (this_python(), this_platform()):
+    if (python, platform) != (current_python(), current_platform()):
         arguments += [
             "--implementation=cp",
             f"--python-version={python}",
@@ -92,10 +96,10 @@ def compatible_tags(platform: str) -> list[str]:
         raise UsageError(
             f"{platform!r} is not a supported wheel platform", "pass one such as --platform manylinux_2_28_x86_64"
         )
-    if not match[1]:
+    newest_glibc_minor, machine = match.groups()
+    if newest_glibc_minor is None:
         return [platform]
-    machine = match[2]
-    glibc_minors = range(int(match[1]), OLDEST_GLIBC_MINOR.get(machine, 17) - 1, -1)
+    glibc_minors = range(int(newest_glibc_minor), OLDEST_GLIBC_MINOR.get(machine, 17) - 1, -1)
     tags = [f"manylinux_2_{minor}_{machine}" for minor in glibc_minors]
     return [*tags, *(f"{LEGACY_TAGS[minor]}_{machine}" for minor in glibc_minors if minor in LEGACY_TAGS)]
 
@@ -111,6 +115,7 @@ def _build_wheel(folder: Path) -> Path:
 
 
 def _run_pip(arguments: Sequence[str], failure: str) -> None:
+    """Run pip; if it fails, raise NanofluxError with the message `failure` and pip's last lines."""
     command = build_module_command("pip", *arguments, "--no-input", "--disable-pip-version-check", "--quiet")
     process = subprocess.run(
         command,

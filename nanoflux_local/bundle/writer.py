@@ -1,6 +1,6 @@
 """Writes a bundle: packs files into a tar archive, splits the archive into parts, and finally writes the head.
 
-Equal files give identical bundles. A bundle without its head is incomplete; the next attempt removes its parts.
+Equal files give identical bundles. Parts without a head are an incomplete bundle, which the next attempt removes.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def write_bundle(
         NanofluxError: a file cannot be read or written; no head is left behind.
     """
     refuse_existing(head)
-    unsafe_names = [name for name in files if not installer.is_safe(name)]
+    unsafe_names = [name for name in files if not installer.is_safe_path(name)]
     if unsafe_names:
         raise NanofluxError(f"a bundle cannot contain a file named {unsafe_names[0]!r}", "rename the file")
     new_head = head.with_name(f".{head.name}.new")
@@ -70,8 +70,9 @@ def _remove_parts(head: Path) -> None:
 
 
 def _pack(files: Mapping[str, Path], parts_writer: "_PartsWriter", on_progress: OnProgress) -> dict[str, Checksum]:
+    """Write the files into the parts as a tar archive; return their checksums by name."""
     checksums, packed_bytes = {}, 0
-    total = sum(path.stat().st_size for path in files.values())
+    total_bytes = sum(path.stat().st_size for path in files.values())
     with tarfile.open(fileobj=parts_writer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=installer.BLOCK) as archive:
         for name, path in sorted(files.items()):
             entry = tarfile.TarInfo(name)
@@ -81,7 +82,7 @@ def _pack(files: Mapping[str, Path], parts_writer: "_PartsWriter", on_progress: 
                 archive.addfile(entry, source)
             checksums[name] = Checksum(entry.size, source.sha256.hexdigest())
             packed_bytes += entry.size
-            on_progress(packed_bytes, total)
+            on_progress(packed_bytes, total_bytes)
     return checksums
 
 
@@ -101,9 +102,9 @@ class _PartsWriter(io.RawIOBase):
     """A writable file that is split into parts of at most `part_bytes` bytes."""
 
     def __init__(self, head: Path, part_bytes: int) -> None:
-        self._head, self._limit = head, part_bytes
+        self._head, self._part_bytes = head, part_bytes
         self._checksums: list[Checksum] = []
-        self._open()
+        self._open_part()
 
     def writable(self) -> bool:
         return True
@@ -111,10 +112,10 @@ class _PartsWriter(io.RawIOBase):
     def write(self, content: Any) -> int:
         rest = memoryview(content)
         while rest:
-            space = self._limit - self._written
+            space = self._part_bytes - self._written
             if not space:
-                self._close()
-                self._open()
+                self._close_part()
+                self._open_part()
                 continue
             self._file.write(rest[:space])
             self._sha256.update(rest[:space])
@@ -124,15 +125,15 @@ class _PartsWriter(io.RawIOBase):
 
     def finish(self) -> list[Checksum]:
         """Close the last part and return the checksums of all parts."""
-        self._close()
+        self._close_part()
         return self._checksums
 
-    def _open(self) -> None:
+    def _open_part(self) -> None:
         self._written, self._sha256 = 0, hashlib.sha256()
         path = installer.part_path(self._head, len(self._checksums) + 1)
         path.touch(mode=0o600)
         self._file = path.open("wb")
 
-    def _close(self) -> None:
+    def _close_part(self) -> None:
         self._file.close()
         self._checksums.append(Checksum(self._written, self._sha256.hexdigest()))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nanoflux_local.adapters.record import Adapter, DamagedAdapter, ProbeRecord, TrainingRecord
 
 Fields = list[tuple[str, object]]
+"""The rows of a table that describes one adapter: labels and values."""
 
 
 @click.group(name="adapters")
@@ -46,14 +47,16 @@ def _adapter_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
 
     if isinstance(adapter, DamagedAdapter):
         return [adapter.hash[:16], "damaged", "", "", "", ""]
-    probe = adapter.probe
-    verdict = "–" if probe is None else "works" if probe.passed else "fails"
-    if (training := adapter.training) is None:
-        name = adapter.imported.name if adapter.imported else ""
-        return [adapter.hash[:16], adapter.base.name, "imported", "–", verdict, name]
+    probe_result = "–"
+    if adapter.probe is not None:
+        probe_result = "works" if adapter.probe.passed else "fails"
+    training = adapter.training
+    if training is None:
+        imported_name = adapter.imported.name if adapter.imported else ""
+        return [adapter.hash[:16], adapter.base.name, "imported", "–", probe_result, imported_name]
     losses = training.dev_losses
     dev_loss = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-    return [adapter.hash[:16], adapter.base.name, training.examples, dev_loss, verdict, training.run]
+    return [adapter.hash[:16], adapter.base.name, training.examples, dev_loss, probe_result, training.run]
 
 
 @command.command()

@@ -45,7 +45,9 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
                     for turn_number, attempt in attempt_keys])  # fmt: skip
         return
     if not attempt_keys:
-        raise NothingMatchedError(f"run {run} has no such attempt", f"see its outcomes with `nanoflux run show {run}`")
+        raise NothingMatchedError(
+            f"no attempt of run {run} matches the options", f"see the outcomes with `nanoflux run show {run}`"
+        )
     print_table(
         ("turn", "attempt", "outcome", "reason", "question"),
         [
@@ -58,8 +60,12 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
 
 def _attempt_cells(attempt: "Attempt") -> list[str]:
     question = attempt.attack.question if attempt.attack else ""
-    texts = (" ".join(text.split())[:MAX_TEXT_CHARS] for text in (attempt.reason, question))
-    return [attempt.outcome.replace("_", " "), *texts]
+    return [attempt.outcome.replace("_", " "), _shorten(attempt.reason), _shorten(question)]
+
+
+def _shorten(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return " ".join(text.split())[:MAX_TEXT_CHARS]
 
 
 @click.command()
@@ -92,7 +98,7 @@ def _print_call(call: "StoredCall") -> None:
     from nanoflux_local.run.attempts import describe_call
 
     request, reply = describe_call(call.kind, call.request, call.reply)
-    step = " ".join(filter(None, (call.role, call.step)))
+    step = f"{call.role} {call.step}".strip()
     usage = f"{call.prompt_tokens} prompt + {call.completion_tokens} completion tokens, {call.seconds:.1f} s"
     title = f"call {call.id}, attempt {call.attempt}, {step or call.kind}, {call.model}, {usage}"
     click.echo(plain(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))

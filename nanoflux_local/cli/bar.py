@@ -13,16 +13,16 @@ MINUTE_S = 60.0
 
 
 class Bar:
-    """A bar on a terminal; otherwise one line for every tenth of the total, and whenever `every_s` seconds have passed
-    without a line. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the note names it.
+    """A progress bar on a terminal; elsewhere, one line for every tenth of the total, and one after `line_interval_s`
+    seconds without a line. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the note names it.
     """
 
     WIDTH = 24
 
     def __init__(
-        self, label: str, unit: str = "", every_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic
+        self, label: str, unit: str = "", line_interval_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._label, self._unit, self._every_s, self._clock = label, unit, every_s, clock
+        self._label, self._unit, self._line_interval_s, self._clock = label, unit, line_interval_s, clock
         self._terminal = sys.stderr.isatty()
         self._meter = RateMeter(clock)
         self._last_tenth, self._last_line_s = -1, 0.0
@@ -31,14 +31,17 @@ class Bar:
         """Show `done` of `total` with a note, the rate, and the time left."""
         share = min(1.0, done / total) if total else 1.0
         rate = self._meter.report(done, total)
-        text = ", ".join(filter(None, (self._unit, note, format_rate(rate, total - done, self._unit))))
+        parts = (self._unit, note, format_rate(rate, total - done, self._unit))
+        text = ", ".join(part for part in parts if part)
         if self._terminal:
             filled = "█" * int(share * self.WIDTH)
             line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
             click.echo(f"{line}\x1b[K", err=True, nl=False)
-        elif int(share * 10) != self._last_tenth or self._clock() - self._last_line_s >= self._every_s:
+            return
+        tenth = int(share * 10)
+        if tenth != self._last_tenth or self._clock() - self._last_line_s >= self._line_interval_s:
             # `!=` rather than `>`, since `done` starts at 0 again with each new step.
-            self._last_tenth, self._last_line_s = int(share * 10), self._clock()
+            self._last_tenth, self._last_line_s = tenth, self._clock()
             click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
 
     def note(self, text: str) -> None:
@@ -46,5 +49,6 @@ class Bar:
         click.echo(f"\r\x1b[K{plain(text)}" if self._terminal else plain(text), err=True)
 
     def close(self) -> None:
+        """End the line of the bar."""
         if self._terminal:
             click.echo(err=True)

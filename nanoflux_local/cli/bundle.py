@@ -25,8 +25,8 @@ class ByteSize(click.ParamType[int]):
         return int(match[1]) * UNITS[match[2]]
 
 
-def _count_mib(size: int) -> int:
-    """A size in MiB, rounded up so that the smallest bundle has 1 MiB."""
+def _round_up_to_mib(size: int) -> int:
+    """A size in bytes as MiB, rounded up so that the smallest bundle has 1 MiB."""
     return -(-size >> 20)
 
 
@@ -115,7 +115,7 @@ def create(
             contents.files,
             contents.about,
             part_size,
-            lambda done, total: bar.show(_count_mib(done), _count_mib(total)),
+            lambda done, total: bar.show(_round_up_to_mib(done), _round_up_to_mib(total)),
         )
     finally:
         bar.close()
@@ -123,15 +123,13 @@ def create(
         installer.sign(out, sign)
     shutil.rmtree(scratch)
     if as_json:
-        names = [head.part_path(number).name for number in range(1, len(head.parts) + 1)]
+        part_names = [head.part_path(number).name for number in range(1, len(head.parts) + 1)]
         size = sum(part.bytes for part in head.parts)
-        print_json({"bundle": str(out), "parts": names, "files": len(head.files), "bytes": size, **contents.about})
+        print_json({"bundle": str(out), "parts": part_names, "files": len(head.files), "bytes": size, **contents.about})
         return
     say(installer.verify_bundle(out))
-    if software:
-        say(f"copy it and its parts to the other machine, then run there: python3 {out.name} install")
-    else:
-        say(f"copy it and its parts to the other machine, then run there: nanoflux bundle merge {out.name}")
+    next_command = f"python3 {out.name} install" if software else f"nanoflux bundle merge {out.name}"
+    say(f"copy {out.name} and its parts to the other machine, then run there: {next_command}")
 
 
 @command.command()
@@ -169,7 +167,9 @@ def install(file: Path, to: Path, signers: Path | None) -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--skip-conflicts", is_flag=True, help="Leave out what conflicts with this home; merge the rest.")
+@click.option(
+    "--skip-conflicts", is_flag=True, help="Leave out components that conflict with this home; merge the rest."
+)
 @click.option("--signers", type=click.Path(path_type=Path, exists=True), help="Allowed signers file (see ssh-keygen).")
 @with_json
 def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool) -> None:

@@ -20,8 +20,8 @@ SOLUTION_RULES = ("author", "solver", "own", "shortest", "likeliest")
 """A copy of the rules in `train.solutions`, so that `--help` does not import that module."""
 MAX_CELL_CHARS = 1000
 """Maximum characters of a table cell, since a model may write a line of several megabytes."""
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_CONTROL = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
+_CONTROL_CHARACTER = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -59,7 +59,7 @@ def with_choice(function: F) -> F:
 
 
 def build_choice(options: dict[str, Any], seed: int) -> "Choice":
-    """The selection that these options describe."""
+    """The selection of examples that the options of `with_choice` describe; `seed` draws the examples of `--size`."""
     from nanoflux_local.train.choice import Choice
 
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
@@ -85,7 +85,8 @@ def _interrupt(*_: object) -> None:
 def print_json(value: Any) -> None:
     """Print JSON as UTF-8; lone surrogates and terminal control characters are written as JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    click.echo(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode("utf-8", "backslashreplace"))
+    escaped_text = _CONTROL_CHARACTER.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    click.echo(escaped_text.encode("utf-8", "backslashreplace"))
 
 
 def say(text: str) -> None:
@@ -95,12 +96,14 @@ def say(text: str) -> None:
 
 def plain(text: str) -> str:
     """Make untrusted text safe for a terminal: remove colour codes, replace control characters by U+FFFD."""
-    bare = _COLOUR.sub("", text)
-    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in bare)
+    uncoloured_text = _COLOUR_CODE.sub("", text)
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else "�" for character in uncoloured_text
+    )
 
 
 def one_line(value: object) -> str:
-    """The text of a table cell: on one line, truncated to `MAX_CELL_CHARS` characters."""
+    """A value as the text of a table cell: on one line, safe for a terminal, at most `MAX_CELL_CHARS` characters."""
     text = str(value)
     shortened = text[:MAX_CELL_CHARS] + "…" if len(text) > MAX_CELL_CHARS else text
     return plain(" ".join(shortened.splitlines()))

@@ -39,7 +39,8 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
         print_json(comparison.to_json())
         return
     show_comparison(comparison)
-    if len(comparison.pairs) == 1 and (pair := comparison.pairs[0]).flips:
+    pair = comparison.pairs[0]
+    if len(comparison.pairs) == 1 and pair.flips:
         click.echo()
         show_flips(pair.flips, pair.a, pair.b, questions, MAX_FLIPS)
 

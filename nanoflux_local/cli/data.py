@@ -43,7 +43,8 @@ def import_(
 
     Splits can be imported one at a time. Importing the same files again changes nothing.
     """
-    if hub == bool(paths) or (revision and not hub):
+    has_one_source = hub != bool(paths)
+    if not has_one_source or (revision and not hub):
         raise click.UsageError("Pass either the files of DATASET or --hub; --revision needs --hub.")
     from nanoflux_local.seeds.importing import ImportRequest
 
@@ -67,7 +68,7 @@ def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
     with ExitStack() as stack:
 
         def show_progress(checked: int, total: int) -> None:
-            if checked == 1:
+            if checked == 1:  # an import without programs shows no bar, so there is none to close
                 stack.callback(bar.close)
             bar.show(checked, total)
 
@@ -142,8 +143,8 @@ def documents(
     else:
         rows = [(split, count, summary.passages[split]) for split, count in summary.documents.items()]
         print_table(("split", "documents", "passages"), rows)
-    for fault in summary.skipped:
-        say(f"skipped: {plain(fault)}")
+    for skipped in summary.skipped:
+        say(f"skipped: {plain(skipped)}")
     if summary.held_out:
         say(plain(f"held out: {', '.join(summary.held_out)}"))
     else:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 SEED = 7
 MODEL, EMBEDDER = "smollm2-135m", "all-minilm-l6-v2"
 DATA = "starter-one-step"
-"""A benchmark of which the model solves about half. docs/log.md lists the model's accuracy on other benchmarks."""
+"""A benchmark of which the model answers about half of the items correctly. docs/log.md lists the model's accuracy on
+other benchmarks.
+"""
 EXAMPLES = 60
 TRAIN_SETTINGS = {"learning_rate": 1e-3, "epochs": 1}
 ITEMS = 200
@@ -37,7 +39,7 @@ def command(out: Path | None) -> None:
     _pull_weights(home)
     run = _generate(home)
     adapters = _train_both(home, run)
-    _compare(home, adapters)
+    _evaluate_and_compare(home, adapters)
     _write_report(home, run, out)
     say(f"done in {time.monotonic() - start:.0f} s; everything is in {home.root}")
 
@@ -72,8 +74,8 @@ def _generate(home: Home) -> str:
 
 
 def _train_both(home: Home, run: str) -> dict[str, str]:
-    """Train one adapter on the run's examples, and a control on the same number of random train items. Return the
-    adapters' hashes by training set.
+    """Train one adapter on the run's examples and, as a control, one on as many random train items. Return the hashes
+    of the adapters by the description of their training rows.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows
@@ -90,7 +92,7 @@ def _train_both(home: Home, run: str) -> dict[str, str]:
 
 
 def _train(home: Home, data: "TrainingData", settings: "TrainSettings") -> str:
-    from nanoflux_local.cli.train import report_step, show_training
+    from nanoflux_local.cli.train import report_step, show_outcome
     from nanoflux_local.train.trainings import train_adapter
 
     bar = Bar("training", "steps")
@@ -101,12 +103,12 @@ def _train(home: Home, data: "TrainingData", settings: "TrainSettings") -> str:
         )  # fmt: skip
     finally:
         bar.close()
-    show_training(outcome)
+    show_outcome(outcome)
     return outcome.adapter
 
 
-def _compare(home: Home, adapters: dict[str, str]) -> None:
-    """Print the accuracy of the base model and of each adapter on held-out items, and the paired tests."""
+def _evaluate_and_compare(home: Home, adapters: dict[str, str]) -> None:
+    """Evaluate the base model and each adapter on held-out items; print the accuracies and the paired tests."""
     from nanoflux_local.cli.compare import show_comparison
     from nanoflux_local.cli.evaluate import evaluate
     from nanoflux_local.evaluate.comparison import compare

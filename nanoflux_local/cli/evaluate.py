@@ -137,13 +137,13 @@ def command(
         raise UsageError("--endpoint and --mode soft need a profile", "add --profile NAME|FILE")
     home = current_home().prepare()
 
-    def build() -> "Endpoint":
+    def build_endpoint() -> "Endpoint":
         if endpoint:
             return _build_profile_endpoint(home, profile, endpoint, reasoning_tokens)
         return _build_model_endpoint(home, model, adapter, endpoint_kind, args, reasoning_tokens)
 
     soft_judge = _build_judge(home, profile, judge) if mode == "soft" else None
-    summary = evaluate_endpoint(home, build, data, split, limit, runs, temperature, soft_judge, domain)
+    summary = evaluate_endpoint(home, build_endpoint, data, split, limit, runs, temperature, soft_judge, domain)
     if judge_errors and summary.soft:
         summary = replace(summary, corrected=_correct_for_judge_errors(home, judge_errors, summary.soft, summary.judge))
     if as_json:
@@ -180,11 +180,13 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
         raise NothingMatchedError(
             f"run {run} has no judge trial", "pass a run started with --set judge.trial=50 to --judge-errors"
         )
-    # A trial's sensitivity is about wrong solutions, but the correction needs the rate for right ones first.
+    # In a trial, sensitivity is the share of wrong solutions that the judge catches, and specificity the share of right
+    # ones that it passes; `correct_prevalence` expects the rate for right solutions first.
     right_rate, wrong_rate = rates.specificity, rates.sensitivity
-    correct_counts = [round((rate.share or 0) * rate.n) for rate in (right_rate, wrong_rate)]
+    passed_right = round((right_rate.share or 0) * right_rate.n)
+    caught_wrong = round((wrong_rate.share or 0) * wrong_rate.n)
     prevalence = correct_prevalence(
-        round(soft.mean * soft.n), soft.n, correct_counts[0], right_rate.n, correct_counts[1], wrong_rate.n
+        round(soft.mean * soft.n), soft.n, passed_right, right_rate.n, caught_wrong, wrong_rate.n
     )
     if prevalence is None:
         raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
@@ -235,23 +237,19 @@ def _soft_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
     rows = [("soft", f"{summary.soft.mean:.1%}, {summary.soft.unscored} unscored, judged by {summary.judge}")]
     if corrected := summary.corrected:
         low, high = corrected.ci95
-        accuracy = f"{corrected.estimate:.1%} ({low:.1%} to {high:.1%}), by the judge's errors in run {corrected.run}"
-        rows.append(("soft, corrected", accuracy))
+        accuracy = f"{corrected.estimate:.1%} ({low:.1%} to {high:.1%})"
+        rows.append(("soft, corrected", f"{accuracy}, by the judge's errors in run {corrected.run}"))
     return rows
 
 
 def _truncation_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
+    """How many replies ran out of tokens while the model was reasoning; no row if none did."""
     if not summary.cut_in_reasoning:
         return []
     advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {summary.reasoning_tokens})"
     count = summary.cut_in_reasoning
-    replies = f"{count_noun(count, 'reply')} during its" if count == 1 else f"{count} replies during their"
-    return [
-        (
-            "  out of tokens",
-            f"the token limit ended {replies} reasoning; {advice}",
-        )
-    ]
+    replies = "1 reply during its reasoning" if count == 1 else f"{count} replies during their reasoning"
+    return [("  out of tokens", f"the token limit ended {replies}; {advice}")]
 
 
 def evaluate(
@@ -286,7 +284,7 @@ def evaluate(
 
 def evaluate_endpoint(
     home: Home,
-    build: "Callable[[], Endpoint]",
+    build_endpoint: "Callable[[], Endpoint]",
     data: str,
     split: str,
     limit: int | None,
@@ -295,7 +293,7 @@ def evaluate_endpoint(
     judge: "SoftJudge | None" = None,
     domain: str = "",
 ) -> "EvaluationSummary":
-    """Evaluate the endpoint that `build` returns, with a progress bar.
+    """Evaluate the endpoint that `build_endpoint` returns, with a progress bar.
 
     Raises:
         UsageError: the domain does not use the benchmark.
@@ -318,7 +316,7 @@ def evaluate_endpoint(
     bar = Bar(f"evaluating on {data}", "replies")
 
     async def run_plan() -> "EvaluationSummary":
-        endpoint = build()
+        endpoint = build_endpoint()
         try:
             plan = make_plan(endpoint.identity, data, split, items, runs, temperature,
                              root=home.root, judge=judge, domain_name=domain,

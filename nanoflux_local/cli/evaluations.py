@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.transcript import Seed
 
-SAMPLING = ("temperature", "top_p", "max_tokens")
+SAMPLING_KEYS = ("temperature", "top_p", "max_tokens")
+"""The keys of an evaluation's sampling settings that `eval show` prints."""
 MAX_QUESTION_CHARS = 60
 """Maximum characters of a question in a table."""
 
@@ -30,22 +31,21 @@ def list_evaluations(as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     home = current_home()
-    if not home.ledger.exists():
-        evaluations = []
-    else:
+    entries = []
+    if home.ledger.exists():
         with LedgerView(home.ledger) as view:
-            evaluations = [_build_entry(home, view, row) for row in board.evaluations(view)]
+            entries = [_build_entry(home, view, row) for row in board.evaluations(view)]
     if as_json:
-        print_json([asdict(entry) for entry in evaluations])
+        print_json([asdict(entry) for entry in entries])
         return
-    if not evaluations:
+    if not entries:
         raise NothingMatchedError("there are no evaluations", "start one with `nanoflux eval --model NAME --data NAME`")
     print_table(
         ("eval", "model", "adapter", "data", "items", "runs", "correct", "95% interval", "status"),
         [
             [entry.eval, entry.model, entry.adapter[:12] or "none", f"{entry.data} {entry.split}",
              entry.items, entry.runs, *_accuracy_cells(entry.strict), entry.status]
-            for entry in evaluations
+            for entry in entries
         ],
     )  # fmt: skip
 
@@ -69,7 +69,9 @@ class EvaluationEntry:
 
 
 def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> EvaluationEntry:
-    """The entry of an evaluation, with the state of its worker: a killed evaluation is interrupted, not running."""
+    """The entry of the evaluation in `row`. Its status takes its worker into account: if the worker was killed, the
+    evaluation is interrupted, although the ledger still says that it is running.
+    """
     from nanoflux_local.jobs import EVALUATION, Work, check_work
 
     state = check_work(home, view, Work(EVALUATION, row["id"]), row)
@@ -107,17 +109,21 @@ def show(evaluation: str, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(entry), **result, "settings": settings})
         return
+    adapter = f" + {entry.adapter[:16]}" if entry.adapter else ""
     sampling = settings.get("sampling", {})
-    correct, interval = _accuracy_cells(result.get("strict"))
+    accuracy, interval = _accuracy_cells(result.get("strict"))
     soft = result.get("soft")
     print_table(
         ("eval", entry.eval),
         [
-            ("model", f"{entry.model}{' + ' + entry.adapter[:16] if entry.adapter else ''}"),
+            ("model", f"{entry.model}{adapter}"),
             ("data", f"{entry.data} {entry.split}, {_describe_size(settings)}"),
-            ("sampling", ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING if key in sampling)),
+            (
+                "sampling",
+                ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING_KEYS if key in sampling),
+            ),
             ("status", f"{entry.status} {entry.message}".strip()),
-            ("strict", correct),
+            ("strict", accuracy),
             ("95% interval", interval),
             *([("soft", f"{soft['mean']:.1%}, judged by {soft['judge']}")] if soft else []),
             ("strict by run", ", ".join(f"{share:.1%}" for share in result.get("by_run", ())) or "–"),
@@ -185,11 +191,12 @@ def _show_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> Non
     if as_json:
         entries = []
         for flip in flips:
-            records = [load_item(view, evaluation, flip.item, questions) for evaluation in (base, other)]
+            base_record = load_item(view, base, flip.item, questions)
+            other_record = load_item(view, other, flip.item, questions)
             entries.append({
                 "item": flip.item, "base": flip.base, "other": flip.other, "gained": flip.is_gained,
-                "question": records[0].question, "answer": records[0].answer,
-                "replies": {"base": _replies_json(records[0]), "other": _replies_json(records[1])},
+                "question": base_record.question, "answer": base_record.answer,
+                "replies": {"base": _replies_to_json(base_record), "other": _replies_to_json(other_record)},
             })  # fmt: skip
         print_json({"base": base, "other": other, "flips": entries})
         return
@@ -226,7 +233,7 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
     records = {evaluation: load_item(view, evaluation, item) for evaluation in evaluations}
     first_record = records[evaluations[0]]
     if as_json:
-        replies = {evaluation: _replies_json(record) for evaluation, record in records.items()}
+        replies = {evaluation: _replies_to_json(record) for evaluation, record in records.items()}
         print_json({"item": item, "question": first_record.question, "answer": first_record.answer, "replies": replies})
         return
     click.echo(plain(f"[{item}] {first_record.question}\n\nExpected: {first_record.answer}"))
@@ -238,7 +245,7 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
             click.echo(plain(reply.text))
 
 
-def _replies_json(record: "ItemRecord") -> list[dict[str, Any]]:
+def _replies_to_json(record: "ItemRecord") -> list[dict[str, Any]]:
     return [
         {
             "run": reply.repeat,

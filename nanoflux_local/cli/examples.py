@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VERDICTS = ("keep", "drop", "fix", "open")
 """The verdicts of a reviewer: a copy of those in `examples.review`, so that `--help` does not import that module."""
+MAX_QUESTION_CHARS = 60
+"""Maximum characters of a question in the table of examples."""
 MAX_OUTCOME_CHARS = 60
 """Maximum characters of an outcome in the table of calls."""
 
@@ -43,13 +45,12 @@ def list_examples(run: str, as_json: bool) -> None:
             " FROM examples JOIN turns ON turns.run = examples.run AND turns.number = examples.turn"
             " WHERE examples.run = ? ORDER BY turn", run_id
         )]  # fmt: skip
-        reviews = load_reviews(view, run_id)
+        reviews_by_attempt = load_reviews(view, run_id)
     for row in examples:
         last_attempt = len(row.pop("attempts").split()) - 1
+        reviews = reviews_by_attempt.get((row["turn"], last_attempt), {})
         row["pass_rate"] = [row.pop("passes"), row.pop("tries")]
-        row["reviews"] = {
-            reviewer: review["verdict"] for reviewer, review in reviews.get((row["turn"], last_attempt), {}).items()
-        }
+        row["reviews"] = {reviewer: review["verdict"] for reviewer, review in reviews.items()}
     if as_json:
         print_json(examples)
         return
@@ -57,15 +58,19 @@ def list_examples(run: str, as_json: bool) -> None:
         raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
     # If the defender answered each question once, the column "reason" already shows the result.
     shows_pass_rate = any(row["pass_rate"][1] != 1 for row in examples)
+    pass_rate_heading = ["pass rate"] if shows_pass_rate else []
     print_table(
-        ("id", "turn", "reason", *(["pass rate"] if shows_pass_rate else []), "level", "review", "answer", "question"),
-        [
-            [row["id"], row["turn"], row["reason"], *([format_pass_rate(*row["pass_rate"])] if shows_pass_rate else []),
-             f"L{row['level']}" if row["level"] else "", " ".join(dict.fromkeys(row["reviews"].values())),
-             row["answer"], row["question"][:60].replace("\n", " ")]
-            for row in examples
-        ],
-    )  # fmt: skip
+        ("id", "turn", "reason", *pass_rate_heading, "level", "review", "answer", "question"),
+        [_example_cells(row, shows_pass_rate) for row in examples],
+    )
+
+
+def _example_cells(row: dict[str, Any], shows_pass_rate: bool) -> list[object]:
+    pass_rate_cell = [format_pass_rate(*row["pass_rate"])] if shows_pass_rate else []
+    level = f"L{row['level']}" if row["level"] else ""
+    verdicts = " ".join(dict.fromkeys(row["reviews"].values()))
+    question = row["question"][:MAX_QUESTION_CHARS].replace("\n", " ")
+    return [row["id"], row["turn"], row["reason"], *pass_rate_cell, level, verdicts, row["answer"], question]
 
 
 @command.command()
@@ -94,40 +99,34 @@ def show(example: str, as_json: bool) -> None:
                 f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
             )
         record = json.loads(row["record"])
-        attempt_key = (record["number"], record["attempts"][-1]["number"])
-        reviews = load_reviews(view, row["run"]).get(attempt_key, {})
+        last_attempt = record["attempts"][-1]
+        reviews = load_reviews(view, row["run"]).get((record["number"], last_attempt["number"]), {})
         lineage = trace_lineage(home, view, example)
-    citations = attempt_from_json(record["attempts"][-1]).citations
+    citations = attempt_from_json(last_attempt).citations
     if as_json:
         pass_rate = [row["passes"], row["tries"]]
         entry = {"id": row["id"], "run": row["run"], "level": row["level"], "pass_rate": pass_rate, "reviews": reviews}
         entry |= {"citations": [asdict(citation) for citation in citations]}
         print_json({**entry, "turn": record, "lineage": lineage.to_json()})
         return
-    attempt = record["attempts"][-1]
-    click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {attempt['outcome']}")
-    click.echo(plain(f"seeds: {', '.join(attempt['seeds'])}"))
-    for title, text in (
-        ("Question", attempt["attack"]["question"]),
-        (f"Solution by {record['attacker']}", attempt["attack"]["solution"]),
-        ("Answer", attempt["attack"]["answer"]),
-        (
-            "Citations",
-            "\n".join(f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations),
+    click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last_attempt['outcome']}")
+    click.echo(plain(f"seeds: {', '.join(last_attempt['seeds'])}"))
+    attack, defence = last_attempt["attack"], last_attempt["defence"]
+    sections = {
+        "Question": attack["question"],
+        f"Solution by {record['attacker']}": attack["solution"],
+        "Answer": attack["answer"],
+        "Citations": "\n".join(f'{cited.source}, {cited.place}: "{cited.quotation}"' for cited in citations),
+        f"Validation by {record['judge']}": _describe_validation(last_attempt["validation"]),
+        f"Reply of {record['defender']}": f"{defence['solution']}\n= {defence['answer']}",
+        f"Verdict of {record['judge']}": last_attempt["evaluation"]["explanation"],
+        f"All answers of {record['defender']}": _describe_samples(last_attempt, row["passes"], row["tries"]),
+        "Reasoning": _describe_quality(last_attempt),
+        "Reviews": "\n".join(
+            f"{reviewer}: {review['verdict']} {review['note']}".strip() for reviewer, review in reviews.items()
         ),
-        (f"Validation by {record['judge']}", _describe_validation(attempt["validation"])),
-        (
-            f"Reply of {record['defender']}",
-            f"{attempt['defence']['solution']}\n= {attempt['defence']['answer']}",
-        ),
-        (f"Verdict of {record['judge']}", attempt["evaluation"]["explanation"]),
-        (f"All answers of {record['defender']}", _describe_samples(attempt, row["passes"], row["tries"])),
-        ("Reasoning", _describe_quality(attempt)),
-        (
-            "Reviews",
-            "\n".join(f"{name}: {review['verdict']} {review['note']}".strip() for name, review in reviews.items()),
-        ),
-    ):
+    }
+    for title, text in sections.items():
         if text:
             click.echo(f"\n{title}:\n{plain(text)}")
     _show_lineage(lineage)
@@ -138,7 +137,7 @@ def _show_lineage(lineage: "Lineage") -> None:
     click.echo("\nCalls of this turn (--json prints them in full):")
     print_table(
         ("call", "role", "kind", "model", "outcome"),
-        [[call.call, call.role, call.kind, call.model, call.outcome[:MAX_OUTCOME_CHARS]] for call in lineage.calls],
+        [[call.id, call.role, call.kind, call.model, call.outcome[:MAX_OUTCOME_CHARS]] for call in lineage.calls],
     )
     for training in lineage.trainings:
         click.echo(f"used by training {training.id} ({training.status}), adapter {training.adapter[:16] or 'none'}")
@@ -153,9 +152,8 @@ def _describe_validation(verdict: dict[str, Any]) -> str:
     validation = verdict_from_json(**verdict)
     lines = [validation.explanation]
     for finding in validation.findings:
-        lines.append(
-            f"{finding.check.capitalize().replace('_', '-')} check: {finding.conclusion}. {finding.reason}".rstrip(". ")
-        )
+        check = finding.check.capitalize().replace("_", "-")
+        lines.append(f"{check} check: {finding.conclusion}. {finding.reason}".rstrip(". "))
         lines += [_describe_exhibit(exhibit) for exhibit in finding.evidence]
     verbs = {True: "accepts", False: "rejects", None: "does not judge"}
     lines += [f"  {vote.judge} {verbs[vote.positive]}: {vote.explanation}" for vote in validation.votes]
@@ -164,15 +162,17 @@ def _describe_validation(verdict: dict[str, Any]) -> str:
 
 def _describe_exhibit(exhibit: "Exhibit") -> str:
     """A program or solution as a block of text; a search or quotation on one line."""
-    if exhibit.kind in ("program", "solution"):
-        agreement = {True: "agrees", False: "disagrees", None: "inconclusive"}[exhibit.agrees]
-        author = f" ({exhibit.author}, {agreement})" if exhibit.author else ""
-        outcome = f"= {exhibit.outcome}" if exhibit.outcome else exhibit.detail
-        if exhibit.outcome and exhibit.detail and exhibit.kind == "solution":
-            author = f" ({exhibit.author}, {exhibit.detail}, {agreement})"
-        return f"\n{exhibit.text}\n" + (f"{outcome}{author}\n" if outcome else "")
-    results = "; ".join(f"{result.title} ({result.place})" for result in exhibit.results)
-    return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
+    if exhibit.kind not in ("program", "solution"):
+        results = "; ".join(f"{result.title} ({result.place})" for result in exhibit.results)
+        return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
+    agreement = {True: "agrees", False: "disagrees", None: "inconclusive"}[exhibit.agrees]
+    if exhibit.kind == "solution" and exhibit.outcome and exhibit.detail:
+        source = f" ({exhibit.author}, {exhibit.detail}, {agreement})"
+    else:
+        source = f" ({exhibit.author}, {agreement})" if exhibit.author else ""
+    outcome = f"= {exhibit.outcome}" if exhibit.outcome else exhibit.detail
+    outcome_line = f"{outcome}{source}\n" if outcome else ""
+    return f"\n{exhibit.text}\n{outcome_line}"
 
 
 def format_pass_rate(passes: int | None, tries: int | None) -> str:

@@ -120,7 +120,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     bar = Bar(experiment)
     workers = _make_workers(home, ray, bar)
     try:
-        lifecycle.run_remaining_cells(home, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
+        lifecycle.run_remaining_cells(home, experiment, workers, _report_status)
     finally:
         workers.close()
         bar.close()
@@ -128,16 +128,18 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
 
 
 def _make_workers(home: Home, ray: str, bar: Bar) -> "Workers":
+    """The workers that run the cells: on the Ray cluster at the address `ray`, or in this process if it is ""."""
     from nanoflux_local.experiments.experiment import LocalWorkers
-
-    def report_status(cell: "Cell", status: str) -> None:
-        say(f"{cell.id}: {status}")
 
     if ray:
         from nanoflux_local.experiments.on_ray import RayWorkers
 
-        return RayWorkers(home, ray, report_status)
-    return LocalWorkers(home, lambda label, done, total: bar.show(done, total, label), report_status)
+        return RayWorkers(home, ray, _report_status)
+    return LocalWorkers(home, lambda label, done, total: bar.show(done, total, label), _report_status)
+
+
+def _report_status(cell: "Cell", status: str) -> None:
+    say(f"{cell.id}: {status}")
 
 
 @command.command()

@@ -44,8 +44,8 @@ def show(as_json: bool) -> None:
 def compact(as_json: bool) -> None:
     """Compress the texts of calls, and shrink the file if no run, training or evaluation is active.
 
-    Safe while a run is active, and safe to kill: calls that are not yet compressed stay unchanged, and the next
-    compaction resumes with them.
+    A compaction is safe while a run is active, and can be killed at any time: calls that are not yet compressed stay
+    unchanged, and the next compaction resumes with them.
     """
     from nanoflux_local import jobs
     from nanoflux_local.ledger.compaction import compact as compact_ledger

@@ -19,12 +19,11 @@ command prints one document on stdout; progress and messages go to stderr.
 """
 
 
-def manual() -> str:
+def render_manual() -> str:
     """Render the page as Markdown."""
-    return (
-        "\n".join([HEAD, *_render_sections(nanoflux.make_context("nanoflux", [], resilient_parsing=True), 2)]).rstrip()
-        + "\n"
-    )
+    context = nanoflux.make_context("nanoflux", [], resilient_parsing=True)
+    page = "\n".join([HEAD, *_render_sections(context, level=2)])
+    return f"{page.rstrip()}\n"
 
 
 def _render_sections(context: click.Context, level: int) -> Iterator[str]:
@@ -62,4 +61,4 @@ def _escape_cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    click.echo(manual(), nl=False)
+    click.echo(render_manual(), nl=False)

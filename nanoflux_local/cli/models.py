@@ -1,6 +1,7 @@
 """`nanoflux models`: manage model weights and vLLM servers."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,8 +14,8 @@ from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
 
 LINE_INTERVAL_S = 5.0
-"""Seconds between progress lines of a download if stderr is not a terminal and therefore shows no bar. The terminal
-application shows the last of these lines.
+"""Seconds between two progress lines of a download if stderr is not a terminal. The terminal application shows the last
+of these lines.
 """
 
 
@@ -31,18 +32,18 @@ def list_models(as_json: bool) -> None:
     from nanoflux_models.weights import list_installed
 
     record_by_name = {record.name: record for record in list_installed(current_home().root)}
-    entries = [
-        {
+    entries: list[dict[str, Any]] = []
+    for manifest in list_manifests(current_home().root):
+        record = record_by_name.get(manifest.name)
+        entries.append({
             "name": manifest.name,
             "kind": manifest.kind,
             "licence": manifest.licence,
-            "installed": manifest.name in record_by_name,
-            "revision": record_by_name[manifest.name].revision if manifest.name in record_by_name else "",
-            "bytes": record_by_name[manifest.name].bytes if manifest.name in record_by_name else 0,
+            "installed": record is not None,
+            "revision": record.revision if record else "",
+            "bytes": record.bytes if record else 0,
             "description": manifest.description,
-        }
-        for manifest in list_manifests(current_home().root)
-    ]
+        })  # fmt: skip
     if as_json:
         print_json(entries)
         return
@@ -53,7 +54,7 @@ def list_models(as_json: bool) -> None:
                 entry["name"],
                 entry["kind"],
                 "yes" if entry["installed"] else "no",
-                f"{record_by_name[str(entry['name'])].bytes / 2**30:.1f}" if entry["installed"] else "",
+                f"{entry['bytes'] / 2**30:.1f}" if entry["installed"] else "",
                 entry["licence"],
                 entry["description"],
             ]
@@ -66,19 +67,21 @@ def list_models(as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 def pull(names: tuple[str, ...]) -> None:
     """Download, verify and install the weights of NAMES from the sources in their manifests."""
-    from nanoflux_models.weights import pull as fetch
+    from nanoflux_models.weights import pull as pull_weights
 
     home = current_home().prepare()
     for name in names:
         bar = TransferBar(f"downloading {name}")
         try:
-            fetch(name, home.root, say, bar.show)
+            pull_weights(name, home.root, say, bar.show)
         finally:
             bar.close()
 
 
 class TransferBar:
-    """Progress of a download in MiB, including the bytes that an interrupted download has left."""
+    """Shows the progress of a download in MiB, including the bytes that an earlier, interrupted download has left. If
+    nothing has to be downloaded, no bar is shown.
+    """
 
     def __init__(self, label: str) -> None:
         self._bar = Bar(label, "MiB", LINE_INTERVAL_S)
@@ -133,19 +136,17 @@ def show(name: str, as_json: bool) -> None:
 def verify(name: str | None, as_json: bool) -> None:
     """Verify the SHA-256 of every file of NAME, or of all installed weights."""
     from nanoflux_models.weights import list_installed
-    from nanoflux_models.weights import verify as check
+    from nanoflux_models.weights import verify as verify_weights
 
     names = [name] if name else [record.name for record in list_installed(current_home().root)]
-    problems = {model: check(model, current_home().root) for model in names}
+    problems_by_model = {model: verify_weights(model, current_home().root) for model in names}
     if as_json:
-        print_json(problems)
-    for model, faults in problems.items():
-        say(f"{model}: {'intact' if not faults else '; '.join(faults)}")
-    if any(problems.values()):
-        raise NanofluxError(
-            f"weights are damaged: {', '.join(name for name, faults in problems.items() if faults)}",
-            "pull or import them again",
-        )
+        print_json(problems_by_model)
+    for model, problems in problems_by_model.items():
+        say(f"{model}: {'; '.join(problems) if problems else 'intact'}")
+    damaged_models = [model for model, problems in problems_by_model.items() if problems]
+    if damaged_models:
+        raise NanofluxError(f"weights are damaged: {', '.join(damaged_models)}", "pull or import them again")
 
 
 for subcommand in (plan, rehearse, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):

@@ -13,8 +13,8 @@ with_edit = click.option("--edit", is_flag=True, help="Write the note in $EDITOR
 def show_or_change_note(
     kind: Literal["run", "training"], find_id: Callable[[], str], text: str | None, edit: bool, as_json: bool
 ) -> None:
-    """Store a note on a run or training: `text` or, with `edit`, what the user writes in an editor. Without either,
-    print the current note, which is the newest one.
+    """Store a note on the run or training that `find_id` finds: `text` or, with `edit`, what the user writes in an
+    editor. Without either, print the newest note.
     """
     from nanoflux_local.ledger.notes import add_note
     from nanoflux_local.ledger.views import LedgerView
@@ -30,7 +30,10 @@ def show_or_change_note(
     if as_json:
         print_json({kind: subject_id, "note": note})
     elif new_text is None:
-        click.echo(plain(note)) if note else say(f"{kind} {subject_id} has no note")
+        if note:
+            click.echo(plain(note))
+        else:
+            say(f"{kind} {subject_id} has no note")
     else:
         say(f"{kind} {subject_id}: {'note stored' if note else 'note removed'}")
 

@@ -32,14 +32,14 @@ def show_run(home: Home, run: str, as_json: bool) -> None:
     with LedgerView(home.ledger) as view:
         review = summarize_agreement(view, view.find_run(run)["id"])
         overview = load_overview(home, view, run, review)
-        priced = view.is_priced(overview.summary.run)
+        has_prices = view.is_priced(overview.summary.run)
     if as_json:
         print_json(overview.to_json())
     else:
-        print_table(("run", overview.summary.run), _overview_rows(overview, priced))
+        print_table(("run", overview.summary.run), _overview_rows(overview, has_prices))
 
 
-def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, object]]:
+def _overview_rows(overview: "RunOverview", has_prices: bool) -> list[tuple[str, object]]:
     run = overview.summary
     calls = f"{run.calls.made} sent, {run.calls.remembered} cached, {run.calls.wasted} discarded"
     return [
@@ -59,7 +59,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *_truncated_reasoning_rows(len(run.cut_in_reasoning)),
         ("calls", f"{calls} ({run.wasted_share:.1%})"),
         ("tokens", _describe_usage(run)),
-        *([("dollars", _describe_dollars(run))] if priced else []),
+        *([("dollars", _describe_dollars(run))] if has_prices else []),
         *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in run.faults.items()),
         ("seconds", run.seconds),
         *_pass_rate_rows(run.pass_rates),
@@ -90,7 +90,7 @@ def _describe_dollars(run: "RunSummary") -> str:
 
 
 def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str, object]]:
-    """How many attempts failed for each of these reasons, the most frequent reason first."""
+    """How many attempts failed for each reason, the most frequent reason first; no row if there are no reasons."""
     if not count_by_reason:
         return []
     rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:MAX_LISTED]]
@@ -98,11 +98,11 @@ def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str,
 
 
 def _truncated_reasoning_rows(attempts: int) -> list[tuple[str, object]]:
-    return (
-        [("out of tokens", f"in {count_noun(attempts, 'attempt')}, the token limit ended a reply during its reasoning")]
-        if attempts
-        else []
-    )
+    if not attempts:
+        return []
+    return [
+        ("out of tokens", f"in {count_noun(attempts, 'attempt')}, the token limit ended a reply during its reasoning")
+    ]
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
@@ -124,12 +124,8 @@ def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
     if panel is None:
         return []
     alpha = "undefined" if panel.alpha is None else f"{panel.alpha:.2f}"
-    return [
-        (
-            "panel",
-            f"disagreed on {panel.split} of {count_noun(panel.judgements, 'judgement')}, Krippendorff's alpha {alpha}",
-        )
-    ]
+    judgements = count_noun(panel.judgements, "judgement")
+    return [("panel", f"disagreed on {panel.split} of {judgements}, Krippendorff's alpha {alpha}")]
 
 
 def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
@@ -152,13 +148,14 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
             ("  without the checks", trial.without_check.describe()),
             ("  with the checks", trial.with_check.describe()),
         ]
-    rows += [
+    check_rows = [
         (f"  {name} check alone", f"{rates.describe()}; reached a conclusion on {rates.concluded} solutions")
         for name, rates in trial.checks.items()
         if trial.with_check
     ]
-    rows += [(f"  {title}", share) for title, share in trial.judge.describe_kinds()]
-    return [*rows, *((f"  {title}", share) for title, share in trial.describe_prediction())]
+    kind_rows = [(f"  {title}", share) for title, share in trial.judge.describe_kinds()]
+    prediction_rows = [(f"  {title}", share) for title, share in trial.describe_prediction()]
+    return [*rows, *check_rows, *kind_rows, *prediction_rows]
 
 
 def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
@@ -172,11 +169,13 @@ def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
     if forecast.turns is None:
         return speed_rows if forecast.reason == ENDED else [*speed_rows, ("forecast", forecast.reason)]
     likelihood = f"{forecast.reaches_target:.0%} likely to reach the target within the turn limit"
-    spans = (
+    spans = (  # name, span, divisor that converts the span to the unit in the name, decimal places
         ("turns", forecast.turns, 1, 0),
         ("minutes", forecast.seconds, 60, 1),
         ("tokens", forecast.tokens, 1, 0),
         ("dollars", forecast.usd, 1, 2),
     )
-    span_rows = [(f"  {name} left", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+    span_rows = [
+        (f"  {name} left", describe_span(span, divisor, digits)) for name, span, divisor, digits in spans if span
+    ]
     return [*speed_rows, ("forecast", f"{likelihood}; {forecast.level:.0%} intervals in brackets"), *span_rows]

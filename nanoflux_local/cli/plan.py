@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from nanoflux_local.endpoints.managed.launches import Workload
 
 
+_MARGINS = {
+    "limit": LIMIT,
+    "cuda_gib": CUDA_GIB,
+    "activations_gib": ACTIVATIONS_GIB,
+    "graphs_gib": GRAPHS_GIB,
+    "asleep_gib": ASLEEP_GIB,
+}
+"""The memory that a plan reserves, as `models plan --json` prints it."""
+
+
 @click.command("plan")
 @click.argument("profile", type=PROFILE)
 @click.option("--gpus", default="", help="Memory of each GPU in GiB, e.g. 40,40 [default: as nvidia-smi reports].")
@@ -56,16 +66,8 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     elif placement.fits:
         print_plan(placement, workload_by_model)
     if not placement.fits:
-        raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
-
-
-_MARGINS = {
-    "limit": LIMIT,
-    "cuda_gib": CUDA_GIB,
-    "activations_gib": ACTIVATIONS_GIB,
-    "graphs_gib": GRAPHS_GIB,
-    "asleep_gib": ASLEEP_GIB,
-}
+        fitting_configurations = "; ".join(placement.would_fit)
+        raise NanofluxError(placement.refusal, f"choose a configuration that fits: {fitting_configurations}")
 
 
 def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]") -> None:
@@ -112,16 +114,19 @@ def _load_workloads(profile: str, sequences: int | None, context: int | None) ->
     from nanoflux_local.run.configs import load_profile
 
     values = load_profile(profile, current_home())
-    tables = (values, values.get("without_programs", {}))
-    used_endpoints = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
-    judges = [table.get("judge", {}) for table in tables]
-    used_endpoints += [name for judge in judges for key in ("panel", "solvers") for name in judge.get(key, ())]
+    used_endpoints: list[str] = []
+    for table in (values, values.get("without_programs", {})):
+        judge = table.get("judge", {})
+        used_endpoints += [role["endpoint"] for role in table.get("roles", {}).values()]
+        used_endpoints += [*judge.get("panel", ()), *judge.get("solvers", ())]
     endpoints = values.get("endpoints", {})
     configs = []
-    for name in [name for name in dict.fromkeys(used_endpoints) if name in endpoints]:
-        source = f"profile {profile}: endpoints.{name}"
-        configs.append(validate_model(EndpointConfig, endpoints[name], source))
-        check_endpoint(configs[-1], source)
+    for name in dict.fromkeys(used_endpoints):
+        if name in endpoints:
+            source = f"profile {profile}: endpoints.{name}"
+            config = validate_model(EndpointConfig, endpoints[name], source)
+            check_endpoint(config, source)
+            configs.append(config)
     workload_by_model = collect_workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
     return {
         name: replace(workload, sequences=sequences or workload.sequences, context=context or workload.context)
@@ -137,9 +142,10 @@ def _detect_gpu_sizes() -> list[float]:
     """
     from nanoflux_models.gpus import list_gpu_gib, survey_gpus
 
-    survey, fix = survey_gpus(), "pass the memory of each GPU in GiB, e.g. --gpus 40,40"
+    survey = survey_gpus()
+    fix = "pass the memory of each GPU in GiB, e.g. --gpus 40,40"
     if not survey.gpus:
-        reason = survey.problem or "nvidia-smi lists none"
+        reason = survey.problem or "nvidia-smi lists no GPU"
         raise UsageError(f"no GPU on this machine: {reason}", fix)
     unreported = "; ".join(
         f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.memory_text}"
@@ -153,6 +159,7 @@ def _detect_gpu_sizes() -> list[float]:
 
 
 def _parse_gpu_sizes(gpus: str) -> list[float]:
+    """The sizes in GiB that the option --gpus lists; without the option, those of this machine's GPUs."""
     if not gpus:
         return _detect_gpu_sizes()
     try:

@@ -34,12 +34,13 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
             "profile": config.profile,
             "config": config.model_dump(mode="json"),
             "settings": [asdict(setting) for setting in settings],
-            "gpu_plan": _gpu_json(gpu_plan) if gpu_plan else None,
+            "gpu_plan": _gpu_plan_to_json(gpu_plan) if gpu_plan else None,
             "estimate": {**asdict(estimate), "least_calls": estimate.least_calls},
             "obstacle": {"message": obstacle.message, "fix": obstacle.fix} if obstacle else None,
         })  # fmt: skip
     else:
-        _print_settings(settings, layers[0].source if layers[0].source.startswith("run ") else DEFAULT)
+        is_fork = layers[0].source.startswith("run ")
+        _print_settings(settings, layers[0].source if is_fork else DEFAULT)
         if gpu_plan:
             _print_gpus(gpu_plan, config.profile)
         _print_estimate(estimate)
@@ -49,21 +50,24 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
 
 
 def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
-    """Print the settings whose source is neither the defaults nor `base`, which is the original run of a fork."""
+    """Print the settings that differ from `base`: the source of the defaults or, for a fork, that of the original run.
+    Hashes are left out.
+    """
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
-    changed = [
+    changed_settings = [
         setting for setting in settings if setting.source not in (DEFAULT, base) and not HASHES.fullmatch(setting.key)
     ]
     print_table(
         ("setting", "value", "source"),
-        [[setting.key, json.dumps(setting.value, ensure_ascii=False), setting.source] for setting in changed],
+        [[setting.key, json.dumps(setting.value, ensure_ascii=False), setting.source] for setting in changed_settings],
     )
     description = f"as in {base}" if base.startswith("run ") else "with default values, or hashes"
-    click.echo(f"… and {len(settings) - len(changed)} settings {description} (--json prints all of them)\n")
+    hidden_count = len(settings) - len(changed_settings)
+    click.echo(f"… and {hidden_count} settings {description} (--json prints all of them)\n")
 
 
-def _gpu_json(gpu_plan: "GpuPlan") -> dict[str, Any]:
+def _gpu_plan_to_json(gpu_plan: "GpuPlan") -> dict[str, Any]:
     placement = asdict(gpu_plan.placement) if gpu_plan.placement else {"servers": [], "refusal": "", "would_fit": []}
     return {"gpus": list(gpu_plan.gpus), "fits": bool(gpu_plan.placement and gpu_plan.placement.fits), **placement,
             "problem": gpu_plan.problem}  # fmt: skip
@@ -80,6 +84,7 @@ def _print_gpus(gpu_plan: "GpuPlan", profile: str) -> None:
 
 
 def _print_estimate(estimate: "Estimate") -> None:
+    """Print the calls of one attempt and the least number of calls and, if an earlier run is similar, a forecast."""
     click.echo("one attempt:")
     print_table(
         ("role", "model", "calls", "prompt tokens", "completion tokens", "dollars"),
@@ -96,7 +101,7 @@ def _print_estimate(estimate: "Estimate") -> None:
         say("no forecast: it needs an earlier run with these models and rules, e.g. one with --examples 10")
         return
     click.echo(f"forecast from run {estimate.basis} (same models and rules), median and {forecast.level:.0%} interval:")
-    spans = (
+    spans = (  # name, span, divisor that converts the span to the unit in the name, decimal places
         ("turns", forecast.turns, 1, 0),
         ("calls", estimate.calls, 1, 0),
         ("minutes", forecast.seconds, 60, 1),
@@ -104,20 +109,21 @@ def _print_estimate(estimate: "Estimate") -> None:
         ("dollars", forecast.usd, 1, 2),
     )
     print_table(
-        ("total", "expected"), [(name, describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+        ("total", "expected"),
+        [(name, describe_span(span, divisor, digits)) for name, span, divisor, digits in spans if span],
     )
     click.echo(f"{forecast.reaches_target:.0%} likely to reach the target within the turn limit")
 
 
-def describe_span(span: "Span", unit: int, digits: int) -> str:
-    """A median with its interval: "120 (90 to 160)"."""
-    expected, low, high = (f"{value / unit:,.{digits}f}" for value in (span.expected, span.low, span.high))
+def describe_span(span: "Span", divisor: int, digits: int) -> str:
+    """A median with its interval, divided by `divisor` and with `digits` decimal places: "120 (90 to 160)"."""
+    expected, low, high = (f"{value / divisor:,.{digits}f}" for value in (span.expected, span.low, span.high))
     return f"{expected} ({low} to {high})"
 
 
 def show_config(home: Home, run: str, as_json: bool) -> None:
-    """Print a run's stored configuration as TOML for `run start --config`, and its servers' changes of address since
-    the start.
+    """Print a run's stored configuration as TOML for `run start --config`, and the addresses of its servers that have
+    changed since the start.
     """
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.sources import render_toml
@@ -131,6 +137,8 @@ def show_config(home: Home, run: str, as_json: bool) -> None:
     click.echo(plain(render_toml(config)), nl=False)
     for address_change in address_changes:
         changes = ", ".join(
-            f"{key} from {values[0]} to {values[1]}" for key, values in address_change.items() if key != "at"
+            f"{key} from {old_and_new[0]} to {old_and_new[1]}"
+            for key, old_and_new in address_change.items()
+            if key != "at"
         )
         say(f"changed at {address_change['at']}: {changes}")

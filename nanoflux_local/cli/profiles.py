@@ -31,7 +31,7 @@ def list_profiles(as_json: bool) -> None:
     print_table(
         ("profile", "attacker", "defender", "judge", "summary"),
         [[entry.name, *(entry.models.get(role, "–") for role in ("attacker", "defender", "judge")),
-          f"{'(your own) ' if entry.own else ''}{entry.summary}"] for entry in entries],
+          f"(your own) {entry.summary}" if entry.own else entry.summary] for entry in entries],
     )  # fmt: skip
 
 
@@ -56,18 +56,19 @@ def show(profile: str, as_json: bool) -> None:
 @click.option("--server", "servers", multiple=True, metavar="MODEL@URL",
               help="Your server, e.g. qwen3-32b@http://10.0.0.5:8000/v1; the first one attacks, the second defends, "
               "the third judges (without a third, the first judges too); repeatable.")  # fmt: skip
-@click.option("--copy", "copied", default="", metavar="PROFILE", help="Profile to copy instead.")
+@click.option("--copy", "source_profile", default="", metavar="PROFILE", help="Profile to copy instead.")
 @with_json
-def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None:
+def new(name: str, servers: tuple[str, ...], source_profile: str, as_json: bool) -> None:
     """Write a new commented profile NAME into NANOFLUX_HOME/profiles, to be edited.
 
     Without options, the profile is for two servers and has placeholders for their models and addresses.
     """
     from nanoflux_local.run.profiles import ServerAddress, write_profile
 
-    if servers and copied:
+    if servers and source_profile:
         raise click.UsageError("--server and --copy cannot be combined.")
-    path = write_profile(current_home().prepare(), name, [ServerAddress.parse(server) for server in servers], copied)
+    addresses = [ServerAddress.parse(server) for server in servers]
+    path = write_profile(current_home().prepare(), name, addresses, source_profile)
     if as_json:
         print_json({"profile": name, "path": str(path)})
         return
@@ -102,8 +103,8 @@ def set_keys(profile: str, settings: tuple[str, ...], domain: str, as_json: bool
 def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
     """Check PROFILE: its keys and values, installed weights, keys of servers, and with --connect the servers.
 
-    Starts nothing. `hint` marks advice; `fix` marks a problem, and the exit code is then 1. A wrong key or value ends
-    the check, with exit code 2.
+    The command starts nothing. `hint` marks advice; `fix` marks a problem, and the exit code is then 1. A wrong key or
+    value ends the check, and the exit code is 2.
     """
     from nanoflux_local.run.profiles import check_profile
 
@@ -112,18 +113,20 @@ def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
         checks.append(profile_check)
         if not as_json:
             _print_check(profile_check)
-    problems = sum(not profile_check.ok for profile_check in checks)
+    problem_count = sum(not profile_check.ok for profile_check in checks)
     if as_json:
         entries = [asdict(profile_check) for profile_check in checks]
-        print_json({"profile": profile, "ok": not problems, "checks": entries})
-    if problems:
+        print_json({"profile": profile, "ok": not problem_count, "checks": entries})
+    if problem_count:
         raise NanofluxError(
-            f"profile {profile}: {problems} of {len(checks)} checks failed",
+            f"profile {profile}: {problem_count} of {len(checks)} checks failed",
             "follow the advice in the lines marked `fix`",
         )
 
 
 def _print_check(check: "ProfileCheck") -> None:
-    word = "fix" if not check.ok else "hint" if check.fix else "ok"
+    word = "fix"
+    if check.ok:
+        word = "hint" if check.fix else "ok"
     fix = f"  → {one_line(check.fix)}" if check.fix else ""
     click.echo(f"{word:<5}  {check.subject:<20}  {one_line(check.state)}{fix}")

@@ -1,5 +1,6 @@
 """`nanoflux models rehearse`: run a profile end to end on stand-ins, before its weights are installed."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: bool) -> None:
     """Rehearse PROFILE end to end on tiny stand-ins of its models: plan, serve, turns, train, evaluate, stop.
 
-    Everything but the weights is real. Works in a scratch home and leaves your own home unchanged. A model that several
-    profiles use is rehearsed once. Exit code 1 if a step failed.
+    Everything but the weights is real. The command works in a scratch home and leaves your own home unchanged. A model
+    that several profiles use is rehearsed once. If a step fails, the exit code is 1.
     """
     end_at_sigterm()
     reports = _measure_full_size(profiles) if full_size else _rehearse(profiles, keep)
@@ -34,7 +35,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
         first_failed = f"{failed_steps[0].name} {failed_steps[0].model}".rstrip()
         raise NanofluxError(
             f"{count_noun(len(failed_steps), 'step')} failed, the first of them: {first_failed}",
-            "read the reason in its line above",
+            "read the reason in the line of that step, above",
         )
 
 
@@ -64,10 +65,7 @@ def _measure_full_size(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
 def _make_reports(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
     from nanoflux_local.rehearsal.steps import RehearsalReport
 
-    return [
-        RehearsalReport(profile, lambda step, profile=profile: _print_step(profile, step))  # type: ignore[misc]
-        for profile in dict.fromkeys(profiles)
-    ]
+    return [RehearsalReport(profile, partial(_print_step, profile)) for profile in dict.fromkeys(profiles)]
 
 
 def _print_step(profile: str, step: "RehearsalStep") -> None:

@@ -37,7 +37,7 @@ OPTION_BY_SETTING = {
     "seed": "--seed",
     "concurrency": "--concurrency",
 }
-"""The settings that have a command-line option."""
+"""The command-line option of a setting, for the settings that have one."""
 
 
 @click.group(name="run")
@@ -148,7 +148,9 @@ def start(
         "target": numbers["examples"],
         **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")},
     }
-    layers += [Layer(OPTION_BY_SETTING[key], {key: value}) for key, value in option_values.items() if value is not None]
+    for key, value in option_values.items():
+        if value is not None:
+            layers.append(Layer(OPTION_BY_SETTING[key], {key: value}))
     if rules:
         layers.append(Layer("--rules", {"rules": rules}))
     if budget_usd is not None:
@@ -201,6 +203,7 @@ def resume(run: str, detach: bool, settings: tuple[str, ...], as_json: bool) -> 
 
 
 def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> None:
+    """Apply the options `--set KEY=VALUE` of `run resume`: new addresses of endpoints, and other live settings."""
     from nanoflux_local.config import parse_settings
     from nanoflux_local.errors import ConfigError
     from nanoflux_local.run import runs
@@ -210,7 +213,7 @@ def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> No
     endpoints = changes.pop("endpoints", {})
     if not isinstance(endpoints, dict) or not all(isinstance(table, dict) for table in endpoints.values()):
         raise ConfigError(
-            "--set endpoints lacks an endpoint's name and a key", "write e.g. --set endpoints.judge.url=URL"
+            "--set endpoints needs the name of an endpoint and a key", "write e.g. --set endpoints.judge.url=URL"
         )
     if changes:
         runs.change(home, run, changes)
@@ -237,7 +240,7 @@ def _start_rounds(
 
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
-    """The questions that these runs have asked so far, in the form that a run's configuration stores."""
+    """The questions that these runs have asked so far, as the setting `novel_against` of a new run."""
     from nanoflux_local.ledger.earlier_questions import freeze
     from nanoflux_local.ledger.views import LedgerView
 
@@ -309,9 +312,8 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 def execute_run(home: Home, run: str) -> None:
-    """Execute a run until it ends, with a progress bar, and report long waits for a server.
-
-    Ctrl-C and SIGTERM stop the run; it can be resumed.
+    """Execute a run until it ends, with a progress bar, and report long waits for a server. After Ctrl-C or SIGTERM,
+    the run can be resumed.
     """
     from nanoflux_local.run import runs
     from nanoflux_local.run.engine import RunProgress
@@ -370,7 +372,10 @@ def show(run: str, only_config: bool, as_json: bool) -> None:
     """Show a run's status, the outcomes of its attempts, its calls and its digest."""
     from nanoflux_local.cli.preview import show_config
 
-    (show_config if only_config else show_run)(current_home(), run, as_json)
+    if only_config:
+        show_config(current_home(), run, as_json)
+    else:
+        show_run(current_home(), run, as_json)
 
 
 @command.command()
@@ -444,6 +449,7 @@ def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool
 
 
 def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Replay a run with changed settings, and show which examples it would have kept and which calls are missing."""
     from nanoflux_local.config import parse_settings
     from nanoflux_local.run.commands import fork_command
     from nanoflux_local.run.whatif import replay_with
@@ -453,17 +459,18 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     if as_json:
         print_json(asdict(what_if))
         return
-    rows = [("added", example) for example in what_if.come] + [("dropped", example) for example in what_if.go]
+    changed_examples = [("added", example) for example in what_if.come]
+    changed_examples += [("dropped", example) for example in what_if.go]
     print_table(
         ("example", "turn", "reason", "question"),
-        [(change, example.turn, example.reason, example.question) for change, example in rows],
+        [(change, example.turn, example.reason, example.question) for change, example in changed_examples],
     )
     needed_calls = what_if.needed
     say(f"{what_if.kept} kept in {count_noun(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
     if needed_calls.turns:
-        calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed_calls.by)
-        turns, is_single = count_noun(needed_calls.turns, "turn"), needed_calls.turns == 1
-        need, count = ("needs", "counts") if is_single else ("need", "count")
+        calls = ", ".join(f"{entry.calls} {f'{entry.role} {entry.kind}'.strip()}" for entry in needed_calls.by)
+        turns = count_noun(needed_calls.turns, "turn")
+        need, count = ("needs", "counts") if needed_calls.turns == 1 else ("need", "count")
         say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {calls};")
         dollars = "" if needed_calls.usd is None else f" and ${needed_calls.usd:.2f}"
         cost = f"{needed_calls.expected} calls with {needed_calls.tokens:,} tokens{dollars}"

@@ -29,9 +29,8 @@ def run(file: Path, wall: float, as_json: bool) -> None:
         print_json(outcome)
     else:
         for stream, text in ((sys.stdout, outcome["stdout"]), (sys.stderr, outcome["stderr"])):
-            click.echo(
-                plain(text) if stream.isatty() else text, file=stream, nl=False
-            )  # a terminal would execute control sequences
+            printed_text = plain(text) if stream.isatty() else text  # a terminal would execute control sequences
+            click.echo(printed_text, file=stream, nl=False)
         if outcome["status"] != "ok":
             say(f"[{outcome['status']}] {outcome['detail']}")
     sys.exit(commands.exit_code(outcome))

@@ -100,8 +100,8 @@ def _start_server(
     lora: bool | None = None,
     owned: bool,
 ) -> ServerRecord:
-    """Start a server and wait until it is ready. It reserves memory for the adapters in `adapter_folders`
-    and, with `lora`, for adapters that are loaded later.
+    """Start a server named `name` and wait until it is ready. The server reserves memory for the adapters in
+    `adapter_folders` and, with `lora`, for adapters that are loaded later. If `owned`, it ends with this thread.
     """
     from dataclasses import replace
 
@@ -118,8 +118,10 @@ def _start_server(
     launch = make_launch(config, home, seat, sleeps=False, rank=rank)
     for node, arguments in enumerate(launch.list_other_node_commands(), start=1):
         say(f"start on machine {node}: {shlex.join(arguments)}")
-    while not (lock := supervisor.lock_start()):
+    lock = supervisor.lock_start()
+    while lock is None:  # another process is starting a server
         time.sleep(POLL_S)
+        lock = supervisor.lock_start()
     with lock:
         server = supervisor.spawn(launch, name, port, owned=owned)
         say(f"starting {config.model}; its log: {server.record.log}")
@@ -128,9 +130,9 @@ def _start_server(
 
 
 def _reserves_adapter_memory(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
-    """Whether to reserve memory for adapters: the user's choice, else yes if the manifest has LoRA targets. By default,
-    no memory is reserved for a mixture of experts: vLLM for CPUs crashes on its adapters, and on GPUs their buffers
-    take 0.8 GiB for gpt-oss-20b.
+    """Whether to reserve memory for adapters: as the user chose (`lora`), else if the manifest has LoRA targets and the
+    model is no mixture of experts. With a mixture of experts, vLLM for CPUs crashes on adapters, and on GPUs their
+    buffers take memory (0.8 GiB for gpt-oss-20b).
     """
     from nanoflux_models.architecture import has_experts
     from nanoflux_models.weights import weights_dir
@@ -161,9 +163,9 @@ def _load_and_probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
     from nanoflux_models.server_client import ServerClient
     from nanoflux_models.weights import weights_dir
 
-    client, name = ServerClient(record.url), adapter_hash(folder)
-    client.load_adapter(name, folder)
-    return probe(client, record.model, weights_dir(record.model, home.root), folder, name)
+    client, adapter = ServerClient(record.url), adapter_hash(folder)
+    client.load_adapter(adapter, folder)
+    return probe(client, record.model, weights_dir(record.model, home.root), folder, adapter)
 
 
 @click.command()
@@ -190,16 +192,19 @@ def _describe_server(record: ServerRecord) -> dict[str, Any]:
     from nanoflux_models.server_client import ServerClient
 
     client = ServerClient(record.url)
-    ready = record.alive and client.is_healthy()
+    is_ready = record.alive and client.is_healthy()
+    state = "ended"
+    if record.alive:
+        state = "ready" if is_ready else "not answering"
     return {
         "server": record.name,
         "model": record.model,
-        "state": "ready" if ready else "not answering" if record.alive else "ended",
+        "state": state,
         "url": record.url,
         "port": record.port,
         "pid": record.pid,
         "owner": record.owner[0] if record.owner else None,
-        "adapters": [name for name in client.list_models() if name != record.model] if ready else [],
+        "adapters": [name for name in client.list_models() if name != record.model] if is_ready else [],
         "proved": list(record.proved),
         "log": record.log,
     }
@@ -228,12 +233,13 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
         return
     for line in last_lines:
         click.echo(plain(line))
-    for line in _follow_lines(path, len(text.encode("utf-8", "replace")), name) if follow else ():
-        click.echo(plain(line))
+    if follow:
+        for line in _follow_lines(path, len(text.encode("utf-8", "replace")), name):
+            click.echo(plain(line))
 
 
 def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
-    """Yield lines as they are appended to the log, until the server has ended."""
+    """Yield the lines of a log after `offset` as they are written, until the server `name` has ended."""
     from nanoflux_models.server_record import find
 
     with path.open("r", encoding="utf-8", errors="replace") as file:
@@ -249,14 +255,14 @@ def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Stop every server of this home, including those of runs.")
+@click.option("--all", "all_servers", is_flag=True, help="Stop every server of this home, including those of runs.")
 @with_json
-def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def stop(names: tuple[str, ...], all_servers: bool, as_json: bool) -> None:
     """Stop the servers NAMES with their child processes, and wait until their ports are free."""
-    if bool(names) == everything:
+    if bool(names) == all_servers:
         raise UsageError("stop needs either names of servers or --all", "list servers with `nanoflux models ps`")
     supervisor = _open_supervisor(current_home())
-    records = supervisor.servers() if everything else [supervisor.find(name) for name in names]
+    records = supervisor.servers() if all_servers else [supervisor.find(name) for name in names]
     for record in records:
         supervisor.stop(record)
         say(f"stopped {record.name}; its port {record.port} is free")
@@ -285,14 +291,12 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     folder = find_adapter(home.adapters, adapter)
     base = read_adapter(folder).base.name
     supervisor = _open_supervisor(home)
-    running_server = next(
-        (
-            server
-            for server in supervisor.servers()
-            if server.model == base and server.owner is None and server.alive and server.rank
-        ),
-        None,
-    )
+    usable_servers = [
+        server
+        for server in supervisor.servers()
+        if server.model == base and server.owner is None and server.alive and server.rank  # rank 0: loads no adapters
+    ]
+    running_server = usable_servers[0] if usable_servers else None
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
     record = running_server or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", owned=True)
     try:

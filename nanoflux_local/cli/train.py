@@ -97,8 +97,10 @@ def command(
             "--launch and --detach cannot be combined", "use --launch alone, and detach it with your shell or scheduler"
         )
     home = common.current_home()
-    stated_settings = parse_train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
-    all_settings = trainings.apply_manifest_targets(home, base, stated_settings)
+    setting_values = parse_settings(settings)
+    if qlora:
+        setting_values["qlora"] = True
+    all_settings = trainings.apply_manifest_targets(home, base, parse_train_settings(setting_values))
     training_data = _load_data(home, run, data, build_choice(choice, all_settings.seed), base, mixes)
     if dry_run:
         from nanoflux_local.train.audit import audit
@@ -149,9 +151,8 @@ def _load_data(
 
 
 def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
-    """Train in this process, in a detached one or in the processes that `accelerate launch` starts; print the outcome.
-
-    Launched processes do not print; the process that launched them does.
+    """Train and print the outcome. The training runs in this process; with `detach`, in a separate one; with `launch`,
+    in processes that `accelerate launch` starts. These print no outcome; the process that started them does.
     """
     from nanoflux_local.train.distributed import count_processes
 
@@ -173,9 +174,9 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
     if as_json:
         print_json(result.to_json())
     elif isinstance(result, TrainingSummary):
-        show_state(result)
+        show_summary(result)
     else:
-        show_training(result)
+        show_outcome(result)
 
 
 def train_with_progress(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
@@ -203,7 +204,7 @@ def report_step(bar: Bar, event: "TrainEvent") -> None:
         bar.show(event.step, event.steps, f"loss {event.loss:.3f}, {event.tokens_per_s:.0f} tokens/s")
 
 
-def show_training(outcome: "TrainingOutcome") -> None:
+def show_outcome(outcome: "TrainingOutcome") -> None:
     """Print the outcome of a finished training as a table."""
     initial, final = outcome.initial_val_loss, outcome.val_loss
     print_table(
@@ -221,13 +222,12 @@ def show_training(outcome: "TrainingOutcome") -> None:
     say(plain(f"show its record with `nanoflux adapters show {outcome.adapter[:12]}`"))
 
 
-def show_state(summary: "TrainingSummary") -> None:
-    """Print the state of a training as a table."""
+def show_summary(summary: "TrainingSummary") -> None:
+    """Print a training as a table: its progress, its latest losses and its process."""
     from nanoflux_local.train.origin import describe_origin
 
-    dev_losses = [value for value in summary.val_losses if value is not None]
-    worker = summary.worker
-    loss = "none yet" if summary.loss is None else f"{summary.loss:.3f}, {summary.tokens_per_s:.0f} tokens/s"
+    dev_losses = [loss for loss in summary.val_losses if loss is not None]
+    train_loss = "none yet" if summary.loss is None else f"{summary.loss:.3f}, {summary.tokens_per_s:.0f} tokens/s"
     print_table(
         ("training", summary.training),
         [
@@ -236,11 +236,11 @@ def show_state(summary: "TrainingSummary") -> None:
             ("status", f"{summary.status} {summary.message}".strip()),
             *describe_origin(summary.source),
             ("step", f"{summary.step} of {summary.steps}"),
-            ("train loss", loss),
-            ("dev loss", " → ".join(f"{value:.3f}" for value in dev_losses) or "none"),
+            ("train loss", train_loss),
+            ("dev loss", " → ".join(f"{loss:.3f}" for loss in dev_losses) or "none"),
             ("adapter", summary.adapter[:16] or "none yet"),
             ("seconds", f"{summary.seconds:.0f}"),
-            ("process", _describe_process(worker)),
+            ("process", _describe_process(summary.worker)),
             *([("note", summary.note)] if summary.note else []),
         ],
     )
@@ -253,10 +253,11 @@ def _describe_process(worker: "Worker | None") -> str:
     return f"{worker.pid} ({worker.wish} requested)" if worker.wish else str(worker.pid)
 
 
-def _describe_leaks(rows: int) -> str:
-    if not rows:
+def _describe_leaks(leaked_rows: int) -> str:
+    if not leaked_rows:
         return "none"
-    return f"{count_noun(rows, 'row')} {'contains' if rows == 1 else 'contain'} a test question"
+    verb = "contains" if leaked_rows == 1 else "contain"
+    return f"{count_noun(leaked_rows, 'row')} {verb} a test question"
 
 
 def _describe_system_messages(merged_rows: int) -> str:

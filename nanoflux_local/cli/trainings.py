@@ -51,14 +51,14 @@ def list_all(as_json: bool) -> None:
 @with_json
 def show(training: str, curve: bool, as_json: bool) -> None:
     """Show the status of a training and its latest losses."""
-    from nanoflux_local.cli.train import show_state
+    from nanoflux_local.cli.train import show_summary
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.train import trainings
 
     home = common.current_home()
     summary = trainings.summarize_training(home, training)
     if not (as_json or curve):
-        show_state(summary)
+        show_summary(summary)
         return
     document = summary.to_json()
     if curve:

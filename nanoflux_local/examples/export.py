@@ -23,7 +23,6 @@ from nanoflux_local.examples.trainers import (
     PREFERENCE,
     PROMPT_COMPLETION,
     ExportRow,
-    Trainer,
     find_trainer,
 )
 from nanoflux_local.files import write_new
@@ -48,11 +47,13 @@ UNKNOWN = "unknown; ask the publisher"
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """An exported file, as `export --json` prints it. `rows` and `data_digest` describe the file, `examples` and
-    `digest` the examples in it. `without_rejected` counts examples without a preference pair. `seeds` maps the
-    benchmarks of the seeds to their licences, `models` the models that wrote the examples. `description` is the path of
-    the file that describes the data to a trainer, and `command` the shell command that starts the trainer from that
-    file's folder; both are "" if no trainer was chosen.
+    """An exported file, as `export --json` prints it.
+
+    `rows` and `data_digest` describe the file, `examples` and `digest` the examples in it. `without_rejected` counts
+    the examples that are left out because they have no preference pair. `seeds` maps the benchmarks of the seeds to
+    their licences, and `models` maps the models that wrote the examples to theirs. `description` is the path of the
+    file that describes the data to a trainer, and `command` the shell command that starts the trainer from that file's
+    folder; both are "" if no trainer was chosen.
     """
 
     run: str
@@ -83,7 +84,7 @@ class ExportSummary:
 def export(
     home: Home,
     run: str,
-    kind: str,
+    file_format: str,
     out: Path,
     choice: Choice | None = None,
     base: str = "",
@@ -91,8 +92,8 @@ def export(
     trainer_name: str = "",
 ) -> ExportSummary:
     """Write the kept examples of a run (all, or those that `choice` selects) to `out`, and their dataset card next to
-    it. If the choice is of the "likeliest" solutions, they are the likeliest under the model `base`. With
-    `trainer_name`, also write the file that describes the data to this trainer.
+    it. The solution rule "likeliest" takes the solutions that the model `base` finds likeliest. With `trainer_name`,
+    also write the file that describes the data to this trainer.
 
     Raises:
         NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none
@@ -101,38 +102,35 @@ def export(
             format.
         RefusedError: an example seems to contain a secret.
     """
-    if kind not in KINDS:
-        raise UsageError(f"unknown format {kind!r}", f"choose one of: {', '.join(KINDS)}")
+    if file_format not in FORMATS:
+        raise UsageError(f"unknown format {file_format!r}", f"choose one of: {', '.join(FORMATS)}")
     trainer = find_trainer(trainer_name) if trainer_name else None
     if trainer:
-        trainer.check_format(kind)
+        trainer.check_format(file_format)
     card = out.with_suffix(".md")
     if card == out:
         raise UsageError(
             f"{out} is the path where the dataset card is written", "choose a file name that does not end in .md"
         )
-    source = load_run_rows(home, run, choice or Choice(), base, kind == PREFERENCE, on_score)
-    dataset = _Dataset.read(home, kind, source)
+    source = load_run_rows(home, run, choice or Choice(), base, file_format == PREFERENCE, on_score)
+    dataset = _Dataset.build(home, file_format, source)
     rows = [trainer.adapt(row) for row in dataset.rows] if trainer else dataset.rows
-    content = _encode_rows(kind, rows)
-    summary = dataset.summarize(kind, out, card, content)
+    content = _encode_rows(file_format, rows)
+    summary = dataset.summarize(file_format, out, card, content)
     files: dict[Path, bytes] = {}
     if trainer:
-        summary = _add_trainer(summary, trainer, out)
-        files[Path(summary.description)] = trainer.describe(out, kind, rows).encode()
-    write_new({**files, card: _write_card(dataset, summary, out.name).encode(), out: content})
+        description_path = trainer.description_path(out)
+        files[description_path] = trainer.render_description(out, file_format, rows).encode()
+        start_command = trainer.build_command(out, file_format)
+        summary = replace(summary, description=str(description_path), command=start_command)
+    write_new({**files, card: _render_card(dataset, summary, out.name).encode(), out: content})
     return summary
-
-
-def _add_trainer(summary: ExportSummary, trainer: Trainer, out: Path) -> ExportSummary:
-    description = str(trainer.description_path(out))
-    return replace(summary, description=description, command=trainer.command(out, summary.format))
 
 
 @dataclass(frozen=True, slots=True)
 class _Dataset:
-    """The selected examples, the rows of the file, and the facts for their card. In the preference format,
-    `without_rejected` counts the examples without a pair.
+    """The exported examples (`source`), the rows of the file, and the licences for their card. In the preference
+    format, `without_rejected` counts the examples that are left out because they have no pair.
     """
 
     source: RunRows
@@ -142,17 +140,20 @@ class _Dataset:
     models: Mapping[str, str]
 
     @classmethod
-    def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
-        has_pass_rates = any(row.columns["tries"] != 1 for row in source.rows)
-        rows_by_example = [_shape_rows(kind, example, has_pass_rates, source.domain.cites) for example in source.rows]
-        exported_examples = [
-            example for example, shaped_rows in zip(source.rows, rows_by_example, strict=True) if shaped_rows
-        ]
-        rows = [row for shaped_rows in rows_by_example for row in shaped_rows]
+    def build(cls, home: Home, file_format: str, source: RunRows) -> "_Dataset":
+        """Build the rows of the file; raise NothingMatchedError if there are none."""
+        has_pass_rates = any(run_row.columns["tries"] != 1 for run_row in source.rows)
+        exported_examples: list[RunRow] = []
+        rows: list[ExportRow] = []
+        for run_row in source.rows:
+            export_rows = _build_rows(file_format, run_row, has_pass_rates, source.domain.cites)
+            if export_rows:
+                exported_examples.append(run_row)
+                rows += export_rows
         if not rows:
             fix = "export another format; runs with --set samples=N record more answers of the defender"
             raise NothingMatchedError(
-                f"no chosen example of run {source.run['id']} records a wrong answer of the defender", fix
+                f"none of the chosen examples of run {source.run['id']} records a wrong answer of the defender", fix
             )
         dataset_names = source.config.get("datasets") or seed_datasets(source.domain)
         seeds = {name: find_licence(name) or UNKNOWN for name in dataset_names}
@@ -161,10 +162,13 @@ class _Dataset:
             replace(source, rows=tuple(exported_examples)), rows, without_rejected, seeds, _list_models(home, source)
         )
 
-    def summarize(self, kind: str, out: Path, card: Path, content: bytes) -> ExportSummary:
+    def summarize(self, file_format: str, out: Path, card: Path, content: bytes) -> ExportSummary:
         example_records = [row.columns for row in self.source.rows]
         levels = Counter(str(record["level"]) for record in example_records if record.get("level") is not None)
-        pairs = [[row["prompt"], row["chosen"], row["rejected"]] for row in self.rows if kind == PREFERENCE]
+        if file_format == PREFERENCE:
+            rows_digest = digest([[row["prompt"], row["chosen"], row["rejected"]] for row in self.rows])
+        else:
+            rows_digest = data_digest(self.source.examples)
         return ExportSummary(
             run=self.source.run["id"],
             domain=self.source.domain.name,
@@ -172,7 +176,7 @@ class _Dataset:
             examples=len(example_records),
             without_rejected=self.without_rejected,
             digest=dataset_digest(build_example(record) for record in example_records),
-            data_digest=digest(pairs) if pairs else data_digest(self.source.examples),
+            data_digest=rows_digest,
             reasons=dict(sorted(Counter(record["reason"] for record in example_records).items())),
             levels=dict(sorted(levels.items())),
             rules=self.source.config.get("rules", PAPER),
@@ -180,7 +184,7 @@ class _Dataset:
             choice=dict(self.source.record),
             seeds=dict(self.seeds),
             models=dict(self.models),
-            format=kind,
+            format=file_format,
             file=str(out),
             sha256=hashlib.sha256(content).hexdigest(),
             card=str(card),
@@ -232,13 +236,14 @@ def _format_alpaca(example: TrainingExample) -> ExportRow:
     return {**extra_keys, "instruction": question, "input": "", "output": example.completion}
 
 
-FORMATS: dict[str, Callable[[TrainingExample], ExportRow]] = {
+FORMATTERS: dict[str, Callable[[TrainingExample], ExportRow]] = {
     CHAT: _format_chat,
     PROMPT_COMPLETION: _format_prompt_completion,
     ALPACA: _format_alpaca,
     "parquet": _format_chat,
 }
-KINDS = (*FORMATS, PREFERENCE)
+"""The functions that turn an example into a row, by format. The format `PREFERENCE` makes several rows of one."""
+FORMATS = (*FORMATTERS, PREFERENCE)
 
 
 def _format_pairs(row: RunRow) -> list[ExportRow]:
@@ -246,7 +251,8 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     answer.
     """
     assert row.attempt is not None, "pairs need the attempt's defences"
-    prompt, chosen = _format_prompt_completion(row.example).values()
+    right_row = _format_prompt_completion(row.example)
+    prompt, chosen = right_row["prompt"], right_row["completion"]
     wrong_completions = [
         format_completion(defence.solution, defence.answer) for defence in list_wrong_defences(row.attempt)
     ]
@@ -257,33 +263,34 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
     ]
 
 
-def _shape_rows(kind: str, row: RunRow, has_pass_rates: bool, cites: bool) -> list[ExportRow]:
+def _build_rows(file_format: str, row: RunRow, has_pass_rates: bool, cites: bool) -> list[ExportRow]:
     """The rows of the file for one example. The columns "id", "turn", "reason" and "level" trace a row to its turn;
-    "origin" is added if the attacker did not write the solution, and "citations" if the run is on documents. Parquet
-    rows also have the columns "question", "solution" and "answer".
+    "origin" is added if the attacker did not write the solution, "pass_rate" if the run has pass rates, and "citations"
+    if the run is on documents. Parquet rows also have the columns "question", "solution" and "answer".
     """
-    parquet_columns = ("question", "solution", "answer") if kind == "parquet" else ()
-    keys = [
-        key for key in ("id", "turn", "reason", "level", "origin", *parquet_columns) if row.columns.get(key) is not None
-    ]
-    message_rows = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
-    columns = {key: row.columns[key] for key in keys} | (_make_pass_rate_column(row.columns) if has_pass_rates else {})
+    parquet_columns = ("question", "solution", "answer") if file_format == "parquet" else ()
+    keys = ("id", "turn", "reason", "level", "origin", *parquet_columns)
+    columns = {key: row.columns[key] for key in keys if row.columns.get(key) is not None}
+    message_rows = _format_pairs(row) if file_format == PREFERENCE else [FORMATTERS[file_format](row.example)]
+    if has_pass_rates:
+        columns["pass_rate"] = [row.columns["passes"], row.columns["tries"]]
     if cites and row.attempt is not None:
         columns["citations"] = [asdict(citation) for citation in row.attempt.citations]
     return [{**columns, **messages} for messages in message_rows]
 
 
-def _encode_rows(kind: str, rows: Sequence[ExportRow]) -> bytes:
-    lines = [_encode_line(row) for row in rows]
-    return _encode_parquet(rows) if kind == "parquet" else b"".join(lines)
-
-
-def _make_pass_rate_column(row: Mapping[str, Any]) -> ExportRow:
-    return {"pass_rate": [row["passes"], row["tries"]]}
+def _encode_rows(file_format: str, rows: Sequence[ExportRow]) -> bytes:
+    lines = [_encode_line(row) for row in rows]  # for Parquet too: this refuses secrets and invalid text
+    return _encode_parquet(rows) if file_format == "parquet" else b"".join(lines)
 
 
 def _encode_line(row: ExportRow) -> bytes:
-    """One row as JSON in UTF-8. U+2028 and U+2029 are escaped, because some readers split lines at these characters."""
+    """One row as a line of JSON in UTF-8. U+2028 and U+2029 are escaped, because some readers split lines at them.
+
+    Raises:
+        RefusedError: the row seems to contain a secret.
+        DataError: the row contains a lone surrogate.
+    """
     text = json.dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     fix = f"leave it out with --where \"id <> '{row['id']}'\""
     if redact(text) != text:
@@ -306,17 +313,11 @@ def _encode_parquet(rows: Sequence[ExportRow]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
-    """The card in the hub's format, so that it can serve as README.md of a dataset there."""
+def _render_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
+    """The card in the format of the Hugging Face hub, so that it can serve as README.md of a dataset there."""
     loader = "parquet" if summary.format == "parquet" else "json"
-    training_hint = f"\nor `nanoflux train --data {name} --base MODEL`.\n"
-    if summary.command:
-        training_hint = f"\nor, in this folder: `{summary.command}`\n"
-    elif summary.format == PREFERENCE:
-        training_hint = "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
-    training_hint = "" if loader == "parquet" else training_hint
     source, environment = dataset.source, json.loads(dataset.source.run["environment"])
-    extra_rows = "".join(f"\n| {entry} | {text} |" for entry, text in _list_card_entries(dataset, summary))
+    extra_rows = "".join(f"\n| {label} | {text} |" for label, text in _list_card_entries(dataset, summary))
     text = f"""---
 pretty_name: {source.run["id"]}
 tags: [synthetic, nanoflux-local]
@@ -357,13 +358,24 @@ The licences of the seeds and of the models apply to the examples made from them
 ## Loading
 
     datasets.load_dataset("{loader}", data_files={json.dumps(name, ensure_ascii=False)}, split="train")
-{training_hint}"""
+{_render_training_hint(summary, name)}"""
     return redact(text)
 
 
+def _render_training_hint(summary: ExportSummary, name: str) -> str:
+    """How to train on the exported file `name`; "" for Parquet, which `nanoflux train` does not read."""
+    if summary.format == "parquet":
+        return ""
+    if summary.command:
+        return f"\nor, in this folder: `{summary.command}`\n"
+    if summary.format == PREFERENCE:
+        return "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
+    return f"\nor `nanoflux train --data {name} --base MODEL`.\n"
+
+
 def _list_card_entries(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
-    """Further entries of the card: whose solutions the rows contain, the number of pairs, and the examples left out. An
-    entry that would state a default is omitted.
+    """Further entries of the card, as (label, text): whose solutions the rows contain, how the pairs are made, and how
+    many examples are left out. An entry that would state a default is omitted.
     """
     entries = describe_origin(summary.choice)
     if summary.format == PREFERENCE:

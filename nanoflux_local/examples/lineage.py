@@ -38,14 +38,14 @@ class SeedOrigin:
 class RecordedCall:
     """A call of a turn. `content` has the request and the reply; its keys depend on `kind` (see `_describe_call`)."""
 
-    call: int
+    id: int
     kind: str
     role: str
     model: str
     content: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return {"call": self.call, "kind": self.kind, "role": self.role, "model": self.model, **self.content}
+        return {"call": self.id, "kind": self.kind, "role": self.role, "model": self.model, **self.content}
 
     @property
     def outcome(self) -> str:
@@ -68,7 +68,7 @@ class TrainingUse:
 
 @dataclass(frozen=True, slots=True)
 class NearItem:
-    """A held-out item and the cosine similarity of its question to an example's, rounded to 6 digits."""
+    """A held-out item, and the cosine similarity between its question and that of an example, rounded to 6 digits."""
 
     item: str
     dataset: str
@@ -77,7 +77,7 @@ class NearItem:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """The lineage of an example, as in `examples show --json`."""
+    """The lineage of an example, as `examples show --json` prints it. `near` lists the nearest held-out items."""
 
     seeds: tuple[SeedOrigin, ...]
     calls: tuple[RecordedCall, ...]
@@ -93,7 +93,7 @@ class Lineage:
         }
 
 
-def trace_lineage(home: Home, view: LedgerView, example: str) -> Lineage:
+def trace_lineage(home: Home, view: LedgerView, example_id: str) -> Lineage:
     """Trace an example back to its seeds and calls, and forward to the training runs that used it; find the held-out
     items nearest to it.
 
@@ -103,40 +103,40 @@ def trace_lineage(home: Home, view: LedgerView, example: str) -> Lineage:
     row = view.row(
         "SELECT examples.id, examples.run, examples.turn, turns.id AS turn_id, turns.record FROM examples JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.id = ?",
-        example,
+        example_id,
     )
     if row is None:
         raise NothingMatchedError(
-            f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
+            f"no example {example_id!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
         )
     last_attempt = json.loads(row["record"])["attempts"][-1]
     return Lineage(
-        seeds=tuple(_find_seed(view, row["run"], name) for name in last_attempt["seeds"]),
+        seeds=tuple(_find_seed(view, row["run"], seed_id) for seed_id in last_attempt["seeds"]),
         calls=tuple(_list_calls(view, row["turn_id"])),
         trainings=tuple(_list_trainings(home, view, row["run"], f"turn-{row['turn']}")),
         near=tuple(_find_near_items(home, view, row["run"], last_attempt["attack"]["question"])),
     )
 
 
-def _find_seed(view: LedgerView, run: str, name: str) -> SeedOrigin:
+def _find_seed(view: LedgerView, run: str, seed_id: str) -> SeedOrigin:
     """A seed with its question if its benchmark is imported, otherwise only its id."""
     row = view.row(
         "SELECT dataset, split, record FROM items WHERE id = ?"
         " ORDER BY dataset IN (SELECT version FROM pinned WHERE run = ?) DESC, instr(dataset, '@') LIMIT 1",
-        name,
+        seed_id,
         run,
     )
     if row is None:
-        return SeedOrigin(name)
-    return SeedOrigin(name, row["dataset"], row["split"], json.loads(row["record"])["question"])
+        return SeedOrigin(seed_id)
+    return SeedOrigin(seed_id, row["dataset"], row["split"], json.loads(row["record"])["question"])
 
 
-def _list_calls(view: LedgerView, turn: int) -> list[RecordedCall]:
+def _list_calls(view: LedgerView, turn_id: int) -> list[RecordedCall]:
     """The calls of a turn in order, each with its request and reply."""
     rows = view.rows(
         f"SELECT whole.id, kind, role, model, request, reply FROM turn_calls JOIN {CALLS} AS whole"
         " ON whole.id = turn_calls.call WHERE turn = ? ORDER BY position",
-        turn,
+        turn_id,
     )
     return [RecordedCall(row["id"], row["kind"], row["role"], row["model"], _describe_call(row)) for row in rows]
 
@@ -158,7 +158,7 @@ def _describe_call(row: Any) -> dict[str, Any]:
 
 
 def _list_trainings(home: Home, view: LedgerView, run: str, row_id: str) -> list[TrainingUse]:
-    """The training runs that used the row with this id; those without stored rows are skipped."""
+    """The training runs on a run that used the row `row_id`; training runs without stored rows are skipped."""
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
@@ -177,18 +177,18 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
         return []
     pinned = view.pinned_versions(row["id"])
     held_out = [pinned.get(dataset, dataset) for dataset in json.loads(row["config"]).get("held_out", ())]
-    scored_items = [
-        (similarity(question_vector, vector), item)
-        for dataset in held_out
-        # empty if this home has imported the run, but not its benchmarks
-        for item in load_available_items(home.ledger, dataset, "test")
-        if (vector := _load_vector(view, identity, item.question)) is not None
-    ]
-    nearest = sorted(scored_items, key=lambda pair: (-pair[0], pair[1].id))[:NEAREST_COUNT]
-    return [NearItem(item.id, item.dataset, cosine) for cosine, item in nearest]
+    near_items = []
+    for dataset in held_out:
+        # This home has no items if it imported the run, but not the run's benchmarks.
+        for item in load_available_items(home.ledger, dataset, "test"):
+            vector = _load_vector(view, identity, item.question)
+            if vector is not None:
+                near_items.append(NearItem(item.id, item.dataset, similarity(question_vector, vector)))
+    return sorted(near_items, key=lambda near_item: (-near_item.similarity, near_item.item))[:NEAREST_COUNT]
 
 
 def _load_vector(view: LedgerView, embedder: Identity, text: str) -> Any:
+    """The stored embedding of a text, None if there is none or it is damaged."""
     row = view.row(f"SELECT reply FROM {CALLS} WHERE {WITH_KEY}", EmbedRequest(embedder, text).key())
     with suppress(ValueError, TypeError):
         return EmbedReply.from_json(json.loads(row["reply"])).vector if row else None

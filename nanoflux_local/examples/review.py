@@ -27,6 +27,10 @@ VERDICTS: tuple[ReviewVerdict, ...] = ("keep", "drop", "fix")
 WITHDRAWN = "open"
 """The verdict that withdraws a reviewer's earlier verdict; the earlier one stays in the ledger."""
 MAX_NOTE_CHARACTERS = 10_000
+AttemptKey = tuple[int, int]
+"""The numbers of a turn and of an attempt in it."""
+ReviewByReviewer = dict[str, dict[str, Any]]
+"""The newest review of each reviewer, with the keys "verdict", "note", "blind" and "at"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,9 @@ def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion
         for attempt in record.attempts:
             if attempt.attack is None or attempt.validation is None:
                 continue
-            attack, position = attempt.attack, [run, record.number, attempt.number]
+            attack, location = attempt.attack, [run, record.number, attempt.number]
             yield JudgedQuestion(
-                digest(position)[:16], run, record.number, attempt.number, attempt.validation.positive,
+                digest(location)[:16], run, record.number, attempt.number, attempt.validation.positive,
                 attack.question, attack.solution, attack.answer,
             )  # fmt: skip
 
@@ -109,7 +113,7 @@ class BlindExport:
 
 
 def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> BlindExport:
-    """Write questions for review to `out` as JSON lines: `size` of them, drawn with `seed`, or all.
+    """Write `size` of a run's judged questions (0: all), shuffled with `seed`, to `out` as JSON lines.
 
     Raises:
         NothingMatchedError: the run has no judged questions, or fewer than `size`.
@@ -118,15 +122,15 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
     with LedgerView(home.ledger) as view:
         judged_questions = list(list_judged_questions(view, view.find_run(run)["id"]))
     if not judged_questions or size > len(judged_questions):
+        requested = f", but {size} are requested" if size else ""
         raise NothingMatchedError(
-            f"run {run} has {len(judged_questions)} judged questions, fewer than the {size or 'one'} needed",
-            "lower --size, or continue the run",
+            f"run {run} has {len(judged_questions)} judged questions{requested}", "lower --size, or continue the run"
         )
-    chosen = random.Random(derive_seed(seed, "blind")).sample(judged_questions, size or len(judged_questions))
+    chosen_questions = random.Random(derive_seed(seed, "blind")).sample(judged_questions, size or len(judged_questions))
     rows = [
-        {"id": judged_question.id, "question": judged_question.question, "solution": judged_question.solution,
-         "answer": judged_question.answer, "verdict": "", "note": ""}
-        for judged_question in chosen
+        {"id": judged.id, "question": judged.question, "solution": judged.solution, "answer": judged.answer,
+         "verdict": "", "note": ""}
+        for judged in chosen_questions
     ]  # fmt: skip
     write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
     return BlindExport(judged_questions[0].run, len(rows), str(out))
@@ -177,6 +181,7 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
 
 
 def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a review file with their line numbers; blank lines are skipped."""
     try:
         lines = read_utf8(path).splitlines()
     except (OSError, EncodingError) as error:
@@ -199,51 +204,54 @@ def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return numbered_rows
 
 
-def load_reviews(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
-    """The newest verdict of each reviewer, by turn and attempt."""
-    verdicts_by_attempt: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+def load_reviews(view: LedgerView, run: str) -> dict[AttemptKey, ReviewByReviewer]:
+    """The newest review of each attempt by each reviewer; attempts whose reviews were all withdrawn are left out."""
+    reviews_by_attempt: dict[AttemptKey, ReviewByReviewer] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
-        review_entry = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
-        verdicts = verdicts_by_attempt.setdefault((row["turn"], row["attempt"]), {})
-        verdicts[row["reviewer"]] = review_entry
+        reviews = reviews_by_attempt.setdefault((row["turn"], row["attempt"]), {})
         if row["verdict"] == WITHDRAWN:
-            del verdicts[row["reviewer"]]
-    return {attempt_key: verdicts for attempt_key, verdicts in verdicts_by_attempt.items() if verdicts}
+            reviews.pop(row["reviewer"], None)
+            continue
+        review = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
+        reviews[row["reviewer"]] = review
+    return {attempt_key: reviews for attempt_key, reviews in reviews_by_attempt.items() if reviews}
 
 
 def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
     """Each reviewer's agreement with the judge (`review` in `run show --json`): "keep" agrees with an acceptance,
     "drop" and "fix" with a rejection. None if the run has no reviews.
     """
-    reviews = load_reviews(view, run)
-    if not reviews:
+    reviews_by_attempt = load_reviews(view, run)
+    if not reviews_by_attempt:
         return None
     accepted_by_attempt = {
         (judged.turn, judged.attempt): judged.accepted for judged in list_judged_questions(view, run)
     }
-    reviewers = sorted({name for verdicts in reviews.values() for name in verdicts})
-    return ReviewAgreement({name: _compare_with_judge(name, reviews, accepted_by_attempt) for name in reviewers})
+    names = sorted({name for reviews in reviews_by_attempt.values() for name in reviews})
+    return ReviewAgreement({name: _compare_with_judge(name, reviews_by_attempt, accepted_by_attempt) for name in names})
 
 
 def _compare_with_judge(
-    name: str,
-    reviews: dict[tuple[int, int], dict[str, dict[str, Any]]],
-    accepted_by_attempt: dict[tuple[int, int], bool],
+    name: str, reviews_by_attempt: dict[AttemptKey, ReviewByReviewer], accepted_by_attempt: dict[AttemptKey, bool]
 ) -> ReviewerAgreement:
-    judge_and_reviewer: Sequence[tuple[bool, bool]] = [
-        (accepted_by_attempt[attempt_key], verdicts[name]["verdict"] == "keep")
-        for attempt_key, verdicts in reviews.items()
-        if name in verdicts and attempt_key in accepted_by_attempt
+    """The agreement of the judge with the reviewer `name`, over the attempts that both decided."""
+    verdict_by_attempt = {
+        attempt_key: reviews[name]["verdict"] for attempt_key, reviews in reviews_by_attempt.items() if name in reviews
+    }
+    decision_pairs: Sequence[tuple[bool, bool]] = [
+        (accepted_by_attempt[attempt_key], verdict == "keep")
+        for attempt_key, verdict in verdict_by_attempt.items()
+        if attempt_key in accepted_by_attempt
     ]
-    kappa, ci95 = cohen_kappa(judge_and_reviewer) or (None, None)
-    verdicts = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
+    kappa, ci95 = cohen_kappa(decision_pairs) or (None, None)
+    verdicts = list(verdict_by_attempt.values())
     return ReviewerAgreement(
-        reviewed=len(judge_and_reviewer),
+        reviewed=len(decision_pairs),
         keep=verdicts.count("keep"),
         drop=verdicts.count("drop"),
         fix=verdicts.count("fix"),
-        agree=sum(judge == person for judge, person in judge_and_reviewer),
+        agree=sum(judge_accepts == reviewer_keeps for judge_accepts, reviewer_keeps in decision_pairs),
         kappa=kappa,
         ci95=ci95,
     )

@@ -20,7 +20,7 @@ COLUMNS = {
     PROMPT_COMPLETION: ("prompt", "completion"),
     PREFERENCE: ("prompt", "chosen", "rejected"),
 }
-"""The columns of each format that a trainer reads; all other columns state the origin of a row."""
+"""The columns that a trainer reads, by format; all other columns state the origin of a row."""
 ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -43,57 +43,62 @@ ALPACA_COLUMNS = {
 class Trainer:
     """A trainer with the formats that it reads.
 
-    `description` is the name of the file that describes the data, in which `{stem}` stands for the exported file's name
-    without its suffix. `describe` returns the text of that file for an exported file, its format and its rows;
-    `command` returns the command that starts the training. `adapt` converts a row to the form that the trainer expects.
+    `description_name` is the name of the file that describes the data, in which `{stem}` stands for the exported file's
+    name without its suffix. `render_description` returns the text of that file, and `build_command` the command that
+    starts the training, both for an exported file and its format. `adapt` converts a row to the form that the trainer
+    expects.
     """
 
     title: str
     formats: tuple[str, ...]
-    description: str
-    describe: Callable[[Path, str, Sequence[ExportRow]], str]
-    command: Callable[[Path, str], str]
+    description_name: str
+    render_description: Callable[[Path, str, Sequence[ExportRow]], str]
+    build_command: Callable[[Path, str], str]
     adapt: Callable[[ExportRow], ExportRow] = dict
 
-    def check_format(self, kind: str) -> None:
-        """Raise UsageError if the trainer does not read a format."""
-        if kind not in self.formats:
+    def check_format(self, file_format: str) -> None:
+        """Raise UsageError if the trainer does not read this format."""
+        if file_format not in self.formats:
             formats = ", ".join(self.formats)
-            raise UsageError(f"{self.title} does not read the format {kind!r}", f"choose one of: {formats}")
+            raise UsageError(f"{self.title} does not read the format {file_format!r}", f"choose one of: {formats}")
 
     def description_path(self, out: Path) -> Path:
         """The path of the description, next to the exported file."""
-        return out.with_name(self.description.format(stem=out.stem))
+        return out.with_name(self.description_name.format(stem=out.stem))
 
 
 def find_trainer(name: str) -> Trainer:
-    """A trainer by its name. Raises UsageError if the name is unknown."""
+    """The trainer with this name.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
     if name not in TRAINERS:
         raise UsageError(f"unknown trainer {name!r}", f"choose one of: {', '.join(TRAINERS)}")
     return TRAINERS[name]
 
 
-def _describe_to_trl(out: Path, kind: str, _rows: Sequence[ExportRow]) -> str:
+def _render_trl_description(out: Path, file_format: str, _rows: Sequence[ExportRow]) -> str:
     return f"""\
 # Data for TRL. Run in this folder:
-# {_trl_command(out, kind)}
+# {_build_trl_command(out, file_format)}
 datasets:
   - path: json
     data_files: {json.dumps(out.name)}
-    columns: [{", ".join(COLUMNS[kind])}]
+    columns: [{", ".join(COLUMNS[file_format])}]
 """
 
 
-def _trl_command(out: Path, kind: str) -> str:
-    method = "dpo" if kind == PREFERENCE else "sft"
+def _build_trl_command(out: Path, file_format: str) -> str:
+    method = "dpo" if file_format == PREFERENCE else "sft"
     return f"trl {method} --config {out.stem}.trl.yaml --model_name_or_path MODEL --output_dir DIR"
 
 
-def _describe_to_axolotl(out: Path, kind: str, _rows: Sequence[ExportRow]) -> str:
-    is_preference = kind == PREFERENCE
+def _render_axolotl_description(out: Path, file_format: str, _rows: Sequence[ExportRow]) -> str:
+    is_preference = file_format == PREFERENCE
     return f"""\
-# Data for axolotl. Add base_model and the settings of the training, then run in this folder:
-# {_axolotl_command(out, kind)}
+# Data for axolotl. Add base_model and the training settings, then run in this folder:
+# {_build_axolotl_command(out, file_format)}
 {"rl: dpo" if is_preference else "chat_template: tokenizer_default"}
 datasets:
   - path: {json.dumps(out.name)}
@@ -104,18 +109,18 @@ datasets:
 """
 
 
-def _axolotl_command(out: Path, _kind: str) -> str:
+def _build_axolotl_command(out: Path, _kind: str) -> str:
     return f"axolotl train {out.stem}.axolotl.yaml"
 
 
-def _describe_to_llama_factory(out: Path, kind: str, rows: Sequence[ExportRow]) -> str:
+def _render_llama_factory_description(out: Path, file_format: str, rows: Sequence[ExportRow]) -> str:
     """A `dataset_info.json` with one dataset, named like the exported file."""
     entry: dict[str, Any] = {"file_name": out.name}
-    if kind == ALPACA:
+    if file_format == ALPACA:
         present_keys = {key for row in rows for key in row}
         columns = {name: key for name, key in ALPACA_COLUMNS.items() if key in present_keys}
         entry |= {"formatting": "alpaca", "columns": columns}
-    elif kind == PREFERENCE:
+    elif file_format == PREFERENCE:
         columns = {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}
         entry |= {"formatting": "sharegpt", "ranking": True, "columns": columns, "tags": ROLE_TAGS}
     else:
@@ -123,8 +128,8 @@ def _describe_to_llama_factory(out: Path, kind: str, rows: Sequence[ExportRow]) 
     return json.dumps({out.stem: entry}, indent=2, ensure_ascii=False) + "\n"
 
 
-def _llama_factory_command(out: Path, kind: str) -> str:
-    stage = "dpo" if kind == PREFERENCE else "sft"
+def _build_llama_factory_command(out: Path, file_format: str) -> str:
+    stage = "dpo" if file_format == PREFERENCE else "sft"
     return (
         f"llamafactory-cli train --stage {stage} --do_train --finetuning_type lora --dataset_dir . --dataset {out.stem}"
         " --model_name_or_path MODEL --template TEMPLATE --output_dir DIR"
@@ -137,14 +142,18 @@ def _unwrap_answers(row: ExportRow) -> ExportRow:
 
 
 TRAINERS = {
-    "trl": Trainer("TRL", (CHAT, PROMPT_COMPLETION, PREFERENCE), "{stem}.trl.yaml", _describe_to_trl, _trl_command),
+    "trl": Trainer(
+        "TRL", (CHAT, PROMPT_COMPLETION, PREFERENCE), "{stem}.trl.yaml", _render_trl_description, _build_trl_command
+    ),
     "llama-factory": Trainer(
         "LLaMA-Factory",
         (CHAT, ALPACA, PREFERENCE),
         "dataset_info.json",
-        _describe_to_llama_factory,
-        _llama_factory_command,
+        _render_llama_factory_description,
+        _build_llama_factory_command,
         _unwrap_answers,
     ),
-    "axolotl": Trainer("axolotl", (CHAT, PREFERENCE), "{stem}.axolotl.yaml", _describe_to_axolotl, _axolotl_command),
+    "axolotl": Trainer(
+        "axolotl", (CHAT, PREFERENCE), "{stem}.axolotl.yaml", _render_axolotl_description, _build_axolotl_command
+    ),
 }

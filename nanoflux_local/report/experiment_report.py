@@ -25,6 +25,8 @@ from nanoflux_local.report.tables import as_csv, as_markdown
 
 TableRows = list[list[object]]
 UNFINISHED = "Too few cells are done to answer the question yet."
+CurvePoints = dict[str, list[plots.LossPoint]]
+"""The points of a loss curve for each condition, by the condition's title."""
 HEADINGS = (
     "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
     "training FLOPs 6ND", "training FLOPs measured", "generation FLOPs", "generation tokens", "generation USD",
@@ -50,7 +52,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
-    """The values that the report shows."""
+    """The values that the templates of the report show, by name."""
     results = load_results(home, experiment)
     contents, plan = results.to_json(), results.plan
     kind = find_kind(plan.grid.kind)
@@ -73,7 +75,7 @@ def list_condition_rows(contents: dict[str, Any]) -> TableRows:
     rows: TableRows = []
     for entry in contents["conditions"]:
         flops, generation = entry.get("flops", {}), entry.get("generation", {})
-        cost = [
+        cost_cells = [
             flops.get("6nd"),
             flops.get("measured"),
             _compute_generation_flops(generation),
@@ -82,25 +84,25 @@ def list_condition_rows(contents: dict[str, Any]) -> TableRows:
         ]
         for data, accuracy in entry.get("test", {}).items():
             folds = accuracy["folds"]
-            spread = [accuracy["sd"], folds["sd"] if folds else None]
-            measured = [accuracy["n"], accuracy["mean"], *accuracy["ci95"], *spread]
-            rows.append([entry["title"], data, len(entry["seeds"]), entry.get("rows"), *measured, *cost])
+            spread_cells = [accuracy["sd"], folds["sd"] if folds else None]
+            accuracy_cells = [accuracy["n"], accuracy["mean"], *accuracy["ci95"], *spread_cells]
+            rows.append([entry["title"], data, len(entry["seeds"]), entry.get("rows"), *accuracy_cells, *cost_cells])
     return rows
 
 
 def _compute_generation_flops(generation: dict[str, Any]) -> float | None:
-    """The FLOPs of a condition's generation, None if a model's size is unknown."""
+    """The FLOPs of generating a condition's rows; None if nothing was generated or a model's size is unknown."""
     return generation["flops"] if generation and not generation["unknown"] else None
 
 
 def list_pair_rows(contents: dict[str, Any]) -> TableRows:
     """A row for each declared pair that can be tested."""
     titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
-    keys = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
+    statistics = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
     return [
         [
             f"{titles[pair['b']]} minus {titles[pair['a']]}", pair["data"], pair["n"], pair["difference"],
-            *pair["ci95"], *(pair[key] for key in keys),
+            *pair["ci95"], *(pair[name] for name in statistics),
         ]
         for pair in contents["pairs"]
     ]  # fmt: skip
@@ -120,65 +122,77 @@ def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
     """The paper's results, each with the accuracy measured here for the same condition and benchmark, if any."""
     if not contents["paper"]:
         return []
-    entries = {entry["condition"]: entry for entry in contents["conditions"]}
+    entry_by_condition = _index_conditions(contents)
     rows = []
-    for row in contents["paper"]["rows"]:
-        same_benchmark = BENCHMARKS.get(contents["domain"]) == row["benchmark"]
-        test_accuracies = entries.get(row["condition"], {}).get("test", {}) if same_benchmark else {}
-        title = entries.get(row["condition"], {}).get("title", row["condition"])
+    for paper_results in contents["paper"]["rows"]:
+        benchmark, condition = paper_results["benchmark"], paper_results["condition"]
+        entry = entry_by_condition.get(condition, {})
+        is_same_benchmark = BENCHMARKS.get(contents["domain"]) == benchmark
+        test_accuracies = entry.get("test", {}) if is_same_benchmark else {}
         measured = {data: accuracy["mean"] for data, accuracy in test_accuracies.items()}
-        rows.append(PaperRow(row["benchmark"], title, row, measured))
+        rows.append(PaperRow(benchmark, entry.get("title", condition), paper_results, measured))
     return rows
+
+
+def _index_conditions(contents: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of the conditions, by the name of the condition."""
+    return {entry["condition"]: entry for entry in contents["conditions"]}
 
 
 def render_markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
     sections = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
     sections += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
-    if rows := [[_shorten(value) for value in row] for row in list_condition_rows(contents)]:
-        sections += ["## Conditions", as_markdown(HEADINGS, rows)]
-    if rows := [[_shorten(value) for value in row] for row in list_pair_rows(contents)]:
-        sections += ["## Paired tests", as_markdown(PAIR_HEADINGS, rows)]
+    condition_rows, pair_rows = _shorten_cells(list_condition_rows(contents)), _shorten_cells(list_pair_rows(contents))
+    if condition_rows:
+        sections += ["## Conditions", as_markdown(HEADINGS, condition_rows)]
+    if pair_rows:
+        sections += ["## Paired tests", as_markdown(PAIR_HEADINGS, pair_rows)]
     if contents["paper_rows"]:
-        cells = [
-            [
-                row.benchmark,
-                row.title,
-                row.paper_results.get("accuracy"),
-                _shorten(next(iter(row.measured.values()), None)),
-            ]
-            for row in contents["paper_rows"]
-        ]
+        paper_rows = []
+        for row in contents["paper_rows"]:
+            measured_here = next(iter(row.measured.values()), None)
+            paper_accuracy = row.paper_results.get("accuracy")
+            paper_rows.append([row.benchmark, row.title, paper_accuracy, _shorten(measured_here)])
         sections += [
             f"## The paper's results ({contents['paper']['where']})",
             "Not measured here: the paper used other models and data.",
+            as_markdown(("benchmark", "condition", "paper, %", "measured here"), paper_rows),
         ]
-        sections += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), cells)]
     if contents["left_out"]:
         sections += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())]
-    sections += [f"## Repeat it\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"]
+    sections += [
+        f"## Repeat the experiment\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"
+    ]
     return "\n\n".join(sections) + "\n"
 
 
+def _shorten_cells(rows: TableRows) -> TableRows:
+    return [[_shorten(value) for value in row] for row in rows]
+
+
 def _shorten(value: object) -> object:
+    """A number with 4 significant digits; "" for None; anything else unchanged."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> FlipSection | None:
-    """The items that flip in the first declared pair, in the first seed's evaluation of each side."""
+    """The items that flip in the first declared pair, between the evaluations of each condition's first seed."""
     if not contents["pairs"]:
         return None
     pair = contents["pairs"][0]
-    entries = {entry["condition"]: entry for entry in contents["conditions"]}
-    before, after = (entries[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-    titles = {side: entries[pair[side]]["title"] for side in ("a", "b")}
-    return replace(gather_flips(view, before, after), **titles)
+    entry_by_condition = _index_conditions(contents)
+    base_entry, compared_entry = entry_by_condition[pair["a"]], entry_by_condition[pair["b"]]
+    base_evaluation = base_entry["test"][pair["data"]]["evaluations"][0]
+    compared_evaluation = compared_entry["test"][pair["data"]]["evaluations"][0]
+    section = gather_flips(view, base_evaluation, compared_evaluation)
+    return replace(section, a=base_entry["title"], b=compared_entry["title"])
 
 
 def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
-    """Bars of the accuracies on each benchmark, lines of accuracy by size or count, and the loss curves."""
+    """Draw the accuracies on each benchmark as bars, the accuracy by what the grid varies as lines, and the losses."""
     drawn_plots = []
     for data in contents["test"]:
         bars = [
@@ -188,17 +202,14 @@ def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> l
         ]
         if bars:
             drawn_plots.append({"title": f"Strict accuracy on {data}", "svg": plots.draw_accuracies(bars)})
-        if series := _collect_series(plan, contents, data):
-            drawn_plots.append(
-                {
-                    "title": f"Accuracy on {data} by {find_axis_label(plan)}",
-                    "svg": plots.draw_lines(series, find_axis_label(plan)),
-                }
-            )
-    if curves := _collect_curves(view, contents):
-        drawn_plots.append(
-            {"title": "Losses: lines on training rows, points on dev rows", "svg": plots.draw_losses(*curves)}
-        )
+        lines, axis_label = _collect_accuracy_lines(plan, contents, data), find_axis_label(plan)
+        if lines:
+            title = f"Accuracy on {data} by {axis_label}"
+            drawn_plots.append({"title": title, "svg": plots.draw_accuracy_lines(lines, axis_label)})
+    training_losses, dev_losses = _collect_losses(view, contents)
+    if training_losses:
+        title = "Losses: lines on training rows, points on dev rows"
+        drawn_plots.append({"title": title, "svg": plots.draw_losses(training_losses, dev_losses)})
     return drawn_plots
 
 
@@ -208,42 +219,44 @@ def find_axis_label(plan: GridPlan) -> str:
     return next((label_by_axis[condition.each] for condition in plan.conditions if condition.each), "")
 
 
-def _collect_series(
+def _collect_accuracy_lines(
     plan: GridPlan, contents: dict[str, Any], data: str
-) -> dict[str, list[tuple[float, float, float, float]]]:
-    """The accuracies of the conditions that an `each` created, as one line for each source of rows."""
-    entries = {entry["condition"]: entry for entry in contents["conditions"]}
-    series: dict[str, list[tuple[float, float, float, float]]] = {}
+) -> dict[str, list[plots.AccuracyPoint]]:
+    """The accuracies on a benchmark of the conditions that the grid's `each` created: one line for each source of rows,
+    by its label. Lines of a single point are left out.
+    """
+    entry_by_condition = _index_conditions(contents)
+    label_by_source = {"run": "the run's examples", "benchmark": "random examples"}
+    lines: dict[str, list[plots.AccuracyPoint]] = {}
     for condition in plan.conditions:
-        test = entries[condition.name].get("test", {}).get(data)
-        if condition.each and test:
+        accuracy = entry_by_condition[condition.name].get("test", {}).get(data)
+        if condition.each and accuracy:
             value_by_axis = {"sizes": condition.size, "seed_counts": condition.seed_count, "levels": condition.level}
-            name = {"run": "the run's examples", "benchmark": "random examples"}.get(condition.source, condition.source)
-            value = float(value_by_axis[condition.each])
-            series.setdefault(name, []).append((value, test["mean"], *test["ci95"]))
-    return {name: values for name, values in series.items() if len(values) > 1}
+            position = float(value_by_axis[condition.each])
+            label = label_by_source.get(condition.source, condition.source)
+            lines.setdefault(label, []).append((position, accuracy["mean"], *accuracy["ci95"]))
+    return {label: points for label, points in lines.items() if len(points) > 1}
 
 
-CurvePoints = list[tuple[float, float]]
-
-
-def _collect_curves(
-    view: LedgerView, contents: dict[str, Any]
-) -> tuple[dict[str, CurvePoints], dict[str, CurvePoints]] | None:
-    """For the first seed of each condition: the training loss of each step and the dev loss of each epoch."""
-    steps: dict[str, CurvePoints] = {}
-    dev: dict[str, CurvePoints] = {}
+def _collect_losses(view: LedgerView, contents: dict[str, Any]) -> tuple[CurvePoints, CurvePoints]:
+    """The training loss of each step and the dev loss of each epoch, in the first training of each condition. Both have
+    the epoch, with fractions, on the horizontal axis.
+    """
+    training_losses: CurvePoints = {}
+    dev_losses: CurvePoints = {}
     for entry in contents["conditions"]:
         if not entry.get("trainings"):
             continue
         curve = view.training_curve(entry["trainings"][0])
         step_events = [event for kind, event in curve if kind == "step"]
         epoch_events = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
-        per_epoch = max((event["step"] for event in step_events), default=1) / max(1, _count_epochs(step_events))
-        steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in step_events]
-        dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in epoch_events]
-    return (steps, dev) if steps else None
+        last_step = max((event["step"] for event in step_events), default=1)
+        steps_per_epoch = last_step / max(1, _count_epochs(step_events))
+        title = entry["title"]
+        training_losses[title] = [(event["step"] / steps_per_epoch, event["loss"]) for event in step_events]
+        dev_losses[title] = [(event["step"] / steps_per_epoch, event["val_loss"]) for event in epoch_events]
+    return training_losses, dev_losses
 
 
-def _count_epochs(steps: Sequence[dict[str, Any]]) -> int:
-    return len([epoch for epoch, _ in groupby(steps, key=lambda event: int(event.get("epoch", 0)))])
+def _count_epochs(step_events: Sequence[dict[str, Any]]) -> int:
+    return len([epoch for epoch, _ in groupby(step_events, key=lambda event: int(event.get("epoch", 0)))])

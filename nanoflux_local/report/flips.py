@@ -14,16 +14,18 @@ from nanoflux_local.evaluate.items import (
 )
 from nanoflux_local.ledger.views import LedgerView
 
-SHOWN = 8
-"""Maximum number of items of each kind on a page; the counts on the page include all items."""
+MAX_SHOWN_FLIPS = 8
+"""Maximum number of gained items, and of lost items, on a page; the counts on the page include all items."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownReply:
-    """One side of a flip: its share of right replies, and the mark, answer and text of its first scored reply."""
+    """One evaluation's replies to a flipped item: the share that is right, and the mark, the answer (`reading`) and the
+    text of the first scored reply.
+    """
 
     share: str
-    verdict: str
+    mark: str
     reading: str
     reply: str
 
@@ -41,9 +43,10 @@ class ShownFlip:
 
 @dataclass(frozen=True, slots=True)
 class FlipSection:
-    """The flipped items of a comparison: how many of the `items` that both sides scored were gained and lost. `shown`
-    contains the flips that the page shows, under "gained" and "lost". `a` and `b` are the titles of the sides in an
-    experiment.
+    """The flipped items of a comparison: how many of the `items` that both evaluations scored were gained and lost.
+
+    `rule` is the sentence that defines a flip. `shown` contains the flips that the page shows, under "gained" and
+    "lost". In an experiment, `a` and `b` are the titles of the base and of the compared condition.
     """
 
     rule: str
@@ -59,20 +62,30 @@ def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
     """The items that the evaluation `other` gained and lost against the evaluation `base`, with both sides' replies."""
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
-    scored_items = [
-        {score.item for score in list_items(view, evaluation) if score.scored} for evaluation in (base, other)
-    ]
+    items_scored_by_both = _list_scored_items(view, base) & _list_scored_items(view, other)
     gained, lost = [flip for flip in flips if flip.is_gained], [flip for flip in flips if not flip.is_gained]
 
     def show(flip: Flip) -> ShownFlip:
         before, after = (load_item(view, evaluation, flip.item, questions) for evaluation in (base, other))
-        sides = _show_side(before, flip.base), _show_side(after, flip.other)
-        return ShownFlip(flip.item, before.question, before.answer, *sides)
+        return ShownFlip(
+            flip.item,
+            before.question,
+            before.answer,
+            _show_side(before, share=flip.base),
+            _show_side(after, share=flip.other),
+        )
 
-    shown = {"gained": [show(flip) for flip in gained[:SHOWN]], "lost": [show(flip) for flip in lost[:SHOWN]]}
-    return FlipSection(RULE, len(scored_items[0] & scored_items[1]), len(gained), len(lost), shown)
+    shown = {
+        "gained": [show(flip) for flip in gained[:MAX_SHOWN_FLIPS]],
+        "lost": [show(flip) for flip in lost[:MAX_SHOWN_FLIPS]],
+    }
+    return FlipSection(RULE, len(items_scored_by_both), len(gained), len(lost), shown)
+
+
+def _list_scored_items(view: LedgerView, evaluation: str) -> set[str]:
+    return {score.item for score in list_items(view, evaluation) if score.scored}
 
 
 def _show_side(record: ItemRecord, share: float) -> ShownReply:
-    reply = next(reply for reply in record.replies if reply.mark != "unscored")
-    return ShownReply(f"{share:.0%} right", reply.mark, reply.reading, reply.text)
+    first_scored = next(reply for reply in record.replies if reply.mark != "unscored")
+    return ShownReply(f"{share:.0%} right", first_scored.mark, first_scored.reading, first_scored.text)

@@ -10,12 +10,14 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.experiments.tables import percent, points
 
 MAX_CHARACTERS = 20_000
-"""The maximum length of one string on the page, since a model may write a line of megabytes."""
+"""Maximum length of a string on the page, since a model may write a line of several megabytes."""
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def render_page(template: str, values: dict[str, Any]) -> str:
-    """A template of this package with `values`; no generated text can run or break out of the page."""
+    """Render a template of this package with `values`, which are escaped, so that no generated text can run as a script
+    or change the structure of the page.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -32,7 +34,7 @@ def sanitize(value: object) -> object:
     if type(value) is not str:
         return value
     excess = len(value) - MAX_CHARACTERS
-    notice = f"… ({excess:,} characters more: nanoflux examples show)" if excess > 0 else ""
+    notice = f"… ({excess:,} more characters: nanoflux examples show)" if excess > 0 else ""
     return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + notice
 
 

@@ -6,6 +6,10 @@ from typing import Any
 
 INK, MUTED, FIRST, SECOND = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
 COLOURS = (FIRST, SECOND, "#059669", "#9333ea", MUTED)
+AccuracyPoint = tuple[float, float, float, float]
+"""A position on the horizontal axis, the accuracy there, and the bounds of its 95% interval."""
+LossPoint = tuple[float, float]
+"""A step or an epoch, and the loss there in nats per token."""
 
 
 def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
@@ -28,26 +32,26 @@ def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
 
 
 def _render_svg(figure: Any) -> str:
-    """The figure as an <svg> element; equal data gives equal bytes."""
+    """The figure as an <svg> element. Equal data gives equal text."""
     import matplotlib
     from matplotlib import pyplot
 
-    out = io.StringIO()
+    buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "nanoflux", "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
-    text = out.getvalue()
+    text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def draw_loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
-    """Training loss by step, and dev loss at the end of each epoch, both in nats per token."""
+def draw_loss_curves(training: Sequence[LossPoint], dev: Sequence[LossPoint]) -> str:
+    """Plot the training loss by step, and the dev loss at the end of each epoch."""
     figure, axes = _make_figure()
-    axes.plot([step for step, _ in steps], [loss for _, loss in steps], color=FIRST, linewidth=1, label="training")
-    if validation:
-        axes.plot(
-            [step for step, _ in validation], [loss for _, loss in validation], color=SECOND, marker="o", label="dev"
-        )
+    axes.plot(
+        [step for step, _ in training], [loss for _, loss in training], color=FIRST, linewidth=1, label="training"
+    )
+    if dev:
+        axes.plot([step for step, _ in dev], [loss for _, loss in dev], color=SECOND, marker="o", label="dev")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.set_ylim(bottom=0)
@@ -56,30 +60,40 @@ def draw_loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tu
 
 
 def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Rows of (name, accuracy, low, high) as bars with their 95% intervals."""
+    """Plot rows of (name, accuracy, low, high) as bars with their 95% intervals."""
     figure, axes = _make_figure(height=0.7 + 0.55 * len(rows))
     names = [name for name, *_ in rows]
-    values = [value for _, value, _, _ in rows]
-    errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
+    accuracies = [accuracy for _, accuracy, _, _ in rows]
+    errors = _compute_errors([row[1:] for row in rows])
     positions = range(len(rows))
     palette = (MUTED, *COLOURS)  # grey for the untuned model, then the colours of `draw_losses`
     colours = [palette[index % len(palette)] for index in positions]
-    axes.barh(positions, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
+    axes.barh(positions, accuracies, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(positions), names)
     axes.invert_yaxis()
-    axes.set_xlim(0, min(1.0, max(0.1, 1.2 * max(high for *_, high in rows))))
+    highest_bound = max(high for *_, high in rows)
+    axes.set_xlim(0, min(1.0, max(0.1, 1.2 * highest_bound)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
     return _render_svg(figure)
 
 
-def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], x_label: str) -> str:
-    """Named series of (x, accuracy, low, high) as lines with their 95% intervals."""
+def _compute_errors(estimates: Sequence[tuple[float, float, float]]) -> list[list[float]]:
+    """The lengths of the error bars of (accuracy, low, high): those towards `low`, then those towards `high`."""
+    lower_errors = [max(0.0, accuracy - low) for accuracy, low, _ in estimates]
+    upper_errors = [max(0.0, high - accuracy) for accuracy, _, high in estimates]
+    return [lower_errors, upper_errors]
+
+
+def draw_accuracy_lines(points_by_name: Mapping[str, Sequence[AccuracyPoint]], x_label: str) -> str:
+    """Plot each named series of accuracies as a line with its 95% intervals."""
     figure, axes = _make_figure()
-    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
-        positions, values = [position for position, *_ in points], [value for _, value, _, _ in points]
-        errors = [[max(0.0, v - low) for _, v, low, _ in points], [max(0.0, high - v) for _, v, _, high in points]]
-        axes.errorbar(positions, values, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name)
+    for colour, (name, points) in zip(COLOURS, points_by_name.items(), strict=False):
+        positions, accuracies = [position for position, *_ in points], [accuracy for _, accuracy, _, _ in points]
+        errors = _compute_errors([point[1:] for point in points])
+        axes.errorbar(
+            positions, accuracies, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name
+        )
     axes.set_xlabel(x_label)
     axes.set_ylabel("strict accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -88,17 +102,16 @@ def draw_lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]]
     return _render_svg(figure)
 
 
-def draw_losses(
-    series: Mapping[str, Sequence[tuple[float, float]]], dev: Mapping[str, Sequence[tuple[float, float]]]
-) -> str:
-    """Training loss by epoch as one line for each condition; its dev loss after each epoch as points."""
+def draw_losses(training: Mapping[str, Sequence[LossPoint]], dev: Mapping[str, Sequence[LossPoint]]) -> str:
+    """Plot the training loss of each condition by epoch as a line, and its dev loss after each epoch as points."""
     figure, axes = _make_figure()
-    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
-        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1, alpha=0.7, label=name)
+    for colour, (name, points) in zip(COLOURS, training.items(), strict=False):
+        epochs, losses = [epoch for epoch, _ in points], [loss for _, loss in points]
+        axes.plot(epochs, losses, color=colour, linewidth=1, alpha=0.7, label=name)
         dev_points = dev.get(name, ())
         axes.plot(
-            [x for x, _ in dev_points],
-            [y for _, y in dev_points],
+            [epoch for epoch, _ in dev_points],
+            [loss for _, loss in dev_points],
             color=colour,
             marker="o",
             linestyle="--",

@@ -20,6 +20,7 @@ from nanoflux_local.run.trials.result import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, Finding, verdict_from_json
 
 SHOWN_EXAMPLES = 3
+"""Number of examples that the report shows in full."""
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
     "novelty_rejected": "too similar to an earlier question",
@@ -47,7 +48,7 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
 
 
 def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
-    """The values that the report shows."""
+    """The values that the template of the report shows, by name."""
     summary = view.summarize_run(run)
     row = view.find_run(run)
     training = _load_training(view, summary.run)
@@ -89,7 +90,7 @@ class OutcomeRow:
 
 
 def list_outcomes(counts: dict[str, int]) -> list[OutcomeRow]:
-    """The outcomes of a run's attempts with their shares."""
+    """Each possible outcome of a run's attempts, with its count and its share of all attempts."""
     total = max(1, counts["attempts"])
     return [OutcomeRow(OUTCOME_TEXT[name], counts[name], counts[name] / total, name in KEPT) for name in OUTCOMES]
 
@@ -148,6 +149,7 @@ def _load_evaluations(view: LedgerView, adapter: str) -> list[ReportedEvaluation
 
 
 def _compare_evaluations(view: LedgerView, evaluations: list[ReportedEvaluation]) -> Pair | None:
+    """The comparison of the tuned with the untuned model; None if one evaluation is missing or has too few items."""
     if len(evaluations) != 2 or evaluations[0].result["n"] < 2:  # a test needs at least two items
         return None
     (pair,) = compare(view, [evaluation.id for evaluation in evaluations], partial=True).pairs
@@ -161,7 +163,7 @@ class ReportedExample:
     id: str
     why: str
     turn: Mapping[str, Any]
-    last: Mapping[str, Any]
+    last_attempt: Mapping[str, Any]
     findings: tuple[Finding, ...]
 
 
@@ -172,14 +174,16 @@ def _choose_examples(view: LedgerView, run: str) -> list[ReportedExample]:
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn",
         run,
     ))  # fmt: skip
-    gaps = max(1, SHOWN_EXAMPLES - 1)
-    indices = sorted({round(number * (len(rows) - 1) / gaps) for number in range(SHOWN_EXAMPLES)})
+    if not rows:
+        return []
+    spacing = (len(rows) - 1) / max(1, SHOWN_EXAMPLES - 1)
+    indices = sorted({round(number * spacing) for number in range(SHOWN_EXAMPLES)})  # fewer if the run kept only a few
     examples = []
-    for index in indices if rows else []:
-        record = json.loads(rows[index]["record"])
-        last = record["attempts"][-1]
-        validation = verdict_from_json(**last["validation"]) if last["validation"] else None
-        why = OUTCOME_TEXT[rows[index]["reason"]].removeprefix("kept: ")
+    for row in (rows[index] for index in indices):
+        turn = json.loads(row["record"])
+        last_attempt = turn["attempts"][-1]
+        validation = verdict_from_json(**last_attempt["validation"]) if last_attempt["validation"] else None
+        why = OUTCOME_TEXT[row["reason"]].removeprefix("kept: ")
         findings = validation.findings if validation else ()
-        examples.append(ReportedExample(rows[index]["id"], why, record, last, findings))
+        examples.append(ReportedExample(row["id"], why, turn, last_attempt, findings))
     return examples

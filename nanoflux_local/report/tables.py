@@ -12,11 +12,11 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 
 def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in CSV (RFC 4180). Text that a spreadsheet would evaluate gets a leading apostrophe; numbers do not."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(headings)
     writer.writerows([[_escape_cell(value) for value in row] for row in rows])
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 def _escape_cell(value: object) -> object:
@@ -27,9 +27,10 @@ def _escape_cell(value: object) -> object:
 
 
 def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    lines = [headings, ["---"] * len(headings), *([_escape_markdown(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A table in Markdown; characters with a meaning in Markdown are escaped in the rows."""
+    escaped_rows = [[_escape_markdown(value) for value in row] for row in rows]
+    table = [headings, ["---"] * len(headings), *escaped_rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
 def _escape_markdown(value: object) -> str:

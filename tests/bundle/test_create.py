@@ -62,7 +62,7 @@ def test_bundled_software_works_without_network(command: Callable[..., Any], whe
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     created = json.loads(result.stdout)
-    assert created["python"] == wheels.this_python() and len(created["parts"]) > 1
+    assert created["python"] == wheels.current_python() and len(created["parts"]) > 1
     assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *created["parts"]], (
         "temporary files were left"
     )
@@ -138,7 +138,7 @@ def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_pa
     )
     (tmp_path / "requirements.txt").write_text(requirements[:-2] + "\n")
     files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
-    about = {"python": wheels.this_python(), "platform": wheels.this_platform()}
+    about = {"python": wheels.current_python(), "platform": wheels.current_platform()}
     files["requirements.txt"] = tmp_path / "requirements.txt"
     write_bundle(tmp_path / "lab.pyz", files, about, 2**30)
     paths_before = set(tmp_path.rglob("*"))
@@ -150,7 +150,7 @@ def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_pa
 @pytest.mark.parametrize(("key", "value"), [("python", "3.99"), ("platform", "manylinux_2_28_riscv64")])
 def test_install_refuses_a_bundle_for_another_machine(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(wheels.pin_wheels(wheelhouse))
-    about = {"python": wheels.this_python(), "platform": wheels.this_platform(), key: value}
+    about = {"python": wheels.current_python(), "platform": wheels.current_platform(), key: value}
     write_bundle(tmp_path / "lab.pyz", {"requirements.txt": tmp_path / "requirements.txt"}, about, 2**30)
     with pytest.raises(installer.BundleError, match=f"is for .*{value}") as refusal:
         installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
@@ -163,14 +163,14 @@ def test_downloaded_wheels_are_not_fetched_again(
     project_wheel = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
-    arguments = (tmp_path / "wheels", project_wheel, (), wheels.this_python(), wheels.this_platform())
-    wheels.collect(*arguments)
+    arguments = (tmp_path / "wheels", project_wheel, (), wheels.current_python(), wheels.current_platform())
+    wheels.collect_project(*arguments)
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    wheels.collect(*arguments)
+    wheels.collect_project(*arguments)
     assert len(list((tmp_path / "wheels").iterdir())) == 3
     next((tmp_path / "wheels").glob("needed*")).unlink()
     with pytest.raises(NanofluxError, match="could not be downloaded"):
-        wheels.collect(*arguments)
+        wheels.collect_project(*arguments)
     assert len(list((tmp_path / "wheels").iterdir())) == 2
 
 

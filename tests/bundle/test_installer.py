@@ -204,7 +204,7 @@ def run_head(head: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProc
 
 def test_head_runs_as_an_installer_with_the_exit_codes_of_nanoflux(bundle: Path, tmp_path: Path) -> None:
     result = run_head(bundle, "verify", cwd=tmp_path)
-    assert result.returncode == 0 and "whole: 4 files in 3 parts" in result.stderr
+    assert result.returncode == 0 and "intact: 4 files in 3 parts" in result.stderr
     assert run_head(bundle, "install", "--to", "lab", cwd=tmp_path).returncode == 0
     assert (tmp_path / "lab" / "docs" / "index.md").is_file()
     assert run_head(bundle, "install", "--to", "lab", cwd=tmp_path).returncode == 3
@@ -218,7 +218,7 @@ def test_head_and_parts_can_be_renamed_together(bundle: Path, tmp_path: Path) ->
     for number in reversed(FILE_NUMBERS):
         path = find_bundle_file(bundle, number)
         path.rename(path.with_name(path.name.replace("lab", "other")))
-    assert "whole" in installer.verify_bundle(bundle.with_name("other.pyz"))
+    assert "intact" in installer.verify_bundle(bundle.with_name("other.pyz"))
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed (Debian: openssh-client)")
@@ -236,7 +236,7 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
             installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
     head = installer.read_head(bundle)
     bundle.write_bytes(installer.build_head({**head.about, "more": 1}, list(head.parts), head.files))
-    assert "whole" in installer.verify_bundle(bundle)
+    assert "intact" in installer.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
     assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()

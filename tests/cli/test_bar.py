@@ -44,7 +44,7 @@ def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_bar_prints_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    bar = Bar("downloading", "MiB", every_s=5.0, clock=clock)
+    bar = Bar("downloading", "MiB", line_interval_s=5.0, clock=clock)
     for count in (0, 1, 2, 30):
         bar.show(count, 1000)
         clock.now_s += 3

@@ -40,13 +40,15 @@ def change_ledger(home: Path, sql: str, *values: object) -> None:
 
 
 def test_help_offers_every_format_and_trainer() -> None:
-    assert dataset.KINDS == FORMATS and tuple(trainers.TRAINERS) == TRAINERS
+    assert dataset.FORMATS == FORMATS and tuple(trainers.TRAINERS) == TRAINERS
 
 
-@pytest.mark.parametrize("kind", JSONL_FORMATS)
-def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, invoke: Callable[..., Any], kind: str) -> None:
+@pytest.mark.parametrize("file_format", JSONL_FORMATS)
+def test_exported_rows_load_with_train_data(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any], file_format: str
+) -> None:
     out = tmp_path / "new" / "rows.jsonl"
-    result = invoke(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
+    result = invoke(home, "export", "tour", "--format", file_format, "-o", str(out), "--json")
     assert result.code == 0, result.err
     exported, rows = json.loads(result.out), read_rows(out)
     run_rows = load_run_data(Home(home), "tour").rows
@@ -62,13 +64,14 @@ def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, invoke: 
 
 
 @pytest.mark.parametrize(
-    ("trainer", "kind"), [(name, kind) for name, trainer in trainers.TRAINERS.items() for kind in trainer.formats]
+    ("trainer", "file_format"),
+    [(name, file_format) for name, trainer in trainers.TRAINERS.items() for file_format in trainer.formats],
 )
 def test_export_for_a_trainer_describes_the_rows(
-    home: Path, tmp_path: Path, invoke: Callable[..., Any], trainer: str, kind: str
+    home: Path, tmp_path: Path, invoke: Callable[..., Any], trainer: str, file_format: str
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    result = invoke(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(out), "--json")
+    result = invoke(home, "export", "tour", "--format", file_format, "--for", trainer, "-o", str(out), "--json")
     assert result.code == 0, result.err
     exported = json.loads(result.out)
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
@@ -78,9 +81,11 @@ def test_export_for_a_trainer_describes_the_rows(
         Path(exported["description"]).parent / file == out and exported["command"] in out.with_suffix(".md").read_text()
     )
     assert rows and all(columns <= set(row) for row in rows)
-    answers = [row[key] for row in rows for key in ("chosen", "rejected") if kind == "preference"]
+    answers = [row[key] for row in rows for key in ("chosen", "rejected") if file_format == "preference"]
     assert {type(answer) for answer in answers} <= {dict if trainer == "llama-factory" else list}
-    repeated = invoke(home, "export", "tour", "--format", kind, "--for", trainer, "-o", str(tmp_path / "b.jsonl"))
+    repeated = invoke(
+        home, "export", "tour", "--format", file_format, "--for", trainer, "-o", str(tmp_path / "b.jsonl")
+    )
     assert repeated.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
 
 
@@ -125,11 +130,11 @@ def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path,
         assert row["solution"] in example.completion and row["answer"] in example.completion and row["question"]
 
 
-@pytest.mark.parametrize("kind", JSONL_FORMATS)
-def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("file_format", JSONL_FORMATS)
+def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, file_format: str) -> None:
     example = TrainingExample(DIALOGUE, "4", "mine")
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(dataset._encode_line({"id": "mine", **dataset.FORMATS[kind](example)}))
+    path.write_bytes(dataset._encode_line({"id": "mine", **dataset.FORMATTERS[file_format](example)}))
     assert read_rows(path) == [example]
     assert len(path.read_text("utf-8").splitlines()) == 1, "U+2028 is not escaped, so some readers would split the row"
 
@@ -212,8 +217,8 @@ def test_full_disk_leaves_no_export_files(
 def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     change_ledger(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
     out = tmp_path / "rows.jsonl"
-    for kind in FORMATS:
-        result = invoke(home, "export", "tour", "--format", kind, "-o", str(out))
+    for file_format in FORMATS:
+        result = invoke(home, "export", "tour", "--format", file_format, "-o", str(out))
         assert result.code == 3 and "seems to contain a secret" in result.err and "sk-abc" not in result.err
         assert not out.exists() and not out.with_suffix(".md").exists()
     suggested_condition = result.err.split("--where ")[1].strip().strip('"')
@@ -322,7 +327,7 @@ def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, 
         }
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     solutions_by_turn = {
-        turn: [exhibit.text for exhibit in finding.evidence if exhibit.kind == "solution" and exhibit.agrees]
+        turn: [exhibit.text for exhibit in finding.evidence if exhibit.file_format == "solution" and exhibit.agrees]
         for turn, finding in finding_by_turn.items()
         if finding
     }

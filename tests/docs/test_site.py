@@ -12,15 +12,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from nanoflux_local.cli.main import COMMANDS
-from nanoflux_local.cli.manual import manual
+from nanoflux_local.cli.manual import render_manual
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
 
 
 def test_commands_page_matches_the_commands_help() -> None:
-    assert (DOCS / "commands.md").read_text(encoding="utf-8") == manual(), "run: make docs"
-    assert all(f"\n### nanoflux {name}\n" in manual() for name in COMMANDS)
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == render_manual(), "run: make docs"
+    assert all(f"\n### nanoflux {name}\n" in render_manual() for name in COMMANDS)
 
 
 def test_paper_table_names_existing_code_and_tests() -> None:

@@ -53,7 +53,7 @@ def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_p
         answer_position
         < visible_text.index("Conditions")
         < visible_text.index("Paired tests")
-        < visible_text.index("What it cost")
+        < visible_text.index("Cost")
     )
     assert "run-99-0: 99 examples are requested" in visible_text and "nanoflux experiment run small" in visible_text
     assert [tag for tag, _ in page.tags].count("svg") == 2, (
